@@ -1,0 +1,269 @@
+"""Protocols as state machines without I/O, and the one loop that runs them.
+
+A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`) and returns its
+result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it waits for
+is part of the state: any other message, a message from another session or out of order raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from veilscore.errors import MessageError, ProtocolError
+from veilscore.v1 import wire_pb2
+
+if TYPE_CHECKING:
+    from veilscore.channel import Channel
+
+VERSION = "veilscore/1"
+
+_FIELD_OF_KIND: dict[str, str] = {
+    f.message_type.name: f.name  # type: ignore[union-attr]
+    for f in wire_pb2.Body.DESCRIPTOR.oneofs_by_name["kind"].fields
+}
+
+
+@dataclass(frozen=True)
+class Send:
+    """Hand `message` to the party named `to`."""
+
+    to: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Wait for the next message from `sender`; it must be of type `kind`."""
+
+    sender: str
+    kind: type[Message]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tell whoever watches how far the step is; carries no data of the job."""
+
+    text: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Keep `state` (JSON-able) so that an interrupted step goes on from here."""
+
+    state: dict[str, Any]
+
+
+Command = Send | Receive | Progress | Checkpoint
+R = TypeVar("R")
+M = TypeVar("M", bound=Message)
+Protocol = Generator[Command, Message | None, R]
+
+
+def receive(sender: str, kind: type[M]) -> Generator[Command, Message | None, M]:
+    """Typed form of `yield Receive(...)`, used as ``msg = yield from receive("tax", AlignHolderRound1)``."""
+    message = yield Receive(sender, kind)
+    if not isinstance(message, kind):
+        raise ProtocolError(f"expected {kind.__name__} from {sender}")
+    return message
+
+
+PART_BYTES = 8 << 20
+
+
+def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Message | None, None]:
+    """Send `data` in messages of type `kind` (fields part, parts, data) of at most `PART_BYTES` each."""
+    parts = max(1, -(-len(data) // PART_BYTES))
+    for part in range(parts):
+        piece = data[part * PART_BYTES : (part + 1) * PART_BYTES]
+        yield Send(to, kind(part=part, parts=parts, data=piece))
+
+
+def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator[Command, Message | None, bytes]:
+    """Receive what `send_parts` sent; more than `max_bytes`, or parts out of order, raise `MessageError`."""
+    pieces: list[bytes] = []
+    parts, size = 1, 0
+    while len(pieces) < parts:
+        message: Any = yield from receive(sender, kind)
+        if not pieces:
+            parts = message.parts
+        size += len(message.data)
+        if message.parts != parts or message.part != len(pieces) or size > max_bytes:
+            raise MessageError(
+                f"{kind.__name__}: part {message.part} of {message.parts} does not follow, "
+                f"or more than {max_bytes} bytes",
+                party=sender,
+            )
+        pieces.append(message.data)
+    return b"".join(pieces)
+
+
+def pack_fields(*fields: bytes) -> bytes:
+    """Length-prefixed concatenation of byte strings."""
+    return b"".join(len(f).to_bytes(8, "little") + f for f in fields)
+
+
+def unpack_fields(data: bytes, n_fields: int) -> tuple[bytes, ...]:
+    """Inverse of `pack_fields`; anything but exactly `n_fields` fields raises `MessageError`."""
+    fields, at = [], 0
+    for _ in range(n_fields):
+        size = int.from_bytes(data[at : at + 8], "little")
+        fields.append(data[at + 8 : at + 8 + size])
+        at += 8 + size
+    if at != len(data):
+        raise MessageError(f"expected {n_fields} fields that fill the message exactly")
+    return tuple(fields)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of one step: who takes part, and the labels that separate its hashes and keys from all others.
+
+    Parameters
+    ----------
+    id : "job/step/attempt", unique for ever.
+    party : this party's name.
+    bank : the label holder's name.
+    holders : names of the feature holders, in the order of the job; the first is the lead.
+    """
+
+    id: str
+    party: str
+    bank: str
+    holders: tuple[str, ...]
+
+    @property
+    def lead(self) -> str:
+        """The holder that sums the other holders' masked shares."""
+        return self.holders[0]
+
+    def label(self, purpose: str, sender: str, recipient: str) -> bytes:
+        """Domain-separation label: protocol version, session, purpose, sender and recipient, length-prefixed."""
+        fields = (VERSION, self.id, purpose, sender, recipient)
+        return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields)
+
+
+@dataclass(frozen=True)
+class TranscriptEntry:
+    """One message as a party saw it (no content, only its digest)."""
+
+    session: str
+    sender: str
+    recipient: str
+    sequence: int
+    kind: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass
+class Transcript:
+    """Append-only list of messages of one party, with a running hash over both directions.
+
+    Content is kept only where `keep` is set (tests that attack or audit a recorded run).
+    """
+
+    keep: bool = False
+    entries: list[TranscriptEntry] = field(default_factory=list)
+    messages: list[tuple[TranscriptEntry, Message]] = field(default_factory=list, repr=False)
+
+    def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> None:
+        """Record one message."""
+        entry = TranscriptEntry(
+            session,
+            sender,
+            recipient,
+            sequence,
+            type(message).__name__,
+            len(payload),
+            hashlib.sha256(payload).hexdigest(),
+        )
+        self.entries.append(entry)
+        if self.keep:
+            self.messages.append((entry, message))
+
+    def bytes_sent(self, party: str) -> int:
+        """Bytes that `party` sent."""
+        return sum(e.size_bytes for e in self.entries if e.sender == party)
+
+
+def encode(message: Message) -> bytes:
+    """Wrap a protocol message into a `Body` and serialise it."""
+    body = wire_pb2.Body()
+    getattr(body, _FIELD_OF_KIND[type(message).__name__]).CopyFrom(message)
+    return body.SerializeToString(deterministic=True)
+
+
+def decode(payload: bytes, kind: type[Message], *, session: str, sender: str) -> Message:
+    """Parse a `Body` and demand that it holds a message of type `kind`."""
+    body = wire_pb2.Body()
+    try:
+        body.ParseFromString(payload)
+    except DecodeError as error:
+        raise MessageError(
+            "message cannot be parsed: truncated or not a Veilscore message", session=session, party=sender
+        ) from error
+    which = body.WhichOneof("kind")
+    if which != _FIELD_OF_KIND[kind.__name__]:
+        raise ProtocolError(
+            f"message out of order: expected {kind.__name__}, got {which or 'nothing known to this version'}",
+            session=session,
+            party=sender,
+        )
+    return getattr(body, which)  # type: ignore[no-any-return]
+
+
+async def run(
+    protocol: Protocol[R],
+    channel: Channel,
+    session: Session,
+    *,
+    transcript: Transcript | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: Callable[[dict[str, Any]], None] | None = None,
+) -> R:
+    """Drive one role over a channel until it returns.
+
+    The generator computes in a worker thread, so that a node goes on answering while it works.
+    """
+    transcript = transcript if transcript is not None else Transcript()
+    sent: dict[str, int] = {}
+    received: dict[str, int] = {}
+    answer: Message | None = None
+    while True:
+        finished, command = await asyncio.to_thread(_advance, protocol, answer)
+        answer = None
+        if finished:
+            return command  # type: ignore[no-any-return]
+        if isinstance(command, Send):
+            payload = await asyncio.to_thread(encode, command.message)
+            sequence = sent.get(command.to, 0)
+            sent[command.to] = sequence + 1
+            transcript.add(session.id, session.party, command.to, sequence, command.message, payload)
+            await channel.send(command.to, payload)
+        elif isinstance(command, Receive):
+            payload = await channel.receive(command.sender)
+            answer = await asyncio.to_thread(decode, payload, command.kind, session=session.id, sender=command.sender)
+            sequence = received.get(command.sender, 0)
+            received[command.sender] = sequence + 1
+            transcript.add(session.id, command.sender, session.party, sequence, answer, payload)
+        elif isinstance(command, Progress):
+            if progress:
+                progress(command)
+        elif checkpoint:
+            checkpoint(command.state)
+
+
+def _advance(protocol: Protocol[R], answer: Message | None) -> tuple[bool, Any]:
+    """One move of the generator; StopIteration cannot cross a future, so it becomes a flag."""
+    try:
+        return False, protocol.send(answer)
+    except StopIteration as stop:
+        return True, stop.value

@@ -1,0 +1,1 @@
+"""Generated from protos/veilscore/v1; `make protos` makes it anew."""

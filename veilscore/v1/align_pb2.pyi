@@ -1,0 +1,47 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AlignBankRound1(_message.Message):
+    __slots__ = ("part", "parts", "n_ids", "points")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    N_IDS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    n_ids: int
+    points: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+
+class AlignHolderRound1(_message.Message):
+    __slots__ = ("part", "parts", "n_ids", "points")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    N_IDS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    n_ids: int
+    points: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+
+class AlignBankRound2(_message.Message):
+    __slots__ = ("part", "parts", "points")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    points: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+
+class AlignHolderRound2(_message.Message):
+    __slots__ = ("accepted", "reason")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    reason: str
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...

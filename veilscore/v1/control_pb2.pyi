@@ -1,0 +1,364 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Hello(_message.Message):
+    __slots__ = ("version", "party", "role", "clock_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    party: str
+    role: str
+    clock_ms: int
+    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+
+class HelloReply(_message.Message):
+    __slots__ = ("version", "party", "role", "clock_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    party: str
+    role: str
+    clock_ms: int
+    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+
+class JobProposal(_message.Message):
+    __slots__ = ("job_id", "job_yaml", "job_sha256")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_YAML_FIELD_NUMBER: _ClassVar[int]
+    JOB_SHA256_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    job_yaml: str
+    job_sha256: bytes
+    def __init__(self, job_id: _Optional[str] = ..., job_yaml: _Optional[str] = ..., job_sha256: _Optional[bytes] = ...) -> None: ...
+
+class Acceptance(_message.Message):
+    __slots__ = ("job_id", "party", "accepted", "reason", "job_sha256", "signature", "pending")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    JOB_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    party: str
+    accepted: bool
+    reason: str
+    job_sha256: bytes
+    signature: bytes
+    pending: bool
+    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., job_sha256: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., pending: _Optional[bool] = ...) -> None: ...
+
+class StepOrder(_message.Message):
+    __slots__ = ("job_id", "step", "attempt", "deadline_s")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    step: str
+    attempt: int
+    deadline_s: float
+    def __init__(self, job_id: _Optional[str] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class StepEvent(_message.Message):
+    __slots__ = ("progress", "done", "failed")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    progress: StepProgress
+    done: StepDone
+    failed: StepFailed
+    def __init__(self, progress: _Optional[_Union[StepProgress, _Mapping]] = ..., done: _Optional[_Union[StepDone, _Mapping]] = ..., failed: _Optional[_Union[StepFailed, _Mapping]] = ...) -> None: ...
+
+class StepProgress(_message.Message):
+    __slots__ = ("text", "done", "total")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    done: int
+    total: int
+    def __init__(self, text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class KindCount(_message.Message):
+    __slots__ = ("sender", "recipient", "kind", "messages", "bytes")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    recipient: str
+    kind: str
+    messages: int
+    bytes: int
+    def __init__(self, sender: _Optional[str] = ..., recipient: _Optional[str] = ..., kind: _Optional[str] = ..., messages: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class StepDone(_message.Message):
+    __slots__ = ("seconds", "bytes_sent", "bytes_received", "cpu_seconds", "peak_memory_bytes", "traffic")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+    cpu_seconds: float
+    peak_memory_bytes: int
+    traffic: _containers.RepeatedCompositeFieldContainer[KindCount]
+    def __init__(self, seconds: _Optional[float] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., traffic: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ...) -> None: ...
+
+class StepFailed(_message.Message):
+    __slots__ = ("error", "message", "retryable")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    message: str
+    retryable: bool
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
+
+class CancelOrder(_message.Message):
+    __slots__ = ("job_id", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Empty(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SubmitJob(_message.Message):
+    __slots__ = ("job_yaml",)
+    JOB_YAML_FIELD_NUMBER: _ClassVar[int]
+    job_yaml: str
+    def __init__(self, job_yaml: _Optional[str] = ...) -> None: ...
+
+class JobRef(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class JobList(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[JobInfo]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[JobInfo, _Mapping]]] = ...) -> None: ...
+
+class StepInfo(_message.Message):
+    __slots__ = ("step", "status", "attempt", "seconds", "party_status", "party_done")
+    class PartyStatusEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class PartyDoneEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: StepDone
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[StepDone, _Mapping]] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARTY_STATUS_FIELD_NUMBER: _ClassVar[int]
+    PARTY_DONE_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    status: str
+    attempt: int
+    seconds: float
+    party_status: _containers.ScalarMap[str, str]
+    party_done: _containers.MessageMap[str, StepDone]
+    def __init__(self, step: _Optional[str] = ..., status: _Optional[str] = ..., attempt: _Optional[int] = ..., seconds: _Optional[float] = ..., party_status: _Optional[_Mapping[str, str]] = ..., party_done: _Optional[_Mapping[str, StepDone]] = ...) -> None: ...
+
+class JobInfo(_message.Message):
+    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCES_FIELD_NUMBER: _ClassVar[int]
+    CREATED_S_FIELD_NUMBER: _ClassVar[int]
+    JOB_YAML_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    task: str
+    status: str
+    error: str
+    steps: _containers.RepeatedCompositeFieldContainer[StepInfo]
+    acceptances: _containers.RepeatedCompositeFieldContainer[Acceptance]
+    created_s: float
+    job_yaml: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ...) -> None: ...
+
+class JobEvent(_message.Message):
+    __slots__ = ("job_id", "party", "step", "text", "done", "total", "status")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    party: str
+    step: str
+    text: str
+    done: int
+    total: int
+    status: str
+    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRM_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    firm_id: str
+    model: str
+    timeout_s: float
+    purpose: str
+    features: _containers.ScalarMap[str, str]
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class PartyStatus(_message.Message):
+    __slots__ = ("party", "status", "reason")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    status: str
+    reason: str
+    def __init__(self, party: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Reason(_message.Message):
+    __slots__ = ("party", "column", "points_lost", "text")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    POINTS_LOST_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    column: str
+    points_lost: int
+    text: str
+    def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    BAND_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_OF_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    status: str
+    score: int
+    band: str
+    probability_of_default: float
+    parties: _containers.RepeatedCompositeFieldContainer[PartyStatus]
+    reasons: _containers.RepeatedCompositeFieldContainer[Reason]
+    model_version: str
+    message: str
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[int] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class EncryptRecord(_message.Message):
+    __slots__ = ("request_id", "firm_id", "model_hash", "purpose")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRM_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    firm_id: str
+    model_hash: bytes
+    purpose: str
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ...) -> None: ...
+
+class EncryptedRecord(_message.Message):
+    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    reason: str
+    ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
+    keys_id: bytes
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
+
+class OpenPartial(_message.Message):
+    __slots__ = ("request_id", "evaluated_enc", "with_parties")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_ENC_FIELD_NUMBER: _ClassVar[int]
+    WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    evaluated_enc: bytes
+    with_parties: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class OpenedPartial(_message.Message):
+    __slots__ = ("status", "reason")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    reason: str
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class AddPartial(_message.Message):
+    __slots__ = ("request_id", "partial_share", "with_parties")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    partial_share: bytes
+    with_parties: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., partial_share: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TotalRequest(_message.Message):
+    __slots__ = ("request_id", "with_parties")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    with_parties: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TotalReply(_message.Message):
+    __slots__ = ("total_share",)
+    TOTAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    total_share: bytes
+    def __init__(self, total_share: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,85 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class BatchBankRound1(_message.Message):
+    __slots__ = ("n_samples", "rows", "model_hash", "map_hash")
+    N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    MAP_HASH_FIELD_NUMBER: _ClassVar[int]
+    n_samples: int
+    rows: bytes
+    model_hash: bytes
+    map_hash: bytes
+    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ...) -> None: ...
+
+class BatchHolderRound1(_message.Message):
+    __slots__ = ("accepted", "reason", "n_codes", "discloses_unknown", "unknown")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    N_CODES_FIELD_NUMBER: _ClassVar[int]
+    DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    reason: str
+    n_codes: _containers.RepeatedScalarFieldContainer[int]
+    discloses_unknown: bool
+    unknown: bytes
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., n_codes: _Optional[_Iterable[int]] = ..., discloses_unknown: _Optional[bool] = ..., unknown: _Optional[bytes] = ...) -> None: ...
+
+class BatchHolderKey(_message.Message):
+    __slots__ = ("public_key",)
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
+
+class BatchHolderHints(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BatchBankQuery(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BatchHolderPartial(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BatchCoordinatorTotal(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BatchBankRound0(_message.Message):
+    __slots__ = ("n_scored",)
+    N_SCORED_FIELD_NUMBER: _ClassVar[int]
+    n_scored: int
+    def __init__(self, n_scored: _Optional[int] = ...) -> None: ...

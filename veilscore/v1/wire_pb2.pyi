@@ -1,0 +1,103 @@
+from veilscore.v1 import align_pb2 as _align_pb2
+from veilscore.v1 import scorecard_pb2 as _scorecard_pb2
+from veilscore.v1 import score_pb2 as _score_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Body(_message.Message):
+    __slots__ = ("align_bank_round1", "align_holder_round1", "align_bank_round2", "align_holder_round2", "bin_bank_round1", "bin_holder_round1", "bin_holder_hints", "bin_bank_round2", "bin_holder_round2", "train_bank_round0", "train_holder_histogram_hints", "train_holder_lookup_hints", "train_bank_hints", "train_bank_step", "train_bank_eta", "train_bank_tables", "train_holder_eta", "train_lead_sigmoid", "train_lead_cells", "train_lead_residual", "train_bank_residual", "train_holder_gradient", "batch_bank_round0", "batch_bank_round1", "batch_holder_round1", "batch_holder_key", "batch_holder_hints", "batch_bank_query", "batch_holder_partial", "batch_coordinator_total")
+    ALIGN_BANK_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_HOLDER_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_BANK_ROUND2_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_HOLDER_ROUND2_FIELD_NUMBER: _ClassVar[int]
+    BIN_BANK_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    BIN_HOLDER_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    BIN_HOLDER_HINTS_FIELD_NUMBER: _ClassVar[int]
+    BIN_BANK_ROUND2_FIELD_NUMBER: _ClassVar[int]
+    BIN_HOLDER_ROUND2_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_ROUND0_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_HOLDER_HISTOGRAM_HINTS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_HOLDER_LOOKUP_HINTS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_HINTS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_STEP_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_ETA_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_TABLES_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_HOLDER_ETA_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_LEAD_SIGMOID_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_LEAD_CELLS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_LEAD_RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_BANK_RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_HOLDER_GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BANK_ROUND0_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BANK_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    BATCH_HOLDER_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    BATCH_HOLDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_HOLDER_HINTS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BANK_QUERY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_HOLDER_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_COORDINATOR_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    align_bank_round1: _align_pb2.AlignBankRound1
+    align_holder_round1: _align_pb2.AlignHolderRound1
+    align_bank_round2: _align_pb2.AlignBankRound2
+    align_holder_round2: _align_pb2.AlignHolderRound2
+    bin_bank_round1: _scorecard_pb2.BinBankRound1
+    bin_holder_round1: _scorecard_pb2.BinHolderRound1
+    bin_holder_hints: _scorecard_pb2.BinHolderHints
+    bin_bank_round2: _scorecard_pb2.BinBankRound2
+    bin_holder_round2: _scorecard_pb2.BinHolderRound2
+    train_bank_round0: _scorecard_pb2.TrainBankRound0
+    train_holder_histogram_hints: _scorecard_pb2.TrainHolderHistogramHints
+    train_holder_lookup_hints: _scorecard_pb2.TrainHolderLookupHints
+    train_bank_hints: _scorecard_pb2.TrainBankHints
+    train_bank_step: _scorecard_pb2.TrainBankStep
+    train_bank_eta: _scorecard_pb2.TrainBankEta
+    train_bank_tables: _scorecard_pb2.TrainBankTables
+    train_holder_eta: _scorecard_pb2.TrainHolderEta
+    train_lead_sigmoid: _scorecard_pb2.TrainLeadSigmoid
+    train_lead_cells: _scorecard_pb2.TrainLeadCells
+    train_lead_residual: _scorecard_pb2.TrainLeadResidual
+    train_bank_residual: _scorecard_pb2.TrainBankResidual
+    train_holder_gradient: _scorecard_pb2.TrainHolderGradient
+    batch_bank_round0: _score_pb2.BatchBankRound0
+    batch_bank_round1: _score_pb2.BatchBankRound1
+    batch_holder_round1: _score_pb2.BatchHolderRound1
+    batch_holder_key: _score_pb2.BatchHolderKey
+    batch_holder_hints: _score_pb2.BatchHolderHints
+    batch_bank_query: _score_pb2.BatchBankQuery
+    batch_holder_partial: _score_pb2.BatchHolderPartial
+    batch_coordinator_total: _score_pb2.BatchCoordinatorTotal
+    def __init__(self, align_bank_round1: _Optional[_Union[_align_pb2.AlignBankRound1, _Mapping]] = ..., align_holder_round1: _Optional[_Union[_align_pb2.AlignHolderRound1, _Mapping]] = ..., align_bank_round2: _Optional[_Union[_align_pb2.AlignBankRound2, _Mapping]] = ..., align_holder_round2: _Optional[_Union[_align_pb2.AlignHolderRound2, _Mapping]] = ..., bin_bank_round1: _Optional[_Union[_scorecard_pb2.BinBankRound1, _Mapping]] = ..., bin_holder_round1: _Optional[_Union[_scorecard_pb2.BinHolderRound1, _Mapping]] = ..., bin_holder_hints: _Optional[_Union[_scorecard_pb2.BinHolderHints, _Mapping]] = ..., bin_bank_round2: _Optional[_Union[_scorecard_pb2.BinBankRound2, _Mapping]] = ..., bin_holder_round2: _Optional[_Union[_scorecard_pb2.BinHolderRound2, _Mapping]] = ..., train_bank_round0: _Optional[_Union[_scorecard_pb2.TrainBankRound0, _Mapping]] = ..., train_holder_histogram_hints: _Optional[_Union[_scorecard_pb2.TrainHolderHistogramHints, _Mapping]] = ..., train_holder_lookup_hints: _Optional[_Union[_scorecard_pb2.TrainHolderLookupHints, _Mapping]] = ..., train_bank_hints: _Optional[_Union[_scorecard_pb2.TrainBankHints, _Mapping]] = ..., train_bank_step: _Optional[_Union[_scorecard_pb2.TrainBankStep, _Mapping]] = ..., train_bank_eta: _Optional[_Union[_scorecard_pb2.TrainBankEta, _Mapping]] = ..., train_bank_tables: _Optional[_Union[_scorecard_pb2.TrainBankTables, _Mapping]] = ..., train_holder_eta: _Optional[_Union[_scorecard_pb2.TrainHolderEta, _Mapping]] = ..., train_lead_sigmoid: _Optional[_Union[_scorecard_pb2.TrainLeadSigmoid, _Mapping]] = ..., train_lead_cells: _Optional[_Union[_scorecard_pb2.TrainLeadCells, _Mapping]] = ..., train_lead_residual: _Optional[_Union[_scorecard_pb2.TrainLeadResidual, _Mapping]] = ..., train_bank_residual: _Optional[_Union[_scorecard_pb2.TrainBankResidual, _Mapping]] = ..., train_holder_gradient: _Optional[_Union[_scorecard_pb2.TrainHolderGradient, _Mapping]] = ..., batch_bank_round0: _Optional[_Union[_score_pb2.BatchBankRound0, _Mapping]] = ..., batch_bank_round1: _Optional[_Union[_score_pb2.BatchBankRound1, _Mapping]] = ..., batch_holder_round1: _Optional[_Union[_score_pb2.BatchHolderRound1, _Mapping]] = ..., batch_holder_key: _Optional[_Union[_score_pb2.BatchHolderKey, _Mapping]] = ..., batch_holder_hints: _Optional[_Union[_score_pb2.BatchHolderHints, _Mapping]] = ..., batch_bank_query: _Optional[_Union[_score_pb2.BatchBankQuery, _Mapping]] = ..., batch_holder_partial: _Optional[_Union[_score_pb2.BatchHolderPartial, _Mapping]] = ..., batch_coordinator_total: _Optional[_Union[_score_pb2.BatchCoordinatorTotal, _Mapping]] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    data: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Header(_message.Message):
+    __slots__ = ("session", "sender", "recipient", "sequence", "size_bytes", "sha256")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    sender: str
+    recipient: str
+    sequence: int
+    size_bytes: int
+    sha256: bytes
+    def __init__(self, session: _Optional[str] = ..., sender: _Optional[str] = ..., recipient: _Optional[str] = ..., sequence: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("duplicate",)
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    duplicate: bool
+    def __init__(self, duplicate: _Optional[bool] = ...) -> None: ...
