@@ -1,0 +1,181 @@
+"""Secure lookup sum against plain integers; refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
+from veilscore.lattice.lookup import LookupCodes, LookupTable
+from veilscore.lattice.params import LOOKUP_TRAIN, MAX_CELLS
+from veilscore.lattice.ring import unpack
+
+LABEL = b"test lookup"
+T24 = 1 << 24
+ELEMENT = 2 * 4 * 4096  # bytes of a ring element in training
+both = pytest.mark.parametrize("opened", [False, True])
+
+
+def make(rng, n, n_codes):
+    return np.stack([rng.integers(0, k, n) for k in n_codes], axis=1), np.array(n_codes)
+
+
+def plain(codes, n_codes, theta):
+    cells = codes + np.concatenate(([0], np.cumsum(n_codes)[:-1]))
+    return theta.astype(np.int64)[..., cells].sum(axis=-1) % T24
+
+
+def error(shares, expected):
+    distance = (sum(s.astype(np.int64) for s in shares) - expected) % T24
+    return int(np.minimum(distance, T24 - distance).max())
+
+
+def pair(codes, n_codes, *, opened=False):
+    owner = LookupCodes(codes, n_codes, LABEL, opened=opened)
+    return owner, LookupTable(codes.shape[0], n_codes, LABEL, opened=opened, hints=owner.hint_chunks())
+
+
+@pytest.fixture(scope="module")
+def small():
+    codes, n_codes = make(np.random.default_rng(1), 10, [2, 3])
+    return codes, n_codes, *pair(codes, n_codes)
+
+
+@both
+@settings(max_examples=10, deadline=None)
+@given(
+    n=st.sampled_from([1, 2, 4095, 4096, 4097, 9000]),
+    n_codes=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    seed=st.integers(0, 1 << 32),
+)
+def test_sums_match_plain_integers(opened, n, n_codes, seed):
+    rng = np.random.default_rng(seed)
+    codes, counts = make(rng, n, n_codes)
+    theta = rng.integers(-(1 << 23), 1 << 24, sum(n_codes))
+    owner, table = pair(codes, counts, opened=opened)
+    query, share = table.query(theta)
+    other = owner.evaluate(query)
+    assert share.shape == other.shape == (n,)
+    assert max(share.max(), other.max()) < T24
+    # opened: exact but for 2^-50
+    assert error((share, other), plain(codes, n_codes, theta)) <= (0 if opened else 1)
+
+
+@both
+def test_many_tables_at_once_over_many_blocks_and_threads(opened):
+    rng = np.random.default_rng(2)
+    n = 17 * 4096 + 3
+    codes, n_codes = make(rng, n, [10, 7])
+    theta = rng.integers(-(1 << 23), 1 << 23, (3, 17))
+    owner = LookupCodes(codes, n_codes, LABEL, opened=opened, workers=2)
+    table = LookupTable(n, n_codes, LABEL, opened=opened)
+    assert not table.complete
+    table.add_hints(owner.hints())
+    query, share = table.query_many(theta)
+    other = owner.evaluate_many(query)
+    assert error((share, other), plain(codes, n_codes, theta)) <= (0 if opened else 1)
+    with pytest.raises(MessageError, match="3 tables"):
+        owner.evaluate(query)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1 << 23, (1 << 24) - 1, -(1 << 23)])
+def test_extreme_values(small, value):
+    codes, n_codes, owner, table = small
+    theta = np.full(5, value)
+    query, share = table.query(theta)
+    assert error((share, owner.evaluate(query)), plain(codes, n_codes, theta)) <= 1
+
+
+def test_the_same_table_is_encrypted_afresh(small):
+    _, _, owner, table = small
+    first, share = table.query(np.zeros(5, np.int64))
+    second, again = table.query(np.zeros(5, np.int64))
+    assert first.cells != second.cells
+    assert (share != again).any()
+    assert (owner.evaluate(first) == owner.evaluate(first)).all()
+
+
+def test_shares_and_masks_are_uniform():
+    codes, n_codes = make(np.random.default_rng(3), 8192, [3])
+    owner, table = pair(codes, n_codes)
+    query, share = table.query(np.zeros(3, np.int64))
+    shape = (2, 2, 4096)
+    beta = unpack(query.beta, shape, LOOKUP_TRAIN.primes) / np.array(LOOKUP_TRAIN.primes)[:, None]
+    for sample in (share / T24, owner.evaluate(query) / T24, beta):
+        flat = np.sort(np.asarray(sample).ravel())
+        steps = np.arange(1, flat.size + 1) / flat.size
+        # passed by chance with probability below 1e-8
+        assert np.abs(flat - steps).max() < 3.2 / math.sqrt(flat.size)
+
+
+def test_order_of_steps_and_reuse(small):
+    codes, n_codes, owner, table = small
+    query, _ = table.query(np.zeros(5, np.int64))
+    with pytest.raises(SecretReuseError):
+        owner.hint_chunks()
+    with pytest.raises(ProtocolError, match="before the hints"):
+        LookupCodes(codes, n_codes, LABEL).evaluate(query)
+    with pytest.raises(ProtocolError, match="1 blocks are missing"):
+        LookupTable(10, n_codes, LABEL).query(np.zeros(5, np.int64))
+
+
+@pytest.mark.parametrize("field", ["cells", "beta", "alpha"])
+@pytest.mark.parametrize("damage", ["short", "long", "empty", "residue"])
+def test_damaged_queries_are_refused(small, field, damage):
+    _, _, owner, table = small
+    query, _ = table.query(np.zeros(5, np.int64))
+    data = getattr(query, field)
+    bad = {"short": data[:-1], "long": data + b"\0", "empty": b"", "residue": b"\xff" * len(data)}[damage]
+    with pytest.raises(MessageError):
+        owner.evaluate(dataclasses.replace(query, **{field: bad}))
+
+
+def test_a_query_of_the_other_modulus_is_refused(small):
+    codes, n_codes, owner, _ = small
+    _, table = pair(codes, n_codes, opened=True)
+    query, _ = table.query(np.zeros(5, np.int64))
+    with pytest.raises(MessageError):
+        owner.evaluate(query)
+
+
+@pytest.mark.parametrize("chunk", [b"", bytes(ELEMENT - 1), bytes(2 * ELEMENT), b"\xff" * ELEMENT])
+def test_damaged_hints_are_refused(small, chunk):
+    with pytest.raises(MessageError):
+        LookupTable(10, small[1], LABEL).add_hints(chunk)
+
+
+@pytest.mark.parametrize(
+    "theta",
+    [
+        np.zeros(4, np.int64),
+        np.zeros(5),
+        np.full(5, 1 << 24),
+        np.full(5, -(1 << 23) - 1),
+    ],
+    ids=["cells", "type", "high", "low"],
+)
+def test_wrong_tables_are_refused(small, theta):
+    with pytest.raises(ParameterError):
+        small[3].query(theta)
+
+
+def test_wrong_sizes_are_refused(small):
+    with pytest.raises(ParameterError):
+        small[3].query_many(np.zeros((0, 5), np.int64))
+    with pytest.raises(ParameterError):
+        LookupTable(10, np.array([MAX_CELLS + 1]), LABEL)
+    with pytest.raises(ParameterError):
+        LookupTable(0, np.array([2]), LABEL)
+
+
+def test_repr_shows_sizes_alone(small):
+    _, _, owner, table = small
+    query, _ = table.query(np.zeros(5, np.int64))
+    assert repr(owner) == "LookupCodes(n_samples=10, n_cells=5)"
+    assert repr(table) == "LookupTable(n_samples=10, n_cells=5)"
+    assert repr(query) == f"LookupQuery({7 * ELEMENT} bytes)"

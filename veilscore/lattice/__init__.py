@@ -1,0 +1,1 @@
+"""Ring-LWE kernel: numpy arrays in and out."""

@@ -1,0 +1,228 @@
+"""Codes checked and cut into cells; transforms of the cells' 0/1 polynomials; sums over cells.
+
+A *cell* is one (column, code), numbered column by column: offset[column] + code. The row vector of a cell,
+cut into blocks of N rows, is a 0/1 polynomial a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numba import njit
+
+from veilscore.errors import ParameterError
+from veilscore.lattice import params as parameters
+from veilscore.lattice.ntt import fold, forward
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Limbs = NDArray[np.uint32]
+    CodeArray = NDArray[np.uint8] | NDArray[np.uint16]
+
+u32 = np.uint32
+u64 = np.uint64
+MAX_TERMS = 12  # products below 2^60 that fit 64 bits on top of a folded value below 2^63
+
+
+def check_n_codes(n_codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of codes as int64, or raise ParameterError."""
+    counts = np.asarray(n_codes)
+    if counts.ndim != 1 or counts.size == 0 or not np.issubdtype(counts.dtype, np.integer):
+        raise ParameterError("n_codes must be a non-empty array of integers, one for each column")
+    if counts.min() < 1 or counts.max() > parameters.MAX_CODES:
+        raise ParameterError(f"each column needs between 1 and {parameters.MAX_CODES} codes")
+    return counts.astype(np.int64)
+
+
+@dataclass(frozen=True, repr=False)
+class CellRows:
+    """Private codes, checked.
+
+    Attributes
+    ----------
+    codes : uint8 or uint16 (n_samples, n_columns), each below its column's number of codes.
+    n_codes, offsets : int64 (n_columns,); the first cell of a column is its offset.
+    """
+
+    codes: CodeArray
+    n_codes: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, codes: NDArray[np.integer], n_codes: NDArray[np.int64]) -> CellRows:
+        """Check codes and keep them in the smallest type that holds them."""
+        counts = check_n_codes(n_codes)
+        array = np.asarray(codes)
+        if array.ndim != 2 or array.shape[1] != counts.size or not np.issubdtype(array.dtype, np.integer):
+            raise ParameterError(f"codes must be integers of shape (n_samples, {counts.size})")
+        if array.shape[0] < 1:
+            raise ParameterError("codes must have at least one row")
+        if array.min() < 0 or np.any(array.max(axis=0) >= counts):
+            raise ParameterError("a code is not below its column's number of codes")
+        kind = np.uint8 if counts.max() <= 256 else np.uint16
+        kept = cast("CodeArray", np.array(array, kind, order="C"))
+        return cls(kept, counts, np.concatenate(([0], np.cumsum(counts)[:-1])))
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return int(self.codes.shape[0])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.n_codes.sum())
+
+    def __repr__(self) -> str:
+        """Show sizes alone."""
+        return f"CellRows(n_samples={self.n_samples}, n_cells={self.n_cells})"
+
+    def column_blocks(self, column: int, N: int) -> NDArray[np.int32]:
+        """Return one column as (blocks, N); rows past the end hold -1, which no cell has."""
+        n_blocks = -(-self.n_samples // N)
+        padded = np.full(n_blocks * N, -1, np.int32)
+        padded[: self.n_samples] = self.codes[:, column]
+        return padded.reshape(n_blocks, N)
+
+
+@njit(cache=True, nogil=True)
+def indicator(column: NDArray[np.int32], code: int, out: Limbs) -> None:
+    """Write the 0/1 polynomial of one cell in one block, both (N,)."""
+    wanted = np.int32(code)
+    for i in range(column.size):
+        out[i] = u32(column[i] == wanted)
+
+
+@njit(inline="always")
+def fold_all(acc: NDArray[np.uint64], p: np.uint32) -> None:
+    """Bring accumulators below 2^63 without changing them modulo p."""
+    top = (u64(1) << u64(32)) % u64(p)
+    for i in range(acc.size):
+        acc[i] = fold(acc[i], top)
+
+
+@njit(cache=True, nogil=True)
+def cell_hint(
+    blocks: NDArray[np.int32],
+    code: int,
+    multipliers: Limbs,
+    w: Limbs,
+    w_shoup: Limbs,
+    primes: Limbs,
+    out: Limbs,
+) -> None:
+    """Write out = sum over blocks of m_block a_block for one cell, in the NTT domain.
+
+    Parameters
+    ----------
+    blocks : (K, N) codes of the column.
+    multipliers : (K, L, N) values of the public elements.
+    out : (L, N), overwritten.
+    """
+    N = blocks.shape[1]
+    poly = np.empty(N, np.uint32)
+    acc = np.empty(N, np.uint64)
+    for limb in range(primes.size):
+        p = primes[limb]
+        acc[:] = u64(0)
+        for k in range(blocks.shape[0]):
+            indicator(blocks[k], code, poly)
+            forward(poly, w[limb], w_shoup[limb], p)
+            a = multipliers[k, limb]
+            for i in range(N):
+                acc[i] += u64(poly[i]) * u64(a[i])
+            if k % MAX_TERMS == MAX_TERMS - 1:
+                fold_all(acc, p)
+        row = out[limb]
+        for i in range(N):
+            row[i] = u32(acc[i] % u64(p))
+
+
+@njit(cache=True, nogil=True)
+def block_sum(
+    columns: NDArray[np.int32],
+    n_codes: NDArray[np.int64],
+    multipliers: Limbs,
+    w: Limbs,
+    w_shoup: Limbs,
+    primes: Limbs,
+    out: Limbs,
+) -> None:
+    """Write out_v = sum over cells of m_cell b_cell,v in one block of rows, in the NTT domain.
+
+    Parameters
+    ----------
+    columns : (n_columns, N) codes of the block's rows.
+    multipliers : (V, cells, L, N) values of one ring element a vector and cell.
+    out : (V, L, N), overwritten.
+    """
+    V = multipliers.shape[0]
+    N = columns.shape[1]
+    poly = np.empty(N, np.uint32)
+    acc = np.empty((V, N), np.uint64)
+    for limb in range(primes.size):
+        p = primes[limb]
+        acc[:] = u64(0)
+        cell = 0
+        for c in range(columns.shape[0]):
+            for code in range(n_codes[c]):
+                indicator(columns[c], code, poly)
+                forward(poly, w[limb], w_shoup[limb], p)
+                for v in range(V):
+                    b = multipliers[v, cell, limb]
+                    part = acc[v]
+                    for i in range(N):
+                        part[i] += u64(poly[i]) * u64(b[i])
+                    if cell % MAX_TERMS == MAX_TERMS - 1:
+                        fold_all(part, p)
+                cell += 1
+        for v in range(V):
+            row = out[v, limb]
+            for i in range(N):
+                row[i] = u32(acc[v, i] % u64(p))
+
+
+@njit(cache=True, nogil=True)
+def cell_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32], acc: NDArray[np.uint64]) -> None:
+    """Add to acc (cells, 4) the limbs b (n, 4) of every row of the cell; no sum of 2^24 rows overflows."""
+    for i in range(codes.shape[0]):
+        b0 = u64(b[i, 0])
+        b1 = u64(b[i, 1])
+        b2 = u64(b[i, 2])
+        b3 = u64(b[i, 3])
+        for c in range(codes.shape[1]):
+            row = acc[offsets[c] + np.int64(codes[i, c])]
+            row[0] += b0
+            row[1] += b1
+            row[2] += b2
+            row[3] += b3
+
+
+@njit(cache=True, nogil=True)
+def signed_dots(values: Limbs, small: NDArray[np.int32], out: NDArray[np.int64]) -> None:
+    """Write out[r, limb] = <values[r, limb], small>: residues (R, L, N) by a ternary vector (N,)."""
+    for r in range(values.shape[0]):
+        for limb in range(values.shape[1]):
+            x = values[r, limb]
+            total = np.int64(0)
+            for i in range(small.size):
+                total += np.int64(np.int32(x[i])) * np.int64(small[i])
+            out[r, limb] = total
+
+
+@njit(cache=True, nogil=True)
+def secret_dots(values: Limbs, small: NDArray[np.int8], out: NDArray[np.int64]) -> None:
+    """Write out[r, limb] = <values[limb], small[r]>: residues (L, N) by many ternary vectors (R, N)."""
+    wide = np.empty(small.shape[1], np.int32)
+    for r in range(small.shape[0]):
+        for i in range(wide.size):
+            wide[i] = np.int32(small[r, i])
+        for limb in range(values.shape[0]):
+            x = values[limb]
+            total = np.int64(0)
+            for i in range(wide.size):
+                total += np.int64(np.int32(x[i])) * np.int64(wide[i])
+            out[r, limb] = total

@@ -1,0 +1,303 @@
+"""Secure lookup sum: for each row the sum over columns of theta[column, code], as shares modulo 2^24.
+
+Source: docs/protocols/lattice.md, section 3 (the histogram turned round: hints once, one message a step).
+Parties: the code owner (private codes, for a job) and the table owner (private theta, new each step).
+Messages: hints, once, code owner to table owner; one `LookupQuery` a step, the other way; no reply.
+Reveals: nothing but sizes; each party keeps a share of every row's sum, right within one unit, or exact
+    (but for 2^-50) with `opened=True`.
+Assumes: ring-LWE at 128 bits; both give the same label, fresh for the session and set of codes.
+Aborts: MessageError on a message of wrong size or range; SecretReuseError where a secret would be used twice.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
+from veilscore.lattice import indicator
+from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, ParameterSet, check_lookup
+from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
+from veilscore.lattice.rounding import encode_scaled, round_scaled
+from veilscore.lattice.sampling import PublicStream, SecretStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    Limbs = NDArray[np.uint32]
+
+BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
+
+
+@dataclass(frozen=True, repr=False)
+class LookupQuery:
+    """One query for V tables, in the NTT domain: values packed as in `ring.pack`.
+
+    Attributes
+    ----------
+    cells : (V, cells, L, N), theta of each cell encrypted as a constant.
+    alpha : (V, L, N), one sample of each vector's secret.
+    beta : (V, K, L, N), the masked hints times the secret, one a block of N rows.
+    """
+
+    cells: bytes
+    alpha: bytes
+    beta: bytes
+
+    def __repr__(self) -> str:
+        """Show the size alone."""
+        return f"LookupQuery({len(self.cells) + len(self.alpha) + len(self.beta)} bytes)"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Sizes and public elements that both parties derive alike."""
+
+    params: ParameterSet
+    n_samples: int
+    n_cells: int
+    label: bytes
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_samples // self.params.N)
+
+    def limbs(self, *lead: int) -> tuple[int, ...]:
+        return (*lead, len(self.params.primes), self.params.N)
+
+    @property
+    def element_bytes(self) -> int:
+        return packed_size(self.limbs(), self.params.primes)
+
+    def public(self) -> tuple[Limbs, Limbs]:
+        """Return the values of a_cell (cells, L, N) and a' (L, N)."""
+        purpose = self.params.name.encode()
+        primes = self.params.primes
+        cells = PublicStream(self.label, purpose + b" a").uniform(self.limbs(self.n_cells), primes)
+        return cells, PublicStream(self.label, purpose + b" a'").uniform(self.limbs(), primes)
+
+
+def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes, *, opened: bool) -> _Shape:
+    params = LOOKUP_OPEN if opened else LOOKUP_TRAIN
+    n_cells = int(n_codes.sum())
+    check_lookup(params, n_samples, n_codes.size, n_cells)
+    return _Shape(params, n_samples, n_cells, label)
+
+
+class LookupCodes:
+    """The code owner's side.
+
+    Parameters
+    ----------
+    codes : uint8 or uint16 (n_samples, n_columns).
+    n_codes : (n_columns,).
+    label : names protocol, session and this set of codes; equal on both sides, never used for other codes.
+    opened : whether the sums will be opened (a larger modulus makes the shares exact).
+    workers : threads, over blocks of rows.
+    """
+
+    def __init__(
+        self,
+        codes: NDArray[np.integer],
+        n_codes: NDArray[np.int64],
+        label: bytes,
+        *,
+        opened: bool = False,
+        workers: int = 1,
+    ) -> None:
+        self._rows = indicator.CellRows.of(codes, n_codes)
+        self._shape = _shape(self._rows.n_samples, self._rows.n_codes, label, opened=opened)
+        self._workers = workers
+        self._sigma: NDArray[np.int8] | None = None
+        self._hints_done = False
+
+    def __repr__(self) -> str:
+        """Show sizes alone."""
+        return f"LookupCodes(n_samples={self._rows.n_samples}, n_cells={self._rows.n_cells})"
+
+    def hint_chunks(self) -> Iterator[bytes]:
+        """Make the hints, one a block of rows, in order of rows.
+
+        Raises
+        ------
+        SecretReuseError : asked twice; resend the same bytes, or make a new object under a new label.
+        """
+        if self._sigma is not None:
+            raise SecretReuseError("hints are made once; resend the same bytes or start over with new codes")
+        stream = SecretStream()
+        self._sigma = stream.ternary((self._shape.n_blocks, self._shape.params.N))
+        return self._hint_chunks(stream, self._sigma)
+
+    def _hint_chunks(self, stream: SecretStream, sigma: NDArray[np.int8]) -> Iterator[bytes]:
+        params = self._shape.params
+        ring = ring_of(params)
+        a, a_prime = self._shape.public()
+        for start, sums in self._block_sums(a[None]):
+            count = sums.shape[0]
+            hint = ring.multiply(ring.ntt(ring.lift(sigma[start : start + count])), a_prime)
+            ring.add_to(hint, sums[:, 0].copy())
+            ring.add_to(hint, ring.ntt(ring.lift(stream.noise((count, params.N)))))
+            for block in hint:
+                yield pack(block, params.primes)
+        self._hints_done = True
+
+    def hints(self) -> bytes:
+        """Return all hints at once."""
+        return b"".join(self.hint_chunks())
+
+    def _block_sums(self, multipliers: Limbs) -> Iterator[tuple[int, Limbs]]:
+        """Yield a first block, and the values (blocks, V, L, N) of the sums of m_cell,k multiplier_v,cell."""
+        params = self._shape.params
+        tables = ring_of(params).tables
+        V = multipliers.shape[0]
+
+        def one(block: int) -> Limbs:
+            rows = self._rows.codes[block * params.N : (block + 1) * params.N]
+            columns = np.full((rows.shape[1], params.N), -1, np.int32)
+            columns[:, : rows.shape[0]] = rows.T
+            out = np.empty(self._shape.limbs(V), np.uint32)
+            indicator.block_sum(columns, self._rows.n_codes, multipliers, *tables, out)
+            return out
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            for start in range(0, self._shape.n_blocks, BLOCKS_AT_ONCE):
+                blocks = range(start, min(start + BLOCKS_AT_ONCE, self._shape.n_blocks))
+                yield start, np.stack(list(pool.map(one, blocks)))
+
+    def evaluate(self, query: LookupQuery) -> NDArray[np.uint64]:
+        """Return this party's share (n_samples,) of the sums of one table."""
+        shares = self.evaluate_many(query)
+        if shares.shape[0] != 1:
+            raise MessageError(f"the query is for {shares.shape[0]} tables; one was expected")
+        share: NDArray[np.uint64] = shares[0]
+        return share
+
+    def evaluate_many(self, query: LookupQuery) -> NDArray[np.uint64]:
+        """Return this party's shares (V, n_samples) of the sums of V tables."""
+        if self._sigma is None or not self._hints_done:
+            raise ProtocolError("a query came before the hints were made")
+        shape = self._shape
+        params = shape.params
+        V, rest = divmod(len(query.alpha), shape.element_bytes)
+        if rest or not 1 <= V <= MAX_VECTORS:
+            raise MessageError(f"alpha has {len(query.alpha)} bytes; elements take {shape.element_bytes}")
+        alpha = unpack(query.alpha, shape.limbs(V), params.primes)
+        beta = unpack(query.beta, shape.limbs(V, shape.n_blocks), params.primes)
+        cells = unpack(query.cells, shape.limbs(V, shape.n_cells), params.primes)
+        ring = ring_of(params)
+        shares = np.empty((V, shape.n_blocks, params.N), np.uint64)
+        for start, sums in self._block_sums(cells):
+            stop = start + sums.shape[0]
+            sigma = ring.ntt(ring.lift(self._sigma[start:stop]))
+            for v in range(V):
+                out = ring.multiply(sigma, alpha[v])
+                ring.add_to(out, sums[:, v].copy())
+                ring.add_to(out, ring.negate(beta[v, start:stop]))
+                shares[v, start:stop] = round_scaled(ring.intt(out), params)
+        return shares.reshape(V, -1)[:, : shape.n_samples].copy()
+
+
+class LookupTable:
+    """The table owner's side.
+
+    Parameters
+    ----------
+    n_samples, n_codes : sizes of the other party's codes, as agreed beforehand.
+    label, opened : as the code owner's.
+    hints : all hints, or none yet (then give them by `add_hints`).
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        n_codes: NDArray[np.int64],
+        label: bytes,
+        *,
+        opened: bool = False,
+        hints: Iterable[bytes] = (),
+    ) -> None:
+        self._shape = _shape(n_samples, indicator.check_n_codes(n_codes), label, opened=opened)
+        self._a, self._a_prime = self._shape.public()
+        self._hints = np.empty(self._shape.limbs(self._shape.n_blocks), np.uint32)
+        self._filled = 0
+        for chunk in hints:
+            self.add_hints(chunk)
+
+    def __repr__(self) -> str:
+        """Show sizes alone."""
+        return f"LookupTable(n_samples={self._shape.n_samples}, n_cells={self._shape.n_cells})"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all hints have come."""
+        return self._filled == self._shape.n_blocks
+
+    def add_hints(self, chunk: bytes) -> None:
+        """Take the next hints, of any whole number of blocks, in the order in which they were made."""
+        count, rest = divmod(len(chunk), self._shape.element_bytes)
+        missing = self._shape.n_blocks - self._filled
+        if rest or not 1 <= count <= missing:
+            raise MessageError(
+                f"hints of {len(chunk)} bytes; {missing} blocks of {self._shape.element_bytes} are missing"
+            )
+        block = unpack(chunk, self._shape.limbs(count), self._shape.params.primes)
+        self._hints[self._filled : self._filled + count] = block
+        self._filled += count
+
+    def query(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, NDArray[np.uint64]]:
+        """Encrypt one table (cells,) under a fresh secret; also return this party's share (n_samples,)."""
+        query, shares = self.query_many(np.asarray(theta)[None])
+        return query, shares[0]
+
+    def query_many(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, NDArray[np.uint64]]:
+        """Encrypt tables, each under a fresh secret.
+
+        Parameters
+        ----------
+        theta : integers (V, cells) in [-2^23, 2^24), taken modulo 2^24.
+
+        Returns
+        -------
+        The query, and this party's shares (V, n_samples). To resend, send the same query again.
+        """
+        shape = self._shape
+        t = shape.params.t
+        if not self.complete:
+            raise ProtocolError(f"a query needs all hints; {shape.n_blocks - self._filled} blocks are missing")
+        if theta.ndim != 2 or theta.shape[1] != shape.n_cells or not np.issubdtype(theta.dtype, np.integer):
+            raise ParameterError(f"theta must be integers of shape (V, {shape.n_cells})")
+        if not 1 <= theta.shape[0] <= MAX_VECTORS:
+            raise ParameterError(f"a query takes between 1 and {MAX_VECTORS} tables")
+        if theta.min() < -(t // 2) or theta.max() >= t:
+            raise ParameterError("a value of theta is outside [-2^23, 2^24); use a smaller scale")
+        stream = SecretStream()
+        parts = [self._encrypt(row.astype(np.int64), stream) for row in theta]
+        cells, alpha, beta, shares = zip(*parts, strict=True)
+        query = LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta))
+        return query, np.stack(shares)
+
+    def _encrypt(
+        self, theta: NDArray[np.int64], stream: SecretStream
+    ) -> tuple[bytes, bytes, bytes, NDArray[np.uint64]]:
+        """Return cells, alpha and beta packed, and this party's share."""
+        params = self._shape.params
+        primes = params.primes
+        ring = ring_of(params)
+        s = ring.ntt(ring.lift(stream.ternary((params.N,))))
+        cells = ring.multiply(self._a, s)
+        ring.add_to(cells, ring.ntt(ring.lift(stream.noise((self._shape.n_cells, params.N)))))
+        constants = encode_scaled((theta % params.t).astype(np.uint64), params)
+        # the values of a constant polynomial are that constant everywhere
+        ring.add_to(cells, np.repeat(constants[:, :, None], params.N, axis=2))
+        alpha = ring.multiply(self._a_prime, s)
+        ring.add_to(alpha, ring.ntt(ring.lift(stream.noise((params.N,)))))
+        rho = stream.uniform(self._shape.limbs(self._shape.n_blocks), primes)
+        beta = ring.multiply(self._hints, s)
+        ring.add_to(beta, rho)
+        share = round_scaled(ring.intt(rho), params).reshape(-1)[: self._shape.n_samples].copy()
+        return pack(cells, primes), pack(alpha, primes), pack(beta, primes), share
