@@ -1,0 +1,81 @@
+"""Codes of rows as one array: what the protocols compute on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from veilscore.errors import DataError
+
+CodeArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, repr=False)
+class Codes:
+    """Codes of rows, private to their owner; the numbers of codes are what peers may hear.
+
+    Attributes
+    ----------
+    codes : (n_samples, n_columns) uint8 or uint16, C order, codes[i, j] < n_codes[j].
+    n_codes : (n_columns,) int64.
+    missing : (n_columns,) int64, the code of missing values; or None (then no -1 in `take_rows`).
+    """
+
+    codes: CodeArray
+    n_codes: npt.NDArray[np.int64]
+    missing: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        """Check types, shapes and ranges."""
+        if self.codes.dtype not in (np.uint8, np.uint16) or self.codes.ndim != 2:
+            raise DataError("codes must be a (n_samples, n_columns) array of uint8 or uint16")
+        n_codes = np.ascontiguousarray(self.n_codes, dtype=np.int64)
+        object.__setattr__(self, "n_codes", n_codes)
+        object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
+        if n_codes.shape != (self.n_columns,) or (self.n_columns and n_codes.min() < 1):
+            raise DataError("the number of codes must be given, and positive, for every column")
+        if self.n_samples and (self.codes.max(axis=0) >= n_codes).any():
+            raise DataError("a code is not below the number of codes of its column")
+        if self.missing is not None and not (
+            self.missing.shape == n_codes.shape and ((self.missing >= 0) & (self.missing < n_codes)).all()
+        ):
+            raise DataError("the missing codes must be codes of their columns")
+
+    def __repr__(self) -> str:
+        """Show sizes only."""
+        return f"Codes(n_samples={self.n_samples}, n_columns={self.n_columns}, n_cells={self.n_cells})"
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return int(self.codes.shape[0])
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return int(self.codes.shape[1])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of (column, code) pairs."""
+        return int(self.n_codes.sum())
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """(n_columns,) int64: cell of (column, code) is offsets[column] + code."""
+        return np.cumsum(self.n_codes) - self.n_codes
+
+    def take_rows(self, index: npt.NDArray[np.integer[Any]]) -> Codes:
+        """Rows in the order of `index`, (n,) integers; -1 is an unknown firm: missing in every column."""
+        if len(index) and not (index.min() >= -1 and index.max() < self.n_samples):
+            raise DataError("a row index is out of range")
+        unknown = index < 0
+        if not unknown.any():
+            return Codes(self.codes[index], self.n_codes, self.missing)
+        if self.missing is None:
+            raise DataError("these codes do not say which code is missing, so unknown firms cannot be filled in")
+        padded = np.vstack([self.codes, self.missing.astype(self.codes.dtype)])
+        return Codes(padded[index], self.n_codes, self.missing)  # index -1 is the row just appended

@@ -1,0 +1,184 @@
+"""Ids of firms: one spelling per firm, and a refusal of ids that would silently match nobody.
+
+Source: GB 32100-2015, the Chinese unified social credit code (USCC): 18 characters of a 31-letter alphabet
+(digits and capitals without I, O, S, V, Z), the last one a check character with weights 3^i mod 31.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from veilscore.errors import ConfigError, IdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+USCC_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
+USCC_LENGTH = 18
+USCC_WEIGHTS = np.array([pow(3, i, 31) for i in range(USCC_LENGTH - 1)], dtype=np.int64)
+ROWS_NAMED = 5  # row numbers that an error message lists per kind of fault
+
+_NOT_IN_ALPHABET = 31
+_USCC_VALUES = np.full(128, _NOT_IN_ALPHABET, dtype=np.uint8)
+_USCC_VALUES[[ord(letter) for letter in USCC_ALPHABET]] = np.arange(31, dtype=np.uint8)
+
+Ids = npt.NDArray[np.str_]
+Flags = npt.NDArray[np.bool_]
+
+
+def normalise_text(values: npt.ArrayLike) -> Ids:
+    """Ids as text: white space around them stripped, missing ones (None, NaN) empty, case kept.
+
+    Parameters
+    ----------
+    values : (n,) array of str, objects or integers.
+
+    Returns
+    -------
+    (n,) array of str.
+    """
+    array: npt.NDArray[Any] = np.asarray(values)
+    if array.ndim != 1:
+        raise IdError(f"ids must be one column, but have {array.ndim} dimensions; name a single id column")
+    if array.dtype.kind == "f" and len(array):
+        raise IdError("ids are decimal numbers, so digits may be lost already; store the id column as text")
+    if array.dtype.kind == "O":
+        missing = np.equal(array, np.array(None, dtype=object)) | np.not_equal(array, array)  # NaN differs from itself
+        if missing.any():
+            array = np.where(missing, "", array)
+    return np.strings.strip(array.astype(np.str_))
+
+
+def normalise_uscc(values: npt.ArrayLike) -> Ids:
+    """USCC ids in one spelling: stripped, upper case, full-width forms turned into ASCII.
+
+    Parameters
+    ----------
+    values : (n,) array of str or objects; missing ones become empty.
+
+    Returns
+    -------
+    (n,) array of str. Malformed ids pass through: `check_ids` names them.
+    """
+    ids = normalise_text(values)
+    points = _code_points(ids).copy()
+    points[(points >= 0xFF01) & (points <= 0xFF5E)] -= 0xFEE0  # full-width forms as typed on a Chinese keyboard
+    points[(points >= ord("a")) & (points <= ord("z"))] -= 32
+    return np.ascontiguousarray(points).view(f"<U{points.shape[1]}").ravel()
+
+
+def uscc_check_values(stems: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """Check value in [0, 31) for stems given as (n, 17) letter values in [0, 31)."""
+    sums: npt.NDArray[np.int64] = stems.astype(np.int64) @ USCC_WEIGHTS
+    return np.mod(-sums, 31)
+
+
+def uscc_from_stems(stems: npt.NDArray[np.integer[Any]]) -> Ids:
+    """Make valid codes from (n, 17) letter values in [0, 31), check character appended; (n,) array of str."""
+    values = np.column_stack([stems, uscc_check_values(stems)])
+    points = np.array([ord(letter) for letter in USCC_ALPHABET], dtype=np.uint32)[values]
+    return np.ascontiguousarray(points).view(f"<U{USCC_LENGTH}").ravel()
+
+
+def malformed_uscc(ids: Ids) -> Flags:
+    """(n,) flags: wrong length, foreign letter or wrong check character; empty ids are not flagged."""
+    filled = np.strings.str_len(ids) > 0
+    points = _code_points(ids)
+    if points.shape[1] < USCC_LENGTH:
+        return filled
+    beyond = (points[:, USCC_LENGTH:] != 0).any(axis=1)
+    points = points[:, :USCC_LENGTH]
+    values = _USCC_VALUES[np.minimum(points, 127)]
+    values[points > 127] = _NOT_IN_ALPHABET
+    wrong_letter = (values == _NOT_IN_ALPHABET).any(axis=1)
+    wrong_check = uscc_check_values(values[:, :-1]) != values[:, -1]
+    return np.asarray(filled & (beyond | wrong_letter | wrong_check), dtype=np.bool_)
+
+
+def _never_malformed(ids: Ids) -> Flags:
+    return np.zeros(len(ids), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """How one kind of id is spelled and checked; `remedy` says what the owner can do about malformed ones."""
+
+    normalise: Callable[[npt.ArrayLike], Ids]
+    malformed: Callable[[Ids], Flags]
+    remedy: str
+
+
+NORMALISERS: Mapping[str, Normaliser] = MappingProxyType(
+    {
+        "uscc": Normaliser(
+            normalise_uscc,
+            malformed_uscc,
+            "correct the codes (18 characters, GB 32100-2015 check character), or use the normaliser 'text' "
+            "if the ids are of another kind at every party",
+        ),
+        "text": Normaliser(normalise_text, _never_malformed, "correct the ids"),
+    }
+)
+
+
+def normaliser_named(name: str) -> Normaliser:
+    """Look a normaliser up; unknown names raise ConfigError."""
+    if name not in NORMALISERS:
+        raise ConfigError(f"id normaliser {name!r} is unknown; choose one of {', '.join(sorted(NORMALISERS))}")
+    return NORMALISERS[name]
+
+
+def normalise_ids(values: npt.ArrayLike, normaliser: str = "uscc") -> Ids:
+    """Ids in one spelling by the named normaliser; nothing is checked (see `check_ids`)."""
+    return normaliser_named(normaliser).normalise(values)
+
+
+def duplicate_rows(ids: Ids) -> npt.NDArray[np.int64]:
+    """Rows (from 0) whose non-empty id stands in an earlier row already, ascending."""
+    points = _code_points(ids).astype(np.uint64)
+    multipliers = np.random.default_rng(0).integers(1, 2**63, points.shape[1], dtype=np.uint64) | np.uint64(1)
+    digests = (points * multipliers).sum(axis=1, dtype=np.uint64)
+    order = np.argsort(digests, kind="stable")
+    same = digests[order][1:] == digests[order][:-1]
+    candidates = np.union1d(order[1:][same], order[:-1][same])
+    # the digest only narrows the search: equal ids have equal digests, the reverse is decided on the ids
+    candidates = candidates[np.strings.str_len(ids[candidates]) > 0]
+    _, first = np.unique(ids[candidates], return_index=True)
+    return np.setdiff1d(candidates, candidates[first]).astype(np.int64)
+
+
+def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set") -> None:
+    """Raise IdError if any normalised id is empty, malformed or a duplicate.
+
+    Parameters
+    ----------
+    ids : (n,) array of str as returned by `normalise_ids`.
+    normaliser : name of the kind of id.
+    source : where the ids come from, for the message. Ids themselves never appear in it.
+    """
+    kind = normaliser_named(normaliser)
+    faults = [
+        ("empty", np.flatnonzero(np.strings.str_len(ids) == 0), "fill or remove these rows"),
+        ("malformed", np.flatnonzero(kind.malformed(ids)), kind.remedy),
+        ("duplicate", duplicate_rows(ids), "keep one row per id"),
+    ]
+    found = [_describe(name, rows, remedy) for name, rows, remedy in faults if len(rows)]
+    if found:
+        raise IdError(f"ids of {source} cannot be used: {'; '.join(found)} (rows counted from 1, header not counted)")
+
+
+def _describe(name: str, rows: npt.NDArray[np.int64], remedy: str) -> str:
+    named = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED])
+    more = ", ..." if len(rows) > ROWS_NAMED else ""
+    return f"{len(rows)} {name} (row {named}{more}): {remedy}"
+
+
+def _code_points(ids: Ids) -> npt.NDArray[np.uint32]:
+    """Unicode code points as (n, width) uint32, zero-padded; width is at least 1."""
+    ids = np.ascontiguousarray(ids.astype(f"<U{max(1, ids.dtype.itemsize // 4)}", copy=False))
+    return ids.view(np.uint32).reshape(len(ids), -1) if len(ids) else np.zeros((0, 1), dtype=np.uint32)
