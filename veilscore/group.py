@@ -1,0 +1,207 @@
+"""The prime-order group ristretto255, on whole arrays of points.
+
+Source: RFC 9496; the arithmetic is libsodium's (constant time), called from compiled loops that hold no
+interpreter lock, so threads share the work. Security notion: decisional Diffie-Hellman. It does *not* hide
+how many points there are, nor protect a scalar from whoever can read this process's memory.
+
+Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; the identity is refused.
+"""
+# mypy: disable-error-code="untyped-decorator"
+# numba's decorators carry no types.
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numpy as np
+from numba import njit, types
+from rbcl._sodium import _sodium, lib_path
+
+from veilscore.errors import MessageError, SecretReuseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+POINT_BYTES = 32
+DIGEST_BYTES = 64
+ORDER = 2**252 + 27742317777372353535851937790883648493
+
+_PARALLEL_FROM = 1024  # points; below, starting threads costs more than it saves
+
+llvm.load_library_permanently(lib_path)
+_sodium.sodium_init()
+with contextlib.suppress(OSError):
+    # rbcl unpacks its library into a temporary file at each import and leaves it there
+    Path(lib_path).unlink()
+
+_p = types.voidptr
+_scalarmult = types.ExternalFunction("crypto_scalarmult_ristretto255", types.int32(_p, _p, _p))
+_from_hash = types.ExternalFunction("crypto_core_ristretto255_from_hash", types.int32(_p, _p))
+_is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
+
+
+@njit(cache=True, nogil=True)
+def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
+    """Out[i] = points[i]^scalar; returns how many encodings were not canonical or the identity."""
+    bad = 0
+    for i in range(len(points)):
+        if _scalarmult(out[i].ctypes, scalar.ctypes, points[i].ctypes) != 0:
+            bad += 1
+    return bad
+
+
+@njit(cache=True, nogil=True)
+def _hash_rows(out: Any, digests: Any) -> int:
+    """Out[i] = the point of the 64-byte digests[i]."""
+    bad = 0
+    for i in range(len(digests)):
+        if _from_hash(out[i].ctypes, digests[i].ctypes) != 0:
+            bad += 1
+    return bad
+
+
+@njit(cache=True, nogil=True)
+def _count_invalid(points: Any) -> int:
+    """How many encodings are not canonical or the identity."""
+    bad = 0
+    for i in range(len(points)):
+        if _is_valid(points[i].ctypes) != 1 or not points[i].any():
+            bad += 1
+    return bad
+
+
+class Scalar:
+    """A secret exponent for one session, uniform in [1, ORDER).
+
+    A context manager that destroys it at the end.
+    """
+
+    def __init__(self) -> None:
+        value = 0
+        while not value:  # 512 bits modulo the order: distance from uniform below 2^-256
+            value = int.from_bytes(os.urandom(DIGEST_BYTES), "little") % ORDER
+        self._bytes: NDArray[np.uint8] | None = np.frombuffer(
+            bytearray(value.to_bytes(POINT_BYTES, "little")), np.uint8
+        )
+
+    def __repr__(self) -> str:
+        """Name only: the value is secret."""
+        return "Scalar(secret)"
+
+    def __reduce__(self) -> str:
+        """Refuse to be copied or written."""
+        raise SecretReuseError("a secret scalar cannot be copied or stored")
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Destroy the secret."""
+        self.destroy()
+
+    def destroy(self) -> None:
+        """Overwrite the secret; it cannot be used again."""
+        if self._bytes is not None:
+            self._bytes.fill(0)
+        self._bytes = None
+
+    def reveal_to_kernel(self) -> NDArray[np.uint8]:
+        """Bytes for the compiled loops of this file.
+
+        Raises
+        ------
+        SecretReuseError : it was destroyed.
+        """
+        if self._bytes is None:
+            raise SecretReuseError("this session's secret scalar was destroyed; start a new attempt")
+        return self._bytes
+
+
+def default_workers() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_threads(
+    loop: Callable[..., int], arrays: Sequence[NDArray[np.uint8]], extra: tuple[Any, ...], workers: int
+) -> int:
+    """Run `loop` over slices of the arrays' rows; returns the sum of its results."""
+    n = len(arrays[0])
+    if workers < 2 or n < _PARALLEL_FROM:
+        return loop(*arrays, *extra)
+    cuts = [n * i // workers for i in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        parts = [pool.submit(loop, *(a[low:high] for a in arrays), *extra) for low, high in pairwise(cuts)]
+        return sum(part.result() for part in parts)
+
+
+def hash_to_group(label: bytes, ids: Sequence[str], *, workers: int = 1) -> NDArray[np.uint8]:
+    """Points of SHA-512(label || id), with no known discrete logarithm between them.
+
+    Parameters
+    ----------
+    label : self-delimiting domain-separation label.
+    ids : normalised ids.
+
+    Returns
+    -------
+    uint8 (n, 32).
+    """
+    # one C call an id; the 16 us of group arithmetic that follow are in compiled code
+    digests = b"".join([hashlib.sha512(label + i.encode()).digest() for i in ids])
+    out = np.empty((len(ids), POINT_BYTES), np.uint8)
+    _in_threads(_hash_rows, (out, np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)), (), workers)
+    return out
+
+
+def raise_points(points: NDArray[np.uint8], scalar: Scalar, *, workers: int = 1) -> NDArray[np.uint8]:
+    """points[i]^scalar for all i.
+
+    Parameters
+    ----------
+    points : uint8 (n, 32).
+
+    Raises
+    ------
+    MessageError : a point is not canonical, not on the curve, or the identity.
+    """
+    out = np.empty_like(points)
+    _refuse(_in_threads(_raise_rows, (out, points), (scalar.reveal_to_kernel(),), workers))
+    return out
+
+
+def check_points(points: NDArray[np.uint8], *, workers: int = 1) -> None:
+    """Refuse encodings that are not canonical, not on the curve, or the identity.
+
+    Raises
+    ------
+    MessageError : if there is one.
+    """
+    _refuse(_in_threads(_count_invalid, (points,), (), workers))
+
+
+def parse_points(data: bytes, n: int) -> NDArray[np.uint8]:
+    """View `data` as n points; checks the length only.
+
+    Raises
+    ------
+    MessageError : the length is not 32 n bytes.
+    """
+    if len(data) != n * POINT_BYTES:
+        raise MessageError(f"expected {n} points of {POINT_BYTES} bytes, got {len(data)} bytes")
+    return np.frombuffer(data, np.uint8).reshape(n, POINT_BYTES)
+
+
+def _refuse(bad: int) -> None:
+    if bad:
+        raise MessageError(f"{bad} received points are not valid ristretto255 elements, or the identity")
