@@ -1,0 +1,207 @@
+"""What has arrived in one session and waits to be read: order, repeats and a bound on memory. No I/O.
+
+Rules, for each sender of a session:
+1. sequences count from 0 without gaps; one that is too early is refused (senders wait for each
+   acknowledgement, so a gap means that a node was restarted within a step);
+2. a repeat with the same digest is acknowledged and dropped, with another digest it is refused;
+3. unread bytes of a session stay below `Limits.inbox_bytes`; a sender waits for space, except that a message
+   somebody is already waiting for always gets in (otherwise a full inbox could wait for itself).
+All methods belong to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from veilscore.errors import ConfigError, PeerError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from veilscore.v1 import wire_pb2
+
+MIB = 1 << 20
+
+
+class QueueFullError(PeerError):
+    """The reader is too slow: no space in the inbox before the deadline. The sender may try again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on sizes and times of the fabric; sizes in bytes, times in seconds.
+
+    Parameters
+    ----------
+    message_bytes : one protocol message.
+    inbox_bytes : unread messages of one session, all senders.
+    control_bytes : one request or reply of the control plane.
+    retry_s : how long a message is retried before the peer counts as lost.
+    receive_timeout_s : how long a step waits for a peer's next message.
+    deliver_timeout_s : one attempt at a message, plus one second for each MiB.
+    queue_wait_s : how long a full inbox makes a sender wait before it is told so.
+    connect_timeout_s : first contact before a stream.
+    clock_skew_s : largest difference between two nodes' clocks.
+    """
+
+    message_bytes: int = 256 * MIB
+    inbox_bytes: int = 256 * MIB
+    control_bytes: int = 16 * MIB
+    retry_s: float = 120.0
+    receive_timeout_s: float = 600.0
+    deliver_timeout_s: float = 60.0
+    queue_wait_s: float = 20.0
+    connect_timeout_s: float = 10.0
+    clock_skew_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse limits that cannot work together."""
+        if not 0 < self.message_bytes <= self.inbox_bytes:
+            raise ConfigError(
+                f"message limit of {self.message_bytes} bytes must be positive and at most the inbox's "
+                f"{self.inbox_bytes}"
+            )
+
+    def attempt_s(self, size_bytes: int) -> float:
+        """Deadline of one attempt at a message of this size, seconds."""
+        return self.deliver_timeout_s + size_bytes / MIB
+
+
+@dataclass
+class _Sender:
+    queue: deque[bytes] = field(default_factory=deque)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    next_sequence: int = 0
+    readers: int = 0
+    arriving: int = 0
+
+
+class Inbox:
+    """Messages of one session for one party."""
+
+    def __init__(self, session: str, limits: Limits) -> None:
+        self.session = session
+        self.used_bytes = 0
+        self.closed: str | None = None
+        self._limits = limits
+        self._senders: dict[str, _Sender] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def check_open(self) -> None:
+        """Raise PeerError if the session is closed."""
+        if self.closed is not None:
+            raise PeerError(f"session is closed: {self.closed}", session=self.session)
+
+    def has_it(self, header: wire_pb2.Header) -> bool:
+        """Say whether this message is a repeat; refuse a changed repeat, a gap, anything new once closed."""
+        known = self._senders.setdefault(header.sender, _Sender())
+        if header.sequence < known.next_sequence:
+            digest = known.digests.get(header.sequence)
+            if digest == header.sha256:
+                return True
+            why = "was closed since" if digest is None else "arrived before with other content"
+            raise ProtocolError(
+                f"message {header.sequence} from {header.sender} refused: it {why}", session=self.session
+            )
+        self.check_open()
+        if header.sequence > known.next_sequence:
+            raise ProtocolError(
+                f"message {header.sequence} from {header.sender} is out of order: {known.next_sequence} comes "
+                "next (was a node restarted within this step? then the step has to start again)",
+                session=self.session,
+            )
+        return False
+
+    @contextlib.asynccontextmanager
+    async def space(self, sender: str, size_bytes: int, wait_s: float) -> AsyncIterator[None]:
+        """Hold room for one message while it arrives; QueueFullError if there is none within `wait_s`."""
+        known = self._senders.setdefault(sender, _Sender())
+
+        def free() -> bool:
+            awaited = known.readers > 0 and not known.queue and not known.arriving
+            return awaited or self.used_bytes + size_bytes <= self._limits.inbox_bytes
+
+        if not await self._until(free, wait_s):
+            raise QueueFullError(
+                f"queue full: {self.used_bytes} bytes wait to be read, the limit is {self._limits.inbox_bytes}",
+                session=self.session,
+            )
+        self.used_bytes += size_bytes
+        known.arriving += 1
+        try:
+            yield
+        finally:
+            known.arriving -= 1
+            self.used_bytes -= size_bytes
+            self._wake()
+
+    def put(self, header: wire_pb2.Header, payload: bytes) -> bool:
+        """Store a complete message; returns True if it was there already."""
+        if self.has_it(header):
+            return True
+        known = self._senders[header.sender]
+        known.digests[header.sequence] = header.sha256
+        known.next_sequence += 1
+        known.queue.append(payload)
+        self.used_bytes += len(payload)
+        self._wake()
+        return False
+
+    async def get(self, sender: str, timeout_s: float) -> bytes:
+        """Next message from `sender`; PeerError if none comes within `timeout_s` or the session is closed."""
+        known = self._senders.setdefault(sender, _Sender())
+        known.readers += 1
+        self._wake()
+        try:
+            if not await self._until(lambda: bool(known.queue), timeout_s):
+                raise PeerError(
+                    f"no message from {sender} within {timeout_s:g} s: see whether {sender} is running",
+                    session=self.session,
+                    party=sender,
+                )
+        finally:
+            known.readers -= 1
+        payload = known.queue.popleft()
+        self.used_bytes -= len(payload)
+        self._wake()
+        return payload
+
+    def close(self, reason: str) -> None:
+        """Drop what is unread and wake everybody; last digests stay, to acknowledge a late repeat."""
+        self.closed = reason
+        for known in self._senders.values():
+            self.used_bytes -= sum(map(len, known.queue))
+            known.queue.clear()
+            last = known.next_sequence - 1
+            known.digests = {k: v for k, v in known.digests.items() if k == last}
+        self._wake()
+
+    async def _until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `ready`; False when the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self.check_open()
+                    if ready():
+                        return True
+                    with self._waiter() as waiter:
+                        await waiter
+        return False
+
+    @contextlib.contextmanager
+    def _waiter(self) -> Iterator[asyncio.Future[None]]:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
