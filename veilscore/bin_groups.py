@@ -1,0 +1,103 @@
+"""Merging of one column's bins by their counts of bad and good rows: minimum size, monotone order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_CLEAR = 3.0  # standard errors between two bins that are not merged although one is small
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Codes that share one WOE.
+
+    Attributes
+    ----------
+    codes : code numbers.
+    bad, good : weighted counts.
+    missing : the bin of missing values, alone.
+    """
+
+    codes: tuple[int, ...]
+    bad: float
+    good: float
+    missing: bool = False
+
+    @property
+    def log_odds(self) -> float:
+        """ln((bad + 0.5) / (good + 0.5)); WOE but for a constant."""
+        return math.log((self.bad + 0.5) / (self.good + 0.5))
+
+    @property
+    def variance(self) -> float:
+        """Of `log_odds`, by the delta method."""
+        return 1.0 / (self.bad + 0.5) + 1.0 / (self.good + 0.5)
+
+    @property
+    def rate(self) -> float:
+        """Share of bad rows; 0.5 where empty."""
+        total = self.bad + self.good
+        return self.bad / total if total > 0 else 0.5
+
+    def with_(self, other: Bin) -> Bin:
+        """Both in one; no longer the bin of missing values alone."""
+        return Bin(self.codes + other.codes, self.bad + other.bad, self.good + other.good)
+
+
+def _differs(one: Bin, two: Bin) -> bool:
+    return abs(one.log_odds - two.log_odds) > _CLEAR * math.sqrt(one.variance + two.variance)
+
+
+def _partner(bins: list[Bin], index: int, *, ordered: bool) -> int:
+    """The bin most similar to `index`: a neighbour by value in an ordered column, else any."""
+    others = [k for k in range(len(bins)) if k != index]
+    if ordered and not bins[index].missing:
+        plain = [k for k in range(len(bins)) if not bins[k].missing]
+        at = plain.index(index)
+        others = plain[max(at - 1, 0) : at] + plain[at + 1 : at + 2] or others
+    return min(others, key=lambda k: abs(bins[k].log_odds - bins[index].log_odds))
+
+
+def merge_small(bins: list[Bin], least: tuple[float, float], *, ordered: bool) -> list[Bin]:
+    """Merge bins below `least` (bad, good) rows, the smallest first, unless they differ clearly; two bins remain."""
+    bins = list(bins)
+    kept: set[tuple[int, ...]] = set()
+
+    def size(k: int) -> float:
+        return min(bins[k].bad / max(least[0], 1e-300), bins[k].good / max(least[1], 1e-300))
+
+    while len(bins) > 2:
+        small = [k for k in range(len(bins)) if size(k) < 1.0 and bins[k].codes not in kept]
+        if not small:
+            break
+        index = min(small, key=size)
+        partner = _partner(bins, index, ordered=ordered)
+        if _differs(bins[index], bins[partner]):
+            kept.add(bins[index].codes)
+            continue
+        bins[partner] = bins[partner].with_(bins[index])
+        del bins[index]
+    return bins
+
+
+def monotone_bins(bins: list[Bin]) -> list[Bin]:
+    """Pool adjacent violators until the bad rate rises or falls throughout, whichever keeps more information."""
+    plain = [b for b in bins if not b.missing]
+    missing = [b for b in bins if b.missing]
+    return max((_pooled(plain, sign) for sign in (1.0, -1.0)), key=_information) + missing
+
+
+def _pooled(bins: list[Bin], sign: float) -> list[Bin]:
+    pooled: list[Bin] = []
+    for new in bins:
+        pooled.append(new)
+        while len(pooled) > 1 and sign * pooled[-1].rate <= sign * pooled[-2].rate:
+            last = pooled.pop()
+            pooled[-1] = pooled[-1].with_(last)
+    return pooled
+
+
+def _information(bins: list[Bin]) -> float:
+    bad, good = sum(b.bad for b in bins) + 1e-300, sum(b.good for b in bins) + 1e-300
+    return sum((b.bad / bad - b.good / good) * b.log_odds for b in bins)
