@@ -1,0 +1,75 @@
+"""A whole job in one process, over the in-memory channel: for notebooks, tests and trials.
+
+The protocols, messages and files are those of real nodes; only the sockets are missing, and with them the separation
+of the parties. Do not use it where the data of two owners must stay apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from veilscore import workflow
+from veilscore.channel import Tamper, simulate
+from veilscore.errors import RefusedError
+from veilscore.job import Job, new_job_id
+from veilscore.policy import NodeConfig, Refuse
+from veilscore.protocol import Session, Transcript
+from veilscore.store import JobStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass
+class LocalRun:
+    """A job's folders and transcripts, by party.
+
+    Attributes
+    ----------
+    stores : each party's job folder.
+    transcripts : party -> all messages it saw, with content if `keep` was asked for.
+    """
+
+    job: Job
+    job_id: str
+    nodes: Mapping[str, NodeConfig]
+    stores: dict[str, JobStore]
+    transcripts: dict[str, Transcript] = field(default_factory=dict)
+
+    def step(self, step: str, attempt: int = 1, *, tamper: Tamper | None = None, timeout_s: float = 120.0) -> None:
+        """Run one step at all its parties."""
+        roles, sessions = {}, {}
+        for party in workflow.parties_in(step, self.job):
+            session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
+            role: Any = "bank" if party == self.job.bank else "holder"
+            if party == self.job.coordinator:
+                role = "coordinator"
+            context = workflow.StepContext(session, role, self.job, self.nodes[party], self.stores[party])
+            roles[party], sessions[party] = workflow.protocol_for(step, context), session
+        simulate(roles, sessions, tamper=tamper, timeout_s=timeout_s, transcripts=self.transcripts)
+
+    def run(self) -> LocalRun:
+        """Run all steps."""
+        for step in workflow.steps_for(self.job):
+            self.step(step)
+        return self
+
+
+def open_job(job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: bool = False) -> LocalRun:
+    """Prepare a job below `folder` (one home per party); policies are asked as real nodes ask them.
+
+    Raises
+    ------
+    RefusedError : a party's policy refuses the job.
+    """
+    job_id = new_job_id(job)
+    everyone = {**nodes, job.coordinator: NodeConfig(name=job.coordinator, role="coordinator")}
+    for party in job.parties:
+        decision = everyone[party].policy.decide(job, everyone[party])
+        if isinstance(decision, Refuse):
+            raise RefusedError(decision.reason, party=party)
+    stores = {party: JobStore(folder / party / "jobs" / job_id) for party in everyone}
+    transcripts = {party: Transcript(keep=keep) for party in everyone}
+    return LocalRun(job, job_id, everyone, stores, transcripts)

@@ -1,0 +1,98 @@
+"""Who learns what: one table, checked against the messages of recorded runs.
+
+Every message kind stands here once for each role that receives it, with the form of its content: "ciphertext" and
+"hint" are ring-LWE samples, "masked" is uniform without another party's mask, "public" is sizes, order and hashes,
+"opened" is what the receiver is meant to learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["bank", "holder", "lead", "coordinator"]
+Form = Literal["ciphertext", "hint", "masked", "public", "opened"]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What one role gets from one kind of message."""
+
+    step: str
+    kind: str
+    to: Role
+    form: Form
+    learns: str
+
+
+LEAKS: tuple[Leak, ...] = (
+    Leak("align", "AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
+    Leak("align", "AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set"),
+    Leak("align", "AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),
+    Leak("align", "AlignHolderRound2", "bank", "public", "whether the holder goes on"),
+    Leak("bin", "BinBankRound1", "holder", "opened", "which rows train and which are held out"),
+    Leak(
+        "bin", "BinHolderRound1", "bank", "opened", "columns, codes and row counts per anonymous bin over the minimum"
+    ),
+    Leak("bin", "BinHolderHints", "bank", "hint", "nothing"),
+    Leak("bin", "BinBankRound2", "holder", "ciphertext", "nothing"),
+    Leak("bin", "BinHolderRound2", "bank", "opened", "good and bad counts per anonymous bin over the minimum"),
+    Leak("train", "TrainBankRound0", "holder", "ciphertext", "nothing"),
+    Leak("train", "TrainHolderHistogramHints", "bank", "hint", "nothing"),
+    Leak("train", "TrainHolderLookupHints", "bank", "hint", "nothing"),
+    Leak("train", "TrainBankHints", "lead", "hint", "number of codes of the bank's columns"),
+    Leak("train", "TrainBankStep", "holder", "public", "number of steps and the range R of each"),
+    Leak("train", "TrainBankEta", "holder", "ciphertext", "nothing"),
+    Leak("train", "TrainBankTables", "lead", "ciphertext", "nothing"),
+    Leak("train", "TrainHolderEta", "lead", "masked", "nothing (with the bank: the other holders' log-odds)"),
+    Leak("train", "TrainLeadSigmoid", "bank", "masked", "nothing"),
+    Leak("train", "TrainLeadCells", "bank", "ciphertext", "nothing"),
+    Leak("train", "TrainLeadResidual", "holder", "masked", "nothing"),
+    Leak("train", "TrainBankResidual", "holder", "ciphertext", "nothing"),
+    Leak("train", "TrainHolderGradient", "bank", "opened", "rounded gradient components, d + 1 a step; the weights"),
+    Leak("evaluate", "BatchBankRound0", "coordinator", "public", "number of rows scored"),
+    Leak("evaluate", "BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
+    Leak(
+        "evaluate", "BatchHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"
+    ),
+    Leak("evaluate", "BatchHolderKey", "holder", "public", "nothing"),
+    Leak("evaluate", "BatchHolderHints", "bank", "hint", "nothing"),
+    Leak("evaluate", "BatchBankQuery", "holder", "ciphertext", "nothing"),
+    Leak("evaluate", "BatchHolderPartial", "coordinator", "masked", "nothing"),
+    Leak("evaluate", "BatchCoordinatorTotal", "bank", "opened", "total points of each scored row"),
+)
+
+CONTROL = "job file, sizes, timing, bytes, progress; no feature, label, weight, key, score or plaintext id"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One row of the table that reports and `veilscore plan` show."""
+
+    step: str
+    bank: str
+    holder: str
+    coordinator: str
+
+
+def leakage_table(task: str, *, monotone: bool = False, standard_errors: bool = False) -> tuple[Learned, ...]:
+    """Rows of the table for one task, made from `LEAKS`."""
+    steps = ("align", "bin", "train", "evaluate") if task == "train_scorecard" else ("align", "evaluate")
+    rows = []
+    for step in steps:
+        by_role: dict[str, list[str]] = {"bank": [], "holder": [], "coordinator": []}
+        for leak in LEAKS:
+            if leak.step == step and leak.learns != "nothing":
+                by_role["holder" if leak.to == "lead" else leak.to].append(leak.learns)
+        named = "score" if task == "score_batch" and step == "evaluate" else step
+        coordinator = "; ".join([*by_role["coordinator"], "job, sizes, timing"])
+        rows.append(Learned(named, "; ".join(by_role["bank"]), "; ".join(by_role["holder"]), coordinator))
+    if monotone:
+        rows.append(
+            Learned("monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing")
+        )
+    if standard_errors:
+        rows.append(
+            Learned("standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing")
+        )
+    return tuple(rows)

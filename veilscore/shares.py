@@ -1,0 +1,112 @@
+"""Additive shares modulo the ring of the kernel: encode, add, open.
+
+A value v (float) is the integer round(v * 2**24) modulo T; two uint64 arrays in [0, T) that add to it are its shares.
+Shares wrap, so nothing is ever truncated locally.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.params import SCALE_BITS, T
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_T = np.uint64(T)
+
+
+def to_ring(values: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Signed integers of absolute value below T/2 to the ring."""
+    return np.where(values < 0, values + np.int64(T), values).astype(np.uint64)
+
+
+def from_ring(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Ring elements to the signed integers in [-T/2, T/2)."""
+    signed = values.astype(np.int64)
+    return np.where(signed >= T // 2, signed - np.int64(T), signed)
+
+
+def encode(values: NDArray[np.float64], scale_bits: int = SCALE_BITS) -> NDArray[np.uint64]:
+    """Fixed point at scale 2**scale_bits; refuses what would wrap (`ParameterError`)."""
+    scaled = np.rint(values * float(1 << scale_bits))
+    if np.abs(scaled).max(initial=0.0) >= T / 4:
+        raise ParameterError(f"a value does not fit the share ring at scale 2**{scale_bits}")
+    return to_ring(scaled.astype(np.int64))
+
+
+def add(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sum modulo T."""
+    total = left + right
+    return np.where(total >= _T, total - _T, total)
+
+
+def sum_shares(shares: NDArray[np.uint64], axis: int = -1) -> NDArray[np.uint64]:
+    """Sum along an axis modulo T (T is just below 2**60, so 32-bit halves are summed)."""
+    low = (shares & np.uint64(0xFFFFFFFF)).sum(axis=axis, dtype=np.uint64)
+    high = (shares >> np.uint64(32)).sum(axis=axis, dtype=np.uint64)
+    # high < 2**28 * n: reduce it before it is shifted back, eight bits at a time
+    for _ in range(4):
+        high = (high % _T) << np.uint64(4)
+        high = (high % _T) << np.uint64(4)
+    return (high % _T + low % _T) % _T
+
+
+def scale(shares: NDArray[np.uint64], factors: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Element by element product of shares with public or own signed integers below 2**31, modulo T."""
+    magnitude = np.abs(factors).astype(np.uint64)
+    if magnitude.max(initial=0) >= 1 << 31:
+        raise ParameterError("factor of a share must be below 2**31")
+    low = (shares & np.uint64(0x3FFFFFFF)) * magnitude % _T
+    high = (shares >> np.uint64(30)) * magnitude % _T
+    for _ in range(10):
+        high = (high << np.uint64(3)) % _T
+    product = (low + high) % _T
+    return np.where((factors < 0) & (product > 0), _T - product, product)
+
+
+def round_share(shares: NDArray[np.uint64], drop_bits: int) -> NDArray[np.uint64]:
+    """Drop the low bits of the share that is opened: the reader learns the value only to 2**drop_bits."""
+    return (shares + np.uint64(1 << drop_bits >> 1)) >> np.uint64(drop_bits)
+
+
+def open_rounded(
+    own: NDArray[np.uint64], opened: NDArray[np.uint64], drop_bits: int, scale_bits: int
+) -> NDArray[np.float64]:
+    """Value from one's own share and the other's rounded share."""
+    other = (opened << np.uint64(drop_bits)) % _T
+    value: NDArray[np.float64] = from_ring(add(own, other)) / float(1 << scale_bits)
+    return value
+
+
+def shares_to_bytes(shares: NDArray[np.uint64]) -> bytes:
+    """Little-endian 64-bit words."""
+    return np.ascontiguousarray(shares, dtype="<u8").tobytes()
+
+
+def shares_from_bytes(data: bytes, shape: tuple[int, ...], *, below: int = T) -> NDArray[np.uint64]:
+    """Parse and check words of a peer: exact length, every word in [0, below)."""
+    if len(data) != 8 * int(np.prod(shape)):
+        raise MessageError(f"expected {int(np.prod(shape))} words of 8 bytes, got {len(data)} bytes")
+    shares = np.frombuffer(data, dtype="<u8").reshape(shape).astype(np.uint64)
+    if shares.size and int(shares.max()) >= below:
+        raise MessageError("a word lies outside the share ring")
+    return shares
+
+
+def bits_to_bytes(mask: NDArray[np.bool_]) -> bytes:
+    """One bit an entry, little endian."""
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def bits_from_bytes(data: bytes, n_bits: int) -> NDArray[np.bool_]:
+    """Inverse of `bits_to_bytes`; wrong length or set padding bits raise `MessageError`."""
+    if len(data) != -(-n_bits // 8):
+        raise MessageError(f"expected a mask of {n_bits} bits, got {len(data)} bytes")
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little").astype(bool)
+    if bits[n_bits:].any():
+        raise MessageError("a mask has bits beyond its length")
+    return bits[:n_bits]

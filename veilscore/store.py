@@ -1,0 +1,147 @@
+"""Files of one job at one party: arrays (npz, never pickled) and JSON, each written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+
+
+class JobStore:
+    """Folder that one party keeps for one job (mode 0700, files 0600).
+
+    Parameters
+    ----------
+    path : the folder; made if absent.
+
+    Raises
+    ------
+    StateError
+        from every method: disk full, no permission, a file that is missing or damaged; names the path.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _state_error("make", self.path, error) from error
+
+    def __repr__(self) -> str:
+        """Path only."""
+        return f"JobStore({str(self.path)!r})"
+
+    def has(self, name: str) -> bool:
+        """Whether arrays or JSON of this name were saved."""
+        return self._file(name, ".npz").exists() or self._file(name, ".json").exists()
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all that was saved, sorted."""
+        return tuple(sorted({p.stem for p in self.path.iterdir() if p.suffix in {".npz", ".json"}}))
+
+    def save_arrays(self, name: str, **arrays: NDArray[Any]) -> Path:
+        """Save named arrays (any shape; no object dtype); replaces what had this name."""
+        for key, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise StateError(f"array {key!r} of {name!r} has object dtype; only plain numbers are stored")
+        target = self._file(name, ".npz")
+        write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        return target
+
+    def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays saved under `name`."""
+        source = self._file(name, ".npz")
+        try:
+            with source.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except FileNotFoundError:
+            raise StateError(f"nothing saved as {name!r} in {self.path}; run the step that makes it") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _state_error("read", source, error) from error
+
+    def save_json(self, name: str, value: Any) -> Path:
+        """Save a JSON-able value; replaces what had this name."""
+        try:
+            text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise StateError(f"{name!r} cannot be stored as JSON: {error}") from error
+        target = self._file(name, ".json")
+        write_atomically(target, lambda file: file.write(text.encode()))
+        return target
+
+    def load_json(self, name: str) -> Any:
+        """Value saved under `name`."""
+        source = self._file(name, ".json")
+        try:
+            return json.loads(source.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StateError(f"nothing saved as {name!r} in {self.path}; run the step that makes it") from None
+        except (OSError, ValueError) as error:
+            raise _state_error("read", source, error) from error
+
+    def delete(self, name: str) -> None:
+        """Remove what has this name, if anything."""
+        for suffix in (".npz", ".json"):
+            try:
+                self._file(name, suffix).unlink(missing_ok=True)
+            except OSError as error:
+                raise _state_error("delete", self._file(name, suffix), error) from error
+
+    def _file(self, name: str, suffix: str) -> Path:
+        if not _NAME.match(name):
+            raise StateError(f"{name!r} is not a name for a stored file: letters, digits, _ . - only")
+        return self.path / f"{name}{suffix}"
+
+
+def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
+    """Write a temporary file beside `target`, fsync, rename: a crash leaves the old file or the new one."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+    except OSError as error:
+        raise _state_error("write", target, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _state_error("write", target, error) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _state_error(verb: str, path: Path, error: Exception) -> StateError:
+    code = getattr(error, "errno", None)
+    if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return StateError(f"cannot {verb} {path}: disk full or over quota; free space, then resume the job")
+    if code in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return StateError(f"cannot {verb} {path}: no permission; check owner and mode of the folder")
+    reason = os.strerror(code) if code else f"file is damaged ({type(error).__name__})"
+    return StateError(f"cannot {verb} {path}: {reason}")
