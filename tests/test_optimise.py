@@ -16,7 +16,7 @@ from veilscore.quadratic import minimise_quadratic
 from veilscore.standard_errors import standard_errors
 from veilscore.woe import join_tables, logistic_problem, woe_table
 
-TABLE_BITS = (13, 16)  # the bank's and the lead's
+TABLE_BITS = (14, 16)  # the bank's and the lead's
 BANK_COLUMNS = {"kz_corporate": 12, "polish_1year": 29, "default_credit": 7, "sba_loans": 8}
 
 
@@ -71,7 +71,8 @@ class Protocol:
     def __call__(self, step):
         self.n += 1
         series, eta = step.series, self.x @ step.beta + step.intercept
-        assert np.abs(eta).max() <= step.bound <= series.R
+        assert np.abs(eta).max() <= step.bound + 1e-9
+        assert step.bound <= series.R
         units = series.to_units(eta)
         share = self.rng.integers(0, TURN, len(eta), dtype=np.uint64)
         s1, c1 = series.encoded_tables(share, TABLE_BITS[0], weighted=False)

@@ -138,8 +138,10 @@ def test_problem_from_counts_equals_rows():
     full = np.column_stack([x, np.ones(3000)])
     rate = y.mean()
     hessian = full.T @ full * rate * (1 - rate)
-    hessian[2, :2] = hessian[:2, 2] = 0
+    means = x.mean(axis=0)
+    hessian[2, :2] = hessian[:2, 2] = 3000 * rate * (1 - rate) * means[2] * means[:2]
     assert np.allclose(problem.curvature, hessian)
+    assert np.linalg.eigvalsh(logistic_problem(table).curvature).min() > 0
     assert np.allclose(problem.first_gradient, full.T @ (rate - y))
     assert np.allclose(problem.high, x.max(axis=0))
     half = table.select(np.array([True, False, True]))

@@ -35,14 +35,14 @@ class LogisticProblem:
     ----------
     low, high : (d,) float64, least and greatest coded value of each column.
     curvature : (d + 1,) or (d + 1, d + 1) float64, guess of the Hessian of the loss at the start, intercept last:
-        sum_i w_i pbar (1 - pbar) x_ij x_ik. Exact second moments where the bank knows them (its own columns),
-        zero elsewhere off the diagonal. `WoeTable.curvature` makes it.
+        sum_i w_i pbar (1 - pbar) x_ij x_ik. `veilscore.woe.logistic_problem` makes it from counts, exact for the bank's
+        own columns, as if uncorrelated elsewhere.
     first_gradient : (d + 1,) gradient of the loss at beta = 0 and the base rate; the counts give it, so the first
         point needs no opening.
     base_log_odds : log-odds of the (weighted) bad rate.
     C : inverse penalty, as in scikit-learn.
     sign : "positive" keeps every coefficient >= 0.
-    tolerance : stop when the model expects no coefficient to move further than this, three times
+    tolerance : stop when the model expects no coefficient to move further than this, twice
         running; noise above it takes its place.
     max_openings : largest number of gradients asked for.
     bound : exact bound of |eta| at (beta, intercept); None takes `low` and `high`.

@@ -53,8 +53,10 @@ __all__ = [
 ]
 
 _MIN_MOVE, _MAX_MOVE = 0.25, 16.0
-_QUIET_STEPS = 3
-_FLOOR_SIGMA = 1.2
+_QUIET_STEPS = 2  # stop after so many small expected changes in a row
+_FLOOR_SIGMA = 0.7  # gradient noise that counts as a small change, in standard deviations
+_PASSES = 4  # over the curvature pairs; a tenth fewer openings than one pass
+_WINDOW, _SETTLED = 5, 5.0  # and the last 5 points moved by at most 5 such changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +162,28 @@ class _Model:
     problem: LogisticProblem
     start: Vector = field(init=False)
     hessian: Vector = field(init=False)
+    pairs: list[tuple[Vector, Vector]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         curvature = self.problem.curvature
-        matrix = np.diag(curvature) if curvature.ndim == 1 else curvature.copy()
-        # An empty column or a singular block must not leave a flat direction.
-        floor = 1e-6 * max(float(np.trace(matrix)) / len(matrix), 1e-6)
-        self.hessian = matrix + np.diag(self.problem.penalty + floor)
+        matrix = np.diag(curvature) if curvature.ndim == 1 else 0.5 * (curvature + curvature.T)
+        values, vectors = np.linalg.eigh(matrix)
+        # An empty column, or products rounded apart, must not leave a flat or falling direction.
+        floor = 1e-6 * max(float(values.mean()), 1e-6)
+        self.start = (vectors * np.maximum(values, floor)) @ vectors.T + np.diag(self.problem.penalty)
+        self.hessian = self.start
 
     def learn(self, move: Vector, change: Vector) -> None:
-        """BFGS update with a step and the change of the penalised gradient over it, each (d + 1,)."""
+        """Take in a step and the change of the penalised gradient over it, each (d + 1,)."""
+        self.pairs.append((move, change))
+        self.hessian = self.start.copy()
+        # Several passes: one update undoes part of earlier ones, and passes are free beside a gradient.
+        for _ in range(_PASSES):
+            for pair in self.pairs:
+                self._update(*pair)
+
+    def _update(self, move: Vector, change: Vector) -> None:
+        """BFGS update."""
         image = self.hessian @ move
         along = float(move @ change)
         # A curvature below the noise of the two gradients would spoil the model in the last, short steps.
@@ -178,7 +192,7 @@ class _Model:
         self.hessian += np.outer(change, change) / along - np.outer(image, image) / float(move @ image)
 
     def noise_floor(self) -> float:
-        """What the noise of one gradient alone makes of the largest expected change, at 1.2 sigma."""
+        """What the noise of one gradient alone makes of the largest expected change, at 0.7 sigma."""
         inverse = np.linalg.inv(self.hessian)
         return _FLOOR_SIGMA * float(np.sqrt(((inverse * self.problem.noise) ** 2).sum(axis=1)).max())
 
@@ -210,11 +224,15 @@ def minimise(problem: LogisticProblem, state: OptimiserState | None = None) -> G
     gradient = np.array(problem.first_gradient, dtype=np.float64)
     limit, quiet = 4.0, 0
     history: list[Progress] = []
+    trail = [theta]
     reach = np.append(np.maximum(np.abs(problem.low), np.abs(problem.high)), 1.0)
     while True:
         move = model.step(theta, gradient)
         expected = float(np.abs(move).max())
-        quiet = quiet + 1 if expected <= max(problem.tolerance, model.noise_floor()) else 0
+        enough = max(problem.tolerance, model.noise_floor())
+        # Along collinear columns the model sees too much curvature and too short a way: look at the way made, too.
+        made = float(np.abs(theta - trail[-_WINDOW:][0]).max())
+        quiet = quiet + 1 if expected <= enough and made <= _SETTLED * enough else 0
         if quiet >= _QUIET_STEPS or asker.number >= problem.max_openings:
             break
         slope = float(gradient @ move)
@@ -235,6 +253,7 @@ def minimise(problem: LogisticProblem, state: OptimiserState | None = None) -> G
             limit = max(_MIN_MOVE, 0.5 * float(np.abs(fraction * move) @ reach))
             continue
         theta, gradient = trial, found
+        trail.append(theta)
         if fraction < 1.0 and abs(end_slope) < 0.5 * abs(slope):
             limit = min(_MAX_MOVE, 2.0 * limit)
     return OptimiseResult(

@@ -1,7 +1,6 @@
 """Quadratic minimisation under lower bounds, for the optimiser's steps.
 
-Source: Portugal, Judice and Vicente, A comparison of block pivoting and interior-point algorithms for linear
-least squares problems with nonnegative variables, Math. Comp. 63 (1994).
+Source: Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 16.3 (primal active set).
 """
 
 from __future__ import annotations
@@ -15,48 +14,46 @@ from veilscore.errors import ParameterError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PATIENCE = 10
-_SLACK = 1e-12
+_SLACK = 1e-10  # of the largest gradient component: a multiplier so small is zero
 
 
 def minimise_quadratic(
     hessian: NDArray[np.float64], gradient: NDArray[np.float64], lower: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Minimiser of g'p + p'Bp / 2 over p >= lower, by block principal pivoting.
+    """Minimiser of g'p + p'Bp / 2 over p >= lower.
 
     Parameters
     ----------
     hessian : (m, m) float64, symmetric positive definite.
     gradient : (m,) float64.
-    lower : (m,) float64, -inf where a variable is free.
+    lower : (m,) float64, at most 0, -inf where a variable is free.
 
     Returns
     -------
-    (m,) float64.
+    (m,) float64; a variable at its bound equals it exactly.
 
     Raises
     ------
     ParameterError : the matrix is not positive definite.
     """
-    free = np.ones(len(gradient), dtype=bool)
-    best, patience = len(gradient) + 1, _PATIENCE
+    p = np.zeros(len(gradient))
+    free = p > lower
     tolerance = _SLACK * max(1.0, float(np.abs(gradient).max(initial=0.0)))
-    for _ in range(50 * (len(gradient) + 1)):
-        p, multiplier = _solve(hessian, gradient, lower, free)
-        wrong = (free & (p < lower - _SLACK)) | (~free & (multiplier < -tolerance))
-        n_wrong = int(wrong.sum())
-        if n_wrong == 0:
-            return np.maximum(p, lower)
-        if n_wrong < best:
-            best, patience = n_wrong, _PATIENCE
-        elif patience > 0:
-            patience -= 1
-        else:
-            # Exchanging the last one only cannot cycle.
-            only = np.flatnonzero(wrong)[-1]
-            wrong[:] = False
-            wrong[only] = True
-        free ^= wrong
+    for _ in range(20 * (len(gradient) + 1)):
+        target = _solve(hessian, gradient, lower, free)
+        blocked = free & (target < lower)
+        if blocked.any():
+            ratio = (p[blocked] - lower[blocked]) / (p[blocked] - target[blocked])
+            first = np.flatnonzero(blocked)[np.argmin(ratio)]
+            p += float(ratio.min()) * (target - p)
+            p[first], free[first] = lower[first], False
+            continue
+        p = target
+        multiplier = np.where(free, 0.0, hessian @ p + gradient)
+        release = int(np.argmin(multiplier))
+        if multiplier[release] >= -tolerance:
+            return p
+        free[release] = True
     raise ParameterError("The sign-constrained step did not end; use fewer or less collinear columns.")
 
 
@@ -65,13 +62,12 @@ def _solve(
     gradient: NDArray[np.float64],
     lower: NDArray[np.float64],
     free: NDArray[np.bool_],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimiser with the variables outside `free` at their bounds, and the gradient there."""
+) -> NDArray[np.float64]:
+    """Minimiser with the variables outside `free` at their bounds."""
     p = np.where(free, 0.0, lower)
-    held = ~free
-    right = -gradient[free] - hessian[np.ix_(free, held)] @ p[held]
+    right = -gradient[free] - hessian[np.ix_(free, ~free)] @ p[~free]
     try:
         p[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
     except np.linalg.LinAlgError as error:
         raise ParameterError("The curvature is singular; use a stronger penalty (smaller C).") from error
-    return p, hessian @ p + gradient
+    return p

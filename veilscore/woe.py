@@ -253,14 +253,16 @@ def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: 
     d, n = table.n_columns, table.bad + table.good
     rate = table.total_bad / (table.total_bad + table.total_good)
     cells = [slice(a, a + k) for a, k in zip(table.offsets.tolist(), table.n_codes.tolist(), strict=True)]
-    curvature = np.zeros((d + 1, d + 1))
-    gradient = np.zeros(d + 1)
+    sums, squares, gradient = np.zeros(d + 1), np.zeros(d + 1), np.zeros(d + 1)
     for j, part in enumerate(cells):
         woe = table.woe[part]
-        curvature[j, j] = woe**2 @ n[part]
-        curvature[j, d] = curvature[d, j] = woe @ n[part]
+        sums[j], squares[j] = woe @ n[part], woe**2 @ n[part]
         gradient[j] = woe @ (rate * n[part] - table.bad[part])
-    curvature[d, d] = table.total_bad + table.total_good
+    total = table.total_bad + table.total_good
+    sums[d] = squares[d] = total
+    # Uncorrelated columns, not zero products: with the intercept's row those would not be positive definite.
+    curvature = np.outer(sums, sums) / total
+    np.fill_diagonal(curvature, squares)
     if own_woe is not None:
         own = own_woe.shape[1]
         curvature[:own, :own] = own_woe.T @ own_woe

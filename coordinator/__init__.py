@@ -1,0 +1,1 @@
+"""The coordinator: proposes jobs, orders their steps, keeps their state; sees no data of any party."""

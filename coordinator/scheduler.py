@@ -1,0 +1,294 @@
+"""Takes jobs from proposal to end: acceptances, then the steps in order, with new attempts after lost peers.
+
+Everything that was decided is in `State` before it has an effect; `resume_all` goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.attempt import cause, run_attempt, step_error
+from coordinator.proposal import ask
+from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
+from veilscore.job import Job, new_job_id, parse_job
+from veilscore.state import UNFINISHED
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from coordinator.attempt import Outcome
+    from coordinator.watch import Watchers
+    from veilscore.federation import Federation
+    from veilscore.grpc_channel import Fabric
+    from veilscore.state import State
+    from veilscore.step_run import Workflow
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the scheduler waits and how often it tries; seconds.
+
+    Parameters
+    ----------
+    attempts : at one step, before the job fails.
+    propose_s : for a party to answer a proposal.
+    poll_s : between two questions to a party whose people have not decided.
+    reconnect_s : for a lost party to answer again before the next attempt.
+    step_s : deadline of a step.
+    """
+
+    attempts: int = 3
+    propose_s: float = 15.0
+    poll_s: float = 1.0
+    reconnect_s: float = 60.0
+    step_s: float = 3600.0
+
+
+class Scheduler:
+    """All jobs of one coordinator.
+
+    Parameters
+    ----------
+    local_step : runs the coordinator's own part of a step as (job id, job, step, attempt).
+    """
+
+    def __init__(
+        self,
+        state: State,
+        fabric: Fabric,
+        federation: Federation,
+        workflow: Workflow,
+        watchers: Watchers,
+        local_step: Callable[[str, Job, str, int], AsyncIterator[control_pb2.StepEvent]],
+        patience: Patience,
+    ) -> None:
+        self._state = state
+        self._fabric = fabric
+        self._federation = federation
+        self._workflow = workflow
+        self._watchers = watchers
+        self._local_step = local_step
+        self._patience = patience
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._log = structlog.get_logger("coordinator").bind(party=fabric.name)
+
+    # what the service calls
+
+    def submit(self, text: str, submitted_by: str) -> str:
+        """Check a job, keep it, begin; returns its id."""
+        job = parse_job(text, "submitted job")
+        self._check_members(job)
+        self._workflow.steps_for(job)
+        job_id = new_job_id(job)
+        self._state.add_job(
+            job_id,
+            name=job.name,
+            task=job.task,
+            yaml=job.canonical().decode(),
+            submitted_by=submitted_by,
+        )
+        self._begin(job_id)
+        return job_id
+
+    def resume(self, job_id: str) -> None:
+        """Go on with a failed job, or with one that has stopped for any other reason."""
+        status = self._state.job(job_id).status
+        if job_id in self._tasks and not self._tasks[job_id].done():
+            return
+        if status not in {*UNFINISHED, "failed"}:
+            raise JobError(f"job {job_id} is {status}; only an unfinished or failed job can be resumed")
+        self._state.interrupt(job_id, "the coordinator was stopped")
+        if status == "failed":
+            self._state.move_job(job_id, "proposed")
+        self._begin(job_id)
+
+    def resume_all(self) -> None:
+        """Go on with every unfinished job after a restart."""
+        for row in self._state.jobs(UNFINISHED):
+            self.resume(row.job_id)
+
+    async def cancel(self, job_id: str, reason: str) -> None:
+        """Cancel a job here and at all parties (those that cannot be reached hear of it by refusal later)."""
+        job = self.job(job_id)
+        self._state.move_job(job_id, "cancelled", reason)
+        await self._end_task(job_id)
+        self._state.interrupt(job_id, "the job was cancelled")
+        order = control_pb2.CancelOrder(job_id=job_id, reason=reason)
+        await asyncio.gather(
+            *(self._fabric.call(party, "Cancel", order, control_pb2.Empty, timeout_s=5) for party in job.parties),
+            return_exceptions=True,
+        )
+        self._tell(job_id, "cancelled", reason)
+        self._watchers.close(job_id)
+
+    async def stop(self) -> None:
+        """Stop all work; jobs stay unfinished and go on at the next start."""
+        for job_id in list(self._tasks):
+            await self._end_task(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """Parsed job of one row."""
+        return parse_job(self._state.job(job_id).yaml, f"job {job_id}")
+
+    # one job
+
+    def _check_members(self, job: Job) -> None:
+        if job.coordinator != self._fabric.name:
+            raise ConfigError(f"the job names {job.coordinator} as coordinator, this is {self._fabric.name}")
+        for party in job.parties:
+            member = self._federation.member(party)
+            wanted = "bank" if party == job.bank else "holder"
+            if member.role != wanted:
+                raise ConfigError(f"{party} has role {member.role} in the federation, the job needs a {wanted}")
+
+    def _begin(self, job_id: str) -> None:
+        task = asyncio.create_task(self._run(job_id))
+        self._tasks[job_id] = task
+
+        def forget(_: object) -> None:
+            if self._tasks.get(job_id) is task:
+                del self._tasks[job_id]
+
+        task.add_done_callback(forget)
+
+    async def _end_task(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self, job_id: str) -> None:
+        try:
+            job = self.job(job_id)
+            await self._collect_acceptances(job_id, job)
+            if self._state.job(job_id).status != "running":
+                self._move(job_id, "running")
+            done = {row.step for row in self._state.steps(job_id) if row.status == "done"}
+            for position, step in enumerate(self._workflow.steps_for(job)):
+                if step not in done:
+                    await self._run_step(job_id, job, step, position)
+            self._move(job_id, "done")
+        except RefusedError as error:
+            self._end(job_id, error, refused=self._state.job(job_id).status != "running")
+        except VeilscoreError as error:
+            self._end(job_id, error)
+        except Exception as error:  # noqa: BLE001 - a job must not stay running without a task
+            self._log.error("job failed", job=job_id, exc_info=error)
+            self._end(job_id, JobError("internal error at the coordinator; its log has the details"))
+
+    def _end(self, job_id: str, error: VeilscoreError, *, refused: bool = False) -> None:
+        try:
+            self._state.interrupt(job_id, str(error))
+            self._move(job_id, "refused" if refused else "failed", str(error))
+        except StateError as worse:
+            self._log.error("job state cannot be written", job=job_id, message=worse.message)
+            self._tell(job_id, "failed", worse.message)
+            self._watchers.close(job_id)
+
+    def _move(self, job_id: str, status: str, error: str = "") -> None:
+        self._state.move_job(job_id, status, error)
+        self._log.info("job", job=job_id, status=status, error=error)
+        self._tell(job_id, status, error)
+        if status not in UNFINISHED:
+            self._watchers.close(job_id)
+
+    def _tell(self, job_id: str, status: str, text: str = "", *, party: str = "", step: str = "") -> None:
+        self._watchers.publish(control_pb2.JobEvent(job_id=job_id, party=party, step=step, status=status, text=text))
+
+    # acceptances
+
+    async def _collect_acceptances(self, job_id: str, job: Job) -> None:
+        """Ask every party until all have accepted; RefusedError as soon as one refuses."""
+        known = self._state.acceptances(job_id)
+        open_parties = [p for p in job.parties if p not in known or known[p].status != "accepted"]
+        while open_parties:
+            answers = await asyncio.gather(
+                *(
+                    ask(self._fabric, self._federation.member(party), job_id, job, self._patience.propose_s)
+                    for party in open_parties
+                )
+            )
+            for party, row in zip(open_parties, answers, strict=True):
+                self._state.save_acceptance(job_id, row)
+                self._tell(job_id, row.status, row.reason, party=party)
+            for row in answers:
+                if row.status == "refused":
+                    raise RefusedError(f"{row.party} refused the job: {row.reason}", party=row.party)
+            open_parties = [row.party for row in answers if row.status == "pending"]
+            if open_parties:
+                if self._state.job(job_id).status == "proposed":
+                    self._move(job_id, "waiting")
+                await asyncio.sleep(self._patience.poll_s)
+
+    # steps
+
+    async def _run_step(self, job_id: str, job: Job, step: str, position: int) -> None:
+        parties = self._workflow.parties_in(step, job)
+        for tries in range(1, self._patience.attempts + 1):
+            attempt = self._state.begin_attempt(job_id, step, position, parties)
+            self._tell(job_id, "running", f"attempt {attempt}", step=step)
+            outcomes = await self._attempt(job_id, job, step, attempt, parties)
+            failure = cause(outcomes)
+            self._write_down(job_id, step, attempt, outcomes, failure)
+            if failure is None:
+                return
+            self._tell(job_id, "retry" if failure.retryable else "failed", failure.text, step=step)
+            if not failure.retryable or tries == self._patience.attempts:
+                raise step_error(job_id, step, failure, tries)
+            await self._wait_for(parties)
+
+    async def _attempt(
+        self, job_id: str, job: Job, step: str, attempt: int, parties: tuple[str, ...]
+    ) -> dict[str, Outcome]:
+        deadline_s = self._patience.step_s
+        order = control_pb2.StepOrder(job_id=job_id, step=step, attempt=attempt, deadline_s=deadline_s)
+        streams = {
+            party: self._local_step(job_id, job, step, attempt)
+            if party == self._fabric.name
+            else self._fabric.stream(party, "RunStep", order, control_pb2.StepEvent, timeout_s=deadline_s + 60)
+            for party in parties
+        }
+
+        def progress(party: str, p: control_pb2.StepProgress) -> None:
+            self._watchers.publish(
+                control_pb2.JobEvent(
+                    job_id=job_id,
+                    party=party,
+                    step=step,
+                    text=p.text[:200],
+                    done=p.done,
+                    total=p.total,
+                    status="running",
+                )
+            )
+
+        return await run_attempt(streams, progress)
+
+    def _write_down(
+        self, job_id: str, step: str, attempt: int, outcomes: dict[str, Outcome], failure: Outcome | None
+    ) -> None:
+        for party, o in outcomes.items():
+            self._state.finish_party(
+                job_id, step, attempt, party, o.status, error=o.text if o.status == "failed" else "", done=o.done
+            )
+            self._tell(job_id, o.status, o.text, party=party, step=step)
+        status = "done" if failure is None else "failed"
+        error = "" if failure is None else f"{failure.party}: {failure.text}"
+        self._state.finish_attempt(job_id, step, attempt, status, error=error)
+
+    async def _wait_for(self, parties: tuple[str, ...]) -> None:
+        """Return when all answer again, or after `reconnect_s` (the next attempt then says who does not)."""
+        remote = [p for p in parties if p != self._fabric.name]
+        hello = control_pb2.Empty()
+        await asyncio.gather(
+            *(
+                self._fabric.call(p, "Ping", hello, control_pb2.Empty, timeout_s=self._patience.reconnect_s)
+                for p in remote
+            ),
+            return_exceptions=True,
+        )

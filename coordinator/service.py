@@ -1,0 +1,236 @@
+"""The coordinator's node: what the bank, operators and parties may call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.scheduler import Patience, Scheduler
+from coordinator.totals import Totals
+from coordinator.watch import Watchers
+from veilscore.errors import ConfigError, RefusedError
+from veilscore.grpc_channel import Fabric
+from veilscore.identity import ROLES
+from veilscore.job import check_job_id, parse_job
+from veilscore.node import default_workflow, load_membership
+from veilscore.policy import database_url, load_node_config
+from veilscore.protocol import Session
+from veilscore.state import UNFINISHED, State
+from veilscore.step_run import StepRun, Workflow, parse_session_id, session_id
+from veilscore.store import JobStore
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from veilscore.federation import Member
+    from veilscore.inbox import Limits
+    from veilscore.job import Job
+    from veilscore.state_tables import AcceptanceRow, JobRow, StepRow
+
+_SUBMITTERS = {"bank", "operator"}
+
+
+class Coordinator:
+    """The coordinator of one federation.
+
+    Parameters
+    ----------
+    home : folder with node.yaml (role coordinator), identity/, federation.yaml; state/ is made in it.
+    workflow : steps and their protocols; default `veilscore.workflow`.
+    patience : waiting times and number of attempts.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        *,
+        workflow: Workflow | None = None,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.home = Path(home)
+        self.config = load_node_config(self.home)
+        if self.config.role != "coordinator":
+            raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a coordinator")
+        identity, self._federation = load_membership(self.home, self.config)
+        self.name = identity.name
+        self.workflow = workflow if workflow is not None else default_workflow()
+        self.state = State(self._state_url())
+        self.watchers = Watchers()
+        self._log = structlog.get_logger("coordinator").bind(party=self.name)
+        self.fabric = Fabric(
+            identity,
+            self._federation,
+            accept_session=self._accept_session,
+            limits=limits,
+            listen=self.config.listen,
+        )
+        self.scheduler = Scheduler(
+            self.state,
+            self.fabric,
+            self._federation,
+            self.workflow,
+            self.watchers,
+            self._local_step,
+            patience or Patience(),
+        )
+        self._register(Totals())
+
+    def _state_url(self) -> str:
+        if self.config.state_url is not None:
+            return database_url(self.config.state_url, self.config.state_password_env)
+        folder = JobStore(self.home / "state").path
+        return f"sqlite:///{folder.absolute() / 'coordinator.db'}"
+
+    def _register(self, totals: Totals) -> None:
+        for method, roles, request, handler in (
+            ("Submit", _SUBMITTERS, control_pb2.SubmitJob, self._submit),
+            ("List", _SUBMITTERS, control_pb2.Empty, self._list),
+            ("Show", _SUBMITTERS, control_pb2.JobRef, self._show),
+            ("CancelJob", _SUBMITTERS, control_pb2.JobRef, self._cancel),
+            ("Resume", _SUBMITTERS, control_pb2.JobRef, self._resume),
+            ("AddPartial", {"holder"}, control_pb2.AddPartial, totals.add_partial),
+            ("Total", {"bank"}, control_pb2.TotalRequest, totals.total),
+            ("Ping", set(ROLES), control_pb2.Empty, _ping),
+        ):
+            self.fabric.register(method, roles, request, handler)
+        self.fabric.register("WatchJob", _SUBMITTERS, control_pb2.JobRef, self._watch, stream=True)
+
+    async def start(self) -> None:
+        """Listen, and go on with every unfinished job."""
+        await self.fabric.start()
+        self.scheduler.resume_all()
+        self._log.info("coordinator started")
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """Stop; unfinished jobs go on at the next start."""
+        await self.scheduler.stop()
+        self.watchers.close_all()
+        await self.fabric.stop(grace_s)
+        self.state.close()
+        self._log.info("coordinator stopped")
+
+    # calls
+
+    async def _submit(self, request: control_pb2.SubmitJob, peer: Member) -> control_pb2.JobInfo:
+        self._may_touch(peer, parse_job(request.job_yaml, "submitted job").bank)
+        return self._info(self.scheduler.submit(request.job_yaml, peer.name))
+
+    async def _list(self, _request: control_pb2.Empty, peer: Member) -> control_pb2.JobList:
+        jobs = [row for row in self.state.jobs() if self._touches(peer, self.scheduler.job(row.job_id).bank)]
+        return control_pb2.JobList(jobs=[_job_info(row, (), {}) for row in jobs])
+
+    async def _show(self, request: control_pb2.JobRef, peer: Member) -> control_pb2.JobInfo:
+        return self._info(self._resolve(request, peer))
+
+    async def _cancel(self, request: control_pb2.JobRef, peer: Member) -> control_pb2.JobInfo:
+        job_id = self._resolve(request, peer)
+        await self.scheduler.cancel(job_id, f"cancelled by {peer.name}")
+        return self._info(job_id)
+
+    async def _resume(self, request: control_pb2.JobRef, peer: Member) -> control_pb2.JobInfo:
+        job_id = self._resolve(request, peer)
+        self.scheduler.resume(job_id)
+        return self._info(job_id)
+
+    async def _watch(self, request: control_pb2.JobRef, peer: Member) -> AsyncGenerator[control_pb2.JobEvent, None]:
+        """Status now, then events until the job ends, then the last status."""
+        job_id = self._resolve(request, peer)
+        yield self._status_event(job_id)
+
+        def ended() -> bool:
+            return self.state.job(job_id).status not in UNFINISHED
+
+        async for event in self.watchers.follow(job_id, ended):
+            yield event
+        yield self._status_event(job_id)
+
+    def _status_event(self, job_id: str) -> control_pb2.JobEvent:
+        row = self.state.job(job_id)
+        return control_pb2.JobEvent(job_id=job_id, status=row.status, text=row.error)
+
+    def _resolve(self, request: control_pb2.JobRef, peer: Member) -> str:
+        job_id = check_job_id(request.job_id)
+        self._may_touch(peer, self.scheduler.job(job_id).bank)
+        return job_id
+
+    def _touches(self, peer: Member, bank: str) -> bool:
+        return peer.name == bank or (peer.role == "operator" and peer.name in self.config.operators)
+
+    def _may_touch(self, peer: Member, bank: str) -> None:
+        if not self._touches(peer, bank):
+            raise RefusedError(
+                f"{peer.name} may not submit or see jobs of {bank}: use {bank}'s identity, or an operator named "
+                f"in {self.name}'s node.yaml",
+                party=self.name,
+            )
+
+    def _info(self, job_id: str) -> control_pb2.JobInfo:
+        return _job_info(self.state.job(job_id), self.state.steps(job_id), self.state.acceptances(job_id))
+
+    # the coordinator's own part of a step
+
+    async def _local_step(
+        self, job_id: str, job: Job, step: str, attempt: int
+    ) -> AsyncGenerator[control_pb2.StepEvent, None]:
+        session = Session(session_id(job_id, step, attempt), self.name, job.bank, job.holders)
+        store = JobStore(self.home / "jobs" / check_job_id(job_id))
+        context = self.workflow.StepContext(session=session, role="coordinator", job=job, node=self.config, store=store)
+        limit_s = self.config.limits.step_deadline_s
+        run = StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, limit_s)
+        async for event in run.events():
+            yield event
+
+    def _accept_session(self, session: str, sender: str) -> bool:
+        """Whether messages of this session may come in: the newest attempt of a step that it takes part in."""
+        job_id, step, attempt = parse_session_id(session)
+        job = self.scheduler.job(check_job_id(job_id))
+        parties = self.workflow.parties_in(step, job) if step in self.workflow.steps_for(job) else ()
+        running = {(r.step, r.attempt) for r in self.state.steps(job_id) if r.status == "running"}
+        return self.name in parties and sender in parties and (step, attempt) in running
+
+
+async def _ping(_request: control_pb2.Empty, _peer: Member) -> control_pb2.Empty:
+    return control_pb2.Empty()
+
+
+def _job_info(row: JobRow, steps: tuple[StepRow, ...], acceptances: dict[str, AcceptanceRow]) -> control_pb2.JobInfo:
+    return control_pb2.JobInfo(
+        job_id=row.job_id,
+        name=row.name,
+        task=row.task,
+        status=row.status,
+        error=row.error,
+        created_s=row.created_s,
+        job_yaml=row.yaml,
+        steps=[_step_info(step) for step in steps],
+        acceptances=[
+            control_pb2.Acceptance(
+                job_id=row.job_id,
+                party=a.party,
+                accepted=a.status == "accepted",
+                pending=a.status == "pending",
+                reason=a.reason,
+                job_sha256=a.sha256,
+                signature=a.signature,
+            )
+            for a in acceptances.values()
+        ],
+    )
+
+
+def _step_info(row: StepRow) -> control_pb2.StepInfo:
+    info = control_pb2.StepInfo(
+        step=row.step,
+        status=row.status,
+        attempt=row.attempt,
+        seconds=(row.finished_s - row.started_s) if row.finished_s is not None else 0.0,
+    )
+    for party in row.parties:
+        info.party_status[party.party] = f"{party.status}: {party.error}" if party.error else party.status
+        if party.done:
+            info.party_done[party.party].ParseFromString(party.done)
+    return info

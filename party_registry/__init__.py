@@ -1,0 +1,1 @@
+"""Node of the business registry: a data holder."""

@@ -1,0 +1,1 @@
+"""Node of the tax bureau: a data holder."""

@@ -1,0 +1,199 @@
+"""The command: set-up, plan, a whole job on real processes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from trial_federation import JOB
+from typer.testing import CliRunner
+
+from veilscore.cli import app
+from veilscore.errors import ConfigError, JobError, VeilscoreError
+from veilscore.federation import load_federation
+from veilscore.serve import running_pid
+
+runner = CliRunner()
+WIDE = {"COLUMNS": "200", "TERM": "dumb"}
+
+
+def veilscore(*arguments, exit_code=0):
+    """Run in this process; errors of the tree come out as they are."""
+    result = runner.invoke(app, [str(a) for a in arguments], env=WIDE)
+    if isinstance(result.exception, VeilscoreError):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output + repr(result.exception)
+    return result.output
+
+
+@pytest.fixture
+def trial(tmp_path):
+    veilscore("simulate", tmp_path / "data", "--firms", 2000, "--seed", 5)
+    parties = ("--party", "bank:bank", "--party", "tax:holder", "--party", "registry:holder")
+    veilscore("init", tmp_path / "trial", "--data", tmp_path / "data", *parties)
+    return tmp_path / "trial"
+
+
+@pytest.fixture
+def job(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB + "parameters: {max_bin: 5}\n")
+    return path
+
+
+def commands(group=None):
+    click_app = group or __import__("typer").main.get_command(app)
+    for name, command in click_app.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {sub}", c) for sub, c in command.commands.items())
+        else:
+            yield name, command
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_teaches(name):
+    text = veilscore(*name.split(), "--help")
+    assert f"Example: veilscore {name}" in text
+    assert dict(commands())[name].help
+
+
+def test_version_and_no_arguments():
+    assert veilscore("--version").startswith("veilscore 0.")
+    assert "Set up" in runner.invoke(app, [], env=WIDE).output
+
+
+def test_a_whole_job(trial, job):
+    try:
+        text = veilscore("up", trial)
+        assert all(name in text for name in ("coordinator", "bank", "tax", "registry"))
+        assert len({running_pid(trial / n) for n in ("coordinator", "bank", "tax", "registry")}) == 4
+        text = veilscore("run", job, "--federation", trial)
+        assert "job done" in text
+        assert "train bank: done" in text
+        assert "toy-" in veilscore("list", "--home", trial / "bank")
+        text = veilscore("show", "--home", trial / "bank")
+        assert "evaluate" in text
+        assert "accepted by policy" in text
+        assert "job done" in veilscore("watch", "toy", "--federation", trial)
+        assert "accepted" in veilscore("inbox", "--home", trial / "tax")
+        assert "answers" in veilscore("node", "status", trial / "tax")
+        with pytest.raises(JobError, match="is done; it cannot become cancelled"):
+            veilscore("cancel", "toy", "--home", trial / "bank")
+        with pytest.raises(JobError, match="only an unfinished or failed job"):
+            veilscore("resume", "--home", trial / "bank")
+        with pytest.raises(JobError, match="no job whose id begins with 'other'"):
+            veilscore("show", "other", "--home", trial / "bank")
+        assert "stopped" in veilscore("node", "stop", trial / "tax")
+        assert "process" in veilscore("node", "start", trial / "tax", "--detach")
+    finally:
+        text = veilscore("down", trial)
+    assert "stopped: registry, tax, bank, coordinator" in text
+    assert "no node was running" in veilscore("down", trial)
+
+
+def test_approval_and_a_failed_job(trial, job):
+    config = yaml.safe_load((trial / "tax" / "node.yaml").read_text())
+    config["policy"]["accept"] = "manual"
+    (trial / "tax" / "node.yaml").write_text(yaml.safe_dump(config))
+    bank = yaml.safe_load((trial / "bank" / "node.yaml").read_text())
+    bank["datasets"]["main"]["path"] = "moved.csv"
+    (trial / "bank" / "node.yaml").write_text(yaml.safe_dump(bank))
+    try:
+        veilscore("up", trial)
+        assert "submitted" in veilscore("run", job, "--federation", trial, "--detach")
+        for _ in range(100):
+            if "pending" in veilscore("inbox", "--home", trial / "tax"):
+                break
+        assert "accepted" in veilscore("approve", "toy", "--home", trial / "tax", "--reason", "looked at it")
+        text = veilscore("watch", "--home", trial / "bank", exit_code=1)
+        assert "step align failed at bank" in text
+        assert "not told to others" in text
+        assert "moved.csv" in text
+        assert "looked at it" in veilscore("show", "--home", trial / "bank")
+        veilscore("run", job, "--federation", trial, "--detach")
+        with pytest.raises(JobError, match="jobs here whose id begins with 'toy'"):
+            veilscore("reject", "toy", "--home", trial / "tax")
+    finally:
+        veilscore("down", trial)
+
+
+def test_plan(trial, job):
+    text = veilscore("plan", job, "--federation", trial)
+    assert "accepted: by its policy" in text
+    assert "holder, lead" in text
+    assert "Who learns what" in text
+    assert "evaluate" in text
+    text = veilscore("plan", job)
+    assert "its policy decides when the job is submitted" in text
+    with pytest.raises(ConfigError, match="PARTY=ROWS"):
+        veilscore("plan", job, "--rows", "many")
+
+
+def test_federation_made_by_hand(tmp_path):
+    """What separate organisations do: each makes an identity, one adds the certificates."""
+    ends = {"bank": "bank", "tax": "holder", "hub": "coordinator", "ann": "operator"}
+    path = tmp_path / "federation.yaml"
+    for number, (name, role) in enumerate(ends.items()):
+        text = veilscore("identity", "create", tmp_path / name, "--name", name, "--role", role)
+        assert "fingerprint" in text
+        address = [] if role == "operator" else ["--address", f"127.0.0.1:{7100 + number}"]
+        text = veilscore("federation", "add", path, tmp_path / name / "identity" / "certificate.pem", *address)
+    federation = load_federation(path)
+    assert {m.name: m.role for m in federation.members} == ends
+    assert not path.with_name("federation.yaml.draft").exists()
+    assert federation.member("tax").fingerprint in veilscore("federation", "check", path)
+    assert federation.member("tax").fingerprint in veilscore("identity", "show", tmp_path / "tax")
+    assert (tmp_path / "tax" / "node.yaml").is_file()
+    with pytest.raises(ConfigError, match="two members are called tax"):
+        veilscore("federation", "add", path, tmp_path / "tax" / "identity" / "certificate.pem", "--address", "h:1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("up", "nothing"), "has no federation.yaml"),
+        (("node", "start", "nothing"), "no such home"),
+        (("node", "start", "nothing", "--detach"), "is no node's home"),
+        (("run", "nothing.yaml"), "job file not found"),
+        (("list", "--home", "nothing"), "is no node's home"),
+        (("list", "--home", "a", "--federation", "b"), "not both"),
+        (("init", "x", "--party", "tax:holder"), "at least one bank"),
+        (("init", "x", "--party", "bank:bank", "--party", "tax:judge"), "role 'judge' is unknown"),
+        (("init", "x", "--party", "bank:bank", "--party", "bank:holder"), "stands twice"),
+        (("init", "x", "--party", "bank:bank", "--data", "none"), "data folder not found"),
+        (("federation", "add", "f.yaml", "none.pem"), "cannot be read"),
+        (("identity", "show", "none"), "no identity in"),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VeilscoreError) as caught:
+        veilscore(*arguments)
+    assert words in str(caught.value)
+
+
+def test_errors_are_one_panel_and_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "veilscore.cli", "run", "nothing.yaml"]
+    environment = {**os.environ, **WIDE}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "job file not found: nothing.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    command.insert(3, "--debug")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "home", "words"),
+    [("party_tax", "bank", "is the home of a bank; party_tax runs a holder"), ("coordinator", "none", "not found")],
+)
+def test_entry_points_of_the_parties(tmp_path, package, home, words):
+    veilscore("init", tmp_path / "trial", "--party", "bank:bank", "--party", "tax:holder")
+    command = [sys.executable, "-m", package, "--home", str(tmp_path / "trial" / home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr

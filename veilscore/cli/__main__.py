@@ -1,0 +1,6 @@
+"""``python -m veilscore.cli``: the `veilscore` command."""
+
+from veilscore.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What `veilscore plan` shows before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from veilscore import roles
+from veilscore.cli.display import megabytes, table
+from veilscore.founding import homes_in
+from veilscore.node import default_workflow
+from veilscore.policy import Accept, Refuse, load_node_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from veilscore.job import Job
+    from veilscore.step_run import Workflow
+
+
+def show_plan(
+    out: Console, job: Job, federation: Path | None, sizes: dict[str, int], workflow: Workflow | None = None
+) -> None:
+    """Print parties and approvals, steps, cost, and the table of who learns what."""
+    workflow = workflow if workflow is not None else default_workflow()
+    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {job.purpose}, digest {job.sha256.hex()[:16]}")
+    rows = [(p, _role(job, p), job.datasets[p], _approval(job, p, federation)) for p in job.parties]
+    out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
+    steps = [(n, s, ", ".join(workflow.parties_in(s, job))) for n, s in enumerate(workflow.steps_for(job), start=1)]
+    out.print(table("Steps", ("", "step", "parties"), steps))
+    _show_cost(out, workflow, job, sizes)
+    training = job.training if job.task == "train_scorecard" else None
+    learned = roles.leakage_table(
+        job.task,
+        monotone=training is not None and training.monotone,
+        standard_errors=training is not None and training.standard_errors,
+    )
+    out.print(
+        table(
+            "Who learns what",
+            ("step", "the bank", "a holder", "the coordinator"),
+            ((row.step, row.bank, row.holder, row.coordinator) for row in learned),
+        )
+    )
+
+
+def _role(job: Job, party: str) -> str:
+    if party == job.bank:
+        return "bank"
+    return "holder, lead" if party == job.holders[0] and len(job.holders) > 1 else "holder"
+
+
+def _approval(job: Job, party: str, federation: Path | None) -> str:
+    """Answer that the party's policy would give, where its home is on this machine."""
+    if federation is None:
+        return "its policy decides when the job is submitted"
+    home = homes_in(federation).get(party)
+    if home is None:
+        return "no home here: its policy decides"
+    config = load_node_config(home)
+    decision = config.policy.decide(job, config)
+    if isinstance(decision, Refuse):
+        return f"refused: {decision.reason}"
+    return "accepted: by its policy" if isinstance(decision, Accept) else "a person approves: `veilscore inbox`"
+
+
+def _show_cost(out: Console, workflow: Workflow, job: Job, sizes: dict[str, int]) -> None:
+    estimate = getattr(workflow, "estimate", None)
+    if estimate is None:
+        return
+    if job.bank not in sizes:
+        out.print(f"Time and bytes: give the number of rows, for example --rows {job.bank}=120000")
+        return
+    rows = [(e.step, f"{e.seconds:.1f}", megabytes(e.bytes)) for e in cast("Any", estimate)(job, sizes)]
+    out.print(table("Estimated cost (2 cores, local network)", ("step", "wall s", "sent MB"), rows))
