@@ -1,0 +1,82 @@
+"""What no party could do: pool the data in the clear, fit scikit-learn on it, and compare.
+
+Needs read access to the job folders of all parties, so it serves demonstrations, tests and benchmarks only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from veilscore import metrics, modelling
+from veilscore.model import load_model
+from veilscore.store import JobStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.job import Job
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Joint training against scikit-learn on the pooled (left-joined) table with the same WOE columns.
+
+    Attributes
+    ----------
+    coefficient_difference : largest absolute difference over coefficients.
+    auc_joint, auc_pooled, auc_bank : on the hold-out; the last from the bank's own columns alone.
+    """
+
+    n_train: int
+    n_holdout: int
+    n_columns: int
+    n_gradients: int
+    coefficient_difference: float
+    auc_joint: float
+    auc_pooled: float
+    auc_bank: float
+
+
+def job_store(folder: Path, party: str, job_id: str) -> JobStore:
+    """Job folder of one party of a local federation."""
+    return JobStore(folder / party / "jobs" / job_id)
+
+
+def pooled_woe(folder: Path, job: Job, job_id: str) -> NDArray[np.float64]:
+    """WOE of every selected column on all of the bank's rows: (n_samples, d), the bank's columns first."""
+    model = load_model(job_store(folder, job.bank, job_id).path / "model.json")
+    columns = []
+    for part in model.parts:
+        codes = job_store(folder, part.party, job_id).load_arrays("rows")["codes"]
+        columns += [
+            np.array(column.woe)[codes[:, j]] for j, column in enumerate(part.columns) if column.coefficient is not None
+        ]
+    return np.stack(columns, axis=1)
+
+
+def compare(folder: Path, job: Job, job_id: str) -> Parity:
+    """Fit pooled scikit-learn and compare coefficients and hold-out AUC."""
+    store = job_store(folder, job.bank, job_id)
+    rows, fit, held = store.load_arrays("rows"), store.load_json("fit"), store.load_arrays("holdout")
+    x, train, target = pooled_woe(folder, job, job_id), rows["train"], rows["target"].astype(np.float64)
+    pooled = LogisticRegression(C=job.training.C, tol=1e-12, max_iter=10_000)
+    pooled.fit(x[train], target[train], sample_weight=rows["weight"][train])
+    design = modelling.design(job, modelling.load_counts(store), rows)
+    alone = modelling.bank_only(design)
+    y = target[~train]
+    return Parity(
+        n_train=int(train.sum()),
+        n_holdout=int((~train).sum()),
+        n_columns=x.shape[1],
+        n_gradients=fit["n_evaluations"],
+        coefficient_difference=float(np.abs(pooled.coef_[0] - np.array(fit["beta"])).max()),
+        auc_joint=metrics.auc(held["target"], held["units"], points=True),
+        auc_pooled=metrics.auc(y, pooled.decision_function(x[~train])),
+        auc_bank=metrics.auc(y, x[~train][:, : alone.size - 1] @ alone[:-1]),
+    )

@@ -1,0 +1,17 @@
+#!/bin/sh
+# What the tests use beyond Python: a browser for the report, a PostgreSQL server for the state contract. Installed
+# where we are root on a Debian-like system; elsewhere the tests that need them skip and name the reason.
+set -eu
+missing=""
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing for the tests:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "tests that need these will be skipped:$missing"
+fi
