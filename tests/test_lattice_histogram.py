@@ -140,9 +140,7 @@ def test_noise_before_rounding_has_the_stated_size():
     codes = np.zeros((1, 1), np.int64)
     owner = HistogramCodes(codes, np.array([2]), LABEL)
     hints = unpack(owner.hints(), (2, L, N), HISTOGRAM.primes)
-    from veilscore.lattice.histogram import _public
-
-    _, a_prime = _public(LABEL, 1)
+    _, a_prime = owner._shape.public()
     ring = ring_of(HISTOGRAM)
     masked = ring.intt(ring.multiply(ring.ntt(ring.lift(owner._sigma[1])), a_prime))
     e = hints[1].copy()
@@ -242,4 +240,4 @@ def test_repr_shows_sizes_alone(small):
     query, _ = vectors.query(np.zeros((1, 10), np.uint64))
     assert repr(owner) == "HistogramCodes(n_samples=10, n_cells=5)"
     assert repr(vectors) == "HistogramVectors(n_samples=10, n_cells=5)"
-    assert repr(query) == f"HistogramQuery({len(query.b) + len(query.beta) + len(query.alpha)} bytes)"
+    assert repr(query) == f"VectorQuery({len(query.b) + len(query.beta) + len(query.alpha)} bytes)"

@@ -30,7 +30,7 @@ def test_primes_are_the_largest():
 
 @pytest.mark.parametrize("parameters", SETS, ids=lambda s: s.name)
 def test_sets_are_within_the_security_table(parameters):
-    assert parameters.q.bit_length() <= {4096: 109, 8192: 218}[parameters.N]
+    assert parameters.q.bit_length() <= {2048: 54, 4096: 109, 8192: 218}[parameters.N]
     assert all(p % (2 * parameters.N) == 1 and naive_prime(p) for p in parameters.primes)
 
 
@@ -61,8 +61,9 @@ def test_weak_or_wrong_sets_are_refused(N, t, primes, n_message, why):
 def test_noise_budgets():
     assert params.check_histogram(120_000, 640).log2_failure < -37
     assert params.check_histogram(1_000_000, 640, 64).log2_failure < -36
-    assert params.check_lookup(params.LOOKUP_TRAIN, 1_000_000, 20, 200).log2_failure < -25
+    assert params.check_lookup(params.LOOKUP_TRAIN, 1_000_000, 20, 200).log2_failure < -20
     assert params.check_lookup(params.LOOKUP_OPEN, 1_000_000, 20, 200).log2_failure + 20 < -50
+    assert params.check_row_lookup(params.MAX_CELLS, 100, 1200).log2_failure < -22
     product = params.check_product(48, 1 << 28)
     assert product.bound * 2.0**68 < params.PRODUCT.delta
 
@@ -76,6 +77,9 @@ def test_noise_budgets():
         lambda: params.check_histogram(1, 1, 0),
         lambda: params.check_lookup(params.LOOKUP_TRAIN, 1, 2, 1),
         lambda: params.check_lookup(params.LOOKUP_OPEN, params.MAX_SAMPLES + 1, 1, 1),
+        lambda: params.check_row_lookup(params.MAX_CELLS + 1, 1, 1),
+        lambda: params.check_row_lookup(1, 2, 1),
+        lambda: params.check_vectors(0),
         lambda: params.check_product(0, 1),
         lambda: params.check_product(24, 1 << 40),
         lambda: params.check_fixed_point(float("nan")),

@@ -37,7 +37,7 @@ def joined(a, b):
 
 @settings(max_examples=8, deadline=None)
 @given(
-    n=st.sampled_from([1, 8191, 8192, 8193]),
+    n=st.sampled_from([1, 379, 2731, 4096, 4097, 8191, 8192, 8193, 8192 + 4000]),
     V=st.sampled_from([1, 2, 13]),
     outputs=st.sampled_from([None, 1, 2]),
     seed=st.integers(0, 1 << 32),
@@ -68,9 +68,16 @@ def test_sizes_on_the_wire(parties):
     u = np.zeros((3, N + 1), np.uint64)
     chunks = list(key.encrypt(u))
     reply, _ = evaluator.multiply_sum(chunks, np.zeros((2, 3, N + 1), np.uint64))
-    assert [len(c) for c in chunks] == [ciphertext_bytes(3)] * 2
+    # the last row's three products lie side by side
+    assert [len(c) for c in chunks] == [ciphertext_bytes(3), ciphertext_bytes(1)]
     assert [len(c) for c in reply] == [REPLY_BYTES] * 4
     assert ciphertext_bytes(1) - 32 == REPLY_BYTES // 2 == PUBLIC_BYTES == 26 * N
+
+
+@pytest.mark.parametrize(("n", "V", "folded"), [(4096, 3, 2), (4097, 3, 3), (379, 40, 2), (2048, 4, 1)])
+def test_short_vectors_share_ciphertexts(parties, n, V, folded):
+    key, _ = parties
+    assert [len(c) for c in key.encrypt(np.zeros((V, n), np.uint64))] == [ciphertext_bytes(folded)]
 
 
 def test_the_same_input_is_encrypted_and_masked_afresh(parties):

@@ -182,7 +182,7 @@ def holder_bin(
     ----------
     fit : makes the codes of all aligned rows, given which of them train.
     n_samples : aligned rows.
-    min_count : cells with fewer training rows are withheld.
+    min_count : cells with fewer training rows are withheld, empty ones too, so that nobody can tell them apart.
     """
     request = yield from receive(session.bank, pb.BinBankRound1)
     if request.n_samples != n_samples:
@@ -192,7 +192,7 @@ def holder_bin(
         raise MessageError("the training mask is empty or contradicts its count", party=session.bank)
     columns = fit(train)
     counts = cell_counts(columns.codes[train], columns.n_codes).astype(np.int64)
-    withheld = (counts > 0) & (counts < min_count)
+    withheld = withheld_cells(counts, columns.n_codes, min_count)
     holdout = cell_counts(columns.codes[~train], columns.n_codes).astype(np.int64)
     yield Send(session.bank, _shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
     label = session.label("bin", session.party, session.bank)
@@ -210,6 +210,24 @@ def holder_bin(
         share[vector, withheld] = [secrets.randbelow(T) for _ in range(int(withheld.sum()))]
     yield Send(session.bank, pb.BinHolderRound2(shares=shares.shares_to_bytes(share)))
     return columns, train
+
+
+def withheld_cells(counts: NDArray[np.int64], n_codes: NDArray[np.int64], min_count: int) -> NDArray[np.bool_]:
+    """Which cells the bank does not see: (cells,).
+
+    Those below the minimum, and in a column whose hidden rows are still fewer than it (the bank knows the total)
+    the smallest others until they are not.
+    """
+    withheld: NDArray[np.bool_] = counts < min_count
+    at = offsets(n_codes)
+    for column in range(n_codes.size):
+        cells = np.arange(at[column], at[column + 1])
+        for cell in cells[np.argsort(counts[cells], kind="stable")].tolist():
+            hidden = int(counts[cells][withheld[cells]].sum())
+            if not 0 < hidden < min_count:
+                break
+            withheld[cell] = True
+    return withheld
 
 
 def _shape_message(columns: Columns, counts: NDArray[np.int64], holdout: NDArray[np.int64]) -> pb.BinHolderRound1:

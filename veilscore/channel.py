@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
-from veilscore.errors import PeerError
+from veilscore.errors import PeerError, ProtocolError
+from veilscore.framing import PIECE_BYTES, Assembly, parse
+from veilscore.inbox import Inbox, Limits
 from veilscore.protocol import Protocol, Session, Transcript, run
+from veilscore.v1 import wire_pb2
 
 
 class Channel(Interface):
@@ -29,16 +33,29 @@ class MemoryNetwork:
 
     Parameters
     ----------
-    tamper : called as (sender, recipient, sequence, payload) for each message and returns what arrives
-        in its place (nothing, twice, changed): the faults of the simulation tests.
+    tamper : a dishonest sender: called as (sender, recipient, sequence, payload) for each message, returns the
+        messages that are sent in its place.
+    faults : a bad wire: called likewise with the frame (header and message, as over gRPC), returns the frames that
+        arrive in its place. Receivers then check order, repeats, session and digest as over gRPC.
     timeout_s : how long a receive waits before the peer counts as lost.
+    session : id that frames carry.
     """
 
-    def __init__(self, *, tamper: Tamper | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        tamper: Tamper | None = None,
+        faults: Tamper | None = None,
+        timeout_s: float = 60.0,
+        session: str = "memory",
+    ) -> None:
         self._queues: dict[tuple[str, str], asyncio.Queue[bytes]] = {}
         self._counts: dict[tuple[str, str], int] = {}
+        self._inboxes: dict[str, Inbox] = {}
         self._tamper = tamper
+        self._faults = faults
         self._timeout_s = timeout_s
+        self._session = session
 
     def _queue(self, sender: str, recipient: str) -> asyncio.Queue[bytes]:
         return self._queues.setdefault((sender, recipient), asyncio.Queue())
@@ -50,17 +67,61 @@ class MemoryNetwork:
     async def deliver(self, sender: str, recipient: str, payload: bytes) -> None:
         """Put one message into the recipient's queue."""
         sequence = self._counts.get((sender, recipient), 0)
-        self._counts[sender, recipient] = sequence + 1
-        arriving = self._tamper(sender, recipient, sequence, payload) if self._tamper else [payload]
-        for item in arriving:
-            await self._queue(sender, recipient).put(item)
+        for item in self._tamper(sender, recipient, sequence, payload) if self._tamper else [payload]:
+            frames = [item]
+            if self._faults:
+                sequence = self._counts.get((sender, recipient), 0)
+                frames = self._faults(
+                    sender, recipient, sequence, frame(self._session, sender, recipient, sequence, item)
+                )
+            self._counts[sender, recipient] = self._counts.get((sender, recipient), 0) + 1
+            for arriving in frames:
+                await self._queue(sender, recipient).put(arriving)
 
     async def take(self, sender: str, recipient: str) -> bytes:
         """Next message for the recipient."""
+        # not asyncio.wait_for: before Python 3.12 it swallows a cancellation that meets a message
         try:
-            return await asyncio.wait_for(self._queue(sender, recipient).get(), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    item = await self._queue(sender, recipient).get()
+                    if not self._faults:
+                        return item
+                    if self._accept(item, sender, recipient):
+                        return await self._inboxes[recipient].get(sender, self._timeout_s)
         except TimeoutError as error:
             raise PeerError(f"no message from {sender} within {self._timeout_s:g} s", party=recipient) from error
+
+    def _accept(self, item: bytes, sender: str, recipient: str) -> bool:
+        """Check a frame as a node does; False for a repeat."""
+        header, payload = _unframe(item, sender)
+        if (header.session, header.sender, header.recipient) != (self._session, sender, recipient):
+            raise ProtocolError(
+                f"message from {sender} is of another session or for another party", session=self._session
+            )
+        whole = Assembly(header)
+        for at in range(0, len(payload), PIECE_BYTES):
+            whole.add(payload[at : at + PIECE_BYTES])
+        inbox = self._inboxes.setdefault(recipient, Inbox(self._session, Limits()))
+        return not inbox.put(header, whole.finish())
+
+
+def frame(session: str, sender: str, recipient: str, sequence: int, payload: bytes) -> bytes:
+    """One message as it stands on a wire: header, length-prefixed, and content."""
+    header = wire_pb2.Header(
+        session=session,
+        sender=sender,
+        recipient=recipient,
+        sequence=sequence,
+        size_bytes=len(payload),
+        sha256=hashlib.sha256(payload).digest(),
+    ).SerializeToString()
+    return len(header).to_bytes(4, "little") + header + payload
+
+
+def _unframe(item: bytes, sender: str) -> tuple[wire_pb2.Header, bytes]:
+    end = 4 + int.from_bytes(item[:4], "little")
+    return parse(wire_pb2.Header, item[4:end], sender), item[end:]
 
 
 class _MemoryChannel:
@@ -80,6 +141,7 @@ def simulate(
     sessions: dict[str, Session],
     *,
     tamper: Tamper | None = None,
+    faults: Tamper | None = None,
     timeout_s: float = 60.0,
     transcripts: dict[str, Transcript] | None = None,
     checkpoints: dict[str, list[dict[str, Any]]] | None = None,
@@ -87,7 +149,8 @@ def simulate(
     """Run all roles of one session in memory; returns each party's result, raises the first error."""
 
     async def all_roles() -> list[Any]:
-        network = MemoryNetwork(tamper=tamper, timeout_s=timeout_s)
+        session = next(iter(sessions.values())).id
+        network = MemoryNetwork(tamper=tamper, faults=faults, timeout_s=timeout_s, session=session)
         tasks = [
             asyncio.create_task(
                 run(

@@ -47,17 +47,24 @@ class TrainScorecard(Strict):
     min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
     max_correlation: float | None = Field(default=None, gt=0, le=1)
     max_openings: int = Field(default=120, ge=1, le=2000, description="most gradient openings")
-    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 11")
+    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 14")
     standard_errors: bool = False
     base_score: float = Field(default=600, allow_inf_nan=False)
     base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
     pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
     population_bad_rate: float | None = Field(default=None, gt=0, lt=1, description="prior correction")
-    points_decimals: int = Field(default=1, ge=0, le=3, description="decimals of released points")
+    points_decimals: int = Field(default=2, ge=0, le=3, description="decimals of released points")
+    calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
     bands: dict[str, int] = Field(default_factory=dict, description="name of a band: its lowest score")
     weights: bool = Field(default=False, description="use the bank's weight_column")
     columns: dict[Name, Columns] = Field(default_factory=dict, description="per party")
     id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> Self:
+        if self.calibrate and self.population_bad_rate is not None:
+            raise ValueError("calibrate and population_bad_rate both set the level of PD; choose one")
+        return self
 
     @field_validator("bands")
     @classmethod

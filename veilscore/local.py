@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from veilscore import workflow
 from veilscore.channel import Tamper, simulate
-from veilscore.errors import RefusedError
+from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.job import Job, new_job_id
 from veilscore.policy import NodeConfig, Refuse
 from veilscore.protocol import Session, Transcript
@@ -38,9 +38,18 @@ class LocalRun:
     stores: dict[str, JobStore]
     transcripts: dict[str, Transcript] = field(default_factory=dict)
 
-    def step(self, step: str, attempt: int = 1, *, tamper: Tamper | None = None, timeout_s: float = 120.0) -> None:
-        """Run one step at all its parties."""
+    def step(
+        self,
+        step: str,
+        attempt: int = 1,
+        *,
+        tamper: Tamper | None = None,
+        faults: Tamper | None = None,
+        timeout_s: float = 120.0,
+    ) -> None:
+        """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
         roles, sessions = {}, {}
+        checkpoints: dict[str, list[dict[str, Any]]] = {}
         for party in workflow.parties_in(step, self.job):
             session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
             role: Any = "bank" if party == self.job.bank else "holder"
@@ -48,7 +57,21 @@ class LocalRun:
                 role = "coordinator"
             context = workflow.StepContext(session, role, self.job, self.nodes[party], self.stores[party])
             roles[party], sessions[party] = workflow.protocol_for(step, context), session
-        simulate(roles, sessions, tamper=tamper, timeout_s=timeout_s, transcripts=self.transcripts)
+        try:
+            simulate(
+                roles,
+                sessions,
+                tamper=tamper,
+                faults=faults,
+                timeout_s=timeout_s,
+                transcripts=self.transcripts,
+                checkpoints=checkpoints,
+            )
+        except VeilscoreError:
+            for party, states in checkpoints.items():
+                if states:
+                    self.stores[party].save_json(f"checkpoint_{step}", states[-1])
+            raise
 
     def run(self) -> LocalRun:
         """Run all steps."""

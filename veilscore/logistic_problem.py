@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-GRADIENT_FRACTION_BITS = 12  # a gradient component is opened as a multiple of 2^-12
+GRADIENT_FRACTION_BITS = 14  # a gradient component is opened as a multiple of 2^-14
 
 
 def gradient_bits(total_weight: float, fraction_bits: int = GRADIENT_FRACTION_BITS) -> int:
@@ -58,7 +58,7 @@ class LogisticProblem:
     base_log_odds: float
     C: float = 1.0
     sign: Literal["any", "positive"] = "any"
-    tolerance: float = 2e-4
+    tolerance: float = 1e-4
     max_openings: int = 120
     bound: Callable[[Vector, float], float] | None = None
     fraction_bits: int = GRADIENT_FRACTION_BITS

@@ -33,7 +33,7 @@ class Scaling(_Part):
     base_score: float = 600.0
     base_odds: float = Field(default=50.0, gt=0)
     pdo: float = Field(default=20.0, gt=0)
-    decimals: int = Field(default=1, ge=0, le=3)
+    decimals: int = Field(default=2, ge=0, le=3)
 
     @property
     def units(self) -> int:
@@ -95,6 +95,13 @@ class PartyPart(_Part):
         return np.array([p for c in self.columns for p in c.points], dtype=np.int64)
 
 
+class Calibration(_Part):
+    """PD from log-odds on the hold-out: intercept + slope * log-odds; slope 1 and intercept 0 where not asked for."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
 class Provenance(_Part):
     """Where the model comes from."""
 
@@ -121,6 +128,7 @@ class Scorecard(_Part):
     base_points: int
     parts: tuple[PartyPart, ...]
     bands: dict[str, float] = Field(default_factory=dict)
+    calibration: Calibration = Calibration()
     provenance: Provenance
 
     @property
@@ -150,7 +158,8 @@ class Scorecard(_Part):
 
     def probability(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probability of default at totals in units."""
-        return sigmoid(self.scaling.log_odds_bad(units))
+        c = self.calibration
+        return sigmoid(c.intercept + c.slope * self.scaling.log_odds_bad(units))
 
     def band(self, score: float) -> str:
         """Band of a score: the one with the highest lowest score that it reaches, or "" where none is defined."""

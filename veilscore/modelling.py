@@ -13,22 +13,20 @@ import numpy as np
 
 from veilscore import __version__
 from veilscore.binning import BinCounts, offsets
-from veilscore.calibrate import prior_correction
+from veilscore.calibrate import prior_correction, recalibrate
 from veilscore.errors import JobError
-from veilscore.loss import for_bound, sigmoid
-from veilscore.model import Column, PartyPart, Provenance, Scaling, Scorecard
 from veilscore.logistic_problem import GRADIENT_FRACTION_BITS, LogisticProblem
-from veilscore.optimise import OptimiserState, OptimiseResult, Step, minimise
-from veilscore.standard_errors import standard_errors
+from veilscore.loss import for_bound, sigmoid
+from veilscore.model import Calibration, Column, PartyPart, Provenance, Scaling, Scorecard
+from veilscore.optimise import OptimiseResult, OptimiserState, Step, minimise
 from veilscore.scorecard import (
-    BANK_TABLE_BITS,
-    LEAD_TABLE_BITS,
     MAX_WOE,
     BankTraining,
     PartyColumns,
-    woe_bits,
+    scales,
 )
 from veilscore.scoring import BatchResult, check_range
+from veilscore.standard_errors import standard_errors
 from veilscore.store import write_atomically
 from veilscore.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
 
@@ -169,7 +167,7 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]
     """
     p, train = job.training, rows["train"]
     target, weight = rows["target"][train], rows["weight"][train]
-    bits = woe_bits(target.size)
+    bits = scales(target.size).woe
     total_bad = float(weight @ target)
     totals = {"total_bad": total_bad, "total_good": float(weight.sum()) - total_bad}
     columns, tables, left_out, names = {}, {}, {}, []
@@ -229,7 +227,7 @@ def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> L
         sign="positive" if p.sign == "positive" else "any",
         max_openings=p.max_openings,
         fraction_bits=training.fraction_bits,
-        row_noise=series.row_noise(BANK_TABLE_BITS, LEAD_TABLE_BITS),
+        row_noise=series.row_noise(training.scales.bank_table, training.scales.lead_table),
     )
     return replace(problem, bound=_exact_bound(own, problem.low, problem.high))
 
@@ -237,7 +235,7 @@ def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> L
 def _own_woe(training: BankTraining) -> Vector:
     """WOE of the bank's own selected columns on the training rows: (n, d_bank selected)."""
     bank = next(iter(training.columns.values()))
-    woe = np.ldexp(bank.woe_units.astype(np.float64), -training.woe_bits)
+    woe = np.ldexp(bank.woe_units.astype(np.float64), -training.scales.woe)
     at = offsets(bank.n_codes)
     chosen = np.flatnonzero(bank.selected).tolist()
     if not chosen:
@@ -327,7 +325,7 @@ def _part(
     scaling: Scaling,
 ) -> PartyPart:
     at, table = offsets(counts.n_codes), design.tables[party]
-    woe = np.ldexp(columns.woe_units.astype(np.float64), -design.training.woe_bits)
+    woe = np.ldexp(columns.woe_units.astype(np.float64), -design.training.scales.woe)
     result = []
     for j, name in enumerate(counts.names):
         cells, index = slice(at[j], at[j + 1]), coefficients[j]
@@ -401,6 +399,12 @@ def bank_only(design: Design) -> Vector:
     except StopIteration as stop:
         result: OptimiseResult = stop.value
     return np.append(result.beta, result.intercept)
+
+
+def calibrated(model: Scorecard, units: NDArray[np.int64], target: NDArray[np.int8], weight: Vector) -> Scorecard:
+    """The model with its probabilities recalibrated on hold-out totals; points stay as they are."""
+    found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
+    return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
 
 
 def write_scores(store: JobStore, table: Table, model: Scorecard, result: BatchResult, report: TransformReport) -> None:

@@ -21,6 +21,7 @@ from veilscore.grpc_channel import Fabric
 from veilscore.identity import ROLES, Identity, load_identity
 from veilscore.job import check_job_id, parse_job
 from veilscore.ledger import Ledger, LedgerEntry
+from veilscore.online_service import online_side
 from veilscore.policy import Accept, NodeConfig, Refuse, load_node_config
 from veilscore.protocol import Session
 from veilscore.step_run import StepRun, Workflow, parse_session_id, session_id
@@ -84,6 +85,8 @@ class Node:
             identity, federation, accept_session=self._accept_session, limits=limits, listen=self.config.listen
         )
         self._register()
+        self._online = online_side(self.home, self.config, self.ledger)
+        self._online.register(self.fabric)
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -107,6 +110,7 @@ class Node:
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
         await self.fabric.stop(grace_s)
+        await self._online.close()
         self._log.info("node stopped")
 
     def job_store(self, job_id: str) -> JobStore:

@@ -62,6 +62,9 @@ class NodePolicy(Strict):
     disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
     online_scoring: bool = True
+    online_without_others: bool = Field(
+        default=False, description="open its part of an online score although other holders are missing"
+    )
 
     def decide(self, job: Job, node: NodeConfig) -> Decision:
         """Decide on `job` for the node of this configuration."""

@@ -19,6 +19,8 @@ from veilscore.errors import MessageError, ProtocolError
 from veilscore.v1 import wire_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from veilscore.channel import Channel
 
 VERSION = "veilscore/1"
@@ -75,6 +77,24 @@ def receive(sender: str, kind: type[M]) -> Generator[Command, Message | None, M]
     return message
 
 
+def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
+    """Run protocols with several peers in turn: while one peer computes, this party works for the next."""
+    results: dict[str, R] = {}
+    waiting: dict[str, Message | None] = dict.fromkeys(parts)
+    while waiting:
+        for name in list(waiting):
+            try:
+                command = parts[name].send(waiting[name])
+                while not isinstance(command, Receive):
+                    yield command
+                    command = parts[name].send(None)
+                waiting[name] = yield command
+            except StopIteration as stop:
+                results[name] = stop.value
+                del waiting[name]
+    return {name: results[name] for name in parts}
+
+
 PART_BYTES = 8 << 20
 
 
@@ -95,7 +115,8 @@ def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator
         if not pieces:
             parts = message.parts
         size += len(message.data)
-        if message.parts != parts or message.part != len(pieces) or size > max_bytes:
+        in_order = message.part == len(pieces) and message.parts == parts
+        if not in_order or not 1 <= parts <= max_bytes // PART_BYTES + 1 or size > max_bytes:
             raise MessageError(
                 f"{kind.__name__}: part {message.part} of {message.parts} does not follow, "
                 f"or more than {max_bytes} bytes",
@@ -243,17 +264,15 @@ async def run(
         if finished:
             return command  # type: ignore[no-any-return]
         if isinstance(command, Send):
-            payload = await asyncio.to_thread(encode, command.message)
             sequence = sent.get(command.to, 0)
             sent[command.to] = sequence + 1
-            transcript.add(session.id, session.party, command.to, sequence, command.message, payload)
+            payload = await asyncio.to_thread(_outgoing, command, sequence, session, transcript)
             await channel.send(command.to, payload)
         elif isinstance(command, Receive):
             payload = await channel.receive(command.sender)
-            answer = await asyncio.to_thread(decode, payload, command.kind, session=session.id, sender=command.sender)
             sequence = received.get(command.sender, 0)
             received[command.sender] = sequence + 1
-            transcript.add(session.id, command.sender, session.party, sequence, answer, payload)
+            answer = await asyncio.to_thread(_incoming, command, payload, sequence, session, transcript)
         elif isinstance(command, Progress):
             if progress:
                 progress(command)
@@ -267,3 +286,17 @@ def _advance(protocol: Protocol[R], answer: Message | None) -> tuple[bool, Any]:
         return False, protocol.send(answer)
     except StopIteration as stop:
         return True, stop.value
+
+
+def _outgoing(command: Send, sequence: int, session: Session, transcript: Transcript) -> bytes:
+    """Encode and record one message; hashing megabytes has no place on the event loop."""
+    payload = encode(command.message)
+    transcript.add(session.id, session.party, command.to, sequence, command.message, payload)
+    return payload
+
+
+def _incoming(command: Receive, payload: bytes, sequence: int, session: Session, transcript: Transcript) -> Message:
+    """Decode and record one message."""
+    message = decode(payload, command.kind, session=session.id, sender=command.sender)
+    transcript.add(session.id, command.sender, session.party, sequence, message, payload)
+    return message

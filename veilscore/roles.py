@@ -44,7 +44,7 @@ LEAKS: tuple[Leak, ...] = (
     Leak("train", "TrainBankStep", "holder", "public", "number of steps and the range R of each"),
     Leak("train", "TrainBankEta", "holder", "ciphertext", "nothing"),
     Leak("train", "TrainBankTables", "lead", "ciphertext", "nothing"),
-    Leak("train", "TrainHolderEta", "lead", "masked", "nothing (with the bank: the other holders' log-odds)"),
+    Leak("train", "TrainHolderEta", "lead", "masked", "nothing"),
     Leak("train", "TrainLeadSigmoid", "bank", "masked", "nothing"),
     Leak("train", "TrainLeadCells", "bank", "ciphertext", "nothing"),
     Leak("train", "TrainLeadResidual", "holder", "masked", "nothing"),

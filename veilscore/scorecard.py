@@ -23,9 +23,9 @@ from veilscore import shares
 from veilscore.binning import MAX_HINT_BYTES, offsets
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
-from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
 from veilscore.lattice.params import T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
 from veilscore.lattice.sampling import dither
 from veilscore.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.protocol import (
@@ -52,10 +52,9 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
     Vector = NDArray[np.float64]
 
-BANK_TABLE_BITS = 12  # fraction bits of the bank's sine tables
-LEAD_TABLE_BITS = 14  # and of the lead's, which carry the series' coefficients
-RESIDUAL_BITS = BANK_TABLE_BITS + LEAD_TABLE_BITS
-MIN_WOE_BITS, MAX_WOE_BITS = 8, 14
+MIN_RESIDUAL_BITS, MAX_RESIDUAL_BITS = 26, 35
+MIN_WOE_BITS, GOOD_WOE_BITS, MAX_WOE_BITS = 8, 10, 14
+LEAD_EXTRA_BITS = 3  # the lead's tables carry the series' coefficients, so their error is not shrunk by them
 MAX_WOE = 4.0  # an odds ratio of 55; beyond it a bin says more about its size than about its firms
 BLOCK = 8192  # rows of one product ciphertext
 _T = np.uint64(T)
@@ -113,22 +112,41 @@ class BankTraining:
     fraction_bits: int
 
     @property
-    def woe_bits(self) -> int:
-        """Scale of WOE."""
-        return woe_bits(self.target.size)
+    def scales(self) -> Scales:
+        """Fraction bits in use."""
+        return scales(self.target.size)
 
 
-def woe_bits(n_samples: int) -> int:
-    """Scale of WOE at which no gradient can wrap the share ring; both sides derive it from the training rows.
+@dataclass(frozen=True)
+class Scales:
+    """Fraction bits of the bank's and the lead's sine tables and of WOE."""
+
+    bank_table: int
+    lead_table: int
+    woe: int
+
+    @property
+    def residual(self) -> int:
+        """Of a residual, the product of two tables."""
+        return self.bank_table + self.lead_table
+
+
+def scales(n_samples: int) -> Scales:
+    """Finest scales at which no gradient can wrap the share ring; both sides derive them from the training rows.
+
+    The error of the tables adds up over the rows, and columns that say nearly the same turn it into an error of
+    their coefficients; so after ten bits for WOE the tables get all that is left.
 
     Raises
     ------
     ParameterError : too many rows for the ring.
     """
-    room = math.floor(math.log2(T / 2) - RESIDUAL_BITS - math.log2(max(n_samples, 2) * MAX_WOE))
-    if room < MIN_WOE_BITS:
+    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2) * MAX_WOE))
+    if room < MIN_RESIDUAL_BITS + MIN_WOE_BITS:
         raise ParameterError(f"{n_samples} training rows do not fit the share ring: train on a sample of them")
-    return min(MAX_WOE_BITS, room)
+    residual = max(MIN_RESIDUAL_BITS, min(MAX_RESIDUAL_BITS, room - GOOD_WOE_BITS))
+    bank = (residual - LEAD_EXTRA_BITS + 1) // 2
+    return Scales(bank, residual - bank, min(MAX_WOE_BITS, room - residual))
 
 
 def column_sums(cells: Words, n_codes: NDArray[np.int64]) -> Words:
@@ -206,7 +224,7 @@ class _Bank:
         self.own = training.columns[session.bank]
         self.key = ProductKey(session.label("product", session.bank, "holders"))
         self.histogram: dict[str, HistogramVectors] = {}
-        self.lookup: dict[str, LookupTable] = {}
+        self.lookup: dict[str, TrainingTable] = {}
         self.cells = (
             HistogramCodes(
                 training.own_codes, self.own.n_codes, session.label("bank cells", session.bank, session.lead)
@@ -232,7 +250,7 @@ class _Bank:
             n_codes = columns[holder].n_codes
             vectors = HistogramVectors(self.n, n_codes, session.label("residual", holder, session.bank))
             vectors.add_hints((yield from receive_parts(holder, pb.TrainHolderHistogramHints, MAX_HINT_BYTES)))
-            table = LookupTable(self.n, n_codes, session.label("eta", holder, session.bank))
+            table = training_lookup_table(self.n, n_codes, session.label("eta", holder, session.bank))
             table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, MAX_HINT_BYTES)))
             self.histogram[holder], self.lookup[holder] = vectors, table
 
@@ -256,26 +274,26 @@ class _Bank:
         return np.concatenate([*selected, [intercept]])
 
     def _residual(self, step: Step) -> Protocol[Words]:
-        """Bank's share of w (p - y) at scale 2**RESIDUAL_BITS."""
+        """Bank's share of w (p - y) at the residual's scale."""
         session, data, series = self.session, self.data, step.series
         eta = np.full(self.n, round(step.intercept / series.unit) % TURN, dtype=np.int64)
         at = 0
         for party, columns in data.columns.items():
             width = int(columns.selected.sum())
-            theta = columns.theta_units(step.beta[at : at + width], series.unit, data.woe_bits)
+            theta = columns.theta_units(step.beta[at : at + width], series.unit, data.scales.woe)
             at += width
             if party == session.bank:
                 eta += row_sums(data.own_codes, columns.n_codes, theta)
                 continue
             yield Send(party, pb.TrainBankStep(step=step.number, radius=series.R))
             query, share = self.lookup[party].query(theta)
-            yield from send_parts(party, pb.TrainBankEta, pack_fields(query.cells, query.alpha, query.beta))
+            yield from send_parts(party, pb.TrainBankEta, query.pack())
             eta += share.astype(np.int64)
         units = (eta % TURN).astype(np.uint64)
         n_blocks = -(-self.n // BLOCK)
         for block in range(n_blocks):
             rows = slice(block * BLOCK, (block + 1) * BLOCK)
-            table = np.concatenate(series.tables(units[rows])) * np.ldexp(data.weight[rows], BANK_TABLE_BITS)
+            table = np.concatenate(series.tables(units[rows])) * np.ldexp(data.weight[rows], data.scales.bank_table)
             chunks = list(self.key.encrypt(shares.to_ring(np.rint(table).astype(np.int64))))
             yield Send(session.lead, pb.TrainBankTables(part=block, parts=n_blocks, ciphertexts=chunks))
         probability = np.empty(self.n, np.uint64)
@@ -284,7 +302,7 @@ class _Bank:
             _check_part(reply, block, n_blocks, session.lead)
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
             probability[rows] = self.key.decrypt([reply.reply], rows.stop - rows.start)
-        return shares.add(probability, shares.encode(data.weight * (0.5 - data.target), RESIDUAL_BITS))
+        return shares.add(probability, shares.encode(data.weight * (0.5 - data.target), data.scales.residual))
 
     def _own_cells(self, residual: Words) -> Protocol[Words]:
         """Bank's share of the residual summed over its own cells: its own share in the clear, the lead's by (1)."""
@@ -310,13 +328,14 @@ class _Bank:
         if lead:
             sums = np.concatenate([sums, self.own.column_sums(known[columns.n_cells :])])
         opened = shares.shares_from_bytes(message.rounded, (sums.size + int(lead),))
-        scale = RESIDUAL_BITS + self.data.woe_bits
+        residual_bits = self.data.scales.residual
+        scale = residual_bits + self.data.scales.woe
         values = shares.open_rounded(sums, opened[: sums.size], scale - self.data.fraction_bits, scale)
         if not lead:
             return values, (np.zeros(0), 0.0)
         total = shares.sum_shares(residual)[None]
-        drop = RESIDUAL_BITS - self.data.fraction_bits
-        intercept = shares.open_rounded(total, opened[-1:], drop, RESIDUAL_BITS)
+        drop = residual_bits - self.data.fraction_bits
+        intercept = shares.open_rounded(total, opened[-1:], drop, residual_bits)
         d = columns.n_codes.size
         return values[:d], (values[d:], float(intercept[0]))
 
@@ -328,6 +347,7 @@ def holder_train(
     *,
     fraction_bits: int,
     max_openings: int,
+    opened: int = 0,
 ) -> Protocol[int]:
     """Holder: take part in training; returns the number of gradients it helped to open.
 
@@ -335,7 +355,8 @@ def holder_train(
     ----------
     codes, n_codes : (n, d) codes of the training rows and (d,) number of codes.
     fraction_bits : rounding of the gradient, from the job.
-    max_openings : more steps than this are refused.
+    max_openings : more steps than this, over all attempts at the job, are refused.
+    opened : gradients opened in earlier attempts; the count is checkpointed before each gradient is opened.
     """
     holder = _Holder(session, codes, n_codes, fraction_bits)
     yield from holder.set_up()
@@ -345,14 +366,15 @@ def holder_train(
         if step.finished:
             return n_steps
         n_steps += 1
-        if n_steps > max_openings:
+        if opened + n_steps > max_openings:
             raise MessageError(
                 f"the bank asks for more than the {max_openings} gradients of the job", party=session.bank
             )
         if step.radius not in BOUNDS:
             raise MessageError("the bank asks for a sigmoid series that does not exist", party=session.bank)
+        yield Checkpoint({"opened": opened + n_steps})
         yield from holder.gradient(sigmoid_series(int(step.radius)))
-        yield Progress("gradient", n_steps, max_openings)
+        yield Progress("gradient", opened + n_steps, max_openings)
 
 
 class _Holder:
@@ -367,10 +389,10 @@ class _Holder:
     ) -> None:
         self.session, self.codes, self.n_codes = session, codes, n_codes
         self.n, self.n_cells = codes.shape[0], int(n_codes.sum())
-        self.woe_bits, self.fraction_bits = woe_bits(self.n), fraction_bits
+        self.scales, self.fraction_bits = scales(self.n), fraction_bits
         self.is_lead = session.party == session.lead
         self.histogram = HistogramCodes(codes, n_codes, session.label("residual", session.party, session.bank))
-        self.lookup = LookupCodes(codes, n_codes, session.label("eta", session.party, session.bank))
+        self.lookup = training_lookup_codes(codes, n_codes, session.label("eta", session.party, session.bank))
         self.bank_cells: HistogramVectors | None = None
         self.bank_n_codes = np.zeros(0, np.int64)
 
@@ -399,8 +421,8 @@ class _Holder:
     def gradient(self, series: SigmoidSeries) -> Protocol[None]:
         """One step, as the lead or as another holder."""
         session = self.session
-        data = yield from receive_parts(session.bank, pb.TrainBankEta, 1 << 32)
-        eta = self.lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
+        data = yield from receive_parts(session.bank, pb.TrainBankEta, self.lookup.query_bytes)
+        eta = self.lookup.evaluate_bytes(data)
         if self.is_lead:
             residual = yield from self._lead_residual(series, eta)
             own, vector = np.zeros(0, np.uint64), None
@@ -422,7 +444,7 @@ class _Holder:
         yield Send(session.bank, self._opened(np.concatenate([cells, own]), residual))
 
     def _lead_residual(self, series: SigmoidSeries, eta: Words) -> Protocol[Words]:
-        """Lead's share of w (p - 1/2) at scale 2**RESIDUAL_BITS."""
+        """Lead's share of w (p - 1/2) at the residual's scale."""
         session = self.session
         for other in session.holders[1:]:
             message = yield from receive(other, pb.TrainHolderEta)
@@ -433,7 +455,7 @@ class _Holder:
             tables = yield from receive(session.bank, pb.TrainBankTables)
             _check_part(tables, block, n_blocks, session.bank)
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
-            sines, cosines = series.encoded_tables(eta[rows], LEAD_TABLE_BITS, weighted=True)
+            sines, cosines = series.encoded_tables(eta[rows], self.scales.lead_table, weighted=True)
             own = shares.to_ring(np.concatenate([cosines, sines]))
             reply, residual[rows] = self.evaluator.multiply_sum(tables.ciphertexts, own)
             yield Send(session.bank, pb.TrainLeadSigmoid(part=block, parts=n_blocks, reply=b"".join(reply)))
@@ -443,9 +465,10 @@ class _Holder:
         """Inner products with the bank's WOE under encryption; only their rounded sums per column are opened."""
         reply, share = self.evaluator.multiply_sum(self.woe_enc, cells[None, :])
         sums = column_sums(share, np.concatenate([self.n_codes, self.bank_n_codes]))
-        opened = self._round(sums, RESIDUAL_BITS + self.woe_bits)
+        opened = self._round(sums, self.scales.residual + self.scales.woe)
         if self.is_lead:
-            opened = np.concatenate([opened, self._round(shares.sum_shares(residual)[None], RESIDUAL_BITS)])
+            total = shares.sum_shares(residual)[None]
+            opened = np.concatenate([opened, self._round(total, self.scales.residual)])
         return pb.TrainHolderGradient(reply=b"".join(reply), rounded=shares.shares_to_bytes(opened))
 
     def _round(self, share: Words, scale_bits: int) -> Words:

@@ -33,7 +33,7 @@ def from_ring(values: NDArray[np.uint64]) -> NDArray[np.int64]:
 def encode(values: NDArray[np.float64], scale_bits: int = SCALE_BITS) -> NDArray[np.uint64]:
     """Fixed point at scale 2**scale_bits; refuses what would wrap (`ParameterError`)."""
     scaled = np.rint(values * float(1 << scale_bits))
-    if np.abs(scaled).max(initial=0.0) >= T / 4:
+    if not (np.abs(scaled) < T / 4).all():  # so written, it refuses NaN too
         raise ParameterError(f"a value does not fit the share ring at scale 2**{scale_bits}")
     return to_ring(scaled.astype(np.int64))
 
@@ -52,7 +52,8 @@ def sum_shares(shares: NDArray[np.uint64], axis: int = -1) -> NDArray[np.uint64]
     for _ in range(4):
         high = (high % _T) << np.uint64(4)
         high = (high % _T) << np.uint64(4)
-    return (high % _T + low % _T) % _T
+    total: NDArray[np.uint64] = (high % _T + low % _T) % _T
+    return total
 
 
 def scale(shares: NDArray[np.uint64], factors: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -20,9 +20,11 @@ from veilscore.align import AlignLimits, bank_align, holder_align
 from veilscore.binning import Columns, bank_bin, holder_bin, own_counts
 from veilscore.codes import CodeMap
 from veilscore.errors import DataError, JobError, RefusedError, SchemaError
+from veilscore.estimate import estimate
 from veilscore.ingest import read_table
 from veilscore.model import Scorecard, load_model
 from veilscore.optimise import OptimiserState
+from veilscore.protocol import interleave
 from veilscore.scorecard import bank_train, holder_train
 from veilscore.scoring import (
     HolderAnswer,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from veilscore.protocol import Protocol, Session
     from veilscore.store import JobStore
     from veilscore.table import Table
+
+__all__ = ["StepContext", "estimate", "load_code_map", "parties_in", "protocol_for", "split", "steps_for"]
 
 STEPS: dict[str, tuple[str, ...]] = {
     "train_scorecard": ("align", "bin", "train", "evaluate"),
@@ -151,7 +155,16 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
     }
     if (step, context.role) not in roles:
         raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
-    return roles[step, context.role](context)
+    return _with_report(step, context, roles[step, context.role](context))
+
+
+def _with_report(step: str, context: StepContext, protocol: Protocol[None]) -> Protocol[None]:
+    """Run the protocol and, after a training job's last step, write the party's report."""
+    yield from protocol
+    if step == steps_for(context.job)[-1]:
+        from veilscore.reporting import write_reports  # noqa: PLC0415 - loads matplotlib, slow
+
+        write_reports(context)
 
 
 def load_code_map(models: Path, name: str) -> CodeMap:
@@ -188,10 +201,9 @@ def _limits(context: StepContext) -> AlignLimits:
 
 def _bank_align(context: StepContext) -> Protocol[None]:
     table = context.table()
-    sizes = {}
-    for holder in context.session.holders:
-        result = yield from bank_align(context.session, holder, table.ids.tolist(), _limits(context))
-        sizes[holder] = result.holder_set_size
+    session, ids = context.session, table.ids.tolist()
+    results = yield from interleave({h: bank_align(session, h, ids, _limits(context)) for h in session.holders})
+    sizes = {holder: result.holder_set_size for holder, result in results.items()}
     context.store.save_json(
         "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "sizes": sizes, "warnings": table.warnings}
     )
@@ -318,13 +330,18 @@ def _bank_train(context: StepContext) -> Protocol[None]:
         context.session, design.training, modelling.fit(design, state), state, modelling.openings(job, design)
     )
     model = modelling.export(job, design, counts, fitted, job_id=context.session.id.split("/")[0])
-    model.save(store.path / "model.json")
-    folder = context.models() / job.name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    model.save(folder / "model.json")
+    _keep_model(context, model)
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
     store.save_json("fit", modelling.fit_record(design, fitted))
     store.delete("checkpoint_train")
+
+
+def _keep_model(context: StepContext, model: Scorecard) -> None:
+    """Save the model in the job folder and where scoring finds it."""
+    model.save(context.store.path / "model.json")
+    folder = context.models() / context.job.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    model.save(folder / "model.json")
 
 
 def _holder_train(context: StepContext) -> Protocol[None]:
@@ -332,14 +349,18 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     rows = store.load_arrays("rows")
     codes = rows["codes"][rows["train"]]
     code_map = CodeMap.from_json(store.load_json("code_map"))
+    # an interrupted attempt may have opened one gradient that the bank did not keep
+    attempt = int(context.session.id.rsplit("/", 1)[1])
+    opened = store.load_json("checkpoint_train")["opened"] if store.has("checkpoint_train") else 0
     n_steps = yield from holder_train(
         context.session,
         codes,
         code_map.n_codes,
         fraction_bits=modelling.fraction_bits(job, codes.shape[0]),
-        max_openings=modelling.most_openings(job),
+        max_openings=modelling.most_openings(job) + attempt - 1,
+        opened=opened,
     )
-    store.save_json("trained", {"n_steps": n_steps})
+    store.save_json("trained", {"n_steps": opened + n_steps})
 
 
 # --- evaluate and score ----------------------------------------------------------------------------------------------
@@ -365,7 +386,10 @@ def _bank_evaluate(context: StepContext) -> Protocol[None]:
         _parts(model),
         model.sha256,
     )
-    context.store.save_arrays("holdout", units=result.points, target=rows["target"][held], weight=rows["weight"][held])
+    target, weight = rows["target"][held], rows["weight"][held]
+    context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
+    if context.job.training.calibrate:
+        _keep_model(context, modelling.calibrated(model, result.points, target, weight))
 
 
 def _bank_score(context: StepContext) -> Protocol[None]:

@@ -11,7 +11,7 @@ import typer
 from rich.panel import Panel
 
 from veilscore import __version__
-from veilscore.cli import approvals, jobs, nodes, setup
+from veilscore.cli import approvals, jobs, models, nodes, setup
 from veilscore.cli.display import errors_console
 from veilscore.errors import VeilscoreError
 
@@ -38,6 +38,7 @@ setup.add_to(app)
 nodes.add_to(app)
 jobs.add_to(app)
 approvals.add_to(app)
+models.add_to(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - signature of a typer callback

@@ -1,7 +1,8 @@
-"""Codes checked and cut into cells; transforms of the cells' 0/1 polynomials; sums over cells.
+"""Codes checked and cut into cells; 0/1 matrices of them; transforms of their polynomials; plain sums.
 
-A *cell* is one (column, code), numbered column by column: offset[column] + code. The row vector of a cell,
-cut into blocks of N rows, is a 0/1 polynomial a block.
+A *cell* is one (column, code), numbered column by column: offset[column] + code. The same codes give two
+matrices: a row of `CellMatrix` marks the rows of one cell, a row of `RowMatrix` the cells of one row. Cut into
+blocks of N positions, a row of a matrix is a 0/1 polynomial a block.
 """
 
 from __future__ import annotations
@@ -80,12 +81,51 @@ class CellRows:
         """Show sizes alone."""
         return f"CellRows(n_samples={self.n_samples}, n_cells={self.n_cells})"
 
-    def column_blocks(self, column: int, N: int) -> NDArray[np.int32]:
-        """Return one column as (blocks, N); rows past the end hold -1, which no cell has."""
-        n_blocks = -(-self.n_samples // N)
-        padded = np.full(n_blocks * N, -1, np.int32)
-        padded[: self.n_samples] = self.codes[:, column]
-        return padded.reshape(n_blocks, N)
+
+class CellMatrix:
+    """The matrix of the histogram: an output is a cell, its positions are the rows that have it."""
+
+    def __init__(self, rows: CellRows) -> None:
+        self._rows = rows
+
+    def positions(self, start: int, stop: int) -> list[NDArray[np.int32]]:
+        """Return the rows of cells start to stop, ascending."""
+        rows = self._rows
+        out: list[NDArray[np.int32]] = []
+        for column, (first, count) in enumerate(zip(rows.offsets, rows.n_codes, strict=True)):
+            low, high = max(start - int(first), 0), min(stop - int(first), int(count))
+            if low >= high:
+                continue
+            code = rows.codes[:, column]
+            # a stable sort keeps the rows of a code ascending
+            order = np.argsort(code, kind="stable").astype(np.int32)
+            ends = np.cumsum(np.bincount(code, minlength=int(count)))
+            out.extend(np.split(order, ends)[low:high])
+        return out
+
+    def sums(self, b: Limbs) -> NDArray[np.uint64]:
+        """Return the sums (cells, L) of b (n_samples, L) over the rows of each cell."""
+        acc = np.zeros((self._rows.n_cells, b.shape[1]), np.uint64)
+        cell_sums(self._rows.codes, self._rows.offsets, b, acc)
+        return acc
+
+
+class RowMatrix:
+    """The matrix of the lookup by rows: an output is a row, its positions are the row's cells, one a column."""
+
+    def __init__(self, rows: CellRows) -> None:
+        self._rows = rows
+
+    def positions(self, start: int, stop: int) -> list[NDArray[np.int32]]:
+        """Return the cells of rows start to stop, ascending."""
+        cells = self._rows.codes[start:stop] + self._rows.offsets
+        return list(cells.astype(np.int32))
+
+    def sums(self, b: Limbs) -> NDArray[np.uint64]:
+        """Return the sums (n_samples, L) of b (cells, L) over the cells of each row."""
+        acc = np.zeros((self._rows.n_samples, b.shape[1]), np.uint64)
+        row_sums(self._rows.codes, self._rows.offsets, b, acc)
+        return acc
 
 
 @njit(cache=True, nogil=True)
@@ -105,31 +145,34 @@ def fold_all(acc: NDArray[np.uint64], p: np.uint32) -> None:
 
 
 @njit(cache=True, nogil=True)
-def cell_hint(
-    blocks: NDArray[np.int32],
-    code: int,
+def hint(
+    positions: NDArray[np.int32],
     multipliers: Limbs,
     w: Limbs,
     w_shoup: Limbs,
     primes: Limbs,
     out: Limbs,
 ) -> None:
-    """Write out = sum over blocks of m_block a_block for one cell, in the NTT domain.
+    """Write out = sum over blocks of m_block a_block for one output, in the NTT domain.
 
     Parameters
     ----------
-    blocks : (K, N) codes of the column.
+    positions : ascending, where the output's row of the matrix is 1; block k holds those in [k N, (k + 1) N).
     multipliers : (K, L, N) values of the public elements.
     out : (L, N), overwritten.
     """
-    N = blocks.shape[1]
+    N = multipliers.shape[2]
     poly = np.empty(N, np.uint32)
     acc = np.empty(N, np.uint64)
     for limb in range(primes.size):
         p = primes[limb]
         acc[:] = u64(0)
-        for k in range(blocks.shape[0]):
-            indicator(blocks[k], code, poly)
+        at = 0
+        for k in range(multipliers.shape[0]):
+            poly[:] = u32(0)
+            while at < positions.size and positions[at] < (k + 1) * N:
+                poly[positions[at] - k * N] = u32(1)
+                at += 1
             forward(poly, w[limb], w_shoup[limb], p)
             a = multipliers[k, limb]
             for i in range(N):
@@ -199,6 +242,16 @@ def cell_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32
             row[1] += b1
             row[2] += b2
             row[3] += b3
+
+
+@njit(cache=True, nogil=True)
+def row_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32], acc: NDArray[np.uint64]) -> None:
+    """Add to acc (n, L) the limbs b (cells, L) of every cell of the row."""
+    for i in range(codes.shape[0]):
+        for c in range(codes.shape[1]):
+            cell = b[offsets[c] + np.int64(codes[i, c])]
+            for limb in range(cell.size):
+                acc[i, limb] += u64(cell[limb])
 
 
 @njit(cache=True, nogil=True)

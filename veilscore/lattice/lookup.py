@@ -53,6 +53,10 @@ class LookupQuery:
         """Show the size alone."""
         return f"LookupQuery({len(self.cells) + len(self.alpha) + len(self.beta)} bytes)"
 
+    def pack(self) -> bytes:
+        """Return the query as one message; `LookupCodes.unpack` reads it."""
+        return self.cells + self.alpha + self.beta
+
 
 @dataclass(frozen=True)
 class _Shape:
@@ -74,12 +78,34 @@ class _Shape:
     def element_bytes(self) -> int:
         return packed_size(self.limbs(), self.params.primes)
 
+    @property
+    def query_bytes(self) -> int:
+        return (self.n_cells + 1 + self.n_blocks) * self.element_bytes
+
     def public(self) -> tuple[Limbs, Limbs]:
         """Return the values of a_cell (cells, L, N) and a' (L, N)."""
         purpose = self.params.name.encode()
         primes = self.params.primes
         cells = PublicStream(self.label, purpose + b" a").uniform(self.limbs(self.n_cells), primes)
         return cells, PublicStream(self.label, purpose + b" a'").uniform(self.limbs(), primes)
+
+
+def lookup_bytes(n_samples: int, n_cells: int) -> tuple[int, int]:
+    """Return the bytes of the hints, and of a query for one table, of a lookup in training."""
+    shape = _Shape(LOOKUP_TRAIN, n_samples, n_cells, b"")
+    return shape.n_blocks * shape.element_bytes, shape.query_bytes
+
+
+def check_theta(theta: NDArray[np.integer], n_cells: int) -> NDArray[np.uint64]:
+    """Return tables (V, cells) modulo 2^24, or raise ParameterError."""
+    t = LOOKUP_TRAIN.t
+    if theta.ndim != 2 or theta.shape[1] != n_cells or not np.issubdtype(theta.dtype, np.integer):
+        raise ParameterError(f"theta must be integers of shape (V, {n_cells})")
+    if not 1 <= theta.shape[0] <= MAX_VECTORS:
+        raise ParameterError(f"a query takes between 1 and {MAX_VECTORS} tables")
+    if theta.min() < -(t // 2) or theta.max() >= t:
+        raise ParameterError("a value of theta is outside [-2^23, 2^24); use a smaller scale")
+    return (theta.astype(np.int64) % t).astype(np.uint64)
 
 
 def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes, *, opened: bool) -> _Shape:
@@ -168,6 +194,24 @@ class LookupCodes:
             for start in range(0, self._shape.n_blocks, BLOCKS_AT_ONCE):
                 blocks = range(start, min(start + BLOCKS_AT_ONCE, self._shape.n_blocks))
                 yield start, np.stack(list(pool.map(one, blocks)))
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of a packed query for one table."""
+        return self._shape.query_bytes
+
+    def unpack(self, data: bytes) -> LookupQuery:
+        """Read what `LookupQuery.pack` wrote, for any whole number of tables."""
+        V, rest = divmod(len(data), self._shape.query_bytes)
+        if V < 1 or rest:
+            raise MessageError(f"a query has {len(data)} bytes; it must be a multiple of {self._shape.query_bytes}")
+        first = V * self._shape.n_cells * self._shape.element_bytes
+        second = first + V * self._shape.element_bytes
+        return LookupQuery(data[:first], data[first:second], data[second:])
+
+    def evaluate_bytes(self, data: bytes) -> NDArray[np.uint64]:
+        """Return this party's share (n_samples,) for a packed query of one table."""
+        return self.evaluate(self.unpack(data))
 
     def evaluate(self, query: LookupQuery) -> NDArray[np.uint64]:
         """Return this party's share (n_samples,) of the sums of one table."""
@@ -266,23 +310,17 @@ class LookupTable:
         The query, and this party's shares (V, n_samples). To resend, send the same query again.
         """
         shape = self._shape
-        t = shape.params.t
         if not self.complete:
             raise ProtocolError(f"a query needs all hints; {shape.n_blocks - self._filled} blocks are missing")
-        if theta.ndim != 2 or theta.shape[1] != shape.n_cells or not np.issubdtype(theta.dtype, np.integer):
-            raise ParameterError(f"theta must be integers of shape (V, {shape.n_cells})")
-        if not 1 <= theta.shape[0] <= MAX_VECTORS:
-            raise ParameterError(f"a query takes between 1 and {MAX_VECTORS} tables")
-        if theta.min() < -(t // 2) or theta.max() >= t:
-            raise ParameterError("a value of theta is outside [-2^23, 2^24); use a smaller scale")
+        tables = check_theta(theta, shape.n_cells)
         stream = SecretStream()
-        parts = [self._encrypt(row.astype(np.int64), stream) for row in theta]
+        parts = [self._encrypt(row, stream) for row in tables]
         cells, alpha, beta, shares = zip(*parts, strict=True)
         query = LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta))
         return query, np.stack(shares)
 
     def _encrypt(
-        self, theta: NDArray[np.int64], stream: SecretStream
+        self, theta: NDArray[np.uint64], stream: SecretStream
     ) -> tuple[bytes, bytes, bytes, NDArray[np.uint64]]:
         """Return cells, alpha and beta packed, and this party's share."""
         params = self._shape.params
@@ -291,7 +329,7 @@ class LookupTable:
         s = ring.ntt(ring.lift(stream.ternary((params.N,))))
         cells = ring.multiply(self._a, s)
         ring.add_to(cells, ring.ntt(ring.lift(stream.noise((self._shape.n_cells, params.N)))))
-        constants = encode_scaled((theta % params.t).astype(np.uint64), params)
+        constants = encode_scaled(theta, params)
         # the values of a constant polynomial are that constant everywhere
         ring.add_to(cells, np.repeat(constants[:, :, None], params.N, axis=2))
         alpha = ring.multiply(self._a_prime, s)

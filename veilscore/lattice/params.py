@@ -126,7 +126,9 @@ T_PRIMES: tuple[int, int] = largest_primes(30, 16384, 2)  # type: ignore[assignm
 T = T_PRIMES[0] * T_PRIMES[1]
 
 HISTOGRAM = ParameterSet("histogram", 4096, T, T_PRIMES + largest_primes(24, 8192, 2), 2)
-LOOKUP_TRAIN = ParameterSet("lookup in training", 4096, 1 << 24, largest_primes(30, 8192, 2), 0)
+LOOKUP_TRAIN = ParameterSet(
+    "lookup in training", 2048, 1 << 24, largest_primes(30, 4096, 1) + largest_primes(24, 4096, 1), 0
+)
 LOOKUP_OPEN = ParameterSet("lookup, opened", 4096, 1 << 24, largest_primes(26, 8192, 4), 0)
 PRODUCT = ParameterSet("product", 8192, T, T_PRIMES + largest_primes(24, 16384, 6), 2)
 
@@ -172,6 +174,25 @@ def check_lookup(params: ParameterSet, n_samples: int, n_columns: int, n_cells: 
     if params is LOOKUP_OPEN and budget.log2_failure + math.log2(n_samples) > -LEAK_BITS:
         raise ParameterError(f"opening {n_samples} sums of {n_columns} columns is inexact")
     return budget
+
+
+def check_row_lookup(n_samples: int, n_columns: int, n_cells: int) -> NoiseBudget:
+    """Bound the noise of a lookup by rows, or raise ParameterError.
+
+    noise = <m_r, e> - <e_r, s> + <e4, sigma_r>, n_columns terms in the first, and half a unit of q a column from
+    rounding.
+    """
+    _check_sizes(
+        number_of_samples=(n_samples, MAX_CELLS),
+        number_of_columns=(n_columns, n_cells),
+        number_of_cells=(n_cells, MAX_CELLS),
+    )
+    return _budget(LOOKUP_TRAIN, NOISE_SD * math.sqrt(n_columns + 2 * LOOKUP_TRAIN.N) + n_columns / 2)
+
+
+def check_vectors(n_vectors: int) -> None:
+    """Refuse a query of too many vectors, or of none."""
+    _check_sizes(number_of_vectors=(n_vectors, MAX_VECTORS))
 
 
 def check_product(n_vectors: int, openings: int) -> NoiseBudget:

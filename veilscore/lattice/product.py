@@ -25,6 +25,7 @@ from veilscore.lattice.params import PRODUCT, T, check_product
 from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
+from veilscore.lattice.slots import block_rows, fold, n_folded, unfold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +45,7 @@ OPENINGS = 1 << 28  # coefficients one key may decrypt: 10 million rows in 26 st
 
 
 def ciphertext_bytes(n_vectors: int) -> int:
-    """Return the bytes of one chunk: the seed and c0 of one block of each vector."""
+    """Return the bytes of one chunk: the seed and c0 of one block of each vector, after `slots.fold`."""
     return KEY_BYTES + n_vectors * ELEMENT_BYTES
 
 
@@ -61,14 +62,6 @@ def _check_vectors(values: Words, what: str) -> None:
         raise ParameterError(f"{what} must be a non-empty uint64 array")
     if np.any(values >= np.uint64(T)):
         raise ParameterError(f"{what} has a value that is not below t")
-
-
-def _block(values: Words, block: int) -> Words:
-    """Return rows of one block (..., N), zero past the end."""
-    part = values[..., block * N : (block + 1) * N]
-    out = np.zeros((*values.shape[:-1], N), np.uint64)
-    out[..., : part.shape[-1]] = part
-    return out
 
 
 def _share(values: Limbs) -> Words:
@@ -108,12 +101,12 @@ class ProductKey:
         return self._public
 
     def encrypt(self, u: Words) -> Iterator[bytes]:
-        """Encrypt vectors u (V, n) below t; yield one chunk a block of rows, with fresh seed and noise."""
+        """Encrypt vectors u (V, n) below t, to be multiplied and summed; yield one chunk a block of rows."""
         _check_vectors(u, "u")
         if u.ndim != 2:
             raise ParameterError("u must have shape (V, n_samples)")
         check_product(u.shape[0], self._openings)
-        return (self._encrypt_block(_block(u, k)) for k in range(-(-u.shape[1] // N)))
+        return (self._encrypt_block(fold(u, k)) for k in range(-(-u.shape[1] // N)))
 
     def _encrypt_block(self, u: Words) -> bytes:
         this = ring_of(PRODUCT)
@@ -160,7 +153,7 @@ class ProductKey:
                 shares[output, block] = _share(phase[None])[0]
         if next(chunks, None) is not None:
             raise MessageError(f"a reply has more than {n_blocks * outputs} chunks")
-        total = shares.reshape(outputs, -1)[:, :n_samples].copy()
+        total = unfold(shares, n_samples)
         return total[0] if n_outputs is None else total
 
 
@@ -209,14 +202,14 @@ class ProductEvaluator:
         reply: list[bytes] = []
         chunks = iter(ciphertexts)
         for block, chunk in enumerate(islice(chunks, n_blocks)):
-            c0, c1 = self._ciphertexts(chunk, V)
+            c0, c1 = self._ciphertexts(chunk, n_folded(V, block_rows(n_samples, block)))
             for output in range(outputs):
-                masked, share = self._one(c0, c1, _block(stacked[output], block))
+                masked, share = self._one(c0, c1, fold(stacked[output], block))
                 reply.append(masked)
                 shares[output, block] = share
         if len(reply) != outputs * n_blocks or next(chunks, None) is not None:
             raise MessageError(f"{n_blocks} chunks of ciphertexts were expected for {n_samples} rows")
-        total = shares.reshape(outputs, -1)[:, :n_samples].copy()
+        total = unfold(shares, n_samples)
         return reply, total if v.ndim == 3 else total[0]
 
     def _ciphertexts(self, chunk: bytes, V: int) -> tuple[Limbs, Limbs]:

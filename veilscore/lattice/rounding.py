@@ -100,6 +100,34 @@ class ExactScale:
         remainder = self.centred_remainder(np.ascontiguousarray(limbs[:, 2:]))
         return self.join(self.divide(limbs[:, :2], remainder))
 
+    def embed(self, values: Words, limbs: Limbs) -> None:
+        """Add D v to limbs (L, n) in place, for v below t (n,)."""
+        # D = 0 modulo its own limbs, so the message lives in the limbs of t
+        message = self.split(values).astype(np.uint64) * self.D_mod[:, None] + limbs[:2]
+        limbs[:2] = (message % self.message[:, None]).astype(np.uint32)
+
+
+class RoundedScale:
+    """Messages modulo a t that is coprime to q: v stands as round(q v / t)."""
+
+    def __init__(self, params: ParameterSet) -> None:
+        self._params = params
+        self._primes = np.array(params.primes, np.uint64)
+
+    def round(self, limbs: Limbs) -> Words:
+        """Return round(v t / q) mod t as (B, n) from limbs (B, L, n)."""
+        return round_scaled(limbs, self._params)
+
+    def embed(self, values: Words, limbs: Limbs) -> None:
+        """Add round(q v / t) to limbs (L, n) in place, for v below t (n,): a table, not rows."""
+        total = limbs.astype(np.uint64) + encode_scaled(values, self._params).T
+        limbs[:] = (total % self._primes[:, None]).astype(np.uint32)
+
+
+def scale_of(params: ParameterSet) -> ExactScale | RoundedScale:
+    """Return how messages of a parameter set are scaled."""
+    return exact_scale(params) if params.n_message else RoundedScale(params)
+
 
 @lru_cache(maxsize=8)
 def exact_scale(params: ParameterSet) -> ExactScale:

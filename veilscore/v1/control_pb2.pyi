@@ -231,7 +231,7 @@ class JobEvent(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features")
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,23 +245,29 @@ class ScoreRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ON_MISSING_FIELD_NUMBER: _ClassVar[int]
+    N_REASONS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model: str
     timeout_s: float
     purpose: str
     features: _containers.ScalarMap[str, str]
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    on_missing: str
+    n_reasons: int
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ...) -> None: ...
 
 class PartyStatus(_message.Message):
-    __slots__ = ("party", "status", "reason")
+    __slots__ = ("party", "status", "reason", "data_time_s")
     PARTY_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
     party: str
     status: str
     reason: str
-    def __init__(self, party: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    data_time_s: float
+    def __init__(self, party: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., data_time_s: _Optional[float] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("party", "column", "points_lost", "text")
@@ -271,12 +277,12 @@ class Reason(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     party: str
     column: str
-    points_lost: int
+    points_lost: float
     text: str
-    def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+    def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message")
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -286,50 +292,105 @@ class ScoreResponse(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     status: str
-    score: int
+    score: float
     band: str
     probability_of_default: float
     parties: _containers.RepeatedCompositeFieldContainer[PartyStatus]
     reasons: _containers.RepeatedCompositeFieldContainer[Reason]
     model_version: str
     message: str
-    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[int] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    units: int
+    model: str
+    model_sha256: bytes
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "purpose")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    ON_MISSING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
+    map_hash: bytes
     purpose: str
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ...) -> None: ...
+    on_missing: str
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ...) -> None: ...
+
+class ReasonCode(_message.Message):
+    __slots__ = ("column", "code", "name")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    column: int
+    code: int
+    name: str
+    def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id")
+    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
     KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_OTHERS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_CODES_FIELD_NUMBER: _ClassVar[int]
+    DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
     keys_id: bytes
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
+    discloses_unknown: bool
+    without_others: bool
+    share_key_id: bytes
+    reason_codes: _containers.RepeatedCompositeFieldContainer[ReasonCode]
+    data_time_s: float
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ...) -> None: ...
+
+class HolderKeys(_message.Message):
+    __slots__ = ("public_key", "keys_id")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    keys_id: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
+
+class ShareKey(_message.Message):
+    __slots__ = ("public_key",)
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "evaluated_enc", "with_parties")
+    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids")
+    class ShareKeyIdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_ENC_FIELD_NUMBER: _ClassVar[int]
     WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    evaluated_enc: bytes
+    evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
     with_parties: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
+    keys_id: bytes
+    share_key_ids: _containers.ScalarMap[str, bytes]
+    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
     __slots__ = ("status", "reason")

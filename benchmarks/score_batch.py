@@ -1,0 +1,100 @@
+"""Batch scoring: processor time of a holder for the opened lookup sum of all rows, on one core."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from result import emit
+
+from veilscore.lattice.lookup import LookupCodes, LookupTable
+from veilscore.lattice.params import LOOKUP_OPEN, check_lookup
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BOUND_S = 15.0
+TURN = LOOKUP_OPEN.t
+LABEL = b"benchmark"
+
+
+def run(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], theta: NDArray[np.int64]) -> dict[str, float]:
+    """Score all rows once; return processor seconds of each part, bytes, and the number of wrong rows."""
+    start = time.process_time()
+    owner = LookupCodes(codes, n_codes, LABEL, opened=True)
+    hints = owner.hints()
+    made = time.process_time()
+    table = LookupTable(codes.shape[0], n_codes, LABEL, opened=True, hints=[hints])
+    query, share = table.query(theta)
+    asked = time.process_time()
+    other = owner.evaluate(query)
+    answered = time.process_time()
+    offsets = np.concatenate(([0], np.cumsum(n_codes)[:-1]))
+    expected = sum((theta[at + codes[:, c]] for c, at in enumerate(offsets)), np.zeros(codes.shape[0], np.int64))
+    wrong = int(np.count_nonzero((share.astype(np.int64) + other.astype(np.int64) - expected) % TURN))
+    return {
+        "hints_s": made - start,
+        "bank_s": asked - made,
+        "evaluate_s": answered - asked,
+        "hint_bytes": len(hints),
+        "query_bytes": len(query.cells) + len(query.alpha) + len(query.beta),
+        "wrong_rows": wrong,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--columns", type=int, default=20)
+    parser.add_argument("--codes", type=int, default=10)
+    args = parser.parse_args()
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, args.codes, (args.rows, args.columns), dtype=np.uint8)
+    n_codes = np.full(args.columns, args.codes)
+    # points of either sign; the total stays far below half a turn, as scoring checks
+    theta = rng.integers(-(1 << 18), 1 << 18, args.columns * args.codes)
+
+    # compile first: the bound is on running nodes
+    run(codes[:10], n_codes, theta)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = run(codes, n_codes, theta)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    value = result["hints_s"] + result["evaluate_s"]
+    budget = check_lookup(LOOKUP_OPEN, args.rows, args.columns, args.columns * args.codes)
+    failure = budget.log2_failure + np.log2(args.rows)
+    print(f"{args.rows:,} rows x {args.columns} columns x {args.codes} codes, one core, processor time")
+    for label, shown in (
+        ("holder, hints, s", f"{result['hints_s']:.2f}"),
+        ("holder, its share, s", f"{result['evaluate_s']:.2f}"),
+        ("holder, both, s", f"{value:.2f}"),
+        ("bank, s", f"{result['bank_s']:.2f}"),
+        ("rows a second, holder", f"{args.rows / value:,.0f}"),
+        ("hints, MB", f"{result['hint_bytes'] / 1e6:.1f}"),
+        ("query, MB", f"{result['query_bytes'] / 1e6:.1f}"),
+        ("bytes a row, both ways", f"{(result['hint_bytes'] + result['query_bytes']) / args.rows:.1f}"),
+        ("rows that are wrong", f"{result['wrong_rows']}"),
+        ("log2 probability that any row is", f"{failure:.1f}"),
+        ("peak memory, both sides in one process, MB", f"{peak / 1024:.0f}"),
+        ("of which before, with the codes, MB", f"{before / 1024:.0f}"),
+    ):
+        print(f"  {label:<56}{shown:>12}")
+    emit(
+        "score_batch",
+        value,
+        "s",
+        BOUND_S,
+        value <= BOUND_S and not result["wrong_rows"],
+        rows=args.rows,
+        log2_failure=failure,
+        peak_memory_mb=peak / 1024,
+        memory_before_mb=before / 1024,
+        **result,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Time of one online score, asked over TLS: bank, two holders and coordinator as four processes on loopback.
+
+Requests come one after the other with a pause between them, in which the bank makes masks for the next ones; the
+figures without pause and the bytes of all messages of a request are printed beside it. Every score is compared with
+that of a batch job on the same firms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import csv
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from result import emit
+
+from coordinator.service import Coordinator
+from veilscore.errors import PeerError
+from veilscore.federation import load_federation
+from veilscore.founding import DataFiles, found_federation
+from veilscore.grpc_channel import Fabric
+from veilscore.identity import load_identity
+from veilscore.job import parse_job
+from veilscore.ledger import Ledger
+from veilscore.local import open_job
+from veilscore.model import load_model
+from veilscore.node import Node
+from veilscore.policy import load_node_config
+from veilscore.simulate import simulate
+from veilscore.v1 import control_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+BOUND_MS = 20.0
+PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
+PACKAGES = {"bank": "party_bank", "tax": "party_tax", "registry": "party_registry", "coordinator": "coordinator"}
+JOB = """
+name: {name}
+purpose: credit
+task: {task}
+bank: bank
+holders: [tax, registry]
+datasets: {{bank: main, tax: main, registry: main}}
+parameters: {parameters}
+"""
+
+
+def run_job(folder: Path, name: str, task: str, parameters: str) -> Path:
+    """Run a job over memory in the nodes' homes; returns the bank's folder of it."""
+    job = parse_job(JOB.format(name=name, task=task, parameters=parameters))
+    run = open_job(job, {p: load_node_config(folder / p) for p in PARTIES}, folder).run()
+    for party in PARTIES:
+        Ledger(folder / party / "state" / "jobs").add(run.job_id, job, "accepted", "")
+    return run.stores["bank"].path
+
+
+def prepare(folder: Path, n_firms: int) -> dict[str, int]:
+    """Homes with a trained model; units of every firm by batch scoring."""
+    simulate(n_firms, 1, folder / "data", columns={"tax": 20, "registry": 20})
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    run_job(folder, "firms", "train_scorecard", "{max_bin: 10, max_openings: 4}")
+    scored = run_job(folder, "batch", "score_batch", "{model: firms, on_missing: missing_code}")
+    units = load_model(folder / "bank" / "models" / "firms" / "model.json").scaling.units
+    with (scored / "scores.csv").open() as file:
+        return {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
+
+
+@contextlib.contextmanager
+def processes(folder: Path) -> Iterator[None]:
+    """Run the four nodes."""
+    started = [
+        subprocess.Popen([sys.executable, "-m", package, "--home", folder / name], stdin=subprocess.DEVNULL)
+        for name, package in PACKAGES.items()
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            process.wait(20)
+
+
+@contextlib.asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[Fabric]:
+    """Connection of a loan system with the bank's identity, once all nodes answer."""
+    federation = load_federation(folder / "federation.yaml")
+    fabric = Fabric(load_identity(folder / "bank" / "identity"), federation, accept_session=lambda _s, _p: False)
+    try:
+        for name in PACKAGES:
+            with contextlib.suppress(PeerError):
+                await fabric.call(name, "Ping", pb.Empty(), pb.Empty, timeout_s=60)
+        yield fabric
+    finally:
+        await fabric.stop(0.1)
+
+
+async def ask(fabric: Fabric, firm: str, number: str) -> tuple[float, pb.ScoreResponse]:
+    """One request; milliseconds and response."""
+    request = pb.ScoreRequest(request_id=number, firm_id=firm, model="firms", timeout_s=20, on_missing="missing_code")
+    start = time.perf_counter()
+    response = await fabric.call("bank", "Score", request, pb.ScoreResponse, timeout_s=30)
+    return 1e3 * (time.perf_counter() - start), response
+
+
+async def measure(folder: Path, units: dict[str, int], repeats: int, pause_s: float) -> tuple[Any, Any, bool]:
+    """Milliseconds of each request with and without pauses, and whether all scores are those of the batch."""
+    firms = list(units)
+    async with connected(folder) as fabric:
+        for i in range(20):
+            await ask(fabric, firms[i], f"warm-{i}")
+        await asyncio.sleep(1)
+        times: dict[str, list[float]] = {"paced": [], "at once": []}
+        exact = True
+        for name, n_requests in (("paced", repeats), ("at once", repeats // 2)):
+            for i in range(n_requests):
+                firm = firms[(17 * i) % len(firms)]
+                took, response = await ask(fabric, firm, f"{name}-{i}")
+                exact &= response.status in {"scored", "fallback"} and response.units == units[firm]
+                times[name].append(took)
+                await asyncio.sleep(pause_s if name == "paced" else 0)
+    return np.array(times["paced"]), np.array(times["at once"]), exact
+
+
+async def bytes_of_requests(folder: Path, firms: list[str]) -> float:
+    """Bytes of all messages of a request among all nodes, without TLS; counted in one process."""
+    total, call = 0, Fabric.call
+
+    async def counting(self: Fabric, *arguments: Any, **options: Any) -> Any:
+        nonlocal total
+        reply = await call(self, *arguments, **options)
+        total += arguments[2].ByteSize() + reply.ByteSize()
+        return reply
+
+    nodes = [Coordinator(folder / n) if n == "coordinator" else Node(folder / n) for n in PACKAGES]
+    for node in nodes:
+        await node.start()
+    try:
+        async with connected(folder) as fabric:
+            await ask(fabric, firms[0], "keys")
+            Fabric.call = counting  # type: ignore[method-assign, assignment]
+            for firm in firms:
+                await ask(fabric, firm, f"bytes-{firm}")
+    finally:
+        Fabric.call = call  # type: ignore[method-assign]
+        for node in nodes:
+            await node.stop(0.1)
+    return total / len(firms)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--firms", type=int, default=2000)
+    parser.add_argument("--pause-ms", type=float, default=30)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        units = prepare(folder, arguments.firms)
+        with processes(folder):
+            paced, at_once, exact = asyncio.run(measure(folder, units, arguments.repeats, arguments.pause_ms / 1e3))
+        n_bytes = asyncio.run(bytes_of_requests(folder, list(units)[:5]))
+    p50, p95 = np.percentile(paced, [50, 95])
+    print(f"{'requests':<40}{len(paced):>12}")
+    print(f"{f'p50, {arguments.pause_ms:g} ms between requests':<40}{p50:>12.1f} ms")
+    print(f"{'p95':<40}{p95:>12.1f} ms")
+    print(f"{'p50, no pause':<40}{np.median(at_once):>12.1f} ms")
+    print(f"{'bytes a request, all nodes':<40}{n_bytes:>12,.0f}")
+    print(f"{'all scores as in batch':<40}{exact!s:>12}")
+    emit(
+        "score_online",
+        p50,
+        "ms",
+        BOUND_MS,
+        exact and p50 <= BOUND_MS,
+        p95_ms=p95,
+        p50_without_pause_ms=np.median(at_once),
+        bytes_a_request=n_bytes,
+        requests=len(paced),
+        exact=exact,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""Online scoring between real nodes over TLS: agreement with batch, retries, missing parties, reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+
+import pytest
+from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
+
+from veilscore.errors import DataError, MessageError, ProtocolError, RefusedError
+from veilscore.federation import load_federation
+from veilscore.grpc_channel import Fabric
+from veilscore.identity import load_identity
+from veilscore.model import load_model
+from veilscore.online_journal import Journal
+from veilscore.online_model import codes_of_features
+from veilscore.online_records import load_map
+from veilscore.v1 import control_pb2 as pb
+
+
+class Trained:
+    """Homes with a model, batch scores of all firms, and firms by who knows them."""
+
+    def __init__(self, folder):
+        self.folder = train(folder)
+        self.units = batch_units(folder)
+        self.model = load_model(folder / "bank" / "models" / "firms" / "model.json")
+        tax, registry = rows(folder, "tax"), rows(folder, "registry")
+        self.known = [f for f in self.units if f in tax and f in registry]
+        self.not_at_tax = [f for f in self.units if f not in tax and f in registry]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def homes(trained, tmp_path):
+    return copy_of(trained.folder, tmp_path)
+
+
+def statuses(response):
+    return {p.party: p.status for p in response.parties}
+
+
+def average(model, party):
+    """Mean points of each column over the training rows, rounded, added up."""
+    return sum(
+        round(sum(n * p for n, p in zip(c.rows, c.points, strict=True)) / sum(c.rows))
+        for c in model.part(party).columns
+    )
+
+
+def test_online_and_batch_agree_to_the_last_unit(trained, homes):
+    firms = [*trained.known[:12], *trained.not_at_tax[:3]]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return await asyncio.gather(
+                *(score(command, f"r{i}", firm, on_missing="missing_code") for i, firm in enumerate(firms))
+            )
+
+    responses = asyncio.run(scenario())
+    assert [r.units for r in responses] == [trained.units[firm] for firm in firms]
+    assert [r.status for r in responses] == ["scored"] * 12 + ["fallback"] * 3
+    assert statuses(responses[0]) == {"tax": "ok", "registry": "ok"}
+    assert statuses(responses[-1]) == {"tax": "unknown", "registry": "ok"}
+    assert "tax does not know the firm" in responses[-1].message
+    first = responses[0]
+    assert first.score == first.units / trained.model.scaling.units
+    assert first.band == trained.model.band(first.score)
+    assert 0 < first.probability_of_default < 1
+    assert (first.model, first.model_version) == ("firms", trained.model.version)
+    assert first.model_sha256 == trained.model.sha256
+
+
+def test_features_instead_of_a_row(trained, homes):
+    firm = trained.known[0]
+    row = rows(homes, "bank")[firm]
+    names = load_map(homes / "bank" / "models" / "firms" / "code_map.json").names
+    features = {name: row[name] for name in names}
+
+    async def scenario():
+        async with scoring(homes) as command:
+            unlisted = next(f for f in rows(homes, "tax") if f not in trained.units)
+            return [
+                await score(command, "a", firm, features=features),
+                await score(command, "b", firm, features={}),
+                await score(command, "c", firm, features={"x": "1"}),
+                await score(command, "d", unlisted),
+                await score(command, "e", "not an id"),
+                await score(command, "f", firm, model="../firms"),
+            ]
+
+    given, own, wrong, unlisted, malformed, no_model = asyncio.run(scenario())
+    assert given.units == own.units == trained.units[firm]
+    assert wrong.status == unlisted.status == malformed.status == no_model.status == "failed"
+    assert "unknown: x" in wrong.message
+    assert "send its features" in unlisted.message
+    assert "malformed" in malformed.message
+    assert "no model" in no_model.message
+
+
+def test_features_are_read_like_the_data_set(trained):
+    code_map = load_map(trained.folder / "bank" / "models" / "firms" / "code_map.json")
+    row = next(iter(rows(trained.folder, "bank").values()))
+    good = {name: row[name] for name in code_map.names}
+    number = next(c.name for c in code_map.columns if c.bins.kind == "number")
+    codes, unseen = codes_of_features(code_map, good | {number: "NA"})
+    assert codes[0, code_map.names.index(number)] == code_map.missing[code_map.names.index(number)]
+    assert not unseen
+    assert codes_of_features(code_map, good | {number: "2024-03-01"})[0].shape == (1, len(code_map.names))
+    for text in ("inf", "many"):
+        with pytest.raises(DataError, match=number):
+            codes_of_features(code_map, good | {number: text})
+    for name in (c.name for c in code_map.columns if c.bins.kind == "category"):
+        assert codes_of_features(code_map, good | {name: "never seen"})[1] == [name]
+
+
+def test_retry_gets_the_same_response_also_after_a_restart(trained, homes):
+    firm, other = trained.known[:2]
+
+    async def first():
+        async with scoring(homes) as command:
+            twice = await asyncio.gather(score(command, "a", firm), score(command, "a", firm))
+            again = await score(command, "a", firm, timeout_s=3)
+            return [*twice, again, await score(command, "a", other)]
+
+    async def restarted():
+        async with scoring(homes) as command:
+            return await score(command, "a", firm), await score(command, "b", firm)
+
+    one, two, three, conflict = asyncio.run(first())
+    assert one == two == three
+    assert conflict.status == "refused"
+    assert "new one" in conflict.message
+    kept, fresh = asyncio.run(restarted())
+    assert kept == one
+    assert fresh.units == one.units
+    with sqlite3.connect(homes / "tax" / "state" / "online.db") as db:
+        keys = [row[0] for row in db.execute("SELECT key FROM answered")]
+    assert len(keys) == 2  # one opening for each request id
+    assert firm.encode() not in (homes / "tax" / "state" / "online.db").read_bytes()
+
+
+def test_rule_fail(trained, homes):
+    set_policy(homes, "registry", disclose_unknown=False)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return await score(command, "a", trained.not_at_tax[0]), await score(
+                command, "b", trained.not_at_tax[0], on_missing="missing_code"
+            )
+
+    failed, fallback = asyncio.run(scenario())
+    assert (failed.status, failed.units, failed.score) == ("failed", 0, 0.0)
+    assert statuses(failed) == {"tax": "unknown", "registry": "refused"}
+    assert "does not say which firms it knows" in failed.parties[1].reason
+    assert statuses(fallback) == {"tax": "unknown", "registry": "not disclosed"}
+    assert fallback.units == trained.units[trained.not_at_tax[0]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"online_scoring": False}, "online scoring"),
+        ({"purposes": ["marketing"]}, "purpose 'credit'"),
+        ({"banks": ["other"]}, "does not work for bank"),
+    ],
+)
+def test_refusing_holder(trained, homes, policy, reason):
+    set_policy(homes, "registry", **policy)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [await score(command, rule, trained.known[0], on_missing=rule) for rule in ("fail", "neutral")]
+
+    failed, neutral = asyncio.run(scenario())
+    assert failed.status == "failed"
+    assert statuses(failed) == {"tax": "ok", "registry": "refused"}
+    assert reason in failed.parties[1].reason
+    # tax does not show its part alone, so both count with their averages
+    assert statuses(neutral) == {"tax": "refused", "registry": "refused"}
+    assert neutral.status == "fallback"
+    assert "only together" in neutral.parties[0].reason
+    codes = load_map(homes / "bank" / "models" / "firms" / "code_map.json")
+    own = codes_of_features(codes, {n: rows(homes, "bank")[trained.known[0]][n] for n in codes.names})[0]
+    averages = average(trained.model, "tax") + average(trained.model, "registry")
+    assert neutral.units == trained.model.own_units(own)[0] + averages
+
+
+def test_unreachable_holder_and_a_policy_that_opens_without_others(trained, homes):
+    set_policy(homes, "tax", online_without_others=True)
+    firm = trained.known[0]
+
+    async def scenario():
+        async with scoring(homes, "bank", "tax", "coordinator") as command:
+            failed, neutral = await asyncio.gather(
+                score(command, "a", firm, timeout_s=2), score(command, "b", firm, timeout_s=2, on_missing="neutral")
+            )
+        async with scoring(homes) as command:
+            return failed, neutral, await score(command, "a", firm)
+
+    failed, neutral, later = asyncio.run(scenario())
+    assert statuses(failed) == {"tax": "ok", "registry": "failed"}
+    assert statuses(neutral) == {"tax": "ok", "registry": "failed"}
+    assert (failed.status, neutral.status, later.status) == ("failed", "fallback", "scored")
+    assert later.units == trained.units[firm]  # a failed request may be repeated under its id
+    codes = load_map(homes / "registry" / "models" / "firms" / "code_map.json")
+    row = rows(homes, "registry")[firm]
+    part = trained.model.part("registry")
+    at = codes_of_features(codes, {n: row[n] for n in codes.names})[0][0]
+    own = sum(c.points[code] for c, code in zip(part.columns, at, strict=True))
+    assert neutral.units == later.units - own + average(trained.model, "registry")
+
+
+def test_only_the_banks_own_people_score(trained, homes):
+    async def scenario():
+        async with scoring(homes):
+            holder = Fabric(
+                load_identity(homes / "tax" / "identity"),
+                load_federation(homes / "federation.yaml"),
+                accept_session=lambda _s, _p: False,
+            )
+            try:
+                await score(holder, "a", trained.known[0])
+            finally:
+                await holder.stop(0.1)
+
+    with pytest.raises((RefusedError, ProtocolError, Exception), match="role holder"):
+        asyncio.run(scenario())
+
+
+def test_interrupted_opening_goes_on_under_its_id(trained, homes):
+    firm = trained.known[0]
+
+    async def scenario():
+        async with scoring(homes, "bank") as command:
+            async with scoring(homes, "tax", "registry"):
+                lost = await score(command, "a", firm, timeout_s=1)
+                async with scoring(homes, "coordinator"):
+                    again = await score(command, "a", firm)
+                half = await score(command, "b", firm, timeout_s=1)
+            async with scoring(homes, "tax", "registry", "coordinator"):
+                over = await score(command, "b", firm)
+                return lost, again, half, over, await score(command, "c", firm)
+
+    lost, again, half, over, fresh = asyncio.run(scenario())
+    assert lost.status == half.status == "failed"
+    assert again.status == "scored"
+    assert again.units == fresh.units == trained.units[firm]
+    # both holders opened "b" before they were restarted and send the same partials again: still the right total
+    assert over.status == "scored"
+    assert over.units == trained.units[firm]
+
+
+def test_changed_data_are_seen(trained, homes):
+    firm = trained.known[0]
+    path = homes / "data" / "tax.csv"
+    whole = path.read_text()
+
+    async def scenario():
+        async with scoring(homes) as command:
+            before = await score(command, "a", firm)
+            lines = whole.splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if not line.startswith(firm)))
+            os.utime(path, (1_800_000_000, 1_800_000_000))
+            gone = await score(command, "b", firm)
+            path.write_text("uscc\nsecret_cell\n")
+            broken = await score(command, "c", firm)
+            path.write_text(whole)
+            return before, gone, broken, await score(command, "d", firm)
+
+    before, gone, broken, after = asyncio.run(scenario())
+    assert before.status == after.status == "scored"
+    assert before.parties[0].data_time_s == pytest.approx(path.stat().st_mtime, abs=3600)
+    assert statuses(gone)["tax"] == "unknown"
+    assert gone.parties[0].data_time_s == 1_800_000_000
+    assert statuses(broken)["tax"] == "failed"
+    assert "its own log says why" in broken.parties[0].reason
+
+
+def test_lost_code_map(trained, homes):
+    for folder in ("models/firms", "jobs"):
+        shutil.rmtree(homes / "tax" / folder)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return await score(command, "a", trained.known[0])
+
+    response = asyncio.run(scenario())
+    assert response.status == "failed"
+    assert "backup" in response.parties[0].reason
+
+
+def test_reasons(trained, homes):
+    names = load_map(homes / "tax" / "models" / "firms" / "code_map.json").names
+    set_policy(homes, "tax", reason_columns=[names[0], names[2]])
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [await score(command, firm, firm, n_reasons=100) for firm in trained.known[:5]] + [
+                await score(command, "few", trained.known[0])
+            ]
+
+    *responses, few = asyncio.run(scenario())
+    best = trained.model.base_points + sum(max(c.points) for part in trained.model.parts for c in part.columns)
+    for response in responses:
+        lost = [r.points_lost for r in response.reasons]
+        assert lost == sorted(lost, reverse=True)
+        assert round(trained.model.scaling.units * sum(lost)) == best - response.units  # the lines account for every unit lost
+        named = {r.column for r in response.reasons if r.party == "tax"}
+        assert named <= {names[0], names[2]}
+        assert {r.party for r in response.reasons} <= {"bank", "tax", "tax, registry"}
+        assert not any(r.party == "registry" for r in response.reasons)
+    assert len(few.reasons) == 4
+    assert any(r.party == "tax" for response in responses for r in response.reasons)
+
+
+def test_holder_refuses_what_a_bank_may_not_ask(trained, homes):
+    part = trained.model.part("tax")
+    record = pb.EncryptRecord(
+        request_id="q",
+        firm_id=trained.known[0],
+        model_hash=trained.model.sha256,
+        map_hash=bytes.fromhex(part.map_sha256),
+        purpose="credit",
+        on_missing="missing_code",
+    )
+
+    async def scenario():
+        async with scoring(homes) as command:
+
+            async def encrypt(**changes):
+                message = pb.EncryptRecord()
+                message.CopyFrom(record)
+                message.MergeFrom(pb.EncryptRecord(**changes))
+                return await command.call("tax", "EncryptRecord", message, pb.EncryptedRecord, timeout_s=5)
+
+            async def opened(**fields):
+                fields = {"request_id": "q", "keys_id": reply.keys_id, "with_parties": ["tax", "registry"]} | fields
+                return await command.call("tax", "OpenPartial", pb.OpenPartial(**fields), pb.OpenedPartial, timeout_s=5)
+
+            reply = await encrypt()
+            assert reply.status == "ready"
+            assert (await encrypt()).status == "ready"
+            assert (await encrypt(firm_id=trained.known[1])).status == "refused"
+            assert "code map" in (await encrypt(map_hash=bytes(32))).reason
+            for changes in ({"map_hash": b"x"}, {"on_missing": "guess"}, {"firm_id": "9" * 101}):
+                with pytest.raises(MessageError):
+                    await encrypt(**changes)
+            assert (await opened(request_id="never")).status == "lost"
+            assert (await opened(keys_id=b"other")).status == "lost"
+            assert (await opened(with_parties=["tax"])).status == "refused"
+            assert (await opened()).status == "lost"  # no ids of the holders' keys
+            for parties in (["registry"], ["tax", "tax"], ["tax", "bank"], []):
+                with pytest.raises(MessageError):
+                    await opened(with_parties=parties)
+            ids = {"tax": reply.share_key_id, "registry": bytes(32)}
+            assert (await opened(share_key_ids=ids)).status == "lost"
+
+    asyncio.run(scenario())
+
+
+def test_unusable_requests_are_refused(trained, homes):
+    async def scenario():
+        async with scoring(homes, "bank") as command:
+            for request_id, fields in (
+                ("", {}),
+                ("x" * 101, {}),
+                ("a", {"on_missing": "guess"}),
+                ("a", {"timeout_s": -1.0}),
+            ):
+                with pytest.raises(MessageError):
+                    fields = {"request_id": request_id, "firm_id": "f", "model": "firms"} | fields
+                    await command.call("bank", "Score", pb.ScoreRequest(**fields), pb.ScoreResponse, timeout_s=5)
+
+    asyncio.run(scenario())
+
+
+def test_journal_keeps_the_first_answer(tmp_path):
+    path = tmp_path / "state" / "online.db"
+    journal = Journal(path)
+    assert journal.get("a") is None
+    assert journal.keep("a", b"d", b"one") == b"one"
+    assert journal.keep("a", b"d", b"two") == b"one"
+    with pytest.raises(ProtocolError, match="new request id"):
+        journal.keep("a", b"other", b"three")
+    journal.close()
+    assert Journal(path).get("a") == (b"d", b"one")
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,301 @@
+"""A joint scorecard in one process, with the habits of scikit-learn; for notebooks and trials.
+
+All parties run in this process over the in-memory channel, with the protocols, messages and files of real nodes but
+without what separates the parties. Use nodes where the data of two owners must stay apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import html
+import inspect
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from veilscore import report, reporting, roles
+from veilscore.errors import ConfigError, JobError
+from veilscore.job import Job, TrainScorecard
+from veilscore.model import Scorecard, load_model
+from veilscore.policy import NodePolicy
+from veilscore.settings import parse
+from veilscore.table_run import MEMORY, run_on_tables
+from veilscore.table_source import Source, TableReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from veilscore.table import Kind
+
+BANK, COORDINATOR = "bank", "coordinator"
+
+
+class NotFittedError(JobError, AttributeError):
+    """Something was asked for that only `JointScorecard.fit` makes."""
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """A report that notebooks show in place; `data` has its figures."""
+
+    data: report.ReportData
+
+    def __repr__(self) -> str:
+        """Whose report it is."""
+        return f"Report(audience={self.data.audience!r}, job={self.data.job.name!r})"
+
+    def _repr_html_(self) -> str:
+        page = html.escape(report.render(self.data), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:48em;border:0" title="Veilscore report"></iframe>'
+
+    def save(self, path: Path | str) -> Path:
+        """Write the page as one HTML file that opens offline; StateError where it cannot be written."""
+        return report.write_report(self.data, Path(path))
+
+
+class JointScorecard:
+    """Joint scorecard of a bank and data holders, trained and applied in this process.
+
+    Parameters
+    ----------
+    name, purpose : of the job and the model.
+    folder : where the parties keep their files; None: a temporary folder, removed with this object.
+    publish_column_names : whether holders show the bank their columns' names rather than numbers.
+    **training : the parameters of `veilscore.job.TrainScorecard` by name, with its defaults.
+
+    Attributes
+    ----------
+    model_ : `veilscore.model.Scorecard`, as the bank files it.
+    report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
+    holder_reports_, merged_report_ : each holder's report by name, and all views joined.
+    leakage_ : rows of who learned what in each step.
+    coef_, intercept_, feature_names_in_ : (1, d), (1,) and (d,) of the columns in the model; a feature is the weight
+        of evidence of a column's bin, in log-odds of bad.
+    classes_, n_features_in_, n_iter_ : [0, 1], d, and the number of gradients opened, (1,).
+
+    Examples
+    --------
+    >>> from veilscore.api import JointScorecard
+    >>> from veilscore.simulate import simulate
+    >>> firms = simulate(2000, seed=7).parties
+    >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
+    >>> card = JointScorecard(max_bin=8, sign="positive", pdo=40)
+    >>> card.fit(firms["bank"], holders)
+    JointScorecard(max_bin=8, sign='positive', pdo=40)
+    >>> card.coef_.shape[1] == len(card.feature_names_in_)
+    True
+    >>> risk = card.predict_proba(firms["bank"], holders)
+    >>> risk.shape == (firms["bank"].n_rows, 2)
+    True
+    >>> card.report_
+    Report(audience='bank', job='scorecard')
+    >>> bool(card.report_.data.improvement.auc > 0)
+    True
+    """
+
+    _OWN: ClassVar[dict[str, Any]] = {
+        "name": "scorecard",
+        "purpose": "trial in one process",
+        "folder": None,
+        "publish_column_names": True,
+    }
+
+    def __init__(self, **parameters: Any) -> None:
+        self.set_params(**{**_defaults(), **_known(parameters)})
+
+    def __repr__(self) -> str:
+        """Show the parameters that are not the defaults."""
+        defaults = _defaults()
+        changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        return f"JointScorecard({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say that `fit` is due where a fitted attribute is asked for."""
+        if name.endswith("_") and not name.startswith("_"):
+            raise NotFittedError(f"this scorecard is not fitted, so it has no {name}; call fit first")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - as in scikit-learn
+        """All parameters by name."""
+        return {name: getattr(self, name) for name in _defaults()}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change parameters; an unknown name raises ConfigError, values are checked by `fit`."""
+        for name, value in _known(parameters).items():
+            setattr(self, name, value)
+        return self
+
+    def fit(
+        self,
+        bank: Source,
+        holders: Mapping[str, Source],
+        *,
+        label: str = "default",
+        id: str = "id",  # noqa: A002 - the word that users expect
+        weight: str | None = None,
+        date: str | None = None,
+    ) -> Self:
+        """Align, bin, train and evaluate.
+
+        Parameters
+        ----------
+        bank : the bank's data with the label: a `Table`, a path of a CSV or Parquet file, or columns by name (a
+            dictionary of arrays, a data frame).
+        holders : name of each holder, and its data; the first is the lead.
+        label, id, weight, date : names of these columns, for data that is not a `Table`.
+
+        Raises
+        ------
+        VeilscoreError : its child says what is wrong with parameters or data.
+        """
+        if not holders:
+            raise ConfigError("holders is empty: a joint scorecard needs at least one data holder")
+        job = self._job("train_scorecard", tuple(holders), {name: getattr(self, name) for name in _training_defaults()})
+        reader = TableReader(id, label, weight, date, job.training)
+        tables = {
+            BANK: reader.bank(BANK, bank),
+            **{party: reader.holder(party, holders[party]) for party in job.holders},
+        }
+        home = self._home()
+        run = run_on_tables(job, tables, home, policy=self._policy())
+        store = run.stores[BANK]
+        data = reporting.bank_report(store, job, costs=run.costs)
+        views = [reporting.holder_report(run.stores[h], job, h, costs=run.costs) for h in job.holders]
+        fitted, p = store.load_json("fit"), job.training
+        self._fitted = _Fitted(home, job, reader, {party: table.kinds for party, table in tables.items()})
+        self.model_: Scorecard = load_model(store.path / "model.json")
+        self.report_ = Report(data)
+        self.holder_reports_ = {view.party: Report(view) for view in views}
+        self.merged_report_ = Report(reporting.merged_report(data, views))
+        self.leakage_ = roles.leakage_table(job.task, monotone=p.monotone, standard_errors=p.standard_errors)
+        self.coef_ = np.array([fitted["beta"]])
+        self.intercept_ = np.array([self.model_.intercept])
+        self.feature_names_in_ = np.array(fitted["names"], dtype=object)
+        self.classes_, self.n_features_in_ = np.array([0, 1]), len(fitted["names"])
+        self.n_iter_ = np.array([fitted["n_evaluations"]])
+        return self
+
+    def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+        """Log-odds of bad of the bank's rows, (n,); see `predict_proba`."""
+        units = self._units(bank, holders)
+        found = self.model_.calibration
+        return found.intercept + found.slope * self.model_.scaling.log_odds_bad(units)
+
+    def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+        """Probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
+
+        Parameters
+        ----------
+        bank, holders : as in `fit`, with the same columns and the same holders; no label is needed. A firm that a
+            holder does not know scores with that holder's bins of missing values.
+
+        Raises
+        ------
+        NotFittedError : `fit` has not run.
+        """
+        units = self._units(bank, holders)
+        risk = self.model_.probability(units)
+        return np.column_stack([1.0 - risk, risk])
+
+    def score_points(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+        """Points of the bank's rows, (n,), higher is better; see `predict_proba`."""
+        units = self._units(bank, holders)
+        return self.model_.score(units)
+
+    def _units(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.int64]:
+        """Total points of each row in the model's units."""
+        if "_fitted" not in vars(self):
+            raise NotFittedError("this scorecard is not fitted; call fit before scoring")
+        fitted = self._fitted
+        if set(holders) != set(fitted.job.holders):
+            raise ConfigError(f"holders must be those of fit: {', '.join(fitted.job.holders)}")
+        tables = {
+            party: fitted.reader.again(party, source, fitted.kinds[party])
+            for party, source in {BANK: bank, **holders}.items()
+        }
+        wanted = {
+            "model": fitted.job.name,
+            "on_missing": "missing_code",
+            "min_batch": 1,
+            "id_normaliser": fitted.job.training.id_normaliser,
+        }
+        batch = self._job("score_batch", fitted.job.holders, wanted)
+        run = run_on_tables(batch, tables, fitted.home, policy=self._policy())
+        with (run.stores[BANK].path / "scores.csv").open(encoding="utf-8", newline="") as file:
+            scores = np.array([float(row["score"]) for row in csv.DictReader(file)])
+        units: NDArray[np.int64] = np.rint(scores * self.model_.scaling.units).astype(np.int64)
+        return units
+
+    def _job(self, task: str, holders: tuple[str, ...], parameters: Mapping[str, Any]) -> Job:
+        body = {
+            "name": self.name,
+            "purpose": self.purpose,
+            "task": task,
+            "bank": BANK,
+            "coordinator": COORDINATOR,
+            "holders": holders,
+            "datasets": dict.fromkeys((BANK, *holders), MEMORY),
+            "parameters": parameters,
+        }
+        return parse(Job, body, "JointScorecard")
+
+    def _home(self) -> Path:
+        if self.folder is not None:
+            return Path(self.folder)
+        home = tempfile.mkdtemp(prefix="veilscore-")
+        weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
+        return Path(home)
+
+    def _policy(self) -> NodePolicy:
+        """Policy of all parties: this process decides for them, so they allow what is asked."""
+        return NodePolicy(
+            accept="auto",
+            min_overlap=1,
+            publish_column_names=bool(self.publish_column_names),
+            allow_order=True,
+            allow_standard_errors=True,
+        )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What scoring needs of a fit beside the model."""
+
+    home: Path
+    job: Job
+    reader: TableReader
+    kinds: Mapping[str, Mapping[str, Kind]]
+
+
+def _training_defaults() -> dict[str, Any]:
+    fields = TrainScorecard.model_fields.items()
+    return {name: info.get_default(call_default_factory=True) for name, info in fields}
+
+
+def _defaults() -> dict[str, Any]:
+    return {**JointScorecard._OWN, **_training_defaults()}  # noqa: SLF001 - same file
+
+
+def _known(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters, if all names are known."""
+    known = list(_defaults())
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"JointScorecard has no parameter {name!r}; {hint}")
+    return parameters
+
+
+# so that notebooks complete and show the parameters by name
+JointScorecard.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in _defaults().items()]
+)

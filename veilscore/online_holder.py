@@ -1,0 +1,267 @@
+"""A holder's side of online scoring; the whole protocol is described in `veilscore.online_service`.
+
+Order for one request id: 1. EncryptRecord (may be repeated), 2. OpenPartial, which is answered once: a repeat with
+the same bytes sends the same partial again, anything else is refused. What was opened is on disk before it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from veilscore import he, online
+from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, VeilscoreError
+from veilscore.online_journal import Journal
+from veilscore.online_records import Found, Origin, Origins
+from veilscore.v1 import control_pb2 as pb
+from veilscore.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from veilscore.federation import Member
+    from veilscore.grpc_channel import Fabric
+    from veilscore.ledger import Ledger
+    from veilscore.policy import NodeConfig
+
+R = TypeVar("R")
+_PENDING_KEPT = 4096
+_PEER_S = 10.0
+_LABEL = "veilscore/1 online zero-share"
+ON_MISSING = ("fail", "missing_code", "neutral")
+
+
+@dataclass(frozen=True, repr=False)
+class _Pending:
+    """A record that was encrypted for a bank and not opened yet."""
+
+    digest: bytes
+    model_hash: bytes
+    origin: Origin
+    n_cells: int
+
+
+@dataclass(frozen=True)
+class _PeerKey:
+    """Key with another holder, and the name of that holder's half of it."""
+
+    share_key_id: bytes
+    key: PairwiseKey = field(repr=False)
+
+
+class OnlineHolder:
+    """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders.
+
+    Parameters
+    ----------
+    home, node, ledger : the node's own.
+    """
+
+    def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
+        self._node = node
+        self._origins = Origins(home, node, ledger)
+        self._journal = Journal(home / "state" / "online.db")
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._private = X25519PrivateKey.generate()
+        self._public = self._private.public_key().public_bytes_raw()
+        self._share_key_id = hashlib.sha256(self._public).digest()
+        self._peer_keys: dict[str, _PeerKey] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
+        self._fabric: Fabric
+
+    def register(self, fabric: Fabric) -> None:
+        """Offer the calls of this side."""
+        self._fabric = fabric
+        fabric.register("EncryptRecord", {"bank"}, pb.EncryptRecord, self._encrypt_record)
+        fabric.register("HolderKeys", {"bank"}, pb.Empty, self._holder_keys)
+        fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
+        fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_key)
+
+    async def close(self) -> None:
+        """End; keys are gone with it."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._journal.close()
+
+    @cached_property
+    def _secret(self) -> he.SecretContext:
+        return he.SecretContext()
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _holder_keys(self, _request: pb.Empty, _peer: Member) -> pb.HolderKeys:
+        secret = await self._in_thread(lambda: self._secret)
+        return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
+
+    # 1. encrypt
+
+    async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
+        _check_record(request, peer.name)
+        origin = await asyncio.to_thread(self._origins.by_map, request.map_hash.hex())
+        refusal = self._refusal(request, peer.name, origin)
+        if origin is None or refusal:
+            return pb.EncryptedRecord(status="refused", reason=refusal)
+        try:
+            found = await asyncio.to_thread(origin.records.find, request.firm_id)
+        except IdError:
+            return pb.EncryptedRecord(status="refused", reason="the firm id is malformed")
+        except VeilscoreError as error:
+            self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
+            raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
+        key = f"{peer.name}/{request.request_id}"
+        digest = _digest(request.firm_id.encode(), request.model_hash, request.map_hash, request.on_missing.encode())
+        pending = self._pending.get(key)
+        if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
+            reason = "this request id was used here already; use a new one"
+            return pb.EncryptedRecord(status="refused", reason=reason)
+        policy = self._node.policy
+        if not found.known and request.on_missing == "fail":
+            return pb.EncryptedRecord(status="unknown", discloses_unknown=True, data_time_s=found.data_time_s)
+        n_codes = origin.records.code_map.n_codes
+        query, keys_id = await self._in_thread(
+            lambda: (online.encrypt_records(self._secret, found.codes, n_codes), self._secret.keys_id)
+        )
+        self._remember(key, _Pending(digest, request.model_hash, origin, int(n_codes.sum())))
+        return pb.EncryptedRecord(
+            status="ready" if found.known or not policy.disclose_unknown else "unknown",
+            ciphertext_enc=query,
+            keys_id=keys_id,
+            discloses_unknown=policy.disclose_unknown,
+            without_others=policy.online_without_others,
+            share_key_id=self._share_key_id,
+            reason_codes=self._reason_codes(origin, found),
+            data_time_s=found.data_time_s,
+        )
+
+    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
+        """Why this holder does not answer, as the bank may hear it; empty if it does."""
+        name, policy = self._node.name, self._node.policy
+        if not policy.online_scoring:
+            return f"{name} does not allow online scoring"
+        if policy.banks and bank not in policy.banks:
+            return f"{name} does not work for {bank}"
+        if policy.purposes and request.purpose not in policy.purposes:
+            return f"purpose {request.purpose[:60]!r} is not among the purposes {name} allows"
+        if origin is None or origin.job.bank != bank:
+            return f"{name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
+        if request.on_missing == "fail" and not policy.disclose_unknown:
+            return f"{name} does not say which firms it knows; set on_missing to missing_code"
+        return ""
+
+    def _reason_codes(self, origin: Origin, found: Found) -> list[pb.ReasonCode]:
+        allowed = self._node.policy.reason_columns
+        return [
+            pb.ReasonCode(column=j, code=int(found.codes[0, j]), name=name)
+            for j, name in enumerate(origin.records.code_map.names)
+            if name in allowed
+        ]
+
+    def _remember(self, key: str, pending: _Pending) -> None:
+        self._pending[key] = pending
+        while len(self._pending) > _PENDING_KEPT:
+            self._pending.popitem(last=False)
+
+    # 2. open
+
+    async def _open_partial(self, request: pb.OpenPartial, peer: Member) -> pb.OpenedPartial:
+        key = f"{peer.name}/{_check_id(request.request_id, peer.name)}"
+        digest = _digest(request.SerializeToString(deterministic=True))
+        kept = self._journal.get(key)
+        if kept is None:
+            answer = await self._open(request, peer.name, key, digest)
+            if isinstance(answer, pb.OpenedPartial):
+                return answer
+            partial = answer
+        elif kept[0] == digest:
+            partial = kept[1]
+        else:
+            return pb.OpenedPartial(status="refused", reason="another reply was opened under this request id")
+        message = pb.AddPartial(request_id=request.request_id, partial_share=partial, with_parties=request.with_parties)
+        coordinator = self._fabric.federation.coordinator.name
+        await self._fabric.call(coordinator, "AddPartial", message, pb.Empty, timeout_s=_PEER_S)
+        return pb.OpenedPartial(status="opened")
+
+    async def _open(self, request: pb.OpenPartial, bank: str, key: str, digest: bytes) -> pb.OpenedPartial | bytes:
+        pending = self._pending.get(key)
+        if pending is None or request.keys_id != self._secret.keys_id:
+            reason = f"{self._node.name} was restarted since, or is overloaded; use a new request id"
+            return pb.OpenedPartial(status="lost", reason=reason)
+        holders, parties = pending.origin.job.holders, tuple(request.with_parties)
+        if len(set(parties)) != len(parties) or self._node.name not in parties or not set(parties) <= set(holders):
+            raise MessageError("the holders of a request are not those of the model", party=bank)
+        if set(parties) != set(holders) and not self._node.policy.online_without_others:
+            reason = f"{self._node.name} opens its part only together with all holders of the model"
+            return pb.OpenedPartial(status="refused", reason=reason)
+        keys = await self._keys_with([p for p in parties if p != self._node.name], dict(request.share_key_ids))
+        if keys is None:
+            return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
+        context = share_context(key, parties, pending.model_hash)
+
+        def opened() -> bytes:
+            share = zero_share(self._node.name, keys, context, 1, he.T)
+            partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
+            return self._journal.keep(key, digest, online.pack_partial(partial))
+
+        partial = await self._in_thread(opened)
+        self._pending.pop(key, None)
+        self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
+        return partial
+
+    # keys between holders
+
+    async def _share_key(self, request: pb.ShareKey, peer: Member) -> pb.ShareKey:
+        self._agree(peer.name, request.public_key)
+        return pb.ShareKey(public_key=self._public)
+
+    def _agree(self, peer: str, public_key: bytes) -> _PeerKey:
+        first, second = sorted((self._node.name, peer))
+        key = pairwise_key(self._private, public_key, f"{_LABEL} {first} {second}".encode())
+        agreed = self._peer_keys[peer] = _PeerKey(hashlib.sha256(public_key).digest(), key)
+        return agreed
+
+    async def _keys_with(self, peers: Sequence[str], ids: dict[str, bytes]) -> dict[str, PairwiseKey] | None:
+        """Key with each peer under the ids that all holders of the request were told; None if one has changed."""
+        if ids.get(self._node.name) != self._share_key_id:
+            return None
+        keys = {}
+        for peer in peers:
+            agreed = self._peer_keys.get(peer)
+            if agreed is None or agreed.share_key_id != ids.get(peer):
+                mine = pb.ShareKey(public_key=self._public)
+                theirs = await self._fabric.call(peer, "ShareKey", mine, pb.ShareKey, timeout_s=_PEER_S)
+                agreed = self._agree(peer, theirs.public_key)
+            if agreed.share_key_id != ids.get(peer):
+                return None
+            keys[peer] = agreed.key
+        return keys
+
+
+def _check_record(request: pb.EncryptRecord, bank: str) -> None:
+    _check_id(request.request_id, bank)
+    if len(request.model_hash) != 32 or len(request.map_hash) != 32:
+        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
+    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
+        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
+
+
+def _check_id(request_id: str, bank: str) -> str:
+    if not (0 < len(request_id) <= 100 and request_id.isascii() and request_id.isprintable()):
+        raise ProtocolError("a request id is 1 to 100 printable ASCII characters", party=bank)
+    return request_id
+
+
+def _digest(*fields: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for one in fields:
+        digest.update(len(one).to_bytes(8, "little") + one)
+    return digest.digest()
