@@ -8,6 +8,7 @@ party could: it pools the data in the clear and compares.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from rich.panel import Panel
 from rich.table import Table
 
 from veilscore.job import load_job
+from veilscore.report import Parity as ReportParity
 from veilscore.report import read_report, write_report
 from veilscore.reporting import merged_report
 from veilscore.roles import leakage_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def main() -> int:
@@ -46,16 +48,24 @@ def main() -> int:
         veilscore("run", options.job, "--federation", folder)
         job_id = newest_job(folder)
         firm = (options.data / "bank.csv").read_text(encoding="utf-8").split("\n")[1].split(",")[0]
-        veilscore("score", firm, "--model", job.name, "--federation", folder)
+        for party in PARTIES:
+            veilscore("report", job_id, "--federation", folder, "--party", party)
+        veilscore("score", firm, "--model", job.name, "--on-missing", "missing_code", "--federation", folder)
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     finally:
         veilscore("down", folder)
-    show_parity(compare(folder, job, job_id))
+    parity = compare(folder, job, job_id)
+    show_parity(parity)
     show_leakage(job.task)
     stores = {party: job_store(folder, party, job_id) for party in PARTIES}
     reports = {party: read_report(store.path / "report.json") for party, store in stores.items()}
-    merged = merged_report(reports["bank"], [reports["tax"], reports["registry"]])
+    shown = ReportParity(
+        reference="scikit-learn on the pooled table",
+        coefficient_difference=parity.coefficient_difference,
+        auc_difference=parity.auc_joint - parity.auc_pooled,
+    )
+    merged = merged_report(reports["bank"].model_copy(update={"parity": shown}), [reports["tax"], reports["registry"]])
     console.print(
         f"\nReport: [bold]{write_report(merged, folder / 'report.html')}[/bold] (opens offline in any browser)"
     )
@@ -68,7 +78,10 @@ def veilscore(*words: object) -> None:
     """Run a command as a user would type it."""
     shown = [str(word).replace(f"{ROOT}/", "") for word in words]
     console.print(f"\n[bold cyan]$ veilscore {' '.join(shown)}[/bold cyan]")
-    subprocess.run([sys.executable, "-m", "veilscore.cli", *map(str, words)], check=True)
+    environment = dict(os.environ)
+    if not sys.stdout.isatty():
+        environment |= {"COLUMNS": "110", "TERM": "xterm"}
+    subprocess.run([sys.executable, "-m", "veilscore.cli", *map(str, words)], check=True, env=environment)
 
 
 def row_counts(data: Path) -> list[str]:

@@ -21,6 +21,7 @@ from veilscore import he, online
 from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, VeilscoreError
 from veilscore.online_journal import Journal
 from veilscore.online_records import Found, Origin, Origins
+from veilscore.online_spares import HolderSpare, HolderSpares
 from veilscore.v1 import control_pb2 as pb
 from veilscore.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 
@@ -42,12 +43,15 @@ ON_MISSING = ("fail", "missing_code", "neutral")
 
 @dataclass(frozen=True, repr=False)
 class _Pending:
-    """A record that was encrypted for a bank and not opened yet."""
+    """A record that was encrypted for a bank and not opened yet; with a spare, also the answer that used it."""
 
     digest: bytes
     model_hash: bytes
     origin: Origin
     n_cells: int
+    spare_id: str = ""
+    spare: HolderSpare | None = None
+    answer: pb.EncryptedRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class OnlineHolder:
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._spares = HolderSpares()
         self._private = X25519PrivateKey.generate()
         self._public = self._private.public_key().public_bytes_raw()
         self._share_key_id = hashlib.sha256(self._public).digest()
@@ -84,6 +89,8 @@ class OnlineHolder:
         self._fabric = fabric
         fabric.register("EncryptRecord", {"bank"}, pb.EncryptRecord, self._encrypt_record)
         fabric.register("HolderKeys", {"bank"}, pb.Empty, self._holder_keys)
+        fabric.register("PrepareSpare", {"bank"}, pb.PrepareSpare, self._prepare_spare)
+        fabric.register("FinishSpare", {"bank"}, pb.FinishSpare, self._finish_spare)
         fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
         fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_key)
 
@@ -107,12 +114,12 @@ class OnlineHolder:
 
     async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
         _check_record(request, peer.name)
-        origin = await asyncio.to_thread(self._origins.by_map, request.map_hash.hex())
+        origin = await self._origins.by_map(request.map_hash.hex())
         refusal = self._refusal(request, peer.name, origin)
         if origin is None or refusal:
             return pb.EncryptedRecord(status="refused", reason=refusal)
         try:
-            found = await asyncio.to_thread(origin.records.find, request.firm_id)
+            found = await origin.records.find(request.firm_id)
         except IdError:
             return pb.EncryptedRecord(status="refused", reason="the firm id is malformed")
         except VeilscoreError as error:

@@ -8,6 +8,7 @@ of it together, which follows from the total. With one holder that line is the h
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import math
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class BankModel:
     scorecard: Scorecard
     sha256: bytes
     code_map: CodeMap
+    labels: tuple[tuple[str, ...], ...]
     own: Side
     holders: Mapping[str, Side]
     records: Records | None
@@ -91,8 +93,8 @@ class BankModels:
         self._origins = origins
         self._models: dict[str, tuple[object, BankModel]] = {}
 
-    def get(self, name: str) -> BankModel:
-        """One model; ConfigError, SchemaError or StateError if it cannot be used."""
+    async def get(self, name: str) -> BankModel:
+        """One model, read in a thread where need be; ConfigError, SchemaError or StateError if it cannot be used."""
         folder = self._folder / name
         paths = folder / "model.json", folder / "code_map.json"
         if not name or name != folder.name or not paths[0].is_file():
@@ -100,7 +102,7 @@ class BankModels:
         signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
         kept = self._models.get(name)
         if kept is None or kept[0] != signature:
-            kept = self._models[name] = signature, self._read(*paths)
+            kept = self._models[name] = signature, await asyncio.to_thread(self._read, *paths)
         return kept[1]
 
     def _read(self, model_path: Path, map_path: Path) -> BankModel:
@@ -112,11 +114,12 @@ class BankModels:
                 "from backup"
             )
         check_points_fit([(p.points, p.n_codes) for p in scorecard.parts], scorecard.base_points)
-        origin = self._origins.by_map(code_map.hash)
+        origin = self._origins.search().get(code_map.hash)
         return BankModel(
             scorecard,
             scorecard.sha256,
             code_map,
+            tuple(code_map.labels(name) for name in code_map.names),
             _side(own, None),
             {part.party: _side(part, encode_points(part.points)) for part in holders},
             None if origin is None else origin.records,
@@ -204,7 +207,7 @@ def reasons(
     n_most : most lines.
     """
     found = [
-        (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.code_map.labels(name)[int(code)]}")
+        (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.labels[j][int(code)]}")
         for j, (name, code) in enumerate(zip(model.own.names, own_codes[0], strict=True))
     ]
     rest = sum(model.holders[h].highest for h in disclosed) - together_units

@@ -6,6 +6,7 @@ minutes. Answers carry the time of the data, so that stale data can be seen.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -57,6 +58,11 @@ class _Index:
     signature: object
     read_at_s: float
 
+    def place(self, firm_id: str) -> int | None:
+        """Row of a firm, if it is there."""
+        place = int(np.searchsorted(self.ids, firm_id))
+        return place if place < len(self.ids) and self.ids[place] == firm_id else None
+
 
 class Records:
     """A party's data set as one model sees it.
@@ -84,22 +90,28 @@ class Records:
         check_ids(ids, self._job.parameters.id_normaliser, source="the request")
         return str(ids[0])
 
-    def find(self, firm_id: str) -> Found:
-        """Look one firm up; reads the data set if it changed since (seconds for a large one).
+    async def find(self, firm_id: str) -> Found:
+        """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
 
         Raises
         ------
         DataError : malformed id, or the data set cannot be read.
         """
-        firm = self.normalise(firm_id)
+        index = self._index
+        if index is None or not self._is_current(index):
+            index = await asyncio.to_thread(self._refresh)
+        place = index.place(firm_id)
+        if place is None:  # an id found as it stands needs no normalising, which takes longer than the search
+            place = index.place(self.normalise(firm_id))
+        if place is not None:
+            return Found(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
+        return Found(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
+
+    def _refresh(self) -> _Index:
         with self._lock:
             if self._index is None or not self._is_current(self._index):
                 self._index = self._read()
-            index = self._index
-        place = int(np.searchsorted(index.ids, firm))
-        if place < len(index.ids) and index.ids[place] == firm:
-            return Found(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
-        return Found(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
+            return self._index
 
     def _dataset(self) -> DatasetConfig:
         name = self._job.datasets[self._node.name]
@@ -168,12 +180,17 @@ class Origins:
         self._seen: set[tuple[str, object]] = set()
         self._lock = threading.Lock()
 
-    def by_map(self, map_sha256: str) -> Origin | None:
-        """Model trained with this node's code map of this hash (hexadecimal), if any."""
+    async def by_map(self, map_sha256: str) -> Origin | None:
+        """Model trained with this node's code map of this hash (hexadecimal), if any; searched for in a thread."""
+        if map_sha256 not in self._found:
+            await asyncio.to_thread(self.search)
+        return self._found.get(map_sha256)
+
+    def search(self) -> dict[str, Origin]:
+        """Read maps that are new since the last search; all origins by hash."""
         with self._lock:
-            if map_sha256 not in self._found:
-                self._scan()
-            return self._found.get(map_sha256)
+            self._scan()
+            return dict(self._found)
 
     def _scan(self) -> None:
         entries = [e for e in self._ledger.entries() if e.job.task == "train_scorecard" and e.status == "accepted"]

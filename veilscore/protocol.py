@@ -139,7 +139,7 @@ def unpack_fields(data: bytes, n_fields: int) -> tuple[bytes, ...]:
         fields.append(data[at + 8 : at + 8 + size])
         at += 8 + size
     if at != len(data):
-        raise MessageError(f"expected {n_fields} fields that fill the message exactly")
+        raise MessageError(f"a message of {len(data)} bytes is not made of {n_fields} whole fields: cut or lengthened")
     return tuple(fields)
 
 

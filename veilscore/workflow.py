@@ -264,7 +264,8 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     job, p, store = context.job, context.job.training, context.store
     table = _aligned_table(context)
     train = split(table, job)
-    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=p.monotone)
+    # the bank may always know the order of its own bins, so that it merges neighbours
+    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
     codes = code_map.transform(table).codes
     columns = _columns(code_map, codes, party=job.bank, names=True, association=p.max_correlation is not None)
     target = np.asarray(table.label, dtype=np.int8)

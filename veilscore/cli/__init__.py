@@ -11,7 +11,7 @@ import typer
 from rich.panel import Panel
 
 from veilscore import __version__
-from veilscore.cli import approvals, jobs, models, nodes, setup
+from veilscore.cli import approvals, jobs, models, nodes, scoring, setup
 from veilscore.cli.display import errors_console
 from veilscore.errors import VeilscoreError
 
@@ -39,6 +39,7 @@ nodes.add_to(app)
 jobs.add_to(app)
 approvals.add_to(app)
 models.add_to(app)
+scoring.add_to(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - signature of a typer callback

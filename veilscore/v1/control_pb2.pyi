@@ -310,20 +310,22 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     ON_MISSING_FIELD_NUMBER: _ClassVar[int]
+    SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
     map_hash: bytes
     purpose: str
     on_missing: str
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ...) -> None: ...
+    spare_id: str
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -336,7 +338,7 @@ class ReasonCode(_message.Message):
     def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s")
+    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
@@ -346,6 +348,7 @@ class EncryptedRecord(_message.Message):
     SHARE_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_CODES_FIELD_NUMBER: _ClassVar[int]
     DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_SHARE_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
@@ -355,7 +358,34 @@ class EncryptedRecord(_message.Message):
     share_key_id: bytes
     reason_codes: _containers.RepeatedCompositeFieldContainer[ReasonCode]
     data_time_s: float
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ...) -> None: ...
+    difference_share: bytes
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ...) -> None: ...
+
+class PrepareSpare(_message.Message):
+    __slots__ = ("spare_id", "map_hash")
+    SPARE_ID_FIELD_NUMBER: _ClassVar[int]
+    MAP_HASH_FIELD_NUMBER: _ClassVar[int]
+    spare_id: str
+    map_hash: bytes
+    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ...) -> None: ...
+
+class PreparedSpare(_message.Message):
+    __slots__ = ("ciphertext_enc", "keys_id")
+    CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
+    keys_id: bytes
+    def __init__(self, ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
+
+class FinishSpare(_message.Message):
+    __slots__ = ("spare_id", "evaluated_enc", "keys_id")
+    SPARE_ID_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_ENC_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    spare_id: str
+    evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
+    keys_id: bytes
+    def __init__(self, spare_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
 
 class HolderKeys(_message.Message):
     __slots__ = ("public_key", "keys_id")

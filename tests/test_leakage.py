@@ -1,0 +1,477 @@
+"""Recorded runs against the table of who learns what, by someone who reads every message."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from local_jobs import firms, job, nodes, write
+
+from veilscore import shares
+from veilscore.binning import Columns, bank_bin, holder_bin
+from veilscore.channel import simulate
+from veilscore.codes import CodeMap
+from veilscore.lattice import hints, lookup, product
+from veilscore.lattice.params import T
+from veilscore.local import open_job
+from veilscore.loss import TURN
+from veilscore.protocol import Session
+from veilscore.roles import LEAKS, leakage_table
+from veilscore.scorecard import scales
+
+PACKED = {  # kinds that carry ring elements, and their fields that do
+    "BinHolderHints": ("data",),
+    "BinBankRound2": ("data",),
+    "TrainBankRound0": ("product_public", "woe_enc"),
+    "TrainHolderHistogramHints": ("data",),
+    "TrainHolderLookupHints": ("data",),
+    "TrainBankHints": ("data",),
+    "TrainBankEta": ("data",),
+    "TrainBankTables": ("ciphertexts",),
+    "TrainLeadSigmoid": ("reply",),
+    "TrainLeadCells": ("data",),
+    "TrainBankResidual": ("data",),
+    "TrainHolderGradient": ("reply",),
+    "BatchHolderHints": ("data",),
+    "BatchBankQuery": ("data",),
+}
+WORDS = {  # kinds that carry shares, each uniform without the receiver's own: field and modulus
+    "BinHolderRound2": ("shares", T),
+    "TrainHolderEta": ("share", TURN),
+    "TrainLeadResidual": ("share", T),
+    "BatchHolderPartial": ("data", TURN),
+    "BatchCoordinatorTotal": ("data", TURN),
+}
+POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2")
+SEED_BYTES = 32
+DEVIATES = 9.0  # with 63 degrees of freedom a false alarm in about 10^10
+
+
+def chi_square(values, modulus, bins):
+    """Deviation of counts of equal parts of [0, modulus) from uniform, in standard deviations."""
+    part = (values.astype(np.float64).ravel() * bins / modulus).astype(np.int64)
+    counts = np.bincount(part, minlength=bins)
+    expected = values.size / bins
+    return float((((counts - expected) ** 2).sum() / expected - (bins - 1)) / np.sqrt(2 * (bins - 1)))
+
+
+def assert_uniform(values, modulus, what):
+    assert values.size >= 40, what
+    bins = int(min(64, values.size // 10))
+    assert abs(chi_square(values, modulus, bins)) < DEVIATES, what
+    centred = (values.astype(np.float64) / modulus - 0.5) * np.sqrt(12)
+    assert abs(centred.mean()) * np.sqrt(values.size) < DEVIATES, what
+    if values.size > 500:
+        # of a uniform variable the square has mean 1 and standard deviation sqrt(.8)
+        assert abs((centred**2).mean() - 1) * np.sqrt(values.size / 0.8) < DEVIATES, what
+        low = values.astype(np.uint64) & np.uint64(15)
+        assert abs(chi_square(low, 16, 16)) < DEVIATES, what
+
+
+@dataclass
+class Record:
+    """A run with all it sent, all ring elements that were read, and the shares each side was left with."""
+
+    run: object
+    parts: dict
+    elements: dict = field(default_factory=dict)  # (where they were read, primes) -> list of residues
+    views: dict = field(default_factory=dict)  # name of the computation -> list of (shares, modulus)
+    unpacked: dict = field(default_factory=dict)  # digest -> bytes, since some are read at every step
+
+    def received(self, party, *kinds):
+        return [
+            (entry, message)
+            for entry, message in self.run.transcripts[party].messages
+            if entry.recipient == party and (not kinds or entry.kind in kinds)
+        ]
+
+    def everything(self):
+        for party in self.run.transcripts:
+            yield from ((party, entry, message) for entry, message in self.received(party))
+
+
+@contextlib.contextmanager
+def recording(record):
+    """Note ring elements as they are read and shares as they are made."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (hints, lookup, product):
+            patch.setattr(module, "unpack", _noting_elements(record, module.unpack))
+        for owner, name in (
+            (hints.MatrixOwner, "evaluate_many"),
+            (hints.VectorOwner, "query_many"),
+            (lookup.LookupCodes, "evaluate_many"),
+            (lookup.LookupTable, "query_many"),
+            (product.ProductKey, "decrypt"),
+            (product.ProductEvaluator, "multiply_sum"),
+        ):
+            patch.setattr(owner, name, _noting_shares(record, owner, name))
+        yield
+
+
+def _noting_elements(record, original):
+    def unpack(data, shape, primes):
+        found = original(data, shape, primes)
+        caller = inspect.stack(0)[1]
+        where = f"{caller.filename.rsplit('/', 1)[1]}:{caller.lineno}"
+        digest = hashlib.sha256(data).digest()
+        if digest not in record.unpacked:  # two holders read one public key
+            record.elements.setdefault((where, primes), []).append(found)
+        record.unpacked[digest] = len(data)
+        return found
+
+    return unpack
+
+
+def _noting_shares(record, owner, name):
+    original = getattr(owner, name)
+
+    def method(self, *args, **options):
+        result = original(self, *args, **options)
+        share = result[1] if isinstance(result, tuple) else result
+        modulus = self._shape.params.t if hasattr(self, "_shape") else T
+        record.views.setdefault(f"{type(self).__name__}.{name}", []).append((np.asarray(share).ravel(), modulus))
+        return result
+
+    return method
+
+
+def record_run(folder, *, flipped=False, seed=1):
+    parts = firms(420, seed=seed)
+    if flipped:
+        parts["bank"]["default"] = [1 - y for y in parts["bank"]["default"]]
+    record = Record(None, parts)
+    with recording(record):
+        data = write(folder / "data", parts)
+        record.run = open_job(job(holdout_fraction=0.4, max_openings=6), nodes(data), folder, keep=True).run()
+    return record
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return record_run(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory):
+    return record_run(tmp_path_factory.mktemp("flipped"), flipped=True)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def roles_of(party, run):
+    if party in ("bank", "coordinator"):
+        return {party}
+    return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
+
+
+def test_every_message_is_in_the_table_and_every_row_occurs(record):
+    rows = {(leak.step, leak.kind, leak.to) for leak in LEAKS}
+    assert len(rows) == len(LEAKS)
+    seen = set()
+    for party, entry, _ in record.everything():
+        step = entry.session.split("/")[1]
+        matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
+        assert matching, f"{entry.kind} to {party} in {step} is not in the table"
+        seen |= matching
+    assert seen == rows
+    # rows of the lead occur at the lead alone
+    others = {entry.kind for party, entry, _ in record.everything() if party == "registry"}
+    assert not others & {leak.kind for leak in LEAKS if leak.to == "lead"}
+
+
+def test_all_messages_of_forms_that_hide_are_checked_here():
+    hiding = {leak.kind for leak in LEAKS if leak.form in ("ciphertext", "hint", "masked")}
+    assert hiding <= {*PACKED, *WORDS, *POINTS}
+
+
+@pytest.mark.parametrize("task", ["train_scorecard", "score_batch"])
+def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
+    steps = {"train_scorecard": {"align", "bin", "train", "evaluate"}, "score_batch": {"align", "evaluate"}}[task]
+    table = leakage_table(task)
+    shown = {("evaluate" if row.step == "score" else row.step): row for row in table}
+    assert set(shown) == steps
+    for leak in LEAKS:
+        if leak.step in steps and leak.learns != "nothing":
+            column = "holder" if leak.to == "lead" else leak.to
+            assert leak.learns in getattr(shown[leak.step], column)
+    for row in table:
+        told = {leak.learns for leak in LEAKS if leak.to == "coordinator"}
+        assert set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
+    extra = leakage_table(task, monotone=True, standard_errors=True)
+    assert len(extra) == len(table) + 2
+
+
+# --- what is hidden is uniform ---------------------------------------------------------------------------------------
+
+
+def test_the_check_itself_finds_what_is_not_uniform():
+    rng = np.random.default_rng(0)
+    for values, modulus in (
+        (rng.integers(0, 1 << 20, 4000), 1 << 24),
+        (rng.integers(0, 20, 4000), 64),
+        (np.rint(rng.normal(T / 2, T / 20, 4000)), T),
+        (rng.integers(0, 1 << 20, 4000) << 4, 1 << 24),
+    ):
+        with pytest.raises(AssertionError):
+            assert_uniform(np.asarray(values).astype(np.uint64), modulus, "plain")
+    assert_uniform(rng.integers(0, T, 4000).astype(np.uint64), T, "uniform")
+
+
+def test_ring_elements_are_uniform(record):
+    assert len(record.elements) >= 6
+    for (where, primes), found in record.elements.items():
+        for limb, prime in enumerate(primes):
+            values = np.concatenate([residues[..., limb, :].ravel()[: 1 << 18] for residues in found])
+            assert_uniform(values[: 1 << 21], prime, f"{where} modulo {prime}")
+
+
+def test_ring_elements_are_all_there_is_in_hiding_messages(record):
+    sent = {}
+    for _, entry, message in record.everything():
+        for name in PACKED.get(entry.kind, ()):
+            value = getattr(message, name)
+            for piece in [value] if isinstance(value, bytes) else value:
+                seed = SEED_BYTES if name in ("woe_enc", "ciphertexts") else 0
+                sent[hashlib.sha256(piece).digest()] = len(piece) - seed
+    # length prefixes of packed fields are the rest
+    assert 0 <= sum(sent.values()) - sum(record.unpacked.values()) <= 64 * len(sent)
+
+
+def test_shares_in_messages_are_uniform(record):
+    for kind, (name, modulus) in WORDS.items():
+        by_party = {}
+        for party, _entry, message in (m for m in record.everything() if m[1].kind == kind):
+            by_party.setdefault(party, []).append(np.frombuffer(getattr(message, name), "<u8"))
+        assert by_party, kind
+        for party, words in by_party.items():
+            assert_uniform(np.concatenate(words), modulus, f"{kind} to {party}")
+
+
+def test_points_are_uniform(record):
+    for kind in POINTS:
+        data = b"".join(message.points for _, entry, message in record.everything() if entry.kind == kind)
+        points = np.frombuffer(data, np.uint8).reshape(-1, 32)
+        assert len({point.tobytes() for point in points}) >= len(points) // 2
+        # the first and last byte have fixed bits in every encoding
+        assert_uniform(points[:, 1:31].ravel(), 256, kind)
+
+
+def test_shares_left_with_each_party_are_uniform(record, flipped):
+    """Also with all labels turned round: neither view tells the labels."""
+    for found in (record, flipped):
+        assert len(found.views) >= 6
+        for name, views in found.views.items():
+            values = np.concatenate([share for share, _ in views])
+            assert_uniform(values, views[0][1], name)
+
+
+def test_two_views_of_opposite_labels_cannot_be_told_apart(record, flipped):
+    def by_kind(found, party):
+        words = {}
+        for entry, message in found.received(party):
+            if entry.kind in WORDS and entry.kind != "BinHolderRound2":
+                name, modulus = WORDS[entry.kind]
+                value = np.frombuffer(getattr(message, name), "<u8").astype(np.float64) / modulus
+                words.setdefault(entry.kind, []).append(value)
+        return {kind: np.concatenate(values) for kind, values in words.items()}
+
+    for party in ("tax", "registry", "coordinator"):
+        one, two = by_kind(record, party), by_kind(flipped, party)
+        assert one.keys() == two.keys() != set()
+        for kind in one:
+            error = np.sqrt((1 / one[kind].size + 1 / two[kind].size) / 12)
+            assert abs(one[kind].mean() - two[kind].mean()) < 6 * error
+            spread = np.sqrt((1 / one[kind].size + 1 / two[kind].size) / 180)
+            assert abs(one[kind].var() - two[kind].var()) < 6 * spread
+
+
+def test_no_share_or_ciphertext_is_sent_twice(record):
+    digests = [
+        entry.sha256
+        for party, entry, message in record.everything()
+        if entry.kind in {*PACKED, *WORDS} - {"TrainLeadResidual"} and message.ByteSize() > 64
+    ]
+    assert len(digests) == len(set(digests))
+
+
+# --- what must stay at home ------------------------------------------------------------------------------------------
+
+
+def bits_and_bytes(values):
+    """Encodings in which a small-integer vector might have slipped into a message."""
+    values = np.asarray(values)
+    found = [values.astype(kind).tobytes() for kind in ("<u1", "<u2", "<u4", "<u8", "<f4", "<f8")]
+    if set(np.unique(values).tolist()) <= {0, 1}:
+        found += [np.packbits(values.astype(bool), bitorder=order).tobytes() for order in ("little", "big")]
+    return [data[:64] for data in found if len(data) >= 24]
+
+
+def messages_to_others(record, owner):
+    return [(entry, message.SerializeToString()) for party, entry, message in record.everything() if party != owner]
+
+
+def test_no_id_in_any_message(record):
+    known = record.parts["bank"]["firm"][:4] + record.parts["tax"]["firm"][:2]
+    patterns = [b"firm-0", b"FIRM-0"]
+    for firm in known:
+        for text in (firm, firm.upper()):
+            for name in ("sha256", "md5", "sha1"):
+                digest = hashlib.new(name, text.encode(), usedforsecurity=False)
+                patterns += [digest.digest(), digest.hexdigest().encode()]
+    search = re.compile(b"|".join(map(re.escape, patterns)))
+    for party, entry, message in record.everything():
+        assert not search.search(message.SerializeToString()), f"{entry.kind} to {party}"
+
+
+def test_no_name_of_a_column_in_any_message(record):
+    names = {name for columns in record.parts.values() for name in columns if len(name) > 6}
+    assert {"turnover", "arrears", "product", "default"} <= names
+    search = re.compile("|".join(names).encode())
+    for party, entry, message in record.everything():
+        assert not search.search(message.SerializeToString()), f"{entry.kind} to {party}"
+
+
+def test_no_label_in_any_message(record):
+    rows = record.run.stores["bank"].load_arrays("rows")
+    y, train = rows["target"], rows["train"]
+    patterns = [p for values in (y, y[train], y[~train], 1 - y, 1 - y[train]) for p in bits_and_bytes(values)]
+    search = re.compile(b"|".join(map(re.escape, patterns)))
+    for entry, data in messages_to_others(record, "bank"):
+        assert not search.search(data), f"{entry.kind} to {entry.recipient}"
+
+
+@pytest.mark.parametrize("owner", ["bank", "tax", "registry"])
+def test_no_code_in_any_message(record, owner):
+    saved = record.run.stores[owner].load_arrays("rows")
+    patterns = []
+    for rows in (slice(None), saved["train"], ~saved["train"]):
+        codes = saved["codes"][rows]
+        patterns += bits_and_bytes(codes.ravel())
+        for column in codes.T:
+            patterns += bits_and_bytes(column)
+            for code in np.unique(column):
+                patterns += bits_and_bytes(column == code)
+    search = re.compile(b"|".join(map(re.escape, patterns)))
+    for entry, data in messages_to_others(record, owner):
+        assert not search.search(data), f"{entry.kind} to {entry.recipient}"
+
+
+def test_a_code_map_never_leaves_its_owner(record):
+    for owner in ("bank", "tax", "registry"):
+        code_map = CodeMap.from_json(record.run.stores[owner].load_json("code_map"))
+        edges = np.array([e for column in code_map.names for e in code_map.edges(column)])
+        patterns = [np.float64(e).tobytes() for e in edges if not (8 * e).is_integer()]
+        search = re.compile(b"|".join(map(re.escape, patterns)))
+        for entry, data in messages_to_others(record, owner):
+            assert not search.search(data), f"{entry.kind} to {entry.recipient}"
+
+
+# --- what is opened --------------------------------------------------------------------------------------------------
+
+
+def test_the_bank_opens_d_plus_one_rounded_numbers_a_step(record):
+    bank = record.run.stores["bank"]
+    counts = bank.load_json("counts")
+    d = sum(len(c["n_codes"]) for c in counts)
+    n_train = int(bank.load_arrays("rows")["train"].sum())
+    used = scales(n_train)
+    from veilscore.modelling import fraction_bits
+
+    kept = fraction_bits(record.run.job, n_train)
+    per_step = {}
+    for holder in record.run.job.holders:
+        found = [m for e, m in record.received("bank", "TrainHolderGradient") if e.sender == holder]
+        for step, message in enumerate(found):
+            words = np.frombuffer(message.rounded, "<u8")
+            per_step[step] = per_step.get(step, 0) + words.size
+            # nothing below the rounding was sent: the words are too short to hold it
+            sums = words[:-1] if holder == record.run.job.holders[0] else words
+            assert int(sums.max()) <= (T >> (used.residual + used.woe - kept)) + 1
+            if holder == record.run.job.holders[0]:
+                assert int(words[-1]) <= (T >> (used.residual - kept)) + 1
+    fit = bank.load_json("fit")
+    assert list(per_step.values()) == [d + 1] * fit["n_evaluations"]
+
+
+def test_holders_hear_the_range_of_each_step_and_nothing_else(record):
+    for holder in record.run.job.holders:
+        for _, message in record.received(holder, "TrainBankStep"):
+            told = {name.name for name, _ in message.ListFields()}
+            assert told <= {"step", "radius", "finished"}
+
+
+def test_the_coordinator_gets_sizes_and_masked_partials_only(record):
+    found = record.received("coordinator")
+    assert {entry.kind for entry, _ in found} == {"BatchBankRound0", "BatchHolderPartial"}
+    held = int((~record.run.stores["bank"].load_arrays("rows")["train"]).sum())
+    for entry, message in found:
+        if entry.kind == "BatchBankRound0":
+            assert {name.name for name, _ in message.ListFields()} == {"n_scored"}
+            assert message.n_scored == held
+        else:
+            assert_uniform(shares.shares_from_bytes(message.data, (held,), below=TURN), TURN, entry.sender)
+    # and its sum is not the holders' points: the bank's mask is still on it
+    total = sum(shares.shares_from_bytes(m.data, (held,)) for e, m in found if e.kind == "BatchHolderPartial")
+    assert_uniform(total % np.uint64(TURN), TURN, "sum of partials")
+
+
+def test_with_three_holders_two_and_the_coordinator_know_nothing_of_the_third():
+    from test_scoring import N_CODES, ROWS, score
+
+    transcripts = {}
+    score(tuple(N_CODES), transcripts=transcripts)
+    n = int(ROWS.sum())
+    partials = {
+        entry.sender: shares.shares_from_bytes(message.data, (n,), below=TURN)
+        for entry, message in transcripts["coordinator"].messages
+        if entry.kind == "BatchHolderPartial"
+    }
+    for left_out in N_CODES:
+        total = sum(part for holder, part in partials.items() if holder != left_out) % np.uint64(TURN)
+        assert_uniform(total, TURN, left_out)
+
+
+# --- withheld cells --------------------------------------------------------------------------------------------------
+
+
+def test_withheld_cells_are_never_opened():
+    rng = np.random.default_rng(4)
+    n, d = 400, 60
+    codes = rng.integers(0, 2, (n, d)).astype(np.uint8)
+    codes[:4] = 2  # four rows in a cell of their own, in every column; code 3 is empty
+    n_codes = np.full(d, 4, np.int64)
+    label = (rng.random(n) < 0.5).astype(np.int8)
+    label[:4] = 1
+    columns = Columns(
+        tuple(f"c{j}" for j in range(d)), codes, n_codes, np.zeros(d, bool), np.full(d, -1, np.int64), bytes(32)
+    )
+    sessions = {p: Session("job/bin/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
+    transcripts, record = {}, Record(None, {})
+    with recording(record):
+        train = np.ones(n, bool)
+        simulate(
+            {
+                "bank": bank_bin(sessions["bank"], label, None, train),
+                "tax": holder_bin(sessions["tax"], lambda _: columns, n, 5),
+            },
+            sessions,
+            transcripts=transcripts,
+        )
+    messages = {entry.kind: message for entry, message in transcripts["bank"].messages}
+    shown = np.frombuffer(messages["BinHolderRound1"].counts, "<u4").reshape(d, 4)
+    assert not shown[:, 2:].any()
+    assert ((shown[:, :2] > 0).sum(axis=1) == 1).all()  # else the four rows were the difference to 400
+    own = next(share for name, views in record.views.items() for share, _ in views if "Vectors" in name)
+    reply = shares.shares_from_bytes(messages["BinHolderRound2"].shares, (2, d, 4))
+    opened = shares.add(own.reshape(2, d, 4), reply)
+    hidden = np.broadcast_to(shown == 0, opened.shape)
+    assert_uniform(opened[hidden], T, "opened where withheld")
+    bad = np.stack([np.bincount(codes[:, j], weights=label, minlength=4) for j in range(d)])
+    errors = shares.from_ring(opened[0])[shown > 0] / 2**24 - bad[shown > 0]
+    assert np.abs(errors).max() < 0.05

@@ -1,0 +1,305 @@
+"""State machines without I/O: messages, parts, labels, and the loop that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veilscore import protocol
+from veilscore.channel import MemoryNetwork, simulate
+from veilscore.errors import MessageError, OverlapError, PeerError, ProtocolError, VeilscoreError
+from veilscore.protocol import (
+    Checkpoint,
+    Progress,
+    Receive,
+    Send,
+    Session,
+    Transcript,
+    decode,
+    encode,
+    pack_fields,
+    receive,
+    receive_parts,
+    run,
+    send_parts,
+    unpack_fields,
+)
+from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
+
+PING, PONG, PART = align_pb2.AlignBankRound1, align_pb2.AlignHolderRound1, scorecard_pb2.BinHolderHints
+
+
+def sessions(*parties):
+    return {p: Session("job/step/1", p, parties[0], parties[1:]) for p in parties}
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_survives_the_wire():
+    for kind in wire_pb2.Body.DESCRIPTOR.oneofs_by_name["kind"].fields:
+        message = getattr(wire_pb2.Body(), kind.name)
+        assert decode(encode(type(message)()), type(message), session="s", sender="bank") == type(message)()
+
+
+def test_another_kind_is_out_of_order():
+    with pytest.raises(ProtocolError, match="out of order: expected AlignHolderRound1, got align_bank_round1"):
+        decode(encode(PING(n_ids=1)), PONG, session="s", sender="bank")
+    with pytest.raises(ProtocolError, match="nothing known to this version"):
+        decode(b"", PONG, session="s", sender="bank")
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_message_or_refused(data):
+    try:
+        assert isinstance(decode(data, PING, session="s", sender="bank"), PING)
+    except ProtocolError:
+        with pytest.raises(ProtocolError) as caught:
+            decode(data, PING, session="s", sender="bank")
+        assert (caught.value.session, caught.value.party) == ("s", "bank")
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_a_truncated_message_is_refused_or_shorter(points, data):
+    payload = encode(PING(part=1, parts=2, n_ids=300, points=points))
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(ProtocolError):
+        decode(payload[:cut], PING, session="s", sender="bank")
+
+
+# --- parts and fields ------------------------------------------------------------------------------------------------
+
+
+def carry(messages, max_bytes):
+    """Feed messages to `receive_parts`."""
+    parts = receive_parts("tax", PART, max_bytes)
+    try:
+        command = next(parts)
+        for message in messages:
+            assert command == Receive("tax", PART)
+            command = parts.send(message)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("still waits for more")
+
+
+@given(st.binary(max_size=100), st.integers(1, 40))
+def test_parts_come_together(data, part_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "PART_BYTES", part_bytes)
+        sent = [command.message for command in send_parts("bank", PART, data)]
+        assert all(len(message.data) <= part_bytes for message in sent)
+        assert carry(sent, len(data)) == data
+        if data:
+            with pytest.raises(MessageError):
+                carry(sent, len(data) - 1)
+        if len(sent) > 1:
+            for wrong in (sent[1:], [sent[0], sent[0]], sent[::-1]):
+                with pytest.raises(MessageError):
+                    carry(wrong, len(data))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        PART(part=0, parts=0, data=b"x"),
+        PART(part=1, parts=2, data=b"x"),
+        PART(part=0, parts=1 << 31, data=b""),
+        PART(part=0, parts=1, data=b"x" * 11),
+    ],
+)
+def test_wrong_parts_are_refused(message):
+    with pytest.raises(MessageError, match="does not follow, or more than 10 bytes"):
+        carry([message], 10)
+
+
+def test_another_kind_among_parts_is_refused():
+    with pytest.raises(ProtocolError, match="expected BinHolderHints from tax"):
+        carry([PING()], 10)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5))
+def test_fields(fields):
+    data = pack_fields(*fields)
+    assert unpack_fields(data, len(fields)) == tuple(fields)
+    for wrong in (data + b"x", data[:-1] if data else b"x"):
+        with pytest.raises(MessageError, match="not made of"):
+            unpack_fields(wrong, len(fields))
+
+
+@given(st.binary(max_size=60), st.integers(0, 4))
+def test_any_bytes_are_fields_or_refused(data, n_fields):
+    try:
+        fields = unpack_fields(data, n_fields)
+    except MessageError:
+        return
+    assert pack_fields(*fields) == data
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+text = st.text(max_size=8)
+
+
+@given(st.tuples(text, text, text, text), st.tuples(text, text, text, text))
+def test_labels_differ_where_anything_differs(one, two):
+    def label(session, purpose, sender, recipient):
+        return Session(session, "bank", "bank", ("tax",)).label(purpose, sender, recipient)
+
+    assert (label(*one) == label(*two)) == (one == two)
+
+
+def test_the_lead_is_the_first_holder():
+    assert Session("s", "bank", "bank", ("tax", "registry")).lead == "tax"
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def ping():
+    yield Progress("starts", 0, 1)
+    yield Send("tax", PING(n_ids=3))
+    yield Checkpoint({"sent": 1})
+    answer = yield from receive("tax", PONG)
+    return answer.n_ids
+
+
+def pong():
+    question = yield from receive("bank", PING)
+    yield Send("bank", PONG(n_ids=question.n_ids + 1))
+    return question.n_ids
+
+
+def test_run_and_what_is_recorded():
+    transcripts, checkpoints = {}, {}
+    done = simulate(
+        {"bank": ping(), "tax": pong()}, sessions("bank", "tax"), transcripts=transcripts, checkpoints=checkpoints
+    )
+    assert done == {"bank": 4, "tax": 3}
+    assert checkpoints == {"bank": [{"sent": 1}], "tax": []}
+    payload = encode(PING(n_ids=3))
+    for party in ("bank", "tax"):
+        first, second = transcripts[party].entries
+        assert (first.sender, first.recipient, first.sequence, first.kind) == ("bank", "tax", 0, "AlignBankRound1")
+        assert (first.size_bytes, first.sha256) == (len(payload), hashlib.sha256(payload).hexdigest())
+        assert (second.sender, second.kind) == ("tax", "AlignHolderRound1")
+        assert transcripts[party].bytes_sent("bank") == len(payload)
+        assert transcripts[party].messages[0][1] == PING(n_ids=3)
+        assert "n_ids" not in repr(transcripts[party])
+
+
+def test_a_transcript_keeps_no_content_unless_asked():
+    transcript = Transcript()
+    transcript.add("s", "bank", "tax", 0, PING(n_ids=1), b"payload")
+    assert (len(transcript.entries), transcript.messages) == (1, [])
+
+
+def test_progress_is_told():
+    async def scenario():
+        network, told = MemoryNetwork(), []
+        both = sessions("bank", "tax")
+        await asyncio.gather(
+            run(ping(), network.channel("bank"), both["bank"], progress=told.append),
+            run(pong(), network.channel("tax"), both["tax"]),
+        )
+        return told
+
+    assert asyncio.run(scenario()) == [Progress("starts", 0, 1)]
+
+
+def test_the_event_loop_stays_free():
+    """The generator computes, and messages are encoded and hashed, in another thread."""
+    threads = set()
+
+    class Watching(Transcript):
+        def add(self, *args):
+            threads.add(threading.current_thread())
+            super().add(*args)
+
+    def busy():
+        threads.add(threading.current_thread())
+        yield Send("tax", PING(n_ids=1))
+
+    async def scenario():
+        await run(busy(), MemoryNetwork().channel("bank"), sessions("bank", "tax")["bank"], transcript=Watching())
+        return threading.current_thread()
+
+    loop_thread = asyncio.run(scenario())
+    assert threads
+    assert loop_thread not in threads
+
+
+def test_a_send_alone_is_no_answer():
+    def impatient():
+        yield Send("tax", PING())
+        yield from receive("tax", PING)
+
+    with pytest.raises(ProtocolError, match="out of order"):
+        simulate({"bank": impatient(), "tax": pong()}, sessions("bank", "tax"), timeout_s=5)
+
+
+def test_what_no_protocol_yields_is_refused():
+    step = receive("tax", PONG)
+    next(step)
+    with pytest.raises(ProtocolError, match="expected AlignHolderRound1 from tax"):
+        step.send(PING())
+
+
+@pytest.mark.parametrize("n_waiting", [1, 5])
+def test_one_failure_ends_all_at_once(n_waiting):
+    """Others neither wait out their timeout nor hide the error that came first."""
+    waiting = [f"holder{k}" for k in range(n_waiting)]
+
+    def fails():
+        for holder in waiting:
+            yield Send(holder, PING(n_ids=1))
+        raise OverlapError("too few firms in common")
+
+    def waits():
+        while True:
+            yield from receive("bank", PING)
+
+    start = time.monotonic()
+    with pytest.raises(OverlapError, match="too few"):
+        simulate({"bank": fails(), **{h: waits() for h in waiting}}, sessions("bank", *waiting), timeout_s=30)
+    assert time.monotonic() - start < 5
+
+
+def test_a_cancellation_that_meets_a_message_is_not_swallowed():
+    async def scenario():
+        network = MemoryNetwork(timeout_s=30)
+        channel = network.channel("tax")
+
+        async def forever():
+            while True:
+                await channel.receive("bank")
+
+        for _ in range(20):
+            task = asyncio.create_task(forever())
+            await asyncio.sleep(0)
+            await network.channel("bank").send("tax", b"message")
+            task.cancel()
+            await asyncio.wait([task], timeout=2)
+            assert task.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_silence_ends_in_an_error():
+    def silent():
+        yield Progress("nothing to say", 1, 1)
+
+    with pytest.raises(PeerError, match=r"no message from tax within 0\.2 s"):
+        simulate({"bank": ping(), "tax": silent()}, sessions("bank", "tax"), timeout_s=0.2)
+
+
+def test_errors_say_where():
+    error = VeilscoreError("it broke; mend it", session="job/bin/1", party="tax")
+    assert str(error) == "it broke; mend it [party tax, session job/bin/1]"
+    assert str(VeilscoreError("plain")) == "plain"

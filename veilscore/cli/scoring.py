@@ -1,0 +1,95 @@
+"""Command about single firms: score."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import connect, find_home, run
+from veilscore.cli.display import coloured, console, table
+from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.errors import ConfigError
+from veilscore.v1 import control_pb2
+
+_PATIENCE_S = 5.0  # beyond the request's own timeout, for the answer to come back
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        rich_help_panel="Models and reports",
+        epilog="Example: veilscore score 91310000MA1K35TQ6F --model joint-scorecard --federation trial",
+    )(score)
+
+
+def score(
+    firm: Annotated[str, typer.Argument(help="The firm's id.")],
+    *,
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Your id of this request: a retry under it gets the same answer.")
+    ] = None,
+    purpose: Annotated[str, typer.Option(help="Why; default: what the model was trained for.")] = "",
+    on_missing: Annotated[
+        Literal["fail", "missing_code", "neutral"],
+        typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
+    ] = "fail",
+    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE of the bank's own columns; default: its data set's row.")
+    ] = None,
+) -> None:
+    """Score one firm now: total points, band, probability of default, status of every party, reasons.
+
+    The firm's record stays encrypted at the holders' keys; the bank learns the total only.
+    """
+    features = dict(_pair(text) for text in feature or [])
+    request = control_pb2.ScoreRequest(
+        request_id=request_id or secrets.token_hex(8),
+        firm_id=firm,
+        model=model,
+        timeout_s=timeout,
+        purpose=purpose,
+        on_missing=on_missing,
+        features=features,
+    )
+    show_score(run(_ask(find_home(home, federation), request, timeout)))
+
+
+async def _ask(home: Path, request: control_pb2.ScoreRequest, timeout_s: float) -> control_pb2.ScoreResponse:
+    async with connect(home) as connection:
+        return await connection.call(
+            connection.name, "Score", request, control_pb2.ScoreResponse, timeout_s + _PATIENCE_S
+        )
+
+
+def show_score(response: control_pb2.ScoreResponse) -> None:
+    """Print a response; exit code 1 unless it has a score."""
+    out = console()
+    out.print(f"request {response.request_id}: {coloured(response.status)} {escape(response.message)}".rstrip())
+    scored = response.status in {"scored", "fallback"}
+    if scored:
+        band = f", band {response.band}" if response.band else ""
+        out.print(
+            f"[bold]{response.score:.0f} points[/bold]{escape(band)}, probability of default "
+            f"{response.probability_of_default:.2%} (model {escape(response.model)} {response.model_version})"
+        )
+    out.print(
+        table("Parties", ("party", "status", "reason"), ((p.party, p.status, p.reason) for p in response.parties))
+    )
+    if response.reasons:
+        rows = ((r.party, r.column, f"{r.points_lost:.1f}", r.text) for r in response.reasons)
+        out.print(table("What cost most points", ("party", "column", "points", "bin"), rows))
+    if not scored:
+        raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--feature {text}: write COLUMN=VALUE")
+    return name, value
