@@ -7,10 +7,12 @@ import os
 import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
 
-from veilscore.errors import DataError, MessageError, ProtocolError, RefusedError
+from veilscore import he, online_bank, online_spares
+from veilscore.errors import DataError, IdentityError, MessageError, ProtocolError, SecretReuseError
 from veilscore.federation import load_federation
 from veilscore.grpc_channel import Fabric
 from veilscore.identity import load_identity
@@ -18,6 +20,7 @@ from veilscore.model import load_model
 from veilscore.online_journal import Journal
 from veilscore.online_model import codes_of_features
 from veilscore.online_records import load_map
+from veilscore.online_spares import BankSpare, HolderSpare, HolderSpares
 from veilscore.v1 import control_pb2 as pb
 
 
@@ -231,7 +234,7 @@ def test_only_the_banks_own_people_score(trained, homes):
             finally:
                 await holder.stop(0.1)
 
-    with pytest.raises((RefusedError, ProtocolError, Exception), match="role holder"):
+    with pytest.raises(IdentityError, match="role holder"):
         asyncio.run(scenario())
 
 
@@ -256,6 +259,86 @@ def test_interrupted_opening_goes_on_under_its_id(trained, homes):
     # both holders opened "b" before they were restarted and send the same partials again: still the right total
     assert over.status == "scored"
     assert over.units == trained.units[firm]
+
+
+def test_restarts_within_a_request_need_a_new_id(trained, homes):
+    firm = trained.known[0]
+
+    async def scenario():
+        async with scoring(homes, "tax", "registry"):
+            async with scoring(homes, "bank") as command:
+                await score(command, "a", firm, timeout_s=1)  # opened by both; no coordinator
+            async with scoring(homes, "bank", "coordinator") as command:
+                bank = await score(command, "a", firm)
+        async with scoring(homes, "bank", "coordinator") as command:
+            async with scoring(homes, "registry"):
+                await score(command, "b", firm, timeout_s=1)  # nothing was opened: may be repeated
+            async with scoring(homes, "tax", "registry"):
+                return bank, await score(command, "b", firm), await score(command, "c", firm)
+
+    bank, repeated, fresh = asyncio.run(scenario())
+    assert bank.status == "failed"
+    assert "new one" in bank.parties[0].reason
+    assert repeated.units == fresh.units == trained.units[firm]
+
+
+def test_spares_give_the_same_scores(trained, homes, monkeypatch):
+    monkeypatch.setattr(online_bank, "_IDLE_S", 0.01)
+    monkeypatch.setattr(online_spares, "SPARES", 3)
+    used = []
+    difference = HolderSpare.difference
+    monkeypatch.setattr(
+        HolderSpare, "difference", lambda *arguments: used.append(arguments[0]) or difference(*arguments)
+    )
+
+    async def scenario():
+        async with scoring(homes, "bank", "coordinator") as command:
+            async with scoring(homes, "tax", "registry"):
+                first = await score(command, "first", trained.known[0])
+                await asyncio.sleep(1)
+                assert not used
+                several = await asyncio.gather(*(score(command, f, f) for f in trained.known[:5]))
+                n_used = len(used)
+                await asyncio.sleep(1)
+            async with scoring(homes, "tax", "registry"):  # restarted: their halves of the spares are gone
+                return first, several, n_used, await score(command, "later", trained.known[0])
+
+    first, several, n_used, later = asyncio.run(scenario())
+    assert [r.units for r in several] == [trained.units[f] for f in trained.known[:5]]
+    assert n_used == 6  # three spares of two holders, the rest encrypted on the spot
+    assert first.units == later.units == trained.units[trained.known[0]]
+    assert len(used) == 6
+
+
+def test_spare_is_exact_and_used_once():
+    rng = np.random.default_rng(0)
+    n_codes = np.array([3, 5, 2])
+    points = rng.integers(-400, 400, 10)
+    secret = he.SecretContext()
+    public = he.PublicContext(secret.public_bytes)
+    spares = HolderSpares()
+    query = spares.draw(secret, "bank/1", b"map", 10)
+    with pytest.raises(MessageError, match="used already"):
+        spares.draw(secret, "bank/1", b"map", 10)
+    assert spares.take("bank/1", b"map") is None  # not finished
+    done = online_bank.online.evaluate(public, query, online_bank.online.encode_points(points))
+    spares.finish(secret, "bank/1", done.reply)
+    with pytest.raises(MessageError):
+        spares.finish(secret, "bank/1", done.reply)
+    assert spares.take("bank/1", b"other map") is None
+    held = spares.take("bank/1", b"map")
+    assert spares.take("bank/1", b"map") is None
+    codes = np.array([[2, 4, 0]])
+    sent = held.difference(codes, n_codes)
+    with pytest.raises(SecretReuseError):
+        held.difference(codes, n_codes)
+    half = BankSpare("1", done.mask_total)
+    mask = half.evaluated(sent, points, "tax").mask_total
+    total = online_bank.online.total_points(held.opened, [mask], np.zeros(1, np.int64))
+    assert total.tolist() == [points[2] + points[7] + points[8]]
+    for wrong in (sent[:-1], sent + b"0000", b"\xff" * len(sent)):
+        with pytest.raises(MessageError):
+            half.evaluated(wrong, points, "tax")
 
 
 def test_changed_data_are_seen(trained, homes):
@@ -312,7 +395,9 @@ def test_reasons(trained, homes):
     for response in responses:
         lost = [r.points_lost for r in response.reasons]
         assert lost == sorted(lost, reverse=True)
-        assert round(trained.model.scaling.units * sum(lost)) == best - response.units  # the lines account for every unit lost
+        assert (
+            round(trained.model.scaling.units * sum(lost)) == best - response.units
+        )  # the lines account for every unit lost
         named = {r.column for r in response.reasons if r.party == "tax"}
         assert named <= {names[0], names[2]}
         assert {r.party for r in response.reasons} <= {"bank", "tax", "tax, registry"}
@@ -375,9 +460,9 @@ def test_unusable_requests_are_refused(trained, homes):
                 ("a", {"on_missing": "guess"}),
                 ("a", {"timeout_s": -1.0}),
             ):
+                request = pb.ScoreRequest(**({"request_id": request_id, "firm_id": "f", "model": "firms"} | fields))
                 with pytest.raises(MessageError):
-                    fields = {"request_id": request_id, "firm_id": "f", "model": "firms"} | fields
-                    await command.call("bank", "Score", pb.ScoreRequest(**fields), pb.ScoreResponse, timeout_s=5)
+                    await command.call("bank", "Score", request, pb.ScoreResponse, timeout_s=5)
 
     asyncio.run(scenario())
 

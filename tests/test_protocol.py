@@ -299,6 +299,16 @@ def test_silence_ends_in_an_error():
         simulate({"bank": ping(), "tax": silent()}, sessions("bank", "tax"), timeout_s=0.2)
 
 
+def test_errors_leave_with_session_and_party():
+    def breaks():
+        yield Progress("soon", 0, 1)
+        raise MessageError("it broke")
+
+    with pytest.raises(MessageError) as caught:
+        simulate({"bank": breaks()}, sessions("bank"))
+    assert str(caught.value) == "it broke [party bank, session job/step/1]"
+
+
 def test_errors_say_where():
     error = VeilscoreError("it broke; mend it", session="job/bin/1", party="tax")
     assert str(error) == "it broke; mend it [party tax, session job/bin/1]"

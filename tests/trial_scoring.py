@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import csv
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -28,6 +27,7 @@ from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 QUICK = Limits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)

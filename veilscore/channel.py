@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
@@ -50,7 +51,8 @@ class MemoryNetwork:
         session: str = "memory",
     ) -> None:
         self._queues: dict[tuple[str, str], asyncio.Queue[bytes]] = {}
-        self._counts: dict[tuple[str, str], int] = {}
+        self._meant: Counter[tuple[str, str]] = Counter()
+        self._sent: Counter[tuple[str, str]] = Counter()
         self._inboxes: dict[str, Inbox] = {}
         self._tamper = tamper
         self._faults = faults
@@ -66,15 +68,18 @@ class MemoryNetwork:
 
     async def deliver(self, sender: str, recipient: str, payload: bytes) -> None:
         """Put one message into the recipient's queue."""
-        sequence = self._counts.get((sender, recipient), 0)
-        for item in self._tamper(sender, recipient, sequence, payload) if self._tamper else [payload]:
+        pair = (sender, recipient)
+        items = [payload]
+        if self._tamper:
+            items = self._tamper(sender, recipient, self._meant[pair], payload)
+            self._meant[pair] += 1
+        for item in items:
             frames = [item]
             if self._faults:
-                sequence = self._counts.get((sender, recipient), 0)
-                frames = self._faults(
-                    sender, recipient, sequence, frame(self._session, sender, recipient, sequence, item)
-                )
-            self._counts[sender, recipient] = self._counts.get((sender, recipient), 0) + 1
+                sequence = self._sent[pair]
+                self._sent[pair] += 1
+                whole = frame(self._session, sender, recipient, sequence, item)
+                frames = self._faults(sender, recipient, sequence, whole)
             for arriving in frames:
                 await self._queue(sender, recipient).put(arriving)
 

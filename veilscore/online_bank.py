@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,9 +19,9 @@ import structlog
 
 from veilscore import online
 from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.online_blinds import HolderContext
+from veilscore.he import PublicContext
 from veilscore.online_journal import Journal
-from veilscore.online_model import BankModel, BankModels
+from veilscore.online_model import BankModel, BankModels, Side
 from veilscore.online_plan import (
     Answer,
     Plan,
@@ -34,10 +35,11 @@ from veilscore.online_plan import (
     scored,
 )
 from veilscore.online_records import Origins
+from veilscore.online_spares import LOW, BankSpare, BankSpares, new_spare_id
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from veilscore.federation import Member
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
-_IDLE_S = 0.005
+_IDLE_S = 0.2  # without a request, before spares are made
+_SPARE_S = 10.0
 
 
 class OnlineBank:
@@ -65,7 +68,9 @@ class OnlineBank:
         self._journal = Journal(home / "state" / "online.db")
         self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
         self._plans: OrderedDict[str, tuple[bytes, Plan]] = OrderedDict()
-        self._contexts: dict[str, HolderContext] = {}
+        self._contexts: dict[str, PublicContext] = {}
+        self._spares = BankSpares()
+        self._ended_s = 0.0
         self._refill: asyncio.Task[None] | None = None
         self._replying: set[asyncio.Task[str]] = set()
         self._closed = False
@@ -130,6 +135,7 @@ class OnlineBank:
             response = make_response(request, "failed", str(error))
         finally:
             del self._running[request.request_id]
+            self._ended_s = time.monotonic()
             self._refill_later()
         self._log.info("score", status=response.status, model=request.model, message=response.message)
         return response
@@ -147,7 +153,7 @@ class OnlineBank:
             opened, together = await self._open(request, plan, limit_s)
             if opened is not None:
                 return make_response(request, "failed", "not all parts were opened", opened)
-            del self._plans[request.request_id]
+            self._plans.pop(request.request_id, None)
         return scored(request, plan, together)
 
     # 1. ask
@@ -159,6 +165,7 @@ class OnlineBank:
         return make_plan(model, own_codes, tuple(answers), request.on_missing or "fail", note)
 
     async def _ask(self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float) -> Answer:
+        spare = self._spares.take(holder, model)
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
@@ -166,34 +173,44 @@ class OnlineBank:
             map_hash=model.holders[holder].map_hash,
             purpose=request.purpose or model.scorecard.provenance.purpose,
             on_missing=request.on_missing or "fail",
+            spare_id="" if spare is None else spare.spare_id,
         )
         try:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
-            return await self._evaluate(holder, model, reply, limit_s)
+            return await self._evaluate(holder, model, reply, spare, limit_s)
         except RefusedError as error:
             return Answer(holder, "refused", error.message[:200])
         except VeilscoreError as error:
             self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
             return Answer(holder, "failed", error.message[:200])
 
-    async def _evaluate(self, holder: str, model: BankModel, reply: pb.EncryptedRecord, limit_s: float) -> Answer:
-        answer, points = read_answer(holder, model, reply), model.holders[holder].encoded
-        if not answer.keys_id or points is None:
+    async def _evaluate(
+        self, holder: str, model: BankModel, reply: pb.EncryptedRecord, spare: BankSpare | None, limit_s: float
+    ) -> Answer:
+        answer, side = read_answer(holder, model, reply), model.holders[holder]
+        if not answer.keys_id:
             return answer
-        query = tuple(reply.ciphertext_enc)
-        context = await self._context(holder, reply.keys_id, limit_s)
-        evaluated = await self._in_thread(
-            lambda: online.evaluate(context.public, query, points, [context.take() for _ in query])
-        )
+        if spare is not None and reply.difference_share:
+            evaluated = spare.evaluated(reply.difference_share, side.cells, holder)
+        else:
+            evaluated = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, limit_s)
         return replace(answer, evaluated=evaluated)
 
-    async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> HolderContext:
+    async def _put_points(
+        self, holder: str, side: Side, query: Iterable[bytes], keys_id: bytes, limit_s: float
+    ) -> online.Evaluated:
+        context, encrypted, points = await self._context(holder, keys_id, limit_s), tuple(query), side.encoded
+        if points is None:
+            raise ProtocolError("the bank's own part cannot be evaluated", party=holder)
+        return await self._in_thread(lambda: online.evaluate(context, encrypted, points))
+
+    async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
         """Holder's public keys, fetched once for each of its starts."""
         kept = self._contexts.get(holder)
-        if kept is None or kept.public.keys_id != keys_id:
+        if kept is None or kept.keys_id != keys_id:
             keys = await self._fabric.call(holder, "HolderKeys", pb.Empty(), pb.HolderKeys, timeout_s=limit_s)
-            kept = await self._in_thread(lambda: HolderContext(keys.public_key))
-            if kept.public.keys_id != keys_id:
+            kept = await self._in_thread(lambda: PublicContext(keys.public_key))
+            if kept.keys_id != keys_id:
                 raise PeerError(f"{holder} was restarted meanwhile; repeat the request", party=holder)
             self._contexts[holder] = kept
         return kept
@@ -229,7 +246,7 @@ class OnlineBank:
         self._replying.update(task for task in opening if not task.done())
         units = plan.sum_of_parts(online.parse_partial(reply.total_share, 1, coordinator))
         if units is None:
-            del self._plans[request.request_id]
+            self._plans.pop(request.request_id, None)
             raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
         return None, units
 
@@ -258,18 +275,33 @@ class OnlineBank:
     async def _in_thread(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    # masks made beforehand
+    # spares
 
     def _refill_later(self) -> None:
         if not self._closed and (self._refill is None or self._refill.done()):
             self._refill = asyncio.create_task(self._fill())
 
     async def _fill(self) -> None:
-        """Make masks while no request runs."""
-        while short := [c for c in self._contexts.values() if c.is_short]:
-            await asyncio.sleep(_IDLE_S)
-            if not self._running:
-                await self._in_thread(min(short, key=len).add)
+        """Make spares while no requests come, or few are left; gives up at an error, until the next request."""
+        try:
+            while wanted := self._spares.most_wanted():
+                holder, model, n_left = wanted
+                idle_s = 0.0 if self._running else time.monotonic() - self._ended_s
+                if idle_s < (_IDLE_S if n_left >= LOW else 0.0) or self._running:
+                    await asyncio.sleep(_IDLE_S / 10)
+                    continue
+                await self._make_spare(holder, model)
+        except VeilscoreError as error:
+            self._log.warning("no spares", error=type(error).__name__, message=error.message)
+
+    async def _make_spare(self, holder: str, model: BankModel) -> None:
+        side, spare_id = model.holders[holder], new_spare_id()
+        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash)
+        reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
+        done = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, _SPARE_S)
+        finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
+        await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
+        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total))
 
 
 def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -10,23 +10,24 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import structlog
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilscore import he, online
-from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, VeilscoreError
+from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.online_journal import Journal
 from veilscore.online_records import Found, Origin, Origins
+from veilscore.online_share_keys import ShareKeys
 from veilscore.online_spares import HolderSpare, HolderSpares
 from veilscore.v1 import control_pb2 as pb
-from veilscore.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
+from veilscore.zero_share import share_context, zero_share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from veilscore.federation import Member
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _PENDING_KEPT = 4096
 _PEER_S = 10.0
-_LABEL = "veilscore/1 online zero-share"
 ON_MISSING = ("fail", "missing_code", "neutral")
 
 
@@ -54,14 +54,6 @@ class _Pending:
     answer: pb.EncryptedRecord | None = None
 
 
-@dataclass(frozen=True)
-class _PeerKey:
-    """Key with another holder, and the name of that holder's half of it."""
-
-    share_key_id: bytes
-    key: PairwiseKey = field(repr=False)
-
-
 class OnlineHolder:
     """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders.
 
@@ -76,10 +68,7 @@ class OnlineHolder:
         self._journal = Journal(home / "state" / "online.db")
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._spares = HolderSpares()
-        self._private = X25519PrivateKey.generate()
-        self._public = self._private.public_key().public_bytes_raw()
-        self._share_key_id = hashlib.sha256(self._public).digest()
-        self._peer_keys: dict[str, _PeerKey] = {}
+        self._share_keys = ShareKeys(node.name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._fabric: Fabric
@@ -92,7 +81,7 @@ class OnlineHolder:
         fabric.register("PrepareSpare", {"bank"}, pb.PrepareSpare, self._prepare_spare)
         fabric.register("FinishSpare", {"bank"}, pb.FinishSpare, self._finish_spare)
         fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
-        fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_key)
+        self._share_keys.register(fabric)
 
     async def close(self) -> None:
         """End; keys are gone with it."""
@@ -125,30 +114,53 @@ class OnlineHolder:
         except VeilscoreError as error:
             self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
-        key = f"{peer.name}/{request.request_id}"
+        return await self._answer(request, peer.name, origin, found)
+
+    async def _answer(self, request: pb.EncryptRecord, bank: str, origin: Origin, found: Found) -> pb.EncryptedRecord:
+        key = f"{bank}/{request.request_id}"
         digest = _digest(request.firm_id.encode(), request.model_hash, request.map_hash, request.on_missing.encode())
         pending = self._pending.get(key)
         if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
             reason = "this request id was used here already; use a new one"
             return pb.EncryptedRecord(status="refused", reason=reason)
-        policy = self._node.policy
         if not found.known and request.on_missing == "fail":
             return pb.EncryptedRecord(status="unknown", discloses_unknown=True, data_time_s=found.data_time_s)
-        n_codes = origin.records.code_map.n_codes
-        query, keys_id = await self._in_thread(
-            lambda: (online.encrypt_records(self._secret, found.codes, n_codes), self._secret.keys_id)
-        )
-        self._remember(key, _Pending(digest, request.model_hash, origin, int(n_codes.sum())))
-        return pb.EncryptedRecord(
+        if pending is not None and pending.answer is not None and pending.spare_id == request.spare_id:
+            return pending.answer
+        n_codes, policy = origin.records.code_map.n_codes, self._node.policy
+        answer = pb.EncryptedRecord(
             status="ready" if found.known or not policy.disclose_unknown else "unknown",
-            ciphertext_enc=query,
-            keys_id=keys_id,
             discloses_unknown=policy.disclose_unknown,
             without_others=policy.online_without_others,
-            share_key_id=self._share_key_id,
+            share_key_id=self._share_keys.id,
             reason_codes=self._reason_codes(origin, found),
             data_time_s=found.data_time_s,
         )
+        pending = _Pending(digest, request.model_hash, origin, int(n_codes.sum()))
+        spare = self._spares.take(f"{bank}/{request.spare_id}", request.map_hash) if request.spare_id else None
+        if spare is not None:
+            answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(found.codes, n_codes)
+            self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
+            return answer
+        self._remember(key, pending)
+        query = await self._in_thread(lambda: online.encrypt_records(self._secret, found.codes, n_codes))
+        answer.keys_id = self._secret.keys_id
+        answer.ciphertext_enc.extend(query)
+        return answer
+
+    async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
+        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
+        origin = await self._origins.by_map(request.map_hash.hex())
+        if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
+            raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
+        n_cells = int(origin.records.code_map.n_codes.sum())
+        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, request.map_hash, n_cells))
+        return pb.PreparedSpare(ciphertext_enc=query, keys_id=self._secret.keys_id)
+
+    async def _finish_spare(self, request: pb.FinishSpare, peer: Member) -> pb.Empty:
+        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
+        await self._in_thread(lambda: self._spares.finish(self._secret, key, request.evaluated_enc))
+        return pb.Empty()
 
     def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
         """Why this holder does not answer, as the bank may hear it; empty if it does."""
@@ -209,48 +221,23 @@ class OnlineHolder:
         if set(parties) != set(holders) and not self._node.policy.online_without_others:
             reason = f"{self._node.name} opens its part only together with all holders of the model"
             return pb.OpenedPartial(status="refused", reason=reason)
-        keys = await self._keys_with([p for p in parties if p != self._node.name], dict(request.share_key_ids))
+        keys = await self._share_keys.with_peers(parties, dict(request.share_key_ids))
         if keys is None:
             return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
         context = share_context(key, parties, pending.model_hash)
 
         def opened() -> bytes:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
+            if pending.spare is not None and pending.spare.opened is not None and not request.evaluated_enc:
+                partial = (pending.spare.opened + share) % np.uint64(he.T)
+            else:
+                partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
             return self._journal.keep(key, digest, online.pack_partial(partial))
 
         partial = await self._in_thread(opened)
         self._pending.pop(key, None)
         self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
         return partial
-
-    # keys between holders
-
-    async def _share_key(self, request: pb.ShareKey, peer: Member) -> pb.ShareKey:
-        self._agree(peer.name, request.public_key)
-        return pb.ShareKey(public_key=self._public)
-
-    def _agree(self, peer: str, public_key: bytes) -> _PeerKey:
-        first, second = sorted((self._node.name, peer))
-        key = pairwise_key(self._private, public_key, f"{_LABEL} {first} {second}".encode())
-        agreed = self._peer_keys[peer] = _PeerKey(hashlib.sha256(public_key).digest(), key)
-        return agreed
-
-    async def _keys_with(self, peers: Sequence[str], ids: dict[str, bytes]) -> dict[str, PairwiseKey] | None:
-        """Key with each peer under the ids that all holders of the request were told; None if one has changed."""
-        if ids.get(self._node.name) != self._share_key_id:
-            return None
-        keys = {}
-        for peer in peers:
-            agreed = self._peer_keys.get(peer)
-            if agreed is None or agreed.share_key_id != ids.get(peer):
-                mine = pb.ShareKey(public_key=self._public)
-                theirs = await self._fabric.call(peer, "ShareKey", mine, pb.ShareKey, timeout_s=_PEER_S)
-                agreed = self._agree(peer, theirs.public_key)
-            if agreed.share_key_id != ids.get(peer):
-                return None
-            keys[peer] = agreed.key
-        return keys
 
 
 def _check_record(request: pb.EncryptRecord, bank: str) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import datetime as dt
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,11 @@ class Side:
     points: tuple[NDArray[np.int64], ...]
     average: int
     encoded: EncodedPoints | None
+
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """Points of all cells, column by column."""
+        return np.concatenate(self.points)
 
     @property
     def lowest(self) -> int:

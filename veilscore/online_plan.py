@@ -69,7 +69,7 @@ def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Ans
     MessageError : a status, key id, column or code that cannot be.
     """
     status = online.RecordStatus.parse(reply.status, holder)
-    if status is online.RecordStatus.REFUSED or not reply.ciphertext_enc:
+    if status is online.RecordStatus.REFUSED or not (reply.ciphertext_enc or reply.difference_share):
         return Answer(holder, status.value, plain(reply.reason), reply.data_time_s)
     points = model.holders[holder].points
     if any(c.column >= len(points) or c.code >= points[c.column].size for c in reply.reason_codes):

@@ -6,6 +6,8 @@ Messages : ScoreRequest -> ScoreResponse between a loan system and its own bank.
            holder: firm id, hashes of model and code map, purpose) -> EncryptedRecord (one-hot codes under the holder's
            key, or a status); HolderKeys once for each start of a holder; ShareKey between holders once for each pair
            of starts; OpenPartial (masked points) -> AddPartial (holder to coordinator) -> TotalReply (to the bank).
+           While idle, the nodes make spares (`online_spares`: PrepareSpare, FinishSpare), with which a request needs
+           no encryption; without one it takes the long way.
 Reveals  : to the bank, the firm's total, hence what all holders' parts add up to, and a holder's part if only one
            takes part; whether a holder knows the firm where its policy says so (`disclose_unknown`); codes of the
            columns named in a holder's `reason_columns`; the time of the holder's data. To a holder, that the firm is

@@ -100,7 +100,9 @@ class BankSpare:
 
     def evaluated(self, difference: bytes, points: NDArray[np.int64], holder: str) -> online.Evaluated:
         """What the bank has to take off the total, given the holder's difference; points of its cells (n_cells,)."""
-        cells = np.frombuffer(difference, "<u4").astype(np.int64) if len(difference) == _CELL_BYTES * points.size else None
+        cells = (
+            np.frombuffer(difference, "<u4").astype(np.int64) if len(difference) == _CELL_BYTES * points.size else None
+        )
         if cells is None or (cells >= he.T).any():
             raise MessageError("a holder's difference has the wrong size or range", party=holder)
         known = int((cells * (points % he.T) % he.T).sum())
@@ -130,7 +132,9 @@ class BankSpares:
 
     def most_wanted(self) -> tuple[str, BankModel, int] | None:
         """Holder and model with the smallest stock, and its size; None if all are full."""
-        short = [(len(stock), holder, name) for (holder, name), (_, stock) in self._stock.items() if len(stock) < SPARES]
+        short = [
+            (len(stock), holder, name) for (holder, name), (_, stock) in self._stock.items() if len(stock) < SPARES
+        ]
         if not short:
             return None
         n, holder, name = min(short)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from veilscore.errors import MessageError, ProtocolError
+from veilscore.errors import MessageError, ProtocolError, VeilscoreError
 from veilscore.v1 import wire_pb2
 
 if TYPE_CHECKING:
@@ -250,11 +250,25 @@ async def run(
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
 ) -> R:
-    """Drive one role over a channel until it returns.
+    """Drive one role over a channel until it returns; errors leave with session and party.
 
     The generator computes in a worker thread, so that a node goes on answering while it works.
     """
-    transcript = transcript if transcript is not None else Transcript()
+    try:
+        return await _drive(protocol, channel, session, transcript or Transcript(), progress, checkpoint)
+    except VeilscoreError as error:
+        error.session, error.party = error.session or session.id, error.party or session.party
+        raise
+
+
+async def _drive(
+    protocol: Protocol[R],
+    channel: Channel,
+    session: Session,
+    transcript: Transcript,
+    progress: Callable[[Progress], None] | None,
+    checkpoint: Callable[[dict[str, Any]], None] | None,
+) -> R:
     sent: dict[str, int] = {}
     received: dict[str, int] = {}
     answer: Message | None = None

@@ -62,6 +62,23 @@ LEAKS: tuple[Leak, ...] = (
     Leak("evaluate", "BatchCoordinatorTotal", "bank", "opened", "total points of each scored row"),
 )
 
+# Online scoring goes by calls between nodes (control.proto), not by sessions.
+ONLINE: tuple[Leak, ...] = (
+    Leak(
+        "online", "EncryptRecord", "holder", "opened", "that this firm is scored now, for which purpose, by which model"
+    ),
+    Leak(
+        "online", "EncryptedRecord", "bank", "opened", "unknown firms and codes of reason columns where policy says so"
+    ),
+    Leak("online", "PreparedSpare", "bank", "ciphertext", "nothing"),
+    Leak("online", "FinishSpare", "holder", "masked", "nothing"),
+    Leak("online", "OpenPartial", "holder", "masked", "nothing"),
+    Leak("online", "HolderKeys", "bank", "public", "nothing"),
+    Leak("online", "ShareKey", "holder", "public", "nothing"),
+    Leak("online", "AddPartial", "coordinator", "masked", "when holders score, and with whom"),
+    Leak("online", "TotalReply", "bank", "opened", "the firm's total points"),
+)
+
 CONTROL = "job file, sizes, timing, bytes, progress; no feature, label, weight, key, score or plaintext id"
 
 
@@ -77,11 +94,15 @@ class Learned:
 
 def leakage_table(task: str, *, monotone: bool = False, standard_errors: bool = False) -> tuple[Learned, ...]:
     """Rows of the table for one task, made from `LEAKS`."""
-    steps = ("align", "bin", "train", "evaluate") if task == "train_scorecard" else ("align", "evaluate")
+    steps = {
+        "train_scorecard": ("align", "bin", "train", "evaluate"),
+        "score_batch": ("align", "evaluate"),
+        "score_online": ("online",),
+    }[task]
     rows = []
     for step in steps:
         by_role: dict[str, list[str]] = {"bank": [], "holder": [], "coordinator": []}
-        for leak in LEAKS:
+        for leak in (*LEAKS, *ONLINE):
             if leak.step == step and leak.learns != "nothing":
                 by_role["holder" if leak.to == "lead" else leak.to].append(leak.learns)
         named = "score" if task == "score_batch" and step == "evaluate" else step

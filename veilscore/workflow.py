@@ -77,7 +77,7 @@ class StepContext:
             dataset.source,
             dataset.id_column,
             dataset.label_column if training else None,
-            columns=chosen.include if chosen else None,
+            columns=self._included(),
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *self._unused(dataset, training=training)),
             weight_column=dataset.weight_column if training and job.training.weights else None,
             date_column=dataset.date_column if training and job.training.holdout_from else None,
@@ -97,6 +97,13 @@ class StepContext:
             if self.job.training.holdout_from:
                 special.discard(dataset.date_column)
         return tuple(sorted(special))
+
+    def _included(self) -> tuple[str, ...] | None:
+        """Feature columns to read: those the job names, or those the model was trained on; None for all."""
+        if self.job.task == "score_batch":
+            return tuple(self.code_map().kinds)
+        chosen = self.job.columns.get(self.session.party)
+        return chosen.include if chosen else None
 
     def _kinds(self) -> dict[str, Any]:
         if self.job.task != "score_batch":
@@ -306,7 +313,6 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_json("code_map", maps[0].to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
     store.save_json("columns", {"names": list(columns.names)})
-    keep_code_map(context, maps[0])
 
 
 def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
@@ -362,6 +368,7 @@ def _holder_train(context: StepContext) -> Protocol[None]:
         opened=opened,
     )
     store.save_json("trained", {"n_steps": opened + n_steps})
+    keep_code_map(context, code_map)
 
 
 # --- evaluate and score ----------------------------------------------------------------------------------------------
