@@ -9,10 +9,10 @@ import time
 import numpy as np
 from result import emit
 
-from veilscore.align import bank_align, holder_align
 from veilscore.channel import simulate
-from veilscore.group import Scalar, hash_to_group, raise_points
+from veilscore.crypto.group import Scalar, hash_to_group, raise_points
 from veilscore.protocol import Session, Transcript
+from veilscore.protocols.align import bank_align, holder_align
 
 BOUND_S = 15.0
 

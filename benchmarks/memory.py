@@ -8,7 +8,7 @@ from pathlib import Path
 import trial
 from result import emit
 
-from veilscore.simulate import simulate_to_folder
+from veilscore.data.simulate import simulate_to_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 N_FIRMS = 150_000

@@ -24,18 +24,18 @@ import numpy as np
 from result import emit
 
 from coordinator.service import Coordinator
+from veilscore.data.simulate import simulate
 from veilscore.errors import PeerError
-from veilscore.federation import load_federation
-from veilscore.founding import DataFiles, found_federation
-from veilscore.grpc_channel import Fabric
-from veilscore.identity import load_identity
-from veilscore.job import parse_job
-from veilscore.ledger import Ledger
+from veilscore.fabric.federation import load_federation
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import load_identity
 from veilscore.local import open_job
-from veilscore.model import load_model
-from veilscore.node import Node
-from veilscore.policy import load_node_config
-from veilscore.simulate import simulate
+from veilscore.modelling.model import load_model
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.job import parse_job
+from veilscore.node.ledger import Ledger
+from veilscore.node.node import Node
+from veilscore.node.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:

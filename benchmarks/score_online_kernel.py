@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from result import emit
 
-from veilscore import he, online
-from veilscore.zero_share import PairwiseKey, share_context, zero_share
+from veilscore.crypto import he
+from veilscore.crypto.zero_share import PairwiseKey, share_context, zero_share
+from veilscore.protocols import online
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from veilscore.cli.connection import connect
 from veilscore.errors import JobError
-from veilscore.founding import DataFiles, found_federation
-from veilscore.job import load_job
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.job import load_job
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veilscore.errors import JobError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.step_run import is_retryable
+from veilscore.node.step_run import is_retryable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

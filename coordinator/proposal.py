@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from veilscore.acceptance import verify_acceptance
+from coordinator.state_tables import AcceptanceRow
 from veilscore.errors import PeerError
-from veilscore.state_tables import AcceptanceRow
+from veilscore.node.acceptance import verify_acceptance
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from veilscore.federation import Member
-    from veilscore.grpc_channel import Fabric
-    from veilscore.job import Job
+    from veilscore.fabric.federation import Member
+    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.node.job import Job
 
 
 async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: float) -> AcceptanceRow:

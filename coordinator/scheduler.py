@@ -13,20 +13,20 @@ import structlog
 
 from coordinator.attempt import cause, run_attempt, step_error
 from coordinator.proposal import ask
+from coordinator.state import UNFINISHED
 from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
-from veilscore.job import Job, new_job_id, parse_job
-from veilscore.state import UNFINISHED
+from veilscore.node.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from coordinator.attempt import Outcome
+    from coordinator.state import State
     from coordinator.watch import Watchers
-    from veilscore.federation import Federation
-    from veilscore.grpc_channel import Fabric
-    from veilscore.state import State
-    from veilscore.step_run import Workflow
+    from veilscore.fabric.federation import Federation
+    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.node.step_run import Workflow
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.scheduler import Patience, Scheduler
+from coordinator.state import UNFINISHED, State
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
-from veilscore.grpc_channel import Fabric
-from veilscore.identity import ROLES
-from veilscore.job import check_job_id, parse_job
-from veilscore.node import default_workflow, load_membership
-from veilscore.policy import database_url, load_node_config
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import ROLES
+from veilscore.node.job import check_job_id, parse_job
+from veilscore.node.node import default_workflow, load_membership
+from veilscore.node.policy import database_url, load_node_config
+from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
+from veilscore.node.store import JobStore
 from veilscore.protocol import Session
-from veilscore.state import UNFINISHED, State
-from veilscore.step_run import StepRun, Workflow, parse_session_id, session_id
-from veilscore.store import JobStore
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from veilscore.federation import Member
-    from veilscore.inbox import Limits
-    from veilscore.job import Job
-    from veilscore.state_tables import AcceptanceRow, JobRow, StepRow
+    from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
+    from veilscore.fabric.federation import Member
+    from veilscore.fabric.inbox import Limits
+    from veilscore.node.job import Job
 
 _SUBMITTERS = {"bank", "operator"}
 
@@ -39,7 +39,7 @@ class Coordinator:
     Parameters
     ----------
     home : folder with node.yaml (role coordinator), identity/, federation.yaml; state/ is made in it.
-    workflow : steps and their protocols; default `veilscore.workflow`.
+    workflow : steps and their protocols; default `veilscore.node.workflow`.
     patience : waiting times and number of attempts.
     """
 

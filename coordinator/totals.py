@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from veilscore.errors import MessageError, PeerError, ProtocolError
-from veilscore.online import add_partials, pack_partial, parse_partial
+from veilscore.protocols.online import add_partials, pack_partial, parse_partial
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from veilscore.federation import Member
+    from veilscore.fabric.federation import Member
 
 _REQUESTS_KEPT = 10_000
 _RECORDS_MOST = 4096

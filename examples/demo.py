@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from veilscore.job import load_job
-from veilscore.report import Parity as ReportParity
-from veilscore.report import read_report, write_report
-from veilscore.reporting import merged_report
+from veilscore.node.job import load_job
+from veilscore.reports.report import Parity as ReportParity
+from veilscore.reports.report import read_report, write_report
+from veilscore.reports.write import merged_report
 from veilscore.roles import leakage_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from veilscore import metrics, modelling
-from veilscore.model import load_model
-from veilscore.store import JobStore
+from veilscore.modelling import design as modelling
+from veilscore.modelling import metrics
+from veilscore.modelling.model import load_model
+from veilscore.node.store import JobStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from veilscore.job import Job
+    from veilscore.node.job import Job
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Run the node of the bank: ``python -m party_bank --home FOLDER``."""
 
-from veilscore.serve import main
+from veilscore.node.serve import main
 
 if __name__ == "__main__":
     main("party_bank", role="bank")

@@ -1,6 +1,6 @@
 """Run the node of the tax bureau: ``python -m party_tax --home FOLDER``."""
 
-from veilscore.serve import main
+from veilscore.node.serve import main
 
 if __name__ == "__main__":
     main("party_tax", role="holder")

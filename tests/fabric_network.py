@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from veilscore.federation import Federation, make_federation, member_of
-from veilscore.grpc_channel import Fabric, Limits
-from veilscore.identity import Identity, create_identity
+from veilscore.fabric.federation import Federation, make_federation, member_of
+from veilscore.fabric.grpc_channel import Fabric, Limits
+from veilscore.fabric.identity import Identity, create_identity
 from veilscore.protocol import VERSION, Session
 from veilscore.v1 import wire_pb2
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.job import parse_job
 from veilscore.local import open_job
-from veilscore.loss import sigmoid
-from veilscore.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.workflow import StepContext, digest_of_ids
+from veilscore.modelling.loss import sigmoid
+from veilscore.node.job import parse_job
+from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.node.workflow import StepContext, digest_of_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ def _session(run, party):
 
 def pooled(run):
     """WOE columns of a finished run with all parties' codes in one place: (X, y, train, weight)."""
-    from veilscore.model import load_model
+    from veilscore.modelling.model import load_model
 
     bank = run.stores["bank"].load_arrays("rows")
     model = load_model(run.stores["bank"].path / "model.json")

@@ -1,7 +1,7 @@
 """Plaintext oracle: what the protocols must compute, with all parties' data in one place.
 
 Data part: `load_parties` reads one CSV per party, `left_join` makes the pooled table. It uses the standard
-library's csv reader only, so that it shares no code with `veilscore.ingest`.
+library's csv reader only, so that it shares no code with `veilscore.data.ingest`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
+from coordinator.state import JOB_TRANSITIONS, State
+from coordinator.state_tables import AcceptanceRow
 from veilscore.errors import JobError
-from veilscore.state import JOB_TRANSITIONS, State
-from veilscore.state_tables import AcceptanceRow
 
 _numbers = itertools.count()
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import shared_data
-from veilscore import group
-from veilscore.align import AlignLimits, bank_align, holder_align
 from veilscore.channel import MemoryNetwork, simulate
+from veilscore.crypto import group
 from veilscore.errors import (
     IdError,
     MessageError,
@@ -26,6 +25,7 @@ from veilscore.errors import (
     SecretReuseError,
 )
 from veilscore.protocol import Session, Transcript, decode, encode, run
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 
 SMALL = AlignLimits(part_size=4, workers=1)

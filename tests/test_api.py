@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from tests.conftest import shared_data
 from veilscore.api import JointScorecard, NotFittedError
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
-from veilscore.job import TrainScorecard
+from veilscore.node.job import TrainScorecard
 from veilscore.table_run import outside_loop
 from veilscore.table_source import TableReader
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilscore import shares
-from veilscore.binning import Columns, bank_bin, cell_counts, holder_bin, offsets, own_counts, withheld_cells
 from veilscore.channel import simulate
+from veilscore.crypto import shares
 from veilscore.errors import MessageError, VeilscoreError
-from veilscore.framing import kind_of
+from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import T
 from veilscore.protocol import Session, decode, encode
+from veilscore.protocols.binning import Columns, bank_bin, cell_counts, holder_bin, offsets, own_counts, withheld_cells
 from veilscore.v1 import scorecard_pb2 as pb
 
 N = 700

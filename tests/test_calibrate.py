@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from veilscore.calibrate import band_table, cut_off, points_table, prior_correction, recalibrate
 from veilscore.errors import ConfigError, LabelError, ParameterError
-from veilscore.loss import sigmoid
-from veilscore.model import Scaling
-from veilscore.woe import join_tables, woe_table
+from veilscore.modelling.calibrate import band_table, cut_off, points_table, prior_correction, recalibrate
+from veilscore.modelling.loss import sigmoid
+from veilscore.modelling.model import Scaling
+from veilscore.modelling.woe import join_tables, woe_table
 
 SCALING = Scaling(base_score=600, base_odds=50, pdo=20, decimals=1)
 

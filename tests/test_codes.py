@@ -10,10 +10,10 @@ from conftest import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilscore.codes import CodeMap, Codes
+from veilscore.data.codes import CodeMap, Codes
+from veilscore.data.ingest import read_table
+from veilscore.data.table import Table
 from veilscore.errors import ConfigError, DataError, SchemaError
-from veilscore.ingest import read_table
-from veilscore.table import Table
 
 GENERATOR_SEED = 3
 floats = st.floats(allow_nan=True, allow_infinity=False, width=64)

@@ -29,8 +29,8 @@ from veilscore.errors import (
     ProtocolError,
     RefusedError,
 )
-from veilscore.grpc_channel import Fabric, Limits
-from veilscore.inbox import Inbox, QueueFullError
+from veilscore.fabric.grpc_channel import Fabric, Limits
+from veilscore.fabric.inbox import Inbox, QueueFullError
 from veilscore.protocol import encode
 from veilscore.v1 import align_pb2, control_pb2, wire_pb2
 

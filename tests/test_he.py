@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tenseal import sealapi
 
-from veilscore import he
+from veilscore.crypto import he
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
 
 

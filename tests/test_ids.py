@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import load_parties
 
-from veilscore.errors import ConfigError, IdError
-from veilscore.ids import (
+from veilscore.data.ids import (
     USCC_ALPHABET,
     check_ids,
     duplicate_rows,
@@ -19,6 +18,7 @@ from veilscore.ids import (
     normalise_uscc,
     uscc_from_stems,
 )
+from veilscore.errors import ConfigError, IdError
 
 # printed in public company filings
 KNOWN = "91350100M000100Y43"

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from conftest import shared_data
 from reference import load_parties
 
-from veilscore import ingest_database
+from veilscore.data import ingest_database
+from veilscore.data.ingest import read_table
+from veilscore.data.simulate import _firm_ids
+from veilscore.data.table import make_table
 from veilscore.errors import ColumnError, DataError, IdError, LabelError
-from veilscore.ingest import read_table
-from veilscore.simulate import _firm_ids
-from veilscore.table import make_table
 
 
 def firm_ids(n):

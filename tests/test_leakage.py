@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
 
-from veilscore import shares
-from veilscore.binning import Columns, bank_bin, holder_bin
 from veilscore.channel import simulate
-from veilscore.codes import CodeMap
+from veilscore.crypto import shares
+from veilscore.data.codes import CodeMap
 from veilscore.lattice import hints, lookup, product
 from veilscore.lattice.params import T
 from veilscore.local import open_job
-from veilscore.loss import TURN
+from veilscore.modelling.loss import TURN
 from veilscore.protocol import Session
+from veilscore.protocols.binning import Columns, bank_bin, holder_bin
+from veilscore.protocols.scorecard import scales
 from veilscore.roles import LEAKS, leakage_table
-from veilscore.scorecard import scales
 
 PACKED = {  # kinds that carry ring elements, and their fields that do
     "BinHolderHints": ("data",),
@@ -382,7 +382,7 @@ def test_the_bank_opens_d_plus_one_rounded_numbers_a_step(record):
     d = sum(len(c["n_codes"]) for c in counts)
     n_train = int(bank.load_arrays("rows")["train"].sum())
     used = scales(n_train)
-    from veilscore.modelling import fraction_bits
+    from veilscore.modelling.design import fraction_bits
 
     kept = fraction_bits(record.run.job, n_train)
     per_step = {}

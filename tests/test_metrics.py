@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as reference
 
-from veilscore import metrics
 from veilscore.errors import DataError, LabelError
+from veilscore.modelling import metrics
 
 
 def sample(n=3000, *, ties=True, seed=1):

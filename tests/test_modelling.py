@@ -9,17 +9,17 @@ import pytest
 from local_jobs import job
 from reference import pooled_logistic, pooled_woe
 
-from veilscore import modelling
-from veilscore.binning import Columns, own_counts
-from veilscore.codes import TransformReport
+from veilscore.data.codes import TransformReport
+from veilscore.data.table import make_table
 from veilscore.errors import JobError, ParameterError
-from veilscore.logistic_problem import GRADIENT_FRACTION_BITS
-from veilscore.loss import sigmoid
-from veilscore.modelling import design, export
-from veilscore.optimise import OptimiserState
-from veilscore.scoring import BatchResult
-from veilscore.store import JobStore
-from veilscore.table import make_table
+from veilscore.modelling import design as modelling
+from veilscore.modelling.design import design, export
+from veilscore.modelling.logistic_problem import GRADIENT_FRACTION_BITS
+from veilscore.modelling.loss import sigmoid
+from veilscore.modelling.optimise import OptimiserState
+from veilscore.node.store import JobStore
+from veilscore.protocols.binning import Columns, own_counts
+from veilscore.protocols.scoring import BatchResult
 
 N = 1200
 N_CODES = {"bank": np.array([4, 3]), "tax": np.array([5, 4])}

@@ -18,10 +18,10 @@ from trial_federation import (
     watch,
 )
 
-from veilscore.acceptance import sign_acceptance, verify_acceptance
 from veilscore.errors import ConfigError, IdentityError, JobError, ProtocolError, RefusedError
-from veilscore.identity import load_identity
-from veilscore.job import new_job_id
+from veilscore.fabric.identity import load_identity
+from veilscore.node.acceptance import sign_acceptance, verify_acceptance
+from veilscore.node.job import new_job_id
 from veilscore.v1 import control_pb2
 
 

@@ -8,9 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilscore import he, online
+from veilscore.crypto import he
+from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 from veilscore.errors import MessageError, ParameterError, SchemaError
-from veilscore.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
+from veilscore.protocols import online
 
 NAMES = ("court", "registry", "tax")
 

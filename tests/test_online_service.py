@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
 
-from veilscore import he, online_bank, online_spares
+from veilscore.crypto import he
 from veilscore.errors import DataError, IdentityError, MessageError, ProtocolError, SecretReuseError
-from veilscore.federation import load_federation
-from veilscore.grpc_channel import Fabric
-from veilscore.identity import load_identity
-from veilscore.model import load_model
-from veilscore.online_journal import Journal
-from veilscore.online_model import codes_of_features
-from veilscore.online_records import load_map
-from veilscore.online_spares import BankSpare, HolderSpare, HolderSpares
+from veilscore.fabric.federation import load_federation
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import load_identity
+from veilscore.modelling.model import load_model
+from veilscore.node import online_bank, online_spares
+from veilscore.node.online_journal import Journal
+from veilscore.node.online_model import codes_of_features
+from veilscore.node.online_records import load_map
+from veilscore.node.online_spares import BankSpare, HolderSpare, HolderSpares
 from veilscore.v1 import control_pb2 as pb
 
 

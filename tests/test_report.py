@@ -14,8 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import require
-from veilscore import metrics, plots, report
 from veilscore.errors import DataError, StateError
+from veilscore.modelling import metrics
+from veilscore.reports import plots, report
 
 BANK, TAX, REGISTRY = "Harbour Bank", "Tax Bureau", "Business Registry"
 NAMES = {

@@ -11,17 +11,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import shared_data
-from veilscore import report, reporting, workflow
-from veilscore.codes import CodeMap, ColumnMap
-from veilscore.column_bins import NumberBins
+from veilscore.data.codes import CodeMap, ColumnMap
+from veilscore.data.column_bins import NumberBins
 from veilscore.errors import StateError
-from veilscore.job import parse_job
 from veilscore.local import open_job
-from veilscore.model import load_model
-from veilscore.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.modelling.model import load_model
+from veilscore.node import workflow
+from veilscore.node.job import parse_job
+from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.node.store import JobStore
 from veilscore.protocol import Session
-from veilscore.report_bank import range_label
-from veilscore.store import JobStore
+from veilscore.reports import report
+from veilscore.reports import write as reporting
+from veilscore.reports.bank import range_label
 
 HOLDERS = ("tax", "registry")
 JOB = parse_job("""

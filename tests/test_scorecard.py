@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from reference import pooled_logistic, pooled_woe
 
-from veilscore.binning import cell_counts, offsets
 from veilscore.channel import simulate
 from veilscore.errors import MessageError, ParameterError, VeilscoreError
-from veilscore.framing import kind_of
+from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import T
-from veilscore.logistic_problem import GRADIENT_FRACTION_BITS as FRACTION_BITS
-from veilscore.loss import BOUNDS, for_bound, sigmoid
-from veilscore.optimise import LogisticProblem, OptimiserState, Step, minimise
+from veilscore.modelling.logistic_problem import GRADIENT_FRACTION_BITS as FRACTION_BITS
+from veilscore.modelling.loss import BOUNDS, for_bound, sigmoid
+from veilscore.modelling.optimise import LogisticProblem, OptimiserState, Step, minimise
+from veilscore.modelling.standard_errors import standard_errors
 from veilscore.protocol import Session, decode, encode
-from veilscore.scorecard import (
+from veilscore.protocols.binning import cell_counts, offsets
+from veilscore.protocols.scorecard import (
     MAX_RESIDUAL_BITS,
     MAX_WOE,
     MIN_RESIDUAL_BITS,
@@ -31,7 +32,6 @@ from veilscore.scorecard import (
     scales,
     share_cells,
 )
-from veilscore.standard_errors import standard_errors
 from veilscore.v1 import scorecard_pb2 as pb
 
 HOLDERS = ("tax", "registry", "court")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from veilscore import shares
-from veilscore.binning import offsets
 from veilscore.channel import simulate
+from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, RefusedError, VeilscoreError
-from veilscore.framing import kind_of
-from veilscore.loss import TURN
+from veilscore.fabric.framing import kind_of
+from veilscore.modelling.loss import TURN
 from veilscore.protocol import Session, decode, encode
-from veilscore.scoring import (
+from veilscore.protocols.binning import offsets
+from veilscore.protocols.scoring import (
     HolderAnswer,
     HolderPart,
     bank_score,

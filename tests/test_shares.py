@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from veilscore import shares
+from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import T
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from veilscore.codes import CodeMap
+from veilscore.data.codes import CodeMap
+from veilscore.data.ids import check_ids
+from veilscore.data.ingest import read_table
+from veilscore.data.simulate import PARTIES, _auc, simulate, simulate_to_folder
+from veilscore.data.simulated_columns import EFFECTS
 from veilscore.errors import ConfigError, StateError
-from veilscore.ids import check_ids
-from veilscore.ingest import read_table
-from veilscore.simulate import PARTIES, _auc, simulate, simulate_to_folder
-from veilscore.simulated_columns import EFFECTS
 
 
 def common_rows(simulation):

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from state_contract import StateContract, add
 
+from coordinator.state import State
 from veilscore.errors import ConfigError, StateError
-from veilscore.state import State
 
 
 class TestSqlite(StateContract):

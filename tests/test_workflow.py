@@ -10,15 +10,15 @@ from local_jobs import HOLDERS, firms, job, nodes, pooled, run_job, skip_align, 
 from reference import load_parties, match_rows, pooled_logistic, sklearn_auc
 
 from tests.conftest import shared_data
-from veilscore.codes import CodeMap
+from veilscore.data.codes import CodeMap
+from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, RefusedError, SchemaError, VeilscoreError
-from veilscore.framing import kind_of
-from veilscore.job import parse_job
+from veilscore.fabric.framing import kind_of
 from veilscore.local import open_job
-from veilscore.model import load_model
-from veilscore.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.table import make_table
-from veilscore.workflow import steps_for
+from veilscore.modelling.model import load_model
+from veilscore.node.job import parse_job
+from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.node.workflow import steps_for
 
 PARITY, AUC_PARITY = 1e-3, 1e-4
 

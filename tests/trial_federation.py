@@ -14,13 +14,13 @@ import yaml
 from coordinator.scheduler import Patience
 from coordinator.service import Coordinator
 from veilscore.errors import DataError, OverlapError, RefusedError
-from veilscore.federation import load_federation
-from veilscore.founding import found_federation
-from veilscore.grpc_channel import Fabric
-from veilscore.identity import load_identity
-from veilscore.inbox import Limits
-from veilscore.job import Job, parse_job
-from veilscore.node import Node
+from veilscore.fabric.federation import load_federation
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import load_identity
+from veilscore.fabric.inbox import Limits
+from veilscore.node.founding import found_federation
+from veilscore.node.job import Job, parse_job
+from veilscore.node.node import Node
 from veilscore.protocol import Progress, Protocol, Send, receive
 from veilscore.v1 import align_pb2, control_pb2
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from veilscore.policy import NodeConfig
+    from veilscore.node.policy import NodeConfig
+    from veilscore.node.store import JobStore
     from veilscore.protocol import Session
-    from veilscore.store import JobStore
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 QUICK = Limits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)

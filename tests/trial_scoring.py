@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coordinator.service import Coordinator
-from veilscore.federation import load_federation
-from veilscore.founding import DataFiles, found_federation
-from veilscore.grpc_channel import Fabric
-from veilscore.identity import load_identity
-from veilscore.inbox import Limits
-from veilscore.job import Job, parse_job
-from veilscore.ledger import Ledger
+from veilscore.data.simulate import simulate
+from veilscore.fabric.federation import load_federation
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import load_identity
+from veilscore.fabric.inbox import Limits
 from veilscore.local import open_job
-from veilscore.model import load_model
-from veilscore.node import Node
-from veilscore.policy import load_node_config
-from veilscore.simulate import simulate
+from veilscore.modelling.model import load_model
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.job import Job, parse_job
+from veilscore.node.ledger import Ledger
+from veilscore.node.node import Node
+from veilscore.node.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from veilscore import report, reporting, roles
+from veilscore import roles
 from veilscore.errors import ConfigError, JobError
-from veilscore.job import Job, TrainScorecard
-from veilscore.model import Scorecard, load_model
-from veilscore.policy import NodePolicy
-from veilscore.settings import parse
+from veilscore.modelling.model import Scorecard, load_model
+from veilscore.node.job import Job, TrainScorecard
+from veilscore.node.policy import NodePolicy
+from veilscore.node.settings import parse
+from veilscore.reports import report
+from veilscore.reports import write as reporting
 from veilscore.table_run import MEMORY, run_on_tables
 from veilscore.table_source import Source, TableReader
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from veilscore.table import Kind
+    from veilscore.data.table import Kind
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -69,11 +71,11 @@ class JointScorecard:
     name, purpose : of the job and the model.
     folder : where the parties keep their files; None: a temporary folder, removed with this object.
     publish_column_names : whether holders show the bank their columns' names rather than numbers.
-    **training : the parameters of `veilscore.job.TrainScorecard` by name, with its defaults.
+    **training : the parameters of `veilscore.node.job.TrainScorecard` by name, with its defaults.
 
     Attributes
     ----------
-    model_ : `veilscore.model.Scorecard`, as the bank files it.
+    model_ : `veilscore.modelling.model.Scorecard`, as the bank files it.
     report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
     holder_reports_, merged_report_ : each holder's report by name, and all views joined.
     leakage_ : rows of who learned what in each step.
@@ -84,7 +86,7 @@ class JointScorecard:
     Examples
     --------
     >>> from veilscore.api import JointScorecard
-    >>> from veilscore.simulate import simulate
+    >>> from veilscore.data.simulate import simulate
     >>> firms = simulate(2000, seed=7).parties
     >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
     >>> card = JointScorecard(max_bin=8, sign="positive", pdo=40)

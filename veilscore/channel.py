@@ -10,8 +10,8 @@ from typing import Any
 from typing import Protocol as Interface
 
 from veilscore.errors import PeerError, ProtocolError
-from veilscore.framing import PIECE_BYTES, Assembly, parse
-from veilscore.inbox import Inbox, Limits
+from veilscore.fabric.framing import PIECE_BYTES, Assembly, parse
+from veilscore.fabric.inbox import Inbox, Limits
 from veilscore.protocol import Protocol, Session, Transcript, run
 from veilscore.v1 import wire_pb2
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from veilscore import workflow
 from veilscore.channel import Tamper, simulate
 from veilscore.errors import RefusedError, VeilscoreError
-from veilscore.job import Job, new_job_id
-from veilscore.policy import NodeConfig, Refuse
+from veilscore.node import workflow
+from veilscore.node.job import Job, new_job_id
+from veilscore.node.policy import NodeConfig, Refuse
+from veilscore.node.store import JobStore
 from veilscore.protocol import Session, Transcript
-from veilscore.store import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

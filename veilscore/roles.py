@@ -79,8 +79,6 @@ ONLINE: tuple[Leak, ...] = (
     Leak("online", "TotalReply", "bank", "opened", "the firm's total points"),
 )
 
-CONTROL = "job file, sizes, timing, bytes, progress; no feature, label, weight, key, score or plaintext id"
-
 
 @dataclass(frozen=True)
 class Learned:

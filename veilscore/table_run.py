@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from veilscore import report, workflow
 from veilscore.channel import Tamper, simulate
 from veilscore.errors import JobError
 from veilscore.local import LocalRun, open_job
-from veilscore.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.node import workflow
+from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
 from veilscore.protocol import Session
+from veilscore.reports import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from veilscore.job import Job
-    from veilscore.table import Table
+    from veilscore.data.table import Table
+    from veilscore.node.job import Job
 
 R = TypeVar("R")
 

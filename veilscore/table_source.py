@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veilscore.data.ingest import absent, read_table
+from veilscore.data.table import Kind, Table, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
-from veilscore.ingest import absent, read_table
-from veilscore.table import Kind, Table, make_table
 
 if TYPE_CHECKING:
-    from veilscore.job import TrainScorecard
+    from veilscore.node.job import TrainScorecard
 
 Source = Table | Path | str | Mapping[str, Any]
 

@@ -24,7 +24,7 @@ async def memory_channels():
 
 @contextlib.asynccontextmanager
 async def grpc_channels():
-    from veilscore.grpc_channel import Limits
+    from veilscore.fabric.grpc_channel import Limits
 
     fabrics = [make_fabric(name, limits=Limits(receive_timeout_s=0.3, retry_s=2.0)) for name in NAMES]
     async with running(*fabrics):

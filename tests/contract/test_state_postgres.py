@@ -13,7 +13,7 @@ import pytest
 from conftest import require
 from state_contract import StateContract
 
-from veilscore.state import State
+from coordinator.state import State
 
 
 def _programs() -> Path | None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from trial_federation import PARTIES, commanding, until
 
-from veilscore import processes
+from veilscore.data.simulate import simulate_to_folder
 from veilscore.errors import PeerError
-from veilscore.founding import DataFiles, found_federation
-from veilscore.serve import running_pid
-from veilscore.simulate import simulate_to_folder
+from veilscore.node import processes
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.serve import running_pid
 from veilscore.v1 import control_pb2
 
 JOB = {

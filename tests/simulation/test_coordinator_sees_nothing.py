@@ -11,11 +11,11 @@ from process_federation import JOB, federation, make_real_homes
 from trial_federation import commanding, running, show, submit, watch
 
 from coordinator.service import Coordinator
-from veilscore import grpc_channel
-from veilscore.framing import kind_of
-from veilscore.inbox import Inbox
-from veilscore.model import load_model
-from veilscore.store import JobStore
+from veilscore.fabric import grpc_channel
+from veilscore.fabric.framing import kind_of
+from veilscore.fabric.inbox import Inbox
+from veilscore.modelling.model import load_model
+from veilscore.node.store import JobStore
 from veilscore.v1 import wire_pb2
 
 PARTIES = ("bank", "tax", "registry")

@@ -9,8 +9,8 @@ import yaml
 from process_federation import JOB, federation, make_real_homes
 from trial_federation import commanding, make_homes, show, submit, until, watch
 
-from veilscore import processes
 from veilscore.errors import JobError
+from veilscore.node import processes
 from veilscore.v1 import control_pb2
 
 

@@ -17,11 +17,11 @@ import test_scoring
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from veilscore.align import AlignLimits, bank_align, holder_align
 from veilscore.channel import frame, simulate
 from veilscore.errors import VeilscoreError
-from veilscore.framing import parse
+from veilscore.fabric.framing import parse
 from veilscore.protocol import Session, encode
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1 import align_pb2, score_pb2, scorecard_pb2, wire_pb2
 
 TIMEOUT_S = 0.5

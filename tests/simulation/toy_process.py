@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from trial_federation import ToyWorkflow
 
-from veilscore.serve import serve
+from veilscore.node.serve import serve
 
 if __name__ == "__main__":
     serve(sys.argv[1], ToyWorkflow())

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from veilscore.errors import ConfigError, JobError
-from veilscore.founding import homes_in
-from veilscore.grpc_channel import Fabric
-from veilscore.inbox import Limits
-from veilscore.node import load_membership
-from veilscore.policy import load_node_config
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.inbox import Limits
+from veilscore.node.founding import homes_in
+from veilscore.node.node import load_membership
+from veilscore.node.policy import load_node_config
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from veilscore.federation import Federation
+    from veilscore.fabric.federation import Federation
 
 HOME_VARIABLE = "VEILSCORE_HOME"
 CALL_S = 15.0

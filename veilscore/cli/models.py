@@ -13,9 +13,9 @@ from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption, JobText
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.model import load_model
-from veilscore.policy import load_node_config
-from veilscore.store import write_atomically
+from veilscore.modelling.model import load_model
+from veilscore.node.policy import load_node_config
+from veilscore.node.store import write_atomically
 from veilscore.v1 import control_pb2
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
@@ -118,8 +118,8 @@ def report(
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = False,
 ) -> None:
     """Complete a finished job's report with times and bytes, and say where it is."""
-    from veilscore.report import Cost  # noqa: PLC0415 - loads matplotlib, slow
-    from veilscore.reporting import add_costs  # noqa: PLC0415
+    from veilscore.reports.report import Cost  # noqa: PLC0415 - loads matplotlib, slow
+    from veilscore.reports.write import add_costs  # noqa: PLC0415
 
     info = run(_info(job, find_home(home, federation)))
     costs = [

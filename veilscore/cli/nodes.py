@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from veilscore import processes
 from veilscore.cli.connection import Connection, connect, run
 from veilscore.cli.display import console, table
 from veilscore.errors import JobError, PeerError
-from veilscore.founding import homes_in
-from veilscore.policy import load_node_config
-from veilscore.serve import running_pid, serve
+from veilscore.node import processes
+from veilscore.node.founding import homes_in
+from veilscore.node.policy import load_node_config
+from veilscore.node.serve import running_pid, serve
 from veilscore.v1 import control_pb2
 
 node_app = typer.Typer(no_args_is_help=True, help="Start, stop or look at the node of one home.")

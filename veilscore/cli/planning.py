@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from veilscore import roles
 from veilscore.cli.display import megabytes, table
-from veilscore.founding import homes_in
-from veilscore.node import default_workflow
-from veilscore.policy import Accept, Refuse, load_node_config
+from veilscore.node.founding import homes_in
+from veilscore.node.node import default_workflow
+from veilscore.node.policy import Accept, Refuse, load_node_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from veilscore.job import Job
-    from veilscore.step_run import Workflow
+    from veilscore.node.job import Job
+    from veilscore.node.step_run import Workflow
 
 
 def show_plan(

@@ -10,9 +10,9 @@ import yaml
 
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError
-from veilscore.federation import Federation, load_federation, make_federation, member_of, save_federation
-from veilscore.founding import DataFiles, found_federation, write_node_config
-from veilscore.identity import CERTIFICATE_FILE, create_identity, load_identity, parse_certificate
+from veilscore.fabric.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.fabric.identity import CERTIFICATE_FILE, create_identity, load_identity, parse_certificate
+from veilscore.node.founding import DataFiles, found_federation, write_node_config
 
 identity_app = typer.Typer(no_args_is_help=True, help="Make or show a node's identity (key and certificate).")
 federation_app = typer.Typer(no_args_is_help=True, help="Make or check federation.yaml.")
@@ -70,7 +70,7 @@ def simulate(
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet in place of CSV.")] = False,
 ) -> None:
     """Make realistic data of small firms for bank, tax bureau and business registry, with known true effects."""
-    from veilscore.simulate import simulate_to_folder  # noqa: PLC0415 - loads DuckDB, slow
+    from veilscore.data.simulate import simulate_to_folder  # noqa: PLC0415 - loads DuckDB, slow
 
     truth = simulate_to_folder(folder, firms, seed, "parquet" if parquet else "csv")
     rows = [(key, json.dumps(value)) for key, value in truth.items() if key != "effects"]

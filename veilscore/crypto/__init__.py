@@ -1,0 +1,1 @@
+"""Groups, homomorphic encryption and shares on arrays."""

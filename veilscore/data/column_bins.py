@@ -1,0 +1,146 @@
+"""Bins of one column: cut points of numbers, groups of levels of categories; fitted by `veilscore.data.fit_bins`.
+
+Bins are numbered in the order of values here, missing last; `veilscore.data.codes` permutes the numbers before
+anyone else hears of them. A value equal to a cut point belongs to the bin below it, when fitting and after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from veilscore.data.table import Column, Kind
+
+LEVELS_NAMED = 6  # levels of a group that its label names
+
+
+@dataclass(frozen=True, repr=False)
+class NumberBins:
+    """Bins of a number column: (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf), missing.
+
+    Attributes
+    ----------
+    edges : ascending, distinct, finite cut points; one fewer than there are bins beside the missing one.
+    """
+
+    edges: tuple[float, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of column."""
+        return "number"
+
+    @property
+    def n_bins(self) -> int:
+        """Bins, the missing one included."""
+        return len(self.edges) + 2
+
+    @property
+    def missing(self) -> int:
+        """Number of the missing bin."""
+        return self.n_bins - 1
+
+    @cached_property
+    def _cuts(self) -> npt.NDArray[np.float64]:
+        # numpy sorts NaN behind infinity, so that the search itself gives the missing bin
+        return np.array([*self.edges, np.inf], dtype=np.float64)
+
+    def apply(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
+        """Bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
+        return np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False), 0
+
+    def labels(self) -> tuple[str, ...]:
+        """Readable name of every bin."""
+        cuts = ["-inf", *(_plain(edge) for edge in self.edges), "inf"]
+        ranges = [f"({low}, {high}{')' if high == 'inf' else ']'}" for low, high in pairwise(cuts)]
+        return (*ranges, "missing")
+
+
+@dataclass(frozen=True, repr=False)
+class CategoryBins:
+    """Bins of a category column: groups of levels, perhaps an "other" group, missing.
+
+    Attributes
+    ----------
+    groups : levels of each bin beside the missing one.
+    other : bin that takes rare and unseen levels, or None where there were no rare ones (unseen: missing).
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    other: int | None
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of column."""
+        return "category"
+
+    @property
+    def n_bins(self) -> int:
+        """Bins, the missing one included."""
+        return len(self.groups) + 1
+
+    @property
+    def missing(self) -> int:
+        """Number of the missing bin."""
+        return self.n_bins - 1
+
+    @cached_property
+    def _bin_of(self) -> dict[str | None, int]:
+        found: dict[str | None, int] = {level: i for i, group in enumerate(self.groups) for level in group}
+        return {**found, None: self.missing}
+
+    def apply(self, values: Column) -> tuple[npt.NDArray[np.int64], int]:
+        """Bin of every value, (n,) int64, and the number of values whose level was not seen when fitting."""
+        # a dictionary is several times faster on Python strings than numpy's comparison of fixed-width text
+        looked_up = map(self._bin_of.get, values.tolist())
+        bins = np.fromiter((-1 if found is None else found for found in looked_up), np.int64, len(values))
+        unseen = bins < 0
+        bins[unseen] = self.missing if self.other is None else self.other
+        return bins, int(unseen.sum())
+
+    def labels(self) -> tuple[str, ...]:
+        """Readable name of every bin."""
+        names = []
+        for i, group in enumerate(self.groups):
+            more = (f"{len(group) - LEVELS_NAMED} more",) if len(group) > LEVELS_NAMED else ()
+            names.append(" | ".join((*group[:LEVELS_NAMED], *more, *(("other",) if i == self.other else ()))))
+        return (*names, "missing")
+
+
+Bins = NumberBins | CategoryBins
+
+
+def _plain(edge: float) -> str:
+    """Shortest text of a float that reads back as the same."""
+    text = repr(edge)
+    return text.removesuffix(".0")
+
+
+def bins_to_json(bins: Bins) -> dict[str, Any]:
+    """Bins as plain JSON values; floats survive exactly."""
+    if isinstance(bins, NumberBins):
+        return {"kind": "number", "edges": list(bins.edges)}
+    return {"kind": "category", "groups": [list(group) for group in bins.groups], "other": bins.other}
+
+
+def bins_from_json(data: dict[str, Any]) -> Bins:
+    """Bins from JSON values; anything inconsistent raises ValueError."""
+    if data["kind"] == "number":
+        edges = tuple(float(edge) for edge in data["edges"])
+        if not np.isfinite(edges).all() or not all(a < b for a, b in pairwise(edges)):
+            raise ValueError("edges are not ascending and finite")
+        return NumberBins(edges)
+    if data["kind"] != "category":
+        raise ValueError("kind is neither number nor category")
+    groups = tuple(tuple(str(level) for level in group) for group in data["groups"])
+    levels = [level for group in groups for level in group]
+    other = data["other"]
+    if len(set(levels)) < len(levels) or not (other is None or other in range(len(groups))):
+        raise ValueError("levels are repeated, or the other group does not exist")
+    return CategoryBins(groups, other)

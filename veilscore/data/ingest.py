@@ -1,0 +1,118 @@
+"""Read one party's data set from CSV, Parquet or a database into a checked `Table`.
+
+A CSV file carries no types, so a column's type is decided over the whole file: a number if every filled cell
+is one, else a date if every one is, else a category. Where at least half of the filled cells of a text
+column are numbers, but not all, the column is refused as mixed: it is more often a number column with stray
+text than a category, and one cell must not turn turnover into text. Declare `kinds={"column": "category"}` to
+keep it.
+Parquet and databases carry types; the same refusal holds for their text columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veilscore.data.ingest_file import read_file
+from veilscore.data.table import Kind, Table, make_table
+from veilscore.errors import ColumnError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which columns of a source play which part."""
+
+    id_column: str
+    label_column: str | None
+    weight_column: str | None
+    date_column: str | None
+    columns: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+
+    def features(self, available: Sequence[str], source: str) -> tuple[str, ...]:
+        """Names of the feature columns; a named column that is not there raises ColumnError."""
+        special = [self.id_column, self.label_column, self.weight_column, self.date_column]
+        roles = [name for name in special if name is not None]
+        if len(set(roles)) < len(roles):
+            raise ColumnError(f"one column of {source} is named for two parts (id, label, weight, date)")
+        for name in (*roles, *(self.columns or ()), *self.exclude):
+            if name not in available:
+                raise ColumnError(absent(name, available, source))
+        wanted = available if self.columns is None else self.columns
+        features = tuple(name for name in wanted if name not in roles and name not in self.exclude)
+        if not features:
+            raise ColumnError(f"{source} has no feature column left; check `columns` and `exclude`")
+        return features
+
+    def roles(self) -> dict[str, str]:
+        """Part -> column name, for those that are named."""
+        parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
+        return {part: name for part, name in parts.items() if name is not None}
+
+
+def absent(name: str, available: Sequence[str], source: str) -> str:
+    """Message about a column that is not there, with the nearest name that is."""
+    near = difflib.get_close_matches(name, available, n=1) or [
+        other for other in available if other.lower() == name.lower()
+    ]
+    hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(available[:20])}"
+    return f"{source} has no column {name!r}; {hint}"
+
+
+def read_table(
+    source: str | Path,
+    id_column: str,
+    label_column: str | None = None,
+    *,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    weight_column: str | None = None,
+    date_column: str | None = None,
+    normaliser: str = "uscc",
+    kinds: Mapping[str, Kind] | None = None,
+    table: str | None = None,
+    query: str | None = None,
+) -> Table:
+    """Read and check a data set.
+
+    Parameters
+    ----------
+    source : path of a .csv, .tsv, .csv.gz or .parquet file, or an SQLAlchemy URL (with `table` or `query`).
+    id_column, label_column, weight_column, date_column : columns that are no features.
+    columns, exclude : feature columns to take (default: all others) and to leave out.
+    normaliser : kind of id, see `veilscore.data.ids.NORMALISERS`.
+    kinds : column -> "number" or "category", where known beforehand (`CodeMap.kinds` when scoring).
+    table, query : what to read from a database.
+
+    Raises
+    ------
+    DataError and its children IdError, ColumnError, LabelError : with what to do; never with values of rows.
+    """
+    selection = Selection(
+        id_column,
+        label_column,
+        weight_column,
+        date_column,
+        None if columns is None else tuple(columns),
+        tuple(exclude),
+    )
+    if "://" in str(source):
+        from veilscore.data.ingest_database import read_database  # noqa: PLC0415 (only banks with databases load it)
+
+        name, arrays, features = read_database(str(source), selection, kinds or {}, table=table, query=query)
+    else:
+        path = Path(source)
+        name, (arrays, features) = path.name, read_file(path, selection, kinds or {})
+    return make_table(
+        arrays[id_column],
+        {feature: arrays[feature] for feature in features},
+        **{part: arrays[column] for part, column in selection.roles().items()},
+        source=name,
+        normaliser=normaliser,
+        kinds=kinds,
+    )

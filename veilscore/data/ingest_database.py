@@ -1,0 +1,121 @@
+"""Database tables and queries as typed arrays, through SQLAlchemy, a chunk of rows at a time.
+
+The rows come through a server-side cursor; each chunk becomes arrays before the next is fetched, so Python
+objects of `CHUNK_ROWS` rows at most exist at once. Passwords in the URL stay out of names and messages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
+
+from veilscore.data.table import Column, Kind, kind_of, typed_column
+from veilscore.errors import ColumnError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from veilscore.data.ingest import Selection
+
+CHUNK_ROWS = 50_000
+
+
+def read_database(
+    url: str, selection: Selection, kinds: Mapping[str, Kind], *, table: str | None, query: str | None
+) -> tuple[str, dict[str, Column], tuple[str, ...]]:
+    """Name of the source, arrays by column name, and names of the features.
+
+    Parameters
+    ----------
+    url : SQLAlchemy URL.
+    selection : which columns play which part.
+    kinds : columns whose kind is known beforehand.
+    table, query : exactly one: a table ("name" or "schema.name") or a SELECT statement of the owner.
+    """
+    if (table is None) == (query is None):
+        raise DataError("a database source needs either a table or a query; name exactly one")
+    try:
+        engine = sa.create_engine(url)
+    except ModuleNotFoundError as error:
+        raise DataError(f"the database driver {error.name!r} is not installed; install it") from None
+    except SQLAlchemyError:
+        raise DataError("the database URL cannot be understood; write dialect://user@host/database") from None
+    name = f"{engine.url.render_as_string(hide_password=True)} {table or 'query'}"
+    try:
+        return name, *_read(engine, selection, kinds, name, _statement(table, query))
+    except (OperationalError, ProgrammingError) as error:
+        raise DataError(f"{name} cannot be read: {str(error.orig).strip().splitlines()[0]}") from None
+    except SQLAlchemyError as error:
+        raise DataError(f"{name} cannot be read: {type(error).__name__}") from None
+    finally:
+        engine.dispose()
+
+
+def _statement(table: str | None, query: str | None) -> sa.Executable:
+    if table is None:
+        return sa.text(str(query))
+    schema, _, bare = table.rpartition(".")
+    return sa.select(sa.text("*")).select_from(sa.table(bare, schema=schema or None))
+
+
+def _read(
+    engine: sa.Engine,
+    selection: Selection,
+    kinds: Mapping[str, Kind],
+    source: str,
+    statement: sa.Executable,
+) -> tuple[dict[str, Column], tuple[str, ...]]:
+    with engine.connect().execution_options(stream_results=True, max_row_buffer=CHUNK_ROWS) as connection:
+        result = connection.execute(statement)
+        available = tuple(result.keys())
+        repeated = sorted({name for name in available if available.count(name) > 1})
+        if repeated:
+            raise ColumnError(f"{source} has two columns named {repeated[0]!r}; rename one in the query")
+        features = selection.features(available, source)
+        names = (*features, selection.id_column, *selection.roles().values())
+        forced: dict[str, Kind] = {**kinds, selection.id_column: "category"}
+        positions = [available.index(name) for name in names]
+        chunks = list(_typed_chunks(result.partitions(CHUNK_ROWS), names, positions, forced))
+    if not chunks:
+        raise DataError(f"{source} has no rows; check the table or the query")
+    return {name: _joined(name, [chunk[name] for chunk in chunks]) for name in names}, features
+
+
+def _typed_chunks(
+    partitions: Iterator[Sequence[Any]],
+    names: Sequence[str],
+    positions: Sequence[int],
+    kinds: Mapping[str, Kind],
+) -> Iterator[dict[str, Column]]:
+    known: dict[str, dict[Any, Any]] = {name: {} for name in names}
+    for rows in partitions:
+        cells = list(zip(*rows, strict=True))
+        chunk = {}
+        for name, position in zip(names, positions, strict=True):
+            values = typed_column(name, np.array(cells[position], dtype=object), kinds.get(name))
+            if kind_of(values) == "category":
+                # one object per level, not per row: text columns repeat
+                levels = known[name]
+                values = np.fromiter((levels.setdefault(cell, cell) for cell in values), object, len(values))
+            chunk[name] = values
+        yield chunk
+
+
+def _joined(name: str, parts: list[Column]) -> Column:
+    """Chunks of one column as one array; a chunk without any filled cell fits either kind."""
+    kinds = {kind_of(part) for part in parts if not _is_empty(part)}
+    if len(kinds) > 1:
+        raise ColumnError(
+            f"column {name!r} is of mixed type: numbers in some rows, text in others; cast it in the query, "
+            f"declare its kind as 'category', or exclude it"
+        )
+    if kinds == {"category"}:
+        parts = [np.full(len(part), None, dtype=object) if _is_empty(part) else part for part in parts]
+    return np.concatenate(parts)
+
+
+def _is_empty(part: Column) -> bool:
+    return kind_of(part) == "number" and bool(np.isnan(part).all())

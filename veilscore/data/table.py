@@ -1,0 +1,260 @@
+"""One party's data set in memory: ids, columns as numpy arrays, label; all checked once, on the way in.
+
+Numbers are float64 with NaN for missing; categories are object arrays of str with None for missing. Whole
+numbers beyond 2^53 are rounded to float64, the same way in every table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from veilscore.data.ids import ROWS_NAMED, Ids, check_ids, normalise_ids
+from veilscore.errors import ColumnError, DataError, LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Kind = Literal["number", "category"]
+Column = npt.NDArray[Any]
+MANY_LEVELS = 1_000  # a category with more levels than this looks like a name or an address
+DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A checked data set; made by `make_table` or `veilscore.data.ingest.read_table`.
+
+    Attributes
+    ----------
+    ids : (n_rows,) array of str, normalised, unique.
+    columns : name -> (n_rows,) float64 (NaN missing) or object array of str (None missing).
+    label : (n_rows,) float64 of 0 and 1 (1 is bad), or None.
+    weight : (n_rows,) float64, positive, or None.
+    dates : (n_rows,) datetime64[D], or None.
+    source : where it came from, without passwords.
+    warnings : what the owner should look at, in words.
+    """
+
+    ids: Ids
+    columns: Mapping[str, Column]
+    label: npt.NDArray[np.float64] | None = None
+    weight: npt.NDArray[np.float64] | None = None
+    dates: npt.NDArray[np.datetime64] | None = None
+    source: str = "memory"
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show sizes only: the values stay private."""
+        return f"Table(n_rows={self.n_rows}, n_columns={len(self.columns)}, source={self.source!r})"
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.ids)
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Column name -> "number" or "category"."""
+        return {name: kind_of(values) for name, values in self.columns.items()}
+
+    @property
+    def schema_hash(self) -> str:
+        """Sha256 (hex) of names and kinds of the columns, whatever their order."""
+        return hash_schema(self.kinds)
+
+    def take(self, rows: npt.NDArray[Any]) -> Table:
+        """Return the rows given by an index or mask array, in that order."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
+            label=None if self.label is None else self.label[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            dates=None if self.dates is None else self.dates[rows],
+        )
+
+
+def kind_of(values: Column) -> Kind:
+    """Kind of a column already typed."""
+    return "category" if values.dtype == object else "number"
+
+
+def hash_schema(kinds: Mapping[str, str]) -> str:
+    """Sha256 (hex) of names and kinds, whatever their order."""
+    return hashlib.sha256(json.dumps(dict(sorted(kinds.items()))).encode()).hexdigest()
+
+
+def make_table(
+    ids: npt.ArrayLike,
+    columns: Mapping[str, npt.ArrayLike],
+    label: npt.ArrayLike | None = None,
+    *,
+    weight: npt.ArrayLike | None = None,
+    dates: npt.ArrayLike | None = None,
+    source: str = "memory",
+    normaliser: str = "uscc",
+    kinds: Mapping[str, Kind] | None = None,
+) -> Table:
+    """Check and type arrays and make a Table of them.
+
+    Parameters
+    ----------
+    ids : (n,) ids, normalised here by `normaliser`.
+    columns : name -> (n,) numbers, text, dates or booleans.
+    label, weight, dates : (n,) arrays or None.
+    kinds : columns whose kind is known beforehand (a code book of numbers is a "category").
+
+    Raises
+    ------
+    IdError, ColumnError, LabelError, DataError : with the column and row numbers (from 1), never values.
+    """
+    ids = normalise_ids(ids, normaliser)
+    check_ids(ids, normaliser, source=source)
+    typed = {name: typed_column(name, values, (kinds or {}).get(name)) for name, values in columns.items()}
+    parts = {**typed, "label": label, "weight": weight, "dates": dates}
+    for name, values in parts.items():
+        if values is not None and len(np.asarray(values)) != len(ids):
+            raise DataError(f"{name!r} of {source} has another number of rows than the ids: {len(ids)} expected")
+    if not len(ids):
+        raise DataError(f"{source} has no rows; check the file or the query")
+    return Table(
+        ids,
+        {name: _checked(name, values, source) for name, values in typed.items()},
+        None if label is None else checked_label(label, source),
+        None if weight is None else checked_weight(weight, source),
+        None if dates is None else checked_dates(dates, source),
+        source,
+        tuple(text for name, values in typed.items() for text in column_warnings(name, values)),
+    )
+
+
+def typed_column(name: str, values: npt.ArrayLike, kind: Kind | None = None) -> Column:
+    """Turn a column into float64 (NaN missing) or object (str, None missing); refuse mixed types."""
+    array: Column = np.asarray(values)
+    if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
+        array = np.array(values, dtype=object)  # numpy would turn the numbers of a mixed list into text
+    if array.ndim != 1:
+        raise ColumnError(f"column {name!r} has {array.ndim} dimensions; give one value per row")
+    if array.dtype.kind == "M":
+        days = array.astype("datetime64[us]") - np.datetime64("1970-01-01", "us")
+        array = np.where(np.isnat(array), np.nan, days / DAY)
+    if array.dtype.kind in "biuf" and kind != "category":
+        return array.astype(np.float64)
+    return _typed_objects(name, array.astype(object), kind)
+
+
+def _typed_objects(name: str, array: Column, kind: Kind | None) -> Column:
+    cells = [None if cell is None or cell == "" or cell != cell else cell for cell in array.tolist()]  # noqa: PLR0124 (NaN)
+    found = {type(cell) for cell in cells if cell is not None}
+    if kind == "category":
+        return np.fromiter((None if cell is None else _as_level(cell) for cell in cells), object, len(cells))
+    if found == {str} and kind != "number":
+        return np.fromiter(cells, object, len(cells))
+    if found <= {date, datetime} and found:
+        return typed_column(name, np.array(cells, dtype="datetime64[us]"))
+    if all(issubclass(one, (Real, Decimal)) for one in found):
+        return np.array([np.nan if cell is None else float(cell) for cell in cells], dtype=np.float64)
+    kinds_found = ", ".join(sorted(one.__name__ for one in found))
+    raise ColumnError(
+        f"column {name!r} is of mixed or unusable type ({kinds_found}); make it all numbers or all text, "
+        f"declare its kind as 'category', or exclude it"
+    )
+
+
+def _as_level(cell: Any) -> str:
+    """Text of a level: 3 and 3.0 are the same level."""
+    return f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def _checked(name: str, values: Column, source: str) -> Column:
+    if kind_of(values) == "number":
+        infinite = np.flatnonzero(np.isinf(values))
+        if len(infinite):
+            raise ColumnError(
+                f"column {name!r} of {source} has {len(infinite)} infinite values "
+                f"(row {rows_text(infinite)}); leave such cells empty or exclude the column"
+            )
+    return values
+
+
+def column_warnings(name: str, values: Column) -> list[str]:
+    """Say in words what is odd about a column: one value, all missing, or very many levels."""
+    if kind_of(values) == "number":
+        present = values[~np.isnan(values)]
+        n_distinct = 0 if not len(present) else 1 if present.min() == present.max() else 2
+    else:
+        n_distinct = len(set(values.tolist()) - {None})
+    if n_distinct == 0:
+        return [f"column {name!r} is missing in every row and will be dropped"]
+    if n_distinct == 1:
+        return [f"column {name!r} has one value only and will be dropped unless its missing rows tell something"]
+    if kind_of(values) == "category" and n_distinct > MANY_LEVELS:
+        return [f"column {name!r} is text with {n_distinct} levels; if it holds names or addresses, exclude it"]
+    return []
+
+
+def checked_label(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64]:
+    """Return the label as (n,) float64 of 0 and 1; anything else raises LabelError."""
+    try:
+        label = np.asarray(values).astype(np.float64)
+    except (ValueError, TypeError):
+        raise LabelError(f"the label of {source} is not 0/1; recode it: 1 for bad, 0 for good") from None
+    missing = np.flatnonzero(np.isnan(label))
+    if len(missing):
+        raise LabelError(
+            f"the label of {source} is missing in {len(missing)} rows (row {rows_text(missing)}); remove them"
+        )
+    wrong = np.flatnonzero((label != 0) & (label != 1))
+    if len(wrong):
+        raise LabelError(
+            f"the label of {source} is not 0/1 in {len(wrong)} rows (row {rows_text(wrong)}); recode it: "
+            f"1 for bad, 0 for good"
+        )
+    if label.min() == label.max():
+        raise LabelError(f"the label of {source} has one value only; a model needs good and bad firms")
+    return label
+
+
+def checked_weight(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64]:
+    """Return weights as (n,) float64; missing, infinite or non-positive ones raise ColumnError."""
+    weight = typed_column("weight", values, "number")
+    wrong = np.flatnonzero(~(np.isfinite(weight) & (weight > 0)))
+    if len(wrong):
+        raise ColumnError(
+            f"the weight of {source} is missing, infinite or not positive in {len(wrong)} rows "
+            f"(row {rows_text(wrong)}); correct or remove them"
+        )
+    return weight
+
+
+def checked_dates(values: npt.ArrayLike, source: str) -> npt.NDArray[np.datetime64]:
+    """Return dates as (n,) datetime64[D]; missing or unreadable ones raise ColumnError."""
+    array: Column = np.asarray(values)
+    try:
+        if array.dtype.kind == "f":  # days since 1970-01-01, as `typed_column` makes of dates
+            array = np.where(np.isnan(array), np.datetime64("NaT"), np.floor(array).astype("datetime64[D]"))
+        dates = array.astype("datetime64[D]")
+    except (ValueError, TypeError):
+        raise ColumnError(f"the date column of {source} is not of dates; write them as YYYY-MM-DD") from None
+    missing = np.flatnonzero(np.isnat(dates))
+    if len(missing):
+        raise ColumnError(
+            f"the date of {source} is missing or unreadable in {len(missing)} rows "
+            f"(row {rows_text(missing)}); write it as YYYY-MM-DD"
+        )
+    return dates
+
+
+def rows_text(rows: npt.NDArray[np.intp]) -> str:
+    """Row numbers, from 1, for a message; at most a few."""
+    more = ", ..." if len(rows) > ROWS_NAMED else ""
+    return ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + more

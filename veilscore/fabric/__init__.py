@@ -1,0 +1,1 @@
+"""Identities, the federation and the gRPC channel between nodes."""

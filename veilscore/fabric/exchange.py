@@ -1,0 +1,150 @@
+"""All sessions of one node: which are accepted, what each counted, and when they end. No I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from veilscore.errors import IdentityError, MessageError, ProtocolError
+from veilscore.fabric.framing import kind_of
+from veilscore.fabric.inbox import Inbox, Limits
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from veilscore.v1 import wire_pb2
+
+AcceptSession = Callable[[str, str], bool]
+_CLOSED_KEPT = 1024  # ended sessions whose last digests and byte counts are remembered
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Messages and bytes of one kind that one party sent another in one session."""
+
+    sender: str
+    recipient: str
+    kind: str
+    messages: int
+    bytes: int
+
+
+@dataclass
+class Exchange:
+    """One session as this node sees it: what arrived, what it sends, what it counted.
+
+    A send that failed or was cancelled may have arrived all the same, so its number is kept for the same bytes:
+    `unconfirmed` has the digest by recipient.
+    """
+
+    inbox: Inbox
+    accepted: set[str] = field(default_factory=set)
+    next_sequence: dict[str, int] = field(default_factory=dict)
+    unconfirmed: dict[str, bytes] = field(default_factory=dict)
+    sending: dict[str, asyncio.Lock] = field(default_factory=dict)
+    calls: set[Any] = field(default_factory=set)
+    counts: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
+
+    def begin(self, to: str, digest: bytes) -> int:
+        """Return the sequence for a message to `to`; ProtocolError if another one there is unconfirmed."""
+        sequence = self.next_sequence.get(to, 0)
+        if self.unconfirmed.setdefault(to, digest) != digest:
+            raise ProtocolError(
+                f"message {sequence} to {to} failed before and may have arrived: send the same bytes again, or "
+                "end the session",
+                session=self.inbox.session,
+            )
+        return sequence
+
+    def confirm(self, to: str) -> None:
+        """Go on to the next sequence, the recipient has this one."""
+        self.next_sequence[to] = self.next_sequence.get(to, 0) + 1
+        del self.unconfirmed[to]
+
+    def count(self, sender: str, recipient: str, payload: bytes) -> None:
+        """Count one delivered message."""
+        key = (sender, recipient, kind_of(payload))
+        messages, size = self.counts.get(key, (0, 0))
+        self.counts[key] = (messages + 1, size + len(payload))
+
+
+class Exchanges:
+    """All sessions of the node called `party`.
+
+    Parameters
+    ----------
+    accept_session : called as (session id, sender) at a sender's first message of a session.
+    """
+
+    def __init__(self, party: str, limits: Limits, accept_session: AcceptSession) -> None:
+        self._party = party
+        self._limits = limits
+        self._accept_session = accept_session
+        self._exchanges: OrderedDict[str, Exchange] = OrderedDict()
+
+    def get(self, session_id: str) -> Exchange:
+        """Exchange of a session, new if there is none."""
+        if session_id not in self._exchanges:
+            self._exchanges[session_id] = Exchange(Inbox(session_id, self._limits))
+        return self._exchanges[session_id]
+
+    def incoming(self, header: wire_pb2.Header, peer: str) -> Exchange:
+        """Exchange that a header from `peer` belongs to.
+
+        Raises
+        ------
+        IdentityError : the sender in the header is not the peer of the connection.
+        ProtocolError : another recipient, or a session that this node does not accept from this peer.
+        MessageError : over the size limit, or a malformed header.
+        """
+        party = self._party
+        if header.sender != peer:
+            raise IdentityError(f"{peer} sent a message in the name of another party", party=party)
+        if header.recipient != party:
+            raise ProtocolError(f"message from {peer} is for another party", party=party)
+        if not 0 < len(header.session) <= 200 or len(header.sha256) != 32:
+            raise MessageError(f"header from {peer} has no proper session id or digest", party=party)
+        session = header.session
+        if header.size_bytes > self._limits.message_bytes:
+            raise MessageError(
+                f"message from {peer} refused: {header.size_bytes} bytes declared, the limit is "
+                f"{self._limits.message_bytes}",
+                session=session,
+                party=party,
+            )
+        known = self._exchanges.get(session)
+        if known is None or peer not in known.accepted:
+            if not self._accept_session(session, peer):
+                raise ProtocolError(
+                    f"session is unknown at {party}, or {peer} takes no part in it",
+                    session=session,
+                    party=party,
+                )
+            known = self.get(session)
+            known.accepted.add(peer)
+        return known
+
+    def close(self, session_id: str, reason: str) -> None:
+        """End a session: drop what is unread, wake readers, cancel what is being sent."""
+        exchange = self.get(session_id)
+        if exchange.inbox.closed is not None:
+            return
+        exchange.inbox.close(reason)
+        for call in list(exchange.calls):
+            call.cancel()
+        self._exchanges.move_to_end(session_id)
+        closed = [key for key, value in self._exchanges.items() if value.inbox.closed is not None]
+        for key in closed[:-_CLOSED_KEPT]:
+            del self._exchanges[key]
+
+    def close_all(self, reason: str) -> None:
+        """End every session."""
+        for session_id in list(self._exchanges):
+            self.close(session_id, reason)
+
+    def traffic(self, session_id: str) -> list[Traffic]:
+        """Messages and bytes of one session by sender, recipient and kind."""
+        exchange = self._exchanges.get(session_id)
+        return [Traffic(*key, *count) for key, count in exchange.counts.items()] if exchange else []

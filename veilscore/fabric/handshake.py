@@ -1,0 +1,127 @@
+"""Who is at the other end: certificate, dates, version, role and clock, before a request is parsed. No I/O.
+
+Order, for each call: 1. certificate pinned, 2. dates, 3. protocol version, 4. role; and once for each
+connection a `Hello` both ways with version, name, role and clock. The first wrong one raises IdentityError.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from veilscore.errors import IdentityError
+from veilscore.protocol import VERSION
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from veilscore.fabric.federation import Federation, Member
+    from veilscore.fabric.identity import Identity
+
+
+@dataclass
+class Handshake:
+    """One node's checks of its peers.
+
+    Parameters
+    ----------
+    clock : seconds since the epoch.
+    clock_skew_s : largest difference between two nodes' clocks, seconds.
+
+    Raises
+    ------
+    IdentityError : the identity is not the one pinned in the federation, or not valid now.
+    """
+
+    identity: Identity
+    federation: Federation
+    clock_skew_s: float
+    clock: Callable[[], float] = time.time
+    version: str = VERSION
+    _member_of_pem: dict[bytes, Member] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check this node itself first."""
+        name = self.identity.name
+        if self.federation.member(name).fingerprint != self.identity.fingerprint:
+            raise IdentityError(
+                f"the federation file pins another certificate for {name} than this node has: put this "
+                "node's certificate into the file of every member",
+                party=name,
+            )
+        self.identity.certificate.check_valid(self.clock())
+
+    def check_caller(self, pem: bytes, version: str, roles: Collection[str]) -> Member:
+        """Return the member behind a TLS certificate, if it may make this call now."""
+        peer = self._member_of_pem.get(pem)
+        if peer is None:
+            peer = self._member_of_pem[pem] = self._identify(pem)
+        peer.identity.check_valid(self.clock())
+        self._check_version(peer.name, version)
+        if peer.role not in roles:
+            raise self._wrong(f"{peer.name} has role {peer.role}; this call is for {', '.join(sorted(roles))}")
+        return peer
+
+    def check_callee(self, peer: Member) -> None:
+        """Refuse to call while this node's or the peer's certificate is out of date."""
+        self.identity.certificate.check_valid(self.clock())
+        peer.identity.check_valid(self.clock())
+
+    def hello(self) -> control_pb2.Hello:
+        """Greeting of this node."""
+        return control_pb2.Hello(
+            version=self.version, party=self.identity.name, role=self.identity.role, clock_ms=self._clock_ms()
+        )
+
+    def answer(self, hello: control_pb2.Hello, peer: Member) -> control_pb2.HelloReply:
+        """Check a peer's greeting and return this node's."""
+        self._check_greeting(hello, peer, self.clock())
+        return control_pb2.HelloReply(
+            version=self.version, party=self.identity.name, role=self.identity.role, clock_ms=self._clock_ms()
+        )
+
+    def check_answer(self, reply: control_pb2.HelloReply, peer: Member, asked_s: float) -> None:
+        """Check a peer's answer to the greeting sent when this node's clock said `asked_s`."""
+        self._check_greeting(reply, peer, (asked_s + self.clock()) / 2)
+
+    def _check_greeting(self, greeting: control_pb2.Hello | control_pb2.HelloReply, peer: Member, now_s: float) -> None:
+        self._check_version(peer.name, greeting.version)
+        if (greeting.party, greeting.role) != (peer.name, peer.role):
+            raise self._wrong(f"{peer.name} presents itself as another party or role")
+        ahead_s = greeting.clock_ms / 1000 - now_s
+        if abs(ahead_s) > self.clock_skew_s:
+            raise self._wrong(
+                f"the clock of {peer.name} is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} "
+                f"that of {self.identity.name}, more than the {self.clock_skew_s:g} s allowed: set both by a "
+                "time server"
+            )
+
+    def _identify(self, pem: bytes) -> Member:
+        try:
+            fingerprint = x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()
+        except ValueError as error:
+            raise self._wrong("the connection has no readable certificate") from error
+        member = self.federation.by_fingerprint(fingerprint)
+        if member is None:
+            raise self._wrong(
+                f"certificate {fingerprint[:16]}... is not pinned in the federation file of {self.identity.name}"
+            )
+        return member
+
+    def _check_version(self, peer: str, version: str) -> None:
+        if version != self.version:
+            raise self._wrong(
+                f"{peer} speaks {version[:40]!r}, {self.identity.name} speaks {self.version!r}: install one "
+                "version on both"
+            )
+
+    def _clock_ms(self) -> int:
+        return int(self.clock() * 1000)
+
+    def _wrong(self, what: str) -> IdentityError:
+        return IdentityError(what, party=self.identity.name)

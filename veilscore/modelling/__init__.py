@@ -1,0 +1,1 @@
+"""The bank's plaintext mathematics: WOE, optimiser, model, metrics."""

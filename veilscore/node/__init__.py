@@ -1,0 +1,1 @@
+"""Jobs, policies, a node's files and what runs where."""

@@ -1,0 +1,70 @@
+"""What a job will cost, before anything runs: rough seconds and bytes from row counts alone.
+
+Rates were measured on two cores of a current server with all parties on it (benchmarks/); bytes follow from the
+parameters of the kernel. Columns and codes are not known beforehand, so usual ones are assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from veilscore.node.job import Job
+
+_COLUMNS, _CODES, _STEPS, _K = 12, 15, 25, 15  # a holder's columns, their codes, gradients, terms of the sigmoid
+_HINT_BYTES = 4096 * 14  # one ring element of the secure histogram
+_CELL_BYTES = 4096 * 8  # of the lookup in training
+_OPEN_BYTES = 4096 * 16  # of the opened lookup
+_ALIGN_S = 121e-6 / 2  # per id and side
+_PRODUCT_BYTES = 26  # of one value in a product ciphertext
+_ROW_S = 1.1e-5  # per row and gradient, all parties
+_BYTES_PER_S = 1.5e8  # through TLS, hashing on both sides
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough cost of one step over all parties."""
+
+    step: str
+    seconds: float
+    bytes: float
+
+
+def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
+    """Cost of each step.
+
+    Parameters
+    ----------
+    sizes : party -> rows; a holder that is missing counts as many rows as the bank.
+    """
+    n = sizes[job.bank]
+    m = len(job.holders)
+    others = [sizes.get(holder, n) for holder in job.holders]
+    cells = _COLUMNS * _CODES
+    align = Estimate("align", _ALIGN_S * sum(n + k for k in others) + 0.3, 32.0 * sum(n + 2 * k for k in others))
+    if job.task == "score_batch":
+        return (align, _scored("score", n, m, cells))
+    p = job.training
+    held = 0.0 if p.holdout_from else p.holdout_fraction * n
+    train = n - held
+    hints = float(cells * _HINT_BYTES)
+    binning = _costed("bin", m * (hints + 28 * train), 0.3)
+    step_bytes = m * min(cells * _CELL_BYTES, 14 * (cells + train)) + (2 * _K + 2) * _PRODUCT_BYTES * train
+    step_bytes += (m + 1) * 14 * train + 2 * m * 426_000
+    training = _costed("train", 2 * m * hints + _STEPS * step_bytes, _STEPS * (_ROW_S * train + 0.05))
+    result = [align, binning, training]
+    if p.holdout_scores and (p.holdout_from or held):
+        result.append(_scored("evaluate", held or n / 4, m, cells))
+    return tuple(result)
+
+
+def _scored(step: str, n: float, m: int, cells: int) -> Estimate:
+    blocks = n // 4096 + 1
+    return _costed(step, m * (cells + 2 * blocks) * float(_OPEN_BYTES), m * n * 5e-6)
+
+
+def _costed(step: str, n_bytes: float, compute_s: float) -> Estimate:
+    return Estimate(step, compute_s + n_bytes / _BYTES_PER_S, n_bytes)

@@ -1,0 +1,162 @@
+"""Sets up a whole federation on one machine, for trials: identities, federation.yaml and a home for each node.
+
+In earnest each organisation makes its own identity on its own machine (`veilscore identity create`) and sends only
+its certificate to the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+
+from veilscore.errors import ConfigError, StateError
+from veilscore.fabric.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.fabric.identity import create_identity
+from veilscore.node.policy import NodeConfig, load_node_config
+from veilscore.node.settings import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"
+_EXAMPLE = """
+# Catalogue: data sets that jobs may name; other parties never see more than the name.
+# datasets:
+#   main:
+#     path: /data/firms.csv        # or url: postgresql+psycopg://user@host/db, table: firms, password_env: DB_PASSWORD
+#     id_column: uscc
+#     label_column: default        # bank only
+"""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Where the parties' files are (FOLDER/<party>.csv or .parquet) and what their columns mean."""
+
+    folder: Path
+    id_column: str = "uscc"
+    label_column: str = "default"
+    date_column: str = "observation_date"
+
+
+def found_federation(
+    folder: Path,
+    parties: dict[str, str],
+    *,
+    coordinator: str = "coordinator",
+    name: str = "trial",
+    host: str = "127.0.0.1",
+    data: DataFiles | None = None,
+    accept: str = "auto",
+) -> Federation:
+    """Make one home for each party and the coordinator under `folder`.
+
+    Parameters
+    ----------
+    parties : name -> role (bank or holder).
+    data : wires each party's file into its catalogue as ``main``.
+    accept : auto (trials) or manual (a person approves each job at each node).
+
+    Raises
+    ------
+    ConfigError : a wrong name or role, no bank, a home that exists.
+    """
+    for party, role in parties.items():
+        if role not in {"bank", "holder"}:
+            raise ConfigError(f"{party}: role {role!r} is unknown; write NAME:bank or NAME:holder")
+    roles = {**parties, coordinator: "coordinator"}
+    if len(roles) != len(parties) + 1:
+        raise ConfigError(f"a party has the coordinator's name, {coordinator}")
+    if "bank" not in parties.values():
+        raise ConfigError("a federation needs at least one bank (--party bank:bank)")
+    for member in roles:
+        if (folder / member).exists():
+            raise ConfigError(f"{folder / member} exists already; choose another folder or remove it")
+    ports = free_ports(len(roles), host)
+    members = []
+    for (member, role), port in zip(roles.items(), ports, strict=True):
+        identity = create_identity(folder / member / "identity", member, role)
+        members.append(member_of(identity.certificate, f"{host}:{port}"))
+    federation = make_federation(name, members)
+    for member, role in roles.items():
+        save_federation(federation, folder / member / "federation.yaml")
+        write_node_config(folder / member, member, role, data=data, accept=accept)
+    save_federation(federation, folder / "federation.yaml")
+    return federation
+
+
+def write_node_config(
+    home: Path, name: str, role: str, *, data: DataFiles | None = None, accept: str = "manual"
+) -> NodeConfig:
+    """Write node.yaml of a new home."""
+    content: dict[str, object] = {"name": name, "role": role}
+    if role != "coordinator":
+        content["policy"] = {"accept": accept}
+        dataset = None if data is None else _dataset(data, name, role)
+        if dataset is not None:
+            content["datasets"] = {"main": dataset}
+    config = parse(NodeConfig, content, str(home / "node.yaml"))
+    text = _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if role != "coordinator" and "datasets" not in content:
+        text += _EXAMPLE
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "node.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StateError(f"{home / 'node.yaml'} cannot be written: {error.strerror}") from error
+    return config
+
+
+def _dataset(data: DataFiles, party: str, role: str) -> dict[str, str] | None:
+    for suffix in (".csv", ".parquet"):
+        path = (data.folder / f"{party}{suffix}").resolve()
+        if not path.is_file():
+            continue
+        entry = {"path": str(path), "id_column": data.id_column}
+        if role == "bank":
+            entry["label_column"] = data.label_column
+        if suffix == ".csv" and data.date_column in _header(path):
+            entry["date_column"] = data.date_column
+        return entry
+    return None
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as CSV: {type(error).__name__}") from error
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that are free now, all different, below those that outgoing connections take."""
+    found: list[int] = []
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    start = secrets.randbelow(8000)
+    for step in range(8000):
+        port = 20_000 + (start + step) % 8000
+        with socket.socket(family) as listener, contextlib.suppress(OSError):
+            listener.bind((host, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"no {count} free ports between 20000 and 28000 on {host}; is it an address of this machine?")
+
+
+def homes_in(folder: Path) -> dict[str, Path]:
+    """Homes of a local federation, coordinator first; ConfigError if there is none."""
+    if not (folder / "federation.yaml").is_file():
+        raise ConfigError(f"{folder} has no federation.yaml; make a local federation with `veilscore init {folder}`")
+    federation = load_federation(folder / "federation.yaml")
+    names = [federation.coordinator.name, *(m.name for m in federation.members if m.role in {"bank", "holder"})]
+    homes = {name: folder / name for name in names if (folder / name / "node.yaml").is_file()}
+    for home in homes.values():
+        load_node_config(home)
+    return homes

@@ -1,0 +1,271 @@
+"""A party's node: answers proposals by its policy and runs its part of the steps that the coordinator orders.
+
+Order of a job at a node: 1. Propose (answer signed, or pending until a person at the node decides), 2. RunStep for
+each step in the order of the job, each attempt once, 3. Cancel at any time. Anything else raises. What was accepted
+and which attempts have begun is on disk before it has an effect, so a restart forgets nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
+from veilscore.fabric.federation import Federation, Member, load_federation
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.identity import ROLES, Identity, load_identity
+from veilscore.node.acceptance import sign_acceptance
+from veilscore.node.job import check_job_id, parse_job
+from veilscore.node.ledger import Ledger, LedgerEntry
+from veilscore.node.online_service import online_side
+from veilscore.node.policy import Accept, NodeConfig, Refuse, load_node_config
+from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
+from veilscore.node.store import JobStore
+from veilscore.protocol import Session
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from veilscore.fabric.inbox import Limits
+    from veilscore.node.job import Job
+
+_ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not heard of, but not many
+
+
+def default_workflow() -> Workflow:
+    """`veilscore.node.workflow`, imported when the first node needs it."""
+    return cast("Workflow", importlib.import_module("veilscore.node.workflow"))
+
+
+def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
+    """Identity and federation of a home, checked against its node.yaml."""
+    identity = load_identity(config.identity)
+    federation = load_federation(config.federation)
+    if (identity.name, identity.role) != (config.name, config.role):
+        raise ConfigError(
+            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
+            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
+        )
+    return identity, federation
+
+
+class Node:
+    """One party: bank or data holder.
+
+    Parameters
+    ----------
+    home : folder with node.yaml, identity/, federation.yaml; state/ and jobs/ are made in it.
+    workflow : steps and their protocols; default `veilscore.node.workflow`.
+    limits : bounds of the fabric.
+
+    Raises
+    ------
+    ConfigError, IdentityError, StateError : the home cannot be used; says what to do.
+    """
+
+    def __init__(self, home: Path | str, *, workflow: Workflow | None = None, limits: Limits | None = None) -> None:
+        self.home = Path(home)
+        self.config = load_node_config(self.home)
+        if self.config.role not in {"bank", "holder"}:
+            raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a bank or holder")
+        identity, federation = load_membership(self.home, self.config)
+        self.name = identity.name
+        self.workflow = workflow if workflow is not None else default_workflow()
+        self.ledger = Ledger(self.home / "state" / "jobs")
+        self._identity = identity
+        self._runs: dict[str, StepRun] = {}
+        self._early: dict[str, set[str]] = {}
+        self._log = structlog.get_logger("veilscore.node.node").bind(party=self.name)
+        self.fabric = Fabric(
+            identity, federation, accept_session=self._accept_session, limits=limits, listen=self.config.listen
+        )
+        self._register()
+        self._online = online_side(self.home, self.config, self.ledger)
+        self._online.register(self.fabric)
+
+    def _register(self) -> None:
+        own: set[str] = {self.config.role, "operator"}
+        for method, roles, request, handler in (
+            ("Propose", {"coordinator"}, control_pb2.JobProposal, self._propose),
+            ("Cancel", {"coordinator"}, control_pb2.CancelOrder, self._cancel),
+            ("Ping", set(ROLES), control_pb2.Empty, _ping),
+            ("Inbox", own, control_pb2.Empty, self._inbox),
+            ("Decide", own, control_pb2.Acceptance, self._decide),
+        ):
+            self.fabric.register(method, roles, request, handler)
+        self.fabric.register("RunStep", {"coordinator"}, control_pb2.StepOrder, self._run_step, stream=True)
+
+    async def start(self) -> None:
+        """Listen."""
+        await self.fabric.start()
+        self._log.info("node started", role=self.config.role)
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """Stop what runs, tell the coordinator, close all connections."""
+        for run in list(self._runs.values()):
+            await run.stop("the node is stopping")
+        await self.fabric.stop(grace_s)
+        await self._online.close()
+        self._log.info("node stopped")
+
+    def job_store(self, job_id: str) -> JobStore:
+        """Files of one job."""
+        return JobStore(self.home / "jobs" / check_job_id(job_id))
+
+    # proposals
+
+    async def _propose(self, request: control_pb2.JobProposal, _peer: Member) -> control_pb2.Acceptance:
+        entry = self.ledger.get(request.job_id)
+        job = parse_job(request.job_yaml, "proposed job")
+        check_job_id(request.job_id, job)
+        if job.sha256 != request.job_sha256 or (entry is not None and entry.job != job):
+            raise JobError("the proposed job does not have the digest that came with it", party=self.name)
+        if entry is None:
+            decision = self.config.policy.decide(job, self.config)
+            status = (
+                "accepted" if isinstance(decision, Accept) else "refused" if isinstance(decision, Refuse) else "pending"
+            )
+            entry = self.ledger.add(request.job_id, job, status, decision.reason)
+            self._log.info("job proposed", job=entry.job_id, answer=status, purpose=job.purpose)
+        return self._answer(entry)
+
+    def _answer(self, entry: LedgerEntry) -> control_pb2.Acceptance:
+        if entry.status == "pending":
+            return control_pb2.Acceptance(job_id=entry.job_id, party=self.name, pending=True, reason=entry.reason)
+        accepted = entry.status == "accepted"
+        return sign_acceptance(self._identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason)
+
+    async def _decide(self, request: control_pb2.Acceptance, peer: Member) -> control_pb2.Acceptance:
+        self._own_people(peer)
+        reason = request.reason[:200] or f"{'approved' if request.accepted else 'rejected'} by {peer.name}"
+        status = "accepted" if request.accepted else "refused"
+        entry = self.ledger.answer(request.job_id, status, reason)
+        if not request.accepted:
+            await self._stop_job(request.job_id, reason)
+        self._log.info("job decided", job=entry.job_id, answer=entry.status, by=peer.name)
+        return self._answer(entry)
+
+    async def _inbox(self, _request: control_pb2.Empty, peer: Member) -> control_pb2.JobList:
+        self._own_people(peer)
+        return control_pb2.JobList(jobs=[_job_info(entry) for entry in self.ledger.entries()])
+
+    def _own_people(self, peer: Member) -> None:
+        if peer.name != self.name and not (peer.role == "operator" and peer.name in self.config.operators):
+            raise RefusedError(
+                f"{peer.name} may not decide at {self.name}: use {self.name}'s own identity, or an operator named "
+                "in its node.yaml",
+                party=self.name,
+            )
+
+    async def _cancel(self, request: control_pb2.CancelOrder, _peer: Member) -> control_pb2.Empty:
+        entry = self.ledger.get(request.job_id)
+        if entry is not None and entry.status in {"pending", "accepted"}:
+            self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
+            await self._stop_job(request.job_id, "the job was cancelled")
+        return control_pb2.Empty()
+
+    # steps
+
+    async def _run_step(self, request: control_pb2.StepOrder, _peer: Member) -> AsyncIterator[control_pb2.StepEvent]:
+        job_id, step, attempt = request.job_id, request.step, request.attempt
+        entry = self._may_run(job_id, step)
+        await self._stop_job(job_id, "a new attempt began", keep=session_id(job_id, step, attempt))
+        busy = [name for name in self._runs if name != job_id]
+        if len(busy) >= self.config.limits.max_jobs:
+            raise PeerError(f"{self.name} works on {len(busy)} jobs already; try later", party=self.name)
+        entry = self.ledger.begin(job_id, step, attempt)
+        run = self._open(entry, step, attempt, request.deadline_s)
+        self._runs[job_id] = run
+        try:
+            async with contextlib.aclosing(run.events()) as events:
+                async for event in events:
+                    if event.WhichOneof("event") == "done":
+                        self.ledger.finish(job_id, step, attempt)
+                    yield event
+        finally:
+            if self._runs.get(job_id) is run:
+                del self._runs[job_id]
+            if run.failure is not None:
+                self.ledger.fail(job_id, step, run.failure)
+
+    def _open(self, entry: LedgerEntry, step: str, attempt: int, deadline_s: float) -> StepRun:
+        job = entry.job
+        session = Session(session_id(entry.job_id, step, attempt), self.name, job.bank, job.holders)
+        store = self.job_store(entry.job_id)
+        context = self.workflow.StepContext(
+            session=session, role=self.config.role, job=job, node=self.config, store=store
+        )
+        limit_s = self.config.limits.step_deadline_s
+        deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
+        return StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, deadline_s)
+
+    def _may_run(self, job_id: str, step: str) -> LedgerEntry:
+        """Check that the job was accepted and that this step is next (or is the last one once more)."""
+        entry = self.ledger.entry(job_id)
+        if entry.status != "accepted":
+            raise RefusedError(f"job {job_id} is {entry.status} at {self.name}", party=self.name)
+        mine = self._own_steps(entry.job)
+        if step not in mine:
+            raise JobError(f"{step[:60]!r} is no step of {self.name} in job {job_id}", party=self.name)
+        place = mine.index(step)
+        for other in mine[:place]:
+            if other not in entry.done:
+                raise JobError(f"step {step} was ordered before {other} is done", party=self.name)
+        for other in mine[place + 1 :]:
+            if other in entry.attempts:
+                raise JobError(f"step {step} was ordered again after {other} had begun", party=self.name)
+        return entry
+
+    def _own_steps(self, job: Job) -> tuple[str, ...]:
+        return tuple(s for s in self.workflow.steps_for(job) if self.name in self.workflow.parties_in(s, job))
+
+    async def _stop_job(self, job_id: str, reason: str, *, keep: str = "") -> None:
+        run = self._runs.pop(job_id, None)
+        if run is not None:
+            await run.stop(reason)
+        for session in self._early.pop(job_id, set()) - {keep}:
+            self.fabric.close_session(session, reason)
+
+    def _accept_session(self, session: str, sender: str) -> bool:
+        """Whether messages of this session may come in from `sender`, perhaps before this node starts the step."""
+        job_id, step, attempt = parse_session_id(session)
+        entry = self.ledger.get(job_id)
+        if entry is None or entry.status != "accepted":
+            return False
+        if step not in self._own_steps(entry.job) or sender not in self.workflow.parties_in(step, entry.job):
+            return False
+        begun = entry.attempts.get(step, 0)
+        run = self._runs.get(job_id)
+        if attempt < begun or (attempt == begun and (run is None or run.session.id != session)):
+            raise PeerError("this attempt is over here; wait for the next one", session=session, party=self.name)
+        if attempt > begun + _ATTEMPTS_AHEAD:
+            return False
+        if attempt > begun:
+            self._early.setdefault(job_id, set()).add(session)
+        return True
+
+
+async def _ping(_request: control_pb2.Empty, _peer: Member) -> control_pb2.Empty:
+    return control_pb2.Empty()
+
+
+def _job_info(entry: LedgerEntry) -> control_pb2.JobInfo:
+    failures = "; ".join(f"{step}: {text}" for step, text in entry.failures.items())
+    return control_pb2.JobInfo(
+        job_id=entry.job_id,
+        name=entry.job.name,
+        task=entry.job.task,
+        status=entry.status,
+        error=failures or entry.reason,
+        created_s=entry.received_s,
+        job_yaml=entry.job.canonical().decode(),
+        steps=[
+            control_pb2.StepInfo(step=s, attempt=a, status="done" if s in entry.done else "begun")
+            for s, a in entry.attempts.items()
+        ],
+    )

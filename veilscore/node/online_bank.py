@@ -1,0 +1,309 @@
+"""The bank's side of online scoring; the whole protocol is described in `veilscore.node.online_service`.
+
+Order for one request id: 1. ask every holder for the encrypted record, put points on it, 2. fix who takes part,
+3. have them opened, take the masks off. A repeat after the end gets the kept response; one that comes while the
+request runs waits for it; one after a failure in 3 sends the same bytes again, so that nothing is opened twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from veilscore.crypto.he import PublicContext
+from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.node.online_journal import Journal
+from veilscore.node.online_model import BankModel, BankModels, Side
+from veilscore.node.online_plan import (
+    Answer,
+    Plan,
+    check_request,
+    make_plan,
+    make_response,
+    own_record,
+    plain,
+    read_answer,
+    request_digest,
+    scored,
+)
+from veilscore.node.online_records import Origins
+from veilscore.node.online_spares import LOW, BankSpare, BankSpares, new_spare_id
+from veilscore.protocols import online
+from veilscore.v1 import control_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from veilscore.fabric.federation import Member
+    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.node.ledger import Ledger
+    from veilscore.node.policy import NodeConfig
+
+R = TypeVar("R")
+DEFAULT_S, MOST_S = 10.0, 120.0
+_PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
+_IDLE_S = 0.2  # without a request, before spares are made
+_SPARE_S = 10.0
+
+
+class OnlineBank:
+    """Answers Score for the bank's own people and systems.
+
+    Parameters
+    ----------
+    home, node, ledger : the node's own.
+    """
+
+    def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
+        self._node = node
+        self._models = BankModels(home, Origins(home, node, ledger))
+        self._journal = Journal(home / "state" / "online.db")
+        self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
+        self._plans: OrderedDict[str, tuple[bytes, Plan]] = OrderedDict()
+        self._contexts: dict[str, PublicContext] = {}
+        self._spares = BankSpares()
+        self._ended_s = 0.0
+        self._refill: asyncio.Task[None] | None = None
+        self._replying: set[asyncio.Task[str]] = set()
+        self._closed = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
+        self._fabric: Fabric
+
+    def register(self, fabric: Fabric) -> None:
+        """Offer the calls of this side."""
+        self._fabric = fabric
+        fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
+
+    async def close(self) -> None:
+        """End; what still runs is given up."""
+        self._closed = True
+        tasks = (*(task for _, task in self._running.values()), *self._replying, *filter(None, [self._refill]))
+        _cancel(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._journal.close()
+
+    async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
+        """Score one firm.
+
+        Raises
+        ------
+        RefusedError : the caller is not of this bank.
+        MessageError : request id, firm id or on_missing is unusable.
+        """
+        if peer.name != self._node.name and not (peer.role == "operator" and peer.name in self._node.operators):
+            raise RefusedError(
+                f"{peer.name} may not score at {self._node.name}: use {self._node.name}'s own identity, or an "
+                "operator named in its node.yaml",
+                party=self._node.name,
+            )
+        check_request(request)
+        digest = request_digest(request)
+        kept = self._journal.get(request.request_id)
+        running = self._running.get(request.request_id)
+        plan = self._plans.get(request.request_id)
+        if any(known is not None and known[0] != digest for known in (kept, running, plan)):
+            return make_response(request, "refused", "this request id was used for something else; use a new one")
+        if kept is not None:
+            return pb.ScoreResponse.FromString(kept[1])
+        if running is None:
+            task = asyncio.create_task(self._run(request, digest))
+            running = self._running[request.request_id] = digest, task
+        return await asyncio.shield(running[1])
+
+    async def _run(self, request: pb.ScoreRequest, digest: bytes) -> pb.ScoreResponse:
+        limit_s = min(request.timeout_s, MOST_S) if request.timeout_s > 0 else DEFAULT_S
+        try:
+            async with asyncio.timeout(limit_s):
+                response = await self._score(request, digest, limit_s)
+            if response.status in {"scored", "fallback"}:
+                self._journal.keep(request.request_id, digest, response.SerializeToString())
+        except TimeoutError:
+            response = make_response(
+                request, "failed", f"not answered within {limit_s:g} s; repeat the request under its id"
+            )
+        except VeilscoreError as error:
+            response = make_response(request, "failed", str(error))
+        finally:
+            del self._running[request.request_id]
+            self._ended_s = time.monotonic()
+            self._refill_later()
+        self._log.info("score", status=response.status, model=request.model, message=response.message)
+        return response
+
+    async def _score(self, request: pb.ScoreRequest, digest: bytes, limit_s: float) -> pb.ScoreResponse:
+        kept = self._plans.get(request.request_id)
+        plan = await self._prepare(request, limit_s) if kept is None else kept[1]
+        if plan.failure:
+            return make_response(request, "failed", plan.failure, plan)
+        together = 0
+        if plan.taking_part:
+            self._plans[request.request_id] = digest, plan
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+            opened, together = await self._open(request, plan, limit_s)
+            if opened is not None:
+                return make_response(request, "failed", "not all parts were opened", opened)
+            self._plans.pop(request.request_id, None)
+        return scored(request, plan, together)
+
+    # 1. ask
+
+    async def _prepare(self, request: pb.ScoreRequest, limit_s: float) -> Plan:
+        model = await self._models.get(request.model)
+        own_codes, note = await own_record(model, request)
+        answers = await asyncio.gather(*(self._ask(holder, model, request, limit_s / 2) for holder in model.holders))
+        return make_plan(model, own_codes, tuple(answers), request.on_missing or "fail", note)
+
+    async def _ask(self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float) -> Answer:
+        spare = self._spares.take(holder, model)
+        message = pb.EncryptRecord(
+            request_id=self._release_id(request),
+            firm_id=request.firm_id,
+            model_hash=model.sha256,
+            map_hash=model.holders[holder].map_hash,
+            purpose=request.purpose or model.scorecard.provenance.purpose,
+            on_missing=request.on_missing or "fail",
+            spare_id="" if spare is None else spare.spare_id,
+        )
+        try:
+            reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
+            return await self._evaluate(holder, model, reply, spare, limit_s)
+        except RefusedError as error:
+            return Answer(holder, "refused", error.message[:200])
+        except VeilscoreError as error:
+            self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
+            return Answer(holder, "failed", error.message[:200])
+
+    async def _evaluate(
+        self, holder: str, model: BankModel, reply: pb.EncryptedRecord, spare: BankSpare | None, limit_s: float
+    ) -> Answer:
+        answer, side = read_answer(holder, model, reply), model.holders[holder]
+        if not answer.keys_id:
+            return answer
+        if spare is not None and reply.difference_share:
+            evaluated = spare.evaluated(reply.difference_share, side.cells, holder)
+        else:
+            evaluated = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, limit_s)
+        return replace(answer, evaluated=evaluated)
+
+    async def _put_points(
+        self, holder: str, side: Side, query: Iterable[bytes], keys_id: bytes, limit_s: float
+    ) -> online.Evaluated:
+        context, encrypted, points = await self._context(holder, keys_id, limit_s), tuple(query), side.encoded
+        if points is None:
+            raise ProtocolError("the bank's own part cannot be evaluated", party=holder)
+        return await self._in_thread(lambda: online.evaluate(context, encrypted, points))
+
+    async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
+        """Holder's public keys, fetched once for each of its starts."""
+        kept = self._contexts.get(holder)
+        if kept is None or kept.keys_id != keys_id:
+            keys = await self._fabric.call(holder, "HolderKeys", pb.Empty(), pb.HolderKeys, timeout_s=limit_s)
+            kept = await self._in_thread(lambda: PublicContext(keys.public_key))
+            if kept.keys_id != keys_id:
+                raise PeerError(f"{holder} was restarted meanwhile; repeat the request", party=holder)
+            self._contexts[holder] = kept
+        return kept
+
+    # 3. open
+
+    async def _open(self, request: pb.ScoreRequest, plan: Plan, limit_s: float) -> tuple[Plan | None, int]:
+        """Sum of the parts of those who take part; or the plan with the status of who did not open."""
+        parties = [a.holder for a in plan.taking_part]
+        release_id, coordinator = self._release_id(request), self._fabric.federation.coordinator.name
+        ids = {a.holder: a.share_key_id for a in plan.taking_part}
+        opening = {
+            asyncio.create_task(self._open_one(release_id, a, parties, ids, limit_s)): a.holder
+            for a in plan.taking_part
+        }
+        for task in opening:
+            task.add_done_callback(self._replying.discard)
+        asked = pb.TotalRequest(request_id=release_id, with_parties=parties)
+        total = asyncio.create_task(self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=limit_s))
+        try:
+            # the total comes before the holders' own replies, and only if all of them have opened
+            while not total.done():
+                waiting = {total, *(task for task in opening if not task.done())}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                said = {holder: task.result() for task, holder in opening.items() if task.done() and task.result()}
+                if said:
+                    _cancel(total, *opening)
+                    return plan.with_failures(said), 0
+            reply = total.result()
+        except BaseException:
+            _cancel(total, *opening)
+            raise
+        self._replying.update(task for task in opening if not task.done())
+        units = plan.sum_of_parts(online.parse_partial(reply.total_share, 1, coordinator))
+        if units is None:
+            self._plans.pop(request.request_id, None)
+            raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
+        return None, units
+
+    async def _open_one(
+        self, release_id: str, answer: Answer, parties: list[str], share_key_ids: dict[str, bytes], limit_s: float
+    ) -> str:
+        """Why this holder did not open; empty if it did."""
+        message = pb.OpenPartial(
+            request_id=release_id,
+            evaluated_enc=() if answer.evaluated is None else answer.evaluated.reply,
+            with_parties=parties,
+            keys_id=answer.keys_id,
+            share_key_ids=share_key_ids,
+        )
+        try:
+            reply = await self._fabric.call(answer.holder, "OpenPartial", message, pb.OpenedPartial, timeout_s=limit_s)
+        except VeilscoreError as error:
+            return f"{error.message[:160]}; repeat the request under its id"
+        return "" if reply.status == "opened" else plain(reply.reason) or "not opened"
+
+    def _release_id(self, request: pb.ScoreRequest) -> str:
+        """What others know the request by; says nothing of the caller's id and is the same for a repeat."""
+        text = f"veilscore/1 online score {self._node.name} {request.request_id}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # spares
+
+    def _refill_later(self) -> None:
+        if not self._closed and (self._refill is None or self._refill.done()):
+            self._refill = asyncio.create_task(self._fill())
+
+    async def _fill(self) -> None:
+        """Make spares while no requests come, or few are left; gives up at an error, until the next request."""
+        try:
+            while wanted := self._spares.most_wanted():
+                holder, model, n_left = wanted
+                idle_s = 0.0 if self._running else time.monotonic() - self._ended_s
+                if idle_s < (_IDLE_S if n_left >= LOW else 0.0) or self._running:
+                    await asyncio.sleep(_IDLE_S / 10)
+                    continue
+                await self._make_spare(holder, model)
+        except VeilscoreError as error:
+            self._log.warning("no spares", error=type(error).__name__, message=error.message)
+
+    async def _make_spare(self, holder: str, model: BankModel) -> None:
+        side, spare_id = model.holders[holder], new_spare_id()
+        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash)
+        reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
+        done = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, _SPARE_S)
+        finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
+        await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
+        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total))
+
+
+def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()

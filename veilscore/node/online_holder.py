@@ -1,0 +1,262 @@
+"""A holder's side of online scoring; the whole protocol is described in `veilscore.node.online_service`.
+
+Order for one request id: 1. EncryptRecord (may be repeated), 2. OpenPartial, which is answered once: a repeat with
+the same bytes sends the same partial again, anything else is refused. What was opened is on disk before it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import structlog
+
+from veilscore.crypto import he
+from veilscore.crypto.zero_share import share_context, zero_share
+from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.node.online_journal import Journal
+from veilscore.node.online_records import Found, Origin, Origins
+from veilscore.node.online_share_keys import ShareKeys
+from veilscore.node.online_spares import HolderSpare, HolderSpares
+from veilscore.protocols import online
+from veilscore.v1 import control_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from veilscore.fabric.federation import Member
+    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.node.ledger import Ledger
+    from veilscore.node.policy import NodeConfig
+
+R = TypeVar("R")
+_PENDING_KEPT = 4096
+_PEER_S = 10.0
+ON_MISSING = ("fail", "missing_code", "neutral")
+
+
+@dataclass(frozen=True, repr=False)
+class _Pending:
+    """A record that was encrypted for a bank and not opened yet; with a spare, also the answer that used it."""
+
+    digest: bytes
+    model_hash: bytes
+    origin: Origin
+    n_cells: int
+    spare_id: str = ""
+    spare: HolderSpare | None = None
+    answer: pb.EncryptedRecord | None = None
+
+
+class OnlineHolder:
+    """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders.
+
+    Parameters
+    ----------
+    home, node, ledger : the node's own.
+    """
+
+    def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
+        self._node = node
+        self._origins = Origins(home, node, ledger)
+        self._journal = Journal(home / "state" / "online.db")
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._spares = HolderSpares()
+        self._share_keys = ShareKeys(node.name)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
+        self._fabric: Fabric
+
+    def register(self, fabric: Fabric) -> None:
+        """Offer the calls of this side."""
+        self._fabric = fabric
+        fabric.register("EncryptRecord", {"bank"}, pb.EncryptRecord, self._encrypt_record)
+        fabric.register("HolderKeys", {"bank"}, pb.Empty, self._holder_keys)
+        fabric.register("PrepareSpare", {"bank"}, pb.PrepareSpare, self._prepare_spare)
+        fabric.register("FinishSpare", {"bank"}, pb.FinishSpare, self._finish_spare)
+        fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
+        self._share_keys.register(fabric)
+
+    async def close(self) -> None:
+        """End; keys are gone with it."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._journal.close()
+
+    @cached_property
+    def _secret(self) -> he.SecretContext:
+        return he.SecretContext()
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _holder_keys(self, _request: pb.Empty, _peer: Member) -> pb.HolderKeys:
+        secret = await self._in_thread(lambda: self._secret)
+        return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
+
+    # 1. encrypt
+
+    async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
+        _check_record(request, peer.name)
+        origin = await self._origins.by_map(request.map_hash.hex())
+        refusal = self._refusal(request, peer.name, origin)
+        if origin is None or refusal:
+            return pb.EncryptedRecord(status="refused", reason=refusal)
+        try:
+            found = await origin.records.find(request.firm_id)
+        except IdError:
+            return pb.EncryptedRecord(status="refused", reason="the firm id is malformed")
+        except VeilscoreError as error:
+            self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
+            raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
+        return await self._answer(request, peer.name, origin, found)
+
+    async def _answer(self, request: pb.EncryptRecord, bank: str, origin: Origin, found: Found) -> pb.EncryptedRecord:
+        key = f"{bank}/{request.request_id}"
+        digest = _digest(request.firm_id.encode(), request.model_hash, request.map_hash, request.on_missing.encode())
+        pending = self._pending.get(key)
+        if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
+            reason = "this request id was used here already; use a new one"
+            return pb.EncryptedRecord(status="refused", reason=reason)
+        if not found.known and request.on_missing == "fail":
+            return pb.EncryptedRecord(status="unknown", discloses_unknown=True, data_time_s=found.data_time_s)
+        if pending is not None and pending.answer is not None and pending.spare_id == request.spare_id:
+            return pending.answer
+        n_codes, policy = origin.records.code_map.n_codes, self._node.policy
+        answer = pb.EncryptedRecord(
+            status="ready" if found.known or not policy.disclose_unknown else "unknown",
+            discloses_unknown=policy.disclose_unknown,
+            without_others=policy.online_without_others,
+            share_key_id=self._share_keys.id,
+            reason_codes=self._reason_codes(origin, found),
+            data_time_s=found.data_time_s,
+        )
+        pending = _Pending(digest, request.model_hash, origin, int(n_codes.sum()))
+        spare = self._spares.take(f"{bank}/{request.spare_id}", request.map_hash) if request.spare_id else None
+        if spare is not None:
+            answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(found.codes, n_codes)
+            self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
+            return answer
+        self._remember(key, pending)
+        query = await self._in_thread(lambda: online.encrypt_records(self._secret, found.codes, n_codes))
+        answer.keys_id = self._secret.keys_id
+        answer.ciphertext_enc.extend(query)
+        return answer
+
+    async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
+        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
+        origin = await self._origins.by_map(request.map_hash.hex())
+        if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
+            raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
+        n_cells = int(origin.records.code_map.n_codes.sum())
+        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, request.map_hash, n_cells))
+        return pb.PreparedSpare(ciphertext_enc=query, keys_id=self._secret.keys_id)
+
+    async def _finish_spare(self, request: pb.FinishSpare, peer: Member) -> pb.Empty:
+        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
+        await self._in_thread(lambda: self._spares.finish(self._secret, key, request.evaluated_enc))
+        return pb.Empty()
+
+    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
+        """Why this holder does not answer, as the bank may hear it; empty if it does."""
+        name, policy = self._node.name, self._node.policy
+        if not policy.online_scoring:
+            return f"{name} does not allow online scoring"
+        if policy.banks and bank not in policy.banks:
+            return f"{name} does not work for {bank}"
+        if policy.purposes and request.purpose not in policy.purposes:
+            return f"purpose {request.purpose[:60]!r} is not among the purposes {name} allows"
+        if origin is None or origin.job.bank != bank:
+            return f"{name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
+        if request.on_missing == "fail" and not policy.disclose_unknown:
+            return f"{name} does not say which firms it knows; set on_missing to missing_code"
+        return ""
+
+    def _reason_codes(self, origin: Origin, found: Found) -> list[pb.ReasonCode]:
+        allowed = self._node.policy.reason_columns
+        return [
+            pb.ReasonCode(column=j, code=int(found.codes[0, j]), name=name)
+            for j, name in enumerate(origin.records.code_map.names)
+            if name in allowed
+        ]
+
+    def _remember(self, key: str, pending: _Pending) -> None:
+        self._pending[key] = pending
+        while len(self._pending) > _PENDING_KEPT:
+            self._pending.popitem(last=False)
+
+    # 2. open
+
+    async def _open_partial(self, request: pb.OpenPartial, peer: Member) -> pb.OpenedPartial:
+        key = f"{peer.name}/{_check_id(request.request_id, peer.name)}"
+        digest = _digest(request.SerializeToString(deterministic=True))
+        kept = self._journal.get(key)
+        if kept is None:
+            answer = await self._open(request, peer.name, key, digest)
+            if isinstance(answer, pb.OpenedPartial):
+                return answer
+            partial = answer
+        elif kept[0] == digest:
+            partial = kept[1]
+        else:
+            return pb.OpenedPartial(status="refused", reason="another reply was opened under this request id")
+        message = pb.AddPartial(request_id=request.request_id, partial_share=partial, with_parties=request.with_parties)
+        coordinator = self._fabric.federation.coordinator.name
+        await self._fabric.call(coordinator, "AddPartial", message, pb.Empty, timeout_s=_PEER_S)
+        return pb.OpenedPartial(status="opened")
+
+    async def _open(self, request: pb.OpenPartial, bank: str, key: str, digest: bytes) -> pb.OpenedPartial | bytes:
+        pending = self._pending.get(key)
+        if pending is None or request.keys_id != self._secret.keys_id:
+            reason = f"{self._node.name} was restarted since, or is overloaded; use a new request id"
+            return pb.OpenedPartial(status="lost", reason=reason)
+        holders, parties = pending.origin.job.holders, tuple(request.with_parties)
+        if len(set(parties)) != len(parties) or self._node.name not in parties or not set(parties) <= set(holders):
+            raise MessageError("the holders of a request are not those of the model", party=bank)
+        if set(parties) != set(holders) and not self._node.policy.online_without_others:
+            reason = f"{self._node.name} opens its part only together with all holders of the model"
+            return pb.OpenedPartial(status="refused", reason=reason)
+        keys = await self._share_keys.with_peers(parties, dict(request.share_key_ids))
+        if keys is None:
+            return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
+        context = share_context(key, parties, pending.model_hash)
+
+        def opened() -> bytes:
+            share = zero_share(self._node.name, keys, context, 1, he.T)
+            if pending.spare is not None and pending.spare.opened is not None and not request.evaluated_enc:
+                partial = (pending.spare.opened + share) % np.uint64(he.T)
+            else:
+                partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
+            return self._journal.keep(key, digest, online.pack_partial(partial))
+
+        partial = await self._in_thread(opened)
+        self._pending.pop(key, None)
+        self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
+        return partial
+
+
+def _check_record(request: pb.EncryptRecord, bank: str) -> None:
+    _check_id(request.request_id, bank)
+    if len(request.model_hash) != 32 or len(request.map_hash) != 32:
+        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
+    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
+        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
+
+
+def _check_id(request_id: str, bank: str) -> str:
+    if not (0 < len(request_id) <= 100 and request_id.isascii() and request_id.isprintable()):
+        raise ProtocolError("a request id is 1 to 100 printable ASCII characters", party=bank)
+    return request_id
+
+
+def _digest(*fields: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for one in fields:
+        digest.update(len(one).to_bytes(8, "little") + one)
+    return digest.digest()

@@ -1,0 +1,147 @@
+"""Spares: the encryption of an online score done before the request comes, on random numbers instead of codes.
+
+Source   : correlated randomness in the manner of Beaver 1991, made with the messages of `veilscore.protocols.online`.
+Messages : PrepareSpare -> PreparedSpare: the holder encrypts r, uniform modulo T in every cell, under its own key.
+           FinishSpare: the bank's points on it, masked; the holder opens and keeps s = sum of points r + mask.
+           With the request, the holder sends d = x - r for its one-hot cells x instead of ciphertexts; the bank takes
+           sum of points d and its mask off the total. The holder's partial is s plus its zero-share.
+Reveals  : nothing to either: d is uniform while r is hidden by ring-LWE, s is uniform without the mask.
+Must     : one r for one record. Spares live in memory only, are taken out before d leaves, and a repeated request
+           gets the same d.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.crypto import he
+from veilscore.errors import MessageError, SecretReuseError
+from veilscore.protocols import online
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from veilscore.node.online_model import BankModel
+
+SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
+LOW = 32  # from here on spares are made although requests keep coming
+_HELD = 4096  # at a holder, all banks and models
+_CELL_BYTES = 4
+_USED_SLOTS = he.N_SLOTS - 1
+
+
+@dataclass(repr=False)
+class HolderSpare:
+    """A holder's half: random numbers r (n_cells,) modulo T, and s once the bank's reply was opened."""
+
+    map_hash: bytes
+    random: NDArray[np.uint64]
+    opened: NDArray[np.uint64] | None = None
+
+    def difference(self, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> bytes:
+        """One-hot cells of a record (1, n_columns) minus r modulo T, 4 bytes a cell; once."""
+        if self.random.size == 0:
+            raise SecretReuseError("a spare was asked for twice: each record takes a new one")
+        offsets = np.concatenate([[0], np.cumsum(n_codes)[:-1]])
+        one_hot = np.zeros(self.random.size, np.uint64)
+        one_hot[offsets + codes[0].astype(np.int64)] = 1
+        difference = (one_hot + np.uint64(he.T) - self.random) % np.uint64(he.T)
+        self.random = np.zeros(0, np.uint64)
+        return difference.astype("<u4").tobytes()
+
+
+class HolderSpares:
+    """All spares of a holder, by bank and spare id; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._spares: OrderedDict[str, HolderSpare] = OrderedDict()
+
+    def draw(self, context: he.SecretContext, key: str, map_hash: bytes, n_cells: int) -> tuple[bytes, ...]:
+        """Draw and encrypt r; a spare id is used once."""
+        if key in self._spares:
+            raise MessageError("this spare id was used already")
+        random = he.uniform_slots(n_cells)
+        slots = np.zeros((online.n_ciphertexts(1, n_cells), he.N_SLOTS), np.uint64)
+        padded = np.zeros(len(slots) * _USED_SLOTS, np.uint64)
+        padded[:n_cells] = random
+        slots[:, :_USED_SLOTS] = padded.reshape(-1, _USED_SLOTS)
+        self._spares[key] = HolderSpare(map_hash, random)
+        while len(self._spares) > _HELD:
+            self._spares.popitem(last=False)
+        return tuple(context.encrypt(row) for row in slots)
+
+    def finish(self, context: he.SecretContext, key: str, evaluated: Sequence[bytes]) -> None:
+        """Open the bank's masked reply; once."""
+        spare = self._spares.get(key)
+        if spare is None or spare.opened is not None:
+            raise MessageError("no such spare, or it was finished already")
+        spare.opened = online.open_partial(context, evaluated, 1, spare.random.size, np.zeros(1, np.uint64))
+
+    def take(self, key: str, map_hash: bytes) -> HolderSpare | None:
+        """Take a finished spare of this map out, if there is one."""
+        spare = self._spares.get(key)
+        if spare is None or spare.opened is None or spare.map_hash != map_hash:
+            return None
+        return self._spares.pop(key)
+
+
+@dataclass(frozen=True)
+class BankSpare:
+    """The bank's half: the sum of its masks modulo T."""
+
+    spare_id: str
+    mask_total: NDArray[np.uint64] = field(repr=False)
+
+    def evaluated(self, difference: bytes, points: NDArray[np.int64], holder: str) -> online.Evaluated:
+        """What the bank has to take off the total, given the holder's difference; points of its cells (n_cells,)."""
+        cells = (
+            np.frombuffer(difference, "<u4").astype(np.int64) if len(difference) == _CELL_BYTES * points.size else None
+        )
+        if cells is None or (cells >= he.T).any():
+            raise MessageError("a holder's difference has the wrong size or range", party=holder)
+        known = int((cells * (points % he.T) % he.T).sum())
+        mask = (self.mask_total.astype(np.int64) - known) % he.T
+        return online.Evaluated((), mask.astype(np.uint64))
+
+
+class BankSpares:
+    """The bank's stock by holder and model."""
+
+    def __init__(self) -> None:
+        self._stock: dict[tuple[str, str], tuple[BankModel, deque[BankSpare]]] = {}
+
+    def take(self, holder: str, model: BankModel) -> BankSpare | None:
+        """Take a spare out, if there is one; from now on this model's stock is kept up."""
+        key = holder, model.scorecard.name
+        if key not in self._stock or self._stock[key][0] is not model:
+            self._stock[key] = model, deque()
+        stock = self._stock[key][1]
+        return stock.popleft() if stock else None
+
+    def add(self, holder: str, model: BankModel, spare: BankSpare) -> None:
+        """Put a spare into the stock, unless the model was replaced meanwhile."""
+        kept = self._stock.get((holder, model.scorecard.name))
+        if kept is not None and kept[0] is model:
+            kept[1].append(spare)
+
+    def most_wanted(self) -> tuple[str, BankModel, int] | None:
+        """Holder and model with the smallest stock, and its size; None if all are full."""
+        short = [
+            (len(stock), holder, name) for (holder, name), (_, stock) in self._stock.items() if len(stock) < SPARES
+        ]
+        if not short:
+            return None
+        n, holder, name = min(short)
+        return holder, self._stock[holder, name][0], n
+
+
+def new_spare_id() -> str:
+    """Id of a spare; 128 random bits."""
+    return secrets.token_hex(16)

@@ -1,0 +1,247 @@
+"""What a node allows: its configuration (node.yaml) and its policy on jobs.
+
+A node decides alone. `NodePolicy.decide` says Accept, Refuse (with the reason the bank may hear) or Pending
+(a person at the node approves or rejects). Bounds that need the data (overlap, bin sizes) are checked by the
+step that has it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from veilscore.errors import ConfigError
+from veilscore.node.job import ColumnName, Job, Name, ScoreBatch, TrainScorecard
+from veilscore.node.settings import Strict, load
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The job may run."""
+
+    reason: str = "accepted by policy"
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """The job may not run; `reason` is told to the bank."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A person at the node decides."""
+
+    reason: str = "waits for approval at this node"
+
+
+Decision = Accept | Refuse | Pending
+
+
+class NodePolicy(Strict):
+    """What jobs a node takes part in and what it lets others learn."""
+
+    accept: Literal["auto", "manual"] = "manual"
+    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
+    tasks: tuple[Literal["train_scorecard", "score_batch"], ...] = ("train_scorecard", "score_batch")
+    banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
+    min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
+    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
+    max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
+    publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
+    allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
+    holdout_scores: Literal["allow", "refuse"] = Field(
+        default="allow", description="scores of hold-out rows to the bank"
+    )
+    allow_standard_errors: bool = False
+    disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
+    reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
+    online_scoring: bool = True
+    online_without_others: bool = Field(
+        default=False, description="open its part of an online score although other holders are missing"
+    )
+
+    def decide(self, job: Job, node: NodeConfig) -> Decision:
+        """Decide on `job` for the node of this configuration."""
+        refusal = self._refusal(job, node)
+        if refusal is not None:
+            return Refuse(refusal)
+        return Accept() if self.accept == "auto" else Pending()
+
+    def _refusal(self, job: Job, node: NodeConfig) -> str | None:
+        if node.name not in job.parties:
+            return f"{node.name} is not a party of this job"
+        checks = (
+            (
+                (node.role == "bank") == (job.bank == node.name),
+                f"{node.name} has role {node.role}, not the role this job gives it",
+            ),
+            (
+                job.datasets[node.name] in node.datasets,
+                f"{node.name} has no data set named {job.datasets[node.name]!r}",
+            ),
+            (
+                not self.purposes or job.purpose in self.purposes,
+                f"purpose {job.purpose!r} is not among the purposes {node.name} allows",
+            ),
+            (job.task in self.tasks, f"{node.name} does not allow task {job.task}"),
+            (not self.banks or job.bank in self.banks, f"{node.name} does not work for {job.bank}"),
+        )
+        for holds, text in checks:
+            if not holds:
+                return text
+        return _bank_refusal(job, node) if node.role == "bank" else self._holder_refusal(job, node)
+
+    def _holder_refusal(self, job: Job, node: NodeConfig) -> str | None:
+        p = job.parameters
+        if isinstance(p, ScoreBatch):
+            if p.on_missing == "fail" and not self.disclose_unknown:
+                return f"{node.name} does not say which firms it knows; set on_missing: missing_code"
+            return None
+        for asked, allowed, text in (
+            (p.monotone, self.allow_order, "monotone (order of bins) is not allowed; set monotone: false"),
+            (
+                p.standard_errors,
+                self.allow_standard_errors,
+                "standard_errors is not allowed; set standard_errors: false",
+            ),
+            (
+                p.holdout_scores,
+                self.holdout_scores == "allow",
+                "hold-out scores are not allowed; set holdout_scores: false",
+            ),
+        ):
+            if asked and not allowed:
+                return f"{node.name}: {text}"
+        return None
+
+
+def _bank_refusal(job: Job, node: NodeConfig) -> str | None:
+    dataset = node.datasets[job.datasets[node.name]]
+    p = job.parameters
+    if not isinstance(p, TrainScorecard):
+        return None
+    for asked, column, key in (
+        (True, dataset.label_column, "label_column"),
+        (p.weights, dataset.weight_column, "weight_column"),
+        (p.holdout_from is not None, dataset.date_column, "date_column"),
+    ):
+        if asked and column is None:
+            return f"data set {job.datasets[node.name]!r} of {node.name} has no {key}; name it in node.yaml"
+    return None
+
+
+class DatasetConfig(Strict):
+    """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
+
+    path: Path | None = Field(default=None, description="CSV or Parquet; relative paths are relative to the home")
+    url: str | None = Field(default=None, description="SQLAlchemy URL without password")
+    password_env: str | None = Field(None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable with the password")
+    table: str | None = None
+    query: str | None = None
+    id_column: ColumnName
+    label_column: ColumnName | None = None
+    weight_column: ColumnName | None = None
+    date_column: ColumnName | None = None
+    exclude: tuple[ColumnName, ...] = ()
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        return None if url is None else _without_password(url)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path (a file) or url (a database)")
+        if self.url is not None and (self.table is None) == (self.query is None):
+            raise ValueError("a database needs either table or query")
+        if self.path is not None and (self.table or self.query or self.password_env):
+            raise ValueError("table, query and password_env belong to a database (url), not to a file")
+        return self
+
+    @property
+    def source(self) -> str | Path:
+        """What `ingest.read_table` takes; the password, if any, comes from the environment.
+
+        Do not print or log it.
+        """
+        if self.path is not None:
+            return self.path
+        return database_url(self.url or "", self.password_env)
+
+
+def _without_password(url: str) -> str:
+    """Return `url` if it parses and holds no password; ValueError otherwise."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from None
+    if parsed.password is not None:
+        raise ValueError("a password in the URL; take it out and name its variable in password_env")
+    return url
+
+
+def database_url(url: str, password_env: str | None) -> str:
+    """URL with the password of the environment variable put in; ConfigError if the variable is not set."""
+    if password_env is None:
+        return url
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
+
+    password = os.environ.get(password_env)
+    if not password:
+        raise ConfigError(f"environment variable {password_env} with the database password is not set")
+    return make_url(url).set(password=password).render_as_string(hide_password=False)
+
+
+class NodeLimits(Strict):
+    """Bounds of what a node takes from peers and spends on a job."""
+
+    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400)
+    max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
+
+
+class NodeConfig(Strict):
+    """A node's own node.yaml."""
+
+    name: Name
+    role: Literal["bank", "holder", "coordinator", "operator"]
+    federation: Path = Path("federation.yaml")
+    identity: Path = Path("identity")
+    listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
+    operators: tuple[Name, ...] = Field(default=(), description="operators who may approve or submit here")
+    state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
+    state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
+    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
+    policy: NodePolicy = NodePolicy()
+    limits: NodeLimits = NodeLimits()
+
+    @field_validator("state_url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        return None if url is None else _without_password(url)
+
+
+def load_node_config(home: Path | str) -> NodeConfig:
+    """node.yaml of a home; relative data paths become paths under the home."""
+    home = Path(home)
+    config = load(NodeConfig, home / "node.yaml", "node configuration")
+    datasets = {
+        name: d.model_copy(update={"path": home / d.path}) if d.path is not None else d
+        for name, d in config.datasets.items()
+    }
+    return config.model_copy(
+        update={
+            "datasets": datasets,
+            "federation": home / config.federation,
+            "identity": home / config.identity,
+        }
+    )

@@ -1,0 +1,86 @@
+"""Nodes as background processes of this machine: start, stop, and whether they run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from veilscore.errors import ConfigError, JobError, StateError
+from veilscore.node.serve import running_pid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START_S = 30.0
+STOP_S = 15.0
+_POLL_S = 0.05
+
+_children: dict[Path, subprocess.Popen[bytes]] = {}  # started by this process: reaped when they stop
+
+
+def spawn(home: Path) -> subprocess.Popen[bytes]:
+    """Start the node of a home in a session of its own; JobError if one runs there already."""
+    if not (home / "node.yaml").is_file():
+        raise ConfigError(f"{home} is no node's home: node.yaml is missing; `veilscore init` makes homes")
+    if running_pid(home) is not None:
+        raise JobError(f"a node runs on {home} already; stop it first (`veilscore node stop {home}`)")
+    log = home / "log"
+    try:
+        log.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (log / "console.log").open("wb") as out:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+                [sys.executable, "-m", "veilscore.cli", "node", "start", str(home.resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "COLUMNS": "200"},
+            )
+            _children[home.resolve()] = process
+            return process
+    except OSError as error:
+        raise StateError(f"{log} cannot be written: {error.strerror}") from error
+
+
+def check_alive(home: Path, process: subprocess.Popen[bytes]) -> None:
+    """Raise JobError with the node's last words if its process has ended."""
+    if process.poll() is not None:
+        raise JobError(f"the node of {home} ended at once: {last_words(home)}")
+
+
+def last_words(home: Path) -> str:
+    """End of what a node that did not start has printed, without frames."""
+    try:
+        text = (home / "log" / "console.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "it left no message"
+    lines = [line.strip(" │") for line in text.splitlines() if line.strip(" │╭╰─╮╯")]
+    return " ".join(line for line in lines if not line.startswith(("╭", "╰")))[-800:] or "it left no message"
+
+
+def stop(home: Path) -> bool:
+    """Stop the node of a home: asked first, killed after 15 s. Returns whether one ran."""
+    pid = running_pid(home)
+    if pid is None:
+        return False
+    for number, wait_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        end_s = time.monotonic() + wait_s
+        while time.monotonic() < end_s:
+            if running_pid(home) != pid:
+                _reap(home)
+                return True
+            time.sleep(_POLL_S)
+    raise JobError(f"process {pid} of {home} does not end")
+
+
+def _reap(home: Path) -> None:
+    child = _children.pop(home.resolve(), None)
+    if child is not None:
+        child.wait(STOP_S)

@@ -1,0 +1,467 @@
+"""Which steps a job has, who takes part, and how each role's protocol is fed from and saved to its job folder.
+
+    train_scorecard : align -> bin -> train -> evaluate
+    score_batch     : align -> score
+
+The protocols themselves know no files; everything read or written by a step stands here. A step may run again after
+an interruption: it reads what earlier steps saved, draws fresh secrets, and replaces only its own results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from veilscore.data.codes import CodeMap
+from veilscore.data.ingest import read_table
+from veilscore.errors import DataError, JobError, RefusedError, SchemaError
+from veilscore.modelling import design as modelling
+from veilscore.modelling.model import Scorecard, load_model
+from veilscore.modelling.optimise import OptimiserState
+from veilscore.node.estimate import estimate
+from veilscore.protocol import interleave
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
+from veilscore.protocols.binning import Columns, bank_bin, holder_bin, own_counts
+from veilscore.protocols.scorecard import bank_train, holder_train
+from veilscore.protocols.scoring import (
+    HolderAnswer,
+    HolderPart,
+    bank_score,
+    coordinator_add,
+    holder_receive,
+    holder_score,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.data.table import Table
+    from veilscore.node.job import Job
+    from veilscore.node.policy import NodeConfig
+    from veilscore.node.store import JobStore
+    from veilscore.protocol import Protocol, Session
+
+__all__ = ["StepContext", "estimate", "load_code_map", "parties_in", "protocol_for", "split", "steps_for"]
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "train_scorecard": ("align", "bin", "train", "evaluate"),
+    "score_batch": ("align", "score"),
+}
+WITH_COORDINATOR = {"evaluate", "score"}
+MIN_HOLDOUT = 30
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What one party has at hand in one step."""
+
+    session: Session
+    role: Literal["bank", "holder", "coordinator"]
+    job: Job
+    node: NodeConfig
+    store: JobStore
+
+    def table(self) -> Table:
+        """The party's data set of the job, read afresh and checked."""
+        job, name = self.job, self.job.datasets[self.session.party]
+        dataset = self.node.datasets[name]
+        chosen = job.columns.get(self.session.party)
+        training = job.task == "train_scorecard" and self.role == "bank"
+        return read_table(
+            dataset.source,
+            dataset.id_column,
+            dataset.label_column if training else None,
+            columns=self._included(),
+            exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *self._unused(dataset, training=training)),
+            weight_column=dataset.weight_column if training and job.training.weights else None,
+            date_column=dataset.date_column if training and job.training.holdout_from else None,
+            normaliser=job.parameters.id_normaliser,
+            table=dataset.table,
+            query=dataset.query,
+            kinds=self._kinds(),
+        )
+
+    def _unused(self, dataset: Any, *, training: bool) -> tuple[str, ...]:
+        """Columns with a meaning that this task does not use; they are never features."""
+        special = {dataset.label_column, dataset.weight_column, dataset.date_column} - {None}
+        if training:
+            special.discard(dataset.label_column)
+            if self.job.training.weights:
+                special.discard(dataset.weight_column)
+            if self.job.training.holdout_from:
+                special.discard(dataset.date_column)
+        return tuple(sorted(special))
+
+    def _included(self) -> tuple[str, ...] | None:
+        """Feature columns to read: those the job names, or those the model was trained on; None for all."""
+        if self.job.task == "score_batch":
+            return tuple(self.code_map().kinds)
+        chosen = self.job.columns.get(self.session.party)
+        return chosen.include if chosen else None
+
+    def _kinds(self) -> dict[str, Any]:
+        if self.job.task != "score_batch":
+            return {}
+        return dict(self.code_map().kinds)
+
+    def models(self) -> Path:
+        """Folder of the models this node keeps."""
+        return self.store.path.parent.parent / "models"
+
+    def code_map(self) -> CodeMap:
+        """The party's code map of the model that the job applies (or has just trained)."""
+        if self.job.task == "train_scorecard":
+            return CodeMap.from_json(self.store.load_json("code_map"))
+        return load_code_map(self.models(), self.job.scoring.model)
+
+    def model(self) -> Scorecard:
+        """Bank only: the model that is trained or applied."""
+        if self.job.task == "train_scorecard":
+            return load_model(self.store.path / "model.json")
+        return load_model(self.models() / self.job.scoring.model / "model.json")
+
+
+def steps_for(job: Job) -> tuple[str, ...]:
+    """Names of the job's steps, in order."""
+    steps = STEPS[job.task]
+    if job.task == "train_scorecard" and not (job.training.holdout_scores and _has_holdout(job)):
+        return steps[:-1]
+    return steps
+
+
+def _has_holdout(job: Job) -> bool:
+    return job.training.holdout_from is not None or job.training.holdout_fraction > 0
+
+
+def parties_in(step: str, job: Job) -> tuple[str, ...]:
+    """Names of the parties of a step; the coordinator adds masked partials where rows are scored."""
+    return (*job.parties, job.coordinator) if step in WITH_COORDINATOR else job.parties
+
+
+def protocol_for(step: str, context: StepContext) -> Protocol[None]:
+    """One party's role in a step."""
+    roles: dict[tuple[str, str], Callable[[StepContext], Protocol[None]]] = {
+        ("align", "bank"): _bank_align,
+        ("align", "holder"): _holder_align,
+        ("bin", "bank"): _bank_bin,
+        ("bin", "holder"): _holder_bin,
+        ("train", "bank"): _bank_train,
+        ("train", "holder"): _holder_train,
+        ("evaluate", "bank"): _bank_evaluate,
+        ("evaluate", "holder"): _holder_score,
+        ("evaluate", "coordinator"): _coordinator_score,
+        ("score", "bank"): _bank_score,
+        ("score", "holder"): _holder_score,
+        ("score", "coordinator"): _coordinator_score,
+    }
+    if (step, context.role) not in roles:
+        raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
+    return _with_report(step, context, roles[step, context.role](context))
+
+
+def _with_report(step: str, context: StepContext, protocol: Protocol[None]) -> Protocol[None]:
+    """Run the protocol and, after a training job's last step, write the party's report."""
+    yield from protocol
+    if step == steps_for(context.job)[-1]:
+        from veilscore.reports.write import write_reports  # noqa: PLC0415 - loads matplotlib, slow
+
+        write_reports(context)
+
+
+def load_code_map(models: Path, name: str) -> CodeMap:
+    """Code map of a model this node keeps."""
+    path = models / name / "code_map.json"
+    if not path.is_file():
+        raise SchemaError(
+            f"no code map of model {name!r} at {path}: this node never trained it or lost it; restore it from backup"
+        )
+    return CodeMap.from_json(path.read_text(encoding="utf-8"))
+
+
+def digest_of_ids(table: Table) -> str:
+    """Digest of a data set's ids in order: steps refuse a data set that changed under a job."""
+    return hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest()
+
+
+def _aligned_table(context: StepContext) -> Table:
+    table = context.table()
+    if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
+        raise DataError(
+            f"the rows of {table.source} changed since this job was aligned; submit the job again",
+            party=context.session.party,
+        )
+    return table
+
+
+# --- align -----------------------------------------------------------------------------------------------------------
+
+
+def _limits(context: StepContext) -> AlignLimits:
+    return AlignLimits(max_ids=context.node.policy.max_set_size)
+
+
+def _bank_align(context: StepContext) -> Protocol[None]:
+    table = context.table()
+    session, ids = context.session, table.ids.tolist()
+    results = yield from interleave({h: bank_align(session, h, ids, _limits(context)) for h in session.holders})
+    sizes = {holder: result.holder_set_size for holder, result in results.items()}
+    context.store.save_json(
+        "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "sizes": sizes, "warnings": table.warnings}
+    )
+
+
+def _holder_align(context: StepContext) -> Protocol[None]:
+    table = context.table()
+    result = yield from holder_align(
+        context.session,
+        table.ids.tolist(),
+        min_overlap=context.node.policy.min_overlap,
+        limits=_limits(context),
+    )
+    context.store.save_arrays("row_of", row_of=result.row_of)
+    known = int((result.row_of >= 0).sum())
+    context.store.save_json(
+        "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "known": known, "warnings": table.warnings}
+    )
+
+
+# --- bin -------------------------------------------------------------------------------------------------------------
+
+
+def split(table: Table, job: Job) -> NDArray[np.bool_]:
+    """Training rows: not held out by date, or by a seeded draw stratified on the label; (n_rows,)."""
+    p = job.training
+    if p.holdout_from is not None:
+        if table.dates is None:
+            raise DataError("holdout_from needs a date_column in the bank's data set", party=job.bank)
+        train: NDArray[np.bool_] = table.dates < np.datetime64(p.holdout_from)
+    else:
+        generator = np.random.default_rng(p.holdout_seed)
+        train = np.ones(table.n_rows, bool)
+        for label in (0.0, 1.0):
+            rows = generator.permutation(np.flatnonzero(table.label == label))
+            train[rows[: round(p.holdout_fraction * rows.size)]] = False
+    if table.label is None or np.unique(table.label[train]).size < 2:
+        raise DataError("the training rows hold one class only; change the hold-out", party=job.bank)
+    return train
+
+
+def _columns(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool, association: bool) -> Columns:
+    order = code_map.public_order()
+    d = len(order)
+    aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(d))
+    return Columns(
+        names=tuple(aliases),
+        codes=codes,
+        n_codes=code_map.n_codes,
+        ordered=np.array([column.kind == "ordered" for column in order]),
+        missing_code=np.array([-1 if column.missing is None else column.missing for column in order], dtype=np.int64),
+        map_hash=bytes.fromhex(code_map.hash),
+        association=modelling.cramers_v(codes, code_map.n_codes) if association else None,
+    )
+
+
+def _bank_bin(context: StepContext) -> Protocol[None]:
+    job, p, store = context.job, context.job.training, context.store
+    table = _aligned_table(context)
+    train = split(table, job)
+    # the bank may always know the order of its own bins, so that it merges neighbours
+    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
+    codes = code_map.transform(table).codes
+    columns = _columns(code_map, codes, party=job.bank, names=True, association=p.max_correlation is not None)
+    target = np.asarray(table.label, dtype=np.int8)
+    weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
+    held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
+    counts = {job.bank: own_counts(job.bank, columns, target, weight, train), **held}
+    store.save_json("code_map", code_map.to_json())
+    store.save_arrays("rows", codes=codes, target=target, weight=weight, train=train)
+    modelling.save_counts(store, counts)
+
+
+def _holder_bin(context: StepContext) -> Protocol[None]:
+    p, policy, store = context.job.training, context.node.policy, context.store
+    table = _aligned_table(context)
+    row_of = store.load_arrays("row_of")["row_of"]
+    maps: list[CodeMap] = []
+
+    def fit(train: NDArray[np.bool_]) -> Columns:
+        known = row_of[train & (row_of >= 0)]
+        code_map = CodeMap.fit(
+            table,
+            known,
+            max_bin=p.max_bin,
+            min_bin_fraction=p.min_bin_fraction,
+            min_bin_count=max(30, policy.min_bin_count),
+            ordered=p.monotone,
+        )
+        maps.append(code_map)
+        return _columns(
+            code_map,
+            code_map.transform(table).take_rows(row_of).codes,
+            party=context.session.party,
+            names=policy.publish_column_names,
+            association=p.max_correlation is not None,
+        )
+
+    columns, train = yield from holder_bin(context.session, fit, row_of.size, policy.min_bin_count)
+    store.save_json("code_map", maps[0].to_json())
+    store.save_arrays("rows", codes=columns.codes, train=train)
+    store.save_json("columns", {"names": list(columns.names)})
+
+
+def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
+    """Keep the map where scoring finds it; losing it kills the model, so it belongs in the owner's backup."""
+    folder = context.models() / context.job.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    modelling.write_text(folder / "code_map.json", code_map.to_json())
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def _bank_train(context: StepContext) -> Protocol[None]:
+    job, store = context.job, context.store
+    rows = store.load_arrays("rows")
+    counts = modelling.load_counts(store)
+    design = modelling.design(job, counts, rows)
+    state = OptimiserState()
+    if store.has("checkpoint_train"):
+        state = OptimiserState.from_dict(store.load_json("checkpoint_train"))
+    fitted = yield from bank_train(
+        context.session, design.training, modelling.fit(design, state), state, modelling.openings(job, design)
+    )
+    model = modelling.export(job, design, counts, fitted, job_id=context.session.id.split("/")[0])
+    _keep_model(context, model)
+    keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
+    store.save_json("fit", modelling.fit_record(design, fitted))
+    store.delete("checkpoint_train")
+
+
+def _keep_model(context: StepContext, model: Scorecard) -> None:
+    """Save the model in the job folder and where scoring finds it."""
+    model.save(context.store.path / "model.json")
+    folder = context.models() / context.job.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    model.save(folder / "model.json")
+
+
+def _holder_train(context: StepContext) -> Protocol[None]:
+    job, store = context.job, context.store
+    rows = store.load_arrays("rows")
+    codes = rows["codes"][rows["train"]]
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    # an interrupted attempt may have opened one gradient that the bank did not keep
+    attempt = int(context.session.id.rsplit("/", 1)[1])
+    opened = store.load_json("checkpoint_train")["opened"] if store.has("checkpoint_train") else 0
+    n_steps = yield from holder_train(
+        context.session,
+        codes,
+        code_map.n_codes,
+        fraction_bits=modelling.fraction_bits(job, codes.shape[0]),
+        max_openings=modelling.most_openings(job) + attempt - 1,
+        opened=opened,
+    )
+    store.save_json("trained", {"n_steps": opened + n_steps})
+    keep_code_map(context, code_map)
+
+
+# --- evaluate and score ----------------------------------------------------------------------------------------------
+
+
+def _parts(model: Scorecard) -> dict[str, HolderPart]:
+    return {
+        part.party: HolderPart(part.n_codes, part.points, bytes.fromhex(part.map_sha256)) for part in model.parts[1:]
+    }
+
+
+def _bank_evaluate(context: StepContext) -> Protocol[None]:
+    rows = context.store.load_arrays("rows")
+    held = ~rows["train"]
+    if int(held.sum()) < MIN_HOLDOUT:
+        raise DataError(f"the hold-out has {int(held.sum())} rows; at least {MIN_HOLDOUT} are needed to evaluate")
+    model = context.model()
+    result = yield from bank_score(
+        context.session,
+        context.job.coordinator,
+        held,
+        model.own_units(rows["codes"][held]),
+        _parts(model),
+        model.sha256,
+    )
+    target, weight = rows["target"][held], rows["weight"][held]
+    context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
+    if context.job.training.calibrate:
+        _keep_model(context, modelling.calibrated(model, result.points, target, weight))
+
+
+def _bank_score(context: StepContext) -> Protocol[None]:
+    table = _aligned_table(context)
+    if table.n_rows < context.job.scoring.min_batch:
+        raise DataError(f"{table.n_rows} firms are fewer than min_batch {context.job.scoring.min_batch}")
+    model = context.model()
+    codes, report = context.code_map().transform_with_report(table)
+    result = yield from bank_score(
+        context.session,
+        context.job.coordinator,
+        np.ones(table.n_rows, bool),
+        model.own_units(codes.codes),
+        _parts(model),
+        model.sha256,
+    )
+    _check_unknown(context, result.unknown)
+    modelling.write_scores(context.store, table, model, result, report)
+
+
+def _check_unknown(context: StepContext, unknown: dict[str, NDArray[np.bool_] | None]) -> None:
+    if context.job.scoring.on_missing != "fail":
+        return
+    for holder, mask in unknown.items():
+        if mask is None:
+            raise RefusedError(
+                f"{holder} does not say which firms it knows; set on_missing: missing_code to score them all",
+                party=holder,
+            )
+        if mask.any():
+            raise DataError(
+                f"{holder} does not know {int(mask.sum())} of {mask.size} firms; set on_missing: missing_code to "
+                "score them with the bin of missing values",
+                party=holder,
+            )
+
+
+def _holder_score(context: StepContext) -> Protocol[None]:
+    store, policy = context.store, context.node.policy
+    row_of = store.load_arrays("row_of")["row_of"]
+    request = yield from holder_receive(context.session, row_of.size)
+    code_map = context.code_map()
+    codes = _codes_to_score(context, code_map, row_of, request.rows)
+    refusal = ""
+    if bytes.fromhex(code_map.hash) != request.map_hash:
+        refusal = "the model was trained on another version of this party's code map"
+    answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal)
+    n_scored = yield from holder_score(context.session, context.job.coordinator, request, answer)
+    store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
+
+
+def _codes_to_score(
+    context: StepContext, code_map: CodeMap, row_of: NDArray[np.int64], rows: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Codes of the scored rows; in training the hold-out must be exactly what was held out at binning."""
+    if context.job.task == "train_scorecard":
+        saved = context.store.load_arrays("rows")
+        if (rows & saved["train"]).any():
+            raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
+        return np.ascontiguousarray(saved["codes"][rows])
+    coded, report = code_map.transform_with_report(_aligned_table(context))
+    context.store.save_json("transform", {"n_rows": report.n_samples, "unseen": report.unseen})
+    return coded.take_rows(row_of[rows]).codes
+
+
+def _coordinator_score(context: StepContext) -> Protocol[None]:
+    return coordinator_add(context.session)

@@ -1,0 +1,1 @@
+"""One protocol a file, both roles in it, no I/O."""

@@ -1,0 +1,489 @@
+"""Joint training of a scorecard: logistic regression on WOE without showing a row's log-odds to anyone.
+
+Source   : design page, sections 1 to 5.
+Parties  : the bank (label, WOE, coefficients), the lead holder and any number of other holders.
+Messages : once: TrainBankRound0, TrainHolderHistogramHints, TrainHolderLookupHints, TrainBankHints; per step:
+           TrainBankStep, TrainBankEta -> shares of eta; TrainHolderEta (others to the lead); TrainBankTables ->
+           TrainLeadSigmoid, TrainLeadCells (shares of the residual, of the bank's cells), TrainLeadResidual;
+           TrainBankResidual -> TrainHolderGradient (the gradient of the holder's columns, rounded).
+Reveals  : to the bank, d + 1 rounded gradient components a step; to holders, the number of steps and R of each.
+Assumes  : semi-honest parties, ring-LWE. The bank together with the lead learns the other holders' eta.
+Aborts   : MessageError on any wrong size, shape or range; more steps than the job allows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from veilscore.crypto import shares
+from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
+from veilscore.lattice.params import T
+from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
+from veilscore.lattice.sampling import dither
+from veilscore.modelling.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
+from veilscore.protocol import (
+    Checkpoint,
+    Progress,
+    Protocol,
+    Send,
+    Session,
+    pack_fields,
+    receive,
+    receive_parts,
+    send_parts,
+    unpack_fields,
+)
+from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.v1 import scorecard_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from numpy.typing import NDArray
+
+    from veilscore.modelling.optimise import OptimiserState, Step
+
+    Words = NDArray[np.uint64]
+    Vector = NDArray[np.float64]
+
+MIN_RESIDUAL_BITS, MAX_RESIDUAL_BITS = 26, 35
+MIN_WOE_BITS, GOOD_WOE_BITS, MAX_WOE_BITS = 8, 10, 14
+LEAD_EXTRA_BITS = 3  # the lead's tables carry the series' coefficients, so their error is not shrunk by them
+MAX_WOE = 4.0  # an odds ratio of 55; beyond it a bin says more about its size than about its firms
+BLOCK = 8192  # rows of one product ciphertext
+_T = np.uint64(T)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PartyColumns:
+    """The bank's view of one party's columns in training.
+
+    Attributes
+    ----------
+    n_codes : (d,) codes of each column.
+    woe_units : (cells,) int64, WOE in units of 2**-woe_bits; zero in columns left out.
+    selected : (d,) which columns have a coefficient.
+    """
+
+    n_codes: NDArray[np.int64]
+    woe_units: NDArray[np.int64]
+    selected: NDArray[np.bool_]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.n_codes.sum())
+
+    def theta_units(self, beta: Vector, unit: float, woe_bits: int) -> NDArray[np.int64]:
+        """Beta * WOE per cell in units of a shared eta, modulo 2**24."""
+        full = np.zeros(self.n_codes.size)
+        full[self.selected] = beta
+        theta = np.repeat(full, self.n_codes) * np.ldexp(self.woe_units.astype(np.float64), -woe_bits)
+        return np.rint(theta / unit).astype(np.int64) % TURN
+
+    def column_sums(self, cells: Words) -> Words:
+        """Sum modulo T of a share over the cells of each column: (d,)."""
+        return column_sums(cells, self.n_codes)
+
+
+@dataclass(frozen=True)
+class BankTraining:
+    """All that the bank brings to training.
+
+    Attributes
+    ----------
+    own_codes : (n, d_bank) codes of the training rows; d_bank may be 0.
+    columns : per party, the bank first, then the holders in the order of the session.
+    target, weight : (n,) labels in {0, 1} and positive weights of mean 1.
+    fraction_bits : gradient components are opened as multiples of 2**-fraction_bits.
+    """
+
+    own_codes: NDArray[np.unsignedinteger]
+    columns: dict[str, PartyColumns]
+    target: NDArray[np.int8]
+    weight: Vector
+    fraction_bits: int
+
+    @property
+    def scales(self) -> Scales:
+        """Fraction bits in use."""
+        return scales(self.target.size)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Fraction bits of the bank's and the lead's sine tables and of WOE."""
+
+    bank_table: int
+    lead_table: int
+    woe: int
+
+    @property
+    def residual(self) -> int:
+        """Of a residual, the product of two tables."""
+        return self.bank_table + self.lead_table
+
+
+def scales(n_samples: int) -> Scales:
+    """Finest scales at which no gradient can wrap the share ring; both sides derive them from the training rows.
+
+    The error of the tables adds up over the rows, and columns that say nearly the same turn it into an error of
+    their coefficients; so after ten bits for WOE the tables get all that is left.
+
+    Raises
+    ------
+    ParameterError : too many rows for the ring.
+    """
+    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2) * MAX_WOE))
+    if room < MIN_RESIDUAL_BITS + MIN_WOE_BITS:
+        raise ParameterError(f"{n_samples} training rows do not fit the share ring: train on a sample of them")
+    residual = max(MIN_RESIDUAL_BITS, min(MAX_RESIDUAL_BITS, room - GOOD_WOE_BITS))
+    bank = (residual - LEAD_EXTRA_BITS + 1) // 2
+    return Scales(bank, residual - bank, min(MAX_WOE_BITS, room - residual))
+
+
+def column_sums(cells: Words, n_codes: NDArray[np.int64]) -> Words:
+    """Sum modulo T of (cells,) over the cells of each column: (d,)."""
+    at = offsets(n_codes)
+    return np.array([shares.sum_shares(cells[at[j] : at[j + 1]]) for j in range(n_codes.size)], dtype=np.uint64)
+
+
+def share_cells(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], share: Words) -> Words:
+    """Sum modulo T of a share (n,) over the rows of each cell, in the clear: (cells,).
+
+    Halves of 30 bits keep every float64 sum exact up to 2**23 rows.
+    """
+    low, high = share & np.uint64((1 << 30) - 1), share >> np.uint64(30)
+    sums = []
+    for column, n in enumerate(n_codes):
+        code = codes[:, column]
+        lows = np.bincount(code, weights=low, minlength=int(n)).astype(np.uint64)
+        highs = np.bincount(code, weights=high, minlength=int(n)).astype(np.uint64) % _T
+        for _ in range(10):
+            highs = (highs << np.uint64(3)) % _T
+        sums.append((lows % _T + highs) % _T)
+    return np.concatenate(sums) if sums else np.zeros(0, np.uint64)
+
+
+def row_sums(
+    codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], theta: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Sum over columns of theta[column, code] for each row, in the clear: (n,)."""
+    total, at = np.zeros(codes.shape[0], np.int64), offsets(n_codes)
+    for column in range(n_codes.size):
+        total += theta[at[column] : at[column + 1]][codes[:, column]]
+    return total
+
+
+def bank_train(
+    session: Session,
+    training: BankTraining,
+    steps: Generator[Step, Vector, R],
+    state: OptimiserState,
+    max_openings: int,
+) -> Protocol[R]:
+    """Bank: answer every gradient that the optimiser asks for.
+
+    Parameters
+    ----------
+    steps : the optimiser, which yields steps and is sent (d + 1,) gradients, columns in party order, intercept last.
+    state : what the optimiser appends its answers to; checkpointed after each step.
+    """
+    bank = _Bank(session, training)
+    yield from bank.set_up()
+    try:
+        step = next(steps)
+        while True:
+            gradient = yield from bank.gradient(step)
+            try:
+                following = steps.send(gradient)
+            finally:
+                yield Checkpoint(state.to_dict())
+            yield Progress("gradient", step.number + 1, max_openings)
+            step = following
+    except StopIteration as stop:
+        for holder in session.holders:
+            yield Send(holder, pb.TrainBankStep(finished=True))
+        return stop.value  # type: ignore[no-any-return]
+
+
+class _Bank:
+    """The bank's keys and hints of one training session."""
+
+    def __init__(self, session: Session, training: BankTraining) -> None:
+        self.session = session
+        self.data = training
+        self.n = training.target.size
+        self.own = training.columns[session.bank]
+        self.key = ProductKey(session.label("product", session.bank, "holders"))
+        self.histogram: dict[str, HistogramVectors] = {}
+        self.lookup: dict[str, TrainingTable] = {}
+        self.cells = (
+            HistogramCodes(
+                training.own_codes, self.own.n_codes, session.label("bank cells", session.bank, session.lead)
+            )
+            if self.own.n_cells
+            else None
+        )
+
+    def set_up(self) -> Protocol[None]:
+        """Exchange keys and hints."""
+        session, columns = self.session, self.data.columns
+        public = self.key.public()
+        for holder in session.holders:
+            woe = columns[holder].woe_units
+            if holder == session.lead:
+                woe = np.concatenate([woe, self.own.woe_units])
+            chunks = list(self.key.encrypt(shares.to_ring(woe)[None, :]))
+            lead_codes = self.own.n_codes.tolist() if holder == session.lead else []
+            yield Send(holder, pb.TrainBankRound0(product_public=public, woe_enc=chunks, bank_n_codes=lead_codes))
+        if self.cells is not None:
+            yield from send_parts(session.lead, pb.TrainBankHints, b"".join(self.cells.hint_chunks()))
+        for holder in session.holders:
+            n_codes = columns[holder].n_codes
+            vectors = HistogramVectors(self.n, n_codes, session.label("residual", holder, session.bank))
+            vectors.add_hints((yield from receive_parts(holder, pb.TrainHolderHistogramHints, MAX_HINT_BYTES)))
+            table = training_lookup_table(self.n, n_codes, session.label("eta", holder, session.bank))
+            table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, MAX_HINT_BYTES)))
+            self.histogram[holder], self.lookup[holder] = vectors, table
+
+    def gradient(self, step: Step) -> Protocol[Vector]:
+        """One gradient: shares of eta, of p, of the cell sums, then the opened inner products."""
+        residual = yield from self._residual(step)
+        own_cells = yield from self._own_cells(residual)
+        cell_shares = {}
+        for holder in self.session.holders:
+            query, share = self.histogram[holder].query(residual[None, :])
+            yield from send_parts(holder, pb.TrainBankResidual, pack_fields(query.b, query.beta, query.alpha))
+            cell_shares[holder] = share[0]
+        parts: dict[str, Vector] = {}
+        intercept = 0.0
+        for holder in self.session.holders:
+            shown, rest = yield from self._open(holder, cell_shares[holder], own_cells, residual)
+            parts[holder] = shown
+            if holder == self.session.lead:
+                parts[self.session.bank], intercept = rest
+        selected = [parts[party][columns.selected] for party, columns in self.data.columns.items()]
+        return np.concatenate([*selected, [intercept]])
+
+    def _residual(self, step: Step) -> Protocol[Words]:
+        """Bank's share of w (p - y) at the residual's scale."""
+        session, data, series = self.session, self.data, step.series
+        eta = np.full(self.n, round(step.intercept / series.unit) % TURN, dtype=np.int64)
+        at = 0
+        for party, columns in data.columns.items():
+            width = int(columns.selected.sum())
+            theta = columns.theta_units(step.beta[at : at + width], series.unit, data.scales.woe)
+            at += width
+            if party == session.bank:
+                eta += row_sums(data.own_codes, columns.n_codes, theta)
+                continue
+            yield Send(party, pb.TrainBankStep(step=step.number, radius=series.R))
+            query, share = self.lookup[party].query(theta)
+            yield from send_parts(party, pb.TrainBankEta, query.pack())
+            eta += share.astype(np.int64)
+        units = (eta % TURN).astype(np.uint64)
+        n_blocks = -(-self.n // BLOCK)
+        for block in range(n_blocks):
+            rows = slice(block * BLOCK, (block + 1) * BLOCK)
+            table = np.concatenate(series.tables(units[rows])) * np.ldexp(data.weight[rows], data.scales.bank_table)
+            chunks = list(self.key.encrypt(shares.to_ring(np.rint(table).astype(np.int64))))
+            yield Send(session.lead, pb.TrainBankTables(part=block, parts=n_blocks, ciphertexts=chunks))
+        probability = np.empty(self.n, np.uint64)
+        for block in range(n_blocks):
+            reply = yield from receive(session.lead, pb.TrainLeadSigmoid)
+            _check_part(reply, block, n_blocks, session.lead)
+            rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
+            probability[rows] = self.key.decrypt([reply.reply], rows.stop - rows.start)
+        return shares.add(probability, shares.encode(data.weight * (0.5 - data.target), data.scales.residual))
+
+    def _own_cells(self, residual: Words) -> Protocol[Words]:
+        """Bank's share of the residual summed over its own cells: its own share in the clear, the lead's by (1)."""
+        if self.cells is None:
+            return np.zeros(0, np.uint64)
+        data = yield from receive_parts(self.session.lead, pb.TrainLeadCells, _query_bytes(self.n, self.own.n_cells))
+        share = self.cells.evaluate(HistogramQuery(*unpack_fields(data, 3)))
+        if share.shape[0] != 1:
+            raise MessageError("the lead asked for more than one vector", party=self.session.lead)
+        return shares.add(share[0], share_cells(self.data.own_codes, self.own.n_codes, residual))
+
+    def _open(
+        self, holder: str, cells: Words, own_cells: Words, residual: Words
+    ) -> Protocol[tuple[Vector, tuple[Vector, float]]]:
+        """Gradient of a holder's columns and, from the lead, of the bank's own and of the intercept."""
+        columns, lead = self.data.columns[holder], holder == self.session.lead
+        message = yield from receive(holder, pb.TrainHolderGradient)
+        woe, share = columns.woe_units, cells
+        if lead:
+            woe, share = np.concatenate([woe, self.own.woe_units]), np.concatenate([share, own_cells])
+        known = shares.add(shares.scale(share, woe), self.key.decrypt([message.reply], share.size))
+        sums = columns.column_sums(known[: columns.n_cells])
+        if lead:
+            sums = np.concatenate([sums, self.own.column_sums(known[columns.n_cells :])])
+        opened = shares.shares_from_bytes(message.rounded, (sums.size + int(lead),))
+        residual_bits = self.data.scales.residual
+        scale = residual_bits + self.data.scales.woe
+        values = shares.open_rounded(sums, opened[: sums.size], scale - self.data.fraction_bits, scale)
+        if not lead:
+            return values, (np.zeros(0), 0.0)
+        total = shares.sum_shares(residual)[None]
+        drop = residual_bits - self.data.fraction_bits
+        intercept = shares.open_rounded(total, opened[-1:], drop, residual_bits)
+        d = columns.n_codes.size
+        return values[:d], (values[d:], float(intercept[0]))
+
+
+def holder_train(
+    session: Session,
+    codes: NDArray[np.unsignedinteger],
+    n_codes: NDArray[np.int64],
+    *,
+    fraction_bits: int,
+    max_openings: int,
+    opened: int = 0,
+) -> Protocol[int]:
+    """Holder: take part in training; returns the number of gradients it helped to open.
+
+    Parameters
+    ----------
+    codes, n_codes : (n, d) codes of the training rows and (d,) number of codes.
+    fraction_bits : rounding of the gradient, from the job.
+    max_openings : more steps than this, over all attempts at the job, are refused.
+    opened : gradients opened in earlier attempts; the count is checkpointed before each gradient is opened.
+    """
+    holder = _Holder(session, codes, n_codes, fraction_bits)
+    yield from holder.set_up()
+    n_steps = 0
+    while True:
+        step = yield from receive(session.bank, pb.TrainBankStep)
+        if step.finished:
+            return n_steps
+        n_steps += 1
+        if opened + n_steps > max_openings:
+            raise MessageError(
+                f"the bank asks for more than the {max_openings} gradients of the job", party=session.bank
+            )
+        if step.radius not in BOUNDS:
+            raise MessageError("the bank asks for a sigmoid series that does not exist", party=session.bank)
+        yield Checkpoint({"opened": opened + n_steps})
+        yield from holder.gradient(sigmoid_series(int(step.radius)))
+        yield Progress("gradient", opened + n_steps, max_openings)
+
+
+class _Holder:
+    """A holder's hints and keys of one training session."""
+
+    def __init__(
+        self,
+        session: Session,
+        codes: NDArray[np.unsignedinteger],
+        n_codes: NDArray[np.int64],
+        fraction_bits: int,
+    ) -> None:
+        self.session, self.codes, self.n_codes = session, codes, n_codes
+        self.n, self.n_cells = codes.shape[0], int(n_codes.sum())
+        self.scales, self.fraction_bits = scales(self.n), fraction_bits
+        self.is_lead = session.party == session.lead
+        self.histogram = HistogramCodes(codes, n_codes, session.label("residual", session.party, session.bank))
+        self.lookup = training_lookup_codes(codes, n_codes, session.label("eta", session.party, session.bank))
+        self.bank_cells: HistogramVectors | None = None
+        self.bank_n_codes = np.zeros(0, np.int64)
+
+    def set_up(self) -> Protocol[None]:
+        """Exchange keys and hints."""
+        session = self.session
+        yield from send_parts(session.bank, pb.TrainHolderHistogramHints, b"".join(self.histogram.hint_chunks()))
+        yield from send_parts(session.bank, pb.TrainHolderLookupHints, b"".join(self.lookup.hint_chunks()))
+        start = yield from receive(session.bank, pb.TrainBankRound0)
+        self.evaluator = ProductEvaluator(
+            bytes(start.product_public), session.label("product", session.bank, "holders")
+        )
+        self.woe_enc = list(start.woe_enc)
+        if not self.is_lead:
+            return
+        self.bank_n_codes = np.array(start.bank_n_codes, dtype=np.int64)
+        if self.bank_n_codes.size == 0:
+            return
+        if self.bank_n_codes.min() < 1 or self.bank_n_codes.max() > 1 << 16:
+            raise MessageError("the bank's number of codes is out of range", party=session.bank)
+        self.bank_cells = HistogramVectors(
+            self.n, self.bank_n_codes, session.label("bank cells", session.bank, session.lead)
+        )
+        self.bank_cells.add_hints((yield from receive_parts(session.bank, pb.TrainBankHints, MAX_HINT_BYTES)))
+
+    def gradient(self, series: SigmoidSeries) -> Protocol[None]:
+        """One step, as the lead or as another holder."""
+        session = self.session
+        data = yield from receive_parts(session.bank, pb.TrainBankEta, self.lookup.query_bytes)
+        eta = self.lookup.evaluate_bytes(data)
+        if self.is_lead:
+            residual = yield from self._lead_residual(series, eta)
+            own, vector = np.zeros(0, np.uint64), None
+            if self.bank_cells is not None:
+                vector, own_cells = self.bank_cells.query(residual[None, :])
+                yield from send_parts(session.bank, pb.TrainLeadCells, pack_fields(vector.b, vector.beta, vector.alpha))
+                own = own_cells[0]
+            for other in session.holders[1:]:
+                yield Send(other, pb.TrainLeadResidual(share=shares.shares_to_bytes(residual)))
+        else:
+            yield Send(session.lead, pb.TrainHolderEta(share=shares.shares_to_bytes(eta)))
+            message = yield from receive(session.lead, pb.TrainLeadResidual)
+            residual, own = shares.shares_from_bytes(message.share, (self.n,)), np.zeros(0, np.uint64)
+        data = yield from receive_parts(session.bank, pb.TrainBankResidual, _query_bytes(self.n, self.n_cells))
+        share = self.histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
+        if share.shape[0] != 1:
+            raise MessageError("the bank asked for more than one vector", party=session.bank)
+        cells = shares.add(share[0], share_cells(self.codes, self.n_codes, residual))
+        yield Send(session.bank, self._opened(np.concatenate([cells, own]), residual))
+
+    def _lead_residual(self, series: SigmoidSeries, eta: Words) -> Protocol[Words]:
+        """Lead's share of w (p - 1/2) at the residual's scale."""
+        session = self.session
+        for other in session.holders[1:]:
+            message = yield from receive(other, pb.TrainHolderEta)
+            eta = (eta + shares.shares_from_bytes(message.share, (self.n,), below=TURN)) % np.uint64(TURN)
+        n_blocks = -(-self.n // BLOCK)
+        residual = np.empty(self.n, np.uint64)
+        for block in range(n_blocks):
+            tables = yield from receive(session.bank, pb.TrainBankTables)
+            _check_part(tables, block, n_blocks, session.bank)
+            rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
+            sines, cosines = series.encoded_tables(eta[rows], self.scales.lead_table, weighted=True)
+            own = shares.to_ring(np.concatenate([cosines, sines]))
+            reply, residual[rows] = self.evaluator.multiply_sum(tables.ciphertexts, own)
+            yield Send(session.bank, pb.TrainLeadSigmoid(part=block, parts=n_blocks, reply=b"".join(reply)))
+        return residual
+
+    def _opened(self, cells: Words, residual: Words) -> pb.TrainHolderGradient:
+        """Inner products with the bank's WOE under encryption; only their rounded sums per column are opened."""
+        reply, share = self.evaluator.multiply_sum(self.woe_enc, cells[None, :])
+        sums = column_sums(share, np.concatenate([self.n_codes, self.bank_n_codes]))
+        opened = self._round(sums, self.scales.residual + self.scales.woe)
+        if self.is_lead:
+            total = shares.sum_shares(residual)[None]
+            opened = np.concatenate([opened, self._round(total, self.scales.residual)])
+        return pb.TrainHolderGradient(reply=b"".join(reply), rounded=shares.shares_to_bytes(opened))
+
+    def _round(self, share: Words, scale_bits: int) -> Words:
+        # dithered first: bare rounding would leak sums of the encryption noise, which the other side knows
+        sd = float(1 << min(16, scale_bits - self.fraction_bits - 2))
+        return shares.round_share(shares.add(share, dither(share.shape, sd=sd)), scale_bits - self.fraction_bits)
+
+
+def _query_bytes(n_samples: int, n_cells: int) -> int:
+    """Upper bound of a histogram query of one vector."""
+    return 32 * (n_samples + 2 * 4096) + 32 * n_cells + (1 << 20)
+
+
+def _check_part(message: Any, part: int, parts: int, sender: str) -> None:
+    if (message.part, message.parts) != (part, parts):
+        raise MessageError(
+            f"block {message.part} of {message.parts} arrived where {part} of {parts} was due", party=sender
+        )

@@ -1,0 +1,230 @@
+"""Batch scoring, also of the hold-out: points of many firms by the secure lookup sum.
+
+Source   : design page, sections 3 and 8.
+Parties  : the bank (points of every cell), the holders (codes), the coordinator (adds masked partials).
+Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does
+           not know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
+           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank).
+Reveals  : to the bank, each firm's total points; with one holder that is the holder's part. To a holder, which of the
+           aligned rows are scored, and by which model hash. To the coordinator, the number of rows.
+Assumes  : ring-LWE; the bank and the coordinator do not collude with all holders but one.
+Aborts   : RefusedError where a holder refuses; SchemaError where a holder's code map is not the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from veilscore.crypto import shares
+from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
+from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
+from veilscore.modelling.loss import TURN
+from veilscore.protocol import (
+    Progress,
+    Protocol,
+    Send,
+    Session,
+    pack_fields,
+    receive,
+    receive_parts,
+    send_parts,
+    unpack_fields,
+)
+from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.v1 import score_pb2 as pb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_ROWS = 1 << 26
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What the bank gets.
+
+    Attributes
+    ----------
+    points : (n_scored,) int64 totals in the model's units, the bank's own part included.
+    unknown : holder -> (n_scored,) which firms it does not know, or None where its policy keeps that to itself.
+    """
+
+    points: NDArray[np.int64]
+    unknown: dict[str, NDArray[np.bool_] | None]
+
+
+@dataclass(frozen=True)
+class HolderPart:
+    """What the bank's model has of one holder.
+
+    Attributes
+    ----------
+    n_codes : (d,) codes of each column.
+    points : (cells,) int64 points of each cell in the model's units.
+    map_hash : sha256 of the holder's code map.
+    """
+
+    n_codes: NDArray[np.int64]
+    points: NDArray[np.int64]
+    map_hash: bytes
+
+
+def check_range(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], base: int) -> None:
+    """Refuse points whose total could wrap modulo 2**24; each part is (points, n_codes)."""
+    largest = abs(base)
+    for points, n_codes in parts:
+        at = offsets(n_codes)
+        largest += sum(int(np.abs(points[at[j] : at[j + 1]]).max()) for j in range(n_codes.size))
+    if largest >= TURN // 2:
+        raise ParameterError(f"a total could reach {largest} units, {TURN // 2 - 1} fit: use fewer decimals of points")
+
+
+def bank_score(
+    session: Session,
+    coordinator: str,
+    rows: NDArray[np.bool_],
+    own_points: NDArray[np.int64],
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+) -> Protocol[BatchResult]:
+    """Bank: total points of the scored rows.
+
+    Parameters
+    ----------
+    rows : (n_samples,) which of the aligned rows are scored.
+    own_points : (n_scored,) base points and the bank's own part, in the model's units.
+    parts : each holder's part of the model.
+    """
+    n_scored = int(rows.sum())
+    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
+    for holder in session.holders:
+        yield Send(
+            holder,
+            pb.BatchBankRound1(
+                n_samples=rows.size,
+                rows=shares.bits_to_bytes(rows),
+                model_hash=model_hash,
+                map_hash=parts[holder].map_hash,
+            ),
+        )
+    unknown = {}
+    for holder in session.holders:
+        reply = yield from receive(holder, pb.BatchHolderRound1)
+        if not reply.accepted:
+            raise RefusedError(f"{holder} refuses to score: {reply.reason[:200]}", session=session.id, party=holder)
+        if list(reply.n_codes) != parts[holder].n_codes.tolist():
+            raise MessageError("the holder's codes are not those of the model", session=session.id, party=holder)
+        unknown[holder] = shares.bits_from_bytes(reply.unknown, n_scored) if reply.discloses_unknown else None
+    total = own_points.astype(np.int64).copy()
+    for done, holder in enumerate(session.holders, start=1):
+        table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
+        table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, MAX_HINT_BYTES)))
+        query, share = table.query(parts[holder].points % TURN)
+        yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
+        total += share.astype(np.int64)
+        yield Progress("points under encryption", done, len(session.holders))
+    data = yield from receive_parts(coordinator, pb.BatchCoordinatorTotal, 8 * n_scored)
+    total = (total + shares.shares_from_bytes(data, (n_scored,), below=TURN).astype(np.int64)) % TURN
+    return BatchResult(np.where(total >= TURN // 2, total - TURN, total), unknown)
+
+
+@dataclass(frozen=True)
+class HolderAnswer:
+    """A holder's decision on one batch: codes of the scored rows, or a refusal.
+
+    Attributes
+    ----------
+    codes : (n_scored, d) codes.
+    unknown : (n_scored,) firms without a record here; they have the missing codes.
+    disclose_unknown : tell the bank which those are.
+    refusal : why not, told to the bank; then the rest is ignored.
+    """
+
+    codes: NDArray[np.unsignedinteger]
+    n_codes: NDArray[np.int64]
+    unknown: NDArray[np.bool_]
+    disclose_unknown: bool
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What a holder hears of a batch before it decides."""
+
+    rows: NDArray[np.bool_]
+    model_hash: bytes
+    map_hash: bytes
+
+
+def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
+    """Holder: the bank's request, checked."""
+    request = yield from receive(session.bank, pb.BatchBankRound1)
+    if request.n_samples != n_samples:
+        raise MessageError(f"the bank scores among {request.n_samples} rows, aligned were {n_samples}")
+    if len(request.model_hash) != 32 or len(request.map_hash) != 32:
+        raise MessageError("a hash in the bank's request has the wrong length", party=session.bank)
+    rows = shares.bits_from_bytes(request.rows, n_samples)
+    return BatchRequest(rows, bytes(request.model_hash), bytes(request.map_hash))
+
+
+def holder_score(session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer) -> Protocol[int]:
+    """Holder: answer a batch; returns the number of rows it helped to score.
+
+    Raises
+    ------
+    RefusedError : with the holder's own reason, after the bank was told.
+    """
+    if answer.refusal:
+        yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=answer.refusal))
+        raise RefusedError(f"batch refused: {answer.refusal}", session=session.id, party=session.party)
+    n_scored = int(request.rows.sum())
+    yield Send(
+        session.bank,
+        pb.BatchHolderRound1(
+            accepted=True,
+            n_codes=answer.n_codes.tolist(),
+            discloses_unknown=answer.disclose_unknown,
+            unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
+        ),
+    )
+    keys = yield from _zero_share_keys(session)
+    lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
+    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
+    data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
+    share = lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
+    context = share_context(session.id, session.holders, request.model_hash)
+    share = (share + zero_share(session.party, keys, context, n_scored, TURN)) % np.uint64(TURN)
+    yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(share))
+    return n_scored
+
+
+def coordinator_add(session: Session) -> Protocol[None]:
+    """Coordinator: add the holders' masked partials and pass the sum to the bank."""
+    start = yield from receive(session.bank, pb.BatchBankRound0)
+    if not 0 < start.n_scored <= MAX_ROWS:
+        raise MessageError(f"a batch has 1 to {MAX_ROWS} rows, not {start.n_scored}", party=session.bank)
+    total = np.zeros(start.n_scored, np.uint64)
+    for holder in session.holders:
+        data = yield from receive_parts(holder, pb.BatchHolderPartial, 8 * start.n_scored)
+        total += shares.shares_from_bytes(data, (start.n_scored,), below=TURN)
+    yield from send_parts(session.bank, pb.BatchCoordinatorTotal, shares.shares_to_bytes(total % np.uint64(TURN)))
+
+
+def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:
+    """Pairwise keys with the other holders, agreed directly so that neither bank nor coordinator knows one."""
+    others = [holder for holder in session.holders if holder != session.party]
+    private = X25519PrivateKey.generate()
+    for other in others:
+        yield Send(other, pb.BatchHolderKey(public_key=private.public_key().public_bytes_raw()))
+    keys = {}
+    for other in others:
+        message = yield from receive(other, pb.BatchHolderKey)
+        first, second = sorted((session.party, other))
+        label = session.label("zero-share", first, second)
+        keys[other] = pairwise_key(private, bytes(message.public_key), label)
+    return keys

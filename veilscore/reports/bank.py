@@ -1,0 +1,224 @@
+"""The bank's report of a training job: metrics, weights, and bins by number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.protocols.binning import offsets
+from veilscore.reports import report
+from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
+from veilscore.reports.report import ReportData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from veilscore.data.codes import ColumnMap
+    from veilscore.node.job import Job
+    from veilscore.node.store import JobStore
+    from veilscore.protocols.binning import BinCounts
+
+    Vector = NDArray[np.float64]
+
+
+def bank_report(
+    store: JobStore,
+    job: Job,
+    *,
+    costs: Iterable[report.Cost] = (),
+    parties: Sequence[report.Party] | None = None,
+) -> ReportData:
+    """Report for the bank.
+
+    Parameters
+    ----------
+    store : the bank's job folder after `train`, and `evaluate` where the job has it.
+    costs : times and bytes, if known yet (`add_costs` adds them later).
+    parties : who took part, where more is known (fingerprints, dates, refusals) than the folder says.
+
+    Raises
+    ------
+    StateError : the folder lacks what the steps save.
+    """
+    files = read_files(store, job)
+    fields, notes = measured(files)
+    history = [step["gradient_norm"] for step in files.fit["history"]]
+    return ReportData(
+        audience="bank",
+        party=job.bank,
+        job=_bank_job(files),
+        parties=tuple(parties) if parties is not None else _bank_parties(files),
+        score_name="points (higher is better)",
+        model=_weights(files),
+        bins=tuple(column for part in files.model.parts for column in _bank_bins(files, part.party)),
+        stability=_bank_stability(files),
+        convergence=report.Convergence(
+            gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
+            converged=files.fit["converged"],
+        ),
+        costs=tuple(costs),
+        learned=learned_of(job, evaluated=files.holdout is not None),
+        warnings=(*notes, *_bank_warnings(files)),
+        **fields,
+    )
+
+
+def _bank_job(files: BankFiles) -> report.Job:
+    model, p = files.model, files.job.training
+    filed = model.provenance
+    drawn = f"{p.holdout_fraction:.0%} drawn at random within goods and bads, seed {p.holdout_seed}"
+    dated = f"from {p.holdout_from} on" if p.holdout_from else drawn
+    return report.Job(
+        name=files.job.name,
+        job_id=filed.job_id,
+        purpose=files.job.purpose,
+        task=files.job.task,
+        created=filed.trained_at,
+        software=f"Veilscore {filed.veilscore}",
+        model_name=model.name,
+        model_version=model.version,
+        model_hash=model.sha256.hex(),
+        transcript_hash=filed.transcript_sha256 or None,
+        n_train=int(files.train.sum()),
+        n_holdout=int((~files.train).sum()),
+        holdout=None if files.train.all() else dated,
+    )
+
+
+def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
+    sizes = {files.job.bank: files.aligned["n_rows"], **files.aligned["sizes"]}
+    owners = [
+        report.Party(
+            name=part.party,
+            role="label holder" if part.role == "bank" else "feature holder",
+            detail=f"{sum(c.coefficient is not None for c in part.columns)} columns in the model",
+            n_rows=sizes.get(part.party),
+            n_columns=len(part.columns),
+        )
+        for part in files.model.parts
+    ]
+    return (*owners, report.Party(name=files.job.coordinator, role="coordinator"))
+
+
+def _weights(files: BankFiles) -> report.Scorecard:
+    scaling, asked = files.model.scaling, files.job.training.sign == "positive"
+    rows, dropped = [], []
+    for part in files.model.parts:
+        for column in part.columns:
+            if column.coefficient is None:
+                dropped.append(report.Dropped(column=column.name, party=part.party, reason=column.left_out))
+                continue
+            rows.append(
+                report.ModelRow(
+                    column=column.name,
+                    party=part.party,
+                    coefficient=column.coefficient,
+                    standard_error=column.standard_error,
+                    sign_ok=column.coefficient >= 0 if asked else None,
+                    iv=column.iv,
+                    points_low=min(column.points) / scaling.units,
+                    points_high=max(column.points) / scaling.units,
+                )
+            )
+    unused = files.code_map.dropped.items()
+    dropped += [report.Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
+    return report.Scorecard(
+        rows=tuple(rows),
+        intercept=files.model.intercept,
+        base_score=scaling.base_score,
+        base_odds=scaling.base_odds,
+        pdo=scaling.pdo,
+        dropped=tuple(dropped),
+    )
+
+
+def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
+    """Merged bins of one party's columns; the bank's own in order of value with labels, others by falling WOE."""
+    table, part, units = files.design.tables[party], files.model.part(party), files.model.scaling.units
+    at, result = offsets(table.n_codes), []
+    for j, column in enumerate(part.columns):
+        group = table.group[at[j] : at[j + 1]]
+        own = files.code_map.columns[j] if party == files.job.bank else None
+        cells = []
+        for number in np.unique(group).tolist():
+            codes = np.flatnonzero(group == number).tolist()
+            bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
+            cell = report.Bin(
+                codes=tuple(codes),
+                share=sum(column.rows[code] for code in codes) / max(sum(column.rows), 1),
+                label=range_label(own, codes) if own else None,
+                bad_rate=min(bad / (bad + good), 1.0) if bad + good > 0 else None,
+                woe=column.woe[codes[0]],
+                points=column.points[codes[0]] / units,
+            )
+            cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
+        cells.sort(key=lambda pair: pair[0])
+        ranked = tuple(cell for _, cell in cells)
+        result.append(report.ColumnBins(column=column.name, party=party, bins=ranked, iv=column.iv))
+    return result
+
+
+def _place(column: ColumnMap, codes: Sequence[int]) -> int:
+    """Number of the first bin among codes, in the order of values."""
+    return int(np.argsort(column.permutation)[list(codes)].min())
+
+
+def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
+    """Label of the codes of a merged bin; neighbouring ranges become one."""
+    names = column.bins.labels()
+    parts: list[tuple[int, int]] = []
+    bins = sorted(np.argsort(column.permutation)[list(codes)].tolist())
+    for place in bins:
+        joins = column.bins.kind == "number" and place != column.bins.missing and parts and parts[-1][1] == place - 1
+        if joins:
+            parts[-1] = (parts[-1][0], place)
+        else:
+            parts.append((place, place))
+    return " or ".join(
+        names[a] if a == b else f"{names[a].split(', ')[0]}, {names[b].split(', ')[1]}" for a, b in parts
+    )
+
+
+def _bank_stability(files: BankFiles) -> report.Stability | None:
+    shifts = [
+        column_shift(column.name, part.party, np.array(column.rows, float), np.array(column.holdout_rows, float))
+        for part in files.model.parts
+        for column in part.columns
+    ]
+    return stability_of(shifts)
+
+
+def _bank_warnings(files: BankFiles) -> list[str]:
+    lines = []
+    if not files.fit["converged"]:
+        lines.append(
+            f"Training stopped at {files.fit['n_evaluations']} openings before it converged: raise max_openings, "
+            "or lower C."
+        )
+    lines += files.design.warnings
+    wrong = [
+        f"{part.party}: {column.name}"
+        for part in files.model.parts
+        for column in part.columns
+        if column.coefficient is not None and column.coefficient < 0
+    ]
+    if wrong:
+        lines.append(
+            f"{len(wrong)} coefficients are negative, against the direction of their WOE, as others say the same: "
+            f"{', '.join(wrong[:10])}{' ...' if len(wrong) > 10 else ''}; sign: positive or max_correlation avoids it."
+        )
+    left = sum(column.coefficient is None for part in files.model.parts for column in part.columns)
+    if left:
+        lines.append(f"{left} columns were left out of the model; the reasons stand beside the scorecard.")
+    withheld = [party for party, c in files.counts.items() if _withheld(c, int(files.train.sum()))]
+    if withheld:
+        lines.append(f"Bins below the holder's minimum size were withheld, and score 0 points: {', '.join(withheld)}.")
+    return [*lines, *files.code_map.warnings, *files.aligned["warnings"]]
+
+
+def _withheld(counts: BinCounts, n_train: int) -> bool:
+    """Whether some column's bins do not add up to all training rows."""
+    return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < n_train).any())

@@ -1,0 +1,107 @@
+"""A holder's report of a training job: its own columns by its own labels, and what was learned."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+from veilscore import __version__
+from veilscore.data.codes import CodeMap
+from veilscore.protocols.binning import cell_counts, offsets
+from veilscore.reports import report
+from veilscore.reports.measures import column_shift, learned_of, stability_of
+from veilscore.reports.report import ReportData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from veilscore.node.job import Job
+    from veilscore.node.store import JobStore
+
+
+def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.Cost] = ()) -> ReportData:
+    """Report for one holder: its own columns by its own labels, what it helped with and what was learned.
+
+    Parameters
+    ----------
+    store : the holder's job folder after its last step.
+
+    Raises
+    ------
+    StateError : the folder lacks what the steps save.
+    """
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    rows, aligned = store.load_arrays("rows"), store.load_json("aligned")
+    train: NDArray[np.bool_] = rows["train"]
+    scored = store.load_json("scored") if store.has("scored") else None
+    bins, shifts = _own_columns(code_map, _own_titles(code_map, store.load_json("columns")["names"]), party, rows)
+    return ReportData(
+        audience="holder",
+        party=party,
+        job=report.Job(
+            name=job.name,
+            job_id=store.path.name,
+            purpose=job.purpose,
+            task=job.task,
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            software=f"Veilscore {__version__}",
+            model_name=job.name,
+            model_hash=scored["model"] if scored else None,
+            n_train=int(train.sum()),
+            n_holdout=int((~train).sum()),
+        ),
+        parties=_holder_parties(job, party, aligned, _contribution(store, train.size, aligned), len(bins), train.size),
+        bins=tuple(bins),
+        stability=stability_of(shifts),
+        costs=tuple(cost for cost in costs if cost.party == party),
+        learned=learned_of(job, evaluated=scored is not None),
+        warnings=(*code_map.warnings, *aligned["warnings"]),
+    )
+
+
+def _own_columns(
+    code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, NDArray[Any]]
+) -> tuple[list[report.ColumnBins], list[report.ColumnStability | None]]:
+    """Bins of every column in the order of values, over the training rows, and how far the hold-out has moved."""
+    train, codes = rows["train"], rows["codes"]
+    before, after = (cell_counts(codes[chosen], code_map.n_codes) for chosen in (train, ~train))
+    at, bins, shifts = offsets(code_map.n_codes), [], []
+    for j, column in enumerate(code_map.columns):
+        cells = slice(at[j], at[j + 1])
+        shares, labels = before[cells] / max(train.sum(), 1), column.labels()
+        shown = [
+            report.Bin(codes=(code,), share=float(shares[code]), label=labels[code])
+            for code in column.permutation.tolist()
+        ]
+        bins.append(report.ColumnBins(column=names[j], party=party, bins=tuple(shown)))
+        shifts.append(column_shift(names[j], party, before[cells], after[cells]))
+    return bins, shifts
+
+
+def _own_titles(code_map: CodeMap, published: Sequence[str]) -> list[str]:
+    """Names of the owner's columns, each with the alias that the bank sees where that differs."""
+    pairs = zip(code_map.names, published, strict=True)
+    return [name if name == alias else f"{name} ({alias})" for name, alias in pairs]
+
+
+def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> str:
+    """What the holder helped with, in one sentence."""
+    lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} firms"]
+    if store.has("trained"):
+        lines.append(f"took part in {store.load_json('trained')['n_steps']:,} steps of training")
+    if store.has("scored"):
+        lines.append(f"helped to score {store.load_json('scored')['n_rows']:,} hold-out rows")
+    return "; ".join(lines)
+
+
+def _holder_parties(
+    job: Job, party: str, aligned: Mapping[str, Any], detail: str, n_columns: int, n_bank: int
+) -> tuple[report.Party, ...]:
+    shown = [report.Party(name=job.bank, role="label holder", n_rows=n_bank)]
+    for holder in job.holders:
+        own = {"detail": detail, "n_rows": aligned["n_rows"], "n_columns": n_columns} if holder == party else {}
+        shown.append(report.Party.model_validate({"name": holder, "role": "feature holder", **own}))
+    return (*shown, report.Party(name=job.coordinator, role="coordinator"))

@@ -1,0 +1,175 @@
+"""What reports of a training job measure, from the files of the job folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore import roles
+from veilscore.data.codes import CodeMap
+from veilscore.errors import ParameterError
+from veilscore.modelling import design as modelling
+from veilscore.modelling import metrics
+from veilscore.modelling.loss import sigmoid
+from veilscore.modelling.model import Scorecard, load_model
+from veilscore.reports import report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from veilscore.node.job import Job
+    from veilscore.node.store import JobStore
+    from veilscore.protocols.binning import BinCounts
+
+    Vector = NDArray[np.float64]
+
+FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fifth")
+
+
+@dataclass(frozen=True, eq=False)
+class BankFiles:
+    """What the bank's job folder holds once training is over; `holdout` is None where no score was opened."""
+
+    job: Job
+    model: Scorecard
+    design: modelling.Design
+    counts: Mapping[str, BinCounts]
+    code_map: CodeMap
+    fit: Mapping[str, Any]
+    aligned: Mapping[str, Any]
+    codes: NDArray[Any]
+    train: NDArray[np.bool_]
+    holdout: Mapping[str, NDArray[Any]] | None
+
+    @property
+    def shift(self) -> float:
+        """Prior correction in the model's intercept, in log-odds."""
+        return self.model.intercept - float(self.fit["intercept"])
+
+
+def read_files(store: JobStore, job: Job) -> BankFiles:
+    """Read the bank's job folder; StateError names what is missing."""
+    rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    return BankFiles(
+        job=job,
+        model=load_model(store.path / "model.json"),
+        design=modelling.design(job, counts, rows),
+        counts=counts,
+        code_map=CodeMap.from_json(store.load_json("code_map")),
+        fit=store.load_json("fit"),
+        aligned=store.load_json("aligned"),
+        codes=rows["codes"],
+        train=rows["train"],
+        holdout=store.load_arrays("holdout") if store.has("holdout") else None,
+    )
+
+
+def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
+    """Fields of the report that need hold-out scores, and lines on what is missing and why."""
+    if files.holdout is None:
+        return {}, [_why_not_measured(files)]
+    y, units, weight = (files.holdout[name] for name in ("target", "units", "weight"))
+    if np.unique(y).size < 2:
+        return {}, ["The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."]
+    points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
+    own, notes = _bank_only_points(files)
+    table = metrics.score_table(y, points, w, points=True)
+    evaluations = [report.evaluate("joint", "the joint scorecard", table)]
+    fields: dict[str, Any] = {}
+    if own is not None:
+        table = metrics.score_table(y, own, w, points=True)
+        evaluations.append(report.evaluate("bank only", "the bank's own columns", table))
+        if w is None:
+            difference = metrics.auc_difference(y, points, own, points=True)
+            fields["improvement"] = report.Improvement(auc=difference[0], standard_error=difference[1])
+        else:
+            notes.append("Rows have weights: the gain over the bank's own columns is shown without standard error.")
+    if files.shift:
+        notes.append(
+            "Points and filed probabilities are corrected to the bad rate of the population, "
+            f"{files.job.training.population_bad_rate:g}; the calibration shown is at the sample's own bad rate."
+        )
+    filed = files.model.calibration
+    if (filed.slope, filed.intercept) != (1.0, 0.0):
+        notes.append(
+            f"Filed probabilities are recalibrated on this hold-out (slope {filed.slope:.3f}, intercept "
+            f"{filed.intercept:+.3f}); the calibration shown is that before, as after it would only praise itself."
+        )
+    risk = sigmoid(files.model.scaling.log_odds_bad(units) - files.shift)
+    fields |= {
+        "evaluations": tuple(evaluations),
+        "distribution": metrics.score_histogram(y, points, w),
+        "calibration": metrics.calibration(y, risk, w),
+        "cutoffs": _cutoffs(files.model.bands, y, points, w),
+    }
+    return fields, notes
+
+
+def _why_not_measured(files: BankFiles) -> str:
+    if files.train.all():
+        return "The job set no rows aside (holdout_fraction: 0), so no metrics can be shown."
+    if not files.job.training.holdout_scores:
+        return (
+            "The job was run with holdout_scores: false: no score of a hold-out row was opened, to the bank neither, "
+            "so no metrics can be shown."
+        )
+    return "The step `evaluate` has not finished, so no metrics can be shown yet."
+
+
+def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
+    """Points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
+    scaling, held = files.model.scaling, files.codes[~files.train]
+    columns = [(j, c) for j, c in enumerate(files.model.part(files.job.bank).columns) if c.coefficient is not None]
+    if not columns:
+        return None, ["No column of the bank is in the model, so there is no score of its own to compare with."]
+    try:
+        *beta, intercept = modelling.bank_only(files.design).tolist()
+    except ParameterError as error:
+        return None, [f"The bank's own columns alone could not be fitted: {error.message}"]
+    eta = np.full(held.shape[0], intercept + files.shift)
+    for coefficient, (j, column) in zip(beta, columns, strict=True):
+        eta += coefficient * np.array(column.woe)[held[:, j]]
+    return (scaling.offset - scaling.factor * eta) / scaling.units, []
+
+
+def _cutoffs(
+    bands: Mapping[str, float], y: NDArray[Any], points: Vector, weight: Vector | None
+) -> tuple[metrics.CutoffRow, ...]:
+    """Table by the model's bands, or by fifths of the hold-out where it has none."""
+    if not bands:
+        edges = np.unique(np.round(np.quantile(points, [0.2, 0.4, 0.6, 0.8])))
+        names = FIFTHS if edges.size == len(FIFTHS) - 1 else None
+        return metrics.cutoff_table(y, points, edges, weight, names=names)
+    ranked = sorted(bands, key=lambda name: bands[name], reverse=True)
+    edges = np.array([bands[name] for name in reversed(ranked)])
+    rows = metrics.cutoff_table(y, points, edges, weight, names=(*ranked, "below all bands"))
+    return rows if rows[-1].n else rows[:-1]
+
+
+def column_shift(column: str, party: str, before: Vector, after: Vector) -> report.ColumnStability | None:
+    """Population stability of one column from its rows per cell; None where a side has no rows."""
+    seen = (before > 0) | (after > 0)
+    if not before.sum() or not after.sum():
+        return None
+    psi = metrics.population_stability(before[seen], after[seen])
+    return report.ColumnStability(column=column, party=party, psi=psi)
+
+
+def stability_of(shifts: Iterable[report.ColumnStability | None]) -> report.Stability | None:
+    """Stability of the columns that have one."""
+    known = tuple(shift for shift in shifts if shift is not None)
+    return report.Stability(columns=known) if known else None
+
+
+def learned_of(job: Job, *, evaluated: bool) -> tuple[report.Learned, ...]:
+    """What each role learned in the steps that ran."""
+    p = job.training
+    return tuple(
+        report.Learned(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        for row in roles.leakage_table(job.task, monotone=p.monotone, standard_errors=p.standard_errors)
+        if evaluated or row.step != "evaluate"
+    )

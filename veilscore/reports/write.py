@@ -1,0 +1,83 @@
+"""Reports of a training job, made from what each party keeps in its job folder.
+
+The bank's report has metrics, weights and bins by number; a holder's has its own columns with their own labels. What
+neither may show is checked by `veilscore.reports.report`; here is only where each figure comes from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from veilscore.node.store import write_atomically
+from veilscore.reports import report
+from veilscore.reports.bank import bank_report
+from veilscore.reports.holder import holder_report
+from veilscore.reports.report import ReportData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from veilscore.node.workflow import StepContext
+
+__all__ = ["add_costs", "bank_report", "holder_report", "merged_report", "save_report", "write_reports"]
+
+
+def write_reports(context: StepContext) -> None:
+    """Write report.html and report.json of the party of a finished training job into its job folder.
+
+    Raises
+    ------
+    StateError : the folder lacks what the steps save, or cannot be written.
+    """
+    if context.role == "coordinator" or context.job.task != "train_scorecard":
+        return
+    if context.role == "bank":
+        data = bank_report(context.store, context.job)
+    else:
+        data = holder_report(context.store, context.job, context.session.party)
+    save_report(data, context.store.path)
+
+
+def save_report(data: ReportData, folder: Path) -> Path:
+    """Write report.json and report.html, mode 0600; returns the path of the page."""
+    text, page = data.model_dump_json(indent=1), report.render(data)
+    write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
+    write_atomically(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
+    return folder / "report.html"
+
+
+def add_costs(report_json: Path, costs: Iterable[report.Cost]) -> Path:
+    """Put times and bytes, known only when a job is over, into a written report and its page.
+
+    A holder's report takes its own costs only.
+    """
+    data = report.read_report(report_json)
+    shown = [cost for cost in costs if data.audience != "holder" or cost.party == data.party]
+    return save_report(_with(data, costs=shown), report_json.parent)
+
+
+def _with(data: ReportData, **changes: Any) -> ReportData:
+    """Copy with some fields replaced, checked again."""
+    return ReportData.model_validate({**data.model_dump(), **changes})
+
+
+def merged_report(bank: ReportData, holders: Sequence[ReportData]) -> ReportData:
+    """Join all views under the holders' own column names; for demonstrations only, and the page says so."""
+    renamed: dict[tuple[str, str], str] = {}
+    for view in holders:
+        published = [column.column for column in bank.bins if column.party == view.party]
+        own = [column.column for column in view.bins]
+        if len(published) == len(own):
+            renamed |= {(view.party, alias): title for alias, title in zip(published, own, strict=True)}
+
+    def titled(parts: Iterable[Any]) -> list[dict[str, Any]]:
+        return [{**part.model_dump(), "column": renamed.get((part.party, part.column), part.column)} for part in parts]
+
+    changes: dict[str, Any] = {"bins": titled(bank.bins)}
+    if bank.model:
+        rows, dropped = titled(bank.model.rows), titled(bank.model.dropped)
+        changes["model"] = {**bank.model.model_dump(), "rows": rows, "dropped": dropped}
+    if bank.stability:
+        changes["stability"] = {**bank.stability.model_dump(), "columns": titled(bank.stability.columns)}
+    return report.merge(_with(bank, **changes), holders)
