@@ -1,0 +1,106 @@
+"""What a user does after training: models, score, report, backup; on real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+
+import pytest
+from trial_scoring import train
+from typer.testing import CliRunner
+
+from veilscore.cli import app
+from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
+from veilscore.modelling.model import load_model
+
+WIDE = {"COLUMNS": "200", "TERM": "dumb"}
+
+
+def veilscore(*arguments, exit_code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env=WIDE)
+    if isinstance(result.exception, VeilscoreError):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output + repr(result.exception)
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained"))
+
+
+def firms_of(trained, party):
+    with (trained / "data" / f"{party}.csv").open(encoding="utf-8") as file:
+        return [row["uscc"] for row in csv.DictReader(file)]
+
+
+def test_model_list_and_show(trained):
+    model = load_model(trained / "bank" / "models" / "firms" / "model.json")
+    assert model.sha256.hex()[:16] in veilscore("model", "list", "--federation", trained)
+    text = veilscore("model", "show", "firms", "--federation", trained)
+    for part in model.parts:
+        assert all(column.name in text for column in part.columns)
+    assert model.sha256.hex() in text
+    assert "gradients opened" in text
+
+
+def test_export_and_import_keep_the_hash(trained, tmp_path):
+    veilscore("model", "export", "firms", tmp_path / "m.json", "--federation", trained)
+    model = load_model(tmp_path / "m.json")
+    assert model.sha256 == load_model(trained / "bank" / "models" / "firms" / "model.json").sha256
+    with pytest.raises(ConfigError, match="exists already"):
+        veilscore("model", "import", tmp_path / "m.json", "--federation", trained)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "node.yaml").write_text("name: bank\nrole: bank\n")
+    text = veilscore("model", "import", tmp_path / "m.json", "--home", home)
+    assert "code map" in text
+    assert load_model(home / "models" / "firms" / "model.json").sha256 == model.sha256
+
+
+def test_a_changed_model_is_refused(trained, tmp_path):
+    veilscore("model", "export", "firms", tmp_path / "m.json", "--federation", trained)
+    body = json.loads((tmp_path / "m.json").read_text())
+    body["model"]["base_points"] += 1
+    (tmp_path / "m.json").write_text(json.dumps(body))
+    with pytest.raises(ConfigError, match="changed after training"):
+        veilscore("model", "import", tmp_path / "m.json", "--federation", trained)
+
+
+def test_unknown_model_says_how_to_list():
+    with pytest.raises(ConfigError, match="no node's home"):
+        veilscore("model", "show", "firms", "--home", "nowhere")
+
+
+def test_backup_has_what_a_model_needs_and_never_replaces(trained, tmp_path):
+    file = tmp_path / "tax.tar.gz"
+    veilscore("backup", file, "--federation", trained, "--party", "tax")
+    with tarfile.open(file) as archive:
+        names = archive.getnames()
+    assert "tax/models/firms/code_map.json" in names
+    assert any(name.startswith("tax/identity/") for name in names)
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StateError, match="exists already"):
+        veilscore("backup", file, "--federation", trained, "--party", "tax")
+
+
+def test_score_and_report_on_real_processes(trained):
+    known = sorted(set(firms_of(trained, "bank")) & set(firms_of(trained, "tax")) & set(firms_of(trained, "registry")))
+    unknown = sorted(set(firms_of(trained, "bank")) - set(firms_of(trained, "tax")))
+    arguments = ("--model", "firms", "--federation", trained)
+    veilscore("up", trained)
+    try:
+        text = veilscore("score", known[0], *arguments, "--request-id", "loan-1")
+        assert "scored" in text
+        assert "points" in text
+        again = veilscore("score", known[0], *arguments, "--request-id", "loan-1")
+        assert again == text
+        refused = veilscore("score", unknown[0], *arguments, exit_code=1)
+        assert "failed" in refused
+        assert "unknown" in refused
+        assert "fallback" in veilscore("score", unknown[0], *arguments, "--on-missing", "missing_code")
+        with pytest.raises(JobError, match="no job"):
+            veilscore("report", "nothing", "--federation", trained)
+    finally:
+        veilscore("down", trained)
