@@ -135,15 +135,12 @@ class Records:
         return _Index(table.ids[order], codes, data_time_s, signature, time.monotonic())
 
     def _table(self) -> Table:
-        dataset, job = self._dataset(), self._job
-        chosen = job.columns.get(self._node.name)
-        special = {dataset.label_column, dataset.weight_column, dataset.date_column} - {None}
+        dataset = self._dataset()
         return read_table(
             dataset.source,
             dataset.id_column,
-            columns=chosen.include if chosen else None,
-            exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(map(str, special))),
-            normaliser=job.parameters.id_normaliser,
+            columns=tuple(self.code_map.kinds),
+            normaliser=self._job.parameters.id_normaliser,
             table=dataset.table,
             query=dataset.query,
             kinds=dict(self.code_map.kinds),
