@@ -27,15 +27,15 @@ setup: $(VENV)/.core
 
 $(VENV)/.core: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.core
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[demo]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 # Generated code is committed; run this after a change under protos/.

@@ -20,7 +20,7 @@ def main() -> None:
         home = Path(temporary) / "venv"
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", ROOT], check=True)
+        subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", ROOT], check=True)
         seconds = time.perf_counter() - began
         subprocess.run([home / "bin" / "veilscore", "--version"], check=True)
         size = sum(f.stat().st_size for f in home.rglob("*") if f.is_file() and not f.is_symlink()) / 1e6

@@ -437,3 +437,10 @@ def test_the_page_can_be_drawn(merged, tmp_path):
     chromium(tmp_path, f"--screenshot={picture}", "--window-size=1280,2400", path.as_uri())
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 50_000
+
+
+def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
+    monkeypatch.setattr("veilscore.reports.report.find_spec", lambda _name: None)
+    page = report.render(merged)
+    assert "veilscore[report]" in page
+    assert "Cut-off" in page

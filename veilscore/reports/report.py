@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from veilscore.errors import DataError, StateError
 from veilscore.modelling import metrics
-from veilscore.reports import plots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -425,7 +425,11 @@ def render(report: ReportData) -> str:
 
 
 def _charts(report: ReportData) -> dict[str, Markup]:
-    """Draw every chart that has data."""
+    """Draw every chart that has data; without matplotlib, say how to get it in its place."""
+    if find_spec("matplotlib") is None:
+        return dict.fromkeys(_CHARTS, _NO_CHART)
+    from veilscore.reports import plots  # noqa: PLC0415 - an extra of the installation, and slow to load
+
     curves = {part.name: part.curve for part in report.evaluations if part.curve}
     gains = {part.name: part.gains for part in report.evaluations if part.gains}
     main = next((part for part in report.evaluations if part.kind == "joint"), None)
@@ -453,6 +457,7 @@ def _charts(report: ReportData) -> dict[str, Markup]:
     return {name: Markup(drawn[name].to_svg() if name in drawn else "") for name in _CHARTS}  # noqa: S704
 
 
+_NO_CHART: Final = Markup("<p>This chart needs matplotlib: pip install &quot;veilscore[report]&quot;</p>")
 _CHARTS: Final = ("roc", "ks", "gains", "lift", "distribution", "calibration", "stability", "convergence")
 
 
