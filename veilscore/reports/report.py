@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -426,39 +426,49 @@ def render(report: ReportData) -> str:
 
 def _charts(report: ReportData) -> dict[str, Markup]:
     """Draw every chart that has data; without matplotlib, say how to get it in its place."""
-    if find_spec("matplotlib") is None:
-        return dict.fromkeys(_CHARTS, _NO_CHART)
-    from veilscore.reports import plots  # noqa: PLC0415 - an extra of the installation, and slow to load
-
     curves = {part.name: part.curve for part in report.evaluations if part.curve}
     gains = {part.name: part.gains for part in report.evaluations if part.gains}
     main = next((part for part in report.evaluations if part.kind == "joint"), None)
     edges = [row.low for row in report.cutoffs if row.low is not None]
     stability, convergence = report.stability, report.convergence
-    drawn: dict[str, plots.Chart] = {}
+    wanted: dict[str, tuple[Any, ...]] = {}
     if curves:
-        drawn["roc"] = plots.roc_chart(curves)
+        wanted["roc"] = (curves,)
     if main and main.curve:
         ks = metrics.Ks(main.discrimination.ks, main.discrimination.ks_score)
-        drawn["ks"] = plots.ks_chart(main.curve, ks, report.score_name)
+        wanted["ks"] = (main.curve, ks, report.score_name)
     if gains:
-        drawn["gains"] = plots.gains_chart(gains)
+        wanted["gains"] = (gains,)
     if main and main.gains:
-        drawn["lift"] = plots.lift_chart(main.gains)
+        wanted["lift"] = (main.gains,)
     if report.distribution:
-        drawn["distribution"] = plots.score_chart(report.distribution, report.score_name, edges)
+        wanted["score"] = (report.distribution, report.score_name, edges)
     if report.calibration:
-        drawn["calibration"] = plots.calibration_chart(report.calibration)
+        wanted["calibration"] = (report.calibration,)
     if stability and stability.score:
-        drawn["stability"] = plots.stability_chart(stability.score, stability.expected_name, stability.actual_name)
+        wanted["stability"] = (stability.score, stability.expected_name, stability.actual_name)
     if convergence and convergence.gradient_norm:
-        drawn["convergence"] = plots.convergence_chart(convergence.gradient_norm, convergence.tolerance)
+        wanted["convergence"] = (convergence.gradient_norm, convergence.tolerance)
+    return {name: _chart(kind, wanted.get(kind)) for name, kind in _CHARTS.items()}
+
+
+def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
+    """One drawing of `plots`, empty where there is nothing to draw."""
+    if figures is None:
+        return Markup()
+    if find_spec("matplotlib") is None:
+        return _NO_CHART
+    from veilscore.reports import plots  # noqa: PLC0415 - an extra of the installation, and slow to load
+
     # Safe: to_svg escapes every text in the drawing.
-    return {name: Markup(drawn[name].to_svg() if name in drawn else "") for name in _CHARTS}  # noqa: S704
+    return Markup(getattr(plots, f"{kind}_chart")(*figures).to_svg())  # noqa: S704
 
 
 _NO_CHART: Final = Markup("<p>This chart needs matplotlib: pip install &quot;veilscore[report]&quot;</p>")
-_CHARTS: Final = ("roc", "ks", "gains", "lift", "distribution", "calibration", "stability", "convergence")
+_CHARTS: Final = {
+    **{kind: kind for kind in ("roc", "ks", "gains", "lift", "calibration", "stability", "convergence")},
+    "distribution": "score",
+}
 
 
 def _cost_table(costs: Sequence[Cost]) -> dict[str, dict[str, Cost]]:
