@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -73,18 +71,6 @@ def test_rounding_of_tables_is_unbiased():
     bias = (shared_probability(series, eta, rng, (12, 12)) - series.probability(eta)).sum()
     standard_error = np.sqrt((sigmoid(eta) * (1 - sigmoid(eta))).sum())
     assert abs(bias) < 0.01 * 3 * standard_error
-
-
-def test_tables_are_fast():
-    units = np.random.default_rng(0).integers(0, TURN, 150_000, dtype=np.uint64)
-    series = sigmoid_series(16)
-    series.tables(units[:10])
-    best = np.inf
-    for _ in range(5):
-        start = time.process_time()
-        series.tables(units)
-        best = min(best, time.process_time() - start)
-    assert best < 0.2
 
 
 def test_encoded_tables_refuse_odd_precision():
