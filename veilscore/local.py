@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from veilscore.channel import Tamper, simulate
-from veilscore.errors import RefusedError, VeilscoreError
+from veilscore.errors import JobError, RefusedError, VeilscoreError
 from veilscore.node import workflow
 from veilscore.node.job import Job, new_job_id
 from veilscore.node.policy import NodeConfig, Refuse
@@ -38,6 +38,13 @@ class LocalRun:
     stores: dict[str, JobStore]
     transcripts: dict[str, Transcript] = field(default_factory=dict)
 
+    def context(self, session: Session) -> workflow.StepContext:
+        """What the session's party has at hand."""
+        party, role = session.party, self.nodes[session.party].role
+        if role == "operator":
+            raise JobError("an operator has no part in a step", party=party)
+        return workflow.StepContext(session, role, self.job, self.nodes[party], self.stores[party])
+
     def step(
         self,
         step: str,
@@ -52,11 +59,7 @@ class LocalRun:
         checkpoints: dict[str, list[dict[str, Any]]] = {}
         for party in workflow.parties_in(step, self.job):
             session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
-            role: Any = "bank" if party == self.job.bank else "holder"
-            if party == self.job.coordinator:
-                role = "coordinator"
-            context = workflow.StepContext(session, role, self.job, self.nodes[party], self.stores[party])
-            roles[party], sessions[party] = workflow.protocol_for(step, context), session
+            roles[party], sessions[party] = workflow.protocol_for(step, self.context(session)), session
         try:
             simulate(
                 roles,

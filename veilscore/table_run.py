@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from veilscore.channel import Tamper, simulate
 from veilscore.errors import JobError
 from veilscore.local import LocalRun, open_job
 from veilscore.node import workflow
 from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.protocol import Session
 from veilscore.reports import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from veilscore.channel import Tamper
     from veilscore.data.table import Table
     from veilscore.node.job import Job
+    from veilscore.protocol import Session
 
 R = TypeVar("R")
 
@@ -49,6 +49,10 @@ class TableRun(LocalRun):
     tables: Mapping[str, Table] = field(default_factory=dict, repr=False)
     costs: list[report.Cost] = field(default_factory=list)
 
+    def context(self, session: Session) -> GivenTable:
+        """The same, with the party's table in place of its catalogue."""
+        return GivenTable(**vars(super().context(session)), given=self.tables.get(session.party))
+
     def step(
         self,
         step: str,
@@ -58,17 +62,10 @@ class TableRun(LocalRun):
         faults: Tamper | None = None,
         timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
-        """Run one step at all its parties."""
-        start, protocols, sessions = time.perf_counter(), {}, {}
+        """Run one step at all its parties and note what it cost."""
+        start = time.perf_counter()
         before = {party: transcript.bytes_sent(party) for party, transcript in self.transcripts.items()}
-        for party in workflow.parties_in(step, self.job):
-            role = self.nodes[party].role
-            session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
-            if role == "operator":
-                raise JobError("an operator has no part in a step")
-            context = GivenTable(session, role, self.job, self.nodes[party], self.stores[party], self.tables.get(party))
-            protocols[party], sessions[party] = workflow.protocol_for(step, context), session
-        simulate(protocols, sessions, tamper=tamper, faults=faults, timeout_s=timeout_s, transcripts=self.transcripts)
+        super().step(step, attempt, tamper=tamper, faults=faults, timeout_s=timeout_s)
         seconds = time.perf_counter() - start
         self.costs += [
             report.Cost(
@@ -77,7 +74,7 @@ class TableRun(LocalRun):
                 seconds=seconds,
                 bytes_sent=self.transcripts[party].bytes_sent(party) - before[party],
             )
-            for party in protocols
+            for party in workflow.parties_in(step, self.job)
         ]
 
 

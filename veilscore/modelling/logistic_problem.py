@@ -36,8 +36,7 @@ class LogisticProblem:
     low, high : (d,) float64, least and greatest coded value of each column.
     curvature : (d + 1,) or (d + 1, d + 1) float64, guess of the Hessian of the loss at the start, intercept last:
         sum_i w_i pbar (1 - pbar) x_ij x_ik. `veilscore.modelling.woe.logistic_problem` makes it from counts,
-        exact for the bank's
-        own columns, as if uncorrelated elsewhere.
+        exact for the bank's own columns, as if uncorrelated elsewhere.
     first_gradient : (d + 1,) gradient of the loss at beta = 0 and the base rate; the counts give it, so the first
         point needs no opening.
     base_log_odds : log-odds of the (weighted) bad rate.
