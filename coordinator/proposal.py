@@ -34,6 +34,6 @@ async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: f
         ) from error
     if answer.pending:
         return AcceptanceRow(party.name, "pending", answer.reason[:1000], b"", b"")
-    verify_acceptance(answer, party.identity, job_id, job)
+    verify_acceptance(answer, fabric.federation.keys_of(party.name), job_id, job)
     status = "accepted" if answer.accepted else "refused"
-    return AcceptanceRow(party.name, status, answer.reason[:1000], answer.job_sha256, answer.signature)
+    return AcceptanceRow(party.name, status, answer.reason[:1000], answer.job_sha256, answer.signature, answer.bound)

@@ -19,12 +19,11 @@ from veilscore.node.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.attempt import Outcome
     from coordinator.state import State
     from coordinator.watch import Watchers
-    from veilscore.fabric.federation import Federation
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.step_run import Workflow
 
@@ -55,25 +54,26 @@ class Scheduler:
     Parameters
     ----------
     local_step : runs the coordinator's own part of a step as (job id, job, step, attempt).
+    cross_sign : lets the parties of a finished job sign each other's logs.
     """
 
     def __init__(
         self,
         state: State,
         fabric: Fabric,
-        federation: Federation,
         workflow: Workflow,
         watchers: Watchers,
         local_step: Callable[[str, Job, str, int], AsyncIterator[control_pb2.StepEvent]],
         patience: Patience,
+        cross_sign: Callable[[str, Job], Awaitable[None]] | None = None,
     ) -> None:
         self._state = state
         self._fabric = fabric
-        self._federation = federation
         self._workflow = workflow
         self._watchers = watchers
         self._local_step = local_step
         self._patience = patience
+        self._cross_sign = cross_sign
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._log = structlog.get_logger("coordinator").bind(party=fabric.name)
 
@@ -141,7 +141,7 @@ class Scheduler:
         if job.coordinator != self._fabric.name:
             raise ConfigError(f"the job names {job.coordinator} as coordinator, this is {self._fabric.name}")
         for party in job.parties:
-            member = self._federation.member(party)
+            member = self._fabric.federation.member(party)
             wanted = "bank" if party == job.bank else "holder"
             if member.role != wanted:
                 raise ConfigError(f"{party} has role {member.role} in the federation, the job needs a {wanted}")
@@ -172,6 +172,7 @@ class Scheduler:
             for position, step in enumerate(self._workflow.steps_for(job)):
                 if step not in done:
                     await self._run_step(job_id, job, step, position)
+            await self._gather_evidence(job_id, job)
             self._move(job_id, "done")
         except RefusedError as error:
             self._end(job_id, error, refused=self._state.job(job_id).status != "running")
@@ -180,6 +181,16 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a job must not stay running without a task
             self._log.error("job failed", job=job_id, exc_info=error)
             self._end(job_id, JobError("internal error at the coordinator; its log has the details"))
+
+    async def _gather_evidence(self, job_id: str, job: Job) -> None:
+        """Have the logs cross-signed; results stand without it, so an error is told and the job is still done."""
+        if self._cross_sign is None:
+            return
+        try:
+            await self._cross_sign(job_id, job)
+        except VeilscoreError as error:
+            self._log.error("logs were not cross-signed", job=job_id, message=str(error))
+            self._tell(job_id, "running", f"no receipt: {error}"[:1000])
 
     def _end(self, job_id: str, error: VeilscoreError, *, refused: bool = False) -> None:
         try:
@@ -209,7 +220,7 @@ class Scheduler:
         while open_parties:
             answers = await asyncio.gather(
                 *(
-                    ask(self._fabric, self._federation.member(party), job_id, job, self._patience.propose_s)
+                    ask(self._fabric, self._fabric.federation.member(party), job_id, job, self._patience.propose_s)
                     for party in open_parties
                 )
             )

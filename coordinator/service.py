@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.cross_sign import cross_sign
 from coordinator.scheduler import Patience, Scheduler
 from coordinator.state import UNFINISHED, State
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.identity import ROLES
 from veilscore.node.job import check_job_id, parse_job
+from veilscore.node.key_watch import KeyWatch
 from veilscore.node.node import default_workflow, load_membership
+from veilscore.node.people import authoriser, sees_job
 from veilscore.node.policy import database_url, load_node_config
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
 from veilscore.node.store import JobStore
@@ -55,7 +61,7 @@ class Coordinator:
         self.config = load_node_config(self.home)
         if self.config.role != "coordinator":
             raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a coordinator")
-        identity, self._federation = load_membership(self.home, self.config)
+        identity, federation = load_membership(self.home, self.config)
         self.name = identity.name
         self.workflow = workflow if workflow is not None else default_workflow()
         self.state = State(self._state_url())
@@ -63,21 +69,26 @@ class Coordinator:
         self._log = structlog.get_logger("coordinator").bind(party=self.name)
         self.fabric = Fabric(
             identity,
-            self._federation,
+            federation,
             accept_session=self._accept_session,
             limits=limits,
             listen=self.config.listen,
+            authorise=authoriser(self.config),
         )
+        self.keys = KeyWatch(self.home, self.config, self.fabric)
         self.scheduler = Scheduler(
             self.state,
             self.fabric,
-            self._federation,
             self.workflow,
             self.watchers,
             self._local_step,
             patience or Patience(),
+            self._cross_sign,
         )
         self._register(Totals())
+        self.evidence = EvidenceRecorder(
+            self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
+        )
 
     def _state_url(self) -> str:
         if self.config.state_url is not None:
@@ -101,26 +112,34 @@ class Coordinator:
 
     async def start(self) -> None:
         """Listen, and go on with every unfinished job."""
+        await asyncio.to_thread(self.evidence.open)
         await self.fabric.start()
+        self.keys.start()
         self.scheduler.resume_all()
         self._log.info("coordinator started")
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Stop; unfinished jobs go on at the next start."""
+        await self.keys.stop()
         await self.scheduler.stop()
         self.watchers.close_all()
         await self.fabric.stop(grace_s)
         self.state.close()
+        self.evidence.close()
         self._log.info("coordinator stopped")
 
     # calls
 
     async def _submit(self, request: control_pb2.SubmitJob, peer: Member) -> control_pb2.JobInfo:
-        self._may_touch(peer, parse_job(request.job_yaml, "submitted job").bank)
+        self._may_touch(peer, parse_job(request.job_yaml, "submitted job").bank, peer.name)
         return self._info(self.scheduler.submit(request.job_yaml, peer.name))
 
     async def _list(self, _request: control_pb2.Empty, peer: Member) -> control_pb2.JobList:
-        jobs = [row for row in self.state.jobs() if self._touches(peer, self.scheduler.job(row.job_id).bank)]
+        jobs = [
+            row
+            for row in self.state.jobs()
+            if sees_job(self.config, peer, self.scheduler.job(row.job_id).bank, row.submitted_by)
+        ]
         return control_pb2.JobList(jobs=[_job_info(row, (), {}) for row in jobs])
 
     async def _show(self, request: control_pb2.JobRef, peer: Member) -> control_pb2.JobInfo:
@@ -154,17 +173,14 @@ class Coordinator:
 
     def _resolve(self, request: control_pb2.JobRef, peer: Member) -> str:
         job_id = check_job_id(request.job_id)
-        self._may_touch(peer, self.scheduler.job(job_id).bank)
+        self._may_touch(peer, self.scheduler.job(job_id).bank, self.state.job(job_id).submitted_by)
         return job_id
 
-    def _touches(self, peer: Member, bank: str) -> bool:
-        return peer.name == bank or (peer.role == "operator" and peer.name in self.config.operators)
-
-    def _may_touch(self, peer: Member, bank: str) -> None:
-        if not self._touches(peer, bank):
+    def _may_touch(self, peer: Member, bank: str, submitted_by: str) -> None:
+        if not sees_job(self.config, peer, bank, submitted_by):
             raise RefusedError(
-                f"{peer.name} may not submit or see jobs of {bank}: use {bank}'s identity, or an operator named "
-                f"in {self.name}'s node.yaml",
+                f"{peer.name} may not submit or see this job of {bank}: use {bank}'s identity, or a person named in "
+                f"{self.name}'s node.yaml: a modeller for own jobs, an auditor for all",
                 party=self.name,
             )
 
@@ -181,8 +197,17 @@ class Coordinator:
         context = self.workflow.StepContext(session=session, role="coordinator", job=job, node=self.config, store=store)
         limit_s = self.config.limits.step_deadline_s
         run = StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, limit_s)
-        async for event in run.events():
-            yield event
+        try:
+            async for event in run.events():
+                if event.WhichOneof("event") == "done":
+                    await asyncio.to_thread(self.evidence.step_finished, session.id, run.transcript)
+                yield event
+        finally:
+            if run.failure is not None:
+                self.evidence.step_failed(session.id, run.transcript)
+
+    async def _cross_sign(self, job_id: str, job: Job) -> None:
+        await cross_sign(self.fabric, Exchange(self.evidence, lambda _: job), job_id, job)
 
     def _accept_session(self, session: str, sender: str) -> bool:
         """Whether messages of this session may come in: the newest attempt of a step that it takes part in."""
@@ -216,6 +241,7 @@ def _job_info(row: JobRow, steps: tuple[StepRow, ...], acceptances: dict[str, Ac
                 reason=a.reason,
                 job_sha256=a.sha256,
                 signature=a.signature,
+                bound=a.bound,
             )
             for a in acceptances.values()
         ],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -40,6 +40,7 @@ ACCEPTANCES = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("sha256", sa.LargeBinary, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("bound", sa.Text, nullable=False),
 )
 
 STEPS = sa.Table(
@@ -97,13 +98,14 @@ class JobRow:
 
 @dataclass(frozen=True)
 class AcceptanceRow:
-    """One party's answer: pending, accepted or refused."""
+    """One party's answer: pending, accepted or refused; `bound` is what it signed besides the job."""
 
     party: str
     status: str
     reason: str
     sha256: bytes
     signature: bytes
+    bound: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ def main() -> int:
         firm = (options.data / "bank.csv").read_text(encoding="utf-8").split("\n")[1].split(",")[0]
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
+        token = folder / "consent.json"
+        veilscore("consent", "issue", folder / "consent-portal", token, "--firm", firm, "--purpose", job.purpose)
+        veilscore("consent", "import", token, "--federation", folder)
         veilscore("score", firm, "--model", job.name, "--on-missing", "missing_code", "--federation", folder)
     except subprocess.CalledProcessError as error:
         return int(error.returncode)

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+from consent_issuer import ISSUERS, OFTEN
 
 from veilscore.local import open_job
 from veilscore.modelling.loss import sigmoid
@@ -91,7 +92,10 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
                     **{"id_column": "firm", **(meaning if party == "bank" else {}), **dataset},
                 )
             },
-            policy=NodePolicy(accept="auto", **((bank_policy if party == "bank" else holder_policy) or {})),
+            policy=NodePolicy(
+                **{"accept": "auto", "consent_issuers": ISSUERS, "release": OFTEN}
+                | ((bank_policy if party == "bank" else holder_policy) or {})
+            ),
         )
         for party in ("bank", *holders)
     }
@@ -137,6 +141,7 @@ def skip_align(run):
             row_at = {firm: row for row, firm in enumerate(table.ids.tolist())}
             rows = np.array([row_at.get(firm, -1) for firm in tables[run.job.bank].ids.tolist()], np.int64)
             run.stores[party].save_arrays("row_of", row_of=rows)
+            run.stores[party].save_arrays("firms", firms=np.maximum(rows, 0).astype(np.uint64))
 
 
 def _session(run, party):

@@ -13,7 +13,8 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import shared_data
-from veilscore.api import JointScorecard, NotFittedError
+from veilscore.api import JointBoosting, JointScorecard, NotFittedError
+from veilscore.data.simulate import simulate
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
 from veilscore.node.job import TrainScorecard
 from veilscore.table_run import outside_loop
@@ -176,3 +177,21 @@ def test_the_temporary_folder_goes_with_the_estimator(example):
     assert "holdout_fraction: 0" in card.report_.data.warnings[0]
     del card
     assert not home.exists()
+
+
+def test_joint_boosting():
+    parties = simulate(700, seed=7).parties
+    holders = {"tax": parties["tax"], "registry": parties["registry"]}
+    model = JointBoosting(
+        n_estimators=4, max_depth=3, max_bin=8, splits="bounded", bounds=False, noise_rows=0, min_leaf_rows=10
+    ).fit(parties["bank"], holders)
+    assert "n_estimators=4" in repr(model)
+    assert model.feature_importances_.sum() == pytest.approx(1.0)
+    assert len(model.feature_names_in_) == model.n_features_in_
+    assert model.n_iter_.tolist() == [4]
+    risk = model.predict_proba(parties["bank"], holders)
+    assert roc_auc_score(parties["bank"].label, risk[:, 1]) > 0.6
+    assert np.allclose(1 / (1 + np.exp(-model.decision_function(parties["bank"], holders))), risk[:, 1])
+    assert any("Bounds" in line for line in model.report_.data.warnings)
+    with pytest.raises(ConfigError, match="did you mean 'max_depth'"):
+        JointBoosting(maxdepth=3)

@@ -85,14 +85,24 @@ def test_backup_has_what_a_model_needs_and_never_replaces(trained, tmp_path):
         veilscore("backup", file, "--federation", trained, "--party", "tax")
 
 
+def consent(trained, firm, file):
+    veilscore("consent", "issue", trained / "consent-portal", trained / file, "--firm", firm, "--purpose", "credit")
+    veilscore("consent", "import", trained / file, "--federation", trained)
+
+
 def test_score_and_report_on_real_processes(trained):
     known = sorted(set(firms_of(trained, "bank")) & set(firms_of(trained, "tax")) & set(firms_of(trained, "registry")))
     unknown = sorted(set(firms_of(trained, "bank")) - set(firms_of(trained, "tax")))
     arguments = ("--model", "firms", "--federation", trained)
     veilscore("up", trained)
     try:
+        without = veilscore("score", known[0], *arguments, exit_code=1)
+        assert "consent is missing" in " ".join(without.split())
+        consent(trained, known[0], "known.json")
         text = veilscore("score", known[0], *arguments, "--request-id", "loan-1")
         assert "scored" in text
+        assert "consent is missing" in " ".join(veilscore("score", known[0], *arguments, exit_code=1).split())
+        consent(trained, unknown[0], "unknown.json")
         assert "points" in text
         again = veilscore("score", known[0], *arguments, "--request-id", "loan-1")
         assert again == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ from local_jobs import firms, job, nodes, write
 from veilscore.channel import simulate
 from veilscore.crypto import shares
 from veilscore.data.codes import CodeMap
-from veilscore.lattice import hints, lookup, product
-from veilscore.lattice.params import T
+from veilscore.lattice import hints, lookup, packed_sums, product
+from veilscore.lattice.params import SCORE_T, T
 from veilscore.local import open_job
 from veilscore.modelling.loss import TURN
 from veilscore.protocol import Session
@@ -37,13 +38,30 @@ PACKED = {  # kinds that carry ring elements, and their fields that do
     "TrainLeadCells": ("data",),
     "TrainBankResidual": ("data",),
     "TrainHolderGradient": ("reply",),
+    "ScreenBankRound1": ("public_key",),
+    "ScreenBankLabel": ("data",),
+    "ScreenHolderSums": ("data",),
+    "BoostBankHints": ("data",),
+    "BoostHolderHints": ("data",),
+    "BoostBankTree": ("product_public",),
+    "BoostBankTables": ("ciphertexts",),
+    "BoostHolderGradients": ("reply",),
+    "BoostBankVectors": ("data",),
+    "BoostHolderVectors": ("data",),
+    "BoostBankBlock": ("ciphertexts",),
+    "BoostHolderBlock": ("reply",),
     "BatchHolderHints": ("data",),
     "BatchBankQuery": ("data",),
+    "BatchBankKey": ("product_public",),
+    "BatchBankFactors": ("ciphertext_enc",),
+    "BatchHolderReply": ("reply_enc",),
 }
 WORDS = {  # kinds that carry shares, each uniform without the receiver's own: field and modulus
     "BinHolderRound2": ("shares", T),
+    "ScreenHolderShares": ("shares", T),
     "TrainHolderEta": ("share", TURN),
     "TrainLeadResidual": ("share", T),
+    "BoostHolderMargin": ("data", T),
     "BatchHolderPartial": ("data", TURN),
     "BatchCoordinatorTotal": ("data", TURN),
 }
@@ -99,7 +117,7 @@ class Record:
 def recording(record):
     """Note ring elements as they are read and shares as they are made."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (hints, lookup, product):
+        for module in (hints, lookup, packed_sums, product):
             patch.setattr(module, "unpack", _noting_elements(record, module.unpack))
         for owner, name in (
             (hints.MatrixOwner, "evaluate_many"),
@@ -108,6 +126,8 @@ def recording(record):
             (lookup.LookupTable, "query_many"),
             (product.ProductKey, "decrypt"),
             (product.ProductEvaluator, "multiply_sum"),
+            (packed_sums.SumsEvaluator, "sums"),
+            (packed_sums.SumsKey, "share"),
         ):
             patch.setattr(owner, name, _noting_shares(record, owner, name))
         yield
@@ -133,7 +153,8 @@ def _noting_shares(record, owner, name):
     def method(self, *args, **options):
         result = original(self, *args, **options)
         share = result[1] if isinstance(result, tuple) else result
-        modulus = self._shape.params.t if hasattr(self, "_shape") else T
+        params = self._shape.params if hasattr(self, "_shape") else getattr(self, "_params", None)
+        modulus = T if params is None else params.t
         record.views.setdefault(f"{type(self).__name__}.{name}", []).append((np.asarray(share).ravel(), modulus))
         return result
 
@@ -157,6 +178,48 @@ def record(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def screened(tmp_path_factory):
+    """A screening; one holder has 143 columns, two chunks."""
+    folder = tmp_path_factory.mktemp("screened")
+    parts, rng = firms(420, seed=2), np.random.default_rng(2)
+    parts["tax"] |= {f"tax_measure_{k}": rng.normal(size=len(parts["tax"]["firm"])).tolist() for k in range(140)}
+    record = Record(None, parts)
+    with recording(record):
+        data = write(folder / "data", parts)
+        record.run = open_job(job("screen_features", max_correlation=0.3), nodes(data), folder, keep=True).run()
+    return record
+
+
+def record_boosting(folder, **parameters):
+    record = Record(None, firms(420, seed=3))
+    asked = {
+        "n_estimators": 4,
+        "max_depth": 3,
+        "early_stopping_rounds": 4,
+        "subsample": 0.9,
+        "holdout_fraction": 0.4,
+        **parameters,
+    }
+    with recording(record):
+        configs = nodes(
+            write(folder / "data", record.parts), holder_policy={"allow_order": True, "boosting_bounds": "off"}
+        )
+        record.run = open_job(job("train_boosting", **asked), configs, folder, keep=True).run()
+    return record
+
+
+@pytest.fixture(scope="module")
+def boosted(tmp_path_factory):
+    exact = {"bounds": False, "noise_rows": 0, "min_leaf_rows": 10}  # so few rows would rarely split with them
+    return record_boosting(tmp_path_factory.mktemp("boosted"), splits="bounded", **exact)
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    return record_boosting(tmp_path_factory.mktemp("sealed"), splits="sealed")
+
+
+@pytest.fixture(scope="module")
 def flipped(tmp_path_factory):
     return record_run(tmp_path_factory.mktemp("flipped"), flipped=True)
 
@@ -170,11 +233,12 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed):
     rows = {(leak.step, leak.kind, leak.to) for leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    for party, entry, _ in record.everything():
+    runs = (record, screened, boosted, sealed)
+    for party, entry, _ in (message for found in runs for message in found.everything()):
         step = entry.session.split("/")[1]
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
         assert matching, f"{entry.kind} to {party} in {step} is not in the table"
@@ -190,9 +254,14 @@ def test_all_messages_of_forms_that_hide_are_checked_here():
     assert hiding <= {*PACKED, *WORDS, *POINTS}
 
 
-@pytest.mark.parametrize("task", ["train_scorecard", "score_batch"])
+@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting", "score_batch", "screen_features"])
 def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
-    steps = {"train_scorecard": {"align", "bin", "train", "evaluate"}, "score_batch": {"align", "evaluate"}}[task]
+    steps = {
+        "train_scorecard": {"align", "bin", "train", "evaluate"},
+        "train_boosting": {"align", "bin", "boost", "evaluate"},
+        "score_batch": {"consent", "align", "evaluate"},
+        "screen_features": {"align", "screen"},
+    }[task]
     table = leakage_table(task)
     shown = {("evaluate" if row.step == "score" else row.step): row for row in table}
     assert set(shown) == steps
@@ -237,14 +306,16 @@ def test_ring_elements_are_all_there_is_in_hiding_messages(record):
         for name in PACKED.get(entry.kind, ()):
             value = getattr(message, name)
             for piece in [value] if isinstance(value, bytes) else value:
-                seed = SEED_BYTES if name in ("woe_enc", "ciphertexts") else 0
+                seed = SEED_BYTES if name in ("woe_enc", "ciphertexts", "ciphertext_enc") else 0
                 sent[hashlib.sha256(piece).digest()] = len(piece) - seed
     # length prefixes of packed fields are the rest
     assert 0 <= sum(sent.values()) - sum(record.unpacked.values()) <= 64 * len(sent)
 
 
 def test_shares_in_messages_are_uniform(record):
-    for kind, (name, modulus) in WORDS.items():
+    steps = {entry.session.split("/")[1] for _, entry, _ in record.everything()}
+    expected = {leak.kind for leak in LEAKS if leak.step in steps}
+    for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
         for party, _entry, message in (m for m in record.everything() if m[1].kind == kind):
             by_party.setdefault(party, []).append(np.frombuffer(getattr(message, name), "<u8"))
@@ -476,3 +547,110 @@ def test_withheld_cells_are_never_opened():
     bad = np.stack([np.bincount(codes[:, j], weights=label, minlength=4) for j in range(d)])
     errors = shares.from_ring(opened[0])[shown > 0] / 2**24 - bad[shown > 0]
     assert np.abs(errors).max() < 0.05
+
+
+# --- screening -------------------------------------------------------------------------------------------------------
+
+
+def test_a_screening_hides_as_much(screened):
+    for check in (
+        test_ring_elements_are_all_there_is_in_hiding_messages,
+        test_shares_in_messages_are_uniform,
+        test_points_are_uniform,
+        test_no_share_or_ciphertext_is_sent_twice,
+        test_no_id_in_any_message,
+        test_no_name_of_a_column_in_any_message,
+    ):
+        check(screened)
+    assert len(screened.elements) == 4  # public key, label, and the two halves of a reply
+    for (where, primes), found in screened.elements.items():
+        for limb, prime in enumerate(primes):
+            values = np.concatenate([residues[..., limb, :].ravel() for residues in found])
+            assert_uniform(values, prime, f"{where} modulo {prime}")
+    assert set(screened.views) == {"SumsEvaluator.sums", "SumsKey.share"}
+    for name, views in screened.views.items():
+        assert_uniform(np.concatenate([share for share, _ in views]), T, name)
+
+
+def test_no_label_in_any_message_of_a_screening(screened):
+    label = np.array(screened.parts["bank"]["default"])
+    message = screened.received("tax", "ScreenBankRound1")[0][1]
+    train = shares.bits_from_bytes(message.train_mask, label.size)
+    assert 0 < train.sum() < label.size
+    patterns = set().union(*map(bits_and_bytes, (label, label[train], label[~train], 1 - label, 1 - label[train])))
+    assert_absent(patterns, messages_to_others(screened, "bank"))
+
+
+def test_a_screening_opens_no_cell_below_the_minimum_and_tells_a_holder_one_bit_a_column(screened):
+    n_columns = 0
+    for entry, message in screened.received("bank", "ScreenHolderChunk"):
+        counts = np.frombuffer(message.shape.counts, "<u4")
+        assert not ((counts > 0) & (counts < 5)).any()
+        assert not any(message.shape.holdout_counts)
+        n_columns += len(message.columns) if entry.sender == "tax" else 0
+    assert n_columns == 143
+    for _, message in screened.received("tax", "ScreenBankKept"):
+        assert len(message.kept) == -(-n_columns // 8)
+        assert len(message.screening_hash) == 32
+    # as many words are opened as cells are shown
+    shown = sum(
+        int((np.frombuffer(m.shape.counts, "<u4") > 0).sum()) for _, m in screened.received("bank", "ScreenHolderChunk")
+    )
+    assert sum(len(m.shares) for _, m in screened.received("bank", "ScreenHolderShares")) == 8 * shown
+
+
+def test_the_names_kept_at_a_holder_do_not_follow_from_the_hash(screened):
+    """The hash that holders hear covers a random salt."""
+    path = screened.run.stores["bank"].path / "screening.json"
+    body = json.loads(path.read_text())
+    assert len(body["salt"]) == 64
+    told = {m.screening_hash.hex() for h in screened.run.job.holders for _, m in screened.received(h, "ScreenBankKept")}
+    assert told == {body["sha256"]}
+
+
+# --- boosting --------------------------------------------------------------------------------------------------------
+
+
+def test_boosting_hides_as_much(boosted, monkeypatch):
+    for kind in ("BatchHolderPartial", "BatchCoordinatorTotal"):
+        monkeypatch.setitem(WORDS, kind, ("data", SCORE_T))  # totals of trees have a ring of their own
+    for check in (
+        test_ring_elements_are_uniform,
+        test_ring_elements_are_all_there_is_in_hiding_messages,
+        test_shares_in_messages_are_uniform,
+        test_points_are_uniform,
+        test_no_share_or_ciphertext_is_sent_twice,
+        test_no_id_in_any_message,
+        test_no_name_of_a_column_in_any_message,
+    ):
+        check(boosted)
+    for name, views in boosted.views.items():
+        by_modulus = {}
+        for share, modulus in views:
+            by_modulus.setdefault(modulus, []).append(share)
+        for modulus, found in by_modulus.items():
+            assert_uniform(np.concatenate(found), modulus, name)
+
+
+def test_a_holder_hears_no_column_code_or_weight_of_the_bank(boosted):
+    model = json.loads((boosted.run.stores["bank"].path / "model.json").read_text())["model"]
+    for holder in ("tax", "registry"):
+        steps = [message for _, message in boosted.received(holder, "BoostBankStep")]
+        asked = [node for step in steps for node in step.nodes if node.bank_side]
+        assert all(node.column == 0 and not node.codes for node in asked)
+        mine = [tree for tree in model["trees"] if tree["holder"] == holder]
+        n_bank = sum(split["side"] == "bank" for tree in mine for split in tree["splits"])
+        assert len(asked) >= n_bank > 0
+
+
+def test_sealed_boosting_opens_sums_of_leaves_only(sealed):
+    n_leaves = [len(tree["weights"]) for tree in json.loads(_model_text(sealed))["model"]["trees"]]
+    opened = [len(message.sums) // 16 for _, message in sealed.received("bank", "BoostHolderSums")]
+    assert opened[: len(n_leaves)] == n_leaves
+    assert not sealed.received("tax", "BoostBankStep") or all(
+        not message.nodes for _, message in sealed.received("tax", "BoostBankStep")
+    )
+
+
+def _model_text(found):
+    return (found.run.stores["bank"].path / "model.json").read_text()

@@ -439,7 +439,7 @@ def test_the_page_can_be_drawn(merged, tmp_path):
 def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
     monkeypatch.setattr("veilscore.reports.report.find_spec", lambda _name: None)
     page = report.render(merged)
-    assert page.count("veilscore[report]") == len(report._CHARTS)
+    assert page.count("veilscore[report]") == len(report._CHARTS) - 1  # a scorecard has no validation curve
     bare = report.render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
     assert 0 < bare.count("veilscore[report]") < len(report._CHARTS)
     assert "Cut-off" in page

@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from consent_issuer import give_list
 from local_jobs import HOLDERS, firms, job, nodes, pooled, run_job, skip_align, take, write, write_csv
 from reference import load_parties, match_rows, pooled_logistic, sklearn_auc
 
@@ -252,6 +253,7 @@ def batch(trained, parts, *, on_missing="missing_code", policy=None, min_batch=3
     home = trained.stores["bank"].path.parents[2]
     folder = write(home / f"batch{np.random.default_rng().integers(1 << 60)}", parts)
     config = job("score_batch", name="batch", model="card", on_missing=on_missing, min_batch=min_batch)
+    give_list(home / "bank", parts["bank"]["firm"], name=folder.name)
     return open_job(config, nodes(folder, holder_policy=policy or {"disclose_unknown": True}), home)
 
 
@@ -293,7 +295,9 @@ def test_batch_with_one_holder_and_no_disclosure(tmp_path):
     folder = write(tmp_path / "data", firms(300, seed=12))
     one = ("tax",)
     open_job(job(holders=one, holdout_fraction=0), nodes(folder, holders=one), tmp_path).run()
-    folder = write(tmp_path / "batch", new_firms())
+    parts = new_firms()
+    folder = write(tmp_path / "batch", parts)
+    give_list(tmp_path / "bank", parts["bank"]["firm"])
     run = open_job(
         job("score_batch", name="batch", holders=one, model="card", on_missing="missing_code"),
         nodes(folder, holders=one),

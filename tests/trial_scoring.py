@@ -9,6 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from consent_issuer import ISSUERS, OFTEN, give_list, token_bytes
 
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
@@ -57,7 +58,9 @@ def train(folder: Path, n_firms: int = 1000) -> Path:
     simulate(n_firms, 7, folder / "data")
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
     for party in PARTIES:
-        set_policy(folder, party, disclose_unknown=True)
+        portal = load_node_config(folder / party).policy.consent_issuers
+        set_policy(folder, party, disclose_unknown=True, consent_issuers=ISSUERS | portal, release=OFTEN)
+    give_list(folder / "bank", rows(folder, "bank"))
     run_locally(folder, TRAIN)
     return folder
 
@@ -120,6 +123,7 @@ async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
 
 async def score(command: Fabric, request_id: str, firm_id: str, **fields: Any) -> pb.ScoreResponse:
     fields = {"model": "firms", "timeout_s": 10.0} | fields
+    fields.setdefault("consent", token_bytes(firm_id))
     request = pb.ScoreRequest(request_id=request_id, firm_id=firm_id, **fields)
     return await command.call("bank", "Score", request, pb.ScoreResponse, timeout_s=fields["timeout_s"] + 2)
 

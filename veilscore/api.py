@@ -1,4 +1,4 @@
-"""A joint scorecard in one process, with the habits of scikit-learn; for notebooks and trials.
+"""Joint scorecards and boosted trees in one process, with the habits of scikit-learn; for notebooks and trials.
 
 All parties run in this process over the in-memory channel, with the protocols, messages and files of real nodes but
 without what separates the parties. Use nodes where the data of two owners must stay apart.
@@ -21,10 +21,13 @@ import numpy as np
 
 from veilscore import roles
 from veilscore.errors import ConfigError, JobError
-from veilscore.modelling.model import Scorecard, load_model
-from veilscore.node.job import Job, TrainScorecard
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.importance import importance
+from veilscore.modelling.model import Scorecard, ScoreModel, load_model
+from veilscore.node.job import Job, TrainBoosting, Training, TrainScorecard
 from veilscore.node.policy import NodePolicy
 from veilscore.node.settings import parse
+from veilscore.release.rules import ReleaseRules
 from veilscore.reports import report
 from veilscore.reports import write as reporting
 from veilscore.table_run import MEMORY, run_on_tables
@@ -41,7 +44,7 @@ BANK, COORDINATOR = "bank", "coordinator"
 
 
 class NotFittedError(JobError, AttributeError):
-    """Something was asked for that only `JointScorecard.fit` makes."""
+    """Something was asked for that only `fit` makes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,46 +66,13 @@ class Report:
         return report.write_report(self.data, Path(path))
 
 
-class JointScorecard:
-    """Joint scorecard of a bank and data holders, trained and applied in this process.
+class _JointModel:
+    """What both kinds of joint models share: parameters by name, the run of a job, and scoring."""
 
-    Parameters
-    ----------
-    name, purpose : of the job and the model.
-    folder : where the parties keep their files; None: a temporary folder, removed with this object.
-    publish_column_names : whether holders show the bank their columns' names rather than numbers.
-    **training : the parameters of `veilscore.node.job.TrainScorecard` by name, with its defaults.
-
-    Attributes
-    ----------
-    model_ : `veilscore.modelling.model.Scorecard`, as the bank files it.
-    report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
-    holder_reports_, merged_report_ : each holder's report by name, and all views joined.
-    leakage_ : rows of who learned what in each step.
-    coef_, intercept_, feature_names_in_ : (1, d), (1,) and (d,) of the columns in the model; a feature is the weight
-        of evidence of a column's bin, in log-odds of bad.
-    classes_, n_features_in_, n_iter_ : [0, 1], d, and the number of gradients opened, (1,).
-
-    Examples
-    --------
-    >>> from veilscore.api import JointScorecard
-    >>> from veilscore.data.simulate import simulate
-    >>> firms = simulate(2000, seed=7).parties
-    >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
-    >>> card = JointScorecard(max_bin=8, sign="positive", pdo=40)
-    >>> card.fit(firms["bank"], holders)
-    JointScorecard(max_bin=8, sign='positive', pdo=40)
-    >>> card.coef_.shape[1] == len(card.feature_names_in_)
-    True
-    >>> risk = card.predict_proba(firms["bank"], holders)
-    >>> risk.shape == (firms["bank"].n_rows, 2)
-    True
-    >>> card.report_
-    Report(audience='bank', job='scorecard')
-    >>> bool(card.report_.data.improvement.auc > 0)
-    True
-    """
-
+    _TASK: ClassVar[str]
+    _PARAMETERS: ClassVar[type[Training]]
+    _MODEL: ClassVar[type[ScoreModel]]
+    model_: ScoreModel
     _OWN: ClassVar[dict[str, Any]] = {
         "name": "scorecard",
         "purpose": "trial in one process",
@@ -111,27 +81,27 @@ class JointScorecard:
     }
 
     def __init__(self, **parameters: Any) -> None:
-        self.set_params(**{**_defaults(), **_known(parameters)})
+        self.set_params(**{**_defaults(type(self)), **_known(type(self), parameters)})
 
     def __repr__(self) -> str:
         """Show the parameters that are not the defaults."""
-        defaults = _defaults()
+        defaults = _defaults(type(self))
         changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
-        return f"JointScorecard({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     def __getattr__(self, name: str) -> Any:
         """Say that `fit` is due where a fitted attribute is asked for."""
         if name.endswith("_") and not name.startswith("_"):
-            raise NotFittedError(f"this scorecard is not fitted, so it has no {name}; call fit first")
+            raise NotFittedError(f"this {type(self).__name__} is not fitted, so it has no {name}; call fit first")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - as in scikit-learn
         """All parameters by name."""
-        return {name: getattr(self, name) for name in _defaults()}
+        return {name: getattr(self, name) for name in _defaults(type(self))}
 
     def set_params(self, **parameters: Any) -> Self:
         """Change parameters; an unknown name raises ConfigError, values are checked by `fit`."""
-        for name, value in _known(parameters).items():
+        for name, value in _known(type(self), parameters).items():
             setattr(self, name, value)
         return self
 
@@ -159,8 +129,9 @@ class JointScorecard:
         VeilscoreError : its child says what is wrong with parameters or data.
         """
         if not holders:
-            raise ConfigError("holders is empty: a joint scorecard needs at least one data holder")
-        job = self._job("train_scorecard", tuple(holders), {name: getattr(self, name) for name in _training_defaults()})
+            raise ConfigError("holders is empty: a joint model needs at least one data holder")
+        asked = {name: getattr(self, name) for name in _training_defaults(self._PARAMETERS)}
+        job = self._job(self._TASK, tuple(holders), asked)
         reader = TableReader(id, label, weight, date, job.training)
         tables = {
             BANK: reader.bank(BANK, bank),
@@ -171,19 +142,19 @@ class JointScorecard:
         store = run.stores[BANK]
         data = reporting.bank_report(store, job, costs=run.costs)
         views = [reporting.holder_report(run.stores[h], job, h, costs=run.costs) for h in job.holders]
-        fitted, p = store.load_json("fit"), job.training
         self._fitted = _Fitted(home, job, reader, {party: table.kinds for party, table in tables.items()})
-        self.model_: Scorecard = load_model(store.path / "model.json")
+        self.model_ = load_model(store.path / "model.json", self._MODEL)
         self.report_ = Report(data)
         self.holder_reports_ = {view.party: Report(view) for view in views}
         self.merged_report_ = Report(reporting.merged_report(data, views))
-        self.leakage_ = roles.leakage_table(job.task, monotone=p.monotone, standard_errors=p.standard_errors)
-        self.coef_ = np.array([fitted["beta"]])
-        self.intercept_ = np.array([self.model_.intercept])
-        self.feature_names_in_ = np.array(fitted["names"], dtype=object)
-        self.classes_, self.n_features_in_ = np.array([0, 1]), len(fitted["names"])
-        self.n_iter_ = np.array([fitted["n_evaluations"]])
+        self.leakage_ = roles.leakage_table(job.task, **job.training.tells)
+        self.classes_ = np.array([0, 1])
+        self._learn(store.load_json("fit"))
         return self
+
+    def _learn(self, fitted: Mapping[str, Any]) -> None:
+        """Set the attributes that only this kind of model has."""
+        raise NotImplementedError
 
     def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
         """Log-odds of bad of the bank's rows, (n,); see `predict_proba`."""
@@ -215,7 +186,7 @@ class JointScorecard:
     def _units(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.int64]:
         """Total points of each row in the model's units."""
         if "_fitted" not in vars(self):
-            raise NotFittedError("this scorecard is not fitted; call fit before scoring")
+            raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit before scoring")
         fitted = self._fitted
         if set(holders) != set(fitted.job.holders):
             raise ConfigError(f"holders must be those of fit: {', '.join(fitted.job.holders)}")
@@ -247,7 +218,7 @@ class JointScorecard:
             "datasets": dict.fromkeys((BANK, *holders), MEMORY),
             "parameters": parameters,
         }
-        return parse(Job, body, "JointScorecard")
+        return parse(Job, body, type(self).__name__)
 
     def _home(self) -> Path:
         if self.folder is not None:
@@ -264,7 +235,91 @@ class JointScorecard:
             publish_column_names=bool(self.publish_column_names),
             allow_order=True,
             allow_standard_errors=True,
+            boosting_bounds="off",
+            consent="off",
+            release=ReleaseRules(control="off"),
         )
+
+
+class JointScorecard(_JointModel):
+    """Joint scorecard of a bank and data holders, trained and applied in this process.
+
+    Parameters
+    ----------
+    name, purpose : of the job and the model.
+    folder : where the parties keep their files; None: a temporary folder, removed with this object.
+    publish_column_names : whether holders show the bank their columns' names rather than numbers.
+    **training : the parameters of `veilscore.node.job.TrainScorecard` by name, with its defaults.
+
+    Attributes
+    ----------
+    model_ : `veilscore.modelling.model.Scorecard`, as the bank files it.
+    report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
+    holder_reports_, merged_report_ : each holder's report by name, and all views joined.
+    leakage_ : rows of who learned what in each step.
+    coef_, intercept_, feature_names_in_ : (1, d), (1,) and (d,) of the columns in the model; a feature is the weight
+        of evidence of a column's bin, in log-odds of bad.
+    classes_, n_features_in_, n_iter_ : [0, 1], d, and the number of gradients opened, (1,).
+
+    Examples
+    --------
+    >>> from veilscore.api import JointScorecard
+    >>> from veilscore.data.simulate import simulate
+    >>> firms = simulate(2000, seed=7).parties
+    >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
+    >>> card = JointScorecard(max_bin=8, sign="positive", pdo=40)
+    >>> card.fit(firms["bank"], holders)
+    JointScorecard(max_bin=8, pdo=40, sign='positive')
+    >>> card.coef_.shape[1] == len(card.feature_names_in_)
+    True
+    >>> risk = card.predict_proba(firms["bank"], holders)
+    >>> risk.shape == (firms["bank"].n_rows, 2)
+    True
+    >>> card.report_
+    Report(audience='bank', job='scorecard')
+    >>> bool(card.report_.data.improvement.auc > 0)
+    True
+    """
+
+    _TASK = "train_scorecard"
+    _PARAMETERS = TrainScorecard
+    _MODEL = Scorecard
+
+    def _learn(self, fitted: Mapping[str, Any]) -> None:
+        self.coef_ = np.array([fitted["beta"]])
+        self.intercept_ = np.array([self.model_.intercept])
+        self.feature_names_in_ = np.array(fitted["names"], dtype=object)
+        self.n_features_in_ = len(fitted["names"])
+        self.n_iter_ = np.array([fitted["n_evaluations"]])
+
+
+class JointBoosting(_JointModel):
+    """Joint boosted trees of a bank and data holders, trained and applied in this process.
+
+    Parameters
+    ----------
+    name, purpose, folder, publish_column_names : as for `JointScorecard`.
+    **training : the parameters of `veilscore.node.job.TrainBoosting` by name, with its defaults.
+
+    Attributes
+    ----------
+    model_ : `veilscore.modelling.boosted.Boosted`, as the bank files it.
+    report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
+    feature_names_in_, feature_importances_ : (d,) columns that trees ask, and their share of the gain.
+    n_features_in_, n_iter_ : d, and the number of trees in the model, (1,).
+    """
+
+    _TASK = "train_boosting"
+    _PARAMETERS = TrainBoosting
+    _MODEL = Boosted
+    model_: Boosted
+    _OWN: ClassVar[dict[str, Any]] = {**_JointModel._OWN, "name": "trees"}  # noqa: SLF001 - same file
+
+    def _learn(self, fitted: Mapping[str, Any]) -> None:
+        found = importance(self.model_)
+        self.feature_names_in_ = np.array([f"{item.party}: {item.column}" for item in found], dtype=object)
+        self.feature_importances_ = np.array([item.gain for item in found])
+        self.n_features_in_, self.n_iter_ = len(found), np.array([fitted["n_kept"]])
 
 
 @dataclass(frozen=True)
@@ -277,27 +332,31 @@ class _Fitted:
     kinds: Mapping[str, Mapping[str, Kind]]
 
 
-def _training_defaults() -> dict[str, Any]:
-    fields = TrainScorecard.model_fields.items()
+def _training_defaults(parameters: type[Training]) -> dict[str, Any]:
+    fields = parameters.model_fields.items()
     return {name: info.get_default(call_default_factory=True) for name, info in fields}
 
 
-def _defaults() -> dict[str, Any]:
-    return {**JointScorecard._OWN, **_training_defaults()}  # noqa: SLF001 - same file
+def _defaults(kind: type[_JointModel]) -> dict[str, Any]:
+    return {**kind._OWN, **_training_defaults(kind._PARAMETERS)}  # noqa: SLF001 - same file
 
 
-def _known(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+def _known(kind: type[_JointModel], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the parameters, if all names are known."""
-    known = list(_defaults())
+    known = list(_defaults(kind))
     for name in parameters:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"JointScorecard has no parameter {name!r}; {hint}")
+            raise ConfigError(f"{kind.__name__} has no parameter {name!r}; {hint}")
     return parameters
 
 
 # so that notebooks complete and show the parameters by name
-JointScorecard.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in _defaults().items()]
-)
+def _signature(kind: type[_JointModel]) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(n, keyword, default=value) for n, value in _defaults(kind).items()])
+
+
+JointScorecard.__signature__ = _signature(JointScorecard)  # type: ignore[attr-defined]
+JointBoosting.__signature__ = _signature(JointBoosting)  # type: ignore[attr-defined]

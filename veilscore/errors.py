@@ -15,8 +15,11 @@
     ├── PeerError              a peer cannot be reached, is slow, or failed
     │   ├── IdentityError      unknown, expired or wrong-role certificate; version mismatch
     │   └── RefusedError       a party refused (policy, approval, limits)
+    ├── SandboxError           submitted code changed, was not approved, or its outputs do not pass
+    │   └── SandboxUnavailableError  bubblewrap or libseccomp is not here, or the kernel forbids namespaces
     ├── JobError               a job that cannot start, go on or be found
-    └── StateError             local state cannot be read or written (disk full, rollback)
+    ├── StateError             local state cannot be read or written (disk full, rollback)
+    └── EvidenceError          a log, head, receipt or proof does not verify
 
 Messages say what is wrong, where, and what to do; they never carry data values of a row, keys or shares.
 """
@@ -103,9 +106,21 @@ class RefusedError(PeerError):
     """A party refused."""
 
 
+class SandboxError(VeilscoreError):
+    """Submitted code changed, was not approved, or its outputs do not pass."""
+
+
+class SandboxUnavailableError(SandboxError):
+    """Something the sandbox cannot do without is missing on this machine; code is then never run bare."""
+
+
 class JobError(VeilscoreError):
     """A job cannot start, go on or be found."""
 
 
 class StateError(VeilscoreError):
     """Local state cannot be read or written."""
+
+
+class EvidenceError(VeilscoreError):
+    """A log, head, receipt or proof does not verify."""

@@ -23,6 +23,7 @@ class Leak:
     to: Role
     form: Form
     learns: str
+    sealed: str | None = None  # instead, where boosting chooses splits sealed
 
 
 LEAKS: tuple[Leak, ...] = (
@@ -37,6 +38,21 @@ LEAKS: tuple[Leak, ...] = (
     Leak("bin", "BinHolderHints", "bank", "hint", "nothing"),
     Leak("bin", "BinBankRound2", "holder", "ciphertext", "nothing"),
     Leak("bin", "BinHolderRound2", "bank", "opened", "good and bad counts per anonymous bin over the minimum"),
+    Leak("screen", "ScreenBankRound1", "holder", "opened", "which rows train and which are held out"),
+    Leak("screen", "ScreenBankLabel", "holder", "ciphertext", "nothing"),
+    Leak(
+        "screen",
+        "ScreenHolderChunk",
+        "bank",
+        "opened",
+        "columns, codes and row counts per anonymous bin over the minimum; missing rate and population stability of "
+        "each column where policy says so",
+    ),
+    Leak("screen", "ScreenHolderSums", "bank", "ciphertext", "nothing"),
+    Leak("screen", "ScreenHolderShares", "bank", "opened", "good and bad counts per anonymous bin over the minimum"),
+    Leak("screen", "ScreenBankNext", "holder", "public", "nothing"),
+    Leak("screen", "ScreenHolderPairs", "bank", "opened", "pairs of its columns associated above max_correlation"),
+    Leak("screen", "ScreenBankKept", "holder", "opened", "which of its columns are kept"),
     Leak("train", "TrainBankRound0", "holder", "ciphertext", "nothing"),
     Leak("train", "TrainHolderHistogramHints", "bank", "hint", "nothing"),
     Leak("train", "TrainHolderLookupHints", "bank", "hint", "nothing"),
@@ -50,6 +66,46 @@ LEAKS: tuple[Leak, ...] = (
     Leak("train", "TrainLeadResidual", "holder", "masked", "nothing"),
     Leak("train", "TrainBankResidual", "holder", "ciphertext", "nothing"),
     Leak("train", "TrainHolderGradient", "bank", "opened", "rounded gradient components, d + 1 a step; the weights"),
+    Leak(
+        "boost",
+        "BoostBankRound0",
+        "holder",
+        "opened",
+        "number of the bank's columns and codes; the order of its own bins by bad rate where their order is not told",
+        "number of the bank's columns and codes; the order of its own categories by bad rate",
+    ),
+    Leak("boost", "BoostHolderRound0", "bank", "public", "nothing", "which of its columns are numbers"),
+    Leak("boost", "BoostBankHints", "holder", "hint", "nothing"),
+    Leak("boost", "BoostHolderHints", "bank", "hint", "nothing"),
+    Leak("boost", "BoostBankTree", "holder", "opened", "number of trees, columns each may ask, range of the margins"),
+    Leak("boost", "BoostHolderMargin", "holder", "masked", "nothing"),
+    Leak("boost", "BoostBankTables", "holder", "ciphertext", "nothing"),
+    Leak("boost", "BoostHolderGradients", "bank", "masked", "nothing"),
+    Leak("boost", "BoostBankStep", "holder", "opened", "shape of its trees, and its own splits in them", "nothing"),
+    Leak("boost", "BoostSealed", "bank", "opened", "nothing", "which nodes split and on whose column; its own splits"),
+    Leak(
+        "boost", "BoostSealed", "holder", "opened", "nothing", "which nodes split and on whose column; its own splits"
+    ),
+    Leak(
+        "boost",
+        "BoostHolderSums",
+        "bank",
+        "opened",
+        "sums of gradients per opened bin and node, with noise and within the budget; the splits",
+        "two sums of gradients per leaf, with noise and within the budget",
+    ),
+    Leak("boost", "BoostBankBlock", "holder", "ciphertext", "nothing"),
+    Leak("boost", "BoostHolderBlock", "bank", "masked", "nothing"),
+    Leak("boost", "BoostBankVectors", "holder", "ciphertext", "nothing"),
+    Leak("boost", "BoostHolderVectors", "bank", "ciphertext", "nothing"),
+    Leak("boost", "BoostHolderPart", "bank", "opened", "hash of its part of the model; the columns its splits ask"),
+    Leak(
+        "boost",
+        "BoostHolderImprovement",
+        "bank",
+        "opened",
+        "fall of the loss on the validation rows, one number a tree",
+    ),
     Leak("evaluate", "BatchBankRound0", "coordinator", "public", "number of rows scored"),
     Leak("evaluate", "BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
     Leak(
@@ -58,8 +114,18 @@ LEAKS: tuple[Leak, ...] = (
     Leak("evaluate", "BatchHolderKey", "holder", "public", "nothing"),
     Leak("evaluate", "BatchHolderHints", "bank", "hint", "nothing"),
     Leak("evaluate", "BatchBankQuery", "holder", "ciphertext", "nothing"),
+    Leak("evaluate", "BatchBankKey", "holder", "public", "nothing"),
+    Leak("evaluate", "BatchBankFactors", "holder", "ciphertext", "nothing"),
+    Leak("evaluate", "BatchHolderReply", "bank", "masked", "nothing"),
     Leak("evaluate", "BatchHolderPartial", "coordinator", "masked", "nothing"),
     Leak("evaluate", "BatchCoordinatorTotal", "bank", "opened", "total points of each scored row"),
+)
+
+# Before a batch is aligned (veilscore/release/batch.py).
+CONSENT: tuple[Leak, ...] = (
+    Leak(
+        "consent", "BatchConsent", "holder", "opened", "which of the firms whose ids it knows or guesses gave consent"
+    ),
 )
 
 # Online scoring goes by calls between nodes (control.proto), not by sessions.
@@ -90,19 +156,30 @@ class Learned:
     coordinator: str
 
 
-def leakage_table(task: str, *, monotone: bool = False, standard_errors: bool = False) -> tuple[Learned, ...]:
-    """Rows of the table for one task, made from `LEAKS`."""
+def leakage_table(
+    task: str,
+    *,
+    monotone: bool = False,
+    standard_errors: bool = False,
+    ordered: bool = False,
+    bounds: bool = True,
+    sealed: bool = False,
+) -> tuple[Learned, ...]:
+    """Rows of the table for one task, made from `LEAKS`, and one for each option that tells more."""
     steps = {
         "train_scorecard": ("align", "bin", "train", "evaluate"),
-        "score_batch": ("align", "evaluate"),
+        "train_boosting": ("align", "bin", "boost", "evaluate"),
+        "score_batch": ("consent", "align", "evaluate"),
+        "screen_features": ("align", "screen"),
         "score_online": ("online",),
     }[task]
     rows = []
     for step in steps:
         by_role: dict[str, list[str]] = {"bank": [], "holder": [], "coordinator": []}
-        for leak in (*LEAKS, *ONLINE):
-            if leak.step == step and leak.learns != "nothing":
-                by_role["holder" if leak.to == "lead" else leak.to].append(leak.learns)
+        for leak in (*CONSENT, *LEAKS, *ONLINE):
+            learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
+            if leak.step == step and learns != "nothing":
+                by_role["holder" if leak.to == "lead" else leak.to].append(learns)
         named = "score" if task == "score_batch" and step == "evaluate" else step
         coordinator = "; ".join([*by_role["coordinator"], "job, sizes, timing"])
         rows.append(Learned(named, "; ".join(by_role["bank"]), "; ".join(by_role["holder"]), coordinator))
@@ -113,5 +190,18 @@ def leakage_table(task: str, *, monotone: bool = False, standard_errors: bool = 
     if standard_errors:
         rows.append(
             Learned("standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing")
+        )
+    if ordered:
+        rows.append(
+            Learned("ordered bins", "order of each number column's bins, up to direction", "nothing", "nothing")
+        )
+    if not bounds:
+        rows.append(
+            Learned(
+                "bounds off",
+                "sums without limit or budget: enough of them tell which bin a firm is in",
+                "nothing",
+                "nothing",
+            )
         )
     return tuple(rows)

@@ -14,7 +14,7 @@ from veilscore.data.table import Kind, Table, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
 
 if TYPE_CHECKING:
-    from veilscore.node.job import TrainScorecard
+    from veilscore.node.job import Training
 
 Source = Table | Path | str | Mapping[str, Any]
 
@@ -27,7 +27,7 @@ class TableReader:
     label: str
     weight: str | None
     date: str | None
-    parameters: TrainScorecard
+    parameters: Training
 
     def bank(self, party: str, source: Source) -> Table:
         """Table of the bank with label, and weights and dates where the job uses them."""

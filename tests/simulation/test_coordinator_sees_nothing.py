@@ -20,7 +20,19 @@ from veilscore.v1 import wire_pb2
 
 PARTIES = ("bank", "tax", "registry")
 MESSAGES = {"BatchBankRound0", "BatchHolderPartial"}
-CONTROL = {"Hello", "HelloReply", "SubmitJob", "JobRef", "Acceptance", "StepEvent", "Empty", "Ack"}
+CONTROL = {
+    "KeyStatements",
+    "EvidenceReply",  # digests and signatures of logs
+    "EvidenceCall",
+    "Hello",
+    "HelloReply",
+    "SubmitJob",
+    "JobRef",
+    "Acceptance",
+    "StepEvent",
+    "Empty",
+    "Ack",
+}
 REPLIES_TO_THE_COMMAND = {"JobInfo", "JobEvent"}  # made by the coordinator; the command runs in this process too
 
 

@@ -11,7 +11,21 @@ import typer
 from rich.panel import Panel
 
 from veilscore import __version__
-from veilscore.cli import approvals, jobs, models, nodes, scoring, setup
+from veilscore.cli import (
+    approvals,
+    consent,
+    datasets,
+    evidence,
+    jobs,
+    keys,
+    models,
+    nodes,
+    policies,
+    sandbox,
+    scoring,
+    screening,
+    setup,
+)
 from veilscore.cli.display import errors_console
 from veilscore.errors import VeilscoreError
 
@@ -35,11 +49,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 setup.add_to(app)
+keys.add_to(app)
 nodes.add_to(app)
 jobs.add_to(app)
 approvals.add_to(app)
+sandbox.add_to(app)
 models.add_to(app)
 scoring.add_to(app)
+screening.add_to(app)
+consent.add_to(app)
+policies.add_to(app)
+datasets.add_to(app)
+evidence.add_to(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - signature of a typer callback

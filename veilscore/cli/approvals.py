@@ -63,7 +63,7 @@ def _decide(text: str, home: Path | None, reason: str, *, accepted: bool) -> Non
             if len(found) != 1:
                 raise JobError(f"{len(found) or 'no'} jobs here whose id begins with {text!r}; see `veilscore inbox`")
             answer = control_pb2.Acceptance(job_id=found[0], accepted=accepted, reason=reason)
-            return await connection.call(connection.name, "Decide", answer, control_pb2.Acceptance)
+            return await connection.call(connection.node, "Decide", answer, control_pb2.Acceptance)
 
     answer = run(work())
     console().print(
@@ -72,5 +72,5 @@ def _decide(text: str, home: Path | None, reason: str, *, accepted: bool) -> Non
 
 
 async def _jobs(connection: Connection) -> list[control_pb2.JobInfo]:
-    reply = await connection.call(connection.name, "Inbox", control_pb2.Empty(), control_pb2.JobList)
+    reply = await connection.call(connection.node, "Inbox", control_pb2.Empty(), control_pb2.JobList)
     return list(reply.jobs)

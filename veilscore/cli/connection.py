@@ -37,6 +37,7 @@ class Connection:
     name: str
     federation: Federation
     fabric: Fabric
+    node: str = ""  # the party's node that the command's user belongs to: its own, or where a person works
 
     async def call(self, peer: str, method: str, request: Message, reply: type[M], timeout_s: float = CALL_S) -> M:
         """Call a node once; not repeated, so that nothing is done twice."""
@@ -65,12 +66,13 @@ class Connection:
 @contextlib.asynccontextmanager
 async def connect(home: Path) -> AsyncIterator[Connection]:
     """Connection with the identity of `home`."""
-    identity, federation = load_membership(home, load_node_config(home))
+    config = load_node_config(home)
+    identity, federation = load_membership(home, config)
     fabric = Fabric(
         identity, federation, accept_session=lambda _session, _sender: False, limits=Limits(connect_timeout_s=CALL_S)
     )
     try:
-        yield Connection(identity.name, federation, fabric)
+        yield Connection(identity.name, federation, fabric, config.works_at or identity.name)
     finally:
         await fabric.stop(0.1)
 

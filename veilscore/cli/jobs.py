@@ -14,6 +14,7 @@ from veilscore.cli.display import ENDED, JobProgress, console, show_job, table
 from veilscore.cli.planning import show_plan
 from veilscore.errors import ConfigError, PeerError
 from veilscore.node.job import load_job
+from veilscore.release.binding import with_model_version
 from veilscore.v1 import control_pb2
 
 JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file.", metavar="JOB.yaml")]
@@ -67,6 +68,7 @@ def run_job(
     """Submit a job and watch it to its end; exit code 0 if it is done, 1 if it failed or was refused."""
     parsed = load_job(job)
     home = find_home(home, federation, parsed.bank if federation is not None else None)
+    parsed = with_model_version(parsed, home)
 
     async def work() -> str:
         async with connect(home) as connection:

@@ -4,25 +4,28 @@ import io
 import tarfile
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption, JobText
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.modelling.model import load_model
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.importance import importance
+from veilscore.modelling.model import ScoreModel, load_model
 from veilscore.node.policy import load_node_config
 from veilscore.node.store import write_atomically
 from veilscore.v1 import control_pb2
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
 PartyOption = Annotated[str | None, typer.Option("--party", help="With --federation: whose home; default the bank's.")]
-_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "state")
+_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "state")
 
-model_app = typer.Typer(no_args_is_help=True, help="Look at, export and import scorecards.")
+model_app = typer.Typer(no_args_is_help=True, help="Look at, export and import models.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,17 +41,23 @@ def list_models(*, home: HomeOption = None, federation: FederationOption = None)
     """List the bank's models."""
     folder = find_home(home, federation) / "models"
     models = [load_model(path) for path in sorted(folder.glob("*/model.json"))]
-    rows = [(m.name, m.version, m.sha256.hex()[:16], m.provenance.trained_at, m.provenance.purpose) for m in models]
-    console().print(table(str(folder), ("model", "version", "hash", "trained", "purpose"), rows))
+    rows = [
+        (m.name, _kind(m), m.version, m.sha256.hex()[:16], m.provenance.trained_at, m.provenance.purpose)
+        for m in models
+    ]
+    console().print(table(str(folder), ("model", "kind", "version", "hash", "trained", "purpose"), rows))
 
 
 @model_app.command("show", epilog="Example: veilscore model show joint-scorecard --federation trial")
 def show_model(name: ModelName, *, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """Show a scorecard: coefficients, IV and points of every column, scaling, bands, provenance."""
+    """Show a model: what every column brings, scaling, bands, provenance."""
     model = load_model(_file(find_home(home, federation), name))
     out, d = console(), model.scaling.decimals
     units = model.scaling.units
     out.print(f"[bold]{escape(model.name)}[/bold] version {model.version}, hash {model.sha256.hex()}")
+    if isinstance(model, Boosted):
+        _show_trees(out, model)
+        return
     rows = []
     for part in model.parts:
         for column in part.columns:
@@ -64,30 +73,87 @@ def show_model(name: ModelName, *, home: HomeOption = None, federation: Federati
                 )
             )
     out.print(table("Columns", ("party", "column", "IV", "coefficient", "standard error", "points"), rows))
+    p = model.provenance
+    opened = ("gradients opened", f"{p.n_openings}, {'converged' if p.converged else 'NOT converged'}")
+    out.print(table("Facts", ("what", "value"), [*_facts(model), opened]))
+
+
+def _kind(model: ScoreModel) -> str:
+    return "boosted trees" if isinstance(model, Boosted) else "scorecard"
+
+
+def _facts(model: ScoreModel) -> list[tuple[str, str]]:
+    """What every kind of model states about itself."""
     s, p = model.scaling, model.provenance
-    facts = [
-        ("base points", f"{model.base_points / units:.{d}f}"),
+    return [
+        ("base points", f"{model.base_points / s.units:.{s.decimals}f}"),
         ("scaling", f"{s.base_score:g} points at odds {s.base_odds:g}:1, {s.pdo:g} points double the odds"),
         ("bands", ", ".join(f"{name} from {score:g}" for name, score in model.bands.items()) or "none"),
         ("trained", f"{p.trained_at} by job {p.job_id}, veilscore {p.veilscore}, purpose: {p.purpose}"),
         ("rows", f"{p.n_train} trained, {p.n_holdout} held out"),
-        ("gradients opened", f"{p.n_openings}, {'converged' if p.converged else 'NOT converged'}"),
         ("code maps", ", ".join(f"{part.party} {part.map_sha256[:16]}" for part in model.parts)),
     ]
-    out.print(table("Facts", ("what", "value"), facts))
+
+
+def _show_trees(out: Console, model: Boosted) -> None:
+    """Importance of columns, trees by holder, and the hashes of the holders' parts."""
+    rows = [
+        (item.party, item.column, f"{item.gain:.1%}", f"{item.cover:.1f}", str(item.n_splits))
+        for item in importance(model)
+    ]
+    out.print(table("Columns by gain", ("party", "column", "gain", "mean cover", "splits"), rows))
+    parts = [
+        (
+            holder,
+            str(len(model.trees_of(holder))),
+            str(sum(len(t.holder_splits) for t in model.trees_of(holder))),
+            digest,
+        )
+        for holder, digest in model.holder_sha256.items()
+    ]
+    out.print(table("Trees", ("with", "trees", "splits of it", "hash of its part"), parts))
+    bounds = "on" if model.parameters.get("bounds") else "OFF"
+    noise = f"noise of {model.parameters.get('noise_rows', 0):g} rows"
+    opened = ("opened sums", f"splits {model.parameters.get('splits', 'bounded')}, bounds {bounds}, {noise}")
+    out.print(table("Facts", ("what", "value"), [*_facts(model), opened]))
 
 
 @model_app.command("export", epilog="Example: veilscore model export joint-scorecard scorecard.json --home /srv/bank")
 def export_model(
     name: ModelName,
-    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    file: Annotated[Path, typer.Argument(help="File to write.")],
     *,
+    format: Annotated[  # noqa: A002 - the word that users expect
+        Literal["model", "json", "onnx"],
+        typer.Option(
+            "--format",
+            help="model: for `model import`; json, onnx: the bank's part of boosted trees in real values.",
+        ),
+    ] = "model",
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Write the bank's part of a model with its hash; the meaning of the holders' bins stays with them."""
-    model = load_model(_file(find_home(home, federation), name))
-    console().print(f"{model.save(file)}, hash {model.sha256.hex()}")
+    home = find_home(home, federation)
+    model = load_model(_file(home, name))
+    if format == "model":
+        model.save(file)
+    else:
+        _export_part(home, model, file, onnx=format == "onnx")
+    console().print(f"{file}, hash {model.sha256.hex()}")
+
+
+def _export_part(home: Path, model: ScoreModel, file: Path, *, onnx: bool) -> None:
+    """Write the bank's part of boosted trees for its validators."""
+    from veilscore.modelling.onnx_export import to_onnx  # noqa: PLC0415 - needed here only
+    from veilscore.modelling.validator_export import bank_part_json  # noqa: PLC0415
+    from veilscore.node.workflow import load_code_map  # noqa: PLC0415
+
+    if not isinstance(model, Boosted):
+        raise ConfigError(f"model {model.name} is a scorecard; formats json and onnx are for boosted trees")
+    code_map = load_code_map(home / "models", model.name)
+    data = to_onnx(model, code_map) if onnx else bank_part_json(model, code_map).encode()
+    write_atomically(file, lambda target: target.write(data))
 
 
 @model_app.command("import", epilog="Example: veilscore model import scorecard.json --home /srv/bank")

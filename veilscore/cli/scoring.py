@@ -1,6 +1,7 @@
 """Command about single firms: score."""
 
 import secrets
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,9 @@ from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import coloured, console, table
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.errors import ConfigError
+from veilscore.node.settings import read_text
+from veilscore.release.consent import Signed
+from veilscore.release.issuer import set_aside, spellings, token_for
 from veilscore.v1 import control_pb2
 
 _PATIENCE_S = 5.0  # beyond the request's own timeout, for the answer to come back
@@ -39,6 +43,9 @@ def score(
         typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
     ] = "fail",
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
+    consent: Annotated[
+        Path | None, typer.Option(help="Token of the firm; default: one for it that `veilscore consent import` kept.")
+    ] = None,
     feature: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the bank's own columns; default: its data set's row.")
     ] = None,
@@ -57,13 +64,23 @@ def score(
         on_missing=on_missing,
         features=features,
     )
-    show_score(run(_ask(find_home(home, federation), request, timeout)))
+    own = find_home(home, federation)
+    kept = None
+    if consent is not None:
+        request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
+    else:
+        kept = token_for(own, spellings(firm), time.time())
+        request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
+    response = run(_ask(own, request, timeout))
+    if kept is not None and response.status in {"scored", "fallback"}:
+        set_aside(*kept)
+    show_score(response)
 
 
 async def _ask(home: Path, request: control_pb2.ScoreRequest, timeout_s: float) -> control_pb2.ScoreResponse:
     async with connect(home) as connection:
         return await connection.call(
-            connection.name, "Score", request, control_pb2.ScoreResponse, timeout_s + _PATIENCE_S
+            connection.node, "Score", request, control_pb2.ScoreResponse, timeout_s + _PATIENCE_S
         )
 
 

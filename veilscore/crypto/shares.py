@@ -56,6 +56,15 @@ def sum_shares(shares: NDArray[np.uint64], axis: int = -1) -> NDArray[np.uint64]
     return total
 
 
+def join_halves(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(low + 2**30 high) modulo T, for sums of the 30-bit halves of shares."""
+    high = high % _T
+    for _ in range(10):
+        high = (high << np.uint64(3)) % _T
+    joined: NDArray[np.uint64] = (low % _T + high) % _T
+    return joined
+
+
 def scale(shares: NDArray[np.uint64], factors: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Element by element product of shares with public or own signed integers below 2**31, modulo T."""
     magnitude = np.abs(factors).astype(np.uint64)

@@ -110,6 +110,7 @@ class CodeMap:
         min_bin_fraction: float = 0.05,
         min_bin_count: int = 30,
         ordered: bool = False,
+        allow_none: bool = False,
         generator: np.random.Generator | None = None,
     ) -> CodeMap:
         """Fit bins on the owner's training rows.
@@ -120,6 +121,7 @@ class CodeMap:
         rows : index or mask of the fitting rows, default all.
         max_bin, min_bin_fraction, min_bin_count : see `BinSizes`.
         ordered : keep the order of number columns up to a secret flip, so that the bank can merge neighbours.
+        allow_none : return a map without columns where every column is dropped, instead of DataError.
         generator : for tests; default is seeded by the operating system.
         """
         sizes = BinSizes(max_bin, min_bin_fraction, min_bin_count)
@@ -136,7 +138,7 @@ class CodeMap:
                 continue
             counts = np.bincount(bins.apply(chosen)[0], minlength=bins.n_bins).astype(np.int64)
             columns.append(ColumnMap(name, bins, _permutation(bins, generator, ordered=ordered), counts))
-        if not columns:
+        if not columns and not allow_none:
             raise DataError(f"every column of {table.source} was dropped: {'; '.join(_reasons(dropped))}")
         return cls(tuple(columns), dropped, kinds, ordered, sizes)
 

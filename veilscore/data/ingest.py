@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veilscore.data.ingest_file import read_file
+from veilscore.data.ingest_file import file_columns, read_file
 from veilscore.data.table import Kind, Table, make_table
 from veilscore.errors import ColumnError
 
@@ -116,3 +116,12 @@ def read_table(
         normaliser=normaliser,
         kinds=kinds,
     )
+
+
+def list_columns(source: str | Path, *, table: str | None = None, query: str | None = None) -> tuple[str, ...]:
+    """Names of all columns of a data set, in order, without reading its rows; parameters as of `read_table`."""
+    if "://" in str(source):
+        from veilscore.data.ingest_database import database_columns  # noqa: PLC0415 (as in `read_table`)
+
+        return database_columns(str(source), table=table, query=query)
+    return file_columns(Path(source))

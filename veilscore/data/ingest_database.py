@@ -6,6 +6,7 @@ objects of `CHUNK_ROWS` rows at most exist at once. Passwords in the URL stay ou
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,23 @@ def read_database(
     kinds : columns whose kind is known beforehand.
     table, query : exactly one: a table ("name" or "schema.name") or a SELECT statement of the owner.
     """
+    with _opened(url, table, query) as (name, engine):
+        return name, *_read(engine, selection, kinds, name, _statement(table, query))
+
+
+def database_columns(url: str, *, table: str | None, query: str | None) -> tuple[str, ...]:
+    """Names of all columns of a table or query, in order."""
+    with (
+        _opened(url, table, query) as (_, engine),
+        engine.connect().execution_options(stream_results=True) as connection,
+        connection.execute(_statement(table, query)) as result,
+    ):
+        return tuple(result.keys())
+
+
+@contextmanager
+def _opened(url: str, table: str | None, query: str | None) -> Iterator[tuple[str, sa.Engine]]:
+    """Name of the source and its engine; what the database says becomes DataError."""
     if (table is None) == (query is None):
         raise DataError("a database source needs either a table or a query; name exactly one")
     try:
@@ -45,7 +63,7 @@ def read_database(
         raise DataError("the database URL cannot be understood; write dialect://user@host/database") from None
     name = f"{engine.url.render_as_string(hide_password=True)} {table or 'query'}"
     try:
-        return name, *_read(engine, selection, kinds, name, _statement(table, query))
+        yield name, engine
     except (OperationalError, ProgrammingError) as error:
         raise DataError(f"{name} cannot be read: {str(error.orig).strip().splitlines()[0]}") from None
     except SQLAlchemyError as error:

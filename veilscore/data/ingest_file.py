@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -14,7 +15,7 @@ import numpy as np
 from veilscore.errors import ColumnError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from veilscore.data.ingest import Selection
@@ -39,24 +40,48 @@ _DATE_TYPES = ("DATE", "TIMESTAMP")
 
 def read_file(path: Path, selection: Selection, kinds: Mapping[str, Kind]) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Arrays by column name, and the names of the features, of a CSV or Parquet file."""
+    with _opened(path) as database:
+        return _read_relation(database, path, selection, kinds)
+
+
+def file_columns(path: Path) -> tuple[str, ...]:
+    """Names of all columns of a CSV or Parquet file, in order."""
+    with _opened(path) as database:
+        return tuple(_column_types(database, path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database for reading a file that is there; what DuckDB says of it becomes DataError."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist; check the path in the configuration")
     if path.stat().st_size == 0:
         raise DataError(f"data file {path.name} is empty; export it again")
     with duckdb.connect() as database:
         try:
-            return _read_relation(database, path, selection, kinds)
+            yield database
         except duckdb.Error as error:
             raise DataError(f"data file {path.name} cannot be read: {_reason(error)}") from None
+
+
+def _is_text(path: Path) -> bool:
+    return not path.name.endswith((".parquet", ".pq"))
+
+
+def _relation(path: Path) -> str:
+    return csv_relation(path) if _is_text(path) else f"read_parquet({literal(str(path))})"
+
+
+def _column_types(database: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
+    described = database.execute(f"DESCRIBE SELECT * FROM {_relation(path)}").fetchall()  # noqa: S608 (quoted)
+    return {str(row[0]): str(row[1]) for row in described}
 
 
 def _read_relation(
     database: duckdb.DuckDBPyConnection, path: Path, selection: Selection, kinds: Mapping[str, Kind]
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    is_text = not path.name.endswith((".parquet", ".pq"))
-    relation = csv_relation(path) if is_text else f"read_parquet({literal(str(path))})"
-    described = database.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()  # noqa: S608 (quoted)
-    types = {str(row[0]): str(row[1]) for row in described}
+    is_text, relation = _is_text(path), _relation(path)
+    types = _column_types(database, path)
     features = selection.features(tuple(types), path.name)
     texts = [name for name in features if types[name] == "VARCHAR"]
     counts = _count_castable(database, relation, texts)

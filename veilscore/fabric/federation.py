@@ -1,15 +1,18 @@
 """The federation file: who takes part, where they listen, and the certificate each is pinned to.
 
 Every member keeps its own copy and checks it by eye or by telephone against the others' fingerprints;
-nothing in it is secret. All trust between nodes comes from this file.
+nothing in it is secret. All trust between nodes comes from this file: the certificates that members pin, and under
+them the signed statements by which keys are replaced and revoked (rotation.py), which nodes add while they run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import os
 import tempfile
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
 from veilscore.fabric.identity import Certificate, check_name, parse_certificate
+from veilscore.fabric.key_history import KeyHistory, PartyKeys
+from veilscore.fabric.rotation import KeyStatement  # noqa: TC001 - pydantic reads the type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pydantic_core import ErrorDetails
 
@@ -96,11 +101,13 @@ class Federation(_Strict):
     Parameters
     ----------
     name : name of the federation.
-    members : exactly one coordinator, at least one bank.
+    members : exactly one coordinator, at least one bank; with the certificates first pinned.
+    statements : signed statements about keys; `member` and `history` take them into account.
     """
 
     name: str
     members: tuple[Member, ...]
+    statements: tuple[KeyStatement, ...] = ()
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Federation:
@@ -123,18 +130,41 @@ class Federation(_Strict):
             raise ValueError("a federation needs at least one bank")
         return self
 
+    @cached_property
+    def history(self) -> KeyHistory:
+        """What follows from the pinned certificates and the statements."""
+        return KeyHistory.of(self.name, [m.identity for m in self.members], self.statements)
+
+    @cached_property
+    def _newest(self) -> dict[str, Member]:
+        return {m.name: _with_certificate(m, self.history.newest(m.name)) for m in self.members}
+
     def member(self, name: str) -> Member:
-        """Member called `name`; IdentityError naming the nearest one otherwise."""
-        for member in self.members:
-            if member.name == name:
-                return member
+        """Member called `name`, with its newest certificate; IdentityError naming the nearest one otherwise."""
+        if name in self._newest:
+            return self._newest[name]
         raise IdentityError(
             f"no member {name!r} in federation {self.name}{_nearest(name, [m.name for m in self.members])}"
         )
 
-    def by_fingerprint(self, fingerprint: str) -> Member | None:
-        """Member pinned to `fingerprint`, if any."""
-        return next((m for m in self.members if m.fingerprint == fingerprint), None)
+    def by_fingerprint(self, fingerprint: str, now_s: float | None = None) -> Member | None:
+        """Member with an accepted key of this fingerprint, if any; `now_s`: seconds since the epoch."""
+        key = self.history.find(fingerprint)
+        if key is None or key.refusal(time.time() if now_s is None else now_s) is not None:
+            return None
+        return self._newest[key.certificate.name]
+
+    def keys_of(self, name: str, now_s: float | None = None) -> PartyKeys:
+        """All keys of a member, to check its signatures with; also those it had at the time of a signature."""
+        return PartyKeys(self.member(name).name, self.history.keys[name], time.time() if now_s is None else now_s)
+
+    def with_statements(self, statements: Iterable[KeyStatement]) -> Federation:
+        """Return the same federation with these statements added at the end, those only that have an effect."""
+        every = {s.order: s for s in self.statements}
+        for statement in sorted(statements, key=lambda s: s.order):
+            every.setdefault(statement.order, statement)
+        history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
+        return Federation(name=self.name, members=self.members, statements=tuple(history.applied))
 
     def with_role(self, role: Role) -> tuple[Member, ...]:
         """Members of one role, in the order of the file."""
@@ -148,9 +178,15 @@ class Federation(_Strict):
     def with_address(self, name: str, address: str) -> Federation:
         """Return the same federation with one member at another address."""
         check_address(address)
-        moved = self.member(name).model_copy(update={"address": address})
-        members = tuple(moved if m.name == name else m for m in self.members)
-        return self.model_copy(update={"members": members})
+        self.member(name)
+        members = tuple(m.model_copy(update={"address": address}) if m.name == name else m for m in self.members)
+        return Federation.model_construct(name=self.name, members=members, statements=self.statements)
+
+
+def _with_certificate(member: Member, certificate: Certificate) -> Member:
+    if certificate.fingerprint == member.fingerprint:
+        return member
+    return member_of(certificate, member.address)
 
 
 def member_of(certificate: Certificate, address: str | None) -> Member:
@@ -194,7 +230,10 @@ def load_federation(path: Path) -> Federation:
 
 def save_federation(federation: Federation, path: Path) -> None:
     """Write federation.yaml, whole or not at all; StateError if it cannot be written."""
-    text = yaml.dump(federation.model_dump(mode="json", exclude_none=True), Dumper=_BlockDumper, sort_keys=False)
+    content = federation.model_dump(mode="json", exclude_none=True)
+    if not federation.statements:
+        del content["statements"]
+    text = yaml.dump(content, Dumper=_BlockDumper, sort_keys=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -210,6 +249,20 @@ def save_federation(federation: Federation, path: Path) -> None:
             raise
     except OSError as error:
         raise StateError(f"federation file {path} cannot be written: {error.strerror}") from error
+
+
+def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
+    """Put statements into a federation file that nodes and commands may change at the same time; returns it."""
+    try:
+        with path.with_name(f".{path.name}.lock").open("a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = load_federation(path)
+            after = before.with_statements(statements)
+            if after.statements != before.statements:
+                save_federation(after, path)
+            return after
+    except OSError as error:
+        raise StateError(f"federation file {path} cannot be locked: {error.strerror}") from error
 
 
 class _BlockDumper(yaml.SafeDumper):

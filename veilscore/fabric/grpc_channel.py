@@ -1,9 +1,11 @@
 """The fabric: gRPC between nodes. The only file that imports grpc.
 
 Every connection is mutual TLS. A server trusts exactly the certificates of the federation file, a client
-exactly the one certificate of the peer it calls; there is no other way in. Each call is checked (handshake.py)
-before a byte of its request is parsed. Protocol messages travel directly between parties (`Deliver`), in pieces,
-with back-pressure (framing.py, inbox.py); control messages are calls and streams that the node registers.
+exactly those of the peer it calls (two while a key is being replaced); there is no other way in. Keys change while
+connections live: calls that run end over the connection they began on, those of a revoked key are cut. Each call
+is checked (handshake.py) before a byte of its request is parsed. Protocol messages travel directly between parties
+(`Deliver`), in pieces, with back-pressure (framing.py, inbox.py); control messages are calls and streams that the
+node registers.
 
 Aborts: status and error class are a fixed table. What a peer says of an error is cut to plain text and
 trusted for nothing beyond its class; an error outside the tree reaches the peer as "internal error" only.
@@ -18,7 +20,7 @@ import json
 import random
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ from veilscore.errors import (
     StateError,
     VeilscoreError,
 )
+from veilscore.fabric.connections import Callers
 from veilscore.fabric.exchange import AcceptSession, Exchange, Exchanges, Traffic
 from veilscore.fabric.federation import Federation, Member
 from veilscore.fabric.framing import PIECE_BYTES, Assembly, data_of, header_of, parse, pieces
@@ -99,6 +102,7 @@ _OPTIONS = [
 
 @dataclass(frozen=True)
 class _Method:
+    name: str
     roles: frozenset[str]
     request_type: type[Message]
     handler: Handler
@@ -111,8 +115,31 @@ class _Peer:
 
     member: Member
     channel: Any
+    pinned: frozenset[str] = frozenset()
     greeted: bool = False
     greeting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    calls: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a call, so that a connection with old keys ends with its last one."""
+        self.calls += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            if self.calls == 0:
+                self.idle.set()
+
+    async def drain(self) -> None:
+        """Close when the last call has ended."""
+        try:
+            if self.calls:
+                await self.idle.wait()
+        finally:
+            await self.channel.close()
 
 
 class Fabric:
@@ -126,6 +153,7 @@ class Fabric:
         perhaps before this node starts the step; False, or any error of the tree, refuses it.
     listen : host:port to bind where it differs from this member's address; port 0 takes a free one (`port`).
     clock : seconds since the epoch.
+    authorise : called as (method, caller) before a control call is parsed; raises RefusedError to refuse it.
 
     Raises
     ------
@@ -142,6 +170,7 @@ class Fabric:
         listen: str | None = None,
         clock: Callable[[], float] = time.time,
         version: str = VERSION,
+        authorise: Callable[[str, Member], None] | None = None,
     ) -> None:
         self.name = identity.name
         self.limits = limits or Limits()
@@ -152,6 +181,10 @@ class Fabric:
         self._exchanges = Exchanges(self.name, self.limits, accept_session)
         self._methods: dict[str, _Method] = {}
         self._peers: dict[str, _Peer] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._callers = Callers()
+        self._authorise = authorise
+        self._served: object = None
         self._server: Any = None
         self._metadata = ((_VERSION_KEY, version),)
         self._log = structlog.get_logger("veilscore.fabric").bind(party=self.name)
@@ -171,7 +204,7 @@ class Fabric:
         """
         if unknown := roles - set(ROLES):
             raise ConfigError(f"method {method}: unknown roles {', '.join(sorted(unknown))}")
-        self._methods[method] = _Method(frozenset(roles), request_type, handler, stream)
+        self._methods[method] = _Method(method, frozenset(roles), request_type, handler, stream)
 
     async def start(self) -> None:
         """Listen; a member without an address only calls others.
@@ -182,7 +215,6 @@ class Fabric:
         """
         if self._listen is None:
             return
-        identity = self._handshake.identity
         options = [
             *_OPTIONS,
             ("grpc.so_reuseport", 0),  # two nodes on one port must fail, not share it
@@ -193,10 +225,8 @@ class Fabric:
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=512)
         server.add_generic_rpc_handlers((_Router(self._route),))
-        credentials = grpc.ssl_server_credentials(
-            [(identity.key_pem(), identity.certificate.pem)],
-            root_certificates=b"".join(m.identity.pem for m in self.federation.members),
-            require_client_auth=True,
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._tls_of_next_connection(), self._tls_of_next_connection, require_client_authentication=True
         )
         try:
             self.port = server.add_secure_port(self._listen, credentials)
@@ -219,6 +249,59 @@ class Fabric:
         peers, self._peers = list(self._peers.values()), {}
         for peer in peers:
             await peer.channel.close()
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
+
+    # --- keys ---
+
+    @property
+    def identity(self) -> Identity:
+        """This node's identity, the one in use now."""
+        return self._handshake.identity
+
+    async def renew(self, federation: Federation | None = None, identity: Identity | None = None) -> None:
+        """Go on with other key statements or another own identity; also when the time of a key is over.
+
+        Calls that run end over their old connections, except those with a revoked key: they are cut.
+
+        Raises
+        ------
+        IdentityError : the identity is not an accepted key of this node.
+        """
+        handshake = self._handshake
+        federation = federation or self.federation
+        if identity is not None:
+            handshake.check_own(identity, federation)
+            handshake.identity = identity
+        self.federation = handshake.federation = federation
+        revoked = federation.history.revoked(handshake.clock())
+        for name, peer in list(self._peers.items()):
+            if identity is None and peer.pinned == self._pins(name):
+                continue
+            del self._peers[name]
+            if peer.pinned & revoked:
+                await peer.channel.close()
+                continue
+            task = asyncio.create_task(peer.drain())
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+        self._callers.cut(revoked)
+
+    def _pins(self, name: str) -> frozenset[str]:
+        accepted = self.federation.history.accepted(name, self._handshake.clock())
+        return frozenset(c.fingerprint for c in accepted)
+
+    def _tls_of_next_connection(self) -> Any:
+        """Own certificate and all that are accepted; None if the same as for the last connection."""
+        identity, history, now_s = self.identity, self.federation.history, self._handshake.clock()
+        roots = [c for name in history.keys for c in history.accepted(name, now_s)]
+        wanted = (identity.fingerprint, frozenset(c.fingerprint for c in roots))
+        if wanted == self._served:
+            return None
+        self._served = wanted
+        pair = (identity.key_pem(), identity.certificate.pem)
+        return grpc.ssl_server_certificate_configuration([pair], b"".join(c.pem for c in roots))
 
     def _route(self, path: str) -> Any:
         """Find what gRPC shall call; without a deserialiser bytes stay unparsed until the caller is checked."""
@@ -245,14 +328,27 @@ class Fabric:
     def _check_caller(self, context: Any, roles: Collection[str]) -> Member:
         pem = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
         version = dict(context.invocation_metadata() or ()).get(_VERSION_KEY, "no version")
-        return self._handshake.check_caller(pem, str(version), roles)
+        peer = self._handshake.check_caller(pem, str(version), roles)
+        self._callers.seen(self._handshake.fingerprint(pem), context.peer())
+        return peer
+
+    def _admit(self, context: Any, method: _Method) -> Member:
+        peer = self._check_caller(context, method.roles)
+        if self._authorise is not None:
+            self._authorise(method.name, peer)
+        return peer
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Names of all control calls that this node offers."""
+        return frozenset(self._methods)
 
     async def _hello(self, request: control_pb2.Hello, peer: Member) -> control_pb2.HelloReply:
         return self._handshake.answer(request, peer)
 
     async def _serve_unary(self, method: _Method, request: bytes, context: Any) -> bytes:
         try:
-            peer = self._check_caller(context, method.roles)
+            peer = self._admit(context, method)
             reply = await method.handler(parse(method.request_type, request, peer.name), peer)
             return reply.SerializeToString()  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
@@ -261,7 +357,7 @@ class Fabric:
 
     async def _serve_stream(self, method: _Method, request: bytes, context: Any) -> AsyncIterator[bytes]:
         try:
-            peer = self._check_caller(context, method.roles)
+            peer = self._admit(context, method)
             async for reply in method.handler(parse(method.request_type, request, peer.name), peer):
                 yield reply.SerializeToString()
         except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
@@ -328,7 +424,7 @@ class Fabric:
 
     async def set_address(self, name: str, address: str) -> None:
         """Reach member `name` at another address from now on."""
-        self.federation = self.federation.with_address(name, address)
+        self.federation = self._handshake.federation = self.federation.with_address(name, address)
         old = self._peers.pop(name, None)
         if old is not None:
             await old.channel.close()
@@ -339,8 +435,9 @@ class Fabric:
         member = self.federation.member(name)
         if member.address is None:
             raise ConfigError(f"{name} has no address in the federation file and cannot be called")
-        identity = self._handshake.identity
-        credentials = grpc.ssl_channel_credentials(member.identity.pem, identity.key_pem(), identity.certificate.pem)
+        identity, trusted = self.identity, self._handshake.trusted(name)
+        roots = b"".join(certificate.pem for certificate in trusted)
+        credentials = grpc.ssl_channel_credentials(roots, identity.key_pem(), identity.certificate.pem)
         options = [
             *_OPTIONS,
             ("grpc.ssl_target_name_override", name),
@@ -355,7 +452,7 @@ class Fabric:
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
         channel = grpc.aio.secure_channel(member.address, credentials, options)
-        return self._peers.setdefault(name, _Peer(member, channel))
+        return self._peers.setdefault(name, _Peer(member, channel, self._pins(name)))
 
     async def call(
         self,
@@ -378,15 +475,14 @@ class Fabric:
         ------
         VeilscoreError : what the peer raised; PeerError or IdentityError if it cannot be reached or trusted.
         """
-        peer = self._peer(peer_name)
-        stub = peer.channel.unary_unary(f"/{SERVICE}/{method}")
         data = request.SerializeToString()
 
-        async def attempt(remaining_s: float) -> M:
+        async def attempt(peer: _Peer, remaining_s: float) -> M:
+            stub = peer.channel.unary_unary(f"/{SERVICE}/{method}")
             raw = await stub(data, timeout=remaining_s, metadata=self._metadata)
             return parse(reply_type, raw, peer_name)
 
-        return await self._retrying(peer, attempt, timeout_s, retry=retry)
+        return await self._retrying(peer_name, attempt, timeout_s, retry=retry)
 
     async def stream(
         self,
@@ -398,30 +494,37 @@ class Fabric:
         timeout_s: float | None = None,
     ) -> AsyncIterator[M]:
         """Call a peer and yield its replies as they come; not repeated once it has begun."""
+        await self._retrying(peer_name, _nothing, self.limits.connect_timeout_s, retry=True)
         peer = self._peer(peer_name)
-        await self._retrying(peer, _nothing, self.limits.connect_timeout_s, retry=True)
-        call = peer.channel.unary_stream(f"/{SERVICE}/{method}")(
-            request.SerializeToString(), timeout=timeout_s, metadata=self._metadata
-        )
-        try:
-            async for raw in call:
-                yield parse(reply_type, raw, peer_name)
-        except grpc.aio.AioRpcError as error:
-            raise _error_of(error, peer.member) from error
-        finally:
-            call.cancel()
+        with peer.in_use():
+            call = peer.channel.unary_stream(f"/{SERVICE}/{method}")(
+                request.SerializeToString(), timeout=timeout_s, metadata=self._metadata
+            )
+            try:
+                async for raw in call:
+                    yield parse(reply_type, raw, peer_name)
+            except grpc.aio.AioRpcError as error:
+                raise _error_of(error, peer.member) from error
+            except asyncio.CancelledError as error:
+                raise _cut_or(error, peer.member) from error
+            finally:
+                call.cancel()
 
     async def _retrying(
-        self, peer: _Peer, attempt: Callable[[float], Awaitable[R]], total_s: float, *, retry: bool
+        self, peer_name: str, attempt: Callable[[_Peer, float], Awaitable[R]], total_s: float, *, retry: bool
     ) -> R:
         """Greet the peer if need be, then run `attempt`; back off and repeat while it cannot be reached."""
-        self._handshake.check_callee(peer.member)
         end_s = time.monotonic() + total_s
         delay_s = 0.1
         while True:
+            peer = self._peer(peer_name)  # anew each time: its keys or this node's may have changed
+            self._handshake.check_callee(peer.member)
             try:
-                await self._greet(peer, max(end_s - time.monotonic(), 0.01))
-                return await attempt(max(end_s - time.monotonic(), 0.01))
+                with peer.in_use():
+                    await self._greet(peer, max(end_s - time.monotonic(), 0.01))
+                    return await attempt(peer, max(end_s - time.monotonic(), 0.01))
+            except asyncio.CancelledError as error:
+                raise _cut_or(error, peer.member) from error
             except grpc.aio.AioRpcError as error:
                 failure = _error_of(error, peer.member)
                 if error.code() is Code.UNAVAILABLE:
@@ -473,7 +576,7 @@ class Fabric:
     async def send_message(self, session_id: str, to: str, payload: bytes) -> None:
         """Deliver one protocol message; see `SessionChannel`."""
         exchange = self._exchanges.get(session_id)
-        peer = self._peer(to)
+        self._peer(to)
         if len(payload) > self.limits.message_bytes:
             raise MessageError(
                 f"message of {len(payload)} bytes to {to} is over the limit of {self.limits.message_bytes}",
@@ -491,11 +594,11 @@ class Fabric:
                 sha256=digest,
             )
 
-            async def attempt(remaining_s: float) -> None:
+            async def attempt(peer: _Peer, remaining_s: float) -> None:
                 await self._deliver(exchange, peer, header, payload, remaining_s)
 
             total_s = max(self.limits.retry_s, self.limits.attempt_s(len(payload)))
-            await self._retrying(peer, attempt, total_s, retry=True)
+            await self._retrying(to, attempt, total_s, retry=True)
             exchange.confirm(to)
             exchange.count(self.name, to, payload)
 
@@ -568,7 +671,7 @@ async def _at_most(limit_s: float, what: str, session: str | None = None) -> Asy
         raise PeerError(f"{what} did not arrive whole within {limit_s:.1f} s", session=session) from error
 
 
-async def _nothing(_remaining_s: float) -> None:
+async def _nothing(_peer: _Peer, _remaining_s: float) -> None:
     return None
 
 
@@ -605,6 +708,16 @@ def _error_of(error: grpc.aio.AioRpcError, peer: Member) -> VeilscoreError:
         return MessageError(f"message to or from {where} is over the size limit", party=peer.name)
     cls, what = _ERROR_OF_STATUS.get(error.code(), (PeerError, "failed"))
     return cls(f"{where} {what} ({error.code().name}: {_plain(text)[:200]})", party=peer.name)
+
+
+def _cut_or(error: asyncio.CancelledError, peer: Member) -> BaseException:
+    """PeerError if the call ended because its connection was closed here; the cancellation if this task's was asked."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return error
+    return PeerError(
+        f"the connection to {peer.name} was closed at this node: it stops, or a key changed", party=peer.name
+    )
 
 
 def _may_repeat(error: grpc.aio.AioRpcError, failure: VeilscoreError) -> bool:

@@ -1,6 +1,7 @@
 """Who is at the other end: certificate, dates, version, role and clock, before a request is parsed. No I/O.
 
-Order, for each call: 1. certificate pinned, 2. dates, 3. protocol version, 4. role; and once for each
+Order, for each call: 1. certificate pinned (first, or as a successor), not replaced, not revoked, 2. dates,
+3. protocol version, 4. role; and once for each
 connection a `Hello` both ways with version, name, role and clock. The first wrong one raises IdentityError.
 """
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from veilscore.fabric.federation import Federation, Member
-    from veilscore.fabric.identity import Identity
+    from veilscore.fabric.identity import Certificate, Identity
 
 
 @dataclass
@@ -43,25 +44,40 @@ class Handshake:
     clock_skew_s: float
     clock: Callable[[], float] = time.time
     version: str = VERSION
-    _member_of_pem: dict[bytes, Member] = field(default_factory=dict, repr=False)
+    _fingerprint_of_pem: dict[bytes, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check this node itself first."""
-        name = self.identity.name
-        if self.federation.member(name).fingerprint != self.identity.fingerprint:
+        self.check_own(self.identity, self.federation)
+
+    def check_own(self, identity: Identity, federation: Federation) -> None:
+        """Refuse an identity that the federation does not pin for its name, or that is not valid now."""
+        name = identity.name
+        key = federation.history.find(identity.fingerprint)
+        if federation.member(name) and (key is None or key.certificate.name != name):
             raise IdentityError(
                 f"the federation file pins another certificate for {name} than this node has: put this "
                 "node's certificate into the file of every member",
                 party=name,
             )
-        self.identity.certificate.check_valid(self.clock())
+        refusal = key.refusal(self.clock()) if key else None
+        if refusal is not None:
+            raise IdentityError(f"{refusal}; see docs/keys.md for how to go on", party=name)
+        identity.certificate.check_valid(self.clock())
 
     def check_caller(self, pem: bytes, version: str, roles: Collection[str]) -> Member:
         """Return the member behind a TLS certificate, if it may make this call now."""
-        peer = self._member_of_pem.get(pem)
-        if peer is None:
-            peer = self._member_of_pem[pem] = self._identify(pem)
-        peer.identity.check_valid(self.clock())
+        key = self.federation.history.find(self.fingerprint(pem))
+        if key is None:
+            raise self._wrong(
+                f"certificate {self.fingerprint(pem)[:16]}... is not pinned in the federation file of "
+                f"{self.identity.name}"
+            )
+        refusal = key.refusal(self.clock())
+        if refusal is not None:
+            raise self._wrong(refusal)
+        key.certificate.check_valid(self.clock())
+        peer = self.federation.member(key.certificate.name)
         self._check_version(peer.name, version)
         if peer.role not in roles:
             raise self._wrong(f"{peer.name} has role {peer.role}; this call is for {', '.join(sorted(roles))}")
@@ -70,7 +86,16 @@ class Handshake:
     def check_callee(self, peer: Member) -> None:
         """Refuse to call while this node's or the peer's certificate is out of date."""
         self.identity.certificate.check_valid(self.clock())
-        peer.identity.check_valid(self.clock())
+        self.trusted(peer.name)
+        self.federation.member(peer.name).identity.check_valid(self.clock())
+
+    def trusted(self, name: str) -> tuple[Certificate, ...]:
+        """Certificates that a member may show now; IdentityError if its keys are revoked."""
+        accepted = self.federation.history.accepted(name, self.clock())
+        if not accepted:
+            refusal = self.federation.history.keys[name][-1].refusal(self.clock())
+            raise IdentityError(f"{refusal}; no other is known here, see docs/keys.md", party=name)
+        return accepted
 
     def hello(self) -> control_pb2.Hello:
         """Greeting of this node."""
@@ -101,17 +126,16 @@ class Handshake:
                 "time server"
             )
 
-    def _identify(self, pem: bytes) -> Member:
-        try:
-            fingerprint = x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()
-        except ValueError as error:
-            raise self._wrong("the connection has no readable certificate") from error
-        member = self.federation.by_fingerprint(fingerprint)
-        if member is None:
-            raise self._wrong(
-                f"certificate {fingerprint[:16]}... is not pinned in the federation file of {self.identity.name}"
-            )
-        return member
+    def fingerprint(self, pem: bytes) -> str:
+        """SHA-256 of a certificate as TLS gives it; IdentityError if it is none."""
+        known = self._fingerprint_of_pem.get(pem)
+        if known is None:
+            try:
+                known = x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()
+            except ValueError as error:
+                raise self._wrong("the connection has no readable certificate") from error
+            self._fingerprint_of_pem[pem] = known  # TLS lets in pinned certificates only, so this stays small
+        return known
 
     def _check_version(self, peer: str, version: str) -> None:
         if version != self.version:

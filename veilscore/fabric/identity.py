@@ -4,9 +4,9 @@ There is no certificate authority. The federation file holds each member's certi
 says only if the certificate of its TLS connection has the pinned fingerprint. The same key signs acceptances.
 
 Source: NIST FIPS 186-5 (ECDSA, P-256), RFC 5280 (certificates).
-Protects: the private key at rest by file mode 0600 and, if a passphrase is given, by encryption (PKCS #8).
-Does not protect: a key on a machine whose root user is hostile; there is no revocation list, so a lost key is
-revoked by taking the member out of every node's federation file.
+Protects: the private key at rest by file mode 0600 and, if a passphrase is given, by encryption (PKCS #8 under
+scrypt, key_source.py). A certificate can commit to a recovery key, kept elsewhere, that revokes it (rotation.py).
+Does not protect: a key on a machine whose root user is hostile.
 """
 
 from __future__ import annotations
@@ -26,20 +26,26 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from veilscore.errors import ConfigError, IdentityError, StateError
+from veilscore.fabric.key_source import PASSPHRASE_FILE_VARIABLE, PASSPHRASE_VARIABLE, default_source, encrypt_pkcs8
+from veilscore.fabric.rotation import fingerprint_of_key
 from veilscore.protocol import VERSION
 
 ROLES = ("bank", "holder", "coordinator", "operator")
 KEY_FILE = "key.pem"
 CERTIFICATE_FILE = "certificate.pem"
-PASSPHRASE_VARIABLE = "VEILSCORE_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a passphrase
+RECOVERY_FILE = "recovery.pem"
+CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+# Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
+RECOVERY_OID = x509.ObjectIdentifier("2.25.187134260512219436177812356481123547890")
 
 Passphrase = Callable[[], str | None]
 
 
 def passphrase_from_environment() -> str | None:
-    """Passphrase of the private key from VEILSCORE_KEY_PASSPHRASE; None if it is unset or empty."""
-    return os.environ.get(PASSPHRASE_VARIABLE) or None
+    """Passphrase from VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE; None if neither is set."""
+    return default_source().secret(Path())
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Certificate:
     fingerprint : SHA-256 of the DER form, 64 hexadecimal digits.
     not_before, not_after : period of validity, UTC.
     pem : the certificate itself.
+    recovery : SHA-256 of the recovery public key, 64 hexadecimal digits, if the certificate commits to one.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Certificate:
     not_after: dt.datetime
     pem: bytes = field(repr=False)
     public_key: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
+    recovery: str | None = None
 
     def check_valid(self, now_s: float) -> None:
         """Refuse a certificate outside its period.
@@ -186,7 +194,18 @@ def parse_certificate(pem: bytes) -> Certificate:
         not_after=parsed.not_valid_after_utc,
         pem=parsed.public_bytes(serialization.Encoding.PEM),
         public_key=public_key,
+        recovery=_recovery_of(parsed),
     )
+
+
+def _recovery_of(certificate: x509.Certificate) -> str | None:
+    try:
+        value = certificate.extensions.get_extension_for_oid(RECOVERY_OID).value
+    except x509.ExtensionNotFound:
+        return None
+    if not isinstance(value, x509.UnrecognizedExtension) or len(value.value) != 34 or value.value[:2] != b"\x04\x20":
+        raise IdentityError("certificate commits to a recovery key in a form that is not Veilscore's")
+    return value.value[2:].hex()
 
 
 def create_identity(
@@ -196,6 +215,7 @@ def create_identity(
     days: float = 365,
     *,
     passphrase: Passphrase = passphrase_from_environment,
+    recovery: bool | str = False,
 ) -> Identity:
     """Make a key and its certificate in `folder` (key.pem mode 0600, certificate.pem).
 
@@ -203,6 +223,8 @@ def create_identity(
     ----------
     days : validity from now on; zero or less gives a certificate that has already expired.
     passphrase : asked once; None leaves the key unencrypted.
+    recovery : True also makes recovery.pem, which can revoke the identity and should be kept elsewhere; a SHA-256
+        makes the certificate commit to a recovery key that exists.
 
     Raises
     ------
@@ -212,19 +234,22 @@ def create_identity(
     check_name(name)
     if role not in ROLES:
         raise ConfigError(f"role {role!r} of node {name} is unknown: use one of {', '.join(ROLES)}")
+    if (folder / KEY_FILE).exists():  # before a key source makes anything new for this folder
+        raise ConfigError(
+            f"{folder} has an identity already: move it away first; all members must then pin the new one"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _self_signed(key, name, role, days)
     secret = passphrase()
-    encryption = serialization.BestAvailableEncryption(secret.encode()) if secret else serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    files = [(KEY_FILE, _key_bytes(key, secret), 0o600)]
+    if recovery is True:
+        rescue = ec.generate_private_key(ec.SECP256R1())
+        recovery = fingerprint_of_key(rescue.public_key())
+        files.append((RECOVERY_FILE, _key_bytes(rescue, secret), 0o600))
+    certificate = _self_signed(key, name, role, days, recovery or None)
+    files.append((CERTIFICATE_FILE, certificate, 0o644))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(folder / KEY_FILE, pem, 0o600)
-        try:
-            _write_new(folder / CERTIFICATE_FILE, certificate, 0o644)
-        except OSError:
-            (folder / KEY_FILE).unlink(missing_ok=True)
-            raise
+        _write_all(folder, files)
     except FileExistsError as error:
         raise ConfigError(
             f"{folder} has an identity already: move it away first; all members must then pin the new one"
@@ -234,7 +259,14 @@ def create_identity(
     return Identity(parse_certificate(certificate), key)
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, role: str, days: float) -> bytes:
+def _key_bytes(key: ec.EllipticCurvePrivateKey, secret: str | None) -> bytes:
+    none = serialization.NoEncryption()
+    if not secret:
+        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none)
+    return encrypt_pkcs8(key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, none), secret)
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, role: str, days: float, recovery: str | None) -> bytes:
     now = dt.datetime.now(dt.UTC)
     end = now + dt.timedelta(days=days)
     subject = x509.Name(
@@ -248,7 +280,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, role: str, days: fl
         False,
     ) | dict.fromkeys(("crl_sign", "encipher_only", "decipher_only"), False)
     extended = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -260,9 +292,24 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, role: str, days: fl
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
         .add_extension(extended, critical=False)
-        .sign(key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    if recovery is not None:
+        commitment = x509.UnrecognizedExtension(RECOVERY_OID, b"\x04\x20" + bytes.fromhex(recovery))
+        builder = builder.add_extension(commitment, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _write_all(folder: Path, files: list[tuple[str, bytes, int]]) -> None:
+    """Write all of them or none; FileExistsError if one is there."""
+    written: list[Path] = []
+    try:
+        for name, content, mode in files:
+            _write_new(folder / name, content, mode)
+            written.append(folder / name)
+    except OSError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
@@ -279,13 +326,14 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 
 
 def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_environment) -> Identity:
-    """Read the identity in `folder`.
+    """Read the identity in `folder`, after a rotation that of the key in use.
 
     Raises
     ------
     ConfigError : missing files, wrong or missing passphrase.
     IdentityError : damaged, not matching, expired, or the key can be read by other users.
     """
+    folder = current_folder(folder)
     key_path = folder / KEY_FILE
     try:
         mode = key_path.stat().st_mode
@@ -310,11 +358,49 @@ def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_envi
     return Identity(certificate, key)
 
 
+def current_folder(folder: Path) -> Path:
+    """Folder of the key in use: `folder` itself, or the one in it that the file ``current`` names."""
+    try:
+        name = (folder / CURRENT_FILE).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return folder
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{folder / CURRENT_FILE} cannot be read") from error
+    if not re.fullmatch(r"[0-9a-f]{16}", name):
+        raise ConfigError(f"{folder / CURRENT_FILE} must name a folder of 16 hexadecimal digits beside it")
+    return folder / name
+
+
+def make_current(folder: Path, fingerprint: str) -> None:
+    """Let the key in the folder of this fingerprint be the one in use, at once or not at all."""
+    temporary = folder / f".{CURRENT_FILE}.new"
+    try:
+        temporary.unlink(missing_ok=True)
+        _write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
+        temporary.replace(folder / CURRENT_FILE)
+    except OSError as error:
+        raise StateError(f"{folder / CURRENT_FILE} cannot be written: {error.strerror}") from error
+
+
+def load_recovery_key(
+    path: Path, *, passphrase: Passphrase = passphrase_from_environment
+) -> ec.EllipticCurvePrivateKey:
+    """Read a recovery key; ConfigError if it cannot be read."""
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"recovery key {path} cannot be read: {error.strerror}") from error
+    return _load_key(pem, path, passphrase)
+
+
 def _load_key(pem: bytes, path: Path, passphrase: Passphrase) -> ec.EllipticCurvePrivateKey:
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem
     secret = passphrase() if encrypted else None
     if encrypted and not secret:
-        raise ConfigError(f"{path} is encrypted: set {PASSPHRASE_VARIABLE}")
+        raise ConfigError(
+            f"{path} is encrypted: set {PASSPHRASE_VARIABLE} or {PASSPHRASE_FILE_VARIABLE}, or name its key source in "
+            "node.yaml"
+        )
     try:
         key = serialization.load_pem_private_key(pem, secret.encode() if secret else None)
     except (ValueError, TypeError) as error:

@@ -96,23 +96,25 @@ def lookup_bytes(n_samples: int, n_cells: int) -> tuple[int, int]:
     return shape.n_blocks * shape.element_bytes, shape.query_bytes
 
 
-def check_theta(theta: NDArray[np.integer], n_cells: int) -> NDArray[np.uint64]:
-    """Return tables (V, cells) modulo 2^24, or raise ParameterError."""
-    t = LOOKUP_TRAIN.t
+def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.t) -> NDArray[np.uint64]:
+    """Return tables (V, cells) modulo t, or raise ParameterError."""
     if theta.ndim != 2 or theta.shape[1] != n_cells or not np.issubdtype(theta.dtype, np.integer):
         raise ParameterError(f"theta must be integers of shape (V, {n_cells})")
     if not 1 <= theta.shape[0] <= MAX_VECTORS:
         raise ParameterError(f"a query takes between 1 and {MAX_VECTORS} tables")
     if theta.min() < -(t // 2) or theta.max() >= t:
-        raise ParameterError("a value of theta is outside [-2^23, 2^24); use a smaller scale")
+        raise ParameterError(f"a value of theta is outside [{-(t // 2)}, {t}); use a smaller scale")
     return (theta.astype(np.int64) % t).astype(np.uint64)
 
 
-def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes, *, opened: bool) -> _Shape:
-    params = LOOKUP_OPEN if opened else LOOKUP_TRAIN
+def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes, params: ParameterSet) -> _Shape:
     n_cells = int(n_codes.sum())
     check_lookup(params, n_samples, n_codes.size, n_cells)
     return _Shape(params, n_samples, n_cells, label)
+
+
+def _params(opened: bool) -> ParameterSet:  # noqa: FBT001  # private, and named by its callers
+    return LOOKUP_OPEN if opened else LOOKUP_TRAIN
 
 
 class LookupCodes:
@@ -124,6 +126,7 @@ class LookupCodes:
     n_codes : (n_columns,).
     label : names protocol, session and this set of codes; equal on both sides, never used for other codes.
     opened : whether the sums will be opened (a larger modulus makes the shares exact).
+    params : the parameter set, where `opened` does not say it: that of trees, which also are opened.
     workers : threads, over blocks of rows.
     """
 
@@ -134,10 +137,11 @@ class LookupCodes:
         label: bytes,
         *,
         opened: bool = False,
+        params: ParameterSet | None = None,
         workers: int = 1,
     ) -> None:
         self._rows = indicator.CellRows.of(codes, n_codes)
-        self._shape = _shape(self._rows.n_samples, self._rows.n_codes, label, opened=opened)
+        self._shape = _shape(self._rows.n_samples, self._rows.n_codes, label, params or _params(opened))
         self._workers = workers
         self._sigma: NDArray[np.int8] | None = None
         self._hints_done = False
@@ -252,7 +256,7 @@ class LookupTable:
     Parameters
     ----------
     n_samples, n_codes : sizes of the other party's codes, as agreed beforehand.
-    label, opened : as the code owner's.
+    label, opened, params : as the code owner's.
     hints : all hints, or none yet (then give them by `add_hints`).
     """
 
@@ -263,9 +267,10 @@ class LookupTable:
         label: bytes,
         *,
         opened: bool = False,
+        params: ParameterSet | None = None,
         hints: Iterable[bytes] = (),
     ) -> None:
-        self._shape = _shape(n_samples, indicator.check_n_codes(n_codes), label, opened=opened)
+        self._shape = _shape(n_samples, indicator.check_n_codes(n_codes), label, params or _params(opened))
         self._a, self._a_prime = self._shape.public()
         self._hints = np.empty(self._shape.limbs(self._shape.n_blocks), np.uint32)
         self._filled = 0
@@ -303,7 +308,7 @@ class LookupTable:
 
         Parameters
         ----------
-        theta : integers (V, cells) in [-2^23, 2^24), taken modulo 2^24.
+        theta : integers (V, cells) in [-t/2, t), taken modulo t (2^24, but for trees).
 
         Returns
         -------
@@ -312,7 +317,7 @@ class LookupTable:
         shape = self._shape
         if not self.complete:
             raise ProtocolError(f"a query needs all hints; {shape.n_blocks - self._filled} blocks are missing")
-        tables = check_theta(theta, shape.n_cells)
+        tables = check_theta(theta, shape.n_cells, shape.params.t)
         stream = SecretStream()
         parts = [self._encrypt(row, stream) for row in tables]
         cells, alpha, beta, shares = zip(*parts, strict=True)

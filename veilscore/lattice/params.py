@@ -26,6 +26,7 @@ MAX_SAMPLES = 1 << 24
 MAX_CELLS = 1 << 14
 MAX_CODES = 1 << 16
 MAX_VECTORS = 1 << 12
+MAX_SUMMED = 1 << 16  # vectors of one opened product, over all its chunks
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)  # deterministic Miller-Rabin below 2^64
 
 
@@ -132,6 +133,11 @@ LOOKUP_TRAIN = ParameterSet(
 LOOKUP_OPEN = ParameterSet("lookup, opened", 4096, 1 << 24, largest_primes(26, 8192, 4), 0)
 PRODUCT = ParameterSet("product", 8192, T, T_PRIMES + largest_primes(24, 16384, 6), 2)
 
+SCORE_T: int = largest_primes(22, 16384, 1)[0]
+"""Modulus of the totals of trees: a prime, so that a product has slots and a lookup can share it."""
+PRODUCT_OPEN = ParameterSet("product, opened", 8192, SCORE_T, (SCORE_T, *largest_primes(24, 16384, 4)), 1)
+LOOKUP_TREES = ParameterSet("lookup, trees", 4096, SCORE_T, LOOKUP_OPEN.primes, 0)
+
 
 def _check_sizes(**sizes: tuple[int, int]) -> None:
     for name, (value, most) in sizes.items():
@@ -171,7 +177,7 @@ def check_lookup(params: ParameterSet, n_samples: int, n_columns: int, n_cells: 
         number_of_cells=(n_cells, MAX_CELLS),
     )
     budget = _budget(params, NOISE_SD * math.sqrt(params.N * (n_columns + 2)) + n_columns / 2)
-    if params is LOOKUP_OPEN and budget.log2_failure + math.log2(n_samples) > -LEAK_BITS:
+    if params in (LOOKUP_OPEN, LOOKUP_TREES) and budget.log2_failure + math.log2(n_samples) > -LEAK_BITS:
         raise ParameterError(f"opening {n_samples} sums of {n_columns} columns is inexact")
     return budget
 
@@ -195,7 +201,7 @@ def check_vectors(n_vectors: int) -> None:
     _check_sizes(number_of_vectors=(n_vectors, MAX_VECTORS))
 
 
-def check_product(n_vectors: int, openings: int) -> NoiseBudget:
+def check_product(n_vectors: int, openings: int, params: ParameterSet = PRODUCT) -> NoiseBudget:
     """Bound the noise of a secure product, or raise ParameterError.
 
     noise = sum over vectors of e v, |v| <= t/2 in each of N coefficients, plus the encryption of zero.
@@ -205,11 +211,14 @@ def check_product(n_vectors: int, openings: int) -> NoiseBudget:
     n_vectors : products summed under encryption.
     openings : coefficients decrypted under all keys of a job; one that rounds wrongly garbles its block.
     """
-    _check_sizes(number_of_vectors=(n_vectors, MAX_VECTORS), number_of_openings=(openings, 1 << 60))
-    zero = NOISE_SD * math.sqrt(2 * PRODUCT.N + 1)
-    sd = NOISE_SD * math.sqrt(n_vectors * PRODUCT.N) * (T / 2) + zero
-    budget = _budget(PRODUCT, sd)
-    if budget.bound * openings * 2.0**LEAK_BITS > PRODUCT.delta:
+    most = MAX_VECTORS if params is PRODUCT else MAX_SUMMED
+    _check_sizes(number_of_vectors=(n_vectors, most), number_of_openings=(openings, 1 << 60))
+    zero = NOISE_SD * math.sqrt(2 * params.N + 1)
+    sd = NOISE_SD * math.sqrt(n_vectors * params.N) * (params.t / 2) + zero
+    budget = _budget(params, sd)
+    # the mask is uniform, so the opened set may count the probability itself, as the opened lookup does
+    exact = params is PRODUCT_OPEN and budget.log2_failure + math.log2(openings) <= -LEAK_BITS
+    if not exact and budget.bound * openings * 2.0**LEAK_BITS > params.delta:
         raise ParameterError(
             f"{openings} openings of {n_vectors} summed products leave less than {LEAK_BITS} bits; "
             "use fewer rows or steps under one job"

@@ -1,7 +1,8 @@
 """Secure product: element by element products of two parties' private vectors, summed, as shares modulo t.
 
 Source: Brakerski 2012; Fan and Vercauteren 2012 (BFV); docs/protocols/lattice.md, section 2. Since t divides
-    q there is no wrap-around term, and a message lives in the limbs of t alone.
+    q there is no wrap-around term, and a message lives in the limbs of t alone. Two parameter sets: PRODUCT for
+    shares that stay shares, PRODUCT_OPEN (section 2a) for the totals of trees, whose sums come in several chunks.
 Parties: the key owner (private u) and the evaluator (private v).
 Messages: public key, once; ciphertexts, one chunk a block of 8192 rows; a reply chunk a block and output.
 Reveals: nothing but sizes. The key owner sees a mask uniform modulo q in c0, and in c1 a fresh encryption of
@@ -21,7 +22,7 @@ from numba import njit
 
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.indicator import MAX_TERMS, fold_all
-from veilscore.lattice.params import PRODUCT, T, check_product
+from veilscore.lattice.params import PRODUCT, ParameterSet, check_product
 from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
@@ -44,31 +45,38 @@ REPLY_BYTES = 2 * ELEMENT_BYTES
 OPENINGS = 1 << 28  # coefficients one key may decrypt: 10 million rows in 26 steps
 
 
-def ciphertext_bytes(n_vectors: int) -> int:
+def element_bytes(params: ParameterSet) -> int:
+    """Return the bytes of one ring element of a parameter set."""
+    return packed_size((len(params.primes), params.N), params.primes)
+
+
+def ciphertext_bytes(n_vectors: int, params: ParameterSet = PRODUCT) -> int:
     """Return the bytes of one chunk: the seed and c0 of one block of each vector, after `slots.fold`."""
-    return KEY_BYTES + n_vectors * ELEMENT_BYTES
+    return KEY_BYTES + n_vectors * element_bytes(params)
 
 
-def _public_a(label: bytes) -> Limbs:
-    return PublicStream(label, b"product public key").uniform((L, N), PRIMES)
+def _public_a(label: bytes, params: ParameterSet) -> Limbs:
+    primes = params.primes
+    return PublicStream(label, params.name.encode() + b" public key").uniform((len(primes), params.N), primes)
 
 
-def _c1(label: bytes, seed: bytes, n_vectors: int) -> Limbs:
-    return PublicStream(label, b"product c1 " + seed).uniform((n_vectors, L, N), PRIMES)
+def _c1(label: bytes, seed: bytes, n_vectors: int, params: ParameterSet) -> Limbs:
+    primes, purpose = params.primes, params.name.encode() + b" c1 " + seed
+    return PublicStream(label, purpose).uniform((n_vectors, len(primes), params.N), primes)
 
 
-def _check_vectors(values: Words, what: str) -> None:
+def _check_vectors(values: Words, what: str, t: int) -> None:
     if values.dtype != np.uint64 or values.size == 0:
         raise ParameterError(f"{what} must be a non-empty uint64 array")
-    if np.any(values >= np.uint64(T)):
+    if np.any(values >= np.uint64(t)):
         raise ParameterError(f"{what} has a value that is not below t")
 
 
-def _share(values: Limbs) -> Words:
+def _share(values: Limbs, params: ParameterSet) -> Words:
     """Return the slots modulo t (B, N) of round(v / D), from values (B, L, N) in the NTT domain."""
-    scale = exact_scale(PRODUCT)
-    remainder = scale.centred_remainder(ring(N, PRIMES[2:]).intt(values[:, 2:]))
-    return scale.join(scale.divide(values[:, :2], ring(N, PRIMES[:2]).ntt(remainder)))
+    scale, cut = exact_scale(params), params.n_message
+    remainder = scale.centred_remainder(ring(params.N, params.primes[cut:]).intt(values[:, cut:]))
+    return scale.join(scale.divide(values[:, :cut], ring(params.N, params.primes[:cut]).ntt(remainder)))
 
 
 class ProductKey:
@@ -77,20 +85,22 @@ class ProductKey:
     Parameters
     ----------
     label : names protocol, session and this key; equal on both sides.
+    params : PRODUCT or PRODUCT_OPEN; equal on both sides.
     openings : coefficients that this key may decrypt in all.
     """
 
-    def __init__(self, label: bytes, *, openings: int = OPENINGS) -> None:
-        check_product(1, openings)
+    def __init__(self, label: bytes, *, params: ParameterSet = PRODUCT, openings: int = OPENINGS) -> None:
+        check_product(1, openings, params)
         stream = SecretStream()
-        this = ring_of(PRODUCT)
+        this = ring_of(params)
+        self._params = params
         self._label = label
         self._openings = openings
         self._left = openings
         self._s = this.ntt(this.lift(stream.ternary((N,))))
-        pk0 = this.multiply(_public_a(label), self._s)
+        pk0 = this.multiply(_public_a(label, params), self._s)
         this.add_to(pk0, this.ntt(this.lift(stream.noise((N,)))))
-        self._public = pack(this.negate(pk0), PRIMES)
+        self._public = pack(this.negate(pk0), params.primes)
 
     def __repr__(self) -> str:
         """Show nothing of the key."""
@@ -102,22 +112,22 @@ class ProductKey:
 
     def encrypt(self, u: Words) -> Iterator[bytes]:
         """Encrypt vectors u (V, n) below t, to be multiplied and summed; yield one chunk a block of rows."""
-        _check_vectors(u, "u")
+        _check_vectors(u, "u", self._params.t)
         if u.ndim != 2:
             raise ParameterError("u must have shape (V, n_samples)")
-        check_product(u.shape[0], self._openings)
+        check_product(u.shape[0], self._openings, self._params)
         return (self._encrypt_block(fold(u, k)) for k in range(-(-u.shape[1] // N)))
 
     def _encrypt_block(self, u: Words) -> bytes:
-        this = ring_of(PRODUCT)
-        scale = exact_scale(PRODUCT)
+        params = self._params
+        this, scale, cut = ring_of(params), exact_scale(params), params.n_message
         seed = os.urandom(KEY_BYTES)
-        c0 = this.negate(this.multiply(_c1(self._label, seed, u.shape[0]), self._s))
+        c0 = this.negate(this.multiply(_c1(self._label, seed, u.shape[0], params), self._s))
         this.add_to(c0, this.ntt(this.lift(SecretStream().noise(u.shape))))
         # D = 0 modulo its own limbs, and modulo p1, p2 the values of the message are the slots themselves
-        message = scale.split(u).astype(np.uint64) * scale.D_mod[:, None] + c0[:, :2]
-        c0[:, :2] = (message % scale.message[:, None]).astype(np.uint32)
-        return seed + pack(c0, PRIMES)
+        message = scale.split(u).astype(np.uint64) * scale.D_mod[:, None] + c0[:, :cut]
+        c0[:, :cut] = (message % scale.message[:, None]).astype(np.uint32)
+        return seed + pack(c0, params.primes)
 
     def decrypt(self, reply: Iterable[bytes], n_samples: int, n_outputs: int | None = None) -> Words:
         """Return this party's share of the products.
@@ -139,21 +149,22 @@ class ProductKey:
         if outputs * n_blocks * N > self._left:
             raise ParameterError("this key has opened all coefficients that it may; make a new key")
         self._left -= outputs * n_blocks * N
-        this = ring_of(PRODUCT)
+        params, size = self._params, 2 * element_bytes(self._params)
+        this = ring_of(params)
         shares = np.empty((outputs, n_blocks, N), np.uint64)
         chunks = iter(reply)
         for block in range(n_blocks):
             for output in range(outputs):
                 chunk = next(chunks, None)
-                if chunk is None or len(chunk) != REPLY_BYTES:
-                    raise MessageError(f"a reply needs {n_blocks * outputs} chunks of {REPLY_BYTES} bytes")
-                c = unpack(chunk, (2, L, N), PRIMES)
+                if chunk is None or len(chunk) != size:
+                    raise MessageError(f"a reply needs {n_blocks * outputs} chunks of {size} bytes")
+                c = unpack(chunk, (2, len(params.primes), N), params.primes)
                 phase = this.multiply(c[1], self._s)
                 this.add_to(phase, c[0])
-                shares[output, block] = _share(phase[None])[0]
+                shares[output, block] = _share(phase[None], params)[0]
         if next(chunks, None) is not None:
             raise MessageError(f"a reply has more than {n_blocks * outputs} chunks")
-        total = unfold(shares, n_samples)
+        total = unfold(shares, n_samples, params)
         return total[0] if n_outputs is None else total
 
 
@@ -163,16 +174,19 @@ class ProductEvaluator:
     Parameters
     ----------
     public : the key owner's public key.
-    label : as the key owner's.
+    label, params : as the key owner's.
     """
 
-    def __init__(self, public: bytes, label: bytes, *, openings: int = OPENINGS) -> None:
-        this = ring_of(PRODUCT)
+    def __init__(
+        self, public: bytes, label: bytes, *, params: ParameterSet = PRODUCT, openings: int = OPENINGS
+    ) -> None:
+        this, primes, cut = ring_of(params), params.primes, params.n_message
+        self._params = params
         self._label = label
         self._openings = openings
-        self._public = np.stack([unpack(public, (L, N), PRIMES), _public_a(label)])
-        self._divisors = ring(N, PRIMES[2:])
-        self._message = ring(N, PRIMES[:2])
+        self._public = np.stack([unpack(public, (len(primes), N), primes), _public_a(label, params)])
+        self._divisors = ring(N, primes[cut:])
+        self._message = ring(N, primes[:cut])
         self._ring = this
 
     def __repr__(self) -> str:
@@ -191,12 +205,12 @@ class ProductEvaluator:
         -------
         The reply's chunks (by block, then output) and uint64 (n_samples,) or (n_outputs, n_samples).
         """
-        _check_vectors(v, "v")
+        _check_vectors(v, "v", self._params.t)
         if v.ndim not in {2, 3}:
             raise ParameterError("v must have shape (V, n_samples) or (n_outputs, V, n_samples)")
         stacked = v if v.ndim == 3 else v[None]
         outputs, V, n_samples = stacked.shape
-        check_product(V, self._openings)
+        check_product(V, self._openings, self._params)
         n_blocks = -(-n_samples // N)
         shares = np.empty((outputs, n_blocks, N), np.uint64)
         reply: list[bytes] = []
@@ -204,53 +218,80 @@ class ProductEvaluator:
         for block, chunk in enumerate(islice(chunks, n_blocks)):
             c0, c1 = self._ciphertexts(chunk, n_folded(V, block_rows(n_samples, block)))
             for output in range(outputs):
-                masked, share = self._one(c0, c1, fold(stacked[output], block))
+                masked, share = self._masked(self._sum(c0, c1, fold(stacked[output], block)))
                 reply.append(masked)
                 shares[output, block] = share
         if len(reply) != outputs * n_blocks or next(chunks, None) is not None:
             raise MessageError(f"{n_blocks} chunks of ciphertexts were expected for {n_samples} rows")
-        total = unfold(shares, n_samples)
+        total = unfold(shares, n_samples, self._params)
         return reply, total if v.ndim == 3 else total[0]
 
-    def _ciphertexts(self, chunk: bytes, V: int) -> tuple[Limbs, Limbs]:
-        if len(chunk) != ciphertext_bytes(V):
-            raise MessageError(f"a chunk of {V} ciphertexts takes {ciphertext_bytes(V)} bytes, not {len(chunk)}")
-        c0 = unpack(chunk[KEY_BYTES:], (V, L, N), PRIMES)
-        return c0, _c1(self._label, chunk[:KEY_BYTES], V)
+    def partial_sum(self, chunk: bytes, v: Words) -> Limbs:
+        """Return the sum, not masked yet, over the vectors of one chunk of one block; safe to run in several threads.
 
-    def _one(self, c0: Limbs, c1: Limbs, v: Words) -> tuple[bytes, Words]:
-        """Return one reply chunk and the share (N,) of a block."""
-        stream = SecretStream()
-        this = self._ring
-        total = np.empty((2, L, N), np.uint32)
-        _multiply_sum(np.stack([c0, c1]), self._plain(v), this.primes_u32, total)
+        Parameters
+        ----------
+        chunk : `ProductKey.encrypt` of some of the vectors, at most one block of rows.
+        v : uint64 (V, n_rows).
+        """
+        _check_vectors(v, "v", self._params.t)
+        if v.ndim != 2 or v.shape[1] > N:
+            raise ParameterError(f"a chunk is one block of at most {N} rows")
+        return self._sum(*self._ciphertexts(chunk, n_folded(*v.shape)), fold(v, 0))
+
+    def close_sum(self, sums: list[Limbs], n_vectors: int, n_rows: int) -> tuple[bytes, Words]:
+        """Return the masked reply for one block whose chunks gave these sums, and this party's share (n_rows,)."""
+        check_product(n_vectors, self._openings, self._params)
+        total = sums[0].copy()
+        for other in sums[1:]:
+            self._ring.add_to(total, other)
+        reply, share = self._masked(total)
+        return reply, unfold(share[None, None], n_rows, self._params)[0]
+
+    def _ciphertexts(self, chunk: bytes, V: int) -> tuple[Limbs, Limbs]:
+        params, size = self._params, ciphertext_bytes(V, self._params)
+        if len(chunk) != size:
+            raise MessageError(f"a chunk of {V} ciphertexts takes {size} bytes, not {len(chunk)}")
+        c0 = unpack(chunk[KEY_BYTES:], (V, len(params.primes), N), params.primes)
+        return c0, _c1(self._label, chunk[:KEY_BYTES], V, params)
+
+    def _sum(self, c0: Limbs, c1: Limbs, v: Words) -> Limbs:
+        """Return the sum (2, L, N) over V of c_i v_i, not masked."""
+        total = np.empty((2, *c0.shape[1:]), np.uint32)
+        _multiply_sum(c0, c1, self._plain(v), self._ring.primes_u32, total)
+        return total
+
+    def _masked(self, total: Limbs) -> tuple[bytes, Words]:
+        """Return one reply chunk and the share (N,) of a block; `total` is overwritten."""
+        stream, this, primes = SecretStream(), self._ring, self._params.primes
         # an encryption of zero hides v in c1, a uniform mask hides everything in c0
         u = this.ntt(this.lift(stream.ternary((N,))))
         zero = np.stack([this.multiply(half, u) for half in self._public])
         this.add_to(zero, this.ntt(this.lift(stream.noise((2, N)))))
         this.add_to(total, zero)
-        mask = stream.uniform((L, N), PRIMES)
+        mask = stream.uniform((len(primes), N), primes)
         this.add_to(total[0], mask)
-        return pack(total, PRIMES), _share(this.negate(mask)[None])[0]
+        return pack(total, primes), _share(this.negate(mask)[None], self._params)[0]
 
     def _plain(self, v: Words) -> Limbs:
         """Return the values (V, L, N) of the centred integer polynomials with slots v (V, N)."""
-        scale = exact_scale(PRODUCT)
-        values = np.empty((v.shape[0], L, N), np.uint32)
-        values[:, :2] = scale.split(v)
-        values[:, 2:] = self._divisors.ntt(scale.lift_centred(self._message.intt(values[:, :2])))
+        scale, cut = exact_scale(self._params), self._params.n_message
+        values = np.empty((v.shape[0], len(self._params.primes), N), np.uint32)
+        values[:, :cut] = scale.split(v)
+        values[:, cut:] = self._divisors.ntt(scale.lift_centred(self._message.intt(values[:, :cut])))
         return values
 
 
 @njit(cache=True, nogil=True)
-def _multiply_sum(c: Limbs, v: Limbs, primes: Limbs, out: Limbs) -> None:
-    """Write out[h] = sum over V of c[h, V] v[V]: (2, V, L, N) by (V, L, N)."""
+def _multiply_sum(c0: Limbs, c1: Limbs, v: Limbs, primes: Limbs, out: Limbs) -> None:
+    """Write out[h] = sum over V of c_h[V] v[V], all (V, L, N)."""
     acc = np.empty(v.shape[2], np.uint64)
     for half in range(2):
+        c = c0 if half == 0 else c1
         for limb in range(primes.size):
             acc[:] = np.uint64(0)
             for i in range(v.shape[0]):
-                x = c[half, i, limb]
+                x = c[i, limb]
                 y = v[i, limb]
                 for j in range(acc.size):
                     acc[j] += np.uint64(x[j]) * np.uint64(y[j])

@@ -28,12 +28,12 @@ u64 = np.uint64
 
 
 class ExactScale:
-    """Division by D modulo t, for parameter sets with t = p1 p2 dividing q."""
+    """Division by D modulo t, for parameter sets whose t divides q: t = p1 p2, or one prime (then p1 alone)."""
 
     def __init__(self, params: ParameterSet) -> None:
-        if params.n_message != 2:
-            raise ParameterError(f"{params.name}: exact scaling needs t = p1 p2 dividing q")
-        message, divisors = params.primes[:2], params.primes[2:]
+        if params.n_message not in {1, 2}:
+            raise ParameterError(f"{params.name}: exact scaling needs t = p1 p2 or one prime dividing q")
+        message, divisors = params.primes[: params.n_message], params.primes[params.n_message :]
         D = math.prod(divisors)
         self.t = params.t
         self.message = np.array(message, np.uint64)
@@ -43,13 +43,13 @@ class ExactScale:
         self._minus_D = np.array([-D % p for p in message], np.uint64)
         self.D_mod = np.array([D % p for p in message], np.uint32)
         self.D_inverse = np.array([pow(D, -1, p) for p in message], np.uint64)
-        self._p1_inverse = u64(pow(message[0], -1, message[1]))
+        self._p1_inverse = u64(pow(message[0], -1, message[1]) if len(message) > 1 else 0)
         self._p1_mod = np.array([message[0] % d for d in divisors], np.uint64)
         self._minus_t = np.array([-params.t % d for d in divisors], np.uint64)
 
     def centred_remainder(self, limbs: Limbs) -> Limbs:
         """Return e mod p1, p2 as (B, 2, n) from the limbs of D (B, L - 2, n): e = v mod D in [-D/2, D/2)."""
-        out = np.empty((limbs.shape[0], 2, limbs.shape[2]), np.uint32)
+        out = np.empty((limbs.shape[0], self.message.size, limbs.shape[2]), np.uint32)
         _remainder(
             limbs,
             self.divisors,
@@ -70,7 +70,9 @@ class ExactScale:
 
     def join(self, residues: Limbs) -> Words:
         """Return integers below t of shape (..., n) from residues (..., 2, n)."""
-        first = residues[..., 0, :].astype(np.uint64)
+        first: Words = residues[..., 0, :].astype(np.uint64)
+        if self.message.size == 1:
+            return first
         second = residues[..., 1, :].astype(np.uint64)
         p1, p2 = self.message
         out: Words = first + p1 * ((second + p2 - first % p2) % p2 * self._p1_inverse % p2)
@@ -79,6 +81,9 @@ class ExactScale:
     def lift_centred(self, residues: Limbs) -> Limbs:
         """Return the limbs of D (B, L - 2, n) of integers in [-t/2, t/2) given modulo p1, p2 (B, 2, n)."""
         out = np.empty((residues.shape[0], self.divisors.size, residues.shape[2]), np.uint32)
+        if self.message.size == 1:
+            _lift_centred_one(residues, self.divisors, self._minus_t, u64(self.t // 2), out)
+            return out
         _lift_centred(
             residues,
             self.message,
@@ -97,14 +102,15 @@ class ExactScale:
 
     def round(self, limbs: Limbs) -> Words:
         """Return round(v / D) mod t as (B, n) from all limbs (B, L, n)."""
-        remainder = self.centred_remainder(np.ascontiguousarray(limbs[:, 2:]))
-        return self.join(self.divide(limbs[:, :2], remainder))
+        cut = self.message.size
+        remainder = self.centred_remainder(np.ascontiguousarray(limbs[:, cut:]))
+        return self.join(self.divide(limbs[:, :cut], remainder))
 
     def embed(self, values: Words, limbs: Limbs) -> None:
         """Add D v to limbs (L, n) in place, for v below t (n,)."""
         # D = 0 modulo its own limbs, so the message lives in the limbs of t
-        message = self.split(values).astype(np.uint64) * self.D_mod[:, None] + limbs[:2]
-        limbs[:2] = (message % self.message[:, None]).astype(np.uint32)
+        message = self.split(values).astype(np.uint64) * self.D_mod[:, None] + limbs[: self.message.size]
+        limbs[: self.message.size] = (message % self.message[:, None]).astype(np.uint32)
 
 
 class RoundedScale:
@@ -164,23 +170,23 @@ def _remainder(
     out: Limbs,
 ) -> None:
     half = u64(1) << (shift - u64(1))
+    sums = np.empty(p.size, np.uint64)
     for b in range(limbs.shape[0]):
         for i in range(limbs.shape[2]):
             high = u64(0)
             low = u64(0)
-            first = u64(0)
-            second = u64(0)
+            sums[:] = u64(0)
             for j in range(d.size):
                 y = u64(limbs[b, j, i]) * inverse[j] % d[j]
                 wide = y << shift
                 quotient = wide // d[j]
                 high += quotient
                 low += ((wide - quotient * d[j]) << shift) // d[j]
-                first += y * punctured[0, j]
-                second += y * punctured[1, j]
+                for m in range(p.size):
+                    sums[m] += y * punctured[m, j]
             wraps = (high + (low >> shift) + half) >> shift
-            out[b, 0, i] = np.uint32((first + wraps * minus_D[0]) % p[0])
-            out[b, 1, i] = np.uint32((second + wraps * minus_D[1]) % p[1])
+            for m in range(p.size):
+                out[b, m, i] = np.uint32((sums[m] + wraps * minus_D[m]) % p[m])
 
 
 @njit(cache=True, nogil=True)
@@ -201,6 +207,15 @@ def _lift_centred(
             negative = u64(first + p[0] * k > half)
             for j in range(d.size):
                 out[b, j, i] = np.uint32((first + p1_mod[j] * k + negative * minus_t[j]) % d[j])
+
+
+@njit(cache=True, nogil=True)
+def _lift_centred_one(residues: Limbs, d: Words, minus_t: Words, half: np.uint64, out: Limbs) -> None:
+    for b in range(residues.shape[0]):
+        for j in range(d.size):
+            for i in range(residues.shape[2]):
+                value = u64(residues[b, 0, i])
+                out[b, j, i] = np.uint32((value + u64(value > half) * minus_t[j]) % d[j])
 
 
 @njit(cache=True, nogil=True)

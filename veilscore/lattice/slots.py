@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.lattice.params import PRODUCT
+from veilscore.lattice.params import PRODUCT, ParameterSet
 from veilscore.lattice.rounding import exact_scale
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.uint64]
 
-N = PRODUCT.N
+N = PRODUCT.N  # and of the opened product
 
 
 def block_rows(n_samples: int, block: int) -> int:
@@ -43,13 +43,13 @@ def fold(values: Words, block: int) -> Words:
     return out
 
 
-def unfold(shares: Words, n_samples: int) -> Words:
+def unfold(shares: Words, n_samples: int, params: ParameterSet = PRODUCT) -> Words:
     """Return shares modulo t (outputs, n_samples) from those of all blocks (outputs, K, N), their groups added up."""
     whole = shares.reshape(shares.shape[0], -1)[:, :n_samples].copy()
     last = shares.shape[1] - 1
     r = block_rows(n_samples, last)
     g = N // r
-    scale = exact_scale(PRODUCT)
+    scale = exact_scale(params)
     groups = scale.split(shares[:, last, : g * r].reshape(-1, g, r)).astype(np.uint64)
     sums = groups.sum(axis=1) % scale.message[:, None]
     whole[:, last * N :] = scale.join(sums.astype(np.uint32))

@@ -16,7 +16,7 @@ from veilscore.errors import JobError
 from veilscore.modelling.calibrate import prior_correction, recalibrate
 from veilscore.modelling.logistic_problem import GRADIENT_FRACTION_BITS, LogisticProblem
 from veilscore.modelling.loss import for_bound, sigmoid
-from veilscore.modelling.model import Calibration, Column, PartyPart, Provenance, Scaling, Scorecard
+from veilscore.modelling.model import Calibration, Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
 from veilscore.modelling.optimise import OptimiseResult, OptimiserState, Step, minimise
 from veilscore.modelling.standard_errors import standard_errors
 from veilscore.modelling.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
@@ -137,7 +137,7 @@ def load_counts(store: JobStore) -> dict[str, BinCounts]:
 
 def fraction_bits(job: Job, n_train: int) -> int:
     """Fraction bits of an opened gradient component, known to all parties."""
-    bits = job.training.gradient_bits
+    bits = job.scorecard.gradient_bits
     if bits is None:
         return GRADIENT_FRACTION_BITS
     return max(0, bits - math.ceil(math.log2(max(n_train, 2))))
@@ -145,8 +145,8 @@ def fraction_bits(job: Job, n_train: int) -> int:
 
 def most_openings(job: Job) -> int:
     """Gradients that a holder opens at most: the optimiser's, and with standard errors two a column more."""
-    extra = 2 * MAX_SE_COLUMNS + 2 if job.training.standard_errors else 0
-    return job.training.max_openings + extra
+    extra = 2 * MAX_SE_COLUMNS + 2 if job.scorecard.standard_errors else 0
+    return job.scorecard.max_openings + extra
 
 
 MAX_SE_COLUMNS = 500
@@ -155,7 +155,7 @@ MAX_SE_COLUMNS = 500
 def openings(job: Job, design: Design) -> int:
     """Gradients that this training opens at most."""
     extra = 2 * design.problem.n_columns + 2 if design.standard_errors else 0
-    return job.training.max_openings + extra
+    return job.scorecard.max_openings + extra
 
 
 def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]) -> Design:
@@ -165,7 +165,7 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]
     ------
     JobError : no column is left.
     """
-    p, train = job.training, rows["train"]
+    p, train = job.scorecard, rows["train"]
     target, weight = rows["target"][train], rows["weight"][train]
     bits = scales(target.size).woe
     total_bad = float(weight @ target)
@@ -217,7 +217,7 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]
 
 
 def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> LogisticProblem:
-    p, own = job.training, _own_woe(training)
+    p, own = job.scorecard, _own_woe(training)
     chosen = join_tables([tables[party].select(c.selected) for party, c in training.columns.items()])
     series = for_bound(8.0)  # for the size of the noise only
     problem = logistic_problem(
@@ -275,7 +275,7 @@ def plain_gradient(design: Design, step: Step) -> Vector:
 
 def export(job: Job, design: Design, counts: dict[str, BinCounts], fitted: Fitted, *, job_id: str) -> Scorecard:
     """The filed model: points are rounded once, here."""
-    p, result = job.training, fitted.result
+    p, result = job.scorecard, fitted.result
     scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
     rate = 1 / (1 + math.exp(-design.problem.base_log_odds))
     intercept = result.intercept
@@ -401,13 +401,15 @@ def bank_only(design: Design) -> Vector:
     return np.append(result.beta, result.intercept)
 
 
-def calibrated(model: Scorecard, units: NDArray[np.int64], target: NDArray[np.int8], weight: Vector) -> Scorecard:
+def calibrated(model: M, units: NDArray[np.int64], target: NDArray[np.int8], weight: Vector) -> M:
     """The model with its probabilities recalibrated on hold-out totals; points stay as they are."""
     found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
     return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
 
 
-def write_scores(store: JobStore, table: Table, model: Scorecard, result: BatchResult, report: TransformReport) -> None:
+def write_scores(
+    store: JobStore, table: Table, model: ScoreModel, result: BatchResult, report: TransformReport
+) -> None:
     """Scores of a batch as CSV: id, score, probability of default, band, and one status column a holder."""
     scores, risks = model.score(result.points), model.probability(result.points)
     text = io.StringIO()

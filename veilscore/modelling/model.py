@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+M = TypeVar("M", bound="ScoreModel")
 
 
 class _Part(BaseModel):
@@ -118,10 +121,10 @@ class Provenance(_Part):
     transcript_sha256: str = ""
 
 
-class Scorecard(_Part):
-    """A trained joint scorecard, the bank's artefact."""
+class ScoreModel(_Part):
+    """What every model has that ends in points, a probability and a band: the bank's artefact."""
 
-    format: Literal["veilscore-scorecard/1"] = "veilscore-scorecard/1"
+    format: str
     name: str
     version: str
     scaling: Scaling
@@ -145,14 +148,6 @@ class Scorecard(_Part):
                 return part
         raise ConfigError(f"model {self.name} has no part of {party}; it has {', '.join(p.party for p in self.parts)}")
 
-    def own_units(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
-        """Base points and the bank's own part of rows (n, d_bank), in units."""
-        bank = self.parts[0]
-        total = np.full(codes.shape[0], self.base_points, np.int64)
-        for column, part in enumerate(bank.columns):
-            total += np.array(part.points, dtype=np.int64)[codes[:, column]]
-        return total
-
     def score(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
         """Points of totals in units."""
         return units / self.scaling.units
@@ -175,11 +170,32 @@ class Scorecard(_Part):
         return path
 
 
-def load_model(path: Path) -> Scorecard:
-    """Read a model and check its hash; ConfigError says what is wrong."""
+class Scorecard(ScoreModel):
+    """A trained joint scorecard: points per code, added up."""
+
+    format: Literal["veilscore-scorecard/1"] = "veilscore-scorecard/1"
+
+    def own_units(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+        """Base points and the bank's own part of rows (n, d_bank), in units."""
+        bank = self.parts[0]
+        total = np.full(codes.shape[0], self.base_points, np.int64)
+        for column, part in enumerate(bank.columns):
+            total += np.array(part.points, dtype=np.int64)[codes[:, column]]
+        return total
+
+
+@overload
+def load_model(path: Path) -> ScoreModel: ...
+@overload
+def load_model(path: Path, kind: type[M]) -> M: ...
+def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
+    """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
+    from veilscore.modelling.boosted import Boosted  # noqa: PLC0415 - it builds on this module
+
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        model = Scorecard.model_validate(body["model"])
+        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted)}
+        model = kinds[body["model"]["format"]].model_validate(body["model"])
         stated = body["sha256"]
     except FileNotFoundError:
         raise ConfigError(f"model not found: {path}; `veilscore model list` shows what there is") from None
@@ -187,4 +203,6 @@ def load_model(path: Path) -> Scorecard:
         raise ConfigError(f"{path} is not a Veilscore model: {type(error).__name__}; restore it from backup") from error
     if model.sha256.hex() != stated:
         raise ConfigError(f"{path} was changed after training: its hash does not match; restore it from backup")
+    if not isinstance(model, kind):
+        raise ConfigError(f"model {model.name} is of format {model.format}, which this cannot use")
     return model

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from veilscore.node.job import TrainBoosting
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,10 +19,16 @@ if TYPE_CHECKING:
 _COLUMNS, _CODES, _STEPS, _K = 12, 15, 25, 15  # a holder's columns, their codes, gradients, terms of the sigmoid
 _HINT_BYTES = 4096 * 14  # one ring element of the secure histogram
 _CELL_BYTES = 4096 * 8  # of the lookup in training
+_SCREENED = 1000  # columns of a holder that is worth screening
 _OPEN_BYTES = 4096 * 16  # of the opened lookup
 _ALIGN_S = 121e-6 / 2  # per id and side
 _PRODUCT_BYTES = 26  # of one value in a product ciphertext
 _ROW_S = 1.1e-5  # per row and gradient, all parties
+_TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in all
+    "bounded": (2000.0, 3e6, 1.2e-5, 0.02),
+    "sealed": (3400.0, 6e7, 2e-5, 0.2),
+}
+_TREE_SCORE_BYTES = 120  # of a row in a tree
 _BYTES_PER_S = 1.5e8  # through TLS, hashing on both sides
 
 
@@ -47,6 +55,10 @@ def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
     align = Estimate("align", _ALIGN_S * sum(n + k for k in others) + 0.3, 32.0 * sum(n + 2 * k for k in others))
     if job.task == "score_batch":
         return (align, _scored("score", n, m, cells))
+    if job.task == "screen_features":
+        columns = m * _SCREENED
+        sent = m * n / 64 * _HINT_BYTES + columns * 20 / 64 * _HINT_BYTES
+        return (align, _costed("screen", sent, columns * (n * 4e-7 + _SCREENED * n * 1e-9)))
     p = job.training
     held = 0.0 if p.holdout_from else p.holdout_fraction * n
     train = n - held
@@ -54,11 +66,21 @@ def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
     binning = _costed("bin", m * (hints + 28 * train), 0.3)
     step_bytes = m * min(cells * _CELL_BYTES, 14 * (cells + train)) + (2 * _K + 2) * _PRODUCT_BYTES * train
     step_bytes += (m + 1) * 14 * train + 2 * m * 426_000
+    held_back = p.holdout_scores and (p.holdout_from or held)
+    if isinstance(p, TrainBoosting):
+        scored = _costed("evaluate", p.n_estimators * _TREE_SCORE_BYTES * (held or n / 4), p.n_estimators * n * 1e-6)
+        return (align, binning, _boosted(p, train), *([scored] if held_back else []))
     training = _costed("train", 2 * m * hints + _STEPS * step_bytes, _STEPS * (_ROW_S * train + 0.05))
     result = [align, binning, training]
-    if p.holdout_scores and (p.holdout_from or held):
+    if held_back:
         result.append(_scored("evaluate", held or n / 4, m, cells))
     return tuple(result)
+
+
+def _boosted(p: TrainBoosting, train: float) -> Estimate:
+    row_bytes, tree_bytes, row_s, tree_s = _TREE[p.splits]
+    trees = p.n_estimators
+    return _costed("boost", trees * (row_bytes * train + tree_bytes), trees * (row_s * train + tree_s))
 
 
 def _scored(step: str, n: float, m: int, cells: int) -> Estimate:

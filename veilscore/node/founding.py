@@ -20,10 +20,12 @@ from veilscore.fabric.federation import Federation, load_federation, make_federa
 from veilscore.fabric.identity import create_identity
 from veilscore.node.policy import NodeConfig, load_node_config
 from veilscore.node.settings import parse
+from veilscore.release.issuer import Issuer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+PORTAL = "consent-portal"  # a trial's own issuer of consents
 _HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
@@ -75,29 +77,40 @@ def found_federation(
         raise ConfigError(f"a party has the coordinator's name, {coordinator}")
     if "bank" not in parties.values():
         raise ConfigError("a federation needs at least one bank (--party bank:bank)")
-    for member in roles:
-        if (folder / member).exists():
+    for member in (*roles, PORTAL):
+        if (folder / member).exists() or (member == PORTAL and member in roles):
             raise ConfigError(f"{folder / member} exists already; choose another folder or remove it")
     ports = free_ports(len(roles), host)
     members = []
     for (member, role), port in zip(roles.items(), ports, strict=True):
-        identity = create_identity(folder / member / "identity", member, role)
+        identity = create_identity(folder / member / "identity", member, role, recovery=True)
         members.append(member_of(identity.certificate, f"{host}:{port}"))
     federation = make_federation(name, members)
+    portal = Issuer.create(folder / PORTAL, PORTAL)
     for member, role in roles.items():
         save_federation(federation, folder / member / "federation.yaml")
-        write_node_config(folder / member, member, role, data=data, accept=accept)
+        issuers = {portal.name: portal.public_key} if role == "holder" else None
+        write_node_config(folder / member, member, role, data=data, accept=accept, consent_issuers=issuers)
     save_federation(federation, folder / "federation.yaml")
     return federation
 
 
 def write_node_config(
-    home: Path, name: str, role: str, *, data: DataFiles | None = None, accept: str = "manual"
+    home: Path,
+    name: str,
+    role: str,
+    *,
+    data: DataFiles | None = None,
+    accept: str = "manual",
+    key: dict[str, str] | None = None,
+    consent_issuers: dict[str, str] | None = None,
 ) -> NodeConfig:
     """Write node.yaml of a new home."""
     content: dict[str, object] = {"name": name, "role": role}
+    if key is not None:
+        content["key"] = key
     if role != "coordinator":
-        content["policy"] = {"accept": accept}
+        content["policy"] = {"accept": accept} | ({"consent_issuers": consent_issuers} if consent_issuers else {})
         dataset = None if data is None else _dataset(data, name, role)
         if dataset is not None:
             content["datasets"] = {"main": dataset}

@@ -13,15 +13,20 @@ import json
 import re
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from veilscore.errors import ConfigError, JobError
 from veilscore.node.settings import Strict, parse, parse_yaml, read_text
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 
 
@@ -32,8 +37,8 @@ class Columns(Strict):
     exclude: tuple[ColumnName, ...] = ()
 
 
-class TrainScorecard(Strict):
-    """Parameters of `train_scorecard`: align, bin, train, evaluate."""
+class Training(Strict):
+    """What every training task has: binning, hold-out, the scale of points, columns."""
 
     max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column")
     min_bin_fraction: float = Field(default=0.05, gt=0, le=0.5, description="smallest share of the rows in a bin")
@@ -41,14 +46,6 @@ class TrainScorecard(Strict):
     holdout_seed: int = Field(default=0, ge=0, lt=2**63)
     holdout_from: dt.date | None = Field(default=None, description="rows from this date on are the hold-out")
     holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS, bands on it")
-    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
-    sign: Literal["positive"] | None = Field(default=None, description="'positive': no coefficient of the wrong sign")
-    C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
-    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
-    max_correlation: float | None = Field(default=None, gt=0, le=1)
-    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradient openings")
-    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 14")
-    standard_errors: bool = False
     base_score: float = Field(default=600, allow_inf_nan=False)
     base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
     pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
@@ -58,12 +55,36 @@ class TrainScorecard(Strict):
     bands: dict[str, int] = Field(default_factory=dict, description="name of a band: its lowest score")
     weights: bool = Field(default=False, description="use the bank's weight_column")
     columns: dict[Name, Columns] = Field(default_factory=dict, description="per party")
+    columns_from: ScreeningName | None = Field(
+        default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
+    )
     id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
+
+    @property
+    def tells_order(self) -> bool:
+        """Whether the bank hears the order of the bins of holders' number columns."""
+        return False
+
+    @property
+    def tells_association(self) -> bool:
+        """Whether the bank hears how holders' columns are associated."""
+        return False
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Options that change who learns what, as `roles.leakage_table` takes them."""
+        return {}
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:
         if self.calibrate and self.population_bad_rate is not None:
             raise ValueError("calibrate and population_bad_rate both set the level of PD; choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_choice_of_columns(self) -> Self:
+        if self.columns_from is not None and any(chosen.include is not None for chosen in self.columns.values()):
+            raise ValueError("columns_from and columns.include both choose columns; leave one out (exclude may stay)")
         return self
 
     @field_validator("bands")
@@ -74,6 +95,109 @@ class TrainScorecard(Strict):
         return bands
 
 
+class TrainScorecard(Training):
+    """Parameters of `train_scorecard`: align, bin, train, evaluate."""
+
+    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
+    sign: Literal["positive"] | None = Field(default=None, description="'positive': no coefficient of the wrong sign")
+    C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
+    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
+    max_correlation: float | None = Field(default=None, gt=0, le=1)
+    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradient openings")
+    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 14")
+    standard_errors: bool = False
+
+    @property
+    def tells_order(self) -> bool:
+        """Monotone WOE needs the order."""
+        return self.monotone
+
+    @property
+    def tells_association(self) -> bool:
+        """Selection by correlation needs it."""
+        return self.max_correlation is not None
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Monotone WOE and standard errors tell more."""
+        return {"monotone": self.monotone, "standard_errors": self.standard_errors}
+
+
+class TrainBoosting(Training):
+    """Parameters of `train_boosting`: align, bin, boost, evaluate; named as in XGBoost where it has them."""
+
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
+    min_bin_fraction: float = Field(default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees")
+    max_depth: int = Field(default=4, ge=0, le=6, description="0: no limit but max_leaves")
+    max_leaves: int = Field(default=0, ge=0, le=1024, description="0: no limit but max_depth")
+    grow_policy: Literal["depthwise", "lossguide"] = "depthwise"
+    learning_rate: float = Field(default=0.1, gt=0, le=1)
+    reg_lambda: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="L2 of leaf weights")
+    gamma: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="least gain of a split")
+    min_child_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="least sum of h in a child")
+    min_leaf_rows: int = Field(default=30, ge=0, description="fewest rows in a child, kept by sum of h >= rows / 4")
+    subsample: float = Field(default=1.0, gt=0, le=1, description="share of rows that each tree is grown on")
+    colsample_bytree: float = Field(default=1.0, gt=0, le=1, description="share of each side's columns a tree may ask")
+    scale_pos_weight: float = Field(default=1.0, gt=0, le=1000, description="weight of bad rows")
+    max_delta_step: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="largest leaf weight; 0: any")
+    early_stopping_rounds: int | None = Field(default=None, ge=1, description="trees without improvement; None: off")
+    validation_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
+    )
+    monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
+        default_factory=dict, description="party.column: 1 or -1 (bank's columns), or auto: the direction of its WOE"
+    )
+    random_state: int = Field(default=0, ge=0, lt=2**63)
+    tree_columns: Literal["paired", "own"] = Field(
+        default="paired", description="a tree asks the bank's and one holder's columns, or one party's alone"
+    )
+    splits: Literal["sealed", "bounded"] = Field(
+        default="sealed", description="chosen on shares with sums of leaves opened alone, or from noised sums"
+    )
+    bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
+    noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
+    disclosure: float = Field(default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns")
+    ordered: bool = Field(default=True, description="bins of holders' numbers in order, else ranked by bad rate")
+
+    @property
+    def tells_order(self) -> bool:
+        """Bounded splits follow the order of values where it is told; sealed ones without telling it."""
+        return self.ordered and self.splits == "bounded"
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """The order of bins, and sums without bounds, tell more; sealed choice of splits tells less."""
+        return {"ordered": self.tells_order, "bounds": self.bounds, "sealed": self.splits == "sealed"}
+
+    @model_validator(mode="after")
+    def _growth_ends(self) -> Self:
+        if self.max_depth == 0 and self.max_leaves == 0:
+            raise ValueError("max_depth: 0 needs max_leaves; without either a tree would never end")
+        if self.max_leaves == 1:
+            raise ValueError("max_leaves: a tree of one leaf says nothing; use 2 or more, or 0 for no limit")
+        return self
+
+    @model_validator(mode="after")
+    def _sealed_growth(self) -> Self:
+        leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
+        if self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
+            raise ValueError("lossguide, max_leaves and monotone_constraints need splits: bounded")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_with_bounds(self) -> Self:
+        if self.bounds and self.noise_rows < MIN_NOISE_ROWS:
+            raise ValueError(f"noise_rows is below {MIN_NOISE_ROWS:g}: add noise, or set bounds: false")
+        return self
+
+    @model_validator(mode="after")
+    def _no_weights(self) -> Self:
+        if self.weights:
+            raise ValueError("weights: boosting takes no weights of rows; scale_pos_weight balances the classes")
+        return self
+
+
 class ScoreBatch(Strict):
     """Parameters of `score_batch`: score the firms of the bank's data set with a trained model."""
 
@@ -82,10 +206,39 @@ class ScoreBatch(Strict):
         "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
     )
     min_batch: int = Field(default=30, ge=1, description="fewer firms are refused")
+    model_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; None: that of the first run"
+    )
     id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
 
 
-PARAMETERS: dict[str, type[Strict]] = {"train_scorecard": TrainScorecard, "score_batch": ScoreBatch}
+class ScreenFeatures(Strict):
+    """Parameters of `screen_features`: align, then measure all columns and choose which enter training."""
+
+    max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column")
+    min_bin_fraction: float = Field(default=0.05, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    holdout_fraction: float = Field(default=0.25, ge=0, lt=1, description="share of rows set aside, as in training")
+    holdout_seed: int = Field(default=0, ge=0, lt=2**63)
+    holdout_from: dt.date | None = Field(default=None, description="rows from this date on are the hold-out")
+    min_iv: float = Field(default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped")
+    max_missing: float | None = Field(default=0.95, ge=0, le=1, description="largest share of missing values")
+    max_stability: float | None = Field(
+        default=0.25, gt=0, allow_inf_nan=False, description="largest population stability, training to hold-out"
+    )
+    max_correlation: float | None = Field(
+        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party"
+    )
+    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties together")
+    columns: dict[Name, Columns] = Field(default_factory=dict, description="per party")
+    id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
+
+
+PARAMETERS: dict[str, type[Strict]] = {
+    "train_scorecard": TrainScorecard,
+    "train_boosting": TrainBoosting,
+    "score_batch": ScoreBatch,
+    "screen_features": ScreenFeatures,
+}
 
 
 class Job(Strict):
@@ -93,12 +246,14 @@ class Job(Strict):
 
     name: Name
     purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies compare it")
-    task: Literal["train_scorecard", "score_batch"]
+    task: Literal["train_scorecard", "train_boosting", "score_batch", "screen_features"]
     bank: Name
     coordinator: Name = "coordinator"
     holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="the first is the lead")
     datasets: dict[Name, Name] = Field(description="party: name of the data set in its own catalogue")
-    parameters: TrainScorecard | ScoreBatch = Field(default_factory=dict, validate_default=True)
+    parameters: TrainScorecard | TrainBoosting | ScoreBatch | ScreenFeatures = Field(
+        default_factory=dict, validate_default=True
+    )
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -121,7 +276,17 @@ class Job(Strict):
         extra |= set(self.columns) - set(self.parties)
         if extra:
             raise ValueError(f"{', '.join(sorted(extra))}: has data sets or columns but is not a party of the job")
+        if isinstance(self.parameters, TrainBoosting):
+            self._check_constraints(self.parameters.monotone_constraints)
         return self
+
+    def _check_constraints(self, constraints: Mapping[str, object]) -> None:
+        for name, direction in constraints.items():
+            party = name.split(".", 1)[0]
+            if party not in self.parties or party == name:
+                raise ValueError(f"monotone_constraints: {name!r} is not of the form party.column")
+            if direction != "auto" and party != self.bank:
+                raise ValueError(f"monotone_constraints: {name!r} is of a holder; only auto is possible there")
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -131,13 +296,34 @@ class Job(Strict):
     @property
     def columns(self) -> dict[str, Columns]:
         """Column choice per party; empty where the task has none."""
-        return self.parameters.columns if isinstance(self.parameters, TrainScorecard) else {}
+        return self.parameters.columns if isinstance(self.parameters, Training | ScreenFeatures) else {}
 
     @property
-    def training(self) -> TrainScorecard:
-        """Parameters of a training job; JobError for another task."""
+    def training(self) -> TrainScorecard | TrainBoosting:
+        """Parameters of a training job of either kind; JobError for another task."""
+        if not isinstance(self.parameters, Training):
+            raise JobError(f"job {self.name} is a {self.task} job, not train_scorecard or train_boosting")
+        return self.parameters
+
+    @property
+    def scorecard(self) -> TrainScorecard:
+        """Parameters of a scorecard's training; JobError for another task."""
         if not isinstance(self.parameters, TrainScorecard):
             raise JobError(f"job {self.name} is a {self.task} job, not train_scorecard")
+        return self.parameters
+
+    @property
+    def boosting(self) -> TrainBoosting:
+        """Parameters of boosting; JobError for another task."""
+        if not isinstance(self.parameters, TrainBoosting):
+            raise JobError(f"job {self.name} is a {self.task} job, not train_boosting")
+        return self.parameters
+
+    @property
+    def screening(self) -> ScreenFeatures:
+        """Parameters of a screening job; JobError for another task."""
+        if not isinstance(self.parameters, ScreenFeatures):
+            raise JobError(f"job {self.name} is a {self.task} job, not screen_features")
         return self.parameters
 
     @property

@@ -31,6 +31,7 @@ class LedgerEntry:
     attempts : step -> highest attempt begun.
     done : step -> attempt that finished.
     failures : step -> full text of its last error; stays at this node.
+    bound : digests of what was accepted (`veilscore.release.binding`).
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class LedgerEntry:
     attempts: dict[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    bound: dict[str, str] = field(default_factory=dict)
 
 
 class Ledger:
@@ -67,19 +69,19 @@ class Ledger:
             raise JobError("no such job at this node: it was never proposed to it, or its home was replaced")
         return entry
 
-    def add(self, job_id: str, job: Job, status: str, reason: str) -> LedgerEntry:
+    def add(self, job_id: str, job: Job, status: str, reason: str, bound: dict[str, str] | None = None) -> LedgerEntry:
         """Remember a proposal and the first answer to it."""
         check_job_id(job_id, job)
-        return self._save(LedgerEntry(job_id, job, status, reason, time.time()))
+        return self._save(LedgerEntry(job_id, job, status, reason, time.time(), bound=bound or {}))
 
-    def answer(self, job_id: str, status: str, reason: str) -> LedgerEntry:
+    def answer(self, job_id: str, status: str, reason: str, bound: dict[str, str] | None = None) -> LedgerEntry:
         """Change the answer: pending to accepted or refused, an accepted job to cancelled."""
         entry = self.entry(job_id)
         if entry.status == status:
             return entry
         if status not in _ANSWERS.get(entry.status, set()):
             raise JobError(f"job {job_id} is {entry.status} here; it cannot become {status}")
-        return self._save(replace(entry, status=status, reason=reason))
+        return self._save(replace(entry, status=status, reason=reason, bound=entry.bound if bound is None else bound))
 
     def begin(self, job_id: str, step: str, attempt: int) -> LedgerEntry:
         """Write down that an attempt starts; JobError if this or a later one has begun."""
@@ -111,6 +113,7 @@ class Ledger:
                 "attempts": entry.attempts,
                 "done": entry.done,
                 "failures": entry.failures,
+                "bound": entry.bound,
             },
         )
         self._entries[entry.job_id] = entry

@@ -7,6 +7,7 @@ and which attempts have begun is on disk before it has an effect, so a restart f
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 from pathlib import Path
@@ -15,17 +16,22 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
+from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.federation import Federation, Member, load_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import ROLES, Identity, load_identity
+from veilscore.fabric.identity import ROLES, Identity, current_folder, load_identity
 from veilscore.node.acceptance import sign_acceptance
 from veilscore.node.job import check_job_id, parse_job
+from veilscore.node.key_watch import KeyWatch
 from veilscore.node.ledger import Ledger, LedgerEntry
 from veilscore.node.online_service import online_side
+from veilscore.node.people import authoriser, is_own
 from veilscore.node.policy import Accept, NodeConfig, Refuse, load_node_config
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
 from veilscore.node.store import JobStore
 from veilscore.protocol import Session
+from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
@@ -44,7 +50,8 @@ def default_workflow() -> Workflow:
 
 def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
     """Identity and federation of a home, checked against its node.yaml."""
-    identity = load_identity(config.identity)
+    source = config.key.open(home)
+    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
     federation = load_federation(config.federation)
     if (identity.name, identity.role) != (config.name, config.role):
         raise ConfigError(
@@ -77,16 +84,30 @@ class Node:
         self.name = identity.name
         self.workflow = workflow if workflow is not None else default_workflow()
         self.ledger = Ledger(self.home / "state" / "jobs")
-        self._identity = identity
         self._runs: dict[str, StepRun] = {}
         self._early: dict[str, set[str]] = {}
         self._log = structlog.get_logger("veilscore.node.node").bind(party=self.name)
         self.fabric = Fabric(
-            identity, federation, accept_session=self._accept_session, limits=limits, listen=self.config.listen
+            identity,
+            federation,
+            accept_session=self._accept_session,
+            limits=limits,
+            listen=self.config.listen,
+            authorise=authoriser(self.config),
         )
+        self.keys = KeyWatch(self.home, self.config, self.fabric)
         self._register()
         self._online = online_side(self.home, self.config, self.ledger)
         self._online.register(self.fabric)
+        self.evidence = EvidenceRecorder(
+            self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
+        )
+        self._online.evidence = self.evidence
+
+    @property
+    def _identity(self) -> Identity:
+        """Identity in use now; it changes when the key is rotated."""
+        return self.fabric.identity
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -99,18 +120,23 @@ class Node:
         ):
             self.fabric.register(method, roles, request, handler)
         self.fabric.register("RunStep", {"coordinator"}, control_pb2.StepOrder, self._run_step, stream=True)
+        self.fabric.register("Evidence", {"coordinator"}, control_pb2.EvidenceCall, self._cross_sign)
 
     async def start(self) -> None:
-        """Listen."""
+        """Open the log and listen."""
+        await asyncio.to_thread(self.evidence.open)
         await self.fabric.start()
+        self.keys.start()
         self._log.info("node started", role=self.config.role)
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Stop what runs, tell the coordinator, close all connections."""
+        await self.keys.stop()
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
         await self.fabric.stop(grace_s)
         await self._online.close()
+        self.evidence.close()
         self._log.info("node stopped")
 
     def job_store(self, job_id: str) -> JobStore:
@@ -130,7 +156,11 @@ class Node:
             status = (
                 "accepted" if isinstance(decision, Accept) else "refused" if isinstance(decision, Refuse) else "pending"
             )
-            entry = self.ledger.add(request.job_id, job, status, decision.reason)
+            bound = {} if status == "refused" else await asyncio.to_thread(bound_now, self.home, self.config, job)
+            entry = self.ledger.get(request.job_id) or self.ledger.add(
+                request.job_id, job, status, decision.reason, bound
+            )
+            await asyncio.to_thread(self.evidence.job_answered, entry)
             self._log.info("job proposed", job=entry.job_id, answer=status, purpose=job.purpose)
         return self._answer(entry)
 
@@ -138,13 +168,19 @@ class Node:
         if entry.status == "pending":
             return control_pb2.Acceptance(job_id=entry.job_id, party=self.name, pending=True, reason=entry.reason)
         accepted = entry.status == "accepted"
-        return sign_acceptance(self._identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason)
+        bound = canonical(entry.bound) if accepted else ""
+        return sign_acceptance(
+            self._identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason, bound=bound
+        )
 
     async def _decide(self, request: control_pb2.Acceptance, peer: Member) -> control_pb2.Acceptance:
         self._own_people(peer)
         reason = request.reason[:200] or f"{'approved' if request.accepted else 'rejected'} by {peer.name}"
         status = "accepted" if request.accepted else "refused"
-        entry = self.ledger.answer(request.job_id, status, reason)
+        job = self.ledger.entry(request.job_id).job
+        bound = await asyncio.to_thread(bound_now, self.home, self.config, job) if request.accepted else None
+        entry = self.ledger.answer(request.job_id, status, reason, bound)
+        await asyncio.to_thread(self.evidence.job_answered, entry)
         if not request.accepted:
             await self._stop_job(request.job_id, reason)
         self._log.info("job decided", job=entry.job_id, answer=entry.status, by=peer.name)
@@ -155,9 +191,9 @@ class Node:
         return control_pb2.JobList(jobs=[_job_info(entry) for entry in self.ledger.entries()])
 
     def _own_people(self, peer: Member) -> None:
-        if peer.name != self.name and not (peer.role == "operator" and peer.name in self.config.operators):
+        if not is_own(self.config, peer):
             raise RefusedError(
-                f"{peer.name} may not decide at {self.name}: use {self.name}'s own identity, or an operator named "
+                f"{peer.name} may not decide at {self.name}: use {self.name}'s own identity, or a person named "
                 "in its node.yaml",
                 party=self.name,
             )
@@ -165,7 +201,8 @@ class Node:
     async def _cancel(self, request: control_pb2.CancelOrder, _peer: Member) -> control_pb2.Empty:
         entry = self.ledger.get(request.job_id)
         if entry is not None and entry.status in {"pending", "accepted"}:
-            self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
+            entry = self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
+            await asyncio.to_thread(self.evidence.job_answered, entry)
             await self._stop_job(request.job_id, "the job was cancelled")
         return control_pb2.Empty()
 
@@ -173,6 +210,8 @@ class Node:
 
     async def _run_step(self, request: control_pb2.StepOrder, _peer: Member) -> AsyncIterator[control_pb2.StepEvent]:
         job_id, step, attempt = request.job_id, request.step, request.attempt
+        entry = self._may_run(job_id, step)
+        check_bound(entry.bound, await asyncio.to_thread(bound_now, self.home, self.config, entry.job), self.name)
         entry = self._may_run(job_id, step)
         await self._stop_job(job_id, "a new attempt began", keep=session_id(job_id, step, attempt))
         busy = [name for name in self._runs if name != job_id]
@@ -185,6 +224,7 @@ class Node:
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     if event.WhichOneof("event") == "done":
+                        await asyncio.to_thread(self.evidence.step_finished, run.session.id, run.transcript)
                         self.ledger.finish(job_id, step, attempt)
                     yield event
         finally:
@@ -192,6 +232,18 @@ class Node:
                 del self._runs[job_id]
             if run.failure is not None:
                 self.ledger.fail(job_id, step, run.failure)
+                self.evidence.step_failed(run.session.id, run.transcript)
+
+    async def _cross_sign(self, request: control_pb2.EvidenceCall, _peer: Member) -> control_pb2.EvidenceReply:
+        exchange = Exchange(self.evidence, self._finished_job)
+        body = await asyncio.to_thread(exchange.answer, request.ask, check_job_id(request.job_id), request.body)
+        return control_pb2.EvidenceReply(body=body)
+
+    def _finished_job(self, job_id: str) -> Job:
+        entry = self.ledger.entry(job_id)
+        if entry.status != "accepted" or any(step not in entry.done for step in self._own_steps(entry.job)):
+            raise JobError(f"job {job_id} is not done at {self.name}", party=self.name)
+        return entry.job
 
     def _open(self, entry: LedgerEntry, step: str, attempt: int, deadline_s: float) -> StepRun:
         job = entry.job

@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import structlog
 
+from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.node.online_journal import Journal
@@ -34,7 +36,9 @@ from veilscore.node.online_plan import (
     scored,
 )
 from veilscore.node.online_records import Origins
+from veilscore.node.online_repeat import Openings, as_if_opened
 from veilscore.node.online_spares import LOW, BankSpare, BankSpares, new_spare_id
+from veilscore.node.people import is_own
 from veilscore.protocols import online
 from veilscore.v1 import control_pb2 as pb
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.ledger import Ledger
@@ -66,6 +71,7 @@ class OnlineBank:
         self._node = node
         self._models = BankModels(home, Origins(home, node, ledger))
         self._journal = Journal(home / "state" / "online.db")
+        self._openings = Openings(self._journal)
         self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
         self._plans: OrderedDict[str, tuple[bytes, Plan]] = OrderedDict()
         self._contexts: dict[str, PublicContext] = {}
@@ -74,6 +80,8 @@ class OnlineBank:
         self._refill: asyncio.Task[None] | None = None
         self._replying: set[asyncio.Task[str]] = set()
         self._closed = False
+        self.evidence: EvidenceRecorder | None = None
+        self._asked_to_open: dict[str, dict[str, str]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
@@ -100,10 +108,10 @@ class OnlineBank:
         RefusedError : the caller is not of this bank.
         MessageError : request id, firm id or on_missing is unusable.
         """
-        if peer.name != self._node.name and not (peer.role == "operator" and peer.name in self._node.operators):
+        if not is_own(self._node, peer):
             raise RefusedError(
-                f"{peer.name} may not score at {self._node.name}: use {self._node.name}'s own identity, or an "
-                "operator named in its node.yaml",
+                f"{peer.name} may not score at {self._node.name}: use {self._node.name}'s own identity, or a "
+                "person named in its node.yaml",
                 party=self._node.name,
             )
         check_request(request)
@@ -126,6 +134,7 @@ class OnlineBank:
             async with asyncio.timeout(limit_s):
                 response = await self._score(request, digest, limit_s)
             if response.status in {"scored", "fallback"}:
+                await self._log_release(request, response)
                 self._journal.keep(request.request_id, digest, response.SerializeToString())
         except TimeoutError:
             response = make_response(
@@ -134,6 +143,7 @@ class OnlineBank:
         except VeilscoreError as error:
             response = make_response(request, "failed", str(error))
         finally:
+            self._asked_to_open.pop(self._release_id(request), None)
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
             self._refill_later()
@@ -145,8 +155,8 @@ class OnlineBank:
         plan = await self._prepare(request, limit_s) if kept is None else kept[1]
         if plan.failure:
             return make_response(request, "failed", plan.failure, plan)
-        together = 0
-        if plan.taking_part:
+        together = plan.repeated or 0
+        if plan.taking_part and plan.repeated is None:
             self._plans[request.request_id] = digest, plan
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
@@ -154,6 +164,7 @@ class OnlineBank:
             if opened is not None:
                 return make_response(request, "failed", "not all parts were opened", opened)
             self._plans.pop(request.request_id, None)
+            self._openings.keep(self._release_id(request), plan, together)
         return scored(request, plan, together)
 
     # 1. ask
@@ -161,19 +172,37 @@ class OnlineBank:
     async def _prepare(self, request: pb.ScoreRequest, limit_s: float) -> Plan:
         model = await self._models.get(request.model)
         own_codes, note = await own_record(model, request)
+        model = model.of_record(own_codes)
         answers = await asyncio.gather(*(self._ask(holder, model, request, limit_s / 2) for holder in model.holders))
-        return make_plan(model, own_codes, tuple(answers), request.on_missing or "fail", note)
+        rule = request.on_missing or "fail"
+        if any(a.released_as for a in answers):
+            plan = make_plan(model, own_codes, as_if_opened(answers), rule, note)
+            together = self._openings.repeat_of(plan)
+            if together is not None:
+                return replace(plan, repeated=together)
+            answers = await asyncio.gather(
+                *(
+                    self._ask(a.holder, model, request, limit_s / 2, fresh=True) if a.released_as else _same(a)
+                    for a in answers
+                )
+            )
+        return make_plan(model, own_codes, tuple(answers), rule, note)
 
-    async def _ask(self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float) -> Answer:
-        spare = self._spares.take(holder, model)
+    async def _ask(
+        self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float, *, fresh: bool = False
+    ) -> Answer:
+        spare = self._spares.take(holder, model.stock or model)
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
             model_hash=model.sha256,
             map_hash=model.holders[holder].map_hash,
-            purpose=request.purpose or model.scorecard.provenance.purpose,
+            part_hash=model.holders[holder].part_hash,
+            purpose=request.purpose or model.artefact.provenance.purpose,
             on_missing=request.on_missing or "fail",
             spare_id="" if spare is None else spare.spare_id,
+            consent=request.consent,
+            fresh=fresh,
         )
         try:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
@@ -189,6 +218,8 @@ class OnlineBank:
     ) -> Answer:
         answer, side = read_answer(holder, model, reply), model.holders[holder]
         if not answer.keys_id:
+            if spare is not None and answer.released_as:
+                self._spares.add(holder, model.stock or model, spare)
             return answer
         if spare is not None and reply.difference_share:
             evaluated = spare.evaluated(reply.difference_share, side.cells, holder)
@@ -199,10 +230,8 @@ class OnlineBank:
     async def _put_points(
         self, holder: str, side: Side, query: Iterable[bytes], keys_id: bytes, limit_s: float
     ) -> online.Evaluated:
-        context, encrypted, points = await self._context(holder, keys_id, limit_s), tuple(query), side.encoded
-        if points is None:
-            raise ProtocolError("the bank's own part cannot be evaluated", party=holder)
-        return await self._in_thread(lambda: online.evaluate(context, encrypted, points))
+        context, encrypted = await self._context(holder, keys_id, limit_s), tuple(query)
+        return await self._in_thread(lambda: online.evaluate(context, encrypted, side.encode()))
 
     async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
         """Holder's public keys, fetched once for each of its starts."""
@@ -260,12 +289,21 @@ class OnlineBank:
             with_parties=parties,
             keys_id=answer.keys_id,
             share_key_ids=share_key_ids,
+            factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
         )
+        sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+        self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
         try:
             reply = await self._fabric.call(answer.holder, "OpenPartial", message, pb.OpenedPartial, timeout_s=limit_s)
         except VeilscoreError as error:
             return f"{error.message[:160]}; repeat the request under its id"
         return "" if reply.status == "opened" else plain(reply.reason) or "not opened"
+
+    async def _log_release(self, request: pb.ScoreRequest, response: pb.ScoreResponse) -> None:
+        """Nothing is released that is not in the log."""
+        if self.evidence is not None:
+            asked = self._asked_to_open.get(self._release_id(request), {})
+            await asyncio.to_thread(self.evidence.score_released, request, response, asked)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
         """What others know the request by; says nothing of the caller's id and is the same for a repeat."""
@@ -296,12 +334,21 @@ class OnlineBank:
 
     async def _make_spare(self, holder: str, model: BankModel) -> None:
         side, spare_id = model.holders[holder], new_spare_id()
-        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash)
+        random = None
+        if side.part_hash:  # trees: the factors of a record are not known yet, so random ones stand for them
+            n_bits = max(1, model.trees[holder].n_bits)
+            random = he.uniform_slots(n_bits).astype(np.int64)
+            side = replace(side, factors=np.where(random > he.T // 2, random - he.T, random))
+        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash)
         reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
         done = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, _SPARE_S)
         finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
         await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
-        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total))
+        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random))
+
+
+async def _same(answer: Answer) -> Answer:
+    return answer
 
 
 def _cancel(*tasks: asyncio.Task[Any]) -> None:

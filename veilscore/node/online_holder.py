@@ -25,12 +25,14 @@ from veilscore.node.online_records import Found, Origin, Origins
 from veilscore.node.online_share_keys import ShareKeys
 from veilscore.node.online_spares import HolderSpare, HolderSpares
 from veilscore.protocols import online
+from veilscore.release.single import Passed, SingleGuard
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.ledger import Ledger
@@ -50,6 +52,7 @@ class _Pending:
     model_hash: bytes
     origin: Origin
     n_cells: int
+    passed: Passed
     spare_id: str = ""
     spare: HolderSpare | None = None
     answer: pb.EncryptedRecord | None = None
@@ -67,6 +70,8 @@ class OnlineHolder:
         self._node = node
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
+        self.evidence: EvidenceRecorder | None = None
+        self._guard = SingleGuard(home, node.policy)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._spares = HolderSpares()
         self._share_keys = ShareKeys(node.name)
@@ -88,6 +93,7 @@ class OnlineHolder:
         """End; keys are gone with it."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._journal.close()
+        self._guard.close()
 
     @cached_property
     def _secret(self) -> he.SecretContext:
@@ -104,22 +110,34 @@ class OnlineHolder:
 
     async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
         _check_record(request, peer.name)
-        origin = await self._origins.by_map(request.map_hash.hex())
+        origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         refusal = self._refusal(request, peer.name, origin)
         if origin is None or refusal:
             return pb.EncryptedRecord(status="refused", reason=refusal)
         try:
-            found = await origin.records.find(request.firm_id)
+            firm = origin.records.normalise(request.firm_id)
+            token = self._guard.check_consent(request, peer.name, firm, origin.job.name)
+            found = await origin.records.find(firm)
+            passed = self._guard.check_release(request, peer.name, firm, found.codes, token)
         except IdError:
             return pb.EncryptedRecord(status="refused", reason="the firm id is malformed")
+        except RefusedError as error:
+            return pb.EncryptedRecord(status="refused", reason=error.message)
         except VeilscoreError as error:
             self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
-        return await self._answer(request, peer.name, origin, found)
+        return await self._answer(request, peer.name, origin, found, passed)
 
-    async def _answer(self, request: pb.EncryptRecord, bank: str, origin: Origin, found: Found) -> pb.EncryptedRecord:
+    async def _answer(
+        self, request: pb.EncryptRecord, bank: str, origin: Origin, found: Found, passed: Passed
+    ) -> pb.EncryptedRecord:
         key = f"{bank}/{request.request_id}"
-        digest = _digest(request.firm_id.encode(), request.model_hash, request.map_hash, request.on_missing.encode())
+        digest = _digest(
+            request.firm_id.encode(),
+            request.model_hash,
+            request.map_hash + request.part_hash,
+            request.on_missing.encode(),
+        )
         pending = self._pending.get(key)
         if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
             reason = "this request id was used here already; use a new one"
@@ -128,7 +146,7 @@ class OnlineHolder:
             return pb.EncryptedRecord(status="unknown", discloses_unknown=True, data_time_s=found.data_time_s)
         if pending is not None and pending.answer is not None and pending.spare_id == request.spare_id:
             return pending.answer
-        n_codes, policy = origin.records.code_map.n_codes, self._node.policy
+        policy = self._node.policy
         answer = pb.EncryptedRecord(
             status="ready" if found.known or not policy.disclose_unknown else "unknown",
             discloses_unknown=policy.disclose_unknown,
@@ -136,26 +154,31 @@ class OnlineHolder:
             share_key_id=self._share_keys.id,
             reason_codes=self._reason_codes(origin, found),
             data_time_s=found.data_time_s,
+            released_as=passed.released_as,
         )
-        pending = _Pending(digest, request.model_hash, origin, int(n_codes.sum()))
-        spare = self._spares.take(f"{bank}/{request.spare_id}", request.map_hash) if request.spare_id else None
+        if passed.released_as:
+            return answer
+        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed)
+        part = request.map_hash + request.part_hash
+        spare = self._spares.take(f"{bank}/{request.spare_id}", part) if request.spare_id else None
+        cells = origin.cells(found.codes)
         if spare is not None:
-            answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(found.codes, n_codes)
+            answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(cells)
             self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
             return answer
         self._remember(key, pending)
-        query = await self._in_thread(lambda: online.encrypt_records(self._secret, found.codes, n_codes))
+        query = await self._in_thread(lambda: online.encrypt_cells(self._secret, cells[None]))
         answer.keys_id = self._secret.keys_id
         answer.ciphertext_enc.extend(query)
         return answer
 
     async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
-        origin = await self._origins.by_map(request.map_hash.hex())
+        origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
             raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
-        n_cells = int(origin.records.code_map.n_codes.sum())
-        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, request.map_hash, n_cells))
+        n_cells, part = origin.n_cells, request.map_hash + request.part_hash
+        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells))
         return pb.PreparedSpare(ciphertext_enc=query, keys_id=self._secret.keys_id)
 
     async def _finish_spare(self, request: pb.FinishSpare, peer: Member) -> pb.Empty:
@@ -163,7 +186,7 @@ class OnlineHolder:
         await self._in_thread(lambda: self._spares.finish(self._secret, key, request.evaluated_enc))
         return pb.Empty()
 
-    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
+    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:  # noqa: PLR0911 - one a rule
         """Why this holder does not answer, as the bank may hear it; empty if it does."""
         name, policy = self._node.name, self._node.policy
         if not policy.online_scoring:
@@ -173,6 +196,8 @@ class OnlineHolder:
         if policy.purposes and request.purpose not in policy.purposes:
             return f"purpose {request.purpose[:60]!r} is not among the purposes {name} allows"
         if origin is None or origin.job.bank != bank:
+            if request.part_hash:
+                return f"{name}'s part of this model is missing, changed or of another version: see its backup"
             return f"{name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
         if request.on_missing == "fail" and not policy.disclose_unknown:
             return f"{name} does not say which firms it knows; set on_missing to missing_code"
@@ -226,11 +251,19 @@ class OnlineHolder:
         if keys is None:
             return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
         context = share_context(key, parties, pending.model_hash)
+        spared = None
+        if pending.spare is not None and not request.evaluated_enc:
+            spared = pending.spare.partial(request.factors_share, bank)
+        refusal = await self._in_thread(lambda: self._guard.admit(pending.passed))
+        if refusal:
+            return pb.OpenedPartial(status="refused", reason=refusal)
 
         def opened() -> bytes:
+            if self.evidence is not None:
+                self.evidence.share_opened(request, bank, pending.model_hash)
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            if pending.spare is not None and pending.spare.opened is not None and not request.evaluated_enc:
-                partial = (pending.spare.opened + share) % np.uint64(he.T)
+            if spared is not None:
+                partial = (spared + share) % np.uint64(he.T)
             else:
                 partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
             return self._journal.keep(key, digest, online.pack_partial(partial))
@@ -243,7 +276,7 @@ class OnlineHolder:
 
 def _check_record(request: pb.EncryptRecord, bank: str) -> None:
     _check_id(request.request_id, bank)
-    if len(request.model_hash) != 32 or len(request.map_hash) != 32:
+    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or len(request.part_hash) not in {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=bank)
     if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
         raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)

@@ -4,6 +4,9 @@ Reasons: points that a firm loses against the best bin of a column. The bank com
 points: for its own columns always; for a holder's column if the holder's policy names it in `reason_columns` and the
 holder therefore sent that column's code in clear; for everything else of the holders one line, the points lost in all
 of it together, which follows from the total. With one holder that line is the holder's own.
+
+In trees points belong to paths, not to bins. A reason is then what the firm loses against the average firm on the
+bank's own splits of a column (`modelling/tree_paths.py`); of each holder there is the one line, whatever it allows.
 """
 
 from __future__ import annotations
@@ -11,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.crypto import he
 from veilscore.data.ingest_file import MISSING
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, DataError, SchemaError
-from veilscore.modelling.model import load_model
+from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.model import Scorecard, load_model
+from veilscore.modelling.tree_paths import BankTrees
 from veilscore.node.online_records import Origins, Records, load_map
 from veilscore.protocols.binning import offsets
 from veilscore.protocols.online import EncodedPoints, check_points_fit, encode_points
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.codes import CodeMap
-    from veilscore.modelling.model import PartyPart, Scorecard
+    from veilscore.modelling.model import PartyPart, ScoreModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +50,9 @@ class Side:
     ----------
     points : one array of points a column, by code.
     average : the part of the average training firm: each column's mean over the training rows, rounded.
-    encoded : its points for `online.evaluate`; None for the bank's own side.
+    encoded : its points for `online.evaluate`; None for the bank's own side, and for trees.
+    part_hash : hash of the holder's part of a boosted model; empty for a scorecard.
+    factors, bounds : of trees, for one record: the bank's factors of the indicators, least and greatest sum.
     """
 
     party: str
@@ -53,21 +61,28 @@ class Side:
     points: tuple[NDArray[np.int64], ...]
     average: int
     encoded: EncodedPoints | None
+    part_hash: bytes = b""
+    factors: NDArray[np.int64] | None = None
+    bounds: tuple[int, int] | None = None
 
     @cached_property
     def cells(self) -> NDArray[np.int64]:
-        """Points of all cells, column by column."""
-        return np.concatenate(self.points)
+        """Points of all cells, column by column; for trees the record's factors."""
+        return np.concatenate(self.points) if self.factors is None else self.factors
+
+    def encode(self) -> EncodedPoints:
+        """Points for `online.evaluate`."""
+        return encode_points(self.cells) if self.encoded is None else self.encoded
 
     @property
     def lowest(self) -> int:
         """Smallest part that a firm can have."""
-        return sum(int(p.min()) for p in self.points)
+        return self.bounds[0] if self.bounds is not None else sum(int(p.min()) for p in self.points)
 
     @property
     def highest(self) -> int:
         """Largest part that a firm can have."""
-        return sum(int(p.max()) for p in self.points)
+        return self.bounds[1] if self.bounds is not None else sum(int(p.max()) for p in self.points)
 
     def lost(self, column: int, code: int) -> int:
         """Units that a code costs against the column's best."""
@@ -78,17 +93,40 @@ class Side:
 class BankModel:
     """A model of the bank, with the bank's map and, where the training job is known, its data set."""
 
-    scorecard: Scorecard
+    artefact: ScoreModel
     sha256: bytes
     code_map: CodeMap
     labels: tuple[tuple[str, ...], ...]
     own: Side
     holders: Mapping[str, Side]
     records: Records | None
+    trees: Mapping[str, BankTrees] = field(default_factory=dict)
+    constant: int = 0
+    stock: BankModel | None = None
 
     def own_units(self, codes: NDArray[np.unsignedinteger]) -> int:
         """Base points and the bank's own part of one firm."""
-        return int(self.scorecard.own_units(codes)[0])
+        if isinstance(self.artefact, Scorecard):
+            return int(self.artefact.own_units(codes)[0])
+        return self.artefact.base_points + self.constant
+
+    def of_record(self, codes: NDArray[np.unsignedinteger]) -> BankModel:
+        """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
+        if not self.trees:
+            return self
+        sides, constant = {}, 0
+        for holder, trees in self.trees.items():
+            record = trees.record(codes[0])
+            constant += record.constant
+            expected = trees.mean + float(trees.contributions([(trees.own.numbers, trees.own.left(codes[0]))]).sum())
+            factors = record.factors if record.factors.size else np.zeros(1, np.int64)
+            sides[holder] = replace(
+                self.holders[holder],
+                factors=factors,
+                bounds=(record.lowest, record.highest),
+                average=round(expected - record.constant),
+            )
+        return replace(self, holders=sides, constant=constant, stock=self)
 
 
 class BankModels:
@@ -112,27 +150,50 @@ class BankModels:
         return kept[1]
 
     def _read(self, model_path: Path, map_path: Path) -> BankModel:
-        scorecard, code_map = load_model(model_path), load_map(map_path)
-        own, *holders = scorecard.parts
+        artefact, code_map = load_model(model_path), load_map(map_path)
+        own, *holders = artefact.parts
         if code_map.hash != own.map_sha256:
             raise SchemaError(
-                f"the code map {map_path} is not the one that model {scorecard.name} was trained with: restore it "
+                f"the code map {map_path} is not the one that model {artefact.name} was trained with: restore it "
                 "from backup"
             )
-        check_points_fit([(p.points, p.n_codes) for p in scorecard.parts], scorecard.base_points)
+        trees = _trees(artefact) if isinstance(artefact, Boosted) else {}
+        hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
+        if not trees:
+            check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
         origin = self._origins.search().get(code_map.hash)
         return BankModel(
-            scorecard,
-            scorecard.sha256,
+            artefact,
+            artefact.sha256,
             code_map,
             tuple(code_map.labels(name) for name in code_map.names),
             _side(own, None),
-            {part.party: _side(part, encode_points(part.points)) for part in holders},
+            {p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders},
             None if origin is None else origin.records,
+            trees,
         )
 
 
-def _side(part: PartyPart, encoded: EncodedPoints | None) -> Side:
+def _trees(model: Boosted) -> dict[str, BankTrees]:
+    """The bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
+    if model.largest_units() >= he.T // 2:
+        raise ParameterError(
+            f"a total of {model.name} could reach {model.largest_units()} units, {he.T // 2 - 1} fit online scoring: "
+            "train with fewer decimals of points"
+        )
+    bank, *holders = model.parts
+    return {
+        part.party: BankTrees(
+            model.trees_of(part.party),
+            [points for tree, points in zip(model.trees, model.points, strict=True) if tree.holder == part.party],
+            bank.n_codes,
+            part.n_codes,
+        )
+        for part in holders
+    }
+
+
+def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -> Side:
     at = offsets(part.n_codes)
     average = 0
     for column in part.columns:
@@ -145,6 +206,7 @@ def _side(part: PartyPart, encoded: EncodedPoints | None) -> Side:
         tuple(part.points[at[j] : at[j + 1]] for j in range(len(part.columns))),
         average,
         encoded,
+        bytes.fromhex(part_hash),
     )
 
 
@@ -212,6 +274,8 @@ def reasons(
     together_units : what these holders' parts add up to.
     n_most : most lines.
     """
+    if model.trees:
+        return _tree_reasons(model, own_codes, tuple(disclosed), together_units, n_most)
     found = [
         (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.labels[j][int(code)]}")
         for j, (name, code) in enumerate(zip(model.own.names, own_codes[0], strict=True))
@@ -228,7 +292,34 @@ def reasons(
     other = "other columns" if any(disclosed.values()) else "all columns"
     found.append((rest, parties, "", f"{other} of {parties}" + (" together" if len(disclosed) > 1 else "")))
     found = sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most]
-    units = model.scorecard.scaling.units
+    return _lines(model, found)
+
+
+def _tree_reasons(
+    model: BankModel,
+    own_codes: NDArray[np.unsignedinteger],
+    holders: tuple[str, ...],
+    together_units: int,
+    n_most: int,
+) -> list[control_pb2.Reason]:
+    """What the firm loses against the average firm: by column of the bank, and in all that holders brought."""
+    lost = np.zeros(len(model.own.names))
+    for trees in model.trees.values():
+        left = trees.own.left(own_codes[0])
+        each = trees.contributions([(trees.own.numbers, left)])[trees.own.numbers]
+        np.subtract.at(lost, trees.own.columns, each)
+    found = [
+        (round(units), model.own.party, name, f"{name}: {model.labels[j][int(own_codes[0, j])]}")
+        for j, (name, units) in enumerate(zip(model.own.names, lost.tolist(), strict=True))
+    ]
+    rest = sum(model.holders[h].average for h in holders) - together_units
+    parties = ", ".join(holders)
+    found.append((rest, parties, "", f"all columns of {parties}" + (" together" if len(holders) > 1 else "")))
+    return _lines(model, sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most])
+
+
+def _lines(model: BankModel, found: list[tuple[int, str, str, str]]) -> list[control_pb2.Reason]:
+    units = model.artefact.scaling.units
     return [
         control_pb2.Reason(party=party, column=column, points_lost=lost / units, text=text)
         for lost, party, column, text in found

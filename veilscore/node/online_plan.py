@@ -34,11 +34,17 @@ class Answer:
     share_key_id: bytes = b""
     without_others: bool = False
     disclosed: tuple[Disclosed, ...] = ()
+    released_as: str = ""
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """A request up to the opening: who takes part is fixed, and nothing was opened yet."""
+    """A request up to the opening: who takes part is fixed, and nothing was opened yet.
+
+    Attributes
+    ----------
+    repeated : what the parts of those who take part added up to when they opened them before; None: not yet opened.
+    """
 
     model: BankModel
     own_codes: NDArray[np.unsignedinteger]
@@ -46,6 +52,7 @@ class Plan:
     taking_part: tuple[Answer, ...]
     failure: str
     note: str
+    repeated: int | None = None
 
     def with_failures(self, said: dict[str, str]) -> Plan:
         """Plan with the status of holders that did not open."""
@@ -69,7 +76,9 @@ def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Ans
     MessageError : a status, key id, column or code that cannot be.
     """
     status = online.RecordStatus.parse(reply.status, holder)
-    if status is online.RecordStatus.REFUSED or not (reply.ciphertext_enc or reply.difference_share):
+    if status is online.RecordStatus.REFUSED or not (
+        reply.ciphertext_enc or reply.difference_share or reply.released_as
+    ):
         return Answer(holder, status.value, plain(reply.reason), reply.data_time_s)
     points = model.holders[holder].points
     if any(c.column >= len(points) or c.code >= points[c.column].size for c in reply.reason_codes):
@@ -85,6 +94,7 @@ def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Ans
         share_key_id=reply.share_key_id,
         without_others=reply.without_others,
         disclosed=tuple(Disclosed(c.column, c.code, plain(c.name)) for c in reply.reason_codes),
+        released_as=plain(reply.released_as),
     )
 
 
@@ -122,7 +132,7 @@ def make_plan(
 
 def scored(request: pb.ScoreRequest, plan: Plan, together: int) -> pb.ScoreResponse:
     """Response with a score; `together` is the sum of the parts of those who took part."""
-    model, card = plan.model, plan.model.scorecard
+    model, card = plan.model, plan.model.artefact
     part_of = {a.holder: a for a in plan.taking_part}
     neutral = [h for h in model.holders if h not in part_of]
     units = model.own_units(plan.own_codes) + together + sum(model.holders[h].average for h in neutral)
@@ -145,7 +155,7 @@ def make_response(request: pb.ScoreRequest, status: str, message: str, plan: Pla
     """Response without a score; with the parties' status if there is a plan."""
     response = pb.ScoreResponse(request_id=request.request_id, status=status, message=message, model=request.model)
     if plan is not None:
-        response.model_version = plan.model.scorecard.version
+        response.model_version = plan.model.artefact.version
         response.model_sha256 = plan.model.sha256
         for a in plan.answers:
             response.parties.add(party=a.holder, status=a.status, reason=a.reason, data_time_s=a.data_time_s)
@@ -170,6 +180,7 @@ def request_digest(request: pb.ScoreRequest) -> bytes:
     same.CopyFrom(request)
     same.ClearField("timeout_s")
     same.ClearField("n_reasons")
+    same.ClearField("consent")
     return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()
 
 

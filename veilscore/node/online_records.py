@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, SchemaError, StateError
+from veilscore.modelling.tree_paths import HolderBits
+from veilscore.modelling.trees import HolderTrees
+from veilscore.protocols.online import one_hot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import DatasetConfig, NodeConfig
 
 DATABASE_AGE_S = 600.0
+_TRAINING = ("train_scorecard", "train_boosting")
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,10 +162,37 @@ def _signature(path: Path) -> object:
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that this node took part in: the job that trained it, and the node's own records for it."""
+    """A model that this node took part in: the job that trained it, and the node's own records for it.
+
+    Attributes
+    ----------
+    trees : the node's part of a boosted model; None for a scorecard.
+    """
 
     job: Job
     records: Records
+    trees: HolderTrees | None = None
+
+    @cached_property
+    def _bits(self) -> HolderBits | None:
+        return None if self.trees is None else HolderBits(self.trees.trees, self.records.code_map.n_codes)
+
+    @property
+    def n_cells(self) -> int:
+        """Numbers that stand for a record: cells of all columns, or indicators of all trees (at least one)."""
+        if self.trees is None:
+            return int(self.records.code_map.n_codes.sum())
+        return max(1, sum(len(tree.holder_splits) for tree in self.trees.trees))
+
+    def cells(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint64]:
+        """What stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
+        if self._bits is None:
+            cells: NDArray[np.uint64] = one_hot(codes, self.records.code_map.n_codes)[0]
+            return cells
+        found = np.zeros(self.n_cells, np.uint64)
+        bits = self._bits.of(codes[0])
+        found[: bits.size] = bits
+        return found
 
 
 class Origins:
@@ -174,6 +206,7 @@ class Origins:
         self._node = node
         self._ledger = ledger
         self._found: dict[str, Origin] = {}
+        self._parts: dict[tuple[str, str], Origin] = {}
         self._seen: set[tuple[str, object]] = set()
         self._lock = threading.Lock()
 
@@ -183,6 +216,14 @@ class Origins:
             await asyncio.to_thread(self.search)
         return self._found.get(map_sha256)
 
+    async def by_part(self, map_sha256: str, trees_sha256: str) -> Origin | None:
+        """Model with this map and, unless the second hash is empty, with this part of a boosted model."""
+        if not trees_sha256:
+            return await self.by_map(map_sha256)
+        if (map_sha256, trees_sha256) not in self._parts:
+            await asyncio.to_thread(self.search)
+        return self._parts.get((map_sha256, trees_sha256))
+
     def search(self) -> dict[str, Origin]:
         """Read maps that are new since the last search; all origins by hash."""
         with self._lock:
@@ -190,7 +231,7 @@ class Origins:
             return dict(self._found)
 
     def _scan(self) -> None:
-        entries = [e for e in self._ledger.entries() if e.job.task == "train_scorecard" and e.status == "accepted"]
+        entries = [e for e in self._ledger.entries() if e.job.task in _TRAINING and e.status == "accepted"]
         jobs = [(e, self._home / "jobs" / e.job_id / "code_map.json") for e in entries]
         # a model's folder holds the map of the newest job of its name
         models = [(e, self._home / "models" / e.job.name / "code_map.json") for e in reversed(entries)]
@@ -202,6 +243,26 @@ class Origins:
             code_map = _read_map(path)
             if code_map is not None:
                 self._found.setdefault(code_map.hash, Origin(entry.job, Records(self._node, entry.job, code_map)))
+        for entry in reversed(entries):
+            self._scan_part(entry.job)
+
+    def _scan_part(self, job: Job) -> None:
+        """Read the node's part of a boosted model, if it is there, is new and belongs to a map that is known."""
+        path = self._home / "models" / job.name / "trees.json"
+        seen = str(path), _signature(path)
+        part = None if seen[1] is None or seen in self._seen else _read_part(path)
+        if part is not None and part.map_sha256 in self._found:
+            self._seen.add(seen)
+            records = Records(self._node, job, self._found[part.map_sha256].records.code_map)
+            self._parts[part.map_sha256, part.sha256.hex()] = Origin(job, records, part)
+
+
+def _read_part(path: Path) -> HolderTrees | None:
+    """Part of a boosted model; None where it is damaged: then the model is unknown here, and others still work."""
+    try:
+        return HolderTrees.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ConfigError):
+        return None
 
 
 def _read_map(path: Path) -> CodeMap | None:

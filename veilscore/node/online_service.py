@@ -41,13 +41,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.ledger import Ledger
     from veilscore.node.policy import NodeConfig
 
 
 class OnlineSide(Protocol):
-    """One node's side of online scoring."""
+    """One node's side of online scoring; what it releases goes into the node's log first, where there is one."""
+
+    evidence: EvidenceRecorder | None
 
     def register(self, fabric: Fabric) -> None:
         """Offer its calls."""

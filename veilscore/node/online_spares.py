@@ -5,9 +5,13 @@ Messages : PrepareSpare -> PreparedSpare: the holder encrypts r, uniform modulo 
            FinishSpare: the bank's points on it, masked; the holder opens and keeps s = sum of points r + mask.
            With the request, the holder sends d = x - r for its one-hot cells x instead of ciphertexts; the bank takes
            sum of points d and its mask off the total. The holder's partial is s plus its zero-share.
-Reveals  : nothing to either: d is uniform while r is hidden by ring-LWE, s is uniform without the mask.
-Must     : one r for one record. Spares live in memory only, are taken out before d leaves, and a repeated request
-           gets the same d.
+           For trees the bank's factors c depend on the record, so the points of a spare are random numbers a, uniform
+           modulo T, and x are the holder's indicators. The bank sends c - a when the holder is to open, and takes
+           sum of c d and its mask off the total; the holder's partial is s plus sum of (c - a) r, and its zero-share.
+Reveals  : nothing to either: d is uniform while r is hidden by ring-LWE, s is uniform without the mask, which hides a,
+           so that c - a is uniform.
+Must     : one r and one a for one record. Spares live in memory only, are taken out before d leaves, and a repeated
+           request gets the same d.
 """
 
 from __future__ import annotations
@@ -34,27 +38,44 @@ SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at 
 LOW = 32  # from here on spares are made although requests keep coming
 _HELD = 4096  # at a holder, all banks and models
 _CELL_BYTES = 4
-_USED_SLOTS = he.N_SLOTS - 1
+_HASH_BYTES = 32
 
 
 @dataclass(repr=False)
 class HolderSpare:
-    """A holder's half: random numbers r (n_cells,) modulo T, and s once the bank's reply was opened."""
+    """A holder's half: random numbers r (n_cells,) modulo T, and s once the bank's reply was opened.
 
-    map_hash: bytes
+    Attributes
+    ----------
+    part : what it is for: hash of the code map, for trees followed by that of the holder's part.
+    """
+
+    part: bytes
     random: NDArray[np.uint64]
     opened: NDArray[np.uint64] | None = None
+    used: bool = False
 
-    def difference(self, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> bytes:
-        """One-hot cells of a record (1, n_columns) minus r modulo T, 4 bytes a cell; once."""
-        if self.random.size == 0:
+    def difference(self, cells: NDArray[np.uint64]) -> bytes:
+        """Cells of a record (n_cells,) minus r modulo T, 4 bytes a cell; once."""
+        if self.used:
             raise SecretReuseError("a spare was asked for twice: each record takes a new one")
-        offsets = np.concatenate([[0], np.cumsum(n_codes)[:-1]])
-        one_hot = np.zeros(self.random.size, np.uint64)
-        one_hot[offsets + codes[0].astype(np.int64)] = 1
-        difference = (one_hot + np.uint64(he.T) - self.random) % np.uint64(he.T)
-        self.random = np.zeros(0, np.uint64)
+        self.used = True
+        difference = (cells + np.uint64(he.T) - self.random) % np.uint64(he.T)
         return difference.astype("<u4").tobytes()
+
+    def partial(self, factors: bytes, bank: str) -> NDArray[np.uint64]:
+        """The holder's partial (1,) modulo T, but for its zero-share.
+
+        Parameters
+        ----------
+        factors : the bank's c - a for trees; empty for a scorecard.
+        """
+        if self.opened is None or bool(factors) != (len(self.part) > _HASH_BYTES):
+            raise MessageError("a request to open does not fit its spare", party=bank)
+        if not factors:
+            return self.opened
+        opened = int(self.opened[0]) + _dot(_parse(factors, self.random.size, bank), self.random.astype(np.int64))
+        return np.array([opened % he.T], np.uint64)
 
 
 class HolderSpares:
@@ -63,19 +84,15 @@ class HolderSpares:
     def __init__(self) -> None:
         self._spares: OrderedDict[str, HolderSpare] = OrderedDict()
 
-    def draw(self, context: he.SecretContext, key: str, map_hash: bytes, n_cells: int) -> tuple[bytes, ...]:
+    def draw(self, context: he.SecretContext, key: str, part: bytes, n_cells: int) -> tuple[bytes, ...]:
         """Draw and encrypt r; a spare id is used once."""
         if key in self._spares:
             raise MessageError("this spare id was used already")
         random = he.uniform_slots(n_cells)
-        slots = np.zeros((online.n_ciphertexts(1, n_cells), he.N_SLOTS), np.uint64)
-        padded = np.zeros(len(slots) * _USED_SLOTS, np.uint64)
-        padded[:n_cells] = random
-        slots[:, :_USED_SLOTS] = padded.reshape(-1, _USED_SLOTS)
-        self._spares[key] = HolderSpare(map_hash, random)
+        self._spares[key] = HolderSpare(part, random)
         while len(self._spares) > _HELD:
             self._spares.popitem(last=False)
-        return tuple(context.encrypt(row) for row in slots)
+        return online.encrypt_cells(context, random[None])
 
     def finish(self, context: he.SecretContext, key: str, evaluated: Sequence[bytes]) -> None:
         """Open the bank's masked reply; once."""
@@ -84,31 +101,33 @@ class HolderSpares:
             raise MessageError("no such spare, or it was finished already")
         spare.opened = online.open_partial(context, evaluated, 1, spare.random.size, np.zeros(1, np.uint64))
 
-    def take(self, key: str, map_hash: bytes) -> HolderSpare | None:
-        """Take a finished spare of this map out, if there is one."""
+    def take(self, key: str, part: bytes) -> HolderSpare | None:
+        """Take a finished spare of this part out, if there is one."""
         spare = self._spares.get(key)
-        if spare is None or spare.opened is None or spare.map_hash != map_hash:
+        if spare is None or spare.opened is None or spare.part != part:
             return None
         return self._spares.pop(key)
 
 
 @dataclass(frozen=True)
 class BankSpare:
-    """The bank's half: the sum of its masks modulo T."""
+    """The bank's half: the sum of its masks modulo T, and for trees its random numbers a (n_bits,)."""
 
     spare_id: str
     mask_total: NDArray[np.uint64] = field(repr=False)
+    random: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def evaluated(self, difference: bytes, points: NDArray[np.int64], holder: str) -> online.Evaluated:
-        """What the bank has to take off the total, given the holder's difference; points of its cells (n_cells,)."""
-        cells = (
-            np.frombuffer(difference, "<u4").astype(np.int64) if len(difference) == _CELL_BYTES * points.size else None
-        )
-        if cells is None or (cells >= he.T).any():
-            raise MessageError("a holder's difference has the wrong size or range", party=holder)
-        known = int((cells * (points % he.T) % he.T).sum())
+        """What the bank has to take off the total, given the holder's difference.
+
+        Parameters
+        ----------
+        points : of its cells (n_cells,), for trees the record's factors.
+        """
+        known = _dot(_parse(difference, points.size, holder), points % he.T)
         mask = (self.mask_total.astype(np.int64) - known) % he.T
-        return online.Evaluated((), mask.astype(np.uint64))
+        factors = b"" if self.random is None else ((points - self.random) % he.T).astype("<u4").tobytes()
+        return online.Evaluated((), mask.astype(np.uint64), factors)
 
 
 class BankSpares:
@@ -119,7 +138,7 @@ class BankSpares:
 
     def take(self, holder: str, model: BankModel) -> BankSpare | None:
         """Take a spare out, if there is one; from now on this model's stock is kept up."""
-        key = holder, model.scorecard.name
+        key = holder, model.artefact.name
         if key not in self._stock or self._stock[key][0] is not model:
             self._stock[key] = model, deque()
         stock = self._stock[key][1]
@@ -127,7 +146,7 @@ class BankSpares:
 
     def add(self, holder: str, model: BankModel, spare: BankSpare) -> None:
         """Put a spare into the stock, unless the model was replaced meanwhile."""
-        kept = self._stock.get((holder, model.scorecard.name))
+        kept = self._stock.get((holder, model.artefact.name))
         if kept is not None and kept[0] is model:
             kept[1].append(spare)
 
@@ -140,6 +159,19 @@ class BankSpares:
             return None
         n, holder, name = min(short)
         return holder, self._stock[holder, name][0], n
+
+
+def _parse(data: bytes, n_cells: int, sender: str) -> NDArray[np.int64]:
+    """Read a peer's numbers modulo T, 4 bytes each."""
+    cells = np.frombuffer(data, "<u4").astype(np.int64) if len(data) == _CELL_BYTES * n_cells else None
+    if cells is None or (cells >= he.T).any():
+        raise MessageError("numbers under a spare have the wrong size or range", party=sender)
+    return cells
+
+
+def _dot(left: NDArray[np.int64], right: NDArray[np.int64]) -> int:
+    """Inner product modulo T of numbers below T."""
+    return int((left * right % he.T).sum()) % he.T
 
 
 def new_spare_id() -> str:

@@ -7,6 +7,7 @@ step that has it.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError
-from veilscore.node.job import ColumnName, Job, Name, ScoreBatch, TrainScorecard
+from veilscore.node.job import ColumnName, Job, Name, ScoreBatch, ScreenFeatures, TrainBoosting, TrainScorecard
+from veilscore.node.key_settings import KeyConfig
+from veilscore.node.people import PersonRole  # noqa: TC001 - pydantic reads the type
 from veilscore.node.settings import Strict, load
+from veilscore.release.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,29 @@ class NodePolicy(Strict):
 
     accept: Literal["auto", "manual"] = "manual"
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[Literal["train_scorecard", "score_batch"], ...] = ("train_scorecard", "score_batch")
+    tasks: tuple[Literal["train_scorecard", "train_boosting", "score_batch", "screen_features"], ...] = (
+        "train_scorecard",
+        "train_boosting",
+        "score_batch",
+        "screen_features",
+    )
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
     min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
+    publish_screening: bool = Field(
+        default=True, description="tell missing rate, population stability and associated pairs of columns"
+    )
     allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
+    boosting_bounds: Literal["required", "off"] = Field(
+        default="required", description="limits on what the sums that boosting opens may tell"
+    )
+    tell_split_columns: bool = Field(
+        default=True, description="tell the bank which anonymous column a sealed split of this node asks"
+    )
+    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of those sums, in rows")
+    max_disclosure: float = Field(default=1.0, gt=0, description="their largest budget, in rows times columns")
     holdout_scores: Literal["allow", "refuse"] = Field(
         default="allow", description="scores of hold-out rows to the bank"
     )
@@ -65,13 +85,30 @@ class NodePolicy(Strict):
     online_without_others: bool = Field(
         default=False, description="open its part of an online score although other holders are missing"
     )
+    valid_from: dt.date | None = Field(default=None, description="before this day it takes part in nothing new")
+    valid_to: dt.date | None = Field(default=None, description="after this day it takes part in nothing new")
+    agreements: tuple[StandingRule, ...] = Field(default=(), description="with accept: manual, what needs no person")
+    consent: Literal["required", "off"] = Field(default="required", description="of a firm before it is scored")
+    consent_issuers: dict[Name, PublicKeyHex] = Field(default_factory=dict)
+    release: ReleaseRules = ReleaseRules()
+
+    @field_validator("consent", "boosting_bounds", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare off as false
 
     def decide(self, job: Job, node: NodeConfig) -> Decision:
         """Decide on `job` for the node of this configuration."""
         refusal = self._refusal(job, node)
         if refusal is not None:
             return Refuse(refusal)
-        return Accept() if self.accept == "auto" else Pending()
+        if self.accept == "auto":
+            return Accept()
+        asked = {"bank": job.bank, "purpose": job.purpose, "task": job.task, "dataset": job.datasets[node.name]}
+        for number, rule in enumerate(self.agreements, start=1):
+            if rule.covers(**asked, today=_today()):
+                return Accept(f"accepted by agreement {number} of the policy")
+        return Pending()
 
     def _refusal(self, job: Job, node: NodeConfig) -> str | None:
         if node.name not in job.parties:
@@ -91,6 +128,7 @@ class NodePolicy(Strict):
             ),
             (job.task in self.tasks, f"{node.name} does not allow task {job.task}"),
             (not self.banks or job.bank in self.banks, f"{node.name} does not work for {job.bank}"),
+            (in_period(self.valid_from, self.valid_to, _today()), f"the policy of {node.name} is not valid today"),
         )
         for holds, text in checks:
             if not holds:
@@ -99,36 +137,68 @@ class NodePolicy(Strict):
 
     def _holder_refusal(self, job: Job, node: NodeConfig) -> str | None:
         p = job.parameters
+        scores = isinstance(p, ScoreBatch) or getattr(p, "holdout_scores", False)
+        if scores and self.release.output == "band" and self.release.control == "on":
+            return f"{node.name} releases bands only, and bands without scores are not computed yet"
         if isinstance(p, ScoreBatch):
             if p.on_missing == "fail" and not self.disclose_unknown:
                 return f"{node.name} does not say which firms it knows; set on_missing: missing_code"
             return None
-        for asked, allowed, text in (
+        if isinstance(p, ScreenFeatures):
+            hides = p.max_correlation is not None and not self.publish_screening
+            text = f"{node.name} does not tell which of its columns are associated; set max_correlation: null"
+            return text if hides else None
+        checks = self._boosting_checks(p) if isinstance(p, TrainBoosting) else self._scorecard_checks(p)
+        held = (
+            p.holdout_scores,
+            self.holdout_scores == "allow",
+            "hold-out scores are not allowed; set holdout_scores: false",
+        )
+        for asked, allowed, text in (*checks, held):
+            if asked and not allowed:
+                return f"{node.name}: {text}"
+        return None
+
+    def _scorecard_checks(self, p: TrainScorecard) -> tuple[tuple[bool, bool, str], ...]:
+        return (
             (p.monotone, self.allow_order, "monotone (order of bins) is not allowed; set monotone: false"),
             (
                 p.standard_errors,
                 self.allow_standard_errors,
                 "standard_errors is not allowed; set standard_errors: false",
             ),
+        )
+
+    def _boosting_checks(self, p: TrainBoosting) -> tuple[tuple[bool, bool, str], ...]:
+        bounded = self.boosting_bounds == "required"
+        return (
+            (p.tells_order, self.allow_order, "ordered (order of bins) is not allowed; set ordered: false"),
+            (bounded, p.bounds, "boosting without bounds on opened sums is not allowed; set bounds: true"),
             (
-                p.holdout_scores,
-                self.holdout_scores == "allow",
-                "hold-out scores are not allowed; set holdout_scores: false",
+                bounded,
+                p.noise_rows >= self.min_noise_rows,
+                f"noise of {p.noise_rows:g} rows is too little; set noise_rows: {self.min_noise_rows:g} or more",
             ),
-        ):
-            if asked and not allowed:
-                return f"{node.name}: {text}"
-        return None
+            (
+                bounded,
+                p.disclosure <= self.max_disclosure,
+                f"a budget of {p.disclosure:g} is too large; set disclosure: {self.max_disclosure:g} or less",
+            ),
+        )
+
+
+def _today() -> dt.date:
+    return dt.datetime.now(dt.UTC).date()
 
 
 def _bank_refusal(job: Job, node: NodeConfig) -> str | None:
     dataset = node.datasets[job.datasets[node.name]]
     p = job.parameters
-    if not isinstance(p, TrainScorecard):
+    if isinstance(p, ScoreBatch):
         return None
     for asked, column, key in (
         (True, dataset.label_column, "label_column"),
-        (p.weights, dataset.weight_column, "weight_column"),
+        (isinstance(p, TrainScorecard) and p.weights, dataset.weight_column, "weight_column"),
         (p.holdout_from is not None, dataset.date_column, "date_column"),
     ):
         if asked and column is None:
@@ -217,7 +287,12 @@ class NodeConfig(Strict):
     federation: Path = Path("federation.yaml")
     identity: Path = Path("identity")
     listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
-    operators: tuple[Name, ...] = Field(default=(), description="operators who may approve or submit here")
+    operators: tuple[Name, ...] = Field(default=(), description="people who have every role here")
+    people: dict[Name, tuple[PersonRole, ...]] = Field(
+        default_factory=dict, description="people and their roles here: modeller, steward, auditor, operator"
+    )
+    works_at: Name | None = Field(default=None, description="operator: the party this person works for")
+    key: KeyConfig = KeyConfig()
     state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
     state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
     datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)

@@ -27,7 +27,7 @@ from veilscore.errors import (
     RefusedError,
     VeilscoreError,
 )
-from veilscore.protocol import Progress, Protocol, Session, run
+from veilscore.protocol import Progress, Protocol, Session, Transcript, run
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class StepRun:
     ) -> None:
         self.session = session
         self.failure: str | None = None
+        self.transcript = Transcript()
         self._fabric = fabric
         self._guard = _Guarded(protocol)
         self._store = store
@@ -154,6 +155,7 @@ class StepRun:
                     cast("Protocol[None]", self._guard),
                     self._fabric.channel(self.session),
                     self.session,
+                    transcript=self.transcript,
                     progress=self._progress,
                     checkpoint=self._checkpoint,
                 )

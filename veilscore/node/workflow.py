@@ -1,7 +1,9 @@
 """Which steps a job has, who takes part, and how each role's protocol is fed from and saved to its job folder.
 
     train_scorecard : align -> bin -> train -> evaluate
+    train_boosting  : align -> bin -> boost -> evaluate
     score_batch     : align -> score
+    screen_features : align -> screen (`veilscore.node.screening`)
 
 The protocols themselves know no files; everything read or written by a step stands here. A step may run again after
 an interruption: it reads what earlier steps saved, draws fresh secrets, and replaces only its own results.
@@ -17,16 +19,24 @@ import numpy as np
 
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import read_table
-from veilscore.errors import DataError, JobError, RefusedError, SchemaError
+from veilscore.errors import ConfigError, DataError, JobError, RefusedError, SchemaError
+from veilscore.modelling import boosting_design
 from veilscore.modelling import design as modelling
-from veilscore.modelling.model import Scorecard, load_model
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.model import Scorecard, ScoreModel, load_model
 from veilscore.modelling.optimise import OptimiserState
+from veilscore.modelling.trees import HolderTrees, Tree
+from veilscore.node import screening
 from veilscore.node.estimate import estimate
+from veilscore.node.job import ScreenFeatures, Training
 from veilscore.protocol import interleave
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.protocols.binning import Columns, bank_bin, holder_bin, own_counts
+from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.protocols.scoring import (
+    BatchRequest,
+    BatchResult,
     HolderAnswer,
     HolderPart,
     bank_score,
@@ -34,6 +44,8 @@ from veilscore.protocols.scoring import (
     holder_receive,
     holder_score,
 )
+from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
+from veilscore.release.batch import BatchGuard, bank_send_lists, lists_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +63,9 @@ __all__ = ["StepContext", "estimate", "load_code_map", "parties_in", "protocol_f
 
 STEPS: dict[str, tuple[str, ...]] = {
     "train_scorecard": ("align", "bin", "train", "evaluate"),
+    "train_boosting": ("align", "bin", "boost", "evaluate"),
     "score_batch": ("align", "score"),
+    "screen_features": ("align", "screen"),
 }
 WITH_COORDINATOR = {"evaluate", "score"}
 MIN_HOLDOUT = 30
@@ -69,18 +83,22 @@ class StepContext:
 
     def table(self) -> Table:
         """The party's data set of the job, read afresh and checked."""
+        return self.columns(self._included())
+
+    def columns(self, names: tuple[str, ...] | None) -> Table:
+        """Some features of the party's data set (None: all), read afresh and checked."""
         job, name = self.job, self.job.datasets[self.session.party]
         dataset = self.node.datasets[name]
         chosen = job.columns.get(self.session.party)
-        training = job.task == "train_scorecard" and self.role == "bank"
+        training = job.task != "score_batch" and self.role == "bank"
         return read_table(
             dataset.source,
             dataset.id_column,
             dataset.label_column if training else None,
-            columns=self._included(),
+            columns=names,
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *self._unused(dataset, training=training)),
-            weight_column=dataset.weight_column if training and job.training.weights else None,
-            date_column=dataset.date_column if training and job.training.holdout_from else None,
+            weight_column=dataset.weight_column if training and self._weighted() else None,
+            date_column=dataset.date_column if training and _sampling(job).holdout_from else None,
             normaliser=job.parameters.id_normaliser,
             table=dataset.table,
             query=dataset.query,
@@ -92,16 +110,24 @@ class StepContext:
         special = {dataset.label_column, dataset.weight_column, dataset.date_column} - {None}
         if training:
             special.discard(dataset.label_column)
-            if self.job.training.weights:
+            if self._weighted():
                 special.discard(dataset.weight_column)
-            if self.job.training.holdout_from:
+            if _sampling(self.job).holdout_from:
                 special.discard(dataset.date_column)
         return tuple(sorted(special))
+
+    def _weighted(self) -> bool:
+        return isinstance(self.job.parameters, Training) and self.job.training.weights
 
     def _included(self) -> tuple[str, ...] | None:
         """Feature columns to read: those the job names, or those the model was trained on; None for all."""
         if self.job.task == "score_batch":
             return tuple(self.code_map().kinds)
+        if self.job.task == "screen_features":
+            return screening.feature_names(self)[:1]  # for the ids alone: the others are read chunk by chunk
+        columns_from = getattr(self.job.parameters, "columns_from", None)
+        if columns_from is not None:
+            return screening.kept_columns(self, columns_from)
         chosen = self.job.columns.get(self.session.party)
         return chosen.include if chosen else None
 
@@ -110,19 +136,27 @@ class StepContext:
             return {}
         return dict(self.code_map().kinds)
 
+    def home(self) -> Path:
+        """The node's home."""
+        return self.store.path.parent.parent
+
+    def guard(self) -> BatchGuard:
+        """Holder only: consent and release control of this attempt."""
+        return BatchGuard(self.home(), self.node.policy, self.job, self.session)
+
     def models(self) -> Path:
         """Folder of the models this node keeps."""
-        return self.store.path.parent.parent / "models"
+        return self.home() / "models"
 
     def code_map(self) -> CodeMap:
         """The party's code map of the model that the job applies (or has just trained)."""
-        if self.job.task == "train_scorecard":
+        if isinstance(self.job.parameters, Training):
             return CodeMap.from_json(self.store.load_json("code_map"))
         return load_code_map(self.models(), self.job.scoring.model)
 
-    def model(self) -> Scorecard:
+    def model(self) -> ScoreModel:
         """Bank only: the model that is trained or applied."""
-        if self.job.task == "train_scorecard":
+        if isinstance(self.job.parameters, Training):
             return load_model(self.store.path / "model.json")
         return load_model(self.models() / self.job.scoring.model / "model.json")
 
@@ -130,7 +164,7 @@ class StepContext:
 def steps_for(job: Job) -> tuple[str, ...]:
     """Names of the job's steps, in order."""
     steps = STEPS[job.task]
-    if job.task == "train_scorecard" and not (job.training.holdout_scores and _has_holdout(job)):
+    if isinstance(job.parameters, Training) and not (job.training.holdout_scores and _has_holdout(job)):
         return steps[:-1]
     return steps
 
@@ -151,8 +185,12 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
         ("align", "holder"): _holder_align,
         ("bin", "bank"): _bank_bin,
         ("bin", "holder"): _holder_bin,
+        ("screen", "bank"): screening.bank_step,
+        ("screen", "holder"): screening.holder_step,
         ("train", "bank"): _bank_train,
         ("train", "holder"): _holder_train,
+        ("boost", "bank"): _bank_boost,
+        ("boost", "holder"): _holder_boost,
         ("evaluate", "bank"): _bank_evaluate,
         ("evaluate", "holder"): _holder_score,
         ("evaluate", "coordinator"): _coordinator_score,
@@ -189,8 +227,9 @@ def digest_of_ids(table: Table) -> str:
     return hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest()
 
 
-def _aligned_table(context: StepContext) -> Table:
-    table = context.table()
+def aligned_table(context: StepContext, columns: tuple[str, ...] | None = None) -> Table:
+    """The party's data set, or some columns of it; DataError if its rows are not those that were aligned."""
+    table = context.table() if columns is None else context.columns(columns)
     if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
         raise DataError(
             f"the rows of {table.source} changed since this job was aligned; submit the job again",
@@ -209,6 +248,8 @@ def _limits(context: StepContext) -> AlignLimits:
 def _bank_align(context: StepContext) -> Protocol[None]:
     table = context.table()
     session, ids = context.session, table.ids.tolist()
+    if context.job.task == "score_batch":
+        yield from bank_send_lists(session, lists_in(context.home(), context.job))
     results = yield from interleave({h: bank_align(session, h, ids, _limits(context)) for h in session.holders})
     sizes = {holder: result.holder_set_size for holder, result in results.items()}
     context.store.save_json(
@@ -217,6 +258,8 @@ def _bank_align(context: StepContext) -> Protocol[None]:
 
 
 def _holder_align(context: StepContext) -> Protocol[None]:
+    guard = context.guard()
+    consents = yield from guard.receive_consents()
     table = context.table()
     result = yield from holder_align(
         context.session,
@@ -224,6 +267,7 @@ def _holder_align(context: StepContext) -> Protocol[None]:
         min_overlap=context.node.policy.min_overlap,
         limits=_limits(context),
     )
+    guard.keep(context.store, consents, table.ids, result.row_of)
     context.store.save_arrays("row_of", row_of=result.row_of)
     known = int((result.row_of >= 0).sum())
     context.store.save_json(
@@ -234,9 +278,14 @@ def _holder_align(context: StepContext) -> Protocol[None]:
 # --- bin -------------------------------------------------------------------------------------------------------------
 
 
+def _sampling(job: Job) -> Any:
+    """Parameters that say which rows train."""
+    return job.parameters if isinstance(job.parameters, ScreenFeatures) else job.training
+
+
 def split(table: Table, job: Job) -> NDArray[np.bool_]:
     """Training rows: not held out by date, or by a seeded draw stratified on the label; (n_rows,)."""
-    p = job.training
+    p = _sampling(job)
     if p.holdout_from is not None:
         if table.dates is None:
             raise DataError("holdout_from needs a date_column in the bank's data set", party=job.bank)
@@ -269,12 +318,12 @@ def _columns(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool,
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
     job, p, store = context.job, context.job.training, context.store
-    table = _aligned_table(context)
+    table = aligned_table(context)
     train = split(table, job)
     # the bank may always know the order of its own bins, so that it merges neighbours
     code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
     codes = code_map.transform(table).codes
-    columns = _columns(code_map, codes, party=job.bank, names=True, association=p.max_correlation is not None)
+    columns = _columns(code_map, codes, party=job.bank, names=True, association=p.tells_association)
     target = np.asarray(table.label, dtype=np.int8)
     weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
     held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
@@ -286,7 +335,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
     p, policy, store = context.job.training, context.node.policy, context.store
-    table = _aligned_table(context)
+    table = aligned_table(context)
     row_of = store.load_arrays("row_of")["row_of"]
     maps: list[CodeMap] = []
 
@@ -298,7 +347,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             max_bin=p.max_bin,
             min_bin_fraction=p.min_bin_fraction,
             min_bin_count=max(30, policy.min_bin_count),
-            ordered=p.monotone,
+            ordered=p.tells_order,
         )
         maps.append(code_map)
         return _columns(
@@ -306,7 +355,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             code_map.transform(table).take_rows(row_of).codes,
             party=context.session.party,
             names=policy.publish_column_names,
-            association=p.max_correlation is not None,
+            association=p.tells_association,
         )
 
     columns, train = yield from holder_bin(context.session, fit, row_of.size, policy.min_bin_count)
@@ -343,7 +392,7 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     store.delete("checkpoint_train")
 
 
-def _keep_model(context: StepContext, model: Scorecard) -> None:
+def _keep_model(context: StepContext, model: ScoreModel) -> None:
     """Save the model in the job folder and where scoring finds it."""
     model.save(context.store.path / "model.json")
     folder = context.models() / context.job.name
@@ -371,6 +420,64 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     keep_code_map(context, code_map)
 
 
+# --- boost -----------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint_of_boost(store: JobStore) -> dict[str, Any]:
+    """What an earlier attempt left; it outlives the step, which is repeated where another party failed at its end."""
+    saved: dict[str, Any] = store.load_json("checkpoint_boost") if store.has("checkpoint_boost") else {}
+    return saved
+
+
+def _bank_boost(context: StepContext) -> Protocol[None]:
+    job, store = context.job, context.store
+    rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    data = boosting_design.bank_boosting(job, counts, rows, code_map, _checkpoint_of_boost(store))
+    grown = yield from bank_boost(context.session, data)
+    model = boosting_design.export(
+        job, data, counts, grown, n_holdout=int((~rows["train"]).sum()), job_id=context.session.id.split("/")[0]
+    )
+    _keep_model(context, model)
+    keep_code_map(context, code_map)
+    store.save_json("fit", boosting_design.fit_record(data, grown))
+
+
+def _holder_boost(context: StepContext) -> Protocol[None]:
+    job, store, party = context.job, context.store, context.session.party
+    rows = store.load_arrays("rows")
+    codes = np.ascontiguousarray(rows["codes"][rows["train"]])
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    growth = boosting_design.growth(job, codes.shape[0])
+    state = _checkpoint_of_boost(store)
+    result = yield from holder_boost(
+        context.session,
+        codes,
+        code_map.n_codes,
+        growth,
+        spent=state.get("spent", 0.0),
+        n_sums=state.get("n_sums", 0),
+        natural=boosting_design.natural(code_map) if job.boosting.ordered else None,
+        earlier=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
+        tell_columns=context.node.policy.tell_split_columns,
+    )
+    part = HolderTrees(holder=party, model=job.name, map_sha256=code_map.hash, trees=result.trees)
+    keep_code_map(context, code_map)
+    modelling.write_text(context.models() / job.name / "trees.json", part.to_json())
+    told = growth.accountant(code_map.n_codes, result.spent)
+    store.save_json(
+        "boosted",
+        {
+            "n_trees": len(result.trees),
+            "n_splits": sum(len(tree.holder_splits) for tree in result.trees),
+            "n_sums": result.n_sums,
+            "spent": result.spent,
+            "budget": told.budget if growth.bounds else None,
+            "sha256": part.sha256.hex(),
+        },
+    )
+
+
 # --- evaluate and score ----------------------------------------------------------------------------------------------
 
 
@@ -380,20 +487,25 @@ def _parts(model: Scorecard) -> dict[str, HolderPart]:
     }
 
 
+def _bank_totals(
+    context: StepContext, model: ScoreModel, rows: NDArray[np.bool_], codes: NDArray[Any]
+) -> Protocol[BatchResult]:
+    """Totals of the scored rows by the model's kind; `codes` are the bank's of those rows."""
+    session, coordinator = context.session, context.job.coordinator
+    if isinstance(model, Boosted):
+        return bank_score_trees(session, coordinator, rows, codes, model)
+    if isinstance(model, Scorecard):
+        return bank_score(session, coordinator, rows, model.own_units(codes), _parts(model), model.sha256)
+    raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
+
+
 def _bank_evaluate(context: StepContext) -> Protocol[None]:
     rows = context.store.load_arrays("rows")
     held = ~rows["train"]
     if int(held.sum()) < MIN_HOLDOUT:
         raise DataError(f"the hold-out has {int(held.sum())} rows; at least {MIN_HOLDOUT} are needed to evaluate")
     model = context.model()
-    result = yield from bank_score(
-        context.session,
-        context.job.coordinator,
-        held,
-        model.own_units(rows["codes"][held]),
-        _parts(model),
-        model.sha256,
-    )
+    result = yield from _bank_totals(context, model, held, rows["codes"][held])
     target, weight = rows["target"][held], rows["weight"][held]
     context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
     if context.job.training.calibrate:
@@ -401,19 +513,12 @@ def _bank_evaluate(context: StepContext) -> Protocol[None]:
 
 
 def _bank_score(context: StepContext) -> Protocol[None]:
-    table = _aligned_table(context)
+    table = aligned_table(context)
     if table.n_rows < context.job.scoring.min_batch:
         raise DataError(f"{table.n_rows} firms are fewer than min_batch {context.job.scoring.min_batch}")
     model = context.model()
     codes, report = context.code_map().transform_with_report(table)
-    result = yield from bank_score(
-        context.session,
-        context.job.coordinator,
-        np.ones(table.n_rows, bool),
-        model.own_units(codes.codes),
-        _parts(model),
-        model.sha256,
-    )
+    result = yield from _bank_totals(context, model, np.ones(table.n_rows, bool), codes.codes)
     _check_unknown(context, result.unknown)
     modelling.write_scores(context.store, table, model, result, report)
 
@@ -439,26 +544,59 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     store, policy = context.store, context.node.policy
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
-    code_map = context.code_map()
-    codes = _codes_to_score(context, code_map, row_of, request.rows)
-    refusal = ""
+    code_map, guard = context.code_map(), context.guard()
+    known = request.rows & (row_of >= 0)
+    trees, reason = _own_trees(context, request)
     if bytes.fromhex(code_map.hash) != request.map_hash:
         refusal = "the model was trained on another version of this party's code map"
+    elif reason:
+        refusal = reason
+    else:
+        refusal = guard.refusal(store, known, request.model_hash, code_map)
+    codes = np.zeros((0, 0), np.uint8) if refusal else _codes_to_score(context, code_map, row_of, request.rows)
     answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal)
-    n_scored = yield from holder_score(context.session, context.job.coordinator, request, answer)
+    coordinator = context.job.coordinator
+    if request.trees_hash:
+        scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
+    else:
+        scoring = holder_score(context.session, coordinator, request, answer)
+    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map)
     store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
+
+
+def _own_trees(context: StepContext, request: BatchRequest) -> tuple[tuple[Tree, ...], str]:
+    """This party's trees of the model, checked against the hash in the request; or why they cannot be used."""
+    if not request.trees_hash:
+        return (), ""
+    trained = isinstance(context.job.parameters, Training)
+    name = context.job.name if trained else context.job.scoring.model
+    try:
+        part = load_trees(context.models(), name)
+    except ConfigError as error:
+        return (), error.message
+    if part.sha256 != request.trees_hash:
+        return (), f"{context.session.party}'s part of model {name} is changed or of another version"
+    return part.trees, ""
+
+
+def load_trees(models: Path, name: str) -> HolderTrees:
+    """This party's part of a boosted model; ConfigError if it is missing or was changed."""
+    path = models / name / "trees.json"
+    if not path.is_file():
+        raise ConfigError(f"this party's part of model {name} is missing; restore it from backup")
+    return HolderTrees.from_json(path.read_text(encoding="utf-8"))
 
 
 def _codes_to_score(
     context: StepContext, code_map: CodeMap, row_of: NDArray[np.int64], rows: NDArray[np.bool_]
 ) -> NDArray[Any]:
     """Codes of the scored rows; in training the hold-out must be exactly what was held out at binning."""
-    if context.job.task == "train_scorecard":
+    if isinstance(context.job.parameters, Training):
         saved = context.store.load_arrays("rows")
         if (rows & saved["train"]).any():
             raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
         return np.ascontiguousarray(saved["codes"][rows])
-    coded, report = code_map.transform_with_report(_aligned_table(context))
+    coded, report = code_map.transform_with_report(aligned_table(context))
     context.store.save_json("transform", {"n_rows": report.n_samples, "unseen": report.unseen})
     return coded.take_rows(row_of[rows]).codes
 

@@ -158,7 +158,7 @@ def bank_bin(
     vectors = shares.encode(np.stack([bad, row_weight - bad]))
     shapes, own = {}, {}
     for holder in session.holders:
-        shape = _check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
+        shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
         query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, MAX_HINT_BYTES)))
         request, own[holder] = query.query(vectors)
@@ -194,7 +194,7 @@ def holder_bin(
     counts = cell_counts(columns.codes[train], columns.n_codes).astype(np.int64)
     withheld = withheld_cells(counts, columns.n_codes, min_count)
     holdout = cell_counts(columns.codes[~train], columns.n_codes).astype(np.int64)
-    yield Send(session.bank, _shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
+    yield Send(session.bank, shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
     label = session.label("bin", session.party, session.bank)
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, label)
     hints = b"".join(histogram.hint_chunks())
@@ -230,7 +230,8 @@ def withheld_cells(counts: NDArray[np.int64], n_codes: NDArray[np.int64], min_co
     return withheld
 
 
-def _shape_message(columns: Columns, counts: NDArray[np.int64], holdout: NDArray[np.int64]) -> pb.BinHolderRound1:
+def shape_message(columns: Columns, counts: NDArray[np.int64], holdout: NDArray[np.int64]) -> pb.BinHolderRound1:
+    """Describe coded columns: counts (cells,) of training and of hold-out rows, zero where withheld."""
     return pb.BinHolderRound1(
         columns=columns.names,
         n_codes=columns.n_codes.tolist(),
@@ -243,7 +244,7 @@ def _shape_message(columns: Columns, counts: NDArray[np.int64], holdout: NDArray
     )
 
 
-def _check_shape(holder: str, message: pb.BinHolderRound1, n_train: int) -> BinCounts:
+def check_shape(holder: str, message: pb.BinHolderRound1, n_train: int) -> BinCounts:
     """Parse a holder's description of its columns; everything in it is bounded."""
     n_codes = np.array(message.n_codes, dtype=np.int64)
     d = n_codes.size

@@ -78,16 +78,27 @@ def encrypt_records(
     ------
     SchemaError : a code is outside its column's map.
     """
+    return encrypt_cells(context, one_hot(codes, n_codes))
+
+
+def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Holder: cells (n_records, n_cells) of some records, 1 at each column's code; SchemaError as `encrypt_records`."""
     if codes.ndim != 2 or codes.shape[1] != len(n_codes):
         raise SchemaError(f"records have {codes.shape[-1]} columns, the model has {len(n_codes)}")
     if (codes < 0).any() or (codes >= n_codes).any():
         raise SchemaError("a record has a code outside its column's map: use the map the model was trained with")
-    n_records, n_cells = len(codes), int(np.sum(n_codes))
     offsets = np.concatenate([[0], np.cumsum(n_codes)[:-1]]).astype(np.int64)
-    one_hot = np.zeros(n_ciphertexts(n_records, n_cells) * _USED_SLOTS, np.uint64)
-    one_hot[(np.arange(n_records)[:, None] * n_cells + offsets + codes.astype(np.int64)).ravel()] = 1
-    slots = np.zeros((len(one_hot) // _USED_SLOTS, N_SLOTS), np.uint64)
-    slots[:, :_USED_SLOTS] = one_hot.reshape(-1, _USED_SLOTS)
+    cells = np.zeros((len(codes), int(np.sum(n_codes))), np.uint64)
+    cells[np.arange(len(codes))[:, None], offsets + codes.astype(np.int64)] = 1
+    return cells
+
+
+def encrypt_cells(context: SecretContext, cells: NDArray[np.uint64]) -> tuple[bytes, ...]:
+    """Holder: encrypt cells (n_records, n_cells) below T: one-hot codes, indicators of trees, or random numbers."""
+    used = np.zeros(n_ciphertexts(*cells.shape) * _USED_SLOTS, np.uint64)
+    used[: cells.size] = cells.ravel()
+    slots = np.zeros((len(used) // _USED_SLOTS, N_SLOTS), np.uint64)
+    slots[:, :_USED_SLOTS] = used.reshape(-1, _USED_SLOTS)
     return tuple(context.encrypt(row) for row in slots)
 
 
@@ -143,10 +154,12 @@ class Evaluated:
     ----------
     reply : masked ciphertexts for the holder.
     mask_total : uint64 (n_records,) modulo T, the bank's secret.
+    factors : instead of a reply, with a spare for trees: the bank's factors less their random numbers.
     """
 
     reply: tuple[bytes, ...] = field(repr=False)
     mask_total: NDArray[np.uint64] = field(repr=False)
+    factors: bytes = field(default=b"", repr=False)
 
 
 def evaluate(

@@ -1,5 +1,8 @@
 """Batch scoring, also of the hold-out: points of many firms by the secure lookup sum.
 
+What a scorecard and trees (`veilscore.protocols.tree_scoring`) share stands here too: the request, the holders'
+answers, the zero-shares and the opening of the total.
+
 Source   : design page, sections 3 and 8.
 Parties  : the bank (points of every cell), the holders (codes), the coordinator (adds masked partials).
 Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does
@@ -23,6 +26,7 @@ from veilscore.crypto import shares
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 from veilscore.errors import MessageError, ParameterError, RefusedError
 from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
+from veilscore.lattice.params import SCORE_T
 from veilscore.modelling.loss import TURN
 from veilscore.protocol import (
     Progress,
@@ -67,11 +71,13 @@ class HolderPart:
     n_codes : (d,) codes of each column.
     points : (cells,) int64 points of each cell in the model's units.
     map_hash : sha256 of the holder's code map.
+    trees_hash : of the holder's part of a boosted model, which has no `points`; empty for a scorecard.
     """
 
     n_codes: NDArray[np.int64]
     points: NDArray[np.int64]
     map_hash: bytes
+    trees_hash: bytes = b""
 
 
 def check_range(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], base: int) -> None:
@@ -101,25 +107,7 @@ def bank_score(
     parts : each holder's part of the model.
     """
     n_scored = int(rows.sum())
-    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
-    for holder in session.holders:
-        yield Send(
-            holder,
-            pb.BatchBankRound1(
-                n_samples=rows.size,
-                rows=shares.bits_to_bytes(rows),
-                model_hash=model_hash,
-                map_hash=parts[holder].map_hash,
-            ),
-        )
-    unknown = {}
-    for holder in session.holders:
-        reply = yield from receive(holder, pb.BatchHolderRound1)
-        if not reply.accepted:
-            raise RefusedError(f"{holder} refuses to score: {reply.reason[:200]}", session=session.id, party=holder)
-        if list(reply.n_codes) != parts[holder].n_codes.tolist():
-            raise MessageError("the holder's codes are not those of the model", session=session.id, party=holder)
-        unknown[holder] = shares.bits_from_bytes(reply.unknown, n_scored) if reply.discloses_unknown else None
+    unknown = yield from ask_holders(session, coordinator, rows, parts, model_hash)
     total = own_points.astype(np.int64).copy()
     for done, holder in enumerate(session.holders, start=1):
         table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
@@ -128,9 +116,52 @@ def bank_score(
         yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
         total += share.astype(np.int64)
         yield Progress("points under encryption", done, len(session.holders))
-    data = yield from receive_parts(coordinator, pb.BatchCoordinatorTotal, 8 * n_scored)
-    total = (total + shares.shares_from_bytes(data, (n_scored,), below=TURN).astype(np.int64)) % TURN
+    total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
     return BatchResult(np.where(total >= TURN // 2, total - TURN, total), unknown)
+
+
+def ask_holders(
+    session: Session,
+    coordinator: str,
+    rows: NDArray[np.bool_],
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+) -> Protocol[dict[str, NDArray[np.bool_] | None]]:
+    """Bank: announce the batch; returns the firms unknown to each holder that discloses them.
+
+    Raises
+    ------
+    RefusedError : a holder refuses, with its reason.
+    """
+    n_scored = int(rows.sum())
+    trees = any(part.trees_hash for part in parts.values())
+    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=trees))
+    for holder in session.holders:
+        yield Send(
+            holder,
+            pb.BatchBankRound1(
+                n_samples=rows.size,
+                rows=shares.bits_to_bytes(rows),
+                model_hash=model_hash,
+                map_hash=parts[holder].map_hash,
+                part_hash=parts[holder].trees_hash,
+            ),
+        )
+    unknown: dict[str, NDArray[np.bool_] | None] = {}
+    for holder in session.holders:
+        reply = yield from receive(holder, pb.BatchHolderRound1)
+        if not reply.accepted:
+            raise RefusedError(f"{holder} refuses to score: {reply.reason[:200]}", session=session.id, party=holder)
+        if list(reply.n_codes) != parts[holder].n_codes.tolist():
+            raise MessageError("the holder's codes are not those of the model", session=session.id, party=holder)
+        unknown[holder] = shares.bits_from_bytes(reply.unknown, n_scored) if reply.discloses_unknown else None
+    return unknown
+
+
+def receive_total(coordinator: str, n_scored: int, modulus: int) -> Protocol[NDArray[np.int64]]:
+    """Bank: sum of the holders' masked shares modulo `modulus`, (n_scored,)."""
+    data = yield from receive_parts(coordinator, pb.BatchCoordinatorTotal, 8 * n_scored)
+    return shares.shares_from_bytes(data, (n_scored,), below=modulus).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -154,11 +185,12 @@ class HolderAnswer:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a holder hears of a batch before it decides."""
+    """What a holder hears of a batch before it decides; `trees_hash` is empty for a scorecard."""
 
     rows: NDArray[np.bool_]
     model_hash: bytes
     map_hash: bytes
+    trees_hash: bytes = b""
 
 
 def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
@@ -166,10 +198,10 @@ def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
     request = yield from receive(session.bank, pb.BatchBankRound1)
     if request.n_samples != n_samples:
         raise MessageError(f"the bank scores among {request.n_samples} rows, aligned were {n_samples}")
-    if len(request.model_hash) != 32 or len(request.map_hash) != 32:
+    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or len(request.part_hash) not in {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=session.bank)
     rows = shares.bits_from_bytes(request.rows, n_samples)
-    return BatchRequest(rows, bytes(request.model_hash), bytes(request.map_hash))
+    return BatchRequest(rows, bytes(request.model_hash), bytes(request.map_hash), bytes(request.part_hash))
 
 
 def holder_score(session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer) -> Protocol[int]:
@@ -179,10 +211,25 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
     ------
     RefusedError : with the holder's own reason, after the bank was told.
     """
+    keys = yield from accept(session, answer)
+    lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
+    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
+    data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
+    share = lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
+    yield from send_partial(session, coordinator, request, share, keys, TURN)
+    return int(request.rows.sum())
+
+
+def accept(session: Session, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:
+    """Holder: tell the bank its decision; if it takes part, agree on keys with the other holders.
+
+    Raises
+    ------
+    RefusedError : with the holder's own reason, after the bank was told.
+    """
     if answer.refusal:
         yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=answer.refusal))
         raise RefusedError(f"batch refused: {answer.refusal}", session=session.id, party=session.party)
-    n_scored = int(request.rows.sum())
     yield Send(
         session.bank,
         pb.BatchHolderRound1(
@@ -192,15 +239,21 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
             unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
         ),
     )
-    keys = yield from _zero_share_keys(session)
-    lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
-    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
-    data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
-    share = lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
+    return (yield from _zero_share_keys(session))
+
+
+def send_partial(
+    session: Session,
+    coordinator: str,
+    request: BatchRequest,
+    share: NDArray[np.uint64],
+    keys: dict[str, PairwiseKey],
+    modulus: int,
+) -> Protocol[None]:
+    """Holder: its share (n_scored,) of the total, masked by a share of zero, to the coordinator."""
     context = share_context(session.id, session.holders, request.model_hash)
-    share = (share + zero_share(session.party, keys, context, n_scored, TURN)) % np.uint64(TURN)
-    yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(share))
-    return n_scored
+    masked = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
+    yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(masked))
 
 
 def coordinator_add(session: Session) -> Protocol[None]:
@@ -208,11 +261,12 @@ def coordinator_add(session: Session) -> Protocol[None]:
     start = yield from receive(session.bank, pb.BatchBankRound0)
     if not 0 < start.n_scored <= MAX_ROWS:
         raise MessageError(f"a batch has 1 to {MAX_ROWS} rows, not {start.n_scored}", party=session.bank)
+    modulus = SCORE_T if start.trees else TURN
     total = np.zeros(start.n_scored, np.uint64)
     for holder in session.holders:
         data = yield from receive_parts(holder, pb.BatchHolderPartial, 8 * start.n_scored)
-        total += shares.shares_from_bytes(data, (start.n_scored,), below=TURN)
-    yield from send_parts(session.bank, pb.BatchCoordinatorTotal, shares.shares_to_bytes(total % np.uint64(TURN)))
+        total += shares.shares_from_bytes(data, (start.n_scored,), below=modulus)
+    yield from send_parts(session.bank, pb.BatchCoordinatorTotal, shares.shares_to_bytes(total % np.uint64(modulus)))
 
 
 def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:

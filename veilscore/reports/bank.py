@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.modelling.model import Scorecard
 from veilscore.protocols.binning import offsets
 from veilscore.reports import report
+from veilscore.reports.boosting import boosting_of, boosting_warnings
 from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
 from veilscore.reports.report import ReportData
 
@@ -45,24 +47,32 @@ def bank_report(
     """
     files = read_files(store, job)
     fields, notes = measured(files)
-    history = [step["gradient_norm"] for step in files.fit["history"]]
     return ReportData(
         audience="bank",
         party=job.bank,
         job=_bank_job(files),
         parties=tuple(parties) if parties is not None else _bank_parties(files),
         score_name="points (higher is better)",
-        model=_weights(files),
+        model=_weights(files) if isinstance(files.model, Scorecard) else None,
+        boosting=boosting_of(files),
         bins=tuple(column for part in files.model.parts for column in _bank_bins(files, part.party)),
         stability=_bank_stability(files),
-        convergence=report.Convergence(
-            gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
-            converged=files.fit["converged"],
-        ),
+        convergence=_convergence(files),
         costs=tuple(costs),
         learned=learned_of(job, evaluated=files.holdout is not None),
         warnings=(*notes, *_bank_warnings(files)),
         **fields,
+    )
+
+
+def _convergence(files: BankFiles) -> report.Convergence | None:
+    """Norms of the gradient; trees have none."""
+    if files.design is None:
+        return None
+    history = [step["gradient_norm"] for step in files.fit["history"]]
+    return report.Convergence(
+        gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
+        converged=files.fit["converged"],
     )
 
 
@@ -94,7 +104,7 @@ def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
         report.Party(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
-            detail=f"{sum(c.coefficient is not None for c in part.columns)} columns in the model",
+            detail=f"{sum(not c.left_out for c in part.columns)} columns in the model",
             n_rows=sizes.get(part.party),
             n_columns=len(part.columns),
         )
@@ -104,7 +114,7 @@ def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
 
 
 def _weights(files: BankFiles) -> report.Scorecard:
-    scaling, asked = files.model.scaling, files.job.training.sign == "positive"
+    scaling, asked = files.model.scaling, files.job.scorecard.sign == "positive"
     rows, dropped = [], []
     for part in files.model.parts:
         for column in part.columns:
@@ -137,7 +147,7 @@ def _weights(files: BankFiles) -> report.Scorecard:
 
 def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
     """Merged bins of one party's columns; the bank's own in order of value with labels, others by falling WOE."""
-    table, part, units = files.design.tables[party], files.model.part(party), files.model.scaling.units
+    table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
     at, result = offsets(table.n_codes), []
     for j, column in enumerate(part.columns):
         group = table.group[at[j] : at[j + 1]]
@@ -152,7 +162,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
                 label=range_label(own, codes) if own else None,
                 bad_rate=min(bad / (bad + good), 1.0) if bad + good > 0 else None,
                 woe=column.woe[codes[0]],
-                points=column.points[codes[0]] / units,
+                points=column.points[codes[0]] / units if files.design is not None else None,
             )
             cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
         cells.sort(key=lambda pair: pair[0])
@@ -192,13 +202,22 @@ def _bank_stability(files: BankFiles) -> report.Stability | None:
 
 
 def _bank_warnings(files: BankFiles) -> list[str]:
+    lines = _scorecard_warnings(files) if files.design is not None else boosting_warnings(files)
+    withheld = [party for party, c in files.counts.items() if _withheld(c, int(files.train.sum()))]
+    if withheld:
+        effect = "and score 0 points" if files.design is not None else "and stand at the average among the others"
+        lines.append(f"Bins below the holder's minimum size were withheld, {effect}: {', '.join(withheld)}.")
+    return [*lines, *files.code_map.warnings, *files.aligned["warnings"]]
+
+
+def _scorecard_warnings(files: BankFiles) -> list[str]:
     lines = []
     if not files.fit["converged"]:
         lines.append(
             f"Training stopped at {files.fit['n_evaluations']} openings before it converged: raise max_openings, "
             "or lower C."
         )
-    lines += files.design.warnings
+    lines += files.design.warnings if files.design is not None else ()
     wrong = [
         f"{part.party}: {column.name}"
         for part in files.model.parts
@@ -213,10 +232,7 @@ def _bank_warnings(files: BankFiles) -> list[str]:
     left = sum(column.coefficient is None for part in files.model.parts for column in part.columns)
     if left:
         lines.append(f"{left} columns were left out of the model; the reasons stand beside the scorecard.")
-    withheld = [party for party, c in files.counts.items() if _withheld(c, int(files.train.sum()))]
-    if withheld:
-        lines.append(f"Bins below the holder's minimum size were withheld, and score 0 points: {', '.join(withheld)}.")
-    return [*lines, *files.code_map.warnings, *files.aligned["warnings"]]
+    return lines
 
 
 def _withheld(counts: BinCounts, n_train: int) -> bool:

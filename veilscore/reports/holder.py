@@ -9,6 +9,7 @@ from veilscore import __version__
 from veilscore.data.codes import CodeMap
 from veilscore.protocols.binning import cell_counts, offsets
 from veilscore.reports import report
+from veilscore.reports.boosting import trees_taken
 from veilscore.reports.measures import column_shift, learned_of, stability_of
 from veilscore.reports.report import ReportData
 
@@ -54,6 +55,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
             n_holdout=int((~train).sum()),
         ),
         parties=_holder_parties(job, party, aligned, _contribution(store, train.size, aligned), len(bins), train.size),
+        trees=trees_taken(store, job),
         bins=tuple(bins),
         stability=stability_of(shifts),
         costs=tuple(cost for cost in costs if cost.party == party),
@@ -92,6 +94,8 @@ def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> s
     lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} firms"]
     if store.has("trained"):
         lines.append(f"took part in {store.load_json('trained')['n_steps']:,} steps of training")
+    if store.has("boosted"):
+        lines.append(f"took part in {store.load_json('boosted')['n_trees']:,} trees")
     if store.has("scored"):
         lines.append(f"helped to score {store.load_json('scored')['n_rows']:,} hold-out rows")
     return "; ".join(lines)

@@ -10,10 +10,11 @@ import numpy as np
 from veilscore import roles
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ParameterError
+from veilscore.modelling import boosting_design, metrics
 from veilscore.modelling import design as modelling
-from veilscore.modelling import metrics
 from veilscore.modelling.loss import sigmoid
-from veilscore.modelling.model import Scorecard, load_model
+from veilscore.modelling.model import load_model
+from veilscore.node.job import TrainScorecard
 from veilscore.reports import report
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from veilscore.modelling.model import ScoreModel
+    from veilscore.modelling.woe import WoeTable
     from veilscore.node.job import Job
     from veilscore.node.store import JobStore
     from veilscore.protocols.binning import BinCounts
@@ -32,11 +35,15 @@ FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fi
 
 @dataclass(frozen=True, eq=False)
 class BankFiles:
-    """What the bank's job folder holds once training is over; `holdout` is None where no score was opened."""
+    """What the bank's job folder holds once training is over.
+
+    `holdout` is None where no score was opened, `design` is None for boosted trees.
+    """
 
     job: Job
-    model: Scorecard
-    design: modelling.Design
+    model: ScoreModel
+    design: modelling.Design | None
+    tables: Mapping[str, WoeTable]
     counts: Mapping[str, BinCounts]
     code_map: CodeMap
     fit: Mapping[str, Any]
@@ -54,10 +61,13 @@ class BankFiles:
 def read_files(store: JobStore, job: Job) -> BankFiles:
     """Read the bank's job folder; StateError names what is missing."""
     rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    design = modelling.design(job, counts, rows) if isinstance(job.parameters, TrainScorecard) else None
+    target = rows["target"][rows["train"]]
     return BankFiles(
         job=job,
         model=load_model(store.path / "model.json"),
-        design=modelling.design(job, counts, rows),
+        design=design,
+        tables=boosting_design.tables_of(counts, target) if design is None else design.tables,
         counts=counts,
         code_map=CodeMap.from_json(store.load_json("code_map")),
         fit=store.load_json("fit"),
@@ -78,7 +88,8 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
-    evaluations = [report.evaluate("joint", "the joint scorecard", table)]
+    name = "the joint scorecard" if files.design is not None else "the joint boosted trees"
+    evaluations = [report.evaluate("joint", name, table)]
     fields: dict[str, Any] = {}
     if own is not None:
         table = metrics.score_table(y, own, w, points=True)
@@ -122,6 +133,8 @@ def _why_not_measured(files: BankFiles) -> str:
 
 def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
     """Points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
+    if files.design is None:
+        return None, ["No trees were grown on the bank's own columns alone, so there is no such score to compare with."]
     scaling, held = files.model.scaling, files.codes[~files.train]
     columns = [(j, c) for j, c in enumerate(files.model.part(files.job.bank).columns) if c.coefficient is not None]
     if not columns:
@@ -167,9 +180,8 @@ def stability_of(shifts: Iterable[report.ColumnStability | None]) -> report.Stab
 
 def learned_of(job: Job, *, evaluated: bool) -> tuple[report.Learned, ...]:
     """What each role learned in the steps that ran."""
-    p = job.training
     return tuple(
         report.Learned(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
-        for row in roles.leakage_table(job.task, monotone=p.monotone, standard_errors=p.standard_errors)
+        for row in roles.leakage_table(job.task, **job.training.tells)
         if evaluated or row.step != "evaluate"
     )

@@ -315,6 +315,17 @@ def convergence_chart(gradient_norm: Sequence[float], tolerance: float | None = 
     return chart
 
 
+def validation_chart(fall: Sequence[float], n_kept: int) -> Chart:
+    """Fall of the loss on validation rows up to each tree, and how many trees are kept."""
+    chart = Chart("Fall of the validation loss up to each tree", "trees", "fall of the validation loss")
+    axes = chart.axes_
+    axes.plot(range(len(fall) + 1), [0.0, *fall], color=PALETTE["joint"], linewidth=1.6, label="validation rows")
+    axes.axvline(n_kept, color=PALETTE["bad"], linewidth=1, linestyle="--", label="trees kept")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    chart.legend_("lower right")
+    return chart
+
+
 def _shares(axes: Any) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):

@@ -130,6 +130,52 @@ class Scorecard(Part):
     dropped: tuple[Dropped, ...] = ()
 
 
+class Importance(Part):
+    """One column of boosted trees: share of all gain, mean cover and number of its splits."""
+
+    column: str
+    party: str
+    gain: float
+    cover: float
+    n_splits: int
+
+
+class Disclosure(Part):
+    """Upper bound of the bits that opened sums told about one holder's codes, and its budget (None: no limit)."""
+
+    party: str
+    n_trees: int
+    spent: float
+    budget: float | None
+
+
+class Boosting(Part):
+    """Boosted trees as the bank knows them; `validation` is the fall of the validation loss up to each tree."""
+
+    parameters: dict[str, str]
+    n_trees: int
+    n_grown: int
+    stopped: str
+    limits: str
+    importance: tuple[Importance, ...]
+    parties: dict[str, float]
+    unused: tuple[Dropped, ...] = ()
+    validation: tuple[float, ...] = ()
+    disclosure: tuple[Disclosure, ...] = ()
+
+
+class TreesTaken(Part):
+    """A holder's part in boosted trees: its trees and splits, sums opened, bits told of its budget."""
+
+    n_trees: int
+    n_splits: int
+    n_sums: int
+    spent: float
+    budget: float | None
+    limits: str
+    part_hash: str
+
+
 class Bin(Part):
     """One bin: its codes as all parties number them, and its label if the reader may know it."""
 
@@ -227,6 +273,8 @@ class ReportData(Part):
     calibration: metrics.Calibration | None = None
     cutoffs: tuple[metrics.CutoffRow, ...] = ()
     model: Scorecard | None = None
+    boosting: Boosting | None = None
+    trees: TreesTaken | None = None
     bins: tuple[ColumnBins, ...] = ()
     stability: Stability | None = None
     convergence: Convergence | None = None
@@ -261,7 +309,8 @@ class ReportData(Part):
 
 
 _BANK_ONLY: Final = (
-    "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "convergence",
+    "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "boosting",
+    "convergence",
 )  # fmt: skip
 
 
@@ -449,6 +498,8 @@ def _charts(report: ReportData) -> dict[str, Markup]:
         wanted["stability"] = (stability.score, stability.expected_name, stability.actual_name)
     if convergence and convergence.gradient_norm:
         wanted["convergence"] = (convergence.gradient_norm, convergence.tolerance)
+    if report.boosting and report.boosting.validation:
+        wanted["validation"] = (report.boosting.validation, report.boosting.n_trees)
     return {name: _chart(kind, wanted.get(kind)) for name, kind in _CHARTS.items()}
 
 
@@ -466,7 +517,7 @@ def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
 
 _NO_CHART: Final = Markup("<p>This chart needs matplotlib: pip install &quot;veilscore[report]&quot;</p>")
 _CHARTS: Final = {
-    **{kind: kind for kind in ("roc", "ks", "gains", "lift", "calibration", "stability", "convergence")},
+    **{kind: kind for kind in ("roc", "ks", "gains", "lift", "calibration", "stability", "convergence", "validation")},
     "distribution": "score",
 }
 

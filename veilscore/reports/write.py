@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from veilscore.node.job import Training
 from veilscore.node.store import write_atomically
 from veilscore.reports import report
 from veilscore.reports.bank import bank_report
@@ -30,7 +31,7 @@ def write_reports(context: StepContext) -> None:
     ------
     StateError : the folder lacks what the steps save, or cannot be written.
     """
-    if context.role == "coordinator" or context.job.task != "train_scorecard":
+    if context.role == "coordinator" or not isinstance(context.job.parameters, Training):
         return
     if context.role == "bank":
         data = bank_report(context.store, context.job)
@@ -78,6 +79,9 @@ def merged_report(bank: ReportData, holders: Sequence[ReportData]) -> ReportData
     if bank.model:
         rows, dropped = titled(bank.model.rows), titled(bank.model.dropped)
         changes["model"] = {**bank.model.model_dump(), "rows": rows, "dropped": dropped}
+    if bank.boosting:
+        rows, dropped = titled(bank.boosting.importance), titled(bank.boosting.unused)
+        changes["boosting"] = {**bank.boosting.model_dump(), "importance": rows, "unused": dropped}
     if bank.stability:
         changes["stability"] = {**bank.stability.model_dump(), "columns": titled(bank.stability.columns)}
     return report.merge(_with(bank, **changes), holders)

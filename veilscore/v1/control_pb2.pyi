@@ -41,7 +41,7 @@ class JobProposal(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., job_yaml: _Optional[str] = ..., job_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Acceptance(_message.Message):
-    __slots__ = ("job_id", "party", "accepted", "reason", "job_sha256", "signature", "pending")
+    __slots__ = ("job_id", "party", "accepted", "reason", "job_sha256", "signature", "pending", "bound")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class Acceptance(_message.Message):
     JOB_SHA256_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     party: str
     accepted: bool
@@ -56,7 +57,8 @@ class Acceptance(_message.Message):
     job_sha256: bytes
     signature: bytes
     pending: bool
-    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., job_sha256: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., pending: _Optional[bool] = ...) -> None: ...
+    bound: str
+    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., job_sha256: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., pending: _Optional[bool] = ..., bound: _Optional[str] = ...) -> None: ...
 
 class StepOrder(_message.Message):
     __slots__ = ("job_id", "step", "attempt", "deadline_s")
@@ -231,7 +233,7 @@ class JobEvent(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons")
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +249,7 @@ class ScoreRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ON_MISSING_FIELD_NUMBER: _ClassVar[int]
     N_REASONS_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model: str
@@ -255,7 +258,8 @@ class ScoreRequest(_message.Message):
     features: _containers.ScalarMap[str, str]
     on_missing: str
     n_reasons: int
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ...) -> None: ...
+    consent: bytes
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ...) -> None: ...
 
 class PartyStatus(_message.Message):
     __slots__ = ("party", "status", "reason", "data_time_s")
@@ -310,7 +314,7 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +322,9 @@ class EncryptRecord(_message.Message):
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     ON_MISSING_FIELD_NUMBER: _ClassVar[int]
     SPARE_ID_FIELD_NUMBER: _ClassVar[int]
+    PART_HASH_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -325,7 +332,10 @@ class EncryptRecord(_message.Message):
     purpose: str
     on_missing: str
     spare_id: str
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ...) -> None: ...
+    part_hash: bytes
+    consent: bytes
+    fresh: bool
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -338,7 +348,7 @@ class ReasonCode(_message.Message):
     def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share")
+    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +359,7 @@ class EncryptedRecord(_message.Message):
     REASON_CODES_FIELD_NUMBER: _ClassVar[int]
     DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_AS_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
@@ -359,15 +370,18 @@ class EncryptedRecord(_message.Message):
     reason_codes: _containers.RepeatedCompositeFieldContainer[ReasonCode]
     data_time_s: float
     difference_share: bytes
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ...) -> None: ...
+    released_as: str
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
-    __slots__ = ("spare_id", "map_hash")
+    __slots__ = ("spare_id", "map_hash", "part_hash")
     SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
+    PART_HASH_FIELD_NUMBER: _ClassVar[int]
     spare_id: str
     map_hash: bytes
-    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ...) -> None: ...
+    part_hash: bytes
+    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ...) -> None: ...
 
 class PreparedSpare(_message.Message):
     __slots__ = ("ciphertext_enc", "keys_id")
@@ -402,7 +416,7 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids")
+    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share")
     class ShareKeyIdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -415,12 +429,14 @@ class OpenPartial(_message.Message):
     WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
     KEYS_ID_FIELD_NUMBER: _ClassVar[int]
     SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_SHARE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
     with_parties: _containers.RepeatedScalarFieldContainer[str]
     keys_id: bytes
     share_key_ids: _containers.ScalarMap[str, bytes]
-    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+    factors_share: bytes
+    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
     __slots__ = ("status", "reason")
@@ -453,3 +469,35 @@ class TotalReply(_message.Message):
     TOTAL_SHARE_FIELD_NUMBER: _ClassVar[int]
     total_share: bytes
     def __init__(self, total_share: _Optional[bytes] = ...) -> None: ...
+
+class SignedConsent(_message.Message):
+    __slots__ = ("body", "signature", "commitments")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    commitments: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., commitments: _Optional[bytes] = ...) -> None: ...
+
+class KeyStatements(_message.Message):
+    __slots__ = ("statement",)
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    statement: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, statement: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class EvidenceCall(_message.Message):
+    __slots__ = ("ask", "job_id", "body")
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    ask: str
+    job_id: str
+    body: bytes
+    def __init__(self, ask: _Optional[str] = ..., job_id: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class EvidenceReply(_message.Message):
+    __slots__ = ("body",)
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    def __init__(self, body: _Optional[bytes] = ...) -> None: ...

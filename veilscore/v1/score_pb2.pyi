@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BatchBankRound1(_message.Message):
-    __slots__ = ("n_samples", "rows", "model_hash", "map_hash")
+    __slots__ = ("n_samples", "rows", "model_hash", "map_hash", "part_hash")
     N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
+    PART_HASH_FIELD_NUMBER: _ClassVar[int]
     n_samples: int
     rows: bytes
     model_hash: bytes
     map_hash: bytes
-    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ...) -> None: ...
+    part_hash: bytes
+    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ...) -> None: ...
 
 class BatchHolderRound1(_message.Message):
     __slots__ = ("accepted", "reason", "n_codes", "discloses_unknown", "unknown")
@@ -79,7 +81,43 @@ class BatchCoordinatorTotal(_message.Message):
     def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class BatchBankRound0(_message.Message):
-    __slots__ = ("n_scored",)
+    __slots__ = ("n_scored", "trees")
     N_SCORED_FIELD_NUMBER: _ClassVar[int]
+    TREES_FIELD_NUMBER: _ClassVar[int]
     n_scored: int
-    def __init__(self, n_scored: _Optional[int] = ...) -> None: ...
+    trees: bool
+    def __init__(self, n_scored: _Optional[int] = ..., trees: _Optional[bool] = ...) -> None: ...
+
+class BatchConsent(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BatchBankKey(_message.Message):
+    __slots__ = ("product_public",)
+    PRODUCT_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    product_public: bytes
+    def __init__(self, product_public: _Optional[bytes] = ...) -> None: ...
+
+class BatchBankFactors(_message.Message):
+    __slots__ = ("block", "part", "ciphertext_enc")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
+    block: int
+    part: int
+    ciphertext_enc: bytes
+    def __init__(self, block: _Optional[int] = ..., part: _Optional[int] = ..., ciphertext_enc: _Optional[bytes] = ...) -> None: ...
+
+class BatchHolderReply(_message.Message):
+    __slots__ = ("block", "reply_enc")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    REPLY_ENC_FIELD_NUMBER: _ClassVar[int]
+    block: int
+    reply_enc: bytes
+    def __init__(self, block: _Optional[int] = ..., reply_enc: _Optional[bytes] = ...) -> None: ...

@@ -1,6 +1,8 @@
 from veilscore.v1 import align_pb2 as _align_pb2
 from veilscore.v1 import scorecard_pb2 as _scorecard_pb2
 from veilscore.v1 import score_pb2 as _score_pb2
+from veilscore.v1 import boosting_pb2 as _boosting_pb2
+from veilscore.v1 import screening_pb2 as _screening_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -9,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Body(_message.Message):
-    __slots__ = ("align_bank_round1", "align_holder_round1", "align_bank_round2", "align_holder_round2", "bin_bank_round1", "bin_holder_round1", "bin_holder_hints", "bin_bank_round2", "bin_holder_round2", "train_bank_round0", "train_holder_histogram_hints", "train_holder_lookup_hints", "train_bank_hints", "train_bank_step", "train_bank_eta", "train_bank_tables", "train_holder_eta", "train_lead_sigmoid", "train_lead_cells", "train_lead_residual", "train_bank_residual", "train_holder_gradient", "batch_bank_round0", "batch_bank_round1", "batch_holder_round1", "batch_holder_key", "batch_holder_hints", "batch_bank_query", "batch_holder_partial", "batch_coordinator_total")
+    __slots__ = ("align_bank_round1", "align_holder_round1", "align_bank_round2", "align_holder_round2", "bin_bank_round1", "bin_holder_round1", "bin_holder_hints", "bin_bank_round2", "bin_holder_round2", "train_bank_round0", "train_holder_histogram_hints", "train_holder_lookup_hints", "train_bank_hints", "train_bank_step", "train_bank_eta", "train_bank_tables", "train_holder_eta", "train_lead_sigmoid", "train_lead_cells", "train_lead_residual", "train_bank_residual", "train_holder_gradient", "batch_bank_round0", "batch_bank_round1", "batch_holder_round1", "batch_holder_key", "batch_holder_hints", "batch_bank_query", "batch_holder_partial", "batch_coordinator_total", "boost_bank_round0", "boost_bank_hints", "boost_holder_hints", "boost_bank_tree", "boost_holder_margin", "boost_bank_tables", "boost_holder_gradients", "boost_bank_vectors", "boost_holder_vectors", "boost_bank_step", "boost_holder_sums", "boost_bank_block", "boost_holder_block", "boost_holder_improvement", "boost_holder_round0", "boost_sealed", "boost_holder_part", "batch_bank_key", "batch_bank_factors", "batch_holder_reply", "screen_bank_round1", "screen_bank_label", "screen_holder_chunk", "screen_holder_sums", "screen_holder_shares", "screen_bank_next", "screen_holder_pairs", "screen_bank_kept", "batch_consent")
     ALIGN_BANK_ROUND1_FIELD_NUMBER: _ClassVar[int]
     ALIGN_HOLDER_ROUND1_FIELD_NUMBER: _ClassVar[int]
     ALIGN_BANK_ROUND2_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +42,35 @@ class Body(_message.Message):
     BATCH_BANK_QUERY_FIELD_NUMBER: _ClassVar[int]
     BATCH_HOLDER_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     BATCH_COORDINATOR_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_ROUND0_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_HINTS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_HINTS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_TREE_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_TABLES_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_STEP_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_SUMS_FIELD_NUMBER: _ClassVar[int]
+    BOOST_BANK_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_IMPROVEMENT_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_ROUND0_FIELD_NUMBER: _ClassVar[int]
+    BOOST_SEALED_FIELD_NUMBER: _ClassVar[int]
+    BOOST_HOLDER_PART_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BANK_KEY_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BANK_FACTORS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_HOLDER_REPLY_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_BANK_ROUND1_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_BANK_LABEL_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_HOLDER_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_HOLDER_SUMS_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_HOLDER_SHARES_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_BANK_NEXT_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_HOLDER_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_BANK_KEPT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_CONSENT_FIELD_NUMBER: _ClassVar[int]
     align_bank_round1: _align_pb2.AlignBankRound1
     align_holder_round1: _align_pb2.AlignHolderRound1
     align_bank_round2: _align_pb2.AlignBankRound2
@@ -70,7 +101,36 @@ class Body(_message.Message):
     batch_bank_query: _score_pb2.BatchBankQuery
     batch_holder_partial: _score_pb2.BatchHolderPartial
     batch_coordinator_total: _score_pb2.BatchCoordinatorTotal
-    def __init__(self, align_bank_round1: _Optional[_Union[_align_pb2.AlignBankRound1, _Mapping]] = ..., align_holder_round1: _Optional[_Union[_align_pb2.AlignHolderRound1, _Mapping]] = ..., align_bank_round2: _Optional[_Union[_align_pb2.AlignBankRound2, _Mapping]] = ..., align_holder_round2: _Optional[_Union[_align_pb2.AlignHolderRound2, _Mapping]] = ..., bin_bank_round1: _Optional[_Union[_scorecard_pb2.BinBankRound1, _Mapping]] = ..., bin_holder_round1: _Optional[_Union[_scorecard_pb2.BinHolderRound1, _Mapping]] = ..., bin_holder_hints: _Optional[_Union[_scorecard_pb2.BinHolderHints, _Mapping]] = ..., bin_bank_round2: _Optional[_Union[_scorecard_pb2.BinBankRound2, _Mapping]] = ..., bin_holder_round2: _Optional[_Union[_scorecard_pb2.BinHolderRound2, _Mapping]] = ..., train_bank_round0: _Optional[_Union[_scorecard_pb2.TrainBankRound0, _Mapping]] = ..., train_holder_histogram_hints: _Optional[_Union[_scorecard_pb2.TrainHolderHistogramHints, _Mapping]] = ..., train_holder_lookup_hints: _Optional[_Union[_scorecard_pb2.TrainHolderLookupHints, _Mapping]] = ..., train_bank_hints: _Optional[_Union[_scorecard_pb2.TrainBankHints, _Mapping]] = ..., train_bank_step: _Optional[_Union[_scorecard_pb2.TrainBankStep, _Mapping]] = ..., train_bank_eta: _Optional[_Union[_scorecard_pb2.TrainBankEta, _Mapping]] = ..., train_bank_tables: _Optional[_Union[_scorecard_pb2.TrainBankTables, _Mapping]] = ..., train_holder_eta: _Optional[_Union[_scorecard_pb2.TrainHolderEta, _Mapping]] = ..., train_lead_sigmoid: _Optional[_Union[_scorecard_pb2.TrainLeadSigmoid, _Mapping]] = ..., train_lead_cells: _Optional[_Union[_scorecard_pb2.TrainLeadCells, _Mapping]] = ..., train_lead_residual: _Optional[_Union[_scorecard_pb2.TrainLeadResidual, _Mapping]] = ..., train_bank_residual: _Optional[_Union[_scorecard_pb2.TrainBankResidual, _Mapping]] = ..., train_holder_gradient: _Optional[_Union[_scorecard_pb2.TrainHolderGradient, _Mapping]] = ..., batch_bank_round0: _Optional[_Union[_score_pb2.BatchBankRound0, _Mapping]] = ..., batch_bank_round1: _Optional[_Union[_score_pb2.BatchBankRound1, _Mapping]] = ..., batch_holder_round1: _Optional[_Union[_score_pb2.BatchHolderRound1, _Mapping]] = ..., batch_holder_key: _Optional[_Union[_score_pb2.BatchHolderKey, _Mapping]] = ..., batch_holder_hints: _Optional[_Union[_score_pb2.BatchHolderHints, _Mapping]] = ..., batch_bank_query: _Optional[_Union[_score_pb2.BatchBankQuery, _Mapping]] = ..., batch_holder_partial: _Optional[_Union[_score_pb2.BatchHolderPartial, _Mapping]] = ..., batch_coordinator_total: _Optional[_Union[_score_pb2.BatchCoordinatorTotal, _Mapping]] = ...) -> None: ...
+    boost_bank_round0: _boosting_pb2.BoostBankRound0
+    boost_bank_hints: _boosting_pb2.BoostBankHints
+    boost_holder_hints: _boosting_pb2.BoostHolderHints
+    boost_bank_tree: _boosting_pb2.BoostBankTree
+    boost_holder_margin: _boosting_pb2.BoostHolderMargin
+    boost_bank_tables: _boosting_pb2.BoostBankTables
+    boost_holder_gradients: _boosting_pb2.BoostHolderGradients
+    boost_bank_vectors: _boosting_pb2.BoostBankVectors
+    boost_holder_vectors: _boosting_pb2.BoostHolderVectors
+    boost_bank_step: _boosting_pb2.BoostBankStep
+    boost_holder_sums: _boosting_pb2.BoostHolderSums
+    boost_bank_block: _boosting_pb2.BoostBankBlock
+    boost_holder_block: _boosting_pb2.BoostHolderBlock
+    boost_holder_improvement: _boosting_pb2.BoostHolderImprovement
+    boost_holder_round0: _boosting_pb2.BoostHolderRound0
+    boost_sealed: _boosting_pb2.BoostSealed
+    boost_holder_part: _boosting_pb2.BoostHolderPart
+    batch_bank_key: _score_pb2.BatchBankKey
+    batch_bank_factors: _score_pb2.BatchBankFactors
+    batch_holder_reply: _score_pb2.BatchHolderReply
+    screen_bank_round1: _screening_pb2.ScreenBankRound1
+    screen_bank_label: _screening_pb2.ScreenBankLabel
+    screen_holder_chunk: _screening_pb2.ScreenHolderChunk
+    screen_holder_sums: _screening_pb2.ScreenHolderSums
+    screen_holder_shares: _screening_pb2.ScreenHolderShares
+    screen_bank_next: _screening_pb2.ScreenBankNext
+    screen_holder_pairs: _screening_pb2.ScreenHolderPairs
+    screen_bank_kept: _screening_pb2.ScreenBankKept
+    batch_consent: _score_pb2.BatchConsent
+    def __init__(self, align_bank_round1: _Optional[_Union[_align_pb2.AlignBankRound1, _Mapping]] = ..., align_holder_round1: _Optional[_Union[_align_pb2.AlignHolderRound1, _Mapping]] = ..., align_bank_round2: _Optional[_Union[_align_pb2.AlignBankRound2, _Mapping]] = ..., align_holder_round2: _Optional[_Union[_align_pb2.AlignHolderRound2, _Mapping]] = ..., bin_bank_round1: _Optional[_Union[_scorecard_pb2.BinBankRound1, _Mapping]] = ..., bin_holder_round1: _Optional[_Union[_scorecard_pb2.BinHolderRound1, _Mapping]] = ..., bin_holder_hints: _Optional[_Union[_scorecard_pb2.BinHolderHints, _Mapping]] = ..., bin_bank_round2: _Optional[_Union[_scorecard_pb2.BinBankRound2, _Mapping]] = ..., bin_holder_round2: _Optional[_Union[_scorecard_pb2.BinHolderRound2, _Mapping]] = ..., train_bank_round0: _Optional[_Union[_scorecard_pb2.TrainBankRound0, _Mapping]] = ..., train_holder_histogram_hints: _Optional[_Union[_scorecard_pb2.TrainHolderHistogramHints, _Mapping]] = ..., train_holder_lookup_hints: _Optional[_Union[_scorecard_pb2.TrainHolderLookupHints, _Mapping]] = ..., train_bank_hints: _Optional[_Union[_scorecard_pb2.TrainBankHints, _Mapping]] = ..., train_bank_step: _Optional[_Union[_scorecard_pb2.TrainBankStep, _Mapping]] = ..., train_bank_eta: _Optional[_Union[_scorecard_pb2.TrainBankEta, _Mapping]] = ..., train_bank_tables: _Optional[_Union[_scorecard_pb2.TrainBankTables, _Mapping]] = ..., train_holder_eta: _Optional[_Union[_scorecard_pb2.TrainHolderEta, _Mapping]] = ..., train_lead_sigmoid: _Optional[_Union[_scorecard_pb2.TrainLeadSigmoid, _Mapping]] = ..., train_lead_cells: _Optional[_Union[_scorecard_pb2.TrainLeadCells, _Mapping]] = ..., train_lead_residual: _Optional[_Union[_scorecard_pb2.TrainLeadResidual, _Mapping]] = ..., train_bank_residual: _Optional[_Union[_scorecard_pb2.TrainBankResidual, _Mapping]] = ..., train_holder_gradient: _Optional[_Union[_scorecard_pb2.TrainHolderGradient, _Mapping]] = ..., batch_bank_round0: _Optional[_Union[_score_pb2.BatchBankRound0, _Mapping]] = ..., batch_bank_round1: _Optional[_Union[_score_pb2.BatchBankRound1, _Mapping]] = ..., batch_holder_round1: _Optional[_Union[_score_pb2.BatchHolderRound1, _Mapping]] = ..., batch_holder_key: _Optional[_Union[_score_pb2.BatchHolderKey, _Mapping]] = ..., batch_holder_hints: _Optional[_Union[_score_pb2.BatchHolderHints, _Mapping]] = ..., batch_bank_query: _Optional[_Union[_score_pb2.BatchBankQuery, _Mapping]] = ..., batch_holder_partial: _Optional[_Union[_score_pb2.BatchHolderPartial, _Mapping]] = ..., batch_coordinator_total: _Optional[_Union[_score_pb2.BatchCoordinatorTotal, _Mapping]] = ..., boost_bank_round0: _Optional[_Union[_boosting_pb2.BoostBankRound0, _Mapping]] = ..., boost_bank_hints: _Optional[_Union[_boosting_pb2.BoostBankHints, _Mapping]] = ..., boost_holder_hints: _Optional[_Union[_boosting_pb2.BoostHolderHints, _Mapping]] = ..., boost_bank_tree: _Optional[_Union[_boosting_pb2.BoostBankTree, _Mapping]] = ..., boost_holder_margin: _Optional[_Union[_boosting_pb2.BoostHolderMargin, _Mapping]] = ..., boost_bank_tables: _Optional[_Union[_boosting_pb2.BoostBankTables, _Mapping]] = ..., boost_holder_gradients: _Optional[_Union[_boosting_pb2.BoostHolderGradients, _Mapping]] = ..., boost_bank_vectors: _Optional[_Union[_boosting_pb2.BoostBankVectors, _Mapping]] = ..., boost_holder_vectors: _Optional[_Union[_boosting_pb2.BoostHolderVectors, _Mapping]] = ..., boost_bank_step: _Optional[_Union[_boosting_pb2.BoostBankStep, _Mapping]] = ..., boost_holder_sums: _Optional[_Union[_boosting_pb2.BoostHolderSums, _Mapping]] = ..., boost_bank_block: _Optional[_Union[_boosting_pb2.BoostBankBlock, _Mapping]] = ..., boost_holder_block: _Optional[_Union[_boosting_pb2.BoostHolderBlock, _Mapping]] = ..., boost_holder_improvement: _Optional[_Union[_boosting_pb2.BoostHolderImprovement, _Mapping]] = ..., boost_holder_round0: _Optional[_Union[_boosting_pb2.BoostHolderRound0, _Mapping]] = ..., boost_sealed: _Optional[_Union[_boosting_pb2.BoostSealed, _Mapping]] = ..., boost_holder_part: _Optional[_Union[_boosting_pb2.BoostHolderPart, _Mapping]] = ..., batch_bank_key: _Optional[_Union[_score_pb2.BatchBankKey, _Mapping]] = ..., batch_bank_factors: _Optional[_Union[_score_pb2.BatchBankFactors, _Mapping]] = ..., batch_holder_reply: _Optional[_Union[_score_pb2.BatchHolderReply, _Mapping]] = ..., screen_bank_round1: _Optional[_Union[_screening_pb2.ScreenBankRound1, _Mapping]] = ..., screen_bank_label: _Optional[_Union[_screening_pb2.ScreenBankLabel, _Mapping]] = ..., screen_holder_chunk: _Optional[_Union[_screening_pb2.ScreenHolderChunk, _Mapping]] = ..., screen_holder_sums: _Optional[_Union[_screening_pb2.ScreenHolderSums, _Mapping]] = ..., screen_holder_shares: _Optional[_Union[_screening_pb2.ScreenHolderShares, _Mapping]] = ..., screen_bank_next: _Optional[_Union[_screening_pb2.ScreenBankNext, _Mapping]] = ..., screen_holder_pairs: _Optional[_Union[_screening_pb2.ScreenHolderPairs, _Mapping]] = ..., screen_bank_kept: _Optional[_Union[_screening_pb2.ScreenBankKept, _Mapping]] = ..., batch_consent: _Optional[_Union[_score_pb2.BatchConsent, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("header", "data")

@@ -1,0 +1,133 @@
+"""Feature screening: 2,000 columns x 30k rows at a bank and two holders, four real processes; and the kernel's forms.
+
+Printed: seconds of each step, peak memory and bytes of each node, and beside them what the label's sums over all cells
+cost in processor time and bytes by packed sums (one encrypted label) and by hints (one a cell), both sides together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import trial
+from result import emit
+
+from veilscore.data.simulate import simulate
+from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
+from veilscore.lattice.packed_sums import SumsEvaluator, SumsKey
+
+COLUMNS = {"bank": 100, "tax": 950, "registry": 950}
+N_FIRMS = 31_600  # of which the bank knows 95 %
+MAX_WALL_S, MAX_PEAK_GB = 300.0, 1.5
+CODES, HINT_COLUMNS, SUMS_COLUMNS = 21, 4, 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    parser.add_argument("--firms", type=int, default=N_FIRMS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        simulate(args.firms, 1, root / "data", columns=COLUMNS, fmt=args.format)
+        job = root / "screen.yaml"
+        job.write_text(json.dumps(_job()), encoding="utf-8")
+        with trial.federation(root / "f", root / "data") as folder:
+            began = time.perf_counter()
+            info = trial.run_job(folder, job)
+            wall_s = time.perf_counter() - began
+            body = json.loads((folder / "bank" / "screenings" / "wide" / "screening.json").read_text(encoding="utf-8"))
+    steps = {step.step: step for step in info.steps}
+    peaks = {
+        f"{party}_{name}_gb": round(done.peak_memory_bytes / 1e9, 3)
+        for name, step in steps.items()
+        for party, done in sorted(step.party_done.items())
+    }
+    n_rows, n_columns = body["n_train"] + body["n_holdout"], len(body["columns"])
+    reasons = [c["reason"].split(" ")[0] if not c["kept"] else "kept" for c in body["columns"]]
+    kernel = _forms(body["n_train"], n_columns)
+    print(f"{n_columns:,} columns x {n_rows:,} rows, {args.format}")
+    worst = max(peaks.values())
+    emit(
+        "screening",
+        round(wall_s, 1),
+        "s",
+        MAX_WALL_S,
+        wall_s <= MAX_WALL_S and worst <= MAX_PEAK_GB and n_columns >= 2000,
+        rows=n_rows,
+        columns=n_columns,
+        outcome={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        step_s={name: round(step.seconds, 1) for name, step in steps.items()},
+        cpu_s={p: round(done.cpu_seconds, 1) for p, done in sorted(steps["screen"].party_done.items())},
+        sent_mb={name: round(trial.bytes_sent(info, (name,)) / 1e6, 1) for name in steps},
+        peak_bound_gb=MAX_PEAK_GB,
+        **peaks,
+        **kernel,
+    )
+
+
+def _job() -> dict[str, object]:
+    return {
+        "name": "wide",
+        "purpose": "credit scoring of small firms",
+        "task": "screen_features",
+        "bank": "bank",
+        "holders": ["tax", "registry"],
+        "datasets": dict.fromkeys(("bank", "tax", "registry"), "main"),
+    }
+
+
+def _forms(n_rows: int, n_columns: int) -> dict[str, float]:
+    """Processor seconds and megabytes of the two forms, scaled up from a few columns to all."""
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, CODES, (n_rows, SUMS_COLUMNS)).astype(np.uint8)
+    n_codes = np.full(SUMS_COLUMNS, CODES)
+    label = (rng.random(n_rows) < 0.1).astype(np.uint64) << np.uint64(24)
+    for warm in (True, False):  # compile first: the figures are those of running nodes
+        rows = slice(0, 10 if warm else n_rows)
+        packed = _packed(codes[rows], n_codes, label[rows], n_columns)
+        hints = _hints(codes[rows, :HINT_COLUMNS], n_codes[:HINT_COLUMNS], label[rows], n_columns)
+    return {**packed, **hints}
+
+
+def _packed(codes: np.ndarray, n_codes: np.ndarray, label: np.ndarray, n_columns: int) -> dict[str, float]:
+    start = time.process_time()
+    key = SumsKey(b"benchmark", label.size)
+    chunks = list(key.encrypt(label))
+    evaluator = SumsEvaluator(b"benchmark", label.size, key.public())
+    for chunk in chunks:
+        evaluator.add(chunk)
+    once = time.process_time()
+    wanted = np.ones(int(n_codes.sum()), bool)
+    reply, _ = evaluator.sums(codes, n_codes, wanted)
+    key.share(reply, wanted.size)
+    times = n_columns / codes.shape[1]
+    return {
+        "packed_cpu_s": round(once - start + times * (time.process_time() - once), 2),
+        "packed_mb": round((sum(map(len, chunks)) + times * len(reply)) / 1e6, 1),
+    }
+
+
+def _hints(codes: np.ndarray, n_codes: np.ndarray, label: np.ndarray, n_columns: int) -> dict[str, float]:
+    start = time.process_time()
+    owner = HistogramCodes(codes, n_codes, b"benchmark")
+    vectors = HistogramVectors(label.size, n_codes, b"benchmark")
+    size = 0
+    for chunk in owner.hint_chunks():
+        vectors.add_hints(chunk)
+        size += len(chunk)
+    query, _ = vectors.query(label[None])
+    owner.evaluate(query)
+    times = n_columns / codes.shape[1]
+    return {
+        "hints_cpu_s": round(times * (time.process_time() - start), 2),
+        "hints_mb": round(times * size / 1e6, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The coordinator's part in cross-signing: carries the rounds of `veilscore.evidence.exchange` between all parties."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from veilscore.errors import EvidenceError
+from veilscore.evidence.exchange import (
+    Closing,
+    Countersigned,
+    Exchange,
+    Nothing,
+    Offer,
+    Offers,
+    Proofs,
+    ProofsWanted,
+    assemble,
+)
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from veilscore.evidence.documents import Document
+    from veilscore.evidence.receipt import JobReceipt
+    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.node.job import Job
+
+D = TypeVar("D", bound="Document")
+ROUND_S = 10.0
+
+
+async def cross_sign(fabric: Fabric, own: Exchange, job_id: str, job: Job) -> JobReceipt:
+    """Run all rounds; every party then has the receipt.
+
+    Raises
+    ------
+    EvidenceError : a party's answer does not fit.
+    PeerError : a party cannot be reached, or refuses (its message says why).
+    """
+    rounds = _Rounds(fabric, own, job_id)
+    parties = (*job.parties, job.coordinator)
+    closings = await rounds.ask("close", dict.fromkeys(parties, Nothing()), Closing)
+    wanted = {
+        party: ProofsWanted(size=closings[party].statement.head.size, earlier=tuple(_earlier(closings, party).values()))
+        for party in parties
+    }
+    proofs = await rounds.ask("prove", wanted, Proofs)
+    offers = {party: Offers(offers=_offers(closings, proofs, party)) for party in parties}
+    signed = await rounds.ask("countersign", offers, Countersigned)
+    receipt = assemble(job_id, job, closings, signed)
+    await rounds.ask("keep", dict.fromkeys(parties, receipt), Nothing)
+    return receipt
+
+
+class _Rounds:
+    def __init__(self, fabric: Fabric, own: Exchange, job_id: str) -> None:
+        self._fabric, self._own, self._job_id = fabric, own, job_id
+
+    async def ask(self, ask: str, bodies: Mapping[str, Document], kind: type[D]) -> dict[str, D]:
+        """One round at all parties at once."""
+        replies = await asyncio.gather(*(self._one(party, ask, body.to_bytes()) for party, body in bodies.items()))
+        return {party: kind.parse(reply) for party, reply in zip(bodies, replies, strict=True)}
+
+    async def _one(self, party: str, ask: str, body: bytes) -> bytes:
+        if party == self._fabric.name:
+            return await asyncio.to_thread(self._own.answer, ask, self._job_id, body)
+        call = control_pb2.EvidenceCall(ask=ask, job_id=self._job_id, body=body)
+        reply = await self._fabric.call(party, "Evidence", call, control_pb2.EvidenceReply, timeout_s=ROUND_S)
+        return reply.body
+
+
+def _earlier(closings: Mapping[str, Closing], party: str) -> dict[str, int]:
+    """Sizes of the party's log that the others saw before."""
+    return {other: c.seen[party] for other, c in closings.items() if other != party and party in c.seen}
+
+
+def _offers(closings: Mapping[str, Closing], proofs: Mapping[str, Proofs], to: str) -> tuple[Offer, ...]:
+    """Heads of all others for one party, each with the proof from the size that it saw before."""
+    offers = []
+    for party, closing in closings.items():
+        if party == to:
+            continue
+        places = list(_earlier(closings, party))
+        if len(proofs[party].paths) != len(places):
+            raise EvidenceError(f"{party} did not prove that its log continues", party=party)
+        path = proofs[party].paths[places.index(to)] if to in places else ()
+        offers.append(Offer(head=closing.statement.head, path=path))
+    return tuple(offers)

@@ -1,0 +1,556 @@
+"""Joint boosting as a job: whole runs in one process, against the plaintext oracle, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+
+import boosting_reference as oracle
+import numpy as np
+import pytest
+from consent_issuer import give_list
+from local_jobs import HOLDERS, firms, job, nodes, take, write
+
+from veilscore.data.codes import CodeMap
+from veilscore.errors import (
+    ConfigError,
+    DataError,
+    JobError,
+    MessageError,
+    PeerError,
+    RefusedError,
+    SchemaError,
+    VeilscoreError,
+)
+from veilscore.fabric.framing import kind_of
+from veilscore.local import open_job
+from veilscore.modelling import boosting_design, harmonics
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.design import load_counts
+from veilscore.modelling.model import load_model
+from veilscore.modelling.trees import HolderTrees, tree_values
+from veilscore.node.policy import NodePolicy, Refuse
+from veilscore.node.workflow import steps_for
+from veilscore.protocol import decode, encode
+from veilscore.protocols.boosting_form import rank_codes
+from veilscore.v1 import boosting_pb2 as pb
+
+OPEN = {"boosting_bounds": "off", "allow_order": True}
+EXACT = {"splits": "bounded", "bounds": False, "noise_rows": 0, "n_estimators": 4, "max_depth": 3, "max_bin": 8}
+
+
+def boosting_job(**parameters):
+    return job("train_boosting", **{"name": "trees", **EXACT, **parameters})
+
+
+def open_run(folder, parts=None, *, policy=OPEN, keep=False, **parameters):
+    write(folder / "data", firms() if parts is None else parts)
+    configs = nodes(folder / "data", holder_policy=policy)
+    return open_job(boosting_job(**parameters), configs, folder / "homes", keep=keep)
+
+
+def model_of(run):
+    return load_model(run.stores["bank"].path / "model.json", Boosted)
+
+
+def part_of(run, holder):
+    path = run.stores[holder].path.parents[1] / "models" / run.job.name / "trees.json"
+    return HolderTrees.from_json(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One job with early stopping and weighted classes; its model is scored and reported."""
+    return open_run(
+        tmp_path_factory.mktemp("trained"),
+        policy={**OPEN, "disclose_unknown": True},
+        keep=True,
+        n_estimators=12,
+        learning_rate=0.6,
+        early_stopping_rounds=2,
+        scale_pos_weight=2.0,
+        bands={"A": 540, "B": 500},
+    ).run()
+
+
+# --- against the oracle ----------------------------------------------------------------------------------------------
+
+
+def design_of(run):
+    store = run.stores["bank"]
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    return boosting_design.bank_boosting(run.job, load_counts(store), store.load_arrays("rows"), code_map, {})
+
+
+def assert_agrees(run, trees):
+    """Every split is the oracle's best on the same rows, every leaf has its weight, every margin is within 1e-3."""
+    data, p = design_of(run), run.job.boosting
+    growth, sides = data.growth, {"bank": data.own, **data.columns}
+    saved = {party: run.stores[party].load_arrays("rows") for party in run.job.parties}
+    codes = {party: rows["codes"][rows["train"]] for party, rows in saved.items()}
+    ranked = {party: rank_codes(codes[party], sides[party]) for party in sides}
+    n, rows = data.target.size, ~growth.validation
+    rules = oracle.Rules(
+        p.learning_rate, p.reg_lambda, p.gamma, p.min_child_weight, p.min_leaf_rows, p.max_depth, p.max_leaves,
+        p.grow_policy == "lossguide",
+    )  # fmt: skip
+    margin, reach = np.full(n, data.base), [data.base, data.base]
+    for tree in trees:
+        q, h = harmonics.for_bound(max(map(abs, reach))).probability(margin)
+        columns = [
+            oracle.Column(side, j, ranked[party][:, j], int(c.n_codes[j]), bool(c.missing[j]), int(c.constraints[j]))
+            for side, party in (("bank", "bank"), ("holder", tree.holder))
+            for c in [sides[party].ranked]
+            for j in range(c.n_codes.size)
+        ]
+        chosen = splits_by_rows(tree, codes, rows, {"bank": sides["bank"], "holder": sides[tree.holder]})
+        weight = data.weight
+        root = oracle.grow(columns, weight * (q - data.target), weight * h, rows, rules, follow(chosen))
+        assert not chosen  # the oracle made every split too
+        expected = oracle.values(root, n)
+        n_codes = {"bank": data.own.ranked.n_codes, "holder": sides[tree.holder].ranked.n_codes}
+        found = tree_values(
+            tree, {"bank": codes["bank"], "holder": codes[tree.holder]}, n_codes, np.array(tree.weights)
+        )
+        assert np.abs(found - expected)[rows].max() < 1e-3
+        margin = margin + found
+        reach = [reach[0] + min(tree.weights), reach[1] + max(tree.weights)]
+    return margin
+
+
+def splits_by_rows(tree, codes, rows, sides):
+    """Splits of a tree by the training rows of their node: (side, column, last rank that goes left, missing left)."""
+    found, masks = {}, {0: rows}
+    for k, split in enumerate(tree.splits):
+        party = "bank" if split.side == "bank" else tree.holder
+        goes = np.isin(codes[party][:, split.column], split.codes)
+        ranked, ranks = sides[split.side].ranked, sides[split.side].ranks
+        first, size = int(ranked.n_codes[: split.column].sum()), int(ranked.n_codes[split.column])
+        left = {int(ranks[first + code]) for code in split.codes}
+        missing = bool(ranked.missing[split.column])
+        missing_left = missing and size - 1 in left
+        key = (split.side, split.column, max(left - ({size - 1} if missing else set())), missing_left)
+        found[masks[k].tobytes()] = (key, split.gain)
+        masks[split.left], masks[split.right] = masks[k] & goes, masks[k] & ~goes
+    return found
+
+
+def follow(chosen):
+    def forced(node, found):
+        if node.mask.tobytes() not in chosen:
+            return found[0]  # leaf-wise, a candidate that was not taken
+        key, gain = chosen.pop(node.mask.tobytes())
+        match = next(f for f in found if f[1:5] == key)
+        assert match[0] >= found[0][0] - 1e-2  # opened sums are rounded to 2^-14
+        assert abs(match[0] - gain) < 1e-2
+        return match
+
+    return forced
+
+
+def test_grows_what_the_oracle_grows_split_by_split(tmp_path):
+    run = open_run(tmp_path, holdout_fraction=0)
+    for step in ("align", "bin", "boost"):
+        run.step(step)
+    model = model_of(run)
+    assert [tree.holder for tree in model.trees] == ["tax", "registry"] * 2
+    assert_agrees(run, model.trees)
+    assert sum(len(tree.splits) for tree in model.trees) >= 12
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"monotone_constraints": {"bank.limit": -1, "tax.c1": "auto"}, "scale_pos_weight": 3, "max_delta_step": 0},
+        {"grow_policy": "lossguide", "max_depth": 0, "max_leaves": 5, "min_leaf_rows": 20, "ordered": False},
+        {"early_stopping_rounds": 3, "reg_lambda": 5, "gamma": 0.5},
+    ],
+    ids=["constraints", "leaf-wise", "early stopping"],
+)
+def test_options_agree_with_the_oracle(parameters, tmp_path):
+    run = open_run(tmp_path, firms(500, seed=2), holdout_fraction=0, n_estimators=3, **parameters)
+    for step in ("align", "bin", "boost"):
+        run.step(step)
+    assert_agrees(run, model_of(run).trees)
+
+
+def test_own_columns_and_sampling(tmp_path):
+    run = open_run(
+        tmp_path,
+        firms(400),
+        tree_columns="own",
+        subsample=0.7,
+        colsample_bytree=0.5,
+        n_estimators=3,
+        holdout_fraction=0,
+    ).run()
+    sides = [{split.side for split in tree.splits} for tree in model_of(run).trees]
+    assert sides[0] <= {"bank"}
+    assert sides[1] <= {"holder"}
+    assert sides[2] <= {"holder"}
+
+
+def test_with_bounds_and_noise_by_default(tmp_path):
+    run = open_run(
+        tmp_path, firms(900), policy={"allow_order": True}, bounds=True, noise_rows=3.0, n_estimators=6
+    ).run()
+    fit = run.stores["bank"].load_json("fit")
+    for holder in HOLDERS:
+        kept = run.stores[holder].load_json("boosted")
+        assert 0 < kept["spent"] <= kept["budget"]
+        assert kept["budget"] == pytest.approx(fit["budget"][holder])
+        assert kept["spent"] == pytest.approx(fit["spent"][holder])
+
+
+# --- the model and its parts -----------------------------------------------------------------------------------------
+
+
+def test_parts_agree_and_early_stopping_keeps_the_best(trained):
+    model, fit = model_of(trained), trained.stores["bank"].load_json("fit")
+    assert steps_for(trained.job) == ("align", "bin", "boost", "evaluate")
+    best = 1 + int(np.argmax(np.cumsum(fit["improvements"])))
+    assert len(model.trees) == best < len(fit["improvements"])
+    assert "no improvement" in fit["stopped"]
+    for holder in HOLDERS:
+        part = part_of(trained, holder)
+        assert part.sha256.hex() == model.holder_sha256[holder]
+        assert len(part.trees) == len(model.trees_of(holder))
+        assert part.map_sha256 == model.part(holder).map_sha256
+        assert all(not tree.weights for tree in part.trees)
+
+
+def test_hold_out_scores_are_the_trees_in_the_clear(trained):
+    model = model_of(trained)
+    saved = {party: trained.stores[party].load_arrays("rows") for party in trained.job.parties}
+    held = ~saved["bank"]["train"]
+    codes = {party: rows["codes"][held] for party, rows in saved.items()}
+    total = np.full(int(held.sum()), model.base_points, np.int64)
+    for tree, points in zip(model.trees, model.points, strict=True):
+        sides = {"bank": codes["bank"], "holder": codes[tree.holder]}
+        n_codes = {"bank": model.parts[0].n_codes, "holder": model.part(tree.holder).n_codes}
+        total += tree_values(tree, sides, n_codes, np.array(points, dtype=np.int64))
+    assert np.array_equal(trained.stores["bank"].load_arrays("holdout")["units"], total)
+
+
+def test_probabilities_are_not_shifted_by_weights_of_classes(trained):
+    held = trained.stores["bank"].load_arrays("holdout")
+    mean = model_of(trained).probability(held["units"]).mean()
+    assert abs(mean - held["target"].mean()) < 0.1
+    weighted = np.log(2 * 1.0)  # what the classes' weights add to the base
+    fit = trained.stores["bank"].load_json("fit")
+    assert fit["base"] - fit["intercept"] == pytest.approx(weighted)
+
+
+def test_population_bad_rate_moves_the_base_only(tmp_path):
+    run = open_run(tmp_path, firms(300), population_bad_rate=0.05, n_estimators=2, holdout_fraction=0).run()
+    model, fit = model_of(run), run.stores["bank"].load_json("fit")
+    y = run.stores["bank"].load_arrays("rows")["target"]
+    rate = y.mean()
+    assert model.intercept == pytest.approx(np.log(rate / (1 - rate)) + np.log(0.05 / 0.95) - np.log(rate / (1 - rate)))
+    assert fit["intercept"] == pytest.approx(np.log(rate / (1 - rate)))
+
+
+def test_too_many_decimals_are_refused(tmp_path):
+    run = open_run(tmp_path, firms(300), pdo=5000, points_decimals=3, n_estimators=2, holdout_fraction=0)
+    with pytest.raises(VeilscoreError, match="use fewer decimals"):
+        run.run()
+
+
+# --- interruption ----------------------------------------------------------------------------------------------------
+
+
+def leaves_at_tree(holder, number):
+    """Nothing reaches `holder` any more from the order of its tree `number` on."""
+    gone = []
+
+    def tamper(sender, recipient, sequence, payload):
+        if recipient == holder and kind_of(payload) == "BoostBankTree":
+            message = decode(payload, pb.BoostBankTree, session="", sender=sender)
+            gone.extend([1] * (message.tree >= number and not message.hand_over_to))
+        return [] if gone and holder in (sender, recipient) else [payload]
+
+    return tamper
+
+
+def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
+    run = open_run(tmp_path, n_estimators=5)
+    run.step("align")
+    run.step("bin")
+    with pytest.raises(PeerError):
+        run.step("boost", tamper=leaves_at_tree("registry", 3), timeout_s=2)
+    saved = run.stores["bank"].load_json("checkpoint_boost")
+    assert len(saved["trees"]) == 3
+    before = run.stores["tax"].load_json("checkpoint_boost")["spent"]
+    run.step("boost", attempt=2)
+    run.step("evaluate")
+    model = model_of(run)
+    assert [tree.model_dump(mode="json") for tree in model.trees[:3]] == saved["trees"]
+    assert len(model.trees) == 5
+    assert_agrees(run, model.trees)
+    assert run.stores["tax"].load_json("boosted")["spent"] > before
+    assert all(part_of(run, h).sha256.hex() == model.holder_sha256[h] for h in HOLDERS)
+
+
+def test_bits_told_in_a_lost_tree_stay_counted(tmp_path):
+    run = open_run(
+        tmp_path,
+        firms(900),
+        policy={"allow_order": True},
+        bounds=True,
+        noise_rows=3.0,
+        n_estimators=3,
+        holdout_fraction=0,
+    )
+    run.step("align")
+    run.step("bin")
+    cells = run.stores["tax"].load_json("code_map")
+    n_codes, n = CodeMap.from_json(cells).n_codes, int(run.stores["tax"].load_arrays("rows")["train"].sum())
+    used = boosting_design.growth(run.job, n).accountant(n_codes).budget
+    run.stores["tax"].save_json("checkpoint_boost", {"spent": used, "n_sums": 7})
+    with pytest.raises(RefusedError, match="not one tree fits the budget"):
+        run.step("boost", timeout_s=5)
+
+
+def test_a_step_repeated_after_its_end_grows_nothing_new(tmp_path):
+    run = open_run(tmp_path, firms(300), n_estimators=2, holdout_fraction=0)
+    for step in ("align", "bin", "boost"):
+        run.step(step)
+    model, told = model_of(run), run.stores["tax"].load_json("boosted")
+    state = {
+        "trees": [tree.model_dump(mode="json") for tree in model.trees],
+        "improvements": [],
+        "spent": run.stores["bank"].load_json("fit")["spent"],
+    }
+    run.stores["bank"].save_json("checkpoint_boost", state)  # a node writes it after every tree
+    run.stores["tax"].save_json("checkpoint_boost", {"spent": told["spent"], "n_sums": told["n_sums"]})
+    run.step("boost", attempt=2)
+    assert model_of(run).trees == model.trees
+    assert run.stores["tax"].load_json("boosted") == told
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_more_bins_than_rows(tmp_path):
+    small = {"max_bin": 64, "min_bin_fraction": 0.001, "min_leaf_rows": 5, "n_estimators": 2, "holdout_fraction": 0}
+    run = open_run(tmp_path, firms(60), **small).run()
+    assert all(np.isfinite(tree.weights).all() for tree in model_of(run).trees)
+    bounded = {**small, "bounds": True, "noise_rows": 3.0, "name": "bounded"}
+    with pytest.raises(RefusedError, match="use fewer bins or columns"):
+        open_run(tmp_path / "bounded", firms(60), policy={"allow_order": True}, **bounded).run()
+
+
+def test_one_class_in_training(tmp_path):
+    parts = firms(200)
+    parts["bank"]["default"] = [int(day >= "2022") for day in parts["bank"]["opened"]]
+    with pytest.raises(DataError, match="one class only"):
+        open_run(tmp_path, parts, holdout_from="2022-01-01").run()
+
+
+def test_a_holder_without_rows_in_common(tmp_path):
+    parts = firms(200)
+    parts["tax"] = take(firms(200, prefix="other")["tax"], range(100))
+    with pytest.raises(VeilscoreError, match="firms"):
+        open_run(tmp_path, parts).run()
+
+
+@pytest.mark.parametrize(
+    ("policy", "parameters", "words"),
+    [
+        ({"allow_order": True}, {"bounds": False}, "set bounds: true"),
+        ({"allow_order": True}, {"noise_rows": 0}, "set bounds: true"),
+        ({"allow_order": True, "min_noise_rows": 5}, {"bounds": True, "noise_rows": 4}, "set noise_rows: 5 or more"),
+        ({"allow_order": True}, {"bounds": True, "noise_rows": 3, "disclosure": 2}, "set disclosure: 1 or less"),
+        ({"boosting_bounds": "off"}, {}, "set ordered: false"),
+        ({"tasks": ["train_scorecard"], **OPEN}, {}, "does not allow task train_boosting"),
+        ({"holdout_scores": "refuse", **OPEN}, {}, "set holdout_scores: false"),
+    ],
+)
+def test_a_holder_refuses(policy, parameters, words, tmp_path):
+    with pytest.raises(RefusedError, match=words):
+        open_run(tmp_path, firms(60), policy=policy, **parameters)
+
+
+def test_defaults_of_job_and_policy_agree_but_for_the_order(tmp_path):
+    config = nodes(write(tmp_path, firms(60)))["tax"]
+    default = config.model_copy(update={"policy": NodePolicy(accept="auto", boosting_bounds=False)})
+    assert default.policy.boosting_bounds == "off"  # YAML reads a bare off as false
+    plain = job("train_boosting", name="plain", ordered=False)
+    assert not isinstance(config.policy.decide(plain, config), Refuse)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"max_depth": 0}, "max_depth: 0 needs max_leaves"),
+        ({"max_depth": 7}, "max_depth"),
+        ({"max_leaves": 1}, "one leaf"),
+        ({"weights": True}, "scale_pos_weight"),
+        ({"bounds": True, "noise_rows": 1}, "noise_rows is below 3"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rates": 0.1}, "did you mean 'learning_rate'"),
+        ({"monotone_constraints": {"tax.c1": 1}}, "only auto is possible"),
+        ({"monotone_constraints": {"limit": 1}}, "party.column"),
+        ({"monotone_constraints": {"bank.limit": 2}}, "monotone_constraints"),
+        ({"early_stopping_rounds": 0}, "early_stopping_rounds"),
+    ],
+)
+def test_jobs_that_cannot_be(parameters, words):
+    with pytest.raises(ConfigError, match=words):
+        boosting_job(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "words"),
+    [
+        ({"bank.age": 1}, r"no column 'bank.age'; there are .*bank.limit"),
+        ({"bank.product": 1}, "has no order; use auto|no order"),
+    ],
+)
+def test_constraints_on_columns_that_have_none(constraints, words, tmp_path):
+    run = open_run(tmp_path, firms(120), monotone_constraints=constraints)
+    run.step("align")
+    run.step("bin")
+    with pytest.raises(JobError, match=words):
+        run.step("boost", timeout_s=2)
+
+
+@pytest.mark.parametrize("edit", ["kept", "digest"])
+def test_a_holder_checks_the_trees_it_keeps(edit, tmp_path):
+    run = open_run(tmp_path, firms(200), n_estimators=2, holdout_fraction=0)
+    run.step("align")
+    run.step("bin")
+
+    def lie(sender, recipient, sequence, payload):
+        if kind_of(payload) != "BoostBankTree":
+            return [payload]
+        message = decode(payload, pb.BoostBankTree, session="", sender=sender)
+        if message.finished and edit == "kept":
+            message.kept += 1
+        elif message.finished:
+            message.kept_sha256 = bytes(32)
+        return [encode(message)]
+
+    with pytest.raises(MessageError, match="not those grown with this party"):
+        run.step("boost", tamper=lie, timeout_s=5)
+
+
+@pytest.mark.parametrize("spent", [-1.0, float("nan"), float("inf")])
+def test_a_bank_checks_what_was_spent(spent, tmp_path):
+    run = open_run(tmp_path, firms(120), n_estimators=1, holdout_fraction=0)
+    run.step("align")
+    run.step("bin")
+
+    def lie(sender, recipient, sequence, payload):
+        if kind_of(payload) != "BoostHolderRound0":
+            return [payload]
+        message = decode(payload, pb.BoostHolderRound0, session="", sender=sender)
+        message.spent = spent
+        return [encode(message)]
+
+    with pytest.raises(MessageError, match="out of range"):
+        run.step("boost", tamper=lie, timeout_s=5)
+
+
+# --- a model whose parts do not fit ----------------------------------------------------------------------------------
+
+
+def score(trained, folder):
+    """Score new firms with the model of `trained`."""
+    home = trained.stores["bank"].path.parents[2]
+    parts = firms(60, seed=77, prefix="new", coverage=1.0)
+    give_list(home / "bank", parts["bank"]["firm"], name=folder.name)
+    config = job("score_batch", name="batch", model="trees", on_missing="missing_code")
+    policy = {"disclose_unknown": True}
+    return open_job(config, nodes(write(folder, parts), holder_policy=policy), home).run()
+
+
+def test_a_batch_is_scored(trained, tmp_path):
+    run = score(trained, tmp_path)
+    assert (run.stores["bank"].path / "scores.csv").read_text().count("\n") == 61
+
+
+@pytest.mark.parametrize("change", ["missing", "changed", "other version", "not a part"])
+def test_a_holder_part_that_does_not_fit_is_refused(change, trained, tmp_path):
+    path = trained.stores["tax"].path.parents[1] / "models/trees/trees.json"
+    text = path.read_text()
+    body = json.loads(text)
+    part = HolderTrees.from_json(text)
+    if change == "missing":
+        path.unlink()
+    elif change == "changed":
+        path.write_text(json.dumps({**body, "sha256": "0" * 64}))
+    elif change == "other version":
+        path.write_text(part.model_copy(update={"trees": part.trees[:-1]}).to_json())
+    else:
+        path.write_text("{}")
+    try:
+        with pytest.raises((SchemaError, ConfigError, RefusedError)):
+            score(trained, tmp_path)
+    finally:
+        path.write_text(text)
+
+
+# --- splits chosen sealed --------------------------------------------------------------------------------------------
+
+
+def test_a_sealed_job_from_training_to_scores(tmp_path):
+    policy = {"disclose_unknown": True}  # no order is told, so none needs to be allowed
+    run = open_run(
+        tmp_path, policy=policy, splits="sealed", bounds=True, noise_rows=3.0, n_estimators=6, early_stopping_rounds=6
+    ).run()
+    model = model_of(run)
+    for holder in HOLDERS:
+        part = part_of(run, holder)
+        assert part.sha256.hex() == model.holder_sha256[holder]
+        known = [tree.skeleton() for tree in model.trees_of(holder)]
+        assert [tree.skeleton() for tree in part.trees] == known
+        assert 0 < run.stores[holder].load_json("boosted")["n_sums"] <= 4 * 8 * 3
+    assert all(not s.codes for tree in model.trees for s in tree.splits if s.side == "holder")
+    held = run.stores["bank"].load_arrays("holdout")
+    rank = np.argsort(np.argsort(-held["units"], kind="stable"))
+    bad = held["target"] == 1
+    auc = (rank[bad].mean() - (bad.sum() - 1) / 2) / (~bad).sum()
+    assert auc > 0.6
+    assert_holdout_in_the_clear(run, model, {holder: part_of(run, holder) for holder in HOLDERS})
+    assert (score(run, tmp_path / "batch").stores["bank"].path / "scores.csv").exists()
+
+
+def assert_holdout_in_the_clear(run, model, parts):
+    """Opened totals are the sum of leaves, with the holders' splits from their own parts."""
+    saved = {party: run.stores[party].load_arrays("rows") for party in run.job.parties}
+    held = ~saved["bank"]["train"]
+    total = np.full(int(held.sum()), model.base_points, np.int64)
+    numbers = dict.fromkeys(HOLDERS, 0)
+    for tree, points in zip(model.trees, model.points, strict=True):
+        theirs = parts[tree.holder].trees[numbers[tree.holder]]
+        numbers[tree.holder] += 1
+        splits = [m if m.side == "bank" else h for m, h in zip(tree.splits, theirs.splits, strict=True)]
+        whole = tree.model_copy(update={"splits": tuple(splits)})
+        codes = {"bank": saved["bank"]["codes"][held], "holder": saved[tree.holder]["codes"][held]}
+        n_codes = {"bank": model.parts[0].n_codes, "holder": model.part(tree.holder).n_codes}
+        total += tree_values(whole, codes, n_codes, np.array(points, dtype=np.int64))
+    assert np.array_equal(run.stores["bank"].load_arrays("holdout")["units"], total)
+
+
+def test_a_sealed_job_resumes(tmp_path):
+    run = open_run(
+        tmp_path, firms(400), policy={}, splits="sealed", bounds=True, noise_rows=3.0, n_estimators=4, max_depth=2
+    )
+    run.step("align")
+    run.step("bin")
+    with pytest.raises(PeerError):
+        run.step("boost", tamper=leaves_at_tree("registry", 3), timeout_s=2)
+    run.step("boost", attempt=2)
+    run.step("evaluate")
+    model = model_of(run)
+    assert len(model.trees) == 4
+    assert all(part_of(run, h).sha256.hex() == model.holder_sha256[h] for h in HOLDERS)
+    assert_holdout_in_the_clear(run, model, {holder: part_of(run, holder) for holder in HOLDERS})
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"grow_policy": "lossguide"}, {"max_leaves": 5}, {"monotone_constraints": {"bank.limit": 1}}]
+)
+def test_what_sealed_growth_cannot(parameters):
+    with pytest.raises(ConfigError, match="need splits: bounded"):
+        boosting_job(splits="sealed", **parameters)

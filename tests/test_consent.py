@@ -1,0 +1,178 @@
+"""Consent documents and the holder's gate: what they say, what is refused, and how fast lists are."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from consent_issuer import ISSUERS, KEY, scope, token, token_bytes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError
+from veilscore.release.consent import (
+    Ask,
+    Signed,
+    issue_list,
+    issue_revocations,
+    kind_of,
+    read_consent,
+    read_revocations,
+    stated_scope,
+)
+from veilscore.release.gate import ConsentGate
+from veilscore.release.ledger import ReleaseLedger
+
+
+def ask(**changes):
+    given = {"purpose": "credit", "task": "score_online", "bank": "bank", "model": "firms", "now_s": time.time()}
+    return Ask(**(given | changes))
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return ConsentGate(tmp_path, required=True, issuers=ISSUERS)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = ReleaseLedger(tmp_path / "state" / "release.db")
+    yield ledger
+    ledger.close()
+
+
+def revoke(home, *ids, name="a"):
+    folder = home / "consents" / "revocations"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(issue_revocations(KEY, "portal", ids).to_text())
+
+
+def test_a_token_is_of_its_firm_alone():
+    consent = read_consent(token("firm-1"), ISSUERS)
+    assert (consent.kind, consent.issuer, consent.once) == ("token", "portal", True)
+    assert consent.covers(["firm-1", "firm-2", ""]).tolist() == [True, False, False]
+    assert "firm-1" not in token("firm-1").body.decode()
+
+
+def test_documents_survive_files_and_the_wire():
+    signed = token("firm-1")
+    assert Signed.from_text(signed.to_text(), "file") == signed
+    assert Signed.from_bytes(signed.to_message().SerializeToString(), "bank") == signed
+    assert kind_of(signed) == "token"
+    assert stated_scope(signed).purpose == "credit"
+    for text in ("", "{}", "[]", '{"body": 1, "signature": ""}', '{"body": "x", "signature": "?"}'):
+        with pytest.raises(ConfigError):
+            Signed.from_text(text, "file")
+    with pytest.raises(ConfigError):
+        kind_of(Signed(b"{}", b""))
+
+
+def test_a_list_covers_its_firms_and_is_fast():
+    firms = [f"firm-{k:06d}" for k in range(100_000)]
+    signed = issue_list(KEY, "portal", firms, scope())
+    start = time.perf_counter()
+    consent = read_consent(signed, ISSUERS)
+    covered = consent.covers([*firms, "stranger"])
+    seconds = time.perf_counter() - start
+    assert covered[:-1].all()
+    assert not covered[-1]
+    assert seconds < 5  # 0.15 s where nothing else runs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"purpose": ""},
+        {"tasks": ()},
+        {"tasks": ("train",)},
+        {"expires_s": 0.0},
+        {"expires_s": float("inf")},
+        {"models": ("x" * 201,)},
+    ],
+)
+def test_scopes_that_cannot_be(changes):
+    with pytest.raises(ParameterError):
+        scope(**changes)
+
+
+def test_lists_that_cannot_be():
+    for firms in ([], ["a", "a"]):
+        with pytest.raises(ParameterError):
+            issue_list(KEY, "portal", firms, scope())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"purpose": "marketing"}, "another purpose"),
+        ({"tasks": ("score_batch",)}, "does not cover task"),
+        ({"bank": "other"}, "was not given to bank"),
+        ({"models": ("cards",)}, "does not cover model"),
+        ({"not_before_s": time.time() + 1000}, "not valid yet"),
+        ({"not_before_s": 1.0, "expires_s": time.time() - 1}, "has expired"),
+    ],
+)
+def test_consent_for_something_else_is_refused(gate, ledger, changes, text):
+    with pytest.raises(RefusedError, match=text):
+        gate.check_token(token_bytes("f", **changes), "f", ask(), ledger, "bank/1")
+
+
+def test_a_token_serves_one_request_and_its_retries(gate, ledger):
+    data = token_bytes("f")
+    for reference in ("bank/1", "bank/1"):
+        spend = gate.check_token(data, "f", ask(), ledger, reference).spend
+        ledger.spend(spend, reference)
+    with pytest.raises(RefusedError, match="used for another request"):
+        gate.check_token(data, "f", ask(), ledger, "bank/2")
+    with pytest.raises(RefusedError, match="used for another request"):
+        ledger.spend(spend, "bank/2")
+    assert gate.check_token(token_bytes("f", once=False), "f", ask(), ledger, "bank/3").spend is None
+
+
+def test_revoked_consents_are_refused(gate, ledger, tmp_path):
+    data = token_bytes("f", once=False)
+    gate.check_token(data, "f", ask(), ledger, "bank/1")
+    revoke(tmp_path, read_consent(Signed.from_bytes(data, "bank"), ISSUERS).id)
+    with pytest.raises(RefusedError, match="was revoked"):
+        gate.check_token(data, "f", ask(), ledger, "bank/2")
+    revoke(tmp_path, name="b")  # a newer list without it does not bring it back
+    with pytest.raises(RefusedError, match="was revoked"):
+        gate.check_token(data, "f", ask(), ledger, "bank/2")
+
+
+def test_one_firm_of_a_list_is_revoked(gate, tmp_path):
+    firms = np.array(["a", "b", "c"])
+    signed = issue_list(KEY, "portal", firms.tolist(), scope())
+    lists = gate.check_lists([signed.to_message().SerializeToString()], ask(task="score_batch"))
+    assert gate.covered(lists, firms).all()
+    from veilscore.release.consent import commit
+
+    revoke(tmp_path, f"{lists[0].id}:{commit(lists[0].salt, ['b']).tobytes().hex()}", f"{lists[0].id}:junk")
+    assert gate.covered(lists, firms).tolist() == [True, False, True]
+    revoke(tmp_path, lists[0].id)
+    with pytest.raises(RefusedError, match="revoked"):
+        gate.check_lists([signed.to_message().SerializeToString()], ask(task="score_batch"))
+
+
+def test_what_is_missing_is_refused(gate, ledger, tmp_path):
+    with pytest.raises(RefusedError, match="missing"):
+        gate.check_token(b"", "f", ask(), ledger, "bank/1")
+    with pytest.raises(RefusedError, match="1 to 64 consent lists"):
+        gate.check_lists([], ask())
+    with pytest.raises(RefusedError, match="is a token, a list is needed"):
+        gate.check_lists([token_bytes("f")], ask())
+    with pytest.raises(RefusedError, match="lists no issuer"):
+        ConsentGate(tmp_path, required=True, issuers={}).check_token(token_bytes("f"), "f", ask(), ledger, "r")
+    off = ConsentGate(tmp_path, required=False, issuers={})
+    assert off.check_token(b"", "f", ask(), ledger, "r").spend is None
+    assert off.covered((), np.array(["x"])).all()
+
+
+def test_revocations_are_of_a_listed_issuer(tmp_path):
+    stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["x"])
+    with pytest.raises(IdentityError):
+        read_revocations(stranger, ISSUERS)
+    own = read_revocations(issue_revocations(KEY, "portal", ["x"], 5.0), ISSUERS)
+    assert (own.issued_s, own.revoked) == (5.0, {"x"})
+    assert "x" in json.loads(issue_revocations(KEY, "portal", ["x"]).body)["revoked"]

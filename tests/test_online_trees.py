@@ -1,0 +1,186 @@
+"""Online scoring of boosted trees between real nodes over TLS: as in batch, from spares and without, and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+
+import numpy as np
+import pytest
+from consent_issuer import ISSUERS, OFTEN, give_list
+from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, set_policy
+
+from veilscore.crypto import he
+from veilscore.data.simulate import simulate
+from veilscore.errors import MessageError
+from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.model import load_model
+from veilscore.node import online_spares
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.online_records import load_map
+from veilscore.node.online_spares import BankSpare, HolderSpares
+from veilscore.protocols import online
+
+JOB = """
+name: {name}
+purpose: credit
+task: {task}
+bank: bank
+holders: [tax, registry]
+datasets: {{bank: main, tax: main, registry: main}}
+parameters: {parameters}
+"""
+BOOST = "{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {low: 0}}"
+
+
+class Trained:
+    """Homes with a boosted model, batch scores of all firms, and firms that every holder knows."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        simulate(700, 7, folder / "data")
+        found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+        for party in PARTIES:
+            set_policy(
+                folder, party, disclose_unknown=True, consent_issuers=ISSUERS, release=OFTEN, boosting_bounds="off",
+                allow_order=True,
+            )  # fmt: skip
+        give_list(folder / "bank", rows(folder, "bank"))
+        run_locally(folder, JOB.format(name="trees", task="train_boosting", parameters=BOOST))
+        batch = "{model: trees, on_missing: missing_code}"
+        _, job_id = run_locally(folder, JOB.format(name="batch", task="score_batch", parameters=batch))
+        self.model = load_model(folder / "bank" / "models" / "trees" / "model.json", Boosted)
+        with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
+            units = self.model.scaling.units
+            self.units = {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
+        tax, registry = rows(folder, "tax"), rows(folder, "registry")
+        self.known = [f for f in self.units if f in tax and f in registry]
+        self.not_at_tax = [f for f in self.units if f not in tax and f in registry]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def homes(trained, tmp_path):
+    return copy_of(trained.folder, tmp_path)
+
+
+def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypatch):
+    used = []
+    partial = online_spares.HolderSpare.partial
+    monkeypatch.setattr(
+        online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments)
+    )
+    first, later, unknown = trained.known[:1], trained.known[1:9], trained.not_at_tax[:2]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            bare = [await score(command, f"a{i}", firm, model="trees") for i, firm in enumerate(first)]
+            assert not used  # there is no stock before a model is asked for
+            await asyncio.sleep(2)  # nodes make spares while idle
+            return bare + [
+                await score(command, f"b{i}", firm, model="trees", on_missing="missing_code")
+                for i, firm in enumerate([*later, *unknown])
+            ]
+
+    responses = asyncio.run(scenario())
+    assert len(used) >= 2
+    assert [r.units for r in responses] == [trained.units[f] for f in [*first, *later, *unknown]]
+    assert [r.status for r in responses] == ["scored"] * 9 + ["fallback"] * 2
+    assert responses[0].model_sha256 == trained.model.sha256
+    assert {reason.party for r in responses for reason in r.reasons} <= {"bank", "tax, registry"}
+    assert all(reason.points_lost > 0 for r in responses for reason in r.reasons)
+
+
+def test_the_same_firm_with_other_features_is_opened_again(trained, homes):
+    """What holders' parts add up to depends on the bank's own codes, so an earlier opening is no answer."""
+    firm = trained.known[0]
+    names = load_map(homes / "bank" / "models" / "trees" / "code_map.json").names
+    all_rows = rows(homes, "bank")
+    own = {name: all_rows[firm][name] for name in names}
+    others = [{name: all_rows[f][name] for name in names} for f in trained.known[1:9]]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            first = await score(command, "a", firm, model="trees", features=own)
+            changed = [
+                await score(command, f"b{i}", firm, model="trees", features=o) for i, o in enumerate(others)
+            ]
+            return first, changed, await score(command, "c", firm, model="trees", features=own)
+
+    first, changed, again = asyncio.run(scenario())
+    assert first.units == again.units == trained.units[firm]
+    expected = [plain_units(trained, homes, firm, o) for o in others]
+    assert [r.units for r in changed] == expected
+    assert len({first.units, *expected}) > 1
+
+
+def plain_units(trained, homes, firm, features):
+    """Total in the clear, of the holders' rows of one firm and other features at the bank."""
+    from veilscore.modelling.trees import tree_values
+    from veilscore.node.online_model import codes_of_features
+
+    codes = {}
+    for party in PARTIES:
+        code_map = load_map(homes / party / "models" / "trees" / "code_map.json")
+        given = features if party == "bank" else {n: rows(homes, party)[firm][n] for n in code_map.names}
+        codes[party] = codes_of_features(code_map, given)[0]
+    total = trained.model.base_points
+    for tree, points in zip(trained.model.trees, trained.model.points, strict=True):
+        counts = {"bank": trained.model.part("bank").n_codes, "holder": trained.model.part(tree.holder).n_codes}
+        mine = {"bank": codes["bank"], "holder": codes[tree.holder]}
+        total += int(tree_values(tree, mine, counts, np.array(points))[0])
+    return total
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "other version"])
+def test_a_holders_part_that_is_not_the_models(trained, homes, damage):
+    path = homes / "tax" / "models" / "trees" / "trees.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "changed":
+        path.write_text(path.read_text().replace('"left": -1', '"left": -2', 1))
+    else:
+        path.write_text((homes / "registry" / "models" / "trees" / "trees.json").read_text())
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [
+                await score(command, rule, trained.known[0], model="trees", on_missing=rule)
+                for rule in ("fail", "neutral")
+            ]
+
+    failed, neutral = asyncio.run(scenario())
+    assert failed.status == "failed"
+    assert {p.party: p.status for p in failed.parties} == {"tax": "refused", "registry": "ok"}
+    assert "missing, changed or of another version" in failed.parties[0].reason
+    # registry does not open alone, so both count with what is expected of them given the bank's codes
+    assert neutral.status == "fallback"
+    low = trained.model.base_points + sum(min(p) for p in trained.model.points)
+    high = trained.model.base_points + sum(max(p) for p in trained.model.points)
+    assert low <= neutral.units <= high
+
+
+def test_a_spare_for_trees_is_exact_and_checked():
+    rng = np.random.default_rng(0)
+    n_bits, part = 40, b"m" * 32 + b"t" * 32
+    secret = he.SecretContext()
+    public, spares = he.PublicContext(secret.public_bytes), HolderSpares()
+    random = he.uniform_slots(n_bits).astype(np.int64)
+    centred = np.where(random > he.T // 2, random - he.T, random)
+    query = spares.draw(secret, "bank/1", part, n_bits)
+    done = online.evaluate(public, query, online.encode_points(centred))
+    spares.finish(secret, "bank/1", done.reply)
+    assert spares.take("bank/1", part[:32]) is None
+    held, half = spares.take("bank/1", part), BankSpare("1", done.mask_total, random)
+    bits, factors = rng.integers(0, 2, n_bits).astype(np.uint64), rng.integers(-900, 900, n_bits)
+    evaluated = half.evaluated(held.difference(bits), factors, "tax")
+    partial = held.partial(evaluated.factors, "bank")
+    total = online.total_points(partial, [evaluated.mask_total], np.zeros(1, np.int64))
+    assert total.tolist() == [int(factors @ bits.astype(np.int64))]
+    for wrong in (b"", evaluated.factors[:-1], evaluated.factors + b"0000", b"\xff" * len(evaluated.factors)):
+        with pytest.raises(MessageError):
+            held.partial(wrong, "bank")

@@ -1,0 +1,221 @@
+"""The ledger and the rules over it: budgets, repeats, batches, rates, windows, restarts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from veilscore.errors import RefusedError, StateError
+from veilscore.node.policy import NodePolicy
+from veilscore.release.budget import ReleaseBudget, how_often, models_of
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, ONLINE, Release, ReleaseLedger
+from veilscore.release.rules import ReleaseRules
+
+
+class Clock:
+    now_s = 1_000_000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path, clock):
+    ledger = ReleaseLedger(tmp_path / "release.db", clock=clock)
+    yield ledger
+    ledger.close()
+
+
+def release(ledger, firms, *, model="m1", kind=BATCH, reference="r1", code_map=None, record=b"", bank="bank"):
+    hashes = np.unique(ledger.firms([f"f{k}" for k in firms]))
+    return Release(kind, bank, reference, model, code_map or f"map of {model}", hashes, record)
+
+
+def budget(ledger, n_columns=20, **rules):
+    return ReleaseBudget(ledger, ReleaseRules(**rules), n_columns)
+
+
+def single(ledger, model, reference, *, firm=1, record=b"codes", **more):
+    return release(ledger, [firm], model=model, kind=ONLINE, reference=reference, record=record, **more)
+
+
+def test_default_budget_is_well_below_the_columns():
+    rules = ReleaseRules()
+    assert [rules.models_allowed(d) for d in (1, 4, 8, 12, 20, 100)] == [1, 1, 2, 3, 5, 5]
+    for d in range(4, 60):
+        most = max(rules.models_allowed(d) * (1 + rules.repeats_per_model), rules.evaluations_allowed(d))
+        assert most < d
+    assert NodePolicy().release.control == "on"
+    assert NodePolicy().consent == "required"
+    assert NodePolicy(consent=False).consent == "off"
+
+
+def test_distinct_models_of_a_firm_are_bounded(ledger):
+    rules = budget(ledger, 8)  # two models
+    for k in (1, 2):
+        rules.admit(single(ledger, f"m{k}", f"r{k}"))
+    with pytest.raises(RefusedError, match="2 other models"):
+        rules.admit(single(ledger, "m3", "r3"))
+    rules.admit(single(ledger, "m3", "r4", firm=2))  # another firm has a budget of its own
+    rules.admit(single(ledger, "m2", "r5"))  # a model that it had is no new one
+    with pytest.raises(RefusedError, match="2 other models"):  # one exhausted firm refuses a whole batch
+        rules.check_batch(release(ledger, range(1, 60), model="m4", reference="r6"))
+
+
+def test_the_same_again_is_answered_from_the_first(ledger):
+    rules = budget(ledger)
+    assert rules.check_single(single(ledger, "m1", "bank/r1"), fresh=False) == ""
+    rules.admit(single(ledger, "m1", "bank/r1"))
+    assert rules.check_single(single(ledger, "m1", "bank/r2"), fresh=False) == "bank/r1"
+    assert rules.check_single(single(ledger, "m1", "bank/r1"), fresh=False) == ""  # a retry under its own id
+    assert rules.check_single(single(ledger, "m1", "other/r2", bank="other"), fresh=False) == ""
+    assert rules.check_single(single(ledger, "m1", "bank/r2", record=b"changed"), fresh=False) == ""
+    assert rules.check_single(single(ledger, "m1", "bank/r2"), fresh=True) == ""
+
+
+def test_openings_are_few(ledger):
+    rules = budget(ledger)
+    for k in range(3):
+        rules.admit(single(ledger, "m1", f"r{k}"))
+    with pytest.raises(RefusedError, match="opened too often"):
+        rules.admit(single(ledger, "m1", "r9"))
+
+
+def test_all_openings_together_stay_below_the_columns(ledger):
+    rules, opened = budget(ledger, 8), 0
+    for model in ("m1", "m2", "m3", "m4"):
+        for kind in (EVALUATION, ONLINE, ONLINE, ONLINE):
+            try:
+                if kind == EVALUATION:
+                    rules.admit(release(ledger, range(1, 40), model=model, kind=kind, reference=f"r{opened} {model}"))
+                else:
+                    rules.admit(single(ledger, model, f"r{opened} {model} one"))
+                opened += 1
+            except RefusedError:
+                pass
+    assert 0 < opened <= 6
+
+
+def test_hold_out_scores_and_the_model_after_them_are_one(ledger):
+    rules = budget(ledger, 4)  # one model, two with hold-outs
+    rules.admit(release(ledger, range(50), model="before", kind=EVALUATION, reference="e1", code_map="A"))
+    rules.check_single(single(ledger, "calibrated", "r1", code_map="A"), fresh=False)
+    rules.admit(release(ledger, range(50), model="x", kind=EVALUATION, reference="e2", code_map="B"))
+    with pytest.raises(RefusedError, match="2 other models"):
+        rules.check_batch(release(ledger, range(50), model="y", kind=EVALUATION, reference="e3", code_map="C"))
+    with pytest.raises(RefusedError, match="1 other models"):
+        rules.check_single(single(ledger, "z", "r2", code_map="C"), fresh=False)
+    rules.admit(single(ledger, "calibrated", "r1", code_map="A"))
+    with pytest.raises(RefusedError):  # a second model on the same map is a model of its own
+        rules.check_single(single(ledger, "another", "r3", code_map="A"), fresh=False)
+
+
+def test_batches_differ_by_none_or_many(ledger):
+    rules = budget(ledger, min_difference=30, repeats_per_model=9)
+    rules.admit(release(ledger, range(100)))
+    rules.check_batch(release(ledger, range(100), reference="r2"))
+    for firms in (range(99), range(1, 101), range(129), [*range(90), *range(200, 219)]):
+        with pytest.raises(RefusedError, match="differs from an earlier one"):
+            rules.check_batch(release(ledger, firms, reference="r2"))
+    rules.check_batch(release(ledger, range(130), reference="r2"))
+    rules.check_batch(release(ledger, range(70), reference="r2"))
+    rules.check_batch(release(ledger, range(99), model="m2", reference="r2"))
+    rules.admit(release(ledger, range(130), reference="r3"))
+    with pytest.raises(RefusedError, match="differs"):  # against every earlier one, not the last alone
+        rules.check_batch(release(ledger, range(101), reference="r4"))
+
+
+def test_small_batches_bands_and_rates(ledger, clock):
+    with pytest.raises(RefusedError, match="fewer than 30"):
+        budget(ledger).check_batch(release(ledger, range(29)))
+    for check in (
+        lambda b: b.check_batch(release(ledger, range(60))),
+        lambda b: b.check_single(single(ledger, "m1", "r1"), fresh=False),
+    ):
+        with pytest.raises(RefusedError, match="bands only"):
+            check(budget(ledger, output="band"))
+        check(budget(ledger, output="band", control="off"))
+    rules = budget(ledger, online_per_hour=2, batches_per_day=1)
+    rules.admit(release(ledger, range(60), reference="b"))
+    with pytest.raises(RefusedError, match="1 batches a day"):
+        rules.check_batch(release(ledger, range(60), reference="c"))
+    for k in (1, 2):
+        rules.admit(single(ledger, "m1", f"r{k}", firm=1000 + k))
+    with pytest.raises(RefusedError, match="2 single firms an hour"):
+        rules.check_single(single(ledger, "m1", "r3", firm=2000), fresh=False)
+    rules.check_single(single(ledger, "m1", "r3", firm=2000, bank="other"), fresh=False)
+    clock.now_s += 3601
+    rules.check_single(single(ledger, "m1", "r3", firm=2000), fresh=False)
+
+
+def test_old_releases_do_not_count(ledger, clock):
+    rules = budget(ledger, 4, window_days=30)
+    rules.admit(single(ledger, "m1", "r1"))
+    with pytest.raises(RefusedError):
+        rules.check_single(single(ledger, "m2", "r2"), fresh=False)
+    clock.now_s += 31 * DAY_S
+    rules.check_single(single(ledger, "m2", "r2"), fresh=False)
+
+
+def test_switched_off_nothing_is_refused(ledger):
+    rules = budget(ledger, 4, control="off")
+    ledger.add(single(ledger, "m1", "r1"))
+    assert rules.check_single(single(ledger, "m2", "r2"), fresh=False) == ""
+    rules.check_batch(release(ledger, range(2), reference="r3"))
+
+
+def test_the_ledger_survives_restarts_and_other_processes(tmp_path, ledger, clock):
+    rules = budget(ledger, 4)
+    rules.admit(single(ledger, "m1", "r1"), ("portal", "a" * 32))
+    again = ReleaseLedger(tmp_path / "release.db", clock=clock)
+    assert again.firms(["f1"]) == ledger.firms(["f1"])
+    assert again.token_used("portal", "a" * 32, "r2")
+    with pytest.raises(RefusedError):
+        budget(again, 4).check_single(single(again, "m2", "r2"), fresh=False)
+    budget(again, 4).admit(single(again, "m1", "r3", firm=7))
+    assert len(ledger.of_firm(int(ledger.firms(["f7"])[0]), 0)) == 1
+    again.close()
+    assert (tmp_path / "release.db").stat().st_mode & 0o777 == 0o600
+    assert b"f1" not in (tmp_path / "release.db").read_bytes()
+
+
+def test_a_token_used_meanwhile_leaves_no_release(ledger):
+    rules = budget(ledger)
+    rules.admit(single(ledger, "m1", "r1"), ("portal", "a" * 32))
+    with pytest.raises(RefusedError, match="another request"):
+        rules.admit(single(ledger, "m1", "r2", firm=2), ("portal", "a" * 32))
+    assert len(ledger.releases(0)) == 1
+
+
+def test_a_job_keeps_its_model(ledger):
+    ledger.pin_model("job", "m1")
+    ledger.pin_model("job", "m1")
+    ledger.pin_model("other", "m2")
+    with pytest.raises(RefusedError, match="model version differs"):
+        ledger.pin_model("job", "m2")
+
+
+def test_counting_is_that_of_plain_python(ledger):
+    rng = np.random.default_rng(5)
+    past = [
+        release(ledger, rng.integers(0, 60, 40), model=f"m{k % 3}", reference=f"r{k}", code_map="one") for k in range(9)
+    ]
+    wanted = ledger.firms([f"f{k}" for k in range(60)])
+    groups = models_of(past)
+    assert len(groups) == 3
+    counted = sum(how_often(wanted, firms) for firms in groups.values())
+    assert counted.tolist() == [sum(int(firm in r.firms) for r in past) for firm in wanted]
+
+
+def test_a_damaged_ledger_releases_nothing(tmp_path):
+    path = tmp_path / "release.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StateError, match="nothing is released"):
+        ReleaseLedger(path)
+    with pytest.raises(StateError):
+        ReleaseLedger(tmp_path / "release.db" / "below" / "release.db")

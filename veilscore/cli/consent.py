@@ -1,0 +1,140 @@
+"""Commands of consent: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
+
+import csv
+import datetime as dt
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import console, table
+from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.cli.models import PartyOption
+from veilscore.data.ids import check_ids, normalise_ids
+from veilscore.errors import ConfigError
+from veilscore.node.settings import read_text
+from veilscore.release.consent import TASKS, Scope, Signed, kind_of
+from veilscore.release.issuer import Issuer, import_consent
+
+IssuerFolder = Annotated[Path, typer.Argument(help="Folder with the issuer's key.", metavar="ISSUER")]
+_DAY_S = 86400.0
+
+consent_app = typer.Typer(no_args_is_help=True, help="Consent of firms: issue, revoke, list, import.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(consent_app, name="consent", rich_help_panel="Trust")
+
+
+@consent_app.command("keygen", epilog="Example: veilscore consent keygen portal --name portal")
+def keygen(
+    folder: IssuerFolder, *, name: Annotated[str, typer.Option(help="Name of the issuer in holders' policies.")]
+) -> None:
+    """Make an issuer's key; holders put the line it prints into their policy."""
+    issuer = Issuer.create(folder, name)
+    console().print(f"in each holder's policy: consent_issuers: {{{issuer.name}: {issuer.public_key}}}", soft_wrap=True)
+
+
+@consent_app.command("issue", epilog="Example: veilscore consent issue portal consent.json --firm 9131... --purpose x")
+def issue(
+    folder: IssuerFolder,
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    *,
+    purpose: Annotated[str, typer.Option(help="What the firm agreed to, word for word as in jobs and requests.")],
+    firm: Annotated[str | None, typer.Option(help="A token for this firm.")] = None,
+    firms: Annotated[Path | None, typer.Option(help="A list for the firms of a CSV file (its first column).")] = None,
+    column: Annotated[str | None, typer.Option(help="With --firms: the column with the ids.")] = None,
+    bank: Annotated[str, typer.Option(help="Only for this bank; default any.")] = "",
+    model: Annotated[list[str] | None, typer.Option(help="Only for this model; may be repeated; default any.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="score_online, score_batch; default both.")] = None,
+    days: Annotated[float, typer.Option(min=0.001, help="Validity from now on.")] = 30.0,
+    reusable: Annotated[bool, typer.Option("--reusable", help="A token for many requests; default one.")] = False,
+    normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
+) -> None:
+    """Sign that one firm, or each firm of a list, agreed to be scored."""
+    if (firm is None) == (firms is None):
+        raise ConfigError("give either --firm (a token) or --firms (a list)")
+    if file.exists():
+        raise ConfigError(f"{file} exists already; choose a new name")
+    now = time.time()
+    scope = Scope(purpose, tuple(task or TASKS), bank, tuple(model or ()), now, now + days * _DAY_S)
+    issuer = Issuer.load(folder)
+    if firm is not None:
+        signed = issuer.token(_normalised([firm], normaliser, "--firm")[0], scope, once=not reusable)
+    else:
+        signed = issuer.list(_normalised(_column(firms or Path(), column), normaliser, str(firms)), scope)
+    _write(file, signed)
+    console().print(f"{kind_of(signed)} {json.loads(signed.body)['id']} in {file}", soft_wrap=True)
+
+
+@consent_app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
+def revoke(
+    folder: IssuerFolder,
+    file: Annotated[Path, typer.Argument(help="JSON file to write, for all holders; replaced if it exists.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids of tokens or lists.")],
+) -> None:
+    """Revoke consents; the file names all that were ever revoked and goes to every holder."""
+    issuer = Issuer.load(folder)
+    _write(file, issuer.revoke(*ids))
+    console().print(f"{len(issuer.revoked())} revoked in {file}: `veilscore consent import {file}` at every holder")
+
+
+@consent_app.command("list", epilog="Example: veilscore consent list portal")
+def list_issued(folder: IssuerFolder) -> None:
+    """List what an issuer has issued."""
+    issuer = Issuer.load(folder)
+    revoked, now = issuer.revoked(), time.time()
+    rows = []
+    for c in issuer.issued():
+        state = "revoked" if c.id in revoked else "expired" if c.scope.expires_s <= now else "valid"
+        until = f"{dt.datetime.fromtimestamp(c.scope.expires_s, dt.UTC):%Y-%m-%d %H:%M} UTC"
+        use = "once" if c.once else "often"
+        rows.append((c.id, c.kind, len(c.commitments), c.scope.purpose, c.scope.bank or "any", use, until, state))
+    heads = ("id", "kind", "firms", "purpose", "bank", "use", "until", "state")
+    console().print(table(f"Consents of {issuer.name}", heads, rows))
+
+
+@consent_app.command("import", epilog="Example: veilscore consent import consent.json --home /srv/bank")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="A token or list (at a bank), or revocations (at a holder).")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Put a consent or revocations where a node finds them."""
+    signed = Signed.from_text(read_text(file, "consent document"), str(file))
+    kind, body = kind_of(signed), json.loads(signed.body)
+    if kind not in {"token", "list", "revocations"}:
+        raise ConfigError(f"{file} is no token, list or revocations")
+    number = str(body.get("id") or f"{body.get('issuer')}-{body.get('issued_s')}")
+    if not number.replace("-", "").replace(".", "").replace("_", "").isalnum():
+        raise ConfigError(f"{file} has an id that cannot name a file")
+    console().print(escape(str(import_consent(find_home(home, federation, party), signed, kind, number))))
+
+
+def _write(file: Path, signed: Signed) -> None:
+    try:
+        file.write_text(signed.to_text(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _normalised(ids: list[str], normaliser: str, source: str) -> list[str]:
+    found = normalise_ids(ids, normaliser)
+    check_ids(found, normaliser, source=source)
+    return [str(one) for one in found]
+
+
+def _column(path: Path, column: str | None) -> list[str]:
+    reader = csv.reader(read_text(path, "file of firms").splitlines())
+    header = next(reader, [])
+    if column is not None and column not in header:
+        raise ConfigError(f"{path} has no column {column!r}; it has {', '.join(header)[:200]}")
+    place = 0 if column is None else header.index(column)
+    return [row[place] for row in reader if len(row) > place]

@@ -1,0 +1,62 @@
+"""Commands about published data sets: dataset publish, dataset show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import console, table
+from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.cli.models import PartyOption
+from veilscore.node.node import load_membership
+from veilscore.node.policy import load_node_config
+from veilscore.node.settings import read_text
+from veilscore.release.catalogue import publish, read_published, verify_published
+
+dataset_app = typer.Typer(no_args_is_help=True, help="What holders publish of their data sets.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(dataset_app, name="dataset", rich_help_panel="Trust")
+
+
+@dataset_app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")
+def publish_dataset(
+    name: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
+    *,
+    mock: Annotated[str, typer.Option(help="Where its mock data are, if there are any.")] = "",
+    normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Sign schema, counts and terms of a data set into a file for banks; no row and no value of a row is in it."""
+    own = find_home(home, federation, party)
+    config = load_node_config(own)
+    identity, _ = load_membership(own, config)
+    console().print(escape(str(publish(own, config, name, identity, mock=mock, normaliser=normaliser))), soft_wrap=True)
+
+
+@dataset_app.command("show", epilog="Example: veilscore dataset show tax-main.json --home /srv/bank")
+def show_dataset(
+    file: Annotated[Path, typer.Argument(help="File that a holder published.")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+) -> None:
+    """Verify a published data set by the owner's certificate in federation.yaml, and show it."""
+    own = find_home(home, federation)
+    _, members = load_membership(own, load_node_config(own))
+    document = read_published(read_text(file, "published data set"), str(file))
+    content = verify_published(document, members.member(document.content["owner"]).identity)
+    out = console()
+    out.print(
+        f"{escape(content['dataset'])} of {escape(content['owner'])}, version {content['version'][:16]}, about "
+        f"{content['n_rows']} rows; signature is right"
+    )
+    rows = ((c["name"], c["kind"], f"{c['missing_percent']} %") for c in content["columns"])
+    out.print(table("Columns", ("column", "kind", "missing"), rows))
+    out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content["terms"].items()))))

@@ -1,0 +1,208 @@
+"""Commands about evidence: evidence log, receipt, verify, verify-log, anchor. None of them calls another node."""
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import console, table
+from veilscore.errors import ConfigError, EvidenceError
+from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
+from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, load_keys
+from veilscore.evidence.heads import SignedHead
+from veilscore.evidence.log import LOG_FILE, scan
+from veilscore.evidence.recorder import FOLDER, load_receipt, online_receipt, score_receipt
+from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
+from veilscore.fabric.identity import load_identity
+from veilscore.node.policy import load_node_config
+
+evidence_app = typer.Typer(no_args_is_help=True, help="Logs, receipts and their verification.")
+
+_MOST_BYTES = 16 << 20
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
+KeysOption = Annotated[
+    list[Path] | None,
+    typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates; may be given several times."),
+]
+LogArgument = Annotated[Path, typer.Argument(help="A node's home, or a copy of its log.jsonl.", metavar="LOG")]
+RootsOption = Annotated[
+    Path | None, typer.Option("--tsa-roots", help="PEM certificates of time-stamping authorities, for time stamps.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(evidence_app, name="evidence", rich_help_panel="Evidence")
+
+
+@evidence_app.command(epilog="Example: veilscore evidence log --home /srv/tax --last 20")
+def log(
+    *, home: HomeOption = None, last: Annotated[int, typer.Option(min=1, help="How many entries to show.")] = 50
+) -> None:
+    """Show the last entries of this party's log."""
+    path = find_home(home, None) / FOLDER / LOG_FILE
+    entries: list[bytes] = []
+    found = scan(path, visit=lambda _, entry: entries.append(entry))
+    if found.head is None:
+        raise EvidenceError(f"no log at {path}: the node has not been started yet")
+    first = max(len(entries) - last, 0)
+    rows = [_row(number, json.loads(entry)) for number, entry in enumerate(entries[first:], start=first)]
+    console().print(table(f"Log of {found.head.party}", ("entry", "time", "what", "job", "details"), rows))
+    console().print(f"{found.head.size} entries, root {found.head.root}")
+
+
+def _row(number: int, entry: dict[str, object]) -> tuple[str, ...]:
+    shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "bytes")
+    details = ", ".join(f"{name} {entry[name]}" for name in shown if name in entry)
+    time_ms = entry.get("time_ms", 0)
+    when = dt.datetime.fromtimestamp(time_ms / 1000 if isinstance(time_ms, int) else 0, dt.UTC)
+    return str(number), f"{when:%Y-%m-%d %H:%M:%S}", str(entry.get("kind")), str(entry.get("job_id", "")), details
+
+
+@evidence_app.command(
+    epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json"
+)
+def receipt(
+    job: Annotated[str | None, typer.Argument(help="The job's id.", metavar="[JOB]")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
+    firm: Annotated[
+        str | None, typer.Option("--firm", help="Bank: the receipt of this firm's score of a batch.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", help="Bank: of a score given online, by request id.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the receipt of a job or of one score; whoever has it can verify it offline."""
+    own = find_home(home, None)
+    if (job is None) == (request is None) or (firm is not None and job is None):
+        raise ConfigError("say which: JOB, JOB --firm ID (a score of a batch), or --request ID (a score given online)")
+    if request is not None:
+        _write(out, online_receipt(own, request).to_bytes())
+    elif job is not None:
+        _write(out, (load_receipt(own, job) if firm is None else score_receipt(own, job, firm)).to_bytes())
+
+
+@evidence_app.command(epilog="Example: veilscore evidence verify receipt.json --keys federation.yaml")
+def verify(
+    receipt_file: Annotated[Path, typer.Argument(help="A receipt.", metavar="RECEIPT")],
+    *,
+    keys: KeysOption = None,
+    tsa_roots: RootsOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Verify a receipt offline and say what it proves; ends with an error if it does not hold."""
+    proved = verify_receipt(_read(receipt_file), _keys(keys, home), _certificates(tsa_roots))
+    _say(proved)
+
+
+@evidence_app.command("verify-log", epilog="Example: veilscore evidence verify-log /srv/tax --keys federation.yaml")
+def verify_log_command(
+    log_file: LogArgument,
+    *,
+    keys: KeysOption = None,
+    seen: Annotated[
+        list[Path] | None,
+        typer.Option("--seen", help="What others kept of this log: receipts, or HOME/evidence/heads/PARTY.json."),
+    ] = None,
+) -> None:
+    """Verify a whole log: every byte, entry and signature, and that it continues every head that was kept of it."""
+    path, own = _log_of(log_file)
+    heads = [head for file in seen or () for head in _heads_of(_read(file))]
+    if own is not None:
+        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(_read(file))]
+    _say(verify_log(path, _keys(keys, own), heads))
+
+
+@evidence_app.command(epilog="Example: veilscore evidence anchor /srv/tax --notary /srv/notary --keys federation.yaml")
+def anchor(
+    log_file: LogArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where to write the anchor's receipt.")],
+    keys: KeysOption = None,
+    notary: Annotated[
+        Path | None, typer.Option("--notary", help="Folder of the second log; its identity/ holds the notary's key.")
+    ] = None,
+    tsa: Annotated[str | None, typer.Option("--tsa", help="Address of a time-stamping authority (RFC 3161).")] = None,
+    tsa_roots: RootsOption = None,
+) -> None:
+    """Have the head of a log kept outside: in another operator's log, or as a time stamp. The log is verified first."""
+    if (notary is None) == (tsa is None):
+        raise ConfigError("say where: --notary FOLDER (a second log) or --tsa ADDRESS (a time stamp)")
+    path, own = _log_of(log_file)
+    public = _keys(keys, own)
+    _say(verify_log(path, public))
+    found = scan(path)
+    head = found.head
+    if head is None:
+        raise EvidenceError(f"{path} holds no signed head")
+    where: Anchor
+    if notary is not None:
+        identity = load_identity(notary / "identity")
+        where = SecondLog(notary, identity, AnyKeys([CertificateKeys([identity.certificate]), public]))
+    else:
+        where = TimeStamps(str(tsa), _certificates(tsa_roots))
+    done = where.submit(head, lambda size: [step.hex() for step in found.tree.consistency(size, head.size)])
+    _write(out, done.to_bytes())
+
+
+def _log_of(path: Path) -> tuple[Path, Path | None]:
+    """Log file, and the home if `path` is one."""
+    return (path / FOLDER / LOG_FILE, path) if (path / "node.yaml").is_file() else (path, None)
+
+
+def _heads_of(data: bytes) -> list[SignedHead]:
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise EvidenceError("a file given with --seen is not JSON") from error
+    if isinstance(body, dict) and "root" in body:
+        return [SignedHead.parse(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())]
+    return heads_in(data)
+
+
+def _keys(files: list[Path] | None, home: Path | None) -> Keys:
+    if files:
+        return AnyKeys([load_keys(file) for file in files])
+    own = find_home(home, None)
+    return load_keys(load_node_config(own).federation)
+
+
+def _certificates(path: Path | None) -> list[x509.Certificate]:
+    if path is None:
+        return []
+    try:
+        return x509.load_pem_x509_certificates(_read(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} holds no PEM certificate that can be read") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > _MOST_BYTES:
+        raise EvidenceError(f"{path} is longer than {_MOST_BYTES} bytes")
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    console().print(f"written: {escape(str(path))}")
+
+
+def _say(proved: list[str]) -> None:
+    console().print("[green]verified[/green]")
+    for sentence in proved:
+        console().print(f"  {escape(sentence)}")

@@ -1,0 +1,207 @@
+"""Commands about keys: keys show, check, rotate, revoke, recover, take. Running nodes act on them within seconds."""
+
+import datetime as dt
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from veilscore.cli.display import console, table
+from veilscore.errors import ConfigError
+from veilscore.fabric.federation import Federation, add_statements, load_federation
+from veilscore.fabric.identity import (
+    KEY_FILE,
+    RECOVERY_FILE,
+    Identity,
+    create_identity,
+    current_folder,
+    load_recovery_key,
+)
+from veilscore.fabric.key_history import PinnedKey
+from veilscore.fabric.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
+from veilscore.node.node import load_membership
+from veilscore.node.policy import NodeConfig, load_node_config
+
+keys_app = typer.Typer(no_args_is_help=True, help="Replace, revoke and look after keys while nodes run.")
+
+Home = Annotated[Path, typer.Argument(help="The node's (or person's) home.")]
+_SOON_DAYS = 30
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(keys_app, name="keys", rich_help_panel="Set up")
+
+
+@keys_app.command(epilog="Example: veilscore keys show /srv/tax")
+def show(home: Home) -> None:
+    """Show every member's keys as this home knows them, and the digest to compare with the others' by telephone."""
+    federation = load_federation(load_node_config(home).federation)
+    now_s = time.time()
+    rows = [
+        (name, key.certificate.fingerprint, _state(key, now_s), f"{key.certificate.not_after:%Y-%m-%d}")
+        for name, keys in federation.history.keys.items()
+        for key in keys
+    ]
+    console().print(table(f"Keys of {federation.name}", ("member", "fingerprint", "state", "expires"), rows))
+    console().print(f"{len(federation.statements)} statements, digest {federation.history.digest}")
+    for statement, reason in federation.history.ignored:
+        console().print(f"ignored: {statement.kind} of {statement.member}: {reason}")
+
+
+@keys_app.command(epilog="Example: veilscore keys check /srv/tax")
+def check(home: Home) -> None:
+    """Look at how this home keeps its key: encryption, recovery key, expiry. Exit code 1 if something should change."""
+    config = load_node_config(home)
+    warnings = _warnings(config, home)
+    for text in warnings:
+        console().print(f"[yellow]warning[/yellow] {text}")
+    if warnings:
+        raise typer.Exit(1)
+    console().print("the key is encrypted, the recovery key is kept elsewhere, nothing expires soon")
+
+
+@keys_app.command("rotate", epilog="Example: veilscore keys rotate /srv/tax --overlap-days 7")
+def rotate_key(
+    home: Home,
+    *,
+    overlap_days: Annotated[
+        float, typer.Option(min=0, max=MAX_OVERLAP_S / DAY_S, help="How long the old key stays accepted.")
+    ] = 7,
+    days: Annotated[float, typer.Option(min=1, help="Validity of the new certificate.")] = 365,
+) -> None:
+    """Make a new key for this home, named by the old one; its node goes over once all members know it."""
+    config = load_node_config(home)
+    old, federation = load_membership(home, config)
+    if federation.member(old.name).fingerprint != old.fingerprint:
+        raise ConfigError(f"{old.name} has a successor of this key already that its node has not gone over to yet")
+    new = _new_identity(config, home, old.certificate.recovery, days)
+    statement = rotate(old, new, federation.name, int(overlap_days * DAY_S), _date_ms(federation))
+    _publish(config, statement)
+    console().print(
+        f"new key of {new.name}: {new.fingerprint}; the old one is accepted until {_time(statement.ends_s)}"
+    )
+
+
+@keys_app.command(epilog="Example: veilscore keys revoke /srv/bank tax")
+def revoke(
+    home: Home,
+    member: Annotated[str, typer.Argument(help="Whose key.")],
+    *,
+    fingerprint: Annotated[str, typer.Option(help="How the key's fingerprint begins; default: all it has.")] = "",
+) -> None:
+    """Ask, as this node, for another member's key to be revoked; it is once a majority of the other nodes has asked."""
+    config = load_node_config(home)
+    own, federation = load_membership(home, config)
+    chosen = _choose(federation, member, fingerprint)
+    if own.name == member or own.role == "operator":
+        raise ConfigError("a node revokes another's key; for one's own use `veilscore keys recover`")
+    after = _publish(config, revoke_by_vote(own, member, chosen, federation.name, _date_ms(federation)))
+    missing = after.history.missing_votes(member, chosen)
+    outcome = "revoked" if not missing else f"{missing} more node{'s' if missing > 1 else ''} must ask for it"
+    console().print(f"key {chosen[:16]}... of {member}: {outcome}")
+
+
+@keys_app.command(epilog="Example: veilscore keys recover /srv/tax /media/safe/recovery.pem")
+def recover(
+    home: Home,
+    recovery: Annotated[Path, typer.Argument(help="The recovery key that was made with the identity.")],
+    *,
+    fingerprint: Annotated[str, typer.Option(help="How the lost key's fingerprint begins; default: all.")] = "",
+    days: Annotated[float, typer.Option(min=1, help="Validity of the new certificate.")] = 365,
+) -> None:
+    """Revoke this home's own key with its recovery key, and go on with a new one."""
+    config = load_node_config(home)
+    federation = load_federation(config.federation)
+    chosen = _choose(federation, config.name, fingerprint)
+    source = config.key.open(home)
+    key = load_recovery_key(recovery, passphrase=lambda: source.secret(config.identity))
+    lost = federation.history.find(chosen)
+    new = _new_identity(config, home, lost.certificate.recovery if lost else None, days)
+    statement = revoke_by_recovery(key, config.name, chosen, federation.name, _date_ms(federation), new)
+    _publish(config, statement)
+    console().print(f"key {chosen[:16]}... of {config.name} revoked; new key {new.fingerprint}")
+    console().print("If no node of this home runs, let another member `veilscore keys take` this federation.yaml.")
+
+
+@keys_app.command(epilog="Example: veilscore keys take /srv/bank federation-of-tax.yaml")
+def take(home: Home, other: Annotated[Path, typer.Argument(help="Another member's federation.yaml.")]) -> None:
+    """Take in the key statements of another member's file; each is checked by its own signatures."""
+    config = load_node_config(home)
+    before = load_federation(config.federation)
+    after = add_statements(config.federation, load_federation(other).statements)
+    console().print(f"{len(after.statements) - len(before.statements)} new, digest {after.history.digest}")
+
+
+def _new_identity(config: NodeConfig, home: Path, recovery: str | None, days: float) -> Identity:
+    """New key in a folder of its own under identity/, encrypted as the home says; not in use yet."""
+    source = config.key.open(home)
+    draft = config.identity / "new"
+    if draft.exists():
+        raise ConfigError(f"{draft} is left from a rotation that was broken off: remove it and try again")
+    identity = create_identity(
+        draft, config.name, config.role, days, passphrase=lambda: source.new_secret(draft), recovery=recovery or False
+    )
+    draft.rename(config.identity / identity.fingerprint[:16])
+    return identity
+
+
+def _publish(config: NodeConfig, statement: KeyStatement) -> Federation:
+    after = add_statements(config.federation, [statement])
+    if statement.order not in {s.order for s in after.statements}:
+        every = (*after.statements, statement)
+        ignored = Federation(name=after.name, members=after.members, statements=every).history.ignored
+        raise ConfigError(f"the statement has no effect: {'; '.join(reason for _, reason in ignored)}")
+    return after
+
+
+def _choose(federation: Federation, member: str, beginning: str) -> str:
+    """The key the user means: by default the oldest that is accepted, since its successors fall with it."""
+    newest = federation.member(member).fingerprint
+    accepted = federation.history.accepted(member, time.time())
+    wanted = beginning or (accepted[-1].fingerprint if accepted else newest)
+    found = [k.certificate.fingerprint for k in federation.history.keys[member]]
+    found = [fingerprint for fingerprint in found if fingerprint.startswith(wanted)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{member} has {len(found) or 'no'} keys that begin with {beginning!r}; see `veilscore keys show`"
+        )
+    return found[0]
+
+
+def _date_ms(federation: Federation) -> int:
+    """Now, but after every statement that is known, so that the order of dates is that of events."""
+    return max([int(time.time() * 1000), *(s.date_ms + 1 for s in federation.statements)])
+
+
+def _warnings(config: NodeConfig, home: Path) -> list[str]:
+    folder = current_folder(config.identity)
+    try:
+        encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in (folder / KEY_FILE).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{folder / KEY_FILE} cannot be read: {error.strerror}") from error
+    texts = []
+    if not encrypted:
+        texts.append(
+            f"{folder / KEY_FILE} is not encrypted: name a key source in node.yaml, then `veilscore keys rotate {home}`"
+        )
+    if (config.identity / RECOVERY_FILE).exists():
+        texts.append(f"{config.identity / RECOVERY_FILE} lies beside the key that it revokes: move it to a safe place")
+    certificate = load_membership(home, config)[0].certificate
+    left = certificate.not_after - dt.datetime.now(dt.UTC)
+    if left < dt.timedelta(days=_SOON_DAYS):
+        texts.append(f"the certificate expires in {left.days} days: `veilscore keys rotate {home}`")
+    if certificate.recovery is None:
+        texts.append("no recovery key: if the key is lost, a majority of the other nodes must revoke it")
+    return texts
+
+
+def _state(key: PinnedKey, now_s: float) -> str:
+    if key.refusal(now_s) is not None:
+        return f"revoked {_time(key.revoked_s)} by {key.reason}" if key.revoked_s is not None else "replaced"
+    return "accepted" if key.retired_s is None else f"accepted until {_time(key.retired_s)}"
+
+
+def _time(at_s: float) -> str:
+    return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):%Y-%m-%d %H:%M} UTC"

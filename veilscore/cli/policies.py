@@ -1,0 +1,47 @@
+"""Commands about a party's own rules: policy show, policy check."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import coloured, console
+from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.cli.models import PartyOption
+from veilscore.node.job import load_job
+from veilscore.node.policy import Accept, Refuse, load_node_config
+
+policy_app = typer.Typer(no_args_is_help=True, help="Who may ask this party for what, and how much it lets out.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(policy_app, name="policy", rich_help_panel="Trust")
+
+
+@policy_app.command("show", epilog="Example: veilscore policy show --home /srv/tax")
+def show(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
+    """Show the policy with every default filled in, as the node reads it from node.yaml."""
+    config = load_node_config(find_home(home, federation, party))
+    text = yaml.safe_dump({"policy": config.policy.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+    console().print(escape(text), soft_wrap=True)
+
+
+@policy_app.command("check", epilog="Example: veilscore policy check job.yaml --home /srv/tax")
+def check(
+    job: Annotated[Path, typer.Argument(help="Job file.")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Say what this party would answer to a job; nothing is sent. Exit code 1 if it would refuse."""
+    config = load_node_config(find_home(home, federation, party))
+    decision = config.policy.decide(load_job(job), config)
+    answer = "accepted" if isinstance(decision, Accept) else "refused" if isinstance(decision, Refuse) else "pending"
+    console().print(f"{config.name}: {coloured(answer)} ({escape(decision.reason)})")
+    if isinstance(decision, Refuse):
+        raise typer.Exit(1)

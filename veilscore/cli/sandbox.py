@@ -1,0 +1,171 @@
+"""Commands of the sandbox: submit code, show, approve, reject, run, outputs, release, mock-data."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import coloured, console, table
+from veilscore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from veilscore.sandbox.desk import Desk, Entry
+
+sandbox_app = typer.Typer(
+    no_args_is_help=True, help="Run a modeller's code at the owner of the data; only approved outputs leave."
+)
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
+Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed decision.")]
+Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.", metavar="ID")]
+_SHOWN = 20_000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(sandbox_app, name="sandbox", rich_help_panel="A party's own decisions")
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
+def submit(
+    folder: Annotated[Path, typer.Argument(help="Folder with submission.yaml and the code.")],
+    *,
+    to: Annotated[Path, typer.Option(help="The owner's inbox, or a folder that is carried there.")],
+    home: HomeOption = None,
+) -> None:
+    """Sign a folder of code and put it into the owner's inbox."""
+    from veilscore.node.node import load_membership  # noqa: PLC0415 - slow import
+    from veilscore.node.policy import load_node_config  # noqa: PLC0415
+    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
+
+    if not to.is_dir():
+        raise ConfigError(f"inbox not found: {to}")
+    own = find_home(home, None)
+    identity, _ = load_membership(own, load_node_config(own))
+    submission = make_submission(folder, identity)
+    console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox show 3fa1 --home /srv/tax")
+def show(
+    submission: Annotated[str | None, typer.Argument(help="Its id or how it begins; none: all.", metavar="ID")] = None,
+    *,
+    home: HomeOption = None,
+) -> None:
+    """List submissions, or show all of one: what it is for, what it will write, and its code to read."""
+    desk = _desk(home)
+    for problem in desk.receive():
+        console().print(f"[red]left in the inbox[/red] {escape(problem)}")
+    if submission is not None:
+        _show_one(desk.entry(submission))
+        return
+    rows = []
+    for entry in desk.entries():
+        manifest = entry.submission.manifest
+        rows.append(
+            (entry.id[:12], manifest.name, entry.submission.sender, manifest.dataset, manifest.purpose, entry.status)
+        )
+    console().print(table("Submissions", ("id", "name", "from", "data set", "purpose", "status"), rows))
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox approve 3fa1 --home /srv/tax")
+def approve(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
+    """Approve the code you have read, for the data set as it is now; signed, and bound to both by digest."""
+    _say(_desk(home).approve(submission, reason))
+
+
+@sandbox_app.command(epilog='Example: veilscore sandbox reject 3fa1 --home /srv/tax --reason "purpose not allowed"')
+def reject(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
+    """Refuse the code, or outputs that wait for release."""
+    _say(_desk(home).reject(submission, reason))
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox run 3fa1 --home /srv/tax")
+def run(submission: Id, *, home: HomeOption = None) -> None:
+    """Run approved code on the private data, in the sandbox; its outputs go through the gate and wait here."""
+    desk = _desk(home)
+    outcome = desk.run(submission)
+    console().print(f"{coloured(outcome.status)} (exit code {outcome.exit_code}) in {outcome.seconds:.2f} s")
+    record, _ = desk.report(submission)
+    for note in record["notes"]:
+        console().print(escape(f"  {note}"))
+    if not record["passed"]:
+        console().print("no outputs passed; what the code printed is in logs/ of the submission")
+        raise typer.Exit(1)
+    console().print("look at the outputs with `veilscore sandbox outputs`, then `release` or `reject`")
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox outputs 3fa1 --home /srv/tax")
+def outputs(submission: Id, *, home: HomeOption = None) -> None:
+    """Show outputs that passed the gate, exactly as they would leave."""
+    record, files = _desk(home).report(submission)
+    for note in record["notes"]:
+        console().print(escape(f"note: {note}"))
+    for name, content in files.items():
+        console().print(f"[bold]{escape(name)}[/bold] {len(content)} bytes, SHA-256 {record['outputs'][name]}")
+        console().print(escape(_printable(content)))
+
+
+@sandbox_app.command(epilog="Example: veilscore sandbox release 3fa1 --home /srv/tax")
+def release(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
+    """Approve the release of the outputs: signed, and put into the outbox for the modeller."""
+    console().print(f"released: {_desk(home).release(submission, reason)}")
+
+
+@sandbox_app.command("mock-data", epilog="Example: veilscore sandbox mock-data main --out mock.csv --home /srv/tax")
+def mock_data(
+    dataset: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
+    *,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to draw.")] = 1000,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same rows.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Draw mock data from coarse marginals of a data set, each column by itself; for developing code."""
+    import numpy as np  # noqa: PLC0415 - slow import
+
+    from veilscore.sandbox.mock_data import mock_csv  # noqa: PLC0415
+    from veilscore.sandbox.private_data import read_dataset  # noqa: PLC0415
+
+    desk = _desk(home)
+    rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
+    k = desk.policy.min_group_size
+    content = mock_csv(read_dataset(desk.config, dataset), rows, k, rng, show_ids=desk.policy.show_ids)
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    console().print(f"{rows} mock rows in {out}; nothing shown rests on fewer than {k} rows")
+
+
+def _desk(home: Path | None) -> "Desk":
+    from veilscore.sandbox.desk import Desk  # noqa: PLC0415 - slow import
+
+    return Desk(find_home(home, None))
+
+
+def _say(entry: "Entry") -> None:
+    console().print(f"{entry.id} {coloured('accepted' if entry.status == 'approved' else entry.status)}")
+
+
+def _show_one(entry: "Entry") -> None:
+    manifest, out = entry.submission.manifest, console()
+    rows = [("id", entry.id), ("from", entry.submission.sender), ("status", entry.status)]
+    rows += [(key, str(getattr(manifest, key))) for key in ("name", "dataset", "purpose", "entry")]
+    rows += [
+        (f"output {name}", output.model_dump_json(exclude_defaults=True)) for name, output in manifest.outputs.items()
+    ]
+    out.print(table("Submission", ("what", "value"), rows))
+    for path, content in sorted(entry.submission.files.items()):
+        out.print(f"[bold]{escape(path)}[/bold]")
+        out.print(escape(_printable(content)), highlight=False)
+
+
+def _printable(content: bytes) -> str:
+    """Text without control characters, which could hide code on a terminal."""
+    text = content.decode("utf-8", errors="backslashreplace")
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    cut = len(shown) - _SHOWN
+    return shown[:_SHOWN] + (f"\n... {cut} more characters: read the file in the submissions folder" if cut > 0 else "")

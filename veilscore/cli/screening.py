@@ -1,0 +1,61 @@
+"""Command about screenings: show what was kept, what was dropped, and why."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import console, table
+from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Look at what a screening job found.")
+
+
+@app.callback()
+def _commands() -> None:
+    """Look at what a screening job found."""  # with it, `show` stays a command of its own
+
+
+def add_to(parent: typer.Typer) -> None:
+    """Register these commands."""
+    parent.add_typer(app, name="screening", rich_help_panel="Models and reports")
+
+
+@app.command("show", epilog="Example: veilscore screening show wide-screen --federation trial")
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the screening job.")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Columns to show, the highest IV first.")] = 40,
+) -> None:
+    """Show the bank's table of a screening: IV, population stability, missing rate, kept or dropped and why."""
+    path = find_home(home, federation) / "screenings" / name / "screening.json"
+    if not path.is_file():
+        raise ConfigError(f"no screening {name!r} at {path}: the bank's home has those of its finished screening jobs")
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    columns = sorted(body["columns"], key=lambda c: (not c["kept"], -(c["iv"] or 0.0)))
+    out, n_kept = console(), sum(c["kept"] for c in columns)
+    out.print(f"[bold]{escape(body['name'])}[/bold]: {n_kept} of {len(columns)} columns kept, job {body['job_id']}")
+    out.print(f"train on them with  columns_from: {body['name']}@{body['sha256'][:16]}")
+    rows = [
+        (
+            c["party"],
+            c["name"],
+            _number(c["iv"]),
+            _number(c["stability"]),
+            _number(c["missing_rate"]),
+            "yes" if c["kept"] else "no: " + c["reason"],
+        )
+        for c in columns[:top]
+    ]
+    out.print(table("Columns", ("party", "column", "IV", "population stability", "missing", "kept"), rows))
+    if len(columns) > top:
+        out.print(f"{len(columns) - top} more in {path.with_suffix('.csv')}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,151 @@
+"""Words and comparisons as circuits: sum, order, binary logarithm, largest of many.
+
+Source: Kolesnikov, Sadeghi and Schneider 2009 (one AND a bit for a sum, an order and a choice).
+Each function takes an engine of `veilscore.crypto.garbled` and words (first axis bits, low bit first).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from veilscore.crypto.garbled import Engine
+
+
+def to_bits(values: NDArray[np.uint64], n_bits: int) -> NDArray[np.bool_]:
+    """Integers (...) as a word of bits (n_bits, ...)."""
+    shifts = np.arange(n_bits, dtype=np.uint64).reshape(-1, *[1] * values.ndim)
+    return ((values[None] >> shifts) & np.uint64(1)).astype(bool)
+
+
+def from_bits(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Inverse of `to_bits`."""
+    weights = np.int64(1) << np.arange(bits.shape[0], dtype=np.int64)
+    values: NDArray[np.int64] = np.tensordot(weights, bits.astype(np.int64), axes=1)
+    return values
+
+
+def constant(engine: Engine, value: int, like: Any, n_bits: int) -> Any:
+    """Public integer as a word of n_bits, instances as those of the bit `like`."""
+    zero = like ^ like
+    return np.stack([engine.invert(zero) if value >> i & 1 else zero for i in range(n_bits)])
+
+
+def choose(engine: Engine, condition: Any, if_true: Any, if_false: Any) -> Any:
+    """Words by a bit: one AND a bit."""
+    spread = np.broadcast_to(condition, if_true.shape)
+    return engine.conjunction(spread, if_true ^ if_false) ^ if_false
+
+
+def add(engine: Engine, left: Any, right: Any) -> Any:
+    """Sum modulo 2^bits: one AND a bit but the last."""
+    total = left ^ right
+    carry = engine.conjunction(left[0], right[0])
+    for i in range(1, len(left)):
+        total[i] ^= carry
+        if i + 1 < len(left):
+            carry = carry ^ engine.conjunction(left[i] ^ carry, right[i] ^ carry)
+    return total
+
+
+def exceeds(engine: Engine, left: Any, right: Any) -> Any:
+    """Bit: left > right, unsigned; one AND a bit."""
+    more = engine.conjunction(left[0], engine.invert(right[0]))
+    for i in range(1, len(left)):
+        more = left[i] ^ engine.conjunction(left[i] ^ more, right[i] ^ more)
+    return more
+
+
+def none_set(engine: Engine, word: Any) -> Any:
+    """Bit: all bits are zero; pairwise, so that few and wide ANDs are asked for."""
+    level = engine.invert(word)
+    while len(level) > 1:
+        half = len(level) // 2
+        both = engine.conjunction(level[:half], level[half : 2 * half])
+        level = np.concatenate([both, level[2 * half :]])
+    return level[0]
+
+
+def lookup(engine: Engine, address: Any, table: NDArray[np.int64], n_bits: int) -> Any:
+    """Public table at a secret address of m bits: 2^m - m - 1 ANDs (all monomials), then XOR alone."""
+    monomials = [address[0]]
+    for bit in address[1:]:
+        products = engine.conjunction(np.broadcast_to(bit, (len(monomials), *bit.shape)), np.stack(monomials))
+        monomials = [*monomials, bit, *products]
+    normal_form = to_bits(table.astype(np.uint64), n_bits)
+    for i in range(len(address)):  # Moebius transform: truth table to coefficients of monomials
+        folded = normal_form.reshape(n_bits, -1, 2, 1 << i)
+        folded[:, :, 1] ^= folded[:, :, 0]
+    zero = address[0] ^ address[0]
+    out = [engine.invert(zero) if normal_form[k, 0] else zero.copy() for k in range(n_bits)]
+    for k in range(n_bits):
+        for at in np.flatnonzero(normal_form[k, 1:]):
+            out[k] = out[k] ^ monomials[at]
+    return np.stack(out)
+
+
+def log_table(fraction_bits: int) -> NDArray[np.int64]:
+    """2^f log2(1 + (i + 1/2) / 2^m), f = m + 1 bits, for mantissas of m = `fraction_bits` - 1 bits."""
+    size = 1 << (fraction_bits - 1)
+    exact = np.log2(1 + (np.arange(size) + 0.5) / size) * (1 << fraction_bits)
+    table: NDArray[np.int64] = np.minimum(np.rint(exact), (1 << fraction_bits) - 1).astype(np.int64)
+    return table
+
+
+def log_bits(n_bits: int, fraction_bits: int) -> int:
+    """Bits of the logarithm of a word of `n_bits`."""
+    return (n_bits - 1).bit_length() + fraction_bits
+
+
+def log2(engine: Engine, word: Any, fraction_bits: int) -> Any:
+    """Binary logarithm with `fraction_bits` bits after the point; that of zero is that of the smallest word.
+
+    The word counts from the top: its integer part is the place of the leading one in 2^p >= bits places.
+    """
+    top_first = word[::-1]
+    mantissa_bits = fraction_bits - 1
+    exponent = []
+    shift = 1 << (len(word) - 1).bit_length()
+    while shift > 1:
+        shift //= 2
+        none = none_set(engine, top_first[:shift])
+        exponent.append(engine.invert(none))
+        needed = min(len(top_first), shift + mantissa_bits)
+        moved = top_first[shift : shift + needed]
+        missing = needed - len(moved)
+        padding = np.broadcast_to(none ^ none, (missing, *none.shape))
+        top_first = choose(engine, none, np.concatenate([moved, padding]), top_first[:needed])
+    mantissa = top_first[1 : 1 + mantissa_bits][::-1]
+    fraction = lookup(engine, mantissa, log_table(fraction_bits), fraction_bits)
+    return np.concatenate([fraction, np.stack(exponent[::-1])])
+
+
+def largest(engine: Engine, word: Any) -> tuple[Any, Any]:
+    """Largest word over the second axis of instances, and where it stands (the first of equals).
+
+    Parameters
+    ----------
+    word : (bits, groups, candidates).
+
+    Returns
+    -------
+    Words (bits, groups) and (index bits, groups).
+    """
+    index = word[:0]
+    while word.shape[2] > 1:
+        even = word.shape[2] // 2 * 2
+        left, right = word[:, :, :even:2], word[:, :, 1:even:2]
+        wins = exceeds(engine, right, left)
+        both = np.concatenate([word, index])
+        chosen = choose(engine, wins, both[:, :, 1:even:2], both[:, :, :even:2])
+        kept = np.concatenate([chosen, wins[None]])
+        if word.shape[2] > even:  # an odd one out goes to the next round
+            last = both[:, :, even:]
+            zero = last[:1] ^ last[:1]
+            kept = np.concatenate([kept, np.concatenate([last, zero])], axis=2)
+        word, index = kept[: len(word)], kept[len(word) :]
+    return word[:, :, 0], index[:, :, 0]

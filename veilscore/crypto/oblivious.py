@@ -1,0 +1,188 @@
+"""Oblivious transfer of wire labels: the receiver gets, for each of its bits, the label of that bit.
+
+Source: Ishai, Kilian, Nissim and Petrank 2003 (extension); Chou and Orlandi 2015 (the 128 base transfers, in
+    ristretto255). Rows of the extension are used as labels as they are: q and q xor offset are the two labels of a
+    wire, and the receiver holds q xor (bit * offset). So nothing is sent back.
+Parties: the sender (garbler), who knows the offset; the receiver (evaluator), who knows its bits.
+Messages: base point, base choices, once; then 16 bytes a bit from the receiver.
+Reveals: how many bits.
+Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES-256-CTR as a pseudo-random generator.
+Aborts: MessageError on a message of wrong size or an invalid point.
+"""
+# mypy: disable-error-code="untyped-decorator"
+# numba's decorators carry no types.
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numba import njit
+from rbcl import crypto_core_ristretto255_add as add_points
+from rbcl import crypto_core_ristretto255_sub as subtract_points
+
+from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
+from veilscore.errors import MessageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Labels = NDArray[np.uint64]
+
+WIDTH = 128  # bits of a label, and base transfers
+_WORD = 64
+
+
+def _key(label: bytes, index: int, transcript: bytes, point: bytes) -> bytes:
+    parts = (b"veilscore/oblivious/v1", label, index.to_bytes(4, "little"), transcript, point)
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in parts)).digest()
+
+
+def _generator(label: bytes) -> NDArray[np.uint8]:
+    return hash_to_group(label, ["base"])
+
+
+class _Columns:
+    """One key stream a base transfer, read side by side."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        self._ciphers = [Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor() for key in keys]
+
+    def read(self, n_words: int) -> Labels:
+        """Return the next words of each stream: (128, n_words)."""
+        zeros = bytes(8 * n_words)
+        return np.frombuffer(b"".join([c.update(zeros) for c in self._ciphers]), "<u8").reshape(WIDTH, n_words)
+
+
+class LabelReceiver:
+    """The evaluator's side. It sends the base point and, as the extension goes, sends first in each round.
+
+    Parameters
+    ----------
+    label : names protocol, session and purpose; equal on both sides.
+    """
+
+    def __init__(self, label: bytes) -> None:
+        self._label = label
+        self._scalar = Scalar()
+        self._point = raise_points(_generator(label), self._scalar)
+        self._columns: tuple[_Columns, _Columns] | None = None
+
+    def __repr__(self) -> str:
+        """Show nothing of the keys."""
+        return "<LabelReceiver>"
+
+    def base(self) -> bytes:
+        """Return the base point."""
+        return self._point.tobytes()
+
+    def accept(self, choices: bytes) -> None:
+        """Take the sender's base choices.
+
+        Raises
+        ------
+        MessageError : wrong size or an invalid point.
+        """
+        points = parse_points(choices, WIDTH)
+        check_points(points)
+        own = self._point.tobytes()
+        shifted = [subtract_points(p.tobytes(), own) for p in points]
+        transcript = own + choices
+        keys = []
+        for option in (points, parse_points(b"".join(shifted), WIDTH)):
+            secret = raise_points(option, self._scalar)
+            keys.append(_Columns([_key(self._label, i, transcript, s.tobytes()) for i, s in enumerate(secret)]))
+        self._columns = (keys[0], keys[1])
+        self._scalar.destroy()
+
+    def extend(self, bits: NDArray[np.bool_]) -> tuple[bytes, Labels]:
+        """Return the message for the sender and this side's labels (..., 2) of `bits`."""
+        if self._columns is None:
+            raise MessageError("labels were asked for before the base transfers")
+        n_words = -(-bits.size // _WORD)
+        row = np.zeros(n_words, np.uint64)
+        packed = np.packbits(bits, bitorder="little")
+        row.view(np.uint8)[: packed.size] = packed
+        own = self._columns[0].read(n_words)
+        message = own ^ self._columns[1].read(n_words) ^ row
+        return message.tobytes(), _rows(own)[: bits.size].reshape(*bits.shape, 2)
+
+
+class LabelSender:
+    """The garbler's side: draws the offset.
+
+    Parameters
+    ----------
+    label : as the receiver's.
+    base : the receiver's base point.
+    """
+
+    def __init__(self, label: bytes, base: bytes) -> None:
+        point = parse_points(base, 1)
+        check_points(point)
+        self.offset: Labels = np.frombuffer(os.urandom(WIDTH // 8), np.uint64).copy()
+        self.offset[0] |= np.uint64(1)  # the low bit of a label is the evaluator's pointer into a table
+        chosen = np.unpackbits(self.offset.view(np.uint8), bitorder="little").astype(bool)
+        scalars = [Scalar() for _ in range(WIDTH)]
+        own = np.concatenate([raise_points(_generator(label), scalar) for scalar in scalars])
+        offers = [add_points(p.tobytes(), base) if bit else p.tobytes() for p, bit in zip(own, chosen, strict=True)]
+        self._choices = b"".join(offers)
+        secret = np.concatenate([raise_points(point, scalar) for scalar in scalars])
+        transcript = base + self._choices
+        self._columns = _Columns([_key(label, i, transcript, s.tobytes()) for i, s in enumerate(secret)])
+        self._chosen = np.where(chosen, ~np.uint64(0), np.uint64(0))[:, None]
+
+    def __repr__(self) -> str:
+        """Show nothing of the offset."""
+        return "<LabelSender>"
+
+    def choices(self) -> bytes:
+        """Return the base choices."""
+        return self._choices
+
+    def extend(self, message: bytes, shape: tuple[int, ...]) -> Labels:
+        """Return the false labels (*shape, 2) of the receiver's bits.
+
+        Raises
+        ------
+        MessageError : the message is not of the size of that many bits.
+        """
+        count = int(np.prod(shape))
+        n_words = -(-count // _WORD)
+        if len(message) != WIDTH * 8 * n_words:
+            raise MessageError(f"labels of {count} bits take {WIDTH * 8 * n_words} bytes, got {len(message)}")
+        received = np.frombuffer(message, "<u8").reshape(WIDTH, n_words)
+        return _rows(self._columns.read(n_words) ^ (received & self._chosen))[:count].reshape(*shape, 2)
+
+
+def _rows(columns: Labels) -> Labels:
+    """Transpose a bit matrix (128, 64 n) to labels (64 n, 2)."""
+    out = np.empty((columns.shape[1] * _WORD, 2), np.uint64)
+    _transpose(np.ascontiguousarray(columns), out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _transpose(columns: Any, out: Any) -> None:
+    """Blocks of 64 x 64 bits by halving (Warren, Hacker's Delight, 7-3), low bit first."""
+    block = np.empty(64, np.uint64)
+    for at in range(columns.shape[1]):
+        for half in range(2):
+            for i in range(64):
+                block[i] = columns[64 * half + i, at]
+            width = 32
+            mask = np.uint64(0x00000000FFFFFFFF)
+            while width:
+                shift = np.uint64(width)
+                for i in range(64):
+                    if not i & width:
+                        swap = ((block[i] >> shift) ^ block[i | width]) & mask
+                        block[i | width] ^= swap
+                        block[i] ^= swap << shift
+                width >>= 1
+                mask ^= mask << np.uint64(width)
+            for i in range(64):
+                out[64 * at + i, half] = block[i]

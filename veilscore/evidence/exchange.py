@@ -1,0 +1,165 @@
+"""How the parties of a finished job sign each other's heads and gather its receipt, over the coordinator.
+
+Order, each round at all parties at once, the coordinator's own log included:
+    close        each writes its statement on the job and returns it with its signed head, and the sizes of the others'
+                 heads that it saw before.
+    prove        each gives consistency proofs from those sizes to its head.
+    countersign  each gets all heads with the proofs for it, checks them, remembers them, and countersigns.
+    keep         each gets the whole receipt, verifies it like a stranger would, and keeps it.
+
+Messages : canonical JSON documents below, inside EvidenceCall and EvidenceReply.
+Assumes  : nothing of the coordinator: it carries signed documents and can only hold them back, which leaves a party
+           without a receipt.
+Aborts   : EvidenceError at the party that finds something wrong; ForkError leaves a proof in HOME/evidence/forks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from veilscore.errors import EvidenceError
+from veilscore.evidence.documents import Count, Document, Party, Path64
+from veilscore.evidence.heads import Countersignature, ForkError, SignedHead, check_successor
+from veilscore.evidence.receipt import JobReceipt, JobStatement, Logged
+from veilscore.evidence.verify import verify_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from veilscore.evidence.recorder import EvidenceRecorder
+    from veilscore.node.job import Job
+
+MAX_PARTIES = 64
+MAX_AGE_MS = 600_000  # between a head's time and the clock of who countersigns it
+Sizes = Annotated[dict[Party, Count], Field(max_length=MAX_PARTIES)]
+
+
+class Nothing(Document):
+    """No content."""
+
+
+class Closing(Document):
+    """A party's statement with its head, and how much of the others' logs it saw before."""
+
+    statement: Logged
+    seen: Sizes
+
+
+class ProofsWanted(Document):
+    """From which sizes to prove that the head of `size` entries continues them."""
+
+    size: Count
+    earlier: Annotated[tuple[Count, ...], Field(max_length=MAX_PARTIES)]
+
+
+class Proofs(Document):
+    """Consistency paths, in the order asked for."""
+
+    paths: Annotated[tuple[Path64, ...], Field(max_length=MAX_PARTIES)]
+
+
+class Offer(Document):
+    """A head to countersign, with the proof from the one seen before."""
+
+    head: SignedHead
+    path: Path64 = ()
+
+
+class Offers(Document):
+    """Heads of all others."""
+
+    offers: Annotated[tuple[Offer, ...], Field(max_length=MAX_PARTIES)]
+
+
+class Countersigned(Document):
+    """One countersignature a head, by the party whose head it is."""
+
+    signatures: Annotated[dict[Party, Countersignature], Field(max_length=MAX_PARTIES)]
+
+
+class Exchange:
+    """One node's answers.
+
+    Parameters
+    ----------
+    recorder : the node's log.
+    job_of : the job of an id if this node accepted it; raises otherwise.
+    """
+
+    def __init__(self, recorder: EvidenceRecorder, job_of: Callable[[str], Job]) -> None:
+        self._recorder = recorder
+        self._job_of = job_of
+
+    def answer(self, ask: str, job_id: str, body: bytes) -> bytes:
+        """Answer one round; EvidenceError for an unknown one or whatever does not verify."""
+        job = self._job_of(job_id)
+        if ask == "close":
+            return self.close(job_id, job).to_bytes()
+        if ask == "prove":
+            return self.prove(ProofsWanted.parse(body)).to_bytes()
+        if ask == "countersign":
+            return self.countersign(Offers.parse(body), job).to_bytes()
+        if ask == "keep":
+            self.keep(JobReceipt.parse(body), job_id)
+            return Nothing().to_bytes()
+        raise EvidenceError(f"round {ask[:20]!r} of cross-signing is unknown")
+
+    def close(self, job_id: str, job: Job) -> Closing:
+        """State what happened."""
+        index = self._recorder.job_finished(job_id, job)
+        self._recorder.renew_head(MAX_AGE_MS // 2)
+        others = {*job.parties, job.coordinator} - {self._recorder.node.name}
+        seen = {name: head.size for name, head in self._recorder.seen.items() if name in others}
+        return Closing(statement=Logged.of(self._recorder.log, index), seen=seen)
+
+    def prove(self, wanted: ProofsWanted) -> Proofs:
+        """Prove that the own head continues earlier ones."""
+        log = self._recorder.log
+        return Proofs(paths=tuple(tuple(h.hex() for h in log.consistency(n, wanted.size)) for n in wanted.earlier))
+
+    def countersign(self, offered: Offers, job: Job) -> Countersigned:
+        """Check every head against the one seen before, then sign all or none."""
+        recorder = self._recorder
+        others = {*job.parties, job.coordinator} - {recorder.node.name}
+        heads = {offer.head.party: offer for offer in offered.offers}
+        if len(heads) != len(offered.offers) or set(heads) - others:
+            raise EvidenceError("heads of parties that are not in this job, or one twice", party=recorder.node.name)
+        seen, now_ms = recorder.seen, recorder.log.now_ms()
+        for name, offer in heads.items():
+            if abs(now_ms - offer.head.time_ms) > MAX_AGE_MS:
+                raise EvidenceError(
+                    f"head of {name} is dated more than ten minutes from now: check the clocks", party=name
+                )
+            try:
+                check_successor(seen.get(name), offer.head, offer.path, recorder.keys)
+            except ForkError as fork:
+                recorder.keep_fork(fork)
+                raise
+        recorder.keep_heads({name: offer.head for name, offer in heads.items()})
+        me = recorder.signer()
+        return Countersigned(
+            signatures={name: Countersignature.sign(me, offer.head, now_ms) for name, offer in heads.items()}
+        )
+
+    def keep(self, receipt: JobReceipt, job_id: str) -> None:
+        """Verify the receipt and keep it; what it shows of this party must be its own."""
+        statements, _ = verify_job(receipt, self._recorder.keys)
+        mine = statements[self._recorder.node.name]
+        index = self._recorder.job_finished(job_id, self._job_of(job_id))
+        if receipt.job_id != job_id or mine != JobStatement.parse(self._recorder.log.entry(index)):
+            raise EvidenceError("the receipt is of another job, or shows another statement than this party's")
+        self._recorder.save_receipt(receipt)
+
+
+def assemble(job_id: str, job: Job, closings: dict[str, Closing], signed: dict[str, Countersigned]) -> JobReceipt:
+    """Receipt from what the parties returned; EvidenceError if one is missing or answered for another."""
+    statements = []
+    for party in (*job.parties, job.coordinator):
+        if party not in closings or closings[party].statement.head.party != party:
+            raise EvidenceError(f"{party} did not state its part of the job", party=party)
+        by = [signed[other].signatures.get(party) for other in sorted(signed) if other != party]
+        found = tuple(one for one in by if one is not None)
+        statements.append(closings[party].statement.model_copy(update={"countersignatures": found}))
+    return JobReceipt(job_id=job_id, request=job.canonical().decode(), statements=tuple(statements))

@@ -1,0 +1,139 @@
+"""Heads of logs: what a party signs of its own log, and what it countersigns of another's.
+
+Source   : signed tree heads of RFC 9162, section 4.10; cosigning as in witnessed transparency logs.
+Parties  : every party of a job and the coordinator.
+Messages : SignedHead with a consistency proof from the head that the other saw before; Countersignature.
+Reveals  : number of entries and one hash.
+Assumes  : one honest party besides the owner: it refuses a second history, and its countersignature shows the first.
+Aborts   : ForkError with both signed heads, which together prove that their owner signed two histories.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from veilscore.errors import EvidenceError
+from veilscore.evidence.documents import (
+    Count,
+    Digest,
+    DigestOrNone,
+    Document,
+    Keys,
+    Party,
+    SignatureHex,
+    Signer,
+    canonical,
+    digest,
+    signature_of,
+    unhex,
+)
+from veilscore.evidence.merkle import check_consistency
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HEAD = "evidence log head"
+COUNTERSIGN = "evidence log countersignature"
+
+
+class ForkError(EvidenceError):
+    """A party signed two heads that do not belong to one log; `heads` are the proof."""
+
+    def __init__(self, message: str, heads: tuple[SignedHead, SignedHead]) -> None:
+        super().__init__(message, party=heads[0].party)
+        self.heads = heads
+
+
+class SignedHead(Document):
+    """A party's signature over its log.
+
+    Parameters
+    ----------
+    size : number of entries.
+    root : of the Merkle tree over them.
+    previous : SHA-256 of the head before it in the log, so that no head can be left out; empty for the first.
+    time_ms : when it was signed by the party's clock, milliseconds since the epoch.
+    """
+
+    party: Party
+    size: Count
+    root: Digest
+    previous: DigestOrNone
+    time_ms: Count
+    signature: SignatureHex
+
+    @classmethod
+    def sign(cls, signer: Signer, size: int, root: bytes, previous: SignedHead | None, time_ms: int) -> Self:
+        """Sign with the party's key."""
+        before = "" if previous is None else digest(previous.to_bytes())
+        claim = _claim(signer.name, size, root.hex(), before, time_ms)
+        signature = signature_of(signer, claim, HEAD)
+        return cls(party=signer.name, size=size, root=root.hex(), previous=before, time_ms=time_ms, signature=signature)
+
+    def verify(self, keys: Keys) -> None:
+        """Check the signature; EvidenceError."""
+        claim = _claim(self.party, self.size, self.root, self.previous, self.time_ms)
+        keys.verify(self.party, claim, self.signature, HEAD, self.time_ms)
+
+    @property
+    def root_bytes(self) -> bytes:
+        """Root as 32 bytes."""
+        return bytes.fromhex(self.root)
+
+
+class Countersignature(Document):
+    """A party's word that this head of another continues what it saw of that log before."""
+
+    by: Party
+    time_ms: Count
+    signature: SignatureHex
+
+    @classmethod
+    def sign(cls, signer: Signer, head: SignedHead, time_ms: int) -> Self:
+        """Sign; only after `check_successor`."""
+        signature = signature_of(signer, _counterclaim(signer.name, head, time_ms), COUNTERSIGN)
+        return cls(by=signer.name, time_ms=time_ms, signature=signature)
+
+    def verify(self, head: SignedHead, keys: Keys) -> None:
+        """Check that it is for this head; EvidenceError."""
+        if self.by == head.party:
+            raise EvidenceError(f"{self.by} countersigned its own head, which proves nothing", party=self.by)
+        keys.verify(self.by, _counterclaim(self.by, head, self.time_ms), self.signature, COUNTERSIGN, self.time_ms)
+
+
+def _claim(party: str, size: int, root: str, previous: str, time_ms: int) -> bytes:
+    return canonical({"party": party, "size": size, "root": root, "previous": previous, "time_ms": time_ms})
+
+
+def _counterclaim(by: str, head: SignedHead, time_ms: int) -> bytes:
+    return canonical({"by": by, "head": head.model_dump(mode="json"), "time_ms": time_ms})
+
+
+def check_successor(seen: SignedHead | None, head: SignedHead, path: Sequence[str], keys: Keys) -> None:
+    """Check that `head` is signed and continues the head seen before.
+
+    Parameters
+    ----------
+    path : consistency proof from `seen` to `head`; empty if nothing was seen before.
+
+    Raises
+    ------
+    ForkError : it does not continue it although both are signed.
+    EvidenceError : wrong signature, or another party's head.
+    """
+    head.verify(keys)
+    if seen is None:
+        if path:
+            raise EvidenceError("a proof without an earlier head", party=head.party)
+        return
+    if seen.party != head.party:
+        raise EvidenceError(f"head of {head.party} was given for one of {seen.party}", party=head.party)
+    try:
+        check_consistency(seen.size, seen.root_bytes, head.size, head.root_bytes, unhex(tuple(path)))
+    except EvidenceError as error:
+        if head.size > seen.size:
+            # a longer log with a proof that fails may only mean that the proof was lost or changed on the way
+            raise EvidenceError(
+                f"head of {head.party} is not countersigned: {error.message}", party=head.party
+            ) from error
+        raise ForkError(f"{head.party} signed two histories of its log: {error.message}", (seen, head)) from error

@@ -1,0 +1,278 @@
+"""A party's append-only log: one file, entries as canonical JSON, a signed Merkle head after each batch.
+
+Lines of the file: ``E {entry}`` for each entry, then ``H {signed head}``; one write and one fsync for both. A batch
+counts once its head is on disk. What a crash leaves after the last head (a cut line, entries without a head, blocks of
+zeros) is a torn tail: nobody was told that it was logged. It is cut off at the next opening, which the log records.
+
+Source  : RFC 9162 (tree and heads). Entries hold digests, sizes and times; a firm's id only inside a salted hash.
+Protects: any change of a byte, a missing, added or moved entry up to the last head anybody kept is found.
+Does not: stop the owner from cutting the end that nobody has seen; countersigned and anchored heads (heads.py,
+          anchor.py) make that visible.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from veilscore.errors import EvidenceError, StateError
+from veilscore.evidence.documents import Keys, Signer, canonical, digest
+from veilscore.evidence.heads import SignedHead
+from veilscore.evidence.merkle import Tree, leaf_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+LOG_FILE = "log.jsonl"
+MAX_ENTRY_BYTES = 1 << 20
+MAX_BATCH = 100_000
+_ENTRY, _HEAD = b"E ", b"H "
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """What a log file holds up to its last head.
+
+    Attributes
+    ----------
+    places : (offset, size) of every entry's JSON in the file.
+    head : the last signed head.
+    heads : all heads, where asked for.
+    end : offset behind the last head; what follows is torn.
+    torn : bytes behind it.
+    """
+
+    tree: Tree
+    places: list[tuple[int, int]]
+    head: SignedHead | None
+    heads: list[SignedHead]
+    end: int
+    torn: bytes
+
+
+def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> LogFile:
+    """Read a log file and recompute its tree; roots are compared with every head, signatures are not checked.
+
+    Parameters
+    ----------
+    visit : called with index and JSON of every entry that a head covers.
+
+    Raises
+    ------
+    EvidenceError : something before the last head was changed, dropped, added or moved; says where.
+    StateError : the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise StateError(f"log {path} cannot be read: {error.strerror}") from error
+    tree = Tree()
+    heads: list[SignedHead] = []
+    places: list[tuple[int, int]] = []
+    end = start = line = 0
+    waiting: list[tuple[int, int]] = []
+    while (stop := data.find(b"\n", start)) >= 0:
+        line += 1
+        tag, body = data[start : start + 2], data[start + 2 : stop]
+        if tag == _ENTRY:
+            waiting.append((start + 2, len(body)))
+        elif tag == _HEAD:
+            tree.extend(leaf_hash(data[at : at + n]) for at, n in waiting)
+            heads.append(_checked_head(body, tree, heads, f"{path.name}, line {line}"))
+            if visit:
+                for number, (at, n) in enumerate(waiting, start=len(places)):
+                    visit(number, data[at : at + n])
+            places += waiting
+            waiting, end = [], stop + 1
+        elif b"\0" not in data[start:]:  # a crash of the machine leaves zeros, nothing else does
+            raise EvidenceError(f"{path.name}, line {line} is neither an entry nor a head: the log was changed")
+        else:
+            break
+        start = stop + 1
+    return LogFile(tree, places, heads[-1] if heads else None, heads, end, data[end:])
+
+
+def _checked_head(body: bytes, tree: Tree, before: Sequence[SignedHead], where: str) -> SignedHead:
+    try:
+        head = SignedHead.parse(body)
+    except EvidenceError as error:
+        raise EvidenceError(f"{where}: the head was changed: {error.message}") from error
+    if head.previous != (digest(before[-1].to_bytes()) if before else ""):
+        raise EvidenceError(f"{where}: the head before this one was changed or left out", party=head.party)
+    if (head.size, head.root_bytes) != (tree.size, tree.root()):
+        raise EvidenceError(
+            f"{where}: the entries before this head are not those that {head.party} signed: one was changed, "
+            "dropped, added or moved",
+            party=head.party,
+        )
+    return head
+
+
+class Log:
+    """One party's log, open for appending; usable from any thread, one process at a time.
+
+    Parameters
+    ----------
+    folder : made if absent; holds log.jsonl.
+    signer : gives the party's identity in use (it changes when keys are rotated).
+    keys : to check the last head with.
+    clock : seconds since the epoch.
+    visit : called with index and JSON of every entry that is there already.
+
+    Raises
+    ------
+    EvidenceError : the log was changed; it is left as it is.
+    StateError : it cannot be read or written, or another process has it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        signer: Callable[[], Signer],
+        keys: Keys,
+        *,
+        clock: Callable[[], float] = time.time,
+        visit: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        self.path = folder / LOG_FILE
+        self._signer, self._clock = signer, clock
+        self._lock = threading.Lock()
+        self._file = self._open(folder)
+        try:
+            found = scan(self.path, visit=visit)
+            if found.head is not None:
+                _check_owner(found.head, signer().name, keys)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._tree, self._places, self._end = found.tree, found.places, found.end
+        self._head = found.head
+        self.torn_bytes = len(found.torn)
+        if found.torn:
+            self._cut(found.end)
+        if found.head is None:
+            self.append([{"kind": "opened", "party": signer().name, "time_ms": self.now_ms()}])
+        if found.torn:
+            entry = {"kind": "recovered", "bytes": len(found.torn), "sha256": digest(found.torn)}
+            self.append([entry | {"time_ms": self.now_ms()}])
+
+    def _open(self, folder: Path) -> int:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"log {self.path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise StateError(f"log {self.path} is in use by another process: stop that first") from error
+        return descriptor
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def now_ms(self) -> int:
+        """Time for an entry, milliseconds since the epoch."""
+        return int(self._clock() * 1000)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return len(self._places)
+
+    @property
+    def head(self) -> SignedHead:
+        """Head over everything in the log."""
+        with self._lock:
+            return self._last_head()
+
+    def _last_head(self) -> SignedHead:
+        if self._head is None:
+            raise EvidenceError("the log has no entry yet")
+        return self._head
+
+    def append(self, entries: Sequence[dict[str, Any]]) -> range:
+        """Write entries and a head over them; returns their indices once they are on disk.
+
+        Raises
+        ------
+        EvidenceError : no entry, too many, or one that is too long.
+        StateError : the disk is full or cannot be written; nothing was appended.
+        """
+        bodies = [canonical(entry) for entry in entries]
+        if not 0 < len(bodies) <= MAX_BATCH or max(map(len, bodies)) > MAX_ENTRY_BYTES:
+            raise EvidenceError(f"1 to {MAX_BATCH} entries at once, each of at most {MAX_ENTRY_BYTES} bytes")
+        with self._lock:
+            first = self.size
+            self._tree.extend(map(leaf_hash, bodies))
+            try:
+                head = SignedHead.sign(self._signer(), self._tree.size, self._tree.root(), self._head, self.now_ms())
+                lines = [_ENTRY + body for body in bodies] + [_HEAD + head.to_bytes(), b""]
+                self._write(b"\n".join(lines))
+            except BaseException:
+                self._tree.cut(first)
+                raise
+            at = self._end
+            for body in bodies:
+                self._places.append((at + 2, len(body)))
+                at += len(body) + 3
+            self._end, self._head = at + len(lines[-2]) + 1, head
+            return range(first, self.size)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except OSError as error:
+            self._cut(self._end)
+            raise StateError(f"log {self.path} cannot be written: {error.strerror}; free space, then go on") from error
+
+    def _cut(self, end: int) -> None:
+        try:
+            os.ftruncate(self._file, end)
+            os.fsync(self._file)
+        except OSError as error:
+            raise StateError(f"log {self.path} cannot be repaired: {error.strerror}") from error
+
+    def entry(self, index: int) -> bytes:
+        """JSON of one entry."""
+        with self._lock:
+            if not 0 <= index < self.size:
+                raise EvidenceError(f"the log has {self.size} entries, none with number {index}")
+            at, n = self._places[index]
+            return os.pread(self._file, n, at)
+
+    def entries(self, start: int = 0) -> Iterator[bytes]:
+        """JSON of the entries from `start` on."""
+        for index in range(start, self.size):
+            yield self.entry(index)
+
+    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """Path of an entry in the tree of `size` entries."""
+        with self._lock:
+            return self._tree.inclusion(index, size)
+
+    def consistency(self, old: int, size: int | None = None) -> list[bytes]:
+        """Path from the tree of `old` entries to that of `size`."""
+        with self._lock:
+            return self._tree.consistency(old, size)
+
+
+def _check_owner(head: SignedHead, name: str, keys: Keys) -> None:
+    if head.party != name:
+        raise EvidenceError(f"this log is {head.party}'s, the identity is that of {name}", party=name)
+    head.verify(keys)

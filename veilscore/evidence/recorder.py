@@ -1,0 +1,336 @@
+"""What a node writes into its log, and when: the one object that nodes and the coordinator call.
+
+Nothing has an effect before it is on disk: an answer to a proposal, a finished step and a released score are logged
+before they leave the node, and an error of the log (disk full) stops them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from google.protobuf import json_format
+
+from veilscore.errors import EvidenceError, StateError
+from veilscore.evidence.documents import FederationKeys, canonical, digest
+from veilscore.evidence.facts import SCORES_FILE, facts_of, policy_digest
+from veilscore.evidence.heads import ForkError, SignedHead
+from veilscore.evidence.log import Log
+from veilscore.evidence.receipt import (
+    SALT_BYTES,
+    Answer,
+    JobReceipt,
+    JobStatement,
+    Logged,
+    OnlineReceipt,
+    OnlineStatement,
+    ScoreReceipt,
+    ScoreTree,
+    StepEntry,
+    commitment,
+    traffic_of,
+)
+from veilscore.node.online_journal import Journal
+from veilscore.node.store import JobStore, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from veilscore.evidence.documents import Signer
+    from veilscore.fabric.federation import Federation
+    from veilscore.node.job import Job
+    from veilscore.node.ledger import LedgerEntry
+    from veilscore.node.policy import NodeConfig
+    from veilscore.protocol import Transcript
+    from veilscore.v1 import control_pb2 as pb
+
+FOLDER = "evidence"
+ONLINE_FILE = "online.db"
+_SEED_BYTES = 32
+
+
+class EvidenceRecorder:
+    """A node's log, the heads of others that it has seen, its receipts, and the secrets that open commitments.
+
+    Files in HOME/evidence: log.jsonl, heads/PARTY.json (last head seen of each party), receipts/JOB.json,
+    openings/JOB.json (secret: salts; delete one and the firms in that job can no longer be shown), online.db (bank:
+    receipts of single scores, 90 days), forks/.
+
+    Parameters
+    ----------
+    home, node : the node's own.
+    signer, federation : give the identity and the federation in force now.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        node: NodeConfig,
+        signer: Callable[[], Signer],
+        federation: Callable[[], Federation],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.home, self.node, self.signer = home, node, signer
+        self.keys = FederationKeys(federation)
+        self._folder, self._clock = home / FOLDER, clock
+        self._steps: dict[str, dict[str, StepEntry]] = {}
+        self._statements: dict[str, int] = {}
+        self._bound: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._opened = False
+
+    def open(self) -> None:
+        """Read and check the log, and hold it until `close`; nothing else works before.
+
+        Raises
+        ------
+        EvidenceError : the log was changed; the node does not start on it.
+        StateError : files cannot be read or written.
+        """
+        self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._remember)
+        try:
+            self._heads = JobStore(self._folder / "heads")
+            self._openings = JobStore(self._folder / "openings")
+            self._online = Journal(self._folder / ONLINE_FILE)
+            self._seen = {name: SignedHead.model_validate(self._heads.load_json(name)) for name in self._heads.names()}
+        except BaseException:
+            self.log.close()
+            raise
+        self._opened = True
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self._opened:
+            self.log.close()
+            self._online.close()
+            self._opened = False
+
+    def _remember(self, index: int, entry: bytes) -> None:
+        kind = json.loads(entry).get("kind")
+        if kind == "step":
+            step = StepEntry.parse(entry)
+            if step.outcome == "done":
+                self._steps.setdefault(step.job_id, {})[step.step] = step
+        elif kind == "answer":
+            answer = Answer.parse(entry)
+            self._bound[answer.job_id] = answer.bound
+        elif kind == "job":
+            statement = JobStatement.parse(entry)
+            self._statements[statement.job_id] = index
+
+    def _append(self, entry: dict[str, Any]) -> int:
+        with self._lock:
+            index = self.log.append([entry])[0]
+            self._remember(index, canonical(entry))
+            return index
+
+    # what the node calls
+
+    def job_answered(self, entry: LedgerEntry) -> None:
+        """Before an answer to a proposal leaves, or when it changes: accepted, refused, pending, cancelled."""
+        answer = Answer(
+            job_id=entry.job_id,
+            request=entry.job.sha256.hex(),
+            answer=entry.status,
+            policy=policy_digest(self.node),
+            bound=digest(canonical(entry.bound)),
+            time_ms=self.log.now_ms(),
+        )
+        self._append(answer.model_dump(mode="json"))
+
+    def step_finished(self, session: str, transcript: Transcript) -> None:
+        """When an attempt is done, before others hear of it."""
+        self._step(session, transcript, "done")
+
+    def step_failed(self, session: str, transcript: Transcript) -> None:
+        """When an attempt has ended without a result; as well as can be, since the failure itself goes first."""
+        with contextlib.suppress(StateError):
+            self._step(session, transcript, "failed")
+
+    def _step(self, session: str, transcript: Transcript, outcome: Literal["done", "failed"]) -> None:
+        job_id, step, attempt = session.split("/")
+        entry = StepEntry(
+            job_id=job_id,
+            step=step,
+            attempt=int(attempt),
+            outcome=outcome,
+            traffic=traffic_of(transcript),
+            time_ms=self.log.now_ms(),
+        )
+        self._append(entry.model_dump(mode="json"))
+
+    def job_finished(self, job_id: str, job: Job) -> int:
+        """Write the statement on a job that is done, once; returns its index."""
+        with self._lock:
+            if job_id in self._statements:
+                return self._statements[job_id]
+            facts = facts_of(self.home, self.node, job, job_id, self._seed(job_id))
+            statement = JobStatement(
+                party=self.node.name,
+                role=self.node.role,
+                job_id=job_id,
+                request=job.sha256.hex(),
+                policy=facts.policy,
+                bound=self._bound.get(job_id, ""),
+                consent=facts.consent,
+                model=facts.model,
+                code_map=facts.code_map,
+                steps=tuple(self._steps.get(job_id, {}).values()),
+                scores=facts.scores,
+                files=facts.files,
+                time_ms=self.log.now_ms(),
+            )
+            return self._append(statement.model_dump(mode="json"))
+
+    def score_released(
+        self, request: pb.ScoreRequest, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
+    ) -> OnlineReceipt:
+        """Bank: before a score leaves online; keeps its receipt, which shows request and response.
+
+        Parameters
+        ----------
+        ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
+        """
+        salt, asked, answered = secrets.token_bytes(SALT_BYTES), _as_json(request), _as_json(response)
+        statement = OnlineStatement(
+            party=self.node.name,
+            request=commitment(salt, asked),
+            output=commitment(salt, answered),
+            consent=digest(request.consent) if request.consent else "",
+            policy=policy_digest(self.node),
+            model=response.model_sha256.hex(),
+            ciphertexts=dict(ciphertexts),
+            time_ms=self.log.now_ms(),
+        )
+        logged = Logged.of(self.log, self._append(statement.model_dump(mode="json")))
+        receipt = OnlineReceipt(statement=logged, request=asked.decode(), output=answered.decode(), salt=salt.hex())
+        self._online.keep(request.request_id, b"", receipt.to_bytes())
+        return receipt
+
+    def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes) -> None:
+        """Holder: before its part of one score leaves; the digests are those in the bank's statement."""
+        entry = {
+            "kind": "share_opened",
+            "bank": bank,
+            "model": model.hex(),
+            "ciphertexts": digest(request.SerializeToString(deterministic=True)),
+            "policy": policy_digest(self.node),
+            "time_ms": self.log.now_ms(),
+        }
+        self._append(entry)
+
+    def renew_head(self, older_than_ms: int) -> None:
+        """Sign the log anew if its head is older than that; who countersigns looks at the date."""
+        if self.log.now_ms() - self.log.head.time_ms > older_than_ms:
+            self._append({"kind": "renewed", "time_ms": self.log.now_ms()})
+
+    # heads of others
+
+    @property
+    def seen(self) -> dict[str, SignedHead]:
+        """Last head seen of each other party."""
+        with self._lock:
+            return dict(self._seen)
+
+    def keep_heads(self, heads: Mapping[str, SignedHead]) -> None:
+        """Remember heads that were checked to continue those seen before; the log says which."""
+        with self._lock:
+            entries = [{"party": h.party, "size": h.size, "root": h.root} for _, h in sorted(heads.items())]
+            self._append({"kind": "heads_seen", "heads": entries, "time_ms": self.log.now_ms()})
+            for name, head in heads.items():
+                self._heads.save_json(name, head.model_dump(mode="json"))
+                self._seen[name] = head
+
+    def keep_fork(self, fork: ForkError) -> Path:
+        """Keep the proof that a party signed two histories; returns the file."""
+        first, second = fork.heads
+        path = JobStore(self._folder / "forks").path / f"{first.party}-{first.size}-{second.size}.json"
+        body = canonical([first.model_dump(mode="json"), second.model_dump(mode="json")])
+        write_atomically(path, lambda file: file.write(body))
+        with contextlib.suppress(StateError):
+            self._append({"kind": "fork_found", "party": first.party, "time_ms": self.log.now_ms()})
+        return path
+
+    # receipts
+
+    def save_receipt(self, receipt: JobReceipt) -> Path:
+        """Keep a job's receipt."""
+        path = JobStore(self._folder / "receipts").path / f"{receipt.job_id}.json"
+        write_atomically(path, lambda file: file.write(receipt.to_bytes()))
+        return path
+
+    def _seed(self, job_id: str) -> bytes:
+        if not self._openings.has(job_id):
+            self._openings.save_json(job_id, {"seed": secrets.token_hex(_SEED_BYTES)})
+        return read_seed(self._openings, job_id)
+
+
+def _as_json(message: Message) -> bytes:
+    """Canonical JSON of a request or response; the consent document in it stands as its digest."""
+    body = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    body.pop("consent", None)
+    return canonical(body)
+
+
+def online_receipt(home: Path, request_id: str) -> OnlineReceipt:
+    """Receipt of a score released online, from the bank's home; EvidenceError if there is none."""
+    path = home / FOLDER / ONLINE_FILE
+    if not path.is_file():
+        raise EvidenceError(f"no scores were released online from {home}")
+    journal = Journal(path)
+    try:
+        kept = journal.get(request_id)
+    finally:
+        journal.close()
+    if kept is None:
+        raise EvidenceError("no score was released online under this request id, or more than 90 days ago")
+    return OnlineReceipt.parse(kept[1])
+
+
+def read_seed(openings: JobStore, job_id: str) -> bytes:
+    """Secret of one job's salts; StateError if it is missing or damaged."""
+    try:
+        seed = bytes.fromhex(openings.load_json(job_id)["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"the opening of job {job_id} in {openings.path} is damaged") from error
+    if len(seed) != _SEED_BYTES:
+        raise StateError(f"the opening of job {job_id} in {openings.path} is damaged")
+    return seed
+
+
+def load_receipt(home: Path, job_id: str) -> JobReceipt:
+    """Receipt of a job that a node keeps; EvidenceError if there is none."""
+    path = home / FOLDER / "receipts" / f"{job_id}.json"
+    try:
+        return JobReceipt.parse(path.read_bytes())
+    except OSError as error:
+        raise EvidenceError(
+            f"no receipt of job {job_id} in {path.parent}: the job is not done, or not cross-signed"
+        ) from error
+
+
+def score_receipt(home: Path, job_id: str, firm: str) -> ScoreReceipt:
+    """Receipt of one firm's score of a batch, made from the bank's files.
+
+    Raises
+    ------
+    EvidenceError : no such job or firm, or the file of scores is not the one that was logged.
+    """
+    receipt = load_receipt(home, job_id)
+    try:
+        content = (home / "jobs" / job_id / SCORES_FILE).read_bytes()
+    except OSError as error:
+        raise EvidenceError(f"no scores of job {job_id} here: only the bank of a batch has them") from error
+    tree = ScoreTree(content, read_seed(JobStore(home / FOLDER / "openings"), job_id))
+    statements = [JobStatement.parse(logged.entry.encode()) for logged in receipt.statements]
+    if tree.scores not in [s.scores for s in statements]:
+        raise EvidenceError(f"{SCORES_FILE} of job {job_id} was changed since it was logged")
+    return tree.receipt(receipt, tree.index_of(firm))

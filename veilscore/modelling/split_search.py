@@ -1,0 +1,246 @@
+"""The bank's choice of splits from opened sums: coarsening, gains, monotone bounds, leaf weights.
+
+Source: Chen and Guestrin 2016 (XGBoost), gains and weights as in its code: G^2 / (H + reg_lambda), no factor 1/2.
+All codes here are *ranked*: within a column neighbouring codes are neighbouring values (or neighbouring WOE, where the
+order is not told), and the code of missing values, if any, is the last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
+CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """One party's columns, ranked.
+
+    Attributes
+    ----------
+    n_codes : (d,) codes of each column, that of missing values included.
+    missing : (d,) bool, whether the last code means missing.
+    constraints : (d,) int, +1 or -1 where bad odds must rise or fall with the code, else 0.
+    """
+
+    n_codes: NDArray[np.int64]
+    missing: NDArray[np.bool_]
+    constraints: NDArray[np.int64]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.n_codes.sum())
+
+    def coarse(self, width: int, columns: NDArray[np.int64]) -> Coarse:
+        """At most `width` bins a column (missing apart), by merging 2, 4, 8... neighbours; only some columns."""
+        starts, n_bins, factors = [], [], []
+        first = np.concatenate(([0], np.cumsum(self.n_codes)))
+        for j in columns.tolist():
+            bins = int(self.n_codes[j] - self.missing[j])
+            factor = 1
+            while -(-bins // factor) > width:
+                factor *= 2
+            cells = list(range(0, bins, factor)) + ([bins] if self.missing[j] else [])
+            starts += [int(first[j]) + cell for cell in cells]
+            n_bins.append(len(cells))
+            factors.append(factor)
+        ends = np.zeros(len(starts), np.int64)
+        at = 0
+        for j, count in zip(columns.tolist(), n_bins, strict=True):
+            ends[at : at + count] = [*starts[at + 1 : at + count], int(first[j + 1])]
+            at += count
+        return Coarse(
+            columns, np.array(factors, np.int64), np.array(n_bins, np.int64), np.array(starts, np.int64), ends
+        )
+
+    def fit_width(self, widest: int, columns: NDArray[np.int64], max_cells: float) -> int:
+        """Largest width of at most `widest` whose cells are at most `max_cells`, or 0 if `MIN_COARSE` is too many."""
+        width = widest
+        while width >= MIN_COARSE:
+            if self.coarse(width, columns).n_bins.sum() <= max_cells:
+                return width
+            width //= 2
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """Cells of some columns after merging.
+
+    Attributes
+    ----------
+    columns, factors, n_bins : (c,) which columns, codes merged in each bin, bins (missing included).
+    starts, ends : (cells,) first and last + 1 fine cell of each coarse one.
+    """
+
+    columns: NDArray[np.int64]
+    factors: NDArray[np.int64]
+    n_bins: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Parameters of growth, named as in XGBoost.
+
+    Attributes
+    ----------
+    min_rows : fewest rows in a child, enforced as sum h >= min_rows / 4.
+    noise : deviation of the noise of g in an opened cell; the gain that it alone would bring is taken off.
+    """
+
+    learning_rate: float
+    reg_lambda: float
+    gamma: float
+    min_child_weight: float
+    max_delta_step: float
+    min_rows: int
+    noise: float = 0.0
+
+    @property
+    def least_h(self) -> float:
+        """Smallest sum of h in a child."""
+        return max(self.min_child_weight, self.min_rows / 4.0)
+
+    def weight(self, g: float, h: float, bounds: tuple[float, float]) -> float:
+        """Leaf weight before the learning rate, inside its monotone bounds."""
+        w = -g / (max(h, self.min_rows / 4.0, 0.0) + self.reg_lambda)
+        if self.max_delta_step > 0:
+            w = max(-self.max_delta_step, min(self.max_delta_step, w))
+        return max(bounds[0], min(bounds[1], w))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A split: which column, the last fine code that goes left, where missing goes, and the children's sums."""
+
+    side: str
+    column: int
+    code: int
+    missing_left: bool
+    gain: float
+    left: tuple[float, float]
+    right: tuple[float, float]
+    constraint: int
+
+
+def best_split(
+    side: str,
+    ranked: Ranked,
+    coarse: Coarse,
+    sums: tuple[Vector, Vector],
+    total: tuple[float, float],
+    rules: Rules,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Found | None:
+    """Best split of a node on one side, or None.
+
+    Parameters
+    ----------
+    sums : g and h per coarse cell, each (cells,).
+    total : g and h of the node.
+    bounds : least and greatest weight that monotone ancestors allow.
+    """
+    chosen = _scan(
+        sums[0],
+        sums[1],
+        coarse.n_bins,
+        ranked.missing[coarse.columns],
+        ranked.constraints[coarse.columns],
+        np.array([*total, rules.reg_lambda, rules.least_h, *bounds, rules.gamma, rules.noise**2]),
+    )
+    index, place, missing_left, gain, g, h = chosen
+    if index < 0:
+        return None
+    j = int(coarse.columns[index])
+    bins = int(ranked.n_codes[j] - ranked.missing[j])
+    return Found(
+        side=side,
+        column=j,
+        code=min((int(place) + 1) * int(coarse.factors[index]), bins) - 1,
+        missing_left=bool(missing_left),
+        gain=float(gain),
+        left=(float(g), float(h)),
+        right=(total[0] - float(g), total[1] - float(h)),
+        constraint=int(ranked.constraints[j]),
+    )
+
+
+def left_codes(ranked: Ranked, found: Found) -> tuple[int, ...]:
+    """Ranked codes that go left."""
+    last = int(ranked.n_codes[found.column]) - 1
+    codes = tuple(range(found.code + 1))
+    return (*codes, last) if ranked.missing[found.column] and found.missing_left else codes
+
+
+def child_bounds(
+    found: Found, bounds: tuple[float, float], rules: Rules
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bounds of the children's weights: under a constraint neither crosses the middle of the two."""
+    if found.constraint == 0:
+        return bounds, bounds
+    middle = (rules.weight(*found.left, bounds) + rules.weight(*found.right, bounds)) / 2
+    if found.constraint > 0:
+        return (bounds[0], middle), (middle, bounds[1])
+    return (middle, bounds[1]), (bounds[0], middle)
+
+
+@numba.njit(cache=True, nogil=True)
+def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[float, float]:
+    """Weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
+    w = min(max(-g / (h + reg), low), high)
+    return w, -(2.0 * g * w + (h + reg) * w * w)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scan(
+    G: Vector,
+    H: Vector,
+    n_bins: NDArray[np.int64],
+    missing: NDArray[np.bool_],
+    constraints: NDArray[np.int64],
+    node: Vector,
+) -> tuple[int, int, bool, float, float, float]:
+    """Index of the column, bin, missing left, gain, and left sums of the best split; index -1 where there is none."""
+    total_g, total_h, reg, least, low, high, gamma, noise = node
+    best = (-1, 0, False, 0.0, 0.0, 0.0)
+    if total_h + reg <= 0.0:
+        return best
+    _, parent = _score(total_g, max(total_h, 0.0), reg, low, high)
+    at = 0
+    for c in range(n_bins.size):
+        bins = n_bins[c] - (1 if missing[c] else 0)
+        for side in range(2 if missing[c] else 1):  # missing right, then left
+            g = G[at + bins] if side else 0.0
+            h = H[at + bins] if side else 0.0
+            for b in range(bins if missing[c] else bins - 1):
+                g += G[at + b]
+                h += H[at + b]
+                if side and b == bins - 1:
+                    continue  # everything left
+                rest = total_h - h
+                if h < least or rest < least or h + reg <= 0.0 or rest + reg <= 0.0:
+                    continue
+                wl, left = _score(g, h, reg, low, high)
+                wr, right = _score(total_g - g, rest, reg, low, high)
+                if constraints[c] * (wr - wl) < 0.0:
+                    continue
+                cells = b + 1 + side
+                gain = left + right - parent - noise * cells * (1.0 / (h + reg) + 1.0 / (rest + reg))
+                if gain > gamma and gain > best[3]:
+                    best = (c, b, side == 1, gain, g, h)
+        at += n_bins[c]
+    return best

@@ -1,0 +1,268 @@
+"""Trees over the codes of the bank and one holder: their form, their values, and the form that is scored in two halves.
+
+A row's value in a tree is the sum over leaves of w_l B_l H_l, where B_l says that the bank's codes allow the leaf and
+H_l that the holder's do. The holder's side is spanned by 1 and one indicator e_s for each of its splits ("its codes
+allow the node, and go left at it"): H_l is an e_s, or a parent's indicator minus one. So a tree is
+c_0 + sum_s c_s e_s, with c at the bank alone (weights and its own path) and e at the holder alone (no weight).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from veilscore.errors import ConfigError, SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+MAX_SPLITS = 1 << 10  # of one tree
+MAX_TREES = 1 << 12
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(_Part):
+    """One inner node.
+
+    Attributes
+    ----------
+    side : whose column is asked.
+    column : index of the column among its party's columns; -1 where it is not told.
+    codes : codes of that column that go left, ascending.
+    left, right : the children: k >= 0 is the tree's split k, -1 - l its leaf l.
+    gain, cover : gain of the loss and sum of h at the node, as the bank saw them; 0 in a holder's part.
+    """
+
+    side: Literal["bank", "holder"]
+    column: int = Field(ge=-1)
+    codes: tuple[int, ...]
+    left: int
+    right: int
+    gain: float = 0.0
+    cover: float = 0.0
+
+
+class Tree(_Part):
+    """A tree of the bank with one holder; a child always has a higher index than its parent.
+
+    Attributes
+    ----------
+    holder : the partner.
+    splits : inner nodes, the root first; none for a tree of one leaf.
+    weights : log-odds of bad of each leaf, learning rate included; empty in a holder's part.
+    covers : sum of h in each leaf, for explanations; empty in a holder's part, or where it is not known.
+    """
+
+    holder: str
+    splits: tuple[Split, ...] = Field(max_length=MAX_SPLITS)
+    weights: tuple[float, ...]
+    covers: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _well_formed(self) -> Tree:
+        children = [child for split in self.splits for child in (split.left, split.right)]
+        inner = sorted(child for child in children if child >= 0)
+        leaves = sorted(-1 - child for child in children if child < 0)
+        n_leaves = len(self.splits) + 1
+        if inner != list(range(1, len(self.splits))) or (self.splits and leaves != list(range(n_leaves))):
+            raise ValueError("a tree's nodes do not form a tree")
+        if any(0 <= child <= k for k, split in enumerate(self.splits) for child in (split.left, split.right)):
+            raise ValueError("a tree's child stands before its parent")
+        if self.weights and len(self.weights) != n_leaves:
+            raise ValueError(f"a tree of {n_leaves} leaves has {len(self.weights)} weights")
+        if self.covers and len(self.covers) != n_leaves:
+            raise ValueError(f"a tree of {n_leaves} leaves has {len(self.covers)} covers")
+        return self
+
+    @property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.splits) + 1
+
+    @property
+    def holder_splits(self) -> tuple[int, ...]:
+        """Indices of the holder's splits, in the order of their indicators e_s."""
+        return tuple(k for k, split in enumerate(self.splits) if split.side == "holder")
+
+    @property
+    def asks(self) -> Literal["bank", "holder", "both"]:
+        """Whose columns the tree's splits ask; the bank's where there is no split."""
+        sides = {split.side for split in self.splits}
+        return "both" if len(sides) > 1 else "holder" if "holder" in sides else "bank"
+
+    def shape(self) -> Tree:
+        """What the holder hears of the tree: its own splits whole, of the bank's only where they stand."""
+        hidden: dict[str, Any] = {"column": 0, "codes": ()}
+        splits = tuple(
+            s.model_copy(update={"gain": 0.0, "cover": 0.0, **({} if s.side == "holder" else hidden)})
+            for s in self.splits
+        )
+        return Tree(holder=self.holder, splits=splits, weights=())
+
+    def skeleton(self) -> Tree:
+        """Where splits stand and whose they are: what both parties know of a tree whose splits were chosen sealed."""
+        splits = tuple(s.model_copy(update={"column": -1, "codes": (), "gain": 0.0, "cover": 0.0}) for s in self.splits)
+        return Tree(holder=self.holder, splits=splits, weights=())
+
+    def with_columns(self, columns: Iterator[int]) -> Tree:
+        """The tree with the holder's anonymous columns filled in, taken from an iterator."""
+        splits = tuple(
+            s if s.side == "bank" else s.model_copy(update={"column": int(next(columns))}) for s in self.splits
+        )
+        return self.model_copy(update={"splits": splits})
+
+    def paths(self) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
+        """Yield each leaf and the (split, goes left) on its path from the root."""
+        stack: list[tuple[int, list[tuple[int, bool]]]] = [(0 if self.splits else -1, [])]
+        while stack:
+            node, path = stack.pop()
+            if node < 0:
+                yield -1 - node, path
+                continue
+            split = self.splits[node]
+            stack.append((split.right, [*path, (node, False)]))
+            stack.append((split.left, [*path, (node, True)]))
+
+
+def goes_left(split: Split, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows go left at a split of the party with these codes (n, d): (n,).
+
+    Raises
+    ------
+    SchemaError : the split asks a column or code that the party does not have.
+    """
+    if split.column >= n_codes.size or any(not 0 <= code < n_codes[split.column] for code in split.codes):
+        raise SchemaError("a tree asks for a column or code that is not in this party's code map")
+    table = np.zeros(int(n_codes[split.column]), bool)
+    table[list(split.codes)] = True
+    goes: NDArray[np.bool_] = table[codes[:, split.column]]
+    return goes
+
+
+def indicators(tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Holder: e_s of each of its splits in the tree, for rows (n, d): (n_holder_splits, n)."""
+    n = codes.shape[0]
+    allowed: dict[int, NDArray[np.bool_] | None] = {0: None}  # None: every row
+    found = []
+    for k, split in enumerate(tree.splits):
+        at = allowed.pop(k)
+        left = right = at
+        if split.side == "holder":
+            goes = goes_left(split, codes, n_codes)
+            left = goes if at is None else goes & at
+            right = ~goes if at is None else at & ~goes
+            found.append(left)
+        allowed[split.left], allowed[split.right] = left, right
+    return np.stack(found) if found else np.zeros((0, n), bool)
+
+
+def coefficients(
+    tree: Tree,
+    values: NDArray[Any],
+    codes: NDArray[np.unsignedinteger],
+    n_codes: NDArray[np.int64],
+) -> NDArray[Any]:
+    """Bank: c of each row, for one value a leaf.
+
+    Parameters
+    ----------
+    values : (n_leaves,) or (n_leaves, n), e.g. leaf weights as floats or as points; float64 or int64.
+    codes, n_codes : the bank's codes of the rows (n, d) and (d,).
+
+    Returns
+    -------
+    (1 + n_holder_splits, n): the constant, then one row an e_s; of the type of `values`.
+    """
+    n = codes.shape[0]
+    numbers = {k: i + 1 for i, k in enumerate(tree.holder_splits)}
+    out = np.zeros((1 + len(numbers), n), values.dtype)
+    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
+    for leaf, path in tree.paths():
+        mine = np.ones(n, bool)
+        terms = {0: 1}
+        for k, is_left in path:
+            if k in left:
+                mine &= left[k] if is_left else ~left[k]
+            elif is_left:
+                terms = {numbers[k]: 1}
+            else:
+                terms[numbers[k]] = -1
+        value = np.where(mine, values[leaf], values.dtype.type(0))
+        for index, sign in terms.items():
+            out[index] += sign * value
+    return out
+
+
+def tree_values(
+    tree: Tree,
+    codes: dict[str, NDArray[np.unsignedinteger]],
+    n_codes: dict[str, NDArray[np.int64]],
+    values: NDArray[Any],
+) -> NDArray[Any]:
+    """Value of each row in the clear, from "bank" and "holder" codes: the two halves put together (tests, reports)."""
+    c = coefficients(tree, values, codes["bank"], n_codes["bank"])
+    e = indicators(tree, codes["holder"], n_codes["holder"])
+    return np.asarray(c[0] + (c[1:] * e).sum(axis=0))
+
+
+def shapes_digest(trees: Sequence[Tree]) -> bytes:
+    """Digest of what one holder knows of its trees: its part of the model has this hash."""
+    body = json.dumps([tree.shape().model_dump(mode="json") for tree in trees], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(body.encode()).digest()
+
+
+def skeletons_digest(trees: Sequence[Tree]) -> bytes:
+    """Digest of what both parties know of sealed trees."""
+    return shapes_digest([tree.skeleton() for tree in trees])
+
+
+class HolderTrees(_Part):
+    """A holder's part of a boosted model: its own splits, and the shape of the trees around them.
+
+    Attributes
+    ----------
+    holder, model : whose part of which model (name of the job).
+    map_sha256 : hash of the code map that the splits' codes refer to.
+    trees : shapes of the holder's trees, in the order of the model.
+    """
+
+    format: Literal["veilscore-holder-trees/1"] = "veilscore-holder-trees/1"
+    holder: str
+    model: str
+    map_sha256: str
+    trees: tuple[Tree, ...] = Field(max_length=MAX_TREES)
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the trees' shapes; the bank's model names it."""
+        return shapes_digest(self.trees)
+
+    def to_json(self) -> str:
+        """JSON with its digest."""
+        return json.dumps({"sha256": self.sha256.hex(), "part": self.model_dump(mode="json")}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> HolderTrees:
+        """Inverse of `to_json`; ConfigError if it is no such part or was changed."""
+        try:
+            body = json.loads(text)
+            part, stated = cls.model_validate(body["part"]), body["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError("not a holder's part of a boosted model: restore it from backup") from error
+        if part.sha256.hex() != stated:
+            raise ConfigError("a holder's part of a boosted model was changed: its hash does not match; restore it")
+        return part
+
+    def bits(self, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """All indicators of all trees, in order: (n_bits, n)."""
+        rows = [indicators(tree, codes, n_codes) for tree in self.trees]
+        return np.concatenate(rows) if rows else np.zeros((0, codes.shape[0]), bool)

@@ -1,0 +1,115 @@
+"""Secure products in a stream of blocks, and plain sums of shares over cells: what boosting does in every step.
+
+Both roles work on one block of rows at a time, so one side encrypts while the other multiplies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+from veilscore.crypto.shares import join_halves
+from veilscore.errors import MessageError
+from veilscore.protocol import Protocol, Send, receive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from veilscore.lattice.product import ProductEvaluator, ProductKey
+
+    Words = NDArray[np.uint64]
+
+BLOCK = 8192  # rows of one product ciphertext
+LOW = np.uint64((1 << 30) - 1)
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+def bank_product(
+    holder: str,
+    key: ProductKey,
+    n: int,
+    rows_of: Callable[[slice], Words],
+    n_outputs: int | None,
+    kinds: tuple[Any, Any],
+) -> Protocol[Words]:
+    """Key owner: share of the sums over V of u_v v_v.
+
+    Parameters
+    ----------
+    n : rows.
+    rows_of : u of a block of rows: uint64 (V, rows) below t.
+    n_outputs : outputs of the same u, or None for one without that axis.
+    kinds : message of the ciphertexts (part, parts, ciphertexts) and of the replies (part, parts, reply).
+
+    Returns
+    -------
+    uint64 (n,) or (n_outputs, n).
+    """
+    blocks = _blocks(n)
+    out = np.empty((n_outputs or 1, n), np.uint64)
+    for part, rows in enumerate(blocks):
+        chunks = list(key.encrypt(rows_of(rows)))
+        yield Send(holder, kinds[0](part=part, parts=len(blocks), ciphertexts=chunks))
+    for part, rows in enumerate(blocks):
+        message: Any = yield from receive(holder, kinds[1])
+        _check_part(message, part, len(blocks), holder)
+        out[:, rows] = key.decrypt(message.reply, rows.stop - rows.start, n_outputs or 1)
+    return out[0] if n_outputs is None else out
+
+
+def holder_product(
+    bank: str, evaluator: ProductEvaluator, n: int, rows_of: Callable[[slice], Words], kinds: tuple[Any, Any]
+) -> Protocol[Words]:
+    """Evaluator: share of the same; `rows_of` gives v of a block, (V, rows) or (n_outputs, V, rows)."""
+    blocks = _blocks(n)
+    parts = []
+    for part, rows in enumerate(blocks):
+        v = rows_of(rows)
+        message: Any = yield from receive(bank, kinds[0])
+        _check_part(message, part, len(blocks), bank)
+        reply, share = evaluator.multiply_sum(message.ciphertexts, v)
+        yield Send(bank, kinds[1](part=part, parts=len(blocks), reply=reply))
+        parts.append(share)
+    return np.concatenate(parts, axis=-1)
+
+
+def _check_part(message: Any, part: int, parts: int, sender: str) -> None:
+    if (message.part, message.parts) != (part, parts):
+        raise MessageError(
+            f"block {message.part} of {message.parts} arrived where {part} of {parts} was due", party=sender
+        )
+
+
+def word_sums(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], x: Words) -> Words:
+    """Sum modulo T of shares (V, n) over the rows of each cell, in the clear: (V, cells)."""
+    first = np.concatenate(([0], np.cumsum(n_codes)))
+    low = np.zeros((int(first[-1]), x.shape[0]), np.uint64)
+    high = np.zeros_like(low)
+    _add_words(codes, first[:-1], np.ascontiguousarray(x.T), low, high)
+    return join_halves(low, high).T.copy()
+
+
+def merge_cells(cells: Words, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Words:
+    """Sum modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
+    low, high = cells & LOW, cells >> np.uint64(30)
+    zero = np.zeros((cells.shape[0], 1), np.uint64)
+    sums = [np.concatenate([zero, np.cumsum(part, axis=1)], axis=1) for part in (low, high)]
+    return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_words(codes: NDArray[np.unsignedinteger], first: NDArray[np.int64], x: Words, low: Words, high: Words) -> None:
+    """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
+    for i in range(codes.shape[0]):
+        for c in range(codes.shape[1]):
+            cell = first[c] + np.int64(codes[i, c])
+            for v in range(x.shape[1]):
+                low[cell, v] += x[i, v] & np.uint64(0x3FFFFFFF)
+                high[cell, v] += x[i, v] >> np.uint64(30)

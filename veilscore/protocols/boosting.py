@@ -1,0 +1,680 @@
+"""Joint gradient boosting: each tree is grown by the bank with one holder; rows, gradients and margins stay shared.
+
+Source   : design page, section 6; docs/protocols/boosting.md.
+Parties  : the bank (label, choice of splits, leaf weights) and holders, one a tree, in turn.
+Messages : once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints. Per tree: BoostBankTree
+           (BoostHolderMargin from the last partner), BoostBankTables -> BoostHolderGradients (shares of g and h); per
+           level: BoostBankStep (open) -> BoostHolderSums, BoostBankStep (split), BoostBankBlock -> BoostHolderBlock
+           (shares of g and h in the children), BoostBankVectors and BoostHolderVectors (their sums per cell); last:
+           BoostBankStep (leaves), BoostBankBlock -> BoostHolderBlock (the margins), BoostHolderImprovement.
+Reveals  : to the bank, noised sums of g and h per opened cell and node, within the accountant's budget; the improvement
+           on validation rows, one number a tree. To a tree's holder, the shape of the tree and its own splits.
+Assumes  : semi-honest parties, ring-LWE. No two parties collude.
+Aborts   : MessageError on any wrong size, range or order; RefusedError where an opening would exceed the budget.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.crypto import shares
+from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
+from veilscore.lattice.params import T
+from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.sampling import PublicStream, dither
+from veilscore.modelling import harmonics
+from veilscore.modelling.split_search import (
+    CELLS_PER_ROW,
+    Ranked,
+)
+from veilscore.modelling.trees import Tree, coefficients, indicators, shapes_digest, skeletons_digest
+from veilscore.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.blocks import bank_product, holder_product
+from veilscore.protocols.boosting_form import (
+    EXACT_BITS,
+    MAX_WIDTH,
+    SCALE,
+    Growth,
+    HolderColumns,
+    rank_codes,
+)
+from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree
+from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
+from veilscore.protocols.sealed_argmax import BankKeys, bank_setup, holder_setup
+from veilscore.v1 import boosting_pb2 as pb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+    Codes = NDArray[np.unsignedinteger]
+    Vector = NDArray[np.float64]
+
+BANK_TABLE, HOLDER_TABLE = 15, 17  # the holder's tables carry the coefficients, so their error is not shrunk by them
+SEED_BYTES = 32
+MAX_WEIGHT_BITS = 16  # fraction bits of leaf weights in the sums over validation rows
+_T = np.uint64(T)
+
+
+@dataclass(frozen=True)
+class BankBoosting:
+    """All that the bank brings.
+
+    Attributes
+    ----------
+    codes : (n, d_bank) codes of the training rows (validation rows included).
+    own, columns : ranks of its own columns and of each holder's.
+    target, weight : (n,) labels in {0, 1} and weights.
+    base : log-odds of bad before the first tree.
+    trees, improvements : what an interrupted attempt had grown.
+    """
+
+    codes: Codes
+    own: HolderColumns
+    columns: dict[str, HolderColumns]
+    target: NDArray[np.int8]
+    weight: Vector
+    base: float
+    growth: Growth
+    trees: tuple[Tree, ...] = ()
+    improvements: tuple[float, ...] = ()
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The bank's result.
+
+    Attributes
+    ----------
+    trees : kept ones, in order.
+    improvements : (n grown,) fall of the validation loss by each tree, where there are validation rows.
+    spent : holder -> bits told of `Accountant.budget`.
+    stopped : why training ended before `n_estimators`, or "".
+    holder_sha256 : digest of each holder's part of the model (`trees.HolderTrees`).
+    """
+
+    trees: tuple[Tree, ...]
+    improvements: tuple[float, ...]
+    spent: dict[str, float]
+    stopped: str
+    holder_sha256: dict[str, str] = field(default_factory=dict)
+
+
+def partners(session: Session, growth: Growth) -> list[tuple[str, str]]:
+    """(holder, sides) of each tree in turn: with own columns alone, a tree is the bank's or a holder's."""
+    if not growth.own_columns:
+        order = [(holder, "both") for holder in session.holders]
+    else:
+        order = [(session.holders[-1], "bank"), *((holder, "holder") for holder in session.holders)]
+    return [order[t % len(order)] for t in range(growth.n_estimators)]
+
+
+def _sampled(growth: Growth, seed: bytes, n: int) -> NDArray[np.bool_]:
+    """Rows a tree is grown on: not validation rows and, with a seed, a sample of the others; the same at both."""
+    rows = ~growth.validation
+    if seed:
+        draw = PublicStream(seed, b"boosting rows").uniform((1, n), (1 << 29,))[0]
+        rows &= draw < growth.subsample * float(1 << 29)
+    return rows
+
+
+def _remask(seed: bytes, n: int) -> Words:
+    """Uniform words from a seed, for handing a share from one holder to the next."""
+    limbs = PublicStream(seed, b"boosting remask").uniform((2, n), (1 << 30, 1 << 30)).astype(np.uint64)
+    words: Words = (limbs[0] << np.uint64(30) | limbs[1]) % _T
+    return words
+
+
+# --- the bank --------------------------------------------------------------------------------------------------------
+
+
+def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
+    """Bank: grow the trees.
+
+    Raises
+    ------
+    RefusedError : not even the first tree fits the budget of opened sums.
+    """
+    bank = Bank(session, data)
+    yield from bank.set_up()
+    yield from bank.rebuild()
+    growth = data.growth
+    stopped = ""
+    order = partners(session, growth)
+    for number in range(len(bank.trees), growth.n_estimators):
+        if _no_better(bank.improvements, growth.early_stopping_rounds):
+            stopped = f"no improvement on the validation rows in {growth.early_stopping_rounds} trees"
+            break
+        tree = yield from bank.tree(number, *order[number])
+        yield Progress("trees", number + 1, growth.n_estimators)
+        if tree is None:
+            stopped = f"the budget of opened sums was used up after {number} trees"
+            break
+        yield Checkpoint(bank.state())
+        if bank.saturated:
+            stopped = f"margins reached {harmonics.LARGEST:.0f} log-odds, the largest sigmoid series"
+            break
+    if not bank.trees:
+        raise RefusedError("not one tree fits the budget of opened sums: use fewer bins or columns, or more noise")
+    kept = len(bank.trees)
+    if growth.early_stopping_rounds:
+        kept = 1 + int(np.argmax(np.cumsum(bank.improvements)))
+    trees = tuple(bank.trees[:kept])
+    digests = {}
+    for holder in session.holders:
+        trees, digests[holder] = yield from bank.close(holder, trees)
+    spent = {holder: accountant.spent for holder, accountant in bank.accountants.items()}
+    return Grown(trees, tuple(bank.improvements), spent, stopped, digests)
+
+
+def _no_better(improvements: list[float], rounds: int) -> bool:
+    """Whether the best tree so far lies `rounds` back."""
+    return bool(rounds) and len(improvements) - 1 - int(np.argmax(np.cumsum(improvements or [0.0]))) >= rounds
+
+
+class Bank:
+    """The bank's shares, keys and trees."""
+
+    def __init__(self, session: Session, data: BankBoosting) -> None:
+        self.session, self.data, self.growth = session, data, data.growth
+        self.n = data.target.size
+        self.ranked_codes = rank_codes(data.codes, data.own)
+        self.margin = np.full(self.n, harmonics.to_units(np.array([data.base]))[0], np.uint64)
+        self.reach = [data.base, data.base]  # least and greatest margin that the leaf weights allow
+        self.trees: list[Tree] = []
+        self.improvements = list(data.improvements)
+        self.partner = ""
+        self.saturated = False
+        self.cells: dict[str, HistogramCodes] = {}
+        self.vectors: dict[str, HistogramVectors] = {}
+        self.holder_ranked: dict[str, Ranked] = {}
+        self.sealed: dict[str, BankKeys] = {}
+        self.accountants = {
+            h: data.growth.accountant(c.ranked.n_codes, data.spent.get(h, 0.0)) for h, c in data.columns.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What an interrupted training goes on from."""
+        return {
+            "trees": [tree.model_dump(mode="json") for tree in self.trees],
+            "improvements": self.improvements,
+            "spent": {h: a.spent for h, a in self.accountants.items()},
+        }
+
+    def ranked_of(self, holder: str) -> Ranked:
+        """A holder's columns as they are split: in sealed choice the holder ranks its codes itself."""
+        return self.holder_ranked[holder]
+
+    def close(self, holder: str, trees: tuple[Tree, ...]) -> Protocol[tuple[tuple[Tree, ...], str]]:
+        """Agree with a holder on its trees of the model; returns all trees, with what it tells, and its digest."""
+        own = [tree for tree in trees if tree.holder == holder]
+        digest = skeletons_digest(own) if self.growth.sealed else shapes_digest(own)
+        yield Send(holder, pb.BoostBankTree(finished=True, kept=len(own), kept_sha256=digest))
+        part = yield from receive(holder, pb.BoostHolderPart)
+        if len(part.sha256) != len(digest) or not (self.growth.sealed or part.sha256 == digest):
+            raise MessageError("the holder's part of the model is not that of the trees grown", party=holder)
+        if not self.growth.sealed or not part.columns:
+            return trees, part.sha256.hex()
+        count = sum(len(tree.holder_splits) for tree in own)
+        if len(part.columns) != count or max(part.columns) >= self.holder_ranked[holder].n_codes.size:
+            raise MessageError("the holder names columns that are not there", party=holder)
+        columns = iter(part.columns)
+        told = [t.with_columns(columns) if t.holder == holder else t for t in trees]
+        return tuple(told), part.sha256.hex()
+
+    def set_up(self) -> Protocol[None]:
+        """Exchange hints with every holder; they serve all trees."""
+        session, own = self.session, self.data.own.ranked
+        for holder, columns in self.data.columns.items():
+            label = session.label("boost bank cells", session.bank, holder)
+            codes = HistogramCodes(self.ranked_codes, own.n_codes, label)
+            self.cells[holder] = codes
+            yield Send(
+                holder,
+                pb.BoostBankRound0(
+                    bank_n_codes=own.n_codes.tolist(),
+                    ranks=columns.ranks.astype("<u2").tobytes(),
+                    missing=columns.ranked.missing.tolist(),
+                    bank_missing=own.missing.tolist(),
+                ),
+            )
+            yield from send_parts(holder, pb.BoostBankHints, b"".join(codes.hint_chunks()))
+        for holder, columns in self.data.columns.items():
+            start = yield from receive(holder, pb.BoostHolderRound0)
+            before = start.spent
+            if not 0 <= before < np.inf:
+                raise MessageError("the bits told in earlier attempts are out of range", party=holder)
+            # an interrupted tree is not in the bank's checkpoint, but it is in the holder's
+            self.accountants[holder].spent = max(self.accountants[holder].spent, before)
+            label = session.label("boost holder cells", holder, session.bank)
+            vectors = HistogramVectors(self.n, columns.ranked.n_codes, label)
+            vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, MAX_HINT_BYTES)))
+            self.vectors[holder] = vectors
+            self.holder_ranked[holder] = columns.ranked
+            if self.growth.sealed:
+                missing = np.array(start.missing, dtype=bool)
+                if missing.size != columns.ranked.n_codes.size:
+                    raise MessageError("the holder's ranks do not fit its columns", party=holder)
+                self.holder_ranked[holder] = replace(columns.ranked, missing=missing)
+                self.sealed[holder] = yield from bank_setup(session, holder, pb.BoostSealed)
+
+    def rebuild(self) -> Protocol[None]:
+        """After an interruption: the margins of the trees already grown, as fresh shares."""
+        for holder in self.session.holders:
+            grown = [tree for tree in self.data.trees if tree.holder == holder]
+            if not grown:
+                continue
+            key = yield from self._turn_to(holder, len(self.data.trees), "rebuild", grown)
+            for tree in grown:
+                yield from self._add_margin(key, tree)
+        self.trees = list(self.data.trees)
+
+    def _turn_to(self, holder: str, number: int, purpose: str, grown: list[Tree], **more: Any) -> Protocol[ProductKey]:
+        """Make `holder` the partner: the last one hands its margin share over, masked anew."""
+        session = self.session
+        key = ProductKey(session.label(f"boost {purpose} {number} {holder}", session.bank, holder))
+        previous, seed = "", b""
+        if self.partner != holder:  # the first partner's share is masked too: it may have no split of its own
+            previous, seed = self.partner, os.urandom(SEED_BYTES)
+            if previous:
+                yield Send(previous, pb.BoostBankTree(tree=number, hand_over_to=holder))
+            self.margin = subtract(self.margin, _remask(seed, self.n))
+        self.partner = holder
+        known = [t.skeleton() if self.growth.sealed else t.shape() for t in grown]
+        shapes = json.dumps([t.model_dump(mode="json") for t in known]).encode() if known else b""
+        yield Send(
+            holder,
+            pb.BoostBankTree(
+                tree=number,
+                product_public=key.public(),
+                previous=previous,
+                remask_seed=seed,
+                shapes=shapes,
+                **more,
+            ),
+        )
+        return key
+
+    def tree(self, number: int, holder: str, sides: str) -> Protocol[Tree | None]:
+        """Grow one tree; None where the budget does not allow to open its root."""
+        columns = self._columns(number, holder, sides)
+        if not self.growth.sealed and not self._root_fits(holder, columns):
+            return None
+        series = harmonics.for_bound(max(abs(r) for r in self.reach) * (1 + 1e-9))
+        seed = os.urandom(SEED_BYTES) if self.growth.subsample < 1 else b""
+        key = yield from self._turn_to(
+            holder,
+            number,
+            "tree",
+            [],
+            harmonic=series.r,
+            rows_seed=seed,
+            bank_columns=columns[0].tolist(),
+            holder_columns=columns[1].tolist(),
+        )
+        gradients = yield from self._gradients(key, holder, series)
+        rows = _sampled(self.growth, seed, self.n)
+        form = SealedBankTree if self.growth.sealed else BankTree
+        grower = form(self, holder, key, columns, vector_share(gradients, rows), int(rows.sum()))
+        tree = yield from grower.grow()
+        tree = self._within_reach(tree)
+        validate = bool(self.growth.validation.any())
+        bits = self._improvement_bits(tree) if validate else 0
+        yield Send(holder, pb.BoostBankStep(kind=pb.BoostBankStep.LEAVES, validate=validate, weight_bits=bits))
+        yield from self._add_margin(key, tree)
+        if validate:
+            self.improvements.append((yield from self._improvement(key, tree, gradients)))
+        self.trees.append(tree)
+        return tree
+
+    def _columns(self, number: int, holder: str, sides: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Columns this tree may ask on either side."""
+        draw = np.random.default_rng((self.growth.seed, number))
+        found = []
+        for side, ranked in (("bank", self.data.own.ranked), ("holder", self.data.columns[holder].ranked)):
+            d = ranked.n_codes.size
+            count = max(1, round(self.growth.colsample_bytree * d)) if d and sides in {"both", side} else 0
+            found.append(np.sort(draw.permutation(d)[:count]).astype(np.int64))
+        return found[0], found[1]
+
+    def widths(self, holder: str, columns: tuple[Any, Any], n_rows: float) -> tuple[int, int]:
+        """Bins a column that a node of at least `n_rows` rows may open on the bank's and the holder's side."""
+        most = n_rows / CELLS_PER_ROW if self.growth.bounds else np.inf
+        own, other = self.data.own.ranked, self.data.columns[holder].ranked
+        return (
+            own.fit_width(MAX_WIDTH, columns[0], most) if columns[0].size else 0,
+            other.fit_width(MAX_WIDTH, columns[1], most) if columns[1].size else 0,
+        )
+
+    def _root_fits(self, holder: str, columns: tuple[Any, Any]) -> bool:
+        n_rows = float((~self.growth.validation).sum()) * self.growth.subsample
+        widths = self.widths(holder, columns, n_rows)
+        node = pb.BoostNode(bank_width=widths[0], holder_width=widths[1])
+        _, cells = opened_layout([node], self.data.own.ranked, self.data.columns[holder].ranked, columns)
+        return self.accountants[holder].allows(cells) and bool(cells)
+
+    def _gradients(self, key: ProductKey, holder: str, series: harmonics.Harmonics) -> Protocol[Words]:
+        """Share (2, n) of g = w (p - y) and h = w p (1 - p)."""
+        weight = self.data.weight
+
+        def tables(rows: slice) -> Words:
+            both = np.concatenate(series.tables(self.margin[rows])) * np.ldexp(weight[rows], BANK_TABLE)
+            return shares.to_ring(np.rint(both).astype(np.int64))
+
+        kinds = (pb.BoostBankTables, pb.BoostHolderGradients)
+        product = yield from bank_product(holder, key, self.n, tables, 2, kinds)
+        own = np.stack([weight * (0.5 - self.data.target), weight * series.constant])
+        return shares.add(product, shares.encode(own, SCALE))
+
+    def _add_margin(self, key: ProductKey, tree: Tree) -> Protocol[None]:
+        """Add the tree to the margins: the bank's constant, and a product with the holder's indicators."""
+        units = np.array([round(w / harmonics.UNIT) for w in tree.weights], dtype=np.int64)
+        c = coefficients(tree, units, self.data.codes, self.data.own.ranked.n_codes)
+        self.margin = shares.add(self.margin, shares.to_ring(c[0]))
+        self.reach[0] += min(tree.weights)
+        self.reach[1] += max(tree.weights)
+        if c.shape[0] == 1:
+            return
+        factors = shares.to_ring(c[1:])
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        product = yield from bank_product(tree.holder, key, self.n, lambda rows: factors[:, rows], None, kinds)
+        self.margin = shares.add(self.margin, product)
+
+    def _within_reach(self, tree: Tree) -> Tree:
+        """Shrink the leaves where the margins could leave the largest series, and stop after."""
+        top = max(abs(self.reach[0] + min(tree.weights)), abs(self.reach[1] + max(tree.weights)), *map(abs, self.reach))
+        if top <= harmonics.LARGEST * (1 - 1e-6):
+            return tree
+        self.saturated = True
+        room = max(0.0, harmonics.LARGEST * (1 - 1e-6) - max(map(abs, self.reach)))
+        largest = max(abs(w) for w in tree.weights)
+        return tree.model_copy(update={"weights": tuple(w * room / largest for w in tree.weights)})
+
+    def _improvement_bits(self, tree: Tree) -> int:
+        """Fraction bits of the leaf weights in the validation sums, so that they cannot wrap."""
+        largest = max(1.0, *(abs(w) for w in tree.weights)) ** 2
+        n_rows = float(self.growth.validation.sum()) * self.growth.max_weight
+        room = 58 - SCALE - int(np.ceil(np.log2(n_rows * largest + 1)))
+        if room < 1:
+            raise ParameterError(f"{n_rows:.0f} validation rows do not fit the share ring: hold fewer")
+        return min(room, MAX_WEIGHT_BITS)
+
+    def _improvement(self, key: ProductKey, tree: Tree, gradients: Words) -> Protocol[float]:
+        """Fall of the loss on the validation rows, to second order: -sum over leaves of G w + H w^2 / 2."""
+        rows = self.growth.validation
+        bits = self._improvement_bits(tree)
+        codes, n_codes = self.data.codes[rows], self.data.own.ranked.n_codes
+        w = np.array(tree.weights)
+        factors = [
+            coefficients(tree, np.rint(np.ldexp(values, bits)).astype(np.int64), codes, n_codes)
+            for values in (w, w * w / 2)
+        ]
+        g, h = gradients[:, rows]
+        own = shares.add(
+            shares.scale(np.broadcast_to(g, factors[0].shape), factors[0]),
+            shares.scale(np.broadcast_to(h, factors[1].shape), factors[1]),
+        )
+        u = np.concatenate([own[1:], shares.to_ring(factors[0]), shares.to_ring(factors[1])])
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        product = yield from bank_product(tree.holder, key, int(rows.sum()), lambda r: u[:, r], None, kinds)
+        share = shares.add(shares.sum_shares(own[0])[None], shares.sum_shares(product)[None])
+        message = yield from receive(tree.holder, pb.BoostHolderImprovement)
+        opened = shares.shares_from_bytes(message.share, (1,))
+        drop = SCALE + bits - EXACT_BITS
+        return -float(shares.open_rounded(share, opened, max(drop, 0), SCALE + bits)[0])
+
+
+# --- a holder --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HolderResult:
+    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened."""
+
+    trees: tuple[Tree, ...]
+    spent: float
+    n_sums: int = 0
+
+
+def holder_boost(
+    session: Session,
+    codes: Codes,
+    n_codes: NDArray[np.int64],
+    growth: Growth,
+    *,
+    spent: float = 0.0,
+    n_sums: int = 0,
+    natural: HolderColumns | None = None,
+    earlier: tuple[Tree, ...] = (),
+    tell_columns: bool = True,
+) -> Protocol[HolderResult]:
+    """Holder: take part in the trees that the bank grows with it.
+
+    Parameters
+    ----------
+    codes, n_codes : (n, d) codes of the training rows and (d,) codes of each column.
+    spent, n_sums : bits told and sums opened in earlier attempts; kept in a checkpoint before each opening.
+    natural : sealed choice: ranks of the codes in the order of their values, -1 in columns that have none.
+    earlier : sealed choice: this party's trees of earlier attempts, from its checkpoint.
+    tell_columns : sealed choice: tell the bank which anonymous column each split asks (for importances).
+    """
+    holder = Holder(session, codes, n_codes, growth, spent)
+    holder.natural, holder.earlier = natural, earlier
+    holder.accountant.n_sums = n_sums
+    yield from holder.set_up()
+    while True:
+        message = yield from receive(session.bank, pb.BoostBankTree)
+        if message.finished:
+            trees = holder.kept(message)
+            columns = [s.column for t in trees for s in t.splits if s.side == "holder"] if tell_columns else []
+            told = columns if growth.sealed else []
+            yield Send(session.bank, pb.BoostHolderPart(sha256=shapes_digest(trees), columns=told))
+            return HolderResult(trees, holder.accountant.spent, holder.accountant.n_sums)
+        if message.hand_over_to:
+            yield from holder.hand_over(message.hand_over_to)
+            continue
+        yield from holder.begin(message)
+        if message.shapes:
+            yield from holder.rebuild(bytes(message.shapes))
+        else:
+            yield from holder.tree(message)
+            yield Progress("trees", int(message.tree) + 1, growth.n_estimators)
+
+
+class Holder:
+    """A holder's shares, keys and shapes of trees."""
+
+    def __init__(
+        self, session: Session, codes: Codes, n_codes: NDArray[np.int64], growth: Growth, spent: float
+    ) -> None:
+        self.session, self.codes, self.growth = session, codes, growth
+        self.n, self.n_codes = codes.shape[0], n_codes
+        self.accountant = growth.accountant(n_codes, spent)
+        self.margin = np.zeros(self.n, np.uint64)
+        self.trees: list[Tree] = []
+        self.n_trees = 0
+        self.natural: HolderColumns | None = None
+        self.earlier: tuple[Tree, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """What an interrupted training goes on from."""
+        state: dict[str, Any] = {"spent": self.accountant.spent, "n_sums": self.accountant.n_sums}
+        if self.growth.sealed:
+            state["trees"] = [tree.model_dump(mode="json") for tree in self.trees]
+        return state
+
+    def set_up(self) -> Protocol[None]:
+        """Exchange hints; they serve all trees."""
+        session, bank = self.session, self.session.bank
+        start = yield from receive(bank, pb.BoostBankRound0)
+        self.bank_ranked = _bank_columns(start, bank)
+        self.columns = _ranks_from(start, self.n_codes, bank)
+        if self.growth.sealed:
+            self.columns = _own_order(self.columns, self.natural)
+        missing = self.columns.ranked.missing.tolist() if self.growth.sealed else []
+        yield Send(bank, pb.BoostHolderRound0(spent=self.accountant.spent, missing=missing))
+        self.ranked_codes = rank_codes(self.codes, self.columns)
+        self.vectors = HistogramVectors(
+            self.n, self.bank_ranked.n_codes, session.label("boost bank cells", bank, session.party)
+        )
+        label = session.label("boost holder cells", session.party, bank)
+        self.cells = HistogramCodes(self.ranked_codes, self.n_codes, label)
+        yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
+        self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, MAX_HINT_BYTES)))
+        if self.growth.sealed:
+            self.sealed = yield from holder_setup(session, pb.BoostSealed)
+
+    def kept(self, message: Any) -> tuple[Tree, ...]:
+        """The model's trees with this holder, if both parties know the same ones."""
+        trees = tuple(self.trees[: message.kept])
+        digest = skeletons_digest(trees) if self.growth.sealed else shapes_digest(trees)
+        if message.kept > len(self.trees) or digest != bytes(message.kept_sha256):
+            raise MessageError("the bank's trees are not those grown with this party", party=self.session.bank)
+        return trees
+
+    def hand_over(self, to: str) -> Protocol[None]:
+        """Pass this party's share of the margins on; it is uniform without the bank's."""
+        if to not in self.session.holders or to == self.session.party:
+            raise MessageError("the bank names a party that is not another holder", party=self.session.bank)
+        yield from send_parts(to, pb.BoostHolderMargin, shares.shares_to_bytes(self.margin))
+        self.margin = np.zeros(self.n, np.uint64)
+
+    def begin(self, message: Any) -> Protocol[None]:
+        """Take over the margins where another holder had them; take the tree's key."""
+        session, bank = self.session, self.session.bank
+        if message.previous:
+            if message.previous not in session.holders or message.previous == session.party:
+                raise MessageError("the previous partner is not another holder", party=bank)
+            data = yield from receive_parts(message.previous, pb.BoostHolderMargin, 8 * self.n)
+            self.margin = shares.add(self.margin, shares.shares_from_bytes(data, (self.n,)))
+        if message.remask_seed:
+            if len(message.remask_seed) != SEED_BYTES:
+                raise MessageError(f"a seed has {SEED_BYTES} bytes", party=bank)
+            self.margin = shares.add(self.margin, _remask(bytes(message.remask_seed), self.n))
+        purpose = "rebuild" if message.shapes else "tree"
+        label = session.label(f"boost {purpose} {message.tree} {session.party}", bank, session.party)
+        self.evaluator = ProductEvaluator(bytes(message.product_public), label)
+
+    def rebuild(self, shapes: bytes) -> Protocol[None]:
+        """Margins of trees from before an interruption."""
+        try:
+            trees = [Tree.model_validate(body) for body in json.loads(shapes)]
+        except (ValueError, TypeError) as error:
+            raise MessageError("shapes of earlier trees cannot be read", party=self.session.bank) from error
+        if len(trees) > self.growth.n_estimators or any(t.holder != self.session.party for t in trees):
+            raise MessageError("shapes of earlier trees are not this holder's", party=self.session.bank)
+        if self.growth.sealed:
+            own = self.earlier[: len(trees)]
+            if [tree.skeleton() for tree in own] != trees:
+                raise MessageError("earlier trees are not those in this holder's checkpoint", party=self.session.bank)
+            trees = list(own)
+        for tree in trees:
+            yield from self._add_margin(tree)
+            self.trees.append(tree)
+        self.n_trees = len(trees)
+
+    def tree(self, message: Any) -> Protocol[None]:
+        """One tree, from gradients to margins."""
+        if self.n_trees >= self.growth.n_estimators:
+            raise MessageError("the bank asks for more trees than the job has", party=self.session.bank)
+        self.n_trees += 1
+        series = harmonics.harmonics(int(message.harmonic))
+        seed = bytes(message.rows_seed)
+        if len(seed) not in {0, SEED_BYTES}:
+            raise MessageError(f"a seed has {SEED_BYTES} bytes", party=self.session.bank)
+        columns = (
+            _chosen(message.bank_columns, self.bank_ranked, self.session.bank),
+            _chosen(message.holder_columns, self.columns.ranked, self.session.bank),
+        )
+        gradients = yield from self._gradients(series)
+        rows = _sampled(self.growth, seed, self.n)
+        form = SealedHolderTree if self.growth.sealed else HolderTree
+        grower = form(self, columns, vector_share(gradients, rows), int(rows.sum()))
+        tree, step = yield from grower.follow()
+        yield from self._add_margin(tree)
+        if step.validate:
+            yield from self._improvement(tree, gradients, int(step.weight_bits))
+        self.trees.append(tree)
+        yield Checkpoint(self.state())
+
+    def _gradients(self, series: harmonics.Harmonics) -> Protocol[Words]:
+        def tables(rows: slice) -> Words:
+            sines, cosines = series.tables(self.margin[rows])
+            c, d = np.ldexp(series.sines, HOLDER_TABLE)[:, None], np.ldexp(series.cosines, HOLDER_TABLE)[:, None]
+            both = np.stack([np.concatenate([c * cosines, c * sines]), np.concatenate([-d * sines, d * cosines])])
+            return shares.to_ring(np.rint(both).astype(np.int64))
+
+        kinds = (pb.BoostBankTables, pb.BoostHolderGradients)
+        return (yield from holder_product(self.session.bank, self.evaluator, self.n, tables, kinds))
+
+    def _add_margin(self, tree: Tree) -> Protocol[None]:
+        e = indicators(tree, self.codes, self.n_codes).astype(np.uint64)
+        if e.shape[0] == 0:
+            return
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        product = yield from holder_product(self.session.bank, self.evaluator, self.n, lambda r: e[:, r], kinds)
+        self.margin = shares.add(self.margin, product)
+
+    def _improvement(self, tree: Tree, gradients: Words, weight_bits: int) -> Protocol[None]:
+        if weight_bits > MAX_WEIGHT_BITS:
+            raise MessageError("leaf weights of so many bits are not asked", party=self.session.bank)
+        rows = self.growth.validation
+        n = int(rows.sum())
+        if not n:
+            raise MessageError("the bank asks to validate, the job holds no validation rows", party=self.session.bank)
+        e = np.concatenate([np.ones((1, n), bool), indicators(tree, self.codes[rows], self.n_codes)])
+        g, h = gradients[:, rows]
+        v = np.concatenate([e[1:].astype(np.uint64), np.where(e, g, np.uint64(0)), np.where(e, h, np.uint64(0))])
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        product = yield from holder_product(self.session.bank, self.evaluator, n, lambda r: v[:, r], kinds)
+        drop = max(0, SCALE + weight_bits - EXACT_BITS)
+        share = shares.add(shares.sum_shares(product)[None], dither((1,), sd=float(1 << max(0, drop - 2))))
+        opened = shares.round_share(share, drop)
+        yield Send(self.session.bank, pb.BoostHolderImprovement(share=shares.shares_to_bytes(opened)))
+
+
+def _bank_columns(start: Any, bank: str) -> Ranked:
+    n_codes, missing = np.array(start.bank_n_codes, dtype=np.int64), np.array(start.bank_missing, dtype=bool)
+    if missing.size != n_codes.size or (n_codes.size and (n_codes.min() < 1 or n_codes.max() > 1 << 16)):
+        raise MessageError("the bank's number of codes is out of range", party=bank)
+    return Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64))
+
+
+def _ranks_from(start: Any, n_codes: NDArray[np.int64], bank: str) -> HolderColumns:
+    missing = np.array(start.missing, dtype=bool)
+    cells = int(n_codes.sum())
+    if missing.size != n_codes.size or len(start.ranks) != 2 * cells:
+        raise MessageError("the bank's ranks do not fit this party's columns", party=bank)
+    ranks = np.frombuffer(start.ranks, "<u2").astype(np.int64)
+    at = 0
+    for k in n_codes.tolist():
+        if not np.array_equal(np.sort(ranks[at : at + k]), np.arange(k)):
+            raise MessageError("the bank's ranks do not number this party's codes", party=bank)
+        at += k
+    return HolderColumns(Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64)), ranks)
+
+
+def _own_order(columns: HolderColumns, natural: HolderColumns | None) -> HolderColumns:
+    """The bank's ranks (by WOE), and the order of the values where a column has one."""
+    if natural is None:
+        return columns
+    first = np.concatenate(([0], np.cumsum(columns.ranked.n_codes)))[:-1]
+    has_order = natural.ranks[first] >= 0
+    ranks = np.where(np.repeat(has_order, columns.ranked.n_codes), natural.ranks, columns.ranks)
+    missing = np.where(has_order, natural.ranked.missing, columns.ranked.missing)
+    return HolderColumns(replace(columns.ranked, missing=missing), ranks)
+
+
+def _chosen(columns: Any, ranked: Ranked, bank: str) -> NDArray[np.int64]:
+    chosen = np.array(columns, dtype=np.int64)
+    if chosen.size and (np.any(np.diff(chosen) <= 0) or chosen[-1] >= ranked.n_codes.size):
+        raise MessageError("the bank names columns that are not there", party=bank)
+    return chosen

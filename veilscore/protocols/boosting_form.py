@@ -1,0 +1,91 @@
+"""What all parts of boosting share: parameters known to every party, ranked columns, fixed point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.modelling.accountant import Accountant
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from veilscore.modelling.split_search import Ranked, Rules
+
+    Codes = NDArray[np.unsignedinteger]
+
+SCALE = 32  # fraction bits of shared g and h
+ROUNDING_BITS = 6  # fraction bits of an opened sum that carries noise
+EXACT_BITS = 16  # and of one that carries none
+NOISE_MARGIN = 2.0**0.5  # a gain must beat twice what noise alone brings: the best of many candidates is picked
+MAX_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Parameters of training that all parties know from the job.
+
+    Attributes
+    ----------
+    noise_rows : deviation of the noise of an opened sum of g, in rows; 0 opens exact sums (`bounds` off).
+    bounds : at most n_node / 10 cells a node and side, and the accountant's budget.
+    share : of rows times columns that opened sums may tell, see `accountant`.
+    validation : (n,) rows that are not trained on but measured, for early stopping.
+    sealed : splits are chosen on shares, nothing is opened but noised sums of leaves; else from noised sums of cells.
+    """
+
+    n_estimators: int
+    max_depth: int
+    max_leaves: int
+    leaf_wise: bool
+    max_bin: int
+    subsample: float
+    colsample_bytree: float
+    own_columns: bool
+    early_stopping_rounds: int
+    max_weight: float
+    bounds: bool
+    noise_rows: float
+    share: float | None
+    validation: NDArray[np.bool_]
+    rules: Rules
+    seed: int = 0
+    sealed: bool = False
+
+    def accountant(self, n_codes: NDArray[np.int64], spent: float = 0.0) -> Accountant:
+        """Count of what one holder's opened sums tell."""
+        n_train = int((~self.validation).sum())
+        share = self.share if self.bounds else None
+        return Accountant(n_train, tuple(n_codes.tolist()), self.noise_rows, self.max_weight, share, spent)
+
+
+@dataclass(frozen=True)
+class HolderColumns:
+    """What the bank knows of one holder's columns.
+
+    Attributes
+    ----------
+    ranked : the columns, ranked.
+    ranks : (cells,) rank of each code in its column.
+    """
+
+    ranked: Ranked
+    ranks: NDArray[np.int64]
+
+    def unrank(self, column: int, codes: tuple[int, ...]) -> tuple[int, ...]:
+        """Codes of the holder's map that have these ranks."""
+        first = int(self.ranked.n_codes[:column].sum())
+        ranks = self.ranks[first : first + int(self.ranked.n_codes[column])].tolist()
+        return tuple(sorted(ranks.index(code) for code in codes))
+
+
+def rank_codes(codes: Codes, columns: HolderColumns) -> Codes:
+    """Ranks in place of codes (n, d)."""
+    out = np.empty_like(codes)
+    at = 0
+    for j, k in enumerate(columns.ranked.n_codes.tolist()):
+        out[:, j] = columns.ranks[at : at + k].astype(codes.dtype)[codes[:, j]]
+        at += k
+    return out

@@ -1,0 +1,499 @@
+"""One tree of joint boosting while it grows, its splits chosen by the bank from noised sums; both roles.
+
+Source   : design page, section 6; docs/protocols/boosting.md. Messages, reveals and aborts: `boosting.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.crypto import shares
+from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.lattice.params import T
+from veilscore.lattice.sampling import dither
+from veilscore.modelling.accountant import H_NOISE
+from veilscore.modelling.split_search import CELLS_PER_ROW, Coarse, Found, Ranked, best_split, child_bounds, left_codes
+from veilscore.modelling.trees import MAX_SPLITS, Split, Tree
+from veilscore.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.blocks import bank_product, holder_product, merge_cells, word_sums
+from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, Growth
+from veilscore.v1 import boosting_pb2 as pb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from veilscore.lattice.product import ProductKey
+    from veilscore.protocols.boosting import Bank, Holder
+
+    Words = NDArray[np.uint64]
+    Vector = NDArray[np.float64]
+
+_T = np.uint64(T)
+
+
+@dataclass(eq=False)
+class Node:
+    """A node of the growing tree; both parties keep the same numbers, each its own shares."""
+
+    number: int
+    depth: int
+    vectors: Words  # (2, n) share of g and h in the node's rows
+    cells: Words = field(default_factory=lambda: np.zeros((2, 0), np.uint64))  # share of their sums per cell
+    total: tuple[float, float] = (0.0, 0.0)
+    weight_bounds: tuple[float, float] = (-np.inf, np.inf)
+    least_rows: float = 0.0  # lower bound of the number of rows, from sum h
+
+
+def vector_share(values: Words, rows: NDArray[np.bool_]) -> Words:
+    """Share of values (..., n) in some rows, zero elsewhere."""
+    return np.where(rows, values, np.uint64(0))
+
+
+def subtract(left: Words, right: Words) -> Words:
+    """Difference of shares modulo T."""
+    return shares.add(left, np.where(right > 0, _T - right, np.uint64(0)))
+
+
+def opened_layout(
+    nodes: list[Any], own: Ranked, other: Ranked, columns: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> tuple[list[tuple[Coarse | None, Coarse | None]], list[int]]:
+    """Coarse cells of each node on the bank's and the holder's side, and opened cells of each column over all nodes."""
+    layouts, totals = [], np.zeros(columns[0].size + columns[1].size, np.int64)
+    for node in nodes:
+        bank = own.coarse(node.bank_width, columns[0]) if node.bank_width else None
+        holder = other.coarse(node.holder_width, columns[1]) if node.holder_width else None
+        if bank is not None:
+            totals[: columns[0].size] += bank.n_bins
+        if holder is not None:
+            totals[columns[0].size :] += holder.n_bins
+        layouts.append((bank, holder))
+    return layouts, [int(k) for k in totals if k]
+
+
+def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], first_holder: int) -> Words:
+    """Share (2, opened) of one node's opened sums, the bank's side first."""
+    bank, holder = layout
+    parts = []
+    if bank is not None:
+        parts.append(merge_cells(cells, bank.starts, bank.ends))
+    if holder is not None:
+        parts.append(merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
+    return np.concatenate(parts, axis=1)
+
+
+def tree_of(holder: str, records: list[tuple[int, int, int, Split]]) -> tuple[Tree, list[int]]:
+    """The tree of splits in the order they were made, and the node number of each leaf."""
+    index = {node: k for k, (node, _, _, _) in enumerate(records)}
+    children = {child for _, left, right, _ in records for child in (left, right)} or {0}
+    leaves = sorted(child for child in children if child not in index)
+    place = {node: -1 - i for i, node in enumerate(leaves)} | index
+    splits = tuple(
+        split.model_copy(update={"left": place[left], "right": place[right]}) for _, left, right, split in records
+    )
+    return Tree(holder=holder, splits=splits, weights=()), leaves
+
+
+class BankTree:
+    """One tree while it grows, at the bank."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        holder: str,
+        key: ProductKey,
+        columns: tuple[NDArray[np.int64], NDArray[np.int64]],
+        root: Words,
+        n_rows: int,
+    ) -> None:
+        self.bank, self.holder, self.key, self.columns = bank, holder, key, columns
+        self.growth = bank.growth
+        noise = NOISE_MARGIN * self.growth.noise_rows * self.growth.max_weight
+        self.rules = replace(self.growth.rules, noise=noise)
+        self.own, self.other = bank.data.own, bank.data.columns[holder]
+        self.root = Node(0, 0, root, least_rows=float(n_rows))
+        self.next_number = 1
+        self.records: list[tuple[int, int, int, Split]] = []
+        self.leaves: dict[int, float] = {}
+
+    def grow(self) -> Protocol[Tree]:
+        """Open, choose, split, until nothing gains; returns the tree with its leaf weights."""
+        growth = self.growth
+        most = growth.max_leaves or 1 << growth.max_depth
+        yield from self._sum_cells(self.root)
+        fresh, candidates = [self.root], list[tuple[Node, Found]]()
+        n_leaves = 1
+        while fresh or candidates:
+            candidates += yield from self._choose(fresh)
+            candidates.sort(key=lambda item: -item[1].gain)
+            count = max(0, min(1 if growth.leaf_wise else len(candidates), most - n_leaves))
+            batch, candidates = candidates[:count], candidates[count:]
+            n_leaves += len(batch)
+            if not batch:
+                for node, _ in candidates:
+                    self._leaf(node)
+                break
+            if not growth.leaf_wise:
+                for node, _ in candidates:
+                    self._leaf(node)
+                candidates = []
+            fresh = yield from self._split(batch)
+        tree, leaves = tree_of(self.holder, self.records)
+        weights = tuple(self.leaves[number] for number in leaves)
+        return tree.model_copy(update={"weights": weights})
+
+    def _leaf(self, node: Node) -> None:
+        rules = self.rules
+        self.leaves[node.number] = rules.learning_rate * rules.weight(*node.total, node.weight_bounds)
+
+    def _choose(self, nodes: list[Node]) -> Protocol[list[tuple[Node, Found]]]:
+        """Open the sums of nodes and find their splits; a node that may open nothing, or gains nothing, is a leaf."""
+        opened = [(node, self.bank.widths(self.holder, self.columns, node.least_rows)) for node in nodes]
+        asked = [(node, widths) for node, widths in opened if any(widths)]
+        for node, widths in opened:
+            if not any(widths):
+                self._leaf(node)
+        message = pb.BoostBankStep(
+            kind=pb.BoostBankStep.OPEN,
+            nodes=[pb.BoostNode(node=n.number, bank_width=w[0], holder_width=w[1]) for n, w in asked],
+        )
+        layouts, cells = opened_layout(list(message.nodes), self.own.ranked, self.other.ranked, self.columns)
+        accountant = self.bank.accountants[self.holder]
+        if not asked or (self.growth.bounds and not accountant.allows(cells)):
+            for node, _ in asked:
+                self._leaf(node)
+            return []
+        accountant.charge(cells)
+        yield Send(self.holder, message)
+        first = self.own.ranked.n_cells
+        mine = [coarse_cells(node.cells, layout, first) for (node, _), layout in zip(asked, layouts, strict=True)]
+        reply = yield from receive(self.holder, pb.BoostHolderSums)
+        width = sum(part.shape[1] for part in mine)
+        theirs = shares.shares_from_bytes(reply.sums, (2, width))
+        drop = SCALE - (ROUNDING_BITS if self.growth.noise_rows else EXACT_BITS)
+        sums = shares.open_rounded(np.concatenate(mine, axis=1), theirs, drop, SCALE)
+        found, at = [], 0
+        for (node, _), layout, part in zip(asked, layouts, mine, strict=True):
+            best = self._best(node, layout, sums[:, at : at + part.shape[1]])
+            at += part.shape[1]
+            if best is None:
+                self._leaf(node)
+            else:
+                found.append((node, best))
+        return found
+
+    def _best(self, node: Node, layout: tuple[Coarse | None, Coarse | None], sums: Vector) -> Found | None:
+        """Best split of one node from its opened sums; also sets its total, the mean over the opened columns."""
+        sides = [
+            (side, ranked, coarse)
+            for side, ranked, coarse in zip(
+                ("bank", "holder"), (self.own.ranked, self.other.ranked), layout, strict=True
+            )
+            if coarse is not None
+        ]
+        n_columns = sum(coarse.n_bins.size for _, _, coarse in sides)
+        g, h = sums.sum(axis=1) / n_columns
+        node.total = (float(g), max(float(h), 0.0))
+        best: Found | None = None
+        at = 0
+        for side, ranked, coarse in sides:
+            part = sums[:, at : at + coarse.starts.size]
+            at += coarse.starts.size
+            found = best_split(
+                side,
+                ranked,
+                coarse,
+                (part[0].copy(), part[1].copy()),
+                node.total,
+                self.rules,
+                node.weight_bounds,
+            )
+            if found is not None and (best is None or found.gain > best.gain):
+                best = found
+        return best
+
+    def _split(self, batch: list[tuple[Node, Found]]) -> Protocol[list[Node]]:
+        """Tell the holder the splits, and make the children that may grow."""
+        grows = batch[0][0].depth + 1 < self.growth.max_depth or self.growth.max_depth == 0
+        messages, plans = [], []
+        for node, found in batch:
+            ranked = self.own if found.side == "bank" else self.other
+            codes = ranked.unrank(found.column, left_codes(ranked.ranked, found))
+            left = found.left[1] <= found.right[1]
+            split = Split(
+                side="bank" if found.side == "bank" else "holder",
+                column=found.column,
+                codes=codes,
+                left=0,
+                right=0,
+                gain=found.gain,
+                cover=node.total[1],
+            )
+            numbers = (self.next_number, self.next_number + 1)
+            self.next_number += 2
+            self.records.append((node.number, *numbers, split))
+            mine = found.side == "bank"
+            messages.append(
+                pb.BoostNode(
+                    node=node.number,
+                    bank_side=mine,
+                    column=0 if mine else found.column,
+                    codes=() if mine else codes,
+                    left_computed=left,
+                    grows=grows,
+                )
+            )
+            plans.append((node, found, split, numbers, left))
+        yield Send(self.holder, pb.BoostBankStep(kind=pb.BoostBankStep.SPLIT, nodes=messages))
+        computed = []
+        if grows:
+            computed = yield from self._members([(node, split, left) for node, _, split, _, left in plans])
+        fresh: list[Node] = []
+        for i, (node, found, _, numbers, left) in enumerate(plans):
+            children = self._children(node, found, numbers)
+            if not grows:
+                for child in children:
+                    self._leaf(child)
+                continue
+            first, second = children if left else children[::-1]
+            first.vectors = computed[i]
+            second.vectors = subtract(node.vectors, first.vectors)
+            yield from self._sum_cells(first)
+            second.cells = subtract(node.cells, first.cells)
+            fresh += children
+        return fresh
+
+    def _children(self, node: Node, found: Found, numbers: tuple[int, int]) -> tuple[Node, Node]:
+        bounds = child_bounds(found, node.weight_bounds, self.rules)
+        made = []
+        for number, total, bound in zip(numbers, (found.left, found.right), bounds, strict=True):
+            rows = min(node.least_rows, 4.0 * total[1] / self.growth.max_weight)
+            made.append(
+                Node(
+                    number,
+                    node.depth + 1,
+                    np.zeros((2, 0), np.uint64),
+                    total=total,
+                    weight_bounds=bound,
+                    least_rows=rows,
+                )
+            )
+        return made[0], made[1]
+
+    def _members(self, plans: list[tuple[Node, Split, bool]]) -> Protocol[list[Words]]:
+        """Share of g and h in the computed child of each node: (2, n) each."""
+        n = self.bank.n
+        mine = [i for i, (_, split, _) in enumerate(plans) if split.side == "bank"]
+        theirs = [i for i in range(len(plans)) if i not in mine]
+        out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        if mine:
+            goes = np.stack([self._goes(plans[i][1], left=plans[i][2]) for i in mine])
+            u = goes.reshape(1, -1).astype(np.uint64)
+            product = yield from bank_product(self.holder, self.key, u.shape[1], lambda r: u[:, r], 2, kinds)
+            for place, i in enumerate(mine):
+                own = vector_share(plans[i][0].vectors, goes[place])
+                out[i] = shares.add(own, product[:, place * n : (place + 1) * n])
+        if theirs:
+            u = np.concatenate([plans[i][0].vectors.reshape(1, -1) for i in theirs], axis=1)
+            product = yield from bank_product(self.holder, self.key, u.shape[1], lambda r: u[:, r], None, kinds)
+            for place, i in enumerate(theirs):
+                out[i] = product[2 * place * n : 2 * (place + 1) * n].reshape(2, n)
+        return out
+
+    def _goes(self, split: Split, *, left: bool) -> NDArray[np.bool_]:
+        table = np.zeros(int(self.own.ranked.n_codes[split.column]), bool)
+        table[list(split.codes)] = True
+        goes = table[self.bank.data.codes[:, split.column]]
+        return goes if left else ~goes
+
+    def _sum_cells(self, node: Node) -> Protocol[None]:
+        """Share of the node's sums over the bank's cells and the holder's."""
+        bank = self.bank
+        bank_cells = np.zeros((2, self.own.ranked.n_cells), np.uint64)
+        holder_cells = np.zeros((2, self.other.ranked.n_cells), np.uint64)
+        if self.columns[1].size:
+            query, holder_cells = bank.vectors[self.holder].query(node.vectors)
+            yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
+        if self.columns[0].size:
+            own = word_sums(bank.ranked_codes, self.own.ranked.n_codes, node.vectors)
+            codes = bank.cells[self.holder]
+            data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
+            share = codes.evaluate(codes.unpack(data))
+            check_pair(share, self.holder)
+            bank_cells = shares.add(share, own)
+        node.cells = np.concatenate([bank_cells, holder_cells], axis=1)
+
+
+def check_pair(share: Words, party: str) -> None:
+    """Refuse a histogram of another number of vectors than g and h."""
+    if share.shape[0] != 2:
+        raise MessageError(f"a histogram of g and h has two vectors, not {share.shape[0]}", party=party)
+
+
+class HolderTree:
+    """One tree while it grows, at the holder."""
+
+    def __init__(
+        self, holder: Holder, columns: tuple[NDArray[np.int64], NDArray[np.int64]], root: Words, n_rows: int
+    ) -> None:
+        self.holder, self.columns, self.growth = holder, columns, holder.growth
+        self.bank = holder.session.bank
+        self.nodes = {0: Node(0, 0, root)}
+        self.rows: dict[int, NDArray[np.bool_] | None] = {0: None}  # that this party's own splits allow
+        self.n_rows = n_rows
+        self.next_number = 1
+        self.records: list[tuple[int, int, int, Split]] = []
+        self.opened: set[int] = set()
+
+    def follow(self) -> Protocol[tuple[Tree, Any]]:
+        """Do what the bank asks until the tree is whole; returns it, and the step that ended it."""
+        yield from self._sum_cells(self.nodes[0])
+        while True:
+            step = yield from receive(self.bank, pb.BoostBankStep)
+            if step.kind == pb.BoostBankStep.LEAVES:
+                self.check_leaves(step)
+                return tree_of(self.holder.session.party, self.records)[0], step
+            if step.kind == pb.BoostBankStep.OPEN:
+                yield from self._open(step)
+            elif step.kind == pb.BoostBankStep.SPLIT:
+                yield from self._split(step)
+            else:
+                raise MessageError("a step of a kind that this version does not know", party=self.bank)
+
+    def check_leaves(self, step: Any) -> None:
+        """Refuse another step where the leaves are due."""
+        if step.kind != pb.BoostBankStep.LEAVES or step.nodes:
+            raise MessageError("the leaves of the tree were due", party=self.bank)
+
+    def _node(self, number: int) -> Node:
+        if number not in self.nodes:
+            raise MessageError(f"the bank names node {number}, which does not stand", party=self.bank)
+        return self.nodes[number]
+
+    def _open(self, step: Any) -> Protocol[None]:
+        growth, accountant = self.growth, self.holder.accountant
+        numbers = [node.node for node in step.nodes]
+        if not numbers or len(set(numbers)) != len(numbers) or self.opened & set(numbers):
+            raise MessageError("a node is opened once", party=self.bank)
+        if any(max(n.bank_width, n.holder_width) > MAX_WIDTH for n in step.nodes):
+            raise MessageError(f"a column opens at most {MAX_WIDTH} bins", party=self.bank)
+        ranked = (self.holder.bank_ranked, self.holder.columns.ranked)
+        layouts, cells = opened_layout(list(step.nodes), *ranked, self.columns)
+        self._check_cells(numbers, layouts)
+        accountant.charge(cells)
+        self.opened |= set(numbers)
+        yield Checkpoint(self.holder.state())
+        first = ranked[0].n_cells
+        share = np.concatenate(
+            [coarse_cells(self._node(n).cells, layout, first) for n, layout in zip(numbers, layouts, strict=True)],
+            axis=1,
+        )
+        yield Send(self.bank, pb.BoostHolderSums(sums=shares.shares_to_bytes(noised(share, growth))))
+
+    def _check_cells(self, numbers: list[int], layouts: list[tuple[Coarse | None, Coarse | None]]) -> None:
+        """Refuse more cells than a tenth of the rows that this party's own splits leave in the node."""
+        if not self.growth.bounds:
+            return
+        for number, layout in zip(numbers, layouts, strict=True):
+            rows = self.rows.get(number)
+            most = (self.n_rows if rows is None else int(rows.sum())) / CELLS_PER_ROW
+            for side in layout:
+                if side is not None and side.starts.size > most:
+                    raise RefusedError(f"{side.starts.size} sums of a node with room for {most:.0f} were asked")
+
+    def _split(self, step: Any) -> Protocol[None]:
+        plans = []
+        if len(self.records) + len(step.nodes) > MAX_SPLITS or not step.nodes:
+            raise MessageError("a tree of that many splits is not allowed", party=self.bank)
+        for message in step.nodes:
+            node = self._node(message.node)
+            split = Split(
+                side="bank" if message.bank_side else "holder",
+                column=0 if message.bank_side else message.column,
+                codes=() if message.bank_side else tuple(message.codes),
+                left=0,
+                right=0,
+            )
+            numbers = (self.next_number, self.next_number + 1)
+            self.next_number += 2
+            self.records.append((node.number, *numbers, split))
+            goes = None if message.bank_side else self._goes(split)
+            plans.append((node, message, goes, numbers))
+            del self.nodes[node.number]
+        if not all(message.grows for message in step.nodes):
+            return
+        computed = yield from self._members([(node, goes, bool(m.left_computed)) for node, m, goes, _ in plans])
+        for (node, message, goes, numbers), vectors in zip(plans, computed, strict=True):
+            first, second = numbers if message.left_computed else numbers[::-1]
+            child = Node(first, node.depth + 1, vectors)
+            yield from self._sum_cells(child)
+            other = Node(second, node.depth + 1, subtract(node.vectors, vectors))
+            other.cells = subtract(node.cells, child.cells)
+            self.nodes |= {first: child, second: other}
+            rows = self.rows[node.number]
+            for number, side in zip(numbers, (goes, None if goes is None else ~goes), strict=True):
+                self.rows[number] = rows if side is None else side if rows is None else rows & side
+
+    def _goes(self, split: Split) -> NDArray[np.bool_]:
+        n_codes = self.holder.n_codes
+        if split.column >= n_codes.size or any(code >= n_codes[split.column] for code in split.codes):
+            raise MessageError("the bank splits on a column or code that is not there", party=self.bank)
+        table = np.zeros(int(n_codes[split.column]), bool)
+        table[list(split.codes)] = True
+        return table[self.holder.codes[:, split.column]]
+
+    def _members(self, plans: list[tuple[Node, NDArray[np.bool_] | None, bool]]) -> Protocol[list[Words]]:
+        """This party's share of g and h in the computed child of each node."""
+        holder, n = self.holder, self.holder.n
+        theirs = [i for i, (_, goes, _) in enumerate(plans) if goes is None]
+        mine = [i for i, (_, goes, _) in enumerate(plans) if goes is not None]
+        out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
+        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        if theirs:
+            v = np.concatenate([plans[i][0].vectors for i in theirs], axis=1)[:, None, :]
+            product = yield from holder_product(self.bank, holder.evaluator, v.shape[2], lambda r: v[:, :, r], kinds)
+            for place, i in enumerate(theirs):
+                out[i] = product[:, place * n : (place + 1) * n]
+        if mine:
+            sides = [_side(plans[i][1], left=plans[i][2]) for i in mine]
+            v2 = np.concatenate([np.tile(side, 2) for side in sides]).astype(np.uint64)[None]
+            product = yield from holder_product(self.bank, holder.evaluator, v2.shape[1], lambda r: v2[:, r], kinds)
+            for place, i in enumerate(mine):
+                own = vector_share(plans[i][0].vectors, sides[place])
+                out[i] = shares.add(own, product[2 * place * n : 2 * (place + 1) * n].reshape(2, n))
+        return out
+
+    def _sum_cells(self, node: Node) -> Protocol[None]:
+        holder = self.holder
+        bank_cells = np.zeros((2, holder.bank_ranked.n_cells), np.uint64)
+        holder_cells = np.zeros((2, holder.columns.ranked.n_cells), np.uint64)
+        if self.columns[0].size:
+            query, bank_cells = holder.vectors.query(node.vectors)
+            yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
+        if self.columns[1].size:
+            own = word_sums(holder.ranked_codes, holder.n_codes, node.vectors)
+            data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
+            share = holder.cells.evaluate(holder.cells.unpack(data))
+            check_pair(share, self.bank)
+            holder_cells = shares.add(share, own)
+        node.cells = np.concatenate([bank_cells, holder_cells], axis=1)
+
+
+def _side(goes: NDArray[np.bool_] | None, *, left: bool) -> NDArray[np.bool_]:
+    if goes is None:
+        raise ParameterError("a split of the bank has no rows here")
+    return goes if left else ~goes
+
+
+def noised(share: Words, growth: Growth) -> Words:
+    """Noise of `noise_rows` rows on g and a quarter of it on h, then rounding; without noise, dither alone."""
+    unit = float(1 << SCALE) * growth.noise_rows * growth.max_weight
+    least = float(1 << 16)  # bare rounding would leak sums of the encryption noise, which the bank knows
+    g = dither(share.shape[1:], sd=max(unit, least))
+    h = dither(share.shape[1:], sd=max(unit * H_NOISE, least))
+    bits = ROUNDING_BITS if growth.noise_rows else EXACT_BITS
+    return shares.round_share(shares.add(share, np.stack([g, h])), SCALE - bits)

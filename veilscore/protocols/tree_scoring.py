@@ -1,0 +1,300 @@
+"""Batch scoring of boosted trees, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
+
+Source   : design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, sections 2a and 3.
+Parties  : the bank (leaf points, its codes), the holders (codes, their splits), the coordinator (adds masked partials).
+Messages : as in `veilscore.protocols.scoring`; between request and partial, for each holder:
+           trees of its columns alone: BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree;
+           the others: BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of
+           the bank's factors c with the holder's indicators e (`veilscore.modelling.trees`).
+           Trees that ask the bank alone need no message.
+Reveals  : as in `veilscore.protocols.scoring`. A holder knows its splits and the shape of its trees from training.
+Assumes  : ring-LWE; the bank and the coordinator do not collude with all holders but one.
+Aborts   : RefusedError where a holder refuses; ParameterError where totals or rows do not fit the ring;
+           MessageError on a message of wrong size, range or order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from veilscore.errors import ConfigError, MessageError, ParameterError
+from veilscore.lattice.lookup import LookupCodes, LookupTable
+from veilscore.lattice.params import LOOKUP_TREES, MAX_CELLS, PRODUCT_OPEN, SCORE_T, check_product
+from veilscore.lattice.product import N, ProductEvaluator, ProductKey, element_bytes
+from veilscore.lattice.slots import n_folded
+from veilscore.modelling.leaf_index import leaf_index
+from veilscore.modelling.trees import coefficients, indicators
+from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.scoring import (
+    BatchRequest,
+    BatchResult,
+    HolderAnswer,
+    HolderPart,
+    accept,
+    ask_holders,
+    receive_total,
+    send_partial,
+)
+from veilscore.v1 import score_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from veilscore.modelling.boosted import Boosted
+    from veilscore.modelling.trees import Tree
+
+    Units = NDArray[np.int64]
+    Words = NDArray[np.uint64]
+    Codes = NDArray[np.unsignedinteger]
+
+R = TypeVar("R")
+GROUP = 64  # vectors of one message: 8 MB at a full block
+WORKERS = 2
+AHEAD = 4  # groups that a party computes while the network is busy; bounds its memory
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How one holder's trees are scored: numbers of those looked up, and of those multiplied."""
+
+    looked_up: tuple[int, ...]
+    multiplied: tuple[int, ...]
+
+
+def forms(trees: Sequence[Tree], n_rows: int) -> Forms:
+    """Choose the form of each tree from sizes that both know: trees of own columns go the way of fewer bytes."""
+    own = tuple(i for i, tree in enumerate(trees) if tree.asks == "holder")
+    both = tuple(i for i, tree in enumerate(trees) if tree.asks == "both")
+    n_cells = sum(trees[i].n_leaves for i in own)
+    n_bits = sum(len(trees[i].splits) for i in own)
+    full, rest = divmod(n_rows, N)
+    products = full * n_bits + (n_folded(n_bits, rest) if rest and n_bits else 0)
+    lookups = n_cells + 1 + 2 * -(-n_rows // LOOKUP_TREES.N)
+    if n_cells > MAX_CELLS or products * element_bytes(PRODUCT_OPEN) < lookups * element_bytes(LOOKUP_TREES):
+        return Forms((), tuple(sorted(own + both)))
+    return Forms(own, both)
+
+
+def bounds(model: Boosted) -> tuple[int, int]:
+    """Smallest and largest total that the model allows, in units.
+
+    Raises
+    ------
+    ParameterError : they lie too far apart to be opened.
+    """
+    low = model.base_points + sum(min(points) for points in model.points)
+    high = model.base_points + sum(max(points) for points in model.points)
+    if high - low >= SCORE_T:
+        raise ParameterError(
+            f"totals of model {model.name} span {high - low} units, {SCORE_T - 1} fit: use fewer points_decimals"
+        )
+    return low, high
+
+
+def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart]:
+    """What the request tells each holder of its part.
+
+    Raises
+    ------
+    ConfigError : the holders of the job are not those of the model.
+    """
+    missing = {tree.holder for tree in model.trees if tree.asks != "bank"} - set(holders)
+    strangers = set(holders) - set(model.holder_sha256)
+    if missing or strangers:
+        names = ", ".join(sorted(missing | strangers))
+        raise ConfigError(f"the holders of the job are not those of model {model.name}: see {names}")
+    none = np.zeros(0, np.int64)
+    return {
+        h: HolderPart(
+            (part := model.part(h)).n_codes,
+            none,
+            bytes.fromhex(part.map_sha256),
+            bytes.fromhex(model.holder_sha256[h]),
+        )
+        for h in holders
+    }
+
+
+def bank_score_trees(
+    session: Session, coordinator: str, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted
+) -> Protocol[BatchResult]:
+    """Bank: total points of the scored rows.
+
+    Parameters
+    ----------
+    rows : (n_samples,) which of the aligned rows are scored.
+    own_codes : (n_scored, d_bank), the bank's codes of those rows.
+    """
+    n_scored = int(rows.sum())
+    low, _ = bounds(model)
+    parts = holder_parts(model, session.holders)
+    plans = {h: _BankTrees(model, h, n_scored) for h in session.holders}
+    unknown = yield from ask_holders(session, coordinator, rows, parts, model.sha256)
+    total = np.full(n_scored, model.base_points, np.int64)
+    for tree, points in zip(model.trees, model.points, strict=True):
+        if tree.asks == "bank":
+            total += coefficients(tree, np.array(points, np.int64), own_codes, model.parts[0].n_codes)[0]
+    for done, plan in enumerate(plans.values(), start=1):
+        if plan.forms.looked_up:
+            total += yield from plan.look_up(session, n_scored)
+        if plan.forms.multiplied:
+            total += yield from plan.multiply(session, own_codes)
+        yield Progress("trees under encryption", done, len(plans))
+    total += yield from receive_total(coordinator, n_scored, SCORE_T)
+    return BatchResult((total - low) % SCORE_T + low, unknown)
+
+
+class _BankTrees:
+    """The bank's side of one holder's trees."""
+
+    def __init__(self, model: Boosted, holder: str, n_rows: int) -> None:
+        both = zip(model.trees, model.points, strict=True)
+        self._trees = [(tree, np.array(points, np.int64)) for tree, points in both if tree.holder == holder]
+        self._n_codes = model.parts[0].n_codes
+        self._holder = holder
+        self.forms = forms([tree for tree, _ in self._trees], n_rows)
+
+    def look_up(self, session: Session, n_rows: int) -> Protocol[Units]:
+        """Bank's share of the trees that ask the holder alone, (n_rows,)."""
+        mine = [self._trees[i] for i in self.forms.looked_up]
+        n_codes = np.array([tree.n_leaves for tree, _ in mine], dtype=np.int64)
+        label = session.label("score trees", self._holder, session.bank)
+        table = LookupTable(n_rows, n_codes, label, params=LOOKUP_TREES)
+        table.add_hints((yield from receive_parts(self._holder, pb.BatchHolderHints, MAX_HINT_BYTES)))
+        query, share = table.query(np.concatenate([points for _, points in mine]) % SCORE_T)
+        yield from send_parts(self._holder, pb.BatchBankQuery, query.pack())
+        return share.astype(np.int64)
+
+    def multiply(self, session: Session, codes: Codes) -> Protocol[Units]:
+        """Bank's share of the other trees, (n_rows,), block by block."""
+        n_blocks = -(-codes.shape[0] // N)
+        n_bits = sum(len(self._trees[i][0].holder_splits) for i in self.forms.multiplied)
+        check_product(n_bits, n_blocks * N, PRODUCT_OPEN)
+        key = ProductKey(_product_label(session, self._holder), params=PRODUCT_OPEN, openings=n_blocks * N)
+        yield Send(self._holder, pb.BatchBankKey(product_public=key.public()))
+        total = np.zeros(codes.shape[0], np.int64)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for block, part, chunk in _ahead(pool, self._groups(key, codes, total)):
+                if part == 0 and block > 1:
+                    yield from self._reply(key, block - 2, total)
+                yield Send(self._holder, pb.BatchBankFactors(block=block, part=part, ciphertext_enc=chunk))
+        for block in range(max(0, n_blocks - 2), n_blocks):
+            yield from self._reply(key, block, total)
+        return total
+
+    def _groups(self, key: ProductKey, codes: Codes, total: Units) -> Iterator[Callable[[], tuple[int, int, bytes]]]:
+        """Yield the work of each message in order; adds what needs nothing of the holder to the total."""
+        for block in range(-(-codes.shape[0] // N)):
+            rows = slice(block * N, (block + 1) * N)
+            mine = [self._trees[i] for i in self.forms.multiplied]
+            c = [coefficients(tree, points, codes[rows], self._n_codes) for tree, points in mine]
+            total[rows] += sum(one[0] for one in c)
+            factors = np.concatenate([one[1:] for one in c])
+            for part, start in enumerate(range(0, factors.shape[0], GROUP)):
+                yield _encryption(key, block, part, factors[start : start + GROUP])
+
+    def _reply(self, key: ProductKey, block: int, total: Units) -> Protocol[None]:
+        message = yield from receive(self._holder, pb.BatchHolderReply)
+        if message.block != block:
+            raise MessageError(f"block {message.block} came where {block} was due", party=self._holder)
+        rows = slice(block * N, min((block + 1) * N, total.size))
+        total[rows] += key.decrypt([message.reply_enc], rows.stop - rows.start).astype(np.int64)
+
+
+def _encryption(key: ProductKey, block: int, part: int, factors: Units) -> Callable[[], tuple[int, int, bytes]]:
+    def work() -> tuple[int, int, bytes]:
+        (chunk,) = key.encrypt((factors % SCORE_T).astype(np.uint64))
+        return block, part, chunk
+
+    return work
+
+
+def _ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterator[R]:
+    """Results of tasks in order, a few of them computed in advance."""
+    running: deque[Future[R]] = deque()
+    for task in tasks:
+        running.append(pool.submit(task))
+        if len(running) > AHEAD:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _product_label(session: Session, holder: str) -> bytes:
+    return session.label("score trees, product", session.bank, holder)
+
+
+# --- holder ----------------------------------------------------------------------------------------------------------
+
+
+def holder_score_trees(
+    session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer, trees: Sequence[Tree]
+) -> Protocol[int]:
+    """Holder: answer a batch; returns the number of rows it helped to score.
+
+    Parameters
+    ----------
+    trees : its part of the model, of which the request names the hash (the caller checks that).
+
+    Raises
+    ------
+    RefusedError : with the holder's own reason, after the bank was told.
+    """
+    keys = yield from accept(session, answer)
+    n_scored = int(request.rows.sum())
+    plan = forms(trees, n_scored)
+    share = np.zeros(n_scored, np.uint64)
+    if plan.looked_up:
+        share += yield from _holder_look_up(session, answer, [trees[i] for i in plan.looked_up])
+    if plan.multiplied:
+        share += yield from _holder_multiply(session, answer, [trees[i] for i in plan.multiplied])
+    yield from send_partial(session, coordinator, request, share % np.uint64(SCORE_T), keys, SCORE_T)
+    return n_scored
+
+
+def _holder_look_up(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+    """Holder's share of the trees that ask its columns alone, (n_scored,)."""
+    n_codes = np.array([tree.n_leaves for tree in trees], dtype=np.int64)
+    leaves = leaf_index(trees, answer.codes, answer.n_codes)
+    label = session.label("score trees", session.party, session.bank)
+    lookup = LookupCodes(leaves, n_codes, label, params=LOOKUP_TREES, workers=WORKERS)
+    del leaves
+    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
+    data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.query_bytes)
+    return lookup.evaluate_bytes(data)
+
+
+def _holder_multiply(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+    """Holder's share of the other trees, (n_scored,), block by block."""
+    n_rows = answer.codes.shape[0]
+    n_blocks = -(-n_rows // N)
+    start = yield from receive(session.bank, pb.BatchBankKey)
+    label = _product_label(session, session.party)
+    evaluator = ProductEvaluator(bytes(start.product_public), label, params=PRODUCT_OPEN, openings=n_blocks * N)
+    share = np.empty(n_rows, np.uint64)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for block in range(n_blocks):
+            rows = slice(block * N, min((block + 1) * N, n_rows))
+            bits = np.concatenate([indicators(tree, answer.codes[rows], answer.n_codes) for tree in trees])
+            sums: list[Future[NDArray[np.uint32]]] = []
+            for part, first in enumerate(range(0, bits.shape[0], GROUP)):
+                message = yield from receive(session.bank, pb.BatchBankFactors)
+                if (message.block, message.part) != (block, part):
+                    raise MessageError("the bank's factors came out of order", party=session.bank)
+                if part >= AHEAD:
+                    sums[part - AHEAD].result()
+                group = bits[first : first + GROUP].astype(np.uint64)
+                sums.append(pool.submit(evaluator.partial_sum, message.ciphertext_enc, group))
+            done = [one.result() for one in sums]
+            reply, share[rows] = evaluator.close_sum(done, bits.shape[0], rows.stop - rows.start)
+            yield Send(session.bank, pb.BatchHolderReply(block=block, reply_enc=reply))
+            yield Progress("blocks of rows", block + 1, n_blocks)
+    return share

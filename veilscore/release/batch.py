@@ -1,0 +1,218 @@
+"""How a batch passes the holder: consent lists before alignment, coverage after it, the ledger before opening.
+
+Messages : BatchConsent (bank to each holder): the consent lists the bank has for the job's purpose, task and model.
+Reveals  : to a holder, which firms it can guess are on the lists (see `veilscore.release.consent`).
+Aborts   : RefusedError at the holder, told to the others without a firm or a count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from veilscore.errors import ConfigError, MessageError, RefusedError
+from veilscore.protocol import Protocol, Send, receive_parts, send_parts
+from veilscore.release.budget import ReleaseBudget
+from veilscore.release.consent import Ask, Signed, kind_of, stated_scope
+from veilscore.release.gate import MAX_LISTS, ConsentGate
+from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger
+from veilscore.v1 import score_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+    from numpy.typing import NDArray
+
+    from veilscore.data.codes import CodeMap
+    from veilscore.node.job import Job
+    from veilscore.node.policy import NodePolicy
+    from veilscore.node.store import JobStore
+    from veilscore.protocol import Session
+    from veilscore.release.consent import Consent
+
+R = TypeVar("R")
+MAX_BYTES = 1 << 30
+_COUNT_BYTES = 8
+
+
+def lists_in(home: Path, job: Job) -> tuple[bytes, ...]:
+    """Consent lists in a bank's HOME/consents/lists that say they cover the job now, newest first, as they travel."""
+    ask = ask_of(job)
+    folder = home / "consents" / "lists"
+    paths = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True) if folder.is_dir() else []
+    found = []
+    for path in paths:
+        signed = Signed.from_text(path.read_text(encoding="utf-8"), str(path))
+        if kind_of(signed) != "list":
+            raise ConfigError(f"{path} is not a consent list: move it away")
+        if not ask.refusal(stated_scope(signed), ""):
+            found.append(signed.to_message().SerializeToString())
+    return tuple(found[:MAX_LISTS])
+
+
+def ask_of(job: Job) -> Ask:
+    """What a batch job asks for, now."""
+    return Ask(job.purpose, job.task, job.bank, job.scoring.model, time.time())
+
+
+def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
+    """Bank: send the lists to every holder, also none."""
+    data = len(lists).to_bytes(_COUNT_BYTES, "little")
+    data += b"".join(len(one).to_bytes(_COUNT_BYTES, "little") + one for one in lists)
+    for holder in session.holders:
+        yield from send_parts(holder, score_pb2.BatchConsent, data)
+
+
+def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
+    """Holder: receive and verify the lists.
+
+    Raises
+    ------
+    RefusedError : there is none, or one is not for this batch.
+    """
+    data = yield from receive_parts(session.bank, score_pb2.BatchConsent, MAX_BYTES)
+    return gate.check_lists(_unpack(data, session.bank), ask)
+
+
+def _unpack(data: bytes, bank: str) -> list[bytes]:
+    n, at, found = int.from_bytes(data[:_COUNT_BYTES], "little"), _COUNT_BYTES, []
+    if n > MAX_LISTS:
+        raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=bank)
+    for _ in range(n):
+        size = int.from_bytes(data[at : at + _COUNT_BYTES], "little")
+        found.append(data[at + _COUNT_BYTES : at + _COUNT_BYTES + size])
+        at += _COUNT_BYTES + size
+    if at != len(data):
+        raise MessageError("consent lists are cut or lengthened", party=bank)
+    return found
+
+
+def check_covered(gate: ConsentGate, consents: Sequence[Consent], ids: NDArray[np.str_]) -> None:
+    """Refuse a batch with a firm of this holder that no list covers; ids are those of the matched rows."""
+    if not gate.covered(consents, ids).all():
+        raise RefusedError("at least one firm of the batch has no valid consent; leave it out or bring its consent")
+
+
+def before_sending(protocol: Protocol[R], kind: type[Message], act: Callable[[], None]) -> Protocol[R]:
+    """Run `protocol` and call `act` once, just before its first message of this kind leaves."""
+    answer: Message | None = None
+    acted = False
+    try:
+        while True:
+            try:
+                command = protocol.send(answer)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            if not acted and isinstance(command, Send) and isinstance(command.message, kind):
+                act()
+                acted = True
+            answer = yield command
+    finally:
+        protocol.close()
+
+
+class BatchGuard:
+    """One attempt at scoring many firms, as a holder's policy sees it.
+
+    Parameters
+    ----------
+    home : the holder's.
+    policy, job, session : of the attempt.
+    """
+
+    def __init__(self, home: Path, policy: NodePolicy, job: Job, session: Session) -> None:
+        self._home = home
+        self._policy = policy
+        self._job = job
+        self._session = session
+        self._training = job.task != "score_batch"
+        self._counts = policy.release.control == "on"
+        self._needed = not self._training and policy.consent == "required"
+        self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
+
+    def receive_consents(self) -> Protocol[tuple[Consent, ...]]:
+        """Before alignment: the bank's lists, verified; nothing in training, which needs none."""
+        if self._training:
+            return ()
+        return (yield from holder_receive_lists(self._session, self._gate, ask_of(self._job)))
+
+    def keep(
+        self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: NDArray[np.int64]
+    ) -> None:
+        """After alignment: refuse firms without consent, then save what scoring needs.
+
+        Parameters
+        ----------
+        ids : (n_own,) normalised ids of the holder's data set.
+        row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
+        """
+        known = row_of >= 0
+        if self._needed:
+            check_covered(self._gate, consents, ids[row_of[known]])
+        if self._counts:
+            firms = np.zeros(row_of.size, np.uint64)
+            with contextlib.closing(self._ledger()) as ledger:
+                firms[known] = ledger.firms(ids[row_of[known]].tolist())
+            store.save_arrays("firms", firms=firms)
+        store.save_json("consents", [{"id": c.id, "expires_s": c.scope.expires_s} for c in consents])
+
+    def refusal(self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap) -> str:
+        """Before scoring: why this batch is not scored, as the bank may hear it; empty if it is.
+
+        Parameters
+        ----------
+        known : (n_samples,) rows that are scored and known here.
+        """
+        if self._needed and not self._still_valid(store):
+            return "consent has expired or was revoked since the batch was aligned; submit the job again"
+        stated = None if self._training else self._job.scoring.model_sha256
+        if stated not in {None, model.hex()}:
+            return f"model version differs from the approved job's (model_sha256): it says {str(stated)[:16]}"
+        if not self._counts:
+            return ""
+        try:
+            with contextlib.closing(self._ledger()) as ledger:
+                if not self._training:
+                    ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], model.hex())
+                self._budget(ledger, code_map).check_batch(self._release(store, known, model, code_map))
+        except RefusedError as error:
+            return error.message
+        return ""
+
+    def counted(
+        self, protocol: Protocol[R], store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap
+    ) -> Protocol[R]:
+        """Run the scoring protocol; the ledger knows of it before the opened share leaves."""
+
+        def admit() -> None:
+            if self._counts:
+                with contextlib.closing(self._ledger()) as ledger:
+                    self._budget(ledger, code_map).admit(self._release(store, known, model, code_map))
+
+        return (yield from before_sending(protocol, score_pb2.BatchHolderPartial, admit))
+
+    def _still_valid(self, store: JobStore) -> bool:
+        kept = store.load_json("consents") if store.has("consents") else []
+        revoked = self._gate.revoked()
+        return bool(kept) and all(c["id"] not in revoked and time.time() < c["expires_s"] for c in kept)
+
+    def _release(self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap) -> Release:
+        return Release(
+            kind=EVALUATION if self._training else BATCH,
+            bank=self._session.bank,
+            reference=f"{self._session.bank}/{self._session.id}",
+            model=model.hex(),
+            code_map=code_map.hash,
+            firms=np.unique(store.load_arrays("firms")["firms"][known]),
+        )
+
+    def _budget(self, ledger: ReleaseLedger, code_map: CodeMap) -> ReleaseBudget:
+        return ReleaseBudget(ledger, self._policy.release, len(code_map.n_codes))
+
+    def _ledger(self) -> ReleaseLedger:
+        return ReleaseLedger(self._home / "state" / "release.db")

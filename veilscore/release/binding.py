@@ -1,0 +1,130 @@
+"""What an acceptance is bound to at a party: code, version of its data set and of the model, its policy.
+
+A party notes these digests when it accepts a job, signs them with its answer, and compares them before each step: what
+was approved is what runs. Digests of data sets and policies are salted with a secret of the party, so that others see
+only whether two jobs ran on the same version.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veilscore.errors import RefusedError, StateError
+from veilscore.modelling.model import load_model
+from veilscore.node.store import write_atomically
+
+if TYPE_CHECKING:
+    from veilscore.node.job import Job
+    from veilscore.node.policy import DatasetConfig, NodeConfig
+
+NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
+_PIECE = 1 << 20
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the sources of the installed veilscore package, as they were when this process first asked."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name, content = path.relative_to(root).as_posix().encode(), path.read_bytes()
+        digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
+    """Digests that a job would run with at this party now; a model that is not there yet has none."""
+    salt = _salt(home)
+    name = job.datasets[node.name]
+    bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
+    if name in node.datasets:
+        bound["dataset"] = _dataset_digest(salt, node.datasets[name])
+    if job.task == "score_batch":
+        bound["model"] = _model_digest(home, job.scoring.model)
+    return bound
+
+
+def with_model_version(job: Job, home: Path) -> Job:
+    """The job with the version of the model that the bank's home has, where it names none; else the job as it is."""
+    path = home / "models" / job.scoring.model / "model.json" if job.task == "score_batch" else None
+    if path is None or job.scoring.model_sha256 is not None or not path.is_file():
+        return job
+    parameters = job.scoring.model_copy(update={"model_sha256": load_model(path).sha256.hex()})
+    return job.model_copy(update={"parameters": parameters})
+
+
+def check_bound(agreed: dict[str, str], now: dict[str, str], party: str) -> None:
+    """Refuse to run what is not what was accepted.
+
+    Raises
+    ------
+    RefusedError : names each thing that differs.
+    """
+    differing = [name for name in NAMES if agreed.get(name, "") != now.get(name, "")]
+    if agreed and differing:
+        what = " and ".join(NAMES[name] for name in differing)
+        raise RefusedError(
+            f"{what} at {party} changed since it accepted this job; submit it again, so that it is approved anew",
+            party=party,
+        )
+
+
+def canonical(bound: dict[str, str]) -> str:
+    """The text that is signed."""
+    return json.dumps(bound, sort_keys=True, separators=(",", ":"))
+
+
+def _model_digest(home: Path, name: str) -> str:
+    """Digest of the party's files of a model: the bank's points and map, a holder's map."""
+    digest = hashlib.sha256()
+    for path in (home / "models" / name / "model.json", home / "models" / name / "code_map.json"):
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def dataset_version(home: Path, dataset: DatasetConfig) -> str:
+    """Salted digest of a data set as it is now."""
+    return _dataset_digest(_salt(home), dataset)
+
+
+def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
+    """Salted digest of a file's bytes; of a database only of where and how it is read."""
+    meaning = dataset.model_dump_json(exclude={"path"}).encode()
+    if dataset.path is None or not dataset.path.is_file():
+        return _salted(salt, meaning)
+    status = dataset.path.stat()
+    content = _file_digest(dataset.path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    return _salted(salt, meaning + content)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(path: Path, _version: tuple[int, ...]) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.digest()
+
+
+def _salted(salt: bytes, data: bytes) -> str:
+    return hmac.new(salt, data, hashlib.sha256).hexdigest()
+
+
+def _salt(home: Path) -> bytes:
+    """Secret of a home, made when first needed (mode 0600)."""
+    path = home / "state" / "binding.key"
+    try:
+        if not path.is_file():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = os.urandom(32)
+            write_atomically(path, lambda file: file.write(fresh))
+        return path.read_bytes()
+    except OSError as error:
+        raise StateError(f"{path} cannot be read or written: {error.strerror}") from error

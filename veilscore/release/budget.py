@@ -1,0 +1,185 @@
+"""Rules over a holder's ledger: distinct models a firm, repeats, smallest batch and smallest difference, rates.
+
+A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
+codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same
+firms under nearly the same batch tell who came or left, so batches of one model are equal or differ by many.
+
+What this does not stop: a bank that states one model's hash and applies another's points. Each opening then counts as
+a repeat, of which there are few; that it happened is for an audit to find.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.errors import RefusedError
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, HOUR_S, ONLINE, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from veilscore.release.ledger import ReleaseLedger
+    from veilscore.release.rules import ReleaseRules
+
+
+class ReleaseBudget:
+    """Decides on one holder's releases and writes them down.
+
+    Parameters
+    ----------
+    ledger : the holder's.
+    rules : of its policy.
+    n_columns : columns it has in the model.
+    """
+
+    def __init__(self, ledger: ReleaseLedger, rules: ReleaseRules, n_columns: int) -> None:
+        self._ledger = ledger
+        self._rules = rules
+        self._n_columns = n_columns
+
+    def refuse_output(self, kind: str) -> None:
+        """Refuse scores where the policy lets only bands out."""
+        if self._rules.control == "on" and self._rules.output == "band":
+            what = "hold-out scores" if kind == EVALUATION else "scores"
+            raise RefusedError(
+                f"policy releases bands only (release.output: band) and {what} were asked for; bands are not computed "
+                "without showing the score yet, so this holder takes no part"
+            )
+
+    def check_batch(self, release: Release) -> None:
+        """Refuse a batch or a hold-out before anything is computed.
+
+        Raises
+        ------
+        RefusedError : says which rule; names no firm and no number that depends on single firms.
+        """
+        if self._rules.control == "off":
+            return
+        self.refuse_output(release.kind)
+        if release.firms.size < self._rules.min_batch:
+            raise RefusedError(f"a batch with fewer than {self._rules.min_batch} firms known here is not scored")
+        past = [r for r in self._ledger.releases(self._since_s()) if r.reference != release.reference]
+        if release.kind == BATCH:
+            self._check_rate(release, BATCH, self._rules.batches_per_day, DAY_S, "batches a day")
+            self._check_difference(release, past)
+        self._check_models(release, past)
+
+    def check_single(self, release: Release, *, fresh: bool) -> str:
+        """Refuse a single firm, or say under which reference the same was released before.
+
+        Returns
+        -------
+        Reference of the earlier release whose result still holds, or "" if this has to be opened.
+        """
+        if self._rules.control == "off":
+            return ""
+        self.refuse_output(release.kind)
+        self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
+        past = self._ledger.of_firm(int(release.firms[0]), self._since_s())
+        past = tuple(r for r in past if r.reference != release.reference)
+        same = [r for r in past if self._same(r, release) and r.kind == ONLINE and r.record == release.record]
+        if same and not fresh:
+            return same[-1].reference
+        self._check_models(release, past)
+        return ""
+
+    def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
+        """Check once more and write down, as one transaction, just before the opened share leaves.
+
+        Raises
+        ------
+        RefusedError : another release came first, or the token was used meanwhile.
+        """
+        with self._ledger.exclusive():
+            if release.kind == ONLINE:
+                self.check_single(release, fresh=True)
+            else:
+                self.check_batch(release)
+            self._ledger.add(release, token)
+
+    def _since_s(self) -> float:
+        return self._ledger.now_s() - self._rules.window_days * DAY_S
+
+    @staticmethod
+    def _same(one: Release, other: Release) -> bool:
+        return (one.bank, one.model, one.code_map) == (other.bank, other.model, other.code_map)
+
+    def _check_rate(self, release: Release, kind: str, most: int, period_s: float, what: str) -> None:
+        if self._ledger.count_since(release.bank, kind, self._ledger.now_s() - period_s) >= most:
+            raise RefusedError(f"{release.bank} has reached the rate limit of {most} {what}; try later")
+
+    def _check_difference(self, release: Release, past: Iterable[Release]) -> None:
+        for earlier in past:
+            if earlier.kind != BATCH or earlier.model != release.model:
+                continue
+            differing = np.setxor1d(earlier.firms, release.firms, assume_unique=True).size
+            if 0 < differing < self._rules.min_difference:
+                raise RefusedError(
+                    f"the batch differs from an earlier one of the same model by fewer than "
+                    f"{self._rules.min_difference} firms; score the same firms or add more"
+                )
+
+    def _check_models(self, release: Release, past: Sequence[Release]) -> None:
+        groups = models_of(past, release)
+        own = groups.pop(_name(release, past), np.zeros(0, np.uint64))
+        others = np.zeros(release.firms.size, np.int64)
+        openings = how_often(release.firms, own)
+        before = openings > 0
+        for firms in groups.values():
+            times = how_often(release.firms, firms)
+            others += times > 0
+            openings += times
+        rules, d = self._rules, self._n_columns
+        models, evaluations = rules.models_allowed(d), rules.evaluations_allowed(d)
+        allowed = evaluations if release.kind == EVALUATION else models
+        if ((others >= allowed) & ~before).any():
+            raise RefusedError(
+                f"release budget: at least one firm was scored by {allowed} other models already, the most that the "
+                f"policy allows ({d} columns); its steward can raise release.models_per_firm"
+            )
+        if (openings >= max(models * (1 + rules.repeats_per_model), evaluations)).any() or (
+            how_often(release.firms, own) > rules.repeats_per_model
+        ).any():
+            raise RefusedError(
+                "release budget: scores of at least one firm were opened too often; use the earlier result, or ask the "
+                "steward to raise release.repeats_per_model"
+            )
+
+
+def models_of(past: Iterable[Release], *more: Release) -> dict[str, NDArray[np.uint64]]:
+    """Firms by model, in order and as often as released; `more` are named alike but do not count."""
+    past = tuple(past)
+    parts: dict[str, list[NDArray[np.uint64]]] = defaultdict(list)
+    names = _names((*past, *more))
+    for release, name in zip(past, names, strict=False):
+        parts[name].append(release.firms)
+    return {name: np.sort(np.concatenate(some)) for name, some in parts.items()}
+
+
+def _name(release: Release, past: Sequence[Release]) -> str:
+    return _names((*past, release))[-1]
+
+
+def _names(releases: Sequence[Release]) -> list[str]:
+    """Under which name each counts: the first model scored on a map is one with the map's hold-out scores."""
+    first: dict[str, str] = {}
+    for release in releases:
+        if release.kind != EVALUATION:
+            first.setdefault(release.code_map, release.model)
+    return [
+        f"map {r.code_map}"
+        if r.kind == EVALUATION or first[r.code_map] == r.model
+        else f"model {r.model} map {r.code_map}"
+        for r in releases
+    ]
+
+
+def how_often(firms: NDArray[np.uint64], released: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """How often each of `firms` (n,) stands in `released` (m,), which is in order; (n,)."""
+    times: NDArray[np.int64] = np.searchsorted(released, firms, "right") - np.searchsorted(released, firms, "left")
+    return times

@@ -1,0 +1,142 @@
+"""The holder's gate: no record of a firm is touched for a score before the firm's consent was verified here.
+
+Revocation lists are files in HOME/consents/revocations, brought by the holder's own people; all that were ever put
+there count, so an older list cannot bring a revoked consent back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.errors import IdentityError, MessageError, RefusedError
+from veilscore.node.settings import read_text
+from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent, read_revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.release.ledger import ReleaseLedger
+
+MAX_LISTS = 64
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that was verified: (issuer, id), to be used up when the score is opened; None if it may serve again."""
+
+    spend: tuple[str, str] | None = None
+
+
+class ConsentGate:
+    """Verifies tokens and lists by a holder's policy.
+
+    Parameters
+    ----------
+    home : the holder's; its consents/revocations folder is read again when it changes.
+    required : whether the policy asks for consent at all.
+    issuers : name -> public key (64 hexadecimal digits).
+    """
+
+    def __init__(self, home: Path, *, required: bool, issuers: dict[str, str]) -> None:
+        self._folder = home / "consents" / "revocations"
+        self._required = required
+        self._issuers = issuers
+        self._read: tuple[object, frozenset[str]] = (None, frozenset())
+
+    @property
+    def required(self) -> bool:
+        """Whether consent is asked for."""
+        return self._required
+
+    def check_token(self, data: bytes, firm: str, ask: Ask, ledger: ReleaseLedger, reference: str) -> Token:
+        """Verify one firm's token.
+
+        Parameters
+        ----------
+        data : a `SignedConsent` message as it came from the bank.
+        firm : the firm's normalised id.
+        reference : of the request; a token for one request is refused for any other.
+
+        Raises
+        ------
+        RefusedError : missing, forged, expired, revoked, replayed, of another firm, purpose, bank, task or model.
+        """
+        if not self._required:
+            return Token()
+        if not data:
+            raise RefusedError("the firm's consent is missing: send its token with the request")
+        consent = self._verified(data, ask, "token", "the firm's consent")
+        if not consent.covers([firm])[0]:
+            raise RefusedError("the consent is another firm's")
+        if not consent.once:
+            return Token()
+        if ledger.token_used(consent.issuer, consent.id, reference):
+            raise RefusedError("the consent token was used for another request; ask the firm for a new one")
+        return Token((consent.issuer, consent.id))
+
+    def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
+        """Verify the lists of a batch; `covered` says which firms they cover.
+
+        Raises
+        ------
+        RefusedError : none was sent, or one is forged, expired, revoked or not for this.
+        """
+        if not self._required:
+            return ()
+        if not 0 < len(lists) <= MAX_LISTS:
+            raise RefusedError(
+                f"consent is required: a batch comes with 1 to {MAX_LISTS} consent lists, the bank has {len(lists)} "
+                "for this purpose, task and model (`veilscore consent import`)"
+            )
+        return tuple(self._verified(data, ask, "list", "a consent list") for data in lists)
+
+    def covered(self, consents: Sequence[Consent], ids: NDArray[np.str_]) -> NDArray[np.bool_]:
+        """Which firms (normalised ids) have a consent on these lists that was not revoked for them; (n,)."""
+        if not self._required:
+            return np.ones(len(ids), bool)
+        revoked = self.revoked()
+        found = np.zeros(len(ids), bool)
+        for consent in consents:
+            rows = commit(consent.salt, ids.tolist())
+            single = [r.partition(":")[2] for r in revoked if r.startswith(f"{consent.id}:")]
+            found |= is_in(rows, consent.commitments) & ~_named(rows, single)
+        return found
+
+    def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> Consent:
+        if not self._issuers:
+            raise RefusedError("consent is required here and the policy lists no issuer (consent_issuers)")
+        try:
+            consent = read_consent(Signed.from_bytes(data, ask.bank), self._issuers)
+        except (IdentityError, MessageError) as error:
+            raise RefusedError(error.message, party=ask.bank) from error
+        refusal = ask.refusal(consent.scope, what)
+        if consent.kind != kind:
+            refusal = f"{what} is a {consent.kind}, a {kind} is needed"
+        elif not refusal and consent.id in self.revoked():
+            refusal = f"{what} was revoked"
+        if refusal:
+            raise RefusedError(refusal)
+        return consent
+
+    def revoked(self) -> frozenset[str]:
+        """All that the issuers have revoked, as far as this holder was told."""
+        paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+        state = tuple((p.name, s.st_mtime_ns, s.st_size) for p in paths for s in (p.stat(),))
+        if self._read[0] != state:
+            lists = [
+                read_revocations(Signed.from_text(read_text(p, "revocations"), str(p)), self._issuers) for p in paths
+            ]
+            self._read = state, frozenset().union(*(one.revoked for one in lists))
+        return self._read[1]
+
+
+def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows (n, 32) are among commitments in hexadecimal; (n,)."""
+    good = sorted(s for s in single if len(s) == 64 and set(s) <= set("0123456789abcdef"))
+    return is_in(rows, np.frombuffer(bytes.fromhex("".join(good)), np.uint8).reshape(-1, rows.shape[1]))

@@ -1,0 +1,99 @@
+"""How one firm passes the holder online: consent before its record is touched, the ledger before a share leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from veilscore.errors import RefusedError
+from veilscore.release.budget import ReleaseBudget
+from veilscore.release.consent import Ask
+from veilscore.release.gate import ConsentGate, Token
+from veilscore.release.ledger import ONLINE, Release, ReleaseLedger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from veilscore.node.policy import NodePolicy
+    from veilscore.v1.control_pb2 import EncryptRecord
+
+
+@dataclass(frozen=True, repr=False)
+class Passed:
+    """A request that may go on.
+
+    Attributes
+    ----------
+    release : what its opening would be.
+    token : consent to use up with it.
+    released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
+    """
+
+    release: Release
+    token: Token
+    n_columns: int
+    released_as: str = ""
+
+
+class SingleGuard:
+    """Consent and release control of a holder's online side.
+
+    Parameters
+    ----------
+    home : the holder's.
+    policy : its own.
+    """
+
+    def __init__(self, home: Path, policy: NodePolicy) -> None:
+        self._rules = policy.release
+        self._gate = ConsentGate(home, required=policy.consent == "required", issuers=dict(policy.consent_issuers))
+        self._ledger = ReleaseLedger(home / "state" / "release.db")
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def check_consent(self, request: EncryptRecord, bank: str, firm: str, model: str) -> Token:
+        """Verify the consent of this firm (normalised id) that came with a request; RefusedError if it does not do."""
+        ask = Ask(request.purpose, "score_online", bank, model, self._ledger.now_s())
+        return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
+
+    def check_release(
+        self, request: EncryptRecord, bank: str, firm: str, codes: NDArray[np.unsignedinteger], token: Token
+    ) -> Passed:
+        """Hold a request against the ledger; RefusedError if a rule forbids it.
+
+        Parameters
+        ----------
+        codes : (1, n_columns) of the firm.
+        """
+        release = Release(
+            kind=ONLINE,
+            bank=bank,
+            reference=f"{bank}/{request.request_id}",
+            model=request.model_hash.hex(),
+            code_map=request.map_hash.hex(),
+            firms=self._ledger.firms([firm]),
+            record=self._ledger.record_digest(codes),
+        )
+        earlier = self._budget(codes.shape[1]).check_single(release, fresh=request.fresh)
+        if earlier and token.spend is not None:
+            self._ledger.spend(token.spend, release.reference)
+        return Passed(release, token, codes.shape[1], earlier.partition("/")[2])
+
+    def admit(self, passed: Passed) -> str:
+        """Write the release down and use the token up, just before the share leaves; why not, or ""."""
+        try:
+            if self._rules.control == "on":
+                self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
+            elif passed.token.spend is not None:
+                self._ledger.spend(passed.token.spend, passed.release.reference)
+        except RefusedError as error:
+            return error.message
+        return ""
+
+    def _budget(self, n_columns: int) -> ReleaseBudget:
+        return ReleaseBudget(self._ledger, self._rules, n_columns)

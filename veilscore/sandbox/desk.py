@@ -1,0 +1,333 @@
+"""The owner's desk: what was submitted, what was approved, what ran and what was released, in HOME/sandbox.
+
+Parties: a modeller submits; the owner's people approve the code, run it, look at its outputs and approve their release.
+An approval is signed and binds submission, data set version and policy by digest; a run takes the frozen submission,
+checks all three again, and a release binds the run's outputs. Any difference refuses. One approval gives one result.
+
+    inbox/ID/        as it came (folder transport; a peer's folder, untrusted)
+    submissions/ID/  frozen: submission.json, code/; then approval.json or refusal.json, run.json, logs/, gated/
+    outbox/ID/       released: release.json and the outputs, for the modeller
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
+from veilscore.node.node import load_membership
+from veilscore.node.policy import load_node_config
+from veilscore.node.store import JobStore, write_atomically
+from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
+from veilscore.sandbox.gate import check_policy, gate
+from veilscore.sandbox.policy import load_policy
+from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
+from veilscore.sandbox.run import Outcome, run_inside
+from veilscore.sandbox.signed import read_signed, write_signed
+from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from veilscore.fabric.identity import Certificate
+    from veilscore.sandbox.policy import SandboxPolicy
+
+APPROVAL = "sandbox approval"
+REFUSAL = "sandbox refusal"
+RUN = "sandbox run"
+RELEASE = "sandbox release"
+_RELEASE_FILE = "release.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submission as the owner sees it.
+
+    Parameters
+    ----------
+    status : waiting, approved, refused, failed (ran without outputs that pass), gated (outputs wait), released.
+    """
+
+    id: str
+    submission: Submission
+    status: str
+
+
+class Desk:
+    """The sandbox of one home.
+
+    Parameters
+    ----------
+    home : a data holder's or bank's home.
+
+    Raises
+    ------
+    ConfigError, IdentityError, StateError : the home cannot be used.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.config = load_node_config(home)
+        self.identity, self.federation = load_membership(home, self.config)
+        self.policy: SandboxPolicy = load_policy(home)
+        self._own = self.identity.certificate
+        root = home / "sandbox"
+        self.inbox, self._kept, self._outbox = (root / name for name in ("inbox", "submissions", "outbox"))
+        for folder in (self.inbox, self._kept, self._outbox):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    # what came in
+
+    def receive(self) -> tuple[str, ...]:
+        """Freeze what is new in the inbox; returns why others were left there."""
+        problems = []
+        for folder in sorted(self.inbox.iterdir()):
+            if folder.name.startswith(".") or (self._kept / folder.name).exists():
+                continue
+            try:
+                self.accept(read_submission(folder))
+            except (SandboxError, PeerError, ConfigError) as error:
+                problems.append(f"{folder.name[:12]}: {error}")
+        return tuple(problems)
+
+    def accept(self, submission: Submission) -> str:
+        """Check who sent it and for whom, and freeze it; this is where another transport would come in.
+
+        Raises
+        ------
+        RefusedError : the policy does not take it. IdentityError : signature. ConfigError : unknown sender.
+        """
+        manifest = submission.manifest
+        submission.verify(self.federation.member(submission.sender).identity)
+        for holds, why in (
+            (manifest.owner == self.identity.name, f"it is for {manifest.owner}, not for {self.identity.name}"),
+            (not self.policy.senders or submission.sender in self.policy.senders, "its sender may not submit here"),
+            (not self.policy.purposes or manifest.purpose in self.policy.purposes, "its purpose is not allowed here"),
+            (manifest.dataset in self.config.datasets, f"there is no data set named {manifest.dataset!r} here"),
+            (
+                not self.policy.datasets or manifest.dataset in self.policy.datasets,
+                f"data set {manifest.dataset!r} is not open to submitted code",
+            ),
+        ):
+            if not holds:
+                raise RefusedError(why, party=self.identity.name)
+        write_submission(submission, self._kept)
+        return submission.sha256
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All frozen submissions, in the order of their ids."""
+        return tuple(self.entry(path.name) for path in sorted(self._kept.iterdir()) if not path.name.startswith("."))
+
+    def entry(self, text: str) -> Entry:
+        """The submission whose id begins with `text`; its content is checked against its id."""
+        found = [path.name for path in self._kept.iterdir() if path.name.startswith(text) and text]
+        if len(found) != 1:
+            raise SandboxError(f"{len(found) or 'no'} submissions here whose id begins with {text[:64]!r}")
+        folder = self._kept / found[0]
+        return Entry(found[0], self._frozen(folder), self._status(folder))
+
+    def _frozen(self, folder: Path) -> Submission:
+        submission = read_submission(folder)
+        submission.verify(self.federation.member(submission.sender).identity)
+        return submission
+
+    def _status(self, folder: Path) -> str:
+        if (self._outbox / folder.name / _RELEASE_FILE).exists():
+            return "released"
+        if (folder / "refusal.json").exists():
+            return "refused"
+        if (folder / "run.json").exists():
+            return "gated" if self._signed(folder, "run.json", RUN)["passed"] else "failed"
+        return "approved" if (folder / "approval.json").exists() else "waiting"
+
+    def _signed(self, folder: Path, name: str, purpose: str) -> dict[str, Any]:
+        content = read_signed(folder / name, purpose, self._own)
+        if content.get("submission") != folder.name:
+            raise SandboxError(f"{name} is about another submission: decide again", party=self.identity.name)
+        return content
+
+    # decisions
+
+    def approve(self, text: str, reason: str = "") -> Entry:
+        """Approve the code, for the data set and the policy as they are now; replaces an earlier decision."""
+        entry = self.entry(text)
+        if entry.status == "released":
+            raise SandboxError("its outputs were released already: a new result needs a new submission")
+        check_policy(entry.submission.manifest, self.policy)
+        folder = self._kept / entry.id
+        content = {
+            "submission": entry.id,
+            "dataset": entry.submission.manifest.dataset,
+            "data_sha256": version_of(self._data(entry.submission)[0]),
+            "policy_sha256": self.policy.sha256,
+            "reason": reason[:200],
+            "time_s": int(time.time()),
+        }
+        self._forget(folder, "refusal.json", "run.json", "gated", "logs")
+        write_signed(folder / "approval.json", content, APPROVAL, self.identity)
+        return self.entry(entry.id)
+
+    def reject(self, text: str, reason: str = "") -> Entry:
+        """Refuse the code, or outputs that wait; the modeller may be told `reason`."""
+        entry = self.entry(text)
+        if entry.status == "released":
+            raise SandboxError("its outputs were released already; that cannot be taken back")
+        folder = self._kept / entry.id
+        self._forget(folder, "approval.json", "run.json", "gated")
+        content = {"submission": entry.id, "reason": reason[:200], "time_s": int(time.time())}
+        write_signed(folder / "refusal.json", content, REFUSAL, self.identity)
+        return self.entry(entry.id)
+
+    # the run
+
+    def run(self, text: str) -> Outcome:
+        """Run an approved submission on the private data and put its outputs through the gate.
+
+        Raises
+        ------
+        SandboxError : not approved, changed since, or its outputs do not pass.
+        SandboxUnavailableError : no sandbox can be made here.
+        """
+        entry = self.entry(text)
+        folder = self._kept / entry.id
+        if entry.status not in {"approved", "failed"}:
+            raise SandboxError(f"submission {entry.id[:12]} is {entry.status}, not approved: nothing was run")
+        approval = self._signed(folder, "approval.json", APPROVAL)
+        data, n_rows = self._data(entry.submission)
+        if approval["data_sha256"] != version_of(data):
+            raise SandboxError("the data set changed after the approval: approve again; nothing was run")
+        if approval["policy_sha256"] != self.policy.sha256:
+            raise SandboxError("sandbox.yaml changed after the approval: approve again; nothing was run")
+        self._forget(folder, "run.json", "gated", "logs")
+        with self._staged(entry.submission, data) as inside:
+            declared = {name: output.max_bytes for name, output in entry.submission.manifest.outputs.items()}
+            outcome = run_inside(inside, declared, self.policy.limits)
+        self._keep(folder, entry, outcome, approval, n_rows)
+        return outcome
+
+    def _data(self, submission: Submission) -> tuple[bytes, int]:
+        table = read_dataset(self.config, submission.manifest.dataset)
+        return table_csv(table, show_ids=self.policy.show_ids), table.n_rows
+
+    @contextmanager
+    def _staged(self, submission: Submission, data: bytes) -> Iterator[Inside]:
+        """Code and data that were just checked, in a folder of this run; the frozen one is not read again."""
+        check_host()
+        with tempfile.TemporaryDirectory(prefix="veilscore-sandbox-") as temporary:
+            stage = Path(temporary)
+            inside = Inside(
+                stage / "code", stage / "data", submission.manifest.entry, self.policy.python or default_python()
+            )
+            check_hidden(self.home, inside)
+            inside.code.mkdir()
+            inside.data.mkdir()
+            write_files(submission.files, inside.code)
+            write_files({"data.csv": data}, inside.data)
+            yield inside
+
+    def _keep(self, folder: Path, entry: Entry, outcome: Outcome, approval: dict[str, Any], n_rows: int) -> None:
+        logs = JobStore(folder / "logs")
+        for name, text in (("stdout.txt", outcome.stdout), ("stderr.txt", outcome.stderr)):
+            _write(logs.path / name, text)
+        record: dict[str, Any] = {
+            "submission": entry.id,
+            "data_sha256": approval["data_sha256"],
+            "policy_sha256": approval["policy_sha256"],
+            "status": outcome.status,
+            "exit_code": outcome.exit_code,
+            "seconds": round(outcome.seconds, 3),
+            "notes": list(outcome.refused),
+            "passed": False,
+        }
+        try:
+            if outcome.status == "done":
+                gated = gate(outcome.outputs, entry.submission.manifest, self.policy, n_rows)
+                _write_outputs(folder / "gated", gated.files)
+                record |= {
+                    "passed": True,
+                    "outputs": {name: version_of(content) for name, content in gated.files.items()},
+                    "notes": [*outcome.refused, *gated.notes],
+                    "epsilon": gated.epsilon,
+                }
+        except SandboxError as error:
+            record["notes"] = [*outcome.refused, str(error)]
+        write_signed(folder / "run.json", record, RUN, self.identity)
+
+    def report(self, text: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Record of the run and the outputs that wait for release, for the owner's eyes."""
+        entry = self.entry(text)
+        folder = self._kept / entry.id
+        record = self._signed(folder, "run.json", RUN)
+        return record, _read_outputs(folder / "gated", record.get("outputs", {}))
+
+    def release(self, text: str, reason: str = "") -> Path:
+        """Second approval: sign the outputs and put them into the outbox; again gives the same ones.
+
+        Raises
+        ------
+        SandboxError : there is nothing that passed the gate, or it was changed since.
+        """
+        entry = self.entry(text)
+        if entry.status == "released":
+            return self._outbox / entry.id
+        if entry.status != "gated":
+            raise SandboxError(f"submission {entry.id[:12]} is {entry.status}: it has no outputs that passed the gate")
+        record, outputs = self.report(entry.id)
+        target = self._outbox / entry.id
+        _write_outputs(target / "outputs", outputs)
+        content = {key: record[key] for key in ("submission", "data_sha256", "policy_sha256", "outputs", "epsilon")}
+        content |= {"reason": reason[:200], "time_s": int(time.time())}
+        write_signed(target / _RELEASE_FILE, content, RELEASE, self.identity)
+        return target
+
+    @staticmethod
+    def _forget(folder: Path, *names: str) -> None:
+        for name in names:
+            path = folder / name
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StateError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+def read_release(folder: Path, owner: Certificate) -> dict[str, bytes]:
+    """Outputs of a release folder, checked at the modeller against the owner's signature.
+
+    Raises
+    ------
+    SandboxError, IdentityError : changed, incomplete, or not the owner's.
+    """
+    return _read_outputs(folder / "outputs", read_signed(folder / _RELEASE_FILE, RELEASE, owner)["outputs"])
+
+
+def _write_outputs(folder: Path, files: Any) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, mode=0o700)
+    for name, content in files.items():
+        _write(folder / name, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _read_outputs(folder: Path, digests: dict[str, str]) -> dict[str, bytes]:
+    outputs = {}
+    for name, digest in digests.items():
+        if os.path.basename(name) != name:  # noqa: PTH119 - a name, not a path
+            raise SandboxError("an output has a path for a name")
+        outputs[name] = read_regular(folder / name, 64 << 20)
+        if hashlib.sha256(outputs[name]).hexdigest() != digest:
+            raise SandboxError(f"output {name} was changed after it was signed")
+    return outputs

@@ -1,0 +1,238 @@
+"""What a modeller sends to the owner of data: code, what it is for, and what it will write; bound by one digest.
+
+On disk a submission is a folder ID/ with submission.json (manifest, sender, signature) and code/. The digest covers
+the manifest, the sender and path and content of every file, so that what is read, approved and run is the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from veilscore.errors import ConfigError, SandboxError, StateError
+from veilscore.node.job import Name  # noqa: TC001 - pydantic reads it
+from veilscore.node.settings import Strict, load, parse
+from veilscore.node.store import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from veilscore.fabric.identity import Certificate, Identity
+
+MANIFEST = "submission.yaml"
+RECORD = "submission.json"
+CODE = "code"
+PURPOSE = "sandbox submission"
+MAX_FILES = 200
+MAX_BYTES = 5 << 20
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
+
+
+class Noise(Strict):
+    """Differential privacy of one number: it is cut to [lower, upper] and gets Laplace noise."""
+
+    epsilon: float = Field(gt=0, le=10, allow_inf_nan=False)
+    lower: float = Field(allow_inf_nan=False)
+    upper: float = Field(allow_inf_nan=False)
+    sensitivity: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="most that one firm can change the number; default upper - lower, which holds for any code",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.upper <= self.lower:
+            raise ValueError("upper must be above lower")
+        if self.sensitivity is not None and self.sensitivity > self.upper - self.lower:
+            raise ValueError("sensitivity cannot be above upper - lower")
+        return self
+
+
+class Output(Strict):
+    """One declared output file; see docs/sandbox.md for the form of each kind."""
+
+    kind: Literal["number", "table", "json", "artefact"]
+    max_bytes: int = Field(default=65536, ge=1, le=64 << 20)
+    columns: dict[Key, Literal["text", "number", "count"]] = Field(default_factory=dict, description="of a table")
+    keys: tuple[Key, ...] = Field(default=(), description="of a json output, besides count")
+    noise: Noise | None = None
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        if (self.kind == "table") != bool(self.columns):
+            raise ValueError("columns belong to a table, and a table needs them")
+        if self.kind == "table" and list(self.columns.values()).count("count") != 1:
+            raise ValueError("a table needs exactly one column of kind count: firms behind each row")
+        if (self.kind == "json") != bool(self.keys):
+            raise ValueError("keys belong to a json output, and a json output needs them")
+        if self.noise is not None and self.kind != "number":
+            raise ValueError("noise is for outputs of kind number")
+        return self
+
+
+class Manifest(Strict):
+    """submission.yaml, as the modeller writes it."""
+
+    name: Name
+    owner: Name = Field(description="the data holder")
+    dataset: Name
+    purpose: str = Field(min_length=1, max_length=200)
+    entry: str = Field(default="main.py", max_length=300, description="Python file to run")
+    outputs: dict[FileName, Output] = Field(min_length=1, max_length=50)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission in memory.
+
+    Parameters
+    ----------
+    sender : member who signed it.
+    files : path below code/ -> content.
+    signature : by the sender, over `sha256`.
+    """
+
+    manifest: Manifest
+    sender: str
+    files: Mapping[str, bytes] = field(repr=False)
+    signature: bytes = field(default=b"", repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything but the signature, 64 hexadecimal digits; also the submission's id."""
+        content = {
+            "manifest": self.manifest.model_dump(mode="json"),
+            "sender": self.sender,
+            "files": sorted([path, len(data), hashlib.sha256(data).hexdigest()] for path, data in self.files.items()),
+        }
+        return hashlib.sha256(b"veilscore sandbox submission 1\n" + canonical(content)).hexdigest()
+
+    def verify(self, sender: Certificate) -> None:
+        """Check the sender's signature; IdentityError if it is not the sender's."""
+        sender.verify(bytes.fromhex(self.sha256), self.signature, PURPOSE)
+
+
+def canonical(content: object) -> bytes:
+    """One byte form of JSON: sorted keys, no spaces, ASCII."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def make_submission(folder: Path, identity: Identity) -> Submission:
+    """Read a folder with submission.yaml and code, and sign it.
+
+    Raises
+    ------
+    ConfigError, SandboxError : the manifest or a file is not as it must be.
+    """
+    manifest = load(Manifest, folder / MANIFEST, "manifest of the submission")
+    files = read_files(folder)
+    files.pop(MANIFEST, None)
+    plain = checked(Submission(manifest, identity.name, files))
+    return Submission(manifest, identity.name, files, identity.sign(bytes.fromhex(plain.sha256), PURPOSE))
+
+
+def write_submission(submission: Submission, folder: Path) -> Path:
+    """Write `folder`/ID whole or not at all; an existing one is left as it is."""
+    target = folder / submission.sha256
+    if target.exists():
+        return target
+    partial = folder / f".{submission.sha256}.{os.getpid()}"
+    try:
+        (partial / CODE).mkdir(parents=True, mode=0o755)
+        write_files(submission.files, partial / CODE)
+        record = {
+            "manifest": submission.manifest.model_dump(mode="json"),
+            "sender": submission.sender,
+            "signature": submission.signature.hex(),
+        }
+        write_atomically(partial / RECORD, lambda file: file.write(canonical(record)))
+        partial.rename(target)
+    except OSError as error:
+        raise StateError(f"submission cannot be written to {folder}: {error.strerror}") from error
+    return target
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write the files of a submission, readable and not writable."""
+    for path, content in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        target.chmod(0o444)
+
+
+def read_submission(folder: Path) -> Submission:
+    """Read what somebody else wrote; its digest must be the folder's name. The signature is checked by `verify`.
+
+    Raises
+    ------
+    ConfigError, SandboxError : too large, links, other files, damaged, or changed since it was named.
+    """
+    try:
+        record = json.loads(read_regular(folder / RECORD, 1 << 20))
+        sender, signature = str(record["sender"]), bytes.fromhex(record["signature"])
+        manifest = parse(Manifest, record["manifest"], f"submission {folder.name[:12]}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SandboxError(f"submission {folder.name[:12]} cannot be read: {RECORD} is damaged") from error
+    found = checked(Submission(manifest, sender, read_files(folder / CODE), signature))
+    if found.sha256 != folder.name:
+        raise SandboxError(f"submission {folder.name[:12]} was changed: its content no longer has that digest")
+    return found
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` by its path; links, devices, odd names and large folders are refused."""
+    files: dict[str, bytes] = {}
+    total = 0
+    for place, folders, names in os.walk(folder, followlinks=False, onerror=_unreadable):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in (*folders, *names):
+            if not _PART.fullmatch(name):
+                raise SandboxError("a file of the submission has a name with other than letters, digits, _ . -")
+        for name in names:
+            path = os.path.join(place, name)  # noqa: PTH118 - os.walk gives text
+            content = read_regular(path, MAX_BYTES - total)
+            total += len(content)
+            files[os.path.relpath(path, folder)] = content
+        if len(files) > MAX_FILES or any(os.path.islink(os.path.join(place, name)) for name in folders):  # noqa: PTH114, PTH118
+            raise SandboxError(f"a submission has at most {MAX_FILES} files, and no links")
+    return files
+
+
+def read_regular(path: Path | str, most: int) -> bytes:
+    """Content of a regular file of at most `most` bytes, reached without following a last link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SandboxError("a submission holds something that is not a regular file")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise SandboxError(f"a file of the submission cannot be read: {error.strerror}") from error
+    if len(content) > most:
+        raise SandboxError(f"the submission is larger than {MAX_BYTES} bytes")
+    return content
+
+
+def checked(submission: Submission) -> Submission:
+    """Return `submission` if its entry is one of its Python files."""
+    entry = submission.manifest.entry
+    if entry not in submission.files or not entry.endswith(".py"):
+        raise ConfigError(f"entry {entry!r} is not among the Python files of the submission")
+    return submission
+
+
+def _unreadable(error: OSError) -> None:
+    raise SandboxError(f"the submission cannot be read: {error.strerror}")
