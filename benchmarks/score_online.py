@@ -66,7 +66,9 @@ def run_job(folder: Path, name: str, task: str, parameters: str) -> Path:
     return run.stores["bank"].path
 
 
-def prepare(folder: Path, n_firms: int) -> dict[str, int]:
+def prepare(
+    folder: Path, n_firms: int, task: str = "train_scorecard", parameters: str = "{max_bin: 10, max_openings: 4}"
+) -> dict[str, int]:
     """Homes with a trained model; units of every firm by batch scoring."""
     simulate(n_firms, 1, folder / "data", columns={"tax": 20, "registry": 20})
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
@@ -75,7 +77,7 @@ def prepare(folder: Path, n_firms: int) -> dict[str, int]:
         firms = [row["uscc"] for row in csv.DictReader(file)]
     everybody = issuer.list(firms, scope())
     import_consent(folder / "bank", everybody, "list", "everybody")
-    run_job(folder, "firms", "train_scorecard", "{max_bin: 10, max_openings: 4}")
+    run_job(folder, "firms", task, parameters)
     scored = run_job(folder, "batch", "score_batch", "{model: firms, on_missing: missing_code}")
     units = load_model(folder / "bank" / "models" / "firms" / "model.json").scaling.units
     with (scored / "scores.csv").open() as file:

@@ -10,7 +10,14 @@ from veilscore.errors import ParameterError
 from veilscore.lattice import params
 from veilscore.lattice.params import ParameterSet
 
-SETS = (params.HISTOGRAM, params.LOOKUP_TRAIN, params.LOOKUP_OPEN, params.PRODUCT)
+SETS = (
+    params.HISTOGRAM,
+    params.LOOKUP_TRAIN,
+    params.LOOKUP_OPEN,
+    params.PRODUCT,
+    params.PRODUCT_OPEN,
+    params.LOOKUP_TREES,
+)
 
 
 def naive_prime(n):
@@ -95,3 +102,10 @@ def test_what_would_overflow_is_refused(call):
 
 def test_fixed_point_that_fits_passes():
     params.check_fixed_point(2.0**34)
+
+
+def test_opened_product_bound():
+    assert params.check_product(750, 5_000_000, params.PRODUCT_OPEN).log2_failure < -62
+    for too_much in ((750, 1 << 24), (params.MAX_SUMMED + 1, 1)):
+        with pytest.raises(params.ParameterError):
+            params.check_product(*too_much, params.PRODUCT_OPEN)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilscore.errors import MessageError, ParameterError
-from veilscore.lattice.params import PRODUCT, T
+from veilscore.lattice.params import PRODUCT, PRODUCT_OPEN, SCORE_T, T
 from veilscore.lattice.product import (
     PUBLIC_BYTES,
     REPLY_BYTES,
@@ -19,6 +19,7 @@ from veilscore.lattice.product import (
     ProductEvaluator,
     ProductKey,
     ciphertext_bytes,
+    element_bytes,
 )
 from veilscore.lattice.ring import unpack
 
@@ -176,3 +177,49 @@ def test_openings_of_a_key_are_counted():
 
 def test_repr_hides_the_key(parties):
     assert [repr(p) for p in parties] == ["<ProductKey>", "<ProductEvaluator>"]
+
+
+@pytest.fixture(scope="module")
+def opened():
+    key = ProductKey(LABEL, params=PRODUCT_OPEN, openings=1 << 18)
+    return key, ProductEvaluator(key.public(), LABEL, params=PRODUCT_OPEN, openings=1 << 18)
+
+
+@pytest.mark.parametrize("n", [1, 379, 4096, 4097, 8192])
+@pytest.mark.parametrize("largest", [2, SCORE_T])
+def test_opened_product_in_chunks(opened, n, largest):
+    """Factors of either sign by bits, and by anything below t: one block, its vectors in several chunks."""
+    key, evaluator = opened
+    rng = np.random.default_rng(n)
+    u = rng.integers(0, SCORE_T, (21, n), dtype=np.uint64)
+    v = rng.integers(0, largest, (21, n), dtype=np.uint64)
+    groups = [slice(0, 8), slice(8, 16), slice(16, 21)]
+    sums = [evaluator.partial_sum(*key.encrypt(u[g]), v[g]) for g in groups]
+    reply, share = evaluator.close_sum(sums, 21, n)
+    other = key.decrypt([reply], n)
+    assert len(reply) == 2 * element_bytes(PRODUCT_OPEN)
+    assert max(share.max(), other.max()) < SCORE_T
+    assert ((share + other) % SCORE_T == (u.astype(object) * v).sum(axis=0) % SCORE_T).all()
+
+
+def test_opened_product_of_extreme_values(opened):
+    key, evaluator = opened
+    x = np.full((64, N), SCORE_T // 2, np.uint64)
+    reply, share = evaluator.multiply_sum(key.encrypt(x), x)
+    assert ((share + key.decrypt(reply, N)) % SCORE_T == 64 * (SCORE_T // 2) ** 2 % SCORE_T).all()
+
+
+def test_opened_product_refuses_what_is_not_its_own(opened):
+    key, evaluator = opened
+    (chunk,) = key.encrypt(np.zeros((2, N), np.uint64))
+    for data in (chunk[:-1], chunk + b"0", chunk[:32] + b"\xff" * (len(chunk) - 32)):
+        with pytest.raises(MessageError):
+            evaluator.partial_sum(data, np.zeros((2, N), np.uint64))
+    with pytest.raises(ParameterError):
+        evaluator.partial_sum(chunk, np.full((2, N), SCORE_T, np.uint64))
+    with pytest.raises(ParameterError):
+        evaluator.partial_sum(chunk, np.zeros((2, N + 1), np.uint64))
+    with pytest.raises(ParameterError):
+        ProductKey(LABEL, params=PRODUCT_OPEN, openings=1 << 40)
+    with pytest.raises(MessageError):  # a key of the other set
+        ProductEvaluator(ProductKey(LABEL).public(), LABEL, params=PRODUCT_OPEN, openings=1 << 18)

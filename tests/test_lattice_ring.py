@@ -17,7 +17,8 @@ from veilscore.lattice.ring import Ring, pack, primitive_root, ring, ring_of, un
 from veilscore.lattice.rounding import encode_scaled, exact_scale, round_scaled
 from veilscore.lattice.sampling import PublicStream, SecretStream
 
-SETS = (params.HISTOGRAM, params.LOOKUP_TRAIN, params.LOOKUP_OPEN, params.PRODUCT)
+ROUNDED = (params.LOOKUP_TRAIN, params.LOOKUP_OPEN, params.LOOKUP_TREES)
+SETS = (params.HISTOGRAM, params.LOOKUP_TRAIN, params.LOOKUP_OPEN, params.PRODUCT, params.PRODUCT_OPEN)
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "lattice.json").read_text())["sets"]
 SMALL = params.largest_primes(14, 64, 2)
 by_name = pytest.mark.parametrize("parameters", SETS, ids=lambda s: s.name)
@@ -168,7 +169,7 @@ def edge_values(parameters):
     return [v % q for m in middles for v in (m - 2, m - 1, m, m + 1, m + 2)] + [0, 1, q - 1, q // 2, q // 3]
 
 
-@pytest.mark.parametrize("parameters", [params.HISTOGRAM, params.PRODUCT], ids=lambda s: s.name)
+@pytest.mark.parametrize("parameters", [params.HISTOGRAM, params.PRODUCT, params.PRODUCT_OPEN], ids=lambda s: s.name)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_exact_rounding_against_big_integers(parameters, data):
@@ -182,7 +183,7 @@ def test_exact_rounding_against_big_integers(parameters, data):
     assert set(difference) <= {0, 1, t - 1}
 
 
-@pytest.mark.parametrize("parameters", [params.LOOKUP_TRAIN, params.LOOKUP_OPEN], ids=lambda s: s.name)
+@pytest.mark.parametrize("parameters", ROUNDED, ids=lambda s: s.name)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_scaled_rounding_against_big_integers(parameters, data):
@@ -192,9 +193,9 @@ def test_scaled_rounding_against_big_integers(parameters, data):
     assert rounded.tolist() == [(2 * v * t + q) // (2 * q) % t for v in values]
 
 
-@pytest.mark.parametrize("parameters", [params.LOOKUP_TRAIN, params.LOOKUP_OPEN], ids=lambda s: s.name)
+@pytest.mark.parametrize("parameters", ROUNDED, ids=lambda s: s.name)
 def test_encoding_then_rounding_is_the_identity(parameters):
-    values = np.array([0, 1, 2, (1 << 23) - 1, 1 << 23, (1 << 24) - 1], np.uint64)
+    values = np.array([0, 1, 2, parameters.t // 2 - 1, parameters.t // 2, parameters.t - 1], np.uint64)
     encoded = encode_scaled(values, parameters)
     assert (round_scaled(np.ascontiguousarray(encoded.T)[None], parameters)[0] == values).all()
 

@@ -22,7 +22,7 @@ from veilscore.node import online_bank, online_spares
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import codes_of_features
 from veilscore.node.online_records import load_map
-from veilscore.node.online_spares import BankSpare, HolderSpare, HolderSpares
+from veilscore.node.online_spares import BankSpare, BankSpares, HolderSpare, HolderSpares
 from veilscore.v1 import control_pb2 as pb
 
 
@@ -287,21 +287,28 @@ def test_restarts_within_a_request_need_a_new_id(trained, homes):
 def test_spares_give_the_same_scores(trained, homes, monkeypatch):
     monkeypatch.setattr(online_bank, "_IDLE_S", 0.01)
     monkeypatch.setattr(online_spares, "SPARES", 3)
-    used = []
-    difference = HolderSpare.difference
+    used, made = [], []
+    add, difference = BankSpares.add, HolderSpare.difference
+    monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))
     monkeypatch.setattr(
         HolderSpare, "difference", lambda *arguments: used.append(arguments[0]) or difference(*arguments)
     )
+
+    async def stocked(n):
+        for _ in range(200):
+            if len(made) >= n:
+                return
+            await asyncio.sleep(0.1)
 
     async def scenario():
         async with scoring(homes, "bank", "coordinator") as command:
             async with scoring(homes, "tax", "registry"):
                 first = await score(command, "first", trained.known[0])
-                await asyncio.sleep(1)
+                await stocked(6)
                 assert not used
                 several = await asyncio.gather(*(score(command, f, f) for f in trained.known[:5]))
                 n_used = len(used)
-                await asyncio.sleep(1)
+                await stocked(12)
             async with scoring(homes, "tax", "registry"):  # restarted: their halves of the spares are gone
                 return first, several, n_used, await score(command, "later", trained.known[0])
 

@@ -71,9 +71,7 @@ def homes(trained, tmp_path):
 def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypatch):
     used = []
     partial = online_spares.HolderSpare.partial
-    monkeypatch.setattr(
-        online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments)
-    )
+    monkeypatch.setattr(online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments))
     first, later, unknown = trained.known[:1], trained.known[1:9], trained.not_at_tax[:2]
 
     async def scenario():
@@ -106,9 +104,7 @@ def test_the_same_firm_with_other_features_is_opened_again(trained, homes):
     async def scenario():
         async with scoring(homes) as command:
             first = await score(command, "a", firm, model="trees", features=own)
-            changed = [
-                await score(command, f"b{i}", firm, model="trees", features=o) for i, o in enumerate(others)
-            ]
+            changed = [await score(command, f"b{i}", firm, model="trees", features=o) for i, o in enumerate(others)]
             return first, changed, await score(command, "c", firm, model="trees", features=own)
 
     first, changed, again = asyncio.run(scenario())

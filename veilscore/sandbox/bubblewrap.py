@@ -119,7 +119,8 @@ def command_line(
     interpreter = python_folders(inside.python)
     shown = [part for path in _SYSTEM for part in _system_folder(path)]
     shown += [part for path in _ETC for part in ("--ro-bind-try", path, path)]
-    shown += [part for path in interpreter for part in ("--ro-bind", str(path), str(path))]
+    # after the private /tmp, which would hide an environment that lies below the machine's own
+    python = [part for path in interpreter for part in ("--ro-bind", str(path), str(path))]
     own = ["--ro-bind", str(inside.code), "/code", "--ro-bind", str(inside.data), "/data"]
     scratch = ["--size", str(limits.scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108 - inside the sandbox
     outputs = ["--size", str(limits.output_bytes), "--tmpfs", "/outputs"]
@@ -136,6 +137,7 @@ def command_line(
         *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
         *scratch,
         *outputs,
+        *python,
         *own,
         *("--remount-ro", "/", "--chdir", "/code", "--clearenv"),
         *environment,
