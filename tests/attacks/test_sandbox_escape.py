@@ -199,12 +199,12 @@ def test_disk_fill(folder, most):
         written = 0
         try:
             for i in range(400):
-                with open('{folder}/f%d' % i, 'wb') as file:
+                with open('{folder}/fill%d' % i, 'wb') as file:
                     written += file.write(bytes(1 << 20))
         except OSError as error:
             assert error.errno == 28, error
         for i in range(400):
-            if os.path.exists('{folder}/f%d' % i): os.remove('{folder}/f%d' % i)
+            if os.path.exists('{folder}/fill%d' % i): os.remove('{folder}/fill%d' % i)
         report(written)
     """
     got, outcome = attack(code)
