@@ -21,7 +21,7 @@ from veilscore.errors import MessageError, ParameterError, ProtocolError, Secret
 from veilscore.lattice import indicator
 from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, ParameterSet, check_lookup
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
-from veilscore.lattice.rounding import encode_scaled, round_scaled
+from veilscore.lattice.rounding import encode_scaled, scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class LookupCodes:
                 out = ring.multiply(sigma, alpha[v])
                 ring.add_to(out, sums[:, v].copy())
                 ring.add_to(out, ring.negate(beta[v, start:stop]))
-                shares[v, start:stop] = round_scaled(ring.intt(out), params)
+                shares[v, start:stop] = scale_of(params).round(ring.intt(out))
         return shares.reshape(V, -1)[:, : shape.n_samples].copy()
 
 
@@ -342,5 +342,5 @@ class LookupTable:
         rho = stream.uniform(self._shape.limbs(self._shape.n_blocks), primes)
         beta = ring.multiply(self._hints, s)
         ring.add_to(beta, rho)
-        share = round_scaled(ring.intt(rho), params).reshape(-1)[: self._shape.n_samples].copy()
+        share = scale_of(params).round(ring.intt(rho)).reshape(-1)[: self._shape.n_samples].copy()
         return pack(cells, primes), pack(alpha, primes), pack(beta, primes), share

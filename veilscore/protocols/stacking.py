@@ -1,0 +1,705 @@
+"""Stacking: out-of-fold margins of level-one models stay shares; a few weights on them are fitted from shares.
+
+Source   : design page, section 7; `scorecard.py` (sigmoid on shares), docs/protocols/boosting.md.
+Parties  : the bank (label, level-one models, weights), the lead, the other holders (codes, their part of the trees).
+Messages : once: StackBankKey, StackHolderHints, StackBankQuery (a table of cells a fold), StackBankBlock ->
+           StackHolderBlock (trees of a fold), StackHolderShare (others to the lead). Per request of the bank:
+           StackBankStep, StackBankBlock -> StackHolderBlock (log-odds, sigmoid, inner products), StackHolderOpened.
+Reveals  : to the bank, rounded sums over all rows: second moments of the margins once a fit, M + 1 gradient components
+           a step, one loss a fold and candidate; with `scores` (policy of every holder), the rounded out-of-fold
+           log-odds of each row. To the lead, number and kind of requests, range R and members of each, and the
+           largest margin as a power of two; no weight, no margin. Folds are drawn by row number: all parties know them.
+Assumes  : semi-honest parties, ring-LWE. The bank together with the lead learns the other holders' part of a margin.
+Aborts   : MessageError on any wrong size, range or order, and on more requests than the job allows.
+
+A margin is an integer modulo T in units of 2**-MARGIN_BITS log-odds. A multiple of it by an integer is exact modulo T;
+log-odds of level two are such multiples in units of 2 L / T, so that a turn of the ring is a period of the series.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from veilscore.crypto import shares
+from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.lookup import LookupCodes, LookupTable
+from veilscore.lattice.params import HISTOGRAM, T
+from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.sampling import dither
+from veilscore.modelling.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
+from veilscore.modelling.softplus import softplus_series
+from veilscore.modelling.trees import Tree, coefficients, indicators
+from veilscore.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.blocks import bank_product, holder_product
+from veilscore.protocols.scorecard import LEAD_EXTRA_BITS, row_sums
+from veilscore.v1 import stacking_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+    Codes = NDArray[np.unsignedinteger]
+    Vector = NDArray[np.float64]
+
+MARGIN_BITS = 12  # fraction bits of a shared margin
+WEIGHT_BITS = 14  # and of level two's weights where scores are opened
+OPEN_BITS = 14  # fraction bits of an opened gradient component
+MOMENT_BITS = 6
+SCORE_BITS = 6  # an opened score is right to 1/64 of log-odds
+MIN_TABLE_BITS, MAX_TABLE_BITS = 18, 35
+MAX_REACH_BITS = 7
+MAX_COLUMNS = 64
+MAX_MEMBERS = 4  # of one request
+SPLITS_AT_ONCE = 64  # vectors of one product
+_KINDS = (pb.StackBankBlock, pb.StackHolderBlock)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CellsColumn:
+    """Bank: out-of-fold margins of a scorecard.
+
+    Attributes
+    ----------
+    theta : party -> (k, cells) log-odds of each cell in each fold's fit.
+    intercept : (k,).
+    """
+
+    theta: dict[str, Vector]
+    intercept: Vector
+
+
+@dataclass(frozen=True)
+class TreesColumn:
+    """Bank: out-of-fold margins of boosting: kept trees and log-odds before the first, fold by fold."""
+
+    trees: tuple[tuple[Tree, ...], ...]
+    base: Vector
+
+
+@dataclass(frozen=True)
+class ClearColumn:
+    """Bank: margins that need no holder, (n,) log-odds."""
+
+    values: Vector
+
+
+Column = CellsColumn | TreesColumn | ClearColumn
+
+
+@dataclass(frozen=True)
+class BankStack:
+    """All that the bank brings.
+
+    Attributes
+    ----------
+    codes, n_codes : (n, d) codes of the training rows and (d,); d may be 0.
+    holder_n_codes : per holder (d,).
+    fold : (n,) number of each row's fold; its margins come from the models that did not train on it.
+    columns : the level-one models.
+    target, weight : (n,) labels in {0, 1} and positive weights of mean 1.
+    """
+
+    codes: Codes
+    n_codes: NDArray[np.int64]
+    holder_n_codes: dict[str, NDArray[np.int64]]
+    fold: NDArray[np.int64]
+    columns: tuple[Column, ...]
+    target: NDArray[np.int8]
+    weight: Vector
+
+
+@dataclass(frozen=True)
+class HolderStack:
+    """All that a holder brings: per column "cells", "clear" or its own part of each fold's trees."""
+
+    codes: Codes
+    n_codes: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    columns: tuple[str | tuple[tuple[Tree, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Ask for sums over rows of x_j x_k, j <= k, and of x_j: answered by ((M, M), (M,))."""
+
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Ask for sum_i w_i (p_i - y_i) (x_i, 1): answered by (M + 1,).
+
+    Attributes
+    ----------
+    weight : (n,) weights of the rows, zero for rows left out; secret to the bank, as are `beta` and `intercept`.
+    radius : range of the series, one of `loss.BOUNDS`, beyond every |eta|.
+    """
+
+    columns: tuple[int, ...]
+    beta: Vector
+    intercept: float
+    radius: float
+    weight: Vector
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Ask for the logistic loss of each fold, not weighted: answered by (k,).
+
+    Attributes
+    ----------
+    beta, intercept : (k, M) and (k,), those that a fold's rows are measured with.
+    """
+
+    columns: tuple[int, ...]
+    beta: Vector
+    intercept: Vector
+    radius: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Ask for each row's log-odds, rounded to 2**-SCORE_BITS; parameters as in `Losses`: answered by (n,)."""
+
+    columns: tuple[int, ...]
+    beta: Vector
+    intercept: Vector
+
+
+Request = Moments | Gradient | Losses | Scores
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a holder answers at most, from the job."""
+
+    moments: int
+    gradients: int
+    losses: int
+    scores: int = 0
+
+
+def table_bits(n_samples: int, reach_bits: int) -> tuple[int, int]:
+    """Fraction bits of the bank's and the lead's tables, so that no inner product can wrap the share ring.
+
+    Raises
+    ------
+    ParameterError : too many rows for the ring.
+    """
+    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2))) - reach_bits - MARGIN_BITS
+    if room < MIN_TABLE_BITS:
+        raise ParameterError(f"{n_samples} training rows do not fit the share ring: stack on a sample of them")
+    bits = min(MAX_TABLE_BITS, room)
+    bank = (bits - LEAD_EXTRA_BITS + 1) // 2
+    return bank, bits - bank
+
+
+def times(left: Words, right: Words) -> Words:
+    """Product modulo T of ring elements, element by element."""
+    low = (right & np.uint64((1 << 30) - 1)).astype(np.int64)
+    high = (right >> np.uint64(30)).astype(np.int64)
+    shifted = shares.scale(shares.scale(left, high), np.full(1, 1 << 30))
+    return shares.add(shares.scale(left, low), shifted)
+
+
+def to_turn(share: Words) -> Words:
+    """A share modulo T as one modulo 2**24 of the same turn; two of them then add up within one unit."""
+    return (np.rint(share.astype(np.float64) * (TURN / T)).astype(np.uint64)) % np.uint64(TURN)
+
+
+def reach(tree: Tree, codes: Codes, n_codes: NDArray[np.int64]) -> tuple[Vector, Vector]:
+    """Bank: least and greatest value that a tree can give each row, whatever the holder's codes: (n,) each."""
+    from veilscore.modelling.trees import goes_left  # noqa: PLC0415
+
+    n = codes.shape[0]
+    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    for leaf, path in tree.paths():
+        mine = np.ones(n, bool)
+        for k, is_left in path:
+            if k in left:
+                mine &= left[k] if is_left else ~left[k]
+        low[mine] = np.minimum(low[mine], tree.weights[leaf])
+        high[mine] = np.maximum(high[mine], tree.weights[leaf])
+    return low, high
+
+
+def bounds(data: BankStack) -> tuple[Vector, Vector]:
+    """Least and greatest margin of each row in each column, from what the bank knows: (n, columns) each."""
+    low = np.zeros((data.target.size, len(data.columns)))
+    high = np.zeros_like(low)
+    for c, column in enumerate(data.columns):
+        if isinstance(column, ClearColumn):
+            low[:, c] = high[:, c] = column.values
+            continue
+        for f in range(int(data.fold.max()) + 1):
+            rows = data.fold == f
+            low[rows, c], high[rows, c] = _fold_bounds(data, column, f, rows)
+    return low, high
+
+
+def _fold_bounds(
+    data: BankStack, column: CellsColumn | TreesColumn, f: int, rows: NDArray[np.bool_]
+) -> tuple[Vector, Vector]:
+    codes = data.codes[rows]
+    if isinstance(column, TreesColumn):
+        pairs = [reach(tree, codes, data.n_codes) for tree in column.trees[f]]
+        zero = np.full(int(rows.sum()), float(column.base[f]))
+        return zero + sum(low for low, _ in pairs), zero + sum(high for _, high in pairs)
+    mine = float(column.intercept[f]) + _own_cells(data, column, f, codes)
+    low, high = mine.copy(), mine.copy()
+    for holder, n_codes in data.holder_n_codes.items():
+        at = np.concatenate(([0], np.cumsum(n_codes)))[:-1]
+        theta = column.theta[holder][f]
+        low += np.minimum.reduceat(theta, at).sum()
+        high += np.maximum.reduceat(theta, at).sum()
+    return low, high
+
+
+def _own_cells(data: BankStack, column: CellsColumn, f: int, codes: Codes) -> Vector:
+    (bank,) = set(column.theta) - set(data.holder_n_codes)
+    units = np.rint(np.ldexp(column.theta[bank][f], MARGIN_BITS)).astype(np.int64)
+    return np.ldexp(row_sums(codes, data.n_codes, units).astype(np.float64), -MARGIN_BITS)
+
+
+def _groups(trees: Sequence[Tree]) -> Iterator[list[int]]:
+    """Numbers of trees that are multiplied together, those with a split of the holder."""
+    group: list[int] = []
+    size = 0
+    for number, tree in enumerate(trees):
+        count = len(tree.holder_splits)
+        if group and size + count > SPLITS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        if count:
+            group.append(number)
+            size += count
+    if group:
+        yield group
+
+
+# --- the bank --------------------------------------------------------------------------------------------------------
+
+
+def bank_stack(session: Session, data: BankStack, requests: Generator[Request, Any, R]) -> Protocol[R]:
+    """Bank: share the margins, then answer what the fit asks; returns the fit's result.
+
+    Raises
+    ------
+    ParameterError : margins or rows too large for the ring.
+    """
+    bank = _Bank(session, data)
+    yield from bank.margins()
+    try:
+        request, number = next(requests), 0
+        while True:
+            answer = yield from bank.answer(request)
+            number += 1
+            yield Progress("sums on shares", number, number)
+            request = requests.send(answer)
+    except StopIteration as stop:
+        yield Send(session.lead, pb.StackBankStep(kind=pb.StackBankStep.FINISHED))
+        return stop.value  # type: ignore[no-any-return]
+
+
+class _Bank:
+    """The bank's shares of the margins."""
+
+    def __init__(self, session: Session, data: BankStack) -> None:
+        self.session, self.data, self.n = session, data, data.target.size
+        low, high = bounds(data)
+        largest = max(float(np.abs(low).max()), float(np.abs(high).max()), 1.0)
+        self.reach_bits = math.ceil(math.log2(largest + 2.0**-MARGIN_BITS))
+        if self.reach_bits > MAX_REACH_BITS:
+            raise ParameterError(f"margins may reach {largest:.0f} log-odds: lower learning_rate or n_estimators")
+        self.bits = table_bits(self.n, self.reach_bits)
+        self.x = np.zeros((len(data.columns), self.n), np.uint64)
+
+    @property
+    def residual_bits(self) -> int:
+        """Fraction bits of a residual."""
+        return sum(self.bits)
+
+    def margins(self) -> Protocol[None]:
+        """Shares of every column's margins with the lead."""
+        session, data = self.session, self.data
+        keys = {}
+        for holder in session.holders:
+            keys[holder] = ProductKey(session.label("stack product", session.bank, holder))
+            yield Send(holder, pb.StackBankKey(product_public=keys[holder].public(), reach_bits=self.reach_bits))
+        self.key = keys[session.lead]
+        for c, column in enumerate(data.columns):
+            if isinstance(column, ClearColumn):
+                self.x[c] = shares.encode(column.values, MARGIN_BITS)
+        for holder in session.holders:
+            if any(isinstance(column, CellsColumn) for column in data.columns):
+                yield from self._look_up(holder)
+            yield from self._trees(holder, keys[holder])
+            yield Progress("out-of-fold margins", 1 + session.holders.index(holder), len(session.holders))
+        for f in range(int(data.fold.max()) + 1):
+            self._own(f)
+
+    def _own(self, f: int) -> None:
+        """Add what needs no holder: intercepts and the bank's own cells."""
+        rows = self.data.fold == f
+        for c, column in enumerate(self.data.columns):
+            if isinstance(column, TreesColumn):
+                value = np.full(int(rows.sum()), float(column.base[f]))
+            elif isinstance(column, CellsColumn):
+                value = float(column.intercept[f]) + _own_cells(self.data, column, f, self.data.codes[rows])
+            else:
+                continue
+            self.x[c, rows] = shares.add(self.x[c, rows], shares.encode(value, MARGIN_BITS))
+
+    def _look_up(self, holder: str) -> Protocol[None]:
+        """Shares of a holder's part of scorecards: one table a column and fold, each row keeps its fold's."""
+        session, data = self.session, self.data
+        label = session.label("stack cells", holder, session.bank)
+        table = LookupTable(self.n, data.holder_n_codes[holder], label, params=HISTOGRAM)
+        table.add_hints((yield from receive_parts(holder, pb.StackHolderHints, MAX_HINT_BYTES)))
+        cells = [(c, column) for c, column in enumerate(data.columns) if isinstance(column, CellsColumn)]
+        theta = np.concatenate([column.theta[holder] for _, column in cells])
+        query, found = table.query_many(np.rint(np.ldexp(theta, MARGIN_BITS)).astype(np.int64))
+        yield from send_parts(holder, pb.StackBankQuery, query.pack())
+        for (c, _), share in zip(cells, _of_fold(found, data.fold, len(cells)), strict=True):
+            self.x[c] = shares.add(self.x[c], share)
+
+    def _trees(self, holder: str, key: ProductKey) -> Protocol[None]:
+        """Shares of the trees with a holder, fold by fold."""
+        data = self.data
+        for c, column in enumerate(data.columns):
+            if not isinstance(column, TreesColumn):
+                continue
+            for f, all_trees in enumerate(column.trees):
+                rows = np.flatnonzero(data.fold == f)
+                trees = [tree for tree in all_trees if tree.holder == holder]
+                products = set()
+                for group in _groups(trees):
+                    products.update(group)
+                    yield from self._group(holder, key, c, rows, [trees[t] for t in group])
+                for tree in (tree for t, tree in enumerate(trees) if t not in products):
+                    value = coefficients(tree, _leaf_units(tree), data.codes[rows], data.n_codes)[0]
+                    self.x[c, rows] = shares.add(self.x[c, rows], shares.to_ring(value))
+
+    def _group(
+        self, holder: str, key: ProductKey, c: int, rows: NDArray[np.int64], trees: list[Tree]
+    ) -> Protocol[None]:
+        parts = [coefficients(tree, _leaf_units(tree), self.data.codes[rows], self.data.n_codes) for tree in trees]
+        u = shares.to_ring(np.concatenate([part[1:] for part in parts]))
+        product = yield from bank_product(holder, key, rows.size, lambda r: u[:, r], None, _KINDS)
+        own = shares.to_ring(np.sum([part[0] for part in parts], axis=0))
+        self.x[c, rows] = shares.add(self.x[c, rows], shares.add(own, product))
+
+    def answer(self, request: Request) -> Protocol[Any]:
+        """What the fit asked for."""
+        if isinstance(request, Moments):
+            return (yield from self._moments(request))
+        if isinstance(request, Gradient):
+            return (yield from self._gradient(request))
+        if isinstance(request, Losses):
+            return (yield from self._losses(request))
+        return (yield from self._scores(request))
+
+    def _ask(self, kind: Any, columns: tuple[int, ...], radius: float = 0.0) -> Protocol[None]:
+        yield Send(self.session.lead, pb.StackBankStep(kind=kind, radius=radius, columns=columns))
+
+    def _product(self, u: Words, n_outputs: int | None = None) -> Protocol[Words]:
+        lead = self.session.lead
+        return (yield from bank_product(lead, self.key, self.n, lambda r: u[:, r], n_outputs, _KINDS))
+
+    def _open(self, own: Words, scale: Sequence[int], keep: Sequence[int]) -> Protocol[Vector]:
+        """Sums from own shares and the lead's rounded ones, each of its own scale and precision."""
+        message = yield from receive(self.session.lead, pb.StackHolderOpened)
+        rounded = shares.shares_from_bytes(message.rounded, own.shape)
+        opened = [
+            shares.open_rounded(own[i : i + 1], rounded[i : i + 1], max(0, s - k), s)[0]
+            for i, (s, k) in enumerate(zip(scale, keep, strict=True))
+        ]
+        return np.array(opened)
+
+    def _moments(self, request: Moments) -> Protocol[tuple[Vector, Vector]]:
+        yield from self._ask(pb.StackBankStep.MOMENTS, request.columns)
+        x = self.x[list(request.columns)]
+        pairs = _pairs(len(x))
+        product = yield from self._product(x, len(pairs))
+        own = [shares.add(shares.sum_shares(times(x[j], x[k])[None]), shares.sum_shares(p)[None])[0]
+               for (j, k), p in zip(pairs, product, strict=True)]  # fmt: skip
+        sums = np.array([*own, *shares.sum_shares(x)], np.uint64)
+        scale = [2 * MARGIN_BITS] * len(pairs) + [MARGIN_BITS] * len(x)
+        opened = yield from self._open(sums, scale, [MOMENT_BITS] * len(sums))
+        second = np.zeros((len(x), len(x)))
+        for (j, k), value in zip(pairs, opened, strict=False):
+            second[j, k] = second[k, j] = value
+        return second, opened[len(pairs) :]
+
+    def _eta(self, x: Words, factors: NDArray[np.int64], constant: NDArray[np.int64]) -> Protocol[Words]:
+        """Share modulo T of sum_m factors_m x_m + constant; factors (M,) or (M, n) and constant (n,) are the bank's."""
+        u = _constants(factors, self.n)
+        product = yield from self._product(u)
+        return shares.add(shares.add(shares.sum_shares(times(x, u), axis=0), product), shares.to_ring(constant))
+
+    def _turn(self, request: Gradient | Losses, series: SigmoidSeries) -> Protocol[Words]:
+        """Share modulo 2**24 of the log-odds, a turn being a period."""
+        beta, intercept = np.asarray(request.beta), np.asarray(request.intercept)
+        if beta.ndim == 2:
+            beta, intercept = beta[self.data.fold].T, intercept[self.data.fold]
+        per_unit = T / (2.0 * series.L)
+        factors = _wrap(np.rint(beta * (per_unit * 2.0**-MARGIN_BITS)))
+        constant = np.broadcast_to(_wrap(np.rint(intercept * per_unit)), (self.n,))
+        return to_turn((yield from self._eta(self.x[list(request.columns)], factors, constant)))
+
+    def _gradient(self, request: Gradient) -> Protocol[Vector]:
+        yield from self._ask(pb.StackBankStep.GRADIENT, request.columns, request.radius)
+        series = sigmoid_series(int(request.radius))
+        turn = yield from self._turn(request, series)
+        table = np.concatenate(series.tables(turn)) * np.ldexp(request.weight, self.bits[0])
+        product = yield from self._product(shares.to_ring(np.rint(table).astype(np.int64)))
+        known = shares.encode(request.weight * (0.5 - self.data.target), self.residual_bits)
+        r = shares.add(product, known)
+        x = self.x[list(request.columns)]
+        cross = yield from self._product(np.concatenate([r[None], x]), len(x))
+        own = shares.add(shares.sum_shares(times(x, np.broadcast_to(r, x.shape))), shares.sum_shares(cross))
+        sums = np.append(own, shares.sum_shares(r[None]))
+        scale = [self.residual_bits + MARGIN_BITS] * len(x) + [self.residual_bits]
+        return (yield from self._open(sums, scale, [OPEN_BITS] * len(sums)))
+
+    def _losses(self, request: Losses) -> Protocol[Vector]:
+        yield from self._ask(pb.StackBankStep.LOSSES, request.columns, request.radius)
+        series = sigmoid_series(int(request.radius))
+        turn = yield from self._turn(request, series)
+        sines, cosines = series.tables(turn)
+        data, bits = self.data, self.residual_bits
+        table = np.rint(np.ldexp(np.concatenate([cosines, sines]), self.bits[0])).astype(np.int64)
+        lean = 0.5 - data.target  # log(1 + e^eta) - y eta = c(eta) + (1/2 - y) eta, c even
+        factors = np.rint(np.ldexp(lean * request.beta[data.fold].T, bits - MARGIN_BITS)).astype(np.int64)
+        u = np.concatenate([shares.to_ring(table), shares.to_ring(factors)])
+        product = yield from self._product(u)
+        known = shares.encode(softplus_series(request.radius).constant + lean * request.intercept[data.fold], bits)
+        x = self.x[list(request.columns)]
+        own = shares.add(shares.sum_shares(times(x, shares.to_ring(factors)), axis=0), shares.add(product, known))
+        sums = _fold_sums(own, data.fold)
+        return (yield from self._open(sums, [bits] * sums.size, [OPEN_BITS] * sums.size))
+
+    def _scores(self, request: Scores) -> Protocol[Vector]:
+        yield from self._ask(pb.StackBankStep.SCORES, request.columns)
+        fold = self.data.fold
+        factors = np.rint(np.ldexp(request.beta[fold].T, WEIGHT_BITS)).astype(np.int64)
+        scale = WEIGHT_BITS + MARGIN_BITS
+        constant = np.rint(np.ldexp(request.intercept[fold], scale)).astype(np.int64)
+        eta = yield from self._eta(self.x[list(request.columns)], factors, constant)
+        message = yield from receive_parts(self.session.lead, pb.StackHolderShare, 8 * self.n)
+        rounded = shares.shares_from_bytes(message, (self.n,))
+        return shares.open_rounded(eta, rounded, scale - SCORE_BITS, scale)
+
+
+# --- holders ---------------------------------------------------------------------------------------------------------
+
+
+def holder_stack(session: Session, data: HolderStack, limits: Limits, *, asked: int = 0) -> Protocol[dict[str, int]]:
+    """Holder: share the margins and, as the lead, answer what the bank asks, up to the limits.
+
+    Parameters
+    ----------
+    asked : requests answered in earlier attempts; kept in a checkpoint before each answer.
+
+    Returns
+    -------
+    How many requests of each kind it answered.
+    """
+    holder = _Holder(session, data)
+    yield from holder.margins()
+    counts = dict.fromkeys(("moments", "gradients", "losses", "scores"), 0)
+    if session.party != session.lead:
+        return counts
+    names = {
+        pb.StackBankStep.MOMENTS: "moments",
+        pb.StackBankStep.GRADIENT: "gradients",
+        pb.StackBankStep.LOSSES: "losses",
+        pb.StackBankStep.SCORES: "scores",
+    }
+    while True:
+        step = yield from receive(session.bank, pb.StackBankStep)
+        if step.kind == pb.StackBankStep.FINISHED:
+            return counts
+        if step.kind not in names:
+            raise MessageError("the bank asks for something that does not exist", party=session.bank)
+        name = names[step.kind]
+        counts[name] += 1
+        if counts[name] > getattr(limits, name):
+            raise MessageError(
+                f"the bank asks for more than the {getattr(limits, name)} {name} of the job", party=session.bank
+            )
+        yield Checkpoint({"asked": asked + sum(counts.values())})
+        yield from holder.answer(step)
+
+
+class _Holder:
+    """A holder's shares of the margins."""
+
+    def __init__(self, session: Session, data: HolderStack) -> None:
+        self.session, self.data, self.n = session, data, data.codes.shape[0]
+        self.x = np.zeros((len(data.columns), self.n), np.uint64)
+
+    def margins(self) -> Protocol[None]:
+        """Shares of its part of every column's margins; others than the lead pass theirs on."""
+        session, data = self.session, self.data
+        start = yield from receive(session.bank, pb.StackBankKey)
+        if start.reach_bits > MAX_REACH_BITS:
+            raise MessageError("the bank's margins are out of range", party=session.bank)
+        self.bits = table_bits(self.n, start.reach_bits)
+        label = session.label("stack product", session.bank, session.party)
+        self.evaluator = ProductEvaluator(bytes(start.product_public), label)
+        if "cells" in data.columns:
+            yield from self._look_up()
+        for c, trees in enumerate(data.columns):
+            if not isinstance(trees, str):
+                yield from self._trees(c, trees)
+        if session.party != session.lead:
+            yield from send_parts(session.lead, pb.StackHolderShare, shares.shares_to_bytes(self.x))
+            self.x[:] = 0
+            return
+        for other in session.holders[1:]:
+            message = yield from receive_parts(other, pb.StackHolderShare, 8 * self.x.size)
+            self.x = shares.add(self.x, shares.shares_from_bytes(message, self.x.shape))
+
+    def _look_up(self) -> Protocol[None]:
+        session, data = self.session, self.data
+        label = session.label("stack cells", session.party, session.bank)
+        lookup = LookupCodes(data.codes, data.n_codes, label, params=HISTOGRAM)
+        yield from send_parts(session.bank, pb.StackHolderHints, b"".join(lookup.hint_chunks()))
+        cells = [c for c, column in enumerate(data.columns) if column == "cells"]
+        n_tables = len(cells) * (int(data.fold.max()) + 1)
+        message = yield from receive_parts(session.bank, pb.StackBankQuery, n_tables * lookup.query_bytes)
+        found = lookup.evaluate_many(lookup.unpack(message))
+        if found.shape[0] != n_tables:
+            raise MessageError(f"{n_tables} tables were due, {found.shape[0]} came", party=session.bank)
+        for c, share in zip(cells, _of_fold(found, data.fold, len(cells)), strict=True):
+            self.x[c] = shares.add(self.x[c], share)
+
+    def _trees(self, c: int, trees: tuple[tuple[Tree, ...], ...]) -> Protocol[None]:
+        data = self.data
+        for f, fold_trees in enumerate(trees):
+            rows = np.flatnonzero(data.fold == f)
+            for group in _groups(fold_trees):
+                bits = [indicators(fold_trees[t], data.codes[rows], data.n_codes) for t in group]
+                v = np.concatenate(bits).astype(np.uint64)
+                product = yield from self._product(v)
+                self.x[c, rows] = shares.add(self.x[c, rows], product)
+
+    def answer(self, step: Any) -> Protocol[None]:
+        """One request, checked."""
+        columns = list(step.columns)
+        distinct = len(set(columns)) == len(columns)
+        if not 1 <= len(columns) <= MAX_MEMBERS or not distinct or max(columns) >= len(self.x):
+            raise MessageError("the bank names members that are not there", party=self.session.bank)
+        x = self.x[columns]
+        if step.kind == pb.StackBankStep.MOMENTS:
+            yield from self._moments(x)
+        elif step.kind == pb.StackBankStep.SCORES:
+            yield from self._scores(x)
+        elif step.radius not in BOUNDS:
+            raise MessageError("the bank asks for a sigmoid series that does not exist", party=self.session.bank)
+        elif step.kind == pb.StackBankStep.GRADIENT:
+            yield from self._gradient(x, sigmoid_series(int(step.radius)))
+        else:
+            yield from self._losses(x, int(step.radius))
+
+    def _product(self, v: Words) -> Protocol[Words]:
+        return (yield from holder_product(self.session.bank, self.evaluator, v.shape[-1], lambda r: v[..., r], _KINDS))
+
+    def _send(self, sums: Words, scale: Sequence[int], keep: Sequence[int]) -> Protocol[None]:
+        rounded = [_rounded(sums[i : i + 1], s - k)[0] for i, (s, k) in enumerate(zip(scale, keep, strict=True))]
+        words = shares.shares_to_bytes(np.array(rounded, np.uint64))
+        yield Send(self.session.bank, pb.StackHolderOpened(rounded=words))
+
+    def _moments(self, x: Words) -> Protocol[None]:
+        pairs = _pairs(len(x))
+        v = np.zeros((len(pairs), len(x), self.n), np.uint64)
+        for i, (j, k) in enumerate(pairs):
+            v[i, j] = shares.add(v[i, j], x[k])
+            v[i, k] = shares.add(v[i, k], x[j])
+        product = yield from self._product(v)
+        own = [shares.sum_shares(np.stack([times(x[j], x[k]), p]).reshape(-1))
+               for (j, k), p in zip(pairs, product, strict=True)]  # fmt: skip
+        sums = np.array([*own, *shares.sum_shares(x)], np.uint64)
+        scale = [2 * MARGIN_BITS] * len(pairs) + [MARGIN_BITS] * len(x)
+        yield from self._send(sums, scale, [MOMENT_BITS] * len(sums))
+
+    def _eta(self, x: Words) -> Protocol[Words]:
+        return (yield from self._product(x))
+
+    def _gradient(self, x: Words, series: SigmoidSeries) -> Protocol[None]:
+        turn = to_turn((yield from self._eta(x)))
+        sines, cosines = series.encoded_tables(turn, self.bits[1], weighted=True)
+        r = yield from self._product(shares.to_ring(np.concatenate([cosines, sines])))
+        v = np.zeros((len(x), 1 + len(x), self.n), np.uint64)
+        v[:, 0] = x
+        v[np.arange(len(x)), 1 + np.arange(len(x))] = r
+        cross = yield from self._product(v)
+        own = shares.add(shares.sum_shares(times(x, np.broadcast_to(r, x.shape))), shares.sum_shares(cross))
+        sums = np.append(own, shares.sum_shares(r[None]))
+        bits = sum(self.bits)
+        yield from self._send(sums, [bits + MARGIN_BITS] * len(x) + [bits], [OPEN_BITS] * len(sums))
+
+    def _losses(self, x: Words, radius: int) -> Protocol[None]:
+        turn = to_turn((yield from self._eta(x)))
+        sines, cosines = sigmoid_series(radius).tables(turn)
+        d = np.ldexp(softplus_series(radius).cosines, self.bits[1])[: len(cosines), None]
+        table = np.rint(np.concatenate([d * cosines, -d * sines])).astype(np.int64)
+        product = yield from self._product(np.concatenate([shares.to_ring(table), x]))
+        sums = _fold_sums(product, self.data.fold)
+        yield from self._send(sums, [sum(self.bits)] * sums.size, [OPEN_BITS] * sums.size)
+
+    def _scores(self, x: Words) -> Protocol[None]:
+        eta = yield from self._eta(x)
+        rounded = _rounded(eta, WEIGHT_BITS + MARGIN_BITS - SCORE_BITS)
+        yield from send_parts(self.session.bank, pb.StackHolderShare, shares.shares_to_bytes(rounded))
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _leaf_units(tree: Tree) -> NDArray[np.int64]:
+    units: NDArray[np.int64] = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
+    return units
+
+
+def _of_fold(found: Words, fold: NDArray[np.int64], n_columns: int) -> Words:
+    """(columns * k, n) shares, by column and fold, to those of each row's own fold: (columns, n)."""
+    by_fold = found.reshape(n_columns, -1, fold.size)
+    picked: Words = np.take_along_axis(by_fold, fold[None, None, :], axis=1)[:, 0]
+    return picked
+
+
+def _pairs(n: int) -> list[tuple[int, int]]:
+    return [(j, k) for j in range(n) for k in range(j, n)]
+
+
+def _wrap(values: Vector) -> NDArray[np.int64]:
+    """Whole numbers, modulo T where they are larger than half of it: a turn more or less is none."""
+    return (values - np.rint(values / T) * float(T)).astype(np.int64)
+
+
+def _constants(factors: NDArray[np.int64], n: int) -> Words:
+    ring = shares.to_ring(factors)
+    return np.ascontiguousarray(np.broadcast_to(ring[:, None] if ring.ndim == 1 else ring, (len(ring), n)))
+
+
+def _fold_sums(share: Words, fold: NDArray[np.int64]) -> Words:
+    k = int(fold.max()) + 1
+    return np.array([shares.sum_shares(share[fold == f]) for f in range(k)], np.uint64)
+
+
+def _rounded(share: Words, drop: int) -> Words:
+    """The part of a share that is opened; dithered first, for the low bits tell of the encryption noise."""
+    if drop <= 0:
+        return share
+    return shares.round_share(shares.add(share, dither(share.shape, sd=float(1 << min(16, max(0, drop - 2))))), drop)
