@@ -113,6 +113,23 @@ def test_garbled_circuit_equals_plain():
     assert 0.4 < ((found[..., 0] & np.uint64(1)).astype(bool) == expected).mean() < 0.6
 
 
+def test_equal_gates_have_unlike_tables():
+    """A fresh permutation an array and a fresh tweak a gate: what is learnt of one gate is of no use for another."""
+    _, sender = two_sides()
+    garbler = Garbler(b"c", sender.offset)
+    wire = np.broadcast_to(garbler.own(np.ones(1, bool)), (40, 2))
+    blocks = np.zeros((1, 2), np.uint64)
+    tables, permuted = [], set()
+    for _ in range(3):
+        garbler.conjunction(wire, wire)
+        tables.append(garbler.tables())
+        permuted.add(garbler._hash.permute(blocks).tobytes())
+    rows = np.frombuffer(b"".join(tables), np.uint8).reshape(-1, GATE_BYTES // 2)
+    assert len(np.unique(rows, axis=0)) == 3 * 40 * 2
+    assert len(permuted) == 3
+    assert garbler._hash.tweak == 3 * 2 * 40
+
+
 def test_tables_of_wrong_size_are_refused():
     evaluator = Evaluator(b"c")
     with pytest.raises(MessageError, match="do not fit"):

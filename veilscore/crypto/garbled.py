@@ -1,11 +1,13 @@
-"""Garbled circuits over arrays of wires: half gates, free XOR, one fixed-key permutation.
+"""Garbled circuits over arrays of wires: half gates, free XOR, a public permutation.
 
 Source: Zahur, Rosulek and Evans 2015 (half gates); Kolesnikov and Schneider 2008 (free XOR); the hash is
     pi(y) xor y with y = sigma(label) xor tweak, sigma the linear orthomorphism of Guo et al. 2020, pi AES-128 under a
-    public key of the session. Tweaks count up and are never used twice under one offset.
+    public key of each array of gates. Tweaks count up and are never used twice under one offset.
 Parties: the garbler, who knows both labels of each wire, and the evaluator, who knows one.
 Reveals: to the evaluator, the outputs that `Garbler.decoding` is sent for; nothing else to either.
-Assumes: semi-honest parties; AES with a fixed key behaves as a random permutation.
+Assumes: semi-honest parties; AES with a known key behaves as a random permutation. An evaluator that tries 2^k blocks
+    finds the offset with chance 2^k gates / 2^128, counting the gates of one key alone (Guo et al. 2020b): hence a key
+    an array, not one for the billion gates of a session.
 
 A circuit is a function of an engine (`Garbler`, `Evaluator`, `Plain`) and words. A word is an array whose first axis
 is its bits, low bit first, and whose other axes are instances computed side by side; labels have a last axis of two
@@ -70,23 +72,24 @@ class Plain:
 
 
 class _Hash:
-    """The permutation of a session and the tweaks used so far; both sides count alike."""
+    """The permutations of a session and the tweaks used so far; both sides count alike."""
 
     def __init__(self, label: bytes) -> None:
-        key = hashlib.shake_256(b"veilscore/garbled/v1" + label).digest(KEY_BYTES)
-        # single blocks under a public key are the point: it is a permutation, not a mode of encryption
-        self._cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305
+        self._label = hashlib.shake_256(b"veilscore/garbled/v2" + label).digest(32)
         self.tweak = 0
 
     def permute(self, blocks: Labels) -> Labels:
-        """Return pi of each block (..., 2)."""
+        """Return pi of each block (..., 2), by the key of the latest `advance`."""
         out = np.empty(blocks.size + 2, np.uint64)  # OpenSSL wants room for a block more than it writes
         self._cipher.update_into(blocks.reshape(-1).view(np.uint8).data, out.view(np.uint8).data)
         return out[: blocks.size].reshape(blocks.shape)
 
     def advance(self, n_gates: int) -> np.uint64:
-        """Return the first of 2 n_gates fresh tweaks."""
+        """Return the first of 2 n_gates fresh tweaks; the permutation is a new one."""
         first = self.tweak
+        key = hashlib.shake_256(self._label + first.to_bytes(8, "little")).digest(KEY_BYTES)
+        # single blocks under a public key are the point: it is a permutation, not a mode of encryption
+        self._cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305
         self.tweak += 2 * n_gates
         return np.uint64(first)
 

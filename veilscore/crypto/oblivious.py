@@ -133,6 +133,8 @@ class LabelSender:
         secret = np.concatenate([raise_points(point, scalar) for scalar in scalars])
         transcript = base + self._choices
         self._columns = _Columns([_key(label, i, transcript, s.tobytes()) for i, s in enumerate(secret)])
+        for scalar in scalars:
+            scalar.destroy()
         self._chosen = np.where(chosen, ~np.uint64(0), np.uint64(0))[:, None]
 
     def __repr__(self) -> str:
