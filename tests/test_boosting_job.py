@@ -22,6 +22,7 @@ from veilscore.errors import (
     VeilscoreError,
 )
 from veilscore.fabric.framing import kind_of
+from veilscore.lattice.params import T
 from veilscore.local import open_job
 from veilscore.modelling import boosting_design, harmonics
 from veilscore.modelling.boosted import Boosted
@@ -31,6 +32,7 @@ from veilscore.modelling.trees import HolderTrees, tree_values
 from veilscore.node.policy import NodePolicy, Refuse
 from veilscore.node.workflow import steps_for
 from veilscore.protocol import decode, encode
+from veilscore.protocols.boosting import _remask
 from veilscore.protocols.boosting_form import rank_codes
 from veilscore.v1 import boosting_pb2 as pb
 
@@ -255,6 +257,15 @@ def test_too_many_decimals_are_refused(tmp_path):
         run.run()
 
 
+def test_the_words_that_hide_a_margin_share_are_uniform():
+    """Drawn modulo 2^60 and reduced, words below 2^60 - T would come twice as often."""
+    n = 1 << 20
+    words = _remask(bytes(32), n)
+    assert words.max() < T
+    expected = n * (2**60 - T) / T
+    assert abs((words < 2**60 - T).sum() - expected) < 6 * expected**0.5
+
+
 # --- interruption ----------------------------------------------------------------------------------------------------
 
 
@@ -271,11 +282,22 @@ def leaves_at_tree(holder, number):
     return tamper
 
 
+def heard(run, attempt, *parties, kind, sender=None):
+    """Messages of a kind that parties received in one attempt."""
+    return [
+        message
+        for party in parties
+        for entry, message in run.transcripts[party].messages
+        if (entry.recipient, entry.kind, entry.session.split("/")[2]) == (party, kind, str(attempt))
+        and sender in (None, entry.sender)
+    ]
+
+
 def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
-    run = open_run(tmp_path, n_estimators=5)
+    run = open_run(tmp_path, n_estimators=5, keep=True)
     run.step("align")
     run.step("bin")
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError, match=r"no message from (bank|registry)"):
         run.step("boost", tamper=leaves_at_tree("registry", 3), timeout_s=2)
     saved = run.stores["bank"].load_json("checkpoint_boost")
     assert len(saved["trees"]) == 3
@@ -283,6 +305,12 @@ def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
     run.step("boost", attempt=2)
     run.step("evaluate")
     model = model_of(run)
+    # trees that stood are rebuilt, not opened again; what was opened in both attempts is what the holder counted
+    grown = [m.tree for m in heard(run, 2, *HOLDERS, kind="BoostBankTree") if m.product_public and not m.shapes]
+    assert sorted(grown) == [3, 4]
+    for holder in HOLDERS:
+        sums = [m for attempt in (1, 2) for m in heard(run, attempt, "bank", kind="BoostHolderSums", sender=holder)]
+        assert run.stores[holder].load_json("boosted")["n_sums"] == sum(len(m.sums) // 16 for m in sums)
     assert [tree.model_dump(mode="json") for tree in model.trees[:3]] == saved["trees"]
     assert len(model.trees) == 5
     assert_agrees(run, model.trees)

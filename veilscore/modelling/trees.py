@@ -214,10 +214,10 @@ def tree_values(
     return np.asarray(c[0] + (c[1:] * e).sum(axis=0))
 
 
-def shapes_digest(trees: Sequence[Tree]) -> bytes:
+def shapes_digest(trees: Sequence[Tree], salt: bytes = b"") -> bytes:
     """Digest of what one holder knows of its trees: its part of the model has this hash."""
     body = json.dumps([tree.shape().model_dump(mode="json") for tree in trees], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(body.encode()).digest()
+    return hashlib.sha256(salt + body.encode()).digest()
 
 
 def skeletons_digest(trees: Sequence[Tree]) -> bytes:
@@ -233,6 +233,7 @@ class HolderTrees(_Part):
     holder, model : whose part of which model (name of the job).
     map_sha256 : hash of the code map that the splits' codes refer to.
     trees : shapes of the holder's trees, in the order of the model.
+    salt : hexadecimal, of the digest; empty where the bank knows the splits.
     """
 
     format: Literal["veilscore-holder-trees/1"] = "veilscore-holder-trees/1"
@@ -240,11 +241,12 @@ class HolderTrees(_Part):
     model: str
     map_sha256: str
     trees: tuple[Tree, ...] = Field(max_length=MAX_TREES)
+    salt: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", repr=False)
 
     @property
     def sha256(self) -> bytes:
         """Digest of the trees' shapes; the bank's model names it."""
-        return shapes_digest(self.trees)
+        return shapes_digest(self.trees, bytes.fromhex(self.salt))
 
     def to_json(self) -> str:
         """JSON with its digest."""

@@ -461,7 +461,9 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
         earlier=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
         tell_columns=context.node.policy.tell_split_columns,
     )
-    part = HolderTrees(holder=party, model=job.name, map_sha256=code_map.hash, trees=result.trees)
+    part = HolderTrees(
+        holder=party, model=job.name, map_sha256=code_map.hash, trees=result.trees, salt=result.salt.hex()
+    )
     keep_code_map(context, code_map)
     modelling.write_text(context.models() / job.name / "trees.json", part.to_json())
     told = growth.accountant(code_map.n_codes, result.spent)

@@ -25,8 +25,9 @@ import numpy as np
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, RefusedError
 from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
-from veilscore.lattice.params import T
+from veilscore.lattice.params import PRODUCT
 from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import PublicStream, dither
 from veilscore.modelling import harmonics
 from veilscore.modelling.split_search import (
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 BANK_TABLE, HOLDER_TABLE = 15, 17  # the holder's tables carry the coefficients, so their error is not shrunk by them
 SEED_BYTES = 32
 MAX_WEIGHT_BITS = 16  # fraction bits of leaf weights in the sums over validation rows
-_T = np.uint64(T)
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,9 @@ def _sampled(growth: Growth, seed: bytes, n: int) -> NDArray[np.bool_]:
 
 
 def _remask(seed: bytes, n: int) -> Words:
-    """Uniform words from a seed, for handing a share from one holder to the next."""
-    limbs = PublicStream(seed, b"boosting remask").uniform((2, n), (1 << 30, 1 << 30)).astype(np.uint64)
-    words: Words = (limbs[0] << np.uint64(30) | limbs[1]) % _T
-    return words
+    """Words uniform below T from a seed, for handing a share from one holder to the next."""
+    scale = exact_scale(PRODUCT)
+    return scale.join(PublicStream(seed, b"boosting remask").uniform((2, n), tuple(scale.message.tolist())))
 
 
 # --- the bank --------------------------------------------------------------------------------------------------------
@@ -437,11 +436,17 @@ class Bank:
 
 @dataclass(frozen=True)
 class HolderResult:
-    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened."""
+    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened.
+
+    Attributes
+    ----------
+    salt : of the digest that the bank was told, where it does not know the splits.
+    """
 
     trees: tuple[Tree, ...]
     spent: float
     n_sums: int = 0
+    salt: bytes = field(default=b"", repr=False)
 
 
 def holder_boost(
@@ -476,8 +481,10 @@ def holder_boost(
             trees = holder.kept(message)
             columns = [s.column for t in trees for s in t.splits if s.side == "holder"] if tell_columns else []
             told = columns if growth.sealed else []
-            yield Send(session.bank, pb.BoostHolderPart(sha256=shapes_digest(trees), columns=told))
-            return HolderResult(trees, holder.accountant.spent, holder.accountant.n_sums)
+            # sealed splits are the holder's own: unsalted, a few of them could be guessed from the digest
+            salt = os.urandom(SEED_BYTES) if growth.sealed else b""
+            yield Send(session.bank, pb.BoostHolderPart(sha256=shapes_digest(trees, salt), columns=told))
+            return HolderResult(trees, holder.accountant.spent, holder.accountant.n_sums, salt)
         if message.hand_over_to:
             yield from holder.hand_over(message.hand_over_to)
             continue
