@@ -47,10 +47,14 @@ class Accountant:
     n_sums: int = 0
 
     @property
+    def whole(self) -> float:
+        """Bits that the codes themselves hold."""
+        return self.n_rows * sum(math.log2(max(k, 1)) for k in self.n_codes)
+
+    @property
     def budget(self) -> float:
         """Bits that may be told."""
-        whole = self.n_rows * sum(math.log2(max(k, 1)) for k in self.n_codes)
-        return math.inf if self.share is None else self.share * whole
+        return math.inf if self.share is None else self.share * self.whole
 
     def cost(self, cells: Iterable[int]) -> float:
         """Bits of one opening.

@@ -75,6 +75,9 @@ class NodePolicy(Strict):
     )
     min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of those sums, in rows")
     max_disclosure: float = Field(default=1.0, gt=0, description="their largest budget, in rows times columns")
+    max_disclosure_total: float = Field(
+        default=4.0, gt=0, description="the same for all boosting jobs on a data set together"
+    )
     holdout_scores: Literal["allow", "refuse"] = Field(
         default="allow", description="scores of hold-out rows to the bank"
     )

@@ -46,6 +46,7 @@ from veilscore.protocols.scoring import (
 )
 from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
 from veilscore.release.batch import BatchGuard, bank_send_lists, lists_in
+from veilscore.release.disclosure import DisclosureLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +144,13 @@ class StepContext:
     def guard(self) -> BatchGuard:
         """Holder only: consent and release control of this attempt."""
         return BatchGuard(self.home(), self.node.policy, self.job, self.session)
+
+    def disclosures(self, whole: float) -> DisclosureLedger:
+        """Holder only: what boosting told of this data set over all jobs; `whole`: bits that the codes hold."""
+        policy, dataset = self.node.policy, self.job.datasets[self.session.party]
+        most = policy.max_disclosure_total * whole if policy.boosting_bounds == "required" else None
+        path = self.home() / "state" / "disclosure.db"
+        return DisclosureLedger(path, dataset, self.session.id.split("/")[0], most)
 
     def models(self) -> Path:
         """Folder of the models this node keeps."""
@@ -450,16 +458,19 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
     code_map = CodeMap.from_json(store.load_json("code_map"))
     growth = boosting_design.growth(job, codes.shape[0])
     state = _checkpoint_of_boost(store)
-    result = yield from holder_boost(
-        context.session,
-        codes,
-        code_map.n_codes,
-        growth,
-        spent=state.get("spent", 0.0),
-        n_sums=state.get("n_sums", 0),
-        natural=boosting_design.natural(code_map) if job.boosting.ordered else None,
-        earlier=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
-        tell_columns=context.node.policy.tell_split_columns,
+    ledger = context.disclosures(growth.accountant(code_map.n_codes).whole)
+    result = yield from ledger.guard(
+        holder_boost(
+            context.session,
+            codes,
+            code_map.n_codes,
+            growth,
+            spent=max(state.get("spent", 0.0), ledger.of_job()),
+            n_sums=state.get("n_sums", 0),
+            natural=boosting_design.natural(code_map) if job.boosting.ordered else None,
+            earlier=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
+            tell_columns=context.node.policy.tell_split_columns,
+        )
     )
     part = HolderTrees(
         holder=party, model=job.name, map_sha256=code_map.hash, trees=result.trees, salt=result.salt.hex()
@@ -475,6 +486,8 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
             "n_sums": result.n_sums,
             "spent": result.spent,
             "budget": told.budget if growth.bounds else None,
+            "spent_all_jobs": ledger.total(),
+            "budget_all_jobs": ledger.most,
             "sha256": part.sha256.hex(),
         },
     )
