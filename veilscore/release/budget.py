@@ -79,8 +79,9 @@ class ReleaseBudget:
         if self._rules.control == "off":
             return ""
         self.refuse_output(release.kind)
-        self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
-        past = self._ledger.of_firm(int(release.firms[0]), self._since_s())
+        with self._ledger.exclusive():
+            self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
+            past = self._ledger.of_firm(int(release.firms[0]), self._since_s())
         past = tuple(r for r in past if r.reference != release.reference)
         same = [r for r in past if self._same(r, release) and r.kind == ONLINE and r.record == release.record]
         if same and not fresh:
@@ -117,8 +118,11 @@ class ReleaseBudget:
         for earlier in past:
             if earlier.kind != BATCH or earlier.model != release.model:
                 continue
+            least = abs(earlier.firms.size - release.firms.size)  # firms that differ, at the least
+            if least >= self._rules.min_difference or np.array_equal(earlier.firms, release.firms):
+                continue
             differing = np.setxor1d(earlier.firms, release.firms, assume_unique=True).size
-            if 0 < differing < self._rules.min_difference:
+            if differing < self._rules.min_difference:
                 raise RefusedError(
                     f"the batch differs from an earlier one of the same model by fewer than "
                     f"{self._rules.min_difference} firms; score the same firms or add more"
@@ -158,7 +162,8 @@ def models_of(past: Iterable[Release], *more: Release) -> dict[str, NDArray[np.u
     names = _names((*past, *more))
     for release, name in zip(past, names, strict=False):
         parts[name].append(release.firms)
-    return {name: np.sort(np.concatenate(some)) for name, some in parts.items()}
+    # each part is in order: a stable sort merges them
+    return {name: np.sort(np.concatenate(some), kind="stable") for name, some in parts.items()}
 
 
 def _name(release: Release, past: Sequence[Release]) -> str:

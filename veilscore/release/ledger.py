@@ -23,7 +23,18 @@ import numpy as np
 import sqlalchemy as sa
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.release.ledger_tables import META, PINS, RELEASES, SCHEMA_VERSION, TOKENS, metadata, open_ledger_file
+from veilscore.release.ledger_tables import (
+    ADD,
+    META,
+    NEWER,
+    PINS,
+    SCHEMA_VERSION,
+    UNDER,
+    USE,
+    USED_BY,
+    metadata,
+    open_ledger_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +92,7 @@ class ReleaseLedger:
         self._clock = clock
         self._lock = threading.RLock()
         self._db: Connection | None = None  # of the transaction under way
+        self._current = False  # whether all that the file holds is in memory, within a transaction
         self._seen = 0  # number of the newest release in memory
         self._many: list[Release] = []
         self._single: dict[int, list[Release]] = {}
@@ -149,7 +161,7 @@ class ReleaseLedger:
     def released_under(self, reference: str) -> bool:
         """Whether something was released under this reference."""
         with self.exclusive() as db:
-            return db.execute(sa.select(RELEASES.c.number).where(RELEASES.c.reference == reference)).first() is not None
+            return db.execute(UNDER, {"reference": reference}).first() is not None
 
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Write a release down before it leaves, and use up a token (issuer, id); all or nothing.
@@ -161,28 +173,26 @@ class ReleaseLedger:
         with self.exclusive() as db:
             if token is not None:
                 self._use(db, token, release.reference)
-            known = db.execute(sa.select(RELEASES.c.number).where(RELEASES.c.reference == release.reference)).first()
-            if known is None:
-                db.execute(
-                    RELEASES.insert().values(
-                        kind=release.kind,
-                        bank=release.bank,
-                        reference=release.reference,
-                        model=release.model,
-                        code_map=release.code_map,
-                        firms=np.sort(release.firms).astype("<u8").tobytes(),
-                        record=release.record,
-                        at_s=self._clock(),
-                    )
-                )
+            if db.execute(UNDER, {"reference": release.reference}).first() is None:
+                row = {
+                    "kind": release.kind,
+                    "bank": release.bank,
+                    "reference": release.reference,
+                    "model": release.model,
+                    "code_map": release.code_map,
+                    "firms": np.sort(release.firms).astype("<u8").tobytes(),
+                    "record": release.record,
+                    "at_s": self._clock(),
+                }
+                db.execute(ADD, row)
+                self._current = False
 
     # tokens
 
     def token_used(self, issuer: str, token: str, reference: str) -> bool:
         """Whether a token was used up by another request than this one."""
-        query = sa.select(TOKENS.c.reference).where(TOKENS.c.issuer == issuer, TOKENS.c.token == token)
         with self.exclusive() as db:
-            found = db.execute(query).scalar()
+            found = db.execute(USED_BY, {"issuer": issuer, "token": token}).scalar()
         return found is not None and found != reference
 
     def spend(self, token: tuple[str, str], reference: str) -> None:
@@ -192,11 +202,9 @@ class ReleaseLedger:
 
     def _use(self, db: Connection, token: tuple[str, str], reference: str) -> None:
         issuer, number = token
-        found = db.execute(
-            sa.select(TOKENS.c.reference).where(TOKENS.c.issuer == issuer, TOKENS.c.token == number)
-        ).scalar()
+        found = db.execute(USED_BY, {"issuer": issuer, "token": number}).scalar()
         if found is None:
-            db.execute(TOKENS.insert().values(issuer=issuer, token=number, reference=reference, at_s=self._clock()))
+            db.execute(USE, {"issuer": issuer, "token": number, "reference": reference, "at_s": self._clock()})
         elif found != reference:
             raise RefusedError("the consent token was used for another request")
 
@@ -222,11 +230,10 @@ class ReleaseLedger:
         return bytes(row.key)
 
     def _catch_up(self) -> None:
-        """Read releases that are new since the last time; another process may have written some."""
+        """Read releases that are new since the last time, once a transaction; another process may have written some."""
         with self.exclusive() as db:
-            rows = db.execute(
-                sa.select(RELEASES).where(RELEASES.c.number > self._seen).order_by(RELEASES.c.number)
-            ).all()
+            rows = () if self._current else db.execute(NEWER, {"seen": self._seen}).all()
+            self._current = True
         for row in rows:
             firms = np.frombuffer(row.firms, "<u8").astype(np.uint64)
             release = Release(
@@ -255,7 +262,7 @@ class ReleaseLedger:
                     "space, owner and mode, or restore the file from backup; nothing is released meanwhile"
                 ) from error
             finally:
-                self._db = None
+                self._db, self._current = None, False
 
 
 def _holds(firms: Firms, firm: int) -> bool:

@@ -58,6 +58,15 @@ PINS = sa.Table(
     sa.Column("model", sa.String(64), nullable=False),
 )
 
+# statements made once: building one anew costs more than running it
+NEWER = sa.select(RELEASES).where(RELEASES.c.number > sa.bindparam("seen")).order_by(RELEASES.c.number)
+UNDER = sa.select(RELEASES.c.number).where(RELEASES.c.reference == sa.bindparam("reference"))
+ADD = RELEASES.insert()
+USED_BY = sa.select(TOKENS.c.reference).where(
+    TOKENS.c.issuer == sa.bindparam("issuer"), TOKENS.c.token == sa.bindparam("token")
+)
+USE = TOKENS.insert()
+
 
 def open_ledger_file(path: Path) -> Engine:
     """Engine on one SQLite file (mode 0600); StateError if it cannot be made."""
