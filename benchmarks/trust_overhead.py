@@ -32,7 +32,7 @@ from coordinator.service import Coordinator
 from veilscore.errors import JobError
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.node.founding import PORTAL
-from veilscore.node.serve import only_one, open_node, serve_until_stopped
+from veilscore.node.serve import log_to, only_one, open_node, serve_until_stopped
 from veilscore.release.issuer import Issuer
 from veilscore.v1 import control_pb2 as pb
 
@@ -70,6 +70,7 @@ def serve_unlogged(home: Path) -> None:
     else:
         node._online.evidence = None  # noqa: SLF001
     with only_one(home):
+        log_to(home)
         asyncio.run(serve_until_stopped(node))
 
 
