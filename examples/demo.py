@@ -1,29 +1,37 @@
 """The main job on real data: four processes on loopback, one joint scorecard, one report.
 
 A bank, a tax bureau and a business registry, each with its own keys and data, align their firms, train a scorecard
-and score the hold-out under a coordinator. At the end this script, which can read all three folders, does what no
-party could: it pools the data in the clear and compares.
+and score the hold-out under a coordinator. On the way a steward approves the job, the holders refuse a firm without
+consent and a batch made to find out one firm, and a receipt is verified. At the end this script, which can read all
+three folders, does what no party could: it pools the data in the clear and compares.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import yaml
 from parity import Parity, compare, job_store
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from veilscore.node.founding import PORTAL
 from veilscore.node.job import load_job
 from veilscore.reports.report import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
 from veilscore.roles import leakage_table
+
+if TYPE_CHECKING:
+    from veilscore.node.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
@@ -42,23 +50,17 @@ def main() -> int:
     console.print(Panel.fit("Veilscore: three owners of data, one scorecard, no data moved"))
     parties = [word for name, role in PARTIES.items() for word in ("--party", f"{name}:{role}")]
     veilscore("init", folder, "--data", options.data, *parties)
+    firms = (options.data / "bank.csv").read_text(encoding="utf-8").splitlines()
+    prepare_homes(folder, job, firms)
     veilscore("up", folder)
     try:
         veilscore("plan", options.job, "--federation", folder, *row_counts(options.data))
-        veilscore("run", options.job, "--federation", folder)
-        job_id = newest_job(folder)
-        rows = (options.data / "bank.csv").read_text(encoding="utf-8").split("\n")
-        firm, other = (row.split(",")[0] for row in rows[1:3])
+        job_id = show_approval(folder, options.job, job.name)
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
-        token = folder / "consent.json"
-        veilscore("consent", "issue", folder / "consent-portal", token, "--firm", firm, "--purpose", job.purpose)
-        veilscore("consent", "import", token, "--federation", folder)
-        how = ("--model", job.name, "--on-missing", "missing_code", "--federation", folder)
-        veilscore("score", firm, *how)
-        console.print("\nAnother firm, without its consent: the holders refuse before they look it up.")
-        veilscore("score", other, *how, fails=True)
-        console.print("\nThe job's receipt, verified with public keys alone:")
+        show_refusal(folder, job, *(row.split(",")[0] for row in firms[1:3]))
+        show_blocked_extraction(folder, options.data / "bank.csv", job.purpose)
+        say("A verified receipt: what the training job was and who signed for it, checked with public keys alone.")
         veilscore("evidence", "receipt", job_id, "--home", folder / "bank", "--out", folder / "receipt.json")
         veilscore("evidence", "verify", folder / "receipt.json", "--keys", folder / "federation.yaml")
     except subprocess.CalledProcessError as error:
@@ -84,16 +86,80 @@ def main() -> int:
     return 0
 
 
-def veilscore(*words: object, fails: bool = False) -> None:
-    """Run a command as a user would type it; CalledProcessError unless it ends as it should."""
+def show_approval(folder: Path, job: Path, name: str) -> str:
+    """Train, once the tax bureau's steward has approved the job; returns its id."""
+    say("An approval: the tax bureau wants a person to decide on training, so the job waits in its inbox.")
+    veilscore("run", job, "--federation", folder, "--detach")
+    veilscore("inbox", "--home", folder / "tax")
+    veilscore("approve", name, "--home", folder / "tax", "--reason", "agreed with the bank")
+    veilscore("watch", "--federation", folder)
+    return newest_job(folder)
+
+
+def show_refusal(folder: Path, job: Job, firm: str, other: str) -> None:
+    """Score a firm that has given its consent, and one that has not."""
+    token, at = folder / "consent.json", ("--federation", folder)
+    veilscore("consent", "issue", folder / PORTAL, token, "--firm", firm, "--purpose", job.purpose)
+    veilscore("consent", "import", token, *at)
+    how = ("--model", job.name, "--on-missing", "missing_code", *at)
+    veilscore("score", firm, *how)
+    say("A refusal: another firm, without its consent. The holders refuse before they look it up.")
+    veilscore("score", other, *how, fails=True)
+
+
+def show_blocked_extraction(folder: Path, firms: Path, purpose: str) -> None:
+    """Score all firms of the bank, then all but one."""
+    consents, at = folder / "consents.json", ("--federation", folder)
+    veilscore("consent", "issue", folder / PORTAL, consents, "--firms", firms, "--purpose", purpose)
+    veilscore("consent", "import", consents, *at)
+    veilscore("run", folder / "all-firms.yaml", *at)
+    say("A blocked extraction: all firms again but one. Two sums would tell that firm apart, so the holders refuse.")
+    veilscore("run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
+
+
+def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
+    """Run a command as a user would type it, and show what it prints (up to the line that begins with `until`).
+
+    CalledProcessError unless it ends as it should.
+    """
     shown = [str(word).replace(f"{ROOT}/", "") for word in words]
-    console.print(f"\n[bold cyan]$ veilscore {' '.join(shown)}[/bold cyan]")
+    console.print(f"\n[bold cyan]$ veilscore {shlex.join(shown)}[/bold cyan]", highlight=False)
     environment = dict(os.environ)
     if not sys.stdout.isatty():
         environment |= {"COLUMNS": "110", "TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-m", "veilscore.cli", *map(str, words)], check=False, env=environment)
+    command = [sys.executable, "-m", "veilscore.cli", *map(str, words)]
+    output = subprocess.PIPE if until else None
+    done = subprocess.run(command, check=False, env=environment, stdout=output, text=True)
+    for line in (done.stdout or "").splitlines():
+        console.print(line, markup=False, highlight=False)
+        if line.startswith(until):
+            break
     if (done.returncode != 0) != fails:
         raise subprocess.CalledProcessError(done.returncode or 1, done.args)
+
+
+def say(text: str) -> None:
+    """Explain what comes next."""
+    console.print(f"\n[bold]{text}[/bold]")
+
+
+def prepare_homes(folder: Path, job: Job, firms: list[str]) -> None:
+    """Have a person decide at the tax bureau on all but batches; give the bank a data set that lacks one firm."""
+    path = folder / "tax" / "node.yaml"
+    tax = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tax["policy"] |= {"accept": "manual", "agreements": [{"banks": ["bank"], "tasks": ["score_batch"]}]}
+    path.write_text(yaml.safe_dump(tax, sort_keys=False), encoding="utf-8")
+    fewer = (folder / "one-fewer.csv").resolve()
+    fewer.write_text("\n".join(firms[:1] + firms[2:]) + "\n", encoding="utf-8")
+    path = folder / "bank" / "node.yaml"
+    bank = yaml.safe_load(path.read_text(encoding="utf-8"))
+    bank["datasets"]["one-fewer"] = {**bank["datasets"]["main"], "path": str(fewer)}
+    path.write_text(yaml.safe_dump(bank, sort_keys=False), encoding="utf-8")
+    batch = yaml.safe_load((ROOT / "examples" / "batch.yaml").read_text(encoding="utf-8"))
+    batch |= {"purpose": job.purpose, "parameters": {**batch["parameters"], "model": job.name}}
+    for name, dataset in (("all-firms", "main"), ("one-fewer", "one-fewer")):
+        batch |= {"name": name, "datasets": {**batch["datasets"], "bank": dataset}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(batch, sort_keys=False), encoding="utf-8")
 
 
 def row_counts(data: Path) -> list[str]:
