@@ -106,6 +106,24 @@ LEAKS: tuple[Leak, ...] = (
         "opened",
         "fall of the loss on the validation rows, one number a tree",
     ),
+    Leak("stack", "StackBankKey", "holder", "public", "how large margins may get, as a power of two"),
+    Leak("stack", "StackHolderHints", "bank", "hint", "nothing"),
+    Leak("stack", "StackBankQuery", "holder", "ciphertext", "nothing"),
+    Leak("stack", "StackBankBlock", "holder", "ciphertext", "nothing"),
+    Leak("stack", "StackHolderBlock", "bank", "masked", "nothing"),
+    Leak("stack", "StackHolderShare", "lead", "masked", "nothing"),
+    Leak("stack", "StackHolderShare", "bank", "opened", "nothing"),
+    Leak("stack", "StackBankStep", "lead", "opened", "which members are summed up or fitted, and the range R"),
+    Leak(
+        "stack",
+        "StackHolderOpened",
+        "bank",
+        "opened",
+        "sums over all training rows: the loss of each candidate and fold, second moments of the margins, M + 1 "
+        "gradient components a step of level two",
+    ),
+    Leak("stack", "StackBankChoice", "holder", "opened", "which candidates the filed model is made of"),
+    Leak("stack", "StackHolderPart", "bank", "public", "hash of its part of the model"),
     Leak("evaluate", "BatchBankRound0", "coordinator", "public", "number of rows scored"),
     Leak("evaluate", "BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
     Leak(
@@ -146,6 +164,12 @@ ONLINE: tuple[Leak, ...] = (
 )
 
 
+def row_of_step(step: str) -> str:
+    """The table's step of a job's step: a fit on a fold tells what training alone tells."""
+    kind = step.split(".", maxsplit=1)[0].rstrip("0123456789")
+    return {"scorecard": "train", "boosting": "boost", "score": "evaluate"}.get(kind, kind)
+
+
 @dataclass(frozen=True)
 class Learned:
     """One row of the table that reports and `veilscore plan` show."""
@@ -164,11 +188,14 @@ def leakage_table(
     ordered: bool = False,
     bounds: bool = True,
     sealed: bool = False,
+    fold_scores: bool = False,
 ) -> tuple[Learned, ...]:
     """Rows of the table for one task, made from `LEAKS`, and one for each option that tells more."""
     steps = {
         "train_scorecard": ("align", "bin", "train", "evaluate"),
         "train_boosting": ("align", "bin", "boost", "evaluate"),
+        "train_stack": ("align", "bin", "train", "boost", "stack", "evaluate"),
+        "select_model": ("align", "bin", "train", "boost", "stack", "evaluate"),
         "score_batch": ("consent", "align", "evaluate"),
         "screen_features": ("align", "screen"),
         "score_online": ("online",),
@@ -190,6 +217,16 @@ def leakage_table(
     if standard_errors:
         rows.append(
             Learned("standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing")
+        )
+    if fold_scores:
+        rows.append(
+            Learned("scores of folds", "the rounded out-of-fold log-odds of each training row", "nothing", "nothing")
+        )
+    if task in {"train_stack", "select_model"}:
+        rows.append(
+            Learned(
+                "folds", "the counts of bin, and what train and boost tell, once more without each fold", "the same", ""
+            )
         )
     if ordered:
         rows.append(

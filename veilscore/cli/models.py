@@ -14,7 +14,7 @@ from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption, JobText
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.boosted import Boosted, Stacked
 from veilscore.modelling.importance import importance
 from veilscore.modelling.model import ScoreModel, load_model
 from veilscore.node.policy import load_node_config
@@ -79,6 +79,8 @@ def show_model(name: ModelName, *, home: HomeOption = None, federation: Federati
 
 
 def _kind(model: ScoreModel) -> str:
+    if isinstance(model, Stacked):
+        return "stack"
     return "boosted trees" if isinstance(model, Boosted) else "scorecard"
 
 
@@ -97,6 +99,9 @@ def _facts(model: ScoreModel) -> list[tuple[str, str]]:
 
 def _show_trees(out: Console, model: Boosted) -> None:
     """Importance of columns, trees by holder, and the hashes of the holders' parts."""
+    if isinstance(model, Stacked):
+        weights = [(member.name, member.kind, f"{member.weight:.4f}") for member in model.members]
+        out.print(table("Members of the stack", ("member", "kind", "weight of its log-odds"), weights))
     rows = [
         (item.party, item.column, f"{item.gain:.1%}", f"{item.cover:.1f}", str(item.n_splits))
         for item in importance(model)

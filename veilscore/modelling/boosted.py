@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from veilscore.errors import ConfigError
 from veilscore.modelling.model import ScoreModel
@@ -41,6 +41,11 @@ class Boosted(ScoreModel):
         if [len(points) for points in self.points] != [tree.n_leaves for tree in self.trees]:
             raise ValueError("points do not belong to the trees' leaves")
         return self
+
+    @property
+    def boosted_trees(self) -> tuple[Tree, ...]:
+        """The trees that boosting grew."""
+        return self.trees
 
     def trees_of(self, holder: str) -> tuple[Tree, ...]:
         """The trees with one holder, in order."""
@@ -78,6 +83,44 @@ class Boosted(ScoreModel):
     def largest_units(self) -> int:
         """Bound of a total in units: what must fit the ring that totals are opened in."""
         return abs(self.base_points) + sum(max(abs(p) for p in points) for points in self.points)
+
+
+class Member(BaseModel):
+    """One level-one model in the stack.
+
+    Attributes
+    ----------
+    kind : "scorecard", "boosting" or "own": the WOE of a column of the bank.
+    name : what the report calls it.
+    weight : level two's weight of its log-odds, not negative.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["scorecard", "boosting", "own"]
+    name: str
+    weight: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Stacked(Boosted):
+    """A stack: trees of all members with the points of their weighted sum.
+
+    Attributes
+    ----------
+    members : level-one models with their weights.
+    level_two_intercept : on the log-odds of the members, intercepts included.
+    n_boosted : how many trees are boosted ones; the others are columns of the scorecard, a leaf a code.
+    """
+
+    format: Literal["veilscore-stacked/1"] = "veilscore-stacked/1"  # type: ignore[assignment]
+    members: tuple[Member, ...]
+    level_two_intercept: float
+    n_boosted: int = Field(ge=0)
+
+    @property
+    def boosted_trees(self) -> tuple[Tree, ...]:
+        """The trees of its boosted member."""
+        return self.trees[: self.n_boosted]
 
 
 def digests(trees: tuple[Tree, ...], holders: tuple[str, ...]) -> dict[str, str]:

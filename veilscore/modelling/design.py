@@ -21,7 +21,7 @@ from veilscore.modelling.optimise import OptimiseResult, OptimiserState, Step, m
 from veilscore.modelling.standard_errors import standard_errors
 from veilscore.modelling.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
 from veilscore.node.store import write_atomically
-from veilscore.protocols.binning import BinCounts, offsets
+from veilscore.protocols.binning import BinCounts, Columns, offsets
 from veilscore.protocols.scorecard import (
     MAX_WOE,
     BankTraining,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from veilscore.data.codes import TransformReport
+    from veilscore.data.codes import CodeMap, TransformReport
     from veilscore.data.table import Table
     from veilscore.node.job import Job
     from veilscore.node.store import JobStore
@@ -91,6 +91,21 @@ def cramers_v(codes: NDArray[Any], n_codes: NDArray[np.int64]) -> NDArray[np.flo
             used = min((table.sum(axis=1) > 0).sum(), (table.sum(axis=0) > 0).sum()) - 1
             result[i, j] = result[j, i] = math.sqrt(chi2 / (n * used)) if used > 0 else 0.0
     return np.round(result, 2)
+
+
+def columns_of(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool, association: bool) -> Columns:
+    """A party's coded columns as binning describes them; without `names` they are numbered."""
+    order = code_map.public_order()
+    aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(len(order)))
+    return Columns(
+        names=tuple(aliases),
+        codes=codes,
+        n_codes=code_map.n_codes,
+        ordered=np.array([column.kind == "ordered" for column in order]),
+        missing_code=np.array([-1 if column.missing is None else column.missing for column in order], dtype=np.int64),
+        map_hash=bytes.fromhex(code_map.hash),
+        association=cramers_v(codes, code_map.n_codes) if association else None,
+    )
 
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:

@@ -32,10 +32,10 @@ class Importance:
 
 
 def importance(model: Boosted) -> tuple[Importance, ...]:
-    """Columns that are asked, the greatest gain first."""
+    """Columns that boosted trees ask, the greatest gain first."""
     bank = model.parts[0].party
     sums: dict[tuple[str, int], list[float]] = {}
-    for tree in model.trees:
+    for tree in model.boosted_trees:
         for split in tree.splits:
             owner = bank if split.side == "bank" else tree.holder
             entry = sums.setdefault((owner, split.column), [0.0, 0.0, 0.0])

@@ -190,11 +190,11 @@ def load_model(path: Path) -> ScoreModel: ...
 def load_model(path: Path, kind: type[M]) -> M: ...
 def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
     """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
-    from veilscore.modelling.boosted import Boosted  # noqa: PLC0415 - it builds on this module
+    from veilscore.modelling.boosted import Boosted, Stacked  # noqa: PLC0415 - it builds on this module
 
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted)}
+        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted, Stacked)}
         model = kinds[body["model"]["format"]].model_validate(body["model"])
         stated = body["sha256"]
     except FileNotFoundError:

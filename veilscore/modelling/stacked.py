@@ -12,63 +12,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from veilscore.errors import DataError, ParameterError
 from veilscore.lattice.params import SCORE_T
 from veilscore.lattice.sampling import PublicStream
-from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.boosted import Boosted, Member, Stacked
 from veilscore.modelling.calibrate import prior_correction
 from veilscore.modelling.logistic_problem import LogisticProblem
 from veilscore.modelling.loss import for_bound
-from veilscore.modelling.optimise import OptimiserState, minimise
+from veilscore.modelling.optimise import minimise
 from veilscore.modelling.trees import Split, Tree
-from veilscore.protocols.stacking import OPEN_BITS, BankStack, Gradient, Moments, bounds, table_bits
+from veilscore.protocols.stacking import (
+    OPEN_BITS,
+    BankStack,
+    Gradient,
+    Limits,
+    Losses,
+    Moments,
+    Scores,
+    bounds,
+    table_bits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.model import PartyPart, Provenance, Scorecard
-    from veilscore.modelling.optimise import OptimiseResult, Step
+    from veilscore.modelling.model import M, PartyPart, Scorecard
+    from veilscore.modelling.optimise import OptimiseResult
 
     Vector = NDArray[np.float64]
 
 DRAW_BITS = 29
 C = 100.0  # of level two: a few weights on many rows need next to no penalty
 MAX_GRADIENTS = 40  # openings of one fit of level two
-
-
-class Member(BaseModel):
-    """One level-one model in the stack.
-
-    Attributes
-    ----------
-    kind : "scorecard", "boosting" or "own": the WOE of a column of the bank.
-    name : what the report calls it.
-    weight : level two's weight of its log-odds, not negative.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["scorecard", "boosting", "own"]
-    name: str
-    weight: float = Field(ge=0, allow_inf_nan=False)
-
-
-class Stacked(Boosted):
-    """A stack: trees of all members with the points of their weighted sum.
-
-    Attributes
-    ----------
-    members : level-one models with their weights.
-    level_two_intercept : on the log-odds of the members, intercepts included.
-    """
-
-    format: Literal["veilscore-stacked/1"] = "veilscore-stacked/1"  # type: ignore[assignment]
-    members: tuple[Member, ...]
-    level_two_intercept: float
 
 
 @dataclass(frozen=True)
@@ -102,31 +80,6 @@ def check_folds(fold: NDArray[np.int64], target: NDArray[np.int8]) -> None:
                 f"fold {f + 1} of {int(fold.max()) + 1}, or the rows outside it, hold one class only: use fewer folds "
                 "or more rows"
             )
-
-
-def fold_fit(
-    problem: LogisticProblem, state: OptimiserState, share: float, base: float
-) -> Generator[Step, Vector, OptimiseResult]:
-    """Fit a fold's scorecard: the counts of its rows are not known, so the first gradient is asked for, too.
-
-    Parameters
-    ----------
-    problem : of all training rows.
-    share, base : share of the weight that the fold's fit trains on, and log-odds of bad in it.
-    """
-    from veilscore.modelling.optimise import Step  # noqa: PLC0415
-
-    start = np.append(np.zeros(problem.n_columns), base)
-    bound = problem.eta_bound(start)
-    first = yield Step(0, start[:-1], base, for_bound(bound), bound)
-    problem = _replaced(problem, first, share, base)
-    return (yield from minimise(problem, state))
-
-
-def _replaced(problem: LogisticProblem, first: Vector, share: float, base: float) -> LogisticProblem:
-    from dataclasses import replace  # noqa: PLC0415
-
-    return replace(problem, curvature=problem.curvature * share, first_gradient=first, base_log_odds=base)
 
 
 def log_odds(target: NDArray[np.int8], weight: Vector) -> float:
@@ -243,64 +196,142 @@ def member_units(
     return weighted, tuple(tuple(round(-factor * w) for w in tree.weights) for tree in weighted)
 
 
+def with_prior(model: M, rate: float, population_bad_rate: float | None) -> M:
+    """The model with its intercept, and so its base points, corrected to the population's bad rate, if one is given."""
+    if population_bad_rate is None:
+        return model
+    intercept = prior_correction(model.intercept, rate, population_bad_rate)
+    base = round(model.scaling.offset - model.scaling.factor * intercept)
+    return model.model_copy(update={"intercept": intercept, "base_points": base})
+
+
 def export(
-    card: Scorecard | None,
-    boosted: Boosted | None,
+    card: Scorecard,
+    boosted: Boosted,
     members: tuple[Member, ...],
     level_two_intercept: float,
     holder_sha256: Mapping[str, str],
-    *,
     rate: float,
-    population_bad_rate: float | None,
-    provenance: Provenance,
-    parameters: Mapping[str, Any],
 ) -> Stacked:
     """The filed stack, from the level-one models that were fitted on all training rows.
+
+    Parameters
+    ----------
+    holder_sha256 : digest of each holder's part: its boosted trees, then `column_trees` of its columns.
+    rate : bad rate of the training rows.
 
     Raises
     ------
     ParameterError : totals would not fit the ring they are opened in.
     """
-    model = boosted if boosted is not None else card
-    if model is None or (card is None and any(m.kind != "boosting" for m in members)):
-        raise ParameterError("a stack needs its level-one models")
-    theta = {part.party: np.zeros(int(part.n_codes.sum())) for part in model.parts}
-    intercept = level_two_intercept
-    trees: list[Tree] = []
-    points: list[tuple[int, ...]] = []
+    factor, intercept = boosted.scaling.factor, level_two_intercept
+    theta: dict[str, Vector] = {}
+    trees: tuple[Tree, ...] = ()
+    points: tuple[tuple[int, ...], ...] = ()
     for member in members:
-        if member.kind == "boosting" and boosted is not None:
+        if member.kind == "boosting":
             intercept += member.weight * boosted.intercept
-            weighted, units = member_units(boosted.trees, member.weight, model.scaling.factor)
-            trees.extend(weighted)
-            points.extend(units)
-        elif card is not None:
-            added = scorecard_theta(card) if member.kind == "scorecard" else own_theta(card, member.name)
-            intercept += member.weight * card.intercept if member.kind == "scorecard" else 0.0
-            theta = {party: theta[party] + member.weight * added[party] for party in theta}
-    if card is not None:
-        lead = next(part.party for part in card.parts if part.role == "holder")
-        weighted, units = member_units(cell_trees(card.parts, theta, lead, rate), 1.0, model.scaling.factor)
-        trees.extend(weighted)
-        points.extend(units)
-    if population_bad_rate is not None:
-        intercept = prior_correction(intercept, rate, population_bad_rate)
+            trees, points = member_units(boosted.trees, member.weight, factor)
+            continue
+        added = own_theta(card, member.name) if member.kind == "own" else scorecard_theta(card)
+        intercept += member.weight * card.intercept if member.kind == "scorecard" else 0.0
+        theta = {party: member.weight * cells + theta.get(party, 0.0) for party, cells in added.items()}
+    lead = next(part.party for part in card.parts if part.role == "holder")
+    sums, units = member_units(cell_trees(card.parts, theta, lead, rate), 1.0, factor)
+    used = {
+        (part.party, j)
+        for part in card.parts
+        for j, column in enumerate(part.columns)
+        if column.coefficient is not None
+    }
+    parts = tuple(
+        part.model_copy(
+            update={
+                "columns": tuple(
+                    column.model_copy(update={"left_out": ""}) if (part.party, j) in used else column
+                    for j, column in enumerate(part.columns)
+                )
+            }
+        )
+        for part in boosted.parts
+    )
     stacked = Stacked(
-        name=model.name,
-        version=model.version,
-        scaling=model.scaling,
+        name=boosted.name,
+        version=boosted.version,
+        scaling=boosted.scaling,
         intercept=intercept,
-        base_points=round(model.scaling.offset - model.scaling.factor * intercept),
-        parts=(card or model).parts,
-        bands=model.bands,
-        provenance=provenance,
-        trees=tuple(trees),
-        points=tuple(points),
-        parameters=dict(parameters),
+        base_points=round(boosted.scaling.offset - factor * intercept),
+        parts=parts,
+        bands=boosted.bands,
+        provenance=boosted.provenance,
+        trees=(*trees, *sums),
+        points=(*points, *units),
+        parameters=boosted.parameters,
         holder_sha256=dict(holder_sha256),
         members=members,
         level_two_intercept=level_two_intercept,
+        n_boosted=len(trees),
     )
     if stacked.largest_units() >= SCORE_T // 2:
         raise ParameterError(f"totals of up to {stacked.largest_units()} units do not fit: use fewer points_decimals")
     return stacked
+
+
+# --- choice among candidates -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the folds say of each candidate and of the stack of the best two.
+
+    Attributes
+    ----------
+    losses : (n_candidates + 1, k) logistic loss of each fold's rows, summed; the stack last.
+    members : columns of the stack: the best scorecard, the best trees, the bank's own scores.
+    level_two : the stack's weights, fitted on all rows.
+    scores : column -> (n,) out-of-fold log-odds, where they were asked for; the stack's as column -1.
+    """
+
+    losses: Vector
+    members: tuple[int, ...]
+    level_two: LevelTwo
+    scores: dict[int, Vector]
+
+
+def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: bool) -> Generator[Any, Any, Selected]:
+    """Losses of all candidates, the stack of the best scorecard and the best trees, as requests of `bank_stack`.
+
+    The stack's loss on a fold is that of level two fitted without it; columns after the candidates are the bank's own.
+    """
+    k = int(data.fold.max()) + 1
+    limits = bounds(data)
+    one, zero = np.ones((k, 1)), np.zeros(k)
+    losses: list[Vector] = []
+    for c in range(n_candidates):
+        radius = for_bound(max(float(np.abs(side[:, c]).max()) for side in limits)).R
+        loss = yield Losses((c,), one, zero, radius)
+        losses.append(loss)
+    total = [float(found.sum()) for found in losses]
+    card = int(np.argmin(total[:n_scorecards]))
+    trees = n_scorecards + int(np.argmin(total[n_scorecards:]))
+    members = (card, trees, *range(n_candidates, len(data.columns)))
+    without: list[LevelTwo] = []
+    for f in range(k):
+        fitted = yield from fit_level_two(data, members, (data.fold != f).astype(float), limits)
+        without.append(fitted)
+    whole = yield from fit_level_two(data, members, np.ones(data.target.size), limits)
+    betas, intercepts = np.stack([w.beta for w in without]), np.array([w.intercept for w in without])
+    reach = [(side[:, list(members)] * betas[data.fold]).sum(axis=1) + intercepts[data.fold] for side in limits]
+    radius = for_bound(max(float(np.abs(side).max()) for side in reach)).R
+    losses.append((yield Losses(members, betas, intercepts, radius)))
+    found: dict[int, Vector] = {}
+    if scores:
+        for c in (card, trees):
+            found[c] = yield Scores((c,), one, zero)
+        found[-1] = yield Scores(members, betas, intercepts)
+    return Selected(np.stack(losses), members, whole, found)
+
+
+def most_asked(n_candidates: int, k: int, *, scores: bool) -> Limits:
+    """How many sums `select` asks at most; a holder answers no more."""
+    return Limits(moments=k + 1, gradients=(k + 1) * MAX_GRADIENTS, losses=n_candidates + 1, scores=3 if scores else 0)

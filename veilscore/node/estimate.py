@@ -6,10 +6,10 @@ parameters of the kernel. Columns and codes are not known beforehand, so usual o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from veilscore.node.job import TrainBoosting
+from veilscore.node.job import TrainBoosting, TrainStack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,14 +67,33 @@ def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
     step_bytes = m * min(cells * _CELL_BYTES, 14 * (cells + train)) + (2 * _K + 2) * _PRODUCT_BYTES * train
     step_bytes += (m + 1) * 14 * train + 2 * m * 426_000
     held_back = p.holdout_scores and (p.holdout_from or held)
-    if isinstance(p, TrainBoosting):
-        scored = _costed("evaluate", p.n_estimators * _TREE_SCORE_BYTES * (held or n / 4), p.n_estimators * n * 1e-6)
-        return (align, binning, _boosted(p, train), *([scored] if held_back else []))
     training = _costed("train", 2 * m * hints + _STEPS * step_bytes, _STEPS * (_ROW_S * train + 0.05))
-    result = [align, binning, training]
+    result = [align, binning]
+    if isinstance(p, TrainStack):
+        result += _stacked(p, train, binning, training)
+    else:
+        result.append(_boosted(p, train) if isinstance(p, TrainBoosting) else training)
     if held_back:
-        result.append(_scored("evaluate", held or n / 4, m, cells))
+        trees = [c.parameters for c in job.candidates if isinstance(c.parameters, TrainBoosting)]
+        scored = _scored("evaluate", held or n / 4, m, cells)
+        result.append(_trees_scored(trees[-1], held or n / 4, n) if trees else scored)
     return tuple(result)
+
+
+def _stacked(p: TrainStack, train: float, binning: Estimate, training: Estimate) -> list[Estimate]:
+    """All steps of a stack between binning and evaluation."""
+    numbers = range(1, p.folds + 1)
+    result = [replace(binning, step=f"bin.fold{f}") for f in numbers]
+    for c in p.candidates:
+        one = _boosted(c.parameters, train) if isinstance(c.parameters, TrainBoosting) else training
+        result += [replace(one, step=step) for step in (c.name, *(f"{c.name}.fold{f}" for f in numbers))]
+    gradients = (p.folds + 1) * _STEPS
+    sent = gradients * (2 * _K + 8) * _PRODUCT_BYTES * train
+    return [*result, _costed("stack", sent, gradients * (_ROW_S * train + 0.05))]
+
+
+def _trees_scored(p: TrainBoosting, n_scored: float, n: float) -> Estimate:
+    return _costed("evaluate", p.n_estimators * _TREE_SCORE_BYTES * n_scored, p.n_estimators * n * 1e-6)
 
 
 def _boosted(p: TrainBoosting, train: float) -> Estimate:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - pydantic resolves annotations at run time
 import hashlib
+import itertools
 import json
 import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+Task = Literal["train_scorecard", "train_boosting", "train_stack", "select_model", "score_batch", "screen_features"]
 MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 
@@ -198,6 +201,127 @@ class TrainBoosting(Training):
         return self
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A level-one model of a stack or a selection, fitted on all training rows and once without each fold.
+
+    Attributes
+    ----------
+    name : names its steps.
+    parameters : its own, with what all candidates share.
+    varied : the values that the grid varies.
+    """
+
+    name: str
+    parameters: TrainScorecard | TrainBoosting
+    varied: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The task that fits it."""
+        return "train_scorecard" if isinstance(self.parameters, TrainScorecard) else "train_boosting"
+
+
+class TrainStack(Training):
+    """Parameters of `train_stack`: a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
+
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
+    min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
+    fold_seed: int = Field(default=0, ge=0, lt=2**63)
+    scorecard: dict[str, Any] = Field(default_factory=dict, description="parameters of train_scorecard, by name")
+    boosting: dict[str, Any] = Field(default_factory=dict, description="parameters of train_boosting, by name")
+    own_scores: tuple[ColumnName, ...] = Field(
+        default=(), max_length=2, description="the bank's score columns that the stack takes in too, as their WOE"
+    )
+    fold_scores: bool = Field(default=False, description="open the out-of-fold score of each training row, for AUC")
+
+    @property
+    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
+        """Which model the job files."""
+        return "stack"
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All level-one models, scorecards first."""
+        return (*self._candidates("scorecard", {}), *self._candidates("boosting", {}))
+
+    def _candidates(
+        self, kind: Literal["scorecard", "boosting"], grid: Mapping[str, tuple[Any, ...]]
+    ) -> tuple[Candidate, ...]:
+        own = self.scorecard if kind == "scorecard" else self.boosting
+        form = TrainScorecard if kind == "scorecard" else TrainBoosting
+        shared = [name for name in (*own, *grid) if name in Training.model_fields]
+        if shared or {*own} & {*grid}:
+            names = ", ".join(sorted({*shared, *({*own} & {*grid})}))
+            raise ValueError(f"{kind}: {names} is given for all candidates at once, beside folds")
+        common = {name: getattr(self, name) for name in Training.model_fields}
+        points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        return tuple(
+            Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
+            for i, point in enumerate(points, start=1)
+        )
+
+    @property
+    def tells_order(self) -> bool:
+        """Whether a candidate needs the order of bins."""
+        return any(c.parameters.tells_order for c in self.candidates)
+
+    @property
+    def tells_association(self) -> bool:
+        """Whether a candidate needs the association of columns."""
+        return any(c.parameters.tells_association for c in self.candidates)
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """What any candidate tells more, and the scores of training rows."""
+        every = [c.parameters.tells for c in self.candidates]
+        some = {name: any(t.get(name, False) for t in every) for name in ("monotone", "ordered")}
+        all_of = {name: all(t.get(name, True) for t in every) for name in ("bounds", "sealed")}
+        return {**some, **all_of, "fold_scores": self.fold_scores}
+
+    @model_validator(mode="after")
+    def _candidates_are_valid(self) -> Self:
+        if self.weights:
+            raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
+        if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
+            raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
+        return self
+
+
+MAX_CANDIDATES = 12
+
+
+class SelectModel(TrainStack):
+    """Parameters of `select_model`: as `train_stack`, for a small grid; files the model of the least loss on folds."""
+
+    scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
+    boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
+    choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
+        default="best", description="best: the least loss on the folds, among all kinds"
+    )
+
+    @property
+    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
+        """Which model the job files."""
+        return self.choose
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All points of both grids, scorecards first."""
+        return (
+            *self._candidates("scorecard", self.scorecard_grid),
+            *self._candidates("boosting", self.boosting_grid),
+        )
+
+    @model_validator(mode="after")
+    def _small_grid(self) -> Self:
+        sizes = [len(values) for grid in (self.scorecard_grid, self.boosting_grid) for values in grid.values()]
+        if 0 in sizes or len(self.candidates) > MAX_CANDIDATES:
+            raise ValueError(f"a grid has at least one value a parameter, and {MAX_CANDIDATES} candidates in all")
+        return self
+
+
 class ScoreBatch(Strict):
     """Parameters of `score_batch`: score the firms of the bank's data set with a trained model."""
 
@@ -236,6 +360,8 @@ class ScreenFeatures(Strict):
 PARAMETERS: dict[str, type[Strict]] = {
     "train_scorecard": TrainScorecard,
     "train_boosting": TrainBoosting,
+    "train_stack": TrainStack,
+    "select_model": SelectModel,
     "score_batch": ScoreBatch,
     "screen_features": ScreenFeatures,
 }
@@ -246,12 +372,12 @@ class Job(Strict):
 
     name: Name
     purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies compare it")
-    task: Literal["train_scorecard", "train_boosting", "score_batch", "screen_features"]
+    task: Task
     bank: Name
     coordinator: Name = "coordinator"
     holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="the first is the lead")
     datasets: dict[Name, Name] = Field(description="party: name of the data set in its own catalogue")
-    parameters: TrainScorecard | TrainBoosting | ScoreBatch | ScreenFeatures = Field(
+    parameters: TrainScorecard | TrainBoosting | SelectModel | TrainStack | ScoreBatch | ScreenFeatures = Field(
         default_factory=dict, validate_default=True
     )
 
@@ -265,8 +391,8 @@ class Job(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not isinstance(self.parameters, PARAMETERS[self.task]):
-            raise ValueError(f"parameters are not those of task {self.task!r}")  # noqa: TRY004 - pydantic wants ValueError
+        if type(self.parameters) is not PARAMETERS[self.task]:
+            raise ValueError(f"parameters are not those of task {self.task!r}")
         if len({*self.parties, self.coordinator}) != len(self.parties) + 1:
             raise ValueError("a party stands twice among bank, holders and coordinator")
         for party in self.parties:
@@ -276,8 +402,9 @@ class Job(Strict):
         extra |= set(self.columns) - set(self.parties)
         if extra:
             raise ValueError(f"{', '.join(sorted(extra))}: has data sets or columns but is not a party of the job")
-        if isinstance(self.parameters, TrainBoosting):
-            self._check_constraints(self.parameters.monotone_constraints)
+        for parameters in (c.parameters for c in self.candidates):
+            if isinstance(parameters, TrainBoosting):
+                self._check_constraints(parameters.monotone_constraints)
         return self
 
     def _check_constraints(self, constraints: Mapping[str, object]) -> None:
@@ -299,10 +426,22 @@ class Job(Strict):
         return self.parameters.columns if isinstance(self.parameters, Training | ScreenFeatures) else {}
 
     @property
-    def training(self) -> TrainScorecard | TrainBoosting:
-        """Parameters of a training job of either kind; JobError for another task."""
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The models that a training job fits: one, or those of a stack or a selection."""
+        p = self.parameters
+        if isinstance(p, TrainStack):
+            return p.candidates
+        return (Candidate(self.task, p, {}),) if isinstance(p, TrainScorecard | TrainBoosting) else ()
+
+    def of_candidate(self, candidate: Candidate) -> Job:
+        """The job that would fit one candidate alone, for the functions that fit it."""
+        return self.model_copy(update={"task": candidate.task, "parameters": candidate.parameters})
+
+    @property
+    def training(self) -> TrainScorecard | TrainBoosting | TrainStack:
+        """Parameters of a training job of any kind; JobError for another task."""
         if not isinstance(self.parameters, Training):
-            raise JobError(f"job {self.name} is a {self.task} job, not train_scorecard or train_boosting")
+            raise JobError(f"job {self.name} is a {self.task} job; it trains no model")
         return self.parameters
 
     @property
@@ -317,6 +456,13 @@ class Job(Strict):
         """Parameters of boosting; JobError for another task."""
         if not isinstance(self.parameters, TrainBoosting):
             raise JobError(f"job {self.name} is a {self.task} job, not train_boosting")
+        return self.parameters
+
+    @property
+    def stacking(self) -> TrainStack:
+        """Parameters of a stack or a selection; JobError for another task."""
+        if not isinstance(self.parameters, TrainStack):
+            raise JobError(f"job {self.name} is a {self.task} job, not train_stack or select_model")
         return self.parameters
 
     @property

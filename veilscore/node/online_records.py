@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import DatasetConfig, NodeConfig
 
 DATABASE_AGE_S = 600.0
-_TRAINING = ("train_scorecard", "train_boosting")
+_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
 
 
 @dataclass(frozen=True, repr=False)

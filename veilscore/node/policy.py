@@ -11,12 +11,22 @@ import datetime as dt
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError
-from veilscore.node.job import ColumnName, Job, Name, ScoreBatch, ScreenFeatures, TrainBoosting, TrainScorecard
+from veilscore.node.job import (
+    ColumnName,
+    Job,
+    Name,
+    ScoreBatch,
+    ScreenFeatures,
+    Task,
+    TrainBoosting,
+    TrainScorecard,
+    TrainStack,
+)
 from veilscore.node.key_settings import KeyConfig
 from veilscore.node.people import PersonRole  # noqa: TC001 - pydantic reads the type
 from veilscore.node.settings import Strict, load
@@ -52,12 +62,7 @@ class NodePolicy(Strict):
 
     accept: Literal["auto", "manual"] = "manual"
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[Literal["train_scorecard", "train_boosting", "score_batch", "screen_features"], ...] = (
-        "train_scorecard",
-        "train_boosting",
-        "score_batch",
-        "screen_features",
-    )
+    tasks: tuple[Task, ...] = get_args(Task)
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
     min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
@@ -80,6 +85,9 @@ class NodePolicy(Strict):
     )
     holdout_scores: Literal["allow", "refuse"] = Field(
         default="allow", description="scores of hold-out rows to the bank"
+    )
+    fold_scores: Literal["allow", "refuse"] = Field(
+        default="refuse", description="out-of-fold scores of training rows to the bank, in model selection"
     )
     allow_standard_errors: bool = False
     disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
@@ -151,7 +159,15 @@ class NodePolicy(Strict):
             hides = p.max_correlation is not None and not self.publish_screening
             text = f"{node.name} does not tell which of its columns are associated; set max_correlation: null"
             return text if hides else None
-        checks = self._boosting_checks(p) if isinstance(p, TrainBoosting) else self._scorecard_checks(p)
+        checks: list[tuple[bool, bool, str]] = []
+        for candidate in (c.parameters for c in job.candidates):
+            if isinstance(candidate, TrainBoosting):
+                checks += self._boosting_checks(candidate)
+            else:
+                checks += self._scorecard_checks(candidate)
+        if isinstance(p, TrainStack):
+            text = "scores of training rows are not allowed; set fold_scores: false"
+            checks.append((p.fold_scores, self.fold_scores == "allow", text))
         held = (
             p.holdout_scores,
             self.holdout_scores == "allow",

@@ -2,6 +2,7 @@
 
     train_scorecard : align -> bin -> train -> evaluate
     train_boosting  : align -> bin -> boost -> evaluate
+    train_stack, select_model : align -> bin -> fits on folds -> stack -> evaluate (`veilscore.node.stacking`)
     score_batch     : align -> score
     screen_features : align -> screen (`veilscore.node.screening`)
 
@@ -12,7 +13,7 @@ an interruption: it reads what earlier steps saved, draws fresh secrets, and rep
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,12 +27,12 @@ from veilscore.modelling.boosted import Boosted
 from veilscore.modelling.model import Scorecard, ScoreModel, load_model
 from veilscore.modelling.optimise import OptimiserState
 from veilscore.modelling.trees import HolderTrees, Tree
-from veilscore.node import screening
+from veilscore.node import screening, stacking
 from veilscore.node.estimate import estimate
-from veilscore.node.job import ScreenFeatures, Training
+from veilscore.node.job import ScreenFeatures, Training, TrainStack
 from veilscore.protocol import interleave
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
-from veilscore.protocols.binning import Columns, bank_bin, holder_bin, own_counts
+from veilscore.protocols.binning import bank_bin, holder_bin, own_counts
 from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.protocols.scoring import (
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
     from veilscore.node.store import JobStore
     from veilscore.protocol import Protocol, Session
+    from veilscore.protocols.binning import Columns
 
 __all__ = ["StepContext", "estimate", "load_code_map", "parties_in", "protocol_for", "split", "steps_for"]
 
@@ -68,6 +70,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "score_batch": ("align", "score"),
     "screen_features": ("align", "screen"),
 }
+FITS = {"train_scorecard": "train", "train_boosting": "boost"}  # the step that fits a model of a stack
 WITH_COORDINATOR = {"evaluate", "score"}
 MIN_HOLDOUT = 30
 
@@ -81,6 +84,7 @@ class StepContext:
     job: Job
     node: NodeConfig
     store: JobStore
+    whole: Path | None = field(default=None, kw_only=True)  # folder of the job that this step's files are a part of
 
     def table(self) -> Table:
         """The party's data set of the job, read afresh and checked."""
@@ -139,7 +143,7 @@ class StepContext:
 
     def home(self) -> Path:
         """The node's home."""
-        return self.store.path.parent.parent
+        return (self.whole or self.store.path).parent.parent
 
     def guard(self) -> BatchGuard:
         """Holder only: consent and release control of this attempt."""
@@ -153,8 +157,8 @@ class StepContext:
         return DisclosureLedger(path, dataset, self.session.id.split("/")[0], most)
 
     def models(self) -> Path:
-        """Folder of the models this node keeps."""
-        return self.home() / "models"
+        """Folder of the models this node keeps, or of those of a fit within a job."""
+        return self.home() / "models" if self.whole is None else self.store.path / "models"
 
     def code_map(self) -> CodeMap:
         """The party's code map of the model that the job applies (or has just trained)."""
@@ -171,7 +175,7 @@ class StepContext:
 
 def steps_for(job: Job) -> tuple[str, ...]:
     """Names of the job's steps, in order."""
-    steps = STEPS[job.task]
+    steps = stacking.steps(job) if isinstance(job.parameters, TrainStack) else STEPS[job.task]
     if isinstance(job.parameters, Training) and not (job.training.holdout_scores and _has_holdout(job)):
         return steps[:-1]
     return steps
@@ -206,6 +210,9 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
         ("score", "holder"): _holder_score,
         ("score", "coordinator"): _coordinator_score,
     }
+    if isinstance(context.job.parameters, TrainStack) and step not in {"align", "bin", "evaluate"}:
+        fits = {(task, role): roles[FITS[task], role] for task in FITS for role in ("bank", "holder")}
+        return _with_report(step, context, stacking.protocol_for(step, context, fits))
     if (step, context.role) not in roles:
         raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
     return _with_report(step, context, roles[step, context.role](context))
@@ -309,21 +316,6 @@ def split(table: Table, job: Job) -> NDArray[np.bool_]:
     return train
 
 
-def _columns(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool, association: bool) -> Columns:
-    order = code_map.public_order()
-    d = len(order)
-    aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(d))
-    return Columns(
-        names=tuple(aliases),
-        codes=codes,
-        n_codes=code_map.n_codes,
-        ordered=np.array([column.kind == "ordered" for column in order]),
-        missing_code=np.array([-1 if column.missing is None else column.missing for column in order], dtype=np.int64),
-        map_hash=bytes.fromhex(code_map.hash),
-        association=modelling.cramers_v(codes, code_map.n_codes) if association else None,
-    )
-
-
 def _bank_bin(context: StepContext) -> Protocol[None]:
     job, p, store = context.job, context.job.training, context.store
     table = aligned_table(context)
@@ -331,7 +323,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     # the bank may always know the order of its own bins, so that it merges neighbours
     code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
     codes = code_map.transform(table).codes
-    columns = _columns(code_map, codes, party=job.bank, names=True, association=p.tells_association)
+    columns = modelling.columns_of(code_map, codes, party=job.bank, names=True, association=p.tells_association)
     target = np.asarray(table.label, dtype=np.int8)
     weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
     held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
@@ -358,7 +350,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             ordered=p.tells_order,
         )
         maps.append(code_map)
-        return _columns(
+        return modelling.columns_of(
             code_map,
             code_map.transform(table).take_rows(row_of).codes,
             party=context.session.party,
@@ -394,13 +386,13 @@ def _bank_train(context: StepContext) -> Protocol[None]:
         context.session, design.training, modelling.fit(design, state), state, modelling.openings(job, design)
     )
     model = modelling.export(job, design, counts, fitted, job_id=context.session.id.split("/")[0])
-    _keep_model(context, model)
+    keep_model(context, model)
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
     store.save_json("fit", modelling.fit_record(design, fitted))
     store.delete("checkpoint_train")
 
 
-def _keep_model(context: StepContext, model: ScoreModel) -> None:
+def keep_model(context: StepContext, model: ScoreModel) -> None:
     """Save the model in the job folder and where scoring finds it."""
     model.save(context.store.path / "model.json")
     folder = context.models() / context.job.name
@@ -446,7 +438,7 @@ def _bank_boost(context: StepContext) -> Protocol[None]:
     model = boosting_design.export(
         job, data, counts, grown, n_holdout=int((~rows["train"]).sum()), job_id=context.session.id.split("/")[0]
     )
-    _keep_model(context, model)
+    keep_model(context, model)
     keep_code_map(context, code_map)
     store.save_json("fit", boosting_design.fit_record(data, grown))
 
@@ -524,7 +516,7 @@ def _bank_evaluate(context: StepContext) -> Protocol[None]:
     target, weight = rows["target"][held], rows["weight"][held]
     context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
     if context.job.training.calibrate:
-        _keep_model(context, modelling.calibrated(model, result.points, target, weight))
+        keep_model(context, modelling.calibrated(model, result.points, target, weight))
 
 
 def _bank_score(context: StepContext) -> Protocol[None]:

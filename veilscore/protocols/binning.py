@@ -174,7 +174,11 @@ def bank_bin(
 
 
 def holder_bin(
-    session: Session, fit: Callable[[NDArray[np.bool_]], Columns], n_samples: int, min_count: int
+    session: Session,
+    fit: Callable[[NDArray[np.bool_]], Columns],
+    n_samples: int,
+    min_count: int,
+    earlier: NDArray[np.bool_] | None = None,
 ) -> Protocol[tuple[Columns, NDArray[np.bool_]]]:
     """Holder: answer the bank's histogram of its label; returns the coded columns and the training mask.
 
@@ -183,6 +187,8 @@ def holder_bin(
     fit : makes the codes of all aligned rows, given which of them train.
     n_samples : aligned rows.
     min_count : cells with fewer training rows are withheld, empty ones too, so that nobody can tell them apart.
+    earlier : (n_samples,) rows whose counts were opened before, of which those of `train` are a part: cells are
+        withheld, too, where the difference of the two has fewer rows.
     """
     request = yield from receive(session.bank, pb.BinBankRound1)
     if request.n_samples != n_samples:
@@ -193,6 +199,10 @@ def holder_bin(
     columns = fit(train)
     counts = cell_counts(columns.codes[train], columns.n_codes).astype(np.int64)
     withheld = withheld_cells(counts, columns.n_codes, min_count)
+    if earlier is not None:
+        before = cell_counts(columns.codes[earlier], columns.n_codes).astype(np.int64)
+        withheld |= withheld_cells(before, columns.n_codes, min_count)
+        withheld |= withheld_cells(np.minimum(counts, before - counts), columns.n_codes, min_count)
     holdout = cell_counts(columns.codes[~train], columns.n_codes).astype(np.int64)
     yield Send(session.bank, shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
     label = session.label("bin", session.party, session.bank)

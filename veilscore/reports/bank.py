@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veilscore.modelling.model import Scorecard
+from veilscore.node.stacking import filed_job
 from veilscore.protocols.binning import offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import boosting_of, boosting_warnings
 from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
 from veilscore.reports.report import ReportData
+from veilscore.reports.selection import selection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,16 +47,17 @@ def bank_report(
     ------
     StateError : the folder lacks what the steps save.
     """
-    files = read_files(store, job)
+    files = read_files(store, filed_job(job, store))
     fields, notes = measured(files)
     return ReportData(
         audience="bank",
         party=job.bank,
-        job=_bank_job(files),
+        job=_bank_job(files).model_copy(update={"task": job.task}),
         parties=tuple(parties) if parties is not None else _bank_parties(files),
         score_name="points (higher is better)",
         model=_weights(files) if isinstance(files.model, Scorecard) else None,
         boosting=boosting_of(files),
+        selection=selection_of(store),
         bins=tuple(column for part in files.model.parts for column in _bank_bins(files, part.party)),
         stability=_bank_stability(files),
         convergence=_convergence(files),

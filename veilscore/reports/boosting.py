@@ -37,8 +37,8 @@ def boosting_of(files: BankFiles) -> report.Boosting | None:
     unused += [report.Dropped(column=n, party=files.job.bank, reason=why) for n, why in files.code_map.dropped.items()]
     return report.Boosting(
         parameters={name: _text(getattr(p, name)) for name in SHOWN},
-        n_trees=len(model.trees),
-        n_grown=max(len(fit["improvements"]), len(model.trees)),
+        n_trees=len(model.boosted_trees),
+        n_grown=max(len(fit["improvements"]), len(model.boosted_trees)),
         stopped=fit["stopped"],
         limits=_limits(files.job.boosting),
         importance=tuple(report.Importance(**vars(item)) for item in columns),
@@ -46,7 +46,12 @@ def boosting_of(files: BankFiles) -> report.Boosting | None:
         unused=tuple(unused),
         validation=tuple(accumulate(fit["improvements"])),
         disclosure=tuple(
-            report.Disclosure(party=h, n_trees=len(model.trees_of(h)), spent=fit["spent"][h], budget=fit["budget"][h])
+            report.Disclosure(
+                party=h,
+                n_trees=sum(tree.holder == h for tree in model.boosted_trees),
+                spent=fit["spent"][h],
+                budget=fit["budget"][h],
+            )
             for h in files.job.holders
         ),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from veilscore import __version__
 from veilscore.data.codes import CodeMap
+from veilscore.node.stacking import filed_job
 from veilscore.protocols.binning import cell_counts, offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import trees_taken
@@ -55,7 +56,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
             n_holdout=int((~train).sum()),
         ),
         parties=_holder_parties(job, party, aligned, _contribution(store, train.size, aligned), len(bins), train.size),
-        trees=trees_taken(store, job),
+        trees=trees_taken(store, filed_job(job, store)),
         bins=tuple(bins),
         stability=stability_of(shifts),
         costs=tuple(cost for cost in costs if cost.party == party),

@@ -12,6 +12,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import ParameterError
 from veilscore.modelling import boosting_design, metrics
 from veilscore.modelling import design as modelling
+from veilscore.modelling.boosted import Stacked
 from veilscore.modelling.loss import sigmoid
 from veilscore.modelling.model import load_model
 from veilscore.node.job import TrainScorecard
@@ -89,6 +90,8 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
     name = "the joint scorecard" if files.design is not None else "the joint boosted trees"
+    if isinstance(files.model, Stacked):
+        name = "the joint stack"
     evaluations = [report.evaluate("joint", name, table)]
     fields: dict[str, Any] = {}
     if own is not None:

@@ -164,6 +164,28 @@ class Boosting(Part):
     disclosure: tuple[Disclosure, ...] = ()
 
 
+class Candidate(Part):
+    """One model on the folds: its loss a row, the standard deviation of that between folds, and what became of it."""
+
+    name: str
+    kind: Literal["scorecard", "boosting", "stack", "bank only"]
+    varied: dict[str, str] = {}
+    loss: float
+    deviation: float
+    auc: float | None = None
+    filed: bool = False
+    in_stack: bool = False
+
+
+class Selection(Part):
+    """Candidates compared out of fold, and the weights of the stack of the best two."""
+
+    folds: int
+    candidates: tuple[Candidate, ...]
+    weights: dict[str, float]
+    converged: bool
+
+
 class TreesTaken(Part):
     """A holder's part in boosted trees: its trees and splits, sums opened, bits told of its budget."""
 
@@ -274,6 +296,7 @@ class ReportData(Part):
     cutoffs: tuple[metrics.CutoffRow, ...] = ()
     model: Scorecard | None = None
     boosting: Boosting | None = None
+    selection: Selection | None = None
     trees: TreesTaken | None = None
     bins: tuple[ColumnBins, ...] = ()
     stability: Stability | None = None
@@ -309,7 +332,7 @@ class ReportData(Part):
 
 
 _BANK_ONLY: Final = (
-    "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "boosting",
+    "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "boosting", "selection",
     "convergence",
 )  # fmt: skip
 

@@ -89,6 +89,32 @@ class StackBankStep(_message.Message):
     radius: float
     def __init__(self, kind: _Optional[_Union[StackBankStep.Kind, str]] = ..., columns: _Optional[_Iterable[int]] = ..., radius: _Optional[float] = ...) -> None: ...
 
+class StackBankChoice(_message.Message):
+    __slots__ = ("kind", "scorecard", "boosting")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[StackBankChoice.Kind]
+        SCORECARD: _ClassVar[StackBankChoice.Kind]
+        BOOSTING: _ClassVar[StackBankChoice.Kind]
+        STACK: _ClassVar[StackBankChoice.Kind]
+    UNKNOWN: StackBankChoice.Kind
+    SCORECARD: StackBankChoice.Kind
+    BOOSTING: StackBankChoice.Kind
+    STACK: StackBankChoice.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SCORECARD_FIELD_NUMBER: _ClassVar[int]
+    BOOSTING_FIELD_NUMBER: _ClassVar[int]
+    kind: StackBankChoice.Kind
+    scorecard: int
+    boosting: int
+    def __init__(self, kind: _Optional[_Union[StackBankChoice.Kind, str]] = ..., scorecard: _Optional[int] = ..., boosting: _Optional[int] = ...) -> None: ...
+
+class StackHolderPart(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    def __init__(self, sha256: _Optional[bytes] = ...) -> None: ...
+
 class StackHolderOpened(_message.Message):
     __slots__ = ("rounded",)
     ROUNDED_FIELD_NUMBER: _ClassVar[int]

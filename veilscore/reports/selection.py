@@ -1,0 +1,32 @@
+"""What reports of a stack or a selection show: every candidate on the folds, and the stack's weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veilscore.reports import report
+
+if TYPE_CHECKING:
+    from veilscore.node.store import JobStore
+
+
+def selection_of(store: JobStore) -> report.Selection | None:
+    """Candidates, best first, for the bank; None for a job that fits one model."""
+    if not store.has("selection"):
+        return None
+    saved = store.load_json("selection")
+    rows = np.array(saved["fold_rows"], np.float64)
+    found = []
+    for one in saved["candidates"]:
+        losses = np.array(one["losses"])
+        shown = {name: one[name] for name in ("name", "kind", "varied", "auc", "filed", "in_stack")}
+        loss, deviation = float(losses.sum() / rows.sum()), float(np.std(losses / rows, ddof=1))
+        found.append(report.Candidate(**shown, loss=loss, deviation=deviation))
+    return report.Selection(
+        folds=rows.size,
+        candidates=tuple(sorted(found, key=lambda one: one.loss)),
+        weights=saved["weights"],
+        converged=saved["converged"],
+    )
