@@ -82,7 +82,7 @@ def test_job_id_is_fresh_and_bound_to_the_job():
         ({"parameters": {"sign": "negative"}}, "parameters.sign"),
         ({"parameters": {"bands": {"A": 1, "B": 1}}}, "two bands have the same lowest score"),
         ({"parameters": {"columns": {"court": {}}}}, "court: has data sets or columns but is not a party"),
-        ({"task": "train_tree"}, "known tasks: train_scorecard, train_boosting, score_batch"),
+        ({"task": "train_tree"}, "known tasks: train_scorecard, train_boosting, train_stack"),
         ({"task": "score_batch"}, "parameters: unknown key"),
         ({"holders": []}, "holders"),
         ({"holders": ["tax", "tax"]}, "stands twice"),

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from veilscore.lattice import hints, lookup, packed_sums, product
 from veilscore.lattice.params import SCORE_T, T
 from veilscore.local import open_job
 from veilscore.modelling.loss import TURN
+from veilscore.node.job import Task
 from veilscore.protocol import Session
 from veilscore.protocols.binning import Columns, bank_bin, holder_bin
 from veilscore.protocols.scorecard import scales
-from veilscore.roles import LEAKS, leakage_table
+from veilscore.roles import LEAKS, leakage_table, row_of_step
 
 PACKED = {  # kinds that carry ring elements, and their fields that do
     "BinHolderHints": ("data",),
@@ -50,6 +52,11 @@ PACKED = {  # kinds that carry ring elements, and their fields that do
     "BoostHolderVectors": ("data",),
     "BoostBankBlock": ("ciphertexts",),
     "BoostHolderBlock": ("reply",),
+    "StackBankKey": ("product_public",),
+    "StackHolderHints": ("data",),
+    "StackBankQuery": ("data",),
+    "StackBankBlock": ("ciphertexts",),
+    "StackHolderBlock": ("reply",),
     "BatchHolderHints": ("data",),
     "BatchBankQuery": ("data",),
     "BatchBankKey": ("product_public",),
@@ -62,6 +69,7 @@ WORDS = {  # kinds that carry shares, each uniform without the receiver's own: f
     "TrainHolderEta": ("share", TURN),
     "TrainLeadResidual": ("share", T),
     "BoostHolderMargin": ("data", T),
+    "StackHolderShare": ("data", T),
     "BatchHolderPartial": ("data", TURN),
     "BatchCoordinatorTotal": ("data", TURN),
 }
@@ -220,6 +228,22 @@ def sealed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    folder, record = tmp_path_factory.mktemp("stack"), Record(None, firms(420, seed=4))
+    asked = {
+        "folds": 2,
+        "scorecard": {"max_openings": 6},
+        "boosting": {"n_estimators": 3, "max_depth": 2, "min_leaf_rows": 10},
+        "holdout_fraction": 0.4,
+        "fold_scores": True,
+    }
+    with recording(record):
+        configs = nodes(write(folder / "data", record.parts), holder_policy={"fold_scores": "allow"})
+        record.run = open_job(job("train_stack", **asked), configs, folder, keep=True).run()
+    return record
+
+
+@pytest.fixture(scope="module")
 def flipped(tmp_path_factory):
     return record_run(tmp_path_factory.mktemp("flipped"), flipped=True)
 
@@ -233,13 +257,13 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed, stack):
     rows = {(leak.step, leak.kind, leak.to) for leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, sealed)
+    runs = (record, screened, boosted, sealed, stack)
     for party, entry, _ in (message for found in runs for message in found.everything()):
-        step = entry.session.split("/")[1]
+        step = row_of_step(entry.session.split("/")[1])
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
         assert matching, f"{entry.kind} to {party} in {step} is not in the table"
         seen |= matching
@@ -254,11 +278,13 @@ def test_all_messages_of_forms_that_hide_are_checked_here():
     assert hiding <= {*PACKED, *WORDS, *POINTS}
 
 
-@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting", "score_batch", "screen_features"])
+@pytest.mark.parametrize("task", get_args(Task))
 def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
     steps = {
         "train_scorecard": {"align", "bin", "train", "evaluate"},
         "train_boosting": {"align", "bin", "boost", "evaluate"},
+        "train_stack": {"align", "bin", "train", "boost", "stack", "evaluate", "folds"},
+        "select_model": {"align", "bin", "train", "boost", "stack", "evaluate", "folds"},
         "score_batch": {"consent", "align", "evaluate"},
         "screen_features": {"align", "screen"},
     }[task]
@@ -270,6 +296,8 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
             column = "holder" if leak.to == "lead" else leak.to
             assert leak.learns in getattr(shown[leak.step], column)
     for row in table:
+        if row.step == "folds":
+            continue
         told = {leak.learns for leak in LEAKS if leak.to == "coordinator"}
         assert set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
     extra = leakage_table(task, monotone=True, standard_errors=True)
@@ -313,7 +341,7 @@ def test_ring_elements_are_all_there_is_in_hiding_messages(record):
 
 
 def test_shares_in_messages_are_uniform(record):
-    steps = {entry.session.split("/")[1] for _, entry, _ in record.everything()}
+    steps = {row_of_step(entry.session.split("/")[1]) for _, entry, _ in record.everything()}
     expected = {leak.kind for leak in LEAKS if leak.step in steps}
     for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
@@ -611,7 +639,9 @@ def test_the_names_kept_at_a_holder_do_not_follow_from_the_hash(screened):
 # --- boosting --------------------------------------------------------------------------------------------------------
 
 
-def test_boosting_hides_as_much(boosted, monkeypatch):
+@pytest.mark.parametrize("which", ["boosted", "stack"])
+def test_boosting_and_stacks_hide_as_much(which, request, monkeypatch):
+    boosted = request.getfixturevalue(which)
     for kind in ("BatchHolderPartial", "BatchCoordinatorTotal"):
         monkeypatch.setitem(WORDS, kind, ("data", SCORE_T))  # totals of trees have a ring of their own
     for check in (

@@ -13,7 +13,7 @@ from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, s
 from veilscore.crypto import he
 from veilscore.data.simulate import simulate
 from veilscore.errors import MessageError
-from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.boosted import Boosted, Stacked
 from veilscore.modelling.model import load_model
 from veilscore.node import online_spares
 from veilscore.node.founding import DataFiles, found_federation
@@ -33,10 +33,16 @@ parameters: {parameters}
 BOOST = "{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {low: 0}}"
 
 
-class Trained:
-    """Homes with a boosted model, batch scores of all firms, and firms that every holder knows."""
+STACK = (
+    "{max_bin: 8, folds: 2, scorecard: {max_openings: 8}, bands: {low: 0},"
+    " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
+)
 
-    def __init__(self, folder):
+
+class Trained:
+    """Homes with a model of trees, batch scores of all firms, and firms that every holder knows."""
+
+    def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted):
         self.folder = folder
         simulate(700, 7, folder / "data")
         found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
@@ -46,10 +52,10 @@ class Trained:
                 allow_order=True,
             )  # fmt: skip
         give_list(folder / "bank", rows(folder, "bank"))
-        run_locally(folder, JOB.format(name="trees", task="train_boosting", parameters=BOOST))
+        run_locally(folder, JOB.format(name="trees", task=task, parameters=parameters))
         batch = "{model: trees, on_missing: missing_code}"
         _, job_id = run_locally(folder, JOB.format(name="batch", task="score_batch", parameters=batch))
-        self.model = load_model(folder / "bank" / "models" / "trees" / "model.json", Boosted)
+        self.model = load_model(folder / "bank" / "models" / "trees" / "model.json", kind)
         with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
             units = self.model.scaling.units
             self.units = {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
@@ -61,6 +67,11 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return Trained(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("stacked"), "train_stack", STACK, Stacked)
 
 
 @pytest.fixture
@@ -91,6 +102,22 @@ def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypa
     assert responses[0].model_sha256 == trained.model.sha256
     assert {reason.party for r in responses for reason in r.reasons} <= {"bank", "tax, registry"}
     assert all(reason.points_lost > 0 for r in responses for reason in r.reasons)
+
+
+def test_a_stack_is_scored_as_in_batch(stacked, tmp_path):
+    homes = copy_of(stacked.folder, tmp_path)
+    firms = [*stacked.known[:3], *stacked.not_at_tax[:1]]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [
+                await score(command, f"s{i}", firm, model="trees", on_missing="missing_code")
+                for i, firm in enumerate(firms)
+            ]
+
+    responses = asyncio.run(scenario())
+    assert [r.units for r in responses] == [stacked.units[f] for f in firms]
+    assert responses[0].model_sha256 == stacked.model.sha256
 
 
 def test_the_same_firm_with_other_features_is_opened_again(trained, homes):

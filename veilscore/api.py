@@ -1,4 +1,4 @@
-"""Joint scorecards and boosted trees in one process, with the habits of scikit-learn; for notebooks and trials.
+"""Joint scorecards, boosted trees and stacks in one process, with the habits of scikit-learn; for notebooks.
 
 All parties run in this process over the in-memory channel, with the protocols, messages and files of real nodes but
 without what separates the parties. Use nodes where the data of two owners must stay apart.
@@ -21,10 +21,10 @@ import numpy as np
 
 from veilscore import roles
 from veilscore.errors import ConfigError, JobError
-from veilscore.modelling.boosted import Boosted
+from veilscore.modelling.boosted import Boosted, Stacked
 from veilscore.modelling.importance import importance
 from veilscore.modelling.model import Scorecard, ScoreModel, load_model
-from veilscore.node.job import Job, TrainBoosting, Training, TrainScorecard
+from veilscore.node.job import Job, SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 from veilscore.node.policy import NodePolicy
 from veilscore.node.settings import parse
 from veilscore.release.rules import ReleaseRules
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.table import Kind
+    from veilscore.node.store import JobStore
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -149,11 +150,11 @@ class _JointModel:
         self.merged_report_ = Report(reporting.merged_report(data, views))
         self.leakage_ = roles.leakage_table(job.task, **job.training.tells)
         self.classes_ = np.array([0, 1])
-        self._learn(store.load_json("fit"))
+        self._learn(store)
         return self
 
-    def _learn(self, fitted: Mapping[str, Any]) -> None:
-        """Set the attributes that only this kind of model has."""
+    def _learn(self, store: JobStore) -> None:
+        """Set the attributes that only this kind of model has, from the bank's job folder."""
         raise NotImplementedError
 
     def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
@@ -236,6 +237,7 @@ class _JointModel:
             allow_order=True,
             allow_standard_errors=True,
             boosting_bounds="off",
+            fold_scores="allow",
             consent="off",
             release=ReleaseRules(control="off"),
         )
@@ -285,7 +287,8 @@ class JointScorecard(_JointModel):
     _PARAMETERS = TrainScorecard
     _MODEL = Scorecard
 
-    def _learn(self, fitted: Mapping[str, Any]) -> None:
+    def _learn(self, store: JobStore) -> None:
+        fitted = store.load_json("fit")
         self.coef_ = np.array([fitted["beta"]])
         self.intercept_ = np.array([self.model_.intercept])
         self.feature_names_in_ = np.array(fitted["names"], dtype=object)
@@ -315,11 +318,56 @@ class JointBoosting(_JointModel):
     model_: Boosted
     _OWN: ClassVar[dict[str, Any]] = {**_JointModel._OWN, "name": "trees"}  # noqa: SLF001 - same file
 
-    def _learn(self, fitted: Mapping[str, Any]) -> None:
-        found = importance(self.model_)
+    def _learn(self, store: JobStore) -> None:
+        found, fitted = importance(self.model_), store.load_json("fit")
         self.feature_names_in_ = np.array([f"{item.party}: {item.column}" for item in found], dtype=object)
         self.feature_importances_ = np.array([item.gain for item in found])
         self.n_features_in_, self.n_iter_ = len(found), np.array([fitted["n_kept"]])
+
+
+class JointStack(_JointModel):
+    """A joint scorecard and joint boosted trees, put together by level two, in this process.
+
+    Parameters
+    ----------
+    name, purpose, folder, publish_column_names : as for `JointScorecard`.
+    **training : the parameters of `veilscore.node.job.TrainStack` by name, with its defaults.
+
+    Attributes
+    ----------
+    model_ : `veilscore.modelling.boosted.Stacked`, as the bank files it.
+    report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
+    candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first.
+    weights_ : member -> level two's weight.
+    """
+
+    _TASK = "train_stack"
+    _PARAMETERS = TrainStack
+    _MODEL: ClassVar[type[ScoreModel]] = Stacked
+    _OWN: ClassVar[dict[str, Any]] = {**_JointModel._OWN, "name": "stack"}  # noqa: SLF001 - same file
+
+    def _learn(self, store: JobStore) -> None:
+        self.weights_ = dict(store.load_json("selection")["weights"])
+        selection = self.report_.data.selection
+        self.candidates_ = selection.candidates if selection is not None else ()
+
+
+class JointSelection(JointStack):
+    """The best of a small grid of joint scorecards, boosted trees and their stack, by the loss on folds.
+
+    Parameters
+    ----------
+    **training : the parameters of `veilscore.node.job.SelectModel` by name, with its defaults; else as `JointStack`.
+
+    Attributes
+    ----------
+    model_ : the filed model, of the kind that won; else as of `JointStack`.
+    """
+
+    _TASK = "select_model"
+    _PARAMETERS = SelectModel
+    _MODEL = ScoreModel
+    _OWN: ClassVar[dict[str, Any]] = {**_JointModel._OWN, "name": "selected"}  # noqa: SLF001 - same file
 
 
 @dataclass(frozen=True)
@@ -360,3 +408,5 @@ def _signature(kind: type[_JointModel]) -> inspect.Signature:
 
 JointScorecard.__signature__ = _signature(JointScorecard)  # type: ignore[attr-defined]
 JointBoosting.__signature__ = _signature(JointBoosting)  # type: ignore[attr-defined]
+JointStack.__signature__ = _signature(JointStack)  # type: ignore[attr-defined]
+JointSelection.__signature__ = _signature(JointSelection)  # type: ignore[attr-defined]

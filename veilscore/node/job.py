@@ -251,10 +251,11 @@ class TrainStack(Training):
     ) -> tuple[Candidate, ...]:
         own = self.scorecard if kind == "scorecard" else self.boosting
         form = TrainScorecard if kind == "scorecard" else TrainBoosting
-        shared = [name for name in (*own, *grid) if name in Training.model_fields]
-        if shared or {*own} & {*grid}:
-            names = ", ".join(sorted({*shared, *({*own} & {*grid})}))
-            raise ValueError(f"{kind}: {names} is given for all candidates at once, beside folds")
+        for name in (*own, *grid):
+            if name in Training.model_fields:
+                raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
+            if name in own and name in grid:
+                raise ValueError(f"{name} stands in {kind} and in {kind}_grid; leave one out")
         common = {name: getattr(self, name) for name in Training.model_fields}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
@@ -441,7 +442,7 @@ class Job(Strict):
     def training(self) -> TrainScorecard | TrainBoosting | TrainStack:
         """Parameters of a training job of any kind; JobError for another task."""
         if not isinstance(self.parameters, Training):
-            raise JobError(f"job {self.name} is a {self.task} job; it trains no model")
+            raise JobError(f"job {self.name} is a {self.task} job, not train_scorecard or another that trains")
         return self.parameters
 
     @property
