@@ -198,6 +198,9 @@ def screened(tmp_path_factory):
     return record
 
 
+EXACT = {"bounds": False, "noise_rows": 0, "min_leaf_rows": 10}  # so few rows would rarely split with bounds
+
+
 def record_boosting(folder, **parameters):
     record = Record(None, firms(420, seed=3))
     asked = {
@@ -218,8 +221,7 @@ def record_boosting(folder, **parameters):
 
 @pytest.fixture(scope="module")
 def boosted(tmp_path_factory):
-    exact = {"bounds": False, "noise_rows": 0, "min_leaf_rows": 10}  # so few rows would rarely split with them
-    return record_boosting(tmp_path_factory.mktemp("boosted"), splits="bounded", **exact)
+    return record_boosting(tmp_path_factory.mktemp("boosted"), splits="bounded", **EXACT)
 
 
 @pytest.fixture(scope="module")
@@ -233,12 +235,14 @@ def stack(tmp_path_factory):
     asked = {
         "folds": 2,
         "scorecard": {"max_openings": 6},
-        "boosting": {"n_estimators": 3, "max_depth": 2, "min_leaf_rows": 10},
+        "boosting": {"n_estimators": 3, "max_depth": 2, "splits": "bounded", "ordered": False, **EXACT},
         "holdout_fraction": 0.4,
         "fold_scores": True,
     }
     with recording(record):
-        configs = nodes(write(folder / "data", record.parts), holder_policy={"fold_scores": "allow"})
+        configs = nodes(
+            write(folder / "data", record.parts), holder_policy={"fold_scores": "allow", "boosting_bounds": "off"}
+        )
         record.run = open_job(job("train_stack", **asked), configs, folder, keep=True).run()
     return record
 
@@ -346,6 +350,8 @@ def test_shares_in_messages_are_uniform(record):
     for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
         for party, _entry, message in (m for m in record.everything() if m[1].kind == kind):
+            if (kind, party) == ("StackHolderShare", "bank"):
+                continue  # scores of folds that the job and every policy open; rounded, so short
             by_party.setdefault(party, []).append(np.frombuffer(getattr(message, name), "<u8"))
         assert by_party, kind
         for party, words in by_party.items():
