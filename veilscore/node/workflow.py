@@ -154,7 +154,8 @@ class StepContext:
         policy, dataset = self.node.policy, self.job.datasets[self.session.party]
         most = policy.max_disclosure_total * whole if policy.boosting_bounds == "required" else None
         path = self.home() / "state" / "disclosure.db"
-        return DisclosureLedger(path, dataset, self.session.id.split("/")[0], most)
+        job, step, _ = self.session.id.split("/")
+        return DisclosureLedger(path, dataset, job if self.whole is None else f"{job}/{step}", most)
 
     def models(self) -> Path:
         """Folder of the models this node keeps, or of those of a fit within a job."""
