@@ -18,7 +18,7 @@ from veilscore.modelling.split_search import Ranked, Rules
 from veilscore.protocol import Session, Transcript
 from veilscore.protocols import boosting, boosting_tree
 from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
-from veilscore.protocols.boosting_form import Growth, HolderColumns
+from veilscore.protocols.boosting_form import SCALE, Growth, HolderColumns
 
 if TYPE_CHECKING:
     from veilscore.modelling.trees import Tree
@@ -171,7 +171,7 @@ def gradient(parts: list[Any]) -> Any:
     total = parts[0]
     for more in parts[1:]:
         total = shares.add(total, more)
-    return shares.from_ring(total) / 2.0**32
+    return shares.from_ring(total) / 2.0**SCALE
 
 
 def one_hot(codes: Any, bins: int) -> Any:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-LARGEST_SUM = 1 << 25  # weighted rows whose sums of g and h fit the share ring with room to spare
+LARGEST_SUM = 1 << 24  # weighted rows whose sums of g and h fit the share ring with room to spare
 DRAW_BITS = 29
 
 

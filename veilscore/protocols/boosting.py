@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     Codes = NDArray[np.unsignedinteger]
     Vector = NDArray[np.float64]
 
-BANK_TABLE, HOLDER_TABLE = 15, 17  # the holder's tables carry the coefficients, so their error is not shrunk by them
+BANK_TABLE, HOLDER_TABLE = 15, 18  # the holder's tables carry the coefficients, so their error is not shrunk by them
 SEED_BYTES = 32
 MAX_WEIGHT_BITS = 16  # fraction bits of leaf weights in the sums over validation rows
 

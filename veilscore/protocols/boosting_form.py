@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Codes = NDArray[np.unsignedinteger]
 
-SCALE = 32  # fraction bits of shared g and h
+SCALE = 33  # fraction bits of shared g and h
 ROUNDING_BITS = 6  # fraction bits of an opened sum that carries noise
 EXACT_BITS = 16  # and of one that carries none
 NOISE_MARGIN = 2.0**0.5  # a gain must beat twice what noise alone brings: the best of many candidates is picked
