@@ -180,7 +180,7 @@ def test_importance_adds_up(bank):
         Tree(holder="tax", splits=(split("holder", 1, 2.0, 6.0, -1, -2),), weights=()),
     )
     parts = {p: Made(party=p, columns=[Made(name=f"{p}.c{j}") for j in range(2)]) for p in ("bank", "tax")}
-    model = Made(trees=trees, parts=(parts["bank"],), part=parts.__getitem__)
+    model = Made(boosted_trees=trees, parts=(parts["bank"],), part=parts.__getitem__)
     found = importance(model)
     assert [(i.party, i.column, i.gain, i.cover, i.n_splits) for i in found] == [
         ("bank", "bank.c0", 0.6, 10.0, 1),
