@@ -70,6 +70,10 @@ def test_a_band_policy_refuses_score_jobs(tmp_path):
         decision = config.policy.decide(parse_job(json.dumps(asked)), config)
         assert isinstance(decision, Refuse)
         assert "bands only" in decision.reason
+        key, bands = ("output", {}) if asked is job else ("holdout_output", {"bands": {"A": 600}})
+        banded = {**asked, "parameters": {**asked["parameters"], key: "band", **bands}}
+        assert f"set {key}: band" in decision.reason
+        assert isinstance(config.policy.decide(parse_job(json.dumps(banded)), config), Accept)
     quiet = json.loads(text) | {"parameters": {"holdout_scores": False}}
     assert isinstance(config.policy.decide(parse_job(json.dumps(quiet)), config), Accept)
 

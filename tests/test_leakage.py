@@ -23,6 +23,7 @@ from veilscore.local import open_job
 from veilscore.modelling.loss import TURN
 from veilscore.node.job import Task
 from veilscore.protocol import Session
+from veilscore.protocols import scoring
 from veilscore.protocols.binning import Columns, bank_bin, holder_bin
 from veilscore.protocols.scorecard import scales
 from veilscore.roles import LEAKS, leakage_table, row_of_step
@@ -72,8 +73,10 @@ WORDS = {  # kinds that carry shares, each uniform without the receiver's own: f
     "StackHolderShare": ("data", T),
     "BatchHolderPartial": ("data", TURN),
     "BatchCoordinatorTotal": ("data", TURN),
+    "BandHolderPartial": ("data", TURN),
 }
-POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2")
+POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2", "BandLeadBase")
+BYTES = ("BandBankLabels", "BandLeadTables")  # kinds whose data is uniform bytes: labels and garbled tables
 SEED_BYTES = 32
 DEVIATES = 9.0  # with 63 degrees of freedom a false alarm in about 10^10
 
@@ -169,14 +172,16 @@ def _noting_shares(record, owner, name):
     return method
 
 
-def record_run(folder, *, flipped=False, seed=1):
+def record_run(folder, *, flipped=False, seed=1, **parameters):
     parts = firms(420, seed=seed)
     if flipped:
         parts["bank"]["default"] = [1 - y for y in parts["bank"]["default"]]
     record = Record(None, parts)
     with recording(record):
         data = write(folder / "data", parts)
-        record.run = open_job(job(holdout_fraction=0.4, max_openings=6), nodes(data), folder, keep=True).run()
+        record.run = open_job(
+            job(holdout_fraction=0.4, max_openings=6, **parameters), nodes(data), folder, keep=True
+        ).run()
     return record
 
 
@@ -248,6 +253,12 @@ def stack(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def banded(tmp_path_factory):
+    bands = {"A": 560, "B": 520, "C": 490}
+    return record_run(tmp_path_factory.mktemp("banded"), bands=bands, holdout_output="band")
+
+
+@pytest.fixture(scope="module")
 def flipped(tmp_path_factory):
     return record_run(tmp_path_factory.mktemp("flipped"), flipped=True)
 
@@ -261,11 +272,11 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed, stack):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed, stack, banded):
     rows = {(leak.step, leak.kind, leak.to) for leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, sealed, stack)
+    runs = (record, screened, boosted, sealed, stack, banded)
     for party, entry, _ in (message for found in runs for message in found.everything()):
         step = row_of_step(entry.session.split("/")[1])
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
@@ -273,17 +284,23 @@ def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, bo
         seen |= matching
     assert seen == rows
     # rows of the lead occur at the lead alone
-    others = {entry.kind for party, entry, _ in record.everything() if party == "registry"}
+    others = {entry.kind for found in (record, banded) for party, entry, _ in found.everything() if party == "registry"}
     assert not others & {leak.kind for leak in LEAKS if leak.to == "lead"}
+    # and what goes with scores does not occur with bands
+    for found, other in ((record, "band"), (banded, "score")):
+        kinds = {entry.kind for _, entry, _ in found.everything()}
+        assert kinds & {leak.kind for leak in LEAKS if leak.only}
+        assert not kinds & {leak.kind for leak in LEAKS if leak.only == other}
 
 
 def test_all_messages_of_forms_that_hide_are_checked_here():
     hiding = {leak.kind for leak in LEAKS if leak.form in ("ciphertext", "hint", "masked")}
-    assert hiding <= {*PACKED, *WORDS, *POINTS}
+    assert hiding <= {*PACKED, *WORDS, *POINTS, *BYTES}
 
 
+@pytest.mark.parametrize("released", ["score", "band"])
 @pytest.mark.parametrize("task", get_args(Task))
-def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
+def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     steps = {
         "train_scorecard": {"align", "bin", "train", "evaluate"},
         "train_boosting": {"align", "bin", "boost", "evaluate"},
@@ -292,19 +309,20 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task):
         "score_batch": {"consent", "align", "evaluate"},
         "screen_features": {"align", "screen"},
     }[task]
-    table = leakage_table(task)
+    table = leakage_table(task, band=released == "band")
+    leaks = [leak for leak in LEAKS if leak.only in ("", released)]
     shown = {("evaluate" if row.step == "score" else row.step): row for row in table}
     assert set(shown) == steps
-    for leak in LEAKS:
+    for leak in leaks:
         if leak.step in steps and leak.learns != "nothing":
             column = "holder" if leak.to == "lead" else leak.to
             assert leak.learns in getattr(shown[leak.step], column)
     for row in table:
         if row.step == "folds":
             continue
-        told = {leak.learns for leak in LEAKS if leak.to == "coordinator"}
+        told = {leak.learns for leak in leaks if leak.to == "coordinator"}
         assert set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
-    extra = leakage_table(task, monotone=True, standard_errors=True)
+    extra = leakage_table(task, monotone=True, standard_errors=True, band=released == "band")
     assert len(extra) == len(table) + 2
 
 
@@ -346,7 +364,8 @@ def test_ring_elements_are_all_there_is_in_hiding_messages(record):
 
 def test_shares_in_messages_are_uniform(record):
     steps = {row_of_step(entry.session.split("/")[1]) for _, entry, _ in record.everything()}
-    expected = {leak.kind for leak in LEAKS if leak.step in steps}
+    absent = "score" if record.received("bank", "BandLeadDecoding") else "band"
+    expected = {leak.kind for leak in LEAKS if leak.step in steps and leak.only != absent}
     for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
         for party, _entry, message in (m for m in record.everything() if m[1].kind == kind):
@@ -359,7 +378,7 @@ def test_shares_in_messages_are_uniform(record):
 
 
 def test_points_are_uniform(record):
-    for kind in POINTS:
+    for kind in POINTS if record.received("bank", "BandLeadDecoding") else POINTS[:3]:
         data = b"".join(message.points for _, entry, message in record.everything() if entry.kind == kind)
         points = np.frombuffer(data, np.uint8).reshape(-1, 32)
         assert len({point.tobytes() for point in points}) >= len(points) // 2
@@ -400,7 +419,7 @@ def test_no_share_or_ciphertext_is_sent_twice(record):
     digests = [
         entry.sha256
         for party, entry, message in record.everything()
-        if entry.kind in {*PACKED, *WORDS} - {"TrainLeadResidual"} and message.ByteSize() > 64
+        if entry.kind in {*PACKED, *WORDS, *BYTES} - {"TrainLeadResidual"} and message.ByteSize() > 64
     ]
     assert len(digests) == len(set(digests))
 
@@ -541,6 +560,63 @@ def test_with_three_holders_two_and_the_coordinator_know_nothing_of_the_third():
     for left_out in N_CODES:
         total = sum(part for holder, part in partials.items() if holder != left_out) % np.uint64(TURN)
         assert_uniform(total, TURN, left_out)
+
+
+# --- bands -----------------------------------------------------------------------------------------------------------
+
+
+def test_bands_hide_as_much(banded):
+    for check in (
+        test_ring_elements_are_uniform,
+        test_ring_elements_are_all_there_is_in_hiding_messages,
+        test_shares_in_messages_are_uniform,
+        test_points_are_uniform,
+        test_no_share_or_ciphertext_is_sent_twice,
+        test_no_id_in_any_message,
+        test_no_name_of_a_column_in_any_message,
+        test_no_label_in_any_message,
+    ):
+        check(banded)
+    for kind in BYTES:
+        data = b"".join(message.data for _, entry, message in banded.everything() if entry.kind == kind)
+        assert_uniform(np.frombuffer(data, np.uint8), 256, kind)
+    for name, views in banded.views.items():
+        assert_uniform(np.concatenate([share for share, _ in views]), views[0][1], name)
+
+
+def test_with_bands_the_bank_is_sent_two_bits_a_firm_and_the_coordinator_nothing(banded):
+    held = int((~banded.run.stores["bank"].load_arrays("rows")["train"]).sum())
+    opened = [message.bits for _, message in banded.received("bank", "BandLeadDecoding")]
+    assert sum(map(len, opened)) == -(-2 * held // 8)  # three cut-offs: a number from 0 to 3
+    assert not banded.received("coordinator")
+    evaluated = {e.kind for e, _ in banded.received("bank") if e.session.split("/")[1] == "evaluate"}
+    assert evaluated == {"BatchHolderRound1", "BatchHolderHints", "BandLeadBase", "BandLeadTables", "BandLeadDecoding"}
+
+
+@pytest.mark.parametrize("n_holders", [1, 2, 3])
+def test_the_lead_sees_uniform_sums(n_holders, monkeypatch):
+    """Whatever the others send: the bank's share is on every word of the sum, with one holder too."""
+    from test_bands import score
+    from test_scoring import N_CODES, OWN
+
+    found, original = [], scoring.lead_bands
+
+    def noting(session, share, *rest):
+        found.append(share)
+        return original(session, share, *rest)
+
+    monkeypatch.setattr(scoring, "lead_bands", noting)
+    transcripts, holders = {}, tuple(N_CODES)[:n_holders]
+    score(holders, transcripts=transcripts)
+    score(holders, own=OWN - 3000)
+    assert_uniform(np.concatenate(found), TURN, "sum at the lead")
+    sent = [m.data for e, m in transcripts[holders[0]].messages if e.kind == "BandHolderPartial"]
+    assert len(sent) == n_holders - 1
+    for data in sent:
+        assert_uniform(np.frombuffer(data, "<u8"), TURN, "partial to the lead")
+    if n_holders == 3:  # what the lead could add up of the other two tells neither
+        difference = np.subtract(*(np.frombuffer(data, "<u8") for data in sent)) % np.uint64(TURN)
+        assert_uniform(difference, TURN, "difference of partials")
 
 
 # --- withheld cells --------------------------------------------------------------------------------------------------

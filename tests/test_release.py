@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,8 @@ def test_small_batches_bands_and_rates(ledger, clock):
         with pytest.raises(RefusedError, match="bands only"):
             check(budget(ledger, output="band"))
         check(budget(ledger, output="band", control="off"))
+    banded = replace(release(ledger, range(60)), band=True)
+    budget(ledger, output="band").check_batch(banded)
     rules = budget(ledger, online_per_hour=2, batches_per_day=1)
     rules.admit(release(ledger, range(60), reference="b"))
     with pytest.raises(RefusedError, match="1 batches a day"):

@@ -24,6 +24,7 @@ class Leak:
     form: Form
     learns: str
     sealed: str | None = None  # instead, where boosting chooses splits sealed
+    only: Literal["", "score", "band"] = ""  # sent where this is released of a row
 
 
 LEAKS: tuple[Leak, ...] = (
@@ -124,7 +125,7 @@ LEAKS: tuple[Leak, ...] = (
     ),
     Leak("stack", "StackBankChoice", "holder", "opened", "which candidates the filed model is made of"),
     Leak("stack", "StackHolderPart", "bank", "public", "hash of its part of the model"),
-    Leak("evaluate", "BatchBankRound0", "coordinator", "public", "number of rows scored"),
+    Leak("evaluate", "BatchBankRound0", "coordinator", "public", "number of rows scored", only="score"),
     Leak("evaluate", "BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
     Leak(
         "evaluate", "BatchHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"
@@ -135,8 +136,14 @@ LEAKS: tuple[Leak, ...] = (
     Leak("evaluate", "BatchBankKey", "holder", "public", "nothing"),
     Leak("evaluate", "BatchBankFactors", "holder", "ciphertext", "nothing"),
     Leak("evaluate", "BatchHolderReply", "bank", "masked", "nothing"),
-    Leak("evaluate", "BatchHolderPartial", "coordinator", "masked", "nothing"),
-    Leak("evaluate", "BatchCoordinatorTotal", "bank", "opened", "total points of each scored row"),
+    Leak("evaluate", "BatchHolderPartial", "coordinator", "masked", "nothing", only="score"),
+    Leak("evaluate", "BatchCoordinatorTotal", "bank", "opened", "total points of each scored row", only="score"),
+    Leak("evaluate", "BandHolderPartial", "lead", "masked", "nothing", only="band"),
+    Leak("evaluate", "BandBankBase", "lead", "public", "nothing", only="band"),
+    Leak("evaluate", "BandLeadBase", "bank", "masked", "nothing", only="band"),
+    Leak("evaluate", "BandBankLabels", "lead", "masked", "nothing", only="band"),
+    Leak("evaluate", "BandLeadTables", "bank", "ciphertext", "nothing", only="band"),
+    Leak("evaluate", "BandLeadDecoding", "bank", "opened", "band of each scored row", only="band"),
 )
 
 # Before a batch is aligned (veilscore/release/batch.py).
@@ -189,8 +196,14 @@ def leakage_table(
     bounds: bool = True,
     sealed: bool = False,
     fold_scores: bool = False,
+    band: bool = False,
 ) -> tuple[Learned, ...]:
-    """Rows of the table for one task, made from `LEAKS`, and one for each option that tells more."""
+    """Rows of the table for one task, made from `LEAKS`, and one for each option that tells more.
+
+    Parameters
+    ----------
+    sealed, band : how boosting chooses splits, and whether bands are released instead of scores.
+    """
     steps = {
         "train_scorecard": ("align", "bin", "train", "evaluate"),
         "train_boosting": ("align", "bin", "boost", "evaluate"),
@@ -205,7 +218,8 @@ def leakage_table(
         by_role: dict[str, list[str]] = {"bank": [], "holder": [], "coordinator": []}
         for leak in (*CONSENT, *LEAKS, *ONLINE):
             learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
-            if leak.step == step and learns != "nothing":
+            released = leak.only in {"", "band" if band else "score"}
+            if released and leak.step == step and learns != "nothing":
                 by_role["holder" if leak.to == "lead" else leak.to].append(learns)
         named = "score" if task == "score_batch" and step == "evaluate" else step
         coordinator = "; ".join([*by_role["coordinator"], "job, sizes, timing"])

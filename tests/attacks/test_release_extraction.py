@@ -19,6 +19,7 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 from veilscore.errors import RefusedError
 from veilscore.local import open_job
 from veilscore.modelling.model import load_model
+from veilscore.node import workflow
 from veilscore.node.online_model import codes_of_features
 from veilscore.node.online_records import load_map
 from veilscore.node.online_repeat import Openings
@@ -198,10 +199,74 @@ def card(tmp_path_factory):
     return home
 
 
+def band_search(home, release, ask):
+    """Search for one firm's points from its band alone; `ask(middle)` gives what changes from job to job."""
+    parts = firms(60, seed=9, prefix="new", coverage=1)
+    folder, victim = write(home / "search", parts), parts["bank"]["firm"][0]
+    give_list(home / "bank", parts["bank"]["firm"])
+    configs = nodes(folder, holder_policy={"release": release})
+    low, high, refusal = 0, 1024, ""
+    while high - low > 1 and not refusal:
+        middle = (low + high) // 2
+        try:
+            run = open_job(batch_job(output="band", bands=ask(middle)), configs, home).run()
+        except RefusedError as error:
+            refusal = error.message
+            break
+        with (run.stores["bank"].path / "scores.csv").open() as file:
+            band = {row["id"]: row["band"] for row in csv.DictReader(file)}[victim]
+        low, high = (middle, high) if band == "above" else (low, middle)
+    _, scores = sum_of_scores(home, parts, OFF)
+    return low, high, refusal, scores[victim]
+
+
+BAND_ONLY, BAND_OFF = {"output": "band"}, {"output": "band", "control": "off"}
+
+
+def moving_cut_offs(middle):
+    """Every job names another cut-off."""
+    return {"above": middle}
+
+
+def moving_points(monkeypatch):
+    """Every job has the same cut-off and model hash; the bank moves its own points instead."""
+    shift, original = [0], workflow.bank_score_bands
+    monkeypatch.setattr(
+        workflow,
+        "bank_score_bands",
+        lambda session, rows, own, *rest: original(session, rows, own - shift[0], *rest),
+    )
+
+    def ask(middle):
+        shift[0] = 100 * middle - 100 * 500
+        return {"above": 500}
+
+    return ask
+
+
+@pytest.mark.parametrize("way", ["cut-offs", "points"])
+@pytest.mark.parametrize("release", [BAND_OFF, BAND_ONLY], ids=["off", "default"])
+def test_threshold_search_by_bands(card, tmp_path, monkeypatch, release, way):
+    home = tmp_path / "homes"
+    shutil.copytree(card, home)
+    ask = moving_cut_offs if way == "cut-offs" else moving_points(monkeypatch)
+    low, high, refusal, score = band_search(home, release, ask)
+    assert low <= score < high
+    if release is BAND_OFF:
+        assert (high - low, refusal) == (1, "")
+    else:
+        assert "release budget" in refusal
+        assert high - low >= (512 if way == "cut-offs" else 128)  # one opening, or the first and its two repeats
+
+
+def batch_job(**parameters):
+    return job("score_batch", name="batch", model="card", on_missing="missing_code", **parameters)
+
+
 def sum_of_scores(home, parts, release):
     """A batch whose reader keeps nothing but the sum over all firms."""
     folder = write(home / f"batch{len(parts['bank']['firm'])}", parts)
-    config = job("score_batch", name="batch", model="card", on_missing="missing_code")
+    config = batch_job()
     policy = {"release": release}
     run = open_job(config, nodes(folder, holder_policy=policy), home).run()
     with (run.stores["bank"].path / "scores.csv").open() as file:

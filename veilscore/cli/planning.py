@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from veilscore import roles
 from veilscore.cli.display import megabytes, table
 from veilscore.node.founding import homes_in
-from veilscore.node.job import Training
+from veilscore.node.job import ScoreBatch, Training
 from veilscore.node.node import default_workflow
 from veilscore.node.policy import Accept, Refuse, load_node_config
 
@@ -31,7 +31,7 @@ def show_plan(
     steps = [(n, s, ", ".join(workflow.parties_in(s, job))) for n, s in enumerate(workflow.steps_for(job), start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
     _show_cost(out, workflow, job, sizes)
-    told = job.parameters.tells if isinstance(job.parameters, Training) else {}
+    told = job.parameters.tells if isinstance(job.parameters, Training | ScoreBatch) else {}
     learned = roles.leakage_table(job.task, **told)
     out.print(
         table(

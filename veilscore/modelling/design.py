@@ -28,7 +28,7 @@ from veilscore.protocols.scorecard import (
     PartyColumns,
     scales,
 )
-from veilscore.protocols.scoring import BatchResult, check_range
+from veilscore.protocols.scoring import BandResult, BatchResult, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from veilscore.data.codes import CodeMap, TransformReport
     from veilscore.data.table import Table
+    from veilscore.modelling.bands import Bands
     from veilscore.node.job import Job
     from veilscore.node.store import JobStore
 
@@ -430,24 +431,44 @@ def write_scores(
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["id", "score", "probability_of_default", "band", *(f"{h}_status" for h in result.unknown)])
-    statuses = [
-        np.full(table.n_rows, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
-        for mask in result.unknown.values()
-    ]
     d = model.scaling.decimals
     writer.writerows(
         [firm, f"{score:.{d}f}", f"{risk:.6f}", model.band(float(score)), *status]
-        for firm, score, risk, *status in zip(table.ids, scores, risks, *statuses, strict=True)
+        for firm, score, risk, *status in zip(table.ids, scores, risks, *_statuses(result), strict=True)
     )
     write_text(store.path / "scores.csv", text.getvalue())
+    store.save_json("batch", _batch_record(table, result, report))
+
+
+def write_bands(store: JobStore, table: Table, bands: Bands, result: BandResult, report: TransformReport) -> None:
+    """Bands of a batch as CSV, without a score: id, band, and one status column a holder."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["id", "band", *(f"{h}_status" for h in result.unknown)])
+    names = [bands.names[k] for k in result.bands.tolist()]
+    writer.writerows(zip(table.ids, names, *_statuses(result), strict=True))
+    write_text(store.path / "scores.csv", text.getvalue())
+    counts = np.bincount(result.bands, minlength=len(bands.names)).tolist()
     store.save_json(
-        "batch",
-        {
-            "n_rows": table.n_rows,
-            "unseen": dict(report.unseen),
-            "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
-        },
+        "batch", {**_batch_record(table, result, report), "bands": dict(zip(bands.names, counts, strict=True))}
     )
+
+
+def _statuses(result: BatchResult | BandResult) -> list[NDArray[np.str_]]:
+    """Whether each holder knows each firm, as far as it says so."""
+    n = (result.points if isinstance(result, BatchResult) else result.bands).size
+    return [
+        np.full(n, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
+        for mask in result.unknown.values()
+    ]
+
+
+def _batch_record(table: Table, result: BatchResult | BandResult, report: TransformReport) -> dict[str, Any]:
+    return {
+        "n_rows": table.n_rows,
+        "unseen": dict(report.unseen),
+        "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
+    }
 
 
 def write_text(path: Path, text: str) -> None:

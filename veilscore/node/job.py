@@ -29,6 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Task = Literal["train_scorecard", "train_boosting", "train_stack", "select_model", "score_batch", "screen_features"]
+MAX_BANDS = 63
 MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 
@@ -49,6 +50,9 @@ class Training(Strict):
     holdout_seed: int = Field(default=0, ge=0, lt=2**63)
     holdout_from: dt.date | None = Field(default=None, description="rows from this date on are the hold-out")
     holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS, bands on it")
+    holdout_output: Literal["score", "band"] = Field(
+        default="score", description="what the bank gets of a hold-out row; band: no score is opened to anyone"
+    )
     base_score: float = Field(default=600, allow_inf_nan=False)
     base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
     pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
@@ -76,7 +80,7 @@ class Training(Strict):
     @property
     def tells(self) -> dict[str, bool]:
         """Options that change who learns what, as `roles.leakage_table` takes them."""
-        return {}
+        return {"band": self.holdout_output == "band"}
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:
@@ -93,9 +97,15 @@ class Training(Strict):
     @field_validator("bands")
     @classmethod
     def _distinct_bands(cls, bands: dict[str, int]) -> dict[str, int]:
-        if len(set(bands.values())) != len(bands):
-            raise ValueError("two bands have the same lowest score")
-        return bands
+        return _distinct(bands)
+
+    @model_validator(mode="after")
+    def _bands_of_the_holdout(self) -> Self:
+        if self.holdout_output == "band" and not self.bands:
+            raise ValueError("holdout_output: band needs bands, for example bands: {A: 600, B: 550}")
+        if self.holdout_output == "band" and self.calibrate:
+            raise ValueError("calibrate needs hold-out scores; with holdout_output: band set calibrate: false")
+        return self
 
 
 class TrainScorecard(Training):
@@ -123,7 +133,7 @@ class TrainScorecard(Training):
     @property
     def tells(self) -> dict[str, bool]:
         """Monotone WOE and standard errors tell more."""
-        return {"monotone": self.monotone, "standard_errors": self.standard_errors}
+        return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
 
 
 class TrainBoosting(Training):
@@ -171,7 +181,7 @@ class TrainBoosting(Training):
     @property
     def tells(self) -> dict[str, bool]:
         """The order of bins, and sums without bounds, tell more; sealed choice of splits tells less."""
-        return {"ordered": self.tells_order, "bounds": self.bounds, "sealed": self.splits == "sealed"}
+        return {**super().tells, "ordered": self.tells_order, "bounds": self.bounds, "sealed": self.splits == "sealed"}
 
     @model_validator(mode="after")
     def _growth_ends(self) -> Self:
@@ -334,7 +344,37 @@ class ScoreBatch(Strict):
     model_sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; None: that of the first run"
     )
+    output: Literal["score", "band"] = Field(
+        default="score", description="what the bank gets of a firm; band: no score is opened to anyone"
+    )
+    bands: dict[str, int] = Field(
+        default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
+    )
     id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Options that change who learns what, as `roles.leakage_table` takes them."""
+        return {"band": self.output == "band"}
+
+    @field_validator("bands")
+    @classmethod
+    def _distinct_bands(cls, bands: dict[str, int]) -> dict[str, int]:
+        return _distinct(bands)
+
+    @model_validator(mode="after")
+    def _bands_with_output(self) -> Self:
+        if self.bands and self.output != "band":
+            raise ValueError("bands are given and output is score; set output: band, or leave them out")
+        return self
+
+
+def _distinct(bands: dict[str, int]) -> dict[str, int]:
+    if len(set(bands.values())) != len(bands):
+        raise ValueError("two bands have the same lowest score")
+    if len(bands) > MAX_BANDS or any(abs(lowest) > 999_999_999 for lowest in bands.values()):
+        raise ValueError(f"at most {MAX_BANDS} bands, with lowest scores of at most nine digits")
+    return bands
 
 
 class ScreenFeatures(Strict):
@@ -479,6 +519,12 @@ class Job(Strict):
         if not isinstance(self.parameters, ScoreBatch):
             raise JobError(f"job {self.name} is a {self.task} job, not score_batch")
         return self.parameters
+
+    @property
+    def output(self) -> Literal["score", "band"]:
+        """What the bank gets of a row that is scored."""
+        p = self.parameters
+        return p.output if isinstance(p, ScoreBatch) else p.holdout_output if isinstance(p, Training) else "score"
 
     def canonical(self) -> bytes:
         """UTF-8 JSON, keys sorted, every default filled in; the same bytes at every party."""

@@ -16,6 +16,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError
+from veilscore.modelling.bands import Bands
 from veilscore.node.job import (
     ColumnName,
     Job,
@@ -24,6 +25,7 @@ from veilscore.node.job import (
     ScreenFeatures,
     Task,
     TrainBoosting,
+    Training,
     TrainScorecard,
     TrainStack,
 )
@@ -148,9 +150,9 @@ class NodePolicy(Strict):
 
     def _holder_refusal(self, job: Job, node: NodeConfig) -> str | None:
         p = job.parameters
-        scores = isinstance(p, ScoreBatch) or getattr(p, "holdout_scores", False)
-        if scores and self.release.output == "band" and self.release.control == "on":
-            return f"{node.name} releases bands only, and bands without scores are not computed yet"
+        unbanded = self._band_refusal(job)
+        if unbanded:
+            return f"{node.name} {unbanded}"
         if isinstance(p, ScoreBatch):
             if p.on_missing == "fail" and not self.disclose_unknown:
                 return f"{node.name} does not say which firms it knows; set on_missing: missing_code"
@@ -177,6 +179,20 @@ class NodePolicy(Strict):
             if asked and not allowed:
                 return f"{node.name}: {text}"
         return None
+
+    def _band_refusal(self, job: Job) -> str:
+        """Why a job asks for more than bands; a batch's own bands are held against its model when it runs."""
+        p = job.parameters
+        scores = isinstance(p, ScoreBatch) or (isinstance(p, Training) and p.holdout_scores)
+        if not scores or not self.release.bands_only:
+            return ""
+        if job.output == "score":
+            return f"releases bands only; set {'output' if isinstance(p, ScoreBatch) else 'holdout_output'}: band"
+        if isinstance(p, Training):
+            units = int(10**p.points_decimals)
+            refusal = self.release.bands_refusal(Bands.of(p.bands, units), units, p.pdo)
+            return f"does not take these bands: {refusal}" if refusal else ""
+        return ""
 
     def _scorecard_checks(self, p: TrainScorecard) -> tuple[tuple[bool, bool, str], ...]:
         return (

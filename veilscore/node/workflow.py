@@ -23,6 +23,7 @@ from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, DataError, JobError, RefusedError, SchemaError
 from veilscore.modelling import boosting_design
 from veilscore.modelling import design as modelling
+from veilscore.modelling.bands import Bands, KeptBands
 from veilscore.modelling.boosted import Boosted
 from veilscore.modelling.model import Scorecard, ScoreModel, load_model
 from veilscore.modelling.optimise import OptimiserState
@@ -36,16 +37,18 @@ from veilscore.protocols.binning import bank_bin, holder_bin, own_counts
 from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.protocols.scoring import (
+    BandResult,
     BatchRequest,
     BatchResult,
     HolderAnswer,
     HolderPart,
     bank_score,
+    bank_score_bands,
     coordinator_add,
     holder_receive,
     holder_score,
 )
-from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
+from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
 from veilscore.release.batch import BatchGuard, bank_send_lists, lists_in
 from veilscore.release.disclosure import DisclosureLedger
 
@@ -187,8 +190,9 @@ def _has_holdout(job: Job) -> bool:
 
 
 def parties_in(step: str, job: Job) -> tuple[str, ...]:
-    """Names of the parties of a step; the coordinator adds masked partials where rows are scored."""
-    return (*job.parties, job.coordinator) if step in WITH_COORDINATOR else job.parties
+    """Names of the parties of a step; the coordinator adds masked partials where scores are opened."""
+    adds = step in WITH_COORDINATOR and job.output == "score"
+    return (*job.parties, job.coordinator) if adds else job.parties
 
 
 def protocol_for(step: str, context: StepContext) -> Protocol[None]:
@@ -366,10 +370,16 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
 
 
 def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
-    """Keep the map where scoring finds it; losing it kills the model, so it belongs in the owner's backup."""
-    folder = context.models() / context.job.name
+    """Keep the map where scoring finds it; losing it kills the model, so it belongs in the owner's backup.
+
+    A holder keeps the job's bands too: later it lets out bands by them alone, whatever the bank has then.
+    """
+    folder, p = context.models() / context.job.name, context.job.training
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     modelling.write_text(folder / "code_map.json", code_map.to_json())
+    if context.role == "holder":
+        bands = {name: float(lowest) for name, lowest in p.bands.items()}
+        KeptBands(bands=bands, decimals=p.points_decimals, pdo=p.pdo, map_sha256=code_map.hash).save(folder)
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -507,14 +517,31 @@ def _bank_totals(
     raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
 
 
+def _bank_bands(
+    context: StepContext, model: ScoreModel, bands: Bands, rows: NDArray[np.bool_], codes: NDArray[Any]
+) -> Protocol[BandResult]:
+    """Bands of the scored rows, as `_bank_totals`."""
+    session = context.session
+    if isinstance(model, Boosted):
+        return bank_score_trees_bands(session, rows, codes, model, bands)
+    if isinstance(model, Scorecard):
+        return bank_score_bands(session, rows, model.own_units(codes), _parts(model), model.sha256, bands)
+    raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
+
+
 def _bank_evaluate(context: StepContext) -> Protocol[None]:
     rows = context.store.load_arrays("rows")
     held = ~rows["train"]
     if int(held.sum()) < MIN_HOLDOUT:
         raise DataError(f"the hold-out has {int(held.sum())} rows; at least {MIN_HOLDOUT} are needed to evaluate")
     model = context.model()
-    result = yield from _bank_totals(context, model, held, rows["codes"][held])
     target, weight = rows["target"][held], rows["weight"][held]
+    if context.job.output == "band":
+        bands = Bands.of(model.bands, model.scaling.units)
+        found = yield from _bank_bands(context, model, bands, held, rows["codes"][held])
+        context.store.save_arrays("holdout", band=found.bands, target=target, weight=weight)
+        return
+    result = yield from _bank_totals(context, model, held, rows["codes"][held])
     context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
     if context.job.training.calibrate:
         keep_model(context, modelling.calibrated(model, result.points, target, weight))
@@ -526,7 +553,14 @@ def _bank_score(context: StepContext) -> Protocol[None]:
         raise DataError(f"{table.n_rows} firms are fewer than min_batch {context.job.scoring.min_batch}")
     model = context.model()
     codes, report = context.code_map().transform_with_report(table)
-    result = yield from _bank_totals(context, model, np.ones(table.n_rows, bool), codes.codes)
+    rows = np.ones(table.n_rows, bool)
+    if context.job.output == "band":
+        bands = Bands.of(context.job.scoring.bands or model.bands, model.scaling.units)
+        found = yield from _bank_bands(context, model, bands, rows, codes.codes)
+        _check_unknown(context, found.unknown)
+        modelling.write_bands(context.store, table, bands, found, report)
+        return
+    result = yield from _bank_totals(context, model, rows, codes.codes)
     _check_unknown(context, result.unknown)
     modelling.write_scores(context.store, table, model, result, report)
 
@@ -555,21 +589,43 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     code_map, guard = context.code_map(), context.guard()
     known = request.rows & (row_of >= 0)
     trees, reason = _own_trees(context, request)
+    bands, unbanded = _accepted_bands(context, code_map)
     if bytes.fromhex(code_map.hash) != request.map_hash:
         refusal = "the model was trained on another version of this party's code map"
-    elif reason:
-        refusal = reason
+    elif reason or unbanded:
+        refusal = reason or unbanded
     else:
-        refusal = guard.refusal(store, known, request.model_hash, code_map)
+        refusal = guard.refusal(store, known, request.model_hash, code_map, bands)
     codes = np.zeros((0, 0), np.uint8) if refusal else _codes_to_score(context, code_map, row_of, request.rows)
-    answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal)
+    answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal, bands)
     coordinator = context.job.coordinator
     if request.trees_hash:
         scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
     else:
         scoring = holder_score(context.session, coordinator, request, answer)
-    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map)
+    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map, bands)
     store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
+
+
+def _accepted_bands(context: StepContext, code_map: CodeMap) -> tuple[Bands | None, str]:
+    """Bands that this party lets out in this job (None: scores), or why there are none."""
+    job, rules = context.job, context.node.policy.release
+    if job.output == "score":
+        return None, ""
+    try:
+        if isinstance(job.parameters, Training):
+            units, pdo = int(10**job.training.points_decimals), job.training.pdo
+            bands = Bands.of(job.training.bands, units)
+        else:
+            kept = KeptBands.load(context.models() / job.scoring.model)
+            if kept.map_sha256 != code_map.hash:
+                return None, "the bands kept here are of another version of the model"
+            units, pdo = kept.units, kept.pdo
+            bands = Bands.of(job.scoring.bands or kept.bands, units)
+    except ConfigError as error:
+        return None, error.message
+    refusal = rules.bands_refusal(bands, units, pdo)
+    return (None, refusal) if refusal else (bands, "")
 
 
 def _own_trees(context: StepContext, request: BatchRequest) -> tuple[tuple[Tree, ...], str]:

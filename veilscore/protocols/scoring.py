@@ -1,16 +1,18 @@
-"""Batch scoring, also of the hold-out: points of many firms by the secure lookup sum.
+"""Batch scoring, also of the hold-out: points or bands of many firms by the secure lookup sum.
 
 What a scorecard and trees (`veilscore.protocols.tree_scoring`) share stands here too: the request, the holders'
-answers, the zero-shares and the opening of the total.
+answers, the zero-shares and the opening of the total, or of its band alone (`veilscore.protocols.banding`).
 
 Source   : design page, sections 3 and 8.
 Parties  : the bank (points of every cell), the holders (codes), the coordinator (adds masked partials).
 Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does
            not know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
            BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank).
-Reveals  : to the bank, each firm's total points; with one holder that is the holder's part. To a holder, which of the
-           aligned rows are scored, and by which model hash. To the coordinator, the number of rows.
-Assumes  : ring-LWE; the bank and the coordinator do not collude with all holders but one.
+           For bands the coordinator has no part: BandHolderPartial (to the lead), then the messages of `banding`.
+Reveals  : to the bank, each firm's total points (with one holder that is the holder's part), or its band alone. To a
+           holder, which of the aligned rows are scored, and by which model hash. To the coordinator, the number of
+           rows.
+Assumes  : ring-LWE; the bank and the coordinator (for bands, the lead) do not collude with all holders but one.
 Aborts   : RefusedError where a holder refuses; SchemaError where a holder's code map is not the model's.
 """
 
@@ -39,11 +41,14 @@ from veilscore.protocol import (
     send_parts,
     unpack_fields,
 )
+from veilscore.protocols.banding import bank_bands, lead_bands
 from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
 from veilscore.v1 import score_pb2 as pb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from veilscore.modelling.bands import Bands
 
 MAX_ROWS = 1 << 26
 
@@ -59,6 +64,20 @@ class BatchResult:
     """
 
     points: NDArray[np.int64]
+    unknown: dict[str, NDArray[np.bool_] | None]
+
+
+@dataclass(frozen=True)
+class BandResult:
+    """What the bank gets where bands alone are released.
+
+    Attributes
+    ----------
+    bands : (n_scored,) number of each firm's band (`veilscore.modelling.bands.Bands`).
+    unknown : as in `BatchResult`.
+    """
+
+    bands: NDArray[np.int64]
     unknown: dict[str, NDArray[np.bool_] | None]
 
 
@@ -107,7 +126,36 @@ def bank_score(
     parts : each holder's part of the model.
     """
     n_scored = int(rows.sum())
-    unknown = yield from ask_holders(session, coordinator, rows, parts, model_hash)
+    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
+    total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash)
+    total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
+    return BatchResult(np.where(total >= TURN // 2, total - TURN, total), unknown)
+
+
+def bank_score_bands(
+    session: Session,
+    rows: NDArray[np.bool_],
+    own_points: NDArray[np.int64],
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+    bands: Bands,
+) -> Protocol[BandResult]:
+    """Bank: bands of the scored rows; parameters as in `bank_score`."""
+    total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash, bands)
+    return BandResult((yield from bank_bands(session, total, bands, TURN)), unknown)
+
+
+def _bank_shares(
+    session: Session,
+    rows: NDArray[np.bool_],
+    own_points: NDArray[np.int64],
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+    bands: Bands | None = None,
+) -> Protocol[tuple[NDArray[np.int64], dict[str, NDArray[np.bool_] | None]]]:
+    """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
+    n_scored = int(rows.sum())
+    unknown = yield from ask_holders(session, rows, parts, model_hash, bands)
     total = own_points.astype(np.int64).copy()
     for done, holder in enumerate(session.holders, start=1):
         table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
@@ -116,16 +164,15 @@ def bank_score(
         yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
         total += share.astype(np.int64)
         yield Progress("points under encryption", done, len(session.holders))
-    total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
-    return BatchResult(np.where(total >= TURN // 2, total - TURN, total), unknown)
+    return total, unknown
 
 
 def ask_holders(
     session: Session,
-    coordinator: str,
     rows: NDArray[np.bool_],
     parts: dict[str, HolderPart],
     model_hash: bytes,
+    bands: Bands | None = None,
 ) -> Protocol[dict[str, NDArray[np.bool_] | None]]:
     """Bank: announce the batch; returns the firms unknown to each holder that discloses them.
 
@@ -134,8 +181,6 @@ def ask_holders(
     RefusedError : a holder refuses, with its reason.
     """
     n_scored = int(rows.sum())
-    trees = any(part.trees_hash for part in parts.values())
-    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=trees))
     for holder in session.holders:
         yield Send(
             holder,
@@ -145,6 +190,7 @@ def ask_holders(
                 model_hash=model_hash,
                 map_hash=parts[holder].map_hash,
                 part_hash=parts[holder].trees_hash,
+                bands_hash=b"" if bands is None else bands.sha256,
             ),
         )
     unknown: dict[str, NDArray[np.bool_] | None] = {}
@@ -174,6 +220,7 @@ class HolderAnswer:
     unknown : (n_scored,) firms without a record here; they have the missing codes.
     disclose_unknown : tell the bank which those are.
     refusal : why not, told to the bank; then the rest is ignored.
+    bands : where bands alone are released: those that this holder keeps of the model, or accepted with the job.
     """
 
     codes: NDArray[np.unsignedinteger]
@@ -181,16 +228,21 @@ class HolderAnswer:
     unknown: NDArray[np.bool_]
     disclose_unknown: bool
     refusal: str = ""
+    bands: Bands | None = None
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a holder hears of a batch before it decides; `trees_hash` is empty for a scorecard."""
+    """What a holder hears of a batch before it decides.
+
+    `trees_hash` is empty for a scorecard, `bands_hash` where scores are asked for.
+    """
 
     rows: NDArray[np.bool_]
     model_hash: bytes
     map_hash: bytes
     trees_hash: bytes = b""
+    bands_hash: bytes = b""
 
 
 def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
@@ -198,10 +250,10 @@ def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
     request = yield from receive(session.bank, pb.BatchBankRound1)
     if request.n_samples != n_samples:
         raise MessageError(f"the bank scores among {request.n_samples} rows, aligned were {n_samples}")
-    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or len(request.part_hash) not in {0, 32}:
+    hashes = (request.model_hash, request.map_hash, request.part_hash, request.bands_hash)
+    if any(len(one) != 32 for one in hashes[:2]) or any(len(one) not in {0, 32} for one in hashes[2:]):
         raise MessageError("a hash in the bank's request has the wrong length", party=session.bank)
-    rows = shares.bits_from_bytes(request.rows, n_samples)
-    return BatchRequest(rows, bytes(request.model_hash), bytes(request.map_hash), bytes(request.part_hash))
+    return BatchRequest(shares.bits_from_bytes(request.rows, n_samples), *map(bytes, hashes))
 
 
 def holder_score(session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer) -> Protocol[int]:
@@ -211,25 +263,28 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
     ------
     RefusedError : with the holder's own reason, after the bank was told.
     """
-    keys = yield from accept(session, answer)
+    keys = yield from accept(session, request, answer)
     lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
     yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
     data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
     share = lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
-    yield from send_partial(session, coordinator, request, share, keys, TURN)
+    yield from release_share(session, coordinator, request, answer, share, keys, TURN)
     return int(request.rows.sum())
 
 
-def accept(session: Session, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:
+def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:
     """Holder: tell the bank its decision; if it takes part, agree on keys with the other holders.
 
     Raises
     ------
     RefusedError : with the holder's own reason, after the bank was told.
     """
-    if answer.refusal:
-        yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=answer.refusal))
-        raise RefusedError(f"batch refused: {answer.refusal}", session=session.id, party=session.party)
+    refusal = answer.refusal
+    if not refusal and request.bands_hash != (b"" if answer.bands is None else answer.bands.sha256):
+        refusal = "the bands of the request are not those that this party accepted"
+    if refusal:
+        yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=refusal))
+        raise RefusedError(f"batch refused: {refusal}", session=session.id, party=session.party)
     yield Send(
         session.bank,
         pb.BatchHolderRound1(
@@ -242,18 +297,30 @@ def accept(session: Session, answer: HolderAnswer) -> Protocol[dict[str, Pairwis
     return (yield from _zero_share_keys(session))
 
 
-def send_partial(
+def release_share(
     session: Session,
     coordinator: str,
     request: BatchRequest,
+    answer: HolderAnswer,
     share: NDArray[np.uint64],
     keys: dict[str, PairwiseKey],
     modulus: int,
 ) -> Protocol[None]:
-    """Holder: its share (n_scored,) of the total, masked by a share of zero, to the coordinator."""
+    """Holder: its share (n_scored,) of the total, masked by a share of zero, to whoever adds up.
+
+    That is the coordinator for scores. For bands it is the lead, which goes on with the sum; the bank's share is on it.
+    """
     context = share_context(session.id, session.holders, request.model_hash)
     masked = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
-    yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(masked))
+    if answer.bands is None:
+        yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(masked))
+    elif session.party != session.lead:
+        yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(masked))
+    else:
+        for other in session.holders[1:]:
+            data = yield from receive_parts(other, pb.BandHolderPartial, 8 * share.size)
+            masked = masked + shares.shares_from_bytes(data, (share.size,), below=modulus)
+        yield from lead_bands(session, masked % np.uint64(modulus), answer.bands, modulus)
 
 
 def coordinator_add(session: Session) -> Protocol[None]:

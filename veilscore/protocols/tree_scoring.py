@@ -7,6 +7,7 @@ Messages : as in `veilscore.protocols.scoring`; between request and partial, for
            the others: BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of
            the bank's factors c with the holder's indicators e (`veilscore.modelling.trees`).
            Trees that ask the bank alone need no message.
+           Bands alone are opened as there.
 Reveals  : as in `veilscore.protocols.scoring`. A holder knows its splits and the shape of its trees from training.
 Assumes  : ring-LWE; the bank and the coordinator do not collude with all holders but one.
 Aborts   : RefusedError where a holder refuses; ParameterError where totals or rows do not fit the ring;
@@ -30,8 +31,10 @@ from veilscore.lattice.slots import n_folded
 from veilscore.modelling.leaf_index import leaf_index
 from veilscore.modelling.trees import coefficients, indicators
 from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.protocols.banding import BandCircuit, bank_bands
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.scoring import (
+    BandResult,
     BatchRequest,
     BatchResult,
     HolderAnswer,
@@ -39,7 +42,7 @@ from veilscore.protocols.scoring import (
     accept,
     ask_holders,
     receive_total,
-    send_partial,
+    release_share,
 )
 from veilscore.v1 import score_pb2 as pb
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from veilscore.modelling.bands import Bands
     from veilscore.modelling.boosted import Boosted
     from veilscore.modelling.trees import Tree
 
@@ -135,9 +139,34 @@ def bank_score_trees(
     """
     n_scored = int(rows.sum())
     low, _ = bounds(model)
+    yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=True))
+    total, unknown = yield from _bank_shares(session, rows, own_codes, model)
+    total += yield from receive_total(coordinator, n_scored, SCORE_T)
+    return BatchResult((total - low) % SCORE_T + low, unknown)
+
+
+def bank_score_trees_bands(
+    session: Session, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted, bands: Bands
+) -> Protocol[BandResult]:
+    """Bank: bands of the scored rows; parameters as in `bank_score_trees`.
+
+    Raises
+    ------
+    ParameterError : totals do not fit the ring as signed numbers.
+    """
+    BandCircuit(bands.limits, SCORE_T).check_totals(*bounds(model))
+    total, unknown = yield from _bank_shares(session, rows, own_codes, model, bands)
+    return BandResult((yield from bank_bands(session, total, bands, SCORE_T)), unknown)
+
+
+def _bank_shares(
+    session: Session, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted, bands: Bands | None = None
+) -> Protocol[tuple[Units, dict[str, NDArray[np.bool_] | None]]]:
+    """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
+    n_scored = int(rows.sum())
     parts = holder_parts(model, session.holders)
     plans = {h: _BankTrees(model, h, n_scored) for h in session.holders}
-    unknown = yield from ask_holders(session, coordinator, rows, parts, model.sha256)
+    unknown = yield from ask_holders(session, rows, parts, model.sha256, bands)
     total = np.full(n_scored, model.base_points, np.int64)
     for tree, points in zip(model.trees, model.points, strict=True):
         if tree.asks == "bank":
@@ -148,8 +177,7 @@ def bank_score_trees(
         if plan.forms.multiplied:
             total += yield from plan.multiply(session, own_codes)
         yield Progress("trees under encryption", done, len(plans))
-    total += yield from receive_total(coordinator, n_scored, SCORE_T)
-    return BatchResult((total - low) % SCORE_T + low, unknown)
+    return total, unknown
 
 
 class _BankTrees:
@@ -248,7 +276,7 @@ def holder_score_trees(
     ------
     RefusedError : with the holder's own reason, after the bank was told.
     """
-    keys = yield from accept(session, answer)
+    keys = yield from accept(session, request, answer)
     n_scored = int(request.rows.sum())
     plan = forms(trees, n_scored)
     share = np.zeros(n_scored, np.uint64)
@@ -256,7 +284,7 @@ def holder_score_trees(
         share += yield from _holder_look_up(session, answer, [trees[i] for i in plan.looked_up])
     if plan.multiplied:
         share += yield from _holder_multiply(session, answer, [trees[i] for i in plan.multiplied])
-    yield from send_partial(session, coordinator, request, share % np.uint64(SCORE_T), keys, SCORE_T)
+    yield from release_share(session, coordinator, request, answer, share % np.uint64(SCORE_T), keys, SCORE_T)
     return n_scored
 
 

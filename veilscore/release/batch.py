@@ -8,6 +8,7 @@ Aborts   : RefusedError at the holder, told to the others without a firm or a co
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.codes import CodeMap
+    from veilscore.modelling.bands import Bands
     from veilscore.node.job import Job
     from veilscore.node.policy import NodePolicy
     from veilscore.node.store import JobStore
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 MAX_BYTES = 1 << 30
+OPENING = (score_pb2.BatchHolderPartial, score_pb2.BandHolderPartial, score_pb2.BandLeadTables)
 _COUNT_BYTES = 8
 
 
@@ -98,8 +101,8 @@ def check_covered(gate: ConsentGate, consents: Sequence[Consent], ids: NDArray[n
         raise RefusedError("at least one firm of the batch has no valid consent; leave it out or bring its consent")
 
 
-def before_sending(protocol: Protocol[R], kind: type[Message], act: Callable[[], None]) -> Protocol[R]:
-    """Run `protocol` and call `act` once, just before its first message of this kind leaves."""
+def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act: Callable[[], None]) -> Protocol[R]:
+    """Run `protocol` and call `act` once, just before its first message of these kinds leaves."""
     answer: Message | None = None
     acted = False
     try:
@@ -108,7 +111,7 @@ def before_sending(protocol: Protocol[R], kind: type[Message], act: Callable[[],
                 command = protocol.send(answer)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
-            if not acted and isinstance(command, Send) and isinstance(command.message, kind):
+            if not acted and isinstance(command, Send) and isinstance(command.message, kinds):
                 act()
                 acted = True
             answer = yield command
@@ -161,12 +164,20 @@ class BatchGuard:
             store.save_arrays("firms", firms=firms)
         store.save_json("consents", [{"id": c.id, "expires_s": c.scope.expires_s} for c in consents])
 
-    def refusal(self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap) -> str:
+    def refusal(
+        self,
+        store: JobStore,
+        known: NDArray[np.bool_],
+        model: bytes,
+        code_map: CodeMap,
+        bands: Bands | None = None,
+    ) -> str:
         """Before scoring: why this batch is not scored, as the bank may hear it; empty if it is.
 
         Parameters
         ----------
         known : (n_samples,) rows that are scored and known here.
+        bands : where bands alone are opened.
         """
         if self._needed and not self._still_valid(store):
             return "consent has expired or was revoked since the batch was aligned; submit the job again"
@@ -179,36 +190,48 @@ class BatchGuard:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
                     ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], model.hex())
-                self._budget(ledger, code_map).check_batch(self._release(store, known, model, code_map))
+                self._budget(ledger, code_map).check_batch(self._release(store, known, model, code_map, bands))
         except RefusedError as error:
             return error.message
         return ""
 
     def counted(
-        self, protocol: Protocol[R], store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap
+        self,
+        protocol: Protocol[R],
+        store: JobStore,
+        known: NDArray[np.bool_],
+        model: bytes,
+        code_map: CodeMap,
+        bands: Bands | None = None,
     ) -> Protocol[R]:
         """Run the scoring protocol; the ledger knows of it before the opened share leaves."""
 
         def admit() -> None:
             if self._counts:
                 with contextlib.closing(self._ledger()) as ledger:
-                    self._budget(ledger, code_map).admit(self._release(store, known, model, code_map))
+                    self._budget(ledger, code_map).admit(self._release(store, known, model, code_map, bands))
 
-        return (yield from before_sending(protocol, score_pb2.BatchHolderPartial, admit))
+        return (yield from before_sending(protocol, OPENING, admit))
 
     def _still_valid(self, store: JobStore) -> bool:
         kept = store.load_json("consents") if store.has("consents") else []
         revoked = self._gate.revoked()
         return bool(kept) and all(c["id"] not in revoked and time.time() < c["expires_s"] for c in kept)
 
-    def _release(self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap) -> Release:
+    def _release(
+        self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap, bands: Bands | None
+    ) -> Release:
+        covered = bytes.fromhex(code_map.hash)
+        if bands is not None:
+            covered = hashlib.sha256(covered + bands.sha256).digest()
         return Release(
             kind=EVALUATION if self._training else BATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=model.hex(),
-            code_map=code_map.hash,
+            code_map=covered.hex(),
             firms=np.unique(store.load_arrays("firms")["firms"][known]),
+            band=bands is not None,
         )
 
     def _budget(self, ledger: ReleaseLedger, code_map: CodeMap) -> ReleaseBudget:

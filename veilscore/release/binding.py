@@ -81,9 +81,10 @@ def canonical(bound: dict[str, str]) -> str:
 
 
 def _model_digest(home: Path, name: str) -> str:
-    """Digest of the party's files of a model: the bank's points and map, a holder's map."""
+    """Digest of the party's files of a model: the bank's points and map, a holder's map and bands."""
     digest = hashlib.sha256()
-    for path in (home / "models" / name / "model.json", home / "models" / name / "code_map.json"):
+    for file in ("model.json", "code_map.json", "bands.json"):
+        path = home / "models" / name / file
         content = path.read_bytes() if path.is_file() else b""
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()

@@ -42,13 +42,16 @@ class ReleaseBudget:
         self._rules = rules
         self._n_columns = n_columns
 
-    def refuse_output(self, kind: str) -> None:
+    def refuse_output(self, release: Release) -> None:
         """Refuse scores where the policy lets only bands out."""
-        if self._rules.control == "on" and self._rules.output == "band":
-            what = "hold-out scores" if kind == EVALUATION else "scores"
+        if self._rules.bands_only and not release.band:
+            instead = {
+                EVALUATION: "set holdout_output: band",
+                BATCH: "set output: band",
+                ONLINE: "online there are none, so score the firm in a batch with output: band",
+            }[release.kind]
             raise RefusedError(
-                f"policy releases bands only (release.output: band) and {what} were asked for; bands are not computed "
-                "without showing the score yet, so this holder takes no part"
+                f"policy releases bands only (release.output: band) and a score was asked for; {instead}"
             )
 
     def check_batch(self, release: Release) -> None:
@@ -60,7 +63,7 @@ class ReleaseBudget:
         """
         if self._rules.control == "off":
             return
-        self.refuse_output(release.kind)
+        self.refuse_output(release)
         if release.firms.size < self._rules.min_batch:
             raise RefusedError(f"a batch with fewer than {self._rules.min_batch} firms known here is not scored")
         past = [r for r in self._ledger.releases(self._since_s()) if r.reference != release.reference]
@@ -78,7 +81,7 @@ class ReleaseBudget:
         """
         if self._rules.control == "off":
             return ""
-        self.refuse_output(release.kind)
+        self.refuse_output(release)
         with self._ledger.exclusive():
             self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
             past = self._ledger.of_firm(int(release.firms[0]), self._since_s())

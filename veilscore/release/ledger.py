@@ -5,7 +5,8 @@ Everything is in one SQLite file of the holder's home and survives restarts. Fir
 ledgers of a million firms, make the ledger stricter, never laxer.
 
 A model counts once for a firm, by its hash. Hold-out scores of training count under the code map that the training
-made, as one model with the first that is scored on that map, since the bank may still calibrate it.
+made, as one model with the first that is scored on that map, since the bank may still calibrate it. Bands of a model
+count by model and cut-offs: other cut-offs are another model, so that a search for the score by moving them runs out.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class Release:
     ----------
     kind : batch, online or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
-    model, code_map : SHA-256, hexadecimal.
+    model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
     firms : (n,) keyed hashes in order, each once.
     record : digest of a single firm's codes, to tell a repeat from changed data; empty for batches.
+    band : bands alone are opened; not kept.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Release:
     firms: Firms = field(repr=False)
     record: bytes = field(default=b"", repr=False)
     at_s: float = 0.0
+    band: bool = False
 
 
 class ReleaseLedger:

@@ -7,11 +7,14 @@ For example: `consent: required`, `consent_issuers: {portal: 64 hexadecimal digi
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from veilscore.node.settings import Strict
+
+if TYPE_CHECKING:
+    from veilscore.modelling.bands import Bands
 
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key, hexadecimal")]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -24,6 +27,10 @@ class ReleaseRules(Strict):
 
     control: Literal["on", "off"] = Field(default="on", description="off: nothing is counted or refused here")
     output: Literal["score", "band"] = Field(default="score", description="band: no scores leave")
+    max_bands: int = Field(default=10, ge=1, le=63, description="with output: band, most bands with a name")
+    min_band_width: float = Field(
+        default=0.25, ge=0, description="with output: band, narrowest band, in doublings of the odds (pdo)"
+    )
     models_per_firm: int | None = Field(
         default=None, ge=1, description="distinct models a firm is scored by; None: a quarter of the columns, at most 5"
     )
@@ -38,6 +45,28 @@ class ReleaseRules(Strict):
     )
     online_per_hour: int = Field(default=20_000, ge=1, description="single firms a bank may score")
     batches_per_day: int = Field(default=50, ge=1, description="batches a bank may score")
+
+    @property
+    def bands_only(self) -> bool:
+        """Whether scores are kept back."""
+        return self.control == "on" and self.output == "band"
+
+    def bands_refusal(self, bands: Bands, units: int, pdo: float) -> str:
+        """Why these bands would tell too much, as the bank may hear it; empty if they do not.
+
+        Parameters
+        ----------
+        units : in one point.
+        pdo : points that double the odds.
+        """
+        if not self.bands_only:
+            return ""
+        if len(bands.limits) > self.max_bands:
+            return f"{len(bands.limits)} bands are more than the {self.max_bands} that the policy allows (max_bands)"
+        least = self.min_band_width * pdo
+        if bands.narrowest(units) < least:
+            return f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
+        return ""
 
     def models_allowed(self, n_columns: int) -> int:
         """Most distinct models a firm is scored by."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
+_ONE_CLASS = "The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."
 FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fifth")
 
 
@@ -83,9 +84,11 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     """Fields of the report that need hold-out scores, and lines on what is missing and why."""
     if files.holdout is None:
         return {}, [_why_not_measured(files)]
+    if "band" in files.holdout:
+        return _measured_bands(files.model, files.holdout)
     y, units, weight = (files.holdout[name] for name in ("target", "units", "weight"))
     if np.unique(y).size < 2:
-        return {}, ["The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."]
+        return {}, [_ONE_CLASS]
     points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
@@ -121,6 +124,20 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
         "cutoffs": _cutoffs(files.model.bands, y, points, w),
     }
     return fields, notes
+
+
+def _measured_bands(model: ScoreModel, holdout: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Rows and bad rate of each band: all that can be said where bands alone were opened."""
+    y, weight = holdout["target"], holdout["weight"]
+    if np.unique(y).size < 2:
+        return {}, [_ONE_CLASS]
+    edges = np.array(sorted(model.bands.values()))
+    inside = np.concatenate([[edges[0] - 1.0], edges])[holdout["band"]]  # any score of the band gives its row
+    note = (
+        "Bands alone were opened (holdout_output: band): nobody has the scores of the hold-out, so that AUC, KS and "
+        "calibration cannot be shown."
+    )
+    return {"cutoffs": _cutoffs(model.bands, y, inside, weight if np.ptp(weight) > 0 else None)}, [note]
 
 
 def _why_not_measured(files: BankFiles) -> str:

@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BatchBankRound1(_message.Message):
-    __slots__ = ("n_samples", "rows", "model_hash", "map_hash", "part_hash")
+    __slots__ = ("n_samples", "rows", "model_hash", "map_hash", "part_hash", "bands_hash")
     N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PART_HASH_FIELD_NUMBER: _ClassVar[int]
+    BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
     n_samples: int
     rows: bytes
     model_hash: bytes
     map_hash: bytes
     part_hash: bytes
-    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ...) -> None: ...
+    bands_hash: bytes
+    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
 
 class BatchHolderRound1(_message.Message):
     __slots__ = ("accepted", "reason", "n_codes", "discloses_unknown", "unknown")
@@ -121,3 +123,51 @@ class BatchHolderReply(_message.Message):
     block: int
     reply_enc: bytes
     def __init__(self, block: _Optional[int] = ..., reply_enc: _Optional[bytes] = ...) -> None: ...
+
+class BandHolderPartial(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BandBankBase(_message.Message):
+    __slots__ = ("point",)
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    point: bytes
+    def __init__(self, point: _Optional[bytes] = ...) -> None: ...
+
+class BandLeadBase(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: bytes
+    def __init__(self, points: _Optional[bytes] = ...) -> None: ...
+
+class BandBankLabels(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BandLeadTables(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BandLeadDecoding(_message.Message):
+    __slots__ = ("bits",)
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    bits: bytes
+    def __init__(self, bits: _Optional[bytes] = ...) -> None: ...
