@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
-from consent_issuer import give_list
+from consent_issuer import OFTEN, give_list
 from local_jobs import HOLDERS, firms, job, nodes, write
 from random_trees import boosted, part, plain_units, random_tree
 from reference import match_rows
 from test_scoring import CODES, HASH, MODEL, N_CODES, OWN, POINTS, ROWS, UNKNOWN, expected, hostile
 from test_scoring import N as N_ROWS
+from trial_scoring import BATCH, batch_units, scoring, set_policy, train
 
 from veilscore.channel import simulate
 from veilscore.crypto.circuits import from_bits, to_bits
@@ -21,6 +23,9 @@ from veilscore.crypto.garbled import Plain
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, ParameterError, RefusedError, VeilscoreError
+from veilscore.evidence.documents import load_keys
+from veilscore.evidence.recorder import score_receipt
+from veilscore.evidence.verify import verify_receipt
 from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import SCORE_T
 from veilscore.local import open_job
@@ -33,6 +38,7 @@ from veilscore.protocols.banding import BandCircuit
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score_bands, holder_receive, holder_score
 from veilscore.protocols.tree_scoring import bank_score_trees_bands, bounds, holder_score_trees
 from veilscore.reports.bank import bank_report
+from veilscore.v1 import control_pb2 as cp
 from veilscore.v1 import score_pb2 as pb
 
 RNG = np.random.default_rng(17)
@@ -450,3 +456,42 @@ def test_boosted_trees_in_bands(tmp_path):
     assert np.array_equal(found, Bands.of(model.bands, model.scaling.units).index(total))
     parts = firms(60, seed=5, prefix="new", coverage=1)
     assert {row["band"] for row in released(batch(run, parts).run())} <= {*CUTS, "below all bands"}
+
+
+# --- real nodes ------------------------------------------------------------------------------------------------------
+
+
+def test_bands_over_real_nodes_with_receipts(tmp_path):
+    """The coordinator orders the job and has no part in its steps; a receipt names the band and no score."""
+    folder = train(tmp_path, 400)
+    for party in HOLDERS:
+        set_policy(folder, party, release={"output": "band"})
+    text = BATCH.replace("parameters: {", "parameters: {output: band, ")
+
+    async def work():
+        async with scoring(folder) as command:
+            info = await command.call("coordinator", "Submit", cp.SubmitJob(job_yaml=text), cp.JobInfo, timeout_s=5)
+            async for _ in command.stream("coordinator", "WatchJob", cp.JobRef(job_id=info.job_id), cp.JobEvent):
+                pass
+            return await command.call("coordinator", "Show", cp.JobRef(job_id=info.job_id), cp.JobInfo, timeout_s=5)
+
+    info = asyncio.run(work())
+    assert info.status == "done", info.error
+    assert {party for step in info.steps for party in step.party_status} == {"bank", *HOLDERS}
+    with (folder / "bank" / "jobs" / info.job_id / "scores.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert set(found[0]) == {"id", "band", "tax_status", "registry_status"}
+    units = batch_units_of(folder)
+    model = load_model(folder / "bank" / "models" / "firms" / "model.json")
+    assert [row["band"] for row in found] == [model.band(units[row["id"]] / model.scaling.units) for row in found]
+    receipt = score_receipt(folder / "bank", info.job_id, found[0]["id"])
+    proved = verify_receipt(receipt.to_bytes(), load_keys(folder / "tax" / "federation.yaml"))
+    assert proved[0].startswith(f"This score was released: id {found[0]['id']}, band {found[0]['band']}")
+    assert "was run by bank, tax, registry, coordinator" in " ".join(proved)
+
+
+def batch_units_of(folder):
+    """Units of every firm, once the holders let scores out."""
+    for party in HOLDERS:
+        set_policy(folder, party, release=OFTEN)
+    return batch_units(folder)

@@ -29,6 +29,7 @@ _TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in 
     "sealed": (3400.0, 6e7, 2e-5, 0.2),
 }
 _TREE_SCORE_BYTES = 120  # of a row in a tree
+_BAND_BYTES, _BAND_S = 4400, 1.6e-5  # of a row in ten bands, both sides
 _BYTES_PER_S = 1.5e8  # through TLS, hashing on both sides
 
 
@@ -54,7 +55,7 @@ def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
     cells = _COLUMNS * _CODES
     align = Estimate("align", _ALIGN_S * sum(n + k for k in others) + 0.3, 32.0 * sum(n + 2 * k for k in others))
     if job.task == "score_batch":
-        return (align, _scored("score", n, m, cells))
+        return (align, _with_bands(job, n, _scored("score", n, m, cells)))
     if job.task == "screen_features":
         columns = m * _SCREENED
         sent = m * n / 64 * _HINT_BYTES + columns * 20 / 64 * _HINT_BYTES
@@ -76,7 +77,8 @@ def estimate(job: Job, sizes: Mapping[str, int]) -> tuple[Estimate, ...]:
     if held_back:
         trees = [c.parameters for c in job.candidates if isinstance(c.parameters, TrainBoosting)]
         scored = _scored("evaluate", held or n / 4, m, cells)
-        result.append(_trees_scored(trees[-1], held or n / 4, n) if trees else scored)
+        scored = _trees_scored(trees[-1], held or n / 4, n) if trees else scored
+        result.append(_with_bands(job, held or n / 4, scored))
     return tuple(result)
 
 
@@ -105,6 +107,14 @@ def _boosted(p: TrainBoosting, train: float) -> Estimate:
 def _scored(step: str, n: float, m: int, cells: int) -> Estimate:
     blocks = n // 4096 + 1
     return _costed(step, m * (cells + 2 * blocks) * float(_OPEN_BYTES), m * n * 5e-6)
+
+
+def _with_bands(job: Job, n: float, scored: Estimate) -> Estimate:
+    """The scoring of n rows and, where the job asks for them, their bands."""
+    if job.output == "score":
+        return scored
+    bands = _costed(scored.step, _BAND_BYTES * n, _BAND_S * n)
+    return Estimate(scored.step, scored.seconds + bands.seconds, scored.bytes + bands.bytes)
 
 
 def _costed(step: str, n_bytes: float, compute_s: float) -> Estimate:

@@ -42,6 +42,7 @@ R = TypeVar("R")
 _PENDING_KEPT = 4096
 _PEER_S = 10.0
 ON_MISSING = ("fail", "missing_code", "neutral")
+NO_BANDS_ONLINE = "releases bands only, and online there are none: score the firm in a batch with output: band"
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +106,10 @@ class OnlineHolder:
     async def _holder_keys(self, _request: pb.Empty, _peer: Member) -> pb.HolderKeys:
         secret = await self._in_thread(lambda: self._secret)
         return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
+
+    @property
+    def _scores_online(self) -> bool:
+        return self._node.policy.online_scoring and not self._node.policy.release.bands_only
 
     # 1. encrypt
 
@@ -175,7 +180,7 @@ class OnlineHolder:
     async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
-        if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
+        if origin is None or origin.job.bank != peer.name or not self._scores_online:
             raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
         n_cells, part = origin.n_cells, request.map_hash + request.part_hash
         query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells))
@@ -191,6 +196,8 @@ class OnlineHolder:
         name, policy = self._node.name, self._node.policy
         if not policy.online_scoring:
             return f"{name} does not allow online scoring"
+        if policy.release.bands_only:
+            return f"{name} {NO_BANDS_ONLINE}"
         if policy.banks and bank not in policy.banks:
             return f"{name} does not work for {bank}"
         if policy.purposes and request.purpose not in policy.purposes:
