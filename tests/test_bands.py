@@ -465,7 +465,7 @@ def test_bands_over_real_nodes_with_receipts(tmp_path):
     """The coordinator orders the job and has no part in its steps; a receipt names the band and no score."""
     folder = train(tmp_path, 400)
     for party in HOLDERS:
-        set_policy(folder, party, release={"output": "band"})
+        set_policy(folder, party, release={**OFTEN, "output": "band"})
     text = BATCH.replace("parameters: {", "parameters: {output: band, ")
 
     async def work():
