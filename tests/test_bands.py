@@ -15,6 +15,7 @@ from random_trees import boosted, part, plain_units, random_tree
 from reference import match_rows
 from test_scoring import CODES, HASH, MODEL, N_CODES, OWN, POINTS, ROWS, UNKNOWN, expected, hostile
 from test_scoring import N as N_ROWS
+from test_stack_job import part_of, tree_margins
 from trial_scoring import BATCH, batch_units, scoring, set_policy, train
 
 from veilscore.channel import simulate
@@ -444,18 +445,45 @@ def test_jobs_that_cannot_be(task, parameters, message):
         job(task, **parameters)
 
 
-def test_boosted_trees_in_bands(tmp_path):
-    folder = write(tmp_path / "data", firms(400, seed=23))
-    asked = {"n_estimators": 3, "max_depth": 2, "min_leaf_rows": 10, "bands": CUTS, "holdout_output": "band"}
-    run = open_job(job("train_boosting", **asked), nodes(folder, holder_policy=BAND_POLICY), tmp_path).run()
+def holdout_totals(run):
+    """Totals of the hold-out of a boosted model or a stack, from what each party keeps."""
     model = load_model(run.stores["bank"].path / "model.json")
-    rows = run.stores["bank"].load_arrays("rows")
-    held = ~rows["train"]
-    total = plain_units(model, {p: run.stores[p].load_arrays("rows")["codes"][held] for p in ("bank", *HOLDERS)})
+    held = ~run.stores["bank"].load_arrays("rows")["train"]
+    codes = {p: run.stores[p].load_arrays("rows")["codes"][held].astype(np.int64) for p in ("bank", *HOLDERS)}
+    parts = {h: part_of(run, h) for h in HOLDERS}
+    return np.rint(model.base_points + tree_margins(model, parts, codes, model.points)).astype(np.int64), model
+
+
+def assert_holdout_in_bands(run):
+    total, model = holdout_totals(run)
     found = run.stores["bank"].load_arrays("holdout")["band"]
     assert np.array_equal(found, Bands.of(model.bands, model.scaling.units).index(total))
+    assert np.unique(found).size > 1
+
+
+def test_boosted_trees_in_bands(tmp_path):
+    folder = write(tmp_path / "data", firms(400, seed=23))
+    asked = {"n_estimators": 4, "max_depth": 2, "learning_rate": 1, "bands": CUTS, "holdout_output": "band"}
+    run = open_job(job("train_boosting", **asked), nodes(folder, holder_policy=BAND_POLICY), tmp_path).run()
+    assert_holdout_in_bands(run)
     parts = firms(60, seed=5, prefix="new", coverage=1)
     assert {row["band"] for row in released(batch(run, parts).run())} <= {*CUTS, "below all bands"}
+
+
+def test_a_stack_in_bands(tmp_path):
+    folder = write(tmp_path / "data", firms(420, seed=4))
+    asked = {
+        "folds": 2,
+        "scorecard": {"max_openings": 6},
+        "boosting": {"n_estimators": 2, "max_depth": 2, "learning_rate": 0.5},
+        "bands": CUTS,
+        "holdout_output": "band",
+    }
+    with pytest.raises(RefusedError, match="set fold_scores: false"):
+        open_job(job("train_stack", fold_scores=True, **asked), nodes(folder, holder_policy=BAND_POLICY), tmp_path)
+    assert_holdout_in_bands(
+        open_job(job("train_stack", **asked), nodes(folder, holder_policy=BAND_POLICY), tmp_path).run()
+    )
 
 
 # --- real nodes ------------------------------------------------------------------------------------------------------

@@ -289,7 +289,7 @@ class TrainStack(Training):
         every = [c.parameters.tells for c in self.candidates]
         some = {name: any(t.get(name, False) for t in every) for name in ("monotone", "ordered")}
         all_of = {name: all(t.get(name, True) for t in every) for name in ("bounds", "sealed")}
-        return {**some, **all_of, "fold_scores": self.fold_scores}
+        return {**super().tells, **some, **all_of, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:

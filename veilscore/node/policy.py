@@ -184,6 +184,8 @@ class NodePolicy(Strict):
         """Why a job asks for more than bands; a batch's own bands are held against its model when it runs."""
         p = job.parameters
         scores = isinstance(p, ScoreBatch) or (isinstance(p, Training) and p.holdout_scores)
+        if self.release.bands_only and isinstance(p, TrainStack) and p.fold_scores:
+            return "releases bands only; set fold_scores: false"
         if not scores or not self.release.bands_only:
             return ""
         if job.output == "score":
