@@ -123,6 +123,7 @@ class Ledger:
 def _from_json(job_id: str, value: Any) -> LedgerEntry:
     try:
         job = parse_job(value.pop("job"), f"stored job {job_id}")
+        check_job_id(job_id, job)  # the id holds the job's digest: another job in the record is found
         return LedgerEntry(job_id=job_id, job=job, **value)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, JobError) as error:
         raise StateError(f"record of job {job_id} is damaged; restore this node's state folder") from error

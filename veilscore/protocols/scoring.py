@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilscore.crypto import shares
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
-from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.errors import MessageError, ParameterError, ProtocolError, RefusedError
 from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
 from veilscore.lattice.params import SCORE_T
 from veilscore.modelling.loss import TURN
@@ -129,7 +129,22 @@ def bank_score(
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
     total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash)
     total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
-    return BatchResult(np.where(total >= TURN // 2, total - TURN, total), unknown)
+    total = np.where(total >= TURN // 2, total - TURN, total)
+    at = {holder: offsets(part.n_codes)[:-1] for holder, part in parts.items()}
+    low = sum(int(np.minimum.reduceat(part.points, at[holder]).sum()) for holder, part in parts.items())
+    high = sum(int(np.maximum.reduceat(part.points, at[holder]).sum()) for holder, part in parts.items())
+    check_possible(total - own_points, low, high, session)
+    return BatchResult(total, unknown)
+
+
+def check_possible(units: NDArray[np.int64], low: int, high: int, session: Session) -> None:
+    """Refuse totals that no codes give; a share that is missing or another batch's makes them uniform."""
+    if ((units < low) | (units > high)).any():
+        raise ProtocolError(
+            "the holders' parts do not add up to possible scores: a share was lost or replaced; submit the job again",
+            session=session.id,
+            party=session.party,
+        )
 
 
 def bank_score_bands(

@@ -41,6 +41,7 @@ from veilscore.protocols.scoring import (
     HolderPart,
     accept,
     ask_holders,
+    check_possible,
     receive_total,
     release_share,
 )
@@ -138,11 +139,13 @@ def bank_score_trees(
     own_codes : (n_scored, d_bank), the bank's codes of those rows.
     """
     n_scored = int(rows.sum())
-    low, _ = bounds(model)
+    low, high = bounds(model)
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=True))
     total, unknown = yield from _bank_shares(session, rows, own_codes, model)
     total += yield from receive_total(coordinator, n_scored, SCORE_T)
-    return BatchResult((total - low) % SCORE_T + low, unknown)
+    total = (total - low) % SCORE_T + low
+    check_possible(total, low, high, session)
+    return BatchResult(total, unknown)
 
 
 def bank_score_trees_bands(
