@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
-import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +83,7 @@ def _over(row: dict[str, Any]) -> float:
 
 
 def measure(size: dict[str, int], splits: str) -> dict[str, float]:
-    """Seconds of set-up and of a tree, megabytes of each, and the largest memory of the process meanwhile."""
+    """Seconds (by the clock, of processors) and megabytes of a tree, those of the set-up, largest memory meanwhile."""
     rng = np.random.default_rng(1)
     holders = tuple(f"h{i}" for i in range(size["holders"]))
     share = max(1, size["columns"] // (1 + len(holders)))
@@ -100,10 +98,11 @@ def measure(size: dict[str, int], splits: str) -> dict[str, float]:
     data = BankBoosting(codes["bank"], columns, held, target, np.ones(target.size), base, growth)
     sessions = {p: Session("scale/boost/1", p, "bank", holders) for p in codes}
     transcripts = {p: Transcript() for p in codes}
-    seen: list[tuple[float, float]] = []
+    seen: list[tuple[float, float, float]] = []
 
     def note() -> None:
-        seen.append((time.perf_counter(), sum(transcripts[p].bytes_sent(p) for p in codes) / 1e6))
+        sent = sum(transcripts[p].bytes_sent(p) for p in codes)
+        seen.append((time.perf_counter(), time.process_time(), sent / 1e6))
 
     roles = {"bank": _watched(bank_boost(sessions["bank"], data), note)}
     roles |= {h: holder_boost(sessions[h], codes[h], ranked.n_codes, growth, natural=columns) for h in holders}
@@ -111,13 +110,15 @@ def measure(size: dict[str, int], splits: str) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
     note()
     simulate(roles, sessions, timeout_s=3600, transcripts=transcripts)
-    trees = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(seen[1:])]
-    tree_s, tree_mb = (statistics.median(values) for values in zip(*trees, strict=True))
+    trees = np.diff(np.array(seen[1:]), axis=0)
+    tree_s, cpu_s, tree_mb = np.median(trees, axis=0).tolist()
+    first_s, _, first_mb = np.subtract(seen[1], seen[0]).tolist()
     return {
         "s_per_tree": round(tree_s, 2),
+        "cpu_s_per_tree": round(cpu_s, 2),
         "mb_per_tree": round(tree_mb, 1),
-        "set_up_s": round(max(0.0, seen[1][0] - seen[0][0] - tree_s), 2),
-        "set_up_mb": round(seen[1][1] - tree_mb, 1),
+        "set_up_s": round(max(0.0, first_s - tree_s), 2),
+        "set_up_mb": round(first_mb - tree_mb, 1),
         "peak_gb": round(_peak_kb() / 1e6, 2),
     }
 
@@ -162,13 +163,18 @@ def _growth(size: dict[str, int], splits: str, n_trees: int) -> Growth:
 
 
 def _plot(table: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, len(table), figsize=(3.2 * len(table), 3), layout="constrained")
-    for axis, (name, rows) in zip(axes, table.items(), strict=True):
-        axis.plot([r[name] for r in rows], [r["s_per_tree"] for r in rows], marker="o")
-        axis.set(xlabel=name, ylabel="s a tree", xscale="log" if name == "rows" else "linear", ylim=(0, None))
-        other = axis.twinx()
-        other.plot([r[name] for r in rows], [r["mb_per_tree"] for r in rows], color="tab:orange", ls="--")
-        other.set(ylabel="MB a tree", ylim=(0, None))
+    figure, axes = plt.subplots(2, len(table), figsize=(3.2 * len(table), 5), layout="constrained", squeeze=False)
+    for (top, bottom), (name, rows) in zip(axes.T, table.items(), strict=True):
+        scale = "log" if name == "rows" else "linear"
+        lowest = None if name == "rows" else 0
+        x = [r[name] for r in rows]
+        top.plot(x, [r["s_per_tree"] for r in rows], marker="o")
+        top.set(ylabel="s a tree", xscale=scale, yscale=scale, ylim=(lowest, None))
+        other = top.twinx()
+        other.plot(x, [r["mb_per_tree"] for r in rows], color="tab:orange", ls="--")
+        other.set(ylabel="MB a tree (dashed)", yscale=scale, ylim=(lowest, None))
+        bottom.plot(x, [r["peak_gb"] for r in rows], marker="o", color="tab:green")
+        bottom.set(xlabel=name, ylabel="peak memory, GB", xscale=scale, ylim=(0, None))
     figure.savefig(path, dpi=120)
 
 

@@ -16,6 +16,8 @@ from local_jobs import firms, job, nodes, write
 
 from veilscore.channel import simulate
 from veilscore.crypto import shares
+from veilscore.crypto.garbled import Evaluator
+from veilscore.crypto.oblivious import LabelSender
 from veilscore.data.codes import CodeMap
 from veilscore.lattice import hints, lookup, packed_sums, product
 from veilscore.lattice.params import SCORE_T, T
@@ -111,6 +113,7 @@ class Record:
     elements: dict = field(default_factory=dict)  # (where they were read, primes) -> list of residues
     views: dict = field(default_factory=dict)  # name of the computation -> list of (shares, modulus)
     unpacked: dict = field(default_factory=dict)  # digest -> bytes, since some are read at every step
+    garbled: dict = field(default_factory=dict)  # "tables" of gates, "choices" of labels -> list of bytes
 
     def received(self, party, *kinds):
         return [
@@ -141,7 +144,17 @@ def recording(record):
             (packed_sums.SumsKey, "share"),
         ):
             patch.setattr(owner, name, _noting_shares(record, owner, name))
+        for owner, name, what in ((Evaluator, "feed", "tables"), (LabelSender, "extend", "choices")):
+            patch.setattr(owner, name, _noting_bytes(record, getattr(owner, name), what))
         yield
+
+
+def _noting_bytes(record, original, what):
+    def method(self, data, *args):
+        record.garbled.setdefault(what, []).append(bytes(data))
+        return original(self, data, *args)
+
+    return method
 
 
 def _noting_elements(record, original):
@@ -742,6 +755,43 @@ def test_boosting_and_stacks_hide_as_much(which, request, monkeypatch):
             by_modulus.setdefault(modulus, []).append(share)
         for modulus, found in by_modulus.items():
             assert_uniform(np.concatenate(found), modulus, name)
+
+
+def test_sealed_boosting_hides_as_much(sealed, monkeypatch):
+    for kind in ("BatchHolderPartial", "BatchCoordinatorTotal"):
+        monkeypatch.setitem(WORDS, kind, ("data", SCORE_T))
+    for check in (
+        test_ring_elements_are_uniform,
+        test_shares_in_messages_are_uniform,
+        test_points_are_uniform,
+        test_no_share_or_ciphertext_is_sent_twice,
+        test_no_id_in_any_message,
+        test_no_name_of_a_column_in_any_message,
+    ):
+        check(sealed)
+    for what, found in sealed.garbled.items():
+        assert_uniform(np.frombuffer(b"".join(found)[: 1 << 23], "<u8"), 1 << 64, what)
+    assert set(sealed.garbled) == {"tables", "choices"}
+    # what the sealed choice sends is ring elements, tables and choices of labels; little is left for all else
+    sent = [m for _, entry, m in sealed.everything() if entry.kind == "BoostSealed"]
+    seen = sum(sealed.unpacked.values()) + sum(len(data) for found in sealed.garbled.values() for data in found)
+    other = 0
+    for _, entry, message in sealed.everything():
+        for name in PACKED.get(entry.kind, ()):
+            value = getattr(message, name)
+            other += sum(map(len, [value] if isinstance(value, bytes) else value))
+    left = sum(len(m.data) for m in sent) + other - seen
+    chunks = len(sealed.unpacked)  # each with a seed and a length
+    assert 0 <= left <= 48 * (chunks + len(sent)) + 2 * 129 * 32  # and the base transfers with each holder
+
+
+@pytest.mark.parametrize("which", ["boosted", "sealed"])
+def test_no_label_and_no_code_in_any_message_of_boosting(which, request):
+    found = request.getfixturevalue(which)
+    test_no_label_in_any_message(found)
+    test_a_code_map_never_leaves_its_owner(found)
+    for owner in ("bank", "tax", "registry"):
+        test_no_code_in_any_message(found, owner)
 
 
 def test_a_holder_hears_no_column_code_or_weight_of_the_bank(boosted):
