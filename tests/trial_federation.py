@@ -53,6 +53,7 @@ class StepContext:
     job: Job
     node: NodeConfig
     store: JobStore
+    opening: Any = None
 
 
 class ToyWorkflow:

@@ -6,11 +6,12 @@ of the parties. Do not use it where the data of two owners must stay apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from veilscore.channel import Tamper, simulate
 from veilscore.errors import JobError, RefusedError, VeilscoreError
+from veilscore.evidence.opening import begin
 from veilscore.node import workflow
 from veilscore.node.job import Job, new_job_id
 from veilscore.node.policy import NodeConfig, Refuse
@@ -30,6 +31,7 @@ class LocalRun:
     ----------
     stores : each party's job folder.
     transcripts : party -> all messages it saw, with content if `keep` was asked for.
+    audited : keep at the bank what an auditor needs.
     """
 
     job: Job
@@ -37,6 +39,7 @@ class LocalRun:
     nodes: Mapping[str, NodeConfig]
     stores: dict[str, JobStore]
     transcripts: dict[str, Transcript] = field(default_factory=dict)
+    audited: bool = False
 
     def context(self, session: Session) -> workflow.StepContext:
         """What the session's party has at hand."""
@@ -55,11 +58,16 @@ class LocalRun:
         timeout_s: float = 120.0,
     ) -> None:
         """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
-        roles, sessions = {}, {}
+        roles, sessions, record = {}, {}, None
         checkpoints: dict[str, list[dict[str, Any]]] = {}
         for party in workflow.parties_in(step, self.job):
             session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
-            roles[party], sessions[party] = workflow.protocol_for(step, self.context(session)), session
+            context = self.context(session)
+            if self.audited and party == self.job.bank:
+                record = begin(context.home(), session, self.job, self.nodes[party])
+                context = replace(context, opening=record.opening)
+                self.transcripts[party].sink = record.add
+            roles[party], sessions[party] = workflow.protocol_for(step, context), session
         try:
             simulate(
                 roles,
@@ -75,6 +83,10 @@ class LocalRun:
                 if states:
                     self.stores[party].save_json(f"checkpoint_{step}", states[-1])
             raise
+        finally:
+            if record is not None:
+                self.transcripts[self.job.bank].sink = None
+                record.close()
 
     def run(self) -> LocalRun:
         """Run all steps."""
@@ -83,7 +95,9 @@ class LocalRun:
         return self
 
 
-def open_job(job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: bool = False) -> LocalRun:
+def open_job(
+    job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: bool = False, audited: bool = False
+) -> LocalRun:
     """Prepare a job below `folder` (one home per party); policies are asked as real nodes ask them.
 
     Raises
@@ -98,4 +112,4 @@ def open_job(job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: b
             raise RefusedError(decision.reason, party=party)
     stores = {party: JobStore(folder / party / "jobs" / job_id) for party in everyone}
     transcripts = {party: Transcript(keep=keep) for party in everyone}
-    return LocalRun(job, job_id, everyone, stores, transcripts)
+    return LocalRun(job, job_id, everyone, stores, transcripts, audited)

@@ -188,12 +188,13 @@ class TranscriptEntry:
 class Transcript:
     """Append-only list of messages of one party, with a running hash over both directions.
 
-    Content is kept only where `keep` is set (tests that attack or audit a recorded run).
+    Content is kept only where `keep` is set (tests that attack a recorded run); `sink` takes each message as it passes.
     """
 
     keep: bool = False
     entries: list[TranscriptEntry] = field(default_factory=list)
     messages: list[tuple[TranscriptEntry, Message]] = field(default_factory=list, repr=False)
+    sink: Callable[[TranscriptEntry, bytes], None] | None = field(default=None, repr=False)
 
     def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> None:
         """Record one message."""
@@ -209,6 +210,8 @@ class Transcript:
         self.entries.append(entry)
         if self.keep:
             self.messages.append((entry, message))
+        if self.sink is not None:
+            self.sink(entry, payload)
 
     def bytes_sent(self, party: str) -> int:
         """Bytes that `party` sent."""

@@ -27,7 +27,10 @@ class Leak:
     only: Literal["", "score", "band"] = ""  # sent where this is released of a row
 
 
+_BANK_STEPS = ("align", "bin", "screen", "train", "boost", "stack", "evaluate")
+
 LEAKS: tuple[Leak, ...] = (
+    *(Leak(step, "StepCommitment", "holder", "public", "nothing") for step in _BANK_STEPS),
     Leak("align", "AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
     Leak("align", "AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set"),
     Leak("align", "AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),

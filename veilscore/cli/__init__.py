@@ -13,6 +13,7 @@ from rich.panel import Panel
 from veilscore import __version__
 from veilscore.cli import (
     approvals,
+    audit,
     consent,
     datasets,
     evidence,
@@ -61,6 +62,7 @@ consent.add_to(app)
 policies.add_to(app)
 datasets.add_to(app)
 evidence.add_to(app)
+audit.add_to(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - signature of a typer callback

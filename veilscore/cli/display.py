@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from veilscore.v1 import control_pb2
 
 _COLOUR = {"done": "green", "accepted": "green", "failed": "red", "refused": "red", "cancelled": "yellow"}
+_COLOUR |= {"confirmed": "green", "differs": "red", "cannot be audited": "yellow"}
 ENDED = frozenset({"done", "failed", "refused", "cancelled"})
 
 

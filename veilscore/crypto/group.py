@@ -25,6 +25,7 @@ from numba import njit, types
 from rbcl._sodium import _sodium, lib_path
 
 from veilscore.errors import MessageError, SecretReuseError
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class Scalar:
     def __init__(self) -> None:
         value = 0
         while not value:  # 512 bits modulo the order: distance from uniform below 2^-256
-            value = int.from_bytes(os.urandom(DIGEST_BYTES), "little") % ORDER
+            value = int.from_bytes(secret_bytes(DIGEST_BYTES), "little") % ORDER
         self._bytes: NDArray[np.uint8] | None = np.frombuffer(
             bytearray(value.to_bytes(POINT_BYTES, "little")), np.uint8
         )

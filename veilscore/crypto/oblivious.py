@@ -15,7 +15,6 @@ Aborts: MessageError on a message of wrong size or an invalid point.
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from rbcl import crypto_core_ristretto255_sub as subtract_points
 
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class LabelSender:
     def __init__(self, label: bytes, base: bytes) -> None:
         point = parse_points(base, 1)
         check_points(point)
-        self.offset: Labels = np.frombuffer(os.urandom(WIDTH // 8), np.uint64).copy()
+        self.offset: Labels = np.frombuffer(secret_bytes(WIDTH // 8), np.uint64).copy()
         self.offset[0] |= np.uint64(1)  # the low bit of a label is the evaluator's pointer into a table
         chosen = np.unpackbits(self.offset.view(np.uint8), bitorder="little").astype(bool)
         scalars = [Scalar() for _ in range(WIDTH)]

@@ -19,6 +19,7 @@ from veilscore.data.code_array import Codes
 from veilscore.data.column_bins import Bins, bins_from_json, bins_to_json
 from veilscore.data.fit_bins import BinSizes, fit_bins
 from veilscore.errors import DataError, SchemaError
+from veilscore.randomness import secret_generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,10 +123,10 @@ class CodeMap:
         max_bin, min_bin_fraction, min_bin_count : see `BinSizes`.
         ordered : keep the order of number columns up to a secret flip, so that the bank can merge neighbours.
         allow_none : return a map without columns where every column is dropped, instead of DataError.
-        generator : for tests; default is seeded by the operating system.
+        generator : for tests; default is seeded by 128 secret bits.
         """
         sizes = BinSizes(max_bin, min_bin_fraction, min_bin_count)
-        generator = generator or np.random.default_rng()  # seeds itself with 128 bits of the operating system
+        generator = generator or secret_generator()
         kinds = table.kinds
         columns, dropped = [], {}
         for name, values in table.columns.items():

@@ -12,6 +12,7 @@ Reveals: a score receipt shows its own line to whom it is given, and of all othe
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
@@ -31,12 +32,14 @@ from veilscore.evidence.documents import (
 )
 from veilscore.evidence.heads import Countersignature, SignedHead  # noqa: TC001 - pydantic reads the types
 from veilscore.evidence.merkle import Tree, check_inclusion, leaf_hash
+from veilscore.protocol import Transcript
 
 if TYPE_CHECKING:
     from veilscore.evidence.log import Log
-    from veilscore.protocol import Transcript
+    from veilscore.protocol import TranscriptEntry
 
 SALT_BYTES = 16
+KEPT_DIGESTS = 64
 _SCORE = b"veilscore/1 score\0"
 _ROW_END = b"\r\n"
 Salt = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -44,13 +47,20 @@ Row = Annotated[str, Field(max_length=4000)]
 
 
 class Traffic(Document):
-    """All messages of one step from one party to another, by digest; both must state the same."""
+    """All messages of one step from one party to another, by digest; both must state the same.
+
+    Parameters
+    ----------
+    earlier : of an attempt that failed, the digest before each of the last messages, the newest first: the other side
+        may have got fewer.
+    """
 
     sender: Party
     recipient: Party
     messages: Count
     bytes: Count
     digest: Digest
+    earlier: Annotated[tuple[Digest, ...], Field(max_length=KEPT_DIGESTS)] = ()
 
 
 class Answer(Document):
@@ -204,21 +214,41 @@ class OnlineReceipt(Document):
     salt: Salt
 
 
-def traffic_of(transcript: Transcript) -> tuple[Traffic, ...]:
+def traffic_of(transcript: Transcript, *, failed: bool = False) -> tuple[Traffic, ...]:
     """Digest of a transcript for each direction; sender and recipient compute the same from what each saw."""
     hashes: dict[tuple[str, str], list[int]] = {}
     chains: dict[tuple[str, str], hashlib._Hash] = {}
+    earlier: dict[tuple[str, str], deque[str]] = {}
     for e in transcript.entries:
         pair = (e.sender, e.recipient)
-        chain = chains.setdefault(pair, hashlib.sha256(canonical([e.session, *pair])))
+        chain = chains.setdefault(pair, _chain(e.session, *pair))
+        if failed:
+            earlier.setdefault(pair, deque(maxlen=KEPT_DIGESTS)).appendleft(chain.hexdigest())
         chain.update(canonical([e.sequence, e.kind, e.size_bytes, e.sha256]))
         count = hashes.setdefault(pair, [0, 0])
         count[0] += 1
         count[1] += e.size_bytes
     return tuple(
-        Traffic(sender=s, recipient=r, messages=hashes[s, r][0], bytes=hashes[s, r][1], digest=chains[s, r].hexdigest())
+        Traffic(
+            sender=s,
+            recipient=r,
+            messages=hashes[s, r][0],
+            bytes=hashes[s, r][1],
+            digest=chains[s, r].hexdigest(),
+            earlier=tuple(earlier.get((s, r), ())),
+        )
         for s, r in sorted(chains)
     )
+
+
+def _chain(session: str, sender: str, recipient: str) -> hashlib._Hash:
+    return hashlib.sha256(canonical([session, sender, recipient]))
+
+
+def digest_of(session: str, sender: str, recipient: str, entries: list[TranscriptEntry]) -> str:
+    """Digest of messages of one direction, also of none."""
+    found = traffic_of(Transcript(entries=entries))
+    return found[0].digest if found else _chain(session, sender, recipient).hexdigest()
 
 
 def commitment(salt: bytes, data: bytes) -> str:

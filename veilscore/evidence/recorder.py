@@ -146,6 +146,12 @@ class EvidenceRecorder:
         )
         self._append(answer.model_dump(mode="json"))
 
+    def step_bound(self, session: str, commitment: bytes) -> None:
+        """Bank: before the first message of an attempt, what it is bound to (`veilscore.evidence.opening`)."""
+        job_id, step, attempt = session.split("/")
+        entry = {"kind": "step_bound", "job_id": job_id, "step": step, "attempt": int(attempt)}
+        self._append({**entry, "commitment": commitment.hex(), "time_ms": self.log.now_ms()})
+
     def step_finished(self, session: str, transcript: Transcript) -> None:
         """When an attempt is done, before others hear of it."""
         self._step(session, transcript, "done")
@@ -162,7 +168,7 @@ class EvidenceRecorder:
             step=step,
             attempt=int(attempt),
             outcome=outcome,
-            traffic=traffic_of(transcript),
+            traffic=traffic_of(transcript, failed=outcome == "failed"),
             time_ms=self.log.now_ms(),
         )
         self._append(entry.model_dump(mode="json"))

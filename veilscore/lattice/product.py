@@ -13,7 +13,6 @@ Aborts: MessageError on a message of wrong size or range.
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
 from veilscore.lattice.slots import block_rows, fold, n_folded, unfold
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,7 +121,7 @@ class ProductKey:
     def _encrypt_block(self, u: Words) -> bytes:
         params = self._params
         this, scale, cut = ring_of(params), exact_scale(params), params.n_message
-        seed = os.urandom(KEY_BYTES)
+        seed = secret_bytes(KEY_BYTES)
         c0 = this.negate(this.multiply(_c1(self._label, seed, u.shape[0], params), self._s))
         this.add_to(c0, this.ntt(this.lift(SecretStream().noise(u.shape))))
         # D = 0 modulo its own limbs, and modulo p1, p2 the values of the message are the slots themselves

@@ -1,7 +1,7 @@
-"""Randomness of the kernel: secret streams from the operating system, public elements from a labelled XOF.
+"""Randomness of the kernel: secret streams of a fresh key, public elements from a labelled XOF.
 
-Both expand a 256-bit key with AES-CTR. A `SecretStream` takes its key from the operating system and lives for
-one query, so nothing that survives a rollback, a fork or a copy can repeat it. A `PublicStream` takes its key
+Both expand a 256-bit key with AES-CTR. A `SecretStream` takes its key from `veilscore.randomness` and lives
+for one query, so that no two queries share a secret. A `PublicStream` takes its key
 from SHAKE-256 of a label, so that no peer chooses a public ring element (FrodoKEM expands its matrix alike).
 """
 
@@ -18,6 +18,7 @@ from numba import njit
 
 from veilscore.errors import ParameterError, SecretReuseError
 from veilscore.lattice.params import DITHER_SD, T
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,10 +89,10 @@ class PublicStream(_Stream):
 
 
 class SecretStream(_Stream):
-    """Secrets, noise and masks of one query, keyed by the operating system."""
+    """Secrets, noise and masks of one query, under a fresh key."""
 
     def __init__(self) -> None:
-        super().__init__(os.urandom(KEY_BYTES))
+        super().__init__(secret_bytes(KEY_BYTES))
 
     def ternary(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
         """Return integers uniform in {-1, 0, 1}."""

@@ -17,6 +17,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
 from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.federation import Federation, Member, load_federation
 from veilscore.fabric.grpc_channel import Fabric
@@ -212,13 +213,14 @@ class Node:
         job_id, step, attempt = request.job_id, request.step, request.attempt
         entry = self._may_run(job_id, step)
         check_bound(entry.bound, await asyncio.to_thread(bound_now, self.home, self.config, entry.job), self.name)
+        record = await asyncio.to_thread(self._bind, entry, step, attempt)
         entry = self._may_run(job_id, step)
         await self._stop_job(job_id, "a new attempt began", keep=session_id(job_id, step, attempt))
         busy = [name for name in self._runs if name != job_id]
         if len(busy) >= self.config.limits.max_jobs:
             raise PeerError(f"{self.name} works on {len(busy)} jobs already; try later", party=self.name)
         entry = self.ledger.begin(job_id, step, attempt)
-        run = self._open(entry, step, attempt, request.deadline_s)
+        run = self._open(entry, step, attempt, request.deadline_s, record)
         self._runs[job_id] = run
         try:
             async with contextlib.aclosing(run.events()) as events:
@@ -245,16 +247,32 @@ class Node:
             raise JobError(f"job {job_id} is not done at {self.name}", party=self.name)
         return entry.job
 
-    def _open(self, entry: LedgerEntry, step: str, attempt: int, deadline_s: float) -> StepRun:
+    def _bind(self, entry: LedgerEntry, step: str, attempt: int) -> StepRecord | None:
+        """Bank: draw the seed of a new attempt, keep its opening, and log what it is bound to."""
+        if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
+            return None
+        session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
+        record = begin(self.home, session, entry.job, self.config)
+        self.evidence.step_bound(session.id, record.opening.commitment)
+        return record
+
+    def _open(
+        self, entry: LedgerEntry, step: str, attempt: int, deadline_s: float, record: StepRecord | None
+    ) -> StepRun:
         job = entry.job
         session = Session(session_id(entry.job_id, step, attempt), self.name, job.bank, job.holders)
         store = self.job_store(entry.job_id)
         context = self.workflow.StepContext(
-            session=session, role=self.config.role, job=job, node=self.config, store=store
+            session=session,
+            role=self.config.role,
+            job=job,
+            node=self.config,
+            store=store,
+            opening=None if record is None else record.opening,
         )
         limit_s = self.config.limits.step_deadline_s
         deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
-        return StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, deadline_s)
+        return StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, deadline_s, record)
 
     def _may_run(self, job_id: str, step: str) -> LedgerEntry:
         """Check that the job was accepted and that this step is next (or is the last one once more)."""

@@ -316,6 +316,23 @@ class NodeLimits(Strict):
     max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
 
 
+class AuditRules(Strict):
+    """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
+
+    steps: tuple[Literal["align", "bin", "screen", "train", "boost", "stack", "evaluate", "score"], ...] = (
+        "align",
+        "bin",
+        "screen",
+        "train",
+        "boost",
+        "stack",
+        "evaluate",
+        "score",
+    )
+    days: int = Field(default=90, ge=1, description="older openings are deleted")
+    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
+
+
 class NodeConfig(Strict):
     """A node's own node.yaml."""
 
@@ -335,6 +352,7 @@ class NodeConfig(Strict):
     datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
     policy: NodePolicy = NodePolicy()
     limits: NodeLimits = NodeLimits()
+    audit: AuditRules = AuditRules()
 
     @field_validator("state_url")
     @classmethod

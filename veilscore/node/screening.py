@@ -10,7 +10,6 @@ where a limit of association is set.
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from veilscore.protocols.screening import (
     bank_screen,
     holder_screen,
 )
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -298,7 +298,7 @@ def _file_result(context: StepContext, columns: list[ScreenedColumn], train: NDA
             "n_train": int(train.sum()),
             "n_holdout": int((~train).sum()),
             "columns": modelling.to_json(columns),
-            "salt": secrets.token_hex(32),
+            "salt": secret_bytes(32).hex(),
         }
     )
     folder = _folder(context, job.name)

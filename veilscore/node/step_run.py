@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from veilscore.evidence.opening import StepRecord
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.job import Job
     from veilscore.node.store import JobStore
@@ -103,14 +104,22 @@ class StepRun:
     protocol : this party's role.
     store : where checkpoints go.
     deadline_s : seconds until the attempt counts as failed.
+    record : bank: takes each message, for an auditor.
     """
 
     def __init__(
-        self, fabric: Fabric, session: Session, protocol: Protocol[None], store: JobStore, deadline_s: float
+        self,
+        fabric: Fabric,
+        session: Session,
+        protocol: Protocol[None],
+        store: JobStore,
+        deadline_s: float,
+        record: StepRecord | None = None,
     ) -> None:
         self.session = session
         self.failure: str | None = None
-        self.transcript = Transcript()
+        self._record = record
+        self.transcript = Transcript(sink=None if record is None else record.add)
         self._fabric = fabric
         self._guard = _Guarded(protocol)
         self._store = store
@@ -170,6 +179,8 @@ class StepRun:
             event = self._failed(error)
         finally:
             self._fabric.close_session(self.session.id, self.failure or "the step has ended")
+            if self._record is not None:
+                self._record.close()
             if event is not None:
                 self._queue.put_nowait(event)
 

@@ -21,6 +21,7 @@ import numpy as np
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, DataError, JobError, RefusedError, SchemaError
+from veilscore.evidence.opening import unkept
 from veilscore.modelling import boosting_design
 from veilscore.modelling import design as modelling
 from veilscore.modelling.bands import Bands, KeptBands
@@ -35,6 +36,7 @@ from veilscore.protocol import interleave
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.protocols.binning import bank_bin, holder_bin, own_counts
 from veilscore.protocols.boosting import bank_boost, holder_boost
+from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.protocols.scoring import (
     BandResult,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.table import Table
+    from veilscore.evidence.opening import Opening
     from veilscore.node.job import Job
     from veilscore.node.policy import NodeConfig
     from veilscore.node.store import JobStore
@@ -88,6 +91,7 @@ class StepContext:
     node: NodeConfig
     store: JobStore
     whole: Path | None = field(default=None, kw_only=True)  # folder of the job that this step's files are a part of
+    opening: Opening | None = field(default=None, kw_only=True)  # bank: what this attempt is bound to
 
     def table(self) -> Table:
         """The party's data set of the job, read afresh and checked."""
@@ -196,7 +200,15 @@ def parties_in(step: str, job: Job) -> tuple[str, ...]:
 
 
 def protocol_for(step: str, context: StepContext) -> Protocol[None]:
-    """One party's role in a step."""
+    """One party's role in a step: the bank's is committed to before it starts, and a holder's hears the commitment."""
+    protocol = _with_report(step, context, role_of(step, context))
+    if context.role == "bank":
+        return bank_committed(context.session, context.opening or unkept(context.session), protocol)
+    return holder_committed(context.session, protocol) if context.role == "holder" else protocol
+
+
+def role_of(step: str, context: StepContext) -> Protocol[None]:
+    """One party's role in a step, by itself: with its messages and files, without commitment and report."""
     roles: dict[tuple[str, str], Callable[[StepContext], Protocol[None]]] = {
         ("align", "bank"): _bank_align,
         ("align", "holder"): _holder_align,
@@ -217,10 +229,10 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
     }
     if isinstance(context.job.parameters, TrainStack) and step not in {"align", "bin", "evaluate"}:
         fits = {(task, role): roles[FITS[task], role] for task in FITS for role in ("bank", "holder")}
-        return _with_report(step, context, stacking.protocol_for(step, context, fits))
+        return stacking.protocol_for(step, context, fits)
     if (step, context.role) not in roles:
         raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
-    return _with_report(step, context, roles[step, context.role](context))
+    return roles[step, context.role](context)
 
 
 def _with_report(step: str, context: StepContext, protocol: Protocol[None]) -> Protocol[None]:
@@ -269,7 +281,8 @@ def _bank_align(context: StepContext) -> Protocol[None]:
     table = context.table()
     session, ids = context.session, table.ids.tolist()
     if context.job.task == "score_batch":
-        yield from bank_send_lists(session, lists_in(context.home(), context.job))
+        at_s = None if context.opening is None else context.opening.time_ms / 1000
+        yield from bank_send_lists(session, lists_in(context.home(), context.job, at_s))
     results = yield from interleave({h: bank_align(session, h, ids, _limits(context)) for h in session.holders})
     sizes = {holder: result.holder_set_size for holder, result in results.items()}
     context.store.save_json(

@@ -24,7 +24,6 @@ results.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,7 @@ from veilscore.crypto.group import (
 )
 from veilscore.errors import IdError, MessageError, OverlapError, ParameterError, RefusedError
 from veilscore.protocol import Progress, Protocol, Send, Session, receive
+from veilscore.randomness import secret_bytes
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def holder_align(
     """
     _check_ids(ids, limits)
     bank = session.bank
-    order = np.argsort(np.frombuffer(os.urandom(8 * len(ids)), np.uint64))  # uniform but for 64-bit ties
+    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))  # uniform but for 64-bit ties
     own = _Outgoing([ids[i] for i in order], session.label("align", bank, session.party), limits)
     incoming = _Incoming(bank, limits)
     doubled_bank: list[NDArray[np.uint8]] = []

@@ -16,7 +16,6 @@ Aborts   : MessageError on any wrong size, range or order; RefusedError where an
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +48,7 @@ from veilscore.protocols.boosting_form import (
 from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
 from veilscore.protocols.sealed_argmax import BankKeys, bank_setup, holder_setup
+from veilscore.randomness import secret_bytes
 from veilscore.v1 import boosting_pb2 as pb
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Bank:
         key = ProductKey(session.label(f"boost {purpose} {number} {holder}", session.bank, holder))
         previous, seed = "", b""
         if self.partner != holder:  # the first partner's share is masked too: it may have no split of its own
-            previous, seed = self.partner, os.urandom(SEED_BYTES)
+            previous, seed = self.partner, secret_bytes(SEED_BYTES)
             if previous:
                 yield Send(previous, pb.BoostBankTree(tree=number, hand_over_to=holder))
             self.margin = subtract(self.margin, _remask(seed, self.n))
@@ -308,7 +308,7 @@ class Bank:
         if not self.growth.sealed and not self._root_fits(holder, columns):
             return None
         series = harmonics.for_bound(max(abs(r) for r in self.reach) * (1 + 1e-9))
-        seed = os.urandom(SEED_BYTES) if self.growth.subsample < 1 else b""
+        seed = secret_bytes(SEED_BYTES) if self.growth.subsample < 1 else b""
         key = yield from self._turn_to(
             holder,
             number,
@@ -482,7 +482,7 @@ def holder_boost(
             columns = [s.column for t in trees for s in t.splits if s.side == "holder"] if tell_columns else []
             told = columns if growth.sealed else []
             # sealed splits are the holder's own: unsalted, a few of them could be guessed from the digest
-            salt = os.urandom(SEED_BYTES) if growth.sealed else b""
+            salt = secret_bytes(SEED_BYTES) if growth.sealed else b""
             yield Send(session.bank, pb.BoostHolderPart(sha256=shapes_digest(trees, salt), columns=told))
             return HolderResult(trees, holder.accountant.spent, holder.accountant.n_sums, salt)
         if message.hand_over_to:

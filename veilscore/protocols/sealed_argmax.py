@@ -13,7 +13,6 @@ Aborts   : MessageError on any wrong size or range.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from veilscore.lattice.slots import block_rows, n_folded
 from veilscore.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
 from veilscore.protocols.sealed_circuit import best_splits
 from veilscore.protocols.sealed_gain import Factors, GainRule, Sums, narrow, plus, upper_bit
+from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -173,7 +173,7 @@ def holder_argmax(keys: HolderKeys, rule: GainRule, sums: Sums) -> Protocol[Winn
     share = keys.product.decrypt(_pieces(answer, [REPLY_BYTES] * (2 * _blocks(n_rows))), n_rows, 2)
     candidates, level = factors.words(share, rule, bank=False)
     theirs = keys.labels.extend(choice, candidates.shape), keys.labels.extend(node_choice, level.shape)
-    mask = to_bits(np.frombuffer(os.urandom(8 * nodes), "<u8"), rule.index_bits)
+    mask = to_bits(np.frombuffer(secret_bytes(8 * nodes), "<u8"), rule.index_bits)
     outputs = []
     for piece in _node_pieces(nodes, rule):
         mine = keys.circuit.own(candidates[:, piece]), keys.circuit.own(level[:, piece])

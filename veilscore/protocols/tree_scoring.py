@@ -45,6 +45,7 @@ from veilscore.protocols.scoring import (
     receive_total,
     release_share,
 )
+from veilscore.randomness import in_order
 from veilscore.v1 import score_pb2 as pb
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterat
     """Results of tasks in order, a few of them computed in advance."""
     running: deque[Future[R]] = deque()
     for task in tasks:
-        running.append(pool.submit(task))
+        running.append(pool.submit(in_order(task)))
         if len(running) > AHEAD:
             yield running.popleft().result()
     while running:

@@ -43,9 +43,14 @@ OPENING = (score_pb2.BatchHolderPartial, score_pb2.BandHolderPartial, score_pb2.
 _COUNT_BYTES = 8
 
 
-def lists_in(home: Path, job: Job) -> tuple[bytes, ...]:
-    """Consent lists in a bank's HOME/consents/lists that say they cover the job now, newest first, as they travel."""
-    ask = ask_of(job)
+def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ...]:
+    """Consent lists in a bank's HOME/consents/lists that say they cover the job, newest first, as they travel.
+
+    Parameters
+    ----------
+    at_s : when; default now.
+    """
+    ask = ask_of(job, at_s)
     folder = home / "consents" / "lists"
     paths = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True) if folder.is_dir() else []
     found = []
@@ -58,9 +63,9 @@ def lists_in(home: Path, job: Job) -> tuple[bytes, ...]:
     return tuple(found[:MAX_LISTS])
 
 
-def ask_of(job: Job) -> Ask:
-    """What a batch job asks for, now."""
-    return Ask(job.purpose, job.task, job.bank, job.scoring.model, time.time())
+def ask_of(job: Job, at_s: float | None = None) -> Ask:
+    """What a batch job asks for, at a time (default now)."""
+    return Ask(job.purpose, job.task, job.bank, job.scoring.model, time.time() if at_s is None else at_s)
 
 
 def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:

@@ -100,9 +100,13 @@ def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
     meaning = dataset.model_dump_json(exclude={"path"}).encode()
     if dataset.path is None or not dataset.path.is_file():
         return _salted(salt, meaning)
-    status = dataset.path.stat()
-    content = _file_digest(dataset.path, (status.st_mtime_ns, status.st_size, status.st_ino))
-    return _salted(salt, meaning + content)
+    return _salted(salt, meaning + file_digest(dataset.path))
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; read once while time, size and inode stay."""
+    status = path.stat()
+    return _file_digest(path, (status.st_mtime_ns, status.st_size, status.st_ino))
 
 
 @functools.lru_cache(maxsize=64)

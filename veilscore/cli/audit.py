@@ -1,0 +1,193 @@
+"""Commands of an auditor: audit, audit export, audit delete. None of them calls another node."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.markup import escape
+
+from veilscore.cli.connection import find_home
+from veilscore.cli.display import console, table
+from veilscore.errors import ConfigError, EvidenceError
+from veilscore.evidence.audit import Finding, JobAudit, job_of
+from veilscore.evidence.documents import AnyKeys, Keys, load_keys
+from veilscore.evidence.log import LOG_FILE
+from veilscore.evidence.opening import AUDIT, read_opening
+from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.step_files import DATASET
+from veilscore.evidence.witness import Witnesses
+from veilscore.node.job import JOB_ID
+from veilscore.node.policy import load_node_config
+from veilscore.release.binding import file_digest
+
+audit_app = typer.Typer(
+    invoke_without_command=True,
+    help="Run the bank's role of past steps again, and compare with what the others logged.",
+    epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
+)
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The bank's home; default $VEILSCORE_HOME, or here.")]
+JobArgument = Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.add_typer(audit_app, name="audit", rich_help_panel="Evidence")
+
+
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    *,
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="The bank's home or a bundle of it; default $VEILSCORE_HOME, or here.")
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option("--receipt", help="Receipts of jobs; default those that the bank keeps."),
+    ] = None,
+    logs: Annotated[
+        list[Path] | None,
+        typer.Option("--log", help="Logs of other parties (homes or log.jsonl): they show failed attempts too."),
+    ] = None,
+    keys: Annotated[
+        list[Path] | None, typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates.")
+    ] = None,
+    job: Annotated[str | None, typer.Option("--job", help="Only this job.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="Only this step.")] = None,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="How many attempts, drawn at random; 0: all.")] = 5,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the draw, to repeat it.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The bank's data set, where no link to it could be kept.")
+    ] = None,
+) -> None:
+    """Audit a random sample of steps: does what the bank sent follow from approved model, data and committed seed.
+
+    Exit code 0 only if every attempt in the sample is confirmed.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    home = bank if bank is not None else find_home(None, None)
+    witnesses = _witnesses(home, receipts, logs, _keys(home, keys))
+    attempts = [
+        (job_id, *key)
+        for job_id, found in witnesses.attempts.items()
+        for key in found
+        if job in {None, job_id} and step in {None, key[0]}
+    ]
+    if not attempts:
+        raise EvidenceError("no receipt or log shows such a step: give --receipt or --log, or another --job or --step")
+    drawn = np.random.default_rng(seed).permutation(len(attempts))[: sample or len(attempts)]
+    findings = _audited(home, witnesses, [attempts[k] for k in sorted(drawn.tolist())], data)
+    rows = [(f.job_id, f.step, f.attempt, f.verdict, f.party, f.detail) for f in findings]
+    title = f"{len(drawn)} of {len(attempts)} attempts drawn, with the steps that they go on from"
+    console().print(table(title, ("job", "step", "attempt", "verdict", "party", "what was found"), rows))
+    if not logs:
+        console().print("Attempts that failed stand in the logs of the other parties only: give --log to see them.")
+    if any(f.verdict != "confirmed" for f in findings):
+        raise typer.Exit(1)
+
+
+def _audited(home: Path, witnesses: Witnesses, drawn: list[tuple[str, str, int]], data: Path | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for job_id in dict.fromkeys(job_id for job_id, _, _ in drawn):
+        job = witnesses.jobs.get(job_id) or job_of(home, job_id)
+        if job is None:
+            why = "no receipt shows the job, and the bank kept no opening of it"
+            findings += [
+                Finding(j, step, attempt, "cannot be audited", "bank", why) for j, step, attempt in drawn if j == job_id
+            ]
+            continue
+        if any(request != job.sha256.hex() for request in witnesses.answered.get(job_id, ())):
+            raise EvidenceError(f"a party answered to another job {job_id} than the one shown", party=job.bank)
+        logged = {
+            key: {party: entry for party, entry in found.items() if party != job.bank}
+            for key, found in witnesses.attempts[job_id].items()
+        }
+        bound = witnesses.bound.get(job_id, {}) if job.bank in witnesses.parties else None
+        with JobAudit(home, job_id, job, logged, data=data, bound=bound) as found:
+            for _, step, attempt in (one for one in drawn if one[0] == job_id):
+                found.finding(step, attempt)
+            findings += found.findings()
+    return findings
+
+
+def _witnesses(home: Path, receipts: list[Path] | None, logs: list[Path] | None, keys: Keys) -> Witnesses:
+    witnesses = Witnesses()
+    kept = sorted((home / FOLDER / "receipts").glob("*.json"))
+    for path in receipts or kept:
+        witnesses.add_receipt(_read(path), keys)
+    own = home / FOLDER / LOG_FILE
+    for path in [*([own] if own.is_file() else []), *(logs or [])]:
+        witnesses.add_log(path / FOLDER / LOG_FILE if path.is_dir() else path, keys)
+    return witnesses
+
+
+def _keys(home: Path, files: list[Path] | None) -> Keys:
+    if files:
+        return AnyKeys([load_keys(file) for file in files])
+    if not (home / "node.yaml").is_file():
+        raise ConfigError("give --keys: a bundle holds no keys to be trusted")
+    return load_keys(load_node_config(home).federation)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@audit_app.command(epilog="Example: veilscore audit export kz-1a2b3c4d-0123456789abcdef --out bundle")
+def export(
+    job: JobArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; it opens what the bank sent in this job.")],
+    home: HomeOption = None,
+) -> None:
+    """Copy what an auditor needs of one job into a folder: openings, what the steps read, receipt and log."""
+    own = find_home(home, None)
+    source = _openings(own, job)
+    if out.exists():
+        raise ConfigError(f"{out} exists already: name a folder that does not")
+    try:
+        out.mkdir(mode=0o700, parents=True)
+        shutil.copytree(source, out / "jobs" / job / AUDIT)
+        for name in (f"receipts/{job}.json", LOG_FILE):
+            if (own / FOLDER / name).is_file():
+                (out / FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(own / FOLDER / name, out / FOLDER / name)
+        _add_data(own, out / "jobs" / job / AUDIT)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    console().print(f"written: {escape(str(out))}. Whoever has it can read the labels and decrypt what the bank sent.")
+
+
+def _add_data(home: Path, folder: Path) -> None:
+    """Add data sets to which no link could be kept, where they are still the same."""
+    paths = [d.path for d in load_node_config(home).datasets.values() if d.path is not None and d.path.is_file()]
+    for kept in folder.iterdir():
+        wanted = read_opening(kept).files.get(DATASET)
+        if wanted is not None and not any(kept.glob(f"{DATASET}*")):
+            for path in paths:
+                if file_digest(path).hex() == wanted:
+                    shutil.copy2(path, kept / f"{DATASET}{path.suffix}")
+
+
+@audit_app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
+def delete(job: JobArgument, *, home: HomeOption = None) -> None:
+    """Delete the openings of one job; from then on it cannot be audited."""
+    source = _openings(find_home(home, None), job)
+    try:
+        shutil.rmtree(source)
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be deleted: {error.strerror}") from error
+    console().print(f"deleted: {escape(str(source))}. The steps of {escape(job)} cannot be audited any more.")
+
+
+def _openings(home: Path, job: str) -> Path:
+    source = home / "jobs" / job / AUDIT
+    if JOB_ID.fullmatch(job) is None or not source.is_dir():
+        raise ConfigError(f"{home} keeps no openings of a job {job[:100]}: it ran elsewhere, or they were deleted")
+    return source
