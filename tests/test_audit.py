@@ -63,6 +63,13 @@ def test_a_release_is_confirmed_with_the_model_that_was_approved(trained):
     assert model[:16] in found["score.1"].detail
 
 
+def test_bands_without_scores_are_confirmed(tmp_path):
+    run = audited_run(tmp_path, bands={"A": 520, "B": 480}, holdout_output="band", **QUICK).run()
+    found = audit(run)
+    assert set(verdicts(found).values()) == {CONFIRMED}, found
+    assert "BandLeadDecoding" in {e.kind for e in run.transcripts["bank"].entries}
+
+
 @pytest.mark.parametrize("options", [{}, {"splits": "bounded", "tree_columns": "own", "subsample": 0.9}])
 def test_every_step_of_honest_boosting_and_of_its_release_is_confirmed(options, tmp_path):
     asked = {"n_estimators": 2, "max_depth": 2, "early_stopping_rounds": 2, "holdout_fraction": 0.4, **options}
