@@ -102,7 +102,7 @@ def test_a_finished_session_under_another_job_attempt_or_party(recorded):
         async with running(trial), commanding(folder / "coordinator") as orders:
             session, sender, sequence, payload = kept[0]
             for other in (
-                session.replace(job_id, f"{job_id[:-1]}0"),
+                session.replace(job_id, job_id[:-1] + ("1" if job_id.endswith("0") else "0")),
                 session.replace("align", "nothing"),
                 session[:-1] + "99",
             ):
