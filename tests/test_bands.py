@@ -33,12 +33,14 @@ from veilscore.local import open_job
 from veilscore.modelling.bands import Bands
 from veilscore.modelling.loss import TURN
 from veilscore.modelling.model import load_model
+from veilscore.node.workflow import estimate, parties_in
 from veilscore.protocol import Session
 from veilscore.protocols import banding
 from veilscore.protocols.banding import BandCircuit
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score_bands, holder_receive, holder_score
 from veilscore.protocols.tree_scoring import bank_score_trees_bands, bounds, holder_score_trees
 from veilscore.reports.bank import bank_report
+from veilscore.roles import leakage_table
 from veilscore.v1 import control_pb2 as cp
 from veilscore.v1 import score_pb2 as pb
 
@@ -484,6 +486,43 @@ def test_a_stack_in_bands(tmp_path):
     assert_holdout_in_bands(
         open_job(job("train_stack", **asked), nodes(folder, holder_policy=BAND_POLICY), tmp_path).run()
     )
+
+
+def test_what_a_job_in_bands_costs_and_tells_is_known_before():
+    scores = job("train_boosting", bands=CUTS)
+    bands = job("train_boosting", bands=CUTS, holdout_output="band")
+    for one, other in (
+        (scores, bands),
+        (job("score_batch", model="card"), job("score_batch", model="card", output="band")),
+    ):
+        n_rows = {"bank": 100_000}
+        assert estimate(other, n_rows)[-1].bytes > estimate(one, n_rows)[-1].bytes + 4000 * 25_000
+        table = {row.step: row for row in leakage_table(other.task, **other.parameters.tells)}
+        told = table["score" if other.task == "score_batch" else "evaluate"]
+        assert "band of each scored row" in told.bank
+        assert "total points" not in told.bank
+        assert (parties_in("align", other), parties_in("score", one)[-1]) == (other.parties, "coordinator")
+        assert parties_in("evaluate", other) == parties_in("score", other) == other.parties
+
+
+def test_bands_count_by_model_and_cut_offs(trained, tmp_path):
+    """The same bands again are a repeat; other cut-offs, or the score, are another model."""
+    home = tmp_path / "homes"
+    shutil.copytree(trained.stores["bank"].path.parents[2], home)
+    parts = firms(60, seed=31, prefix="counted", coverage=1)
+    folder = write(home / "counted", parts)
+    give_list(home / "bank", parts["bank"]["firm"])
+
+    def score_them(release, **parameters):
+        config = job("score_batch", name="batch", model="card", on_missing="missing_code", **parameters)
+        return open_job(config, nodes(folder, holder_policy={"release": release}), home).run()
+
+    first = released(score_them({"output": "band"}, output="band"))
+    assert released(score_them({"output": "band"}, output="band", bands={"X": 560, "Y": 520, "Z": 490})) != first
+    with pytest.raises(RefusedError, match="1 other models"):
+        score_them({"output": "band"}, output="band", bands={"A": 561, "B": 520, "C": 490})
+    with pytest.raises(RefusedError, match="1 other models"):
+        score_them({})
 
 
 # --- real nodes ------------------------------------------------------------------------------------------------------
