@@ -10,6 +10,7 @@ import pytest
 from consent_issuer import give_list
 from local_jobs import HOLDERS, firms, job, nodes, take, write
 
+from veilscore.crypto.oblivious import LabelReceiver
 from veilscore.data.codes import CodeMap
 from veilscore.errors import (
     ConfigError,
@@ -32,6 +33,7 @@ from veilscore.modelling.trees import HolderTrees, tree_values
 from veilscore.node.policy import NodePolicy, Refuse
 from veilscore.node.workflow import steps_for
 from veilscore.protocol import decode, encode
+from veilscore.protocols import boosting_sealed, sealed_argmax
 from veilscore.protocols.boosting import _remask
 from veilscore.protocols.boosting_form import rank_codes
 from veilscore.v1 import boosting_pb2 as pb
@@ -574,6 +576,30 @@ def test_a_sealed_job_resumes(tmp_path):
     assert len(model.trees) == 4
     assert all(part_of(run, h).sha256.hex() == model.holder_sha256[h] for h in HOLDERS)
     assert_holdout_in_the_clear(run, model, {holder: part_of(run, holder) for holder in HOLDERS})
+
+
+def test_sealed_keys_are_renewed_before_they_may_open_no_more(tmp_path, monkeypatch):
+    made = []
+
+    def counted(label):
+        made.append(label)
+        return LabelReceiver(label)
+
+    monkeypatch.setattr(boosting_sealed, "OPENINGS", 1)  # one tree a set-up
+    monkeypatch.setattr(sealed_argmax, "LabelReceiver", counted)
+    sealed = {"splits": "sealed", "bounds": True, "noise_rows": 3.0, "n_estimators": 5, "max_depth": 2}
+    run = open_run(tmp_path, firms(400), policy={}, **sealed).run()
+    assert len(made) == 3 + 2  # tax grows three trees, the registry two
+    assert_holdout_in_the_clear(run, model_of(run), {holder: part_of(run, holder) for holder in HOLDERS})
+
+
+def test_openings_of_sealed_keys_are_bounded_from_above():
+    class Sums:
+        max_depth = 4
+
+    assert sealed_argmax.openings(640, 8) >= max(2 * 8 * 641, 2 * 8 * 640)
+    assert boosting_sealed.trees_of_keys(Sums, 640) > 100  # twenty columns of 32 codes, depth 4
+    assert boosting_sealed.trees_of_keys(Sums, 1 << 40) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import T
+from veilscore.lattice.product import OPENINGS, ProductKey
 from veilscore.lattice.sampling import SecretStream
 from veilscore.protocol import Session, decode, encode
+from veilscore.protocols import sealed_argmax
 from veilscore.protocols.sealed_argmax import bank_argmax, bank_setup, holder_argmax, holder_setup
 from veilscore.protocols.sealed_gain import GainRule, Sums, left_sums
 from veilscore.v1 import scorecard_pb2 as pb
@@ -246,6 +248,22 @@ def test_winners_have_the_best_gain_and_reach_their_owner(n_bank, n_holder):
         kept = gain[np.arange(len(gain)), at] / gain.max(axis=1)
         assert kept.min() >= rule.worst_kept_gain
         assert kept.mean() > 0.93
+
+
+def test_what_keys_open_is_counted_in_advance(monkeypatch):
+    keys, nodes, n = [], 6, 2000
+
+    class Counted(ProductKey):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            keys.append(self)
+
+    monkeypatch.setattr(sealed_argmax, "ProductKey", Counted)
+    g, h = level(n, nodes, 5)
+    run_levels(rule_for(n, 14, 21), [both_sums(g, h, 5)])
+    used = [OPENINGS - key._left for key in keys]
+    assert len(used) == 2
+    assert 0 < max(used) <= sealed_argmax.openings(35, nodes)
 
 
 def test_a_column_that_decides_alone_wins_exactly():

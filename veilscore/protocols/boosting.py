@@ -45,7 +45,7 @@ from veilscore.protocols.boosting_form import (
     HolderColumns,
     rank_codes,
 )
-from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree
+from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree, trees_of_keys
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
 from veilscore.protocols.sealed_argmax import BankKeys, bank_setup, holder_setup
 from veilscore.randomness import secret_bytes
@@ -196,6 +196,7 @@ class Bank:
         self.vectors: dict[str, HistogramVectors] = {}
         self.holder_ranked: dict[str, Ranked] = {}
         self.sealed: dict[str, BankKeys] = {}
+        self.sealed_trees: dict[str, int] = {}  # grown with these keys
         self.accountants = {
             h: data.growth.accountant(c.ranked.n_codes, data.spent.get(h, 0.0)) for h, c in data.columns.items()
         }
@@ -319,6 +320,12 @@ class Bank:
             bank_columns=columns[0].tolist(),
             holder_columns=columns[1].tolist(),
         )
+        if self.growth.sealed:
+            n_cells = self.data.own.ranked.n_cells + self.holder_ranked[holder].n_cells
+            if self.sealed_trees.get(holder, 0) >= trees_of_keys(self.growth, n_cells):
+                self.sealed[holder] = yield from bank_setup(self.session, holder, pb.BoostSealed)
+                self.sealed_trees[holder] = 0
+            self.sealed_trees[holder] = self.sealed_trees.get(holder, 0) + 1
         gradients = yield from self._gradients(key, holder, series)
         rows = _sampled(self.growth, seed, self.n)
         form = SealedBankTree if self.growth.sealed else BankTree
@@ -510,6 +517,7 @@ class Holder:
         self.n_trees = 0
         self.natural: HolderColumns | None = None
         self.earlier: tuple[Tree, ...] = ()
+        self.sealed_trees = 0  # grown with the keys of `sealed`
 
     def state(self) -> dict[str, Any]:
         """What an interrupted training goes on from."""
@@ -601,6 +609,11 @@ class Holder:
             _chosen(message.bank_columns, self.bank_ranked, self.session.bank),
             _chosen(message.holder_columns, self.columns.ranked, self.session.bank),
         )
+        if self.growth.sealed:
+            n_cells = self.bank_ranked.n_cells + self.columns.ranked.n_cells
+            if self.sealed_trees >= trees_of_keys(self.growth, n_cells):
+                self.sealed, self.sealed_trees = (yield from holder_setup(self.session, pb.BoostSealed)), 0
+            self.sealed_trees += 1
         gradients = yield from self._gradients(series)
         rows = _sampled(self.growth, seed, self.n)
         form = SealedHolderTree if self.growth.sealed else HolderTree

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veilscore.crypto import shares
+from veilscore.lattice.product import OPENINGS
 from veilscore.modelling.trees import Split, Tree
 from veilscore.protocol import Checkpoint, Protocol, Send, receive
 from veilscore.protocols.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, Node, noised, subtract, tree_of
-from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax
+from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.v1 import boosting_pb2 as pb
 
@@ -90,6 +91,18 @@ def gain_rule(growth: Growth, n_bank: int, n_holder: int) -> GainRule:
         min_child_weight=rules.least_h,
         gamma=rules.gamma,
     )
+
+
+def trees_of_keys(growth: Growth, n_cells: int) -> int:
+    """Trees that one set-up of `sealed_argmax` serves at least, whatever is split: its keys open so much and no more.
+
+    Parameters
+    ----------
+    n_cells : codes of all columns of both sides.
+    """
+    candidates = 2 * n_cells  # a threshold at each code, missing values on either side
+    tree = sum(openings(candidates, 1 << depth) for depth in range(growth.max_depth))
+    return max(1, OPENINGS // max(1, tree))
 
 
 def _sums(nodes: list[Node], sides: tuple[tuple[Candidates, Ranked], tuple[Candidates, Ranked]]) -> Sums:

@@ -193,6 +193,12 @@ def holder_argmax(keys: HolderKeys, rule: GainRule, sums: Sums) -> Protocol[Winn
 # --- wire ---
 
 
+def openings(candidates: int, nodes: int) -> int:
+    """Coefficients that a level opens with either key, at most."""
+    sums, products = _blocks(2 * nodes * (candidates + 1)), 2 * _blocks(nodes * candidates)
+    return max(sums, products) * PRODUCT.N
+
+
 def _blocks(n_rows: int) -> int:
     return -(-n_rows // PRODUCT.N)
 
