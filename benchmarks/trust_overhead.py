@@ -1,9 +1,9 @@
 """What trust costs: two federations of four processes each on the same firms, one with all controls on, one with none.
 
-On: consent required, release control on, Merkle logs, receipts and cross-signing. Off: neither consent nor release
-control, and nodes that write no log. Batches and single firms are scored in turns, on and off, so that whatever else
-the machine does meets both; figures are medians of pairs. Then the parts alone: start of a sandbox, entries a second
-of a log, verification of a receipt.
+On: consent required, release control on, Merkle logs, receipts, cross-signing, and all that an audit needs. Off:
+neither consent nor release control, nodes that write no log, and a bank that keeps nothing for an audit. Batches and
+single firms are scored in turns, on and off, so that whatever else the machine does meets both; figures are medians
+of pairs. Then the parts alone: start of a sandbox, entries a second of a log, verification of a receipt.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class Unlogged(EvidenceRecorder):
     def job_answered(self, entry: object) -> None:
         """No entry."""
 
+    def step_bound(self, session: str, commitment: bytes) -> None:
+        """No entry."""
+
     def _step(self, session: str, transcript: object, outcome: str) -> None:
         """No entry."""
 
@@ -90,14 +93,16 @@ def unlogged_processes(folder: Path) -> Iterator[None]:
             process.wait(20)
 
 
-def set_policy(folder: Path, **changes: object) -> None:
-    """Change the policy of both holders."""
+def set_policy(folder: Path, *, audit: bool = True, **changes: object) -> None:
+    """Change the policy of both holders, and whether the bank keeps what an audit needs."""
     for party in PARTIES:
+        path = folder / party / "node.yaml"
+        content = yaml.safe_load(path.read_text())
         if party != "bank":
-            path = folder / party / "node.yaml"
-            content = yaml.safe_load(path.read_text())
             content["policy"] |= changes
-            path.write_text(yaml.safe_dump(content))
+        elif not audit:
+            content["audit"] = {"steps": []}
+        path.write_text(yaml.safe_dump(content))
 
 
 async def batch_s(fabric: Fabric) -> tuple[float, dict[str, float]]:
@@ -180,7 +185,7 @@ def main() -> None:
         set_policy(folders["on"], release={"repeats_per_model": 10_000})
         stack.enter_context(processes(folders["on"]))  # before the other one looks for free ports
         units["off"] = prepare(folders["off"], options.firms)
-        set_policy(folders["off"], consent="off", release={"control": "off"})
+        set_policy(folders["off"], audit=False, consent="off", release={"control": "off"})
         (folders["off"] / "bank" / "consents" / "lists" / "everybody.json").unlink()
         stack.enter_context(unlogged_processes(folders["off"]))
         batches, steps, single, exact = asyncio.run(
