@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,6 +66,7 @@ class Checkpoint:
 
 Command = Send | Receive | Progress | Checkpoint
 R = TypeVar("R")
+W = TypeVar("W")
 M = TypeVar("M", bound=Message)
 Protocol = Generator[Command, Message | None, R]
 
@@ -96,6 +98,7 @@ def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
 
 
 PART_BYTES = 8 << 20
+_SENT_AHEAD = 4
 
 
 def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Message | None, None]:
@@ -272,48 +275,100 @@ async def _drive(
     progress: Callable[[Progress], None] | None,
     checkpoint: Callable[[dict[str, Any]], None] | None,
 ) -> R:
-    sent: dict[str, int] = {}
-    received: dict[str, int] = {}
-    answer: Message | None = None
-    while True:
-        finished, command = await asyncio.to_thread(_advance, protocol, answer)
-        answer = None
-        if finished:
-            return command  # type: ignore[no-any-return]
-        if isinstance(command, Send):
-            sequence = sent.get(command.to, 0)
-            sent[command.to] = sequence + 1
-            payload = await asyncio.to_thread(_outgoing, command, sequence, session, transcript)
-            await channel.send(command.to, payload)
-        elif isinstance(command, Receive):
-            payload = await channel.receive(command.sender)
-            sequence = received.get(command.sender, 0)
-            received[command.sender] = sequence + 1
-            answer = await asyncio.to_thread(_incoming, command, payload, sequence, session, transcript)
-        elif isinstance(command, Progress):
-            if progress:
-                progress(command)
-        elif checkpoint:
-            checkpoint(command.state)
-
-
-def _advance(protocol: Protocol[R], answer: Message | None) -> tuple[bool, Any]:
-    """One move of the generator; StopIteration cannot cross a future, so it becomes a flag."""
+    role, outbox = _Role(protocol, session, transcript), _Outbox(channel)
+    asked, arrived = None, b""
     try:
-        return False, protocol.send(answer)
-    except StopIteration as stop:
-        return True, stop.value
+        while True:
+            finished, command, payload = await asyncio.to_thread(role.turn, asked, arrived)
+            asked, arrived = None, b""
+            if isinstance(command, Send):
+                await outbox.put(command.to, payload)
+            elif isinstance(command, Receive):
+                asked, arrived = command, await outbox.unless_failed(channel.receive(command.sender))
+            elif isinstance(command, Progress):
+                if progress:
+                    progress(command)
+            else:
+                await outbox.flush()
+                if finished:
+                    return command  # type: ignore[no-any-return]
+                if checkpoint:
+                    checkpoint(command.state)
+    finally:
+        await outbox.close()
 
 
-def _outgoing(command: Send, sequence: int, session: Session, transcript: Transcript) -> bytes:
-    """Encode and record one message; hashing megabytes has no place on the event loop."""
-    payload = encode(command.message)
-    transcript.add(session.id, session.party, command.to, sequence, command.message, payload)
-    return payload
+class _Role:
+    """One party's generator, and what passes between it and the wire."""
+
+    def __init__(self, protocol: Protocol[Any], session: Session, transcript: Transcript) -> None:
+        self._protocol = protocol
+        self._session = session
+        self._transcript = transcript
+        self._numbers: Counter[tuple[str, str]] = Counter()
+
+    def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, bytes]:
+        """Decode what arrived, compute and encode, in one visit to a worker thread; whether it ended, what it says."""
+        session, answer = self._session, None
+        if asked is not None:
+            answer = decode(arrived, asked.kind, session=session.id, sender=asked.sender)
+            self._record(asked.sender, session.party, answer, arrived)
+        try:
+            command = self._protocol.send(answer)
+        except StopIteration as stop:  # cannot cross a future
+            return True, stop.value, b""
+        if not isinstance(command, Send):
+            return False, command, b""
+        payload = encode(command.message)
+        self._record(session.party, command.to, command.message, payload)
+        return False, command, payload
+
+    def _record(self, sender: str, recipient: str, message: Message, payload: bytes) -> None:
+        number = self._numbers[sender, recipient]
+        self._numbers[sender, recipient] += 1
+        self._transcript.add(self._session.id, sender, recipient, number, message, payload)
 
 
-def _incoming(command: Receive, payload: bytes, sequence: int, session: Session, transcript: Transcript) -> Message:
-    """Decode and record one message."""
-    message = decode(payload, command.kind, session=session.id, sender=command.sender)
-    transcript.add(session.id, command.sender, session.party, sequence, message, payload)
-    return message
+class _Outbox:
+    """Delivery in the background, in order for each recipient; its failure is raised where the role waits next."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._queues: dict[str, asyncio.Queue[bytes]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def put(self, to: str, payload: bytes) -> None:
+        """Take one message; waits while `_SENT_AHEAD` others for the same party are under way."""
+        if to not in self._queues:
+            self._queues[to] = asyncio.Queue(_SENT_AHEAD)
+            self._tasks.append(asyncio.create_task(self._deliver(to, self._queues[to])))
+        await self.unless_failed(self._queues[to].put(payload))
+
+    async def _deliver(self, to: str, queue: asyncio.Queue[bytes]) -> None:
+        while True:
+            await self._channel.send(to, await queue.get())
+            queue.task_done()
+
+    async def flush(self) -> None:
+        """Return when everything was delivered."""
+        for queue in self._queues.values():
+            await self.unless_failed(queue.join())
+
+    async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
+        """Wait for `waited`, or raise what a delivery met meanwhile."""
+        task = asyncio.ensure_future(waited)
+        try:
+            await asyncio.wait({task, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for delivery in self._tasks:
+                if delivery.done():
+                    delivery.result()
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Drop what was not delivered."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -224,6 +224,17 @@ def add_all(a: NDArray[np.uint32], b: NDArray[np.uint32], primes: Limb) -> None:
 
 
 @njit(cache=True, nogil=True)
+def negate_all(a: NDArray[np.uint32], primes: Limb, out: NDArray[np.uint32]) -> None:
+    """Write out = -a modulo the primes, (B, L, N)."""
+    for i in range(a.shape[0]):
+        for k in range(primes.size):
+            x = a[i, k]
+            z = out[i, k]
+            for j in range(x.size):
+                z[j] = min(u32(primes[k] - x[j]), u32(u32(0) - x[j]))
+
+
+@njit(cache=True, nogil=True)
 def lift_all(small: NDArray[np.int8], primes: Limb, out: NDArray[np.uint32]) -> None:
     """Write signed small integers (B, N) as residues (B, L, N)."""
     for i in range(small.shape[0]):

@@ -13,6 +13,7 @@ Aborts: MessageError on a message of wrong size or range.
 
 from __future__ import annotations
 
+import threading
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def _share(values: Limbs, params: ParameterSet) -> Words:
     """Return the slots modulo t (B, N) of round(v / D), from values (B, L, N) in the NTT domain."""
     scale, cut = exact_scale(params), params.n_message
     remainder = scale.centred_remainder(ring(params.N, params.primes[cut:]).intt(values[:, cut:]))
-    return scale.join(scale.divide(values[:, :cut], ring(params.N, params.primes[:cut]).ntt(remainder)))
+    return scale.quotient(values[:, :cut], ring(params.N, params.primes[:cut]).ntt(remainder))
 
 
 class ProductKey:
@@ -97,6 +98,7 @@ class ProductKey:
         self._label = label
         self._openings = openings
         self._left = openings
+        self._counting = threading.Lock()
         self._s = this.ntt(this.lift(stream.ternary((N,))))
         pk0 = this.multiply(_public_a(label, params), self._s)
         this.add_to(pk0, this.ntt(this.lift(stream.noise((N,)))))
@@ -120,13 +122,11 @@ class ProductKey:
 
     def _encrypt_block(self, u: Words) -> bytes:
         params = self._params
-        this, scale, cut = ring_of(params), exact_scale(params), params.n_message
+        this = ring_of(params)
         seed = secret_bytes(KEY_BYTES)
         c0 = this.negate(this.multiply(_c1(self._label, seed, u.shape[0], params), self._s))
         this.add_to(c0, this.ntt(this.lift(SecretStream().noise(u.shape))))
-        # D = 0 modulo its own limbs, and modulo p1, p2 the values of the message are the slots themselves
-        message = scale.split(u).astype(np.uint64) * scale.D_mod[:, None] + c0[:, :cut]
-        c0[:, :cut] = (message % scale.message[:, None]).astype(np.uint32)
+        exact_scale(params).embed(u, c0)  # modulo p1, p2 the values of the message are the slots themselves
         return seed + pack(c0, params.primes)
 
     def decrypt(self, reply: Iterable[bytes], n_samples: int, n_outputs: int | None = None) -> Words:
@@ -146,9 +146,10 @@ class ProductKey:
         n_blocks = -(-n_samples // N)
         if n_samples < 1 or outputs < 1:
             raise ParameterError("a reply has at least one row and one output")
-        if outputs * n_blocks * N > self._left:
-            raise ParameterError("this key has opened all coefficients that it may; make a new key")
-        self._left -= outputs * n_blocks * N
+        with self._counting:
+            if outputs * n_blocks * N > self._left:
+                raise ParameterError("this key has opened all coefficients that it may; make a new key")
+            self._left -= outputs * n_blocks * N
         params, size = self._params, 2 * element_bytes(self._params)
         this = ring_of(params)
         shares = np.empty((outputs, n_blocks, N), np.uint64)

@@ -120,9 +120,11 @@ class Ring:
         ntt.add_all(self._batch(a), self._batch(b), self.primes_u32)
 
     def negate(self, a: Limbs) -> Limbs:
-        """Return -a."""
-        p = self.primes_u32[:, None]
-        return np.where(a == 0, a, p - a).astype(np.uint32)
+        """Return -a, (..., L, n)."""
+        out = np.empty(a.shape, np.uint32)
+        flat = (-1, *a.shape[-2:])
+        ntt.negate_all(np.ascontiguousarray(a).reshape(flat), self.primes_u32, out.reshape(flat))
+        return out
 
 
 @lru_cache(maxsize=16)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from veilscore.errors import ParameterError
+from veilscore.lattice import ntt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
 
 u64 = np.uint64
+_TILE = 512
 
 
 class ExactScale:
@@ -38,79 +40,65 @@ class ExactScale:
         self.t = params.t
         self.message = np.array(message, np.uint64)
         self.divisors = np.array(divisors, np.uint64)
-        self._punctured_inverse = np.array([pow(D // d, -1, d) for d in divisors], np.uint64)
+        self.D_mod = np.array([D % p for p in message], np.uint32)
+        self._to_message, self._to_divisors = _reducers(message), _reducers(divisors)
+        self._punctured_inverse = _factors([(pow(D // d, -1, d), d) for d in divisors])
         self._punctured = np.array([[D // d % p for d in divisors] for p in message], np.uint64)
         self._minus_D = np.array([-D % p for p in message], np.uint64)
-        self.D_mod = np.array([D % p for p in message], np.uint32)
-        self.D_inverse = np.array([pow(D, -1, p) for p in message], np.uint64)
-        self._p1_inverse = u64(pow(message[0], -1, message[1]) if len(message) > 1 else 0)
+        self._D_inverse = _factors([(pow(D, -1, p), p) for p in message])
+        self._p1_inverse = _factors([(pow(message[0], -1, message[1]), message[1])] if len(message) > 1 else [(0, 1)])
         self._p1_mod = np.array([message[0] % d for d in divisors], np.uint64)
         self._minus_t = np.array([-params.t % d for d in divisors], np.uint64)
+        self._shift = 64 - max(divisors).bit_length()
+        digits = [(1 << 3 * self._shift) // d for d in divisors]
+        mask = (1 << self._shift) - 1
+        self._reciprocal = np.array([[v >> k * self._shift & mask for v in digits] for k in (2, 1, 0)], np.uint64)
 
     def centred_remainder(self, limbs: Limbs) -> Limbs:
         """Return e mod p1, p2 as (B, 2, n) from the limbs of D (B, L - 2, n): e = v mod D in [-D/2, D/2)."""
         out = np.empty((limbs.shape[0], self.message.size, limbs.shape[2]), np.uint32)
-        _remainder(
-            limbs,
-            self.divisors,
-            self._punctured_inverse,
-            self._punctured,
-            self._minus_D,
-            self.message,
-            u64(64 - int(self.divisors.max()).bit_length()),
-            out,
-        )
+        tables = (self._punctured_inverse, self._reciprocal, self._punctured, self._minus_D, self._to_message)
+        _remainder(np.ascontiguousarray(limbs), *tables, u64(self._shift), out)
         return out
 
-    def divide(self, message_limbs: Limbs, remainder: Limbs) -> Limbs:
-        """Return (v - e) / D mod p1, p2, each array (B, 2, n)."""
-        p = self.message[:, None]
-        lifted = message_limbs.astype(np.uint64) + p - remainder
-        return (lifted % p * self.D_inverse[:, None] % p).astype(np.uint32)
+    def quotient(self, message_limbs: Limbs, remainder: Limbs) -> Words:
+        """Return (v - e) / D mod t as (B, n) from v and e mod p1, p2, each array (B, 2, n)."""
+        out = np.empty(message_limbs.shape, np.uint32)
+        _divide(np.ascontiguousarray(message_limbs), remainder, self._D_inverse, out)
+        return self.join(out)
 
     def join(self, residues: Limbs) -> Words:
         """Return integers below t of shape (..., n) from residues (..., 2, n)."""
-        first: Words = residues[..., 0, :].astype(np.uint64)
-        if self.message.size == 1:
-            return first
-        second = residues[..., 1, :].astype(np.uint64)
-        p1, p2 = self.message
-        out: Words = first + p1 * ((second + p2 - first % p2) % p2 * self._p1_inverse % p2)
+        out = np.empty((*residues.shape[:-2], residues.shape[-1]), np.uint64)
+        flat = np.ascontiguousarray(residues, np.uint32).reshape(-1, *residues.shape[-2:])
+        _join(flat, self.message, self._p1_inverse, out.reshape(-1, out.shape[-1]))
         return out
 
     def lift_centred(self, residues: Limbs) -> Limbs:
         """Return the limbs of D (B, L - 2, n) of integers in [-t/2, t/2) given modulo p1, p2 (B, 2, n)."""
         out = np.empty((residues.shape[0], self.divisors.size, residues.shape[2]), np.uint32)
-        if self.message.size == 1:
-            _lift_centred_one(residues, self.divisors, self._minus_t, u64(self.t // 2), out)
-            return out
-        _lift_centred(
-            residues,
-            self.message,
-            self._p1_inverse,
-            self.divisors,
-            self._p1_mod,
-            self._minus_t,
-            u64(self.t // 2),
-            out,
-        )
+        tables = (self.message, self._p1_inverse, self._p1_mod, self._minus_t, self._to_divisors)
+        _lift_centred(residues, *tables, u64(self.t // 2), out)
         return out
 
     def split(self, values: Words) -> Limbs:
         """Return residues (..., 2, n) of integers below t of shape (..., n)."""
-        return (values[..., None, :] % self.message[:, None]).astype(np.uint32)
+        n = values.shape[-1]
+        out = np.empty((*values.shape[:-1], self.message.size, n), np.uint32)
+        flat = np.ascontiguousarray(values).reshape(-1, n)
+        _split(flat, self._to_message, out.reshape(-1, self.message.size, n))
+        return out
 
     def round(self, limbs: Limbs) -> Words:
         """Return round(v / D) mod t as (B, n) from all limbs (B, L, n)."""
         cut = self.message.size
-        remainder = self.centred_remainder(np.ascontiguousarray(limbs[:, cut:]))
-        return self.join(self.divide(limbs[:, :cut], remainder))
+        return self.quotient(limbs[:, :cut], self.centred_remainder(limbs[:, cut:]))
 
     def embed(self, values: Words, limbs: Limbs) -> None:
-        """Add D v to limbs (L, n) in place, for v below t (n,)."""
+        """Add D v to limbs (..., L, n) in place, for v below t (..., n)."""
         # D = 0 modulo its own limbs, so the message lives in the limbs of t
-        message = self.split(values).astype(np.uint64) * self.D_mod[:, None] + limbs[: self.message.size]
-        limbs[: self.message.size] = (message % self.message[:, None]).astype(np.uint32)
+        n = values.shape[-1]
+        _embed(values.reshape(-1, n), self.D_mod, self._to_message, limbs.reshape(-1, limbs.shape[-2], n))
 
 
 class RoundedScale:
@@ -158,64 +146,170 @@ def round_scaled(limbs: Limbs, params: ParameterSet) -> Words:
     return out
 
 
+def _factors(pairs: list[tuple[int, int]]) -> Words:
+    """Rows (factor, its Shoup quotient, modulus) of factors modulo primes, as `times` takes them."""
+    return np.array([(w, (w << 32) // p, p) for w, p in pairs], np.uint64)
+
+
+def _reducers(primes: tuple[int, ...]) -> Words:
+    """Rows (p, 2^32 mod p, floor(2^(2 bits) / p), bits) of primes, as `reduced` takes them."""
+    rows = [(p, (1 << 32) % p, (1 << 2 * p.bit_length()) // p, p.bit_length()) for p in primes]
+    if min(primes).bit_length() < 17:
+        raise ParameterError("limbs below 17 bits are not reduced by two folds")
+    return np.array(rows, np.uint64)
+
+
+@njit(inline="always")
+def _row(table: Words, i: int) -> tuple[np.uint64, ...]:
+    # values, not views: the compiler must see that a loop's writes leave them alone
+    return table[i, 0], table[i, 1], table[i, 2], table[i, -1]
+
+
+@njit(inline="always")
+def times(y: np.uint32, factor: tuple[np.uint64, ...]) -> np.uint32:
+    """Y times a row of `_factors`, below its modulus, for any 32-bit y."""
+    p = np.uint32(factor[2])
+    r = ntt.shoup(y, np.uint32(factor[0]), np.uint32(factor[1]), p)
+    return min(r, np.uint32(r - p))
+
+
+@njit(inline="always")
+def reduced(z: np.uint64, prime: tuple[np.uint64, ...]) -> np.uint32:
+    """Z modulo the prime of a row of `_reducers`, for z < 2^63."""
+    return ntt.barrett(ntt.fold(ntt.fold(z, prime[1]), prime[1]), prime[0], prime[2], prime[3])
+
+
 @njit(cache=True, nogil=True)
 def _remainder(
     limbs: Limbs,
-    d: Words,
     inverse: Words,
+    reciprocal: Words,
     punctured: Words,
     minus_D: Words,
-    p: Words,
+    message: Words,
     shift: np.uint64,
     out: Limbs,
 ) -> None:
+    """Sum y_j D / d_j with y_j = v (D / d_j)^-1 mod d_j, less D for each whole in the sum of the fractions y_j / d_j.
+
+    A fraction is y_j times three digits of 1 / d_j, in units of 2^(-2 shift); loops over a tile become vector code.
+    """
     half = u64(1) << (shift - u64(1))
-    sums = np.empty(p.size, np.uint64)
+    y = np.empty(_TILE, np.uint32)
+    high, low = np.empty(_TILE, np.uint64), np.empty(_TILE, np.uint64)
+    sums = np.empty((message.shape[0], _TILE), np.uint64)
     for b in range(limbs.shape[0]):
-        for i in range(limbs.shape[2]):
-            high = u64(0)
-            low = u64(0)
+        for start in range(0, limbs.shape[2], _TILE):
+            size = min(_TILE, limbs.shape[2] - start)
+            high[:] = half
+            low[:] = u64(0)
             sums[:] = u64(0)
-            for j in range(d.size):
-                y = u64(limbs[b, j, i]) * inverse[j] % d[j]
-                wide = y << shift
-                quotient = wide // d[j]
-                high += quotient
-                low += ((wide - quotient * d[j]) << shift) // d[j]
-                for m in range(p.size):
-                    sums[m] += y * punctured[m, j]
-            wraps = (high + (low >> shift) + half) >> shift
-            for m in range(p.size):
-                out[b, m, i] = np.uint32((sums[m] + wraps * minus_D[m]) % p[m])
+            for j in range(inverse.shape[0]):
+                x = limbs[b, j, start : start + size]
+                factor = _row(inverse, j)
+                for i in range(size):
+                    y[i] = times(x[i], factor)
+                _add_fraction(y[:size], reciprocal[:, j], shift, high, low)
+                for m in range(message.shape[0]):
+                    weight, total = punctured[m, j], sums[m]
+                    for i in range(size):
+                        total[i] += u64(y[i]) * weight
+            for m in range(message.shape[0]):
+                z, total, weight, prime = out[b, m, start : start + size], sums[m], minus_D[m], _row(message, m)
+                for i in range(size):
+                    total[i] += ((high[i] + (low[i] >> shift)) >> shift) * weight
+                for i in range(size):
+                    z[i] = reduced(total[i], prime)
+
+
+@njit(inline="always")
+def _add_fraction(y: Limbs, digits: Words, shift: np.uint64, high: Words, low: Words) -> None:
+    """Add y / d to sums kept as two digits; 1 / d has three."""
+    mask = (u64(1) << shift) - u64(1)
+    r0, r1, r2 = digits[0], digits[1], digits[2]
+    for i in range(y.size):
+        wide = u64(y[i])
+        middle = wide * r1 + (wide * r2 >> shift)
+        high[i] += wide * r0 + (middle >> shift)
+        low[i] += middle & mask
+
+
+@njit(inline="always")
+def _above(first: np.uint32, second: np.uint32, p1_inverse: tuple[np.uint64, ...]) -> np.uint64:
+    """Return k of the integer first + p1 k below p1 p2 with these residues; p2 < p1 < 2 p2 < 2^31."""
+    return u64(times(np.uint32(u64(second) + u64(2) * p1_inverse[2] - u64(first)), p1_inverse))
+
+
+@njit(cache=True, nogil=True)
+def _join(residues: Limbs, p: Words, p1_inverse: Words, out: Words) -> None:
+    p1, inverse = p[0], _row(p1_inverse, 0)
+    for b in range(out.shape[0]):
+        z, first = out[b], residues[b, 0]
+        if p.size == 1:
+            z[:] = first
+        else:
+            second = residues[b, 1]
+            for i in range(z.size):
+                z[i] = u64(first[i]) + p1 * _above(first[i], second[i], inverse)
+
+
+@njit(cache=True, nogil=True)
+def _divide(v: Limbs, e: Limbs, D_inverse: Words, out: Limbs) -> None:
+    for b in range(v.shape[0]):
+        for m in range(v.shape[1]):
+            factor = _row(D_inverse, m)
+            x, r, z = v[b, m], e[b, m], out[b, m]
+            for i in range(z.size):
+                z[i] = times(np.uint32(u64(x[i]) + factor[2] - u64(r[i])), factor)
 
 
 @njit(cache=True, nogil=True)
 def _lift_centred(
     residues: Limbs,
     p: Words,
-    p1_inverse: np.uint64,
-    d: Words,
+    p1_inverse: Words,
     p1_mod: Words,
     minus_t: Words,
+    divisors: Words,
     half: np.uint64,
     out: Limbs,
 ) -> None:
+    p1, inverse = p[0], _row(p1_inverse, 0)
+    above, negative, wide = np.zeros(_TILE, np.uint64), np.empty(_TILE, np.uint64), np.empty(_TILE, np.uint64)
     for b in range(residues.shape[0]):
-        for i in range(residues.shape[2]):
-            first = u64(residues[b, 0, i])
-            k = (u64(residues[b, 1, i]) + p[1] - first % p[1]) * p1_inverse % p[1]
-            negative = u64(first + p[0] * k > half)
-            for j in range(d.size):
-                out[b, j, i] = np.uint32((first + p1_mod[j] * k + negative * minus_t[j]) % d[j])
+        for start in range(0, residues.shape[2], _TILE):
+            size = min(_TILE, residues.shape[2] - start)
+            first = residues[b, 0, start : start + size]
+            if p.size > 1:
+                second = residues[b, 1, start : start + size]
+                for i in range(size):
+                    above[i] = _above(first[i], second[i], inverse)
+            for i in range(size):
+                negative[i] = (half - (u64(first[i]) + p1 * above[i])) >> u64(63)
+            for j in range(divisors.shape[0]):
+                z, prime, weight, minus = out[b, j, start : start + size], _row(divisors, j), p1_mod[j], minus_t[j]
+                for i in range(size):
+                    wide[i] = u64(first[i]) + weight * above[i] + minus * negative[i]
+                for i in range(size):
+                    z[i] = reduced(wide[i], prime)
 
 
 @njit(cache=True, nogil=True)
-def _lift_centred_one(residues: Limbs, d: Words, minus_t: Words, half: np.uint64, out: Limbs) -> None:
-    for b in range(residues.shape[0]):
-        for j in range(d.size):
-            for i in range(residues.shape[2]):
-                value = u64(residues[b, 0, i])
-                out[b, j, i] = np.uint32((value + u64(value > half) * minus_t[j]) % d[j])
+def _split(values: Words, message: Words, out: Limbs) -> None:
+    for b in range(values.shape[0]):
+        for m in range(message.shape[0]):
+            z, x, prime = out[b, m], values[b], _row(message, m)
+            for i in range(x.size):
+                z[i] = reduced(x[i], prime)
+
+
+@njit(cache=True, nogil=True)
+def _embed(values: Words, D_mod: Limbs, message: Words, limbs: Limbs) -> None:
+    for b in range(values.shape[0]):
+        for m in range(message.shape[0]):
+            z, x, prime, scale = limbs[b, m], values[b], _row(message, m), u64(D_mod[m])
+            for i in range(x.size):
+                z[i] = reduced(u64(reduced(x[i], prime)) * scale + u64(z[i]), prime)
 
 
 @njit(cache=True, nogil=True)

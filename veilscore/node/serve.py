@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
@@ -128,12 +129,22 @@ async def serve_until_stopped(node: Node | Coordinator) -> None:
         await node.stop()
 
 
+def keep_freed_memory() -> None:
+    """Let the allocator keep what arrays free (glibc), up to 256 MB: giving pages back costs a third of a product."""
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 256 << 20)
+
+
 def serve(home: Path | str, workflow: Workflow | None = None) -> None:
     """Run the node of a home until it is told to stop."""
     home = Path(home).resolve()
     if not home.is_dir():
         raise ConfigError(f"no such home: {home}; `veilscore init` makes one")
     with only_one(home):
+        keep_freed_memory()
         log_to(home)
         asyncio.run(serve_until_stopped(open_node(home, workflow)))
 

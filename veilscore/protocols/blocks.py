@@ -1,11 +1,15 @@
 """Secure products in a stream of blocks, and plain sums of shares over cells: what boosting does in every step.
 
-Both roles work on one block of rows at a time, so one side encrypts while the other multiplies.
+Both roles work on a few blocks of rows at a time, so one side encrypts while the other multiplies, and a side that
+waits for nobody uses all cores.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numba
 import numpy as np
@@ -13,9 +17,10 @@ import numpy as np
 from veilscore.crypto.shares import join_halves
 from veilscore.errors import MessageError
 from veilscore.protocol import Protocol, Send, receive
+from veilscore.randomness import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -23,12 +28,26 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.uint64]
 
+R = TypeVar("R")
 BLOCK = 8192  # rows of one product ciphertext
+WORKERS = 2
+AHEAD = 4  # blocks or groups that a party computes while the network is busy; bounds its memory
 LOW = np.uint64((1 << 30) - 1)
 
 
 def _blocks(n: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterator[R]:
+    """Results of tasks in order, a few of them computed in advance."""
+    running: deque[Future[R]] = deque()
+    for task in tasks:
+        running.append(pool.submit(in_order(task)))
+        if len(running) > AHEAD:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def bank_product(
@@ -54,13 +73,23 @@ def bank_product(
     """
     blocks = _blocks(n)
     out = np.empty((n_outputs or 1, n), np.uint64)
-    for part, rows in enumerate(blocks):
-        chunks = list(key.encrypt(rows_of(rows)))
-        yield Send(holder, kinds[0](part=part, parts=len(blocks), ciphertexts=chunks))
-    for part, rows in enumerate(blocks):
-        message: Any = yield from receive(holder, kinds[1])
-        _check_part(message, part, len(blocks), holder)
-        out[:, rows] = key.decrypt(message.reply, rows.stop - rows.start, n_outputs or 1)
+
+    def encrypted(rows: slice) -> list[bytes]:
+        return list(key.encrypt(rows_of(rows)))
+
+    def decrypted(rows: slice, reply: list[bytes]) -> None:
+        out[:, rows] = key.decrypt(reply, rows.stop - rows.start, n_outputs or 1)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for part, chunks in enumerate(ahead(pool, (partial(encrypted, rows) for rows in blocks))):
+            yield Send(holder, kinds[0](part=part, parts=len(blocks), ciphertexts=chunks))
+        running = []
+        for part, rows in enumerate(blocks):
+            message: Any = yield from receive(holder, kinds[1])
+            _check_part(message, part, len(blocks), holder)
+            running.append(pool.submit(decrypted, rows, list(message.reply)))
+        for one in running:
+            one.result()
     return out[0] if n_outputs is None else out
 
 
@@ -69,15 +98,25 @@ def holder_product(
 ) -> Protocol[Words]:
     """Evaluator: share of the same; `rows_of` gives v of a block, (V, rows) or (n_outputs, V, rows)."""
     blocks = _blocks(n)
-    parts = []
-    for part, rows in enumerate(blocks):
-        v = rows_of(rows)
-        message: Any = yield from receive(bank, kinds[0])
-        _check_part(message, part, len(blocks), bank)
-        reply, share = evaluator.multiply_sum(message.ciphertexts, v)
-        yield Send(bank, kinds[1](part=part, parts=len(blocks), reply=reply))
-        parts.append(share)
-    return np.concatenate(parts, axis=-1)
+    shares: list[Words] = []
+    running: deque[Future[tuple[list[bytes], Words]]] = deque()
+
+    def next_reply() -> Send:
+        reply, share = running.popleft().result()
+        shares.append(share)
+        return Send(bank, kinds[1](part=len(shares) - 1, parts=len(blocks), reply=reply))
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for part, rows in enumerate(blocks):
+            message: Any = yield from receive(bank, kinds[0])
+            _check_part(message, part, len(blocks), bank)
+            work = partial(evaluator.multiply_sum, list(message.ciphertexts), rows_of(rows))
+            running.append(pool.submit(in_order(work)))
+            if len(running) > WORKERS:
+                yield next_reply()
+        while running:
+            yield next_reply()
+    return np.concatenate(shares, axis=-1)
 
 
 def _check_part(message: Any, part: int, parts: int, sender: str) -> None:

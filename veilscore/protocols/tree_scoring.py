@@ -16,10 +16,9 @@ Aborts   : RefusedError where a holder refuses; ParameterError where totals or r
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from veilscore.modelling.trees import coefficients, indicators
 from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.protocols.banding import BandCircuit, bank_bands
 from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.blocks import AHEAD, WORKERS, ahead
 from veilscore.protocols.scoring import (
     BandResult,
     BatchRequest,
@@ -45,11 +45,10 @@ from veilscore.protocols.scoring import (
     receive_total,
     release_share,
 )
-from veilscore.randomness import in_order
 from veilscore.v1 import score_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,10 +60,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
     Codes = NDArray[np.unsignedinteger]
 
-R = TypeVar("R")
 GROUP = 64  # vectors of one message: 8 MB at a full block
-WORKERS = 2
-AHEAD = 4  # groups that a party computes while the network is busy; bounds its memory
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ class _BankTrees:
         yield Send(self._holder, pb.BatchBankKey(product_public=key.public()))
         total = np.zeros(codes.shape[0], np.int64)
         with ThreadPoolExecutor(WORKERS) as pool:
-            for block, part, chunk in _ahead(pool, self._groups(key, codes, total)):
+            for block, part, chunk in ahead(pool, self._groups(key, codes, total)):
                 if part == 0 and block > 1:
                     yield from self._reply(key, block - 2, total)
                 yield Send(self._holder, pb.BatchBankFactors(block=block, part=part, ciphertext_enc=chunk))
@@ -247,17 +243,6 @@ def _encryption(key: ProductKey, block: int, part: int, factors: Units) -> Calla
         return block, part, chunk
 
     return work
-
-
-def _ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterator[R]:
-    """Results of tasks in order, a few of them computed in advance."""
-    running: deque[Future[R]] = deque()
-    for task in tasks:
-        running.append(pool.submit(in_order(task)))
-        if len(running) > AHEAD:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
 
 
 def _product_label(session: Session, holder: str) -> bytes:
