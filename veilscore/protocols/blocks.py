@@ -16,6 +16,7 @@ import numpy as np
 
 from veilscore.crypto.shares import join_halves
 from veilscore.errors import MessageError
+from veilscore.lattice.slots import N
 from veilscore.protocol import Protocol, Send, receive
 from veilscore.randomness import in_order
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
 
 R = TypeVar("R")
-BLOCK = 8192  # rows of one product ciphertext
+BLOCK = 2 * N  # rows of one message; shorter ones cost more to hand over than they gain in overlap
 WORKERS = 2
 AHEAD = 4  # blocks or groups that a party computes while the network is busy; bounds its memory
 LOW = np.uint64((1 << 30) - 1)
