@@ -175,7 +175,7 @@ def test_rule_fail(trained, homes):
         ({"online_scoring": False}, "online scoring"),
         ({"purposes": ["marketing"]}, "purpose 'credit'"),
         ({"banks": ["other"]}, "does not work for bank"),
-        ({"release": {"output": "band"}}, "score the firm in a batch with output: band"),
+        ({"release": {"output": "band"}}, "ask for a band (output: band)"),
     ],
 )
 def test_refusing_holder(trained, homes, policy, reason):

@@ -13,6 +13,7 @@ from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, s
 from veilscore.crypto import he
 from veilscore.data.simulate import simulate
 from veilscore.errors import MessageError
+from veilscore.modelling.bands import Bands
 from veilscore.modelling.boosted import Boosted, Stacked
 from veilscore.modelling.model import load_model
 from veilscore.node import online_spares
@@ -30,11 +31,12 @@ holders: [tax, registry]
 datasets: {{bank: main, tax: main, registry: main}}
 parameters: {parameters}
 """
-BOOST = "{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {low: 0}}"
+BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
+BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {BANDS}}}"
 
 
 STACK = (
-    "{max_bin: 8, folds: 2, scorecard: {max_openings: 8}, bands: {low: 0},"
+    f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {BANDS},"
     " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
 )
 
@@ -118,6 +120,58 @@ def test_a_stack_is_scored_as_in_batch(stacked, tmp_path):
     responses = asyncio.run(scenario())
     assert [r.units for r in responses] == [stacked.units[f] for f in firms]
     assert responses[0].model_sha256 == stacked.model.sha256
+
+
+def band_numbers(trained, units):
+    return Bands.of(trained.model.bands, trained.model.scaling.units).index(np.array(units)).tolist()
+
+
+@pytest.mark.parametrize("which", ["trained", "stacked"])
+def test_bands_with_and_without_spares(which, tmp_path, request, monkeypatch):
+    """Of trees and of a stack: those of the totals of a batch, and no total comes with them."""
+    model = request.getfixturevalue(which)
+    homes = copy_of(model.folder, tmp_path)
+    for party in ("tax", "registry"):
+        set_policy(homes, party, release=OFTEN | {"output": "band", "max_bands": 63, "min_band_width": 0})
+    used = []
+    partial = online_spares.HolderSpare.partial
+    monkeypatch.setattr(online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments))
+    firms = [*model.known[:8], *model.not_at_tax[:2]]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            first = await score(command, "a", firms[0], model="trees", output="band")
+            assert not used
+            await asyncio.sleep(2)
+            return [first] + [
+                await score(command, f"b{i}", firm, model="trees", on_missing="missing_code", output="band")
+                for i, firm in enumerate(firms[1:])
+            ]
+
+    responses = asyncio.run(scenario())
+    assert len(used) >= 2
+    assert [r.band_number for r in responses] == band_numbers(model, [model.units[f] for f in firms])
+    assert len({r.band for r in responses}) > 2
+    assert [r.status for r in responses] == ["scored"] * 8 + ["fallback"] * 2
+    assert not any(r.units or r.score or r.probability_of_default or r.reasons for r in responses)
+
+
+def test_the_band_of_a_firm_with_other_features_is_opened_again(trained, homes):
+    firm, all_rows = trained.known[0], rows(homes, "bank")
+    names = load_map(homes / "bank" / "models" / "trees" / "code_map.json").names
+    given = [{name: all_rows[f][name] for name in names} for f in trained.known[:9]]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [
+                await score(command, f"a{i}", firm, model="trees", features=one, output="band")
+                for i, one in enumerate([*given, given[0]])
+            ]
+
+    found = [r.band_number for r in asyncio.run(scenario())]
+    expected = band_numbers(trained, [plain_units(trained, homes, firm, one) for one in given])
+    assert found == [*expected, expected[0]]
+    assert len(set(expected)) > 1
 
 
 def test_the_same_firm_with_other_features_is_opened_again(trained, homes):

@@ -162,15 +162,26 @@ ONLINE: tuple[Leak, ...] = (
         "online", "EncryptRecord", "holder", "opened", "that this firm is scored now, for which purpose, by which model"
     ),
     Leak(
-        "online", "EncryptedRecord", "bank", "opened", "unknown firms and codes of reason columns where policy says so"
+        "online",
+        "EncryptedRecord",
+        "bank",
+        "opened",
+        "unknown firms and codes of reason columns where policy says so",
+        only="score",
     ),
+    Leak("online", "EncryptedRecord", "bank", "opened", "unknown firms where policy says so", only="band"),
     Leak("online", "PreparedSpare", "bank", "ciphertext", "nothing"),
     Leak("online", "FinishSpare", "holder", "masked", "nothing"),
     Leak("online", "OpenPartial", "holder", "masked", "nothing"),
     Leak("online", "HolderKeys", "bank", "public", "nothing"),
     Leak("online", "ShareKey", "holder", "public", "nothing"),
-    Leak("online", "AddPartial", "coordinator", "masked", "when holders score, and with whom"),
-    Leak("online", "TotalReply", "bank", "opened", "the firm's total points"),
+    Leak("online", "AddPartial", "coordinator", "masked", "when holders score, and with whom", only="score"),
+    Leak("online", "TotalReply", "bank", "opened", "the firm's total points", only="score"),
+    Leak("online", "BandPartial", "lead", "masked", "nothing", only="band"),
+    Leak("online", "BandBase", "lead", "public", "nothing", only="band"),
+    Leak("online", "BandChoices", "bank", "masked", "nothing", only="band"),
+    Leak("online", "BandLabels", "lead", "masked", "nothing", only="band"),
+    Leak("online", "BandTables", "bank", "opened", "the firm's band", only="band"),
 )
 
 

@@ -42,6 +42,9 @@ def score(
         Literal["fail", "missing_code", "neutral"],
         typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
     ] = "fail",
+    output: Annotated[
+        Literal["score", "band"], typer.Option(help="band: the band alone; nobody sees the score, also not the bank.")
+    ] = "score",
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
     consent: Annotated[
         Path | None, typer.Option(help="Token of the firm; default: one for it that `veilscore consent import` kept.")
@@ -52,7 +55,8 @@ def score(
 ) -> None:
     """Score one firm now: total points, band, probability of default, status of every party, reasons.
 
-    The firm's record stays encrypted at the holders' keys; the bank learns the total only.
+    The firm's record stays encrypted at the holders' keys; the bank learns the total only, or with `--output band` the
+    band only.
     """
     features = dict(_pair(text) for text in feature or [])
     request = control_pb2.ScoreRequest(
@@ -63,6 +67,7 @@ def score(
         purpose=purpose,
         on_missing=on_missing,
         features=features,
+        output=output,
     )
     own = find_home(home, federation)
     kept = None
@@ -89,7 +94,11 @@ def show_score(response: control_pb2.ScoreResponse) -> None:
     out = console()
     out.print(f"request {response.request_id}: {coloured(response.status)} {escape(response.message)}".rstrip())
     scored = response.status in {"scored", "fallback"}
-    if scored:
+    if scored and response.output == "band":
+        out.print(
+            f"[bold]band {escape(response.band)}[/bold] (model {escape(response.model)} {response.model_version})"
+        )
+    elif scored:
         band = f", band {response.band}" if response.band else ""
         out.print(
             f"[bold]{response.score:.0f} points[/bold]{escape(band)}, probability of default "

@@ -20,12 +20,14 @@ import structlog
 
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
-from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.node.online_bands_bank import BandCall, BankBands
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import BankModel, BankModels, Side
 from veilscore.node.online_plan import (
     Answer,
     Plan,
+    bands_of,
     check_request,
     make_plan,
     make_response,
@@ -76,9 +78,10 @@ class OnlineBank:
         self._plans: OrderedDict[str, tuple[bytes, Plan]] = OrderedDict()
         self._contexts: dict[str, PublicContext] = {}
         self._spares = BankSpares()
+        self._bands = BankBands(node.name, self._in_thread)
         self._ended_s = 0.0
         self._refill: asyncio.Task[None] | None = None
-        self._replying: set[asyncio.Task[str]] = set()
+        self._replying: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
         self._asked_to_open: dict[str, dict[str, str]] = {}
@@ -88,7 +91,7 @@ class OnlineBank:
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
-        self._fabric = fabric
+        self._fabric = self._bands.fabric = fabric
         fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
 
     async def close(self) -> None:
@@ -160,7 +163,8 @@ class OnlineBank:
             self._plans[request.request_id] = digest, plan
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
-            opened, together = await self._open(request, plan, limit_s)
+            opening = self._open if plan.band is None else self._open_band
+            opened, together = await opening(request, plan, limit_s)
             if opened is not None:
                 return make_response(request, "failed", "not all parts were opened", opened)
             self._plans.pop(request.request_id, None)
@@ -171,12 +175,13 @@ class OnlineBank:
 
     async def _prepare(self, request: pb.ScoreRequest, limit_s: float) -> Plan:
         model = await self._models.get(request.model)
+        band = self._begin_band(model, request, limit_s)
         own_codes, note = await own_record(model, request)
         model = model.of_record(own_codes)
         answers = await asyncio.gather(*(self._ask(holder, model, request, limit_s / 2) for holder in model.holders))
         rule = request.on_missing or "fail"
         if any(a.released_as for a in answers):
-            plan = make_plan(model, own_codes, as_if_opened(answers), rule, note)
+            plan = replace(make_plan(model, own_codes, as_if_opened(answers), rule, note), band=band)
             together = self._openings.repeat_of(plan)
             if together is not None:
                 return replace(plan, repeated=together)
@@ -186,12 +191,23 @@ class OnlineBank:
                     for a in answers
                 )
             )
-        return make_plan(model, own_codes, tuple(answers), rule, note)
+        return replace(make_plan(model, own_codes, tuple(answers), rule, note), band=band)
+
+    def _begin_band(self, model: BankModel, request: pb.ScoreRequest, limit_s: float) -> BandCall | None:
+        bands = bands_of(model, request)
+        if bands is None:
+            return None
+        call = BandCall(self._bands, bands)
+        ready = call.begin(next(iter(model.holders)), limit_s / 2)
+        self._replying.add(ready)
+        ready.add_done_callback(self._replying.discard)
+        return call
 
     async def _ask(
         self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float, *, fresh: bool = False
     ) -> Answer:
         spare = self._spares.take(holder, model.stock or model)
+        bands = bands_of(model, request)
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
@@ -203,6 +219,7 @@ class OnlineBank:
             spare_id="" if spare is None else spare.spare_id,
             consent=request.consent,
             fresh=fresh,
+            bands_hash=b"" if bands is None else bands.sha256,
         )
         try:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
@@ -279,8 +296,33 @@ class OnlineBank:
             raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
         return None, units
 
+    async def _open_band(self, request: pb.ScoreRequest, plan: Plan, limit_s: float) -> tuple[Plan | None, int]:
+        """Number of the band; or the plan with the status of who did not open."""
+        parties, release_id, band = [a.holder for a in plan.taking_part], self._release_id(request), plan.band
+        if band is None:
+            raise ProtocolError("no band was asked for")
+        ids, cut_offs = {a.holder: a.share_key_id for a in plan.taking_part}, band.bands.sha256
+        replies = await asyncio.gather(
+            *(self._open_one(release_id, a, parties, ids, limit_s, cut_offs) for a in plan.taking_part)
+        )
+        said = {holder: text for holder, text in zip(parties, replies, strict=True) if text}
+        if said:
+            return plan.with_failures(said), 0
+        try:
+            reason, number = await band.open(release_id, parties[0], plan.own_share(), limit_s)
+        except MessageError as error:
+            self._plans.pop(request.request_id, None)
+            raise ProtocolError(f"{parties[0]} opened no band ({error.message}); use a new request id") from error
+        return (plan.with_failures({parties[0]: plain(reason)}) if reason else None), number
+
     async def _open_one(
-        self, release_id: str, answer: Answer, parties: list[str], share_key_ids: dict[str, bytes], limit_s: float
+        self,
+        release_id: str,
+        answer: Answer,
+        parties: list[str],
+        share_key_ids: dict[str, bytes],
+        limit_s: float,
+        bands_hash: bytes = b"",
     ) -> str:
         """Why this holder did not open; empty if it did."""
         message = pb.OpenPartial(
@@ -290,6 +332,7 @@ class OnlineBank:
             keys_id=answer.keys_id,
             share_key_ids=share_key_ids,
             factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
+            bands_hash=bands_hash,
         )
         sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
         self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
@@ -322,13 +365,16 @@ class OnlineBank:
     async def _fill(self) -> None:
         """Make spares while no requests come, or few are left; gives up at an error, until the next request."""
         try:
-            while wanted := self._spares.most_wanted():
-                holder, model, n_left = wanted
+            while (wanted := self._spares.most_wanted()) or self._bands.wanted:
+                holder, model, n_left = wanted or ("", None, LOW)
                 idle_s = 0.0 if self._running else time.monotonic() - self._ended_s
                 if idle_s < (_IDLE_S if n_left >= LOW else 0.0) or self._running:
                     await asyncio.sleep(_IDLE_S / 10)
                     continue
-                await self._make_spare(holder, model)
+                if model is not None:
+                    await self._make_spare(holder, model)
+                if self._bands.wanted:
+                    await self._bands.fill(self._bands.wanted, _SPARE_S)
         except VeilscoreError as error:
             self._log.warning("no spares", error=type(error).__name__, message=error.message)
 

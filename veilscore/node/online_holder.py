@@ -20,6 +20,7 @@ import structlog
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.node.online_bands_holder import LeadBands, kept_bands
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_records import Found, Origin, Origins
 from veilscore.node.online_share_keys import ShareKeys
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.modelling.bands import Bands
     from veilscore.node.ledger import Ledger
     from veilscore.node.policy import NodeConfig
 
@@ -42,12 +44,17 @@ R = TypeVar("R")
 _PENDING_KEPT = 4096
 _PEER_S = 10.0
 ON_MISSING = ("fail", "missing_code", "neutral")
-NO_BANDS_ONLINE = "releases bands only, and online there are none: score the firm in a batch with output: band"
+BANDS_ONLY = "releases bands only; ask for a band (output: band)"
 
 
 @dataclass(frozen=True, repr=False)
 class _Pending:
-    """A record that was encrypted for a bank and not opened yet; with a spare, also the answer that used it."""
+    """A record that was encrypted for a bank and not opened yet; with a spare, also the answer that used it.
+
+    Attributes
+    ----------
+    bands : where the band alone is released, those that this holder keeps of the model.
+    """
 
     digest: bytes
     model_hash: bytes
@@ -57,10 +64,11 @@ class _Pending:
     spare_id: str = ""
     spare: HolderSpare | None = None
     answer: pb.EncryptedRecord | None = None
+    bands: Bands | None = None
 
 
 class OnlineHolder:
-    """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders.
+    """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders; bands by `LeadBands`.
 
     Parameters
     ----------
@@ -68,6 +76,7 @@ class OnlineHolder:
     """
 
     def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
+        self._home = home
         self._node = node
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
@@ -77,6 +86,7 @@ class OnlineHolder:
         self._spares = HolderSpares()
         self._share_keys = ShareKeys(node.name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._bands = LeadBands(node.name, node.policy, self._in_thread)
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
 
@@ -89,6 +99,7 @@ class OnlineHolder:
         fabric.register("FinishSpare", {"bank"}, pb.FinishSpare, self._finish_spare)
         fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
         self._share_keys.register(fabric)
+        self._bands.register(fabric)
 
     async def close(self) -> None:
         """End; keys are gone with it."""
@@ -107,10 +118,6 @@ class OnlineHolder:
         secret = await self._in_thread(lambda: self._secret)
         return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
 
-    @property
-    def _scores_online(self) -> bool:
-        return self._node.policy.online_scoring and not self._node.policy.release.bands_only
-
     # 1. encrypt
 
     async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
@@ -120,6 +127,7 @@ class OnlineHolder:
         if origin is None or refusal:
             return pb.EncryptedRecord(status="refused", reason=refusal)
         try:
+            bands = await asyncio.to_thread(self._kept_bands, request, origin) if request.bands_hash else None
             firm = origin.records.normalise(request.firm_id)
             token = self._guard.check_consent(request, peer.name, firm, origin.job.name)
             found = await origin.records.find(firm)
@@ -131,10 +139,16 @@ class OnlineHolder:
         except VeilscoreError as error:
             self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
-        return await self._answer(request, peer.name, origin, found, passed)
+        return await self._answer(request, peer.name, origin, found, passed, bands)
 
     async def _answer(
-        self, request: pb.EncryptRecord, bank: str, origin: Origin, found: Found, passed: Passed
+        self,
+        request: pb.EncryptRecord,
+        bank: str,
+        origin: Origin,
+        found: Found,
+        passed: Passed,
+        bands: Bands | None,
     ) -> pb.EncryptedRecord:
         key = f"{bank}/{request.request_id}"
         digest = _digest(
@@ -142,6 +156,7 @@ class OnlineHolder:
             request.model_hash,
             request.map_hash + request.part_hash,
             request.on_missing.encode(),
+            request.bands_hash,
         )
         pending = self._pending.get(key)
         if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
@@ -157,13 +172,14 @@ class OnlineHolder:
             discloses_unknown=policy.disclose_unknown,
             without_others=policy.online_without_others,
             share_key_id=self._share_keys.id,
-            reason_codes=self._reason_codes(origin, found),
+            # a bin known beside the band would narrow the score down
+            reason_codes=() if request.bands_hash else self._reason_codes(origin, found),
             data_time_s=found.data_time_s,
             released_as=passed.released_as,
         )
         if passed.released_as:
             return answer
-        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed)
+        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed, bands=bands)
         part = request.map_hash + request.part_hash
         spare = self._spares.take(f"{bank}/{request.spare_id}", part) if request.spare_id else None
         cells = origin.cells(found.codes)
@@ -180,7 +196,7 @@ class OnlineHolder:
     async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
-        if origin is None or origin.job.bank != peer.name or not self._scores_online:
+        if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
             raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
         n_cells, part = origin.n_cells, request.map_hash + request.part_hash
         query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells))
@@ -196,8 +212,8 @@ class OnlineHolder:
         name, policy = self._node.name, self._node.policy
         if not policy.online_scoring:
             return f"{name} does not allow online scoring"
-        if policy.release.bands_only:
-            return f"{name} {NO_BANDS_ONLINE}"
+        if policy.release.bands_only and not request.bands_hash:
+            return f"{name} {BANDS_ONLY}"
         if policy.banks and bank not in policy.banks:
             return f"{name} does not work for {bank}"
         if policy.purposes and request.purpose not in policy.purposes:
@@ -209,6 +225,10 @@ class OnlineHolder:
         if request.on_missing == "fail" and not policy.disclose_unknown:
             return f"{name} does not say which firms it knows; set on_missing to missing_code"
         return ""
+
+    def _kept_bands(self, request: pb.EncryptRecord, origin: Origin) -> Bands:
+        folder = self._home / "models" / origin.job.name
+        return kept_bands(folder, self._node.policy, request.map_hash, request.bands_hash)
 
     def _reason_codes(self, origin: Origin, found: Found) -> list[pb.ReasonCode]:
         allowed = self._node.policy.reason_columns
@@ -238,6 +258,9 @@ class OnlineHolder:
             partial = kept[1]
         else:
             return pb.OpenedPartial(status="refused", reason="another reply was opened under this request id")
+        if request.bands_hash:
+            pending = self._pending.pop(key, None)
+            return await self._bands.send(peer.name, request, partial, None if pending is None else pending.bands)
         message = pb.AddPartial(request_id=request.request_id, partial_share=partial, with_parties=request.with_parties)
         coordinator = self._fabric.federation.coordinator.name
         await self._fabric.call(coordinator, "AddPartial", message, pb.Empty, timeout_s=_PEER_S)
@@ -248,16 +271,14 @@ class OnlineHolder:
         if pending is None or request.keys_id != self._secret.keys_id:
             reason = f"{self._node.name} was restarted since, or is overloaded; use a new request id"
             return pb.OpenedPartial(status="lost", reason=reason)
-        holders, parties = pending.origin.job.holders, tuple(request.with_parties)
-        if len(set(parties)) != len(parties) or self._node.name not in parties or not set(parties) <= set(holders):
-            raise MessageError("the holders of a request are not those of the model", party=bank)
-        if set(parties) != set(holders) and not self._node.policy.online_without_others:
-            reason = f"{self._node.name} opens its part only together with all holders of the model"
+        parties = tuple(request.with_parties)
+        reason = self._parties_refusal(request, pending, bank)
+        if reason:
             return pb.OpenedPartial(status="refused", reason=reason)
         keys = await self._share_keys.with_peers(parties, dict(request.share_key_ids))
         if keys is None:
             return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
-        context = share_context(key, parties, pending.model_hash)
+        context = share_context(key, parties, pending.model_hash + request.bands_hash)
         spared = None
         if pending.spare is not None and not request.evaluated_enc:
             spared = pending.spare.partial(request.factors_share, bank)
@@ -276,14 +297,29 @@ class OnlineHolder:
             return self._journal.keep(key, digest, online.pack_partial(partial))
 
         partial = await self._in_thread(opened)
-        self._pending.pop(key, None)
+        if pending.bands is None:
+            self._pending.pop(key, None)
         self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
         return partial
+
+    def _parties_refusal(self, request: pb.OpenPartial, pending: _Pending, bank: str) -> str:
+        """Why its part is not opened with these parties, empty if it is; MessageError if they cannot be."""
+        holders, parties = pending.origin.job.holders, tuple(request.with_parties)
+        if len(set(parties)) != len(parties) or self._node.name not in parties or not set(parties) <= set(holders):
+            raise MessageError("the holders of a request are not those of the model", party=bank)
+        if request.bands_hash != (b"" if pending.bands is None else pending.bands.sha256):
+            raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
+        if pending.bands is not None and parties[0] != next(h for h in holders if h in parties):
+            raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
+        if set(parties) != set(holders) and not self._node.policy.online_without_others:
+            return f"{self._node.name} opens its part only together with all holders of the model"
+        return ""
 
 
 def _check_record(request: pb.EncryptRecord, bank: str) -> None:
     _check_id(request.request_id, bank)
-    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or len(request.part_hash) not in {0, 32}:
+    optional = {len(request.part_hash), len(request.bands_hash)}
+    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=bank)
     if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
         raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)

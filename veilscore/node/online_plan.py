@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.errors import MessageError, PeerError
+from veilscore.errors import ConfigError, MessageError, PeerError
+from veilscore.modelling.bands import Bands
 from veilscore.node.online_model import BankModel, Disclosed, codes_of_features, reasons
 from veilscore.protocols import online
 from veilscore.v1 import control_pb2 as pb
@@ -17,8 +18,11 @@ from veilscore.v1 import control_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from veilscore.node.online_bands_bank import BandCall
+
 DEFAULT_REASONS = 4
 ON_MISSING = ("fail", "missing_code", "neutral")
+OUTPUTS = ("score", "band")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -43,7 +47,9 @@ class Plan:
 
     Attributes
     ----------
-    repeated : what the parts of those who take part added up to when they opened them before; None: not yet opened.
+    repeated : what the parts of those who take part added up to when they opened them before, with `band` the number of
+        the band then; None: not yet opened.
+    band : where the band alone is asked for.
     """
 
     model: BankModel
@@ -53,6 +59,22 @@ class Plan:
     failure: str
     note: str
     repeated: int | None = None
+    band: BandCall | None = None
+
+    @property
+    def neutral(self) -> list[str]:
+        """Holders that count with their average."""
+        part = {a.holder for a in self.taking_part}
+        return [h for h in self.model.holders if h not in part]
+
+    def units_without(self) -> int:
+        """Units of the firm but for the parts of those who take part."""
+        return self.model.own_units(self.own_codes) + sum(self.model.holders[h].average for h in self.neutral)
+
+    def own_share(self) -> int:
+        """The bank's share of the total: that of the lead is the sum of the partials."""
+        masks = [int(a.evaluated.mask_total[0]) for a in self.taking_part if a.evaluated is not None]
+        return self.units_without() - sum(masks)
 
     def with_failures(self, said: dict[str, str]) -> Plan:
         """Plan with the status of holders that did not open."""
@@ -111,6 +133,16 @@ async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[NDArra
     return found.codes, ""
 
 
+def bands_of(model: BankModel, request: pb.ScoreRequest) -> Bands | None:
+    """Bands that the request asks for, None for a score; ConfigError if the model has none."""
+    if request.output != "band":
+        return None
+    artefact = model.artefact
+    if not artefact.bands:
+        raise ConfigError(f"model {artefact.name} has no bands: train it with bands, or name some in a batch")
+    return Bands.of(artefact.bands, artefact.scaling.units)
+
+
 def make_plan(
     model: BankModel, own_codes: NDArray[np.unsignedinteger], answers: tuple[Answer, ...], rule: str, note: str
 ) -> Plan:
@@ -131,16 +163,26 @@ def make_plan(
 
 
 def scored(request: pb.ScoreRequest, plan: Plan, together: int) -> pb.ScoreResponse:
-    """Response with a score; `together` is the sum of the parts of those who took part."""
+    """Response with a score or a band.
+
+    Parameters
+    ----------
+    together : the sum of the parts of those who took part; where the band alone was opened, its number.
+    """
     model, card = plan.model, plan.model.artefact
     part_of = {a.holder: a for a in plan.taking_part}
-    neutral = [h for h in model.holders if h not in part_of]
-    units = model.own_units(plan.own_codes) + together + sum(model.holders[h].average for h in neutral)
+    neutral = plan.neutral
     unknown = [h for h, a in part_of.items() if a.status == "unknown"]
     notes = [plan.note] if plan.note else []
     notes += [f"average points instead of {h}'s" for h in neutral]
     notes += [f"{h} does not know the firm: its bins of missing values" for h in unknown]
     response = make_response(request, "fallback" if neutral or unknown else "scored", "; ".join(notes), plan)
+    if plan.band is not None:  # no reasons: lost points beside the band would narrow the score down
+        if not plan.taking_part:
+            together = int(plan.band.bands.index(np.array([plan.units_without()], np.int64))[0])
+        response.output, response.band_number, response.band = "band", together, plan.band.bands.names[together]
+        return response
+    units = plan.units_without() + together
     as_array = np.array([units], dtype=np.int64)
     response.units = units
     response.score = float(card.score(as_array)[0])
@@ -170,6 +212,8 @@ def check_request(request: pb.ScoreRequest) -> None:
         raise MessageError("a firm id has 1 to 100 characters")
     if (request.on_missing or "fail") not in ON_MISSING:
         raise MessageError(f"on_missing is one of {', '.join(ON_MISSING)}")
+    if (request.output or "score") not in OUTPUTS:
+        raise MessageError(f"output is one of {', '.join(OUTPUTS)}")
     if not math.isfinite(request.timeout_s) or request.timeout_s < 0:
         raise MessageError("timeout_s is a number of seconds, 0 for the default")
 
@@ -181,6 +225,8 @@ def request_digest(request: pb.ScoreRequest) -> bytes:
     same.ClearField("timeout_s")
     same.ClearField("n_reasons")
     same.ClearField("consent")
+    if same.output == "score":
+        same.ClearField("output")
     return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()
 
 

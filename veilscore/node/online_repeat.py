@@ -34,7 +34,7 @@ class Openings:
         self._journal = journal
 
     def keep(self, release_id: str, plan: Plan, together: int) -> None:
-        """Keep what the parts of those who took part added up to."""
+        """Keep what the parts of those who took part added up to, or the number of the band."""
         body = json.dumps({"together": together, **_depends_on(plan)}).encode()
         self._journal.keep(f"\n{release_id}", b"", body)
 
@@ -49,9 +49,13 @@ class Openings:
 
 
 def _depends_on(plan: Plan) -> dict[str, object]:
-    """What a sum of parts belongs to: who took part and, for trees, the bank's own codes, which its factors follow."""
-    own = hashlib.sha256(plan.own_codes.astype("<u2").tobytes()).hexdigest() if plan.model.trees else ""
-    return {"holders": sorted(a.holder for a in plan.taking_part), "own": own}
+    """What a sum of parts belongs to: who took part and, for trees, the bank's own codes, which its factors follow.
+
+    A band belongs to its cut-offs and to all that the bank adds, so always to its own codes.
+    """
+    own = hashlib.sha256(plan.own_codes.astype("<u2").tobytes()).hexdigest() if plan.model.trees or plan.band else ""
+    depends: dict[str, object] = {"holders": sorted(a.holder for a in plan.taking_part), "own": own}
+    return depends if plan.band is None else {**depends, "bands": plan.band.bands.sha256.hex()}
 
 
 def as_if_opened(answers: Sequence[Answer]) -> tuple[Answer, ...]:

@@ -8,7 +8,6 @@ Aborts   : RefusedError at the holder, told to the others without a firm or a co
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,7 +18,7 @@ from veilscore.protocol import Protocol, Send, receive_parts, send_parts
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask, Signed, kind_of, stated_scope
 from veilscore.release.gate import MAX_LISTS, ConsentGate
-from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger
+from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger, counted_map
 from veilscore.v1 import score_pb2
 
 if TYPE_CHECKING:
@@ -226,15 +225,13 @@ class BatchGuard:
     def _release(
         self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap, bands: Bands | None
     ) -> Release:
-        covered = bytes.fromhex(code_map.hash)
-        if bands is not None:
-            covered = hashlib.sha256(covered + bands.sha256).digest()
+        cut_offs = b"" if bands is None else bands.sha256
         return Release(
             kind=EVALUATION if self._training else BATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=model.hex(),
-            code_map=covered.hex(),
+            code_map=counted_map(bytes.fromhex(code_map.hash), cut_offs),
             firms=np.unique(store.load_arrays("firms")["firms"][known]),
             band=bands is not None,
         )

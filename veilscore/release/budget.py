@@ -48,7 +48,7 @@ class ReleaseBudget:
             instead = {
                 EVALUATION: "set holdout_output: band",
                 BATCH: "set output: band",
-                ONLINE: "online there are none, so score the firm in a batch with output: band",
+                ONLINE: "ask for a band (output: band)",
             }[release.kind]
             raise RefusedError(
                 f"policy releases bands only (release.output: band) and a score was asked for; {instead}"

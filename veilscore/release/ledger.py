@@ -52,6 +52,11 @@ ONLINE = "online"
 HOUR_S, DAY_S = 3600.0, 86400.0
 
 
+def counted_map(code_map: bytes, bands: bytes) -> str:
+    """What stands for a code map in a release: where bands alone are opened, the digest of their cut-offs is in it."""
+    return (hashlib.sha256(code_map + bands).digest() if bands else code_map).hex()
+
+
 @dataclass(frozen=True)
 class Release:
     """One opening.

@@ -9,7 +9,7 @@ from veilscore.errors import RefusedError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
-from veilscore.release.ledger import ONLINE, Release, ReleaseLedger
+from veilscore.release.ledger import ONLINE, Release, ReleaseLedger, counted_map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,9 +75,10 @@ class SingleGuard:
             bank=bank,
             reference=f"{bank}/{request.request_id}",
             model=request.model_hash.hex(),
-            code_map=request.map_hash.hex(),
+            code_map=counted_map(request.map_hash, request.bands_hash),
             firms=self._ledger.firms([firm]),
             record=self._ledger.record_digest(codes),
+            band=bool(request.bands_hash),
         )
         earlier = self._budget(codes.shape[1]).check_single(release, fresh=request.fresh)
         if earlier and token.spend is not None:

@@ -233,7 +233,7 @@ class JobEvent(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent")
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent", "output")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +250,7 @@ class ScoreRequest(_message.Message):
     ON_MISSING_FIELD_NUMBER: _ClassVar[int]
     N_REASONS_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model: str
@@ -259,7 +260,8 @@ class ScoreRequest(_message.Message):
     on_missing: str
     n_reasons: int
     consent: bytes
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ...) -> None: ...
+    output: str
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ..., output: _Optional[str] = ...) -> None: ...
 
 class PartyStatus(_message.Message):
     __slots__ = ("party", "status", "reason", "data_time_s")
@@ -286,7 +288,7 @@ class Reason(_message.Message):
     def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256")
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +301,8 @@ class ScoreResponse(_message.Message):
     UNITS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    BAND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     status: str
     score: float
@@ -311,10 +315,12 @@ class ScoreResponse(_message.Message):
     units: int
     model: str
     model_sha256: bytes
-    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ...) -> None: ...
+    output: str
+    band_number: int
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -325,6 +331,7 @@ class EncryptRecord(_message.Message):
     PART_HASH_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
+    BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -335,7 +342,8 @@ class EncryptRecord(_message.Message):
     part_hash: bytes
     consent: bytes
     fresh: bool
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ...) -> None: ...
+    bands_hash: bytes
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -416,7 +424,7 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share")
+    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share", "bands_hash")
     class ShareKeyIdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -430,13 +438,15 @@ class OpenPartial(_message.Message):
     KEYS_ID_FIELD_NUMBER: _ClassVar[int]
     SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
     FACTORS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
     with_parties: _containers.RepeatedScalarFieldContainer[str]
     keys_id: bytes
     share_key_ids: _containers.ScalarMap[str, bytes]
     factors_share: bytes
-    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ...) -> None: ...
+    bands_hash: bytes
+    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
     __slots__ = ("status", "reason")
@@ -469,6 +479,54 @@ class TotalReply(_message.Message):
     TOTAL_SHARE_FIELD_NUMBER: _ClassVar[int]
     total_share: bytes
     def __init__(self, total_share: _Optional[bytes] = ...) -> None: ...
+
+class BandPartial(_message.Message):
+    __slots__ = ("request_id", "bank", "partial_share", "with_parties")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    bank: str
+    partial_share: bytes
+    with_parties: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., bank: _Optional[str] = ..., partial_share: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BandBase(_message.Message):
+    __slots__ = ("setup_id", "point")
+    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    setup_id: str
+    point: bytes
+    def __init__(self, setup_id: _Optional[str] = ..., point: _Optional[bytes] = ...) -> None: ...
+
+class BandChoices(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: bytes
+    def __init__(self, points: _Optional[bytes] = ...) -> None: ...
+
+class BandLabels(_message.Message):
+    __slots__ = ("request_id", "setup_id", "labels")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    setup_id: str
+    labels: bytes
+    def __init__(self, request_id: _Optional[str] = ..., setup_id: _Optional[str] = ..., labels: _Optional[bytes] = ...) -> None: ...
+
+class BandTables(_message.Message):
+    __slots__ = ("status", "reason", "tables", "decoding")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    reason: str
+    tables: bytes
+    decoding: bytes
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., tables: _Optional[bytes] = ..., decoding: _Optional[bytes] = ...) -> None: ...
 
 class SignedConsent(_message.Message):
     __slots__ = ("body", "signature", "commitments")

@@ -1,0 +1,241 @@
+"""A bank searches for a score by online bands: it shifts its own share and reads on which side of a cut-off it falls.
+
+Under one request id the lead opens one circuit, whatever is sent; under new ones each opening counts as a repeat. The
+control is the same search with release control off, which finds the score to the unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from consent_issuer import token_bytes
+from trial_scoring import copy_of, rows, score, scoring, set_policy, train
+
+from veilscore.crypto.he import PublicContext
+from veilscore.errors import MessageError
+from veilscore.modelling.bands import Bands
+from veilscore.modelling.model import load_model
+from veilscore.node.online_plan import Plan
+from veilscore.node.online_repeat import Openings
+from veilscore.protocols import online
+from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.v1 import control_pb2 as pb
+
+BAND_ONLY = {"output": "band"}
+OFF = {"output": "band", "control": "off"}
+HOLDERS = ("tax", "registry")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("federation"), 600)
+
+
+@pytest.fixture
+def homes(trained, tmp_path):
+    return copy_of(trained, tmp_path)
+
+
+def set_release(homes, release):
+    for party in HOLDERS:
+        set_policy(homes, party, release=release)
+
+
+def victim(homes):
+    return next(f for f in rows(homes, "bank") if all(f in rows(homes, holder) for holder in HOLDERS))
+
+
+# --- new request ids -------------------------------------------------------------------------------------------------
+
+
+def search(homes, monkeypatch):
+    """Bounds of the victim's units by shifts of the bank's share against the cut-off at 550 points, and the refusal."""
+    shift, share = [0], Plan.own_share
+    monkeypatch.setattr(Plan, "own_share", lambda plan: share(plan) - shift[0])
+    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)  # the bank forgets what it got before
+    firm, cut, low, high = victim(homes), 55_000, 0, 1 << 17
+
+    async def scenario():
+        nonlocal low, high
+        async with scoring(homes) as command:
+            while high - low > 1:
+                middle = (low + high) // 2
+                shift[0] = middle - cut
+                answer = await score(command, f"q{middle}", firm, output="band", timeout_s=20.0)
+                if answer.status != "scored":
+                    return " ".join(p.reason for p in answer.parties)
+                low, high = (middle, high) if answer.band_number >= 2 else (low, middle)
+            return ""
+
+    refusal = asyncio.run(scenario())
+    monkeypatch.setattr(Plan, "own_share", share)
+    set_release(homes, {"control": "off"})
+
+    async def truth():
+        async with scoring(homes) as command:
+            return (await score(command, "truth", firm)).units
+
+    return low, high, refusal, asyncio.run(truth())
+
+
+@pytest.mark.parametrize("release", [OFF, BAND_ONLY], ids=["off", "default"])
+def test_shifting_the_banks_share_from_request_to_request(homes, monkeypatch, release):
+    set_release(homes, release)
+    low, high, refusal, units = search(homes, monkeypatch)
+    assert low <= units < high
+    if release is OFF:
+        assert (high - low, refusal) == (1, "")
+    else:
+        assert "opened too often" in refusal
+        assert high - low >= 1 << 14  # the first opening and two repeats tell three bits of seventeen
+
+
+# --- one request id --------------------------------------------------------------------------------------------------
+
+
+class Dishonest:
+    """The bank's side written by an attacker, from its model and the calls that holders offer."""
+
+    def __init__(self, homes, command):
+        self.model = load_model(homes / "bank" / "models" / "firms" / "model.json")
+        self.bands = Bands.of(self.model.bands, self.model.scaling.units)
+        self.command, self.firm = command, victim(homes)
+
+    async def call(self, holder, method, message, reply):
+        return await self.command.call(holder, method, message, reply, timeout_s=10)
+
+    async def record(self, holder, request_id):
+        message = pb.EncryptRecord(
+            request_id=request_id,
+            firm_id=self.firm,
+            model_hash=self.model.sha256,
+            map_hash=bytes.fromhex(self.model.part(holder).map_sha256),
+            purpose="credit",
+            on_missing="missing_code",
+            bands_hash=self.bands.sha256,
+            consent=token_bytes(self.firm),
+        )
+        return await self.call(holder, "EncryptRecord", message, pb.EncryptedRecord)
+
+    async def open_parts(self, request_id):
+        """Both holders open; the sum of the bank's masks, and what was sent."""
+        replies = {holder: await self.record(holder, request_id) for holder in HOLDERS}
+        ids = {holder: reply.share_key_id for holder, reply in replies.items()}
+        mask, sent = 0, {}
+        for holder, reply in replies.items():
+            keys = await self.call(holder, "HolderKeys", pb.Empty(), pb.HolderKeys)
+            points = online.encode_points(self.model.part(holder).points)
+            done = online.evaluate(PublicContext(keys.public_key), tuple(reply.ciphertext_enc), points)
+            mask += int(done.mask_total[0])
+            sent[holder] = pb.OpenPartial(
+                request_id=request_id,
+                evaluated_enc=done.reply,
+                with_parties=HOLDERS,
+                keys_id=reply.keys_id,
+                share_key_ids=ids,
+                bands_hash=self.bands.sha256,
+            )
+        await asyncio.gather(*(self.opened(holder, message) for holder, message in sent.items()))
+        return mask, sent
+
+    async def opened(self, holder, message):
+        reply = await self.call(holder, "OpenPartial", message, pb.OpenedPartial)
+        assert reply.status == "opened"
+
+    async def set_up(self, setup_id):
+        role = BankBand(names_of("bank", "tax", setup_id))
+        base = pb.BandBase(setup_id=setup_id, point=role.point)
+        role.accept((await self.call("tax", "BandBase", base, pb.BandChoices)).points)
+        return role
+
+    async def band(self, request_id, setup_id, role, share):
+        """Reply of the lead, and the band where it opened one."""
+        message = pb.BandLabels(request_id=request_id, setup_id=setup_id, labels=role.labels(share, self.bands))
+        reply = await self.call("tax", "BandLabels", message, pb.BandTables)
+        return message, reply, role.open(reply.tables, reply.decoding) if reply.status == "opened" else None
+
+
+def test_shifting_the_banks_share_under_one_request_id(homes):
+    """Neither other labels, nor another set-up, nor asking at once, nor opening again gets a second band."""
+    set_release(homes, BAND_ONLY)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            bank = Dishonest(homes, command)
+            mask, sent = await bank.open_parts("one")
+            roles = [await bank.set_up(f"s{k}") for k in range(4)]
+            own = bank.model.base_points - mask
+            # two different shifts at once: one of them is answered
+            both = await asyncio.gather(*(bank.band("one", f"s{k}", roles[k], own + 7000 * k) for k in range(2)))
+            assert sorted(reply.status for _, reply, _ in both) == ["opened", "refused"]
+            first, reply, band = next(one for one in both if one[1].status == "opened")
+            assert 0 <= band <= 3
+            assert await bank.call("tax", "BandLabels", first, pb.BandTables) == reply  # a retry
+            _, shifted, _ = await bank.band("one", "s2", roles[2], own + 20_000)
+            assert (shifted.status, shifted.tables, shifted.decoding) == ("refused", b"", b"")
+            changed = pb.BandLabels(request_id="one", setup_id="s3", labels=bytes(len(first.labels)))
+            assert (await bank.call("tax", "BandLabels", changed, pb.BandTables)).status == "refused"
+            for holder, message in sent.items():  # the same bytes open nothing new, other bytes nothing
+                await bank.opened(holder, message)
+                message.evaluated_enc[0] = message.evaluated_enc[0][::-1]
+                assert (await bank.call(holder, "OpenPartial", message, pb.OpenedPartial)).status == "refused"
+                assert "used here already" in (await bank.record(holder, "one")).reason
+            _, again, _ = await bank.band("one", "s3", roles[3], own + 20_000)
+            assert again.status == "refused"
+            return sent, own
+
+    sent, own = asyncio.run(scenario())
+
+    async def after_a_restart_of_the_lead():
+        async with scoring(homes) as command:
+            bank = Dishonest(homes, command)
+            sent["tax"].evaluated_enc[0] = sent["tax"].evaluated_enc[0][::-1]  # as it was
+            reply = await bank.call("tax", "OpenPartial", sent["tax"], pb.OpenedPartial)
+            assert reply.status == "lost"
+            assert "used here already" in (await bank.record("tax", "one")).reason
+            _, reply, _ = await bank.band("one", "s9", await bank.set_up("s9"), own + 20_000)
+            assert reply.status == "lost"
+
+    asyncio.run(after_a_restart_of_the_lead())
+
+
+def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
+    """A record that was encrypted for a band is opened to no coordinator, nor by other leads."""
+    set_release(homes, BAND_ONLY)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            bank = Dishonest(homes, command)
+            reply = await bank.record("tax", "one")
+            fields = {"request_id": "one", "keys_id": reply.keys_id, "evaluated_enc": [b"x"]}
+            for changes in (
+                {"with_parties": HOLDERS},
+                {"with_parties": HOLDERS, "bands_hash": bytes(32)},
+                {"with_parties": HOLDERS[::-1], "bands_hash": bank.bands.sha256},
+            ):
+                with pytest.raises(MessageError, match=r"another output|lead of a band"):
+                    await bank.call("tax", "OpenPartial", pb.OpenPartial(**fields, **changes), pb.OpenedPartial)
+
+    asyncio.run(scenario())
+
+
+def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
+    """What a curious lead holds of one firm, asked for many times, says nothing of its total."""
+    set_release(homes, OFF)
+    from veilscore.node import online_bands_holder
+
+    sums, add = [], online_bands_holder._sum_of_parts
+    monkeypatch.setattr(online_bands_holder, "_sum_of_parts", lambda request: sums.append(add(request)) or add(request))
+    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)
+
+    async def scenario():
+        async with scoring(homes) as command:
+            for k in range(60):
+                await score(command, f"q{k}", victim(homes), output="band", timeout_s=20.0)
+
+    asyncio.run(scenario())
+    found = np.array([int(one[0]) for one in sums])
+    assert np.unique(found).size == 60
+    assert abs((found / online.T - 0.5).mean()) < 6 * np.sqrt(1 / 12 / 60)
