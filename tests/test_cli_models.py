@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tarfile
 
 import pytest
@@ -110,6 +111,10 @@ def test_score_and_report_on_real_processes(trained):
         assert "failed" in refused
         assert "unknown" in refused
         assert "fallback" in veilscore("score", unknown[0], *arguments, "--on-missing", "missing_code")
+        consent(trained, known[1], "band.json")
+        band = veilscore("score", known[1], *arguments, "--output", "band")
+        assert re.search(r"scored\s+band (low|middle|high|below all bands) \(model firms", band)
+        assert not any(word in band for word in ("points", "probability", "cost most"))
         with pytest.raises(JobError, match="no job"):
             veilscore("report", "nothing", "--federation", trained)
     finally:

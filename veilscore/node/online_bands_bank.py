@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from veilscore.modelling.bands import Bands
     from veilscore.node.online_bands_holder import InThread
 
-STOCK = 8  # set-ups kept ready with a lead
+STOCK = 16  # set-ups kept ready with a lead; 200 kB each at the bank
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,14 +8,21 @@ Messages : ScoreRequest -> ScoreResponse between a loan system and its own bank.
            of starts; OpenPartial (masked points) -> AddPartial (holder to coordinator) -> TotalReply (to the bank).
            While idle, the nodes make spares (`online_spares`: PrepareSpare, FinishSpare), with which a request needs
            no encryption; without one it takes the long way.
+           For a band alone (`output: band`) the coordinator has no part: BandPartial (holder to the lead, the first of
+           the model's holders that take part), then BandLabels -> BandTables between bank and lead
+           (`online_bands_bank`, `online_bands_holder`); BandBase -> BandChoices while idle, or while holders encrypt.
 Reveals  : to the bank, the firm's total, hence what all holders' parts add up to, and a holder's part if only one
            takes part; whether a holder knows the firm where its policy says so (`disclose_unknown`); codes of the
            columns named in a holder's `reason_columns`; the time of the holder's data. To a holder, that the firm is
            scored, when, for which purpose and by which model hash. To the coordinator, when holders score with whom.
            A bank and a coordinator together learn no single part while two honest holders take part.
+           With a band alone, to the bank the band instead of the total and no codes of `reason_columns`; to the lead
+           nothing more, as the holders' sum is uniform without the bank's masks. Bank and lead together know the total.
 Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented.
 Aborts   : nothing wrong is ever returned as a score: a total outside what the model allows, holders' keys that changed
            on the way, a map of another version all end as status "failed" with the reason.
+           Of a band this cannot be told: a wrong part gets a wrong band opened, where a wrong total is mostly out of
+           range.
 
 Missing parties, by the request's `on_missing`:
     fail          a firm unknown to a holder, a refusing or unreachable holder: status "failed", no score.
@@ -30,7 +37,8 @@ Status of a party: ok, not disclosed (answered; does not say whether it knows th
 
 Retries: a response "scored" or "fallback" is kept and given again for its request id, also after a restart. Holders
 open a request id once; a repeat with the same bytes gets the same partial. A request that failed may be repeated
-under its id unless its message asks for a new one.
+under its id unless its message asks for a new one. The lead opens one band for a request id: the same labels get the
+same tables, other labels are refused, and after a restart of the lead the request is lost.
 """
 
 from __future__ import annotations
