@@ -338,16 +338,30 @@ def test_a_lead_that_answers_rubbish(trained, homes, monkeypatch, changes):
     assert any(text in told for text in ("use a new request id", "no", "repeat the request"))
 
 
-def test_set_ups_that_the_lead_lost_are_made_anew(trained, homes):
+def test_set_ups_that_the_lead_lost_are_made_anew(trained, homes, monkeypatch):
     """The bank's stock is of an earlier start of the lead."""
-    firms = trained.known[6:8]
+    firms, said, filled = trained.known[6:8], [], asyncio.Event()
+    fill, call = online_bands_bank.BankBands.fill, Fabric.call
+
+    async def filling(self, lead, timeout_s, *least):
+        await fill(self, lead, timeout_s, *least)
+        if not least:  # while idle, not for a request
+            filled.set()
+
+    async def record(self, to, method, *rest, **options):
+        reply = await call(self, to, method, *rest, **options)
+        said.extend([reply.status] if method == "BandLabels" else [])
+        return reply
+
+    monkeypatch.setattr(online_bands_bank.BankBands, "fill", filling)
+    monkeypatch.setattr(Fabric, "call", record)
 
     async def scenario():
         async with scoring(homes, "bank", "registry", "coordinator") as command:
             tax = Node(homes / "tax")
             await tax.start()
             first = await score(command, "a", firms[0], output="band")
-            await asyncio.sleep(2)
+            await asyncio.wait_for(filled.wait(), 20)
             await tax.stop(0.1)
             tax = Node(homes / "tax")
             await tax.start()
@@ -358,6 +372,7 @@ def test_set_ups_that_the_lead_lost_are_made_anew(trained, homes):
 
     responses = asyncio.run(scenario())
     assert [(r.status, r.band) for r in responses] == [("scored", trained.bands[f]) for f in firms]
+    assert said == ["opened", "no set-up", "opened"]
 
 
 def test_a_failure_while_opening_can_be_repeated(trained, homes, monkeypatch):
@@ -425,7 +440,16 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
     assert [r.band for r in responses] == [trained.bands[f] for f in firms]
     told = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in ONLINE if leak.only in {"", "band"}}
     roles = {"bank": "bank", "tax": "holder", "registry": "holder", "coordinator": "coordinator"}
-    own = {"ScoreRequest", "ScoreResponse", "Hello", "HelloReply", "Empty", "PrepareSpare", "OpenedPartial"}
+    own = {
+        "ScoreRequest",
+        "ScoreResponse",
+        "Hello",
+        "HelloReply",
+        "Empty",
+        "PrepareSpare",
+        "OpenedPartial",
+        "KeyStatements",
+    }
     sent = {(type(message).__name__, roles[to]) for _, to, message in seen}
     assert {one for one in sent if one[0] not in own} <= told
     assert {kind for kind, _ in sent} >= {"BandPartial", "BandBase", "BandChoices", "BandLabels", "BandTables"}
@@ -466,6 +490,8 @@ def test_a_stock_of_set_ups_is_kept_up():
         class Lead:
             async def call(self, lead, _method, message, _reply, **_options):
                 made.append(lead)
+                if lead == "registry":
+                    raise PeerError("it is not there")
                 return pb.BandChoices(points=LeadBand(names_of("bank", lead, message.setup_id), message.point).choices)
 
         stock.fabric = Lead()
@@ -479,5 +505,8 @@ def test_a_stock_of_set_ups_is_kept_up():
         assert len(made) == 2
         stock.drop("tax")
         assert stock.wanted == ""
+        with pytest.raises(PeerError):
+            await stock.fill("registry", 1.0)
+        assert stock.wanted == ""  # not asked again before a request needs it
 
     asyncio.run(scenario())

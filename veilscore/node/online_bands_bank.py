@@ -50,10 +50,14 @@ class BankBands:
         return next((lead for lead, stock in self._stock.items() if len(stock) < STOCK), "")
 
     async def fill(self, lead: str, timeout_s: float, least: int = STOCK) -> None:
-        """Make a set-up with this lead unless there are `least`; from now on its stock is kept up."""
+        """Make a set-up with this lead unless there are `least`; while that works its stock is kept up."""
         stock = self._stock.setdefault(lead, deque())
         if len(stock) < least:
-            stock.append(await self._made(lead, timeout_s))
+            try:
+                stock.append(await self._made(lead, timeout_s))
+            except VeilscoreError:
+                self.drop(lead)
+                raise
 
     async def take(self, lead: str, timeout_s: float) -> _Setup:
         """Take a set-up out of the stock, or make one."""

@@ -12,6 +12,7 @@ Aborts   : MessageError on any wrong size or point, or a band that there is not;
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,12 @@ def names_of(bank: str, lead: str, setup_id: str) -> bytes:
     """Label of one set-up, the same on both sides."""
     fields = (b"veilscore/1 online band", bank.encode(), lead.encode(), setup_id.encode())
     return b"".join(len(f).to_bytes(4, "little") + f for f in fields)
+
+
+@lru_cache(maxsize=64)
+def _circuit(limits: tuple[int, ...]) -> BandCircuit:
+    """Circuits are kept: counting the gates of one takes as long as running it."""
+    return BandCircuit(limits, T)
 
 
 class BankBand:
@@ -74,7 +81,7 @@ class BankBand:
         """
         if self._sent is not None:
             raise SecretReuseError("a set-up of labels was to serve a second share")
-        circuit = BandCircuit(bands.limits, T)
+        circuit = _circuit(bands.limits)
         lifted = np.array([(share + circuit.half) % T], np.uint64)
         self._sent = (circuit, *self._receiver.extend(to_bits(lifted, circuit.n_bits)))
         return self._sent[1]
@@ -127,7 +134,7 @@ class LeadBand:
         if self._sender is None:
             raise SecretReuseError("a set-up of labels was to serve a second circuit")
         sender, self._sender = self._sender, None
-        circuit = BandCircuit(bands.limits, T)
+        circuit = _circuit(bands.limits)
         garbler = Garbler(self._names, sender.offset)
         theirs = sender.extend(labels, (circuit.n_bits, 1))
         word = circuit(garbler, theirs, garbler.own(to_bits(share, circuit.n_bits)))
