@@ -6,13 +6,13 @@ Set-ups of oblivious transfer need neither firm nor share: the bank makes them w
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veilscore.errors import VeilscoreError
 from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.randomness import secret_bytes
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class BankBands:
         self._stock.pop(lead, None)
 
     async def _made(self, lead: str, timeout_s: float) -> _Setup:
-        setup_id = secrets.token_hex(16)
+        setup_id = secret_bytes(16).hex()
         role = await self.in_thread(lambda: BankBand(names_of(self._name, lead, setup_id)))
         message = pb.BandBase(setup_id=setup_id, point=role.point)
         reply = await self.fabric.call(lead, "BandBase", message, pb.BandChoices, timeout_s=timeout_s)
