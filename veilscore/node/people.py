@@ -57,6 +57,9 @@ ACCESS: dict[str, frozenset[str]] = {
     "OpenPartial": _NODES_ONLY,
     "ShareKey": _NODES_ONLY,
     "AddPartial": _NODES_ONLY,
+    "BandPartial": _NODES_ONLY,
+    "BandBase": _NODES_ONLY,
+    "BandLabels": _NODES_ONLY,
     "Total": _NODES_ONLY,
 }
 
