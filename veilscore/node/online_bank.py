@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import structlog
 
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.online_opening import Asked, OnlineArchive, OnlineOpening, OnlineRecord, draw_opening, record_of
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import BankModel, BankModels, Side
 from veilscore.node.online_plan import (
@@ -44,6 +44,7 @@ from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from veilscore.evidence.recorder import EvidenceRecorder
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
 
 R = TypeVar("R")
+Blinds = tuple[he.Blind, ...]
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _IDLE_S = 0.2  # without a request, before spares are made
@@ -82,6 +84,10 @@ class OnlineBank:
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
         self._asked_to_open: dict[str, dict[str, str]] = {}
+        self._archive = OnlineArchive(home, node.audit)
+        self._archive.start()
+        self._to_keep: dict[str, list[tuple[Asked, OnlineRecord, BankModel]]] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
@@ -97,6 +103,7 @@ class OnlineBank:
         tasks = (*(task for _, task in self._running.values()), *self._replying, *filter(None, [self._refill]))
         _cancel(*tasks)
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._keeping)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._journal.close()
 
@@ -144,6 +151,7 @@ class OnlineBank:
             response = make_response(request, "failed", str(error))
         finally:
             self._asked_to_open.pop(self._release_id(request), None)
+            self._keep_for_audit(self._release_id(request))
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
             self._refill_later()
@@ -192,6 +200,8 @@ class OnlineBank:
         self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float, *, fresh: bool = False
     ) -> Answer:
         spare = self._spares.take(holder, model.stock or model)
+        opening = draw_opening(self._node.name, holder, "record", self._release_id(request))
+        early = self._early_blinds(holder, model.holders[holder], opening) if spare is None else None
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
@@ -203,18 +213,29 @@ class OnlineBank:
             spare_id="" if spare is None else spare.spare_id,
             consent=request.consent,
             fresh=fresh,
+            commitment=opening.commitment,
         )
         try:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
-            return await self._evaluate(holder, model, reply, spare, limit_s)
+            return await self._evaluate(holder, model, reply, spare, opening, early, limit_s)
         except RefusedError as error:
             return Answer(holder, "refused", error.message[:200])
         except VeilscoreError as error:
             self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
             return Answer(holder, "failed", error.message[:200])
+        finally:
+            if early is not None:
+                early.cancel()  # if it was not needed
 
     async def _evaluate(
-        self, holder: str, model: BankModel, reply: pb.EncryptedRecord, spare: BankSpare | None, limit_s: float
+        self,
+        holder: str,
+        model: BankModel,
+        reply: pb.EncryptedRecord,
+        spare: BankSpare | None,
+        opening: OnlineOpening,
+        early: Future[tuple[bytes, Blinds]] | None,
+        limit_s: float,
     ) -> Answer:
         answer, side = read_answer(holder, model, reply), model.holders[holder]
         if not answer.keys_id:
@@ -222,16 +243,42 @@ class OnlineBank:
                 self._spares.add(holder, model.stock or model, spare)
             return answer
         if spare is not None and reply.difference_share:
-            evaluated = spare.evaluated(reply.difference_share, side.cells, holder)
-        else:
-            evaluated = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, limit_s)
-        return replace(answer, evaluated=evaluated)
+            return replace(
+                answer,
+                evaluated=spare.evaluated(reply.difference_share, side.cells, holder),
+                asked=spare.asked,
+            )
+        evaluated, asked = await self._put_points(
+            side, reply.ciphertext_enc, reply.keys_id, opening, limit_s, early=early
+        )
+        return replace(answer, evaluated=evaluated, asked=asked)
+
+    def _early_blinds(self, holder: str, side: Side, opening: OnlineOpening) -> Future[tuple[bytes, Blinds]] | None:
+        """Make masks while the holder encrypts, where its keys are known."""
+        context, n = self._contexts.get(holder), online.n_ciphertexts(1, side.cells.size)
+        if context is None:
+            return None
+        return self._thread.submit(lambda: (context.keys_id, online.make_blinds(context, opening.seed_bytes, n)))
 
     async def _put_points(
-        self, holder: str, side: Side, query: Iterable[bytes], keys_id: bytes, limit_s: float
-    ) -> online.Evaluated:
-        context, encrypted = await self._context(holder, keys_id, limit_s), tuple(query)
-        return await self._in_thread(lambda: online.evaluate(context, encrypted, side.encode()))
+        self,
+        side: Side,
+        query: Iterable[bytes],
+        keys_id: bytes,
+        opening: OnlineOpening,
+        limit_s: float,
+        early: Future[tuple[bytes, Blinds]] | None = None,
+    ) -> tuple[online.Evaluated, Asked]:
+        """Points on what a holder sent, all that is drawn for it from the seed that the bank is committed to."""
+        context, encrypted = await self._context(opening.holder, keys_id, limit_s), tuple(query)
+
+        def work() -> online.Evaluated:
+            made_for, blinds = (b"", ()) if early is None else early.result()  # done: this thread did it before
+            if made_for != keys_id:
+                blinds = online.make_blinds(context, opening.seed_bytes, len(encrypted))
+            return online.evaluate(context, encrypted, side.encode(), blinds)
+
+        return await self._in_thread(work), Asked(opening, encrypted, context)
 
     async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
         """Holder's public keys, fetched once for each of its starts."""
@@ -252,7 +299,7 @@ class OnlineBank:
         release_id, coordinator = self._release_id(request), self._fabric.federation.coordinator.name
         ids = {a.holder: a.share_key_id for a in plan.taking_part}
         opening = {
-            asyncio.create_task(self._open_one(release_id, a, parties, ids, limit_s)): a.holder
+            asyncio.create_task(self._open_one(release_id, plan, a, parties, ids, limit_s)): a.holder
             for a in plan.taking_part
         }
         for task in opening:
@@ -280,7 +327,13 @@ class OnlineBank:
         return None, units
 
     async def _open_one(
-        self, release_id: str, answer: Answer, parties: list[str], share_key_ids: dict[str, bytes], limit_s: float
+        self,
+        release_id: str,
+        plan: Plan,
+        answer: Answer,
+        parties: list[str],
+        share_key_ids: dict[str, bytes],
+        limit_s: float,
     ) -> str:
         """Why this holder did not open; empty if it did."""
         message = pb.OpenPartial(
@@ -290,7 +343,12 @@ class OnlineBank:
             keys_id=answer.keys_id,
             share_key_ids=share_key_ids,
             factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
+            commitment=b"" if answer.asked is None else answer.asked.opening.commitment,
         )
+        if answer.asked is not None:
+            own = plan.own_codes.astype("<u2").tobytes() if plan.model.trees else b""
+            record = record_of(answer.asked, plan.model.sha256.hex(), own, message)
+            self._to_keep.setdefault(release_id, []).append((answer.asked, record, plan.model))
         sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
         self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
         try:
@@ -304,6 +362,21 @@ class OnlineBank:
         if self.evidence is not None:
             asked = self._asked_to_open.get(self._release_id(request), {})
             await asyncio.to_thread(self.evidence.score_released, request, response, asked)
+
+    def _keep_for_audit(self, release_id: str) -> None:
+        """Keep what was asked to be opened, after the response has left; without it an auditor has no answer."""
+        kept = self._to_keep.pop(release_id, [])
+        if kept:
+            task = asyncio.create_task(self._keep(kept))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, kept: list[tuple[Asked, OnlineRecord, BankModel]]) -> None:
+        for asked, record, model in kept:
+            try:
+                await asyncio.to_thread(self._archive.keep, asked, record, model.artefact)
+            except VeilscoreError as error:
+                self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
         """What others know the request by; says nothing of the caller's id and is the same for a repeat."""
@@ -334,17 +407,19 @@ class OnlineBank:
 
     async def _make_spare(self, holder: str, model: BankModel) -> None:
         side, spare_id = model.holders[holder], new_spare_id()
-        random = None
+        opening, random = draw_opening(self._node.name, holder, "spare", spare_id), None
         if side.part_hash:  # trees: the factors of a record are not known yet, so random ones stand for them
-            n_bits = max(1, model.trees[holder].n_bits)
-            random = he.uniform_slots(n_bits).astype(np.int64)
-            side = replace(side, factors=np.where(random > he.T // 2, random - he.T, random))
-        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash)
+            random = online.random_factors(opening.seed_bytes, max(1, model.trees[holder].n_bits))
+            side = replace(side, factors=online.lifted(random))
+        asked = pb.PrepareSpare(
+            spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash, commitment=opening.commitment
+        )
         reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
-        done = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, _SPARE_S)
+        done, sent = await self._put_points(side, reply.ciphertext_enc, reply.keys_id, opening, _SPARE_S)
+        await asyncio.to_thread(self._archive.keep_query, sent)
         finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
         await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
-        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random))
+        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random, Asked(opening, (), None)))
 
 
 async def _same(answer: Answer) -> Answer:

@@ -17,6 +17,8 @@ from veilscore.v1 import control_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from veilscore.evidence.online_opening import Asked
+
 DEFAULT_REASONS = 4
 ON_MISSING = ("fail", "missing_code", "neutral")
 
@@ -35,6 +37,7 @@ class Answer:
     without_others: bool = False
     disclosed: tuple[Disclosed, ...] = ()
     released_as: str = ""
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, repr=False)
