@@ -8,10 +8,9 @@ import shutil
 import time
 
 import pytest
-from test_online_trees import BOOST
-from test_online_trees import JOB as TREES
-from trial_online_audit import HOLDERS, audit, counted, logged, released
-from trial_scoring import copy_of, rows, run_locally, score, scoring, train
+import yaml
+from trial_online_audit import audit, counted, known, logged, released, two_models
+from trial_scoring import copy_of, rows, score, scoring
 
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
 from veilscore.node.policy import AuditRules
@@ -19,24 +18,12 @@ from veilscore.node.policy import AuditRules
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Homes with a scorecard "firms" and trees "trees"."""
-    folder = train(tmp_path_factory.mktemp("federation"), 700)
-    from trial_scoring import set_policy
-
-    for party in ("bank", *HOLDERS):
-        set_policy(folder, party, boosting_bounds="off", allow_order=True)
-    run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))
-    return folder
+    return two_models(tmp_path_factory.mktemp("federation"))
 
 
 @pytest.fixture
 def homes(trained, tmp_path):
     return copy_of(trained, tmp_path)
-
-
-def known(homes, count):
-    tax, registry = rows(homes, "tax"), rows(homes, "registry")
-    return [f for f in rows(homes, "bank") if f in tax and f in registry][:count]
 
 
 def all_confirmed(findings):
@@ -127,8 +114,6 @@ def test_the_oldest_go_first_when_there_is_no_more_room(tmp_path):
 
 
 def test_nothing_is_kept_where_the_policy_says_so(homes, monkeypatch):
-    import yaml
-
     counted(monkeypatch, 0)
     path = homes / "bank" / "node.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"audit": {"online_mb": 0}}))

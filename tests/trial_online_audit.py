@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from trial_scoring import score, scoring
+from test_online_trees import BOOST
+from test_online_trees import JOB as TREES
+from trial_scoring import rows, run_locally, score, scoring, set_policy, train
 
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.online_audit import OnlineAudit
 from veilscore.evidence.witness import Witnesses
+from veilscore.node import online_bank, online_spares
 from veilscore.node.online_spares import BankSpares
 
 if TYPE_CHECKING:
@@ -17,22 +20,46 @@ if TYPE_CHECKING:
 
     from veilscore.evidence.audit import Finding
     from veilscore.evidence.witness import ShareOpened
+    from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
 
 
-def released(homes: Path, firms: list[str], *, model: str = "firms", spared: int = 0) -> None:
+def two_models(folder: Path) -> Path:
+    """Homes with a scorecard "firms" and trees "trees"."""
+    train(folder, 700)
+    for party in ("bank", *HOLDERS):
+        set_policy(folder, party, boosting_bounds="off", allow_order=True)
+    run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))
+    return folder
+
+
+def known(homes: Path, count: int) -> list[str]:
+    """Firms that every party has."""
+    tax, registry = rows(homes, "tax"), rows(homes, "registry")
+    return [f for f in rows(homes, "bank") if f in tax and f in registry][:count]
+
+
+def released(
+    homes: Path, firms: list[str], *, model: str = "firms", spared: int = 0, honest: bool = True, prefix: str = "r"
+) -> list[pb.ScoreResponse]:
     """Score firms one after the other, the last `spared` of them from spares where the nodes make them."""
+    responses = []
 
     async def work() -> None:
         async with scoring(homes) as command:
             for number, firm in enumerate(firms):
                 if spared and number == len(firms) - spared:
                     await _stocked(spared)
-                response = await score(command, f"r{number}", firm, model=model, on_missing="missing_code")
-                assert response.status in {"scored", "fallback"}, response
+                response = await score(command, f"{prefix}{number}", firm, model=model, on_missing="missing_code")
+                assert not honest or response.status in {"scored", "fallback"}, response
+                responses.append(response)
 
     asyncio.run(work())
+    return responses
+
+
+made: list[int] = []
 
 
 async def _stocked(n: int) -> None:
@@ -44,13 +71,8 @@ async def _stocked(n: int) -> None:
     raise AssertionError("no spares")
 
 
-made: list[int] = []
-
-
 def counted(monkeypatch, spares: int) -> None:
     """Bound the stock of spares, and count what is made; 0: none are made."""
-    from veilscore.node import online_bank, online_spares
-
     made.clear()
     add = BankSpares.add
     monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
@@ -76,6 +77,8 @@ class OnlineAudit:
             verdict, detail = "differs", str(found)
         except Unknown as found:
             verdict, detail = "cannot be audited", str(found)
+        except Exception as error:  # noqa: BLE001 - what a hostile record brings about must not end the audit
+            verdict, detail = "cannot be audited", f"the reply cannot be made again: {type(error).__name__}"
         return Finding(one.request, f"{STEP} {one.holder}", 1, verdict, one.bank, detail)
 
     def _audit(self, one: ShareOpened) -> str:
@@ -85,22 +88,19 @@ class OnlineAudit:
         query, context = self._query(one), self._context(one)
         model, job = self._model(one)
         cells = _cells(model, one, bytes.fromhex(record.own_codes))
-        opening, request = record.opening, pb.OpenPartial()
+        opening, request = record.opening, _request(one, record)
         random = online.random_factors(opening.seed_bytes, cells.size) if isinstance(model, Boosted) else None
         spared = one.spare != ""
         weights = online.lifted(random) if spared and random is not None else cells
         try:
             blinds = online.make_blinds(context, opening.seed_bytes, len(query))
             reply = online.evaluate(context, query, online.encode_points(weights), blinds).reply
-            request.ParseFromString(bytes.fromhex(record.request))
-        except (VeilscoreError, ValueError) as error:
+        except VeilscoreError as error:
             raise Unknown(f"the reply cannot be made again: {error}") from error
         hint = "" if opening.software == software_online() else " (or because other versions compute here)"
         told = f"model {one.model[:16]}..., which {one.holder} was told"
         if spared and digest_of_ciphertexts(reply) != one.reply:
             raise Differs(f"FinishSpare to {one.holder} is not what the committed seed gives for {told}{hint}")
-        request.request_id, request.keys_id = one.request, bytes.fromhex(one.keys)
-        request.commitment = bytes.fromhex(one.commitment)
         request.evaluated_enc[:] = () if spared else reply
         request.factors_share = online.pack_factors(cells, random) if spared and random is not None else b""
         if digest(request.SerializeToString(deterministic=True)) != one.ciphertexts:
@@ -182,6 +182,18 @@ class OnlineAudit:
         return self._models[one.model], job
 
 
+def _request(one: ShareOpened, record: OnlineRecord) -> pb.OpenPartial:
+    """The request to open as the bank kept it, for what is compared in whole with the holder's digest of it."""
+    try:
+        request = pb.OpenPartial.FromString(bytes.fromhex(record.request))
+    except DecodeError as error:
+        raise Differs("the request to open cannot be read: it was changed after the score") from error
+    stated = request.request_id, request.keys_id.hex(), request.commitment.hex(), record.model
+    if stated != (one.request, one.keys, one.commitment, one.model):
+        raise Differs(f"what the bank kept is of another request or model than {one.holder} logged")
+    return request
+
+
 def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> NDArray[np.int64]:
     """Points of the holder's cells; for trees the factors of a record with these codes of the bank."""
     part = next((part for part in model.parts if part.party == one.holder), None)
@@ -189,6 +201,8 @@ def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> NDArray[np.
     if part is None or one.part != part.map_sha256 + trees:
         raise Differs(f"model {one.model[:16]}... is for another part of {one.holder} than the one it was asked for")
     if not isinstance(model, Boosted):
+        if own_codes:
+            raise Differs("the record has codes of the bank, which the model does not need: it was changed")
         return part.points
     codes = np.frombuffer(own_codes, "<u2") if len(own_codes) % 2 == 0 else np.empty(0, "<u2")
     n_codes = model.parts[0].n_codes

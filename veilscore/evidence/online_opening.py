@@ -23,6 +23,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from veilscore.errors import EvidenceError, StateError
@@ -252,7 +253,7 @@ def read_query(folder: Path, commitment: str) -> tuple[bytes, ...]:
     """Ciphertexts that a holder sent; errors as `read_record`."""
     try:
         message = pb.PreparedSpare.FromString((folder / f"{commitment}.query").read_bytes())
-    except ValueError as error:
+    except DecodeError as error:
         raise EvidenceError("the ciphertexts that were kept cannot be read") from error
     return tuple(message.ciphertext_enc)
 
