@@ -82,6 +82,7 @@ def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
         shutil.rmtree(bank)
     assert {f.verdict for f in audit(homes, trained=False)} == {"cannot be audited"}
     assert {path.stat().st_mode & 0o777 for path in whole.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (whole.parent, whole, *whole.glob("*/"))} == {0o700}
     all_confirmed(audit(homes))
 
 

@@ -217,7 +217,8 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
     source, target = home / ONLINE_FOLDER, out / ONLINE_FOLDER
     count = 0
     try:
-        target.mkdir(mode=0o700, parents=True)
+        out.mkdir(mode=0o700, parents=True)
+        target.mkdir(parents=True)
         for path in source.glob("*.json"):
             asked = pb.OpenPartial.FromString(bytes.fromhex(read_record(source, path.stem).request))
             if not requests or asked.request_id in requests:

@@ -259,8 +259,11 @@ def read_query(folder: Path, commitment: str) -> tuple[bytes, ...]:
 
 
 def _make(folder: Path) -> None:
+    """Make a folder and those above it, for the owner alone."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.parent.is_dir():
+            _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise _failed(folder, error) from error
 
