@@ -147,7 +147,8 @@ def _audited(home: Path, witnesses: Witnesses, drawn: list[tuple[str, str, int]]
             for key, found in witnesses.attempts[job_id].items()
         }
         bound = witnesses.bound.get(job_id, {}) if job.bank in witnesses.parties else None
-        with JobAudit(home, job_id, job, logged, data=data, bound=bound) as found:
+        made = witnesses.made_in(job_id)
+        with JobAudit(home, job_id, job, logged, data=data, bound=bound, made=made) as found:
             for _, step, attempt in (one for one in drawn if one[0] == job_id):
                 found.finding(step, attempt)
             findings += found.findings()

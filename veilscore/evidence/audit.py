@@ -104,6 +104,7 @@ class JobAudit:
     logged : (step, attempt) -> party -> its entry of that attempt, from verified logs or receipts.
     data : the bank's data set where its opening could not keep a link to it.
     bound : (step, attempt) -> commitment in the bank's own log; None if that was not given.
+    made : SHA-256 of the model that the bank states to have made in this job, where it does: online it names that.
     """
 
     def __init__(
@@ -114,11 +115,12 @@ class JobAudit:
         logged: Mapping[Attempt, Mapping[str, StepEntry]],
         data: Path | None = None,
         bound: Mapping[Attempt, str] | None = None,
+        made: str | None = None,
     ) -> None:
         check_job_id(job_id, job)
         self.job_id, self.job = job_id, job
         self._folder = home / "jobs" / job_id / AUDIT
-        self._logged, self._data, self._bound = logged, data, bound
+        self._logged, self._data, self._bound, self._made = logged, data, bound, made
         self._done: dict[Attempt, _Replay] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="veilscore-audit-")
 
@@ -173,6 +175,8 @@ class JobAudit:
         _Rerun(self, folder, opening, noted, home, done=done).run(replay, entries)
         replay.home = home
         model = self._model(step, opening, home)
+        if step == "evaluate" and done and self._made is not None and self._made[:16] not in model:
+            raise Differs(f"the bank states that the job made model {self._made[:16]}..., which it did not{model}")
         sent = sum(n.entry.sender == self.job.bank for n in noted)
         end = "" if done else ", up to where the attempt failed"
         return f"{sent} messages sent and {len(noted) - sent} received, as logged by {', '.join(entries)}{end}{model}"

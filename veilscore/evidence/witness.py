@@ -73,6 +73,10 @@ class Witnesses:
         self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
 
+    def made_in(self, job_id: str) -> str | None:
+        """SHA-256 of the model that a job made by the bank's statement."""
+        return self._made.get(job_id)
+
     @property
     def trained(self) -> dict[str, dict[str, frozenset[str]]]:
         """See the class."""
