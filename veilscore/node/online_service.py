@@ -13,7 +13,8 @@ Reveals  : to the bank, the firm's total, hence what all holders' parts add up t
            columns named in a holder's `reason_columns`; the time of the holder's data. To a holder, that the firm is
            scored, when, for which purpose and by which model hash. To the coordinator, when holders score with whom.
            A bank and a coordinator together learn no single part while two honest holders take part.
-Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented.
+Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented, but
+           found: before it has a record it is committed to what it draws for the reply (docs/adr/0012).
 Aborts   : nothing wrong is ever returned as a score: a total outside what the model allows, holders' keys that changed
            on the way, a map of another version all end as status "failed" with the reason.
 
