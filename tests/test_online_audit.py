@@ -59,7 +59,7 @@ def test_a_request_that_failed_and_went_on_is_confirmed(homes):
     async def scenario():
         async with scoring(homes, "tax", "registry"):
             async with scoring(homes, "bank") as command:
-                lost = await score(command, "a", firm, timeout_s=1)
+                lost = await score(command, "a", firm, timeout_s=4)
             async with scoring(homes, "bank", "coordinator") as command:
                 return lost, await score(command, "b", firm)
 

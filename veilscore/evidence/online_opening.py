@@ -193,6 +193,8 @@ class OnlineArchive:
                 keys.touch()
             else:
                 self._write(f"{KEYS}/{keys.name}", asked.keys.public_bytes)
+            if self._size > self._max_bytes:
+                self._forget()
 
     def keep(self, asked: Asked, record: OnlineRecord, model: ScoreModel) -> None:
         """Keep what was opened; StateError if the disk does not take it."""
@@ -206,8 +208,6 @@ class OnlineArchive:
                 _make(path.parent)
                 model.save(path)
             self._write(asked.opening.commitment.hex() + ".json", record.to_bytes())
-            if self._size > self._max_bytes:
-                self._forget()
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""

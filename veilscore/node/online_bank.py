@@ -20,7 +20,7 @@ import structlog
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import Asked, OnlineArchive, OnlineOpening, OnlineRecord, draw_opening, record_of
+from veilscore.evidence.online_opening import Asked, OnlineArchive, OnlineOpening, draw_opening, record_of
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import BankModel, BankModels, Side
 from veilscore.node.online_plan import (
@@ -86,7 +86,7 @@ class OnlineBank:
         self._asked_to_open: dict[str, dict[str, str]] = {}
         self._archive = OnlineArchive(home, node.audit)
         self._archive.start()
-        self._to_keep: dict[str, list[tuple[Asked, OnlineRecord, BankModel]]] = {}
+        self._to_keep: dict[str, tuple[Plan, list[tuple[Asked, pb.OpenPartial]]]] = {}
         self._keeping: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
@@ -168,6 +168,7 @@ class OnlineBank:
             self._plans[request.request_id] = digest, plan
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
+            self._to_keep[self._release_id(request)] = plan, []
             opened, together = await self._open(request, plan, limit_s)
             if opened is not None:
                 return make_response(request, "failed", "not all parts were opened", opened)
@@ -299,7 +300,7 @@ class OnlineBank:
         release_id, coordinator = self._release_id(request), self._fabric.federation.coordinator.name
         ids = {a.holder: a.share_key_id for a in plan.taking_part}
         opening = {
-            asyncio.create_task(self._open_one(release_id, plan, a, parties, ids, limit_s)): a.holder
+            asyncio.create_task(self._open_one(release_id, a, parties, ids, limit_s)): a.holder
             for a in plan.taking_part
         }
         for task in opening:
@@ -327,13 +328,7 @@ class OnlineBank:
         return None, units
 
     async def _open_one(
-        self,
-        release_id: str,
-        plan: Plan,
-        answer: Answer,
-        parties: list[str],
-        share_key_ids: dict[str, bytes],
-        limit_s: float,
+        self, release_id: str, answer: Answer, parties: list[str], share_key_ids: dict[str, bytes], limit_s: float
     ) -> str:
         """Why this holder did not open; empty if it did."""
         message = pb.OpenPartial(
@@ -345,10 +340,8 @@ class OnlineBank:
             factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
             commitment=b"" if answer.asked is None else answer.asked.opening.commitment,
         )
-        if answer.asked is not None:
-            own = plan.own_codes.astype("<u2").tobytes() if plan.model.trees else b""
-            record = record_of(answer.asked, plan.model.sha256.hex(), own, message)
-            self._to_keep.setdefault(release_id, []).append((answer.asked, record, plan.model))
+        if answer.asked is not None and release_id in self._to_keep:
+            self._to_keep[release_id][1].append((answer.asked, message))
         sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
         self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
         try:
@@ -365,14 +358,16 @@ class OnlineBank:
 
     def _keep_for_audit(self, release_id: str) -> None:
         """Keep what was asked to be opened, after the response has left; without it an auditor has no answer."""
-        kept = self._to_keep.pop(release_id, [])
-        if kept:
-            task = asyncio.create_task(self._keep(kept))
+        plan, sent = self._to_keep.pop(release_id, (None, []))
+        if plan is not None and sent:
+            task = asyncio.create_task(self._keep(plan, sent))
             self._keeping.add(task)
             task.add_done_callback(self._keeping.discard)
 
-    async def _keep(self, kept: list[tuple[Asked, OnlineRecord, BankModel]]) -> None:
-        for asked, record, model in kept:
+    async def _keep(self, plan: Plan, sent: list[tuple[Asked, pb.OpenPartial]]) -> None:
+        model, own = plan.model, plan.own_codes.astype("<u2").tobytes() if plan.model.trees else b""
+        for asked, message in sent:
+            record = record_of(asked, model.sha256.hex(), own, message)
             try:
                 await asyncio.to_thread(self._archive.keep, asked, record, model.artefact)
             except VeilscoreError as error:
