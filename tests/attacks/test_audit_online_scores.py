@@ -217,8 +217,8 @@ def test_one_commitment_for_two_requests(homes, monkeypatch):
     counted(monkeypatch, 0)
     honest_draw, drawn = online_bank.draw_opening, {}
 
-    def same(bank, holder, use, ident):
-        return drawn.setdefault(holder, honest_draw(bank, holder, use, ident))
+    def same(bank, holder, *rest):
+        return drawn.setdefault(holder, honest_draw(bank, holder, *rest))
 
     with monkeypatch.context() as patch:
         patch.setattr(online_bank, "draw_opening", same)

@@ -129,9 +129,16 @@ def software_online() -> dict[str, str]:
     return {**software(), "tenseal": importlib.metadata.version("tenseal")}
 
 
-def draw_opening(bank: str, holder: str, use: Literal["record", "spare"], ident: str) -> OnlineOpening:
-    """Draw the seed of one reply; before the holder is asked."""
-    seed = secrets.token_hex(SEED_BYTES)
+def draw_seed() -> str:
+    """Draw the seed of one reply, hexadecimal."""
+    return secrets.token_hex(SEED_BYTES)
+
+
+def draw_opening(
+    bank: str, holder: str, use: Literal["record", "spare"], ident: str, seed: str | None = None
+) -> OnlineOpening:
+    """Opening of one reply, before the holder is asked; `seed` is drawn now if none was drawn for it before."""
+    seed = seed or draw_seed()
     return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software_online())
 
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,14 @@ import structlog
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import Asked, OnlineArchive, OnlineOpening, draw_opening, record_of
+from veilscore.evidence.online_opening import (
+    Asked,
+    OnlineArchive,
+    OnlineOpening,
+    draw_opening,
+    draw_seed,
+    record_of,
+)
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import BankModel, BankModels, Side
 from veilscore.node.online_plan import (
@@ -44,7 +51,6 @@ from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from concurrent.futures import Future
     from pathlib import Path
 
     from veilscore.evidence.recorder import EvidenceRecorder
@@ -54,7 +60,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
 
 R = TypeVar("R")
-Blinds = tuple[he.Blind, ...]
+Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _IDLE_S = 0.2  # without a request, before spares are made
@@ -88,6 +94,7 @@ class OnlineBank:
         self._archive.start()
         self._to_keep: dict[str, tuple[Plan, list[tuple[Asked, pb.OpenPartial]]]] = {}
         self._keeping: set[asyncio.Task[None]] = set()
+        self._ready: dict[str, tuple[str, Early]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
@@ -152,6 +159,7 @@ class OnlineBank:
         finally:
             self._asked_to_open.pop(self._release_id(request), None)
             self._keep_for_audit(self._release_id(request))
+            self._make_ready()
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
             self._refill_later()
@@ -201,8 +209,8 @@ class OnlineBank:
         self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float, *, fresh: bool = False
     ) -> Answer:
         spare = self._spares.take(holder, model.stock or model)
-        opening = draw_opening(self._node.name, holder, "record", self._release_id(request))
-        early = self._early_blinds(holder, model.holders[holder], opening) if spare is None else None
+        seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
+        opening = draw_opening(self._node.name, holder, "record", self._release_id(request), seed)
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
@@ -235,7 +243,7 @@ class OnlineBank:
         reply: pb.EncryptedRecord,
         spare: BankSpare | None,
         opening: OnlineOpening,
-        early: Future[tuple[bytes, Blinds]] | None,
+        early: Early | None,
         limit_s: float,
     ) -> Answer:
         answer, side = read_answer(holder, model, reply), model.holders[holder]
@@ -254,12 +262,23 @@ class OnlineBank:
         )
         return replace(answer, evaluated=evaluated, asked=asked)
 
-    def _early_blinds(self, holder: str, side: Side, opening: OnlineOpening) -> Future[tuple[bytes, Blinds]] | None:
-        """Make masks while the holder encrypts, where its keys are known."""
+    def _early_blinds(self, holder: str, side: Side) -> tuple[str, Early] | tuple[None, None]:
+        """Seed and masks made beforehand, or made while the holder encrypts; none where its keys are not known."""
         context, n = self._contexts.get(holder), online.n_ciphertexts(1, side.cells.size)
-        if context is None:
-            return None
-        return self._thread.submit(lambda: (context.keys_id, online.make_blinds(context, opening.seed_bytes, n)))
+        kept = self._ready.pop(holder, None) if n == 1 else None
+        if kept is not None:
+            return kept
+        return (None, None) if context is None else self._make_early(context, n)
+
+    def _make_early(self, context: PublicContext, n: int) -> tuple[str, Early]:
+        seed = draw_seed()
+        return seed, self._thread.submit(lambda: (context.keys_id, online.make_blinds(context, bytes.fromhex(seed), n)))
+
+    def _make_ready(self) -> None:
+        """Masks of one reply to each holder, for the next request that finds no spare."""
+        for holder, context in self._contexts.items():
+            if holder not in self._ready and not self._closed:
+                self._ready[holder] = self._make_early(context, 1)
 
     async def _put_points(
         self,
@@ -268,7 +287,7 @@ class OnlineBank:
         keys_id: bytes,
         opening: OnlineOpening,
         limit_s: float,
-        early: Future[tuple[bytes, Blinds]] | None = None,
+        early: Early | None = None,
     ) -> tuple[online.Evaluated, Asked]:
         """Points on what a holder sent, all that is drawn for it from the seed that the bank is committed to."""
         context, encrypted = await self._context(opening.holder, keys_id, limit_s), tuple(query)
