@@ -54,7 +54,8 @@ def test_a_sample_of_scores_is_confirmed_from_the_home(trained):
     assert "2 of 3 online requests drawn" in shown
     assert shown.count("online tax") == shown.count("online registry") == 2
     assert "differs" not in shown
-    shown = veilscore("audit", "--bank", folder / "bank", "--step", "online", "--online", 0, *logs(folder))
+    twice = (*logs(folder), *logs(folder))
+    shown = veilscore("audit", "--bank", folder / "bank", "--step", "online", "--online", 0, *twice)
     assert shown.count("confirmed") == 6
     assert "attempts drawn" not in shown
     assert job_id in shown
@@ -67,12 +68,16 @@ def test_a_sample_of_scores_is_confirmed_from_the_home(trained):
 def test_a_bundle_opens_the_requests_that_were_drawn_and_no_others(trained, tmp_path):
     folder, _ = trained
     keys = ("--keys", folder / "tax" / "federation.yaml")
-    asked = sorted({one.request for one in logged(folder)})
+    # the auditor draws by the holders' logs alone, and asks the bank for what was drawn
+    draw = ("--step", "online", "--online", 1, "--seed", 4)
+    shown = veilscore("audit", "--bank", tmp_path / "none", *keys, *draw, *logs(folder), exit_code=1)
+    (drawn,) = {one.request for one in logged(folder) if one.request in shown}
     out = tmp_path / "bundle"
-    command = ("audit", "export", "online", "--out", out, "--home", folder / "bank", "--request", asked[1])
+    command = ("audit", "export", "online", "--out", out, "--home", folder / "bank", "--request", drawn)
     assert "openings of 2 parts of scores" in veilscore(*command)
     assert len(list((out / FOLDER).glob("*.json"))) == len(list((out / FOLDER).glob("*.query"))) == 2
     assert out.stat().st_mode & 0o777 == 0o700
+    assert veilscore("audit", "--bank", out, *keys, *draw, *logs(folder)).count("confirmed") == 2
     shown = veilscore("audit", "--bank", out, *keys, "--step", "online", "--online", 0, *logs(folder), exit_code=1)
     assert shown.count("confirmed") == 2
     assert shown.count("cannot be audited") == 4

@@ -88,16 +88,15 @@ def audit(
     requests = sorted({one.request for one in scores}) if step in {None, ONLINE} else []
     if not attempts and not requests:
         raise EvidenceError("no receipt or log shows such a step: give --receipt or --log, or another --job or --step")
-    draw = np.random.default_rng(seed)
     findings = []
     if attempts:
-        drawn = draw.permutation(len(attempts))[: sample or len(attempts)]
+        drawn = np.random.default_rng(seed).permutation(len(attempts))[: sample or len(attempts)]
         findings += _show(
             f"{len(drawn)} of {len(attempts)} attempts drawn, with the steps that they go on from",
             _audited(home, witnesses, [attempts[k] for k in sorted(drawn.tolist())], data),
         )
     if requests:
-        drawn = draw.permutation(len(requests))[: online or len(requests)]
+        drawn = np.random.default_rng(seed).permutation(len(requests))[: online or len(requests)]
         findings += _show(
             f"{len(drawn)} of {len(requests)} online requests drawn, at each holder whose log was given",
             _audited_online(home, witnesses, scores, {requests[k] for k in drawn.tolist()}),

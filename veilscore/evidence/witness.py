@@ -68,10 +68,15 @@ class Witnesses:
         self.jobs: dict[str, Job] = {}
         self.answered: dict[str, set[str]] = {}
         self.bound: dict[str, dict[Attempt, str]] = {}
-        self.opened: list[ShareOpened] = []
+        self._opened: dict[ShareOpened, None] = {}  # a log may be given twice
         self._made: dict[str, str] = {}
         self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
+
+    @property
+    def opened(self) -> list[ShareOpened]:
+        """See the class."""
+        return list(self._opened)
 
     def made_in(self, job_id: str) -> str | None:
         """SHA-256 of the model that a job made by the bank's statement."""
@@ -113,7 +118,7 @@ class Witnesses:
             elif kind == "job":
                 self._state(head.party, JobStatement.parse(data))
             elif kind == "share_opened":
-                self.opened.append(ShareOpened.of(head.party, body))
+                self._opened[ShareOpened.of(head.party, body)] = None
             elif kind == "step_bound":
                 key = str(body["step"]), int(body["attempt"])
                 self.bound.setdefault(str(body["job_id"]), {})[key] = str(body["commitment"])
