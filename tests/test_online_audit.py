@@ -9,10 +9,12 @@ import time
 
 import pytest
 import yaml
+from test_online_trees import STACK, Trained
 from trial_online_audit import audit, counted, known, logged, released, two_models
 from trial_scoring import copy_of, rows, score, scoring
 
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
+from veilscore.modelling.boosted import Stacked
 from veilscore.node.policy import AuditRules
 
 
@@ -42,6 +44,14 @@ def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch,
     assert len(found) == 8
     assert {f.step for f in found} == {"online tax", "online registry"}
     assert ("codes of its own columns that the bank states" in found[0].detail) == (model == "trees")
+
+
+def test_a_stack_is_confirmed_with_and_without_spares(tmp_path, monkeypatch):
+    folder = Trained(tmp_path, "train_stack", STACK, Stacked).folder
+    counted(monkeypatch, 1)
+    released(folder, known(folder, 2), model="trees", spared=1)
+    assert {one.spare != "" for one in logged(folder)} == {False, True}
+    assert len(all_confirmed(audit(folder))) == 4
 
 
 def test_a_firm_that_a_holder_does_not_know_and_a_repeat(homes, monkeypatch):
