@@ -428,6 +428,7 @@ def test_holder_refuses_what_a_bank_may_not_ask(trained, homes):
         purpose="credit",
         on_missing="missing_code",
         consent=token_bytes(trained.known[0]),
+        commitment=bytes(32),
     )
 
     async def scenario():
@@ -448,7 +449,12 @@ def test_holder_refuses_what_a_bank_may_not_ask(trained, homes):
             assert (await encrypt()).status == "ready"
             assert (await encrypt(firm_id=trained.known[1])).status == "refused"
             assert "code map" in (await encrypt(map_hash=bytes(32))).reason
-            for changes in ({"map_hash": b"x"}, {"on_missing": "guess"}, {"firm_id": "9" * 101}):
+            for changes in (
+                {"map_hash": b"x"},
+                {"on_missing": "guess"},
+                {"firm_id": "9" * 101},
+                {"commitment": b"none"},
+            ):
                 with pytest.raises(MessageError):
                     await encrypt(**changes)
             assert (await opened(request_id="never")).status == "lost"

@@ -40,9 +40,9 @@ def logged(run, **outcomes):
     return found
 
 
-def audit(run, *steps, outcomes=None):
+def audit(run, *steps, outcomes=None, made=None):
     """Findings by step, of the given steps or all."""
-    with JobAudit(bank_home(run), run.job_id, run.job, logged(run, **outcomes or {})) as found:
+    with JobAudit(bank_home(run), run.job_id, run.job, logged(run, **outcomes or {}), made=made) as found:
         for step in steps or workflow.steps_for(run.job):
             name, _, attempt = step.rpartition(".")
             found.finding(*((name, int(attempt)) if attempt.isdigit() and name else (step, 1)))

@@ -2,7 +2,8 @@
 
 A role that runs under `replayable` draws everything from its seed; `secret_bytes` is the one place that all code with
 secrets calls. Each draw is SHAKE-256 of the seed and a counter, so what one draw takes does not move the next; work
-handed to other threads goes through `in_order`, since threads draw in no fixed order.
+handed to other threads goes through `in_order`, since threads draw in no fixed order. What is drawn at several times
+for one purpose, as online, takes a seed of its own for each (`derived`) and runs under it (`seeded`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 SEED_BYTES = 32
 _DOMAIN = b"veilscore/1 secrets\0"
+_DERIVED = b"veilscore/1 seed of\0"
 
 
 class _Seeded:
@@ -73,6 +75,16 @@ def in_order(work: Callable[[], R]) -> Callable[[], R]:
         return work
     seed = source.draw(SEED_BYTES)
     return lambda: _under(_Seeded(seed), work)
+
+
+def derived(seed: bytes, label: str) -> bytes:
+    """Return the seed of one purpose out of a seed; those of other labels say nothing of it."""
+    return hashlib.shake_256(_DERIVED + seed + label.encode()).digest(SEED_BYTES)
+
+
+def seeded(seed: bytes, work: Callable[[], R]) -> R:
+    """Do `work` with all its secrets from `seed`; the same seed gives the same again."""
+    return _under(_Seeded(seed), work)
 
 
 def _under(source: _Seeded, work: Callable[[], R]) -> R:

@@ -19,6 +19,7 @@ from veilscore.evidence.audit import JobAudit
 from veilscore.evidence.documents import digest
 from veilscore.evidence.opening import read_messages
 from veilscore.local import open_job
+from veilscore.modelling.model import load_model
 from veilscore.node import workflow
 from veilscore.protocols.scorecard import PartyColumns
 
@@ -172,6 +173,14 @@ def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypa
     found = audit(run)
     named(found, "score.1", "number", "to ")
     assert "BatchBankFactors" in found["score.1"].detail or "BatchBankQuery" in found["score.1"].detail
+
+
+def test_a_model_stated_that_the_job_did_not_make(honest):
+    """Online scores are audited against the model of the bank's statement, so that must be the one that was trained."""
+    true = load_model(honest.stores["bank"].path / "model.json").sha256.hex()
+    found = audit(honest, "evaluate", made=true)
+    assert {f.verdict for f in found.values()} == {"confirmed"}
+    named(audit(honest, "evaluate", made="f" * 64), "evaluate.1", "states that the job made model", true[:16])
 
 
 def test_an_honest_vector_under_other_randomness(honest, monkeypatch):

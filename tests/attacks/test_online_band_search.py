@@ -116,6 +116,7 @@ class Dishonest:
             on_missing="missing_code",
             bands_hash=self.bands.sha256,
             consent=token_bytes(self.firm),
+            commitment=bytes(32),
         )
         return await self.call(holder, "EncryptRecord", message, pb.EncryptedRecord)
 
@@ -136,6 +137,7 @@ class Dishonest:
                 keys_id=reply.keys_id,
                 share_key_ids=ids,
                 bands_hash=self.bands.sha256,
+                commitment=bytes(32),
             )
         await asyncio.gather(*(self.opened(holder, message) for holder, message in sent.items()))
         return mask, sent

@@ -13,22 +13,26 @@ from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.audit import Finding, JobAudit, job_of
 from veilscore.evidence.documents import AnyKeys, Keys, load_keys
-from veilscore.evidence.log import LOG_FILE
+from veilscore.evidence.log import LOG_FILE, scan
+from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
+from veilscore.evidence.online_opening import KEYS, MODELS, read_record
 from veilscore.evidence.opening import AUDIT, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.step_files import DATASET
-from veilscore.evidence.witness import Witnesses
+from veilscore.evidence.witness import ShareOpened, Witnesses
 from veilscore.node.job import JOB_ID
 from veilscore.node.policy import load_node_config
 from veilscore.release.binding import file_digest
+from veilscore.v1 import control_pb2 as pb
 
 audit_app = typer.Typer(
     invoke_without_command=True,
-    help="Run the bank's role of past steps again, and compare with what the others logged.",
+    help="Run the bank's role of past steps and online scores again, and compare with what the others logged.",
     epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
 )
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The bank's home; default $VEILSCORE_HOME, or here.")]
-JobArgument = Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")]
+JobArgument = Annotated[str, typer.Argument(help="The job's id, or: online.", metavar="JOB")]
+ONLINE = "online"  # in place of a job or a step: scores released online
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,8 +59,11 @@ def audit(
         list[Path] | None, typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates.")
     ] = None,
     job: Annotated[str | None, typer.Option("--job", help="Only this job.")] = None,
-    step: Annotated[str | None, typer.Option("--step", help="Only this step.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="Only this step; online: only online scores.")] = None,
     sample: Annotated[int, typer.Option("--sample", min=0, help="How many attempts, drawn at random; 0: all.")] = 5,
+    online: Annotated[
+        int, typer.Option("--online", min=0, help="How many scores of online requests in --log, at random; 0: all.")
+    ] = 5,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the draw, to repeat it.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="The bank's data set, where no link to it could be kept.")
@@ -76,17 +83,50 @@ def audit(
         for key in found
         if job in {None, job_id} and step in {None, key[0]}
     ]
-    if not attempts:
+    bank_name = _bank_of(home)
+    scores = [one for one in witnesses.opened if job is None and bank_name in {None, one.bank}]
+    requests = sorted({one.request for one in scores}) if step in {None, ONLINE} else []
+    if not attempts and not requests:
         raise EvidenceError("no receipt or log shows such a step: give --receipt or --log, or another --job or --step")
-    drawn = np.random.default_rng(seed).permutation(len(attempts))[: sample or len(attempts)]
-    findings = _audited(home, witnesses, [attempts[k] for k in sorted(drawn.tolist())], data)
-    rows = [(f.job_id, f.step, f.attempt, f.verdict, f.party, f.detail) for f in findings]
-    title = f"{len(drawn)} of {len(attempts)} attempts drawn, with the steps that they go on from"
-    console().print(table(title, ("job", "step", "attempt", "verdict", "party", "what was found"), rows))
+    findings = []
+    if attempts:
+        drawn = np.random.default_rng(seed).permutation(len(attempts))[: sample or len(attempts)]
+        findings += _show(
+            f"{len(drawn)} of {len(attempts)} attempts drawn, with the steps that they go on from",
+            _audited(home, witnesses, [attempts[k] for k in sorted(drawn.tolist())], data),
+        )
+    if requests:
+        drawn = np.random.default_rng(seed).permutation(len(requests))[: online or len(requests)]
+        findings += _show(
+            f"{len(drawn)} of {len(requests)} online requests drawn, at each holder whose log was given",
+            _audited_online(home, witnesses, scores, {requests[k] for k in drawn.tolist()}),
+        )
     if not logs:
-        console().print("Attempts that failed stand in the logs of the other parties only: give --log to see them.")
+        console().print(
+            "Attempts that failed and online scores stand in the logs of other parties only: give --log to see them."
+        )
     if any(f.verdict != "confirmed" for f in findings):
         raise typer.Exit(1)
+
+
+def _show(title: str, findings: list[Finding]) -> list[Finding]:
+    rows = [(f.job_id, f.step, f.attempt, f.verdict, f.party, f.detail) for f in findings]
+    console().print(table(title, ("job", "step", "attempt", "verdict", "party", "what was found"), rows))
+    return findings
+
+
+def _audited_online(home: Path, witnesses: Witnesses, scores: list[ShareOpened], requests: set[str]) -> list[Finding]:
+    from veilscore.evidence.online_audit import OnlineAudit  # noqa: PLC0415 - loads the encryption library, slow
+
+    online = OnlineAudit(home, witnesses.opened, witnesses.trained)
+    return [online.finding(one) for one in scores if one.request in requests]
+
+
+def _bank_of(home: Path) -> str | None:
+    """Whose home or bundle it is, by its log; None if there is none."""
+    log = home / FOLDER / LOG_FILE
+    head = scan(log).head if log.is_file() else None
+    return None if head is None else head.party
 
 
 def _audited(home: Path, witnesses: Witnesses, drawn: list[tuple[str, str, int]], data: Path | None) -> list[Finding]:
@@ -106,7 +146,8 @@ def _audited(home: Path, witnesses: Witnesses, drawn: list[tuple[str, str, int]]
             for key, found in witnesses.attempts[job_id].items()
         }
         bound = witnesses.bound.get(job_id, {}) if job.bank in witnesses.parties else None
-        with JobAudit(home, job_id, job, logged, data=data, bound=bound) as found:
+        made = witnesses.made_in(job_id)
+        with JobAudit(home, job_id, job, logged, data=data, bound=bound, made=made) as found:
             for _, step, attempt in (one for one in drawn if one[0] == job_id):
                 found.finding(step, attempt)
             findings += found.findings()
@@ -144,6 +185,10 @@ def export(
     job: JobArgument,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to make; it opens what the bank sent in this job.")],
+    request: Annotated[
+        list[str] | None,
+        typer.Option("--request", help="Of online scores only these, by the id that holders logged; default all."),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Copy what an auditor needs of one job into a folder: openings, what the steps read, receipt and log."""
@@ -151,6 +196,9 @@ def export(
     source = _openings(own, job)
     if out.exists():
         raise ConfigError(f"{out} exists already: name a folder that does not")
+    if job == ONLINE:
+        _export_online(own, out, set(request or ()))
+        return
     try:
         out.mkdir(mode=0o700, parents=True)
         shutil.copytree(source, out / "jobs" / job / AUDIT)
@@ -162,6 +210,32 @@ def export(
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
     console().print(f"written: {escape(str(out))}. Whoever has it can read the labels and decrypt what the bank sent.")
+
+
+def _export_online(home: Path, out: Path, requests: set[str]) -> None:
+    """Copy openings of online scores, the models, holders' keys, and all receipts: they show who made the models."""
+    source, target = home / ONLINE_FOLDER, out / ONLINE_FOLDER
+    count = 0
+    try:
+        out.mkdir(mode=0o700, parents=True)
+        target.mkdir(parents=True)
+        for path in source.glob("*.json"):
+            asked = pb.OpenPartial.FromString(bytes.fromhex(read_record(source, path.stem).request))
+            if not requests or asked.request_id in requests:
+                for file in (path, path.with_suffix(".query")):
+                    shutil.copy2(file, target / file.name)
+                count += 1
+        for name in (MODELS, KEYS):
+            shutil.copytree(source / name, target / name)
+        if (home / FOLDER / "receipts").is_dir():
+            shutil.copytree(home / FOLDER / "receipts", out / FOLDER / "receipts")
+        (out / FOLDER).mkdir(exist_ok=True)
+        shutil.copy2(home / FOLDER / LOG_FILE, out / FOLDER / LOG_FILE)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}: {error.filename}") from error
+    console().print(
+        f"written: {escape(str(out))}, openings of {count} parts of scores. Whoever has it can decrypt those."
+    )
 
 
 def _add_data(home: Path, folder: Path) -> None:
@@ -183,11 +257,14 @@ def delete(job: JobArgument, *, home: HomeOption = None) -> None:
         shutil.rmtree(source)
     except OSError as error:
         raise ConfigError(f"{source} cannot be deleted: {error.strerror}") from error
-    console().print(f"deleted: {escape(str(source))}. The steps of {escape(job)} cannot be audited any more.")
+    what = "Online scores" if job == ONLINE else f"The steps of {escape(job)}"
+    console().print(f"deleted: {escape(str(source))}. {what} cannot be audited any more.")
 
 
 def _openings(home: Path, job: str) -> Path:
-    source = home / "jobs" / job / AUDIT
+    source = home / ONLINE_FOLDER if job == ONLINE else home / "jobs" / job / AUDIT
+    if job == ONLINE and source.is_dir():
+        return source
     if JOB_ID.fullmatch(job) is None or not source.is_dir():
         raise ConfigError(f"{home} keeps no openings of a job {job[:100]}: it ran elsewhere, or they were deleted")
     return source

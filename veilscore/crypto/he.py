@@ -28,6 +28,7 @@ import numpy as np
 from tenseal import sealapi
 
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
+from veilscore.randomness import secret_bytes, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,8 @@ _SLACK_BYTES = 8192  # headers, and what compression adds to random bytes
 MAX_QUERY_BYTES = 3 * _LIMB_BYTES + _SLACK_BYTES
 MAX_REPLY_BYTES = _LIMB_BYTES + _SLACK_BYTES
 MAX_PUBLIC_BYTES = 4 * _LIMB_BYTES + _SLACK_BYTES
+_PRNG_SEED_BYTES = 64  # of SEAL's SHAKE-256 generator
+_FILLER = b"veilscore/1 filler of slots\0"
 _LOAD_ERRORS = (RuntimeError, ValueError, IndexError, MemoryError, OverflowError)
 
 
@@ -68,26 +71,41 @@ def check_parameters(n_slots: int, limb_bits: tuple[int, ...], t: int) -> None:
 
 
 @cache
-def _seal() -> Any:
-    """Return SEAL's context; the same for all parties, made once."""
+def _parameters() -> Any:
+    """Return SEAL's parameters; the same for all parties."""
     check_parameters(N_SLOTS, LIMB_BITS, T)
     parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
     parameters.set_poly_modulus_degree(N_SLOTS)
     parameters.set_coeff_modulus(sealapi.CoeffModulus.Create(N_SLOTS, list(LIMB_BITS)))
     parameters.set_plain_modulus(sealapi.PlainModulus.Batching(N_SLOTS, T.bit_length()))
-    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    return parameters
+
+
+@cache
+def _seal() -> Any:
+    """Return SEAL's context, made once."""
+    context = sealapi.SEALContext(_parameters(), True, sealapi.SEC_LEVEL_TYPE.TC128)
     found = context.first_context_data().parms().plain_modulus().value()
     if not context.parameters_set() or found != T:
         raise ParameterError(f"SEAL refuses the parameters: {context.parameters_error_message()}")
     return context
 
 
+def _seal_drawing_from(seed: bytes) -> Any:
+    """Return a context of which each encryption draws the same from `seed`: fit for one only; about 7 ms."""
+    parameters = sealapi.EncryptionParameters(_parameters())
+    words = np.frombuffer(seed, "<u8").tolist()
+    parameters.set_random_generator(sealapi.Shake256PRNGFactory(words))
+    # its first level is that of `_seal()`; lower ones are not needed to encrypt
+    return sealapi.SEALContext(parameters, False, sealapi.SEC_LEVEL_TYPE.TC128)
+
+
 def uniform_slots(n: int = N_SLOTS) -> NDArray[np.uint64]:
-    """Draw n values uniform in [0, T) from the operating system."""
+    """Draw n values uniform in [0, T), secret."""
     limit = np.uint64(2**64 - 2**64 % T)
-    drawn = np.frombuffer(os.urandom(8 * n), np.uint64).copy()
+    drawn = np.frombuffer(secret_bytes(8 * n), "<u8").astype(np.uint64)
     while (over := drawn >= limit).any():
-        drawn[over] = np.frombuffer(os.urandom(8 * int(over.sum())), np.uint64)
+        drawn[over] = np.frombuffer(secret_bytes(8 * int(over.sum())), "<u8")
     return drawn % np.uint64(T)
 
 
@@ -189,17 +207,22 @@ class PublicContext:
         key = _load(sealapi.PublicKey(), public_bytes, MAX_PUBLIC_BYTES)
         if not sealapi.is_valid_for(key, _seal()) or key.data().is_transparent():
             raise MessageError("a public key is not valid for the parameters of online scoring")
+        self.public_bytes = public_bytes
         self.keys_id = keys_id(public_bytes)
-        self._encryptor = sealapi.Encryptor(_seal(), key)
+        self._key = key
         self._evaluator = sealapi.Evaluator(_seal())
         self._encoder = sealapi.BatchEncoder(_seal())
 
     def blind(self) -> Blind:
-        """Make a mask for one reply; about 4 ms, which can be spent before the request comes."""
+        """Make a mask for one reply; about 10 ms, which can be spent before the request comes.
+
+        Mask and randomness of its encryption come from `veilscore.randomness`, so that an auditor can make it again.
+        """
         mask = uniform_slots()
         plain, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
         self._encoder.encode(mask.tolist(), plain)
-        self._encryptor.encrypt(plain, ciphertext)
+        context = _seal_drawing_from(secret_bytes(_PRNG_SEED_BYTES))
+        sealapi.Encryptor(context, self._key).encrypt(plain, ciphertext)
         return Blind(mask, ciphertext)
 
     def evaluate(self, query: bytes, weights: Weights, blind: Blind) -> tuple[bytes, NDArray[np.uint64]]:
@@ -229,6 +252,8 @@ class PublicContext:
 def encode_weights(weights: NDArray[np.uint64]) -> Weights:
     """Encode slot weights; the slots beyond them get random ones, so that no polynomial of weights is zero.
 
+    Those follow from the weights, so that an auditor finds the same; a holder sees no slot without its mask.
+
     Parameters
     ----------
     weights : uint64 (n,) in [0, T), n < N_SLOTS.
@@ -236,7 +261,8 @@ def encode_weights(weights: NDArray[np.uint64]) -> Weights:
     _checked(weights, None)
     if len(weights) >= N_SLOTS:
         raise ParameterError(f"{len(weights)} weights do not fit {N_SLOTS - 1} slots")
-    filled = np.maximum(uniform_slots(), 1)
+    from_weights = hashlib.sha256(_FILLER + weights.astype("<u8").tobytes()).digest()
+    filled = np.maximum(seeded(from_weights, uniform_slots), 1)
     filled[: len(weights)] = weights
     plain = sealapi.Plaintext()
     sealapi.BatchEncoder(_seal()).encode(filled.tolist(), plain)

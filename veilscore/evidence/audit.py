@@ -64,6 +64,7 @@ class Finding:
 
     Attributes
     ----------
+    job_id, step : of an online score its request id as holders know it, and "online" with the holder.
     party : who is to blame where it differs; else the bank.
     detail : what differs, or why there is no answer; of a confirmed attempt, what was compared.
     """
@@ -76,11 +77,11 @@ class Finding:
     detail: str
 
 
-class _Differs(Exception):  # noqa: N818 - a verdict, not an error
+class Differs(Exception):  # noqa: N818 - a verdict, not an error
     """The bank did not do what it is bound to."""
 
 
-class _Unknown(Exception):  # noqa: N818
+class Unknown(Exception):  # noqa: N818
     """There is not enough to say."""
 
 
@@ -103,6 +104,7 @@ class JobAudit:
     logged : (step, attempt) -> party -> its entry of that attempt, from verified logs or receipts.
     data : the bank's data set where its opening could not keep a link to it.
     bound : (step, attempt) -> commitment in the bank's own log; None if that was not given.
+    made : SHA-256 of the model that the bank states to have made in this job, where it does: online it names that.
     """
 
     def __init__(
@@ -113,11 +115,12 @@ class JobAudit:
         logged: Mapping[Attempt, Mapping[str, StepEntry]],
         data: Path | None = None,
         bound: Mapping[Attempt, str] | None = None,
+        made: str | None = None,
     ) -> None:
         check_job_id(job_id, job)
         self.job_id, self.job = job_id, job
         self._folder = home / "jobs" / job_id / AUDIT
-        self._logged, self._data, self._bound = logged, data, bound
+        self._logged, self._data, self._bound, self._made = logged, data, bound, made
         self._done: dict[Attempt, _Replay] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="veilscore-audit-")
 
@@ -144,9 +147,9 @@ class JobAudit:
             verdict: Verdict = "confirmed"
             try:
                 detail = self._audit(step, attempt, replay)
-            except _Differs as found:
+            except Differs as found:
                 verdict, detail = "differs", str(found)
-            except _Unknown as found:
+            except Unknown as found:
                 verdict, detail = "cannot be audited", str(found)
             replay.finding = Finding(self.job_id, step, attempt, verdict, self.job.bank, detail)
             self._done[key] = replay
@@ -158,10 +161,10 @@ class JobAudit:
         entries = self._logged.get((step, attempt), {})
         missing = [party for party in self.job.holders if party not in entries]
         if missing:
-            raise _Unknown(f"no log or receipt of {', '.join(missing)} shows this attempt")
+            raise Unknown(f"no log or receipt of {', '.join(missing)} shows this attempt")
         replay.dataset = opening.files.get(DATASET, "")
         if self._bound is not None and self._bound.get((step, attempt)) != opening.commitment.hex():
-            raise _Differs("the bank's own log does not hold the commitment of this opening")
+            raise Differs("the bank's own log does not hold the commitment of this opening")
         self._check_commitment(opening, noted)
         for party, entry in entries.items():
             self._check_logged(party, entry, noted)
@@ -172,6 +175,8 @@ class JobAudit:
         _Rerun(self, folder, opening, noted, home, done=done).run(replay, entries)
         replay.home = home
         model = self._model(step, opening, home)
+        if step == "evaluate" and done and self._made is not None and self._made[:16] not in model:
+            raise Differs(f"the bank states that the job made model {self._made[:16]}..., which it did not{model}")
         sent = sum(n.entry.sender == self.job.bank for n in noted)
         end = "" if done else ", up to where the attempt failed"
         return f"{sent} messages sent and {len(noted) - sent} received, as logged by {', '.join(entries)}{end}{model}"
@@ -184,7 +189,7 @@ class JobAudit:
         found = load_model(paths[0]).sha256.hex()
         approved = getattr(self.job.parameters, "model_sha256", None)
         if approved not in {None, found}:
-            raise _Differs(f"model {found[:16]} was evaluated, the job was approved for {approved[:16]}")
+            raise Differs(f"model {found[:16]} was evaluated, the job was approved for {approved[:16]}")
         return f"; model {found[:16]}..."
 
     def _read(self, folder: Path, session: str) -> tuple[Opening, list[Noted]]:
@@ -192,15 +197,15 @@ class JobAudit:
             opening = read_opening(folder)
             noted = read_messages(folder, session)
         except FileNotFoundError as error:
-            raise _Unknown("the bank kept no opening or no messages of it, or deleted them") from error
+            raise Unknown("the bank kept no opening or no messages of it, or deleted them") from error
         except (EvidenceError, OSError, ValueError) as error:
-            raise _Differs(f"the opening or the record of messages was changed after the attempt: {error}") from error
+            raise Differs(f"the opening or the record of messages was changed after the attempt: {error}") from error
         if opening.session != session or opening.job.encode() != self.job.canonical():
-            raise _Differs("the opening is that of another attempt or job")
+            raise Differs("the opening is that of another attempt or job")
         for other in self._folder.glob(f"*/{OPENING}"):
             with contextlib.suppress(EvidenceError, OSError):
                 if other.parent != folder and read_opening(other.parent).seed == opening.seed:
-                    raise _Differs(f"the seed is that of attempt {other.parent.name} too; a seed serves one attempt")
+                    raise Differs(f"the seed is that of attempt {other.parent.name} too; a seed serves one attempt")
         return opening, noted
 
     def _check_commitment(self, opening: Opening, noted: list[Noted]) -> None:
@@ -208,7 +213,7 @@ class JobAudit:
         for holder in self.job.holders:
             first = next((n.entry for n in noted if n.entry.recipient == holder), None)
             if first is not None and first.kind != "StepCommitment":
-                raise _Differs(f"{first.kind} number 0 to {holder} went out before a commitment")
+                raise Differs(f"{first.kind} number 0 to {holder} went out before a commitment")
         session = Session(opening.session, self.job.bank, self.job.bank, self.job.holders)
         for command in bank_committed(session, opening, _nothing()):
             if isinstance(command, Send):
@@ -216,7 +221,7 @@ class JobAudit:
                 message = Transcript()
                 message.add(session.id, session.party, command.to, 0, command.message, encode(command.message))
                 if sent is not None and sent.sha256 != message.entries[0].sha256:
-                    raise _Differs(
+                    raise Differs(
                         f"StepCommitment number 0 to {command.to} is not that of the opening: the seed, the job or a "
                         "digest in it was changed after the attempt"
                     )
@@ -234,28 +239,28 @@ class JobAudit:
             failed, behind = entry.outcome == "failed", count - len(mine)
             if failed and sender == party and stated is not None and behind > 0:
                 if behind > len(stated.earlier):
-                    raise _Unknown(f"{party} sent {count} messages, the bank's record ends after {len(mine)}")
+                    raise Unknown(f"{party} sent {count} messages, the bank's record ends after {len(mine)}")
                 expected = stated.earlier[behind - 1]
             extra = behind < 0 and not (failed and sender == bank)
             if digest_of(session, sender, recipient, mine[:count]) != expected or extra:
-                raise _Differs(f"the messages from {sender} to {recipient} in the record are not those {party} logged")
+                raise Differs(f"the messages from {sender} to {recipient} in the record are not those {party} logged")
 
     def _lay_out(self, folder: Path, opening: Opening, home: Path) -> None:
         """Put the files that the step read where the role finds them, if they are those it was bound to."""
         step = opening.session.split("/")[1]
         if step in READS_DATA and DATASET not in opening.files:
-            raise _Unknown("the data set is in a database: what the step read of it was not kept")
+            raise Unknown("the data set is in a database: what the step read of it was not kept")
         for name, expected in opening.files.items():
             if not may_read(name, self.job_id, step, self.job):
-                raise _Differs(f"it is bound to {name}, which the step does not read")
+                raise Differs(f"it is bound to {name}, which the step does not read")
             source, target = folder / FILES / name, home / name
             if name == DATASET:
                 source = next(iter(sorted(folder.glob(f"{DATASET}*"))), self._data or folder / DATASET)
                 target = home / f"{DATASET}{source.suffix}"
             if not source.is_file():
-                raise _Unknown(f"{name}, which the step read, is no longer there")
+                raise Unknown(f"{name}, which the step read, is no longer there")
             if file_digest(source).hex() != expected:
-                raise _Differs(f"{name} is not the file that the attempt was bound to: it was changed afterwards")
+                raise Differs(f"{name} is not the file that the attempt was bound to: it was changed afterwards")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
 
@@ -264,9 +269,9 @@ class JobAudit:
         if step != "align" and DATASET in opening.files:
             first = self._latest("align")
             if first is None or first.finding.verdict != "confirmed":
-                raise _Unknown("it goes on from step align, which is not confirmed")
+                raise Unknown("it goes on from step align, which is not confirmed")
             if first.dataset != opening.files[DATASET]:
-                raise _Differs("it reads another data set than the one that step align was bound to")
+                raise Differs("it reads another data set than the one that step align was bound to")
         own = f"jobs/{self.job_id}/"
         for path in (name for name in opening.files if name.startswith(own)):
             name = path.removeprefix(own)
@@ -276,9 +281,9 @@ class JobAudit:
             made_by = files_read(self.job, step)[name]
             before = self._latest(made_by)
             if before is None or before.finding.verdict != "confirmed" or before.home is None:
-                raise _Unknown(f"it goes on from {name} of step {made_by}, which is not confirmed")
+                raise Unknown(f"it goes on from {name} of step {made_by}, which is not confirmed")
             if not _same(before.home / path, home / path):
-                raise _Differs(f"{name} is not what step {made_by} gives when it is run again")
+                raise Differs(f"{name} is not what step {made_by} gives when it is run again")
 
     def _latest(self, step: str) -> _Replay | None:
         """Replay of the attempt of a step that was done."""
@@ -294,9 +299,9 @@ class JobAudit:
         earlier = [number for number in range(1, attempt) if (self._folder / f"{step}.{number}").is_dir()]
         before = self._replay(step, max(earlier)) if earlier else None
         if before is None or before.finding.verdict != "confirmed":
-            raise _Unknown("it goes on from an earlier attempt, which is not confirmed")
+            raise Unknown("it goes on from an earlier attempt, which is not confirmed")
         if _json(path) not in before.checkpoints:
-            raise _Differs("the checkpoint it goes on from is not one that the attempt before left")
+            raise Differs("the checkpoint it goes on from is not one that the attempt before left")
 
 
 class _Rerun:
@@ -321,12 +326,12 @@ class _Rerun:
             finished = self._drive(bank_committed(self._session, self._opening, self._role()), replay)
         except (DataError, StateError, ConfigError) as error:
             if self._done:
-                raise _Unknown(f"the role cannot be run again: {error.message}") from error
-        except (_Differs, _Unknown):
+                raise Unknown(f"the role cannot be run again: {error.message}") from error
+        except (Differs, Unknown):
             raise
         except Exception as error:  # what a hostile opening brings about must not end the audit
             if self._done:
-                raise _Differs(f"the role stops with {type(error).__name__}, where the bank went on") from error
+                raise Differs(f"the role stops with {type(error).__name__}, where the bank went on") from error
         for (sender, recipient), queue in self._queues.items():
             stated = _between(entries[recipient].traffic, sender, recipient) if recipient in entries else None
             # of an attempt that failed, what the bank was about to send need not have left it
@@ -334,15 +339,15 @@ class _Rerun:
             if sender == self._job.bank and self._taken[sender, recipient] < due:
                 kind = queue[self._taken[sender, recipient]].entry.kind
                 number = self._taken[sender, recipient]
-                raise _Differs(f"{kind} number {number} to {recipient} is not sent when the role is run again")
+                raise Differs(f"{kind} number {number} to {recipient} is not sent when the role is run again")
         if self._done and not finished:
-            raise _Differs("the role waits for another message where the bank had finished")
+            raise Differs("the role waits for another message where the bank had finished")
 
     def _role(self) -> Protocol[None]:
         try:
             node = NodeConfig.model_validate(json.loads(self._opening.node))
         except ValueError as error:
-            raise _Differs("the configuration in the opening cannot be read") from error
+            raise Differs("the configuration in the opening cannot be read") from error
         data = next(iter(self._home.glob(f"{DATASET}*")), None)
         if data is not None:
             datasets = {name: d.model_copy(update={"path": data}) for name, d in node.datasets.items()}
@@ -378,14 +383,14 @@ class _Rerun:
         kind = type(command.message).__name__
         if number >= len(queue):
             if self._done:
-                raise _Differs(f"{kind} number {number} to {command.to} was never sent")
+                raise Differs(f"{kind} number {number} to {command.to} was never sent")
             return False
         self._taken[pair] += 1
         again, sent = Transcript(), queue[number].entry
         again.add(self._session.id, self._job.bank, command.to, number, command.message, encode(command.message))
         if again.entries[0] != sent:
             hint = "" if self._opening.software == software() else " (or because other versions compute here)"
-            raise _Differs(
+            raise Differs(
                 f"{sent.kind} number {number} to {command.to} is not what the role sends for the committed seed and "
                 f"files{hint}"
             )
@@ -400,7 +405,7 @@ class _Rerun:
         try:
             payload = content(self._folder, queue[number])
         except (EvidenceError, OSError) as error:
-            raise _Differs(f"the record of messages was changed after the attempt: {error}") from error
+            raise Differs(f"the record of messages was changed after the attempt: {error}") from error
         try:
             return decode(payload, command.kind, session=self._session.id, sender=command.sender)
         except ProtocolError:
@@ -436,7 +441,7 @@ def _json(path: Path) -> str:
     try:
         return _canonical(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise _Differs(f"{path.name} cannot be read") from error
+        raise Differs(f"{path.name} cannot be read") from error
 
 
 def _same(made: Path, kept: Path) -> bool:

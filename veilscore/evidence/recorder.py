@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from veilscore.evidence.documents import Signer
+    from veilscore.evidence.online_opening import Bound
     from veilscore.fabric.federation import Federation
     from veilscore.node.job import Job
     from veilscore.node.ledger import LedgerEntry
@@ -221,13 +222,20 @@ class EvidenceRecorder:
         self._online.keep(request.request_id, b"", receipt.to_bytes())
         return receipt
 
-    def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes) -> None:
+    def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes, bound: Bound) -> None:
         """Holder: before its part of one score leaves; the digests are those in the bank's statement."""
         entry = {
             "kind": "share_opened",
             "bank": bank,
             "model": model.hex(),
             "ciphertexts": digest(request.SerializeToString(deterministic=True)),
+            "request": request.request_id,
+            "keys": request.keys_id.hex(),
+            "commitment": bound.commitment.hex(),
+            "queries": list(bound.queries),
+            "reply": bound.reply,
+            "spare": bound.spare,
+            "part": bound.part.hex(),
             "policy": policy_digest(self.node),
             "time_ms": self.log.now_ms(),
         }

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.log import scan
-from veilscore.evidence.receipt import Answer, JobReceipt, StepEntry
+from veilscore.evidence.receipt import Answer, JobReceipt, JobStatement, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.node.job import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from veilscore.evidence.documents import Keys
 
 Attempt = tuple[str, int]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ShareOpened:
+    """What a holder logged when it opened its part of a score; `holder` is whose log it is, else see `Bound`."""
+
+    holder: str
+    bank: str
+    model: str
+    request: str
+    ciphertexts: str
+    commitment: str
+    queries: tuple[str, ...]
+    reply: str
+    spare: str
+    part: str
+    keys: str
+
+    @classmethod
+    def of(cls, holder: str, body: Mapping[str, Any]) -> Self:
+        """Read an entry; what an earlier version did not log is empty. EvidenceError if a digest is none."""
+        names = [name for name in cls.__dataclass_fields__ if name not in {"holder", "queries"}]
+        texts = {name: str(body.get(name, "")) for name in names}
+        if any(_SHA256.fullmatch(texts[name]) is None for name in ("model", "commitment", "keys") if texts[name]):
+            raise EvidenceError(f"{holder}'s log holds an opened part without proper digests", party=holder)
+        return cls(holder=holder, queries=tuple(str(q) for q in body.get("queries", ())), **texts)
 
 
 class Witnesses:
@@ -28,6 +58,8 @@ class Witnesses:
     jobs : job id -> the job, where a receipt shows it.
     answered : job id -> SHA-256 of the jobs that parties answered to.
     bound : job id -> (step, attempt) -> commitment, as the bank's own log has it.
+    opened : parts of online scores that holders opened.
+    trained : SHA-256 of a model -> job that made it by the bank's statement -> parties that state to have been in it.
     parties : whose logs were read.
     """
 
@@ -36,7 +68,27 @@ class Witnesses:
         self.jobs: dict[str, Job] = {}
         self.answered: dict[str, set[str]] = {}
         self.bound: dict[str, dict[Attempt, str]] = {}
+        self._opened: dict[ShareOpened, None] = {}  # a log may be given twice
+        self._made: dict[str, str] = {}
+        self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
+
+    @property
+    def opened(self) -> list[ShareOpened]:
+        """See the class."""
+        return list(self._opened)
+
+    def made_in(self, job_id: str) -> str | None:
+        """SHA-256 of the model that a job made by the bank's statement."""
+        return self._made.get(job_id)
+
+    @property
+    def trained(self) -> dict[str, dict[str, frozenset[str]]]:
+        """See the class."""
+        found: dict[str, dict[str, frozenset[str]]] = {}
+        for job_id, model in self._made.items():
+            found.setdefault(model, {})[job_id] = frozenset(self._in_job[job_id])
+        return found
 
     def add_receipt(self, data: bytes, keys: Keys) -> None:
         """Take a job's receipt; EvidenceError if it proves nothing."""
@@ -44,6 +96,7 @@ class Witnesses:
         statements, _ = verify_job(receipt, keys)
         self.jobs[receipt.job_id] = Job.model_validate_json(receipt.request)
         for party, statement in statements.items():
+            self._state(party, statement)
             for entry in statement.steps:
                 self._add(party, entry)
 
@@ -62,11 +115,23 @@ class Witnesses:
             elif kind == "answer":
                 answer = Answer.parse(data)
                 self.answered.setdefault(answer.job_id, set()).add(answer.request)
+            elif kind == "job":
+                self._state(head.party, JobStatement.parse(data))
+            elif kind == "share_opened":
+                self._opened[ShareOpened.of(head.party, body)] = None
             elif kind == "step_bound":
                 key = str(body["step"]), int(body["attempt"])
                 self.bound.setdefault(str(body["job_id"]), {})[key] = str(body["commitment"])
         self.parties.add(head.party)
         return head.party
+
+    def _state(self, party: str, statement: JobStatement) -> None:
+        if statement.party != party:
+            raise EvidenceError(f"{party}'s log holds a statement of {statement.party}", party=party)
+        self._in_job.setdefault(statement.job_id, set()).add(party)
+        trained = any(entry.step == "evaluate" for entry in statement.steps)
+        if statement.role == "bank" and statement.model and trained:
+            self._made[statement.job_id] = statement.model
 
     def _add(self, party: str, entry: StepEntry) -> None:
         attempts = self.attempts.setdefault(entry.job_id, {})

@@ -277,9 +277,11 @@ class VectorOwner:
         stream = SecretStream()
         parts = [self._encrypt(row, stream) for row in x]
         rho = stream.uniform((x.shape[0], shape.n_limbs, shape.n_outputs), primes)
+        dots = np.empty((x.shape[0], shape.n_outputs, shape.n_limbs), np.int64)
+        indicator.signed_dots(self._hints, np.stack([s for _, s, _ in parts]).astype(np.int32), dots)
         beta = [
-            (dots.astype(np.uint64) + mask) % np.array(primes, np.uint64)[:, None]
-            for (_, dots, _), mask in zip(parts, rho, strict=True)
+            (_reduce(dot, primes).astype(np.uint64) + mask) % np.array(primes, np.uint64)[:, None]
+            for dot, mask in zip(dots, rho, strict=True)
         ]
         query = VectorQuery(
             b"".join(b for b, _, _ in parts),
@@ -288,8 +290,8 @@ class VectorOwner:
         )
         return query, scale_of(shape.params).round(rho)
 
-    def _encrypt(self, x: Words, stream: SecretStream) -> tuple[bytes, Limbs, bytes]:
-        """Return b and alpha packed, and the inner products (L, n_outputs) of the hints with the secret."""
+    def _encrypt(self, x: Words, stream: SecretStream) -> tuple[bytes, NDArray[np.int8], bytes]:
+        """Return b packed, the secret (N,), and alpha packed."""
         shape, params = self._shape, self._shape.params
         ring = ring_of(params)
         s = stream.ternary((params.N,))
@@ -300,6 +302,4 @@ class VectorOwner:
         scale_of(params).embed(x, values)
         alpha = ring.intt(ring.multiply(self._mirrored_a_prime, s_hat))
         ring.add_to(alpha, ring.lift(stream.noise((params.N,))))
-        dots = np.empty((shape.n_outputs, shape.n_limbs), np.int64)
-        indicator.signed_dots(self._hints, s.astype(np.int32), dots)
-        return pack(values, params.primes), _reduce(dots, params.primes), pack(alpha, params.primes)
+        return pack(values, params.primes), s, pack(alpha, params.primes)

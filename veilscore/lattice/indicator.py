@@ -256,14 +256,16 @@ def row_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32]
 
 @njit(cache=True, nogil=True)
 def signed_dots(values: Limbs, small: NDArray[np.int32], out: NDArray[np.int64]) -> None:
-    """Write out[r, limb] = <values[r, limb], small>: residues (R, L, N) by a ternary vector (N,)."""
+    """Write out[v, r, limb] = <values[r, limb], small[v]>: residues (R, L, N) by ternary vectors (V, N)."""
     for r in range(values.shape[0]):
         for limb in range(values.shape[1]):
             x = values[r, limb]
-            total = np.int64(0)
-            for i in range(small.size):
-                total += np.int64(np.int32(x[i])) * np.int64(small[i])
-            out[r, limb] = total
+            for v in range(small.shape[0]):  # innermost but one: the residues are read from memory once
+                s = small[v]
+                total = np.int64(0)
+                for i in range(s.size):
+                    total += np.int64(np.int32(x[i])) * np.int64(s[i])
+                out[v, r, limb] = total
 
 
 @njit(cache=True, nogil=True)

@@ -11,16 +11,23 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import structlog
 
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.online_opening import (
+    Asked,
+    OnlineArchive,
+    OnlineOpening,
+    draw_opening,
+    draw_seed,
+    record_of,
+)
 from veilscore.node.online_bands_bank import BandCall, BankBands
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import BankModel, BankModels, Side
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
 
 R = TypeVar("R")
+Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _IDLE_S = 0.2  # without a request, before spares are made
@@ -85,6 +93,11 @@ class OnlineBank:
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
         self._asked_to_open: dict[str, dict[str, str]] = {}
+        self._archive = OnlineArchive(home, node.audit)
+        self._archive.start()
+        self._to_keep: dict[str, tuple[Plan, list[tuple[Asked, pb.OpenPartial]]]] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._ready: dict[str, tuple[str, Early]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
@@ -100,6 +113,7 @@ class OnlineBank:
         tasks = (*(task for _, task in self._running.values()), *self._replying, *filter(None, [self._refill]))
         _cancel(*tasks)
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._keeping)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._journal.close()
 
@@ -147,6 +161,8 @@ class OnlineBank:
             response = make_response(request, "failed", str(error))
         finally:
             self._asked_to_open.pop(self._release_id(request), None)
+            self._keep_for_audit(self._release_id(request))
+            self._make_ready()
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
             self._refill_later()
@@ -163,6 +179,7 @@ class OnlineBank:
             self._plans[request.request_id] = digest, plan
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
+            self._to_keep[self._release_id(request)] = plan, []
             opening = self._open if plan.band is None else self._open_band
             opened, together = await opening(request, plan, limit_s)
             if opened is not None:
@@ -208,6 +225,8 @@ class OnlineBank:
     ) -> Answer:
         spare = self._spares.take(holder, model.stock or model)
         bands = bands_of(model, request)
+        seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
+        opening = draw_opening(self._node.name, holder, "record", self._release_id(request), seed)
         message = pb.EncryptRecord(
             request_id=self._release_id(request),
             firm_id=request.firm_id,
@@ -220,18 +239,29 @@ class OnlineBank:
             consent=request.consent,
             fresh=fresh,
             bands_hash=b"" if bands is None else bands.sha256,
+            commitment=opening.commitment,
         )
         try:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
-            return await self._evaluate(holder, model, reply, spare, limit_s)
+            return await self._evaluate(holder, model, reply, spare, opening, early, limit_s)
         except RefusedError as error:
             return Answer(holder, "refused", error.message[:200])
         except VeilscoreError as error:
             self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
             return Answer(holder, "failed", error.message[:200])
+        finally:
+            if early is not None:
+                early.cancel()  # if it was not needed
 
     async def _evaluate(
-        self, holder: str, model: BankModel, reply: pb.EncryptedRecord, spare: BankSpare | None, limit_s: float
+        self,
+        holder: str,
+        model: BankModel,
+        reply: pb.EncryptedRecord,
+        spare: BankSpare | None,
+        opening: OnlineOpening,
+        early: Early | None,
+        limit_s: float,
     ) -> Answer:
         answer, side = read_answer(holder, model, reply), model.holders[holder]
         if not answer.keys_id:
@@ -239,16 +269,53 @@ class OnlineBank:
                 self._spares.add(holder, model.stock or model, spare)
             return answer
         if spare is not None and reply.difference_share:
-            evaluated = spare.evaluated(reply.difference_share, side.cells, holder)
-        else:
-            evaluated = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, limit_s)
-        return replace(answer, evaluated=evaluated)
+            return replace(
+                answer,
+                evaluated=spare.evaluated(reply.difference_share, side.cells, holder),
+                asked=spare.asked,
+            )
+        evaluated, asked = await self._put_points(
+            side, reply.ciphertext_enc, reply.keys_id, opening, limit_s, early=early
+        )
+        return replace(answer, evaluated=evaluated, asked=asked)
+
+    def _early_blinds(self, holder: str, side: Side) -> tuple[str, Early] | tuple[None, None]:
+        """Seed and masks made beforehand, or made while the holder encrypts; none where its keys are not known."""
+        context, n = self._contexts.get(holder), online.n_ciphertexts(1, side.cells.size)
+        kept = self._ready.pop(holder, None) if n == 1 else None
+        if kept is not None:
+            return kept
+        return (None, None) if context is None else self._make_early(context, n)
+
+    def _make_early(self, context: PublicContext, n: int) -> tuple[str, Early]:
+        seed = draw_seed()
+        return seed, self._thread.submit(lambda: (context.keys_id, online.make_blinds(context, bytes.fromhex(seed), n)))
+
+    def _make_ready(self) -> None:
+        """Masks of one reply to each holder, for the next request that finds no spare."""
+        for holder, context in self._contexts.items():
+            if holder not in self._ready and not self._closed:
+                self._ready[holder] = self._make_early(context, 1)
 
     async def _put_points(
-        self, holder: str, side: Side, query: Iterable[bytes], keys_id: bytes, limit_s: float
-    ) -> online.Evaluated:
-        context, encrypted = await self._context(holder, keys_id, limit_s), tuple(query)
-        return await self._in_thread(lambda: online.evaluate(context, encrypted, side.encode()))
+        self,
+        side: Side,
+        query: Iterable[bytes],
+        keys_id: bytes,
+        opening: OnlineOpening,
+        limit_s: float,
+        early: Early | None = None,
+    ) -> tuple[online.Evaluated, Asked]:
+        """Points on what a holder sent, all that is drawn for it from the seed that the bank is committed to."""
+        context, encrypted = await self._context(opening.holder, keys_id, limit_s), tuple(query)
+
+        def work() -> online.Evaluated:
+            made_for, blinds = (b"", ()) if early is None else early.result()  # done: this thread did it before
+            if made_for != keys_id:
+                blinds = online.make_blinds(context, opening.seed_bytes, len(encrypted))
+            return online.evaluate(context, encrypted, side.encode(), blinds)
+
+        return await self._in_thread(work), Asked(opening, encrypted, context)
 
     async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
         """Holder's public keys, fetched once for each of its starts."""
@@ -333,7 +400,10 @@ class OnlineBank:
             share_key_ids=share_key_ids,
             factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
             bands_hash=bands_hash,
+            commitment=b"" if answer.asked is None else answer.asked.opening.commitment,
         )
+        if answer.asked is not None and release_id in self._to_keep:
+            self._to_keep[release_id][1].append((answer.asked, message))
         sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
         self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
         try:
@@ -347,6 +417,23 @@ class OnlineBank:
         if self.evidence is not None:
             asked = self._asked_to_open.get(self._release_id(request), {})
             await asyncio.to_thread(self.evidence.score_released, request, response, asked)
+
+    def _keep_for_audit(self, release_id: str) -> None:
+        """Keep what was asked to be opened, after the response has left; without it an auditor has no answer."""
+        plan, sent = self._to_keep.pop(release_id, (None, []))
+        if plan is not None and sent:
+            task = asyncio.create_task(self._keep(plan, sent))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, plan: Plan, sent: list[tuple[Asked, pb.OpenPartial]]) -> None:
+        model, own = plan.model, plan.own_codes.astype("<u2").tobytes() if plan.model.trees else b""
+        for asked, message in sent:
+            record = record_of(asked, model.sha256.hex(), own, message)
+            try:
+                await asyncio.to_thread(self._archive.keep, asked, record, model.artefact)
+            except VeilscoreError as error:
+                self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
         """What others know the request by; says nothing of the caller's id and is the same for a repeat."""
@@ -380,17 +467,19 @@ class OnlineBank:
 
     async def _make_spare(self, holder: str, model: BankModel) -> None:
         side, spare_id = model.holders[holder], new_spare_id()
-        random = None
+        opening, random = draw_opening(self._node.name, holder, "spare", spare_id), None
         if side.part_hash:  # trees: the factors of a record are not known yet, so random ones stand for them
-            n_bits = max(1, model.trees[holder].n_bits)
-            random = he.uniform_slots(n_bits).astype(np.int64)
-            side = replace(side, factors=np.where(random > he.T // 2, random - he.T, random))
-        asked = pb.PrepareSpare(spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash)
+            random = online.random_factors(opening.seed_bytes, max(1, model.trees[holder].n_bits))
+            side = replace(side, factors=online.lifted(random))
+        asked = pb.PrepareSpare(
+            spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash, commitment=opening.commitment
+        )
         reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
-        done = await self._put_points(holder, side, reply.ciphertext_enc, reply.keys_id, _SPARE_S)
+        done, sent = await self._put_points(side, reply.ciphertext_enc, reply.keys_id, opening, _SPARE_S)
+        await asyncio.to_thread(self._archive.keep_query, sent)
         finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
         await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
-        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random))
+        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random, Asked(opening, (), None)))
 
 
 async def _same(answer: Answer) -> Answer:

@@ -20,6 +20,7 @@ import structlog
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.online_opening import COMMITMENT_BYTES, Bound, digest_of_ciphertexts
 from veilscore.node.online_bands_holder import LeadBands, kept_bands
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_records import Found, Origin, Origins
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _PENDING_KEPT = 4096
+_SENT_KEPT = 8  # of one request: repeated calls
 _PEER_S = 10.0
 ON_MISSING = ("fail", "missing_code", "neutral")
 BANDS_ONLY = "releases bands only; ask for a band (output: band)"
@@ -61,10 +65,20 @@ class _Pending:
     origin: Origin
     n_cells: int
     passed: Passed
+    part: bytes = b""
     spare_id: str = ""
     spare: HolderSpare | None = None
     answer: pb.EncryptedRecord | None = None
     bands: Bands | None = None
+    sent: tuple[tuple[bytes, str], ...] = ()  # commitment of the bank, digest of the ciphertexts sent under it
+
+    def bound(self, request: pb.OpenPartial) -> Bound | None:
+        """What the bank is bound to in what it asks to open; None if it is bound to nothing that was sent."""
+        if self.spare is not None and not request.evaluated_enc:
+            bound = replace(self.spare.bound, part=self.part)
+            return bound if bound.commitment == request.commitment else None
+        queries = tuple(query for commitment, query in self.sent if commitment == request.commitment)
+        return Bound(request.commitment, queries, part=self.part) if queries else None
 
 
 class OnlineHolder:
@@ -179,8 +193,9 @@ class OnlineHolder:
         )
         if passed.released_as:
             return answer
-        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed, bands=bands)
         part = request.map_hash + request.part_hash
+        sent = () if pending is None else pending.sent
+        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed, part, sent=sent, bands=bands)
         spare = self._spares.take(f"{bank}/{request.spare_id}", part) if request.spare_id else None
         cells = origin.cells(found.codes)
         if spare is not None:
@@ -188,18 +203,31 @@ class OnlineHolder:
             self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
             return answer
         self._remember(key, pending)
-        query = await self._in_thread(lambda: online.encrypt_cells(self._secret, cells[None]))
+        query, sha256 = await self._in_thread(lambda: self._encrypt(cells))
+        self._note_sent(key, request.commitment, sha256)
         answer.keys_id = self._secret.keys_id
         answer.ciphertext_enc.extend(query)
         return answer
 
+    def _encrypt(self, cells: NDArray[np.uint64]) -> tuple[tuple[bytes, ...], str]:
+        query = online.encrypt_cells(self._secret, cells[None])
+        return query, digest_of_ciphertexts(query)
+
+    def _note_sent(self, key: str, commitment: bytes, sha256: str) -> None:
+        """Remember what is sent under a commitment; calls that were repeated may come to their end in any order."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            self._pending[key] = replace(pending, sent=(*pending.sent, (commitment, sha256))[-_SENT_KEPT:])
+
     async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
+        _check_commitment(request.commitment, peer.name)
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
             raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
         n_cells, part = origin.n_cells, request.map_hash + request.part_hash
-        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells))
+        bound = request.commitment
+        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells, bound))
         return pb.PreparedSpare(ciphertext_enc=query, keys_id=self._secret.keys_id)
 
     async def _finish_spare(self, request: pb.FinishSpare, peer: Member) -> pb.Empty:
@@ -275,32 +303,47 @@ class OnlineHolder:
         reason = self._parties_refusal(request, pending, bank)
         if reason:
             return pb.OpenedPartial(status="refused", reason=reason)
-        keys = await self._share_keys.with_peers(parties, dict(request.share_key_ids))
-        if keys is None:
-            return pb.OpenedPartial(status="lost", reason="another holder was restarted since; use a new request id")
+        bound, keys = pending.bound(request), await self._share_keys.with_peers(parties, dict(request.share_key_ids))
+        if bound is None or keys is None:
+            why = "another holder was restarted since" if keys is None else "no record was sent under its commitment"
+            return pb.OpenedPartial(status="lost", reason=f"{why}; use a new request id")
         context = share_context(key, parties, pending.model_hash + request.bands_hash)
-        spared = None
-        if pending.spare is not None and not request.evaluated_enc:
-            spared = pending.spare.partial(request.factors_share, bank)
-        refusal = await self._in_thread(lambda: self._guard.admit(pending.passed))
-        if refusal:
-            return pb.OpenedPartial(status="refused", reason=refusal)
 
-        def opened() -> bytes:
-            if self.evidence is not None:
-                self.evidence.share_opened(request, bank, pending.model_hash)
+        def work() -> bytes | str:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            if spared is not None:
-                partial = (spared + share) % np.uint64(he.T)
-            else:
-                partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
-            return self._journal.keep(key, digest, online.pack_partial(partial))
+            return self._release(request, bank, pending, bound, share, lambda p: self._journal.keep(key, digest, p))
 
-        partial = await self._in_thread(opened)
+        partial = await self._in_thread(work)
+        if isinstance(partial, str):
+            return pb.OpenedPartial(status="refused", reason=partial)
         if pending.bands is None:
             self._pending.pop(key, None)
         self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
         return partial
+
+    def _release(
+        self,
+        request: pb.OpenPartial,
+        bank: str,
+        pending: _Pending,
+        bound: Bound,
+        share: NDArray[np.uint64],
+        keep: Callable[[bytes], bytes],
+    ) -> bytes | str:
+        """Count, log and keep a partial before it may leave, in one visit to the thread; or the refusal."""
+        spared = None
+        if pending.spare is not None and not request.evaluated_enc:
+            spared = pending.spare.partial(request.factors_share, bank)
+        refusal = self._guard.admit(pending.passed)
+        if refusal:
+            return refusal
+        if self.evidence is not None:
+            self.evidence.share_opened(request, bank, pending.model_hash, bound)
+        if spared is not None:
+            partial = (spared + share) % np.uint64(he.T)
+        else:
+            partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
+        return keep(online.pack_partial(partial))
 
     def _parties_refusal(self, request: pb.OpenPartial, pending: _Pending, bank: str) -> str:
         """Why its part is not opened with these parties, empty if it is; MessageError if they cannot be."""
@@ -318,11 +361,17 @@ class OnlineHolder:
 
 def _check_record(request: pb.EncryptRecord, bank: str) -> None:
     _check_id(request.request_id, bank)
+    _check_commitment(request.commitment, bank)
     optional = {len(request.part_hash), len(request.bands_hash)}
     if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=bank)
     if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
         raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
+
+
+def _check_commitment(commitment: bytes, bank: str) -> None:
+    if len(commitment) != COMMITMENT_BYTES:
+        raise MessageError("the bank is bound to no seed of its reply: both need the same version", party=bank)
 
 
 def _check_id(request_id: str, bank: str) -> str:

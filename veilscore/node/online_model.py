@@ -119,10 +119,9 @@ class BankModel:
             record = trees.record(codes[0])
             constant += record.constant
             expected = trees.mean + float(trees.contributions([(trees.own.numbers, trees.own.left(codes[0]))]).sum())
-            factors = record.factors if record.factors.size else np.zeros(1, np.int64)
             sides[holder] = replace(
                 self.holders[holder],
-                factors=factors,
+                factors=record.factors if record.factors.size else np.zeros(1, np.int64),
                 bounds=(record.lowest, record.highest),
                 average=round(expected - record.constant),
             )
@@ -157,7 +156,7 @@ class BankModels:
                 f"the code map {map_path} is not the one that model {artefact.name} was trained with: restore it "
                 "from backup"
             )
-        trees = _trees(artefact) if isinstance(artefact, Boosted) else {}
+        trees = bank_trees(artefact) if isinstance(artefact, Boosted) else {}
         hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
         if not trees:
             check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
@@ -174,7 +173,7 @@ class BankModels:
         )
 
 
-def _trees(model: Boosted) -> dict[str, BankTrees]:
+def bank_trees(model: Boosted) -> dict[str, BankTrees]:
     """The bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
     if model.largest_units() >= he.T // 2:
         raise ParameterError(

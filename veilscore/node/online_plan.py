@@ -18,6 +18,7 @@ from veilscore.v1 import control_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from veilscore.evidence.online_opening import Asked
     from veilscore.node.online_bands_bank import BandCall
 
 DEFAULT_REASONS = 4
@@ -39,6 +40,7 @@ class Answer:
     without_others: bool = False
     disclosed: tuple[Disclosed, ...] = ()
     released_as: str = ""
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, repr=False)

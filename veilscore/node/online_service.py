@@ -18,7 +18,8 @@ Reveals  : to the bank, the firm's total, hence what all holders' parts add up t
            A bank and a coordinator together learn no single part while two honest holders take part.
            With a band alone, to the bank the band instead of the total and no codes of `reason_columns`; to the lead
            nothing more, as the holders' sum is uniform without the bank's masks. Bank and lead together know the total.
-Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented.
+Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented, but
+           found: before it has a record it is committed to what it draws for the reply (docs/adr/0012).
 Aborts   : nothing wrong is ever returned as a score: a total outside what the model allows, holders' keys that changed
            on the way, a map of another version all end as status "failed" with the reason.
            Of a band this cannot be told: a wrong part gets a wrong band opened, where a wrong total is mostly out of

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from veilscore.crypto import he
 from veilscore.errors import MessageError, SecretReuseError
+from veilscore.evidence.online_opening import Bound, digest_of_ciphertexts
 from veilscore.protocols import online
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from veilscore.evidence.online_opening import Asked
     from veilscore.node.online_model import BankModel
 
 SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
@@ -48,12 +50,14 @@ class HolderSpare:
     Attributes
     ----------
     part : what it is for: hash of the code map, for trees followed by that of the holder's part.
+    bound : of the evidence: the bank's commitment, digests of what was sent and opened.
     """
 
     part: bytes
     random: NDArray[np.uint64]
     opened: NDArray[np.uint64] | None = None
     used: bool = False
+    bound: Bound = field(default_factory=Bound)
 
     def difference(self, cells: NDArray[np.uint64]) -> bytes:
         """Cells of a record (n_cells,) minus r modulo T, 4 bytes a cell; once."""
@@ -84,21 +88,26 @@ class HolderSpares:
     def __init__(self) -> None:
         self._spares: OrderedDict[str, HolderSpare] = OrderedDict()
 
-    def draw(self, context: he.SecretContext, key: str, part: bytes, n_cells: int) -> tuple[bytes, ...]:
+    def draw(
+        self, context: he.SecretContext, key: str, part: bytes, n_cells: int, commitment: bytes = b""
+    ) -> tuple[bytes, ...]:
         """Draw and encrypt r; a spare id is used once."""
         if key in self._spares:
             raise MessageError("this spare id was used already")
         random = he.uniform_slots(n_cells)
-        self._spares[key] = HolderSpare(part, random)
+        spare = self._spares[key] = HolderSpare(part, random)
         while len(self._spares) > _HELD:
             self._spares.popitem(last=False)
-        return online.encrypt_cells(context, random[None])
+        query = online.encrypt_cells(context, random[None])
+        spare.bound = Bound(commitment, (digest_of_ciphertexts(query),), spare=key.partition("/")[2])
+        return query
 
     def finish(self, context: he.SecretContext, key: str, evaluated: Sequence[bytes]) -> None:
         """Open the bank's masked reply; once."""
         spare = self._spares.get(key)
         if spare is None or spare.opened is not None:
             raise MessageError("no such spare, or it was finished already")
+        spare.bound = replace(spare.bound, reply=digest_of_ciphertexts(evaluated))
         spare.opened = online.open_partial(context, evaluated, 1, spare.random.size, np.zeros(1, np.uint64))
 
     def take(self, key: str, part: bytes) -> HolderSpare | None:
@@ -111,11 +120,12 @@ class HolderSpares:
 
 @dataclass(frozen=True)
 class BankSpare:
-    """The bank's half: the sum of its masks modulo T, and for trees its random numbers a (n_bits,)."""
+    """The bank's half: the sum of its masks modulo T, for trees its random numbers a (n_bits,), and its opening."""
 
     spare_id: str
     mask_total: NDArray[np.uint64] = field(repr=False)
     random: NDArray[np.int64] | None = field(default=None, repr=False)
+    asked: Asked | None = field(default=None, repr=False)
 
     def evaluated(self, difference: bytes, points: NDArray[np.int64], holder: str) -> online.Evaluated:
         """What the bank has to take off the total, given the holder's difference.
@@ -126,7 +136,7 @@ class BankSpare:
         """
         known = _dot(_parse(difference, points.size, holder), points % he.T)
         mask = (self.mask_total.astype(np.int64) - known) % he.T
-        factors = b"" if self.random is None else ((points - self.random) % he.T).astype("<u4").tobytes()
+        factors = b"" if self.random is None else online.pack_factors(points, self.random)
         return online.Evaluated((), mask.astype(np.uint64), factors)
 
 

@@ -331,6 +331,9 @@ class AuditRules(Strict):
     )
     days: int = Field(default=90, ge=1, description="older openings are deleted")
     max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
+    online_mb: int = Field(
+        default=8192, ge=0, description="of online scores together, about 0.2 MB a holder and score; 0: none are kept"
+    )
 
 
 class NodeConfig(Strict):

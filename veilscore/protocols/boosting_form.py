@@ -20,6 +20,7 @@ SCALE = 33  # fraction bits of shared g and h
 ROUNDING_BITS = 6  # fraction bits of an opened sum that carries noise
 EXACT_BITS = 16  # and of one that carries none
 NOISE_MARGIN = 2.0**0.5  # a gain must beat twice what noise alone brings: the best of many candidates is picked
+SURE = 5.0  # deviations of the noise that a bound on a number of rows leaves room for
 MAX_WIDTH = 64
 
 

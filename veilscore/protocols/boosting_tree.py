@@ -5,6 +5,7 @@ Source   : design page, section 6; docs/protocols/boosting.md. Messages, reveals
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from veilscore.modelling.split_search import CELLS_PER_ROW, Coarse, Found, Ranke
 from veilscore.modelling.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
 from veilscore.protocols.binning import MAX_HINT_BYTES
-from veilscore.protocols.blocks import bank_product, holder_product, merge_cells, word_sums
-from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, Growth
+from veilscore.protocols.blocks import holder_product, merge_cells, receive_product, send_factors, word_sums
+from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
 from veilscore.v1 import boosting_pb2 as pb
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Node:
     cells: Words = field(default_factory=lambda: np.zeros((2, 0), np.uint64))  # share of their sums per cell
     total: tuple[float, float] = (0.0, 0.0)
     weight_bounds: tuple[float, float] = (-np.inf, np.inf)
-    least_rows: float = 0.0  # lower bound of the number of rows, from sum h
+    least_rows: float = 0.0  # lower bound of the number of rows, from sum h less what noise may add
 
 
 def vector_share(values: Words, rows: NDArray[np.bool_]) -> Words:
@@ -268,9 +269,12 @@ class BankTree:
 
     def _children(self, node: Node, found: Found, numbers: tuple[int, int]) -> tuple[Node, Node]:
         bounds = child_bounds(found, node.weight_bounds, self.rules)
+        ranked = self.own.ranked if found.side == "bank" else self.other.ranked
+        # the noise of h is a quarter of g's, and at most all cells of the column are summed
+        doubt = SURE * self.growth.noise_rows * math.sqrt(ranked.n_codes[found.column])
         made = []
         for number, total, bound in zip(numbers, (found.left, found.right), bounds, strict=True):
-            rows = min(node.least_rows, 4.0 * total[1] / self.growth.max_weight)
+            rows = min(node.least_rows, max(0.0, 4.0 * total[1] / self.growth.max_weight - doubt))
             made.append(
                 Node(
                     number,
@@ -290,16 +294,21 @@ class BankTree:
         theirs = [i for i in range(len(plans)) if i not in mine]
         out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
         kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
+        goes, u, w = np.zeros((0, n), bool), np.zeros((1, 0), np.uint64), np.zeros((1, 0), np.uint64)
         if mine:
             goes = np.stack([self._goes(plans[i][1], left=plans[i][2]) for i in mine])
             u = goes.reshape(1, -1).astype(np.uint64)
-            product = yield from bank_product(self.holder, self.key, u.shape[1], lambda r: u[:, r], 2, kinds)
+            yield from send_factors(self.holder, self.key, u.shape[1], lambda r: u[:, r], kinds[0])
+        if theirs:
+            w = np.concatenate([plans[i][0].vectors.reshape(1, -1) for i in theirs], axis=1)
+            yield from send_factors(self.holder, self.key, w.shape[1], lambda r: w[:, r], kinds[0])
+        if mine:
+            product = yield from receive_product(self.holder, self.key, u.shape[1], 2, kinds[1])
             for place, i in enumerate(mine):
                 own = vector_share(plans[i][0].vectors, goes[place])
                 out[i] = shares.add(own, product[:, place * n : (place + 1) * n])
         if theirs:
-            u = np.concatenate([plans[i][0].vectors.reshape(1, -1) for i in theirs], axis=1)
-            product = yield from bank_product(self.holder, self.key, u.shape[1], lambda r: u[:, r], None, kinds)
+            product = yield from receive_product(self.holder, self.key, w.shape[1], None, kinds[1])
             for place, i in enumerate(theirs):
                 out[i] = product[2 * place * n : 2 * (place + 1) * n].reshape(2, n)
         return out

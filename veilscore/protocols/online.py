@@ -29,8 +29,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.crypto.he import N_SLOTS, Blind, PublicContext, SecretContext, T, Weights, encode_weights
+from veilscore.crypto.he import (
+    N_SLOTS,
+    Blind,
+    PublicContext,
+    SecretContext,
+    T,
+    Weights,
+    encode_weights,
+    uniform_slots,
+)
 from veilscore.errors import MessageError, ParameterError, SchemaError
+from veilscore.randomness import derived, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,6 +170,26 @@ class Evaluated:
     reply: tuple[bytes, ...] = field(repr=False)
     mask_total: NDArray[np.uint64] = field(repr=False)
     factors: bytes = field(default=b"", repr=False)
+
+
+def make_blinds(context: PublicContext, seed: bytes, n: int) -> tuple[Blind, ...]:
+    """Bank: masks of one reply of n ciphertexts, all from the seed that it is committed to (ADR 12)."""
+    return seeded(derived(seed, "blinds"), lambda: tuple(context.blind() for _ in range(n)))
+
+
+def random_factors(seed: bytes, n: int) -> NDArray[np.int64]:
+    """Bank: what stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
+    return seeded(derived(seed, "factors"), lambda: uniform_slots(n)).astype(np.int64)
+
+
+def lifted(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers modulo T as points of either sign, as `encode_points` takes them."""
+    return np.where(cells > T // 2, cells - T, cells)
+
+
+def pack_factors(factors: NDArray[np.int64], random: NDArray[np.int64]) -> bytes:
+    """Bank: a record's factors less the random numbers of its spare modulo T, 4 bytes each."""
+    return ((factors - random) % T).astype("<u4").tobytes()
 
 
 def evaluate(

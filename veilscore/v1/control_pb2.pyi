@@ -320,7 +320,7 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "commitment")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +332,7 @@ class EncryptRecord(_message.Message):
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -343,7 +344,8 @@ class EncryptRecord(_message.Message):
     consent: bytes
     fresh: bool
     bands_hash: bytes
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
+    commitment: bytes
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -382,14 +384,16 @@ class EncryptedRecord(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
-    __slots__ = ("spare_id", "map_hash", "part_hash")
+    __slots__ = ("spare_id", "map_hash", "part_hash", "commitment")
     SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PART_HASH_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     spare_id: str
     map_hash: bytes
     part_hash: bytes
-    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ...) -> None: ...
+    commitment: bytes
+    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
 class PreparedSpare(_message.Message):
     __slots__ = ("ciphertext_enc", "keys_id")
@@ -424,7 +428,7 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share", "bands_hash")
+    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share", "bands_hash", "commitment")
     class ShareKeyIdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +443,7 @@ class OpenPartial(_message.Message):
     SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
     FACTORS_SHARE_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
     with_parties: _containers.RepeatedScalarFieldContainer[str]
@@ -446,7 +451,8 @@ class OpenPartial(_message.Message):
     share_key_ids: _containers.ScalarMap[str, bytes]
     factors_share: bytes
     bands_hash: bytes
-    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
+    commitment: bytes
+    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
     __slots__ = ("status", "reason")

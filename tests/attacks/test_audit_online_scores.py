@@ -1,0 +1,333 @@
+"""A bank that scores online with other weights than the model's it names, or changes its evidence afterwards.
+
+Each attack goes through at that moment, as SECURITY.md says, and the audit names the bank, request and holder. The
+control is the honest run, which is confirmed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from trial_online_audit import audit, counted, known, logged, released, two_models
+from trial_scoring import copy_of
+
+from veilscore.evidence import online_opening
+from veilscore.evidence.online_audit import OnlineAudit
+from veilscore.evidence.online_opening import FOLDER
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.modelling.model import load_model
+from veilscore.node import online_bank
+from veilscore.node.online_model import BankModel, Side
+from veilscore.node.online_spares import BankSpare
+from veilscore.protocols import online
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return two_models(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def homes(trained, tmp_path):
+    return copy_of(trained, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def honest(trained, tmp_path_factory):
+    """Honest scores of both models, from spares and without."""
+    folder = copy_of(trained, tmp_path_factory.mktemp("honest"))
+    with pytest.MonkeyPatch.context() as patch:
+        counted(patch, 1)
+        firms = known(folder, 4)
+        released(folder, firms[:2], spared=1)
+        counted(patch, 1)
+        released(folder, firms[2:], model="trees", spared=1, prefix="t")
+    found = audit(folder)
+    assert {f.verdict for f in found} == {"confirmed"}
+    assert len(found) == 8
+    return folder
+
+
+@pytest.fixture
+def bank(honest, tmp_path):
+    """The honest bank's home in a folder of its own, to be tampered with."""
+    return shutil.copytree(honest / "bank", tmp_path / "bank")
+
+
+def attacked(homes, *, model="firms", spared=0, n_firms=2):
+    """Scores of a bank as it is patched by now."""
+    return released(homes, known(homes, n_firms), model=model, spared=spared, honest=False)
+
+
+def named(findings, holder, *words):
+    """All that this holder opened differs, by the bank."""
+    mine = [f for f in findings if f.step == f"online {holder}"]
+    assert mine
+    for f in mine:
+        assert (f.verdict, f.party) == ("differs", "bank"), f
+        assert len(f.job_id) == 32
+        for word in words:
+            assert word in f.detail, f.detail
+
+
+# --- other weights than the model's ----------------------------------------------------------------------------------
+
+
+def one_cell(patch, party="tax"):
+    """Points on a single cell of one holder: the total tells whether the firm has that code."""
+    honest_encode = Side.encode
+
+    def encode(self):
+        points = np.zeros_like(self.cells)
+        points[0] = 1
+        return online.encode_points(points) if self.party == party else honest_encode(self)
+
+    patch.setattr(Side, "encode", encode)
+
+
+@pytest.mark.parametrize("model", ["firms", "trees"])
+def test_other_weights_on_a_record(homes, monkeypatch, model):
+    counted(monkeypatch, 0)
+    with monkeypatch.context() as patch:
+        one_cell(patch)
+        attacked(homes, model=model)
+    found = audit(homes)
+    named(found, "tax", "OpenPartial to tax is not what the committed seed gives for model")
+    assert {f.verdict for f in found if f.step == "online registry"} == {"confirmed"}
+
+
+def test_other_weights_on_a_spare(homes, monkeypatch):
+    counted(monkeypatch, 1)
+    with monkeypatch.context() as patch:
+        one_cell(patch)
+        attacked(homes, spared=1)
+    assert [one.spare != "" for one in logged(homes, "tax")] == [False, True]
+    found = [f for f in audit(homes) if f.step == "online tax"]
+    assert [f.verdict for f in found] == ["differs", "differs"]
+    assert "FinishSpare to tax is not what the committed seed gives" in found[1].detail
+
+
+def test_other_factors_of_trees_when_a_spare_is_opened(homes, monkeypatch):
+    """The reply on random numbers is the honest one; the factors that come later are those of one indicator."""
+    counted(monkeypatch, 1)
+    honest_evaluated = BankSpare.evaluated
+
+    def one_indicator(self, difference, points, holder):
+        return honest_evaluated(self, difference, np.eye(1, points.size, dtype=np.int64)[0], holder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BankSpare, "evaluated", one_indicator)
+        attacked(homes, model="trees", spared=1)
+    differing = [f for f in audit(homes) if f.verdict != "confirmed"]
+    spared = {one.request for one in logged(homes) if one.spare}
+    assert {f.job_id for f in differing} == spared
+    assert len(differing) == 2
+    assert all("OpenPartial" in f.detail for f in differing)
+
+
+def test_another_model_under_the_hash_of_the_approved_one(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    folder = homes / "bank" / "models" / "firms"
+    model = load_model(folder / "model.json")
+    doubled = model.model_dump()
+    for column in doubled["parts"][1]["columns"]:
+        column["points"] = [2 * p for p in column["points"]]
+    type(model).model_validate(doubled).save(folder / "model.json")
+    (homes / "bank" / FOLDER / "models").mkdir(parents=True)
+    model.save(homes / "bank" / FOLDER / "models" / f"{model.sha256.hex()}.json")
+    honest_init = BankModel.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            BankModel, "__init__", lambda self, artefact, _, *rest: honest_init(self, artefact, model.sha256, *rest)
+        )
+        attacked(homes)
+    found = audit(homes)
+    assert {one.model for one in logged(homes)} == {model.sha256.hex()}
+    named(found, "tax", model.sha256.hex()[:16])
+
+
+def test_a_model_that_no_job_made(homes, monkeypatch):
+    """A bank may name the hash of a model that it made up; no party's statement shows where it comes from."""
+    counted(monkeypatch, 0)
+    attacked(homes, n_firms=1)
+    opened = logged(homes)
+    others = {one.model: {"job": frozenset({"registry"})} for one in opened}
+    for trained_by in ({}, others):
+        found = [OnlineAudit(homes / "bank", opened, trained_by).finding(one) for one in opened if one.holder == "tax"]
+        assert [f.verdict for f in found] == ["cannot be audited"]
+        assert "no receipt or log given shows a job with tax" in found[0].detail
+
+
+def test_another_firms_ciphertexts(homes, monkeypatch):
+    """The first firm's record is opened once more under the second firm's request."""
+    counted(monkeypatch, 0)
+    honest_evaluate, first = online.evaluate, {}
+
+    def replayed(context, query, points, blinds=()):
+        return honest_evaluate(context, first.setdefault(context.keys_id, query), points, blinds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online_bank.online, "evaluate", replayed)
+        responses = attacked(homes)
+    assert [r.status for r in responses] == ["scored", "scored"]
+    verdicts = [f.verdict for f in audit(homes) if f.step == "online tax"]
+    assert verdicts == ["confirmed", "differs"]
+
+
+# --- randomness of its choice ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spared", [0, 1])
+def test_masks_of_its_own_choice(homes, monkeypatch, spared):
+    """Else a bank could look for masks under which other weights look like the right ones."""
+    counted(monkeypatch, spared)
+    honest_blinds = online.make_blinds
+    with monkeypatch.context() as patch:
+        patch.setattr(online_bank.online, "make_blinds", lambda c, _, n: honest_blinds(c, os.urandom(32), n))
+        attacked(homes, spared=spared, n_firms=1 + spared)
+    for holder in ("tax", "registry"):
+        named(audit(homes), holder, "is not what the committed seed gives")
+
+
+def test_random_factors_of_its_own_choice(homes, monkeypatch):
+    counted(monkeypatch, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(online_bank.online, "random_factors", lambda _, n: np.zeros(n, np.int64))
+        attacked(homes, model="trees", spared=1)
+    spared = {one.request for one in logged(homes) if one.spare}
+    differing = [f for f in audit(homes) if f.verdict == "differs"]
+    assert {f.job_id for f in differing} == spared
+    assert all("FinishSpare" in f.detail for f in differing)
+
+
+def test_one_seed_for_two_requests(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(online_opening.secrets, "token_hex", lambda size: "5" * (2 * size))
+        attacked(homes)
+    for holder in ("tax", "registry"):
+        named(audit(homes), holder, "a seed serves one")
+
+
+def test_one_commitment_for_two_requests(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    honest_draw, drawn = online_bank.draw_opening, {}
+
+    def same(bank, holder, *rest):
+        return drawn.setdefault(holder, honest_draw(bank, holder, *rest))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online_bank, "draw_opening", same)
+        attacked(homes)
+    found = [f for f in audit(homes) if f.step == "online tax"]
+    assert [f.verdict for f in found] == ["differs", "differs"]
+    assert "a seed serves one" in found[0].detail
+    assert "another record" in found[1].detail
+
+
+def test_a_commitment_that_came_with_the_reply_is_not_opened(homes, monkeypatch):
+    """A bank that chooses its seed when it has the record: the holder opens only what it sent under a commitment."""
+    counted(monkeypatch, 0)
+    honest_call = Fabric.call
+
+    async def late(self, to, method, message, *rest, **options):
+        if method == "OpenPartial":
+            message.commitment = os.urandom(32)
+        return await honest_call(self, to, method, message, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fabric, "call", late)
+        (response,) = attacked(homes, n_firms=1)
+    assert response.status == "failed"
+    assert {p.reason for p in response.parties} <= {
+        "",
+        "no record was sent under its commitment; use a new request id",
+    }
+    assert logged(homes) == []
+
+
+# --- evidence changed afterwards -------------------------------------------------------------------------------------
+
+
+def rewrite(path, change):
+    body = json.loads(path.read_bytes())
+    change(body)
+    path.write_bytes(json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", "0" * 64), ("id", "other"), ("holder", "court"), ("use", "record"), ("software", {})],
+)
+def test_an_opening_that_was_changed(honest, bank, field, value):
+    spared = [one.commitment for one in logged(honest) if one.spare]
+    for commitment in spared:
+        rewrite(bank / FOLDER / f"{commitment}.json", lambda body: body["opening"].update({field: value}))
+    found = {f.verdict: f for one, f in zip(logged(honest), audit(honest, bank), strict=True) if one.spare}
+    assert list(found) == ["differs"]
+    assert "it was changed" in found["differs"].detail
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_an_opening_that_was_cut(honest, bank, size):
+    for path in (bank / FOLDER).glob("*.json"):
+        path.write_bytes(path.read_bytes()[:size])
+    named(audit(honest, bank), "tax", "the opening was changed")
+
+
+def test_requests_models_keys_and_ciphertexts_that_were_changed(honest, bank):
+    whole = bank / FOLDER
+    for pattern, words in (
+        ("*.query", "the ciphertexts kept"),
+        ("keys/*", "the keys kept are not those"),
+        ("models/*", "the model kept was changed"),
+    ):
+        paths = list(whole.glob(pattern))
+        kept = {path: path.read_bytes() for path in paths}
+        for path, data in kept.items():
+            at = len(data) // 2
+            changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            path.write_bytes(data.replace(b"1", b"2", 9) if path.suffix == ".json" else changed)
+        named(audit(honest, bank), "tax", words)
+        for path, data in kept.items():
+            path.write_bytes(data)
+    assert {f.verdict for f in audit(honest, bank)} == {"confirmed"}
+
+
+def test_the_model_of_another_hash(honest, bank):
+    one, two = sorted((bank / FOLDER / "models").iterdir())
+    content = one.read_bytes(), two.read_bytes()
+    one.write_bytes(content[1])
+    two.write_bytes(content[0])
+    named(audit(honest, bank), "registry", "the model kept is not")
+
+
+def test_own_codes_that_were_changed(honest, bank):
+    """Of trees: codes of the bank's own columns that lead to other factors, and codes that the model does not have."""
+    trees = load_model(honest / "bank" / "models" / "trees" / "model.json")
+    opened = [one for one in logged(honest) if one.model == trees.sha256.hex()]
+    n_codes = trees.parts[0].n_codes
+    for codes, word in (((n_codes - 1), "OpenPartial"), (n_codes, "none that the model has"), (n_codes[1:], "none")):
+        found = []
+        for one in opened:
+            path = bank / FOLDER / f"{one.commitment}.json"
+            rewrite(path, lambda body, codes=codes: body.update(own_codes=codes.astype("<u2").tobytes().hex()))
+            made = {one.model: {"job": frozenset({"tax", "registry"})}}
+            found.append(OnlineAudit(bank, opened, made).finding(one))
+        assert "differs" in {f.verdict for f in found}
+        assert any(word in f.detail for f in found)
+
+
+def test_every_changed_byte_of_an_opening_is_found(honest, bank):
+    one = logged(honest, "tax")[0]
+    path = bank / FOLDER / f"{one.commitment}.json"
+    whole = path.read_bytes()
+    made = {one.model: {"job": frozenset({"tax", "registry"})}}
+    assert OnlineAudit(bank, [one], made).finding(one).verdict == "confirmed"
+    for at in range(0, len(whole), 11):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert OnlineAudit(bank, [one], made).finding(one).verdict != "confirmed", at

@@ -1,0 +1,139 @@
+"""Audit of honest online scores: with and without spares, scorecard and trees, retries, what the bank keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+
+import pytest
+import yaml
+from test_online_trees import STACK, Trained
+from trial_online_audit import audit, counted, known, logged, released, two_models
+from trial_scoring import copy_of, rows, score, scoring
+
+from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
+from veilscore.modelling.boosted import Stacked
+from veilscore.node.policy import AuditRules
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return two_models(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def homes(trained, tmp_path):
+    return copy_of(trained, tmp_path)
+
+
+def all_confirmed(findings):
+    assert [f for f in findings if f.verdict != "confirmed"] == []
+    return findings
+
+
+@pytest.mark.parametrize("model", ["firms", "trees"])
+def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch, model):
+    counted(monkeypatch, 2)
+    released(homes, known(homes, 4), model=model, spared=2)
+    opened = logged(homes)
+    assert [bool(one.spare) for one in opened if one.holder == "tax"] == [False, False, True, True]
+    assert {bool(one.reply) == bool(one.spare) for one in opened} == {True}
+    found = all_confirmed(audit(homes))
+    assert len(found) == 8
+    assert {f.step for f in found} == {"online tax", "online registry"}
+    assert ("codes of its own columns that the bank states" in found[0].detail) == (model == "trees")
+
+
+def test_a_stack_is_confirmed_with_and_without_spares(tmp_path, monkeypatch):
+    folder = Trained(tmp_path, "train_stack", STACK, Stacked).folder
+    counted(monkeypatch, 1)
+    released(folder, known(folder, 2), model="trees", spared=1)
+    assert {one.spare != "" for one in logged(folder)} == {False, True}
+    assert len(all_confirmed(audit(folder))) == 4
+
+
+def test_a_firm_that_a_holder_does_not_know_and_a_repeat(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    tax = rows(homes, "tax")
+    unknown = next(f for f in rows(homes, "bank") if f not in tax)
+    released(homes, [known(homes, 1)[0], unknown, known(homes, 1)[0]])
+    assert len(all_confirmed(audit(homes))) == 4  # the repeat opened nothing
+
+
+def test_a_request_that_failed_and_went_on_is_confirmed(homes):
+    """Holders opened, the coordinator was away, and the bank was restarted in between."""
+    firm = known(homes, 1)[0]
+
+    async def scenario():
+        async with scoring(homes, "tax", "registry"):
+            async with scoring(homes, "bank") as command:
+                lost = await score(command, "a", firm, timeout_s=4)
+            async with scoring(homes, "bank", "coordinator") as command:
+                return lost, await score(command, "b", firm)
+
+    lost, fresh = asyncio.run(scenario())
+    assert (lost.status, fresh.status) == ("failed", "scored")
+    assert {one.request for one in logged(homes)} == {f.job_id for f in all_confirmed(audit(homes))}
+    assert len(logged(homes)) == 4
+
+
+def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
+    counted(monkeypatch, 0)
+    released(homes, known(homes, 1))
+    whole = homes / "bank" / FOLDER
+    for name in ("*.json", "*.query", "models/*", "keys/*"):
+        bank = tmp_path / "copy"
+        shutil.copytree(homes / "bank", bank)
+        for path in (bank / FOLDER).glob(name):
+            path.unlink()
+        assert {f.verdict for f in audit(homes, bank)} == {"cannot be audited"}, name
+        shutil.rmtree(bank)
+    assert {f.verdict for f in audit(homes, trained=False)} == {"cannot be audited"}
+    assert {path.stat().st_mode & 0o777 for path in whole.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (whole.parent, whole, *whole.glob("*/"))} == {0o700}
+    all_confirmed(audit(homes))
+
+
+def test_unused_spares_are_forgotten_at_the_next_start(homes, monkeypatch):
+    counted(monkeypatch, 2)
+    released(homes, known(homes, 2), spared=1)
+    kept = homes / "bank" / FOLDER
+    assert len(list(kept.glob("*.query"))) > len(list(kept.glob("*.json"))) == 4
+
+    async def restart():
+        async with scoring(homes, "bank"):
+            pass
+
+    asyncio.run(restart())
+    assert {p.stem for p in kept.glob("*.query")} == {p.stem for p in kept.glob("*.json")}
+    all_confirmed(audit(homes))
+
+
+def test_the_oldest_go_first_when_there_is_no_more_room(tmp_path):
+    archive = OnlineArchive(tmp_path, AuditRules(online_mb=1, days=3))
+    for number in range(30):
+        archive._write(f"{number:064x}.json", bytes(100_000))
+        os.utime(tmp_path / FOLDER / f"{number:064x}.json", (time.time() - 1000 + number,) * 2)
+    archive._write(f"{99:064x}.json", b"old")
+    os.utime(tmp_path / FOLDER / f"{99:064x}.json", (time.time() - 4 * 86400,) * 2)
+    archive._forget()
+    left = sorted(int(p.stem, 16) for p in (tmp_path / FOLDER).glob("*.json"))
+    assert left == list(range(30 - len(left), 30))
+    assert 8 <= len(left) <= 10
+
+
+def test_nothing_is_kept_where_the_policy_says_so(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    path = homes / "bank" / "node.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"audit": {"online_mb": 0}}))
+    released(homes, known(homes, 1))
+    assert not (homes / "bank" / FOLDER).exists()
+    assert {f.verdict for f in audit(homes)} == {"cannot be audited"}
+
+
+def test_an_opening_hides_its_seed():
+    opening = draw_opening("bank", "tax", "record", "a")
+    assert opening.seed not in repr(opening)
+    assert draw_opening("bank", "tax", "record", "a").commitment != opening.commitment

@@ -1,0 +1,96 @@
+"""Scores of real nodes, and their audit from the holders' logs; for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from test_online_trees import BOOST
+from test_online_trees import JOB as TREES
+from trial_scoring import rows, run_locally, score, scoring, set_policy, train
+
+from veilscore.evidence.documents import load_keys
+from veilscore.evidence.online_audit import OnlineAudit
+from veilscore.evidence.witness import Witnesses
+from veilscore.node import online_bank, online_spares
+from veilscore.node.online_spares import BankSpares
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veilscore.evidence.audit import Finding
+    from veilscore.evidence.witness import ShareOpened
+    from veilscore.v1 import control_pb2 as pb
+
+HOLDERS = ("tax", "registry")
+
+
+def two_models(folder: Path) -> Path:
+    """Homes with a scorecard "firms" and trees "trees"."""
+    train(folder, 700)
+    for party in ("bank", *HOLDERS):
+        set_policy(folder, party, boosting_bounds="off", allow_order=True)
+    run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))
+    return folder
+
+
+def known(homes: Path, count: int) -> list[str]:
+    """Firms that every party has."""
+    tax, registry = rows(homes, "tax"), rows(homes, "registry")
+    return [f for f in rows(homes, "bank") if f in tax and f in registry][:count]
+
+
+def released(
+    homes: Path, firms: list[str], *, model: str = "firms", spared: int = 0, honest: bool = True, prefix: str = "r"
+) -> list[pb.ScoreResponse]:
+    """Score firms one after the other, the last `spared` of them from spares where the nodes make them."""
+    responses = []
+
+    async def work() -> None:
+        async with scoring(homes) as command:
+            for number, firm in enumerate(firms):
+                if spared and number == len(firms) - spared:
+                    await _stocked(spared)
+                response = await score(command, f"{prefix}{number}", firm, model=model, on_missing="missing_code")
+                assert not honest or response.status in {"scored", "fallback"}, response
+                responses.append(response)
+
+    asyncio.run(work())
+    return responses
+
+
+made: list[int] = []
+
+
+async def _stocked(n: int) -> None:
+    """Wait until the bank of this process has made so many spares with each holder."""
+    for _ in range(300):
+        if len(made) >= n * len(HOLDERS):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("no spares")
+
+
+def counted(monkeypatch, spares: int) -> None:
+    """Bound the stock of spares, and count what is made; 0: none are made."""
+    made.clear()
+    add = BankSpares.add
+    monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))
+    monkeypatch.setattr(online_spares, "SPARES", spares)
+    monkeypatch.setattr(online_bank, "_IDLE_S", 0.01)
+
+
+def logged(homes: Path, *holders: str) -> list[ShareOpened]:
+    """What these holders logged when they opened their parts, by verified logs."""
+    witnesses = Witnesses()
+    for holder in holders or HOLDERS:
+        witnesses.add_log(homes / holder / "evidence" / "log.jsonl", load_keys(homes / "federation.yaml"))
+    return witnesses.opened
+
+
+def audit(homes: Path, bank: Path | None = None, *, trained: bool = True) -> list[Finding]:
+    """Findings of all opened parts, in the order of the logs: first the tax bureau's."""
+    opened = logged(homes)
+    made_by = {one.model: {"job": frozenset(HOLDERS)} for one in opened} if trained else {}
+    found = OnlineAudit(bank or homes / "bank", opened, made_by)
+    return [found.finding(one) for one in opened]
