@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from veilscore.lattice import hints, product
 from veilscore.lattice.params import T
 from veilscore.modelling.split_search import Ranked, Rules
 from veilscore.protocol import Session, Transcript
-from veilscore.protocols import boosting, boosting_tree
+from veilscore.protocols import blocks, boosting, boosting_tree
 from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
 from veilscore.protocols.boosting_form import SCALE, Growth, HolderColumns
 
@@ -125,7 +126,24 @@ class _Watch:
             centred = values.reshape(-1, values.shape[-1])[:, :n].astype(np.float64) / modulus - 0.5
             self.run.words.setdefault(self._turn.party, []).append(centred.astype(np.float32))
 
+    def pool(self, workers: int) -> ThreadPoolExecutor:
+        """A pool whose threads work for the party that hands them work."""
+        turn = self._turn
+
+        class Pool(ThreadPoolExecutor):
+            def submit(self, work: Any, *args: Any, **named: Any) -> Any:
+                party = turn.party
+
+                def done() -> Any:
+                    turn.party = party
+                    return work(*args, **named)
+
+                return super().submit(done)
+
+        return Pool(workers)
+
     def install(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(blocks, "ThreadPoolExecutor", self.pool)
         for module in (hints, product):
             patch.setattr(module, "unpack", self._unpacking(module.unpack))
         for cls in (boosting.Bank, boosting.Holder):

@@ -138,7 +138,7 @@ class SealedBankTree(BankTree):
         mine, theirs = Candidates.of(self.own.ranked, self.columns[0]), Candidates.of(other, self.columns[1])
         rule = gain_rule(self.growth, mine.codes.size, theirs.codes.size)
         keys: BankKeys = self.bank.sealed[self.holder]
-        yield from self._sum_cells(self.root)
+        yield from self._sum_cells([self.root])
         frontier, ended = [self.root], list[Node]()
         for depth in range(1, self.growth.max_depth + 1):
             sides = ((mine, self.own.ranked), (theirs, other))
@@ -152,10 +152,11 @@ class SealedBankTree(BankTree):
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
                 left = Node(numbers[0], depth, vectors)
                 right = Node(numbers[1], depth, subtract(node.vectors, vectors))
-                if depth < self.growth.max_depth:
-                    yield from self._sum_cells(left)
-                    right.cells = subtract(node.cells, left.cells)
                 frontier += [left, right]
+            if depth < self.growth.max_depth:
+                yield from self._sum_cells(frontier[::2])
+                for (node, _, _), left, right in zip(plans, frontier[::2], frontier[1::2], strict=True):
+                    right.cells = subtract(node.cells, left.cells)
         return (yield from self._weigh(ended + frontier))
 
     def _plan(self, node: Node, winners: Winners, i: int, mine: Candidates) -> tuple[Node, Split, tuple[int, int]]:
@@ -204,7 +205,7 @@ class SealedHolderTree(HolderTree):
         rule = gain_rule(growth, theirs.codes.size, mine.codes.size)
         keys: HolderKeys = holder.sealed
         root = self.nodes[0]
-        yield from self._sum_cells(root)
+        yield from self._sum_cells([root])
         frontier, ended = [root], list[Node]()
         for depth in range(1, growth.max_depth + 1):
             winners = yield from holder_argmax(keys, rule, _sums(frontier, ((theirs, other), (mine, own.ranked))))
@@ -229,10 +230,11 @@ class SealedHolderTree(HolderTree):
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
                 left = Node(numbers[0], depth, vectors)
                 right = Node(numbers[1], depth, subtract(node.vectors, vectors))
-                if depth < growth.max_depth:
-                    yield from self._sum_cells(left)
-                    right.cells = subtract(node.cells, left.cells)
                 frontier += [left, right]
+            if depth < growth.max_depth:
+                yield from self._sum_cells(frontier[::2])
+                for (node, _, _), left, right in zip(plans, frontier[::2], frontier[1::2], strict=True):
+                    right.cells = subtract(node.cells, left.cells)
         share = _leaf_shares(ended + frontier)
         holder.accountant.charge([share.shape[1]])
         yield Checkpoint(holder.state())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 _T = np.uint64(T)
+MAX_WORDS = 1 << 20  # of the vectors summed at once; 14 bytes of message each
 
 
 @dataclass(eq=False)
@@ -124,7 +125,7 @@ class BankTree:
         """Open, choose, split, until nothing gains; returns the tree with its leaf weights."""
         growth = self.growth
         most = growth.max_leaves or 1 << growth.max_depth
-        yield from self._sum_cells(self.root)
+        yield from self._sum_cells([self.root])
         fresh, candidates = [self.root], list[tuple[Node, Found]]()
         n_leaves = 1
         while fresh or candidates:
@@ -253,6 +254,7 @@ class BankTree:
         if grows:
             computed = yield from self._members([(node, split, left) for node, _, split, _, left in plans])
         fresh: list[Node] = []
+        families: list[tuple[Node, Node, Node]] = []
         for i, (node, found, _, numbers, left) in enumerate(plans):
             children = self._children(node, found, numbers)
             if not grows:
@@ -262,9 +264,11 @@ class BankTree:
             first, second = children if left else children[::-1]
             first.vectors = computed[i]
             second.vectors = subtract(node.vectors, first.vectors)
-            yield from self._sum_cells(first)
-            second.cells = subtract(node.cells, first.cells)
+            families.append((node, first, second))
             fresh += children
+        yield from self._sum_cells([first for _, first, _ in families])
+        for node, first, second in families:
+            second.cells = subtract(node.cells, first.cells)
         return fresh
 
     def _children(self, node: Node, found: Found, numbers: tuple[int, int]) -> tuple[Node, Node]:
@@ -319,28 +323,45 @@ class BankTree:
         goes = table[self.bank.data.codes[:, split.column]]
         return goes if left else ~goes
 
-    def _sum_cells(self, node: Node) -> Protocol[None]:
-        """Share of the node's sums over the bank's cells and the holder's."""
+    def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
+        """Shares of the nodes' sums over the bank's cells and the holder's, some nodes at once."""
         bank = self.bank
-        bank_cells = np.zeros((2, self.own.ranked.n_cells), np.uint64)
-        holder_cells = np.zeros((2, self.other.ranked.n_cells), np.uint64)
-        if self.columns[1].size:
-            query, holder_cells = bank.vectors[self.holder].query(node.vectors)
-            yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
-        if self.columns[0].size:
-            own = word_sums(bank.ranked_codes, self.own.ranked.n_codes, node.vectors)
-            codes = bank.cells[self.holder]
-            data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
-            share = codes.evaluate(codes.unpack(data))
-            check_pair(share, self.holder)
-            bank_cells = shares.add(share, own)
-        node.cells = np.concatenate([bank_cells, holder_cells], axis=1)
+        for some in together(nodes, bank.n):
+            vectors = np.concatenate([node.vectors for node in some])
+            bank_cells = np.zeros((vectors.shape[0], self.own.ranked.n_cells), np.uint64)
+            holder_cells = np.zeros((vectors.shape[0], self.other.ranked.n_cells), np.uint64)
+            if self.columns[1].size:
+                query, holder_cells = bank.vectors[self.holder].query(vectors)
+                yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
+            if self.columns[0].size:
+                own = word_sums(bank.ranked_codes, self.own.ranked.n_codes, vectors)
+                codes = bank.cells[self.holder]
+                data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
+                share = codes.evaluate(codes.unpack(data))
+                check_vectors(share, some, self.holder)
+                bank_cells = shares.add(share, own)
+            _keep_cells(some, bank_cells, holder_cells)
 
 
-def check_pair(share: Words, party: str) -> None:
-    """Refuse a histogram of another number of vectors than g and h."""
-    if share.shape[0] != 2:
-        raise MessageError(f"a histogram of g and h has two vectors, not {share.shape[0]}", party=party)
+def together(nodes: list[Node], n_rows: int) -> list[list[Node]]:
+    """Nodes in groups whose sums are made at once: more of them cost less each, but memory."""
+    size = max(1, MAX_WORDS // (2 * n_rows))
+    return [nodes[start : start + size] for start in range(0, len(nodes), size)]
+
+
+def check_vectors(share: Words, nodes: list[Node], party: str) -> None:
+    """Refuse sums of another number of vectors than g and h of each node."""
+    if share.shape[0] != 2 * len(nodes):
+        raise MessageError(
+            f"histograms of g and h of {len(nodes)} nodes have two vectors each, not {share.shape[0]} in all",
+            party=party,
+        )
+
+
+def _keep_cells(nodes: list[Node], bank_cells: Words, holder_cells: Words) -> None:
+    cells = np.concatenate([bank_cells, holder_cells], axis=1)
+    for i, node in enumerate(nodes):
+        node.cells = cells[2 * i : 2 * i + 2]
 
 
 class HolderTree:
@@ -360,7 +381,7 @@ class HolderTree:
 
     def follow(self) -> Protocol[tuple[Tree, Any]]:
         """Do what the bank asks until the tree is whole; returns it, and the step that ended it."""
-        yield from self._sum_cells(self.nodes[0])
+        yield from self._sum_cells([self.nodes[0]])
         while True:
             step = yield from receive(self.bank, pb.BoostBankStep)
             if step.kind == pb.BoostBankStep.LEAVES:
@@ -436,13 +457,15 @@ class HolderTree:
         if not all(message.grows for message in step.nodes):
             return
         computed = yield from self._members([(node, goes, bool(m.left_computed)) for node, m, goes, _ in plans])
-        for (node, message, goes, numbers), vectors in zip(plans, computed, strict=True):
+        children = []
+        for (node, message, _, numbers), vectors in zip(plans, computed, strict=True):
             first, second = numbers if message.left_computed else numbers[::-1]
-            child = Node(first, node.depth + 1, vectors)
-            yield from self._sum_cells(child)
             other = Node(second, node.depth + 1, subtract(node.vectors, vectors))
+            children.append((Node(first, node.depth + 1, vectors), other))
+        yield from self._sum_cells([child for child, _ in children])
+        for (node, _, goes, numbers), (child, other) in zip(plans, children, strict=True):
             other.cells = subtract(node.cells, child.cells)
-            self.nodes |= {first: child, second: other}
+            self.nodes |= {child.number: child, other.number: other}
             rows = self.rows[node.number]
             for number, side in zip(numbers, (goes, None if goes is None else ~goes), strict=True):
                 self.rows[number] = rows if side is None else side if rows is None else rows & side
@@ -476,20 +499,22 @@ class HolderTree:
                 out[i] = shares.add(own, product[2 * place * n : 2 * (place + 1) * n].reshape(2, n))
         return out
 
-    def _sum_cells(self, node: Node) -> Protocol[None]:
+    def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
         holder = self.holder
-        bank_cells = np.zeros((2, holder.bank_ranked.n_cells), np.uint64)
-        holder_cells = np.zeros((2, holder.columns.ranked.n_cells), np.uint64)
-        if self.columns[0].size:
-            query, bank_cells = holder.vectors.query(node.vectors)
-            yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
-        if self.columns[1].size:
-            own = word_sums(holder.ranked_codes, holder.n_codes, node.vectors)
-            data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
-            share = holder.cells.evaluate(holder.cells.unpack(data))
-            check_pair(share, self.bank)
-            holder_cells = shares.add(share, own)
-        node.cells = np.concatenate([bank_cells, holder_cells], axis=1)
+        for some in together(nodes, holder.n):
+            vectors = np.concatenate([node.vectors for node in some])
+            bank_cells = np.zeros((vectors.shape[0], holder.bank_ranked.n_cells), np.uint64)
+            holder_cells = np.zeros((vectors.shape[0], holder.columns.ranked.n_cells), np.uint64)
+            if self.columns[0].size:
+                query, bank_cells = holder.vectors.query(vectors)
+                yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
+            if self.columns[1].size:
+                own = word_sums(holder.ranked_codes, holder.n_codes, vectors)
+                data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
+                share = holder.cells.evaluate(holder.cells.unpack(data))
+                check_vectors(share, some, self.bank)
+                holder_cells = shares.add(share, own)
+            _keep_cells(some, bank_cells, holder_cells)
 
 
 def _side(goes: NDArray[np.bool_] | None, *, left: bool) -> NDArray[np.bool_]:
