@@ -313,3 +313,106 @@ def test_errors_say_where():
     error = VeilscoreError("it broke; mend it", session="job/bin/1", party="tax")
     assert str(error) == "it broke; mend it [party tax, session job/bin/1]"
     assert str(VeilscoreError("plain")) == "plain"
+
+
+# --- sends under way -------------------------------------------------------------------------------------------------
+
+
+class SlowChannel:
+    """Delivers when told to, or fails."""
+
+    def __init__(self, fails_at=None):
+        self.gate = asyncio.Event()
+        self.begun, self.arrived = [], []
+        self.fails_at = fails_at
+
+    async def send(self, to, payload):
+        self.begun.append(payload)
+        await self.gate.wait()
+        if len(self.arrived) == self.fails_at:
+            raise PeerError(f"{to} is gone")
+        self.arrived.append(payload)
+
+    async def receive(self, sender):
+        await asyncio.sleep(30)
+        raise AssertionError(f"{sender} was waited for in vain")
+
+
+def numbered(count, then=()):
+    for number in range(count):
+        yield Send("tax", PING(n_ids=number))
+    yield from then
+
+
+def drive(role, channel, **options):
+    return run(role, channel, sessions("bank", "tax")["bank"], **options)
+
+
+def test_a_role_computes_on_while_messages_are_delivered_in_order():
+    async def scenario():
+        channel, told = SlowChannel(), asyncio.Event()
+        role = numbered(3, [Progress("all sent", 3, 3)])
+        task = asyncio.create_task(drive(role, channel, progress=lambda _: told.set()))
+        await told.wait()
+        assert channel.arrived == []
+        assert len(channel.begun) == 1  # one at a time for each recipient
+        assert not task.done()
+        channel.gate.set()
+        await task
+        assert channel.arrived == [encode(PING(n_ids=number)) for number in range(3)]
+
+    asyncio.run(scenario())
+
+
+def test_few_messages_are_under_way_at_once():
+    async def scenario():
+        channel, transcript = SlowChannel(), Transcript()
+        task = asyncio.create_task(drive(numbered(20), channel, transcript=transcript))
+        await asyncio.sleep(0.3)
+        assert len(transcript.entries) <= 7  # one being sent, four waiting, one held, one made
+        channel.gate.set()
+        await task
+        assert len(channel.arrived) == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_checkpoint_waits_until_what_was_sent_has_arrived():
+    async def scenario():
+        channel, kept = SlowChannel(), []
+        task = asyncio.create_task(drive(numbered(2, [Checkpoint({"at": 1})]), channel, checkpoint=kept.append))
+        await asyncio.sleep(0.2)
+        assert kept == []
+        channel.gate.set()
+        await task
+        assert kept == [{"at": 1}]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("then", [[], [Receive("tax", PONG)], [Checkpoint({})], [Send("tax", PING(n_ids=9))] * 9])
+def test_a_failed_delivery_ends_the_role_wherever_it_waits(then):
+    async def scenario():
+        channel = SlowChannel(fails_at=1)
+        channel.gate.set()
+        async with asyncio.timeout(5):
+            with pytest.raises(PeerError, match="tax is gone"):
+                await drive(numbered(3, then), channel)
+        assert channel.arrived == [encode(PING(n_ids=0))]
+
+    asyncio.run(scenario())
+
+
+def test_a_role_that_is_cancelled_sends_no_more():
+    async def scenario():
+        channel = SlowChannel()
+        task = asyncio.create_task(drive(numbered(3), channel))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        channel.gate.set()
+        await asyncio.sleep(0.05)
+        assert channel.arrived == []
+
+    asyncio.run(scenario())
