@@ -369,6 +369,7 @@ class _Outbox:
 
     async def close(self) -> None:
         """Drop what was not delivered."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []  # ended tasks refer to this object through their errors
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
