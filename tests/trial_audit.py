@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from local_jobs import firms, job, nodes, write
 
 from veilscore.evidence.audit import JobAudit
@@ -55,3 +57,10 @@ def bank_home(run):
 
 def kept(run, step, attempt=1):
     return run.stores[run.job.bank].path / "audit" / f"{step}.{attempt}"
+
+
+def rewrite(path, change):
+    """Change the JSON of a file in place, in the form in which such files are written."""
+    body = json.loads(path.read_bytes())
+    change(body)
+    path.write_bytes(json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())

@@ -6,12 +6,12 @@ control is the honest run, which is confirmed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from trial_audit import rewrite
 from trial_online_audit import audit, counted, known, logged, released, two_models
 from trial_scoring import copy_of
 
@@ -251,12 +251,6 @@ def test_a_commitment_that_came_with_the_reply_is_not_opened(homes, monkeypatch)
 
 
 # --- evidence changed afterwards -------------------------------------------------------------------------------------
-
-
-def rewrite(path, change):
-    body = json.loads(path.read_bytes())
-    change(body)
-    path.write_bytes(json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ Each attack goes through unnoticed by the holders, as SECURITY.md says, and the 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
-from trial_audit import audit, audited_run, kept
+from trial_audit import audit, audited_run, kept, rewrite
 
 from veilscore.evidence import opening as openings
 from veilscore.evidence.audit import JobAudit
@@ -248,12 +247,6 @@ def test_a_checkpoint_that_no_attempt_left(tmp_path):
 
 
 # --- evidence changed afterwards -------------------------------------------------------------------------------------
-
-
-def rewrite(path, change):
-    body = json.loads(path.read_bytes())
-    change(body)
-    path.write_bytes(json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 @pytest.mark.parametrize(

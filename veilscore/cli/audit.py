@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
@@ -31,6 +31,7 @@ audit_app = typer.Typer(
     epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
 )
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The bank's home; default $VEILSCORE_HOME, or here.")]
+R = TypeVar("R")
 JobArgument = Annotated[str, typer.Argument(help="The job's id, or: online.", metavar="JOB")]
 ONLINE = "online"  # in place of a job or a step: scores released online
 
@@ -90,16 +91,16 @@ def audit(
         raise EvidenceError("no receipt or log shows such a step: give --receipt or --log, or another --job or --step")
     findings = []
     if attempts:
-        drawn = np.random.default_rng(seed).permutation(len(attempts))[: sample or len(attempts)]
+        some = _drawn(attempts, sample, seed)
         findings += _show(
-            f"{len(drawn)} of {len(attempts)} attempts drawn, with the steps that they go on from",
-            _audited(home, witnesses, [attempts[k] for k in sorted(drawn.tolist())], data),
+            f"{len(some)} of {len(attempts)} attempts drawn, with the steps that they go on from",
+            _audited(home, witnesses, some, data),
         )
     if requests:
-        drawn = np.random.default_rng(seed).permutation(len(requests))[: online or len(requests)]
+        asked = _drawn(requests, online, seed)
         findings += _show(
-            f"{len(drawn)} of {len(requests)} online requests drawn, at each holder whose log was given",
-            _audited_online(home, witnesses, scores, {requests[k] for k in drawn.tolist()}),
+            f"{len(asked)} of {len(requests)} online requests drawn, at each holder whose log was given",
+            _audited_online(home, witnesses, scores, set(asked)),
         )
     if not logs:
         console().print(
@@ -107,6 +108,12 @@ def audit(
         )
     if any(f.verdict != "confirmed" for f in findings):
         raise typer.Exit(1)
+
+
+def _drawn(found: list[R], count: int, seed: int | None) -> list[R]:
+    """So many of them at random, in their order; all for 0."""
+    order = np.random.default_rng(seed).permutation(len(found))[: count or len(found)]
+    return [found[k] for k in sorted(order.tolist())]
 
 
 def _show(title: str, findings: list[Finding]) -> list[Finding]:

@@ -29,6 +29,7 @@ from pydantic import Field
 from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import Digest, Document, Party, Text
 from veilscore.evidence.opening import software
+from veilscore.protocol import pack_fields
 from veilscore.randomness import SEED_BYTES
 from veilscore.v1 import control_pb2 as pb
 
@@ -144,10 +145,7 @@ def draw_opening(
 
 def digest_of_ciphertexts(parts: Iterable[bytes]) -> str:
     """SHA-256 over ciphertexts, each with its length, hexadecimal."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
+    return hashlib.sha256(pack_fields(*parts)).hexdigest()
 
 
 def record_of(asked: Asked, model: str, own_codes: bytes, request: pb.OpenPartial) -> OnlineRecord:

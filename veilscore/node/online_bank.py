@@ -195,7 +195,10 @@ class OnlineBank:
         band = self._begin_band(model, request, limit_s)
         own_codes, note = await own_record(model, request)
         model = model.of_record(own_codes)
-        answers = await asyncio.gather(*(self._ask(holder, model, request, limit_s / 2) for holder in model.holders))
+        bands_hash = b"" if band is None else band.bands.sha256
+        answers = await asyncio.gather(
+            *(self._ask(holder, model, request, bands_hash, limit_s / 2) for holder in model.holders)
+        )
         rule = request.on_missing or "fail"
         if any(a.released_as for a in answers):
             plan = replace(make_plan(model, own_codes, as_if_opened(answers), rule, note), band=band)
@@ -204,7 +207,9 @@ class OnlineBank:
                 return replace(plan, repeated=together)
             answers = await asyncio.gather(
                 *(
-                    self._ask(a.holder, model, request, limit_s / 2, fresh=True) if a.released_as else _same(a)
+                    self._ask(a.holder, model, request, bands_hash, limit_s / 2, fresh=True)
+                    if a.released_as
+                    else _same(a)
                     for a in answers
                 )
             )
@@ -221,10 +226,16 @@ class OnlineBank:
         return call
 
     async def _ask(
-        self, holder: str, model: BankModel, request: pb.ScoreRequest, limit_s: float, *, fresh: bool = False
+        self,
+        holder: str,
+        model: BankModel,
+        request: pb.ScoreRequest,
+        bands_hash: bytes,
+        limit_s: float,
+        *,
+        fresh: bool = False,
     ) -> Answer:
         spare = self._spares.take(holder, model.stock or model)
-        bands = bands_of(model, request)
         seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
         opening = draw_opening(self._node.name, holder, "record", self._release_id(request), seed)
         message = pb.EncryptRecord(
@@ -238,7 +249,7 @@ class OnlineBank:
             spare_id="" if spare is None else spare.spare_id,
             consent=request.consent,
             fresh=fresh,
-            bands_hash=b"" if bands is None else bands.sha256,
+            bands_hash=bands_hash,
             commitment=opening.commitment,
         )
         try:

@@ -26,6 +26,7 @@ from veilscore.node.online_journal import Journal
 from veilscore.node.online_records import Found, Origin, Origins
 from veilscore.node.online_share_keys import ShareKeys
 from veilscore.node.online_spares import HolderSpare, HolderSpares
+from veilscore.protocol import pack_fields
 from veilscore.protocols import online
 from veilscore.release.single import Passed, SingleGuard
 from veilscore.v1 import control_pb2 as pb
@@ -311,7 +312,8 @@ class OnlineHolder:
 
         def work() -> bytes | str:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            return self._release(request, bank, pending, bound, share, lambda p: self._journal.keep(key, digest, p))
+            opened = self._release(request, bank, pending, bound, share)
+            return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
 
         partial = await self._in_thread(work)
         if isinstance(partial, str):
@@ -328,9 +330,8 @@ class OnlineHolder:
         pending: _Pending,
         bound: Bound,
         share: NDArray[np.uint64],
-        keep: Callable[[bytes], bytes],
     ) -> bytes | str:
-        """Count, log and keep a partial before it may leave, in one visit to the thread; or the refusal."""
+        """Count and log an opening before its partial may leave; the partial, or the refusal."""
         spared = None
         if pending.spare is not None and not request.evaluated_enc:
             spared = pending.spare.partial(request.factors_share, bank)
@@ -343,7 +344,7 @@ class OnlineHolder:
             partial = (spared + share) % np.uint64(he.T)
         else:
             partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
-        return keep(online.pack_partial(partial))
+        return online.pack_partial(partial)
 
     def _parties_refusal(self, request: pb.OpenPartial, pending: _Pending, bank: str) -> str:
         """Why its part is not opened with these parties, empty if it is; MessageError if they cannot be."""
@@ -381,7 +382,4 @@ def _check_id(request_id: str, bank: str) -> str:
 
 
 def _digest(*fields: bytes) -> bytes:
-    digest = hashlib.sha256()
-    for one in fields:
-        digest.update(len(one).to_bytes(8, "little") + one)
-    return digest.digest()
+    return hashlib.sha256(pack_fields(*fields)).digest()

@@ -298,23 +298,19 @@ class BankTree:
         theirs = [i for i in range(len(plans)) if i not in mine]
         out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
         kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        goes, u, w = np.zeros((0, n), bool), np.zeros((1, 0), np.uint64), np.zeros((1, 0), np.uint64)
-        if mine:
-            goes = np.stack([self._goes(plans[i][1], left=plans[i][2]) for i in mine])
-            u = goes.reshape(1, -1).astype(np.uint64)
-            yield from send_factors(self.holder, self.key, u.shape[1], lambda r: u[:, r], kinds[0])
-        if theirs:
-            w = np.concatenate([plans[i][0].vectors.reshape(1, -1) for i in theirs], axis=1)
-            yield from send_factors(self.holder, self.key, w.shape[1], lambda r: w[:, r], kinds[0])
-        if mine:
-            product = yield from receive_product(self.holder, self.key, u.shape[1], 2, kinds[1])
-            for place, i in enumerate(mine):
-                own = vector_share(plans[i][0].vectors, goes[place])
-                out[i] = shares.add(own, product[:, place * n : (place + 1) * n])
-        if theirs:
-            product = yield from receive_product(self.holder, self.key, w.shape[1], None, kinds[1])
-            for place, i in enumerate(theirs):
-                out[i] = product[2 * place * n : 2 * (place + 1) * n].reshape(2, n)
+        goes = [self._goes(plans[i][1], left=plans[i][2]) for i in mine]
+        u = np.concatenate([np.zeros(0, bool), *goes]).astype(np.uint64)[None]
+        w = np.concatenate([np.zeros(0, np.uint64), *(plans[i][0].vectors.ravel() for i in theirs)])[None]
+        # both go out before the first reply is awaited, so that the holder is never idle between them
+        yield from send_factors(self.holder, self.key, u.shape[1], lambda rows: u[:, rows], kinds[0])
+        yield from send_factors(self.holder, self.key, w.shape[1], lambda rows: w[:, rows], kinds[0])
+        product = yield from receive_product(self.holder, self.key, u.shape[1], 2, kinds[1])
+        for place, i in enumerate(mine):
+            own = vector_share(plans[i][0].vectors, goes[place])
+            out[i] = shares.add(own, product[:, place * n : (place + 1) * n])
+        product = yield from receive_product(self.holder, self.key, w.shape[1], None, kinds[1])
+        for place, i in enumerate(theirs):
+            out[i] = product[2 * place * n : 2 * (place + 1) * n].reshape(2, n)
         return out
 
     def _goes(self, split: Split, *, left: bool) -> NDArray[np.bool_]:

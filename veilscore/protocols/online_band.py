@@ -23,6 +23,7 @@ from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler
 from veilscore.crypto.he import T
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.errors import MessageError, SecretReuseError
+from veilscore.protocol import pack_fields
 from veilscore.protocols.banding import BandCircuit
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 def names_of(bank: str, lead: str, setup_id: str) -> bytes:
     """Label of one set-up, the same on both sides."""
-    fields = (b"veilscore/1 online band", bank.encode(), lead.encode(), setup_id.encode())
-    return b"".join(len(f).to_bytes(4, "little") + f for f in fields)
+    return pack_fields(b"veilscore/1 online band", bank.encode(), lead.encode(), setup_id.encode())
 
 
 @lru_cache(maxsize=64)
