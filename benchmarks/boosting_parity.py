@@ -22,7 +22,7 @@ from veilscore.channel import simulate
 from veilscore.modelling import harmonics
 from veilscore.modelling.boosting_design import natural
 from veilscore.modelling.split_search import Ranked, Rules
-from veilscore.modelling.trees import Tree, goes_left, tree_values
+from veilscore.modelling.trees import Tree, goes_left, leaf_range, tree_values
 from veilscore.protocol import Session
 from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
 from veilscore.protocols.boosting_form import Growth, HolderColumns, rank_codes
@@ -172,11 +172,11 @@ def _against_oracle(data: BankBoosting, blocks: dict[str, np.ndarray], trees: li
     """Grow the same trees in the clear; splits that differ by more than a tie, and the difference of margins."""
     n = data.target.size
     margin, joint = np.full(n, data.base), np.full(n, data.base)
-    low = high = data.base
+    reach = np.full((2, n), data.base)
     other, ties = 0, 0
     ranked = {p: rank_codes(blocks[p], data.own if p == "bank" else data.columns[p]) for p in PARTIES}
     for tree in trees:
-        p, h = harmonics.for_bound(max(abs(low), abs(high)) * (1 + 1e-9)).probability(margin)
+        p, h = harmonics.for_bound(float(np.abs(reach).max()) * (1 + 1e-9)).probability(margin)
         sides = (("bank", "bank", data.own), ("holder", tree.holder, data.columns[tree.holder]))
         columns = [
             oracle.Column(side, j, ranked[party][:, j], int(c.ranked.n_codes[j]), bool(c.ranked.missing[j]))
@@ -194,7 +194,7 @@ def _against_oracle(data: BankBoosting, blocks: dict[str, np.ndarray], trees: li
             other += gap >= TIE
             values = grown  # a tie decided otherwise: go on from the same margins
         margin, joint = margin + values, joint + grown
-        low, high = low + min(tree.weights), high + max(tree.weights)
+        reach = reach + leaf_range(tree, blocks["bank"], n_codes["bank"])
     return {"margin_difference": float(np.abs(margin - joint).max()), "other_splits": other, "ties": ties}
 
 

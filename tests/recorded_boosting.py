@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from veilscore.channel import simulate
-from veilscore.crypto import shares
+from veilscore.crypto import bit_product, shares
 from veilscore.lattice import hints, product
 from veilscore.lattice.params import T
 from veilscore.modelling.split_search import Ranked, Rules
@@ -151,6 +151,7 @@ class _Watch:
             self._keep(patch, cls, "_gradients", self._gradients)
         for cls in (boosting_tree.BankTree, boosting_tree.HolderTree):
             self._keep(patch, cls, "_members", lambda _, result: result)
+        self._hear_bit_products(patch)
         best = boosting_tree.BankTree._best
 
         def watch(tree: Any, node: Any, layout: Any, sums: Any) -> Any:
@@ -167,6 +168,25 @@ class _Watch:
             return found
 
         return unpack
+
+    def _hear_bit_products(self, patch: pytest.MonkeyPatch) -> None:
+        """Note what either side of a bit product is sent, row by row."""
+        words, extend, n = bit_product.shares_from_bytes, bit_product.LabelSender.extend, self.run.n
+
+        def products(data: Any, shape: Any) -> Any:
+            found = words(data, shape)
+            self.note(found.reshape(-1, n), T)
+            return found
+
+        class Sender(bit_product.LabelSender):
+            def extend(sender: Any, message: bytes, shape: Any) -> Any:  # noqa: N805 - self is the watch
+                rows = extend(sender, message, shape)
+                for half in np.moveaxis(rows, -1, 0):
+                    self.note(half.reshape(-1, n), 1 << 64)
+                return rows
+
+        patch.setattr(bit_product, "shares_from_bytes", products)
+        patch.setattr(bit_product, "LabelSender", Sender)
 
     def _gradients(self, _: Any, result: Any) -> list[Any]:
         self.run.shares_of_g.setdefault(self._turn.party, []).append(result[0])

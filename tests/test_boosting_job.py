@@ -29,7 +29,7 @@ from veilscore.modelling import boosting_design, harmonics
 from veilscore.modelling.boosted import Boosted
 from veilscore.modelling.design import load_counts
 from veilscore.modelling.model import load_model
-from veilscore.modelling.trees import HolderTrees, tree_values
+from veilscore.modelling.trees import HolderTrees, leaf_range, tree_values
 from veilscore.node.policy import NodePolicy, Refuse
 from veilscore.node.workflow import steps_for
 from veilscore.protocol import decode, encode
@@ -97,9 +97,9 @@ def assert_agrees(run, trees):
         p.learning_rate, p.reg_lambda, p.gamma, p.min_child_weight, p.min_leaf_rows, p.max_depth, p.max_leaves,
         p.grow_policy == "lossguide",
     )  # fmt: skip
-    margin, reach = np.full(n, data.base), [data.base, data.base]
+    margin, reach = np.full(n, data.base), np.full((2, n), data.base)
     for tree in trees:
-        q, h = harmonics.for_bound(max(map(abs, reach))).probability(margin)
+        q, h = harmonics.for_bound(np.abs(reach).max()).probability(margin)
         columns = [
             oracle.Column(side, j, ranked[party][:, j], int(c.n_codes[j]), bool(c.missing[j]), int(c.constraints[j]))
             for side, party in (("bank", "bank"), ("holder", tree.holder))
@@ -117,7 +117,7 @@ def assert_agrees(run, trees):
         )
         assert np.abs(found - expected)[rows].max() < 1e-3
         margin = margin + found
-        reach = [reach[0] + min(tree.weights), reach[1] + max(tree.weights)]
+        reach = reach + leaf_range(tree, codes["bank"], n_codes["bank"])
     return margin
 
 

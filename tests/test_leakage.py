@@ -16,6 +16,7 @@ from local_jobs import firms, job, nodes, write
 
 from veilscore.channel import simulate
 from veilscore.crypto import shares
+from veilscore.crypto.bit_product import BitOwner, ValueOwner
 from veilscore.crypto.garbled import Evaluator
 from veilscore.crypto.oblivious import LabelSender
 from veilscore.data.codes import CodeMap
@@ -72,13 +73,14 @@ WORDS = {  # kinds that carry shares, each uniform without the receiver's own: f
     "TrainHolderEta": ("share", TURN),
     "TrainLeadResidual": ("share", T),
     "BoostHolderMargin": ("data", T),
+    "BoostProducts": ("data", T),
     "StackHolderShare": ("data", T),
     "BatchHolderPartial": ("data", TURN),
     "BatchCoordinatorTotal": ("data", TURN),
     "BandHolderPartial": ("data", TURN),
 }
-POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2", "BandLeadBase")
-BYTES = ("BandBankLabels", "BandLeadTables")  # kinds whose data is uniform bytes: labels and garbled tables
+POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2", "BandLeadBase", "BoostPoints")
+BYTES = ("BandBankLabels", "BandLeadTables", "BoostChoices")  # kinds whose data is uniform: labels and garbled tables
 SEED_BYTES = 32
 DEVIATES = 9.0  # with 63 degrees of freedom a false alarm in about 10^10
 
@@ -142,6 +144,8 @@ def recording(record):
             (product.ProductEvaluator, "multiply_sum"),
             (packed_sums.SumsEvaluator, "sums"),
             (packed_sums.SumsKey, "share"),
+            (BitOwner, "product"),
+            (ValueOwner, "multiply"),
         ):
             patch.setattr(owner, name, _noting_shares(record, owner, name))
         for owner, name, what in ((Evaluator, "feed", "tables"), (LabelSender, "extend", "choices")):
@@ -391,12 +395,24 @@ def test_shares_in_messages_are_uniform(record):
 
 
 def test_points_are_uniform(record):
-    for kind in POINTS if record.received("bank", "BandLeadDecoding") else POINTS[:3]:
+    present = {entry.kind for _, entry, _ in record.everything()}
+    assert present & {*POINTS}
+    for kind in sorted(present & {*POINTS}):
         data = b"".join(message.points for _, entry, message in record.everything() if entry.kind == kind)
         points = np.frombuffer(data, np.uint8).reshape(-1, 32)
         assert len({point.tobytes() for point in points}) >= len(points) // 2
         # the first and last byte have fixed bits in every encoding
         assert_uniform(points[:, 1:31].ravel(), 256, kind)
+
+
+@pytest.mark.parametrize("which", ["banded", "boosted", "sealed", "stack"])
+def test_hidden_bits_and_tables_are_uniform(which, request):
+    found = request.getfixturevalue(which)
+    present = {entry.kind for _, entry, _ in found.everything()} & {*BYTES}
+    assert present == ({"BandBankLabels", "BandLeadTables"} if which == "banded" else {"BoostChoices"})
+    for kind in present:
+        data = b"".join(message.data for _, entry, message in found.everything() if entry.kind == kind)
+        assert_uniform(np.frombuffer(data, np.uint8), 256, kind)
 
 
 def test_shares_left_with_each_party_are_uniform(record, flipped):
@@ -590,9 +606,6 @@ def test_bands_hide_as_much(banded):
         test_no_label_in_any_message,
     ):
         check(banded)
-    for kind in BYTES:
-        data = b"".join(message.data for _, entry, message in banded.everything() if entry.kind == kind)
-        assert_uniform(np.frombuffer(data, np.uint8), 256, kind)
     for name, views in banded.views.items():
         assert_uniform(np.concatenate([share for share, _ in views]), views[0][1], name)
 
@@ -777,7 +790,7 @@ def test_sealed_boosting_hides_as_much(sealed, monkeypatch):
     seen = sum(sealed.unpacked.values()) + sum(len(data) for found in sealed.garbled.values() for data in found)
     other = 0
     for _, entry, message in sealed.everything():
-        for name in PACKED.get(entry.kind, ()):
+        for name in PACKED.get(entry.kind, ("data",) if entry.kind in BYTES else ()):
             value = getattr(message, name)
             other += sum(map(len, [value] if isinstance(value, bytes) else value))
     left = sum(len(m.data) for m in sent) + other - seen

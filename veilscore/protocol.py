@@ -32,6 +32,22 @@ _FIELD_OF_KIND: dict[str, str] = {
 }
 
 
+def varint(number: int) -> bytes:
+    """Protobuf's form of a number of at least 0."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_TAG_OF_KIND: dict[str, bytes] = {
+    f.message_type.name: varint(f.number << 3 | 2)  # type: ignore[union-attr]
+    for f in wire_pb2.Body.DESCRIPTOR.oneofs_by_name["kind"].fields
+}
+
+
 @dataclass(frozen=True)
 class Send:
     """Hand `message` to the party named `to`."""
@@ -174,6 +190,30 @@ class Session:
         return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields)
 
 
+class Payload(bytes):
+    """The bytes of a message, with their SHA-256 once somebody has taken it: sender, wire and transcript ask for it."""
+
+    _digest: bytes | None = None
+
+    @classmethod
+    def of_digest(cls, data: bytes | memoryview, digest: bytes) -> Payload:
+        """Bytes whose digest was taken already."""
+        payload = cls(data)
+        payload._digest = digest
+        return payload
+
+
+def sha256_of(payload: bytes) -> bytes:
+    """SHA-256 of a message, taken once."""
+    known = getattr(payload, "_digest", None)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    digest = hashlib.sha256(payload).digest()
+    if isinstance(payload, Payload):
+        payload._digest = digest  # noqa: SLF001 - its own
+    return digest
+
+
 @dataclass(frozen=True)
 class TranscriptEntry:
     """One message as a party saw it (no content, only its digest)."""
@@ -208,7 +248,7 @@ class Transcript:
             sequence,
             type(message).__name__,
             len(payload),
-            hashlib.sha256(payload).hexdigest(),
+            sha256_of(payload).hex(),
         )
         self.entries.append(entry)
         if self.keep:
@@ -221,11 +261,10 @@ class Transcript:
         return sum(e.size_bytes for e in self.entries if e.sender == party)
 
 
-def encode(message: Message) -> bytes:
-    """Wrap a protocol message into a `Body` and serialise it."""
-    body = wire_pb2.Body()
-    getattr(body, _FIELD_OF_KIND[type(message).__name__]).CopyFrom(message)
-    return body.SerializeToString(deterministic=True)
+def encode(message: Message) -> Payload:
+    """Serialise a protocol message as the `Body` around it; written by hand, which saves a copy."""
+    content = message.SerializeToString(deterministic=True)
+    return Payload(b"".join((_TAG_OF_KIND[type(message).__name__], varint(len(content)), content)))
 
 
 def decode(payload: bytes, kind: type[Message], *, session: str, sender: str) -> Message:

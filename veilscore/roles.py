@@ -27,6 +27,7 @@ class Leak:
     only: Literal["", "score", "band"] = ""  # sent where this is released of a row
 
 
+_BOTH: tuple[Role, ...] = ("bank", "holder")
 _BANK_STEPS = ("align", "bin", "screen", "train", "boost", "stack", "evaluate")
 
 LEAKS: tuple[Leak, ...] = (
@@ -97,6 +98,11 @@ LEAKS: tuple[Leak, ...] = (
         "opened",
         "sums of gradients per opened bin and node, with noise and within the budget; the splits",
         "two sums of gradients per leaf, with noise and within the budget",
+    ),
+    *(
+        Leak("boost", kind, to, "masked", "nothing")
+        for kind in ("BoostPoints", "BoostChoices", "BoostProducts")
+        for to in _BOTH
     ),
     Leak("boost", "BoostBankBlock", "holder", "ciphertext", "nothing"),
     Leak("boost", "BoostHolderBlock", "bank", "masked", "nothing"),

@@ -71,7 +71,7 @@ class Plain:
         return np.zeros(shape, bool)
 
 
-class _Hash:
+class TweakedHash:
     """The permutations of a session and the tweaks used so far; both sides count alike."""
 
     def __init__(self, label: bytes) -> None:
@@ -85,7 +85,7 @@ class _Hash:
         return out[: blocks.size].reshape(blocks.shape)
 
     def advance(self, n_gates: int) -> np.uint64:
-        """Return the first of 2 n_gates fresh tweaks; the permutation is a new one."""
+        """Return the first of 2 n_gates fresh tweaks (two a gate); the permutation is a new one."""
         first = self.tweak
         key = hashlib.shake_256(self._label + first.to_bytes(8, "little")).digest(KEY_BYTES)
         # single blocks under a public key are the point: it is a permutation, not a mode of encryption
@@ -104,7 +104,7 @@ class Garbler:
     """
 
     def __init__(self, label: bytes, offset: Labels) -> None:
-        self._hash = _Hash(label)
+        self._hash = TweakedHash(label)
         self._offset = offset
         self._tables: list[Labels] = []
 
@@ -156,7 +156,7 @@ class Evaluator:
     """
 
     def __init__(self, label: bytes) -> None:
-        self._hash = _Hash(label)
+        self._hash = TweakedHash(label)
         self._tables: Labels = np.empty((0, 4), np.uint64)
 
     def own(self, shape: tuple[int, ...]) -> Labels:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from veilscore.errors import MessageError
+from veilscore.protocol import Payload, varint
 from veilscore.v1 import wire_pb2
 
 if TYPE_CHECKING:
@@ -48,12 +49,7 @@ def parse(kind: type[M], data: bytes, sender: str) -> M:
 
 def data_prefix(size: int) -> bytes:
     """First bytes of `Chunk(data=...)`: joined to the data they save two copies of it."""
-    prefix = bytearray(b"\x12")
-    while size >= 0x80:
-        prefix.append(size & 0x7F | 0x80)
-        size >>= 7
-    prefix.append(size)
-    return bytes(prefix)
+    return b"\x12" + varint(size)
 
 
 def data_of(chunk: bytes, sender: str) -> bytes | memoryview:
@@ -102,13 +98,14 @@ class Assembly:
         self._hash.update(piece)
         self._buffer.write(piece)
 
-    def finish(self) -> bytes:
+    def finish(self) -> Payload:
         """Whole message; MessageError if it is shorter than declared or its digest differs."""
         if self._buffer.tell() != self._header.size_bytes:
             raise self._wrong(f"truncated: {self._buffer.tell()} of {self._header.size_bytes} bytes arrived")
-        if self._hash.digest() != self._header.sha256:
+        digest = self._hash.digest()
+        if digest != self._header.sha256:
             raise self._wrong("its bytes do not have the digest in its header")
-        return self._buffer.getvalue()
+        return Payload.of_digest(self._buffer.getbuffer(), digest)
 
     def _wrong(self, what: str) -> MessageError:
         header = self._header

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import random
 import time
@@ -46,7 +45,7 @@ from veilscore.fabric.framing import PIECE_BYTES, Assembly, data_of, header_of, 
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.identity import ROLES, Identity
 from veilscore.fabric.inbox import MIB, Limits, QueueFullError
-from veilscore.protocol import VERSION, Session
+from veilscore.protocol import VERSION, Payload, Session, sha256_of
 from veilscore.v1 import control_pb2, wire_pb2
 
 __all__ = ["Fabric", "Limits", "SessionChannel", "Traffic"]
@@ -582,7 +581,7 @@ class Fabric:
                 f"message of {len(payload)} bytes to {to} is over the limit of {self.limits.message_bytes}",
                 session=session_id,
             )
-        digest = await _sha256(payload)
+        digest = await _digest(payload)
         async with exchange.sending.setdefault(to, asyncio.Lock()):
             sequence = exchange.begin(to, digest)
             header = wire_pb2.Header(
@@ -675,10 +674,9 @@ async def _nothing(_peer: _Peer, _remaining_s: float) -> None:
     return None
 
 
-async def _sha256(payload: bytes) -> bytes:
-    if len(payload) <= _SMALL_BYTES:
-        return hashlib.sha256(payload).digest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(payload).digest())
+async def _digest(payload: bytes) -> bytes:
+    small = len(payload) <= _SMALL_BYTES or isinstance(payload, Payload)  # whose digest its transcript has taken
+    return sha256_of(payload) if small else await asyncio.to_thread(sha256_of, payload)
 
 
 def _error_of(error: grpc.aio.AioRpcError, peer: Member) -> VeilscoreError:

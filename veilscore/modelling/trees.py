@@ -202,6 +202,23 @@ def coefficients(
     return out
 
 
+def leaf_range(
+    tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bank: least and greatest weight that a row may get as far as its own codes (n, d) tell: (n,) each."""
+    n = codes.shape[0]
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
+    for leaf, path in tree.paths():
+        mine = np.ones(n, bool)
+        for k, is_left in path:
+            if k in left:
+                mine &= left[k] if is_left else ~left[k]
+        weight = tree.weights[leaf]
+        low[mine], high[mine] = np.minimum(low[mine], weight), np.maximum(high[mine], weight)
+    return low, high
+
+
 def tree_values(
     tree: Tree,
     codes: dict[str, NDArray[np.unsignedinteger]],

@@ -2,14 +2,16 @@
 
 Source   : design page, section 6; docs/protocols/boosting.md.
 Parties  : the bank (label, choice of splits, leaf weights) and holders, one a tree, in turn.
-Messages : once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints. Per tree: BoostBankTree
-           (BoostHolderMargin from the last partner), BoostBankTables -> BoostHolderGradients (shares of g and h); per
-           level: BoostBankStep (open) -> BoostHolderSums, BoostBankStep (split), BoostBankBlock -> BoostHolderBlock
-           (shares of g and h in the children), BoostBankVectors and BoostHolderVectors (their sums per cell); last:
-           BoostBankStep (leaves), BoostBankBlock -> BoostHolderBlock (the margins), BoostHolderImprovement.
+Messages : once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints, BoostPoints. Per tree:
+           BoostBankTree (BoostHolderMargin from the last partner), BoostBankTables -> BoostHolderGradients (shares of g
+           and h); per level: BoostBankStep (open) -> BoostHolderSums, BoostBankStep (split), BoostChoices ->
+           BoostProducts both ways (`bit_products.py`: shares of g and h in the children), BoostBankVectors and
+           BoostHolderVectors (their sums per cell); last: BoostBankStep (leaves), BoostChoices -> BoostProducts (the
+           margins), BoostBankBlock -> BoostHolderBlock and BoostHolderImprovement (validation rows).
 Reveals  : to the bank, noised sums of g and h per opened cell and node, within the accountant's budget; the improvement
            on validation rows, one number a tree. To a tree's holder, the shape of the tree and its own splits.
-Assumes  : semi-honest parties, ring-LWE. No two parties collude.
+Assumes  : semi-honest parties, ring-LWE, computational Diffie-Hellman in ristretto255, AES as a random permutation.
+           No two parties collude.
 Aborts   : MessageError on any wrong size, range or order; RefusedError where an opening would exceed the budget.
 """
 
@@ -33,9 +35,10 @@ from veilscore.modelling.split_search import (
     CELLS_PER_ROW,
     Ranked,
 )
-from veilscore.modelling.trees import Tree, coefficients, indicators, shapes_digest, skeletons_digest
+from veilscore.modelling.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
 from veilscore.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products, bit_setup
 from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.protocols.boosting_form import (
     EXACT_BITS,
@@ -187,7 +190,7 @@ class Bank:
         self.n = data.target.size
         self.ranked_codes = rank_codes(data.codes, data.own)
         self.margin = np.full(self.n, harmonics.to_units(np.array([data.base]))[0], np.uint64)
-        self.reach = [data.base, data.base]  # least and greatest margin that the leaf weights allow
+        self.reach = np.full((2, self.n), data.base)  # least and greatest margin that its own codes allow a row
         self.trees: list[Tree] = []
         self.improvements = list(data.improvements)
         self.partner = ""
@@ -195,6 +198,7 @@ class Bank:
         self.cells: dict[str, HistogramCodes] = {}
         self.vectors: dict[str, HistogramVectors] = {}
         self.holder_ranked: dict[str, Ranked] = {}
+        self.bits: dict[str, BitKeys] = {}
         self.sealed: dict[str, BankKeys] = {}
         self.sealed_trees: dict[str, int] = {}  # grown with these keys
         self.accountants = {
@@ -259,6 +263,7 @@ class Bank:
             vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, MAX_HINT_BYTES)))
             self.vectors[holder] = vectors
             self.holder_ranked[holder] = columns.ranked
+            self.bits[holder] = yield from bit_setup(session, holder)
             if self.growth.sealed:
                 missing = np.array(start.missing, dtype=bool)
                 if missing.size != columns.ranked.n_codes.size:
@@ -272,9 +277,9 @@ class Bank:
             grown = [tree for tree in self.data.trees if tree.holder == holder]
             if not grown:
                 continue
-            key = yield from self._turn_to(holder, len(self.data.trees), "rebuild", grown)
+            yield from self._turn_to(holder, len(self.data.trees), "rebuild", grown)
             for tree in grown:
-                yield from self._add_margin(key, tree)
+                yield from self._add_margin(tree)
         self.trees = list(self.data.trees)
 
     def _turn_to(self, holder: str, number: int, purpose: str, grown: list[Tree], **more: Any) -> Protocol[ProductKey]:
@@ -308,7 +313,7 @@ class Bank:
         columns = self._columns(number, holder, sides)
         if not self.growth.sealed and not self._root_fits(holder, columns):
             return None
-        series = harmonics.for_bound(max(abs(r) for r in self.reach) * (1 + 1e-9))
+        series = harmonics.for_bound(float(np.abs(self.reach).max()) * (1 + 1e-9))
         seed = secret_bytes(SEED_BYTES) if self.growth.subsample < 1 else b""
         key = yield from self._turn_to(
             holder,
@@ -335,7 +340,7 @@ class Bank:
         validate = bool(self.growth.validation.any())
         bits = self._improvement_bits(tree) if validate else 0
         yield Send(holder, pb.BoostBankStep(kind=pb.BoostBankStep.LEAVES, validate=validate, weight_bits=bits))
-        yield from self._add_margin(key, tree)
+        yield from self._add_margin(tree)
         if validate:
             self.improvements.append((yield from self._improvement(key, tree, gradients)))
         self.trees.append(tree)
@@ -380,27 +385,26 @@ class Bank:
         own = np.stack([weight * (0.5 - self.data.target), weight * series.constant])
         return shares.add(product, shares.encode(own, SCALE))
 
-    def _add_margin(self, key: ProductKey, tree: Tree) -> Protocol[None]:
+    def _add_margin(self, tree: Tree) -> Protocol[None]:
         """Add the tree to the margins: the bank's constant, and a product with the holder's indicators."""
         units = np.array([round(w / harmonics.UNIT) for w in tree.weights], dtype=np.int64)
         c = coefficients(tree, units, self.data.codes, self.data.own.ranked.n_codes)
         self.margin = shares.add(self.margin, shares.to_ring(c[0]))
-        self.reach[0] += min(tree.weights)
-        self.reach[1] += max(tree.weights)
+        self.reach += leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)
         if c.shape[0] == 1:
             return
-        factors = shares.to_ring(c[1:])
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        product = yield from bank_product(tree.holder, key, self.n, lambda rows: factors[:, rows], None, kinds)
-        self.margin = shares.add(self.margin, product)
+        factors = shares.to_ring(c[1:]).reshape(1, -1)
+        _, product = yield from bit_products(self.bits[tree.holder], NO_BITS, 1, factors)
+        self.margin = shares.add(self.margin, shares.sum_shares(product.reshape(-1, self.n), axis=0))
 
     def _within_reach(self, tree: Tree) -> Tree:
         """Shrink the leaves where the margins could leave the largest series, and stop after."""
-        top = max(abs(self.reach[0] + min(tree.weights)), abs(self.reach[1] + max(tree.weights)), *map(abs, self.reach))
+        grown = self.reach + leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)
+        top = float(max(np.abs(grown).max(), np.abs(self.reach).max()))
         if top <= harmonics.LARGEST * (1 - 1e-6):
             return tree
         self.saturated = True
-        room = max(0.0, harmonics.LARGEST * (1 - 1e-6) - max(map(abs, self.reach)))
+        room = max(0.0, harmonics.LARGEST * (1 - 1e-6) - float(np.abs(self.reach).max()))
         largest = max(abs(w) for w in tree.weights)
         return tree.model_copy(update={"weights": tuple(w * room / largest for w in tree.weights)})
 
@@ -544,6 +548,7 @@ class Holder:
         self.cells = HistogramCodes(self.ranked_codes, self.n_codes, label)
         yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
         self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, MAX_HINT_BYTES)))
+        self.bits = yield from bit_setup(session, bank)
         if self.growth.sealed:
             self.sealed = yield from holder_setup(session, pb.BoostSealed)
 
@@ -636,12 +641,11 @@ class Holder:
         return (yield from holder_product(self.session.bank, self.evaluator, self.n, tables, kinds))
 
     def _add_margin(self, tree: Tree) -> Protocol[None]:
-        e = indicators(tree, self.codes, self.n_codes).astype(np.uint64)
+        e = indicators(tree, self.codes, self.n_codes)
         if e.shape[0] == 0:
             return
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        product = yield from holder_product(self.session.bank, self.evaluator, self.n, lambda r: e[:, r], kinds)
-        self.margin = shares.add(self.margin, product)
+        product, _ = yield from bit_products(self.bits, e.reshape(-1), 1, NO_VALUES)
+        self.margin = shares.add(self.margin, shares.sum_shares(product.reshape(-1, self.n), axis=0))
 
     def _improvement(self, tree: Tree, gradients: Words, weight_bits: int) -> Protocol[None]:
         if weight_bits > MAX_WEIGHT_BITS:

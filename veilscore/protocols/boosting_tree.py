@@ -20,7 +20,8 @@ from veilscore.modelling.split_search import CELLS_PER_ROW, Coarse, Found, Ranke
 from veilscore.modelling.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
 from veilscore.protocols.binning import MAX_HINT_BYTES
-from veilscore.protocols.blocks import holder_product, merge_cells, receive_product, send_factors, word_sums
+from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products
+from veilscore.protocols.blocks import merge_cells, word_sums
 from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
 from veilscore.v1 import boosting_pb2 as pb
 
@@ -85,6 +86,26 @@ def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], firs
     if holder is not None:
         parts.append(merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
     return np.concatenate(parts, axis=1)
+
+
+def members(
+    keys: BitKeys, n: int, goes: list[NDArray[np.bool_]], values: list[Words]
+) -> Protocol[tuple[list[Words], list[Words]]]:
+    """Products (2, n), one a split: of own bits with the other's shares, and of own shares with the other's bits."""
+    bits = np.concatenate(goes) if goes else NO_BITS
+    numbers = np.concatenate(values, axis=1) if values else NO_VALUES
+    taken, given = yield from bit_products(keys, bits, 2, numbers)
+    nodes = [[part[:, at : at + n] for at in range(0, part.shape[1], n)] for part in (taken, given)]
+    return nodes[0], nodes[1]
+
+
+def in_place(
+    mine: list[int], own: list[Words], theirs: list[int], products: tuple[list[Words], list[Words]]
+) -> list[Words]:
+    """Share of g and h in each computed child, in the order of the plans."""
+    found = {i: shares.add(a, b) for i, a, b in zip(mine, own, products[0], strict=True)}
+    found |= dict(zip(theirs, products[1], strict=True))
+    return [found[i] for i in sorted(found)]
 
 
 def tree_of(holder: str, records: list[tuple[int, int, int, Split]]) -> tuple[Tree, list[int]]:
@@ -296,22 +317,11 @@ class BankTree:
         n = self.bank.n
         mine = [i for i, (_, split, _) in enumerate(plans) if split.side == "bank"]
         theirs = [i for i in range(len(plans)) if i not in mine]
-        out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
         goes = [self._goes(plans[i][1], left=plans[i][2]) for i in mine]
-        u = np.concatenate([np.zeros(0, bool), *goes]).astype(np.uint64)[None]
-        w = np.concatenate([np.zeros(0, np.uint64), *(plans[i][0].vectors.ravel() for i in theirs)])[None]
-        # both go out before the first reply is awaited, so that the holder is never idle between them
-        yield from send_factors(self.holder, self.key, u.shape[1], lambda rows: u[:, rows], kinds[0])
-        yield from send_factors(self.holder, self.key, w.shape[1], lambda rows: w[:, rows], kinds[0])
-        product = yield from receive_product(self.holder, self.key, u.shape[1], 2, kinds[1])
-        for place, i in enumerate(mine):
-            own = vector_share(plans[i][0].vectors, goes[place])
-            out[i] = shares.add(own, product[:, place * n : (place + 1) * n])
-        product = yield from receive_product(self.holder, self.key, w.shape[1], None, kinds[1])
-        for place, i in enumerate(theirs):
-            out[i] = product[2 * place * n : 2 * (place + 1) * n].reshape(2, n)
-        return out
+        values = [plans[i][0].vectors for i in theirs]
+        products = yield from members(self.bank.bits[self.holder], n, goes, values)
+        own = [vector_share(plans[i][0].vectors, side) for i, side in zip(mine, goes, strict=True)]
+        return in_place(mine, own, theirs, products)
 
     def _goes(self, split: Split, *, left: bool) -> NDArray[np.bool_]:
         table = np.zeros(int(self.own.ranked.n_codes[split.column]), bool)
@@ -478,22 +488,12 @@ class HolderTree:
         """This party's share of g and h in the computed child of each node."""
         holder, n = self.holder, self.holder.n
         theirs = [i for i, (_, goes, _) in enumerate(plans) if goes is None]
-        mine = [i for i, (_, goes, _) in enumerate(plans) if goes is not None]
-        out: list[Words] = [np.zeros((2, 0), np.uint64)] * len(plans)
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        if theirs:
-            v = np.concatenate([plans[i][0].vectors for i in theirs], axis=1)[:, None, :]
-            product = yield from holder_product(self.bank, holder.evaluator, v.shape[2], lambda r: v[:, :, r], kinds)
-            for place, i in enumerate(theirs):
-                out[i] = product[:, place * n : (place + 1) * n]
-        if mine:
-            sides = [_side(plans[i][1], left=plans[i][2]) for i in mine]
-            v2 = np.concatenate([np.tile(side, 2) for side in sides]).astype(np.uint64)[None]
-            product = yield from holder_product(self.bank, holder.evaluator, v2.shape[1], lambda r: v2[:, r], kinds)
-            for place, i in enumerate(mine):
-                own = vector_share(plans[i][0].vectors, sides[place])
-                out[i] = shares.add(own, product[2 * place * n : 2 * (place + 1) * n].reshape(2, n))
-        return out
+        mine = [i for i in range(len(plans)) if i not in theirs]
+        sides = [_side(plans[i][1], left=plans[i][2]) for i in mine]
+        values = [plans[i][0].vectors for i in theirs]
+        products = yield from members(holder.bits, n, sides, values)
+        own = [vector_share(plans[i][0].vectors, side) for i, side in zip(mine, sides, strict=True)]
+        return in_place(mine, own, theirs, products)
 
     def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
         holder = self.holder

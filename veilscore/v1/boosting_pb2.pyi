@@ -215,6 +215,24 @@ class BoostHolderBlock(_message.Message):
     reply: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., reply: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class BoostPoints(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: bytes
+    def __init__(self, points: _Optional[bytes] = ...) -> None: ...
+
+class BoostChoices(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class BoostProducts(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
 class BoostHolderImprovement(_message.Message):
     __slots__ = ("share",)
     SHARE_FIELD_NUMBER: _ClassVar[int]

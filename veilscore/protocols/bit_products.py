@@ -1,0 +1,85 @@
+"""Shares of one party's bits times the other's shares, in both directions at once; the same code for both roles.
+
+Source   : `crypto/bit_product.py` (correlated oblivious transfer).
+Parties  : two, each with bits, numbers modulo T, or both.
+Messages : once: BoostPoints each way (base points), then again (base choices). Per call, in pieces: BoostChoices for
+           own bits; BoostProducts for the other's.
+Reveals  : how many bits.
+Assumes  : semi-honest parties, computational Diffie-Hellman in ristretto255, AES as a random permutation.
+Aborts   : MessageError on any wrong size or range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.crypto.bit_product import BitOwner, ValueOwner
+from veilscore.protocol import Protocol, Send, Session, receive
+from veilscore.v1 import boosting_pb2 as pb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+    Bits = NDArray[np.bool_]
+
+PIECE = 1 << 17  # bits of one message: one side hashes a piece while the next one is under way
+NO_BITS = np.zeros(0, bool)
+NO_VALUES = np.zeros((1, 0), np.uint64)
+
+
+@dataclass(frozen=True)
+class BitKeys:
+    """One party's secrets of a session with a peer, for both directions."""
+
+    peer: str
+    bits: BitOwner
+    values: ValueOwner
+
+
+def bit_setup(session: Session, peer: str) -> Protocol[BitKeys]:
+    """Once a session and peer."""
+    bits = BitOwner(session.label("bit products", session.party, peer))
+    yield Send(peer, pb.BoostPoints(points=bits.base()))
+    base = yield from receive(peer, pb.BoostPoints)
+    values = ValueOwner(session.label("bit products", peer, session.party), bytes(base.points))
+    yield Send(peer, pb.BoostPoints(points=values.choices()))
+    choices = yield from receive(peer, pb.BoostPoints)
+    bits.accept(bytes(choices.points))
+    return BitKeys(peer, bits, values)
+
+
+def bit_products(keys: BitKeys, bits: Bits, n_theirs: int, values: Words) -> Protocol[tuple[Words, Words]]:
+    """Multiply own bits by the peer's numbers, and the peer's bits by own numbers.
+
+    Parameters
+    ----------
+    bits : (n,) own bits.
+    n_theirs : numbers that the peer has for each of them.
+    values : (k, m) own numbers below T for each of the peer's m bits.
+
+    Returns
+    -------
+    Shares (n_theirs, n) and (k, m).
+    """
+    peer = keys.peer
+    pieces, their_pieces = _pieces(bits.size), _pieces(values.shape[1])
+    for piece in pieces:
+        yield Send(peer, pb.BoostChoices(data=keys.bits.choose(bits[piece])))
+    given = np.empty(values.shape, np.uint64)
+    for piece in their_pieces:
+        message: Any = yield from receive(peer, pb.BoostChoices)
+        reply, given[:, piece] = keys.values.multiply(bytes(message.data), values[:, piece])
+        yield Send(peer, pb.BoostProducts(data=reply))
+    taken = np.empty((n_theirs, bits.size), np.uint64)
+    for piece in pieces:
+        message = yield from receive(peer, pb.BoostProducts)
+        taken[:, piece] = keys.bits.product(bytes(message.data), n_theirs)
+    return taken, given
+
+
+def _pieces(n: int) -> list[slice]:
+    return [slice(start, min(start + PIECE, n)) for start in range(0, n, PIECE)]
