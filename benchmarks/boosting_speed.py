@@ -34,7 +34,8 @@ PEERS_S = {  # seconds a tree, measured elsewhere on one core with all parties a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trees", type=int, default=100)
-    parser.add_argument("--large-trees", type=int, default=20)
+    parser.add_argument("--large-trees", type=int, default=100)
+    parser.add_argument("--large-sealed-trees", type=int, default=20)
     args = parser.parse_args()
     if not (DATA / "default_credit").is_dir():
         sys.exit("default_credit is needed beside the checkout (../shared/data)")
@@ -42,7 +43,7 @@ def main() -> None:
     with federation(DATA / "default_credit") as folder:
         train(folder, "warm", n_estimators=2)
         train(folder, "warm-bounded", n_estimators=2, splits="bounded")
-        for splits in ("sealed", "bounded"):
+        for splits in ("bounded", "sealed"):
             _, figures[splits] = train(folder, splits, n_estimators=args.trees, splits=splits)
             print("default_credit", splits, figures[splits], flush=True)
     figures["xgboost_s_per_tree"] = xgboost_s(DATA / "default_credit")
@@ -50,9 +51,9 @@ def main() -> None:
         data = Path(temporary) / "data"
         simulate(158_000, 1, data, columns=COLUMNS)
         with federation(data) as folder:
-            for splits in ("bounded", "sealed"):
+            for splits, trees in (("bounded", args.large_trees), ("sealed", args.large_sealed_trees)):
                 name = f"{splits}_150k"
-                _, figures[name] = train(folder, name.replace("_", "-"), n_estimators=args.large_trees, splits=splits)
+                _, figures[name] = train(folder, name.replace("_", "-"), n_estimators=trees, splits=splits)
                 print(name, figures[name], flush=True)
         figures["xgboost_150k_s_per_tree"] = xgboost_s(data)
     for peer, seconds in PEERS_S.items():

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
-_ENDED = {"done", "failed", "refused", "cancelled"}
 
 
 @contextlib.contextmanager
@@ -51,11 +50,10 @@ def run_job(folder: Path, job_file: Path) -> control_pb2.JobInfo:
 async def _run(folder: Path, text: str) -> control_pb2.JobInfo:
     async with connect(folder / "bank") as to:
         job = await to.coordinator("Submit", control_pb2.SubmitJob(job_yaml=text), control_pb2.JobRef)
-        while True:
-            info = await to.coordinator("Show", job, control_pb2.JobInfo)
-            if info.status in _ENDED:
-                break
-            await asyncio.sleep(0.1)
+        coordinator = to.federation.coordinator.name
+        async for _ in to.fabric.stream(coordinator, "WatchJob", job, control_pb2.JobEvent):
+            pass  # until it ends; asking again and again would take time from what is measured
+        info = await to.coordinator("Show", job, control_pb2.JobInfo)
     if info.status != "done":
         raise JobError(f"the job ended as {info.status}: {info.error}")
     return info

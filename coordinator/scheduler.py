@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import structlog
@@ -133,7 +134,7 @@ class Scheduler:
 
     def job(self, job_id: str) -> Job:
         """Parsed job of one row."""
-        return parse_job(self._state.job(job_id).yaml, f"job {job_id}")
+        return _parsed(job_id, self._state.job(job_id).yaml)
 
     # one job
 
@@ -303,3 +304,8 @@ class Scheduler:
             ),
             return_exceptions=True,
         )
+
+
+@lru_cache(maxsize=64)
+def _parsed(job_id: str, text: str) -> Job:
+    return parse_job(text, f"job {job_id}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from veilscore.channel import simulate
-from veilscore.crypto import shares
+from veilscore.crypto import oblivious, shares
 from veilscore.crypto.circuits import add, choose, constant, exceeds, from_bits, largest, log2, lookup, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
@@ -90,6 +90,100 @@ def test_labels_differ_by_the_offset_where_the_bit_is_set():
         message, labels = receiver.extend(bits)
         assert ((labels ^ sender.extend(message, shape)) == bits[..., None] * sender.offset).all()
     assert sender.offset[0] & np.uint64(1)
+
+
+def cheating_message(label, bits, columns):
+    """A receiver that flips bit 3 in some columns, as if each had bits of its own, and hides it as well as it can."""
+    receiver, sender = two_sides(label)
+    flipped = np.zeros((oblivious.WIDTH, 1), np.uint64)
+    flipped[columns] = 8
+    read = oblivious._Columns.read
+
+    class Columns:
+        def __init__(self, honest):
+            self.honest = honest
+
+        def read(self, n_words):
+            words = read(self.honest, n_words).copy()
+            words[:, :1] ^= flipped
+            return words
+
+    receiver._columns = receiver._columns[0], Columns(receiver._columns[1])
+    message, _ = receiver.extend(bits)
+    return sender, message
+
+
+def test_columns_that_do_not_agree_are_refused():
+    """As a receiver would send who wants to learn the offset: one guessed bit passes for half of all offsets."""
+    bits = RNG.random(200) < 0.5
+    asked = []
+    for _ in range(24):
+        sender, message = cheating_message(b"cheat", bits, [5])
+        asked.append(bool(int(sender.offset[0]) >> 5 & 1))
+        if asked[-1]:
+            with pytest.raises(MessageError, match="do not agree"):
+                sender.extend(message, bits.shape)
+        else:
+            sender.extend(message, bits.shape)  # the column was not asked: nothing is learnt but that
+    assert 0 < sum(asked) < 24
+    for columns in (range(128), range(10, 100)):
+        sender, message = cheating_message(b"cheat", bits, list(columns))
+        with pytest.raises(MessageError, match="do not agree"):
+            sender.extend(message, bits.shape)
+
+
+@pytest.mark.parametrize("place", [0, 130 * 8, -1, -17, -128 * 16 - 1])
+def test_a_changed_byte_of_the_choices_is_refused(place):
+    """Whether it lies in a column that the sender asked, or in the parities: one of a few tries meets it."""
+    refused = 0
+    for _ in range(12):
+        receiver, sender = two_sides()
+        message = bytearray(receiver.extend(np.ones(100, bool))[0])
+        message[place] ^= 1
+        try:
+            sender.extend(bytes(message), (100,))
+        except MessageError:
+            refused += 1
+    assert refused >= 1
+
+
+def test_parities_are_masked_and_those_of_the_message():
+    """Equal bits under equal keys: the parities differ as the random words do, and follow from every byte sent."""
+    columns = RNG.integers(0, 1 << 63, (3, 7)).astype(np.uint64)
+    first = oblivious._parities(b"l", 0, b"sent", columns)
+    assert np.array_equal(first, oblivious._parities(b"l", 0, b"sent", columns))
+    for label, number, data in ((b"m", 0, b"sent"), (b"l", 1, b"sent"), (b"l", 0, b"Sent")):
+        assert not np.array_equal(first, oblivious._parities(label, number, data, columns))
+    other = columns.copy()
+    other[:, 5:] ^= np.uint64(1)
+    assert np.array_equal(oblivious._parities(b"l", 0, b"sent", other) ^ first, np.ones_like(first))
+    # linear: the parity of a xor is the xor of the parities
+    both = oblivious._parities(b"l", 0, b"sent", (columns[0] ^ columns[1])[None])
+    assert np.array_equal(both[0], first[0] ^ first[1])
+
+
+def test_parities_are_a_polynomial_over_the_field():
+    """Against carry-less arithmetic on Python integers."""
+
+    def times(a, b):
+        product = 0
+        for k in range(128):
+            product ^= (a << k) if b >> k & 1 else 0
+        for k in range(254, 127, -1):
+            product ^= (1 << k | 0x87 << k - 128) if product >> k & 1 else 0
+        return product
+
+    point = RNG.integers(0, 1 << 63, 2).astype(np.uint64) * np.uint64(2) + np.uint64(1)
+    at = int(point[0]) | int(point[1]) << 64
+    for n_words in (1, 2, 5, 8):
+        columns = RNG.integers(0, 1 << 63, (4, n_words + 2)).astype(np.uint64) * np.uint64(2) + np.uint64(1)
+        out = np.empty((4, 2), np.uint64)
+        oblivious._evaluate(columns, oblivious._multiples(point), out)
+        for column, found in zip(columns.tolist(), out.tolist(), strict=True):
+            value, words = 0, column[:n_words] + [0] * (n_words % 2)
+            for low, high in zip(words[::2], words[1::2], strict=True):
+                value = times(value ^ low ^ high << 64, at)
+            assert found[0] | found[1] << 64 == value ^ column[-2] ^ column[-1] << 64
 
 
 def test_garbled_circuit_equals_plain():

@@ -154,7 +154,7 @@ def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypa
         patch.setattr(boosting, "coefficients", lambda tree, units, *rest: honest_c(tree, 2 * units, *rest))
         boosted.step("boost")
     boosted.step("evaluate")
-    named(audit(boosted), "boost.1", "BoostBank")
+    named(audit(boosted), "boost.1", "BoostProducts")  # the margins
     run = scoring(boosted)
     run.step("align")
     honest_score = workflow.bank_score_trees

@@ -21,7 +21,7 @@ import numpy as np
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import add, constant, exceeds, from_bits, lookup, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
-from veilscore.crypto.oblivious import WIDTH, LabelReceiver, LabelSender
+from veilscore.crypto.oblivious import LabelReceiver, LabelSender, message_bytes
 from veilscore.errors import MessageError, ParameterError
 from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.v1 import score_pb2 as pb
@@ -178,7 +178,7 @@ def lead_bands(session: Session, share: NDArray[np.uint64], bands: Bands, modulu
     yield Send(session.bank, pb.BandLeadBase(points=sender.choices()))
     for piece in _pieces(share.size):
         count = piece.stop - piece.start
-        n_bytes = WIDTH * 8 * -(-circuit.n_bits * count // 64)
+        n_bytes = message_bytes(circuit.n_bits * count)
         data = yield from receive_parts(session.bank, pb.BandBankLabels, n_bytes)
         theirs = sender.extend(data, (circuit.n_bits, count))
         word = circuit(garbler, theirs, garbler.own(to_bits(share[piece], circuit.n_bits)))
