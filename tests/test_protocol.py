@@ -326,7 +326,8 @@ class SlowChannel:
         self.begun, self.arrived = [], []
         self.fails_at = fails_at
 
-    async def send(self, to, payload):
+    async def send(self, to, payload, digest):
+        assert digest == hashlib.sha256(payload).digest()
         self.begun.append(payload)
         await self.gate.wait()
         if len(self.arrived) == self.fails_at:

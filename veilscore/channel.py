@@ -19,8 +19,8 @@ from veilscore.v1 import wire_pb2
 class Channel(Interface):
     """Ordered, reliable, authenticated delivery between the parties of one session."""
 
-    async def send(self, to: str, payload: bytes) -> None:
-        """Deliver `payload` to party `to`; returns when the peer has it."""
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
+        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it."""
 
     async def receive(self, sender: str) -> bytes:
         """Next message from `sender`, in the order sent."""
@@ -134,7 +134,7 @@ class _MemoryChannel:
         self._network = network
         self._party = party
 
-    async def send(self, to: str, payload: bytes) -> None:
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:  # noqa: ARG002 - no wire
         await self._network.deliver(self._party, to, payload)
 
     async def receive(self, sender: str) -> bytes:

@@ -191,27 +191,21 @@ class Session:
 
 
 class Payload(bytes):
-    """The bytes of a message, with their SHA-256 once somebody has taken it: sender, wire and transcript ask for it."""
+    """The bytes of a message that arrived, with the SHA-256 that was compared on the way in."""
 
-    _digest: bytes | None = None
+    digest: bytes
 
     @classmethod
-    def of_digest(cls, data: bytes | memoryview, digest: bytes) -> Payload:
-        """Bytes whose digest was taken already."""
+    def checked(cls, data: bytes | memoryview, digest: bytes) -> Payload:
+        """Bytes whose digest is known."""
         payload = cls(data)
-        payload._digest = digest
+        payload.digest = digest
         return payload
 
 
 def sha256_of(payload: bytes) -> bytes:
-    """SHA-256 of a message, taken once."""
-    known = getattr(payload, "_digest", None)
-    if known is not None:
-        return known  # type: ignore[no-any-return]
-    digest = hashlib.sha256(payload).digest()
-    if isinstance(payload, Payload):
-        payload._digest = digest  # noqa: SLF001 - its own
-    return digest
+    """SHA-256 of a message, not taken again where it was."""
+    return payload.digest if isinstance(payload, Payload) else hashlib.sha256(payload).digest()
 
 
 @dataclass(frozen=True)
@@ -239,8 +233,9 @@ class Transcript:
     messages: list[tuple[TranscriptEntry, Message]] = field(default_factory=list, repr=False)
     sink: Callable[[TranscriptEntry, bytes], None] | None = field(default=None, repr=False)
 
-    def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> None:
-        """Record one message."""
+    def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> bytes:
+        """Record one message; returns its digest."""
+        digest = sha256_of(payload)
         entry = TranscriptEntry(
             session,
             sender,
@@ -248,23 +243,24 @@ class Transcript:
             sequence,
             type(message).__name__,
             len(payload),
-            sha256_of(payload).hex(),
+            digest.hex(),
         )
         self.entries.append(entry)
         if self.keep:
             self.messages.append((entry, message))
         if self.sink is not None:
             self.sink(entry, payload)
+        return digest
 
     def bytes_sent(self, party: str) -> int:
         """Bytes that `party` sent."""
         return sum(e.size_bytes for e in self.entries if e.sender == party)
 
 
-def encode(message: Message) -> Payload:
+def encode(message: Message) -> bytes:
     """Serialise a protocol message as the `Body` around it; written by hand, which saves a copy."""
     content = message.SerializeToString(deterministic=True)
-    return Payload(b"".join((_TAG_OF_KIND[type(message).__name__], varint(len(content)), content)))
+    return b"".join((_TAG_OF_KIND[type(message).__name__], varint(len(content)), content))
 
 
 def decode(payload: bytes, kind: type[Message], *, session: str, sender: str) -> Message:
@@ -318,10 +314,10 @@ async def _drive(
     asked, arrived = None, b""
     try:
         while True:
-            finished, command, payload = await asyncio.to_thread(role.turn, asked, arrived)
+            finished, command, sent = await asyncio.to_thread(role.turn, asked, arrived)
             asked, arrived = None, b""
             if isinstance(command, Send):
-                await outbox.put(command.to, payload)
+                await outbox.put(command.to, sent)
             elif isinstance(command, Receive):
                 asked, arrived = command, await outbox.unless_failed(channel.receive(command.sender))
             elif isinstance(command, Progress):
@@ -332,7 +328,7 @@ async def _drive(
                 if finished:
                     return command  # type: ignore[no-any-return]
                 if checkpoint:
-                    checkpoint(command.state)
+                    await asyncio.to_thread(checkpoint, command.state)
     finally:
         await outbox.close()
 
@@ -346,8 +342,13 @@ class _Role:
         self._transcript = transcript
         self._numbers: Counter[tuple[str, str]] = Counter()
 
-    def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, bytes]:
-        """Decode what arrived, compute and encode, in one visit to a worker thread; whether it ended, what it says."""
+    def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, tuple[bytes, bytes]]:
+        """Decode what arrived, compute and encode, in one visit to a worker thread.
+
+        Returns
+        -------
+        Whether it ended, what it says, and the bytes that it sends with their digest.
+        """
         session, answer = self._session, None
         if asked is not None:
             answer = decode(arrived, asked.kind, session=session.id, sender=asked.sender)
@@ -355,17 +356,16 @@ class _Role:
         try:
             command = self._protocol.send(answer)
         except StopIteration as stop:  # cannot cross a future
-            return True, stop.value, b""
+            return True, stop.value, (b"", b"")
         if not isinstance(command, Send):
-            return False, command, b""
+            return False, command, (b"", b"")
         payload = encode(command.message)
-        self._record(session.party, command.to, command.message, payload)
-        return False, command, payload
+        return False, command, (payload, self._record(session.party, command.to, command.message, payload))
 
-    def _record(self, sender: str, recipient: str, message: Message, payload: bytes) -> None:
+    def _record(self, sender: str, recipient: str, message: Message, payload: bytes) -> bytes:
         number = self._numbers[sender, recipient]
         self._numbers[sender, recipient] += 1
-        self._transcript.add(self._session.id, sender, recipient, number, message, payload)
+        return self._transcript.add(self._session.id, sender, recipient, number, message, payload)
 
 
 class _Outbox:
@@ -373,19 +373,20 @@ class _Outbox:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._queues: dict[str, asyncio.Queue[bytes]] = {}
+        self._queues: dict[str, asyncio.Queue[tuple[bytes, bytes]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def put(self, to: str, payload: bytes) -> None:
-        """Take one message; waits while `_SENT_AHEAD` others for the same party are under way."""
+    async def put(self, to: str, sent: tuple[bytes, bytes]) -> None:
+        """Take one message and its digest; waits while `_SENT_AHEAD` others for the same party are under way."""
         if to not in self._queues:
             self._queues[to] = asyncio.Queue(_SENT_AHEAD)
             self._tasks.append(asyncio.create_task(self._deliver(to, self._queues[to])))
-        await self.unless_failed(self._queues[to].put(payload))
+        await self.unless_failed(self._queues[to].put(sent))
 
-    async def _deliver(self, to: str, queue: asyncio.Queue[bytes]) -> None:
+    async def _deliver(self, to: str, queue: asyncio.Queue[tuple[bytes, bytes]]) -> None:
         while True:
-            await self._channel.send(to, await queue.get())
+            payload, digest = await queue.get()
+            await self._channel.send(to, payload, digest)
             queue.task_done()
 
     async def flush(self) -> None:

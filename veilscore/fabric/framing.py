@@ -105,7 +105,7 @@ class Assembly:
         digest = self._hash.digest()
         if digest != self._header.sha256:
             raise self._wrong("its bytes do not have the digest in its header")
-        return Payload.of_digest(self._buffer.getbuffer(), digest)
+        return Payload.checked(self._buffer.getbuffer(), digest)
 
     def _wrong(self, what: str) -> MessageError:
         header = self._header

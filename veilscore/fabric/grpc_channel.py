@@ -45,7 +45,7 @@ from veilscore.fabric.framing import PIECE_BYTES, Assembly, data_of, header_of, 
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.identity import ROLES, Identity
 from veilscore.fabric.inbox import MIB, Limits, QueueFullError
-from veilscore.protocol import VERSION, Payload, Session, sha256_of
+from veilscore.protocol import VERSION, Session, sha256_of
 from veilscore.v1 import control_pb2, wire_pb2
 
 __all__ = ["Fabric", "Limits", "SessionChannel", "Traffic"]
@@ -60,7 +60,6 @@ _VERSION_KEY = "veilscore-version"
 _ERROR_KEY = "veilscore-error-bin"
 _TEXT_LIMIT = 1000
 _SENDERS = ("bank", "holder", "coordinator")  # an operator takes part in no protocol
-_SMALL_BYTES = 64 * 1024  # hashed at once; what is larger is hashed in a thread
 
 # Sent to the peer: the nearest class in the tree counts.
 _STATUS_OF_ERROR: dict[type, grpc.StatusCode] = {
@@ -572,7 +571,7 @@ class Fabric:
         """Bytes that this node received in one session."""
         return sum(t.bytes for t in self.traffic(session_id) if t.recipient == self.name)
 
-    async def send_message(self, session_id: str, to: str, payload: bytes) -> None:
+    async def send_message(self, session_id: str, to: str, payload: bytes, digest: bytes | None = None) -> None:
         """Deliver one protocol message; see `SessionChannel`."""
         exchange = self._exchanges.get(session_id)
         self._peer(to)
@@ -581,7 +580,8 @@ class Fabric:
                 f"message of {len(payload)} bytes to {to} is over the limit of {self.limits.message_bytes}",
                 session=session_id,
             )
-        digest = await _digest(payload)
+        if digest is None:
+            digest = await asyncio.to_thread(sha256_of, payload)
         async with exchange.sending.setdefault(to, asyncio.Lock()):
             sequence = exchange.begin(to, digest)
             header = wire_pb2.Header(
@@ -638,12 +638,12 @@ class SessionChannel:
         self._fabric = fabric
         self._session_id = session_id
 
-    async def send(self, to: str, payload: bytes) -> None:
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
         """Deliver `payload` to party `to`; returns when the peer has it.
 
         After an error or a cancellation it may have arrived or not: only the same bytes can be sent next.
         """
-        await self._fabric.send_message(self._session_id, to, payload)
+        await self._fabric.send_message(self._session_id, to, payload, digest)
 
     async def receive(self, sender: str) -> bytes:
         """Next message from `sender`, in the order sent."""
@@ -672,11 +672,6 @@ async def _at_most(limit_s: float, what: str, session: str | None = None) -> Asy
 
 async def _nothing(_peer: _Peer, _remaining_s: float) -> None:
     return None
-
-
-async def _digest(payload: bytes) -> bytes:
-    small = len(payload) <= _SMALL_BYTES or isinstance(payload, Payload)  # whose digest its transcript has taken
-    return sha256_of(payload) if small else await asyncio.to_thread(sha256_of, payload)
 
 
 def _error_of(error: grpc.aio.AioRpcError, peer: Member) -> VeilscoreError:

@@ -195,7 +195,7 @@ class StepRun:
 
     def _checkpoint(self, state: dict[str, Any]) -> None:
         _, step, _ = parse_session_id(self.session.id)
-        self._store.save_json(f"checkpoint_{step}", state)
+        self._store.save_json(f"checkpoint_{step}", state, for_people=False)
 
     def _failed(self, error: BaseException) -> control_pb2.StepEvent:
         self.failure = f"{type(error).__name__}: {error}"

@@ -135,6 +135,17 @@ def _remask(seed: bytes, n: int) -> Words:
     return scale.join(PublicStream(seed, b"boosting remask").uniform((2, n), tuple(scale.message.tolist())))
 
 
+class _Dumped:
+    """Trees as JSON, each made once: a checkpoint a tree holds all trees before it."""
+
+    def __init__(self) -> None:
+        self._done: list[dict[str, Any]] = []
+
+    def __call__(self, trees: list[Tree]) -> list[dict[str, Any]]:
+        self._done += [tree.model_dump(mode="json") for tree in trees[len(self._done) :]]
+        return list(self._done)
+
+
 # --- the bank --------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +203,7 @@ class Bank:
         self.margin = np.full(self.n, harmonics.to_units(np.array([data.base]))[0], np.uint64)
         self.reach = np.full((2, self.n), data.base)  # least and greatest margin that its own codes allow a row
         self.trees: list[Tree] = []
+        self._dumped = _Dumped()
         self.improvements = list(data.improvements)
         self.partner = ""
         self.saturated = False
@@ -208,7 +220,7 @@ class Bank:
     def state(self) -> dict[str, Any]:
         """What an interrupted training goes on from."""
         return {
-            "trees": [tree.model_dump(mode="json") for tree in self.trees],
+            "trees": self._dumped(self.trees),
             "improvements": self.improvements,
             "spent": {h: a.spent for h, a in self.accountants.items()},
         }
@@ -399,13 +411,14 @@ class Bank:
 
     def _within_reach(self, tree: Tree) -> Tree:
         """Shrink the leaves where the margins could leave the largest series, and stop after."""
-        grown = self.reach + leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)
-        top = float(max(np.abs(grown).max(), np.abs(self.reach).max()))
+        largest = max(abs(w) for w in tree.weights)
+        top = float(np.abs(self.reach).max()) + largest
+        if top > harmonics.LARGEST * (1 - 1e-6):
+            top = float(np.abs(self.reach + leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)).max())
         if top <= harmonics.LARGEST * (1 - 1e-6):
             return tree
         self.saturated = True
         room = max(0.0, harmonics.LARGEST * (1 - 1e-6) - float(np.abs(self.reach).max()))
-        largest = max(abs(w) for w in tree.weights)
         return tree.model_copy(update={"weights": tuple(w * room / largest for w in tree.weights)})
 
     def _improvement_bits(self, tree: Tree) -> int:
@@ -518,6 +531,7 @@ class Holder:
         self.accountant = growth.accountant(n_codes, spent)
         self.margin = np.zeros(self.n, np.uint64)
         self.trees: list[Tree] = []
+        self._dumped = _Dumped()
         self.n_trees = 0
         self.natural: HolderColumns | None = None
         self.earlier: tuple[Tree, ...] = ()
@@ -527,7 +541,7 @@ class Holder:
         """What an interrupted training goes on from."""
         state: dict[str, Any] = {"spent": self.accountant.spent, "n_sums": self.accountant.n_sums}
         if self.growth.sealed:
-            state["trees"] = [tree.model_dump(mode="json") for tree in self.trees]
+            state["trees"] = self._dumped(self.trees)
         return state
 
     def set_up(self) -> Protocol[None]:
