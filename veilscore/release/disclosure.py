@@ -64,8 +64,12 @@ class DisclosureLedger:
         """Bits that all jobs on this data set have told."""
         return self._read(sa.true())
 
-    def charge(self, bits: float) -> None:
+    def charge(self, bits: float, engine: sa.Engine | None = None) -> None:
         """Raise this job's count to `bits`, told by all its attempts.
+
+        Parameters
+        ----------
+        engine : on the file, where it is open already.
 
         Raises
         ------
@@ -88,11 +92,12 @@ class DisclosureLedger:
             else:
                 db.execute(TOLD.update().where(*mine).values(bits=bits, at_s=time.time()))
 
-        self._transaction(write)
+        self._transaction(write, engine)
 
     def guard(self, protocol: Protocol[R]) -> Protocol[R]:
         """Run a holder's boosting; what its checkpoints say is spent, before each opening, is charged first."""
         answer: Message | None = None
+        engine = open_ledger_file(self.path)  # kept open: opening and closing cost more than an entry
         try:
             while True:
                 try:
@@ -100,16 +105,17 @@ class DisclosureLedger:
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
                 if isinstance(command, Checkpoint):
-                    self.charge(float(command.state["spent"]))
+                    self.charge(float(command.state["spent"]), engine)
                 answer = yield command
         finally:
             protocol.close()
+            engine.dispose()
 
     def _read(self, *where: Any) -> float:
         return self._transaction(lambda db: _sum(db, TOLD.c.dataset == self.dataset, *where))
 
-    def _transaction(self, act: Callable[[sa.Connection], R]) -> R:
-        engine = open_ledger_file(self.path)
+    def _transaction(self, act: Callable[[sa.Connection], R], kept: sa.Engine | None = None) -> R:
+        engine = kept or open_ledger_file(self.path)
         try:
             with engine.begin() as db:  # immediate: what is read and written here is so together
                 metadata.create_all(db)
@@ -120,7 +126,8 @@ class DisclosureLedger:
                 "space, owner and mode, or restore the file from backup; nothing is opened meanwhile"
             ) from error
         finally:
-            engine.dispose()
+            if kept is None:
+                engine.dispose()
 
 
 def _sum(db: sa.Connection, *where: Any) -> float:

@@ -68,7 +68,7 @@ class Inside:
 
 def default_python() -> Path:
     """Interpreter that runs Veilscore, as the environment calls it."""
-    return Path(sys.executable)
+    return Path(os.path.normpath(sys.executable))  # links stay: they make it a virtual environment
 
 
 def bwrap() -> str:
