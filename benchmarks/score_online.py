@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--firms", type=int, default=2000)
     parser.add_argument("--pause-ms", type=float, default=30)
-    parser.add_argument("--stock-s", type=float, default=15, help="idle time in which spares are made")
+    parser.add_argument("--stock-s", type=float, default=45, help="idle time in which spares are made")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -121,7 +121,12 @@ async def batch_s(fabric: Fabric) -> tuple[float, dict[str, float]]:
 
 
 async def measure(
-    folders: dict[str, Path], units: dict[str, dict[str, int]], pairs: int, repeats: int, pause_s: float
+    folders: dict[str, Path],
+    units: dict[str, dict[str, int]],
+    pairs: int,
+    repeats: int,
+    pause_s: float,
+    stock_s: float,
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, float]]], dict[str, list[float]], bool]:
     """Seconds of batches and their steps, milliseconds of single firms, each by side, and whether scores are exact."""
     issuers = {side: Issuer.load(folder / PORTAL) for side, folder in folders.items()}
@@ -139,7 +144,7 @@ async def measure(
         for i in range(20):
             for side in SIDES:
                 await ask(fabrics[side], issuers[side], firms[-1 - i], f"warm-{i}")
-        await asyncio.sleep(15)  # spares are made
+        await asyncio.sleep(stock_s)  # spares are made; a stock that is refilled meanwhile would be measured too
         single: dict[str, list[float]] = {side: [] for side in SIDES}
         exact = True
         for i in range(repeats):
@@ -172,6 +177,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9, help="batches a side")
     parser.add_argument("--repeats", type=int, default=200, help="single firms a side")
     parser.add_argument("--pause-ms", type=float, default=30)
+    parser.add_argument("--stock-s", type=float, default=60, help="idle time in which both sides fill their stocks")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
@@ -189,7 +195,7 @@ def main() -> None:
         (folders["off"] / "bank" / "consents" / "lists" / "everybody.json").unlink()
         stack.enter_context(unlogged_processes(folders["off"]))
         batches, steps, single, exact = asyncio.run(
-            measure(folders, units, options.pairs, options.repeats, options.pause_ms / 1e3)
+            measure(folders, units, options.pairs, options.repeats, options.pause_ms / 1e3, options.stock_s)
         )
     ratio = statistics.median(on / off for on, off in zip(batches["on"], batches["off"], strict=True))
     cpu_ratio = statistics.median(on["cpu"] / off["cpu"] for on, off in zip(steps["on"], steps["off"], strict=True))

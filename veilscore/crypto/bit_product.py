@@ -5,10 +5,11 @@ Source: Asharov, Lindell, Schneider and Zohner 2013, section 5.1 (correlated tra
     and q xor offset are the sender's two pads r0, r1. It sends y = x + r0 - r1, so the receiver, who knows the pad of
     its bit, has r0 + bit * x; the sender's share is -r0.
 Parties: the bit owner (receiver) and the value owner (sender).
-Messages: points, once; then 16 bytes a bit from the bit owner, and 8 bytes a bit and value from the value owner.
+Messages: points, once; then 16 bytes a bit from the bit owner, whose columns are checked, and 8 bytes a bit and value
+    from the value owner.
 Reveals: how many bits.
 Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES as a random permutation.
-Aborts: MessageError on a message of wrong size or range, or an invalid point.
+Aborts: MessageError on a message of wrong size or range, an invalid point, or bits that do not agree.
 """
 # mypy: disable-error-code="untyped-decorator"
 # numba's decorators carry no types.

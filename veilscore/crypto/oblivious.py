@@ -10,7 +10,7 @@ Parties: the sender (garbler), who knows the offset; the receiver (evaluator), w
 Messages: base point, base choices, once; then 16 bytes a bit from the receiver, and 4 KB a message.
 Reveals: how many bits.
 Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES-256-CTR as a pseudo-random generator,
-    SHAKE-256 as a random oracle. A receiver that cheats is refused but for the bits of the offset that it guesses.
+    SHA-256 as a random oracle. A receiver that cheats is refused but for the bits of the offset that it guesses.
 Aborts: MessageError on a message of wrong size, an invalid point, or columns that do not agree.
 """
 # mypy: disable-error-code="untyped-decorator"

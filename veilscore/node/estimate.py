@@ -25,8 +25,8 @@ _ALIGN_S = 121e-6 / 2  # per id and side
 _PRODUCT_BYTES = 26  # of one value in a product ciphertext
 _ROW_S = 1.1e-5  # per row and gradient, all parties
 _TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in all
-    "bounded": (2000.0, 3e6, 1.2e-5, 0.02),
-    "sealed": (3400.0, 6e7, 2e-5, 0.2),
+    "bounded": (1300.0, 3e6, 1.2e-5, 0.02),
+    "sealed": (2200.0, 6e7, 2e-5, 0.2),
 }
 _TREE_SCORE_BYTES = 120  # of a row in a tree
 _BAND_BYTES, _BAND_S = 4400, 1.6e-5  # of a row in ten bands, both sides
