@@ -29,6 +29,7 @@ from rbcl import crypto_core_ristretto255_sub as subtract_points
 
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
+from veilscore.protocol import pack_fields
 from veilscore.randomness import secret_bytes
 
 if TYPE_CHECKING:
@@ -188,8 +189,8 @@ def _parities(label: bytes, number: int, data: bytes, columns: Labels) -> Labels
 
     They are the value of a polynomial over GF(2^128) at a point that the message draws; its coefficients are the words.
     """
-    parts = (b"veilscore/parities/v1", label, number.to_bytes(8, "little"), data)
-    point = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()[: WIDTH // 8]
+    drawn_by = pack_fields(b"veilscore/parities/v1", label, number.to_bytes(8, "little"), data)
+    point = hashlib.sha256(drawn_by).digest()[: WIDTH // 8]
     out = np.empty((columns.shape[0], 2), np.uint64)
     _evaluate(np.ascontiguousarray(columns), _multiples(np.frombuffer(point, "<u8").copy()), out)
     return out

@@ -165,6 +165,19 @@ def indicators(tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[
     return np.stack(found) if found else np.zeros((0, n), bool)
 
 
+def _open_to_bank(
+    tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]
+) -> Iterator[tuple[int, list[tuple[int, bool]], NDArray[np.bool_]]]:
+    """Yield each leaf, its path, and the rows that the bank's own splits let through to it."""
+    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
+    for leaf, path in tree.paths():
+        mine = np.ones(codes.shape[0], bool)
+        for k, is_left in path:
+            if k in left:
+                mine &= left[k] if is_left else ~left[k]
+        yield leaf, path, mine
+
+
 def coefficients(
     tree: Tree,
     values: NDArray[Any],
@@ -185,14 +198,12 @@ def coefficients(
     n = codes.shape[0]
     numbers = {k: i + 1 for i, k in enumerate(tree.holder_splits)}
     out = np.zeros((1 + len(numbers), n), values.dtype)
-    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
-    for leaf, path in tree.paths():
-        mine = np.ones(n, bool)
+    for leaf, path, mine in _open_to_bank(tree, codes, n_codes):
         terms = {0: 1}
         for k, is_left in path:
-            if k in left:
-                mine &= left[k] if is_left else ~left[k]
-            elif is_left:
+            if k not in numbers:
+                continue
+            if is_left:
                 terms = {numbers[k]: 1}
             else:
                 terms[numbers[k]] = -1
@@ -208,12 +219,7 @@ def leaf_range(
     """Bank: least and greatest weight that a row may get as far as its own codes (n, d) tell: (n,) each."""
     n = codes.shape[0]
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
-    for leaf, path in tree.paths():
-        mine = np.ones(n, bool)
-        for k, is_left in path:
-            if k in left:
-                mine &= left[k] if is_left else ~left[k]
+    for leaf, _, mine in _open_to_bank(tree, codes, n_codes):
         weight = tree.weights[leaf]
         low[mine], high[mine] = np.minimum(low[mine], weight), np.maximum(high[mine], weight)
     return low, high

@@ -72,34 +72,21 @@ def bank_product(
     -------
     uint64 (n,) or (n_outputs, n).
     """
-    yield from send_factors(holder, key, n, rows_of, kinds[0])
-    return (yield from receive_product(holder, key, n, n_outputs, kinds[1]))
-
-
-def send_factors(holder: str, key: ProductKey, n: int, rows_of: Callable[[slice], Words], kind: Any) -> Protocol[None]:
-    """First half of `bank_product`; several may go before the first `receive_product`, in the same order."""
     blocks = _blocks(n)
+    out = np.empty((n_outputs or 1, n), np.uint64)
 
     def encrypted(rows: slice) -> list[bytes]:
         return list(key.encrypt(rows_of(rows)))
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for part, chunks in enumerate(ahead(pool, (partial(encrypted, rows) for rows in blocks))):
-            yield Send(holder, kind(part=part, parts=len(blocks), ciphertexts=chunks))
-
-
-def receive_product(holder: str, key: ProductKey, n: int, n_outputs: int | None, kind: Any) -> Protocol[Words]:
-    """Second half of `bank_product`."""
-    blocks = _blocks(n)
-    out = np.empty((n_outputs or 1, n), np.uint64)
 
     def decrypted(rows: slice, reply: list[bytes]) -> None:
         out[:, rows] = key.decrypt(reply, rows.stop - rows.start, n_outputs or 1)
 
     with ThreadPoolExecutor(WORKERS) as pool:
+        for part, chunks in enumerate(ahead(pool, (partial(encrypted, rows) for rows in blocks))):
+            yield Send(holder, kinds[0](part=part, parts=len(blocks), ciphertexts=chunks))
         running = []
         for part, rows in enumerate(blocks):
-            message: Any = yield from receive(holder, kind)
+            message: Any = yield from receive(holder, kinds[1])
             _check_part(message, part, len(blocks), holder)
             running.append(pool.submit(decrypted, rows, list(message.reply)))
         for one in running:

@@ -346,7 +346,7 @@ class Bank:
         gradients = yield from self._gradients(key, holder, series)
         rows = _sampled(self.growth, seed, self.n)
         form = SealedBankTree if self.growth.sealed else BankTree
-        grower = form(self, holder, key, columns, vector_share(gradients, rows), int(rows.sum()))
+        grower = form(self, holder, columns, vector_share(gradients, rows), int(rows.sum()))
         tree = yield from grower.grow()
         tree = self._within_reach(tree)
         validate = bool(self.growth.validation.any())
@@ -411,14 +411,14 @@ class Bank:
 
     def _within_reach(self, tree: Tree) -> Tree:
         """Shrink the leaves where the margins could leave the largest series, and stop after."""
-        largest = max(abs(w) for w in tree.weights)
-        top = float(np.abs(self.reach).max()) + largest
-        if top > harmonics.LARGEST * (1 - 1e-6):
-            top = float(np.abs(self.reach + leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)).max())
-        if top <= harmonics.LARGEST * (1 - 1e-6):
+        limit = harmonics.LARGEST * (1 - 1e-6)
+        reached, largest = float(np.abs(self.reach).max()), max(abs(w) for w in tree.weights)
+        if reached + largest <= limit:
+            return tree
+        if np.abs(self.reach + leaf_range(tree, self.data.codes, self.data.own.ranked.n_codes)).max() <= limit:
             return tree
         self.saturated = True
-        room = max(0.0, harmonics.LARGEST * (1 - 1e-6) - float(np.abs(self.reach).max()))
+        room = max(0.0, limit - reached)
         return tree.model_copy(update={"weights": tuple(w * room / largest for w in tree.weights)})
 
     def _improvement_bits(self, tree: Tree) -> int:

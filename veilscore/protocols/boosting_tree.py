@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veilscore.crypto import shares
-from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.errors import MessageError, RefusedError
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import dither
 from veilscore.modelling.accountant import H_NOISE
@@ -20,7 +20,7 @@ from veilscore.modelling.split_search import CELLS_PER_ROW, Coarse, Found, Ranke
 from veilscore.modelling.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
 from veilscore.protocols.binning import MAX_HINT_BYTES
-from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products
+from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
 from veilscore.protocols.blocks import merge_cells, word_sums
 from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
 from veilscore.v1 import boosting_pb2 as pb
@@ -28,7 +28,6 @@ from veilscore.v1 import boosting_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from veilscore.lattice.product import ProductKey
     from veilscore.protocols.boosting import Bank, Holder
 
     Words = NDArray[np.uint64]
@@ -88,24 +87,19 @@ def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], firs
     return np.concatenate(parts, axis=1)
 
 
-def members(
-    keys: BitKeys, n: int, goes: list[NDArray[np.bool_]], values: list[Words]
-) -> Protocol[tuple[list[Words], list[Words]]]:
-    """Products (2, n), one a split: of own bits with the other's shares, and of own shares with the other's bits."""
-    bits = np.concatenate(goes) if goes else NO_BITS
-    numbers = np.concatenate(values, axis=1) if values else NO_VALUES
-    taken, given = yield from bit_products(keys, bits, 2, numbers)
-    nodes = [[part[:, at : at + n] for at in range(0, part.shape[1], n)] for part in (taken, given)]
-    return nodes[0], nodes[1]
-
-
-def in_place(
-    mine: list[int], own: list[Words], theirs: list[int], products: tuple[list[Words], list[Words]]
-) -> list[Words]:
-    """Share of g and h in each computed child, in the order of the plans."""
-    found = {i: shares.add(a, b) for i, a, b in zip(mine, own, products[0], strict=True)}
-    found |= dict(zip(theirs, products[1], strict=True))
-    return [found[i] for i in sorted(found)]
+def members(keys: BitKeys, plans: list[tuple[Words, NDArray[np.bool_] | None]]) -> Protocol[list[Words]]:
+    """Share (2, n) of g and h in each computed child, of nodes with shares (2, n) and own rows, None at the other's."""
+    bits = [rows for _, rows in plans if rows is not None]
+    numbers = [vectors for vectors, rows in plans if rows is None]
+    none = np.zeros((2, 0), np.uint64)
+    products = yield from bit_products(
+        keys, np.concatenate([NO_BITS, *bits]), 2, np.concatenate([none, *numbers], axis=1)
+    )
+    n = plans[0][0].shape[1]
+    taken, given = (iter([part[:, at : at + n] for at in range(0, part.shape[1], n)]) for part in products)
+    return [
+        next(given) if rows is None else shares.add(vector_share(vectors, rows), next(taken)) for vectors, rows in plans
+    ]
 
 
 def tree_of(holder: str, records: list[tuple[int, int, int, Split]]) -> tuple[Tree, list[int]]:
@@ -127,12 +121,11 @@ class BankTree:
         self,
         bank: Bank,
         holder: str,
-        key: ProductKey,
         columns: tuple[NDArray[np.int64], NDArray[np.int64]],
         root: Words,
         n_rows: int,
     ) -> None:
-        self.bank, self.holder, self.key, self.columns = bank, holder, key, columns
+        self.bank, self.holder, self.columns = bank, holder, columns
         self.growth = bank.growth
         noise = NOISE_MARGIN * self.growth.noise_rows * self.growth.max_weight
         self.rules = replace(self.growth.rules, noise=noise)
@@ -314,14 +307,9 @@ class BankTree:
 
     def _members(self, plans: list[tuple[Node, Split, bool]]) -> Protocol[list[Words]]:
         """Share of g and h in the computed child of each node: (2, n) each."""
-        n = self.bank.n
-        mine = [i for i, (_, split, _) in enumerate(plans) if split.side == "bank"]
-        theirs = [i for i in range(len(plans)) if i not in mine]
-        goes = [self._goes(plans[i][1], left=plans[i][2]) for i in mine]
-        values = [plans[i][0].vectors for i in theirs]
-        products = yield from members(self.bank.bits[self.holder], n, goes, values)
-        own = [vector_share(plans[i][0].vectors, side) for i, side in zip(mine, goes, strict=True)]
-        return in_place(mine, own, theirs, products)
+        rows = [self._goes(split, left=left) if split.side == "bank" else None for _, split, left in plans]
+        vectors = [node.vectors for node, _, _ in plans]
+        return (yield from members(self.bank.bits[self.holder], list(zip(vectors, rows, strict=True))))
 
     def _goes(self, split: Split, *, left: bool) -> NDArray[np.bool_]:
         table = np.zeros(int(self.own.ranked.n_codes[split.column]), bool)
@@ -486,14 +474,9 @@ class HolderTree:
 
     def _members(self, plans: list[tuple[Node, NDArray[np.bool_] | None, bool]]) -> Protocol[list[Words]]:
         """This party's share of g and h in the computed child of each node."""
-        holder, n = self.holder, self.holder.n
-        theirs = [i for i, (_, goes, _) in enumerate(plans) if goes is None]
-        mine = [i for i in range(len(plans)) if i not in theirs]
-        sides = [_side(plans[i][1], left=plans[i][2]) for i in mine]
-        values = [plans[i][0].vectors for i in theirs]
-        products = yield from members(holder.bits, n, sides, values)
-        own = [vector_share(plans[i][0].vectors, side) for i, side in zip(mine, sides, strict=True)]
-        return in_place(mine, own, theirs, products)
+        rows = [goes if goes is None or left else ~goes for _, goes, left in plans]
+        vectors = [node.vectors for node, _, _ in plans]
+        return (yield from members(self.holder.bits, list(zip(vectors, rows, strict=True))))
 
     def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
         holder = self.holder
@@ -511,12 +494,6 @@ class HolderTree:
                 check_vectors(share, some, self.bank)
                 holder_cells = shares.add(share, own)
             _keep_cells(some, bank_cells, holder_cells)
-
-
-def _side(goes: NDArray[np.bool_] | None, *, left: bool) -> NDArray[np.bool_]:
-    if goes is None:
-        raise ParameterError("a split of the bank has no rows here")
-    return goes if left else ~goes
 
 
 def noised(share: Words, growth: Growth) -> Words:
