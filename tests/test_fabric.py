@@ -137,7 +137,7 @@ def test_reader_that_leaves_a_stream_ends_the_handler():
         replies = bank.stream("tax", "Ask", JobRef(), JobInfo)
         await anext(replies)
         await replies.aclose()
-        await asyncio.wait_for(ended.wait(), 1)
+        await asyncio.wait_for(ended.wait(), 30)
 
     on_network(scenario, "bank", "tax")
 
@@ -665,7 +665,7 @@ def test_closing_a_session_wakes_reader_and_sender():
         sending = asyncio.create_task(bank.channel(session("bank")).send("tax", b"x"))
         await asyncio.sleep(0.1)
         bank.close_session("job/step/1", "the job was cancelled")
-        done = await asyncio.wait_for(asyncio.gather(reading, sending, return_exceptions=True), 1)
+        done = await asyncio.wait_for(asyncio.gather(reading, sending, return_exceptions=True), 30)
         assert [type(e) for e in done] == [PeerError, PeerError]
         assert all("the job was cancelled" in str(e) for e in done)
 

@@ -361,7 +361,7 @@ def test_set_ups_that_the_lead_lost_are_made_anew(trained, homes, monkeypatch):
             tax = Node(homes / "tax")
             await tax.start()
             first = await score(command, "a", firms[0], output="band")
-            await asyncio.wait_for(filled.wait(), 20)
+            await asyncio.wait_for(filled.wait(), 120)
             await tax.stop(0.1)
             tax = Node(homes / "tax")
             await tax.start()

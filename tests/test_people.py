@@ -141,7 +141,7 @@ def test_modeller_sees_own_jobs_auditor_all_and_steward_decides(homes):
             )
             assert reply.status == "done"
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 180))
 
 
 def test_person_whose_key_was_revoked_is_out(homes):
@@ -160,7 +160,7 @@ def test_person_whose_key_was_revoked_is_out(homes):
                 await ask("stella")
 
     stella = load_federation(homes / "tax" / "federation.yaml").member("stella").fingerprint
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 180))
 
 
 def config(**keys):

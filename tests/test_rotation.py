@@ -259,7 +259,7 @@ def test_server_and_client_change_keys_while_a_call_runs(ids, base):
             async with raw_channel(tax, ids["bank"], ids["tax2"]) as channel:  # the new key is what tax shows now
                 await channel.channel_ready()
 
-    asyncio.run(asyncio.wait_for(scenario(), 15))
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_replaced_key_is_refused_when_the_overlap_is_over(ids, base):
@@ -279,7 +279,7 @@ def test_replaced_key_is_refused_when_the_overlap_is_over(ids, base):
             with pytest.raises(PeerError):
                 await connect_anew(bank, ids["tax"])
 
-    asyncio.run(asyncio.wait_for(scenario(), 15))
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 WIDE_CLOCKS = QUICK.__class__(**{**{k: getattr(QUICK, k) for k in QUICK.__dataclass_fields__}, "clock_skew_s": 1e7})
@@ -324,7 +324,7 @@ def test_revoked_key_is_cut_off(made, base):
             with pytest.raises(IdentityError, match="does not show the certificate"):  # tax still shows the revoked one
                 await ping(bank, "tax")
 
-    asyncio.run(asyncio.wait_for(scenario(), 15))
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_connection_of_a_revoked_key_is_closed_not_only_refused(made, base):
@@ -339,10 +339,10 @@ def test_connection_of_a_revoked_key_is_closed_not_only_refused(made, base):
             await asyncio.sleep(0.2)
             state = channel.get_state()
             await bank.renew(bank.federation.with_statements([revocation]))
-            await asyncio.wait_for(channel.wait_for_state_change(state), 2)
+            await asyncio.wait_for(channel.wait_for_state_change(state), 30)
             call.cancel()
 
-    asyncio.run(asyncio.wait_for(scenario(), 15))
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 # nodes
@@ -378,7 +378,7 @@ def test_jobs_run_before_during_and_after_a_rotation(tmp_path):
             infos = [await show(command, job) for job in (first, second, third)]
         return infos, nodes, again
 
-    infos, nodes, again = asyncio.run(asyncio.wait_for(whole(), 60))
+    infos, nodes, again = asyncio.run(asyncio.wait_for(whole(), 180))
     assert [i.status for i in infos] == ["done"] * 3, [i.error for i in infos]
     assert [s.attempt for s in infos[1].steps] == [1, 1, 1]  # no step was repeated
     after = again["tax"].fabric.identity.fingerprint
@@ -402,7 +402,7 @@ def test_node_that_was_down_learns_of_the_new_key(tmp_path):
                 await until(lambda: load_federation(homes / "registry" / "federation.yaml").statements)
                 await until((homes / "tax" / "identity" / "current").exists)
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 180))
 
 
 def test_recovery_cuts_off_a_thief_and_the_owner_goes_on(tmp_path):
@@ -425,7 +425,7 @@ def test_recovery_cuts_off_a_thief_and_the_owner_goes_on(tmp_path):
             await watch(command, job)
             return await show(command, job)
 
-    assert asyncio.run(asyncio.wait_for(scenario(), 60)).status == "done"
+    assert asyncio.run(asyncio.wait_for(scenario(), 180)).status == "done"
 
 
 # the command, on real processes
@@ -469,7 +469,7 @@ def test_processes_rotate_and_a_majority_revokes(tmp_path):
         veilscore("down", homes)
 
 
-def wait_for(condition, limit_s=20.0):
+def wait_for(condition, limit_s=120.0):
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, "nothing happened"

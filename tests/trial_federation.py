@@ -165,25 +165,25 @@ def toy_job() -> Job:
 
 async def submit(fabric: Fabric, text: str = JOB) -> str:
     info = await fabric.call(
-        "coordinator", "Submit", control_pb2.SubmitJob(job_yaml=text), control_pb2.JobInfo, timeout_s=5
+        "coordinator", "Submit", control_pb2.SubmitJob(job_yaml=text), control_pb2.JobInfo, timeout_s=30
     )
     return info.job_id
 
 
 async def watch(fabric: Fabric, job_id: str) -> list[control_pb2.JobEvent]:
-    """All events until the job ends."""
+    """All events until the job ends; the limit is for a job that hangs, on the slowest machine."""
     ref = control_pb2.JobRef(job_id=job_id)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         return [e async for e in fabric.stream("coordinator", "WatchJob", ref, control_pb2.JobEvent)]
 
 
 async def show(fabric: Fabric, job_id: str) -> control_pb2.JobInfo:
     ref = control_pb2.JobRef(job_id=job_id)
-    return await fabric.call("coordinator", "Show", ref, control_pb2.JobInfo, timeout_s=5)
+    return await fabric.call("coordinator", "Show", ref, control_pb2.JobInfo, timeout_s=30)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has no event, at most 20 s."""
-    async with asyncio.timeout(20):
+    """Wait for something that has no event, at most 120 s."""
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - files and other processes have no event
             await asyncio.sleep(0.02)

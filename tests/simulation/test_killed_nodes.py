@@ -83,7 +83,7 @@ def test_training_survives_a_kill_at_every_step(tmp_path):
             job_id = await submit(command, yaml.safe_dump(JOB))
             left = dict(kills)
             ref = control_pb2.JobRef(job_id=job_id)
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(300):
                 async for event in command.stream("coordinator", "WatchJob", ref, control_pb2.JobEvent):
                     if event.step in left and event.status == "running":
                         name = left.pop(event.step)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+# numpy reads an array's header with `ast`, which fails at random when threads parse at once (CPython gh-106905, to 3.11.7).
+_READING = threading.Lock()
 
 
 class JobStore:
@@ -68,7 +71,7 @@ class JobStore:
         """Arrays saved under `name`."""
         source = self._file(name, ".npz")
         try:
-            with source.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+            with _READING, source.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
         except FileNotFoundError:
             raise StateError(f"nothing saved as {name!r} in {self.path}; run the step that makes it") from None
