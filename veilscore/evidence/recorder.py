@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf import json_format
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
+_REMEMBERED = {"step", "answer", "job"}
 
 
 class EvidenceRecorder:
@@ -96,7 +98,7 @@ class EvidenceRecorder:
         EvidenceError : the log was changed; the node does not start on it.
         StateError : files cannot be read or written.
         """
-        self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._remember)
+        self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read)
         try:
             self._heads = JobStore(self._folder / "heads")
             self._openings = JobStore(self._folder / "openings")
@@ -114,24 +116,32 @@ class EvidenceRecorder:
             self._online.close()
             self._opened = False
 
-    def _remember(self, index: int, entry: bytes) -> None:
-        kind = json.loads(entry).get("kind")
+    def _read(self, index: int, body: bytes) -> None:
+        self._remember(index, json.loads(body).get("kind"), body)
+
+    def _remember(self, index: int, kind: str, body: bytes) -> None:
         if kind == "step":
-            step = StepEntry.parse(entry)
+            step = StepEntry.parse(body)
             if step.outcome == "done":
                 self._steps.setdefault(step.job_id, {})[step.step] = step
         elif kind == "answer":
-            answer = Answer.parse(entry)
+            answer = Answer.parse(body)
             self._bound[answer.job_id] = answer.bound
         elif kind == "job":
-            statement = JobStatement.parse(entry)
+            statement = JobStatement.parse(body)
             self._statements[statement.job_id] = index
 
     def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
             index = self.log.append([entry])[0]
-            self._remember(index, canonical(entry))
+            if entry["kind"] in _REMEMBERED:
+                self._remember(index, entry["kind"], canonical(entry))
             return index
+
+    @cached_property
+    def _policy(self) -> str:
+        """Digest of the policy, which a node reads when it starts."""
+        return policy_digest(self.node)
 
     # what the node calls
 
@@ -141,7 +151,7 @@ class EvidenceRecorder:
             job_id=entry.job_id,
             request=entry.job.sha256.hex(),
             answer=entry.status,
-            policy=policy_digest(self.node),
+            policy=self._policy,
             bound=digest(canonical(entry.bound)),
             time_ms=self.log.now_ms(),
         )
@@ -212,7 +222,7 @@ class EvidenceRecorder:
             request=commitment(salt, asked),
             output=commitment(salt, answered),
             consent=digest(request.consent) if request.consent else "",
-            policy=policy_digest(self.node),
+            policy=self._policy,
             model=response.model_sha256.hex(),
             ciphertexts=dict(ciphertexts),
             time_ms=self.log.now_ms(),
@@ -236,7 +246,7 @@ class EvidenceRecorder:
             "reply": bound.reply,
             "spare": bound.spare,
             "part": bound.part.hex(),
-            "policy": policy_digest(self.node),
+            "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }
         self._append(entry)

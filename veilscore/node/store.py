@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-# numpy reads an array's header with `ast`, which fails at random when threads parse at once (CPython gh-106905, to 3.11.7).
+# numpy reads headers with `ast`, which fails at random when threads parse at once (CPython gh-106905, to 3.11.7)
 _READING = threading.Lock()
 
 

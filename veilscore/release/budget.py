@@ -10,7 +10,7 @@ a repeat, of which there are few; that it happened is for an audit to find.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +89,10 @@ class ReleaseBudget:
         same = [r for r in past if self._same(r, release) and r.kind == ONLINE and r.record == release.record]
         if same and not fresh:
             return same[-1].reference
-        self._check_models(release, past)
+        *names, name = _names((*past, release))
+        times = Counter(names)
+        own = times.pop(name, 0)
+        self._refuse_models(release, *map(np.array, ([own], [len(times)], [len(names)])))
         return ""
 
     def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
@@ -133,24 +136,28 @@ class ReleaseBudget:
 
     def _check_models(self, release: Release, past: Sequence[Release]) -> None:
         groups = models_of(past, release)
-        own = groups.pop(_name(release, past), np.zeros(0, np.uint64))
-        others = np.zeros(release.firms.size, np.int64)
-        openings = how_often(release.firms, own)
-        before = openings > 0
+        own = how_often(release.firms, groups.pop(_name(release, past), np.zeros(0, np.uint64)))
+        others, openings = np.zeros_like(own), own.copy()
         for firms in groups.values():
             times = how_often(release.firms, firms)
             others += times > 0
             openings += times
+        self._refuse_models(release, own, others, openings)
+
+    def _refuse_models(
+        self, release: Release, own: NDArray[np.int64], others: NDArray[np.int64], openings: NDArray[np.int64]
+    ) -> None:
+        """Refuse by how often each firm (n,) was opened by this model, by how many others, and how often in all."""
         rules, d = self._rules, self._n_columns
         models, evaluations = rules.models_allowed(d), rules.evaluations_allowed(d)
         allowed = evaluations if release.kind == EVALUATION else models
-        if ((others >= allowed) & ~before).any():
+        if ((others >= allowed) & (own == 0)).any():
             raise RefusedError(
                 f"release budget: at least one firm was scored by {allowed} other models already, the most that the "
                 f"policy allows ({d} columns); its steward can raise release.models_per_firm"
             )
         if (openings >= max(models * (1 + rules.repeats_per_model), evaluations)).any() or (
-            how_often(release.firms, own) > rules.repeats_per_model
+            own > rules.repeats_per_model
         ).any():
             raise RefusedError(
                 "release budget: scores of at least one firm were opened too often; use the earlier result, or ask the "

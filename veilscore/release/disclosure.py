@@ -6,32 +6,26 @@ a repeated attempt goes on from it, whatever became of the job's folder.
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, TypeVar
 
 from veilscore.errors import RefusedError, StateError
 from veilscore.protocol import Checkpoint, Protocol
-from veilscore.release.ledger_tables import open_ledger_file
+from veilscore.release.ledger_file import open_ledger_file, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from google.protobuf.message import Message
 
 R = TypeVar("R")
-metadata = sa.MetaData()
-
-TOLD = sa.Table(
-    "told",
-    metadata,
-    sa.Column("dataset", sa.String(80), primary_key=True),
-    sa.Column("job_id", sa.String(160), primary_key=True),
-    sa.Column("bits", sa.Double, nullable=False),
-    sa.Column("at_s", sa.Double, nullable=False),
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS told (dataset VARCHAR(80) NOT NULL, job_id VARCHAR(160) NOT NULL,
+    bits DOUBLE NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (dataset, job_id))""",
 )
 
 
@@ -58,77 +52,74 @@ class DisclosureLedger:
 
     def of_job(self) -> float:
         """Bits that this job has told."""
-        return self._read(TOLD.c.job_id == self.job_id)
+        return self._transaction(lambda db: self._sum(db, "job_id = ?", self.job_id))
 
     def total(self) -> float:
         """Bits that all jobs on this data set have told."""
-        return self._read(sa.true())
+        return self._transaction(self._sum)
 
-    def charge(self, bits: float, engine: sa.Engine | None = None) -> None:
+    def charge(self, bits: float, kept: sqlite3.Connection | None = None) -> None:
         """Raise this job's count to `bits`, told by all its attempts.
 
         Parameters
         ----------
-        engine : on the file, where it is open already.
+        kept : connection to the file, where it is open already.
 
         Raises
         ------
         RefusedError : all jobs together would tell more than the policy allows; nothing is counted then.
         """
 
-        def write(db: sa.Connection) -> None:
-            mine = TOLD.c.dataset == self.dataset, TOLD.c.job_id == self.job_id
-            told = db.execute(sa.select(TOLD.c.bits).where(*mine)).scalar()
-            if told is not None and bits <= told:
+        def write(db: sqlite3.Connection) -> None:
+            if bits <= self._sum(db, "job_id = ?", self.job_id):
                 return
-            others = _sum(db, TOLD.c.dataset == self.dataset, TOLD.c.job_id != self.job_id)
-            if self.most is not None and others + bits > self.most:
+            if self.most is not None and self._sum(db, "job_id <> ?", self.job_id) + bits > self.most:
                 raise RefusedError(
                     f"boosting jobs may tell no more of data set {self.dataset!r}: its budget over all jobs is used "
                     "up; open fewer sums (splits: sealed, fewer trees) or ask the holder to raise max_disclosure_total"
                 )
-            if told is None:
-                db.execute(TOLD.insert().values(dataset=self.dataset, job_id=self.job_id, bits=bits, at_s=time.time()))
-            else:
-                db.execute(TOLD.update().where(*mine).values(bits=bits, at_s=time.time()))
+            db.execute("REPLACE INTO told VALUES (?, ?, ?, ?)", (self.dataset, self.job_id, bits, time.time()))
 
-        self._transaction(write, engine)
+        self._transaction(write, kept)
 
     def guard(self, protocol: Protocol[R]) -> Protocol[R]:
         """Run a holder's boosting; what its checkpoints say is spent, before each opening, is charged first."""
         answer: Message | None = None
-        engine = open_ledger_file(self.path)  # kept open: opening and closing cost more than an entry
-        try:
+        # kept open: opening and closing cost more than an entry
+        with closing(protocol), closing(self._open()) as kept:
             while True:
                 try:
                     command = protocol.send(answer)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
                 if isinstance(command, Checkpoint):
-                    self.charge(float(command.state["spent"]), engine)
+                    self.charge(float(command.state["spent"]), kept)
                 answer = yield command
-        finally:
-            protocol.close()
-            engine.dispose()
 
-    def _read(self, *where: Any) -> float:
-        return self._transaction(lambda db: _sum(db, TOLD.c.dataset == self.dataset, *where))
-
-    def _transaction(self, act: Callable[[sa.Connection], R], kept: sa.Engine | None = None) -> R:
-        engine = kept or open_ledger_file(self.path)
+    def _transaction(self, act: Callable[[sqlite3.Connection], R], kept: sqlite3.Connection | None = None) -> R:
+        db = kept or self._open()
         try:
-            with engine.begin() as db:  # immediate: what is read and written here is so together
-                metadata.create_all(db)
+            with self._told(), transaction(db):
                 return act(db)
-        except sa.exc.DBAPIError as error:
-            raise StateError(
-                f"disclosure ledger {self.path} cannot be read or written ({type(error.orig).__name__}): check disk "
-                "space, owner and mode, or restore the file from backup; nothing is opened meanwhile"
-            ) from error
         finally:
             if kept is None:
-                engine.dispose()
+                db.close()
 
+    def _open(self) -> sqlite3.Connection:
+        with self._told():
+            return open_ledger_file(self.path, _TABLES)
 
-def _sum(db: sa.Connection, *where: Any) -> float:
-    return float(db.execute(sa.select(sa.func.coalesce(sa.func.sum(TOLD.c.bits), 0.0)).where(*where)).scalar_one())
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of an error of the file which file it is and what follows."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(
+                f"disclosure ledger {self.path} cannot be read or written ({type(error).__name__}): check disk "
+                "space, owner and mode, or restore the file from backup; nothing is opened meanwhile"
+            ) from error
+
+    def _sum(self, db: sqlite3.Connection, where: str = "1", *values: str) -> float:
+        query = f"SELECT COALESCE(SUM(bits), 0.0) FROM told WHERE dataset = ? AND {where}"  # noqa: S608 - fixed words
+        return float(db.execute(query, (self.dataset, *values)).fetchone()[0])

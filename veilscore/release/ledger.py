@@ -15,34 +15,22 @@ import bisect
 import contextlib
 import hashlib
 import secrets
+import sqlite3
 import threading
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.release.ledger_tables import (
-    ADD,
-    META,
-    NEWER,
-    PINS,
-    SCHEMA_VERSION,
-    UNDER,
-    USE,
-    USED_BY,
-    metadata,
-    open_ledger_file,
-)
+from veilscore.release.ledger_file import open_ledger_file, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from sqlalchemy.engine import Connection
 
     Firms = NDArray[np.uint64]
 
@@ -50,6 +38,23 @@ EVALUATION = "evaluation"
 BATCH = "batch"
 ONLINE = "online"
 HOUR_S, DAY_S = 3600.0, 86400.0
+
+_SCHEMA_VERSION = 1
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS release_meta (version INTEGER NOT NULL PRIMARY KEY, key BLOB NOT NULL)",
+    # one row a batch, hold-out or single firm; firms are keyed hashes, 8 bytes each, ordered
+    """CREATE TABLE IF NOT EXISTS releases (number INTEGER NOT NULL PRIMARY KEY, kind VARCHAR(20) NOT NULL,
+    bank VARCHAR(80) NOT NULL, reference VARCHAR(160) NOT NULL UNIQUE, model VARCHAR(64) NOT NULL,
+    code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS tokens (issuer VARCHAR(80) NOT NULL, token VARCHAR(32) NOT NULL,
+    reference VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (issuer, token))""",
+    # what a job was bound to at its first step: the model it names must stay that one
+    "CREATE TABLE IF NOT EXISTS pins (job_id VARCHAR(80) NOT NULL PRIMARY KEY, model VARCHAR(64) NOT NULL)",
+)
+_NEWER = """SELECT kind, bank, reference, model, code_map, firms, record, at_s, number FROM releases
+WHERE number > ? ORDER BY number"""
+_ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
 def counted_map(code_map: bytes, bands: bytes) -> str:
@@ -99,19 +104,18 @@ class ReleaseLedger:
         self._path = path
         self._clock = clock
         self._lock = threading.RLock()
-        self._db: Connection | None = None  # of the transaction under way
+        self._busy = False  # a transaction is under way
         self._current = False  # whether all that the file holds is in memory, within a transaction
         self._seen = 0  # number of the newest release in memory
         self._many: list[Release] = []
         self._single: dict[int, list[Release]] = {}
         self._times: dict[tuple[str, str], list[float]] = {}
-        self._engine = open_ledger_file(path)
+        with self._told():
+            self._db = open_ledger_file(path, _TABLES)
         try:
-            with self.exclusive() as db:
-                metadata.create_all(db)
-                self._key = self._own_key(db)
+            self._key = self._own_key()
         except BaseException:
-            self._engine.dispose()
+            self._db.close()
             raise
 
     def __repr__(self) -> str:
@@ -120,7 +124,7 @@ class ReleaseLedger:
 
     def close(self) -> None:
         """Close the file."""
-        self._engine.dispose()
+        self._db.close()
 
     def now_s(self) -> float:
         """Seconds since the epoch by this ledger's clock."""
@@ -151,12 +155,10 @@ class ReleaseLedger:
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def of_firm(self, firm: int, since_s: float) -> tuple[Release, ...]:
-        """Releases of one firm, oldest first, each as if of this firm alone."""
-        alone = np.array([firm], np.uint64)
+        """Releases that one firm is in, oldest first."""
         with self.exclusive():
             self._catch_up()
-            batches = (replace(r, firms=alone) for r in self._many if _holds(r.firms, firm))
-            found = [*self._single.get(firm, []), *batches]
+            found = [*self._single.get(firm, []), *(r for r in self._many if _holds(r.firms, firm))]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def count_since(self, bank: str, kind: str, since_s: float) -> int:
@@ -168,8 +170,8 @@ class ReleaseLedger:
 
     def released_under(self, reference: str) -> bool:
         """Whether something was released under this reference."""
-        with self.exclusive() as db:
-            return db.execute(UNDER, {"reference": reference}).first() is not None
+        with self.exclusive():
+            return self._one("SELECT number FROM releases WHERE reference = ?", reference) is not None
 
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Write a release down before it leaves, and use up a token (issuer, id); all or nothing.
@@ -178,101 +180,115 @@ class ReleaseLedger:
         ------
         RefusedError : the token was used for another request.
         """
-        with self.exclusive() as db:
+        with self.exclusive():
             if token is not None:
-                self._use(db, token, release.reference)
-            if db.execute(UNDER, {"reference": release.reference}).first() is None:
-                row = {
-                    "kind": release.kind,
-                    "bank": release.bank,
-                    "reference": release.reference,
-                    "model": release.model,
-                    "code_map": release.code_map,
-                    "firms": np.sort(release.firms).astype("<u8").tobytes(),
-                    "record": release.record,
-                    "at_s": self._clock(),
-                }
-                db.execute(ADD, row)
+                self._use(token, release.reference)
+            if not self.released_under(release.reference):
+                row = (
+                    release.kind,
+                    release.bank,
+                    release.reference,
+                    release.model,
+                    release.code_map,
+                    np.sort(release.firms).astype("<u8").tobytes(),
+                    release.record,
+                    self._clock(),
+                )
+                self._db.execute(_ADD, row)
                 self._current = False
 
     # tokens
 
     def token_used(self, issuer: str, token: str, reference: str) -> bool:
         """Whether a token was used up by another request than this one."""
-        with self.exclusive() as db:
-            found = db.execute(USED_BY, {"issuer": issuer, "token": token}).scalar()
+        with self.exclusive():
+            found = self._used_by(issuer, token)
         return found is not None and found != reference
 
     def spend(self, token: tuple[str, str], reference: str) -> None:
         """Use a token (issuer, id) up for a request; RefusedError if it served another."""
-        with self.exclusive() as db:
-            self._use(db, token, reference)
+        with self.exclusive():
+            self._use(token, reference)
 
-    def _use(self, db: Connection, token: tuple[str, str], reference: str) -> None:
-        issuer, number = token
-        found = db.execute(USED_BY, {"issuer": issuer, "token": number}).scalar()
+    def _use(self, token: tuple[str, str], reference: str) -> None:
+        found = self._used_by(*token)
         if found is None:
-            db.execute(USE, {"issuer": issuer, "token": number, "reference": reference, "at_s": self._clock()})
+            row = (*token, reference, self._clock())
+            self._db.execute("INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?)", row)
         elif found != reference:
             raise RefusedError("the consent token was used for another request")
+
+    def _used_by(self, issuer: str, token: str) -> str | None:
+        row = self._one("SELECT reference FROM tokens WHERE issuer = ? AND token = ?", issuer, token)
+        return None if row is None else str(row[0])
 
     # models of jobs
 
     def pin_model(self, job_id: str, model: str) -> None:
         """Bind a job to the model that its first attempt named; RefusedError if a later one names another."""
-        with self.exclusive() as db:
-            found = db.execute(sa.select(PINS.c.model).where(PINS.c.job_id == job_id)).scalar()
+        with self.exclusive():
+            found = self._one("SELECT model FROM pins WHERE job_id = ?", job_id)
             if found is None:
-                db.execute(PINS.insert().values(job_id=job_id, model=model))
-            elif found != model:
+                self._db.execute("INSERT INTO pins (job_id, model) VALUES (?, ?)", (job_id, model))
+            elif found[0] != model:
                 raise RefusedError("model version differs from the one this job was first run with; submit a new job")
 
-    def _own_key(self, db: Connection) -> bytes:
-        row = db.execute(sa.select(META.c.version, META.c.key)).first()
-        if row is None:
-            key = secrets.token_bytes(32)
-            db.execute(META.insert().values(version=SCHEMA_VERSION, key=key))
-            return key
-        if row.version != SCHEMA_VERSION:
-            raise StateError(f"release ledger {self._path} is of version {row.version}: use the program that wrote it")
-        return bytes(row.key)
+    def _own_key(self) -> bytes:
+        with self.exclusive():
+            row = self._one("SELECT version, key FROM release_meta")
+            if row is None:
+                key = secrets.token_bytes(32)
+                self._db.execute("INSERT INTO release_meta (version, key) VALUES (?, ?)", (_SCHEMA_VERSION, key))
+                return key
+        if row[0] != _SCHEMA_VERSION:
+            raise StateError(f"release ledger {self._path} is of version {row[0]}: use the program that wrote it")
+        return bytes(row[1])
+
+    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+        return found
 
     def _catch_up(self) -> None:
         """Read releases that are new since the last time, once a transaction; another process may have written some."""
-        with self.exclusive() as db:
-            rows = () if self._current else db.execute(NEWER, {"seen": self._seen}).all()
+        with self.exclusive():
+            rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
             self._current = True
-        for row in rows:
-            firms = np.frombuffer(row.firms, "<u8").astype(np.uint64)
-            release = Release(
-                row.kind, row.bank, row.reference, row.model, row.code_map, firms, bytes(row.record), row.at_s
-            )
-            if row.kind == ONLINE:
+        for kind, bank, reference, model, code_map, packed, record, at_s, number in rows:
+            firms = np.frombuffer(packed, "<u8").astype(np.uint64)
+            release = Release(kind, bank, reference, model, code_map, firms, record, at_s)
+            if kind == ONLINE:
                 self._single.setdefault(int(firms[0]), []).append(release)
             else:
                 self._many.append(release)
-            bisect.insort(self._times.setdefault((row.bank, row.kind), []), row.at_s)
-            self._seen = row.number
+            bisect.insort(self._times.setdefault((bank, kind), []), at_s)
+            self._seen = number
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[Connection]:
+    def exclusive(self) -> Iterator[None]:
         """One transaction; what is checked and written within it is so together, against all threads and processes."""
         with self._lock:
-            if self._db is not None:
-                yield self._db
+            if self._busy:
+                yield
                 return
             try:
-                with self._engine.begin() as self._db:
-                    yield self._db
-            except sa.exc.DBAPIError as error:
-                raise StateError(
-                    f"release ledger {self._path} cannot be read or written ({type(error.orig).__name__}): check disk "
-                    "space, owner and mode, or restore the file from backup; nothing is released meanwhile"
-                ) from error
+                with self._told(), transaction(self._db):
+                    self._busy = True
+                    yield
             finally:
-                self._db, self._current = None, False
+                self._busy = self._current = False
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of an error of the file which file it is and what follows."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(
+                f"release ledger {self._path} cannot be read or written ({type(error).__name__}): check disk space, "
+                "owner and mode, or restore the file from backup; nothing is released meanwhile"
+            ) from error
 
 
 def _holds(firms: Firms, firm: int) -> bool:
-    place = int(np.searchsorted(firms, np.uint64(firm)))
+    place = int(firms.searchsorted(np.uint64(firm)))
     return place < firms.size and int(firms[place]) == firm
