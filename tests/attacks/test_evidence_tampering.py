@@ -131,7 +131,7 @@ def test_fork_of_a_log_is_refused_and_leaves_proof(tmp_path):
     first, second, path = heads_of(tmp_path)
     check_successor(first, second, path, KEYS)
     bank = IDENTITIES["bank"]
-    other = SignedHead.sign(bank, first.size, bytes(32), None, 1)
+    other = SignedHead.sign(bank, first.size, bytes(32), "", 1)
     with pytest.raises(ForkError) as caught:
         check_successor(first, other, (), KEYS)
     assert caught.value.heads == (first, other)
@@ -139,7 +139,7 @@ def test_fork_of_a_log_is_refused_and_leaves_proof(tmp_path):
         head.verify(KEYS)
     with pytest.raises(ForkError):  # a shorter log than was signed before
         check_successor(second, first, (), KEYS)
-    longer = SignedHead.sign(bank, second.size, bytes(32), None, 1)
+    longer = SignedHead.sign(bank, second.size, bytes(32), "", 1)
     with pytest.raises(EvidenceError):
         check_successor(first, longer, path, KEYS)
 
@@ -359,17 +359,17 @@ def test_node_refuses_forked_heads_and_keeps_the_proof(tmp_path):
         exchange = Exchange(tax, lambda _: job)
         bank = load_identity(tmp_path / "bank" / "identity")
         now_ms = tax.log.now_ms()
-        one = SignedHead.sign(bank, 4, b"\1" * 32, None, now_ms)
-        two = SignedHead.sign(bank, 4, b"\2" * 32, None, now_ms)
+        one = SignedHead.sign(bank, 4, b"\1" * 32, "", now_ms)
+        two = SignedHead.sign(bank, 4, b"\2" * 32, "", now_ms)
         exchange.countersign(Offers(offers=(Offer(head=one),)), job)
         with pytest.raises(ForkError):
             exchange.countersign(Offers(offers=(Offer(head=two),)), job)
         kept = json.loads((tmp_path / "tax" / "evidence" / "forks" / "bank-4-4.json").read_bytes())
         assert [SignedHead.model_validate(head) for head in kept] == [one, two]
-        old = SignedHead.sign(bank, 5, b"\1" * 32, None, now_ms - 3_600_000)
+        old = SignedHead.sign(bank, 5, b"\1" * 32, "", now_ms - 3_600_000)
         with pytest.raises(EvidenceError, match="ten minutes"):
             exchange.countersign(Offers(offers=(Offer(head=old),)), job)
-        own = SignedHead.sign(load_identity(tmp_path / "tax" / "identity"), 9, b"\3" * 32, None, now_ms)
+        own = SignedHead.sign(load_identity(tmp_path / "tax" / "identity"), 9, b"\3" * 32, "", now_ms)
         with pytest.raises(EvidenceError, match="not in this job"):
             exchange.countersign(Offers(offers=(Offer(head=own),)), job)
     finally:

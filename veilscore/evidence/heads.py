@@ -23,7 +23,6 @@ from veilscore.evidence.documents import (
     SignatureHex,
     Signer,
     canonical,
-    digest,
     signature_of,
     unhex,
 )
@@ -63,12 +62,17 @@ class SignedHead(Document):
     signature: SignatureHex
 
     @classmethod
-    def sign(cls, signer: Signer, size: int, root: bytes, previous: SignedHead | None, time_ms: int) -> Self:
-        """Sign with the party's key."""
-        before = "" if previous is None else digest(previous.to_bytes())
-        claim = _claim(signer.name, size, root.hex(), before, time_ms)
-        signature = signature_of(signer, claim, HEAD)
-        return cls(party=signer.name, size=size, root=root.hex(), previous=before, time_ms=time_ms, signature=signature)
+    def sign(cls, signer: Signer, size: int, root: bytes, previous: str, time_ms: int) -> Self:
+        """Sign with the party's key; `previous` as in the head."""
+        claim = _claim(signer.name, size, root.hex(), previous, time_ms)
+        return cls(
+            party=signer.name,
+            size=size,
+            root=root.hex(),
+            previous=previous,
+            time_ms=time_ms,
+            signature=signature_of(signer, claim, HEAD),
+        )
 
     def verify(self, keys: Keys) -> None:
         """Check the signature; EvidenceError."""

@@ -154,6 +154,7 @@ class Log:
             raise
         self._tree, self._places, self._end = found.tree, found.places, found.end
         self._head = found.head
+        self._previous = digest(found.head.to_bytes()) if found.head else ""
         self.torn_bytes = len(found.torn)
         if found.torn:
             self._cut(found.end)
@@ -218,8 +219,11 @@ class Log:
             first = self.size
             self._tree.extend(map(leaf_hash, bodies))
             try:
-                head = SignedHead.sign(self._signer(), self._tree.size, self._tree.root(), self._head, self.now_ms())
-                lines = [_ENTRY + body for body in bodies] + [_HEAD + head.to_bytes(), b""]
+                head = SignedHead.sign(
+                    self._signer(), self._tree.size, self._tree.root(), self._previous, self.now_ms()
+                )
+                signed = head.to_bytes()
+                lines = [_ENTRY + body for body in bodies] + [_HEAD + signed, b""]
                 self._write(b"\n".join(lines))
             except BaseException:
                 self._tree.cut(first)
@@ -228,7 +232,7 @@ class Log:
             for body in bodies:
                 self._places.append((at + 2, len(body)))
                 at += len(body) + 3
-            self._end, self._head = at + len(lines[-2]) + 1, head
+            self._end, self._head, self._previous = at + len(lines[-2]) + 1, head, digest(signed)
             return range(first, self.size)
 
     def _write(self, data: bytes) -> None:

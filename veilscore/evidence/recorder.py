@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 import time
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +27,7 @@ from veilscore.evidence.receipt import (
     Answer,
     JobReceipt,
     JobStatement,
-    Logged,
     OnlineReceipt,
-    OnlineStatement,
     ScoreReceipt,
     ScoreTree,
     StepEntry,
@@ -57,6 +56,23 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _REMEMBERED = {"step", "answer", "job"}
+
+
+@dataclass(frozen=True, repr=False)
+class OnlineAsked:
+    """The part of a bank's statement on one score that is known before the score.
+
+    Attributes
+    ----------
+    body : the request as canonical JSON; `commitment` is to it, under `salt`.
+    consent : digest of the consent document; empty if none came.
+    """
+
+    request_id: str
+    salt: bytes
+    body: bytes
+    commitment: str
+    consent: str
 
 
 class EvidenceRecorder:
@@ -207,30 +223,49 @@ class EvidenceRecorder:
             )
             return self._append(statement.model_dump(mode="json"))
 
-    def score_released(
-        self, request: pb.ScoreRequest, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
-    ) -> OnlineReceipt:
+    def score_asked(self, request: pb.ScoreRequest) -> OnlineAsked:
+        """Bank: what its statement on a score will say of the request; made while the holders compute."""
+        salt, body = secrets.token_bytes(SALT_BYTES), _as_json(request)
+        consent = digest(request.consent) if request.consent else ""
+        return OnlineAsked(request.request_id, salt, body, commitment(salt, body), consent)
+
+    def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> None:
         """Bank: before a score leaves online; keeps its receipt, which shows request and response.
+
+        `OnlineStatement` and `OnlineReceipt` are written as plain values: a caller waits for them.
 
         Parameters
         ----------
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
-        salt, asked, answered = secrets.token_bytes(SALT_BYTES), _as_json(request), _as_json(response)
-        statement = OnlineStatement(
-            party=self.node.name,
-            request=commitment(salt, asked),
-            output=commitment(salt, answered),
-            consent=digest(request.consent) if request.consent else "",
-            policy=self._policy,
-            model=response.model_sha256.hex(),
-            ciphertexts=dict(ciphertexts),
-            time_ms=self.log.now_ms(),
-        )
-        logged = Logged.of(self.log, self._append(statement.model_dump(mode="json")))
-        receipt = OnlineReceipt(statement=logged, request=asked.decode(), output=answered.decode(), salt=salt.hex())
-        self._online.keep(request.request_id, b"", receipt.to_bytes())
-        return receipt
+        answered = _as_json(response)
+        statement = {
+            "kind": "score",
+            "party": self.node.name,
+            "request": asked.commitment,
+            "output": commitment(asked.salt, answered),
+            "consent": asked.consent,
+            "policy": self._policy,
+            "model": response.model_sha256.hex(),
+            "ciphertexts": dict(ciphertexts),
+            "time_ms": self.log.now_ms(),
+        }
+        index = self._append(statement)
+        head = self.log.head
+        receipt = {
+            "kind": "online_receipt",
+            "statement": {
+                "entry": canonical(statement).decode(),
+                "index": index,
+                "path": [step.hex() for step in self.log.inclusion(index, head.size)],
+                "head": head.model_dump(mode="json"),
+                "countersignatures": [],
+            },
+            "request": asked.body.decode(),
+            "output": answered.decode(),
+            "salt": asked.salt.hex(),
+        }
+        self._online.keep(asked.request_id, b"", canonical(receipt))
 
     def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes, bound: Bound) -> None:
         """Holder: before its part of one score leaves; the digests are those in the bank's statement."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from veilscore.evidence.recorder import EvidenceRecorder
+    from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.ledger import Ledger
@@ -93,6 +93,7 @@ class OnlineBank:
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
         self._asked_to_open: dict[str, dict[str, str]] = {}
+        self._asked: dict[str, OnlineAsked] = {}
         self._archive = OnlineArchive(home, node.audit)
         self._archive.start()
         self._to_keep: dict[str, tuple[Plan, list[tuple[Asked, pb.OpenPartial]]]] = {}
@@ -151,7 +152,7 @@ class OnlineBank:
             async with asyncio.timeout(limit_s):
                 response = await self._score(request, digest, limit_s)
             if response.status in {"scored", "fallback"}:
-                await self._log_release(request, response)
+                self._log_release(request, response)
                 self._journal.keep(request.request_id, digest, response.SerializeToString())
         except TimeoutError:
             response = make_response(
@@ -161,6 +162,7 @@ class OnlineBank:
             response = make_response(request, "failed", str(error))
         finally:
             self._asked_to_open.pop(self._release_id(request), None)
+            self._asked.pop(self._release_id(request), None)
             self._keep_for_audit(self._release_id(request))
             self._make_ready()
             del self._running[request.request_id]
@@ -354,6 +356,9 @@ class OnlineBank:
             task.add_done_callback(self._replying.discard)
         asked = pb.TotalRequest(request_id=release_id, with_parties=parties)
         total = asyncio.create_task(self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=limit_s))
+        if self.evidence is not None:
+            await asyncio.sleep(0)  # all of these are on their way, and this node has nothing else to do
+            self._asked[release_id] = self.evidence.score_asked(request)
         try:
             # the total comes before the holders' own replies, and only if all of them have opened
             while not total.done():
@@ -423,11 +428,12 @@ class OnlineBank:
             return f"{error.message[:160]}; repeat the request under its id"
         return "" if reply.status == "opened" else plain(reply.reason) or "not opened"
 
-    async def _log_release(self, request: pb.ScoreRequest, response: pb.ScoreResponse) -> None:
-        """Nothing is released that is not in the log."""
+    def _log_release(self, request: pb.ScoreRequest, response: pb.ScoreResponse) -> None:
+        """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
         if self.evidence is not None:
-            asked = self._asked_to_open.get(self._release_id(request), {})
-            await asyncio.to_thread(self.evidence.score_released, request, response, asked)
+            release_id = self._release_id(request)
+            asked = self._asked.get(release_id) or self.evidence.score_asked(request)
+            self.evidence.score_released(asked, response, self._asked_to_open.get(release_id, {}))
 
     def _keep_for_audit(self, release_id: str) -> None:
         """Keep what was asked to be opened, after the response has left; without it an auditor has no answer."""

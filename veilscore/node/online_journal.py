@@ -64,7 +64,9 @@ class Journal:
         """
         try:
             with self._lock:
-                self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", (key, digest, body, time.time()))
+                row = (key, digest, body, time.time())
+                if self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", row).rowcount:
+                    return body
         except sqlite3.Error as error:
             raise self._failed(error) from error
         kept = self.get(key)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from veilscore.release.ledger import ReleaseLedger
     from veilscore.release.rules import ReleaseRules
 
+    _Counts = int | NDArray[np.int64]  # of one firm, or (n,)
+
 
 class ReleaseBudget:
     """Decides on one holder's releases and writes them down.
@@ -92,7 +94,7 @@ class ReleaseBudget:
         *names, name = _names((*past, release))
         times = Counter(names)
         own = times.pop(name, 0)
-        self._refuse_models(release, *map(np.array, ([own], [len(times)], [len(names)])))
+        self._refuse_models(release.kind, own, len(times), len(names))
         return ""
 
     def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
@@ -142,23 +144,20 @@ class ReleaseBudget:
             times = how_often(release.firms, firms)
             others += times > 0
             openings += times
-        self._refuse_models(release, own, others, openings)
+        self._refuse_models(release.kind, own, others, openings)
 
-    def _refuse_models(
-        self, release: Release, own: NDArray[np.int64], others: NDArray[np.int64], openings: NDArray[np.int64]
-    ) -> None:
-        """Refuse by how often each firm (n,) was opened by this model, by how many others, and how often in all."""
+    def _refuse_models(self, kind: str, own: _Counts, others: _Counts, openings: _Counts) -> None:
+        """Refuse by how often each firm was opened by this model, by how many others, and how often in all."""
         rules, d = self._rules, self._n_columns
         models, evaluations = rules.models_allowed(d), rules.evaluations_allowed(d)
-        allowed = evaluations if release.kind == EVALUATION else models
-        if ((others >= allowed) & (own == 0)).any():
+        allowed = evaluations if kind == EVALUATION else models
+        if np.any((others >= allowed) & (own == 0)):
             raise RefusedError(
                 f"release budget: at least one firm was scored by {allowed} other models already, the most that the "
                 f"policy allows ({d} columns); its steward can raise release.models_per_firm"
             )
-        if (openings >= max(models * (1 + rules.repeats_per_model), evaluations)).any() or (
-            own > rules.repeats_per_model
-        ).any():
+        most = max(models * (1 + rules.repeats_per_model), evaluations)
+        if np.any(openings >= most) or np.any(own > rules.repeats_per_model):
             raise RefusedError(
                 "release budget: scores of at least one firm were opened too often; use the earlier result, or ask the "
                 "steward to raise release.repeats_per_model"

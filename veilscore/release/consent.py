@@ -118,6 +118,10 @@ class Consent:
     salt: bytes = field(repr=False)
     commitments: NDArray[np.uint8] = field(repr=False, compare=False)
 
+    def covers_one(self, firm: str) -> bool:
+        """Whether a token is this firm's (normalised id)."""
+        return commit_one(self.salt, firm) == self.commitments.tobytes()
+
     def covers(self, ids: Iterable[str]) -> NDArray[np.bool_]:
         """Which of these firms (normalised ids) are covered; (n,)."""
         return is_in(commit(self.salt, ids), self.commitments)
@@ -184,6 +188,11 @@ def commit(salt: bytes, ids: Iterable[str]) -> NDArray[np.uint8]:
 
     data = b"".join([one(firm) for firm in ids])  # 0.7 us a firm: the hash itself is the cost
     return np.frombuffer(data, np.uint8).reshape(-1, COMMITMENT_BYTES)
+
+
+def commit_one(salt: bytes, firm: str) -> bytes:
+    """Commitment to one firm id."""
+    return hashlib.sha256(_LABEL + salt + firm.encode()).digest()
 
 
 def is_in(rows: NDArray[np.uint8], ordered: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -272,7 +281,7 @@ def read_consent(signed: Signed, issuers: dict[str, str]) -> Consent:
     if not sizes or not isinstance(once, bool) or not isinstance(number, str) or len(number) != 32:
         raise MessageError("a consent has a field of the wrong size")
     commitments = np.frombuffer(signed.commitments, np.uint8).reshape(n, COMMITMENT_BYTES)
-    keys = _as_keys(commitments)
+    keys = _as_keys(commitments) if n > 1 else commitments[:0]
     if (keys[1:] < keys[:-1]).any():
         raise MessageError("the commitments of a consent list are out of order")
     return Consent(body["kind"], body["issuer"], number, scope, once, salt, commitments)

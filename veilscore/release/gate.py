@@ -72,7 +72,7 @@ class ConsentGate:
         if not data:
             raise RefusedError("the firm's consent is missing: send its token with the request")
         consent = self._verified(data, ask, "token", "the firm's consent")
-        if not consent.covers([firm])[0]:
+        if not consent.covers_one(firm):
             raise RefusedError("the consent is another firm's")
         if not consent.once:
             return Token()
