@@ -9,8 +9,8 @@ import pytest
 from consent_issuer import ISSUERS, OFTEN, give_list
 from test_cli_audit import JOB, veilscore
 from trial_federation import submit
-from trial_online_audit import known, logged, released
-from trial_scoring import PARTIES, rows, scoring, set_policy
+from trial_online_audit import known, logged, released, witnessed
+from trial_scoring import PARTIES, copy_of, rows, scoring, set_policy
 
 from veilscore.data.simulate import simulate
 from veilscore.errors import ConfigError, EvidenceError
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
     async def work():
         async with scoring(folder) as command:
-            job_id = await submit(command, JOB % column)
+            job_id = await submit(command, JOB.replace("max_bin: 4", "max_bin: 4, bands: {low: 0, high: 550}") % column)
             ref = control_pb2.JobRef(job_id=job_id)
             async with asyncio.timeout(120):
                 return job_id, [e async for e in command.stream("coordinator", "WatchJob", ref, control_pb2.JobEvent)]
@@ -99,3 +99,16 @@ def test_deleted_openings_end_with_an_error_that_says_so(trained, tmp_path):
     assert shown.count("cannot be audited") == 6
     with pytest.raises(ConfigError, match="no openings"):
         veilscore("audit", "delete", "online", "--home", home)
+
+
+def test_a_band_is_drawn_shown_and_exported(trained, tmp_path):
+    folder = copy_of(trained[0], tmp_path / "homes")
+    released(folder, known(folder, 4)[3:], output="band", prefix="b")
+    (band,) = witnessed(folder).bands
+    audited = ("--step", "online", "--online", 0, *logs(folder))
+    assert "online band tax" in veilscore("audit", "--bank", folder / "bank", *audited)
+    out = tmp_path / "bundle"
+    veilscore("audit", "export", "online", "--out", out, "--home", folder / "bank", "--request", band.request)
+    assert len(list((out / FOLDER).glob("*.json"))) == 3
+    shown = veilscore("audit", "--bank", out, "--keys", folder / "tax" / "federation.yaml", *audited, exit_code=1)
+    assert shown.count("confirmed") == 3  # the others are not in the bundle

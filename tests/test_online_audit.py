@@ -11,7 +11,7 @@ import pytest
 import yaml
 from test_online_trees import STACK, Trained
 from trial_online_audit import audit, counted, known, logged, released, two_models
-from trial_scoring import copy_of, rows, score, scoring
+from trial_scoring import copy_of, rows, score, scoring, set_policy
 
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
 from veilscore.modelling.boosted import Stacked
@@ -60,6 +60,36 @@ def test_a_firm_that_a_holder_does_not_know_and_a_repeat(homes, monkeypatch):
     unknown = next(f for f in rows(homes, "bank") if f not in tax)
     released(homes, [known(homes, 1)[0], unknown, known(homes, 1)[0]])
     assert len(all_confirmed(audit(homes))) == 4  # the repeat opened nothing
+
+
+@pytest.mark.parametrize("model", ["firms", "trees"])
+def test_honest_bands_are_confirmed_with_and_without_spares(homes, monkeypatch, model):
+    counted(monkeypatch, 1)
+    responses = released(homes, known(homes, 3), model=model, spared=1, output="band")
+    assert {r.output for r in responses} == {"band"}
+    found = all_confirmed(audit(homes))
+    assert [f.step for f in found].count("online band tax") == 3  # the first holder of the model leads
+    assert len(found) == 9
+    assert {one.spare != "" for one in logged(homes)} == {False, True}
+    alone = audit(homes, holders=("tax",))
+    assert {f.verdict for f in alone if "band" in f.step} == {"cannot be audited"}
+    assert all("give the log of registry" in f.detail for f in alone if "band" in f.step)
+
+
+def test_a_band_with_averages_instead_of_a_holder_is_confirmed(homes, monkeypatch):
+    counted(monkeypatch, 0)
+    for holder in ("tax", "registry"):
+        set_policy(homes, holder, online_without_others=True)
+
+    async def work():
+        async with scoring(homes, "bank", "registry", "coordinator") as command:
+            return await score(command, "n", known(homes, 1)[0], on_missing="neutral", output="band", timeout_s=6)
+
+    assert asyncio.run(work()).status == "fallback"
+    assert [(f.step, f.verdict) for f in audit(homes, holders=("registry",))] == [
+        ("online registry", "confirmed"),
+        ("online band registry", "confirmed"),
+    ]
 
 
 def test_a_request_that_failed_and_went_on_is_confirmed(homes):

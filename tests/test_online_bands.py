@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 
 import numpy as np
@@ -39,7 +40,7 @@ def named(*limits):
 
 
 def pair():
-    bank = BankBand(NAMES)
+    bank = BankBand(NAMES, os.urandom(32))
     lead = LeadBand(NAMES, bank.point)
     bank.accept(lead.choices)
     return bank, lead
@@ -69,7 +70,7 @@ def test_wrong_sizes_and_points_are_refused():
         with pytest.raises(MessageError):
             LeadBand(NAMES, point)
     for change in (lambda c: c[:-32], lambda c: c[:-32] + b"\xff" * 32, lambda c: c + c[:32]):
-        bank = BankBand(NAMES)
+        bank = BankBand(NAMES, os.urandom(32))
         with pytest.raises(MessageError):
             bank.accept(change(LeadBand(NAMES, bank.point).choices))
     for change in (lambda m: m[:-1], lambda m: m + bytes(8), lambda m: b""):
@@ -77,7 +78,7 @@ def test_wrong_sizes_and_points_are_refused():
         with pytest.raises(MessageError):
             lead.answer(change(bank.labels(3, bands)), np.array([4], np.uint64), bands)
     with pytest.raises(MessageError):
-        BankBand(NAMES).labels(1, bands)  # before the base transfers
+        BankBand(NAMES, os.urandom(32)).labels(1, bands)  # before the base transfers
     bank, lead = pair()
     with pytest.raises(MessageError):
         bank.open(b"", b"")
@@ -405,9 +406,20 @@ def test_strange_messages_to_a_lead(trained, homes):
                     await command.call("tax", method, message, reply, timeout_s=5)
 
             for setup_id in ("", "a/b", "x" * 101, "\n"):
-                await refused("BandBase", pb.BandBase(setup_id=setup_id, point=bytes(32)), pb.BandChoices)
+                await refused(
+                    "BandBase", pb.BandBase(setup_id=setup_id, point=bytes(32), commitment=bytes(32)), pb.BandChoices
+                )
             for point in (b"", bytes(32), b"\xff" * 32, bytes(33)):
-                await refused("BandBase", pb.BandBase(setup_id=f"s{point.hex()[:9]}", point=point), pb.BandChoices)
+                base = pb.BandBase(setup_id=f"s{point.hex()[:9]}", point=point, commitment=bytes(32))
+                await refused("BandBase", base, pb.BandChoices)
+            good = BankBand(NAMES, os.urandom(32)).point
+            for commitment in (b"", bytes(31), bytes(33)):
+                base = pb.BandBase(setup_id="c", point=good, commitment=commitment)
+                await refused("BandBase", base, pb.BandChoices)
+            base = pb.BandBase(setup_id="c", point=good, commitment=bytes(32))
+            await command.call("tax", "BandBase", base, pb.BandChoices, timeout_s=5)
+            base.commitment = bytes([1] * 32)
+            await refused("BandBase", base, pb.BandChoices)  # the bank is bound by the first
             part = pb.BandPartial(request_id="r", bank="bank", partial_share=bytes(8), with_parties=["tax", "registry"])
             await refused("BandPartial", part, pb.Empty)  # a bank is no holder
             unknown = pb.BandLabels(request_id="never", setup_id="s", labels=bytes(1024))

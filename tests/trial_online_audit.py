@@ -41,7 +41,14 @@ def known(homes: Path, count: int) -> list[str]:
 
 
 def released(
-    homes: Path, firms: list[str], *, model: str = "firms", spared: int = 0, honest: bool = True, prefix: str = "r"
+    homes: Path,
+    firms: list[str],
+    *,
+    model: str = "firms",
+    spared: int = 0,
+    honest: bool = True,
+    prefix: str = "r",
+    output: str = "score",
 ) -> list[pb.ScoreResponse]:
     """Score firms one after the other, the last `spared` of them from spares where the nodes make them."""
     responses = []
@@ -51,7 +58,8 @@ def released(
             for number, firm in enumerate(firms):
                 if spared and number == len(firms) - spared:
                     await _stocked(spared)
-                response = await score(command, f"{prefix}{number}", firm, model=model, on_missing="missing_code")
+                asked = {"model": model, "on_missing": "missing_code", "output": output}
+                response = await score(command, f"{prefix}{number}", firm, **asked)
                 assert not honest or response.status in {"scored", "fallback"}, response
                 responses.append(response)
 
@@ -80,17 +88,24 @@ def counted(monkeypatch, spares: int) -> None:
     monkeypatch.setattr(online_bank, "_IDLE_S", 0.01)
 
 
-def logged(homes: Path, *holders: str) -> list[ShareOpened]:
-    """What these holders logged when they opened their parts, by verified logs."""
+def witnessed(homes: Path, *holders: str) -> Witnesses:
+    """What these holders logged, by verified logs."""
     witnesses = Witnesses()
     for holder in holders or HOLDERS:
         witnesses.add_log(homes / holder / "evidence" / "log.jsonl", load_keys(homes / "federation.yaml"))
-    return witnesses.opened
+    return witnesses
 
 
-def audit(homes: Path, bank: Path | None = None, *, trained: bool = True) -> list[Finding]:
-    """Findings of all opened parts, in the order of the logs: first the tax bureau's."""
-    opened = logged(homes)
-    made_by = {one.model: {"job": frozenset(HOLDERS)} for one in opened} if trained else {}
-    found = OnlineAudit(bank or homes / "bank", opened, made_by)
-    return [found.finding(one) for one in opened]
+def logged(homes: Path, *holders: str) -> list[ShareOpened]:
+    """What these holders logged when they opened their parts."""
+    return witnessed(homes, *holders).opened
+
+
+def audit(
+    homes: Path, bank: Path | None = None, *, trained: bool = True, holders: tuple[str, ...] = ()
+) -> list[Finding]:
+    """Findings of all opened parts, in the order of the logs: first the tax bureau's; then those of bands."""
+    logs = witnessed(homes, *holders)
+    made_by = {one.model: {"job": frozenset(HOLDERS)} for one in logs.opened} if trained else {}
+    found = OnlineAudit(bank or homes / "bank", logs.opened, made_by, logs.bands)
+    return [found.finding(one) for one in (*logs.opened, *logs.bands)]

@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 import pytest
 from trial_audit import rewrite
-from trial_online_audit import audit, counted, known, logged, released, two_models
+from trial_online_audit import audit, counted, known, logged, released, two_models, witnessed
 from trial_scoring import copy_of
 
 from veilscore.evidence import online_opening
@@ -22,6 +22,7 @@ from veilscore.fabric.grpc_channel import Fabric
 from veilscore.modelling.model import load_model
 from veilscore.node import online_bank
 from veilscore.node.online_model import BankModel, Side
+from veilscore.node.online_plan import Plan
 from veilscore.node.online_spares import BankSpare
 from veilscore.protocols import online
 
@@ -142,12 +143,56 @@ def test_another_model_under_the_hash_of_the_approved_one(homes, monkeypatch):
     honest_init = BankModel.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            BankModel, "__init__", lambda self, artefact, _, *rest: honest_init(self, artefact, model.sha256, *rest)
+            BankModel, "__init__", lambda self, **known: honest_init(self, **{**known, "sha256": model.sha256})
         )
         attacked(homes)
     found = audit(homes)
     assert {one.model for one in logged(homes)} == {model.sha256.hex()}
     named(found, "tax", model.sha256.hex()[:16])
+
+
+@pytest.mark.parametrize(("model", "spared"), [("firms", 0), ("firms", 1), ("trees", 0)])
+def test_a_shifted_share_in_the_circuit_of_a_band(homes, monkeypatch, model, spared):
+    """The bank adds to its own share: the band it hears is that of another score. Its replies are honest."""
+    counted(monkeypatch, spared)
+    honest_share = Plan.own_share
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "own_share", lambda self: honest_share(self) + 1000)
+        released(homes, known(homes, 2), model=model, spared=spared, output="band")
+    found = audit(homes)
+    assert {f.verdict for f in found if "band" not in f.step} == {"confirmed"}
+    bands = [f for f in found if "band" in f.step]
+    assert [(f.step, f.verdict, f.party) for f in bands] == [("online band tax", "differs", "bank")] * 2
+    assert all("BandLabels to tax are not those of the share" in f.detail for f in bands)
+
+
+def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeypatch):
+    counted(monkeypatch, 1)
+    released(homes, known(homes, 2), spared=1, output="band")
+    logs = witnessed(homes)
+    made = {one.model: {"job": frozenset({"tax", "registry"})} for one in logs.opened}
+    assert {f.verdict for f in audit(homes)} == {"confirmed"}
+    bank, band = homes / "bank", logs.bands[1]  # with spares
+    path = bank / FOLDER / f"{band.commitment}.json"
+    whole = path.read_bytes()
+    codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
+    changes = {
+        "BandLabels to tax": lambda b: b.update(own_codes=codes.astype("<u2").tobytes().hex()),
+        "none that the model has": lambda b: b.update(own_codes=""),
+        "choices kept are not": lambda b: b.update(choices="00" * 4096),
+        "sent under its spare is something else": lambda b: b["differences"].update(tax="00" * 40),
+        "another request": lambda b: b.update(request="0" * 32),
+        "different models": lambda b: b.update(model="0" * 64),
+        "logged a commitment to": lambda b: b["opening"].update(seed="0" * 64),
+    }
+    for words, change in changes.items():
+        rewrite(path, change)
+        found = OnlineAudit(bank, logs.opened, made, logs.bands).finding(band)
+        assert (found.verdict, found.party) == ("differs", "bank"), words
+        assert words in found.detail
+        path.write_bytes(whole)
+    path.unlink()
+    assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
 
 
 def test_a_model_that_no_job_made(homes, monkeypatch):

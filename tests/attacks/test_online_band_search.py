@@ -147,8 +147,8 @@ class Dishonest:
         assert reply.status == "opened"
 
     async def set_up(self, setup_id):
-        role = BankBand(names_of("bank", "tax", setup_id))
-        base = pb.BandBase(setup_id=setup_id, point=role.point)
+        role = BankBand(names_of("bank", "tax", setup_id), bytes(32))
+        base = pb.BandBase(setup_id=setup_id, point=role.point, commitment=bytes(32))
         role.accept((await self.call("tax", "BandBase", base, pb.BandChoices)).points)
         return role
 

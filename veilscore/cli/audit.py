@@ -15,7 +15,7 @@ from veilscore.evidence.audit import Finding, JobAudit, job_of
 from veilscore.evidence.documents import AnyKeys, Keys, load_keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
-from veilscore.evidence.online_opening import KEYS, MODELS, read_record
+from veilscore.evidence.online_opening import KEYS, MODELS, OnlineRecord, read_any
 from veilscore.evidence.opening import AUDIT, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.step_files import DATASET
@@ -125,8 +125,10 @@ def _show(title: str, findings: list[Finding]) -> list[Finding]:
 def _audited_online(home: Path, witnesses: Witnesses, scores: list[ShareOpened], requests: set[str]) -> list[Finding]:
     from veilscore.evidence.online_audit import OnlineAudit  # noqa: PLC0415 - loads the encryption library, slow
 
-    online = OnlineAudit(home, witnesses.opened, witnesses.trained)
-    return [online.finding(one) for one in scores if one.request in requests]
+    online = OnlineAudit(home, witnesses.opened, witnesses.trained, witnesses.bands)
+    banks = {one.bank for one in scores}
+    found = [online.finding(one) for one in scores if one.request in requests]
+    return found + [online.finding(b) for b in witnesses.bands if b.bank in banks and b.request in requests]
 
 
 def _bank_of(home: Path) -> str | None:
@@ -227,9 +229,13 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
         out.mkdir(mode=0o700, parents=True)
         target.mkdir(parents=True)
         for path in source.glob("*.json"):
-            asked = pb.OpenPartial.FromString(bytes.fromhex(read_record(source, path.stem).request))
-            if not requests or asked.request_id in requests:
-                for file in (path, path.with_suffix(".query")):
+            record = read_any(path)
+            files, request = [path], record.request
+            if isinstance(record, OnlineRecord):
+                files.append(path.with_suffix(".query"))
+                request = pb.OpenPartial.FromString(bytes.fromhex(record.request)).request_id
+            if not requests or request in requests:
+                for file in files:
                     shutil.copy2(file, target / file.name)
                 count += 1
         for name in (MODELS, KEYS):

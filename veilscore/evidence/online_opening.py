@@ -1,6 +1,7 @@
 """What the bank keeps of online scores so that an auditor can make its replies again (docs/adr/0012).
 
-    HOME/audit/online/COMMITMENT.json    what was opened for one score at one holder: seed, model, request (secret)
+    HOME/audit/online/COMMITMENT.json    what was opened for one score at one holder: seed, model, request (secret);
+                                         of a band also what was put into its circuit
                       COMMITMENT.query   the ciphertexts that the holder had sent; of an unused spare this alone
                       models/HASH.json   models that were evaluated
                       keys/HASH          holders' public keys
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
-from veilscore.errors import EvidenceError, StateError
+from veilscore.errors import EvidenceError, MessageError, StateError
 from veilscore.evidence.documents import Digest, Document, Party, Text
 from veilscore.evidence.opening import software
 from veilscore.protocol import pack_fields
@@ -54,7 +55,7 @@ class OnlineOpening(Document):
 
     Parameters
     ----------
-    use : "record", id as the holder knows the request; or "spare" and its id.
+    use : "record", id as the holder knows the request; or "spare" or "band" (set-up with the lead) and its id.
     seed : of all that the bank draws for this reply; never of another.
     software : versions that the same bytes need.
     """
@@ -62,7 +63,7 @@ class OnlineOpening(Document):
     kind: Literal["online_opening"] = "online_opening"
     bank: Party
     holder: Party
-    use: Literal["record", "spare"]
+    use: Literal["record", "spare", "band"]
     id: Text
     seed: Digest = Field(repr=False)
     software: dict[Text, Text]
@@ -95,6 +96,26 @@ class OnlineRecord(Document):
     request: Hex
 
 
+class BandRecord(Document):
+    """What the bank put into the circuit of one band.
+
+    Parameters
+    ----------
+    model : SHA-256 of the model.
+    own_codes : the bank's own codes, 2 bytes each: its points follow from them.
+    choices : what the lead sent for the set-up.
+    differences : holder -> what it sent for a record under a spare: the bank's share follows from it too.
+    """
+
+    kind: Literal["online_band"] = "online_band"
+    opening: OnlineOpening
+    model: Digest
+    request: Text
+    own_codes: Hex = Field(repr=False)
+    choices: Hex
+    differences: dict[Party, Hex] = Field(repr=False)
+
+
 @dataclass(frozen=True, repr=False)
 class Asked:
     """The bank's side of one record until its file is written; `query` is empty where a spare's is on disk already."""
@@ -115,6 +136,7 @@ class Bound:
     reply : of a spare, digest of the ciphertexts that it opened; otherwise they stand in the request to open.
     spare : id of the spare, if one was used.
     part : hash of its code map, of trees followed by that of its part of the model.
+    difference : of a spare, digest of what it sent for the record.
     """
 
     commitment: bytes = b""
@@ -122,6 +144,7 @@ class Bound:
     reply: str = ""
     spare: str = ""
     part: bytes = b""
+    difference: str = ""
 
 
 @functools.cache
@@ -136,7 +159,7 @@ def draw_seed() -> str:
 
 
 def draw_opening(
-    bank: str, holder: str, use: Literal["record", "spare"], ident: str, seed: str | None = None
+    bank: str, holder: str, use: Literal["record", "spare", "band"], ident: str, seed: str | None = None
 ) -> OnlineOpening:
     """Opening of one reply, before the holder is asked; `seed` is drawn now if none was drawn for it before."""
     seed = seed or draw_seed()
@@ -207,12 +230,20 @@ class OnlineArchive:
             return
         if asked.query:
             self.keep_query(asked)
+        self._keep(record, model)
+
+    def keep_band(self, record: BandRecord, model: ScoreModel) -> None:
+        """Keep what was put into a circuit; StateError if the disk does not take it."""
+        if self._max_bytes:
+            self._keep(record, model)
+
+    def _keep(self, record: OnlineRecord | BandRecord, model: ScoreModel) -> None:
         path = self._folder / MODELS / f"{record.model}.json"
         with self._lock:
             if not path.exists():
                 _make(path.parent)
                 model.save(path)
-            self._write(asked.opening.commitment.hex() + ".json", record.to_bytes())
+            self._write(record.opening.commitment.hex() + ".json", record.to_bytes())
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
@@ -243,6 +274,12 @@ class OnlineArchive:
                     self._size -= size
 
 
+def check_commitment(commitment: bytes, bank: str) -> None:
+    """Holder: refuse a bank that is bound to no seed; MessageError."""
+    if len(commitment) != COMMITMENT_BYTES:
+        raise MessageError("the bank is bound to no seed of its reply: both need the same version", party=bank)
+
+
 def read_record(folder: Path, commitment: str) -> OnlineRecord:
     """Record of one commitment.
 
@@ -252,6 +289,20 @@ def read_record(folder: Path, commitment: str) -> OnlineRecord:
     EvidenceError : it was changed.
     """
     return OnlineRecord.parse((folder / f"{commitment}.json").read_bytes())
+
+
+def read_band(folder: Path, commitment: str) -> BandRecord:
+    """Record of one circuit; errors as `read_record`."""
+    return BandRecord.parse((folder / f"{commitment}.json").read_bytes())
+
+
+def read_any(path: Path) -> OnlineRecord | BandRecord:
+    """Record of either kind; errors as `read_record`."""
+    data = path.read_bytes()
+    try:
+        return OnlineRecord.parse(data)
+    except EvidenceError:
+        return BandRecord.parse(data)
 
 
 def read_query(folder: Path, commitment: str) -> tuple[bytes, ...]:

@@ -280,7 +280,33 @@ class EvidenceRecorder:
             "queries": list(bound.queries),
             "reply": bound.reply,
             "spare": bound.spare,
+            "difference": bound.difference,
             "part": bound.part.hex(),
+            "policy": self._policy,
+            "time_ms": self.log.now_ms(),
+        }
+        self._append(entry)
+
+    def band_opened(
+        self, request: pb.BandLabels, bank: str, commitment: bytes, choices: bytes, cut_offs: bytes
+    ) -> None:
+        """Lead: before the circuit of one band leaves.
+
+        Parameters
+        ----------
+        commitment : of the bank, to the seed of its side of the set-up.
+        choices : what the lead sent for it.
+        cut_offs : digest of those in the circuit.
+        """
+        entry = {
+            "kind": "band_opened",
+            "bank": bank,
+            "request": request.request_id,
+            "setup": request.setup_id,
+            "commitment": commitment.hex(),
+            "choices": digest(choices),
+            "labels": digest(request.SerializeToString(deterministic=True)),
+            "bands": cut_offs.hex(),
             "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }

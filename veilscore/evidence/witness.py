@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from veilscore.errors import EvidenceError
@@ -38,15 +38,40 @@ class ShareOpened:
     spare: str
     part: str
     keys: str
+    difference: str = ""
 
     @classmethod
     def of(cls, holder: str, body: Mapping[str, Any]) -> Self:
         """Read an entry; what an earlier version did not log is empty. EvidenceError if a digest is none."""
-        names = [name for name in cls.__dataclass_fields__ if name not in {"holder", "queries"}]
-        texts = {name: str(body.get(name, "")) for name in names}
-        if any(_SHA256.fullmatch(texts[name]) is None for name in ("model", "commitment", "keys") if texts[name]):
-            raise EvidenceError(f"{holder}'s log holds an opened part without proper digests", party=holder)
+        texts = _texts(cls, holder, body, ("model", "commitment", "keys"))
         return cls(holder=holder, queries=tuple(str(q) for q in body.get("queries", ())), **texts)
+
+
+@dataclass(frozen=True)
+class BandOpened:
+    """What a lead (`holder`) logged when it opened a band; see `EvidenceRecorder.band_opened`."""
+
+    holder: str
+    bank: str
+    request: str
+    setup: str
+    commitment: str
+    choices: str
+    labels: str
+    bands: str
+
+    @classmethod
+    def of(cls, holder: str, body: Mapping[str, Any]) -> Self:
+        """Read an entry; EvidenceError if a digest is none."""
+        return cls(holder=holder, **_texts(cls, holder, body, ("commitment", "choices", "labels", "bands")))
+
+
+def _texts(cls: type, holder: str, body: Mapping[str, Any], digests: tuple[str, ...]) -> dict[str, str]:
+    names = [field.name for field in fields(cls) if field.name not in {"holder", "queries"}]
+    texts = {name: str(body.get(name, "")) for name in names}
+    if any(_SHA256.fullmatch(texts[name]) is None for name in digests if texts[name]):
+        raise EvidenceError(f"{holder}'s log holds an opened part or band without proper digests", party=holder)
+    return texts
 
 
 class Witnesses:
@@ -59,6 +84,7 @@ class Witnesses:
     answered : job id -> SHA-256 of the jobs that parties answered to.
     bound : job id -> (step, attempt) -> commitment, as the bank's own log has it.
     opened : parts of online scores that holders opened.
+    bands : bands of single firms that leads opened.
     trained : SHA-256 of a model -> job that made it by the bank's statement -> parties that state to have been in it.
     parties : whose logs were read.
     """
@@ -69,6 +95,7 @@ class Witnesses:
         self.answered: dict[str, set[str]] = {}
         self.bound: dict[str, dict[Attempt, str]] = {}
         self._opened: dict[ShareOpened, None] = {}  # a log may be given twice
+        self._bands: dict[BandOpened, None] = {}
         self._made: dict[str, str] = {}
         self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
@@ -77,6 +104,11 @@ class Witnesses:
     def opened(self) -> list[ShareOpened]:
         """See the class."""
         return list(self._opened)
+
+    @property
+    def bands(self) -> list[BandOpened]:
+        """See the class."""
+        return list(self._bands)
 
     def made_in(self, job_id: str) -> str | None:
         """SHA-256 of the model that a job made by the bank's statement."""
@@ -119,6 +151,8 @@ class Witnesses:
                 self._state(head.party, JobStatement.parse(data))
             elif kind == "share_opened":
                 self._opened[ShareOpened.of(head.party, body)] = None
+            elif kind == "band_opened":
+                self._bands[BandOpened.of(head.party, body)] = None
             elif kind == "step_bound":
                 key = str(body["step"]), int(body["attempt"])
                 self.bound.setdefault(str(body["job_id"]), {})[key] = str(body["commitment"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veilscore.errors import VeilscoreError
+from veilscore.evidence.online_opening import OnlineOpening, draw_opening
 from veilscore.protocols.online_band import BankBand, names_of
 from veilscore.randomness import secret_bytes
 from veilscore.v1 import control_pb2 as pb
@@ -24,9 +25,13 @@ STOCK = 16  # set-ups kept ready with a lead; 200 kB each at the bank
 
 
 @dataclass(frozen=True, repr=False)
-class _Setup:
+class Setup:
+    """A set-up with a lead: what the bank is committed to, and the choices that it was sent for it."""
+
     setup_id: str
     role: BankBand
+    opening: OnlineOpening
+    choices: bytes
 
 
 class BankBands:
@@ -40,7 +45,7 @@ class BankBands:
 
     def __init__(self, name: str, in_thread: InThread) -> None:
         self._name = name
-        self._stock: dict[str, deque[_Setup]] = {}
+        self._stock: dict[str, deque[Setup]] = {}
         self.in_thread = in_thread
         self.fabric: Fabric
 
@@ -59,7 +64,7 @@ class BankBands:
                 self.drop(lead)
                 raise
 
-    async def take(self, lead: str, timeout_s: float) -> _Setup:
+    async def take(self, lead: str, timeout_s: float) -> Setup:
         """Take a set-up out of the stock, or make one."""
         stock = self._stock.setdefault(lead, deque())
         return stock.popleft() if stock else await self._made(lead, timeout_s)
@@ -68,13 +73,14 @@ class BankBands:
         """Forget the stock: the lead has lost its halves."""
         self._stock.pop(lead, None)
 
-    async def _made(self, lead: str, timeout_s: float) -> _Setup:
+    async def _made(self, lead: str, timeout_s: float) -> Setup:
         setup_id = secret_bytes(16).hex()
-        role = await self.in_thread(lambda: BankBand(names_of(self._name, lead, setup_id)))
-        message = pb.BandBase(setup_id=setup_id, point=role.point)
+        opening = draw_opening(self._name, lead, "band", setup_id)
+        role = await self.in_thread(lambda: BankBand(names_of(self._name, lead, setup_id), opening.seed_bytes))
+        message = pb.BandBase(setup_id=setup_id, point=role.point, commitment=opening.commitment)
         reply = await self.fabric.call(lead, "BandBase", message, pb.BandChoices, timeout_s=timeout_s)
         await self.in_thread(lambda: role.accept(reply.points))
-        return _Setup(setup_id, role)
+        return Setup(setup_id, role, opening, reply.points)
 
 
 class BandCall:
@@ -90,7 +96,12 @@ class BandCall:
         self.bands = bands
         self._of = of
         self._ready: asyncio.Task[None] | None = None
-        self._sent: tuple[pb.BandLabels, BankBand] | None = None
+        self._sent: tuple[pb.BandLabels, Setup] | None = None
+
+    @property
+    def used(self) -> Setup | None:
+        """Set-up under which labels were asked for."""
+        return None if self._sent is None else self._sent[1]
 
     def begin(self, lead: str, timeout_s: float) -> asyncio.Task[None]:
         """See to it that there is a set-up with the likely lead, while holders encrypt."""
@@ -124,12 +135,12 @@ class BandCall:
             reply = await self._ask(release_id, lead, share, timeout_s)
         if reply.status != "opened" or self._sent is None:
             return reply.reason or "no band was opened; repeat the request under its id", 0
-        role = self._sent[1]
+        role = self._sent[1].role
         return "", await self._of.in_thread(lambda: role.open(reply.tables, reply.decoding))
 
     async def _ask(self, release_id: str, lead: str, share: int, timeout_s: float) -> pb.BandTables:
         if self._sent is None:
             setup = await self._of.take(lead, timeout_s)
             labels = setup.role.labels(share, self.bands)
-            self._sent = pb.BandLabels(request_id=release_id, setup_id=setup.setup_id, labels=labels), setup.role
+            self._sent = pb.BandLabels(request_id=release_id, setup_id=setup.setup_id, labels=labels), setup
         return await self._of.fabric.call(lead, "BandLabels", self._sent[0], pb.BandTables, timeout_s=timeout_s)

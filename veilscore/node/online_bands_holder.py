@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from veilscore.errors import ConfigError, MessageError, PeerError, ProtocolError, RefusedError
+from veilscore.evidence.online_opening import check_commitment
 from veilscore.modelling.bands import Bands, KeptBands
 from veilscore.protocols.online import add_partials, parse_partial
 from veilscore.protocols.online_band import LeadBand, names_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from veilscore.evidence.recorder import EvidenceRecorder
     from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
     from veilscore.node.policy import NodePolicy
@@ -75,6 +77,15 @@ def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: by
     return bands
 
 
+@dataclass(frozen=True, repr=False)
+class _Setup:
+    """A set-up at the lead; `commitment` is the bank's, to the seed of its side."""
+
+    point: bytes
+    commitment: bytes
+    made: asyncio.Task[LeadBand]
+
+
 @dataclass
 class _Request:
     """A request at the lead; `parties` and `bands` are there once the lead has opened its own part."""
@@ -99,8 +110,9 @@ class LeadBands:
         self._name = name
         self._policy = policy
         self._in_thread = in_thread
+        self.evidence: EvidenceRecorder | None = None
         self._requests: OrderedDict[str, _Request] = OrderedDict()
-        self._setups: OrderedDict[str, tuple[bytes, asyncio.Task[LeadBand]]] = OrderedDict()
+        self._setups: OrderedDict[str, _Setup] = OrderedDict()
         self._fabric: Fabric
 
     def register(self, fabric: Fabric) -> None:
@@ -155,16 +167,17 @@ class LeadBands:
             raise RefusedError(f"{self._name} does not allow online scoring, or not by {peer.name}", party=self._name)
         setup_id = _id(message.setup_id, peer)
         key, point, name = f"{peer.name}/{setup_id}", message.point, peer.name
+        check_commitment(message.commitment, name)
         kept = self._setups.get(key)
         if kept is None:
             names = names_of(name, self._name, setup_id)
             made = asyncio.ensure_future(self._in_thread(lambda: LeadBand(names, point)))
-            kept = self._setups[key] = point, made
+            kept = self._setups[key] = _Setup(point, message.commitment, made)
             while len(self._setups) > _SETUPS_KEPT:
                 self._setups.popitem(last=False)
-        if kept[0] != point:
-            raise MessageError("this set-up was made with another point", party=name)
-        return pb.BandChoices(points=(await asyncio.shield(kept[1])).choices)
+        if (kept.point, kept.commitment) != (point, message.commitment):
+            raise MessageError("this set-up was made with another point or commitment", party=name)
+        return pb.BandChoices(points=(await asyncio.shield(kept.made)).choices)
 
     # 3. the band
 
@@ -178,20 +191,27 @@ class LeadBands:
         if request.answer is None:
             if setup not in self._setups:
                 return pb.BandTables(status="no set-up")
-            share = _sum_of_parts(request)
+            share, bands = _sum_of_parts(request), request.bands
             # nothing is awaited from here to the task, so that no other labels come between
             request.asked = digest
-            made = self._setups.pop(setup)[1]
-            request.answer = asyncio.ensure_future(self._garble(made, message.labels, share, request.bands))
+            used = self._setups.pop(setup)
+            request.answer = asyncio.ensure_future(self._garble(used, message, peer.name, share, bands))
         elif request.asked != digest:
             return pb.BandTables(status="refused", reason="a band was opened under this request id; use a new one")
         return await asyncio.shield(request.answer)
 
     async def _garble(
-        self, made: asyncio.Task[LeadBand], labels: bytes, share: NDArray[np.uint64], bands: Bands
+        self, setup: _Setup, message: pb.BandLabels, bank: str, share: NDArray[np.uint64], bands: Bands
     ) -> pb.BandTables:
-        role = await made
-        tables, decoding = await self._in_thread(lambda: role.answer(labels, share, bands))
+        role = await setup.made
+
+        def work() -> tuple[bytes, bytes]:
+            found = role.answer(message.labels, share, bands)
+            if self.evidence is not None:
+                self.evidence.band_opened(message, bank, setup.commitment, role.choices, bands.sha256)
+            return found
+
+        tables, decoding = await self._in_thread(work)
         return pb.BandTables(status="opened", tables=tables, decoding=decoding)
 
     def _request(self, key: str) -> _Request:

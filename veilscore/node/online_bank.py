@@ -22,6 +22,7 @@ from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.online_opening import (
     Asked,
+    BandRecord,
     OnlineArchive,
     OnlineOpening,
     draw_opening,
@@ -286,6 +287,7 @@ class OnlineBank:
                 answer,
                 evaluated=spare.evaluated(reply.difference_share, side.cells, holder),
                 asked=spare.asked,
+                difference=reply.difference_share,
             )
         evaluated, asked = await self._put_points(
             side, reply.ciphertext_enc, reply.keys_id, opening, limit_s, early=early
@@ -444,13 +446,28 @@ class OnlineBank:
             task.add_done_callback(self._keeping.discard)
 
     async def _keep(self, plan: Plan, sent: list[tuple[Asked, pb.OpenPartial]]) -> None:
-        model, own = plan.model, plan.own_codes.astype("<u2").tobytes() if plan.model.trees else b""
-        for asked, message in sent:
-            record = record_of(asked, model.sha256.hex(), own, message)
-            try:
-                await asyncio.to_thread(self._archive.keep, asked, record, model.artefact)
-            except VeilscoreError as error:
-                self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
+        model, codes = plan.model, plan.own_codes.astype("<u2").tobytes()
+        used = None if plan.band is None else plan.band.used
+
+        def work() -> None:
+            for asked, message in sent:
+                record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
+                self._archive.keep(asked, record, model.artefact)
+            if used is not None:
+                band = BandRecord(
+                    opening=used.opening,
+                    model=model.sha256.hex(),
+                    request=sent[0][1].request_id,
+                    own_codes=codes.hex(),
+                    choices=used.choices.hex(),
+                    differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
+                )
+                self._archive.keep_band(band, model.artefact)
+
+        try:
+            await asyncio.to_thread(work)
+        except VeilscoreError as error:
+            self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
         """What others know the request by; says nothing of the caller's id and is the same for a repeat."""

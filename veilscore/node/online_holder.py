@@ -20,7 +20,7 @@ import structlog
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import COMMITMENT_BYTES, Bound, digest_of_ciphertexts
+from veilscore.evidence.online_opening import Bound, check_commitment, digest_of_ciphertexts
 from veilscore.node.online_bands_holder import LeadBands, kept_bands
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_records import Found, Origin, Origins
@@ -95,7 +95,6 @@ class OnlineHolder:
         self._node = node
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
-        self.evidence: EvidenceRecorder | None = None
         self._guard = SingleGuard(home, node.policy)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._spares = HolderSpares()
@@ -104,6 +103,15 @@ class OnlineHolder:
         self._bands = LeadBands(node.name, node.policy, self._in_thread)
         self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
         self._fabric: Fabric
+
+    @property
+    def evidence(self) -> EvidenceRecorder | None:
+        """The node's log, where it has one."""
+        return self._bands.evidence
+
+    @evidence.setter
+    def evidence(self, recorder: EvidenceRecorder | None) -> None:
+        self._bands.evidence = recorder
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
@@ -201,6 +209,7 @@ class OnlineHolder:
         cells = origin.cells(found.codes)
         if spare is not None:
             answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(cells)
+            spare.bound = replace(spare.bound, difference=hashlib.sha256(answer.difference_share).hexdigest())
             self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
             return answer
         self._remember(key, pending)
@@ -222,7 +231,7 @@ class OnlineHolder:
 
     async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
-        _check_commitment(request.commitment, peer.name)
+        check_commitment(request.commitment, peer.name)
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
             raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
@@ -362,17 +371,12 @@ class OnlineHolder:
 
 def _check_record(request: pb.EncryptRecord, bank: str) -> None:
     _check_id(request.request_id, bank)
-    _check_commitment(request.commitment, bank)
+    check_commitment(request.commitment, bank)
     optional = {len(request.part_hash), len(request.bands_hash)}
     if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=bank)
     if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
         raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
-
-
-def _check_commitment(commitment: bytes, bank: str) -> None:
-    if len(commitment) != COMMITMENT_BYTES:
-        raise MessageError("the bank is bound to no seed of its reply: both need the same version", party=bank)
 
 
 def _check_id(request_id: str, bank: str) -> str:

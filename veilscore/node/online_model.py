@@ -16,7 +16,7 @@ import datetime as dt
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from veilscore.protocols.online import EncodedPoints, check_points_fit, encode_p
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -90,19 +90,27 @@ class Side:
 
 
 @dataclass(frozen=True, repr=False)
-class BankModel:
-    """A model of the bank, with the bank's map and, where the training job is known, its data set."""
+class ModelSides:
+    """A model of the bank by party; `constant` is what trees of one record add whatever holders have."""
 
     artefact: ScoreModel
-    sha256: bytes
-    code_map: CodeMap
-    labels: tuple[tuple[str, ...], ...]
     own: Side
     holders: Mapping[str, Side]
-    records: Records | None
     trees: Mapping[str, BankTrees] = field(default_factory=dict)
     constant: int = 0
-    stock: BankModel | None = None
+
+    @classmethod
+    def of(cls, artefact: ScoreModel) -> ModelSides:
+        """Encode a model; ParameterError if its totals do not fit online scoring."""
+        own, *holders = artefact.parts
+        trees = bank_trees(artefact) if isinstance(artefact, Boosted) else {}
+        hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
+        if not trees:
+            check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
+        sides = {
+            p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders
+        }
+        return ModelSides(artefact, _side(own, None), sides, trees)
 
     def own_units(self, codes: NDArray[np.unsignedinteger]) -> int:
         """Base points and the bank's own part of one firm."""
@@ -110,7 +118,11 @@ class BankModel:
             return int(self.artefact.own_units(codes)[0])
         return self.artefact.base_points + self.constant
 
-    def of_record(self, codes: NDArray[np.unsignedinteger]) -> BankModel:
+    def units_without(self, codes: NDArray[np.unsignedinteger], neutral: Iterable[str]) -> int:
+        """Units of one firm but for the parts of holders that open one: the bank's, and averages of the neutral."""
+        return self.own_units(codes) + sum(self.holders[h].average for h in neutral)
+
+    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
         """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
         if not self.trees:
             return self
@@ -125,7 +137,27 @@ class BankModel:
                 bounds=(record.lowest, record.highest),
                 average=round(expected - record.constant),
             )
-        return replace(self, holders=sides, constant=constant, stock=self)
+        return replace(self, holders=sides, constant=constant)
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class BankModel(ModelSides):
+    """The same with the bank's map and, where the training job is known, its data set.
+
+    Attributes
+    ----------
+    stock : of a model for one record, the model itself: spares are kept for that.
+    """
+
+    sha256: bytes
+    code_map: CodeMap
+    labels: tuple[tuple[str, ...], ...]
+    records: Records | None
+    stock: BankModel | None = None
+
+    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
+        """See `ModelSides`."""
+        return replace(super().of_record(codes), stock=self) if self.trees else self
 
 
 class BankModels:
@@ -150,26 +182,22 @@ class BankModels:
 
     def _read(self, model_path: Path, map_path: Path) -> BankModel:
         artefact, code_map = load_model(model_path), load_map(map_path)
-        own, *holders = artefact.parts
-        if code_map.hash != own.map_sha256:
+        if code_map.hash != artefact.parts[0].map_sha256:
             raise SchemaError(
                 f"the code map {map_path} is not the one that model {artefact.name} was trained with: restore it "
                 "from backup"
             )
-        trees = bank_trees(artefact) if isinstance(artefact, Boosted) else {}
-        hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
-        if not trees:
-            check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
+        sides = ModelSides.of(artefact)
         origin = self._origins.search().get(code_map.hash)
         return BankModel(
-            artefact,
-            artefact.sha256,
-            code_map,
-            tuple(code_map.labels(name) for name in code_map.names),
-            _side(own, None),
-            {p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders},
-            None if origin is None else origin.records,
-            trees,
+            artefact=artefact,
+            own=sides.own,
+            holders=sides.holders,
+            trees=sides.trees,
+            sha256=artefact.sha256,
+            code_map=code_map,
+            labels=tuple(code_map.labels(name) for name in code_map.names),
+            records=None if origin is None else origin.records,
         )
 
 

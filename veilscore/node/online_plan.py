@@ -28,7 +28,7 @@ OUTPUTS = ("score", "band")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Answer:
-    """What one holder said, and the bank's evaluated reply to it where it sent a record."""
+    """What one holder said, and the bank's evaluated reply to it where it sent a record (`difference`: by a spare)."""
 
     holder: str
     status: str
@@ -41,6 +41,7 @@ class Answer:
     disclosed: tuple[Disclosed, ...] = ()
     released_as: str = ""
     asked: Asked | None = None
+    difference: bytes = b""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +72,7 @@ class Plan:
 
     def units_without(self) -> int:
         """Units of the firm but for the parts of those who take part."""
-        return self.model.own_units(self.own_codes) + sum(self.model.holders[h].average for h in self.neutral)
+        return self.model.units_without(self.own_codes, self.neutral)
 
     def own_share(self) -> int:
         """The bank's share of the total: that of the lead is the sum of the partials."""

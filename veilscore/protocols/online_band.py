@@ -5,7 +5,9 @@ Parties  : the bank (evaluates; its share is its own units less its masks), the 
            the holders' partials).
 Messages : base point -> base choices, which need neither firm nor share and are made ahead; labels -> tables, decoding.
 Reveals  : to the bank, the number of the band. To the lead, nothing: the holders' sum is uniform without the masks.
-Assumes  : as `banding`. A set-up serves one circuit and lives in memory only: so does its offset.
+Assumes  : as `banding`. A set-up serves one circuit and lives in memory only: so does its offset. All that the bank
+           draws comes from a seed that it is committed to before the lead answers, so that an auditor can tell which
+           share it put in (ADR 12).
 Aborts   : MessageError on any wrong size or point, or a band that there is not; SecretReuseError at the lead where a
            set-up is to serve twice.
 """
@@ -25,6 +27,7 @@ from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.errors import MessageError, SecretReuseError
 from veilscore.protocol import pack_fields
 from veilscore.protocols.banding import BandCircuit
+from veilscore.randomness import derived, seeded
 
 if TYPE_CHECKING:
     from typing import Any
@@ -51,11 +54,12 @@ class BankBand:
     Parameters
     ----------
     names : `names_of` the set-up.
+    seed : of all secrets of this set-up; of no other.
     """
 
-    def __init__(self, names: bytes) -> None:
-        self._names = names
-        self._receiver = LabelReceiver(names)
+    def __init__(self, names: bytes, seed: bytes) -> None:
+        self._names, self._seed = names, seed
+        self._receiver = seeded(derived(seed, "base"), lambda: LabelReceiver(names))
         self._sent: tuple[BandCircuit, bytes, Any] | None = None
 
     def __repr__(self) -> str:
@@ -83,7 +87,8 @@ class BankBand:
             raise SecretReuseError("a set-up of labels was to serve a second share")
         circuit = _circuit(bands.limits)
         lifted = np.array([(share + circuit.half) % T], np.uint64)
-        self._sent = (circuit, *self._receiver.extend(to_bits(lifted, circuit.n_bits)))
+        bits = to_bits(lifted, circuit.n_bits)
+        self._sent = (circuit, *seeded(derived(self._seed, "labels"), lambda: self._receiver.extend(bits)))
         return self._sent[1]
 
     def open(self, tables: bytes, decoding: bytes) -> int:

@@ -499,12 +499,14 @@ class BandPartial(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., bank: _Optional[str] = ..., partial_share: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BandBase(_message.Message):
-    __slots__ = ("setup_id", "point")
+    __slots__ = ("setup_id", "point", "commitment")
     SETUP_ID_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     setup_id: str
     point: bytes
-    def __init__(self, setup_id: _Optional[str] = ..., point: _Optional[bytes] = ...) -> None: ...
+    commitment: bytes
+    def __init__(self, setup_id: _Optional[str] = ..., point: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
 class BandChoices(_message.Message):
     __slots__ = ("points",)
