@@ -34,6 +34,7 @@ from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.node.founding import PORTAL
 from veilscore.node.serve import log_to, only_one, open_node, serve_until_stopped
 from veilscore.release.issuer import Issuer
+from veilscore.sandbox.bubblewrap import check_host
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ def main() -> None:
         serve_unlogged(options.serve)
         return
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    check_host()  # without bubblewrap it would end only after minutes
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folders = {side: Path(name) / side for side in SIDES}
         units = {"on": prepare(folders["on"], options.firms)}
