@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -48,7 +48,7 @@ from veilscore.protocols.online_band import BankBand, names_of
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from veilscore.modelling.model import ScoreModel
 
 STEP = "online"
+K = TypeVar("K", OnlineRecord, BandRecord)
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,26 +179,24 @@ class OnlineAudit:
         )
 
     def _band_record(self, one: BandOpened) -> BandRecord:
-        try:
-            record = read_band(self._folder, one.commitment)
-        except FileNotFoundError as error:
-            raise Unknown("the bank kept no opening of it, or deleted it") from error
-        except (EvidenceError, OSError) as error:
-            raise Differs(f"the opening was changed after the band: {error}") from error
+        record = self._kept(read_band, one)
         self._check_opening(one, record.opening, "band", one.setup)
         if record.request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
         return record
 
     def _record(self, one: ShareOpened) -> OnlineRecord:
+        record = self._kept(read_record, one)
+        self._check_opening(one, record.opening, *(("spare", one.spare) if one.spare else ("record", one.request)))
+        return record
+
+    def _kept(self, read: Callable[[Path, str], K], one: ShareOpened | BandOpened) -> K:
         try:
-            record = read_record(self._folder, one.commitment)
+            return read(self._folder, one.commitment)
         except FileNotFoundError as error:
             raise Unknown("the bank kept no opening of it, or deleted it") from error
         except (EvidenceError, OSError) as error:
             raise Differs(f"the opening was changed after the score: {error}") from error
-        self._check_opening(one, record.opening, *(("spare", one.spare) if one.spare else ("record", one.request)))
-        return record
 
     def _check_opening(self, one: ShareOpened | BandOpened, opening: OnlineOpening, use: str, ident: str) -> None:
         if opening.commitment.hex() != one.commitment:
