@@ -15,6 +15,7 @@ from trial_federation import commanding, make_homes, open_trial, running, show, 
 from veilscore.errors import ConfigError, IdentityError, ProtocolError, RefusedError
 from veilscore.fabric.identity import load_identity
 from veilscore.local import open_job
+from veilscore.node import policy as node_policy
 from veilscore.node.acceptance import verify_acceptance
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.node.job import parse_job
@@ -24,7 +25,7 @@ from veilscore.release.binding import bound_now, check_bound, code_digest, with_
 from veilscore.release.catalogue import publish, read_published, verify_published
 from veilscore.release.rules import StandingRule
 
-TODAY = dt.datetime.now(dt.UTC).date()
+TODAY = dt.date(2026, 2, 3)
 DAY = dt.timedelta(days=1)
 
 
@@ -46,7 +47,8 @@ DAY = dt.timedelta(days=1)
         ({"agreements": [{}], "purposes": ["marketing"]}, Refuse),
     ],
 )
-def test_standing_rules_accept_without_a_person(tmp_path, policy, answer):
+def test_standing_rules_accept_without_a_person(tmp_path, monkeypatch, policy, answer):
+    monkeypatch.setattr(node_policy, "_today", lambda: TODAY)  # midnight may come between collection and this
     config = load_node_config(make_homes(tmp_path) / "tax")
     config = config.model_copy(update={"policy": NodePolicy.model_validate(policy)})
     assert isinstance(config.policy.decide(toy_job(), config), answer)
