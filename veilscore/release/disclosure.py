@@ -6,18 +6,18 @@ a repeated attempt goes on from it, whatever became of the job's folder.
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from veilscore.errors import RefusedError, StateError
+from veilscore.errors import RefusedError
+from veilscore.node.sqlite_file import open_sqlite, told, transaction
 from veilscore.protocol import Checkpoint, Protocol
-from veilscore.release.ledger_file import open_ledger_file, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import sqlite3
+    from collections.abc import Callable
     from pathlib import Path
 
     from google.protobuf.message import Message
@@ -107,18 +107,10 @@ class DisclosureLedger:
 
     def _open(self) -> sqlite3.Connection:
         with self._told():
-            return open_ledger_file(self.path, _TABLES)
+            return open_sqlite(self.path, _TABLES)
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say of an error of the file which file it is and what follows."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"disclosure ledger {self.path} cannot be read or written ({type(error).__name__}): check disk "
-                "space, owner and mode, or restore the file from backup; nothing is opened meanwhile"
-            ) from error
+    def _told(self) -> AbstractContextManager[None]:
+        return told(f"disclosure ledger {self.path}", "restore the file from backup; nothing is opened meanwhile")
 
     def _sum(self, db: sqlite3.Connection, where: str = "1", *values: str) -> float:
         query = f"SELECT COALESCE(SUM(bits), 0.0) FROM told WHERE dataset = ? AND {where}"  # noqa: S608 - fixed words

@@ -15,7 +15,6 @@ import bisect
 import contextlib
 import hashlib
 import secrets
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.release.ledger_file import open_ledger_file, transaction
+from veilscore.node.sqlite_file import open_sqlite, told, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,7 +110,7 @@ class ReleaseLedger:
         self._single: dict[int, list[Release]] = {}
         self._times: dict[tuple[str, str], list[float]] = {}
         with self._told():
-            self._db = open_ledger_file(path, _TABLES)
+            self._db = open_sqlite(path, _TABLES)
         try:
             self._key = self._own_key()
         except BaseException:
@@ -277,16 +276,8 @@ class ReleaseLedger:
             finally:
                 self._busy = self._current = False
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say of an error of the file which file it is and what follows."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"release ledger {self._path} cannot be read or written ({type(error).__name__}): check disk space, "
-                "owner and mode, or restore the file from backup; nothing is released meanwhile"
-            ) from error
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told(f"release ledger {self._path}", "restore the file from backup; nothing is released meanwhile")
 
 
 def _holds(firms: Firms, firm: int) -> bool:

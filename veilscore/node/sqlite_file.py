@@ -1,6 +1,6 @@
-"""The SQLite file of a holder's ledger: how it is opened, and transactions on it.
+"""SQLite files that single firms wait for, ledgers and journals: opened and written in one way.
 
-By the driver itself: a single firm waits for these statements, and SQLAlchemy takes several times what they take.
+By the driver itself: SQLAlchemy takes several times what such a statement takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BUSY_S = 10.0
 
 
-def open_ledger_file(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
+def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
     """Connection to one file (mode 0600) with these tables, for one thread at a time.
 
     Raises
@@ -31,7 +31,7 @@ def open_ledger_file(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
-        raise StateError(f"ledger {path} cannot be opened: {error.strerror}") from error
+        raise StateError(f"{path} cannot be opened: {error.strerror}; check disk space, owner and mode") from error
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         # NORMAL survives the end of the process; a loss of power may drop the last entries, never damage the file
@@ -44,6 +44,17 @@ def open_ledger_file(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+@contextlib.contextmanager
+def told(what: str, instead: str) -> Iterator[None]:
+    """Say of an error of SQLite which file it is, and what to do instead; StateError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateError(
+            f"{what} cannot be read or written ({type(error).__name__}): check disk space, owner and mode, or {instead}"
+        ) from error
 
 
 @contextlib.contextmanager
