@@ -20,7 +20,18 @@ from conftest import require
 from fabric_network import FEDERATION, IDENTITIES, make_identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trial_evidence import EVERYBODY, KEYS, entry, log_path, open_log, open_nodes, receipt_path, run_jobs
+from trial_evidence import (
+    AHEAD,
+    EVERYBODY,
+    KEYS,
+    entry,
+    log_path,
+    open_log,
+    open_nodes,
+    receipt_path,
+    run_jobs,
+    waited_for,
+)
 from trial_scoring import BATCH, rows, score, scoring, train
 from typer.testing import CliRunner
 
@@ -192,17 +203,79 @@ def test_zeros_after_a_crash_of_the_machine_are_a_torn_tail(tmp_path):
     log.close()
 
 
-def test_process_killed_while_it_writes_loses_nothing_acknowledged(tmp_path):
+def test_one_head_follows_entries_that_somebody_waited_for(tmp_path):
+    log = open_log(tmp_path, ahead=AHEAD)
+    first = log.head
+    assert [log.append([waited_for(k)], head_later=True) for k in range(3)] == [range(1, 2), range(2, 3), range(3, 4)]
+    found = scan(tmp_path / "log.jsonl")
+    assert (found.head, found.torn.count(b"\n")) == (first, 3)
+    assert "are not signed" in verify_log(tmp_path / "log.jsonl", KEYS)[-1]
+    log.sign_head()
+    log.sign_head()
+    assert scan(tmp_path / "log.jsonl").heads == [first, log.head]
+    log.append([waited_for(3)], head_later=True)
+    log.append([entry(4)])  # its head covers both
+    log.append([waited_for(5)], head_later=True)
+    assert log.head.size == log.size == 7  # asked for, it is signed
+    log.append([waited_for(6)], head_later=True)
+    with pytest.raises(EvidenceError, match="waited_for"):
+        log.append([entry(7)], head_later=True)
+    log.close()  # signs the last one
+    found = scan(tmp_path / "log.jsonl")
+    assert ([h.size for h in found.heads], found.torn) == ([1, 4, 6, 7, 8], b"")
+    verify_log(tmp_path / "log.jsonl", KEYS, [first])
+
+
+@pytest.mark.parametrize("behind", [b"", b"E {", b'E {"kind":"test","number":3,"time_ms":3}\n', b"\0" * 50])
+def test_what_left_before_a_crash_stays_in_the_log(tmp_path, behind):
+    log = open_log(tmp_path / "one", ahead=AHEAD)
+    for k in range(3):
+        log.append([waited_for(k)], head_later=True)
+    left = log_path_of(tmp_path / "one").read_bytes()
+    log.close()
+    (tmp_path / "two").mkdir()
+    log_path_of(tmp_path / "two").write_bytes(left + behind)
+    seen = []
+    log = open_log(tmp_path / "two", ahead=AHEAD, visit=lambda index, body: seen.append((index, json.loads(body))))
+    assert seen[1:] == [(k + 1, waited_for(k)) for k in range(3)]
+    assert (log.size, log.head.size, log.torn_bytes) == (5, 5, len(behind))
+    told = json.loads(log.entry(4))
+    assert (told["kind"], told["unsigned"], told["bytes"]) == ("recovered", 3, len(behind))
+    log.append([entry(9)])
+    log.close()
+    assert scan(log_path_of(tmp_path / "two")).torn == b""
+    verify_log(log_path_of(tmp_path / "two"), KEYS)
+
+
+def test_other_kinds_behind_the_last_head_are_not_signed_after_a_crash(tmp_path):
+    log = open_log(tmp_path, ahead=AHEAD)
+    log.append([waited_for(0)], head_later=True)
+    log.close()
+    spaced = b'E {"kind": "waited_for"}\n'
+    with log_path_of(tmp_path).open("ab") as file:
+        file.write(spaced)
+    log = open_log(tmp_path, ahead=AHEAD)
+    assert (log.size, log.torn_bytes) == (3, len(spaced))
+    log.close()
+
+
+def log_path_of(folder):
+    return folder / "log.jsonl"
+
+
+@pytest.mark.parametrize("head_later", [False, True])
+def test_process_killed_while_it_writes_loses_nothing_acknowledged(tmp_path, head_later):
     program = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
         "from pathlib import Path\n"
-        "from trial_evidence import Log, entry\n"
+        "from trial_evidence import AHEAD, Log, waited_for\n"
         "from veilscore.evidence.documents import CertificateKeys\n"
         "from veilscore.fabric.identity import load_identity\n"
         "me = load_identity(Path(sys.argv[1]) / 'identity')\n"
-        "log = Log(Path(sys.argv[1]), lambda: me, CertificateKeys([me.certificate]))\n"
+        "log = Log(Path(sys.argv[1]), lambda: me, CertificateKeys([me.certificate]), ahead=AHEAD)\n"
         "while True:\n"
-        "    print(log.append([entry(k) for k in range(50)]).stop, flush=True)\n"
+        f"    said = log.append([waited_for(k) for k in range(50)], head_later={head_later})\n"
+        "    print(said.stop, flush=True)\n"
     )
     from veilscore.fabric.identity import create_identity
 
@@ -216,14 +289,15 @@ def test_process_killed_while_it_writes_loses_nothing_acknowledged(tmp_path):
     keys = CertificateKeys([identity.certificate])
     from veilscore.evidence.log import Log
 
-    log = Log(tmp_path, lambda: identity, keys)
+    log = Log(tmp_path, lambda: identity, keys, ahead=AHEAD)
     assert log.size >= int([line for line in said if line.endswith(b"\n")][-1])
     log.close()
     verify_log(tmp_path / "log.jsonl", keys)
 
 
-def test_full_disk_appends_nothing(tmp_path, monkeypatch):
-    log = open_log(tmp_path)
+@pytest.mark.parametrize("head_later", [False, True])
+def test_full_disk_appends_nothing(tmp_path, monkeypatch, head_later):
+    log = open_log(tmp_path, ahead=AHEAD)
     head, size = log.head, (tmp_path / "log.jsonl").stat().st_size
     real = os.write
 
@@ -234,7 +308,7 @@ def test_full_disk_appends_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("veilscore.evidence.log.os.write", half_then_full)
     with pytest.raises(StateError, match="free space"):
-        log.append([entry(0)])
+        log.append([waited_for(0)], head_later=head_later)
     monkeypatch.undo()
     assert (log.head, log.size, (tmp_path / "log.jsonl").stat().st_size) == (head, head.size, size)
     log.append([entry(1)])

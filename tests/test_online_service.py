@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -13,12 +14,17 @@ from consent_issuer import token_bytes
 from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto import he
-from veilscore.errors import DataError, IdentityError, MessageError, ProtocolError, SecretReuseError
+from veilscore.errors import DataError, EvidenceError, IdentityError, MessageError, ProtocolError, SecretReuseError
+from veilscore.evidence.documents import load_keys
+from veilscore.evidence.log import scan
+from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
+from veilscore.evidence.verify import verify_log, verify_receipt
 from veilscore.fabric.federation import load_federation
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.identity import load_identity
 from veilscore.modelling.model import load_model
 from veilscore.node import online_bank, online_spares
+from veilscore.node.online_bank import OnlineBank
 from veilscore.node.online_journal import Journal
 from veilscore.node.online_model import codes_of_features
 from veilscore.node.online_records import load_map
@@ -150,6 +156,66 @@ def test_retry_gets_the_same_response_also_after_a_restart(trained, homes):
         keys = [row[0] for row in db.execute("SELECT key FROM answered")]
     assert len(keys) == 1  # the second request is answered from what the first opened
     assert firm.encode() not in (homes / "tax" / "state" / "online.db").read_bytes()
+
+
+def test_a_crash_right_after_scores_left_costs_no_receipt(trained, homes, tmp_path, monkeypatch):
+    """Homes as they were when the responses came: no head was signed and no receipt made yet."""
+    crashed = tmp_path / "crashed"
+
+    async def nothing(*_):
+        """What the crash came before."""
+
+    async def scenario():
+        with monkeypatch.context() as patch:
+            patch.setattr(OnlineBank, "_keep", nothing)
+            patch.setattr(EvidenceRecorder, "sign_soon", lambda _: None)
+            async with scoring(homes) as command:
+                found = [await score(command, name, firm) for name, firm in zip("ab", trained.known, strict=False)]
+                shutil.copytree(homes, crashed)
+                return found
+
+    async def restarted():
+        async with scoring(crashed):
+            pass
+
+    responses = asyncio.run(scenario())
+    assert [r.status for r in responses] == ["scored", "scored"]
+    with pytest.raises(EvidenceError, match="starts again"):
+        online_receipt(crashed / "bank", "a")
+    keys = load_keys(homes / "tax" / "federation.yaml")
+    before = {party: scan(crashed / party / "evidence" / "log.jsonl") for party in ("bank", "tax", "registry")}
+    assert [found.torn.count(b"\n") for found in before.values()] == [2, 2, 2]
+    asyncio.run(restarted())
+    for name, firm in zip("ab", trained.known, strict=False):
+        proved = " ".join(verify_receipt(online_receipt(crashed / "bank", name).to_bytes(), keys))
+        assert firm in proved
+    for party, found in before.items():
+        path = crashed / party / "evidence" / "log.jsonl"
+        assert found.torn in path.read_bytes()
+        assert b'"unsigned":2' in path.read_bytes()
+        assert "not signed" not in verify_log(path, keys, [found.head])[-1]
+    journal = Journal(crashed / "bank" / "state" / "online.db")
+    assert journal.unfinished() == []
+    assert journal.get("a")[1] == responses[0].SerializeToString()
+    journal.close()
+
+
+def test_receipt_and_heads_are_there_a_moment_after_the_score(trained, homes):
+    logs = [homes / party / "evidence" / "log.jsonl" for party in ("bank", "tax", "registry")]
+
+    async def scenario():
+        async with scoring(homes) as command:
+            await score(command, "a", trained.known[0])
+            for _ in range(500):
+                with contextlib.suppress(EvidenceError):
+                    receipt = online_receipt(homes / "bank", "a")
+                    if not any(scan(path).torn for path in logs):
+                        return receipt
+                await asyncio.sleep(0.02)
+        raise AssertionError("no receipt, or a log without its head, after 10 s")
+
+    receipt = asyncio.run(scenario())
+    verify_receipt(receipt.to_bytes(), load_keys(homes / "tax" / "federation.yaml"))
 
 
 def test_rule_fail(trained, homes):
@@ -494,6 +560,13 @@ def test_journal_keeps_the_first_answer(tmp_path):
     assert journal.keep("a", b"d", b"two") == b"one"
     with pytest.raises(ProtocolError, match="new request id"):
         journal.keep("a", b"other", b"three")
+    assert journal.keep("b", b"d", b"two", b"to do") == b"two"
+    assert journal.keep("b", b"d", b"two", b"to do again") == b"two"
     journal.close()
-    assert Journal(path).get("a") == (b"d", b"one")
+    journal = Journal(path)
+    assert journal.get("a") == (b"d", b"one")
+    assert journal.unfinished() == [("b", b"two", b"to do")]
+    journal.finished("b")
+    assert journal.unfinished() == []
+    journal.close()
     assert path.stat().st_mode & 0o777 == 0o600

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KEYS = FederationKeys(lambda: FEDERATION)
 EVERYBODY = (*PARTIES, "coordinator")
+AHEAD = frozenset({"waited_for"})
 
 
 class ScoringWorkflow(ToyWorkflow):
@@ -79,6 +80,11 @@ def open_log(folder: Path, party: str = "bank", **options: Any) -> Log:
 
 def entry(number: int) -> dict[str, Any]:
     return {"kind": "test", "number": number, "time_ms": number}
+
+
+def waited_for(number: int) -> dict[str, Any]:
+    """Entry of a kind that may stand ahead of its head, in a log that is open with `ahead=AHEAD`."""
+    return {**entry(number), "kind": "waited_for"}
 
 
 def receipt_path(folder: Path, party: str, job_id: str) -> Path:

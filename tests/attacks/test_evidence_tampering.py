@@ -11,6 +11,7 @@ from fabric_network import IDENTITIES, make_identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trial_evidence import (
+    AHEAD,
     EVERYBODY,
     KEYS,
     dumped,
@@ -20,6 +21,7 @@ from trial_evidence import (
     open_nodes,
     receipt_path,
     run_jobs,
+    waited_for,
 )
 from trial_federation import commanding, make_homes, running, show, submit, watch
 
@@ -37,11 +39,12 @@ from veilscore.fabric.identity import load_identity
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """Lines of a log of three batches, and the head that others kept."""
+    """Lines of a log of three batches, one of them written ahead of its head, and the head that others kept."""
     folder = tmp_path_factory.mktemp("log")
-    log = open_log(folder)
+    log = open_log(folder, ahead=AHEAD)
     for k in range(3):
-        log.append([entry(3 * k + j) for j in range(3)])
+        log.append([waited_for(3 * k + j) for j in range(3)], head_later=k == 1)
+        log.sign_head()
     head = log.head
     log.close()
     return (folder / "log.jsonl").read_bytes(), head

@@ -57,7 +57,7 @@ def log(
 
 
 def _row(number: int, entry: dict[str, object]) -> tuple[str, ...]:
-    shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "bytes")
+    shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "unsigned", "bytes")
     details = ", ".join(f"{name} {entry[name]}" for name in shown if name in entry)
     time_ms = entry.get("time_ms", 0)
     when = dt.datetime.fromtimestamp(time_ms / 1000 if isinstance(time_ms, int) else 0, dt.UTC)

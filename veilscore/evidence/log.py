@@ -3,16 +3,22 @@
 Lines of the file: ``E {entry}`` for each entry, then ``H {signed head}``; one write and one fsync for both. A batch
 counts once its head is on disk. What a crash leaves after the last head (a cut line, entries without a head, blocks of
 zeros) is a torn tail: nobody was told that it was logged. It is cut off at the next opening, which the log records.
+Where a caller waits (one score), an entry is written ahead of its head: it counts once it is on disk itself, and the
+head over it and others like it follows in a moment. If a crash comes between, the next opening signs such entries, by
+their kinds alone, and records that they were found unsigned.
 
 Source  : RFC 9162 (tree and heads). Entries hold digests, sizes and times; a firm's id only inside a salted hash.
 Protects: any change of a byte, a missing, added or moved entry up to the last head anybody kept is found.
-Does not: stop the owner from cutting the end that nobody has seen; countersigned and anchored heads (heads.py,
-          anchor.py) make that visible.
+Does not: stop the owner, or for entries ahead of their head whoever can write the file while the node is down, from
+          changing the end that nobody has seen; countersigned and anchored heads (heads.py, anchor.py) make that
+          visible.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import threading
 import time
@@ -43,7 +49,7 @@ class LogFile:
     places : (offset, size) of every entry's JSON in the file.
     head : the last signed head.
     heads : all heads, where asked for.
-    end : offset behind the last head; what follows is torn.
+    end : offset behind the last head; what follows is torn, or ahead of its head.
     torn : bytes behind it.
     """
 
@@ -125,6 +131,7 @@ class Log:
     keys : to check the last head with.
     clock : seconds since the epoch.
     visit : called with index and JSON of every entry that is there already.
+    ahead : kinds of entries that may be written ahead of their head.
 
     Raises
     ------
@@ -140,9 +147,10 @@ class Log:
         *,
         clock: Callable[[], float] = time.time,
         visit: Callable[[int, bytes], None] | None = None,
+        ahead: frozenset[str] = frozenset(),
     ) -> None:
         self.path = folder / LOG_FILE
-        self._signer, self._clock = signer, clock
+        self._signer, self._clock, self._ahead = signer, clock, ahead
         self._lock = threading.Lock()
         self._file = self._open(folder)
         try:
@@ -155,14 +163,30 @@ class Log:
         self._tree, self._places, self._end = found.tree, found.places, found.end
         self._head = found.head
         self._previous = digest(found.head.to_bytes()) if found.head else ""
-        self.torn_bytes = len(found.torn)
-        if found.torn:
-            self._cut(found.end)
+        unsigned = self._adopt(found.torn, visit) if found.head else 0
+        torn = found.torn[self._end - found.end :]
+        self.torn_bytes = len(torn)
+        if torn:
+            self._cut(self._end)
         if found.head is None:
             self.append([{"kind": "opened", "party": signer().name, "time_ms": self.now_ms()}])
         if found.torn:
-            entry = {"kind": "recovered", "bytes": len(found.torn), "sha256": digest(found.torn)}
+            entry = {"kind": "recovered", "unsigned": unsigned, "bytes": len(torn), "sha256": digest(torn)}
             self.append([entry | {"time_ms": self.now_ms()}])
+
+    def _adopt(self, tail: bytes, visit: Callable[[int, bytes], None] | None) -> int:
+        """Take in the entries that a crash left without their head; returns how many."""
+        first = self.size
+        for line in tail.split(b"\n")[:-1]:
+            body = line[2:]
+            if not line.startswith(_ENTRY) or _kind_of(body) not in self._ahead:
+                break
+            self._tree.extend([leaf_hash(body)])
+            if visit:
+                visit(self.size, body)
+            self._places.append((self._end + 2, len(body)))
+            self._end += len(line) + 1
+        return self.size - first
 
     def _open(self, folder: Path) -> int:
         try:
@@ -178,9 +202,11 @@ class Log:
         return descriptor
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; entries that have no head yet get one, if it can be written."""
         with self._lock:
             if self._file >= 0:
+                with contextlib.suppress(StateError):
+                    self._sign_head()
                 os.close(self._file)
                 self._file = -1
 
@@ -195,47 +221,68 @@ class Log:
 
     @property
     def head(self) -> SignedHead:
-        """Head over everything in the log."""
+        """Head over everything in the log; signed now, if entries have none yet."""
         with self._lock:
-            return self._last_head()
+            self._sign_head()
+            if self._head is None:
+                raise EvidenceError("the log has no entry yet")
+            return self._head
 
-    def _last_head(self) -> SignedHead:
-        if self._head is None:
-            raise EvidenceError("the log has no entry yet")
-        return self._head
-
-    def append(self, entries: Sequence[dict[str, Any]]) -> range:
+    def append(self, entries: Sequence[dict[str, Any]], *, head_later: bool = False) -> range:
         """Write entries and a head over them; returns their indices once they are on disk.
+
+        Parameters
+        ----------
+        head_later : somebody waits, so entries alone are written, and the caller sees to it that `sign_head` is called
+            in a moment. A signature takes half as long as an fsync, and one may stand for many entries.
 
         Raises
         ------
-        EvidenceError : no entry, too many, or one that is too long.
+        EvidenceError : no entry, too many, one that is too long, or of a kind that has its head with it.
         StateError : the disk is full or cannot be written; nothing was appended.
         """
         bodies = [canonical(entry) for entry in entries]
         if not 0 < len(bodies) <= MAX_BATCH or max(map(len, bodies)) > MAX_ENTRY_BYTES:
             raise EvidenceError(f"1 to {MAX_BATCH} entries at once, each of at most {MAX_ENTRY_BYTES} bytes")
+        if head_later and not {str(entry.get("kind")) for entry in entries} <= self._ahead:
+            raise EvidenceError(f"only entries of the kinds {sorted(self._ahead)} are written ahead of their head")
         with self._lock:
             first = self.size
+            lines = [_ENTRY + body + b"\n" for body in bodies]
+            at = self._end
             self._tree.extend(map(leaf_hash, bodies))
             try:
-                head = SignedHead.sign(
-                    self._signer(), self._tree.size, self._tree.root(), self._previous, self.now_ms()
-                )
-                signed = head.to_bytes()
-                lines = [_ENTRY + body for body in bodies] + [_HEAD + signed, b""]
-                self._write(b"\n".join(lines))
+                self._write(lines, with_head=not head_later)
             except BaseException:
                 self._tree.cut(first)
                 raise
-            at = self._end
             for body in bodies:
                 self._places.append((at + 2, len(body)))
                 at += len(body) + 3
-            self._end, self._head, self._previous = at + len(lines[-2]) + 1, head, digest(signed)
             return range(first, self.size)
 
-    def _write(self, data: bytes) -> None:
+    def sign_head(self) -> None:
+        """Sign and write a head over the entries that have none, if there are any; StateError as from `append`."""
+        with self._lock:
+            self._sign_head()
+
+    def _sign_head(self) -> None:
+        if self._file >= 0 and self._head is not None and self._head.size < self.size:
+            self._write([], with_head=True)
+
+    def _write(self, lines: list[bytes], *, with_head: bool) -> None:
+        """Lines onto the disk; behind them the head of the tree as it is, if wanted."""
+        head = self._head
+        if with_head:
+            head = SignedHead.sign(self._signer(), self._tree.size, self._tree.root(), self._previous, self.now_ms())
+            lines = [*lines, _HEAD + head.to_bytes() + b"\n"]
+        data = b"".join(lines)
+        self._put(data)
+        self._end += len(data)
+        if with_head:
+            self._head, self._previous = head, digest(lines[-1][2:-1])
+
+    def _put(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:
@@ -274,6 +321,15 @@ class Log:
         """Path from the tree of `old` entries to that of `size`."""
         with self._lock:
             return self._tree.consistency(old, size)
+
+
+def _kind_of(body: bytes) -> str:
+    """Kind of an entry; empty if it is none, or not in canonical form."""
+    try:
+        entry = json.loads(body)
+        return str(entry["kind"]) if canonical(entry) == body else ""
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 def _check_owner(head: SignedHead, name: str, keys: Keys) -> None:

@@ -6,6 +6,7 @@ before they leave the node, and an error of the log (disk full) stops them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from google.protobuf import json_format
 
 from veilscore.errors import EvidenceError, StateError
@@ -27,6 +29,7 @@ from veilscore.evidence.receipt import (
     Answer,
     JobReceipt,
     JobStatement,
+    Logged,
     OnlineReceipt,
     ScoreReceipt,
     ScoreTree,
@@ -36,6 +39,7 @@ from veilscore.evidence.receipt import (
 )
 from veilscore.node.online_journal import Journal
 from veilscore.node.store import JobStore, write_atomically
+from veilscore.protocol import pack_fields, unpack_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
+_SOON_S = 0.01
+_AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these
 _REMEMBERED = {"step", "answer", "job"}
 
 
@@ -105,6 +111,7 @@ class EvidenceRecorder:
         self._bound: dict[str, str] = {}
         self._lock = threading.RLock()
         self._opened = False
+        self._signing: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Read and check the log, and hold it until `close`; nothing else works before.
@@ -114,7 +121,7 @@ class EvidenceRecorder:
         EvidenceError : the log was changed; the node does not start on it.
         StateError : files cannot be read or written.
         """
-        self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read)
+        self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read, ahead=_AHEAD)
         try:
             self._heads = JobStore(self._folder / "heads")
             self._openings = JobStore(self._folder / "openings")
@@ -147,9 +154,9 @@ class EvidenceRecorder:
             statement = JobStatement.parse(body)
             self._statements[statement.job_id] = index
 
-    def _append(self, entry: dict[str, Any]) -> int:
+    def _append(self, entry: dict[str, Any], *, head_later: bool = False) -> int:
         with self._lock:
-            index = self.log.append([entry])[0]
+            index = self.log.append([entry], head_later=head_later)[0]
             if entry["kind"] in _REMEMBERED:
                 self._remember(index, entry["kind"], canonical(entry))
             return index
@@ -229,46 +236,61 @@ class EvidenceRecorder:
         consent = digest(request.consent) if request.consent else ""
         return OnlineAsked(request.request_id, salt, body, commitment(salt, body), consent)
 
-    def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> None:
-        """Bank: before a score leaves online; keeps its receipt, which shows request and response.
+    def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> bytes:
+        """Bank: before a score leaves online; returns what its receipt is made of later, by `keep_receipt`.
 
-        `OnlineStatement` and `OnlineReceipt` are written as plain values: a caller waits for them.
+        `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
 
         Parameters
         ----------
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
-        answered = _as_json(response)
         statement = {
             "kind": "score",
             "party": self.node.name,
             "request": asked.commitment,
-            "output": commitment(asked.salt, answered),
+            "output": commitment(asked.salt, _as_json(response)),
             "consent": asked.consent,
             "policy": self._policy,
             "model": response.model_sha256.hex(),
             "ciphertexts": dict(ciphertexts),
             "time_ms": self.log.now_ms(),
         }
-        index = self._append(statement)
-        head = self.log.head
-        receipt = {
-            "kind": "online_receipt",
-            "statement": {
-                "entry": canonical(statement).decode(),
-                "index": index,
-                "path": [step.hex() for step in self.log.inclusion(index, head.size)],
-                "head": head.model_dump(mode="json"),
-                "countersignatures": [],
-            },
-            "request": asked.body.decode(),
-            "output": answered.decode(),
-            "salt": asked.salt.hex(),
-        }
-        self._online.keep(asked.request_id, b"", canonical(receipt))
+        index = self._append(statement, head_later=True)
+        return pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
+
+    def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
+        """Bank: after a score has left, keep its receipt, which shows request and response; may be repeated.
+
+        Parameters
+        ----------
+        left : from `score_released`; the log may have been closed and opened since.
+        """
+        number, salt, body = unpack_fields(left, 3)
+        index = int.from_bytes(number, "little")
+        receipt = OnlineReceipt(
+            statement=Logged.of(self.log, index),
+            request=body.decode(),
+            output=_as_json(response).decode(),
+            salt=salt.hex(),
+        )
+        self._online.keep(request_id, b"", receipt.to_bytes())
+
+    def sign_soon(self) -> None:
+        """Event loop: sign what was logged ahead of its head, a moment after it has left; once for all till then."""
+        if self._signing is None:
+            self._signing = asyncio.create_task(self._sign())
+
+    async def _sign(self) -> None:
+        await asyncio.sleep(_SOON_S)
+        self._signing = None  # what is logged from here on may miss this head
+        try:
+            await asyncio.to_thread(self.log.sign_head)
+        except StateError as error:
+            structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
 
     def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes, bound: Bound) -> None:
-        """Holder: before its part of one score leaves; the digests are those in the bank's statement."""
+        """Holder: before its part of one score leaves, and ahead of its head; digests as in the bank's statement."""
         entry = {
             "kind": "share_opened",
             "bank": bank,
@@ -285,12 +307,12 @@ class EvidenceRecorder:
             "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }
-        self._append(entry)
+        self._append(entry, head_later=True)
 
     def band_opened(
         self, request: pb.BandLabels, bank: str, commitment: bytes, choices: bytes, cut_offs: bytes
     ) -> None:
-        """Lead: before the circuit of one band leaves.
+        """Lead: before the circuit of one band leaves, and ahead of its head.
 
         Parameters
         ----------
@@ -310,7 +332,7 @@ class EvidenceRecorder:
             "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }
-        self._append(entry)
+        self._append(entry, head_later=True)
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that; who countersigns looks at the date."""
@@ -376,7 +398,10 @@ def online_receipt(home: Path, request_id: str) -> OnlineReceipt:
     finally:
         journal.close()
     if kept is None:
-        raise EvidenceError("no score was released online under this request id, or more than 90 days ago")
+        raise EvidenceError(
+            "no score was released online under this request id, or more than 90 days ago; of a score just released, "
+            "the receipt is made in a moment, or when the node starts again"
+        )
     return OnlineReceipt.parse(kept[1])
 
 

@@ -244,7 +244,10 @@ def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list
         f"It continues {count} heads of it that others kept.",
     ]
     if found.torn:
-        proved.append(f"{len(found.torn)} bytes behind the last head were never signed: a write was cut off.")
+        proved.append(
+            f"{len(found.torn)} bytes behind the last head are not signed: a write was cut off, or the node is running "
+            "and their head comes in a moment."
+        )
     return proved
 
 

@@ -126,6 +126,7 @@ class Node:
     async def start(self) -> None:
         """Open the log and listen."""
         await asyncio.to_thread(self.evidence.open)
+        await self._online.start()
         await self.fabric.start()
         self.keys.start()
         self._log.info("node started", role=self.config.role)

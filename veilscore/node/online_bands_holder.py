@@ -212,6 +212,8 @@ class LeadBands:
             return found
 
         tables, decoding = await self._in_thread(work)
+        if self.evidence is not None:
+            self.evidence.sign_soon()
         return pb.BandTables(status="opened", tables=tables, decoding=decoding)
 
     def _request(self, key: str) -> _Request:

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -63,10 +63,39 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
 
 R = TypeVar("R")
+
+
+@dataclass(eq=False, repr=False)
+class _Call:
+    """One run of a request, and what is kept of it after its response has left.
+
+    Attributes
+    ----------
+    release_id : what others know the request by; says nothing of the caller's id and is the same for a repeat.
+    asked : the request's part of the bank's statement.
+    plan : of what is opened; None where nothing is.
+    sent : holder -> SHA-256 of the message that asked it to open.
+    openings : the same messages, for an auditor, where something was drawn for them.
+    released : its response, and `rest` what its receipt is made of besides; None if nothing is released.
+    """
+
+    request: pb.ScoreRequest
+    digest: bytes
+    release_id: str
+    limit_s: float
+    asked: OnlineAsked | None = None
+    plan: Plan | None = None
+    sent: dict[str, str] = field(default_factory=dict)
+    openings: list[tuple[Asked, pb.OpenPartial]] = field(default_factory=list)
+    released: pb.ScoreResponse | None = None
+    rest: bytes = b""
+
+
 Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _IDLE_S = 0.2  # without a request, before spares are made
+_LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
 _SPARE_S = 10.0
 
 
@@ -93,11 +122,8 @@ class OnlineBank:
         self._replying: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
-        self._asked_to_open: dict[str, dict[str, str]] = {}
-        self._asked: dict[str, OnlineAsked] = {}
         self._archive = OnlineArchive(home, node.audit)
         self._archive.start()
-        self._to_keep: dict[str, tuple[Plan, list[tuple[Asked, pb.OpenPartial]]]] = {}
         self._keeping: set[asyncio.Task[None]] = set()
         self._ready: dict[str, tuple[str, Early]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
@@ -108,6 +134,17 @@ class OnlineBank:
         """Offer the calls of this side."""
         self._fabric = self._bands.fabric = fabric
         fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
+
+    async def start(self) -> None:
+        """Make the receipts that the end of the process came before."""
+        await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        for request_id, body, rest in self._journal.unfinished() if self.evidence is not None else ():
+            try:
+                self._keep_receipt(request_id, pb.ScoreResponse.FromString(body), rest)
+            except VeilscoreError as error:
+                self._log.error("score has no receipt", error=type(error).__name__, message=error.message)
 
     async def close(self) -> None:
         """End; what still runs is given up."""
@@ -149,12 +186,13 @@ class OnlineBank:
 
     async def _run(self, request: pb.ScoreRequest, digest: bytes) -> pb.ScoreResponse:
         limit_s = min(request.timeout_s, MOST_S) if request.timeout_s > 0 else DEFAULT_S
+        call = _Call(request, digest, self._release_id(request), limit_s)
         try:
             async with asyncio.timeout(limit_s):
-                response = await self._score(request, digest, limit_s)
+                response = await self._score(call)
             if response.status in {"scored", "fallback"}:
-                self._log_release(request, response)
-                self._journal.keep(request.request_id, digest, response.SerializeToString())
+                self._log_release(call, response)
+                self._journal.keep(request.request_id, digest, response.SerializeToString(), call.rest)
         except TimeoutError:
             response = make_response(
                 request, "failed", f"not answered within {limit_s:g} s; repeat the request under its id"
@@ -162,46 +200,45 @@ class OnlineBank:
         except VeilscoreError as error:
             response = make_response(request, "failed", str(error))
         finally:
-            self._asked_to_open.pop(self._release_id(request), None)
-            self._asked.pop(self._release_id(request), None)
-            self._keep_for_audit(self._release_id(request))
-            self._make_ready()
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
+            task = asyncio.create_task(self._keep(call))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+            self._make_ready()
             self._refill_later()
         self._log.info("score", status=response.status, model=request.model, message=response.message)
         return response
 
-    async def _score(self, request: pb.ScoreRequest, digest: bytes, limit_s: float) -> pb.ScoreResponse:
+    async def _score(self, call: _Call) -> pb.ScoreResponse:
+        request = call.request
         kept = self._plans.get(request.request_id)
-        plan = await self._prepare(request, limit_s) if kept is None else kept[1]
+        plan = await self._prepare(call) if kept is None else kept[1]
         if plan.failure:
             return make_response(request, "failed", plan.failure, plan)
         together = plan.repeated or 0
         if plan.taking_part and plan.repeated is None:
-            self._plans[request.request_id] = digest, plan
+            self._plans[request.request_id] = call.digest, plan
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
-            self._to_keep[self._release_id(request)] = plan, []
-            opening = self._open if plan.band is None else self._open_band
-            opened, together = await opening(request, plan, limit_s)
+            call.plan = plan
+            opened, together = await (self._open if plan.band is None else self._open_band)(call, plan)
             if opened is not None:
                 return make_response(request, "failed", "not all parts were opened", opened)
             self._plans.pop(request.request_id, None)
-            self._openings.keep(self._release_id(request), plan, together)
+            self._openings.keep(call.release_id, plan, together)
         return scored(request, plan, together)
 
     # 1. ask
 
-    async def _prepare(self, request: pb.ScoreRequest, limit_s: float) -> Plan:
+    async def _prepare(self, call: _Call) -> Plan:
+        request = call.request
         model = await self._models.get(request.model)
-        band = self._begin_band(model, request, limit_s)
+        band = self._begin_band(model, call)
         own_codes, note = await own_record(model, request)
         model = model.of_record(own_codes)
         bands_hash = b"" if band is None else band.bands.sha256
-        answers = await asyncio.gather(
-            *(self._ask(holder, model, request, bands_hash, limit_s / 2) for holder in model.holders)
-        )
+        answers = await asyncio.gather(*(self._ask(holder, model, call, bands_hash) for holder in model.holders))
         rule = request.on_missing or "fail"
         if any(a.released_as for a in answers):
             plan = replace(make_plan(model, own_codes, as_if_opened(answers), rule, note), band=band)
@@ -210,39 +247,31 @@ class OnlineBank:
                 return replace(plan, repeated=together)
             answers = await asyncio.gather(
                 *(
-                    self._ask(a.holder, model, request, bands_hash, limit_s / 2, fresh=True)
-                    if a.released_as
-                    else _same(a)
+                    self._ask(a.holder, model, call, bands_hash, fresh=True) if a.released_as else _same(a)
                     for a in answers
                 )
             )
         return replace(make_plan(model, own_codes, tuple(answers), rule, note), band=band)
 
-    def _begin_band(self, model: BankModel, request: pb.ScoreRequest, limit_s: float) -> BandCall | None:
-        bands = bands_of(model, request)
+    def _begin_band(self, model: BankModel, call: _Call) -> BandCall | None:
+        bands = bands_of(model, call.request)
         if bands is None:
             return None
-        call = BandCall(self._bands, bands)
-        ready = call.begin(next(iter(model.holders)), limit_s / 2)
+        band = BandCall(self._bands, bands)
+        ready = band.begin(next(iter(model.holders)), call.limit_s / 2)
         self._replying.add(ready)
         ready.add_done_callback(self._replying.discard)
-        return call
+        return band
 
     async def _ask(
-        self,
-        holder: str,
-        model: BankModel,
-        request: pb.ScoreRequest,
-        bands_hash: bytes,
-        limit_s: float,
-        *,
-        fresh: bool = False,
+        self, holder: str, model: BankModel, call: _Call, bands_hash: bytes, *, fresh: bool = False
     ) -> Answer:
+        request, limit_s = call.request, call.limit_s / 2
         spare = self._spares.take(holder, model.stock or model)
         seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
-        opening = draw_opening(self._node.name, holder, "record", self._release_id(request), seed)
+        opening = draw_opening(self._node.name, holder, "record", call.release_id, seed)
         message = pb.EncryptRecord(
-            request_id=self._release_id(request),
+            request_id=call.release_id,
             firm_id=request.firm_id,
             model_hash=model.sha256,
             map_hash=model.holders[holder].map_hash,
@@ -345,22 +374,19 @@ class OnlineBank:
 
     # 3. open
 
-    async def _open(self, request: pb.ScoreRequest, plan: Plan, limit_s: float) -> tuple[Plan | None, int]:
+    async def _open(self, call: _Call, plan: Plan) -> tuple[Plan | None, int]:
         """Sum of the parts of those who take part; or the plan with the status of who did not open."""
-        parties = [a.holder for a in plan.taking_part]
-        release_id, coordinator = self._release_id(request), self._fabric.federation.coordinator.name
-        ids = {a.holder: a.share_key_id for a in plan.taking_part}
-        opening = {
-            asyncio.create_task(self._open_one(release_id, a, parties, ids, limit_s)): a.holder
-            for a in plan.taking_part
-        }
+        parties, coordinator = [a.holder for a in plan.taking_part], self._fabric.federation.coordinator.name
+        opening = {asyncio.create_task(self._open_one(call, a, plan)): a.holder for a in plan.taking_part}
         for task in opening:
             task.add_done_callback(self._replying.discard)
-        asked = pb.TotalRequest(request_id=release_id, with_parties=parties)
-        total = asyncio.create_task(self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=limit_s))
+        asked = pb.TotalRequest(request_id=call.release_id, with_parties=parties)
+        total = asyncio.create_task(
+            self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=call.limit_s)
+        )
         if self.evidence is not None:
             await asyncio.sleep(0)  # all of these are on their way, and this node has nothing else to do
-            self._asked[release_id] = self.evidence.score_asked(request)
+            call.asked = self.evidence.score_asked(call.request)
         try:
             # the total comes before the holders' own replies, and only if all of them have opened
             while not total.done():
@@ -377,100 +403,97 @@ class OnlineBank:
         self._replying.update(task for task in opening if not task.done())
         units = plan.sum_of_parts(online.parse_partial(reply.total_share, 1, coordinator))
         if units is None:
-            self._plans.pop(request.request_id, None)
+            self._plans.pop(call.request.request_id, None)
             raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
         return None, units
 
-    async def _open_band(self, request: pb.ScoreRequest, plan: Plan, limit_s: float) -> tuple[Plan | None, int]:
+    async def _open_band(self, call: _Call, plan: Plan) -> tuple[Plan | None, int]:
         """Number of the band; or the plan with the status of who did not open."""
-        parties, release_id, band = [a.holder for a in plan.taking_part], self._release_id(request), plan.band
+        parties, band = [a.holder for a in plan.taking_part], plan.band
         if band is None:
             raise ProtocolError("no band was asked for")
-        ids, cut_offs = {a.holder: a.share_key_id for a in plan.taking_part}, band.bands.sha256
-        replies = await asyncio.gather(
-            *(self._open_one(release_id, a, parties, ids, limit_s, cut_offs) for a in plan.taking_part)
-        )
+        replies = await asyncio.gather(*(self._open_one(call, a, plan) for a in plan.taking_part))
         said = {holder: text for holder, text in zip(parties, replies, strict=True) if text}
         if said:
             return plan.with_failures(said), 0
         try:
-            reason, number = await band.open(release_id, parties[0], plan.own_share(), limit_s)
+            reason, number = await band.open(call.release_id, parties[0], plan.own_share(), call.limit_s)
         except MessageError as error:
-            self._plans.pop(request.request_id, None)
+            self._plans.pop(call.request.request_id, None)
             raise ProtocolError(f"{parties[0]} opened no band ({error.message}); use a new request id") from error
         return (plan.with_failures({parties[0]: plain(reason)}) if reason else None), number
 
-    async def _open_one(
-        self,
-        release_id: str,
-        answer: Answer,
-        parties: list[str],
-        share_key_ids: dict[str, bytes],
-        limit_s: float,
-        bands_hash: bytes = b"",
-    ) -> str:
+    async def _open_one(self, call: _Call, answer: Answer, plan: Plan) -> str:
         """Why this holder did not open; empty if it did."""
         message = pb.OpenPartial(
-            request_id=release_id,
+            request_id=call.release_id,
             evaluated_enc=() if answer.evaluated is None else answer.evaluated.reply,
-            with_parties=parties,
+            with_parties=[a.holder for a in plan.taking_part],
             keys_id=answer.keys_id,
-            share_key_ids=share_key_ids,
+            share_key_ids={a.holder: a.share_key_id for a in plan.taking_part},
             factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
-            bands_hash=bands_hash,
+            bands_hash=b"" if plan.band is None else plan.band.bands.sha256,
             commitment=b"" if answer.asked is None else answer.asked.opening.commitment,
         )
-        if answer.asked is not None and release_id in self._to_keep:
-            self._to_keep[release_id][1].append((answer.asked, message))
-        sent = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
-        self._asked_to_open.setdefault(release_id, {})[answer.holder] = sent
+        if answer.asked is not None:
+            call.openings.append((answer.asked, message))
+        call.sent[answer.holder] = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
         try:
-            reply = await self._fabric.call(answer.holder, "OpenPartial", message, pb.OpenedPartial, timeout_s=limit_s)
+            reply = await self._fabric.call(
+                answer.holder, "OpenPartial", message, pb.OpenedPartial, timeout_s=call.limit_s
+            )
         except VeilscoreError as error:
             return f"{error.message[:160]}; repeat the request under its id"
         return "" if reply.status == "opened" else plain(reply.reason) or "not opened"
 
-    def _log_release(self, request: pb.ScoreRequest, response: pb.ScoreResponse) -> None:
+    # what is kept
+
+    def _log_release(self, call: _Call, response: pb.ScoreResponse) -> None:
         """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
         if self.evidence is not None:
-            release_id = self._release_id(request)
-            asked = self._asked.get(release_id) or self.evidence.score_asked(request)
-            self.evidence.score_released(asked, response, self._asked_to_open.get(release_id, {}))
+            asked = call.asked or self.evidence.score_asked(call.request)
+            call.rest, call.released = self.evidence.score_released(asked, response, call.sent), response
 
-    def _keep_for_audit(self, release_id: str) -> None:
-        """Keep what was asked to be opened, after the response has left; without it an auditor has no answer."""
-        plan, sent = self._to_keep.pop(release_id, (None, []))
-        if plan is not None and sent:
-            task = asyncio.create_task(self._keep(plan, sent))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
-
-    async def _keep(self, plan: Plan, sent: list[tuple[Asked, pb.OpenPartial]]) -> None:
-        model, codes = plan.model, plan.own_codes.astype("<u2").tobytes()
-        used = None if plan.band is None else plan.band.used
+    async def _keep(self, call: _Call) -> None:
+        """Keep the receipt, and what was asked to be opened: without it an auditor has no answer."""
+        await asyncio.sleep(_LEFT_S)
 
         def work() -> None:
-            for asked, message in sent:
-                record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
-                self._archive.keep(asked, record, model.artefact)
-            if used is not None:
-                band = BandRecord(
-                    opening=used.opening,
-                    model=model.sha256.hex(),
-                    request=sent[0][1].request_id,
-                    own_codes=codes.hex(),
-                    choices=used.choices.hex(),
-                    differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
-                )
-                self._archive.keep_band(band, model.artefact)
+            if call.released is not None:
+                self._keep_receipt(call.request.request_id, call.released, call.rest)
+            if call.plan is not None and call.openings:
+                self._keep_for_audit(call.plan, call.openings)
 
         try:
             await asyncio.to_thread(work)
         except VeilscoreError as error:
-            self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
+            self._log.warning(
+                "score has no receipt yet, or cannot be audited", error=type(error).__name__, message=error.message
+            )
+
+    def _keep_receipt(self, request_id: str, response: pb.ScoreResponse, rest: bytes) -> None:
+        if self.evidence is not None:
+            self.evidence.keep_receipt(request_id, response, rest)
+            self._journal.finished(request_id)
+
+    def _keep_for_audit(self, plan: Plan, openings: list[tuple[Asked, pb.OpenPartial]]) -> None:
+        model, codes = plan.model, plan.own_codes.astype("<u2").tobytes()
+        for asked, message in openings:
+            record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
+            self._archive.keep(asked, record, model.artefact)
+        used = None if plan.band is None else plan.band.used
+        if used is not None:
+            band = BandRecord(
+                opening=used.opening,
+                model=model.sha256.hex(),
+                request=openings[0][1].request_id,
+                own_codes=codes.hex(),
+                choices=used.choices.hex(),
+                differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
+            )
+            self._archive.keep_band(band, model.artefact)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
-        """What others know the request by; says nothing of the caller's id and is the same for a repeat."""
         text = f"veilscore/1 online score {self._node.name} {request.request_id}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

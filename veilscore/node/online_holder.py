@@ -124,6 +124,9 @@ class OnlineHolder:
         self._share_keys.register(fabric)
         self._bands.register(fabric)
 
+    async def start(self) -> None:
+        """Nothing is left to be done: what was opened and not sent is lost with the keys."""
+
     async def close(self) -> None:
         """End; keys are gone with it."""
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -325,6 +328,8 @@ class OnlineHolder:
             return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
 
         partial = await self._in_thread(work)
+        if self.evidence is not None:
+            self.evidence.sign_soon()
         if isinstance(partial, str):
             return pb.OpenedPartial(status="refused", reason=partial)
         if pending.bands is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from veilscore.errors import ProtocolError
-from veilscore.node.sqlite_file import open_sqlite, told
+from veilscore.node.sqlite_file import open_sqlite, told, transaction
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ _KEEP_S = 90 * 86400.0
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS answered
     (key TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, time_s REAL NOT NULL) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS unfinished (key TEXT PRIMARY KEY, rest BLOB NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -45,21 +47,38 @@ class Journal:
             row = self._db.execute("SELECT digest, body FROM answered WHERE key = ?", (key,)).fetchone()
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
-    def keep(self, key: str, digest: bytes, body: bytes) -> bytes:
+    def keep(self, key: str, digest: bytes, body: bytes, rest: bytes = b"") -> bytes:
         """Keep an answer before it leaves; returns the one that counts, which is the first.
+
+        Parameters
+        ----------
+        rest : what is left to be done once it has left, by `unfinished` until it is said to be `finished`.
 
         Raises
         ------
         ProtocolError : something else was answered under this key.
         """
         row = (key, digest, body, time.time())
-        with self._told(), self._lock:
+        with self._told(), self._lock, transaction(self._db) if rest else nullcontext():
             if self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", row).rowcount:
+                if rest:
+                    self._db.execute("INSERT INTO unfinished VALUES (?, ?)", (key, rest))
                 return body
         kept = self.get(key)
         if kept is None or kept[0] != digest:
             raise ProtocolError("another request was answered under this id; use a new request id")
         return kept[1]
+
+    def unfinished(self) -> list[tuple[str, bytes, bytes]]:
+        """Key, answer and rest of every answer after which something is left to be done."""
+        query = "SELECT key, body, rest FROM unfinished JOIN answered USING (key)"
+        with self._told(), self._lock:
+            return [(key, bytes(body), bytes(rest)) for key, body, rest in self._db.execute(query)]
+
+    def finished(self, key: str) -> None:
+        """Say that nothing is left to be done after an answer."""
+        with self._told(), self._lock:
+            self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
 
     def close(self) -> None:
         """Close the file."""

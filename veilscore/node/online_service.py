@@ -64,6 +64,9 @@ class OnlineSide(Protocol):
     def register(self, fabric: Fabric) -> None:
         """Offer its calls."""
 
+    async def start(self) -> None:
+        """Do what the end of the process came before the last time; the log is open."""
+
     async def close(self) -> None:
         """End."""
 

@@ -19,11 +19,13 @@ import math
 import secrets
 import time
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
 
 from veilscore.errors import ConfigError, IdentityError, MessageError, ParameterError
 from veilscore.v1 import control_pb2
@@ -168,8 +170,6 @@ class Signed:
     @classmethod
     def from_bytes(cls, data: bytes, party: str) -> Self:
         """Document of a peer's bytes; MessageError if they are none."""
-        from google.protobuf.message import DecodeError  # noqa: PLC0415 - only here
-
         try:
             message = control_pb2.SignedConsent.FromString(data)
         except DecodeError as error:
@@ -316,6 +316,11 @@ def stated_scope(signed: Signed) -> Scope:
         raise ConfigError("the consent does not say what it allows: damaged, or another document") from error
 
 
+@lru_cache(256)
+def _public_key(digits: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(digits))
+
+
 def _verified(signed: Signed, issuers: dict[str, str], kinds: tuple[str, ...]) -> dict[str, Any]:
     most = MAX_BODY_BYTES if "revocations" not in kinds else 64 * MAX_BODY_BYTES
     if not 0 < len(signed.body) <= most:
@@ -330,9 +335,7 @@ def _verified(signed: Signed, issuers: dict[str, str], kinds: tuple[str, ...]) -
     if public is None:
         raise IdentityError("a consent is of an issuer whose key this holder's policy does not list")
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(
-            signed.signature, _labelled(body["kind"], signed.body)
-        )
+        _public_key(public).verify(signed.signature, _labelled(body["kind"], signed.body))
     except InvalidSignature as error:
         raise IdentityError("the signature of a consent is not its issuer's, or the consent was changed") from error
     if body.get("commitments_sha256") != hashlib.sha256(signed.commitments).hexdigest():

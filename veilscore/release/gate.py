@@ -6,6 +6,7 @@ there count, so an older list cannot bring a revoked consent back.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,9 +127,13 @@ class ConsentGate:
 
     def revoked(self) -> frozenset[str]:
         """All that the issuers have revoked, as far as this holder was told."""
-        paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        state = tuple((p.name, s.st_mtime_ns, s.st_size) for p in paths for s in (p.stat(),))
+        try:
+            with os.scandir(self._folder) as entries:  # a caller waits: a third of the time of pathlib's glob
+                state = {e.name: (e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name.endswith(".json")}
+        except FileNotFoundError:
+            state = {}
         if self._read[0] != state:
+            paths = [self._folder / name for name in sorted(state)]
             lists = [
                 read_revocations(Signed.from_text(read_text(p, "revocations"), str(p)), self._issuers) for p in paths
             ]

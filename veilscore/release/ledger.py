@@ -52,8 +52,10 @@ _TABLES = (
 )
 _NEWER = """SELECT kind, bank, reference, model, code_map, firms, record, at_s, number FROM releases
 WHERE number > ? ORDER BY number"""
+# a caller waits for these: one statement each instead of a look beforehand
 _ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
+_USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (issuer, token) DO NOTHING"
 
 
 def counted_map(code_map: bytes, bands: bytes) -> str:
@@ -148,28 +150,28 @@ class ReleaseLedger:
 
     def releases(self, since_s: float) -> tuple[Release, ...]:
         """All releases since a time, oldest first."""
-        with self.exclusive():
+        with self._reading():
             self._catch_up()
             found = [*self._many, *(r for one in self._single.values() for r in one)]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def of_firm(self, firm: int, since_s: float) -> tuple[Release, ...]:
         """Releases that one firm is in, oldest first."""
-        with self.exclusive():
+        with self._reading():
             self._catch_up()
             found = [*self._single.get(firm, []), *(r for r in self._many if _holds(r.firms, firm))]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def count_since(self, bank: str, kind: str, since_s: float) -> int:
         """Releases of a bank and kind since a time."""
-        with self.exclusive():
+        with self._reading():
             self._catch_up()
             times = self._times.get((bank, kind), [])
             return len(times) - bisect.bisect_left(times, since_s)
 
     def released_under(self, reference: str) -> bool:
         """Whether something was released under this reference."""
-        with self.exclusive():
+        with self._reading():
             return self._one("SELECT number FROM releases WHERE reference = ?", reference) is not None
 
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
@@ -182,25 +184,24 @@ class ReleaseLedger:
         with self.exclusive():
             if token is not None:
                 self._use(token, release.reference)
-            if not self.released_under(release.reference):
-                row = (
-                    release.kind,
-                    release.bank,
-                    release.reference,
-                    release.model,
-                    release.code_map,
-                    np.sort(release.firms).astype("<u8").tobytes(),
-                    release.record,
-                    self._clock(),
-                )
-                self._db.execute(_ADD, row)
-                self._current = False
+            row = (
+                release.kind,
+                release.bank,
+                release.reference,
+                release.model,
+                release.code_map,
+                np.sort(release.firms).astype("<u8").tobytes(),
+                release.record,
+                self._clock(),
+            )
+            self._db.execute(_ADD, row)
+            self._current = False
 
     # tokens
 
     def token_used(self, issuer: str, token: str, reference: str) -> bool:
         """Whether a token was used up by another request than this one."""
-        with self.exclusive():
+        with self._reading():
             found = self._used_by(issuer, token)
         return found is not None and found != reference
 
@@ -210,11 +211,8 @@ class ReleaseLedger:
             self._use(token, reference)
 
     def _use(self, token: tuple[str, str], reference: str) -> None:
-        found = self._used_by(*token)
-        if found is None:
-            row = (*token, reference, self._clock())
-            self._db.execute("INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?)", row)
-        elif found != reference:
+        row = (*token, reference, self._clock())
+        if not self._db.execute(_USE, row).rowcount and self._used_by(*token) != reference:
             raise RefusedError("the consent token was used for another request")
 
     def _used_by(self, issuer: str, token: str) -> str | None:
@@ -249,9 +247,8 @@ class ReleaseLedger:
 
     def _catch_up(self) -> None:
         """Read releases that are new since the last time, once a transaction; another process may have written some."""
-        with self.exclusive():
-            rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
-            self._current = True
+        rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
+        self._current = self._busy
         for kind, bank, reference, model, code_map, packed, record, at_s, number in rows:
             firms = np.frombuffer(packed, "<u8").astype(np.uint64)
             release = Release(kind, bank, reference, model, code_map, firms, record, at_s)
@@ -261,6 +258,12 @@ class ReleaseLedger:
                 self._many.append(release)
             bisect.insort(self._times.setdefault((bank, kind), []), at_s)
             self._seen = number
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One statement that reads, which needs no transaction of its own."""
+        with self._lock, self._told():
+            yield
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
