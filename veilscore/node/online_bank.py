@@ -95,6 +95,7 @@ Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the
 DEFAULT_S, MOST_S = 10.0, 120.0
 _PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _IDLE_S = 0.2  # without a request, before spares are made
+_SENT_S = 0.001  # until requests to open have left it
 _LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
 _SPARE_S = 10.0
 
@@ -385,8 +386,7 @@ class OnlineBank:
             self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=call.limit_s)
         )
         if self.evidence is not None:
-            await asyncio.sleep(0)  # all of these are on their way, and this node has nothing else to do
-            call.asked = self.evidence.score_asked(call.request)
+            asyncio.get_running_loop().call_later(_SENT_S, self._prepare_statement, call)
         try:
             # the total comes before the holders' own replies, and only if all of them have opened
             while not total.done():
@@ -448,10 +448,15 @@ class OnlineBank:
 
     # what is kept
 
+    def _prepare_statement(self, call: _Call) -> None:
+        """The request's part of the bank's statement, made while the holders compute."""
+        if self.evidence is not None and call.asked is None:
+            call.asked = self.evidence.score_asked(call.request)
+
     def _log_release(self, call: _Call, response: pb.ScoreResponse) -> None:
         """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
         if self.evidence is not None:
-            asked = call.asked or self.evidence.score_asked(call.request)
+            asked = call.asked or self.evidence.score_asked(call.request)  # a repeat opens nothing
             call.rest, call.released = self.evidence.score_released(asked, response, call.sent), response
 
     async def _keep(self, call: _Call) -> None:

@@ -75,6 +75,9 @@ class Scope:
             raise ParameterError("a consent expires after it begins")
 
 
+_STATED = tuple(f.name for f in fields(Scope))
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a bank wants to do now, to be held against a scope."""
@@ -87,16 +90,16 @@ class Ask:
 
     def refusal(self, scope: Scope, what: str) -> str:
         """Why `scope` does not allow this, as the bank may hear it; empty if it does."""
-        for holds, text in (
-            (scope.purpose == self.purpose, f"is for another purpose than {self.purpose[:60]!r}"),
-            (self.task in scope.tasks, f"does not cover task {self.task}"),
-            (scope.bank in {"", self.bank}, f"was not given to {self.bank}"),
-            (not scope.models or self.model in scope.models, f"does not cover model {self.model[:60]!r}"),
-            (scope.not_before_s <= self.now_s, "is not valid yet"),
-            (self.now_s < scope.expires_s, "has expired"),
+        for holds, text, value in (
+            (scope.purpose == self.purpose, "is for another purpose than", self.purpose),
+            (self.task in scope.tasks, "does not cover task", self.task),
+            (scope.bank in {"", self.bank}, "was not given to", self.bank),
+            (not scope.models or self.model in scope.models, "does not cover model", self.model),
+            (scope.not_before_s <= self.now_s, "is not valid yet", ""),
+            (self.now_s < scope.expires_s, "has expired", ""),
         ):
             if not holds:
-                return f"{what} {text}"
+                return f"{what} {text} {value[:60]!r}" if value else f"{what} {text}"
         return ""
 
 
@@ -243,7 +246,7 @@ def issue_revocations(
 
 
 def _body(scope: Scope, salt: bytes, *, once: bool) -> dict[str, Any]:
-    stated = {f.name: getattr(scope, f.name) for f in fields(Scope)}
+    stated = {name: getattr(scope, name) for name in _STATED}
     return {**stated, "id": secrets.token_hex(16), "once": once, "salt": salt.hex()}
 
 
@@ -270,7 +273,7 @@ def read_consent(signed: Signed, issuers: dict[str, str]) -> Consent:
     """
     body = _verified(signed, issuers, ("token", "list"))
     try:
-        stated = {f.name: body[f.name] for f in fields(Scope)}
+        stated = {name: body[name] for name in _STATED}
         stated |= {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])}
         salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
         scope = Scope(**stated)
@@ -310,7 +313,7 @@ def stated_scope(signed: Signed) -> Scope:
     """What a document says it allows; nothing is verified. ConfigError if it says nothing."""
     try:
         body = json.loads(signed.body)
-        stated = {f.name: body[f.name] for f in fields(Scope)}
+        stated = {name: body[name] for name in _STATED}
         return Scope(**stated | {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])})
     except (ValueError, KeyError, TypeError, ParameterError) as error:
         raise ConfigError("the consent does not say what it allows: damaged, or another document") from error
