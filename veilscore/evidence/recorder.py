@@ -278,7 +278,7 @@ class EvidenceRecorder:
 
     def sign_soon(self) -> None:
         """Event loop: sign what was logged ahead of its head, a moment after it has left; once for all till then."""
-        if self._signing is None:
+        if self._signing is None or self._signing.done():
             self._signing = asyncio.create_task(self._sign())
 
     async def _sign(self) -> None:
@@ -289,13 +289,13 @@ class EvidenceRecorder:
         except StateError as error:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
 
-    def share_opened(self, request: pb.OpenPartial, bank: str, model: bytes, bound: Bound) -> None:
+    def share_opened(self, request: pb.OpenPartial, sha256: bytes, bank: str, model: bytes, bound: Bound) -> None:
         """Holder: before its part of one score leaves, and ahead of its head; digests as in the bank's statement."""
         entry = {
             "kind": "share_opened",
             "bank": bank,
             "model": model.hex(),
-            "ciphertexts": digest(request.SerializeToString(deterministic=True)),
+            "ciphertexts": sha256.hex(),
             "request": request.request_id,
             "keys": request.keys_id.hex(),
             "commitment": bound.commitment.hex(),

@@ -203,9 +203,10 @@ class OnlineBank:
         finally:
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
-            task = asyncio.create_task(self._keep(call))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
+            if call.openings or call.released is not None:
+                task = asyncio.create_task(self._keep(call))
+                self._keeping.add(task)
+                task.add_done_callback(self._keeping.discard)
             self._make_ready()
             self._refill_later()
         self._log.info("score", status=response.status, model=request.model, message=response.message)

@@ -288,7 +288,7 @@ class OnlineHolder:
 
     async def _open_partial(self, request: pb.OpenPartial, peer: Member) -> pb.OpenedPartial:
         key = f"{peer.name}/{_check_id(request.request_id, peer.name)}"
-        digest = _digest(request.SerializeToString(deterministic=True))
+        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         kept = self._journal.get(key)
         if kept is None:
             answer = await self._open(request, peer.name, key, digest)
@@ -324,7 +324,7 @@ class OnlineHolder:
 
         def work() -> bytes | str:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            opened = self._release(request, bank, pending, bound, share)
+            opened = self._release(request, digest, bank, pending, bound, share)
             return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
 
         partial = await self._in_thread(work)
@@ -340,6 +340,7 @@ class OnlineHolder:
     def _release(
         self,
         request: pb.OpenPartial,
+        digest: bytes,
         bank: str,
         pending: _Pending,
         bound: Bound,
@@ -353,7 +354,7 @@ class OnlineHolder:
         if refusal:
             return refusal
         if self.evidence is not None:
-            self.evidence.share_opened(request, bank, pending.model_hash, bound)
+            self.evidence.share_opened(request, digest, bank, pending.model_hash, bound)
         if spared is not None:
             partial = (spared + share) % np.uint64(he.T)
         else:

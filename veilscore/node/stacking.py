@@ -237,8 +237,9 @@ def _bank_data(context: StepContext) -> BankStack:
     train = rows["train"]
     codes, fold = np.ascontiguousarray(rows["codes"][train]), _folds(job, train)
     n_codes = {party: c.n_codes for party, c in counts.items()}
-    columns = [_column(_models(context, candidate)) for candidate in job.candidates]
-    cards = [model for model in _models(context, job.candidates[0]) if isinstance(model, Scorecard)]
+    models = [_models(context, candidate) for candidate in job.candidates]
+    columns = [_column(fits) for fits in models]
+    cards = [model for model in models[0] if isinstance(model, Scorecard)]
     for name in job.stacking.own_scores:
         cells = [stacked.own_theta(card, name)[job.bank] for card in cards]
         columns.append(ClearColumn(_of_cells(codes, n_codes[job.bank], fold, cells)))

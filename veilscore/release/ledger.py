@@ -46,7 +46,7 @@ _TABLES = (
     bank VARCHAR(80) NOT NULL, reference VARCHAR(160) NOT NULL UNIQUE, model VARCHAR(64) NOT NULL,
     code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS tokens (issuer VARCHAR(80) NOT NULL, token VARCHAR(32) NOT NULL,
-    reference VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (issuer, token))""",
+    reference VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (issuer, token)) WITHOUT ROWID""",
     # what a job was bound to at its first step: the model it names must stay that one
     "CREATE TABLE IF NOT EXISTS pins (job_id VARCHAR(80) NOT NULL PRIMARY KEY, model VARCHAR(64) NOT NULL)",
 )
