@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from consent_issuer import ISSUERS, KEY, scope, token, token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError
+from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, StateError
 from veilscore.release.consent import (
     Ask,
     Signed,
@@ -139,6 +140,22 @@ def test_revoked_consents_are_refused(gate, ledger, tmp_path):
     revoke(tmp_path, name="b")  # a newer list without it does not bring it back
     with pytest.raises(RefusedError, match="was revoked"):
         gate.check_token(data, "f", ask(), ledger, "bank/2")
+
+
+def test_a_revocation_list_that_cannot_be_looked_at_lets_nothing_through(gate, ledger, tmp_path):
+    data = token_bytes("f1", once=False)
+    revoke(tmp_path, read_consent(Signed.from_bytes(data, "bank"), ISSUERS).id)
+    folder = tmp_path / "consents" / "revocations"
+    (folder / "gone.json").symlink_to(folder / "nowhere")
+    with pytest.raises(StateError, match="revocations"):
+        gate.check_token(data, "f1", ask(), ledger, "r")
+    (folder / "gone.json").unlink()
+    with pytest.raises(RefusedError, match="was revoked"):
+        gate.check_token(data, "f1", ask(), ledger, "r")
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(StateError, match="revocations"):
+        gate.check_token(data, "f1", ask(), ledger, "r")
 
 
 def test_one_firm_of_a_list_is_revoked(gate, tmp_path):

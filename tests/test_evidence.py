@@ -203,6 +203,73 @@ def test_zeros_after_a_crash_of_the_machine_are_a_torn_tail(tmp_path):
     log.close()
 
 
+def test_zeros_within_the_last_write_are_a_torn_tail_and_anywhere_else_a_change(tmp_path):
+    path = log_path_of(tmp_path)
+    log = open_log(tmp_path)
+    sizes = [path.stat().st_size]
+    for k in range(3):
+        log.append([{**entry(k), "text": "x" * 5000}])
+        sizes.append(path.stat().st_size)
+    log.close()
+    data = path.read_bytes()
+    for end, size, ok in ((sizes[2], 3, True), (sizes[1], 0, False), (10, 0, False)):
+        path.write_bytes(data[: end + 5] + b"\0" * 4000 + data[end + 4005 :])
+        if not ok:
+            with pytest.raises(EvidenceError, match="line"):
+                open_log(tmp_path)
+            continue
+        log = open_log(tmp_path)
+        assert (log.size, log.torn_bytes) == (size + 1, len(data) - end)
+        log.close()
+    path.write_bytes(b"\0" * 100 + data[100 : sizes[0]])  # the very first write
+    log = open_log(tmp_path)
+    assert json.loads(log.entry(1))["kind"] == "recovered"
+    log.close()
+
+
+def test_a_log_that_could_not_be_repaired_writes_nothing_until_it_is(tmp_path, monkeypatch):
+    log = open_log(tmp_path)
+    size = log_path_of(tmp_path).stat().st_size
+    real, broken = os.write, OSError(errno.EIO, "Input/output error")
+
+    def half(descriptor, data):
+        if len(data) < 100:
+            raise broken
+        return real(descriptor, data[:50])
+
+    def fail(*_):
+        raise broken
+
+    monkeypatch.setattr("veilscore.evidence.log.os.write", half)
+    monkeypatch.setattr("veilscore.evidence.log.os.ftruncate", fail)
+    with pytest.raises(StateError, match="repaired"):
+        log.append([entry(0)])
+    monkeypatch.setattr("veilscore.evidence.log.os.write", real)
+    with pytest.raises(StateError, match="repaired"):
+        log.append([entry(1)])
+    assert log_path_of(tmp_path).stat().st_size > size
+    monkeypatch.undo()
+    assert log.append([entry(2)]) == range(1, 2)
+    assert json.loads(log.entry(1)) == entry(2)
+    log.close()
+    verify_log(log_path_of(tmp_path), KEYS)
+
+
+def test_a_log_that_cannot_be_opened_lets_go_of_its_file(tmp_path, monkeypatch):
+    open_log(tmp_path).close()
+    with log_path_of(tmp_path).open("ab") as file:
+        file.write(b"E {")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("veilscore.evidence.log.os.write", full)
+        with pytest.raises(StateError, match="free space"):
+            open_log(tmp_path)
+    open_log(tmp_path).close()
+
+
 def test_one_head_follows_entries_that_somebody_waited_for(tmp_path):
     log = open_log(tmp_path, ahead=AHEAD)
     first = log.head

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,17 @@ from consent_issuer import token_bytes
 from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto import he
-from veilscore.errors import DataError, EvidenceError, IdentityError, MessageError, ProtocolError, SecretReuseError
+from veilscore.errors import (
+    DataError,
+    EvidenceError,
+    IdentityError,
+    MessageError,
+    PeerError,
+    ProtocolError,
+    SecretReuseError,
+    StateError,
+)
+from veilscore.evidence import online_opening
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
@@ -198,6 +209,82 @@ def test_a_crash_right_after_scores_left_costs_no_receipt(trained, homes, tmp_pa
     assert journal.unfinished() == []
     assert journal.get("a")[1] == responses[0].SerializeToString()
     journal.close()
+
+
+def test_an_opening_is_kept_for_the_audit_though_its_receipt_fails(trained, homes, monkeypatch):
+    def full(*_):
+        raise StateError("disk is full")
+
+    async def scenario():
+        with monkeypatch.context() as patch:
+            patch.setattr(EvidenceRecorder, "keep_receipt", full)
+            async with scoring(homes) as command:
+                return await score(command, "a", trained.known[0])
+
+    async def restarted():
+        async with scoring(homes):
+            pass
+
+    assert asyncio.run(scenario()).status == "scored"
+    assert len(list((homes / "bank" / online_opening.FOLDER).glob("*.json"))) == 2
+    with pytest.raises(EvidenceError):
+        online_receipt(homes / "bank", "a")
+    asyncio.run(restarted())
+    verify_receipt(online_receipt(homes / "bank", "a").to_bytes(), load_keys(homes / "tax" / "federation.yaml"))
+
+
+def test_no_receipt_is_made_from_another_entry(trained, homes, monkeypatch):
+    """The log was moved away while a receipt was left to be made."""
+
+    async def nothing(*_):
+        """What the crash came before."""
+
+    async def scenario(name):
+        async with scoring(homes) as command:
+            return await score(command, name, trained.known[0])
+
+    log, journal = homes / "bank" / "evidence" / "log.jsonl", homes / "bank" / "state" / "online.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(OnlineBank, "_keep", nothing)
+        assert asyncio.run(scenario("a")).status == "scored"
+    log.rename(log.with_suffix(".away"))
+    for name in ("b", "c", "d"):
+        asyncio.run(scenario(name))
+    opened = Journal(journal)
+    assert [key for key, _, _ in opened.unfinished()] == ["a"]
+    opened.close()
+    log.with_suffix(".away").rename(log)
+    asyncio.run(scenario("e"))
+    keys = load_keys(homes / "tax" / "federation.yaml")
+    assert trained.known[0] in " ".join(verify_receipt(online_receipt(homes / "bank", "a").to_bytes(), keys))
+
+
+def test_what_a_bank_gave_up_while_it_was_logged_gets_its_head(trained, homes, monkeypatch):
+    """The bank cancels as soon as another holder refuses; the thread that logs goes on by itself."""
+    slow, entered = threading.Event(), threading.Event()
+    share_opened = EvidenceRecorder.share_opened
+
+    def wait(self, *args):
+        entered.set()
+        assert slow.wait(60)
+        share_opened(self, *args)
+
+    async def scenario():
+        monkeypatch.setattr(EvidenceRecorder, "share_opened", wait)
+        async with scoring(homes) as command:
+            with contextlib.suppress(PeerError):
+                running = asyncio.create_task(score(command, "a", trained.known[0], timeout_s=1.0))
+                assert await asyncio.to_thread(entered.wait, 60)
+                await running
+            slow.set()
+            for _ in range(1000):
+                if b'"share_opened"' in logs[0].read_bytes() and not any(scan(path).torn for path in logs):
+                    return
+                await asyncio.sleep(0.02)
+            raise AssertionError("an opened share without a head")
+
+    logs = [homes / party / "evidence" / "log.jsonl" for party in ("tax", "registry")]
+    asyncio.run(scenario())
 
 
 def test_receipt_and_heads_are_there_a_moment_after_the_score(trained, homes):
@@ -568,5 +655,12 @@ def test_journal_keeps_the_first_answer(tmp_path):
     assert journal.unfinished() == [("b", b"two", b"to do")]
     journal.finished("b")
     assert journal.unfinished() == []
+    journal.keep("c", b"d", b"old", b"to do")
+    journal.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE answered SET time_s = 0 WHERE key = 'c'")
+    journal = Journal(path)  # forgets both
+    assert journal.keep("c", b"e", b"new", b"again") == b"new"
+    assert journal.unfinished() == [("c", b"new", b"again")]
     journal.close()
     assert path.stat().st_mode & 0o777 == 0o600

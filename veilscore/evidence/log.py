@@ -84,11 +84,14 @@ def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> Lo
     places: list[tuple[int, int]] = []
     end = start = line = 0
     waiting: list[tuple[int, int]] = []
+    sure = _sure(data)
     while (stop := data.find(b"\n", start)) >= 0:
         line += 1
         tag, body = data[start : start + 2], data[start + 2 : stop]
         if tag == _ENTRY:
             waiting.append((start + 2, len(body)))
+        elif end > sure:
+            break
         elif tag == _HEAD:
             tree.extend(leaf_hash(data[at : at + n]) for at, n in waiting)
             heads.append(_checked_head(body, tree, heads, f"{path.name}, line {line}"))
@@ -97,12 +100,21 @@ def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> Lo
                     visit(number, data[at : at + n])
             places += waiting
             waiting, end = [], stop + 1
-        elif b"\0" not in data[start:]:  # a crash of the machine leaves zeros, nothing else does
-            raise EvidenceError(f"{path.name}, line {line} is neither an entry nor a head: the log was changed")
         else:
-            break
+            raise EvidenceError(f"{path.name}, line {line} is neither an entry nor a head: the log was changed")
         start = stop + 1
     return LogFile(tree, places, heads[-1] if heads else None, heads, end, data[end:])
+
+
+def _sure(data: bytes) -> int:
+    """Where the last head begins that stands before any zero, which a crash of the machine leaves in the last write.
+
+    Zeros before the last head but one were never left by a crash: the end of `data`, so that they are found.
+    """
+    last = data.rfind(b"\nH ")
+    before = data.rfind(b"\nH ", 0, max(last, 0))
+    zero = data.find(b"\0", before + 1)
+    return len(data) if zero < 0 else last if zero > last else before
 
 
 def _checked_head(body: bytes, tree: Tree, before: Sequence[SignedHead], where: str) -> SignedHead:
@@ -157,19 +169,24 @@ class Log:
             found = scan(self.path, visit=visit)
             if found.head is not None:
                 _check_owner(found.head, signer().name, keys)
+            self._go_on(found, visit)
         except BaseException:
             os.close(self._file)
             raise
+
+    def _go_on(self, found: LogFile, visit: Callable[[int, bytes], None] | None) -> None:
         self._tree, self._places, self._end = found.tree, found.places, found.end
         self._head = found.head
         self._previous = digest(found.head.to_bytes()) if found.head else ""
+        self._whole = True  # the file ends where this object thinks it does
         unsigned = self._adopt(found.torn, visit) if found.head else 0
         torn = found.torn[self._end - found.end :]
         self.torn_bytes = len(torn)
         if torn:
             self._cut(self._end)
+        self._flush()  # a process that was killed may have left a head that is not on disk yet
         if found.head is None:
-            self.append([{"kind": "opened", "party": signer().name, "time_ms": self.now_ms()}])
+            self.append([{"kind": "opened", "party": self._signer().name, "time_ms": self.now_ms()}])
         if found.torn:
             entry = {"kind": "recovered", "unsigned": unsigned, "bytes": len(torn), "sha256": digest(torn)}
             self.append([entry | {"time_ms": self.now_ms()}])
@@ -205,10 +222,12 @@ class Log:
         """Let go of the file; entries that have no head yet get one, if it can be written."""
         with self._lock:
             if self._file >= 0:
-                with contextlib.suppress(StateError):
-                    self._sign_head()
-                os.close(self._file)
-                self._file = -1
+                try:
+                    with contextlib.suppress(StateError):
+                        self._sign_head()
+                finally:
+                    os.close(self._file)
+                    self._file = -1
 
     def now_ms(self) -> int:
         """Time for an entry, milliseconds since the epoch."""
@@ -283,6 +302,8 @@ class Log:
             self._head, self._previous = head, digest(lines[-1][2:-1])
 
     def _put(self, data: bytes) -> None:
+        if not self._whole:
+            self._cut(self._end)
         view = memoryview(data)
         try:
             while view:
@@ -293,11 +314,20 @@ class Log:
             raise StateError(f"log {self.path} cannot be written: {error.strerror}; free space, then go on") from error
 
     def _cut(self, end: int) -> None:
+        """Remove what stands behind `end`; until that is done nothing is written."""
+        self._whole = False
         try:
             os.ftruncate(self._file, end)
-            os.fsync(self._file)
         except OSError as error:
             raise StateError(f"log {self.path} cannot be repaired: {error.strerror}") from error
+        self._flush()
+        self._whole = True
+
+    def _flush(self) -> None:
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise StateError(f"log {self.path} cannot be written: {error.strerror}") from error
 
     def entry(self, index: int) -> bytes:
         """JSON of one entry."""

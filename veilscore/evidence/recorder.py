@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
-_SOON_S = 0.01
+_SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
 _AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these
 _REMEMBERED = {"step", "answer", "job"}
 
@@ -265,29 +265,33 @@ class EvidenceRecorder:
         Parameters
         ----------
         left : from `score_released`; the log may have been closed and opened since.
+
+        Raises
+        ------
+        EvidenceError : the log is another one now.
         """
         number, salt, body = unpack_fields(left, 3)
-        index = int.from_bytes(number, "little")
-        receipt = OnlineReceipt(
-            statement=Logged.of(self.log, index),
-            request=body.decode(),
-            output=_as_json(response).decode(),
-            salt=salt.hex(),
-        )
+        output = _as_json(response)
+        logged = Logged.of(self.log, int.from_bytes(number, "little"))
+        entry = json.loads(logged.entry)
+        if (entry.get("request"), entry.get("output")) != (commitment(salt, body), commitment(salt, output)):
+            raise EvidenceError("the log does not hold the entry of this score any more: restore it from backup")
+        receipt = OnlineReceipt(statement=logged, request=body.decode(), output=output.decode(), salt=salt.hex())
         self._online.keep(request_id, b"", receipt.to_bytes())
 
-    def sign_soon(self) -> None:
+    def sign_soon(self, after_s: float = _SOON_S) -> None:
         """Event loop: sign what was logged ahead of its head, a moment after it has left; once for all till then."""
         if self._signing is None or self._signing.done():
-            self._signing = asyncio.create_task(self._sign())
+            self._signing = asyncio.create_task(self._sign(after_s))
 
-    async def _sign(self) -> None:
-        await asyncio.sleep(_SOON_S)
+    async def _sign(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
         self._signing = None  # what is logged from here on may miss this head
         try:
             await asyncio.to_thread(self.log.sign_head)
         except StateError as error:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
+            self.sign_soon(_AGAIN_S)
 
     def share_opened(self, request: pb.OpenPartial, sha256: bytes, bank: str, model: bytes, bound: Bound) -> None:
         """Holder: before its part of one score leaves, and ahead of its head; digests as in the bank's statement."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
@@ -76,7 +77,7 @@ class _Call:
     plan : of what is opened; None where nothing is.
     sent : holder -> SHA-256 of the message that asked it to open.
     openings : the same messages, for an auditor, where something was drawn for them.
-    released : its response, and `rest` what its receipt is made of besides; None if nothing is released.
+    released : its response, once it may leave; `rest` is what its receipt is made of besides.
     """
 
     request: pb.ScoreRequest
@@ -138,14 +139,12 @@ class OnlineBank:
 
     async def start(self) -> None:
         """Make the receipts that the end of the process came before."""
-        await asyncio.to_thread(self._finish)
 
-    def _finish(self) -> None:
-        for request_id, body, rest in self._journal.unfinished() if self.evidence is not None else ():
-            try:
-                self._keep_receipt(request_id, pb.ScoreResponse.FromString(body), rest)
-            except VeilscoreError as error:
-                self._log.error("score has no receipt", error=type(error).__name__, message=error.message)
+        def work() -> None:
+            for left in self._journal.unfinished():
+                self._keep_receipt(*left)
+
+        await asyncio.to_thread(work)
 
     async def close(self) -> None:
         """End; what still runs is given up."""
@@ -194,6 +193,7 @@ class OnlineBank:
             if response.status in {"scored", "fallback"}:
                 self._log_release(call, response)
                 self._journal.keep(request.request_id, digest, response.SerializeToString(), call.rest)
+                call.released = response
         except TimeoutError:
             response = make_response(
                 request, "failed", f"not answered within {limit_s:g} s; repeat the request under its id"
@@ -458,46 +458,48 @@ class OnlineBank:
         """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
         if self.evidence is not None:
             asked = call.asked or self.evidence.score_asked(call.request)  # a repeat opens nothing
-            call.rest, call.released = self.evidence.score_released(asked, response, call.sent), response
+            call.rest = self.evidence.score_released(asked, response, call.sent)
 
     async def _keep(self, call: _Call) -> None:
-        """Keep the receipt, and what was asked to be opened: without it an auditor has no answer."""
+        """Keep what was asked to be opened, without which an auditor has no answer, and the receipt."""
         await asyncio.sleep(_LEFT_S)
 
         def work() -> None:
-            if call.released is not None:
-                self._keep_receipt(call.request.request_id, call.released, call.rest)
             if call.plan is not None and call.openings:
                 self._keep_for_audit(call.plan, call.openings)
+            if call.released is not None and call.rest:
+                self._keep_receipt(call.request.request_id, call.released.SerializeToString(), call.rest)
 
-        try:
-            await asyncio.to_thread(work)
-        except VeilscoreError as error:
-            self._log.warning(
-                "score has no receipt yet, or cannot be audited", error=type(error).__name__, message=error.message
-            )
+        await asyncio.to_thread(work)
 
-    def _keep_receipt(self, request_id: str, response: pb.ScoreResponse, rest: bytes) -> None:
+    def _keep_receipt(self, request_id: str, response: bytes, rest: bytes) -> None:
+        """Make a receipt; if that fails, the next start of the node tries again."""
         if self.evidence is not None:
-            self.evidence.keep_receipt(request_id, response, rest)
-            self._journal.finished(request_id)
+            try:
+                self.evidence.keep_receipt(request_id, pb.ScoreResponse.FromString(response), rest)
+                self._journal.finished(request_id)
+            except (VeilscoreError, DecodeError, ValueError) as error:
+                self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, plan: Plan, openings: list[tuple[Asked, pb.OpenPartial]]) -> None:
         model, codes = plan.model, plan.own_codes.astype("<u2").tobytes()
-        for asked, message in openings:
-            record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
-            self._archive.keep(asked, record, model.artefact)
-        used = None if plan.band is None else plan.band.used
-        if used is not None:
-            band = BandRecord(
-                opening=used.opening,
-                model=model.sha256.hex(),
-                request=openings[0][1].request_id,
-                own_codes=codes.hex(),
-                choices=used.choices.hex(),
-                differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
-            )
-            self._archive.keep_band(band, model.artefact)
+        try:
+            for asked, message in openings:
+                record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
+                self._archive.keep(asked, record, model.artefact)
+            used = None if plan.band is None else plan.band.used
+            if used is not None:
+                band = BandRecord(
+                    opening=used.opening,
+                    model=model.sha256.hex(),
+                    request=openings[0][1].request_id,
+                    own_codes=codes.hex(),
+                    choices=used.choices.hex(),
+                    differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
+                )
+                self._archive.keep_band(band, model.artefact)
+        except VeilscoreError as error:
+            self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
 
     def _release_id(self, request: pb.ScoreRequest) -> str:
         text = f"veilscore/1 online score {self._node.name} {request.request_id}"

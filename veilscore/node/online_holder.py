@@ -163,8 +163,10 @@ class OnlineHolder:
         except RefusedError as error:
             return pb.EncryptedRecord(status="refused", reason=error.message)
         except VeilscoreError as error:
-            self._log.error("data set cannot be read", error=type(error).__name__, message=error.message)
-            raise PeerError("its data set cannot be read; its own log says why", party=self._node.name) from None
+            self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
+            raise PeerError(
+                "its data set or consents cannot be read; its own log says why", party=self._node.name
+            ) from None
         return await self._answer(request, peer.name, origin, found, passed, bands)
 
     async def _answer(
@@ -321,15 +323,18 @@ class OnlineHolder:
             why = "another holder was restarted since" if keys is None else "no record was sent under its commitment"
             return pb.OpenedPartial(status="lost", reason=f"{why}; use a new request id")
         context = share_context(key, parties, pending.model_hash + request.bands_hash)
+        loop = asyncio.get_running_loop()
 
         def work() -> bytes | str:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            opened = self._release(request, digest, bank, pending, bound, share)
-            return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
+            try:
+                opened = self._release(request, digest, bank, pending, bound, share)
+                return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
+            finally:  # from here, as the bank may have given up and nobody waits for the thread
+                if self.evidence is not None:
+                    loop.call_soon_threadsafe(self.evidence.sign_soon)
 
         partial = await self._in_thread(work)
-        if self.evidence is not None:
-            self.evidence.sign_soon()
         if isinstance(partial, str):
             return pb.OpenedPartial(status="refused", reason=partial)
         if pending.bands is None:

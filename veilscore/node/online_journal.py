@@ -40,6 +40,7 @@ class Journal:
         with self._told():
             self._db = open_sqlite(path, _TABLES)
             self._db.execute("DELETE FROM answered WHERE time_s < ?", (time.time() - _KEEP_S,))
+            self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
 
     def get(self, key: str) -> tuple[bytes, bytes] | None:
         """Digest of what was asked and the answer's bytes, if any."""
@@ -62,7 +63,7 @@ class Journal:
         with self._told(), self._lock, transaction(self._db) if rest else nullcontext():
             if self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", row).rowcount:
                 if rest:
-                    self._db.execute("INSERT INTO unfinished VALUES (?, ?)", (key, rest))
+                    self._db.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (key, rest))
                 return body
         kept = self.get(key)
         if kept is None or kept[0] != digest:

@@ -95,11 +95,11 @@ class Ask:
             (self.task in scope.tasks, "does not cover task", self.task),
             (scope.bank in {"", self.bank}, "was not given to", self.bank),
             (not scope.models or self.model in scope.models, "does not cover model", self.model),
-            (scope.not_before_s <= self.now_s, "is not valid yet", ""),
-            (self.now_s < scope.expires_s, "has expired", ""),
+            (scope.not_before_s <= self.now_s, "is not valid yet", None),
+            (self.now_s < scope.expires_s, "has expired", None),
         ):
             if not holds:
-                return f"{what} {text} {value[:60]!r}" if value else f"{what} {text}"
+                return f"{what} {text}" if value is None else f"{what} {text} {value[:60]!r}"
         return ""
 
 

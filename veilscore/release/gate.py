@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.errors import IdentityError, MessageError, RefusedError
+from veilscore.errors import IdentityError, MessageError, RefusedError, StateError
 from veilscore.node.settings import read_text
 from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent, read_revocations
 
@@ -127,11 +127,7 @@ class ConsentGate:
 
     def revoked(self) -> frozenset[str]:
         """All that the issuers have revoked, as far as this holder was told."""
-        try:
-            with os.scandir(self._folder) as entries:  # a caller waits: a third of the time of pathlib's glob
-                state = {e.name: (e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name.endswith(".json")}
-        except FileNotFoundError:
-            state = {}
+        state = self._state()
         if self._read[0] != state:
             paths = [self._folder / name for name in sorted(state)]
             lists = [
@@ -139,6 +135,21 @@ class ConsentGate:
             ]
             self._read = state, frozenset().union(*(one.revoked for one in lists))
         return self._read[1]
+
+    def _state(self) -> dict[str, tuple[int, int]]:
+        """Time and size of every list; no list counts as absent because it cannot be looked at."""
+        try:
+            entries = os.scandir(self._folder)  # a caller waits: a third of the time of pathlib's glob
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StateError(f"revocations in {self._folder} cannot be read: {error.strerror}") from error
+        try:
+            with entries:
+                found = {e.name: e.stat() for e in entries if e.name.endswith(".json")}
+        except OSError as error:
+            raise StateError(f"revocations in {self._folder} cannot be read: {error.strerror}") from error
+        return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
 
 
 def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> NDArray[np.bool_]:
