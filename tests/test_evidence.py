@@ -6,6 +6,7 @@ import asyncio
 import csv
 import errno
 import http.server
+import itertools
 import json
 import os
 import shutil
@@ -190,6 +191,42 @@ def test_a_write_that_was_cut_is_found_and_removed(tmp_path_factory, cut):
     assert b'"recovered"' in log.entry(2)
     log.close()
     assert scan(folder / "log.jsonl").torn == b""
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["ahead", "with head", "sign", "head", "crash"]), st.integers(0, 2000), st.booleans()),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_whatever_was_returned_stays_through_crashes_at_any_moment(tmp_path_factory, steps):
+    """A crash leaves any part of a write that was under way, or zeros of its length."""
+    folder = tmp_path_factory.mktemp("log")
+    log, expected, heads = open_log(folder, ahead=AHEAD), {}, []
+    for number, (step, cut, zeros) in enumerate(steps):
+        if step in {"ahead", "with head"}:
+            found = log.append([waited_for(number)], head_later=step == "ahead")
+            expected[found[0]] = waited_for(number)
+        elif step == "sign":
+            log.sign_head()
+        elif step == "head":
+            heads.append(log.head)
+        else:
+            sure = log_path_of(folder).stat().st_size
+            log.append([waited_for(number)] * 2, head_later=bool(cut % 2))
+            log.close()
+            data = log_path_of(folder).read_bytes()
+            under_way = data[sure : sure + cut]
+            log_path_of(folder).write_bytes(data[:sure] + (bytes(len(under_way)) if zeros else under_way))
+            log = open_log(folder, ahead=AHEAD)
+    assert {index: json.loads(log.entry(index)) for index in expected} == expected
+    for one, other in itertools.pairwise([*heads, log.head]):
+        check_successor(one, other, [step.hex() for step in log.consistency(one.size, other.size)], KEYS)
+    log.close()
+    verify_log(log_path_of(folder), KEYS, heads)
 
 
 def test_zeros_after_a_crash_of_the_machine_are_a_torn_tail(tmp_path):
