@@ -271,6 +271,27 @@ def test_one_failure_ends_all_at_once(n_waiting):
     assert time.monotonic() - start < 5
 
 
+def test_roles_that_did_not_end_are_closed():
+    """What they hold, such as threads, is let go of at once and not by the garbage collector."""
+    closed = []
+
+    def fails():
+        yield Send("tax", PING(n_ids=1))
+        raise OverlapError("too few firms in common")
+
+    def waits():
+        try:
+            while True:
+                yield from receive("bank", PING)
+        finally:
+            closed.append("tax")
+
+    waiting = waits()
+    with pytest.raises(OverlapError):
+        simulate({"bank": fails(), "tax": waiting}, sessions("bank", "tax"), timeout_s=30)
+    assert closed == ["tax"]
+
+
 def test_a_cancellation_that_meets_a_message_is_not_swallowed():
     async def scenario():
         network = MemoryNetwork(timeout_s=30)

@@ -177,4 +177,8 @@ def simulate(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    return dict(zip(roles, asyncio.run(all_roles()), strict=True))
+    try:
+        return dict(zip(roles, asyncio.run(all_roles()), strict=True))
+    finally:
+        for role in roles.values():  # at once: the garbage collector may come where their threads cannot be waited for
+            role.close()

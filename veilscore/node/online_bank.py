@@ -64,6 +64,13 @@ if TYPE_CHECKING:
     from veilscore.node.policy import NodeConfig
 
 R = TypeVar("R")
+Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
+DEFAULT_S, MOST_S = 10.0, 120.0
+_PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
+_IDLE_S = 0.2  # without a request, before spares are made
+_SENT_S = 0.001  # until requests to open have left it
+_LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
+_SPARE_S = 10.0
 
 
 @dataclass(eq=False, repr=False)
@@ -90,15 +97,6 @@ class _Call:
     openings: list[tuple[Asked, pb.OpenPartial]] = field(default_factory=list)
     released: pb.ScoreResponse | None = None
     rest: bytes = b""
-
-
-Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
-DEFAULT_S, MOST_S = 10.0, 120.0
-_PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
-_IDLE_S = 0.2  # without a request, before spares are made
-_SENT_S = 0.001  # until requests to open have left it
-_LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
-_SPARE_S = 10.0
 
 
 class OnlineBank:

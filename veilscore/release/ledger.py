@@ -169,11 +169,6 @@ class ReleaseLedger:
             times = self._times.get((bank, kind), [])
             return len(times) - bisect.bisect_left(times, since_s)
 
-    def released_under(self, reference: str) -> bool:
-        """Whether something was released under this reference."""
-        with self._reading():
-            return self._one("SELECT number FROM releases WHERE reference = ?", reference) is not None
-
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Write a release down before it leaves, and use up a token (issuer, id); all or nothing.
 
