@@ -108,7 +108,7 @@ def test_lists_that_cannot_be():
     [
         ({"purpose": "marketing"}, "another purpose"),
         ({"tasks": ("score_batch",)}, "does not cover task"),
-        ({"bank": "other"}, "was not given to 'bank'"),
+        ({"bank": "other"}, "was not given to bank"),
         ({"models": ("cards",)}, "does not cover model"),
         ({"not_before_s": time.time() + 50_000, "expires_s": time.time() + 90_000}, "not valid yet"),
         ({"not_before_s": 1.0, "expires_s": time.time() - 1}, "has expired"),

@@ -215,18 +215,18 @@ def test_whatever_was_returned_stays_through_crashes_at_any_moment(tmp_path_fact
         elif step == "head":
             heads.append(log.head)
         else:
-            sure = log_path_of(folder).stat().st_size
+            sure = (folder / "log.jsonl").stat().st_size
             log.append([waited_for(number)] * 2, head_later=bool(cut % 2))
             log.close()
-            data = log_path_of(folder).read_bytes()
+            data = (folder / "log.jsonl").read_bytes()
             under_way = data[sure : sure + cut]
-            log_path_of(folder).write_bytes(data[:sure] + (bytes(len(under_way)) if zeros else under_way))
+            (folder / "log.jsonl").write_bytes(data[:sure] + (bytes(len(under_way)) if zeros else under_way))
             log = open_log(folder, ahead=AHEAD)
     assert {index: json.loads(log.entry(index)) for index in expected} == expected
     for one, other in itertools.pairwise([*heads, log.head]):
         check_successor(one, other, [step.hex() for step in log.consistency(one.size, other.size)], KEYS)
     log.close()
-    verify_log(log_path_of(folder), KEYS, heads)
+    verify_log(folder / "log.jsonl", KEYS, heads)
 
 
 def test_zeros_after_a_crash_of_the_machine_are_a_torn_tail(tmp_path):
@@ -241,7 +241,7 @@ def test_zeros_after_a_crash_of_the_machine_are_a_torn_tail(tmp_path):
 
 
 def test_zeros_within_the_last_write_are_a_torn_tail_and_anywhere_else_a_change(tmp_path):
-    path = log_path_of(tmp_path)
+    path = tmp_path / "log.jsonl"
     log = open_log(tmp_path)
     sizes = [path.stat().st_size]
     for k in range(3):
@@ -266,7 +266,7 @@ def test_zeros_within_the_last_write_are_a_torn_tail_and_anywhere_else_a_change(
 
 def test_a_log_that_could_not_be_repaired_writes_nothing_until_it_is(tmp_path, monkeypatch):
     log = open_log(tmp_path)
-    size = log_path_of(tmp_path).stat().st_size
+    size = (tmp_path / "log.jsonl").stat().st_size
     real, broken = os.write, OSError(errno.EIO, "Input/output error")
 
     def half(descriptor, data):
@@ -284,17 +284,17 @@ def test_a_log_that_could_not_be_repaired_writes_nothing_until_it_is(tmp_path, m
     monkeypatch.setattr("veilscore.evidence.log.os.write", real)
     with pytest.raises(StateError, match="repaired"):
         log.append([entry(1)])
-    assert log_path_of(tmp_path).stat().st_size > size
+    assert (tmp_path / "log.jsonl").stat().st_size > size
     monkeypatch.undo()
     assert log.append([entry(2)]) == range(1, 2)
     assert json.loads(log.entry(1)) == entry(2)
     log.close()
-    verify_log(log_path_of(tmp_path), KEYS)
+    verify_log(tmp_path / "log.jsonl", KEYS)
 
 
 def test_a_log_that_cannot_be_opened_lets_go_of_its_file(tmp_path, monkeypatch):
     open_log(tmp_path).close()
-    with log_path_of(tmp_path).open("ab") as file:
+    with (tmp_path / "log.jsonl").open("ab") as file:
         file.write(b"E {")
 
     def full(*_):
@@ -335,10 +335,10 @@ def test_what_left_before_a_crash_stays_in_the_log(tmp_path, behind):
     log = open_log(tmp_path / "one", ahead=AHEAD)
     for k in range(3):
         log.append([waited_for(k)], head_later=True)
-    left = log_path_of(tmp_path / "one").read_bytes()
+    left = (tmp_path / "one" / "log.jsonl").read_bytes()
     log.close()
     (tmp_path / "two").mkdir()
-    log_path_of(tmp_path / "two").write_bytes(left + behind)
+    (tmp_path / "two" / "log.jsonl").write_bytes(left + behind)
     seen = []
     log = open_log(tmp_path / "two", ahead=AHEAD, visit=lambda index, body: seen.append((index, json.loads(body))))
     assert seen[1:] == [(k + 1, waited_for(k)) for k in range(3)]
@@ -347,8 +347,8 @@ def test_what_left_before_a_crash_stays_in_the_log(tmp_path, behind):
     assert (told["kind"], told["unsigned"], told["bytes"]) == ("recovered", 3, len(behind))
     log.append([entry(9)])
     log.close()
-    assert scan(log_path_of(tmp_path / "two")).torn == b""
-    verify_log(log_path_of(tmp_path / "two"), KEYS)
+    assert scan(tmp_path / "two" / "log.jsonl").torn == b""
+    verify_log(tmp_path / "two" / "log.jsonl", KEYS)
 
 
 def test_other_kinds_behind_the_last_head_are_not_signed_after_a_crash(tmp_path):
@@ -356,15 +356,11 @@ def test_other_kinds_behind_the_last_head_are_not_signed_after_a_crash(tmp_path)
     log.append([waited_for(0)], head_later=True)
     log.close()
     spaced = b'E {"kind": "waited_for"}\n'
-    with log_path_of(tmp_path).open("ab") as file:
+    with (tmp_path / "log.jsonl").open("ab") as file:
         file.write(spaced)
     log = open_log(tmp_path, ahead=AHEAD)
     assert (log.size, log.torn_bytes) == (3, len(spaced))
     log.close()
-
-
-def log_path_of(folder):
-    return folder / "log.jsonl"
 
 
 @pytest.mark.parametrize("head_later", [False, True])

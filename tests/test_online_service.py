@@ -12,7 +12,8 @@ import threading
 import numpy as np
 import pytest
 from consent_issuer import token_bytes
-from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
+from trial_evidence import log_path
+from trial_scoring import PARTIES, batch_units, copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto import he
 from veilscore.errors import (
@@ -169,39 +170,41 @@ def test_retry_gets_the_same_response_also_after_a_restart(trained, homes):
     assert firm.encode() not in (homes / "tax" / "state" / "online.db").read_bytes()
 
 
+async def nothing(*_):
+    """What a crash came before."""
+
+
+async def start_and_stop(folder):
+    async with scoring(folder):
+        pass
+
+
 def test_a_crash_right_after_scores_left_costs_no_receipt(trained, homes, tmp_path, monkeypatch):
     """Homes as they were when the responses came: no head was signed and no receipt made yet."""
     crashed = tmp_path / "crashed"
 
-    async def nothing(*_):
-        """What the crash came before."""
-
     async def scenario():
         with monkeypatch.context() as patch:
             patch.setattr(OnlineBank, "_keep", nothing)
-            patch.setattr(EvidenceRecorder, "sign_soon", lambda _: None)
+            patch.setattr(EvidenceRecorder, "_sign_soon", lambda _: None)
             async with scoring(homes) as command:
                 found = [await score(command, name, firm) for name, firm in zip("ab", trained.known, strict=False)]
                 shutil.copytree(homes, crashed)
                 return found
-
-    async def restarted():
-        async with scoring(crashed):
-            pass
 
     responses = asyncio.run(scenario())
     assert [r.status for r in responses] == ["scored", "scored"]
     with pytest.raises(EvidenceError, match="starts again"):
         online_receipt(crashed / "bank", "a")
     keys = load_keys(homes / "tax" / "federation.yaml")
-    before = {party: scan(crashed / party / "evidence" / "log.jsonl") for party in ("bank", "tax", "registry")}
+    before = {party: scan(log_path(crashed, party)) for party in PARTIES}
     assert [found.torn.count(b"\n") for found in before.values()] == [2, 2, 2]
-    asyncio.run(restarted())
+    asyncio.run(start_and_stop(crashed))
     for name, firm in zip("ab", trained.known, strict=False):
         proved = " ".join(verify_receipt(online_receipt(crashed / "bank", name).to_bytes(), keys))
         assert firm in proved
     for party, found in before.items():
-        path = crashed / party / "evidence" / "log.jsonl"
+        path = log_path(crashed, party)
         assert found.torn in path.read_bytes()
         assert b'"unsigned":2' in path.read_bytes()
         assert "not signed" not in verify_log(path, keys, [found.head])[-1]
@@ -221,29 +224,22 @@ def test_an_opening_is_kept_for_the_audit_though_its_receipt_fails(trained, home
             async with scoring(homes) as command:
                 return await score(command, "a", trained.known[0])
 
-    async def restarted():
-        async with scoring(homes):
-            pass
-
     assert asyncio.run(scenario()).status == "scored"
     assert len(list((homes / "bank" / online_opening.FOLDER).glob("*.json"))) == 2
     with pytest.raises(EvidenceError):
         online_receipt(homes / "bank", "a")
-    asyncio.run(restarted())
+    asyncio.run(start_and_stop(homes))
     verify_receipt(online_receipt(homes / "bank", "a").to_bytes(), load_keys(homes / "tax" / "federation.yaml"))
 
 
 def test_no_receipt_is_made_from_another_entry(trained, homes, monkeypatch):
     """The log was moved away while a receipt was left to be made."""
 
-    async def nothing(*_):
-        """What the crash came before."""
-
     async def scenario(name):
         async with scoring(homes) as command:
             return await score(command, name, trained.known[0])
 
-    log, journal = homes / "bank" / "evidence" / "log.jsonl", homes / "bank" / "state" / "online.db"
+    log, journal = log_path(homes, "bank"), homes / "bank" / "state" / "online.db"
     with monkeypatch.context() as patch:
         patch.setattr(OnlineBank, "_keep", nothing)
         assert asyncio.run(scenario("a")).status == "scored"
@@ -283,12 +279,12 @@ def test_what_a_bank_gave_up_while_it_was_logged_gets_its_head(trained, homes, m
                 await asyncio.sleep(0.02)
             raise AssertionError("an opened share without a head")
 
-    logs = [homes / party / "evidence" / "log.jsonl" for party in ("tax", "registry")]
+    logs = [log_path(homes, party) for party in ("tax", "registry")]
     asyncio.run(scenario())
 
 
 def test_receipt_and_heads_are_there_a_moment_after_the_score(trained, homes):
-    logs = [homes / party / "evidence" / "log.jsonl" for party in ("bank", "tax", "registry")]
+    logs = [log_path(homes, party) for party in PARTIES]
 
     async def scenario():
         async with scoring(homes) as command:

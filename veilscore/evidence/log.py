@@ -201,9 +201,13 @@ class Log:
             self._tree.extend([leaf_hash(body)])
             if visit:
                 visit(self.size, body)
-            self._places.append((self._end + 2, len(body)))
-            self._end += len(line) + 1
+            self._place(body)
         return self.size - first
+
+    def _place(self, body: bytes) -> None:
+        """Note where an entry stands that is on disk now."""
+        self._places.append((self._end + len(_ENTRY), len(body)))
+        self._end += len(_ENTRY) + len(body) + 1
 
     def _open(self, folder: Path) -> int:
         try:
@@ -267,17 +271,12 @@ class Log:
             raise EvidenceError(f"only entries of the kinds {sorted(self._ahead)} are written ahead of their head")
         with self._lock:
             first = self.size
-            lines = [_ENTRY + body + b"\n" for body in bodies]
-            at = self._end
             self._tree.extend(map(leaf_hash, bodies))
             try:
-                self._write(lines, with_head=not head_later)
+                self._write(bodies, with_head=not head_later)
             except BaseException:
                 self._tree.cut(first)
                 raise
-            for body in bodies:
-                self._places.append((at + 2, len(body)))
-                at += len(body) + 3
             return range(first, self.size)
 
     def sign_head(self) -> None:
@@ -289,17 +288,20 @@ class Log:
         if self._file >= 0 and self._head is not None and self._head.size < self.size:
             self._write([], with_head=True)
 
-    def _write(self, lines: list[bytes], *, with_head: bool) -> None:
-        """Lines onto the disk; behind them the head of the tree as it is, if wanted."""
-        head = self._head
+    def _write(self, bodies: list[bytes], *, with_head: bool) -> None:
+        """Entries onto the disk; behind them the head of the tree as it is, if wanted."""
+        data, head, signed = b"".join([_ENTRY + body + b"\n" for body in bodies]), self._head, b""
         if with_head:
             head = SignedHead.sign(self._signer(), self._tree.size, self._tree.root(), self._previous, self.now_ms())
-            lines = [*lines, _HEAD + head.to_bytes() + b"\n"]
-        data = b"".join(lines)
+            signed = head.to_bytes()
+            data += _HEAD + signed + b"\n"
         self._put(data)
-        self._end += len(data)
+        end = self._end + len(data)
+        for body in bodies:
+            self._place(body)
+        self._end = end
         if with_head:
-            self._head, self._previous = head, digest(lines[-1][2:-1])
+            self._head, self._previous = head, digest(signed)
 
     def _put(self, data: bytes) -> None:
         if not self._whole:

@@ -213,6 +213,18 @@ class OnlineReceipt(Document):
     output: str
     salt: Salt
 
+    def stated(self) -> OnlineStatement:
+        """The statement, which must be on the request and output shown; EvidenceError."""
+        statement, salt = OnlineStatement.parse(self.statement.entry.encode()), bytes.fromhex(self.salt)
+        for what, text, logged in (
+            ("request", self.request, statement.request),
+            ("output", self.output, statement.output),
+        ):
+            if commitment(salt, text.encode()) != logged:
+                by = statement.party
+                raise EvidenceError(f"the {what} shown is not the one that {by} logged", party=by)
+        return statement
+
 
 def traffic_of(transcript: Transcript, *, failed: bool = False) -> tuple[Traffic, ...]:
     """Digest of a transcript for each direction; sender and recipient compute the same from what each saw."""

@@ -60,7 +60,7 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
-_AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these
+_AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these: their head follows
 _REMEMBERED = {"step", "answer", "job"}
 
 
@@ -111,10 +111,15 @@ class EvidenceRecorder:
         self._bound: dict[str, str] = {}
         self._lock = threading.RLock()
         self._opened = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
 
-    def open(self) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Read and check the log, and hold it until `close`; nothing else works before.
+
+        Parameters
+        ----------
+        loop : where heads are signed a moment after entries that somebody waits for; without it, together with them.
 
         Raises
         ------
@@ -130,7 +135,7 @@ class EvidenceRecorder:
         except BaseException:
             self.log.close()
             raise
-        self._opened = True
+        self._loop, self._opened = loop, True
 
     def close(self) -> None:
         """Let go of the log."""
@@ -154,9 +159,12 @@ class EvidenceRecorder:
             statement = JobStatement.parse(body)
             self._statements[statement.job_id] = index
 
-    def _append(self, entry: dict[str, Any], *, head_later: bool = False) -> int:
+    def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
-            index = self.log.append([entry], head_later=head_later)[0]
+            loop = self._loop if entry["kind"] in _AHEAD else None
+            index = self.log.append([entry], head_later=loop is not None)[0]
+            if loop is not None:  # from here, as whoever asked for the entry may have given up and be gone
+                loop.call_soon_threadsafe(self._sign_soon)
             if entry["kind"] in _REMEMBERED:
                 self._remember(index, entry["kind"], canonical(entry))
             return index
@@ -256,7 +264,7 @@ class EvidenceRecorder:
             "ciphertexts": dict(ciphertexts),
             "time_ms": self.log.now_ms(),
         }
-        index = self._append(statement, head_later=True)
+        index = self._append(statement)
         return pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
 
     def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
@@ -271,15 +279,15 @@ class EvidenceRecorder:
         EvidenceError : the log is another one now.
         """
         number, salt, body = unpack_fields(left, 3)
-        output = _as_json(response)
-        logged = Logged.of(self.log, int.from_bytes(number, "little"))
-        entry = json.loads(logged.entry)
-        if (entry.get("request"), entry.get("output")) != (commitment(salt, body), commitment(salt, output)):
-            raise EvidenceError("the log does not hold the entry of this score any more: restore it from backup")
-        receipt = OnlineReceipt(statement=logged, request=body.decode(), output=output.decode(), salt=salt.hex())
+        logged, output = Logged.of(self.log, int.from_bytes(number, "little")), _as_json(response).decode()
+        receipt = OnlineReceipt(statement=logged, request=body.decode(), output=output, salt=salt.hex())
+        try:
+            receipt.stated()
+        except EvidenceError as error:
+            raise EvidenceError(f"the log is not the one of this score, restore it from backup: {error}") from error
         self._online.keep(request_id, b"", receipt.to_bytes())
 
-    def sign_soon(self, after_s: float = _SOON_S) -> None:
+    def _sign_soon(self, after_s: float = _SOON_S) -> None:
         """Event loop: sign what was logged ahead of its head, a moment after it has left; once for all till then."""
         if self._signing is None or self._signing.done():
             self._signing = asyncio.create_task(self._sign(after_s))
@@ -291,7 +299,7 @@ class EvidenceRecorder:
             await asyncio.to_thread(self.log.sign_head)
         except StateError as error:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
-            self.sign_soon(_AGAIN_S)
+            self._sign_soon(_AGAIN_S)
 
     def share_opened(self, request: pb.OpenPartial, sha256: bytes, bank: str, model: bytes, bound: Bound) -> None:
         """Holder: before its part of one score leaves, and ahead of its head; digests as in the bank's statement."""
@@ -311,7 +319,7 @@ class EvidenceRecorder:
             "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }
-        self._append(entry, head_later=True)
+        self._append(entry)
 
     def band_opened(
         self, request: pb.BandLabels, bank: str, commitment: bytes, choices: bytes, cut_offs: bytes
@@ -336,7 +344,7 @@ class EvidenceRecorder:
             "policy": self._policy,
             "time_ms": self.log.now_ms(),
         }
-        self._append(entry, head_later=True)
+        self._append(entry)
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that; who countersigns looks at the date."""

@@ -125,7 +125,7 @@ class Node:
 
     async def start(self) -> None:
         """Open the log and listen."""
-        await asyncio.to_thread(self.evidence.open)
+        await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop())
         await self._online.start()
         await self.fabric.start()
         self.keys.start()

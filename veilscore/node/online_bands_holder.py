@@ -203,13 +203,12 @@ class LeadBands:
     async def _garble(
         self, setup: _Setup, message: pb.BandLabels, bank: str, share: NDArray[np.uint64], bands: Bands
     ) -> pb.BandTables:
-        role, loop = await setup.made, asyncio.get_running_loop()
+        role = await setup.made
 
         def work() -> tuple[bytes, bytes]:
             found = role.answer(message.labels, share, bands)
             if self.evidence is not None:
                 self.evidence.band_opened(message, bank, setup.commitment, role.choices, bands.sha256)
-                loop.call_soon_threadsafe(self.evidence.sign_soon)
             return found
 
         tables, decoding = await self._in_thread(work)

@@ -84,7 +84,7 @@ class _Call:
     plan : of what is opened; None where nothing is.
     sent : holder -> SHA-256 of the message that asked it to open.
     openings : the same messages, for an auditor, where something was drawn for them.
-    released : its response, once it may leave; `rest` is what its receipt is made of besides.
+    released : its response as kept, once it may leave; `rest` is what its receipt is made of besides.
     """
 
     request: pb.ScoreRequest
@@ -95,7 +95,7 @@ class _Call:
     plan: Plan | None = None
     sent: dict[str, str] = field(default_factory=dict)
     openings: list[tuple[Asked, pb.OpenPartial]] = field(default_factory=list)
-    released: pb.ScoreResponse | None = None
+    released: bytes = b""
     rest: bytes = b""
 
 
@@ -190,8 +190,9 @@ class OnlineBank:
                 response = await self._score(call)
             if response.status in {"scored", "fallback"}:
                 self._log_release(call, response)
-                self._journal.keep(request.request_id, digest, response.SerializeToString(), call.rest)
-                call.released = response
+                kept = response.SerializeToString()
+                self._journal.keep(request.request_id, digest, kept, call.rest)
+                call.released = kept
         except TimeoutError:
             response = make_response(
                 request, "failed", f"not answered within {limit_s:g} s; repeat the request under its id"
@@ -201,7 +202,7 @@ class OnlineBank:
         finally:
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
-            if call.openings or call.released is not None:
+            if call.openings or call.released:
                 task = asyncio.create_task(self._keep(call))
                 self._keeping.add(task)
                 task.add_done_callback(self._keeping.discard)
@@ -465,8 +466,8 @@ class OnlineBank:
         def work() -> None:
             if call.plan is not None and call.openings:
                 self._keep_for_audit(call.plan, call.openings)
-            if call.released is not None and call.rest:
-                self._keep_receipt(call.request.request_id, call.released.SerializeToString(), call.rest)
+            if call.released and call.rest:
+                self._keep_receipt(call.request.request_id, call.released, call.rest)
 
         await asyncio.to_thread(work)
 

@@ -323,16 +323,11 @@ class OnlineHolder:
             why = "another holder was restarted since" if keys is None else "no record was sent under its commitment"
             return pb.OpenedPartial(status="lost", reason=f"{why}; use a new request id")
         context = share_context(key, parties, pending.model_hash + request.bands_hash)
-        loop = asyncio.get_running_loop()
 
         def work() -> bytes | str:
             share = zero_share(self._node.name, keys, context, 1, he.T)
-            try:
-                opened = self._release(request, digest, bank, pending, bound, share)
-                return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
-            finally:  # from here, as the bank may have given up and nobody waits for the thread
-                if self.evidence is not None:
-                    loop.call_soon_threadsafe(self.evidence.sign_soon)
+            opened = self._release(request, digest, bank, pending, bound, share)
+            return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
 
         partial = await self._in_thread(work)
         if isinstance(partial, str):

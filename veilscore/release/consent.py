@@ -90,16 +90,16 @@ class Ask:
 
     def refusal(self, scope: Scope, what: str) -> str:
         """Why `scope` does not allow this, as the bank may hear it; empty if it does."""
-        for holds, text, value in (
-            (scope.purpose == self.purpose, "is for another purpose than", self.purpose),
-            (self.task in scope.tasks, "does not cover task", self.task),
-            (scope.bank in {"", self.bank}, "was not given to", self.bank),
-            (not scope.models or self.model in scope.models, "does not cover model", self.model),
-            (scope.not_before_s <= self.now_s, "is not valid yet", None),
-            (self.now_s < scope.expires_s, "has expired", None),
+        for holds, text in (
+            (scope.purpose == self.purpose, f"is for another purpose than {self.purpose[:60]!r}"),
+            (self.task in scope.tasks, f"does not cover task {self.task}"),
+            (scope.bank in {"", self.bank}, f"was not given to {self.bank}"),
+            (not scope.models or self.model in scope.models, f"does not cover model {self.model[:60]!r}"),
+            (scope.not_before_s <= self.now_s, "is not valid yet"),
+            (self.now_s < scope.expires_s, "has expired"),
         ):
             if not holds:
-                return f"{what} {text}" if value is None else f"{what} {text} {value[:60]!r}"
+                return f"{what} {text}"
         return ""
 
 
