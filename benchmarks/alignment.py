@@ -9,10 +9,10 @@ import time
 import numpy as np
 from result import emit
 
-from veilscore.channel import simulate
 from veilscore.crypto.group import Scalar, hash_to_group, raise_points
-from veilscore.protocol import Session, Transcript
 from veilscore.protocols.align import bank_align, holder_align
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, Transcript
 
 BOUND_S = 15.0
 

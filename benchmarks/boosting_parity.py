@@ -18,14 +18,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from xgboost import XGBClassifier
 
-from veilscore.channel import simulate
-from veilscore.modelling import harmonics
-from veilscore.modelling.boosting_design import natural
-from veilscore.modelling.split_search import Ranked, Rules
-from veilscore.modelling.trees import Tree, goes_left, leaf_range, tree_values
-from veilscore.protocol import Session
+from veilscore.models import harmonics
+from veilscore.models.boosting_design import natural
+from veilscore.models.split_search import Ranked, Rules
+from veilscore.models.trees import Tree, goes_left, leaf_range, tree_values
 from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
 from veilscore.protocols.boosting_form import Growth, HolderColumns, rank_codes
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 import boosting_reference as oracle

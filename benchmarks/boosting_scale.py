@@ -16,11 +16,11 @@ import matplotlib as mpl
 import numpy as np
 from result import emit
 
-from veilscore.channel import simulate
-from veilscore.modelling.split_search import Ranked, Rules
-from veilscore.protocol import Progress, Session, Transcript
+from veilscore.models.split_search import Ranked, Rules
 from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
 from veilscore.protocols.boosting_form import Growth, HolderColumns
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Progress, Session, Transcript
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from veilscore.protocol import Protocol
+    from veilscore.wire.protocol import Protocol
 
 BASE = {"rows": 30_000, "columns": 20, "bins": 32, "depth": 4, "holders": 2}
 SWEEPS: dict[str, tuple[int, ...]] = {

@@ -28,18 +28,18 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 import score_online
 from random_trees import boosted, part, plain_units, random_tree
 
-from veilscore.fabric.federation import load_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
+from veilscore.keys.identity import load_identity
 from veilscore.node import founding
 from veilscore.node.founding import found_federation
-from veilscore.protocol import Session, run
 from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
+from veilscore.terms.federation import load_federation
+from veilscore.wire.protocol import Session, run
 
 if TYPE_CHECKING:
-    from veilscore.modelling.boosted import Boosted
-    from veilscore.protocol import Protocol
+    from veilscore.models.boosted import Boosted
+    from veilscore.wire.protocol import Protocol
 
 N_COLUMNS, N_CODES, N_TREES = 10, 32, 100
 SIDES = {"paired": ("bank", "holder"), "own": ("holder",)}

@@ -14,7 +14,7 @@ import yaml
 
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import read_table
-from veilscore.node.settings import read_text
+from veilscore.terms.settings import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

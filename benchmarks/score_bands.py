@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from result import emit
 
-from veilscore.modelling.bands import Bands
-from veilscore.modelling.loss import TURN
-from veilscore.protocol import Protocol, Receive, Send, Session, encode
+from veilscore.models.loss import TURN
 from veilscore.protocols.banding import BandCircuit, bank_bands, lead_bands
+from veilscore.terms.bands import Bands
+from veilscore.wire.protocol import Protocol, Receive, Send, Session, encode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

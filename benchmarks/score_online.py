@@ -27,20 +27,20 @@ from result import emit
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
 from veilscore.errors import PeerError
-from veilscore.fabric.federation import load_federation
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
-from veilscore.local import open_job
-from veilscore.modelling.bands import Bands
-from veilscore.modelling.model import load_model
+from veilscore.keys.identity import load_identity
+from veilscore.models.model import load_model
 from veilscore.node.founding import PORTAL, DataFiles, found_federation
-from veilscore.node.job import parse_job
-from veilscore.node.ledger import Ledger
+from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.node.online_bands_bank import STOCK
-from veilscore.node.policy import load_node_config
+from veilscore.online.bands_bank import STOCK
 from veilscore.release.consent import Scope
 from veilscore.release.issuer import Issuer, import_consent
+from veilscore.terms.bands import Bands
+from veilscore.terms.federation import load_federation
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:

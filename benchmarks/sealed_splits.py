@@ -18,15 +18,15 @@ import numpy as np
 from result import emit
 
 from veilscore.crypto import shares
-from veilscore.fabric.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import create_identity, load_identity
+from veilscore.keys.identity import create_identity, load_identity
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import SecretStream
-from veilscore.protocol import Protocol, Session, Transcript, run
 from veilscore.protocols.sealed_argmax import Winners, bank_argmax, bank_setup, holder_argmax, holder_setup
 from veilscore.protocols.sealed_gain import GainRule, Sums, left_sums
+from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.v1 import scorecard_pb2
+from veilscore.wire.protocol import Protocol, Session, Transcript, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,12 +20,12 @@ from result import emit
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
-from veilscore.local import open_job
-from veilscore.modelling.boosted import Boosted
-from veilscore.modelling.model import Scorecard, load_model
-from veilscore.node.job import parse_job
-from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.node.workflow import steps_for
+from veilscore.models.boosted import Boosted
+from veilscore.models.model import Scorecard, load_model
+from veilscore.node.local import open_job
+from veilscore.tasks.workflow import steps_for
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from pooled_margins import card_margins, part_of, tree_margins

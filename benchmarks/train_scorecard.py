@@ -11,7 +11,7 @@ import trial
 from parity import compare
 from result import emit
 
-from veilscore.node.job import load_job
+from veilscore.terms.job import load_job
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from veilscore.cli.connection import connect
 from veilscore.errors import JobError
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.node.job import load_job
+from veilscore.terms.job import load_job
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from veilscore.evidence.documents import Document
     from veilscore.evidence.receipt import JobReceipt
     from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.node.job import Job
+    from veilscore.terms.job import Job
 
 D = TypeVar("D", bound="Document")
 ROUND_S = 10.0

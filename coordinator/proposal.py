@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from coordinator.state_tables import AcceptanceRow
 from veilscore.errors import PeerError
-from veilscore.node.acceptance import verify_acceptance
+from veilscore.terms.acceptance import verify_acceptance
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from veilscore.fabric.federation import Member
     from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.node.job import Job
+    from veilscore.terms.federation import Member
+    from veilscore.terms.job import Job
 
 
 async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: float) -> AcceptanceRow:

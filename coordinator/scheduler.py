@@ -16,7 +16,7 @@ from coordinator.attempt import cause, run_attempt, step_error
 from coordinator.proposal import ask
 from coordinator.state import UNFINISHED
 from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
-from veilscore.node.job import Job, new_job_id, parse_job
+from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:

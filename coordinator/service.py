@@ -17,24 +17,24 @@ from veilscore.errors import ConfigError, RefusedError
 from veilscore.evidence.exchange import Exchange
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import ROLES
-from veilscore.node.job import check_job_id, parse_job
-from veilscore.node.key_watch import KeyWatch
+from veilscore.fabric.key_watch import KeyWatch
+from veilscore.files.store import JobStore
+from veilscore.keys.identity import ROLES
 from veilscore.node.node import default_workflow, load_membership
-from veilscore.node.people import authoriser, sees_job
-from veilscore.node.policy import database_url, load_node_config
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
-from veilscore.node.store import JobStore
-from veilscore.protocol import Session
+from veilscore.terms.job import check_job_id, parse_job
+from veilscore.terms.people import authoriser, sees_job
+from veilscore.terms.policy import database_url, load_node_config
 from veilscore.v1 import control_pb2
+from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
-    from veilscore.fabric.federation import Member
-    from veilscore.fabric.inbox import Limits
-    from veilscore.node.job import Job
+    from veilscore.terms.federation import Member
+    from veilscore.terms.job import Job
+    from veilscore.wire.inbox import Limits
 
 _SUBMITTERS = {"bank", "operator"}
 
@@ -45,7 +45,7 @@ class Coordinator:
     Parameters
     ----------
     home : folder with node.yaml (role coordinator), identity/, federation.yaml; state/ is made in it.
-    workflow : steps and their protocols; default `veilscore.node.workflow`.
+    workflow : steps and their protocols; default `veilscore.tasks.workflow`.
     patience : waiting times and number of attempts.
     """
 

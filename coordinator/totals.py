@@ -16,7 +16,7 @@ from veilscore.protocols.online import add_partials, pack_partial, parse_partial
 from veilscore.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from veilscore.fabric.federation import Member
+    from veilscore.terms.federation import Member
 
 _REQUESTS_KEPT = 10_000
 _RECORDS_MOST = 4096

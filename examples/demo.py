@@ -24,14 +24,14 @@ from rich.panel import Panel
 from rich.table import Table
 
 from veilscore.node.founding import PORTAL
-from veilscore.node.job import load_job
 from veilscore.reports.report import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
-from veilscore.roles import leakage_table
+from veilscore.terms.job import load_job
+from veilscore.terms.roles import leakage_table
 
 if TYPE_CHECKING:
-    from veilscore.node.job import Job
+    from veilscore.terms.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}

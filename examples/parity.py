@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from veilscore.modelling import design as modelling
-from veilscore.modelling import metrics
-from veilscore.modelling.model import load_model
-from veilscore.node.store import JobStore
+from veilscore.files.store import JobStore
+from veilscore.models import design as modelling
+from veilscore.models import metrics
+from veilscore.models.model import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from veilscore.node.job import Job
+    from veilscore.terms.job import Job
 
 
 @dataclass(frozen=True)

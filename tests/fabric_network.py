@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from veilscore.fabric.federation import Federation, make_federation, member_of
 from veilscore.fabric.grpc_channel import Fabric, Limits
-from veilscore.fabric.identity import Identity, create_identity
-from veilscore.protocol import VERSION, Session
+from veilscore.keys.identity import Identity, create_identity
+from veilscore.terms.federation import Federation, make_federation, member_of
 from veilscore.v1 import wire_pb2
+from veilscore.wire.protocol import VERSION, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from consent_issuer import ISSUERS, OFTEN
 
-from veilscore.local import open_job
-from veilscore.modelling.loss import sigmoid
-from veilscore.node.job import parse_job
-from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.node.workflow import StepContext, digest_of_ids
+from veilscore.models.loss import sigmoid
+from veilscore.node.local import open_job
+from veilscore.tasks.workflow import StepContext, digest_of_ids
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,14 +145,14 @@ def skip_align(run):
 
 
 def _session(run, party):
-    from veilscore.protocol import Session
+    from veilscore.wire.protocol import Session
 
     return Session(f"{run.job_id}/align/1", party, run.job.bank, run.job.holders)
 
 
 def pooled(run):
     """WOE columns of a finished run with all parties' codes in one place: (X, y, train, weight)."""
-    from veilscore.modelling.model import load_model
+    from veilscore.models.model import load_model
 
     bank = run.stores["bank"].load_arrays("rows")
     model = load_model(run.stores["bank"].path / "model.json")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.modelling import stacked
-from veilscore.modelling.trees import HolderTrees, tree_values
+from veilscore.models import stacked
+from veilscore.models.trees import HolderTrees, tree_values
 
 
 def part_of(run, holder, step=""):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.modelling.boosted import Boosted, digests
-from veilscore.modelling.model import Column, PartyPart, Provenance, Scaling
-from veilscore.modelling.trees import Split, Tree, tree_values
+from veilscore.models.boosted import Boosted, digests
+from veilscore.models.model import Column, PartyPart, Provenance, Scaling
+from veilscore.models.trees import Split, Tree, tree_values
 
 
 def random_tree(rng, holder, n_codes, *, sides=("bank", "holder"), n_leaves=16, max_depth=4):

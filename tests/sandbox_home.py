@@ -11,7 +11,7 @@ import yaml
 from conftest import require
 
 from veilscore.errors import SandboxUnavailableError
-from veilscore.fabric.identity import load_identity
+from veilscore.keys.identity import load_identity
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.sandbox.bubblewrap import check_host
 from veilscore.sandbox.desk import Desk

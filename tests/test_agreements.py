@@ -13,17 +13,17 @@ from local_jobs import job as batch_job
 from trial_federation import commanding, make_homes, open_trial, running, show, submit, toy_job, watch
 
 from veilscore.errors import ConfigError, IdentityError, ProtocolError, RefusedError
-from veilscore.fabric.identity import load_identity
-from veilscore.local import open_job
-from veilscore.node import policy as node_policy
-from veilscore.node.acceptance import verify_acceptance
+from veilscore.keys.identity import load_identity
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.node.job import parse_job
-from veilscore.node.policy import Accept, NodePolicy, Pending, Refuse, load_node_config
+from veilscore.node.local import open_job
 from veilscore.release import binding
 from veilscore.release.binding import bound_now, check_bound, code_digest, with_model_version
 from veilscore.release.catalogue import publish, read_published, verify_published
-from veilscore.release.rules import StandingRule
+from veilscore.terms import policy as node_policy
+from veilscore.terms.acceptance import verify_acceptance
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import Accept, NodePolicy, Pending, Refuse, load_node_config
+from veilscore.terms.rules import StandingRule
 
 TODAY = dt.date(2026, 2, 3)
 DAY = dt.timedelta(days=1)

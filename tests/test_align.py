@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import shared_data
-from veilscore.channel import MemoryNetwork, simulate
 from veilscore.crypto import group
 from veilscore.errors import (
     IdError,
@@ -24,9 +23,10 @@ from veilscore.errors import (
     RefusedError,
     SecretReuseError,
 )
-from veilscore.protocol import Session, Transcript, decode, encode, run
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
+from veilscore.wire.memory import MemoryNetwork, simulate
+from veilscore.wire.protocol import Session, Transcript, decode, encode, run
 
 SMALL = AlignLimits(part_size=4, workers=1)
 

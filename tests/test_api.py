@@ -15,10 +15,10 @@ from sklearn.metrics import roc_auc_score
 from tests.conftest import shared_data
 from veilscore.api import JointBoosting, JointScorecard, JointSelection, JointStack, NotFittedError
 from veilscore.data.simulate import simulate
+from veilscore.data.table_source import TableReader
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
-from veilscore.node.job import TrainScorecard
-from veilscore.table_run import outside_loop
-from veilscore.table_source import TableReader
+from veilscore.node.table_run import outside_loop
+from veilscore.terms.job import TrainScorecard
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from veilscore.errors import MessageError, ParameterError, PeerError, SecretReus
 from veilscore.evidence.opening import begin, read_opening
 from veilscore.evidence.receipt import digest_of, traffic_of
 from veilscore.lattice.sampling import SecretStream
-from veilscore.local import open_job
-from veilscore.node.policy import AuditRules
-from veilscore.protocol import Receive, Session, Transcript, TranscriptEntry
+from veilscore.node.local import open_job
 from veilscore.protocols.commitment import holder_committed
-from veilscore.randomness import in_order, replayable, secret_bytes, secret_generator
+from veilscore.terms.policy import AuditRules
 from veilscore.v1 import wire_pb2
+from veilscore.wire.protocol import Receive, Session, Transcript, TranscriptEntry
+from veilscore.wire.randomness import in_order, replayable, secret_bytes, secret_generator
 
 QUICK = {"holdout_fraction": 0.4, "max_openings": 6}
 CONFIRMED = "confirmed"
@@ -143,7 +143,7 @@ def test_digests_of_failed_attempts_reach_back_to_the_first_message():
 
 
 def test_an_attempt_that_the_bank_gave_up_is_confirmed_up_to_there(tmp_path, monkeypatch):
-    from veilscore.node import workflow
+    from veilscore.tasks import workflow
 
     run = audited_run(tmp_path, **QUICK)
     for step in ("align", "bin"):
@@ -342,7 +342,7 @@ def test_a_full_disk_stops_the_attempt(tmp_path, monkeypatch):
 ELSEWHERE = """
 import sys
 from pathlib import Path
-from veilscore.evidence.audit import JobAudit, job_of
+from veilscore.audit.jobs import JobAudit, job_of
 from veilscore.evidence.receipt import StepEntry
 home, job_id = Path(sys.argv[1]), sys.argv[2]
 logged = {}

@@ -12,7 +12,6 @@ import re
 import pytest
 from local_jobs import firms, job, nodes, take, write
 
-from veilscore.channel import frame
 from veilscore.errors import (
     ColumnError,
     ConfigError,
@@ -27,10 +26,11 @@ from veilscore.errors import (
     StateError,
     VeilscoreError,
 )
-from veilscore.fabric.framing import kind_of
-from veilscore.local import open_job
-from veilscore.protocol import Session, decode, encode
+from veilscore.node.local import open_job
 from veilscore.v1 import score_pb2, scorecard_pb2
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import frame
+from veilscore.wire.protocol import Session, decode, encode
 
 N = 160
 
@@ -108,9 +108,9 @@ def test_tiny_overlap_is_told_to_the_holder_and_refused_to_the_bank(tmp_path, pa
 
 
 def test_what_the_bank_hears_of_a_tiny_overlap(tmp_path, parts):
-    from veilscore.channel import MemoryNetwork
-    from veilscore.protocol import run
     from veilscore.protocols.align import bank_align, holder_align
+    from veilscore.wire.memory import MemoryNetwork
+    from veilscore.wire.protocol import run
 
     sessions = {p: Session("job/align/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
 
@@ -234,7 +234,7 @@ def test_disk_full_then_resumed(tmp_path, parts, monkeypatch):
         def full(descriptor):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr("veilscore.node.store.os.fsync", full)
+        patch.setattr("veilscore.files.store.os.fsync", full)
         with pytest.raises(StateError, match=r"cannot write .*: disk full.*free space, then resume the job"):
             run.step("bin", timeout_s=5)
     run.step("bin", attempt=2)

@@ -18,7 +18,6 @@ from test_scoring import N as N_ROWS
 from test_stack_job import part_of, tree_margins
 from trial_scoring import BATCH, batch_units, scoring, set_policy, train
 
-from veilscore.channel import simulate
 from veilscore.crypto.circuits import from_bits, to_bits
 from veilscore.crypto.garbled import Plain
 from veilscore.data.codes import CodeMap
@@ -27,22 +26,23 @@ from veilscore.errors import ConfigError, ParameterError, RefusedError, Veilscor
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.recorder import score_receipt
 from veilscore.evidence.verify import verify_receipt
-from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import SCORE_T
-from veilscore.local import open_job
-from veilscore.modelling.bands import Bands
-from veilscore.modelling.loss import TURN
-from veilscore.modelling.model import load_model
-from veilscore.node.workflow import estimate, parties_in
-from veilscore.protocol import Session
+from veilscore.models.loss import TURN
+from veilscore.models.model import load_model
+from veilscore.node.local import open_job
 from veilscore.protocols import banding
 from veilscore.protocols.banding import BandCircuit
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score_bands, holder_receive, holder_score
 from veilscore.protocols.tree_scoring import bank_score_trees_bands, bounds, holder_score_trees
 from veilscore.reports.bank import bank_report
-from veilscore.roles import leakage_table
+from veilscore.tasks.workflow import estimate, parties_in
+from veilscore.terms.bands import Bands
+from veilscore.terms.roles import leakage_table
 from veilscore.v1 import control_pb2 as cp
 from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 RNG = np.random.default_rng(17)
 

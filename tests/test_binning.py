@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilscore.channel import simulate
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, VeilscoreError
-from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import T
-from veilscore.protocol import Session, decode, encode
 from veilscore.protocols.binning import Columns, bank_bin, cell_counts, holder_bin, offsets, own_counts, withheld_cells
 from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 N = 700
 RNG = np.random.default_rng(0)

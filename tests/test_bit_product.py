@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from veilscore.channel import simulate
 from veilscore.crypto import bit_product, shares
 from veilscore.crypto.bit_product import BitOwner, ValueOwner
 from veilscore.crypto.oblivious import message_bytes
 from veilscore.errors import MessageError
 from veilscore.lattice.params import T
-from veilscore.protocol import Session, encode
 from veilscore.protocols import bit_products as protocol
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_setup
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, encode
 
 RNG = np.random.default_rng(5)
 WORD = st.integers(0, (1 << 64) - 1)

@@ -9,11 +9,11 @@ from local_jobs import job
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, ParameterError
-from veilscore.modelling import boosting_design as design
-from veilscore.modelling.importance import by_party, importance
-from veilscore.node.estimate import estimate
+from veilscore.models import boosting_design as design
+from veilscore.models.importance import by_party, importance
 from veilscore.protocols.binning import BinCounts, Columns, own_counts
-from veilscore.roles import leakage_table
+from veilscore.tasks.estimate import estimate
+from veilscore.terms.roles import leakage_table
 
 
 def boosting_job(**parameters):
@@ -168,7 +168,7 @@ def test_weights_of_classes_must_fit_the_ring(bank, monkeypatch):
 def test_importance_adds_up(bank):
     from types import SimpleNamespace as Made
 
-    from veilscore.modelling.trees import Split, Tree
+    from veilscore.models.trees import Split, Tree
 
     def split(side, column, gain, cover, left, right):
         return Split(side=side, column=column, codes=(0,), left=left, right=right, gain=gain, cover=cover)

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from veilscore.cli import app
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, VeilscoreError
-from veilscore.local import open_job
-from veilscore.modelling.boosted import Boosted
-from veilscore.modelling.model import load_model
-from veilscore.modelling.onnx_export import to_onnx
-from veilscore.modelling.trees import HolderTrees, goes_left, tree_values
-from veilscore.modelling.validator_export import bank_part, bank_part_json
+from veilscore.models.boosted import Boosted
+from veilscore.models.model import load_model
+from veilscore.models.onnx_export import to_onnx
+from veilscore.models.trees import HolderTrees, goes_left, tree_values
+from veilscore.models.validator_export import bank_part, bank_part_json
+from veilscore.node.local import open_job
 from veilscore.reports import report
 
 WIDE = {"COLUMNS": "240", "TERM": "dumb"}

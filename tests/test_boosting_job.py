@@ -22,21 +22,21 @@ from veilscore.errors import (
     SchemaError,
     VeilscoreError,
 )
-from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import T
-from veilscore.local import open_job
-from veilscore.modelling import boosting_design, harmonics
-from veilscore.modelling.boosted import Boosted
-from veilscore.modelling.design import load_counts
-from veilscore.modelling.model import load_model
-from veilscore.modelling.trees import HolderTrees, leaf_range, tree_values
-from veilscore.node.policy import NodePolicy, Refuse
-from veilscore.node.workflow import steps_for
-from veilscore.protocol import decode, encode
+from veilscore.models import boosting_design, harmonics
+from veilscore.models.boosted import Boosted
+from veilscore.models.design import load_counts
+from veilscore.models.model import load_model
+from veilscore.models.trees import HolderTrees, leaf_range, tree_values
+from veilscore.node.local import open_job
 from veilscore.protocols import boosting_sealed, sealed_argmax
 from veilscore.protocols.boosting import _remask
 from veilscore.protocols.boosting_form import rank_codes
+from veilscore.tasks.workflow import steps_for
+from veilscore.terms.policy import NodePolicy, Refuse
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.protocol import decode, encode
 
 OPEN = {"boosting_bounds": "off", "allow_order": True}
 EXACT = {"splits": "bounded", "bounds": False, "noise_rows": 0, "n_estimators": 4, "max_depth": 3, "max_bin": 8}

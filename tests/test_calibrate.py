@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from veilscore.errors import ConfigError, LabelError, ParameterError
-from veilscore.modelling.calibrate import prior_correction, recalibrate
-from veilscore.modelling.loss import sigmoid
-from veilscore.modelling.model import Scaling
+from veilscore.models.calibrate import prior_correction, recalibrate
+from veilscore.models.loss import sigmoid
+from veilscore.models.model import Scaling
 
 SCALING = Scaling(base_score=600, base_odds=50, pdo=20, decimals=1)
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from veilscore.cli import app
 from veilscore.errors import ConfigError, JobError, VeilscoreError
-from veilscore.fabric.federation import load_federation
 from veilscore.node.serve import running_pid
+from veilscore.terms.federation import load_federation
 
 runner = CliRunner()
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}

@@ -8,9 +8,9 @@ import pytest
 from local_jobs import HOLDERS, firms, job, nodes, write
 
 from veilscore.errors import PeerError, RefusedError, StateError
-from veilscore.fabric.framing import kind_of
-from veilscore.local import open_job
+from veilscore.node.local import open_job
 from veilscore.release.disclosure import DisclosureLedger
+from veilscore.wire.framing import kind_of
 
 
 def ledger(folder, job_id, most=100.0, dataset="d"):

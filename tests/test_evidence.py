@@ -46,11 +46,11 @@ from veilscore.evidence.merkle import EMPTY_ROOT, Tree, check_consistency, check
 from veilscore.evidence.receipt import JobStatement, traffic_of
 from veilscore.evidence.recorder import online_receipt, score_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
-from veilscore.fabric.federation import load_federation
-from veilscore.modelling.model import load_model
-from veilscore.protocol import Transcript
+from veilscore.models.model import load_model
+from veilscore.terms.federation import load_federation
 from veilscore.v1 import align_pb2
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Transcript
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -370,14 +370,14 @@ def test_process_killed_while_it_writes_loses_nothing_acknowledged(tmp_path, hea
         "from pathlib import Path\n"
         "from trial_evidence import AHEAD, Log, waited_for\n"
         "from veilscore.evidence.documents import CertificateKeys\n"
-        "from veilscore.fabric.identity import load_identity\n"
+        "from veilscore.keys.identity import load_identity\n"
         "me = load_identity(Path(sys.argv[1]) / 'identity')\n"
         "log = Log(Path(sys.argv[1]), lambda: me, CertificateKeys([me.certificate]), ahead=AHEAD)\n"
         "while True:\n"
         f"    said = log.append([waited_for(k) for k in range(50)], head_later={head_later})\n"
         "    print(said.stop, flush=True)\n"
     )
-    from veilscore.fabric.identity import create_identity
+    from veilscore.keys.identity import create_identity
 
     identity = create_identity(tmp_path / "identity", "bank", "bank", passphrase=lambda: None)
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
@@ -741,7 +741,7 @@ def test_command(trial, tmp_path):
     seen = folder / "tax" / "evidence" / "heads" / "bank.json"
     assert "continues 3 heads" in says("verify-log", folder / "bank", "--seen", seen)
     says("verify-log", log_path(folder, "registry"), "--keys", keys)
-    from veilscore.fabric.identity import create_identity
+    from veilscore.keys.identity import create_identity
 
     create_identity(tmp_path / "notary" / "identity", "notary", "operator", passphrase=lambda: None)
     where = ("--notary", tmp_path / "notary", "--out", tmp_path / "a.json")

@@ -30,9 +30,9 @@ from veilscore.errors import (
     RefusedError,
 )
 from veilscore.fabric.grpc_channel import Fabric, Limits
-from veilscore.fabric.inbox import Inbox, QueueFullError
-from veilscore.protocol import encode
 from veilscore.v1 import align_pb2, control_pb2, wire_pb2
+from veilscore.wire.inbox import Inbox, QueueFullError
+from veilscore.wire.protocol import encode
 
 JobRef, JobInfo = control_pb2.JobRef, control_pb2.JobInfo
 DAY_S = 86_400.0

@@ -7,7 +7,7 @@ import yaml
 from fabric_network import FEDERATION, IDENTITIES, federation_of, make_identity
 
 from veilscore.errors import ConfigError, IdentityError, StateError
-from veilscore.fabric.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from veilscore.errors import ConfigError, IdentityError, StateError
-from veilscore.fabric.identity import (
+from veilscore.keys.identity import (
     CERTIFICATE_FILE,
     KEY_FILE,
     PASSPHRASE_VARIABLE,

@@ -9,9 +9,9 @@ import yaml
 from sqlalchemy.engine import make_url
 
 from veilscore.errors import ConfigError, JobError
-from veilscore.node.job import Job, check_job_id, load_job, new_job_id, parse_job
-from veilscore.node.policy import Accept, NodeConfig, Pending, Refuse, load_node_config
-from veilscore.node.settings import parse
+from veilscore.terms.job import Job, check_job_id, load_job, new_job_id, parse_job
+from veilscore.terms.policy import Accept, NodeConfig, Pending, Refuse, load_node_config
+from veilscore.terms.settings import parse
 
 JOB = {
     "name": "kz",

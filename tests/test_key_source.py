@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_rotation import veilscore
 
 from veilscore.errors import ConfigError
-from veilscore.fabric.identity import KEY_FILE, RECOVERY_FILE, create_identity, load_identity, load_recovery_key
-from veilscore.fabric.key_source import (
+from veilscore.keys.identity import KEY_FILE, RECOVERY_FILE, create_identity, load_identity, load_recovery_key
+from veilscore.keys.key_source import (
     PASSPHRASE_FILE_VARIABLE,
     PASSPHRASE_VARIABLE,
     WRAPPED_FILE,
@@ -29,10 +29,10 @@ from veilscore.fabric.key_source import (
     default_source,
     encrypt_pkcs8,
 )
-from veilscore.node.key_settings import KeyConfig
 from veilscore.node.node import load_membership
-from veilscore.node.policy import load_node_config
-from veilscore.node.settings import parse
+from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.policy import load_node_config
+from veilscore.terms.settings import parse
 
 # A key service in eight lines: it holds a key of its own and encrypts with it.
 SERVICE = """

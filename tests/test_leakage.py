@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
 
-from veilscore.channel import simulate
 from veilscore.crypto import shares
 from veilscore.crypto.bit_product import BitOwner, ValueOwner
 from veilscore.crypto.garbled import Evaluator
@@ -22,14 +21,15 @@ from veilscore.crypto.oblivious import LabelSender
 from veilscore.data.codes import CodeMap
 from veilscore.lattice import hints, lookup, packed_sums, product
 from veilscore.lattice.params import SCORE_T, T
-from veilscore.local import open_job
-from veilscore.modelling.loss import TURN
-from veilscore.node.job import Task
-from veilscore.protocol import Session
+from veilscore.models.loss import TURN
+from veilscore.node.local import open_job
 from veilscore.protocols import scoring
 from veilscore.protocols.binning import Columns, bank_bin, holder_bin
 from veilscore.protocols.scorecard import scales
-from veilscore.roles import LEAKS, leakage_table, row_of_step
+from veilscore.terms.job import Task
+from veilscore.terms.roles import LEAKS, leakage_table, row_of_step
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 PACKED = {  # kinds that carry ring elements, and their fields that do
     "BinHolderHints": ("data",),
@@ -535,7 +535,7 @@ def test_the_bank_opens_d_plus_one_rounded_numbers_a_step(record):
     d = sum(len(c["n_codes"]) for c in counts)
     n_train = int(bank.load_arrays("rows")["train"].sum())
     used = scales(n_train)
-    from veilscore.modelling.design import fraction_bits
+    from veilscore.models.design import fraction_bits
 
     kept = fraction_bits(record.run.job, n_train)
     per_step = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veilscore.errors import ParameterError
-from veilscore.modelling.loss import BOUNDS, MAX_FIT_ERROR, TURN, for_bound, log_loss, sigmoid, sigmoid_series
+from veilscore.models.loss import BOUNDS, MAX_FIT_ERROR, TURN, for_bound, log_loss, sigmoid, sigmoid_series
 
 
 @pytest.mark.parametrize("R", BOUNDS)

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from veilscore.errors import DataError, LabelError
-from veilscore.modelling import metrics
+from veilscore.models import metrics
 
 
 def sample(n=3000, *, ties=True, seed=1):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from veilscore.errors import ConfigError
-from veilscore.modelling.loss import sigmoid
-from veilscore.modelling.model import Column, PartyPart, Provenance, Scaling, Scorecard, load_model
+from veilscore.models.loss import sigmoid
+from veilscore.models.model import Column, PartyPart, Provenance, Scaling, Scorecard, load_model
 
 
 def column(points, *, coefficient=0.7, name="c"):

@@ -12,12 +12,12 @@ from reference import pooled_logistic, pooled_woe
 from veilscore.data.codes import TransformReport
 from veilscore.data.table import make_table
 from veilscore.errors import JobError, ParameterError
-from veilscore.modelling import design as modelling
-from veilscore.modelling.design import design, export
-from veilscore.modelling.logistic_problem import GRADIENT_FRACTION_BITS
-from veilscore.modelling.loss import sigmoid
-from veilscore.modelling.optimise import OptimiserState
-from veilscore.node.store import JobStore
+from veilscore.files.store import JobStore
+from veilscore.models import design as modelling
+from veilscore.models.design import design, export
+from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS
+from veilscore.models.loss import sigmoid
+from veilscore.models.optimise import OptimiserState
 from veilscore.protocols.binning import Columns, own_counts
 from veilscore.protocols.scoring import BatchResult
 

@@ -19,9 +19,9 @@ from trial_federation import (
 )
 
 from veilscore.errors import ConfigError, IdentityError, JobError, ProtocolError, RefusedError
-from veilscore.fabric.identity import load_identity
-from veilscore.node.acceptance import sign_acceptance, verify_acceptance
-from veilscore.node.job import new_job_id
+from veilscore.keys.identity import load_identity
+from veilscore.terms.acceptance import sign_acceptance, verify_acceptance
+from veilscore.terms.job import new_job_id
 from veilscore.v1 import control_pb2
 
 

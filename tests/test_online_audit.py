@@ -14,8 +14,8 @@ from trial_online_audit import audit, counted, known, logged, released, two_mode
 from trial_scoring import copy_of, rows, score, scoring, set_policy
 
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
-from veilscore.modelling.boosted import Stacked
-from veilscore.node.policy import AuditRules
+from veilscore.models.boosted import Stacked
+from veilscore.terms.policy import AuditRules
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,14 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.modelling.bands import BELOW, Bands, KeptBands
-from veilscore.modelling.model import load_model
-from veilscore.node import online_bands_bank, online_spares
+from veilscore.files.store import JobStore
+from veilscore.models.model import load_model
 from veilscore.node.node import Node
-from veilscore.node.store import JobStore
+from veilscore.online import bands_bank as online_bands_bank
+from veilscore.online import spares as online_spares
 from veilscore.protocols.online_band import BankBand, LeadBand, names_of
-from veilscore.roles import ONLINE, leakage_table
+from veilscore.terms.bands import BELOW, Bands, KeptBands
+from veilscore.terms.roles import ONLINE, leakage_table
 from veilscore.v1 import control_pb2 as pb
 
 RNG = np.random.default_rng(23)

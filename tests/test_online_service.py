@@ -31,16 +31,17 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
 from veilscore.evidence.verify import verify_log, verify_receipt
-from veilscore.fabric.federation import load_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
-from veilscore.modelling.model import load_model
-from veilscore.node import online_bank, online_spares
-from veilscore.node.online_bank import OnlineBank
-from veilscore.node.online_journal import Journal
-from veilscore.node.online_model import codes_of_features
-from veilscore.node.online_records import load_map
-from veilscore.node.online_spares import BankSpare, BankSpares, HolderSpare, HolderSpares
+from veilscore.files.journal import Journal
+from veilscore.keys.identity import load_identity
+from veilscore.models.model import load_model
+from veilscore.online import bank as online_bank
+from veilscore.online import spares as online_spares
+from veilscore.online.bank import OnlineBank
+from veilscore.online.model import codes_of_features
+from veilscore.online.records import load_map
+from veilscore.online.spares import BankSpare, BankSpares, HolderSpare, HolderSpares
+from veilscore.terms.federation import load_federation
 from veilscore.v1 import control_pb2 as pb
 
 

@@ -13,14 +13,14 @@ from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, s
 from veilscore.crypto import he
 from veilscore.data.simulate import simulate
 from veilscore.errors import MessageError
-from veilscore.modelling.bands import Bands
-from veilscore.modelling.boosted import Boosted, Stacked
-from veilscore.modelling.model import load_model
-from veilscore.node import online_spares
+from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.model import load_model
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.node.online_records import load_map
-from veilscore.node.online_spares import BankSpare, HolderSpares
+from veilscore.online import spares as online_spares
+from veilscore.online.records import load_map
+from veilscore.online.spares import BankSpare, HolderSpares
 from veilscore.protocols import online
+from veilscore.terms.bands import Bands
 
 JOB = """
 name: {name}
@@ -197,8 +197,8 @@ def test_the_same_firm_with_other_features_is_opened_again(trained, homes):
 
 def plain_units(trained, homes, firm, features):
     """Total in the clear, of the holders' rows of one firm and other features at the bank."""
-    from veilscore.modelling.trees import tree_values
-    from veilscore.node.online_model import codes_of_features
+    from veilscore.models.trees import tree_values
+    from veilscore.online.model import codes_of_features
 
     codes = {}
     for party in PARTIES:

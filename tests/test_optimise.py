@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import shared_data
 from tests.reference import left_join, load_parties, pooled_logistic, sklearn_auc
 from veilscore.errors import ConfigError, MessageError, ParameterError, StateError
-from veilscore.modelling.loss import TURN, sigmoid, sigmoid_series
-from veilscore.modelling.optimise import LogisticProblem, OptimiserState, gradient_bits, minimise
-from veilscore.modelling.quadratic import minimise_quadratic
-from veilscore.modelling.standard_errors import standard_errors
-from veilscore.modelling.woe import join_tables, logistic_problem, woe_table
+from veilscore.models.loss import TURN, sigmoid, sigmoid_series
+from veilscore.models.optimise import LogisticProblem, OptimiserState, gradient_bits, minimise
+from veilscore.models.quadratic import minimise_quadratic
+from veilscore.models.standard_errors import standard_errors
+from veilscore.models.woe import join_tables, logistic_problem, woe_table
 
 TABLE_BITS = (14, 16)  # the bank's and the lead's
 BANK_COLUMNS = {"kz_corporate": 12, "polish_1year": 29, "default_credit": 7, "sba_loans": 8}

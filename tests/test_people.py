@@ -10,12 +10,12 @@ from test_rotation import veilscore
 from trial_federation import JOB, commanding, make_homes, open_trial, running, submit, until, watch
 
 from veilscore.errors import ConfigError, RefusedError, VeilscoreError
-from veilscore.fabric.federation import load_federation, make_federation, member_of, save_federation
-from veilscore.fabric.identity import create_identity
+from veilscore.keys.identity import create_identity
 from veilscore.node.founding import write_node_config
-from veilscore.node.people import ACCESS, PERSON_ROLES, roles_of
-from veilscore.node.policy import NodeConfig, load_node_config
-from veilscore.node.settings import parse
+from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.people import ACCESS, PERSON_ROLES, roles_of
+from veilscore.terms.policy import NodeConfig, load_node_config
+from veilscore.terms.settings import parse
 from veilscore.v1 import control_pb2
 
 PEOPLE = {"mo": ["modeller"], "stella": ["steward"], "ada": ["auditor"], "otto": ["operator"]}
@@ -47,7 +47,7 @@ def change(home, **keys):
 def test_every_call_of_every_node_has_an_entry(homes):
     for name, node in open_trial(homes).items():
         missing = node.fabric.methods - ACCESS.keys()
-        assert not missing, f"{name}: add {sorted(missing)} to ACCESS in veilscore/node/people.py"
+        assert not missing, f"{name}: add {sorted(missing)} to ACCESS in veilscore/terms/people.py"
 
 
 def test_entries_name_known_roles_only():

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilscore import protocol
-from veilscore.channel import MemoryNetwork, simulate
 from veilscore.errors import MessageError, OverlapError, PeerError, ProtocolError, VeilscoreError
-from veilscore.protocol import (
+from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
+from veilscore.wire import protocol
+from veilscore.wire.memory import MemoryNetwork, simulate
+from veilscore.wire.protocol import (
     Checkpoint,
     Progress,
     Receive,
@@ -30,7 +31,6 @@ from veilscore.protocol import (
     send_parts,
     unpack_fields,
 )
-from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
 
 PING, PONG, PART = align_pb2.AlignBankRound1, align_pb2.AlignHolderRound1, scorecard_pb2.BinHolderHints
 

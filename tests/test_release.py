@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.node.policy import NodePolicy
 from veilscore.release.budget import ReleaseBudget, how_often, models_of
 from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, ONLINE, Release, ReleaseLedger
-from veilscore.release.rules import ReleaseRules
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.rules import ReleaseRules
 
 
 class Clock:

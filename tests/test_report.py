@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests.conftest import require
 from veilscore.errors import DataError, StateError
-from veilscore.modelling import metrics
+from veilscore.models import metrics
 from veilscore.reports import plots, report
 
 BANK, TAX, REGISTRY = "Harbour Bank", "Tax Bureau", "Business Registry"

@@ -14,16 +14,16 @@ from tests.conftest import shared_data
 from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.data.column_bins import NumberBins
 from veilscore.errors import StateError
-from veilscore.local import open_job
-from veilscore.modelling.model import load_model
-from veilscore.node import workflow
-from veilscore.node.job import parse_job
-from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.node.store import JobStore
-from veilscore.protocol import Session
+from veilscore.files.store import JobStore
+from veilscore.models.model import load_model
+from veilscore.node.local import open_job
 from veilscore.reports import report
 from veilscore.reports import write as reporting
 from veilscore.reports.bank import range_label
+from veilscore.tasks import workflow
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.wire.protocol import Session
 
 HOLDERS = ("tax", "registry")
 JOB = parse_job("""

@@ -15,17 +15,17 @@ from typer.testing import CliRunner
 
 from veilscore.cli import app
 from veilscore.errors import ConfigError, IdentityError, PeerError, VeilscoreError
-from veilscore.fabric.federation import Federation, add_statements, load_federation, save_federation
-from veilscore.fabric.identity import create_identity, load_identity, load_recovery_key, parse_certificate
-from veilscore.fabric.rotation import (
+from veilscore.keys.identity import create_identity, load_identity, load_recovery_key, parse_certificate
+from veilscore.keys.rotation import (
     KeyStatement,
     parse_statement,
     revoke_by_recovery,
     revoke_by_vote,
     rotate,
 )
-from veilscore.protocol import VERSION
+from veilscore.terms.federation import Federation, add_statements, load_federation, save_federation
 from veilscore.v1 import control_pb2
+from veilscore.wire.protocol import VERSION
 
 NOW_S = time.time()
 NOW_MS = int(NOW_S * 1000)

@@ -29,7 +29,7 @@ from veilscore.errors import (
     SandboxError,
     SandboxUnavailableError,
 )
-from veilscore.fabric.identity import create_identity, load_identity
+from veilscore.keys.identity import create_identity, load_identity
 from veilscore.sandbox import bubblewrap, noise, seccomp, syft_envelope
 from veilscore.sandbox.desk import Desk, read_release
 from veilscore.sandbox.gate import gate

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from reference import pooled_logistic, pooled_woe
 
-from veilscore.channel import simulate
 from veilscore.errors import MessageError, ParameterError, VeilscoreError
-from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import T
-from veilscore.modelling.logistic_problem import GRADIENT_FRACTION_BITS as FRACTION_BITS
-from veilscore.modelling.loss import BOUNDS, for_bound, sigmoid
-from veilscore.modelling.optimise import LogisticProblem, OptimiserState, Step, minimise
-from veilscore.modelling.standard_errors import standard_errors
-from veilscore.protocol import Session, decode, encode
+from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS as FRACTION_BITS
+from veilscore.models.loss import BOUNDS, for_bound, sigmoid
+from veilscore.models.optimise import LogisticProblem, OptimiserState, Step, minimise
+from veilscore.models.standard_errors import standard_errors
 from veilscore.protocols.binning import cell_counts, offsets
 from veilscore.protocols.scorecard import (
     MAX_RESIDUAL_BITS,
@@ -33,6 +30,9 @@ from veilscore.protocols.scorecard import (
     share_cells,
 )
 from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 HOLDERS = ("tax", "registry", "court")
 N_CODES = {"bank": [5, 4], "tax": [6, 3, 5], "registry": [4], "court": [2, 7]}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from veilscore.channel import simulate
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, RefusedError, VeilscoreError
-from veilscore.fabric.framing import kind_of
-from veilscore.modelling.loss import TURN
-from veilscore.protocol import Session, decode, encode
+from veilscore.models.loss import TURN
 from veilscore.protocols.binning import offsets
 from veilscore.protocols.scoring import (
     HolderAnswer,
@@ -22,6 +19,9 @@ from veilscore.protocols.scoring import (
     holder_score,
 )
 from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 N = 500
 RNG = np.random.default_rng(3)

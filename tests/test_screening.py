@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
 
-from veilscore.channel import simulate
 from veilscore.cli.screening import app as screening_app
 from veilscore.data import codes as codes_module
 from veilscore.data.codes import CodeMap, _permutation
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, SchemaError, VeilscoreError
-from veilscore.fabric.framing import kind_of
-from veilscore.local import open_job
-from veilscore.modelling.association import associated_pairs
-from veilscore.modelling.design import cramers_v
-from veilscore.modelling.metrics import population_stability
-from veilscore.modelling.screening import Limits, ScreenedColumn, choose
-from veilscore.modelling.woe import woe_table
-from veilscore.node.workflow import split, steps_for
-from veilscore.protocol import Session, decode, encode
+from veilscore.models.association import associated_pairs
+from veilscore.models.design import cramers_v
+from veilscore.models.metrics import population_stability
+from veilscore.models.screening import Limits, ScreenedColumn, choose
+from veilscore.models.woe import woe_table
+from veilscore.node.local import open_job
 from veilscore.protocols.binning import Columns, cell_counts, withheld_cells
 from veilscore.protocols.screening import MEASURED, ColumnChunk, bank_screen, holder_screen
+from veilscore.tasks.workflow import split, steps_for
 from veilscore.v1 import screening_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 NO_LIMITS = {"min_iv": 0, "max_missing": None, "max_stability": None, "max_correlation": None}
 

@@ -8,7 +8,6 @@ import os
 import numpy as np
 import pytest
 
-from veilscore.channel import simulate
 from veilscore.crypto import oblivious, shares
 from veilscore.crypto.circuits import add, choose, constant, exceeds, from_bits, largest, log2, lookup, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
@@ -17,11 +16,12 @@ from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import T
 from veilscore.lattice.product import OPENINGS, ProductKey
 from veilscore.lattice.sampling import SecretStream
-from veilscore.protocol import Session, decode, encode
 from veilscore.protocols import sealed_argmax
 from veilscore.protocols.sealed_argmax import bank_argmax, bank_setup, holder_argmax, holder_setup
 from veilscore.protocols.sealed_gain import GainRule, Sums, left_sums
 from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 MESSAGE = pb.TrainBankEta
 SCALE_BITS = 35

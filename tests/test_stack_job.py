@@ -14,21 +14,21 @@ from scipy.optimize import minimize
 
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, VeilscoreError
-from veilscore.fabric.framing import kind_of
-from veilscore.local import open_job
-from veilscore.modelling import stacked
-from veilscore.modelling.boosted import Boosted, Stacked
-from veilscore.modelling.design import load_counts
-from veilscore.modelling.loss import log_loss, sigmoid
-from veilscore.modelling.model import Scorecard, load_model
-from veilscore.node import workflow
-from veilscore.node.store import JobStore
-from veilscore.protocol import decode, encode
+from veilscore.files.store import JobStore
+from veilscore.models import stacked
+from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.design import load_counts
+from veilscore.models.loss import log_loss, sigmoid
+from veilscore.models.model import Scorecard, load_model
+from veilscore.node.local import open_job
 from veilscore.reports.report import read_report
+from veilscore.tasks import workflow
 from veilscore.v1 import stacking_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.protocol import decode, encode
 
 if TYPE_CHECKING:
-    from veilscore.channel import Tamper
+    from veilscore.wire.memory import Tamper
 
 K = 3
 SMALL = {

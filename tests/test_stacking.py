@@ -9,14 +9,11 @@ import pytest
 from random_trees import random_tree
 from scipy.optimize import minimize
 
-from veilscore.channel import simulate
 from veilscore.errors import DataError, MessageError, ParameterError
-from veilscore.fabric.framing import kind_of
-from veilscore.modelling import stacked
-from veilscore.modelling.loss import for_bound, log_loss, sigmoid
-from veilscore.modelling.softplus import softplus_series
-from veilscore.modelling.trees import tree_values
-from veilscore.protocol import Session, Transcript, decode, encode
+from veilscore.models import stacked
+from veilscore.models.loss import for_bound, log_loss, sigmoid
+from veilscore.models.softplus import softplus_series
+from veilscore.models.trees import tree_values
 from veilscore.protocols import stacking
 from veilscore.protocols.stacking import (
     BankStack,
@@ -33,6 +30,9 @@ from veilscore.protocols.stacking import (
     holder_stack,
 )
 from veilscore.v1 import stacking_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, Transcript, decode, encode
 
 LIMITS = Limits(moments=5, gradients=200, losses=5, scores=1)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from veilscore.errors import StateError
-from veilscore.node.store import JobStore, write_atomically
+from veilscore.files.store import JobStore, write_atomically
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_failed_write_keeps_the_old_file(store):
 _FULL = """
 import numpy as np, resource, signal, sys
 from veilscore.errors import StateError
-from veilscore.node.store import JobStore
+from veilscore.files.store import JobStore
 store = JobStore(sys.argv[1])
 store.save_arrays("rows", a=np.zeros(10))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

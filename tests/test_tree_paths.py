@@ -7,8 +7,8 @@ import pytest
 from random_trees import random_tree
 
 from veilscore.errors import SchemaError
-from veilscore.modelling.tree_paths import BankTrees, HolderBits, _leaf_covers
-from veilscore.modelling.trees import coefficients, indicators, tree_values
+from veilscore.models.tree_paths import BankTrees, HolderBits, _leaf_covers
+from veilscore.models.trees import coefficients, indicators, tree_values
 
 N_CODES = {"bank": np.array([6, 3, 9]), "holder": np.array([5, 7, 4])}
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from random_trees import boosted, part, plain_units, random_tree
 
-from veilscore.channel import simulate
 from veilscore.errors import ConfigError, MessageError, ParameterError, RefusedError, SchemaError, VeilscoreError
-from veilscore.fabric.framing import kind_of
 from veilscore.lattice.params import PRODUCT_OPEN, SCORE_T
 from veilscore.lattice.product import element_bytes
-from veilscore.modelling.leaf_index import leaf_index
-from veilscore.modelling.trees import HolderTrees, indicators, tree_values
-from veilscore.protocol import Session, decode, encode
+from veilscore.models.leaf_index import leaf_index
+from veilscore.models.trees import HolderTrees, indicators, tree_values
 from veilscore.protocols import tree_scoring
 from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, bounds, forms, holder_score_trees
 from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.framing import kind_of
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session, decode, encode
 
 RNG = np.random.default_rng(11)
 N_CODES = {"bank": np.array([6, 3, 9]), "tax": np.array([5, 7, 4]), "registry": np.array([3, 8])}

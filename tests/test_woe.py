@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.reference import pooled_woe
 from veilscore.errors import DataError, LabelError
-from veilscore.modelling.woe import join_tables, logistic_problem, select_columns, woe_table
+from veilscore.models.woe import join_tables, logistic_problem, select_columns, woe_table
 
 
 def table_of(bad, good, **options):

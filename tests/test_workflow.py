@@ -14,12 +14,12 @@ from tests.conftest import shared_data
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, RefusedError, SchemaError, VeilscoreError
-from veilscore.fabric.framing import kind_of
-from veilscore.local import open_job
-from veilscore.modelling.model import load_model
-from veilscore.node.job import parse_job
-from veilscore.node.policy import DatasetConfig, NodeConfig, NodePolicy
-from veilscore.node.workflow import steps_for
+from veilscore.models.model import load_model
+from veilscore.node.local import open_job
+from veilscore.tasks.workflow import steps_for
+from veilscore.terms.job import parse_job
+from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.wire.framing import kind_of
 
 PARITY, AUC_PARITY = 1e-3, 1e-4
 

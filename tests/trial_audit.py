@@ -6,11 +6,11 @@ import json
 
 from local_jobs import firms, job, nodes, write
 
-from veilscore.evidence.audit import JobAudit
+from veilscore.audit.jobs import JobAudit
 from veilscore.evidence.receipt import StepEntry, traffic_of
-from veilscore.local import open_job
-from veilscore.node import workflow
-from veilscore.protocol import Transcript
+from veilscore.node.local import open_job
+from veilscore.tasks import workflow
+from veilscore.wire.protocol import Transcript
 
 
 def audited_run(folder, task="train_scorecard", *, parts=None, name="card", **parameters):

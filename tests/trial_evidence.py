@@ -27,7 +27,7 @@ from veilscore.node.node import Node
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.protocol import Protocol
+    from veilscore.wire.protocol import Protocol
 
 KEYS = FederationKeys(lambda: FEDERATION)
 EVERYBODY = (*PARTIES, "coordinator")

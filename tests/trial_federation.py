@@ -14,23 +14,23 @@ import yaml
 from coordinator.scheduler import Patience
 from coordinator.service import Coordinator
 from veilscore.errors import DataError, OverlapError, RefusedError
-from veilscore.fabric.federation import load_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
-from veilscore.fabric.inbox import Limits
+from veilscore.keys.identity import load_identity
 from veilscore.node.founding import found_federation
-from veilscore.node.job import Job, parse_job
 from veilscore.node.node import Node
-from veilscore.protocol import Progress, Protocol, Send, receive
+from veilscore.terms.federation import load_federation
+from veilscore.terms.job import Job, parse_job
 from veilscore.v1 import align_pb2, control_pb2
+from veilscore.wire.inbox import Limits
+from veilscore.wire.protocol import Progress, Protocol, Send, receive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from veilscore.node.policy import NodeConfig
-    from veilscore.node.store import JobStore
-    from veilscore.protocol import Session
+    from veilscore.files.store import JobStore
+    from veilscore.terms.policy import NodeConfig
+    from veilscore.wire.protocol import Session
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 QUICK = Limits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)

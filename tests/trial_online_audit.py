@@ -9,16 +9,17 @@ from test_online_trees import BOOST
 from test_online_trees import JOB as TREES
 from trial_scoring import rows, run_locally, score, scoring, set_policy, train
 
+from veilscore.audit.online import OnlineAudit
 from veilscore.evidence.documents import load_keys
-from veilscore.evidence.online_audit import OnlineAudit
 from veilscore.evidence.witness import Witnesses
-from veilscore.node import online_bank, online_spares
-from veilscore.node.online_spares import BankSpares
+from veilscore.online import bank as online_bank
+from veilscore.online import spares as online_spares
+from veilscore.online.spares import BankSpares
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.evidence.audit import Finding
+    from veilscore.audit.jobs import Finding
     from veilscore.evidence.witness import ShareOpened
     from veilscore.v1 import control_pb2 as pb
 

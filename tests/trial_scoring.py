@@ -13,18 +13,18 @@ from consent_issuer import ISSUERS, OFTEN, give_list, token_bytes
 
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
-from veilscore.fabric.federation import load_federation
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
-from veilscore.fabric.inbox import Limits
-from veilscore.local import open_job
-from veilscore.modelling.model import load_model
+from veilscore.keys.identity import load_identity
+from veilscore.models.model import load_model
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.node.job import Job, parse_job
-from veilscore.node.ledger import Ledger
+from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.node.policy import load_node_config
+from veilscore.terms.federation import load_federation
+from veilscore.terms.job import Job, parse_job
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.inbox import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from veilscore import roles
+from veilscore.data.table_source import Source, TableReader
 from veilscore.errors import ConfigError, JobError
-from veilscore.modelling.boosted import Boosted, Stacked
-from veilscore.modelling.importance import importance
-from veilscore.modelling.model import Scorecard, ScoreModel, load_model
-from veilscore.node.job import Job, SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
-from veilscore.node.policy import NodePolicy
-from veilscore.node.settings import parse
-from veilscore.release.rules import ReleaseRules
+from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.importance import importance
+from veilscore.models.model import Scorecard, ScoreModel, load_model
+from veilscore.node.table_run import MEMORY, run_on_tables
 from veilscore.reports import report
 from veilscore.reports import write as reporting
-from veilscore.table_run import MEMORY, run_on_tables
-from veilscore.table_source import Source, TableReader
+from veilscore.terms import roles
+from veilscore.terms.job import Job, SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.rules import ReleaseRules
+from veilscore.terms.settings import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.table import Kind
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -251,11 +251,11 @@ class JointScorecard(_JointModel):
     name, purpose : of the job and the model.
     folder : where the parties keep their files; None: a temporary folder, removed with this object.
     publish_column_names : whether holders show the bank their columns' names rather than numbers.
-    **training : the parameters of `veilscore.node.job.TrainScorecard` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.job.TrainScorecard` by name, with its defaults.
 
     Attributes
     ----------
-    model_ : `veilscore.modelling.model.Scorecard`, as the bank files it.
+    model_ : `veilscore.models.model.Scorecard`, as the bank files it.
     report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
     holder_reports_, merged_report_ : each holder's report by name, and all views joined.
     leakage_ : rows of who learned what in each step.
@@ -302,11 +302,11 @@ class JointBoosting(_JointModel):
     Parameters
     ----------
     name, purpose, folder, publish_column_names : as for `JointScorecard`.
-    **training : the parameters of `veilscore.node.job.TrainBoosting` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.job.TrainBoosting` by name, with its defaults.
 
     Attributes
     ----------
-    model_ : `veilscore.modelling.boosted.Boosted`, as the bank files it.
+    model_ : `veilscore.models.boosted.Boosted`, as the bank files it.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
     feature_names_in_, feature_importances_ : (d,) columns that trees ask, and their share of the gain.
     n_features_in_, n_iter_ : d, and the number of trees in the model, (1,).
@@ -331,11 +331,11 @@ class JointStack(_JointModel):
     Parameters
     ----------
     name, purpose, folder, publish_column_names : as for `JointScorecard`.
-    **training : the parameters of `veilscore.node.job.TrainStack` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.job.TrainStack` by name, with its defaults.
 
     Attributes
     ----------
-    model_ : `veilscore.modelling.boosted.Stacked`, as the bank files it.
+    model_ : `veilscore.models.boosted.Stacked`, as the bank files it.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
     candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first.
     weights_ : member -> level two's weight.
@@ -357,7 +357,7 @@ class JointSelection(JointStack):
 
     Parameters
     ----------
-    **training : the parameters of `veilscore.node.job.SelectModel` by name, with its defaults; else as `JointStack`.
+    **training : the parameters of `veilscore.terms.job.SelectModel` by name, with its defaults; else as `JointStack`.
 
     Attributes
     ----------

@@ -19,11 +19,11 @@ from trial_federation import JOB, commanding, make_homes, open_trial, running
 
 import veilscore
 from veilscore.errors import JobError, RefusedError, StateError
-from veilscore.local import open_job
-from veilscore.node.job import new_job_id, parse_job
+from veilscore.files.store import JobStore
+from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.node.store import JobStore
 from veilscore.release.binding import bound_now, check_bound, code_digest
+from veilscore.terms.job import new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 BATCH = json.dumps(

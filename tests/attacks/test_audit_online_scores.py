@@ -15,15 +15,15 @@ from trial_audit import rewrite
 from trial_online_audit import audit, counted, known, logged, released, two_models, witnessed
 from trial_scoring import copy_of
 
+from veilscore.audit.online import OnlineAudit
 from veilscore.evidence import online_opening
-from veilscore.evidence.online_audit import OnlineAudit
 from veilscore.evidence.online_opening import FOLDER
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.modelling.model import load_model
-from veilscore.node import online_bank
-from veilscore.node.online_model import BankModel, Side
-from veilscore.node.online_plan import Plan
-from veilscore.node.online_spares import BankSpare
+from veilscore.models.model import load_model
+from veilscore.online import bank as online_bank
+from veilscore.online.model import BankModel, Side
+from veilscore.online.plan import Plan
+from veilscore.online.spares import BankSpare
 from veilscore.protocols import online
 
 

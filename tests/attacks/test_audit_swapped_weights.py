@@ -13,14 +13,14 @@ import pytest
 from local_jobs import firms, job, nodes, write
 from trial_audit import audit, audited_run, kept, rewrite
 
+from veilscore.audit.jobs import JobAudit
 from veilscore.evidence import opening as openings
-from veilscore.evidence.audit import JobAudit
 from veilscore.evidence.documents import digest
 from veilscore.evidence.opening import read_messages
-from veilscore.local import open_job
-from veilscore.modelling.model import load_model
-from veilscore.node import workflow
+from veilscore.models.model import load_model
+from veilscore.node.local import open_job
 from veilscore.protocols.scorecard import PartyColumns
+from veilscore.tasks import workflow
 
 QUICK = {"holdout_fraction": 0.4, "max_openings": 6}
 SCORED = {"model": "card", "on_missing": "missing_code"}
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_no_attempt_left(tmp_path):
         run.step(step)
     with (kept(run, "train") / "messages").open("rb") as file:
         assert file.read(1)
-    from veilscore.modelling.optimise import OptimiserState
+    from veilscore.models.optimise import OptimiserState
 
     run.stores["bank"].save_json("checkpoint_train", OptimiserState().to_dict())
     run.step("train", 2)

@@ -12,11 +12,11 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity, vstack
 
-from veilscore.channel import simulate
-from veilscore.modelling.split_search import Ranked, Rules
-from veilscore.protocol import Session
+from veilscore.models.split_search import Ranked, Rules
 from veilscore.protocols import boosting_tree
 from veilscore.protocols.boosting import BankBoosting, Growth, HolderColumns, bank_boost, holder_boost
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     import pytest

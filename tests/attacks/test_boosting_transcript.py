@@ -26,15 +26,15 @@ from recorded_boosting import (
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity, vstack
 
-from veilscore.channel import simulate
 from veilscore.crypto import shares
 from veilscore.lattice.params import SCORE_T
-from veilscore.modelling.trees import coefficients, goes_left, indicators, shapes_digest, tree_values
-from veilscore.protocol import Session
+from veilscore.models.trees import coefficients, goes_left, indicators, shapes_digest, tree_values
 from veilscore.protocols import scoring
 from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
 from veilscore.v1 import score_pb2
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 N = 2000
 POINTS = 0.02

@@ -14,8 +14,8 @@ from local_jobs import firms, job, nodes, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.errors import IdentityError, MessageError, RefusedError
-from veilscore.local import open_job
-from veilscore.node.online_records import Records
+from veilscore.node.local import open_job
+from veilscore.online.records import Records
 from veilscore.release.consent import Signed, issue_list, read_consent
 
 STRANGER = Ed25519PrivateKey.generate()
@@ -164,6 +164,6 @@ def test_a_bank_that_sends_an_expired_list_anyway_is_refused(card, tmp_path, mon
     folder = write(home / "batch", parts)
     signed = give_list(home / "bank", parts["bank"]["firm"], not_before_s=1.0, expires_s=2.0)
     config = job("score_batch", name="batch", model="card", on_missing="missing_code")
-    monkeypatch.setattr("veilscore.node.workflow.lists_in", lambda *_: (signed.to_message().SerializeToString(),))
+    monkeypatch.setattr("veilscore.tasks.workflow.lists_in", lambda *_: (signed.to_message().SerializeToString(),))
     with pytest.raises(RefusedError, match="has expired"):
         open_job(config, nodes(folder), home).run()

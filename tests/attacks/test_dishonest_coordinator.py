@@ -34,13 +34,13 @@ from veilscore.errors import EvidenceError, JobError, ProtocolError, RefusedErro
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.verify import verify_receipt
-from veilscore.fabric.identity import load_identity
-from veilscore.modelling.loss import TURN
-from veilscore.node.acceptance import verify_acceptance
-from veilscore.node.job import new_job_id, parse_job
-from veilscore.protocol import VERSION
+from veilscore.keys.identity import load_identity
+from veilscore.models.loss import TURN
 from veilscore.protocols.online import pack_partial
+from veilscore.terms.acceptance import verify_acceptance
+from veilscore.terms.job import new_job_id, parse_job
 from veilscore.v1 import control_pb2, score_pb2, wire_pb2
+from veilscore.wire.protocol import VERSION
 
 OTHER = JOB.replace("purpose: credit", "purpose: marketing")
 

@@ -33,8 +33,8 @@ from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import ScoreReceipt
 from veilscore.evidence.recorder import score_receipt
 from veilscore.evidence.verify import verify_log, verify_receipt
-from veilscore.fabric.federation import load_federation
-from veilscore.fabric.identity import load_identity
+from veilscore.keys.identity import load_identity
+from veilscore.terms.federation import load_federation
 
 
 @pytest.fixture(scope="module")

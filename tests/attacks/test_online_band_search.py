@@ -15,12 +15,12 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError
-from veilscore.modelling.bands import Bands
-from veilscore.modelling.model import load_model
-from veilscore.node.online_plan import Plan
-from veilscore.node.online_repeat import Openings
+from veilscore.models.model import load_model
+from veilscore.online.plan import Plan
+from veilscore.online.repeat import Openings
 from veilscore.protocols import online
 from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
 BAND_ONLY = {"output": "band"}
@@ -226,7 +226,7 @@ def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
 def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
     """What a curious lead holds of one firm, asked for many times, says nothing of its total."""
     set_release(homes, OFF)
-    from veilscore.node import online_bands_holder
+    from veilscore.online import bands_holder as online_bands_holder
 
     sums, add = [], online_bands_holder._sum_of_parts
     monkeypatch.setattr(online_bands_holder, "_sum_of_parts", lambda request: sums.append(add(request)) or add(request))

@@ -17,12 +17,12 @@ from local_jobs import firms, job, nodes, take, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
-from veilscore.local import open_job
-from veilscore.modelling.model import load_model
-from veilscore.node import workflow
-from veilscore.node.online_model import codes_of_features
-from veilscore.node.online_records import load_map
-from veilscore.node.online_repeat import Openings
+from veilscore.models.model import load_model
+from veilscore.node.local import open_job
+from veilscore.online.model import codes_of_features
+from veilscore.online.records import load_map
+from veilscore.online.repeat import Openings
+from veilscore.tasks import workflow
 
 DEFAULT = {}  # release control as it is when a policy says nothing
 OFF = {"control": "off"}
@@ -108,7 +108,7 @@ def test_chosen_weights_fail_by_default(trained, tmp_path):
 
 def lying(attack, monkeypatch):
     """Every query states the same model, so that it counts as a repeat; the bank forgets what it got before."""
-    from veilscore.node import online_model
+    from veilscore.online import model as online_model
 
     read = online_model.BankModels._read
     monkeypatch.setattr(
@@ -125,7 +125,7 @@ def lying(attack, monkeypatch):
 def replace_hash(monkeypatch):
     from dataclasses import replace
 
-    from veilscore.node import online_model
+    from veilscore.online import model as online_model
 
     monkeypatch.setattr(
         online_model, "replace_hash", lambda model, sha256: replace(model, sha256=sha256), raising=False

@@ -17,12 +17,12 @@ from trial_scoring import copy_of, rows, score, scoring, train
 
 from veilscore.errors import JobError
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import load_identity
-from veilscore.fabric.inbox import Inbox
-from veilscore.protocol import VERSION
+from veilscore.keys.identity import load_identity
 from veilscore.release.ledger import ReleaseLedger
 from veilscore.v1 import control_pb2 as pb
 from veilscore.v1 import wire_pb2
+from veilscore.wire.inbox import Inbox
+from veilscore.wire.protocol import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path

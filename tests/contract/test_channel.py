@@ -8,10 +8,10 @@ import contextlib
 import pytest
 from fabric_network import make_fabric, running, session
 
-from veilscore.channel import MemoryNetwork
 from veilscore.errors import PeerError
-from veilscore.protocol import Receive, Send, run
 from veilscore.v1 import align_pb2
+from veilscore.wire.memory import MemoryNetwork
+from veilscore.wire.protocol import Receive, Send, run
 
 NAMES = ("bank", "tax", "registry")
 

@@ -12,11 +12,11 @@ from trial_federation import commanding, running, show, submit, watch
 
 from coordinator.service import Coordinator
 from veilscore.fabric import grpc_channel
-from veilscore.fabric.framing import kind_of
-from veilscore.fabric.inbox import Inbox
-from veilscore.modelling.model import load_model
-from veilscore.node.store import JobStore
+from veilscore.files.store import JobStore
+from veilscore.models.model import load_model
 from veilscore.v1 import wire_pb2
+from veilscore.wire.framing import kind_of
+from veilscore.wire.inbox import Inbox
 
 PARTIES = ("bank", "tax", "registry")
 MESSAGES = {"BatchBankRound0", "BatchHolderPartial"}

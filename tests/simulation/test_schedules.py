@@ -17,12 +17,12 @@ import test_scoring
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from veilscore.channel import frame, simulate
 from veilscore.errors import VeilscoreError
-from veilscore.fabric.framing import parse
-from veilscore.protocol import Session, encode
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1 import align_pb2, score_pb2, scorecard_pb2, wire_pb2
+from veilscore.wire.framing import parse
+from veilscore.wire.memory import frame, simulate
+from veilscore.wire.protocol import Session, encode
 
 TIMEOUT_S = 0.5
 IDS = [f"firm{k}" for k in range(40)]

@@ -10,7 +10,7 @@ from rich.markup import escape
 from veilscore.cli.connection import Connection, connect, find_home, run
 from veilscore.cli.display import coloured, console, table
 from veilscore.errors import JobError
-from veilscore.node.job import parse_job
+from veilscore.terms.job import parse_job
 from veilscore.v1 import control_pb2
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]

@@ -8,21 +8,21 @@ import numpy as np
 import typer
 from rich.markup import escape
 
+from veilscore.audit.jobs import Finding, JobAudit, job_of
 from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError, EvidenceError
-from veilscore.evidence.audit import Finding, JobAudit, job_of
 from veilscore.evidence.documents import AnyKeys, Keys, load_keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import KEYS, MODELS, OnlineRecord, read_any
 from veilscore.evidence.opening import AUDIT, read_opening
 from veilscore.evidence.recorder import FOLDER
-from veilscore.evidence.step_files import DATASET
 from veilscore.evidence.witness import ShareOpened, Witnesses
-from veilscore.node.job import JOB_ID
-from veilscore.node.policy import load_node_config
 from veilscore.release.binding import file_digest
+from veilscore.tasks.step_files import DATASET
+from veilscore.terms.job import JOB_ID
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 audit_app = typer.Typer(
@@ -123,7 +123,7 @@ def _show(title: str, findings: list[Finding]) -> list[Finding]:
 
 
 def _audited_online(home: Path, witnesses: Witnesses, scores: list[ShareOpened], requests: set[str]) -> list[Finding]:
-    from veilscore.evidence.online_audit import OnlineAudit  # noqa: PLC0415 - loads the encryption library, slow
+    from veilscore.audit.online import OnlineAudit  # noqa: PLC0415 - loads the encryption library, slow
 
     online = OnlineAudit(home, witnesses.opened, witnesses.trained, witnesses.bands)
     banks = {one.bank for one in scores}

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from veilscore.errors import ConfigError, JobError
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.inbox import Limits
 from veilscore.node.founding import homes_in
 from veilscore.node.node import load_membership
-from veilscore.node.policy import load_node_config
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2
+from veilscore.wire.inbox import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from google.protobuf.message import Message
 
-    from veilscore.fabric.federation import Federation
+    from veilscore.terms.federation import Federation
 
 HOME_VARIABLE = "VEILSCORE_HOME"
 CALL_S = 15.0

@@ -16,9 +16,9 @@ from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.cli.models import PartyOption
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
-from veilscore.node.settings import read_text
 from veilscore.release.consent import TASKS, Scope, Signed, kind_of
 from veilscore.release.issuer import Issuer, import_consent
+from veilscore.terms.settings import read_text
 
 IssuerFolder = Annotated[Path, typer.Argument(help="Folder with the issuer's key.", metavar="ISSUER")]
 _DAY_S = 86400.0

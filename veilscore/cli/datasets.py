@@ -11,9 +11,9 @@ from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.cli.models import PartyOption
 from veilscore.node.node import load_membership
-from veilscore.node.policy import load_node_config
-from veilscore.node.settings import read_text
 from veilscore.release.catalogue import publish, read_published, verify_published
+from veilscore.terms.policy import load_node_config
+from veilscore.terms.settings import read_text
 
 dataset_app = typer.Typer(no_args_is_help=True, help="What holders publish of their data sets.")
 

@@ -13,8 +13,8 @@ from veilscore.cli.connection import Connection, connect, find_home, run
 from veilscore.cli.display import ENDED, JobProgress, console, show_job, table
 from veilscore.cli.planning import show_plan
 from veilscore.errors import ConfigError, PeerError
-from veilscore.node.job import load_job
 from veilscore.release.binding import with_model_version
+from veilscore.terms.job import load_job
 from veilscore.v1 import control_pb2
 
 JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file.", metavar="JOB.yaml")]

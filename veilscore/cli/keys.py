@@ -9,8 +9,7 @@ import typer
 
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError
-from veilscore.fabric.federation import Federation, add_statements, load_federation
-from veilscore.fabric.identity import (
+from veilscore.keys.identity import (
     KEY_FILE,
     RECOVERY_FILE,
     Identity,
@@ -18,10 +17,11 @@ from veilscore.fabric.identity import (
     current_folder,
     load_recovery_key,
 )
-from veilscore.fabric.key_history import PinnedKey
-from veilscore.fabric.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
+from veilscore.keys.key_history import PinnedKey
+from veilscore.keys.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
 from veilscore.node.node import load_membership
-from veilscore.node.policy import NodeConfig, load_node_config
+from veilscore.terms.federation import Federation, add_statements, load_federation
+from veilscore.terms.policy import NodeConfig, load_node_config
 
 keys_app = typer.Typer(no_args_is_help=True, help="Replace, revoke and look after keys while nodes run.")
 

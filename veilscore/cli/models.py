@@ -14,11 +14,11 @@ from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption, JobText
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.modelling.boosted import Boosted, Stacked
-from veilscore.modelling.importance import importance
-from veilscore.modelling.model import ScoreModel, load_model
-from veilscore.node.policy import load_node_config
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
+from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.importance import importance
+from veilscore.models.model import ScoreModel, load_model
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
@@ -150,9 +150,9 @@ def export_model(
 
 def _export_part(home: Path, model: ScoreModel, file: Path, *, onnx: bool) -> None:
     """Write the bank's part of boosted trees for its validators."""
-    from veilscore.modelling.onnx_export import to_onnx  # noqa: PLC0415 - needed here only
-    from veilscore.modelling.validator_export import bank_part_json  # noqa: PLC0415
-    from veilscore.node.workflow import load_code_map  # noqa: PLC0415
+    from veilscore.models.onnx_export import to_onnx  # noqa: PLC0415 - needed here only
+    from veilscore.models.validator_export import bank_part_json  # noqa: PLC0415
+    from veilscore.tasks.workflow import load_code_map  # noqa: PLC0415
 
     if not isinstance(model, Boosted):
         raise ConfigError(f"model {model.name} is a scorecard; formats json and onnx are for boosted trees")

@@ -13,8 +13,8 @@ from veilscore.cli.display import console, table
 from veilscore.errors import JobError, PeerError
 from veilscore.node import processes
 from veilscore.node.founding import homes_in
-from veilscore.node.policy import load_node_config
 from veilscore.node.serve import running_pid, serve
+from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2
 
 node_app = typer.Typer(no_args_is_help=True, help="Start, stop or look at the node of one home.")

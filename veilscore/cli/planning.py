@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from veilscore import roles
 from veilscore.cli.display import megabytes, table
 from veilscore.node.founding import homes_in
-from veilscore.node.job import ScoreBatch, Training
 from veilscore.node.node import default_workflow
-from veilscore.node.policy import Accept, Refuse, load_node_config
+from veilscore.terms import roles
+from veilscore.terms.job import ScoreBatch, Training
+from veilscore.terms.policy import Accept, Refuse, load_node_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from veilscore.node.job import Job
     from veilscore.node.step_run import Workflow
+    from veilscore.terms.job import Job
 
 
 def show_plan(

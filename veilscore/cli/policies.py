@@ -11,8 +11,8 @@ from veilscore.cli.connection import find_home
 from veilscore.cli.display import coloured, console
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.cli.models import PartyOption
-from veilscore.node.job import load_job
-from veilscore.node.policy import Accept, Refuse, load_node_config
+from veilscore.terms.job import load_job
+from veilscore.terms.policy import Accept, Refuse, load_node_config
 
 policy_app = typer.Typer(no_args_is_help=True, help="Who may ask this party for what, and how much it lets out.")
 

@@ -12,9 +12,9 @@ from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import coloured, console, table
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.errors import ConfigError
-from veilscore.node.settings import read_text
 from veilscore.release.consent import Signed
 from veilscore.release.issuer import set_aside, spellings, token_for
+from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
 
 _PATIENCE_S = 5.0  # beyond the request's own timeout, for the answer to come back

@@ -10,8 +10,7 @@ import yaml
 
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError
-from veilscore.fabric.federation import Federation, load_federation, make_federation, member_of, save_federation
-from veilscore.fabric.identity import (
+from veilscore.keys.identity import (
     CERTIFICATE_FILE,
     KEY_FILE,
     RECOVERY_FILE,
@@ -21,9 +20,10 @@ from veilscore.fabric.identity import (
     parse_certificate,
 )
 from veilscore.node.founding import DataFiles, found_federation, write_node_config
-from veilscore.node.key_settings import KeyConfig
-from veilscore.node.policy import load_node_config
-from veilscore.node.settings import parse
+from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.policy import load_node_config
+from veilscore.terms.settings import parse
 
 identity_app = typer.Typer(no_args_is_help=True, help="Make or show a node's identity (key and certificate).")
 federation_app = typer.Typer(no_args_is_help=True, help="Make or check federation.yaml.")

@@ -25,7 +25,7 @@ from numba import njit, types
 from rbcl._sodium import _sodium, lib_path
 
 from veilscore.errors import MessageError, SecretReuseError
-from veilscore.randomness import secret_bytes
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

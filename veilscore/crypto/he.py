@@ -28,7 +28,7 @@ import numpy as np
 from tenseal import sealapi
 
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
-from veilscore.randomness import secret_bytes, seeded
+from veilscore.wire.randomness import secret_bytes, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,7 +216,7 @@ class PublicContext:
     def blind(self) -> Blind:
         """Make a mask for one reply; about 10 ms, which can be spent before the request comes.
 
-        Mask and randomness of its encryption come from `veilscore.randomness`, so that an auditor can make it again.
+        Mask and randomness of its encryption come from `veilscore.wire.randomness`, so an auditor can make it again.
         """
         mask = uniform_slots()
         plain, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()

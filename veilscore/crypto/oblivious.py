@@ -29,8 +29,8 @@ from rbcl import crypto_core_ristretto255_sub as subtract_points
 
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
-from veilscore.protocol import pack_fields
-from veilscore.randomness import secret_bytes
+from veilscore.wire.protocol import pack_fields
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

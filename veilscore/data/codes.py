@@ -19,7 +19,7 @@ from veilscore.data.code_array import Codes
 from veilscore.data.column_bins import Bins, bins_from_json, bins_to_json
 from veilscore.data.fit_bins import BinSizes, fit_bins
 from veilscore.errors import DataError, SchemaError
-from veilscore.randomness import secret_generator
+from veilscore.wire.randomness import secret_generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

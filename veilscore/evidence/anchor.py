@@ -22,7 +22,7 @@ from veilscore.evidence.documents import Count, Document, Keys, Signer, Text
 from veilscore.evidence.heads import SignedHead, check_successor
 from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import Logged
-from veilscore.node.store import JobStore
+from veilscore.files.store import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

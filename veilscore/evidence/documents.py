@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from veilscore.errors import ConfigError, EvidenceError, IdentityError, VeilscoreError
-from veilscore.fabric.federation import Federation, load_federation
-from veilscore.fabric.identity import Certificate, parse_certificate
+from veilscore.keys.identity import Certificate, parse_certificate
+from veilscore.terms.federation import Federation, load_federation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ def unhex(path: tuple[str, ...]) -> list[bytes]:
 
 
 class Signer(Interface):
-    """What signs for a party: `veilscore.fabric.identity.Identity`."""
+    """What signs for a party: `veilscore.keys.identity.Identity`."""
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from veilscore.evidence.recorder import EvidenceRecorder
-    from veilscore.node.job import Job
+    from veilscore.terms.job import Job
 
 MAX_PARTIES = 64
 MAX_AGE_MS = 600_000  # between a head's time and the clock of who countersigns it

@@ -14,8 +14,8 @@ from veilscore.evidence.receipt import Scores, ScoreTree, commitment
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.node.job import Job
-    from veilscore.node.policy import NodeConfig
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import NodeConfig
 
 SCORES_FILE = "scores.csv"
 _KEPT = {".json", ".npz", ".csv", ".parquet"}

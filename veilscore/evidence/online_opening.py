@@ -30,17 +30,17 @@ from pydantic import Field
 from veilscore.errors import EvidenceError, MessageError, StateError
 from veilscore.evidence.documents import Digest, Document, Party, Text
 from veilscore.evidence.opening import software
-from veilscore.protocol import pack_fields
-from veilscore.randomness import SEED_BYTES
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import pack_fields
+from veilscore.wire.randomness import SEED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from veilscore.crypto.he import PublicContext
-    from veilscore.modelling.model import ScoreModel
-    from veilscore.node.policy import AuditRules
+    from veilscore.models.model import ScoreModel
+    from veilscore.terms.policy import AuditRules
 
 FOLDER, MODELS, KEYS = "audit/online", "models", "keys"
 COMMITMENT_BYTES = 32

@@ -29,19 +29,19 @@ from pydantic import Field
 from veilscore import __version__
 from veilscore.errors import EvidenceError, SecretReuseError, StateError
 from veilscore.evidence.documents import Count, Digest, Document, Party, Text
-from veilscore.evidence.step_files import DATASET, READS_DATA, kind_of, present
-from veilscore.node.store import write_atomically
-from veilscore.protocol import TranscriptEntry
-from veilscore.randomness import SEED_BYTES
+from veilscore.files.store import write_atomically
 from veilscore.release.binding import code_digest, file_digest
+from veilscore.tasks.step_files import DATASET, READS_DATA, kind_of, present
+from veilscore.wire.protocol import TranscriptEntry
+from veilscore.wire.randomness import SEED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from veilscore.node.job import Job
-    from veilscore.node.policy import AuditRules, NodeConfig
-    from veilscore.protocol import Session
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import AuditRules, NodeConfig
+    from veilscore.wire.protocol import Session
 
 AUDIT, OPENING, MESSAGES, FILES = "audit", "opening.json", "messages", "files"
 _DOMAIN = b"veilscore/1 opening\0"

@@ -32,11 +32,11 @@ from veilscore.evidence.documents import (
 )
 from veilscore.evidence.heads import Countersignature, SignedHead  # noqa: TC001 - pydantic reads the types
 from veilscore.evidence.merkle import Tree, check_inclusion, leaf_hash
-from veilscore.protocol import Transcript
+from veilscore.wire.protocol import Transcript
 
 if TYPE_CHECKING:
     from veilscore.evidence.log import Log
-    from veilscore.protocol import TranscriptEntry
+    from veilscore.wire.protocol import TranscriptEntry
 
 SALT_BYTES = 16
 KEPT_DIGESTS = 64

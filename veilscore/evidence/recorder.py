@@ -37,9 +37,9 @@ from veilscore.evidence.receipt import (
     commitment,
     traffic_of,
 )
-from veilscore.node.online_journal import Journal
-from veilscore.node.store import JobStore, write_atomically
-from veilscore.protocol import pack_fields, unpack_fields
+from veilscore.files.journal import Journal
+from veilscore.files.store import JobStore, write_atomically
+from veilscore.wire.protocol import pack_fields, unpack_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from veilscore.evidence.documents import Signer
+    from veilscore.evidence.job_ledger import LedgerEntry
     from veilscore.evidence.online_opening import Bound
-    from veilscore.fabric.federation import Federation
-    from veilscore.node.job import Job
-    from veilscore.node.ledger import LedgerEntry
-    from veilscore.node.policy import NodeConfig
-    from veilscore.protocol import Transcript
+    from veilscore.terms.federation import Federation
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import NodeConfig
     from veilscore.v1 import control_pb2 as pb
+    from veilscore.wire.protocol import Transcript
 
 FOLDER = "evidence"
 ONLINE_FILE = "online.db"

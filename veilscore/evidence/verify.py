@@ -23,7 +23,7 @@ from veilscore.evidence.receipt import (
     ScoreReceipt,
     check_score,
 )
-from veilscore.node.job import Job, check_job_id
+from veilscore.terms.job import Job, check_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,7 +11,7 @@ from veilscore.errors import EvidenceError
 from veilscore.evidence.log import scan
 from veilscore.evidence.receipt import Answer, JobReceipt, JobStatement, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
-from veilscore.node.job import Job
+from veilscore.terms.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

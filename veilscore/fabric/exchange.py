@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from veilscore.errors import IdentityError, MessageError, ProtocolError
-from veilscore.fabric.framing import kind_of
-from veilscore.fabric.inbox import Inbox, Limits
+from veilscore.wire.framing import kind_of
+from veilscore.wire.inbox import Inbox, Limits
 
 if TYPE_CHECKING:
     import asyncio

@@ -40,13 +40,13 @@ from veilscore.errors import (
 )
 from veilscore.fabric.connections import Callers
 from veilscore.fabric.exchange import AcceptSession, Exchange, Exchanges, Traffic
-from veilscore.fabric.federation import Federation, Member
-from veilscore.fabric.framing import PIECE_BYTES, Assembly, data_of, header_of, parse, pieces
 from veilscore.fabric.handshake import Handshake
-from veilscore.fabric.identity import ROLES, Identity
-from veilscore.fabric.inbox import MIB, Limits, QueueFullError
-from veilscore.protocol import VERSION, Session, sha256_of
+from veilscore.keys.identity import ROLES, Identity
+from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2, wire_pb2
+from veilscore.wire.framing import PIECE_BYTES, Assembly, data_of, header_of, parse, pieces
+from veilscore.wire.inbox import MIB, Limits, QueueFullError
+from veilscore.wire.protocol import VERSION, Session, sha256_of
 
 __all__ = ["Fabric", "Limits", "SessionChannel", "Traffic"]
 
@@ -632,7 +632,7 @@ class Fabric:
 
 
 class SessionChannel:
-    """`veilscore.channel.Channel` over the fabric: ordered, repeated until it arrives, bounded."""
+    """`veilscore.wire.memory.Channel` over the fabric: ordered, repeated until it arrives, bounded."""
 
     def __init__(self, fabric: Fabric, session_id: str) -> None:
         self._fabric = fabric

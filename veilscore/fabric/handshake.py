@@ -15,14 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from veilscore.errors import IdentityError
-from veilscore.protocol import VERSION
 from veilscore.v1 import control_pb2
+from veilscore.wire.protocol import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from veilscore.fabric.federation import Federation, Member
-    from veilscore.fabric.identity import Certificate, Identity
+    from veilscore.keys.identity import Certificate, Identity
+    from veilscore.terms.federation import Federation, Member
 
 
 @dataclass

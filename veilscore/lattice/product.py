@@ -27,7 +27,7 @@ from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
 from veilscore.lattice.slots import block_rows, fold, n_folded, unfold
-from veilscore.randomness import secret_bytes
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,6 +1,6 @@
 """Randomness of the kernel: secret streams of a fresh key, public elements from a labelled XOF.
 
-Both expand a 256-bit key with AES-CTR. A `SecretStream` takes its key from `veilscore.randomness` and lives
+Both expand a 256-bit key with AES-CTR. A `SecretStream` takes its key from `veilscore.wire.randomness` and lives
 for one query, so that no two queries share a secret. A `PublicStream` takes its key
 from SHAKE-256 of a label, so that no peer chooses a public ring element (FrodoKEM expands its matrix alike).
 """
@@ -18,7 +18,7 @@ from numba import njit
 
 from veilscore.errors import ParameterError, SecretReuseError
 from veilscore.lattice.params import DITHER_SD, T
-from veilscore.randomness import secret_bytes
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

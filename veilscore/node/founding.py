@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from veilscore.errors import ConfigError, StateError
-from veilscore.fabric.federation import Federation, load_federation, make_federation, member_of, save_federation
-from veilscore.fabric.identity import create_identity
-from veilscore.node.policy import NodeConfig, load_node_config
-from veilscore.node.settings import parse
+from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
+from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.policy import NodeConfig, load_node_config
+from veilscore.terms.settings import parse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,36 +17,36 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
 from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.federation import Federation, Member, load_federation
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.fabric.identity import ROLES, Identity, current_folder, load_identity
-from veilscore.node.acceptance import sign_acceptance
-from veilscore.node.job import check_job_id, parse_job
-from veilscore.node.key_watch import KeyWatch
-from veilscore.node.ledger import Ledger, LedgerEntry
-from veilscore.node.online_service import online_side
-from veilscore.node.people import authoriser, is_own
-from veilscore.node.policy import Accept, NodeConfig, Refuse, load_node_config
+from veilscore.fabric.key_watch import KeyWatch
+from veilscore.files.store import JobStore
+from veilscore.keys.identity import ROLES, Identity, current_folder, load_identity
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
-from veilscore.node.store import JobStore
-from veilscore.protocol import Session
+from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
+from veilscore.terms.acceptance import sign_acceptance
+from veilscore.terms.federation import Federation, Member, load_federation
+from veilscore.terms.job import check_job_id, parse_job
+from veilscore.terms.people import authoriser, is_own
+from veilscore.terms.policy import Accept, NodeConfig, Refuse, load_node_config
 from veilscore.v1 import control_pb2
+from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from veilscore.fabric.inbox import Limits
-    from veilscore.node.job import Job
+    from veilscore.terms.job import Job
+    from veilscore.wire.inbox import Limits
 
 _ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not heard of, but not many
 
 
 def default_workflow() -> Workflow:
-    """`veilscore.node.workflow`, imported when the first node needs it."""
-    return cast("Workflow", importlib.import_module("veilscore.node.workflow"))
+    """`veilscore.tasks.workflow`, imported when the first node needs it."""
+    return cast("Workflow", importlib.import_module("veilscore.tasks.workflow"))
 
 
 def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
@@ -68,7 +68,7 @@ class Node:
     Parameters
     ----------
     home : folder with node.yaml, identity/, federation.yaml; state/ and jobs/ are made in it.
-    workflow : steps and their protocols; default `veilscore.node.workflow`.
+    workflow : steps and their protocols; default `veilscore.tasks.workflow`.
     limits : bounds of the fabric.
 
     Raises

@@ -20,7 +20,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
 from veilscore.node.node import Node
-from veilscore.node.policy import load_node_config
+from veilscore.terms.policy import load_node_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

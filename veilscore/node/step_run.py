@@ -27,8 +27,8 @@ from veilscore.errors import (
     RefusedError,
     VeilscoreError,
 )
-from veilscore.protocol import Progress, Protocol, Session, Transcript, run
 from veilscore.v1 import control_pb2
+from veilscore.wire.protocol import Progress, Protocol, Session, Transcript, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
     from veilscore.evidence.opening import StepRecord
     from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.node.job import Job
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
+    from veilscore.terms.job import Job
 
 SESSION_ID = re.compile(r"(?P<job>[a-z0-9_-]{1,80})/(?P<step>[a-z0-9_.-]{1,60})/(?P<attempt>[1-9][0-9]{0,5})")
 _PROGRESS_EVERY_S = 0.2
 
 
 class Workflow(Interface):
-    """What a node and the coordinator need of `veilscore.node.workflow` (tests give their own)."""
+    """What a node and the coordinator need of `veilscore.tasks.workflow` (tests give their own)."""
 
     StepContext: Any
 

@@ -39,9 +39,9 @@ from veilscore.crypto.group import (
     raise_points,
 )
 from veilscore.errors import IdError, MessageError, OverlapError, ParameterError, RefusedError
-from veilscore.protocol import Progress, Protocol, Send, Session, receive
-from veilscore.randomness import secret_bytes
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
+from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

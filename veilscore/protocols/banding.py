@@ -23,15 +23,15 @@ from veilscore.crypto.circuits import add, constant, exceeds, from_bits, lookup,
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender, message_bytes
 from veilscore.errors import MessageError, ParameterError
-from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.bands import Bands
+    from veilscore.terms.bands import Bands
 
     Units = NDArray[np.int64]
 

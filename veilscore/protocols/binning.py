@@ -24,7 +24,8 @@ from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.params import SCALE_BITS, T
 from veilscore.lattice.sampling import dither
-from veilscore.protocol import (
+from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.protocol import (
     Progress,
     Protocol,
     Send,
@@ -35,7 +36,6 @@ from veilscore.protocol import (
     send_parts,
     unpack_fields,
 )
-from veilscore.v1 import scorecard_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veilscore.crypto.bit_product import BitOwner, ValueOwner
-from veilscore.protocol import Protocol, Send, Session, receive
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.protocol import Protocol, Send, Session, receive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

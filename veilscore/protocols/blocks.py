@@ -17,8 +17,8 @@ import numpy as np
 from veilscore.crypto.shares import join_halves
 from veilscore.errors import MessageError
 from veilscore.lattice.slots import N
-from veilscore.protocol import Protocol, Send, receive
-from veilscore.randomness import in_order
+from veilscore.wire.protocol import Protocol, Send, receive
+from veilscore.wire.randomness import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -30,13 +30,12 @@ from veilscore.lattice.params import PRODUCT
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import PublicStream, dither
-from veilscore.modelling import harmonics
-from veilscore.modelling.split_search import (
+from veilscore.models import harmonics
+from veilscore.models.split_search import (
     CELLS_PER_ROW,
     Ranked,
 )
-from veilscore.modelling.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
-from veilscore.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products, bit_setup
 from veilscore.protocols.blocks import bank_product, holder_product
@@ -51,8 +50,9 @@ from veilscore.protocols.boosting_form import (
 from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree, trees_of_keys
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
 from veilscore.protocols.sealed_argmax import BankKeys, bank_setup, holder_setup
-from veilscore.randomness import secret_bytes
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.modelling.accountant import Accountant
+from veilscore.models.accountant import Accountant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from veilscore.modelling.split_search import Ranked, Rules
+    from veilscore.models.split_search import Ranked, Rules
 
     Codes = NDArray[np.unsignedinteger]
 

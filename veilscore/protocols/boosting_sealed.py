@@ -14,18 +14,18 @@ import numpy as np
 
 from veilscore.crypto import shares
 from veilscore.lattice.product import OPENINGS
-from veilscore.modelling.trees import Split, Tree
-from veilscore.protocol import Checkpoint, Protocol, Send, receive
+from veilscore.models.trees import Split, Tree
 from veilscore.protocols.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, Node, noised, subtract, tree_of
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from veilscore.modelling.split_search import Ranked
+    from veilscore.models.split_search import Ranked
 
     Words = NDArray[np.uint64]
 

@@ -15,15 +15,15 @@ from veilscore.crypto import shares
 from veilscore.errors import MessageError, RefusedError
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import dither
-from veilscore.modelling.accountant import H_NOISE
-from veilscore.modelling.split_search import CELLS_PER_ROW, Coarse, Found, Ranked, best_split, child_bounds, left_codes
-from veilscore.modelling.trees import MAX_SPLITS, Split, Tree
-from veilscore.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
+from veilscore.models.accountant import H_NOISE
+from veilscore.models.split_search import CELLS_PER_ROW, Coarse, Found, Ranked, best_split, child_bounds, left_codes
+from veilscore.models.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
 from veilscore.protocols.blocks import merge_cells, word_sums
 from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
 from veilscore.v1 import boosting_pb2 as pb
+from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from veilscore.errors import MessageError
-from veilscore.protocol import Protocol, Send, Session, receive
-from veilscore.randomness import replayable
 from veilscore.v1 import wire_pb2 as pb
+from veilscore.wire.protocol import Protocol, Send, Session, receive
+from veilscore.wire.randomness import replayable
 
 if TYPE_CHECKING:
     from veilscore.evidence.opening import Opening

@@ -40,7 +40,7 @@ from veilscore.crypto.he import (
     uniform_slots,
 )
 from veilscore.errors import MessageError, ParameterError, SchemaError
-from veilscore.randomness import derived, seeded
+from veilscore.wire.randomness import derived, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -25,16 +25,16 @@ from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler
 from veilscore.crypto.he import T
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.errors import MessageError, SecretReuseError
-from veilscore.protocol import pack_fields
 from veilscore.protocols.banding import BandCircuit
-from veilscore.randomness import derived, seeded
+from veilscore.wire.protocol import pack_fields
+from veilscore.wire.randomness import derived, seeded
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.bands import Bands
+    from veilscore.terms.bands import Bands
 
 
 def names_of(bank: str, lead: str, setup_id: str) -> bytes:

@@ -26,8 +26,10 @@ from veilscore.lattice.params import T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
 from veilscore.lattice.sampling import dither
-from veilscore.modelling.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
-from veilscore.protocol import (
+from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
+from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.protocol import (
     Checkpoint,
     Progress,
     Protocol,
@@ -39,15 +41,13 @@ from veilscore.protocol import (
     send_parts,
     unpack_fields,
 )
-from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
-from veilscore.v1 import scorecard_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.optimise import OptimiserState, Step
+    from veilscore.models.optimise import OptimiserState, Step
 
     Words = NDArray[np.uint64]
     Vector = NDArray[np.float64]

@@ -29,8 +29,11 @@ from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context
 from veilscore.errors import MessageError, ParameterError, ProtocolError, RefusedError
 from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
 from veilscore.lattice.params import SCORE_T
-from veilscore.modelling.loss import TURN
-from veilscore.protocol import (
+from veilscore.models.loss import TURN
+from veilscore.protocols.banding import bank_bands, lead_bands
+from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.protocol import (
     Progress,
     Protocol,
     Send,
@@ -41,14 +44,11 @@ from veilscore.protocol import (
     send_parts,
     unpack_fields,
 )
-from veilscore.protocols.banding import bank_bands, lead_bands
-from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
-from veilscore.v1 import score_pb2 as pb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from veilscore.modelling.bands import Bands
+    from veilscore.terms.bands import Bands
 
 MAX_ROWS = 1 << 26
 
@@ -73,7 +73,7 @@ class BandResult:
 
     Attributes
     ----------
-    bands : (n_scored,) number of each firm's band (`veilscore.modelling.bands.Bands`).
+    bands : (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`).
     unknown : as in `BatchResult`.
     """
 

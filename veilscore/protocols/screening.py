@@ -31,17 +31,6 @@ from veilscore.errors import DataError, MessageError
 from veilscore.lattice.packed_sums import SumsEvaluator, SumsKey, query_bytes, reply_bytes
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.lattice.sampling import dither
-from veilscore.protocol import (
-    Checkpoint,
-    Progress,
-    Protocol,
-    Send,
-    Session,
-    interleave,
-    receive,
-    receive_parts,
-    send_parts,
-)
 from veilscore.protocols.binning import (
     MAX_COLUMNS,
     BinCounts,
@@ -52,6 +41,17 @@ from veilscore.protocols.binning import (
     withheld_cells,
 )
 from veilscore.v1 import screening_pb2 as pb
+from veilscore.wire.protocol import (
+    Checkpoint,
+    Progress,
+    Protocol,
+    Send,
+    Session,
+    interleave,
+    receive,
+    receive_parts,
+    send_parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping

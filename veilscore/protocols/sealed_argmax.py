@@ -26,10 +26,10 @@ from veilscore.errors import MessageError
 from veilscore.lattice.params import PRODUCT, T
 from veilscore.lattice.product import REPLY_BYTES, ProductEvaluator, ProductKey, ciphertext_bytes
 from veilscore.lattice.slots import block_rows, n_folded
-from veilscore.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
 from veilscore.protocols.sealed_circuit import best_splits
 from veilscore.protocols.sealed_gain import Factors, GainRule, Sums, narrow, plus, upper_bit
-from veilscore.randomness import secret_bytes
+from veilscore.wire.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
+from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -30,14 +30,14 @@ from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import HISTOGRAM, T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.sampling import dither
-from veilscore.modelling.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
-from veilscore.modelling.softplus import softplus_series
-from veilscore.modelling.trees import Tree, coefficients, indicators
-from veilscore.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
+from veilscore.models.softplus import softplus_series
+from veilscore.models.trees import Tree, coefficients, indicators
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.protocols.scorecard import LEAD_EXTRA_BITS, row_sums
 from veilscore.v1 import stacking_pb2 as pb
+from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -217,7 +217,7 @@ def to_turn(share: Words) -> Words:
 
 def reach(tree: Tree, codes: Codes, n_codes: NDArray[np.int64]) -> tuple[Vector, Vector]:
     """Bank: least and greatest value that a tree can give each row, whatever the holder's codes: (n,) each."""
-    from veilscore.modelling.trees import goes_left  # noqa: PLC0415
+    from veilscore.models.trees import goes_left  # noqa: PLC0415
 
     n = codes.shape[0]
     left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}

@@ -5,7 +5,7 @@ Parties  : the bank (leaf points, its codes), the holders (codes, their splits),
 Messages : as in `veilscore.protocols.scoring`; between request and partial, for each holder:
            trees of its columns alone: BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree;
            the others: BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of
-           the bank's factors c with the holder's indicators e (`veilscore.modelling.trees`).
+           the bank's factors c with the holder's indicators e (`veilscore.models.trees`).
            Trees that ask the bank alone need no message.
            Bands alone are opened as there.
 Reveals  : as in `veilscore.protocols.scoring`. A holder knows its splits and the shape of its trees from training.
@@ -27,9 +27,8 @@ from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import LOOKUP_TREES, MAX_CELLS, PRODUCT_OPEN, SCORE_T, check_product
 from veilscore.lattice.product import N, ProductEvaluator, ProductKey, element_bytes
 from veilscore.lattice.slots import n_folded
-from veilscore.modelling.leaf_index import leaf_index
-from veilscore.modelling.trees import coefficients, indicators
-from veilscore.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.models.leaf_index import leaf_index
+from veilscore.models.trees import coefficients, indicators
 from veilscore.protocols.banding import BandCircuit, bank_bands
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import AHEAD, WORKERS, ahead
@@ -46,15 +45,16 @@ from veilscore.protocols.scoring import (
     release_share,
 )
 from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.bands import Bands
-    from veilscore.modelling.boosted import Boosted
-    from veilscore.modelling.trees import Tree
+    from veilscore.models.boosted import Boosted
+    from veilscore.models.trees import Tree
+    from veilscore.terms.bands import Bands
 
     Units = NDArray[np.int64]
     Words = NDArray[np.uint64]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from veilscore.errors import ConfigError, MessageError, RefusedError
-from veilscore.protocol import Protocol, Send, receive_parts, send_parts
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask, Signed, kind_of, stated_scope
 from veilscore.release.gate import MAX_LISTS, ConsentGate
 from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger, counted_map
 from veilscore.v1 import score_pb2
+from veilscore.wire.protocol import Protocol, Send, receive_parts, send_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.codes import CodeMap
-    from veilscore.modelling.bands import Bands
-    from veilscore.node.job import Job
-    from veilscore.node.policy import NodePolicy
-    from veilscore.node.store import JobStore
-    from veilscore.protocol import Session
+    from veilscore.files.store import JobStore
     from veilscore.release.consent import Consent
+    from veilscore.terms.bands import Bands
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import NodePolicy
+    from veilscore.wire.protocol import Session
 
 R = TypeVar("R")
 MAX_BYTES = 1 << 30

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.modelling.model import load_model
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
+from veilscore.models.model import load_model
 
 if TYPE_CHECKING:
-    from veilscore.node.job import Job
-    from veilscore.node.policy import DatasetConfig, NodeConfig
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import DatasetConfig, NodeConfig
 
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 _PIECE = 1 << 20

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.release.ledger import ReleaseLedger
-    from veilscore.release.rules import ReleaseRules
+    from veilscore.terms.rules import ReleaseRules
 
     _Counts = int | NDArray[np.int64]  # of one firm, or (n,)
 

@@ -16,15 +16,15 @@ import numpy as np
 
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, IdentityError
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
 from veilscore.release.binding import dataset_version
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from veilscore.data.table import Table
-    from veilscore.fabric.identity import Certificate, Identity
-    from veilscore.node.policy import NodeConfig
+    from veilscore.keys.identity import Certificate, Identity
+    from veilscore.terms.policy import NodeConfig
 
 PURPOSE = "data set publication"
 FORMAT = "veilscore-dataset/1"

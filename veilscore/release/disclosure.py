@@ -1,4 +1,4 @@
-"""A holder's count of what boosting told of each of its data sets, over all jobs, in bits (`modelling/accountant.py`).
+"""A holder's count of what boosting told of each of its data sets, over all jobs, in bits (`models/accountant.py`).
 
 One number a data set and job, in one SQLite file of the home. It is raised before anything is opened and never lowered;
 a repeated attempt goes on from it, whatever became of the job's folder.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from veilscore.errors import RefusedError
-from veilscore.node.sqlite_file import open_sqlite, told, transaction
-from veilscore.protocol import Checkpoint, Protocol
+from veilscore.files.sqlite_file import open_sqlite, told, transaction
+from veilscore.wire.protocol import Checkpoint, Protocol
 
 if TYPE_CHECKING:
     import sqlite3

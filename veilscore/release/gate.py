@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veilscore.errors import IdentityError, MessageError, RefusedError, StateError
-from veilscore.node.settings import read_text
 from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent, read_revocations
+from veilscore.terms.settings import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError, DataError, StateError
-from veilscore.fabric.identity import check_name, passphrase_from_environment
-from veilscore.node.settings import read_text
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
+from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
     Signed,
     commit,
@@ -30,6 +29,7 @@ from veilscore.release.consent import (
     read_consent,
     stated_scope,
 )
+from veilscore.terms.settings import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

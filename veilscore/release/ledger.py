@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veilscore.errors import RefusedError, StateError
-from veilscore.node.sqlite_file import open_sqlite, told, transaction
+from veilscore.files.sqlite_file import open_sqlite, told, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

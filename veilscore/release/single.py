@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from veilscore.node.policy import NodePolicy
+    from veilscore.terms.policy import NodePolicy
     from veilscore.v1.control_pb2 import EncryptRecord
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veilscore.modelling.model import Scorecard
-from veilscore.node.stacking import filed_job
+from veilscore.models.model import Scorecard
 from veilscore.protocols.binning import offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import boosting_of, boosting_warnings
 from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
 from veilscore.reports.report import ReportData
 from veilscore.reports.selection import selection_of
+from veilscore.tasks.stack import filed_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from veilscore.data.codes import ColumnMap
-    from veilscore.node.job import Job
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
     from veilscore.protocols.binning import BinCounts
+    from veilscore.terms.job import Job
 
     Vector = NDArray[np.float64]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from veilscore.modelling.boosted import Boosted
-from veilscore.modelling.importance import by_party, importance
+from veilscore.models.boosted import Boosted
+from veilscore.models.importance import by_party, importance
 from veilscore.reports import report
 
 if TYPE_CHECKING:
-    from veilscore.node.job import Job, TrainBoosting
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
     from veilscore.reports.measures import BankFiles
+    from veilscore.terms.job import Job, TrainBoosting
 
 SHOWN = (  # parameters of growth and of what is opened, in the order of the page
     "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from veilscore import __version__
 from veilscore.data.codes import CodeMap
-from veilscore.node.stacking import filed_job
 from veilscore.protocols.binning import cell_counts, offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import trees_taken
 from veilscore.reports.measures import column_shift, learned_of, stability_of
 from veilscore.reports.report import ReportData
+from veilscore.tasks.stack import filed_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from veilscore.node.job import Job
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
+    from veilscore.terms.job import Job
 
 
 def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.Cost] = ()) -> ReportData:

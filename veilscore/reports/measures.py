@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veilscore import roles
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ParameterError
-from veilscore.modelling import boosting_design, metrics
-from veilscore.modelling import design as modelling
-from veilscore.modelling.boosted import Stacked
-from veilscore.modelling.loss import sigmoid
-from veilscore.modelling.model import load_model
-from veilscore.node.job import TrainScorecard
+from veilscore.models import boosting_design, metrics
+from veilscore.models import design as modelling
+from veilscore.models.boosted import Stacked
+from veilscore.models.loss import sigmoid
+from veilscore.models.model import load_model
 from veilscore.reports import report
+from veilscore.terms import roles
+from veilscore.terms.job import TrainScorecard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from veilscore.modelling.model import ScoreModel
-    from veilscore.modelling.woe import WoeTable
-    from veilscore.node.job import Job
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
+    from veilscore.models.model import ScoreModel
+    from veilscore.models.woe import WoeTable
     from veilscore.protocols.binning import BinCounts
+    from veilscore.terms.job import Job
 
     Vector = NDArray[np.float64]
 

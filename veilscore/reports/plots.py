@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from veilscore.modelling.metrics import Calibration, Curve, GainsRow, Histogram, Ks, ScoreStability
+    from veilscore.models.metrics import Calibration, Curve, GainsRow, Histogram, Ks, ScoreStability
 
 PALETTE: Final = {
     "ink": "#1b2430",

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from veilscore.errors import DataError, StateError
-from veilscore.modelling import metrics
+from veilscore.models import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from veilscore.reports import report
 
 if TYPE_CHECKING:
-    from veilscore.node.store import JobStore
+    from veilscore.files.store import JobStore
 
 
 def selection_of(store: JobStore) -> report.Selection | None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from veilscore.node.job import Training
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
 from veilscore.reports import report
 from veilscore.reports.bank import bank_report
 from veilscore.reports.holder import holder_report
 from veilscore.reports.report import ReportData
+from veilscore.terms.job import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from veilscore.node.workflow import StepContext
+    from veilscore.tasks.workflow import StepContext
 
 __all__ = ["add_costs", "bank_report", "holder_report", "merged_report", "save_report", "write_reports"]
 

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
+from veilscore.files.store import JobStore, write_atomically
 from veilscore.node.node import load_membership
-from veilscore.node.policy import load_node_config
-from veilscore.node.store import JobStore, write_atomically
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
 from veilscore.sandbox.policy import load_policy
@@ -32,11 +31,12 @@ from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
 from veilscore.sandbox.run import Outcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
+from veilscore.terms.policy import load_node_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from veilscore.fabric.identity import Certificate
+    from veilscore.keys.identity import Certificate
     from veilscore.sandbox.policy import SandboxPolicy
 
 APPROVAL = "sandbox approval"

@@ -8,8 +8,8 @@ from pathlib import Path  # noqa: TC003 - pydantic reads it
 
 from pydantic import Field
 
-from veilscore.node.job import Name  # noqa: TC001 - pydantic reads it
-from veilscore.node.settings import Strict, load
+from veilscore.terms.job import Name  # noqa: TC001 - pydantic reads it
+from veilscore.terms.settings import Strict, load
 
 FILE = "sandbox.yaml"
 MIB = 1 << 20

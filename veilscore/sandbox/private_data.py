@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from veilscore.data.table import Column, Table
-    from veilscore.node.policy import NodeConfig
+    from veilscore.terms.policy import NodeConfig
 
 
 def read_dataset(config: NodeConfig, name: str) -> Table:

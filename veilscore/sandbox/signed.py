@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from veilscore.errors import SandboxError
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
 from veilscore.sandbox.submission import canonical, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.fabric.identity import Certificate, Identity
+    from veilscore.keys.identity import Certificate, Identity
 
 _MAX_BYTES = 1 << 20
 

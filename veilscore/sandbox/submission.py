@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from veilscore.errors import ConfigError, SandboxError, StateError
-from veilscore.node.job import Name  # noqa: TC001 - pydantic reads it
-from veilscore.node.settings import Strict, load, parse
-from veilscore.node.store import write_atomically
+from veilscore.files.store import write_atomically
+from veilscore.terms.job import Name  # noqa: TC001 - pydantic reads it
+from veilscore.terms.settings import Strict, load, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from veilscore.fabric.identity import Certificate, Identity
+    from veilscore.keys.identity import Certificate, Identity
 
 MANIFEST = "submission.yaml"
 RECORD = "submission.json"

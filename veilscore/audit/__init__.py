@@ -1,0 +1,1 @@
+"""Audit by replay: the bank's roles are run again and compared with what others logged."""

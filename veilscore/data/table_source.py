@@ -1,0 +1,119 @@
+"""Data sets as notebooks hold them (tables, paths, arrays by name, data frames), read into checked tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.data.ingest import absent, read_table
+from veilscore.data.table import Kind, Table, make_table
+from veilscore.errors import ColumnError, ConfigError, LabelError
+
+if TYPE_CHECKING:
+    from veilscore.terms.job import Training
+
+Source = Table | Path | str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """Makes checked tables of what users pass."""
+
+    id: str
+    label: str
+    weight: str | None
+    date: str | None
+    parameters: Training
+
+    def bank(self, party: str, source: Source) -> Table:
+        """Table of the bank with label, and weights and dates where the job uses them."""
+        p = self.parameters
+        table = self._read(party, source, label=self.label, weight=self.weight, dates=self.date)
+        if table.label is None:
+            raise LabelError(f"the bank's table {table.source} has no label; give one to make_table")
+        for asked, values, text in (
+            (p.weights, table.weight, "weights=True needs weights in the bank's data; name them in weight="),
+            (
+                p.holdout_from is not None,
+                table.dates,
+                "holdout_from needs dates in the bank's data; name them in date=",
+            ),
+        ):
+            if asked and values is None:
+                raise ConfigError(text)
+        return table if p.weights else replace(table, weight=None)
+
+    def holder(self, party: str, source: Source) -> Table:
+        """Table of a holder."""
+        return self._read(party, source)
+
+    def again(self, party: str, source: Source, kinds: Mapping[str, Kind]) -> Table:
+        """Table to score: the columns of training only, of the kinds that they had."""
+        if isinstance(source, Table):
+            return _chosen(source, tuple(kinds), ())
+        if isinstance(source, (str, Path)):
+            return read_table(
+                source, self.id, columns=tuple(kinds), kinds=kinds, normaliser=self.parameters.id_normaliser
+            )
+        return self._from_columns(party, source, {}, tuple(kinds), kinds)
+
+    def _read(self, party: str, source: Source, **parts: str | None) -> Table:
+        chosen = self.parameters.columns.get(party)
+        include, exclude = (chosen.include, chosen.exclude) if chosen else (None, ())
+        if isinstance(source, Table):
+            return _chosen(source, include, exclude)
+        if isinstance(source, (str, Path)):
+            return read_table(
+                source,
+                self.id,
+                parts.get("label"),
+                weight_column=parts.get("weight"),
+                date_column=parts.get("dates"),
+                columns=include,
+                exclude=exclude,
+                normaliser=self.parameters.id_normaliser,
+            )
+        named = {part: name for part, name in parts.items() if name is not None}
+        table = self._from_columns(party, source, named, None, None)
+        return _chosen(table, include, exclude)
+
+    def _from_columns(
+        self,
+        party: str,
+        source: Mapping[str, Any],
+        parts: Mapping[str, str],
+        features: tuple[str, ...] | None,
+        kinds: Mapping[str, Kind] | None,
+    ) -> Table:
+        if not hasattr(source, "items"):
+            raise ConfigError(f"data of {party} is a {type(source).__name__}; pass a Table, a path, or columns by name")
+        columns = {str(name): values for name, values in source.items()}
+        special = (self.id, *parts.values())
+        for name in (*special, *(features or ())):
+            if name not in columns:
+                raise ColumnError(absent(name, tuple(columns), f"the data of {party}"))
+        wanted = features or tuple(name for name in columns if name not in special)
+        return make_table(
+            np.asarray(columns[self.id]),
+            {name: columns[name] for name in wanted},
+            **{part: np.asarray(columns[name]) for part, name in parts.items()},
+            source=f"data of {party}",
+            normaliser=self.parameters.id_normaliser,
+            kinds=kinds,
+        )
+
+
+def _chosen(table: Table, include: tuple[str, ...] | None, exclude: tuple[str, ...]) -> Table:
+    """Return the table with the columns that take part."""
+    for name in (*(include or ()), *exclude):
+        if name not in table.columns:
+            raise ColumnError(absent(name, tuple(table.columns), table.source))
+    wanted = tuple(table.columns) if include is None else include
+    columns = {name: table.columns[name] for name in wanted if name not in exclude}
+    if not columns:
+        raise ColumnError(f"{table.source} has no feature column left; check `columns`")
+    return replace(table, columns=columns)

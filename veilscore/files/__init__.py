@@ -1,0 +1,1 @@
+"""What a node keeps on disk: job folders, SQLite files, journals."""

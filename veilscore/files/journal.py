@@ -1,0 +1,90 @@
+"""What a node has answered online, so that a repeat gets the same bytes, also after a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from veilscore.errors import ProtocolError
+from veilscore.files.sqlite_file import open_sqlite, told, transaction
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+_KEEP_S = 90 * 86400.0
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS answered
+    (key TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, time_s REAL NOT NULL) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS unfinished (key TEXT PRIMARY KEY, rest BLOB NOT NULL) WITHOUT ROWID",
+)
+
+
+class Journal:
+    """Answers by key, in one SQLite file (mode 0600); usable from any thread.
+
+    A write survives the end of the process, not a loss of power: every key that an answer depends on lives in memory
+    and is lost with it, so an opening under new keys cannot meet an old one. Answers older than 90 days are forgotten
+    when the node starts, never while its keys live.
+
+    Raises
+    ------
+    StateError : the file cannot be read or written; names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with self._told():
+            self._db = open_sqlite(path, _TABLES)
+            self._db.execute("DELETE FROM answered WHERE time_s < ?", (time.time() - _KEEP_S,))
+            self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
+
+    def get(self, key: str) -> tuple[bytes, bytes] | None:
+        """Digest of what was asked and the answer's bytes, if any."""
+        with self._told(), self._lock:
+            row = self._db.execute("SELECT digest, body FROM answered WHERE key = ?", (key,)).fetchone()
+        return None if row is None else (bytes(row[0]), bytes(row[1]))
+
+    def keep(self, key: str, digest: bytes, body: bytes, rest: bytes = b"") -> bytes:
+        """Keep an answer before it leaves; returns the one that counts, which is the first.
+
+        Parameters
+        ----------
+        rest : what is left to be done once it has left, by `unfinished` until it is said to be `finished`.
+
+        Raises
+        ------
+        ProtocolError : something else was answered under this key.
+        """
+        row = (key, digest, body, time.time())
+        with self._told(), self._lock, transaction(self._db) if rest else nullcontext():
+            if self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", row).rowcount:
+                if rest:
+                    self._db.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (key, rest))
+                return body
+        kept = self.get(key)
+        if kept is None or kept[0] != digest:
+            raise ProtocolError("another request was answered under this id; use a new request id")
+        return kept[1]
+
+    def unfinished(self) -> list[tuple[str, bytes, bytes]]:
+        """Key, answer and rest of every answer after which something is left to be done."""
+        query = "SELECT key, body, rest FROM unfinished JOIN answered USING (key)"
+        with self._told(), self._lock:
+            return [(key, bytes(body), bytes(rest)) for key, body, rest in self._db.execute(query)]
+
+    def finished(self, key: str) -> None:
+        """Say that nothing is left to be done after an answer."""
+        with self._told(), self._lock:
+            self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def _told(self) -> AbstractContextManager[None]:
+        return told(str(self._path), "move the file away if it is damaged")

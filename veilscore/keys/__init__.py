@@ -1,0 +1,1 @@
+"""Identities, their keys at rest, and statements about keys."""

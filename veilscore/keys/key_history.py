@@ -1,0 +1,245 @@
+"""Which keys of a member are accepted, and when: what follows from the pinned certificates and the statements.
+
+Statements are applied in the order in which this node took them in, so that a backdated one displaces nothing. One
+that does not follow (wrong signature, not the newest key, unknown member) has no effect and is kept in `ignored`. A
+revoked key takes its successors with it, since a thief may have named them; the recovery key can name the one that
+goes on.
+
+Forks: of two successors that one key names, the one that came first counts; with a stolen key two nodes can come to
+differ, which their digests show, and the recovery key or a majority decides.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from veilscore.errors import IdentityError
+from veilscore.keys.identity import Certificate, parse_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from veilscore.keys.rotation import KeyStatement
+
+MAX_STATEMENTS_BY_MEMBER = 100
+
+
+@dataclass(frozen=True)
+class PinnedKey:
+    """One key of a member; times in seconds since the epoch, None for never."""
+
+    certificate: Certificate
+    retired_s: float | None = None
+    revoked_s: float | None = None
+    reason: str = ""
+
+    def refusal(self, at_s: float) -> str | None:
+        """Why the key is not accepted at a time; None if it is."""
+        name, fingerprint = self.certificate.name, self.certificate.fingerprint[:16]
+        if self.revoked_s is not None and at_s >= self.revoked_s:
+            return f"key {fingerprint}... of {name} was revoked on {_date(self.revoked_s)} by {self.reason}"
+        if self.retired_s is not None and at_s > self.retired_s:
+            return f"key {fingerprint}... of {name} was replaced and is not accepted since {_date(self.retired_s)}"
+        return None
+
+
+@dataclass(frozen=True)
+class PartyKeys:
+    """All keys of one member, to check its signatures with."""
+
+    name: str
+    keys: tuple[PinnedKey, ...]
+    now_s: float
+
+    def verify(self, data: bytes, signature: bytes, purpose: str, signed_s: float | None = None) -> None:
+        """Check a signature by any key that was accepted when it was made.
+
+        Parameters
+        ----------
+        signed_s : when it was made, as something trusted says, seconds since the epoch; None: now.
+
+        Raises
+        ------
+        IdentityError : by none of this member's keys, or by one that was revoked or replaced at that time.
+        """
+        at_s = self.now_s if signed_s is None else signed_s
+        for key in reversed(self.keys):
+            try:
+                key.certificate.verify(data, signature, purpose)
+            except IdentityError:
+                continue
+            refusal = key.refusal(at_s)
+            if refusal is not None:
+                raise IdentityError(f"signature for {purpose!r} is dated {_date(at_s)}: {refusal}", party=self.name)
+            return
+        raise IdentityError(
+            f"signature for {purpose!r} is not {self.name}'s, or what it signed was changed", party=self.name
+        )
+
+
+@dataclass
+class KeyHistory:
+    """Keys of all members of one federation.
+
+    Parameters
+    ----------
+    federation : its name.
+    voters : names of the nodes (not people), whose majority can revoke.
+    keys : member -> its keys, oldest first.
+    """
+
+    federation: str
+    voters: tuple[str, ...]
+    keys: dict[str, tuple[PinnedKey, ...]]
+    applied: list[KeyStatement] = field(default_factory=list)
+    ignored: list[tuple[KeyStatement, str]] = field(default_factory=list)
+    _votes: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, federation: str, pinned: Iterable[Certificate], statements: Iterable[KeyStatement]) -> KeyHistory:
+        """History of these members, by statements in the order in which they were taken in."""
+        certificates = tuple(pinned)
+        voters = tuple(c.name for c in certificates if c.role != "operator")
+        history = cls(federation, voters, {c.name: (PinnedKey(c),) for c in certificates})
+        for statement in statements:
+            try:
+                history._apply(statement)
+            except IdentityError as error:
+                history.ignored.append((statement, error.message))
+            else:
+                history.applied.append(statement)
+        return history
+
+    def accepted(self, name: str, at_s: float) -> tuple[Certificate, ...]:
+        """Certificates of a member that are accepted at a time, newest first."""
+        return tuple(k.certificate for k in reversed(self.keys[name]) if k.refusal(at_s) is None)
+
+    def newest(self, name: str) -> Certificate:
+        """Newest certificate of a member that was not revoked; the last one if all were."""
+        standing = [k for k in self.keys[name] if k.revoked_s is None]
+        return (standing or self.keys[name])[-1].certificate
+
+    def find(self, fingerprint: str) -> PinnedKey | None:
+        """Key with this fingerprint, accepted or not."""
+        return next((k for keys in self.keys.values() for k in keys if k.certificate.fingerprint == fingerprint), None)
+
+    def revoked(self, at_s: float) -> frozenset[str]:
+        """Fingerprints revoked at a time."""
+        return frozenset(
+            k.certificate.fingerprint
+            for keys in self.keys.values()
+            for k in keys
+            if k.revoked_s is not None and at_s >= k.revoked_s
+        )
+
+    def missing_votes(self, member: str, fingerprint: str) -> int:
+        """How many more nodes must ask for this key before it is revoked."""
+        return max(self._quorum(member) - len(self._votes.get(fingerprint, {})), 0)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the statements in force, by date; equal at nodes that know the same."""
+        return hashlib.sha256(b"".join(digest for _, digest in sorted(s.order for s in self.applied))).hexdigest()
+
+    def _quorum(self, member: str) -> int:
+        others = [v for v in self.voters if v != member]
+        return len(others) // 2 + 1
+
+    def _apply(self, statement: KeyStatement) -> None:
+        if statement.federation != self.federation or statement.member not in self.keys:
+            raise IdentityError("key statement is about another federation or member")
+        if sum(s.by == statement.by for s in self.applied) >= MAX_STATEMENTS_BY_MEMBER:
+            raise IdentityError(f"{statement.by} has made more than {MAX_STATEMENTS_BY_MEMBER} key statements")
+        keys = self.keys[statement.member]
+        places = [i for i, k in enumerate(keys) if k.certificate.fingerprint == statement.fingerprint]
+        if not places:
+            raise IdentityError(f"key statement is about a key that {statement.member} does not have")
+        if statement.kind == "rotate":
+            self._rotate(statement, keys, places[0])
+        elif statement.by == statement.member:
+            self._recover(statement, keys, places[0])
+        else:
+            self._vote(statement, keys, places[0])
+
+    def _rotate(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
+        old = keys[place]
+        if place != len(keys) - 1:
+            raise IdentityError(f"{statement.member} has named another successor of this key already")
+        if (statement.by, statement.signer) != (statement.member, statement.fingerprint):
+            raise IdentityError("a successor is named by the key it follows")
+        _check_standing(old, statement.date_s if old.revoked_s is None else old.revoked_s)  # no backdating
+        statement.verify_member(old.certificate)
+        new = self._successor(statement, old.certificate)
+        retired = replace(old, retired_s=statement.ends_s)
+        self.keys[statement.member] = (*keys[:place], retired, PinnedKey(new))
+
+    def _recover(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
+        if keys[place].revoked_s is not None and keys[place].reason == _BY_RECOVERY:
+            raise IdentityError("this key was revoked already")
+        statement.verify_recovery(keys[place].certificate.recovery)
+        goes_on = self._replacement(statement, keys, place)
+        self._revoke(statement.member, place, statement.date_s, _BY_RECOVERY)
+        if goes_on is not None:
+            self.keys[statement.member] = (*self.keys[statement.member], goes_on)
+
+    def _replacement(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> PinnedKey | None:
+        """The key that goes on: a new one, or one that followed the revoked one and is taken out of its fate."""
+        if statement.certificate is None:
+            return None
+        new = _read_certificate(statement)
+        for later in keys[place + 1 :]:
+            if later.certificate == new:
+                statement.verify_successor(new)
+                self.keys[statement.member] = tuple(k for k in keys if k is not later)
+                return PinnedKey(new)
+        return PinnedKey(self._successor(statement, keys[place].certificate))
+
+    def _vote(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
+        if statement.by not in self.voters or statement.certificate is not None:
+            raise IdentityError("only nodes of the federation can ask for another's key to be revoked")
+        voter = next((k for k in self.keys[statement.by] if k.certificate.fingerprint == statement.signer), None)
+        if voter is None:
+            raise IdentityError(f"key statement is signed by a key that {statement.by} does not have")
+        _check_standing(voter, statement.date_s)
+        votes = self._votes.get(statement.fingerprint, {})
+        if statement.by in votes or keys[place].revoked_s is not None:
+            raise IdentityError("this key was revoked, or this node has asked for it, already")
+        statement.verify_member(voter.certificate)
+        self._votes[statement.fingerprint] = votes = {**votes, statement.by: statement.date_s}
+        if len(votes) >= self._quorum(statement.member):
+            self._revoke(statement.member, place, max(votes.values()), ", ".join(sorted(votes)))
+
+    def _revoke(self, member: str, place: int, at_s: float, reason: str) -> None:
+        keys = self.keys[member]
+        marked = tuple(k if k.revoked_s else replace(k, revoked_s=at_s, reason=reason) for k in keys[place:])
+        self.keys[member] = (*keys[:place], *marked)
+
+    def _successor(self, statement: KeyStatement, old: Certificate) -> Certificate:
+        new = _read_certificate(statement)
+        if (new.name, new.role, new.recovery) != (old.name, old.role, old.recovery):
+            raise IdentityError(f"the new key of {old.name} has another name, role or recovery key than the old one")
+        if self.find(new.fingerprint) is not None:
+            raise IdentityError(f"the new key of {old.name} is in use already")
+        statement.verify_successor(new)
+        return new
+
+
+_BY_RECOVERY = "its recovery key"
+
+
+def _read_certificate(statement: KeyStatement) -> Certificate:
+    return parse_certificate((statement.certificate or "").encode())
+
+
+def _check_standing(key: PinnedKey, at_s: float) -> None:
+    refusal = key.refusal(at_s)
+    if refusal is not None:
+        raise IdentityError(refusal)
+    key.certificate.check_valid(at_s)
+
+
+def _date(at_s: float) -> str:
+    return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

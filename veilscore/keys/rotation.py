@@ -1,0 +1,189 @@
+"""Statements about keys: a member goes over to a new key, or a key is no longer to be trusted.
+
+A statement is signed by whom it binds and carries everything needed to check it, so that it can be passed on by
+anybody. The list of them stands in the federation file under the certificates first pinned; `KeyHistory`
+(key_history.py) says what follows from it. Any two nodes with one set of statements come to one result.
+
+Source: the shape of RFC 5011 (old key signs new, both accepted for a time) and of RFC 5280 (revocation by date).
+Signed by: rotate: the old key and the new one. Revoke: the member's recovery key, which its certificate commits to,
+or (one statement each) a majority of the other nodes of the federation.
+Does not protect: against a thief of a key before anybody revokes it; a recovery key kept beside the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veilscore.errors import IdentityError
+
+if TYPE_CHECKING:
+    from veilscore.keys.identity import Certificate, Identity
+
+PURPOSE = "key statement"
+DAY_S = 86_400
+MAX_OVERLAP_S = 90 * DAY_S
+MAX_STATEMENT_BYTES = 16 * 1024
+_LABEL = b"veilscore recovery statement 1\n"
+_HEX = r"^[0-9a-f]{64}$"
+_SIGNATURE = r"^[0-9a-f]{16,160}$"
+_PEM_CHARACTERS = 4096
+K = TypeVar("K", bound="KeyStatement")
+
+
+class KeyStatement(BaseModel):
+    """One signed statement.
+
+    Parameters
+    ----------
+    federation : name of the federation it holds in.
+    member, fingerprint : whose key, and which one.
+    certificate : rotate: the successor; revoke: the key that goes on, if any (recovery key only). PEM.
+    date_ms : when it was signed, milliseconds since the epoch.
+    overlap_s : rotate: for how long after that the old key stays accepted.
+    by : who signed: the member itself, or another one that asks for its key to be revoked.
+    signer : fingerprint of the key that signed, SHA-256 of the recovery key in its place.
+    recovery_key : the member's recovery public key, PEM, if that signed.
+    signature, successor_signature : hexadecimal; the second proves possession of the new key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Literal["rotate", "revoke"]
+    federation: str = Field(max_length=200)
+    member: str = Field(max_length=63)
+    fingerprint: str = Field(pattern=_HEX)
+    certificate: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
+    date_ms: int = Field(ge=0, le=1 << 52)
+    overlap_s: int = Field(default=0, ge=0, le=MAX_OVERLAP_S)
+    by: str = Field(max_length=63)
+    signer: str = Field(pattern=_HEX)
+    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
+    signature: str = Field(default="00" * 8, pattern=_SIGNATURE)
+    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE)
+
+    @property
+    def date_s(self) -> float:
+        """When it was signed, seconds since the epoch."""
+        return self.date_ms / 1000
+
+    @property
+    def ends_s(self) -> float:
+        """Rotate: when the old key stops being accepted, seconds since the epoch."""
+        return self.date_s + self.overlap_s
+
+    def signed_bytes(self) -> bytes:
+        """What the signatures cover: every other field, as canonical JSON."""
+        content = self.model_dump(exclude={"signature", "successor_signature"})
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    def to_bytes(self) -> bytes:
+        """Form in which nodes pass it on."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @property
+    def order(self) -> tuple[int, bytes]:
+        """Date and digest: what tells two statements apart; signatures do not, since ECDSA has many of one text."""
+        return self.date_ms, hashlib.sha256(self.signed_bytes()).digest()
+
+    def verify_member(self, certificate: Certificate) -> None:
+        """Check that the key of `certificate` signed; IdentityError otherwise."""
+        certificate.verify(self.signed_bytes(), bytes.fromhex(self.signature), PURPOSE)
+
+    def verify_successor(self, certificate: Certificate) -> None:
+        """Check that the new key signed too; IdentityError otherwise."""
+        certificate.verify(self.signed_bytes(), bytes.fromhex(self.successor_signature or ""), PURPOSE)
+
+    def verify_recovery(self, commitment: str | None) -> None:
+        """Check that the recovery key with this SHA-256 signed; IdentityError otherwise."""
+        try:
+            key = serialization.load_pem_public_key((self.recovery_key or "").encode())
+            if not isinstance(key, ec.EllipticCurvePublicKey) or fingerprint_of_key(key) != commitment:
+                raise IdentityError(f"the recovery key is not the one that {self.member}'s certificate commits to")
+            key.verify(bytes.fromhex(self.signature), _LABEL + self.signed_bytes(), ec.ECDSA(hashes.SHA256()))
+        except (ValueError, InvalidSignature) as error:
+            raise IdentityError(f"signature of {self.member}'s recovery key is wrong") from error
+
+
+def parse_statement(data: bytes, sender: str) -> KeyStatement:
+    """Read a statement from a peer; IdentityError if it is none. Signatures are checked by `KeyHistory`."""
+    if len(data) > MAX_STATEMENT_BYTES:
+        raise IdentityError(f"key statement from {sender} has {len(data)} bytes, more than {MAX_STATEMENT_BYTES}")
+    try:
+        return KeyStatement.model_validate_json(data)
+    except ValidationError as error:
+        raise IdentityError(f"key statement from {sender} is malformed") from error
+
+
+def rotate(old: Identity, new: Identity, federation: str, overlap_s: int, date_ms: int) -> KeyStatement:
+    """Statement by which `old` names `new` as its successor."""
+    statement = KeyStatement(
+        kind="rotate",
+        federation=federation,
+        member=old.name,
+        fingerprint=old.fingerprint,
+        certificate=new.certificate.pem.decode(),
+        date_ms=date_ms,
+        overlap_s=overlap_s,
+        by=old.name,
+        signer=old.fingerprint,
+    )
+    return _signed(statement, old.sign(statement.signed_bytes(), PURPOSE), new)
+
+
+def revoke_by_vote(voter: Identity, member: str, fingerprint: str, federation: str, date_ms: int) -> KeyStatement:
+    """One node's word that another member's key is not to be trusted; a majority of them is a revocation."""
+    statement = KeyStatement(
+        kind="revoke",
+        federation=federation,
+        member=member,
+        fingerprint=fingerprint,
+        date_ms=date_ms,
+        by=voter.name,
+        signer=voter.fingerprint,
+    )
+    return _signed(statement, voter.sign(statement.signed_bytes(), PURPOSE), None)
+
+
+def revoke_by_recovery(
+    key: ec.EllipticCurvePrivateKey,
+    member: str,
+    fingerprint: str,
+    federation: str,
+    date_ms: int,
+    replacement: Identity | None = None,
+) -> KeyStatement:
+    """Revocation by the member's own recovery key; `replacement` is the key it goes on with."""
+    public = key.public_key()
+    statement = KeyStatement(
+        kind="revoke",
+        federation=federation,
+        member=member,
+        fingerprint=fingerprint,
+        certificate=replacement.certificate.pem.decode() if replacement else None,
+        date_ms=date_ms,
+        by=member,
+        signer=fingerprint_of_key(public),
+        recovery_key=public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode(),
+    )
+    signature = key.sign(_LABEL + statement.signed_bytes(), ec.ECDSA(hashes.SHA256()))
+    return _signed(statement, signature, replacement)
+
+
+def fingerprint_of_key(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of a public key, 64 hexadecimal digits; a certificate commits to its recovery key by this."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def _signed(statement: K, signature: bytes, successor: Identity | None) -> K:
+    second = successor.sign(statement.signed_bytes(), PURPOSE).hex() if successor else None
+    return statement.model_copy(update={"signature": signature.hex(), "successor_signature": second})

@@ -1,0 +1,128 @@
+"""A boosted model as the bank files it: the trees with points per leaf, with provenance and hash.
+
+Leaf points are whole units, fixed once at export, so that batch and online add the same numbers. A holder's column is
+known by its anonymous name and codes alone; which values they are stays with the holder (`trees.HolderTrees`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from veilscore.errors import ConfigError
+from veilscore.models.model import ScoreModel
+from veilscore.models.trees import Tree, coefficients, shapes_digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Boosted(ScoreModel):
+    """A trained joint boosting model.
+
+    Attributes
+    ----------
+    trees : in the order of training, with leaf weights in log-odds of bad.
+    points : per tree, units of each leaf.
+    parameters : the job's parameters, as trained.
+    holder_sha256 : per holder, the digest of its part (`trees.HolderTrees`).
+    """
+
+    format: Literal["veilscore-boosted/1"] = "veilscore-boosted/1"
+    trees: tuple[Tree, ...]
+    points: tuple[tuple[int, ...], ...]
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    holder_sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def _points_of_all_leaves(self) -> Boosted:
+        if [len(points) for points in self.points] != [tree.n_leaves for tree in self.trees]:
+            raise ValueError("points do not belong to the trees' leaves")
+        return self
+
+    @property
+    def boosted_trees(self) -> tuple[Tree, ...]:
+        """The trees that boosting grew."""
+        return self.trees
+
+    def trees_of(self, holder: str) -> tuple[Tree, ...]:
+        """The trees with one holder, in order."""
+        return tuple(tree for tree in self.trees if tree.holder == holder)
+
+    def check_part(self, holder: str, digest: bytes) -> None:
+        """Refuse a holder's part that is not this model's."""
+        if self.holder_sha256.get(holder) != digest.hex():
+            raise ConfigError(
+                f"{holder}'s part of model {self.name} is missing, changed or of another version", party=holder
+            )
+
+    def unit_coefficients(
+        self, holder: str, codes: NDArray[np.unsignedinteger]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What the bank brings to the points of rows in one holder's trees.
+
+        Parameters
+        ----------
+        codes : (n, d_bank), the bank's codes of the rows.
+
+        Returns
+        -------
+        (n,) units that need nothing of the holder, and (n_bits, n) factors of the holder's indicators.
+        """
+        n_codes = self.parts[0].n_codes
+        constant, factors = np.zeros(codes.shape[0], np.int64), []
+        for tree, points in zip(self.trees, self.points, strict=True):
+            if tree.holder == holder:
+                c = coefficients(tree, np.array(points, dtype=np.int64), codes, n_codes)
+                constant += c[0]
+                factors.append(c[1:])
+        return constant, np.concatenate(factors) if factors else np.zeros((0, codes.shape[0]), np.int64)
+
+    def largest_units(self) -> int:
+        """Bound of a total in units: what must fit the ring that totals are opened in."""
+        return abs(self.base_points) + sum(max(abs(p) for p in points) for points in self.points)
+
+
+class Member(BaseModel):
+    """One level-one model in the stack.
+
+    Attributes
+    ----------
+    kind : "scorecard", "boosting" or "own": the WOE of a column of the bank.
+    name : what the report calls it.
+    weight : level two's weight of its log-odds, not negative.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["scorecard", "boosting", "own"]
+    name: str
+    weight: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Stacked(Boosted):
+    """A stack: trees of all members with the points of their weighted sum.
+
+    Attributes
+    ----------
+    members : level-one models with their weights.
+    level_two_intercept : on the log-odds of the members, intercepts included.
+    n_boosted : how many trees are boosted ones; the others are columns of the scorecard, a leaf a code.
+    """
+
+    format: Literal["veilscore-stacked/1"] = "veilscore-stacked/1"  # type: ignore[assignment]
+    members: tuple[Member, ...]
+    level_two_intercept: float
+    n_boosted: int = Field(ge=0)
+
+    @property
+    def boosted_trees(self) -> tuple[Tree, ...]:
+        """The trees of its boosted member."""
+        return self.trees[: self.n_boosted]
+
+
+def digests(trees: tuple[Tree, ...], holders: tuple[str, ...]) -> dict[str, str]:
+    """Digest of each holder's part."""
+    return {h: shapes_digest([tree for tree in trees if tree.holder == h]).hex() for h in holders}

@@ -1,0 +1,476 @@
+"""The bank's plaintext side of training: from counts to a design, from a fit to a filed scorecard."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore import __version__
+from veilscore.errors import JobError
+from veilscore.files.store import write_atomically
+from veilscore.models.calibrate import prior_correction, recalibrate
+from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS, LogisticProblem
+from veilscore.models.loss import for_bound, sigmoid
+from veilscore.models.model import Calibration, Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
+from veilscore.models.optimise import OptimiseResult, OptimiserState, Step, minimise
+from veilscore.models.standard_errors import standard_errors
+from veilscore.models.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
+from veilscore.protocols.binning import BinCounts, Columns, offsets
+from veilscore.protocols.scorecard import (
+    MAX_WOE,
+    BankTraining,
+    PartyColumns,
+    scales,
+)
+from veilscore.protocols.scoring import BandResult, BatchResult, check_range
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.data.codes import CodeMap, TransformReport
+    from veilscore.data.table import Table
+    from veilscore.files.store import JobStore
+    from veilscore.terms.bands import Bands
+    from veilscore.terms.job import Job
+
+    Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """What the optimiser works on.
+
+    Attributes
+    ----------
+    training : input of the protocol.
+    problem : what is known before the first opening.
+    tables : party -> WOE.
+    left_out : party -> reason per column, "" where selected.
+    names : (d,) "party: column" of each coefficient.
+    warnings : lines for the bank.
+    standard_errors : whether to estimate them.
+    """
+
+    training: BankTraining
+    problem: LogisticProblem
+    tables: dict[str, WoeTable]
+    left_out: dict[str, tuple[str, ...]]
+    names: tuple[str, ...]
+    warnings: tuple[str, ...]
+    standard_errors: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The optimiser's result and, if asked for, standard errors (d + 1,), the intercept last."""
+
+    result: OptimiseResult
+    standard_errors: Vector | None
+
+
+def cramers_v(codes: NDArray[Any], n_codes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Cramer's V between columns of codes: (d, d)."""
+    n, d = codes.shape
+    result = np.eye(d, dtype=np.float32)
+    for i in range(d):
+        for j in range(i):
+            table = np.bincount(
+                codes[:, i].astype(np.int64) * n_codes[j] + codes[:, j], minlength=int(n_codes[i] * n_codes[j])
+            ).reshape(n_codes[i], n_codes[j])
+            expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
+            filled = expected > 0
+            chi2 = float((((table - expected) ** 2)[filled] / expected[filled]).sum())
+            used = min((table.sum(axis=1) > 0).sum(), (table.sum(axis=0) > 0).sum()) - 1
+            result[i, j] = result[j, i] = math.sqrt(chi2 / (n * used)) if used > 0 else 0.0
+    return np.round(result, 2)
+
+
+def columns_of(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool, association: bool) -> Columns:
+    """A party's coded columns as binning describes them; without `names` they are numbered."""
+    order = code_map.public_order()
+    aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(len(order)))
+    return Columns(
+        names=tuple(aliases),
+        codes=codes,
+        n_codes=code_map.n_codes,
+        ordered=np.array([column.kind == "ordered" for column in order]),
+        missing_code=np.array([-1 if column.missing is None else column.missing for column in order], dtype=np.int64),
+        map_hash=bytes.fromhex(code_map.hash),
+        association=cramers_v(codes, code_map.n_codes) if association else None,
+    )
+
+
+def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:
+    """Keep the counts of all parties, the bank first."""
+    body = []
+    for party, c in counts.items():
+        body.append(
+            {
+                "party": party,
+                "names": list(c.names),
+                "n_codes": c.n_codes.tolist(),
+                "bad": c.bad.tolist(),
+                "good": c.good.tolist(),
+                "counts": c.counts.tolist(),
+                "holdout_counts": c.holdout_counts.tolist(),
+                "ordered": c.ordered.tolist(),
+                "missing_code": c.missing_code.tolist(),
+                "map_hash": c.map_hash.hex(),
+                "association": None if c.association is None else c.association.tolist(),
+            }
+        )
+    store.save_json("counts", body)
+
+
+def load_counts(store: JobStore) -> dict[str, BinCounts]:
+    """Inverse of `save_counts`."""
+    return {
+        c["party"]: BinCounts(
+            party=c["party"],
+            names=tuple(c["names"]),
+            n_codes=np.array(c["n_codes"], dtype=np.int64),
+            bad=np.array(c["bad"]),
+            good=np.array(c["good"]),
+            counts=np.array(c["counts"], dtype=np.int64),
+            holdout_counts=np.array(c["holdout_counts"], dtype=np.int64),
+            ordered=np.array(c["ordered"], dtype=bool),
+            missing_code=np.array(c["missing_code"], dtype=np.int64),
+            map_hash=bytes.fromhex(c["map_hash"]),
+            association=None if c["association"] is None else np.array(c["association"], dtype=np.float32),
+        )
+        for c in store.load_json("counts")
+    }
+
+
+def fraction_bits(job: Job, n_train: int) -> int:
+    """Fraction bits of an opened gradient component, known to all parties."""
+    bits = job.scorecard.gradient_bits
+    if bits is None:
+        return GRADIENT_FRACTION_BITS
+    return max(0, bits - math.ceil(math.log2(max(n_train, 2))))
+
+
+def most_openings(job: Job) -> int:
+    """Gradients that a holder opens at most: the optimiser's, and with standard errors two a column more."""
+    extra = 2 * MAX_SE_COLUMNS + 2 if job.scorecard.standard_errors else 0
+    return job.scorecard.max_openings + extra
+
+
+MAX_SE_COLUMNS = 500
+
+
+def openings(job: Job, design: Design) -> int:
+    """Gradients that this training opens at most."""
+    extra = 2 * design.problem.n_columns + 2 if design.standard_errors else 0
+    return job.scorecard.max_openings + extra
+
+
+def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]) -> Design:
+    """WOE, selection and everything known before the first gradient.
+
+    Raises
+    ------
+    JobError : no column is left.
+    """
+    p, train = job.scorecard, rows["train"]
+    target, weight = rows["target"][train], rows["weight"][train]
+    bits = scales(target.size).woe
+    total_bad = float(weight @ target)
+    totals = {"total_bad": total_bad, "total_good": float(weight.sum()) - total_bad}
+    columns, tables, left_out, names = {}, {}, {}, []
+    warnings: list[str] = []
+    for party, c in counts.items():
+        table = woe_table(
+            c.n_codes,
+            c.bad,
+            c.good,
+            **totals,
+            ordered=c.ordered,
+            missing_code=c.missing_code,
+            monotone=p.monotone,
+        )
+        table = replace(table, woe=np.clip(table.woe, -MAX_WOE, MAX_WOE)).quantised(bits)
+        chosen = select_columns(
+            [f"{party}: {name}" for name in c.names],
+            table.iv,
+            min_iv=p.min_iv,
+            association=None if c.association is None else c.association.astype(np.float64),
+            max_association=p.max_correlation,
+        )
+        columns[party] = PartyColumns(
+            c.n_codes, table.units(bits) * np.repeat(chosen.selected, c.n_codes), chosen.selected
+        )
+        tables[party], left_out[party] = table, chosen.reasons
+        warnings += chosen.warnings
+        names += [f"{party}: {name}" for name, keep in zip(c.names, chosen.selected, strict=True) if keep]
+    if not names:
+        raise JobError("no column is left to train on: lower min_iv or raise max_correlation", party=job.bank)
+    training = BankTraining(
+        own_codes=rows["codes"][train],
+        columns=columns,
+        target=target,
+        weight=weight,
+        fraction_bits=fraction_bits(job, target.size),
+    )
+    return Design(
+        training=training,
+        problem=_problem(job, training, tables),
+        tables=tables,
+        left_out=left_out,
+        names=tuple(names),
+        warnings=tuple(warnings),
+        standard_errors=p.standard_errors,
+    )
+
+
+def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> LogisticProblem:
+    p, own = job.scorecard, _own_woe(training)
+    chosen = join_tables([tables[party].select(c.selected) for party, c in training.columns.items()])
+    series = for_bound(8.0)  # for the size of the noise only
+    problem = logistic_problem(
+        chosen,
+        own * np.sqrt(training.weight)[:, None],
+        C=p.C,
+        sign="positive" if p.sign == "positive" else "any",
+        max_openings=p.max_openings,
+        fraction_bits=training.fraction_bits,
+        row_noise=series.row_noise(training.scales.bank_table, training.scales.lead_table),
+    )
+    return replace(problem, bound=_exact_bound(own, problem.low, problem.high))
+
+
+def _own_woe(training: BankTraining) -> Vector:
+    """WOE of the bank's own selected columns on the training rows: (n, d_bank selected)."""
+    bank = next(iter(training.columns.values()))
+    woe = np.ldexp(bank.woe_units.astype(np.float64), -training.scales.woe)
+    at = offsets(bank.n_codes)
+    chosen = np.flatnonzero(bank.selected).tolist()
+    if not chosen:
+        return np.zeros((training.target.size, 0))
+    return np.stack([woe[at[j] : at[j + 1]][training.own_codes[:, j]] for j in chosen], axis=1)
+
+
+def _exact_bound(own: Vector, low: Vector, high: Vector) -> Any:
+    """Bound of |eta|: the bank's own part exactly, row by row, and the extremes of the holders' columns."""
+    k = own.shape[1]
+    distinct = np.unique(own, axis=0) if k else np.zeros((1, 0))
+
+    def bound(beta: Vector, intercept: float) -> float:
+        mine = distinct @ beta[:k] + intercept
+        top = float(mine.max()) + float(np.maximum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
+        bottom = float(mine.min()) + float(np.minimum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
+        return max(abs(top), abs(bottom)) * (1 + 1e-9) + 1e-3
+
+    return bound
+
+
+def fit(design: Design, state: OptimiserState) -> Generator[Step, Vector, Fitted]:
+    """Optimise, then, if asked for, estimate standard errors from central differences of gradients."""
+    result = yield from minimise(design.problem, state)
+    if not design.standard_errors:
+        return Fitted(result, None)
+    inference = yield from standard_errors(design.problem, result)
+    return Fitted(result, inference.error)
+
+
+def plain_gradient(design: Design, step: Step) -> Vector:
+    """Gradient on the bank's own columns alone, in the clear: the bank-only model to compare with."""
+    own = _own_woe(design.training)
+    residual = design.training.weight * (sigmoid(own @ step.beta + step.intercept) - design.training.target)
+    return np.append(own.T @ residual, residual.sum())
+
+
+def export(job: Job, design: Design, counts: dict[str, BinCounts], fitted: Fitted, *, job_id: str) -> Scorecard:
+    """The filed model: points are rounded once, here."""
+    p, result = job.scorecard, fitted.result
+    scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
+    rate = 1 / (1 + math.exp(-design.problem.base_log_odds))
+    intercept = result.intercept
+    if p.population_bad_rate is not None:
+        intercept = prior_correction(intercept, rate, p.population_bad_rate)
+    parts, at = [], 0
+    for party, columns in design.training.columns.items():
+        coefficients: list[int | None] = [None] * columns.n_codes.size
+        for j in np.flatnonzero(columns.selected).tolist():
+            coefficients[j] = at
+            at += 1
+        parts.append(_part(job, party, design, counts[party], columns, coefficients, fitted, scaling))
+    base = round(scaling.offset - scaling.factor * intercept)
+    check_range([(part.points, part.n_codes) for part in parts], base)
+    now = dt.datetime.now(dt.UTC)
+    provenance = Provenance(
+        job_id=job_id,
+        job_sha256=job.sha256.hex(),
+        purpose=job.purpose,
+        trained_at=now.isoformat(timespec="seconds"),
+        veilscore=__version__,
+        n_train=design.training.target.size,
+        n_holdout=int(counts[job.bank].holdout_counts[: counts[job.bank].n_codes[0]].sum()),
+        n_openings=result.n_evaluations,
+        converged=result.converged,
+    )
+    return Scorecard(
+        name=job.name,
+        version=now.strftime("%Y%m%d.%H%M%S"),
+        scaling=scaling,
+        intercept=intercept,
+        base_points=base,
+        parts=tuple(parts),
+        bands={name: float(score) for name, score in p.bands.items()},
+        provenance=provenance,
+    )
+
+
+def _part(
+    job: Job,
+    party: str,
+    design: Design,
+    counts: BinCounts,
+    columns: PartyColumns,
+    coefficients: list[int | None],
+    fitted: Fitted,
+    scaling: Scaling,
+) -> PartyPart:
+    at, table = offsets(counts.n_codes), design.tables[party]
+    woe = np.ldexp(columns.woe_units.astype(np.float64), -design.training.scales.woe)
+    result = []
+    for j, name in enumerate(counts.names):
+        cells, index = slice(at[j], at[j + 1]), coefficients[j]
+        beta = None if index is None else float(fitted.result.beta[index])
+        shown = woe[cells] if index is not None else table.woe[cells]
+        points = np.rint(-scaling.factor * (beta or 0.0) * woe[cells]).astype(np.int64)
+        error = None
+        if fitted.standard_errors is not None and index is not None and np.isfinite(fitted.standard_errors[index]):
+            error = float(fitted.standard_errors[index])
+        result.append(
+            Column(
+                name=name,
+                coefficient=beta,
+                standard_error=error,
+                iv=float(table.iv[j]),
+                woe=tuple(shown.tolist()),
+                points=tuple(points.tolist()),
+                bad=tuple(counts.bad[cells].tolist()),
+                good=tuple(counts.good[cells].tolist()),
+                rows=tuple(counts.counts[cells].tolist()),
+                holdout_rows=tuple(counts.holdout_counts[cells].tolist()),
+                ordered=bool(counts.ordered[j]),
+                left_out=design.left_out[party][j],
+            )
+        )
+    return PartyPart(
+        party=party,
+        role="bank" if party == job.bank else "holder",
+        map_sha256=counts.map_hash.hex(),
+        columns=tuple(result),
+    )
+
+
+def fit_record(design: Design, fitted: Fitted) -> dict[str, Any]:
+    """What the bank keeps of the fit, beside the model."""
+    result = fitted.result
+    return {
+        "names": list(design.names),
+        "beta": result.beta.tolist(),
+        "intercept": result.intercept,
+        "converged": result.converged,
+        "n_evaluations": result.n_evaluations,
+        "gradient_norm": result.gradient_norm,
+        "bound": result.bound,
+        "history": [
+            {"number": h.number, "R": h.R, "gradient_norm": h.gradient_norm, "accepted": h.accepted}
+            for h in result.history
+        ],
+    }
+
+
+def bank_only(design: Design) -> Vector:
+    """Coefficients of the same fit on the bank's own columns alone, intercept last."""
+    k = int(next(iter(design.training.columns.values())).selected.sum())
+    problem, own = design.problem, _own_woe(design.training)
+    alone = LogisticProblem(
+        low=problem.low[:k],
+        high=problem.high[:k],
+        curvature=problem.curvature[[*range(k), -1]][:, [*range(k), -1]],
+        first_gradient=problem.first_gradient[[*range(k), -1]],
+        base_log_odds=problem.base_log_odds,
+        C=problem.C,
+        sign=problem.sign,
+        bound=_exact_bound(own, problem.low[:k], problem.high[:k]),
+    )
+    steps = minimise(alone)
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(plain_gradient(design, step))
+    except StopIteration as stop:
+        result: OptimiseResult = stop.value
+    return np.append(result.beta, result.intercept)
+
+
+def calibrated(model: M, units: NDArray[np.int64], target: NDArray[np.int8], weight: Vector) -> M:
+    """The model with its probabilities recalibrated on hold-out totals; points stay as they are."""
+    found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
+    return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
+
+
+def write_scores(
+    store: JobStore, table: Table, model: ScoreModel, result: BatchResult, report: TransformReport
+) -> None:
+    """Scores of a batch as CSV: id, score, probability of default, band, and one status column a holder."""
+    scores, risks = model.score(result.points), model.probability(result.points)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["id", "score", "probability_of_default", "band", *(f"{h}_status" for h in result.unknown)])
+    d = model.scaling.decimals
+    writer.writerows(
+        [firm, f"{score:.{d}f}", f"{risk:.6f}", model.band(float(score)), *status]
+        for firm, score, risk, *status in zip(table.ids, scores, risks, *_statuses(result), strict=True)
+    )
+    write_text(store.path / "scores.csv", text.getvalue())
+    store.save_json("batch", _batch_record(table, result, report))
+
+
+def write_bands(store: JobStore, table: Table, bands: Bands, result: BandResult, report: TransformReport) -> None:
+    """Bands of a batch as CSV, without a score: id, band, and one status column a holder."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["id", "band", *(f"{h}_status" for h in result.unknown)])
+    names = [bands.names[k] for k in result.bands.tolist()]
+    writer.writerows(zip(table.ids, names, *_statuses(result), strict=True))
+    write_text(store.path / "scores.csv", text.getvalue())
+    counts = np.bincount(result.bands, minlength=len(bands.names)).tolist()
+    store.save_json(
+        "batch", {**_batch_record(table, result, report), "bands": dict(zip(bands.names, counts, strict=True))}
+    )
+
+
+def _statuses(result: BatchResult | BandResult) -> list[NDArray[np.str_]]:
+    """Whether each holder knows each firm, as far as it says so."""
+    n = (result.points if isinstance(result, BatchResult) else result.bands).size
+    return [
+        np.full(n, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
+        for mask in result.unknown.values()
+    ]
+
+
+def _batch_record(table: Table, result: BatchResult | BandResult, report: TransformReport) -> dict[str, Any]:
+    return {
+        "n_rows": table.n_rows,
+        "unseen": dict(report.unseen),
+        "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, mode 0600."""
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,208 @@
+"""The scorecard as the bank files it: WOE, coefficients and points per anonymous bin, with provenance and hash.
+
+Each holder's part of the meaning (which values are in which bin) stays with the holder; the model names its hash.
+Points are integers in units of 10**-decimals, fixed once at export, so that batch and online add the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veilscore.errors import ConfigError
+from veilscore.files.store import write_atomically
+from veilscore.models.loss import sigmoid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+M = TypeVar("M", bound="ScoreModel")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scaling(_Part):
+    """Points: `base_score` at good:bad odds of `base_odds`, and `pdo` more points double the odds."""
+
+    base_score: float = 600.0
+    base_odds: float = Field(default=50.0, gt=0)
+    pdo: float = Field(default=20.0, gt=0)
+    decimals: int = Field(default=2, ge=0, le=3)
+
+    @property
+    def units(self) -> int:
+        """Units in one point."""
+        return int(10**self.decimals)
+
+    @property
+    def factor(self) -> float:
+        """Units per log-odds."""
+        return self.pdo / math.log(2.0) * self.units
+
+    @property
+    def offset(self) -> float:
+        """Units at even odds."""
+        return self.base_score * self.units - self.factor * math.log(self.base_odds)
+
+    def log_odds_bad(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-odds of bad at a total of units."""
+        return (self.offset - units.astype(np.float64)) / self.factor
+
+
+class Column(_Part):
+    """One column of one party, with everything per code.
+
+    ``woe``, ``points`` (units), ``bad``, ``good`` and ``rows`` have one entry a code; a column that was not
+    selected has coefficient None, zero points and the reason in ``left_out``.
+    """
+
+    name: str
+    coefficient: float | None
+    standard_error: float | None = None
+    iv: float
+    woe: tuple[float, ...]
+    points: tuple[int, ...]
+    bad: tuple[float, ...]
+    good: tuple[float, ...]
+    rows: tuple[int, ...]
+    holdout_rows: tuple[int, ...]
+    ordered: bool = False
+    left_out: str = ""
+
+
+class PartyPart(_Part):
+    """All columns of one party and the hash of its code map."""
+
+    party: str
+    role: Literal["bank", "holder"]
+    map_sha256: str
+    columns: tuple[Column, ...]
+
+    @property
+    def n_codes(self) -> NDArray[np.int64]:
+        """(d,) codes of each column."""
+        return np.array([len(c.woe) for c in self.columns], dtype=np.int64)
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """(cells,) points in units."""
+        return np.array([p for c in self.columns for p in c.points], dtype=np.int64)
+
+
+class Calibration(_Part):
+    """PD from log-odds on the hold-out: intercept + slope * log-odds; slope 1 and intercept 0 where not asked for."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+class Provenance(_Part):
+    """Where the model comes from."""
+
+    job_id: str
+    job_sha256: str
+    purpose: str
+    trained_at: str
+    veilscore: str
+    n_train: int
+    n_holdout: int
+    n_openings: int
+    converged: bool
+    transcript_sha256: str = ""
+
+
+class ScoreModel(_Part):
+    """What every model has that ends in points, a probability and a band: the bank's artefact."""
+
+    format: str
+    name: str
+    version: str
+    scaling: Scaling
+    intercept: float
+    base_points: int
+    parts: tuple[PartyPart, ...]
+    bands: dict[str, float] = Field(default_factory=dict)
+    calibration: Calibration = Calibration()
+    provenance: Provenance
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the canonical JSON: what holders hear as the model's identity."""
+        body = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(body.encode()).digest()
+
+    def part(self, party: str) -> PartyPart:
+        """One party's part; ConfigError if the model has none."""
+        for part in self.parts:
+            if part.party == party:
+                return part
+        raise ConfigError(f"model {self.name} has no part of {party}; it has {', '.join(p.party for p in self.parts)}")
+
+    def score(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Points of totals in units."""
+        return units / self.scaling.units
+
+    def probability(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Probability of default at totals in units."""
+        c = self.calibration
+        return sigmoid(c.intercept + c.slope * self.scaling.log_odds_bad(units))
+
+    def band(self, score: float) -> str:
+        """Band of a score: the one with the highest lowest score that it reaches, or "" where none is defined."""
+        reached = [(lowest, name) for name, lowest in self.bands.items() if score >= lowest]
+        return max(reached)[1] if reached else ("below all bands" if self.bands else "")
+
+    def save(self, path: Path) -> Path:
+        """Write the model with its hash."""
+        body = {"sha256": self.sha256.hex(), "model": self.model_dump(mode="json")}
+        text = json.dumps(body, indent=1, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        return path
+
+
+class Scorecard(ScoreModel):
+    """A trained joint scorecard: points per code, added up."""
+
+    format: Literal["veilscore-scorecard/1"] = "veilscore-scorecard/1"
+
+    def own_units(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+        """Base points and the bank's own part of rows (n, d_bank), in units."""
+        bank = self.parts[0]
+        total = np.full(codes.shape[0], self.base_points, np.int64)
+        for column, part in enumerate(bank.columns):
+            total += np.array(part.points, dtype=np.int64)[codes[:, column]]
+        return total
+
+
+@overload
+def load_model(path: Path) -> ScoreModel: ...
+@overload
+def load_model(path: Path, kind: type[M]) -> M: ...
+def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
+    """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
+    from veilscore.models.boosted import Boosted, Stacked  # noqa: PLC0415 - it builds on this module
+
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted, Stacked)}
+        model = kinds[body["model"]["format"]].model_validate(body["model"])
+        stated = body["sha256"]
+    except FileNotFoundError:
+        raise ConfigError(f"model not found: {path}; `veilscore model list` shows what there is") from None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{path} is not a Veilscore model: {type(error).__name__}; restore it from backup") from error
+    if model.sha256.hex() != stated:
+        raise ConfigError(f"{path} was changed after training: its hash does not match; restore it from backup")
+    if not isinstance(model, kind):
+        raise ConfigError(f"model {model.name} is of format {model.format}, which this cannot use")
+    return model

@@ -1,0 +1,337 @@
+"""Level two of a stack, and the stack as the bank files it: one model of trees, with one version and one hash.
+
+A column of a scorecard is a tree that asks one code after the other, so a stack is a sum of trees and is scored,
+explained and released as boosting is. Leaf points are the member's log-odds times its weight, rounded once, here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from veilscore.errors import DataError, ParameterError
+from veilscore.lattice.params import SCORE_T
+from veilscore.lattice.sampling import PublicStream
+from veilscore.models.boosted import Boosted, Member, Stacked
+from veilscore.models.calibrate import prior_correction
+from veilscore.models.logistic_problem import LogisticProblem
+from veilscore.models.loss import for_bound
+from veilscore.models.optimise import minimise
+from veilscore.models.trees import Split, Tree
+from veilscore.protocols.stacking import (
+    OPEN_BITS,
+    BankStack,
+    Gradient,
+    Limits,
+    Losses,
+    Moments,
+    Scores,
+    bounds,
+    table_bits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from numpy.typing import NDArray
+
+    from veilscore.models.model import M, PartyPart, Scorecard
+    from veilscore.models.optimise import OptimiseResult
+
+    Vector = NDArray[np.float64]
+
+DRAW_BITS = 29
+C = 100.0  # of level two: a few weights on many rows need next to no penalty
+MAX_GRADIENTS = 40  # openings of one fit of level two
+
+
+@dataclass(frozen=True)
+class LevelTwo:
+    """What a fit of level two gives: weights (M,) and intercept, whether it converged, gradients opened."""
+
+    beta: Vector
+    intercept: float
+    converged: bool
+    n_gradients: int
+
+
+def folds(n: int, k: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each training row (n,), drawn by row number so that every party finds the same."""
+    if not 2 <= k <= n:
+        raise DataError(f"{n} training rows do not make {k} folds")
+    key = hashlib.sha256(f"veilscore folds {seed}".encode()).digest()
+    draw = PublicStream(key, b"folds").uniform((1, n), (1 << DRAW_BITS,))[0]
+    fold = np.empty(n, np.int64)
+    fold[np.argsort(draw, kind="stable")] = np.arange(n) % k
+    return fold
+
+
+def check_folds(fold: NDArray[np.int64], target: NDArray[np.int8]) -> None:
+    """Refuse folds of one class; DataError names the fold."""
+    for f in range(int(fold.max()) + 1):
+        bad, rows = int((target[fold == f] == 1).sum()), int((fold == f).sum())
+        rest = int((target == 1).sum()) - bad
+        if bad in {0, rows} or rest in {0, target.size - rows}:
+            raise DataError(
+                f"fold {f + 1} of {int(fold.max()) + 1}, or the rows outside it, hold one class only: use fewer folds "
+                "or more rows"
+            )
+
+
+def log_odds(target: NDArray[np.int8], weight: Vector) -> float:
+    """Log-odds of bad, weighted."""
+    bad = float(weight @ target)
+    return math.log(bad / (float(weight.sum()) - bad))
+
+
+def fit_level_two(
+    data: BankStack, columns: tuple[int, ...], weight: Vector, limits: tuple[Vector, Vector] | None = None
+) -> Generator[Any, Any, LevelTwo]:
+    """Non-negative logistic regression on some columns, as requests of `bank_stack`.
+
+    Parameters
+    ----------
+    weight : (n,) weights of the rows; zero leaves a row out.
+    limits : `protocols.stacking.bounds` of the data, if at hand.
+    """
+    chosen = list(columns)
+    low, high = (side[:, chosen] for side in (bounds(data) if limits is None else limits))
+    base = log_odds(data.target, weight)
+    second, first = yield Moments(columns)
+    n, share = data.target.size, float((weight > 0).mean())
+    rate = 1.0 / (1.0 + math.exp(-base))
+    gram = np.block([[second, first[:, None]], [first[None], np.array([[float(n)]])]])
+    zero = np.zeros(len(columns))
+    gradient = yield Gradient(columns, zero, base, for_bound(abs(base)).R, weight)
+    largest = max(1.0, float(np.abs(low).max()), float(np.abs(high).max()))
+    tables = table_bits(n, math.ceil(math.log2(largest)))
+    problem = LogisticProblem(
+        low=low.min(axis=0),
+        high=high.max(axis=0),
+        curvature=gram * (rate * (1 - rate) * share),
+        first_gradient=gradient,
+        base_log_odds=base,
+        C=C,
+        sign="positive",
+        max_openings=MAX_GRADIENTS - 1,
+        bound=lambda beta, intercept: float(
+            max(np.abs(high @ beta + intercept).max(), np.abs(low @ beta + intercept).max())
+        ),
+        fraction_bits=OPEN_BITS,
+        row_noise=for_bound(16.0).row_noise(*tables),
+    )
+    steps = minimise(problem)
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send((yield Gradient(columns, step.beta, step.intercept, step.series.R, weight)))
+    except StopIteration as stop:
+        found: OptimiseResult = stop.value
+    return LevelTwo(found.beta, found.intercept, found.converged, found.n_evaluations + 1)
+
+
+def column_trees(holder: str, n_codes: NDArray[np.int64], side: Literal["bank", "holder"]) -> tuple[Tree, ...]:
+    """A tree without weights for each column of two codes or more: code c reaches leaf c.
+
+    Both parties make them from the number of codes, so nothing is said of which columns a scorecard uses.
+    """
+    trees = []
+    for column, k in enumerate(n_codes.tolist()):
+        splits = tuple(
+            Split(side=side, column=column, codes=(c,), left=-1 - c, right=c + 1 if c < k - 2 else -k)
+            for c in range(k - 1)
+        )
+        if splits:
+            trees.append(Tree(holder=holder, splits=splits, weights=()))
+    return tuple(trees)
+
+
+def cell_trees(parts: tuple[PartyPart, ...], theta: Mapping[str, Vector], lead: str, rate: float) -> tuple[Tree, ...]:
+    """Trees of log-odds (cells,) of each party, the bank's first; the bank's own name the lead as their partner."""
+    found = []
+    for part in parts:
+        n_codes = part.n_codes
+        at = np.concatenate(([0], np.cumsum(n_codes)))
+        side: Literal["bank", "holder"] = "bank" if part.role == "bank" else "holder"
+        for tree in column_trees(lead if part.role == "bank" else part.party, n_codes, side):
+            j = tree.splits[0].column
+            values = theta[part.party][at[j] : at[j + 1]]
+            rows = np.array(part.columns[j].rows, np.float64)
+            covers = np.maximum(rows, 1.0) * rate * (1.0 - rate)
+            inner = [float(covers[c:].sum()) for c in range(len(tree.splits))]
+            splits = tuple(s.model_copy(update={"cover": cover}) for s, cover in zip(tree.splits, inner, strict=True))
+            found.append(
+                Tree(holder=tree.holder, splits=splits, weights=tuple(values.tolist()), covers=tuple(covers.tolist()))
+            )
+    return tuple(found)
+
+
+def scorecard_theta(card: Scorecard) -> dict[str, Vector]:
+    """Log-odds of each cell of a scorecard, by party."""
+    return {
+        part.party: np.array([w * (column.coefficient or 0.0) for column in part.columns for w in column.woe])
+        for part in card.parts
+    }
+
+
+def own_theta(card: Scorecard, name: str) -> dict[str, Vector]:
+    """Log-odds of each cell of the member that is the WOE of one column of the bank: zero everywhere else."""
+    bank = card.parts[0]
+    if name not in [column.name for column in bank.columns]:
+        raise ParameterError(f"own_scores: the bank has no column {name!r}")
+    zero = {part.party: np.zeros(int(part.n_codes.sum())) for part in card.parts}
+    zero[bank.party] = np.array([w * (column.name == name) for column in bank.columns for w in column.woe])
+    return zero
+
+
+def member_units(
+    trees: tuple[Tree, ...], weight: float, factor: float
+) -> tuple[tuple[Tree, ...], tuple[tuple[int, ...], ...]]:
+    """Trees of one member with weighted leaves, and the units of each leaf."""
+    weighted = tuple(t.model_copy(update={"weights": tuple(weight * w for w in t.weights)}) for t in trees)
+    return weighted, tuple(tuple(round(-factor * w) for w in tree.weights) for tree in weighted)
+
+
+def with_prior(model: M, rate: float, population_bad_rate: float | None) -> M:
+    """The model with its intercept, and so its base points, corrected to the population's bad rate, if one is given."""
+    if population_bad_rate is None:
+        return model
+    intercept = prior_correction(model.intercept, rate, population_bad_rate)
+    base = round(model.scaling.offset - model.scaling.factor * intercept)
+    return model.model_copy(update={"intercept": intercept, "base_points": base})
+
+
+def export(
+    card: Scorecard,
+    boosted: Boosted,
+    members: tuple[Member, ...],
+    level_two_intercept: float,
+    holder_sha256: Mapping[str, str],
+    rate: float,
+) -> Stacked:
+    """The filed stack, from the level-one models that were fitted on all training rows.
+
+    Parameters
+    ----------
+    holder_sha256 : digest of each holder's part: its boosted trees, then `column_trees` of its columns.
+    rate : bad rate of the training rows.
+
+    Raises
+    ------
+    ParameterError : totals would not fit the ring they are opened in.
+    """
+    factor, intercept = boosted.scaling.factor, level_two_intercept
+    theta: dict[str, Vector] = {}
+    trees: tuple[Tree, ...] = ()
+    points: tuple[tuple[int, ...], ...] = ()
+    for member in members:
+        if member.kind == "boosting":
+            intercept += member.weight * boosted.intercept
+            trees, points = member_units(boosted.trees, member.weight, factor)
+            continue
+        added = own_theta(card, member.name) if member.kind == "own" else scorecard_theta(card)
+        intercept += member.weight * card.intercept if member.kind == "scorecard" else 0.0
+        theta = {party: member.weight * cells + theta.get(party, 0.0) for party, cells in added.items()}
+    lead = next(part.party for part in card.parts if part.role == "holder")
+    sums, units = member_units(cell_trees(card.parts, theta, lead, rate), 1.0, factor)
+    used = {
+        (part.party, j)
+        for part in card.parts
+        for j, column in enumerate(part.columns)
+        if column.coefficient is not None
+    }
+    parts = tuple(
+        part.model_copy(
+            update={
+                "columns": tuple(
+                    column.model_copy(update={"left_out": ""}) if (part.party, j) in used else column
+                    for j, column in enumerate(part.columns)
+                )
+            }
+        )
+        for part in boosted.parts
+    )
+    stacked = Stacked(
+        name=boosted.name,
+        version=boosted.version,
+        scaling=boosted.scaling,
+        intercept=intercept,
+        base_points=round(boosted.scaling.offset - factor * intercept),
+        parts=parts,
+        bands=boosted.bands,
+        provenance=boosted.provenance,
+        trees=(*trees, *sums),
+        points=(*points, *units),
+        parameters=boosted.parameters,
+        holder_sha256=dict(holder_sha256),
+        members=members,
+        level_two_intercept=level_two_intercept,
+        n_boosted=len(trees),
+    )
+    if stacked.largest_units() >= SCORE_T // 2:
+        raise ParameterError(f"totals of up to {stacked.largest_units()} units do not fit: use fewer points_decimals")
+    return stacked
+
+
+# --- choice among candidates -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the folds say of each candidate and of the stack of the best two.
+
+    Attributes
+    ----------
+    losses : (n_candidates + 1, k) logistic loss of each fold's rows, summed; the stack last.
+    members : columns of the stack: the best scorecard, the best trees, the bank's own scores.
+    level_two : the stack's weights, fitted on all rows.
+    scores : column -> (n,) out-of-fold log-odds, where they were asked for; the stack's as column -1.
+    """
+
+    losses: Vector
+    members: tuple[int, ...]
+    level_two: LevelTwo
+    scores: dict[int, Vector]
+
+
+def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: bool) -> Generator[Any, Any, Selected]:
+    """Losses of all candidates, the stack of the best scorecard and the best trees, as requests of `bank_stack`.
+
+    The stack's loss on a fold is that of level two fitted without it; columns after the candidates are the bank's own.
+    """
+    k = int(data.fold.max()) + 1
+    limits = bounds(data)
+    one, zero = np.ones((k, 1)), np.zeros(k)
+    losses: list[Vector] = []
+    for c in range(n_candidates):
+        radius = for_bound(max(float(np.abs(side[:, c]).max()) for side in limits)).R
+        loss = yield Losses((c,), one, zero, radius)
+        losses.append(loss)
+    total = [float(found.sum()) for found in losses]
+    card = int(np.argmin(total[:n_scorecards]))
+    trees = n_scorecards + int(np.argmin(total[n_scorecards:]))
+    members = (card, trees, *range(n_candidates, len(data.columns)))
+    without: list[LevelTwo] = []
+    for f in range(k):
+        fitted = yield from fit_level_two(data, members, (data.fold != f).astype(float), limits)
+        without.append(fitted)
+    whole = yield from fit_level_two(data, members, np.ones(data.target.size), limits)
+    betas, intercepts = np.stack([w.beta for w in without]), np.array([w.intercept for w in without])
+    reach = [(side[:, list(members)] * betas[data.fold]).sum(axis=1) + intercepts[data.fold] for side in limits]
+    radius = for_bound(max(float(np.abs(side).max()) for side in reach)).R
+    losses.append((yield Losses(members, betas, intercepts, radius)))
+    found: dict[int, Vector] = {}
+    if scores:
+        for c in (card, trees):
+            found[c] = yield Scores((c,), one, zero)
+        found[-1] = yield Scores(members, betas, intercepts)
+    return Selected(np.stack(losses), members, whole, found)
+
+
+def most_asked(n_candidates: int, k: int, *, scores: bool) -> Limits:
+    """How many sums `select` asks at most; a holder answers no more."""
+    return Limits(moments=k + 1, gradients=(k + 1) * MAX_GRADIENTS, losses=n_candidates + 1, scores=3 if scores else 0)

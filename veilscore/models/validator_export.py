@@ -1,0 +1,134 @@
+"""A boosted model for the bank's validators: its own splits in real values, the holders' as numbered bits.
+
+The export computes log-odds of bad from the bank's values and, for each split of a holder, whether the row goes left
+there. The bits' meaning stays with the holder; the export names the hash of the holder's part that has it. Rounding to
+points, and calibration, are applied by the model file itself.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from veilscore.data.column_bins import NumberBins
+from veilscore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from veilscore.data.codes import CodeMap, ColumnMap
+    from veilscore.models.boosted import Boosted
+    from veilscore.models.trees import Split, Tree
+
+FORMAT = "veilscore-boosted-bank-part/1"
+
+
+def bit_names(model: Boosted) -> dict[str, tuple[str, ...]]:
+    """Per holder, the name of each of its splits: HOLDER/tree among its trees/split, in order."""
+    return {
+        holder: tuple(f"{holder}/{t}/{k}" for t, tree in enumerate(model.trees_of(holder)) for k in tree.holder_splits)
+        for holder in model.holder_sha256
+    }
+
+
+def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
+    """The bank's part as JSON values.
+
+    Parameters
+    ----------
+    code_map : the bank's own, of this model.
+
+    Raises
+    ------
+    ConfigError : the code map is not the model's.
+    """
+    bank = model.parts[0]
+    if code_map.hash != bank.map_sha256:
+        raise ConfigError(f"the code map is not that of model {model.name}: restore it from backup")
+    maps = {part.party: part.map_sha256 for part in model.parts}
+    return {
+        "format": FORMAT,
+        "model": model.name,
+        "version": model.version,
+        "model_sha256": model.sha256.hex(),
+        "output": "log-odds of bad: intercept plus, for each tree, the leaf that the row reaches",
+        "intercept": model.intercept,
+        "scaling": model.scaling.model_dump(),
+        "calibration": model.calibration.model_dump(),
+        "columns": [_column(column) for column in code_map.columns],
+        "holders": [
+            {"holder": h, "map_sha256": maps[h], "part_sha256": digest, "bits": list(bit_names(model)[h])}
+            for h, digest in model.holder_sha256.items()
+        ],
+        "trees": list(_trees(model, code_map)),
+    }
+
+
+def bank_part_json(model: Boosted, code_map: CodeMap) -> str:
+    """The same as text."""
+    return json.dumps(bank_part(model, code_map), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _column(column: ColumnMap) -> dict[str, Any]:
+    bins = column.bins
+    if isinstance(bins, NumberBins):
+        return {"name": column.name, "kind": "number", "edges": list(bins.edges)}
+    return {
+        "name": column.name,
+        "kind": "category",
+        "groups": [list(group) for group in bins.groups],
+        "other": bins.other,
+    }
+
+
+def _trees(model: Boosted, code_map: CodeMap) -> Iterator[dict[str, Any]]:
+    numbers = dict.fromkeys(model.holder_sha256, 0)
+    for tree in model.trees:
+        root = _node(tree, 0 if tree.splits else -1, numbers[tree.holder], code_map)
+        numbers[tree.holder] += 1
+        yield {"partner": tree.holder, "root": root}
+
+
+def _node(tree: Tree, node: int, number: int, code_map: CodeMap) -> dict[str, Any]:
+    if node < 0:
+        return {"log_odds": tree.weights[-1 - node]}
+    split = tree.splits[node]
+    if split.side == "holder":
+        test: dict[str, Any] = {"bit": f"{tree.holder}/{number}/{node}"}
+    else:
+        test = bank_test(split, code_map.columns[split.column])
+    return {
+        **test,
+        "gain": split.gain,
+        "cover": split.cover,
+        "left": _node(tree, split.left, number, code_map),
+        "right": _node(tree, split.right, number, code_map),
+    }
+
+
+def bank_test(split: Split, column: ColumnMap) -> dict[str, Any]:
+    """A split of the bank in real values: which go left.
+
+    Returns
+    -------
+    For a number column `at_most` (None: every value) and `missing` ("left" or "right"); for a category column the
+    `levels` that go left, and where `other` levels and `missing` go.
+    """
+    bins = column.bins
+    left = {int(b) for b, code in enumerate(column.permutation.tolist()) if code in split.codes}
+    missing = "left" if bins.missing in left else "right"
+    kept = left - {bins.missing}
+    if isinstance(bins, NumberBins):
+        if kept != set(range(len(kept))) or not kept:
+            raise ConfigError(
+                f"a split of {column.name} does not follow the order of its values: the model was changed"
+            )
+        at_most = bins.edges[len(kept) - 1] if len(kept) <= len(bins.edges) else None
+        return {"column": column.name, "at_most": at_most, "missing": missing}
+    rest = bins.missing if bins.other is None else bins.other
+    return {
+        "column": column.name,
+        "levels": [level for b in sorted(kept) for level in bins.groups[b]],
+        "other": "left" if rest in left else "right",
+        "missing": missing,
+    }

@@ -1,0 +1,276 @@
+"""Weight of evidence and information value from good and bad counts of anonymous bins, at the bank.
+
+Convention, used in the whole package: woe = ln(share of all bad rows in the bin / share of all good rows in it),
+0.5 added to both counts of each bin, so a higher WOE is a higher risk and the right sign of a coefficient is
+positive. IV = sum over bins of (bad share - good share) woe.
+
+A bin too small in one of the classes is merged with a neighbour (ordered columns) or the most similar bin (others).
+A bin that differs clearly from it, such as a rare flag, stays, with its WOE shrunk towards zero by what its counts
+cannot support. Empty cells get WOE 0. Source: Siddiqi, Intelligent Credit Scoring, chapter 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.errors import DataError, LabelError
+from veilscore.models.bin_groups import Bin, merge_small, monotone_bins
+from veilscore.models.logistic_problem import LogisticProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+MIN_CLASS_FRACTION = 0.05
+SUSPICIOUS_IV = 1.0  # so strong a column often knows the outcome
+_PRIOR_VARIANCE = 1.0  # of the true WOE of a bin, for shrinkage
+
+
+@dataclass(frozen=True, eq=False)
+class WoeTable:
+    """WOE of every cell; a cell is one (column, code), numbered column by column.
+
+    Attributes
+    ----------
+    n_codes : (d,) int64, codes of each column.
+    woe : (cells,) float64.
+    group : (cells,) int64, number of the merged bin within the column, -1 for an empty cell.
+    bad, good : (cells,) float64, weighted counts before merging.
+    iv : (d,) float64.
+    total_bad, total_good : weighted counts over all rows, withheld cells included.
+    """
+
+    n_codes: NDArray[np.int64]
+    woe: Vector
+    group: NDArray[np.int64]
+    bad: Vector
+    good: Vector
+    iv: Vector
+    total_bad: float
+    total_good: float
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return len(self.n_codes)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """(d,) first cell of each column."""
+        return np.cumsum(self.n_codes) - self.n_codes
+
+    def units(self, bits: int) -> NDArray[np.int64]:
+        """(cells,) int64, WOE in units of 2^-bits, rounded to nearest."""
+        return np.rint(np.ldexp(self.woe, bits)).astype(np.int64)
+
+    def quantised(self, bits: int) -> WoeTable:
+        """WOE rounded to multiples of 2^-bits, exact in integers and in float64."""
+        return replace(self, woe=np.ldexp(self.units(bits).astype(np.float64), -bits))
+
+    def select(self, columns: NDArray[np.bool_]) -> WoeTable:
+        """The table of the columns where the mask (d,) is true."""
+        cells = np.repeat(columns, self.n_codes)
+        return replace(
+            self,
+            n_codes=self.n_codes[columns],
+            woe=self.woe[cells],
+            group=self.group[cells],
+            bad=self.bad[cells],
+            good=self.good[cells],
+            iv=self.iv[columns],
+        )
+
+    def transform(self, codes: NDArray[Any]) -> Vector:
+        """WOE of rows, (n, d) float64, from codes (n, d)."""
+        return np.asarray(self.woe[codes.astype(np.int64) + self.offsets])
+
+
+def join_tables(tables: Sequence[WoeTable]) -> WoeTable:
+    """One table of all parties' columns in the order given; the rows are the same."""
+    if not tables:
+        raise DataError("No columns to join.")
+    return WoeTable(
+        n_codes=np.concatenate([t.n_codes for t in tables]),
+        woe=np.concatenate([t.woe for t in tables]),
+        group=np.concatenate([t.group for t in tables]),
+        bad=np.concatenate([t.bad for t in tables]),
+        good=np.concatenate([t.good for t in tables]),
+        iv=np.concatenate([t.iv for t in tables]),
+        total_bad=tables[0].total_bad,
+        total_good=tables[0].total_good,
+    )
+
+
+def woe_table(
+    n_codes: NDArray[np.int64],
+    bad: Vector,
+    good: Vector,
+    *,
+    total_bad: float,
+    total_good: float,
+    ordered: NDArray[np.bool_] | None = None,
+    missing_code: NDArray[np.int64] | None = None,
+    min_class_fraction: float = MIN_CLASS_FRACTION,
+    monotone: bool = False,
+) -> WoeTable:
+    """WOE of every cell of one party's columns.
+
+    Parameters
+    ----------
+    n_codes : (d,) codes of each column.
+    bad, good : (cells,) weighted counts, zeros for a withheld cell.
+    total_bad, total_good : weighted counts over all training rows.
+    ordered : (d,) whether neighbouring codes are neighbouring values; None: nowhere.
+    missing_code : (d,) code of missing values, -1 where unknown; None: unknown everywhere.
+    min_class_fraction : a bin below this share of all bad or of all good rows is merged.
+    monotone : merge until WOE rises or falls with the value, in ordered columns; missing stays apart.
+
+    Raises
+    ------
+    LabelError : one class is empty.
+    DataError : counts do not fit `n_codes`, are negative or not finite.
+    """
+    d = len(n_codes)
+    if not (total_bad > 0 and total_good > 0):
+        raise LabelError("The training rows are all of one class; the label must have both.")
+    counts = np.stack([np.asarray(bad, np.float64), np.asarray(good, np.float64)])
+    if counts.shape[1] != int(np.sum(n_codes)) or not np.isfinite(counts).all() or counts.min(initial=0.0) < 0:
+        raise DataError("Bin counts must be finite, not negative, and one for every cell.")
+    if not 0 <= min_class_fraction < 0.5:
+        raise DataError(f"The least share of a class in a bin is {min_class_fraction}; choose 0 to 0.5.")
+    least = (min_class_fraction * total_bad, min_class_fraction * total_good)
+    woe, group, iv = np.zeros(counts.shape[1]), np.full(counts.shape[1], -1, np.int64), np.zeros(d)
+    start = 0
+    for j in range(d):
+        cells = slice(start, start + int(n_codes[j]))
+        start = cells.stop
+        missing = -1 if missing_code is None else int(missing_code[j])
+        bins = _merged(
+            counts[:, cells], least, missing, ordered=ordered is not None and bool(ordered[j]), monotone=monotone
+        )
+        woe[cells], group[cells], iv[j] = _column_woe(bins, int(n_codes[j]), least, total_bad, total_good)
+    return WoeTable(
+        np.asarray(n_codes, np.int64), woe, group, counts[0], counts[1], iv, float(total_bad), float(total_good)
+    )
+
+
+def _merged(counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool) -> list[Bin]:
+    """Merged bins of one column, counts (2, n_codes)."""
+    filled = [c for c in range(counts.shape[1]) if counts[:, c].sum() > 0 or (ordered and c != missing)]
+    bins = [Bin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
+    bins = merge_small(bins, least, ordered=ordered)
+    return monotone_bins(bins) if monotone and ordered else bins
+
+
+def _column_woe(
+    bins: list[Bin], n_codes: int, least: tuple[float, float], total_bad: float, total_good: float
+) -> tuple[Vector, NDArray[np.int64], float]:
+    """WOE and group per code, and IV."""
+    woe, group, iv = np.zeros(n_codes), np.full(n_codes, -1, np.int64), 0.0
+    extra = 0.5 * len(bins)
+    for number, merged in enumerate(bins):
+        bad_share = (merged.bad + 0.5) / (total_bad + extra)
+        good_share = (merged.good + 0.5) / (total_good + extra)
+        value = float(np.log(bad_share / good_share))
+        if merged.bad < least[0] or merged.good < least[1]:
+            value /= 1.0 + merged.variance / _PRIOR_VARIANCE
+        if merged.bad + merged.good > 0:
+            woe[list(merged.codes)] = value
+            iv += (bad_share - good_share) * value
+        group[list(merged.codes)] = number
+    return woe, group, float(iv)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which columns enter the model.
+
+    Attributes
+    ----------
+    selected : (d,) mask.
+    reasons : d strings, empty where selected.
+    warnings : lines for the bank.
+    """
+
+    selected: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def select_columns(
+    names: Sequence[str],
+    iv: Vector,
+    *,
+    min_iv: float = 0.0,
+    association: Vector | None = None,
+    max_association: float | None = None,
+) -> Selection:
+    """Drop columns without evidence and, of two that say the same, the one with the lower IV.
+
+    Parameters
+    ----------
+    names, iv : d names and (d,) information values.
+    min_iv : columns below are left out, as is every column with IV 0.
+    association : (d, d) correlation or Cramer's V in [-1, 1], NaN where unknown.
+    max_association : largest absolute association of two selected columns; None: no limit.
+    """
+    reasons = [""] * len(names)
+    kept: list[int] = []
+    for j in np.argsort(-iv, kind="stable").tolist():
+        if iv[j] < min_iv or iv[j] <= 0:
+            reasons[j] = f"IV {iv[j]:.3f} below {min_iv:g}" if iv[j] < min_iv else "IV is 0"
+            continue
+        if association is not None and max_association is not None:
+            close = [k for k in kept if abs(association[j, k]) > max_association]
+            if close:
+                reasons[j] = f"association {abs(association[j, close[0]]):.2f} with {names[close[0]]}"
+                continue
+        kept.append(j)
+    warnings = tuple(
+        f"column {names[j]} has IV {iv[j]:.2f}, above {SUSPICIOUS_IV:g}: check that it was known at decision time"
+        for j in kept
+        if iv[j] > SUSPICIOUS_IV
+    )
+    return Selection(np.array([not r for r in reasons], dtype=np.bool_), tuple(reasons), warnings)
+
+
+def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: Any) -> LogisticProblem:
+    """The optimiser's problem from counts alone: curvature and first gradient without an opening.
+
+    Parameters
+    ----------
+    table : the selected columns of all parties, WOE as the protocol uses it (`quantised`).
+    own_woe : (n, d_own) WOE of the bank's own columns, the first of the table, each row times the square root of
+        its weight; their exact second moments replace part of the guess of the Hessian. None: counts only.
+    options : further fields of `LogisticProblem`.
+    """
+    d, n = table.n_columns, table.bad + table.good
+    rate = table.total_bad / (table.total_bad + table.total_good)
+    cells = [slice(a, a + k) for a, k in zip(table.offsets.tolist(), table.n_codes.tolist(), strict=True)]
+    sums, squares, gradient = np.zeros(d + 1), np.zeros(d + 1), np.zeros(d + 1)
+    for j, part in enumerate(cells):
+        woe = table.woe[part]
+        sums[j], squares[j] = woe @ n[part], woe**2 @ n[part]
+        gradient[j] = woe @ (rate * n[part] - table.bad[part])
+    total = table.total_bad + table.total_good
+    sums[d] = squares[d] = total
+    # Uncorrelated columns, not zero products: with the intercept's row those would not be positive definite.
+    curvature = np.outer(sums, sums) / total
+    np.fill_diagonal(curvature, squares)
+    if own_woe is not None:
+        own = own_woe.shape[1]
+        curvature[:own, :own] = own_woe.T @ own_woe
+    return LogisticProblem(
+        low=np.array([table.woe[part].min() for part in cells]),
+        high=np.array([table.woe[part].max() for part in cells]),
+        curvature=curvature * (rate * (1.0 - rate)),
+        first_gradient=gradient,
+        base_log_odds=float(np.log(rate / (1.0 - rate))),
+        **options,
+    )

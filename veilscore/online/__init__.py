@@ -1,0 +1,1 @@
+"""What single requests need besides their protocol: records, models, spares, retries."""

@@ -1,0 +1,353 @@
+"""The bank's model made ready for online scoring: encoded points, averages for fallbacks, bounds, reasons.
+
+Reasons: points that a firm loses against the best bin of a column. The bank computes them, since only it knows
+points: for its own columns always; for a holder's column if the holder's policy names it in `reason_columns` and the
+holder therefore sent that column's code in clear; for everything else of the holders one line, the points lost in all
+of it together, which follows from the total. With one holder that line is the holder's own.
+
+In trees points belong to paths, not to bins. A reason is then what the firm loses against the average firm on the
+bank's own splits of a column (`models/tree_paths.py`); of each holder there is the one line, whatever it allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from veilscore.crypto import he
+from veilscore.data.ingest_file import MISSING
+from veilscore.data.table import make_table
+from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
+from veilscore.models.boosted import Boosted
+from veilscore.models.model import Scorecard, load_model
+from veilscore.models.tree_paths import BankTrees
+from veilscore.online.records import Origins, Records, load_map
+from veilscore.protocols.binning import offsets
+from veilscore.protocols.online import EncodedPoints, check_points_fit, encode_points
+from veilscore.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.data.codes import CodeMap
+    from veilscore.models.model import PartyPart, ScoreModel
+
+
+@dataclass(frozen=True, repr=False)
+class Side:
+    """One party's part of the model, per column and in units.
+
+    Attributes
+    ----------
+    points : one array of points a column, by code.
+    average : the part of the average training firm: each column's mean over the training rows, rounded.
+    encoded : its points for `online.evaluate`; None for the bank's own side, and for trees.
+    part_hash : hash of the holder's part of a boosted model; empty for a scorecard.
+    factors, bounds : of trees, for one record: the bank's factors of the indicators, least and greatest sum.
+    """
+
+    party: str
+    map_hash: bytes
+    names: tuple[str, ...]
+    points: tuple[NDArray[np.int64], ...]
+    average: int
+    encoded: EncodedPoints | None
+    part_hash: bytes = b""
+    factors: NDArray[np.int64] | None = None
+    bounds: tuple[int, int] | None = None
+
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """Points of all cells, column by column; for trees the record's factors."""
+        return np.concatenate(self.points) if self.factors is None else self.factors
+
+    def encode(self) -> EncodedPoints:
+        """Points for `online.evaluate`."""
+        return encode_points(self.cells) if self.encoded is None else self.encoded
+
+    @property
+    def lowest(self) -> int:
+        """Smallest part that a firm can have."""
+        return self.bounds[0] if self.bounds is not None else sum(int(p.min()) for p in self.points)
+
+    @property
+    def highest(self) -> int:
+        """Largest part that a firm can have."""
+        return self.bounds[1] if self.bounds is not None else sum(int(p.max()) for p in self.points)
+
+    def lost(self, column: int, code: int) -> int:
+        """Units that a code costs against the column's best."""
+        return int(self.points[column].max() - self.points[column][code])
+
+
+@dataclass(frozen=True, repr=False)
+class ModelSides:
+    """A model of the bank by party; `constant` is what trees of one record add whatever holders have."""
+
+    artefact: ScoreModel
+    own: Side
+    holders: Mapping[str, Side]
+    trees: Mapping[str, BankTrees] = field(default_factory=dict)
+    constant: int = 0
+
+    @classmethod
+    def of(cls, artefact: ScoreModel) -> ModelSides:
+        """Encode a model; ParameterError if its totals do not fit online scoring."""
+        own, *holders = artefact.parts
+        trees = bank_trees(artefact) if isinstance(artefact, Boosted) else {}
+        hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
+        if not trees:
+            check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
+        sides = {
+            p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders
+        }
+        return ModelSides(artefact, _side(own, None), sides, trees)
+
+    def own_units(self, codes: NDArray[np.unsignedinteger]) -> int:
+        """Base points and the bank's own part of one firm."""
+        if isinstance(self.artefact, Scorecard):
+            return int(self.artefact.own_units(codes)[0])
+        return self.artefact.base_points + self.constant
+
+    def units_without(self, codes: NDArray[np.unsignedinteger], neutral: Iterable[str]) -> int:
+        """Units of one firm but for the parts of holders that open one: the bank's, and averages of the neutral."""
+        return self.own_units(codes) + sum(self.holders[h].average for h in neutral)
+
+    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
+        """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
+        if not self.trees:
+            return self
+        sides, constant = {}, 0
+        for holder, trees in self.trees.items():
+            record = trees.record(codes[0])
+            constant += record.constant
+            expected = trees.mean + float(trees.contributions([(trees.own.numbers, trees.own.left(codes[0]))]).sum())
+            sides[holder] = replace(
+                self.holders[holder],
+                factors=record.factors if record.factors.size else np.zeros(1, np.int64),
+                bounds=(record.lowest, record.highest),
+                average=round(expected - record.constant),
+            )
+        return replace(self, holders=sides, constant=constant)
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class BankModel(ModelSides):
+    """The same with the bank's map and, where the training job is known, its data set.
+
+    Attributes
+    ----------
+    stock : of a model for one record, the model itself: spares are kept for that.
+    """
+
+    sha256: bytes
+    code_map: CodeMap
+    labels: tuple[tuple[str, ...], ...]
+    records: Records | None
+    stock: BankModel | None = None
+
+    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
+        """See `ModelSides`."""
+        return replace(super().of_record(codes), stock=self) if self.trees else self
+
+
+class BankModels:
+    """Models in a bank's home by name; read at first use and again when a file changes."""
+
+    def __init__(self, home: Path, origins: Origins) -> None:
+        self._folder = home / "models"
+        self._origins = origins
+        self._models: dict[str, tuple[object, BankModel]] = {}
+
+    async def get(self, name: str) -> BankModel:
+        """One model, read in a thread where need be; ConfigError, SchemaError or StateError if it cannot be used."""
+        folder = self._folder / name
+        paths = folder / "model.json", folder / "code_map.json"
+        if not name or name != folder.name or not paths[0].is_file():
+            raise ConfigError(f"no model {name[:60]!r} at this node; `veilscore model list` shows what there is")
+        signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
+        kept = self._models.get(name)
+        if kept is None or kept[0] != signature:
+            kept = self._models[name] = signature, await asyncio.to_thread(self._read, *paths)
+        return kept[1]
+
+    def _read(self, model_path: Path, map_path: Path) -> BankModel:
+        artefact, code_map = load_model(model_path), load_map(map_path)
+        if code_map.hash != artefact.parts[0].map_sha256:
+            raise SchemaError(
+                f"the code map {map_path} is not the one that model {artefact.name} was trained with: restore it "
+                "from backup"
+            )
+        sides = ModelSides.of(artefact)
+        origin = self._origins.search().get(code_map.hash)
+        return BankModel(
+            artefact=artefact,
+            own=sides.own,
+            holders=sides.holders,
+            trees=sides.trees,
+            sha256=artefact.sha256,
+            code_map=code_map,
+            labels=tuple(code_map.labels(name) for name in code_map.names),
+            records=None if origin is None else origin.records,
+        )
+
+
+def bank_trees(model: Boosted) -> dict[str, BankTrees]:
+    """The bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
+    if model.largest_units() >= he.T // 2:
+        raise ParameterError(
+            f"a total of {model.name} could reach {model.largest_units()} units, {he.T // 2 - 1} fit online scoring: "
+            "train with fewer decimals of points"
+        )
+    bank, *holders = model.parts
+    return {
+        part.party: BankTrees(
+            model.trees_of(part.party),
+            [points for tree, points in zip(model.trees, model.points, strict=True) if tree.holder == part.party],
+            bank.n_codes,
+            part.n_codes,
+        )
+        for part in holders
+    }
+
+
+def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -> Side:
+    at = offsets(part.n_codes)
+    average = 0
+    for column in part.columns:
+        rows = np.array(column.rows, dtype=np.float64)
+        average += round(float(rows @ np.array(column.points)) / max(float(rows.sum()), 1.0))
+    return Side(
+        part.party,
+        bytes.fromhex(part.map_sha256),
+        tuple(column.name for column in part.columns),
+        tuple(part.points[at[j] : at[j + 1]] for j in range(len(part.columns))),
+        average,
+        encoded,
+        bytes.fromhex(part_hash),
+    )
+
+
+def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[NDArray[np.unsignedinteger], list[str]]:
+    """Codes (1, n_columns) of one firm's columns given as text, and the columns with a level not seen in training.
+
+    Empty text and the usual words for missing are missing; a date (YYYY-MM-DD) counts in days since 1970-01-01.
+
+    Raises
+    ------
+    DataError : a column of the model is absent, an unknown one is given, or a number cannot be read.
+    """
+    absent = [name for name in code_map.names if name not in features]
+    unknown = [name for name in features if name not in code_map.kinds]
+    if absent or unknown:
+        faults = {"absent": absent, "unknown": unknown}
+        found = "; ".join(f"{word}: {', '.join(names)[:200]}" for word, names in faults.items() if names)
+        raise DataError(f"features are not the model's columns ({found}); leave the text of a missing value empty")
+    columns = {}
+    for name, kind in code_map.kinds.items():
+        text = features.get(name, "").strip()
+        cell = None if text in MISSING else text if kind == "category" else _number(name, text)
+        columns[name] = np.array([cell], dtype=object)
+    table = make_table(["x"], columns, source="the request", normaliser="text", kinds=code_map.kinds)
+    codes, report = code_map.transform_with_report(table)
+    return codes.codes, sorted(report.unseen)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            day = dt.datetime.fromisoformat(text)
+        except ValueError:
+            raise DataError(f"feature {name!r} is not a number (nor a date as YYYY-MM-DD)") from None
+        return (day - dt.datetime(1970, 1, 1, tzinfo=day.tzinfo)).total_seconds() / 86400
+    if not math.isfinite(value):
+        raise DataError(f"feature {name!r} is not a finite number; leave its text empty if it is missing")
+    return value
+
+
+@dataclass(frozen=True, repr=False)
+class Disclosed:
+    """One holder's column that its policy names in reasons: (column, code, the name it gives)."""
+
+    column: int
+    code: int
+    name: str
+
+
+def reasons(
+    model: BankModel,
+    own_codes: NDArray[np.unsignedinteger],
+    disclosed: Mapping[str, tuple[Disclosed, ...]],
+    together_units: int,
+    n_most: int,
+) -> list[control_pb2.Reason]:
+    """Bins that cost the firm most, largest loss first.
+
+    Parameters
+    ----------
+    own_codes : (1, n_columns) of the bank.
+    disclosed : each holder that took part -> its columns sent in clear.
+    together_units : what these holders' parts add up to.
+    n_most : most lines.
+    """
+    if model.trees:
+        return _tree_reasons(model, own_codes, tuple(disclosed), together_units, n_most)
+    found = [
+        (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.labels[j][int(code)]}")
+        for j, (name, code) in enumerate(zip(model.own.names, own_codes[0], strict=True))
+    ]
+    rest = sum(model.holders[h].highest for h in disclosed) - together_units
+    for holder, columns in disclosed.items():
+        side = model.holders[holder]
+        for shown in columns:
+            lost = side.lost(shown.column, shown.code)
+            rest -= lost
+            alias = side.names[shown.column]
+            found.append((lost, holder, shown.name, f"{shown.name} of {holder}: bin {shown.code} of {alias}"))
+    parties = ", ".join(disclosed)
+    other = "other columns" if any(disclosed.values()) else "all columns"
+    found.append((rest, parties, "", f"{other} of {parties}" + (" together" if len(disclosed) > 1 else "")))
+    found = sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most]
+    return _lines(model, found)
+
+
+def _tree_reasons(
+    model: BankModel,
+    own_codes: NDArray[np.unsignedinteger],
+    holders: tuple[str, ...],
+    together_units: int,
+    n_most: int,
+) -> list[control_pb2.Reason]:
+    """What the firm loses against the average firm: by column of the bank, and in all that holders brought."""
+    lost = np.zeros(len(model.own.names))
+    for trees in model.trees.values():
+        left = trees.own.left(own_codes[0])
+        each = trees.contributions([(trees.own.numbers, left)])[trees.own.numbers]
+        np.subtract.at(lost, trees.own.columns, each)
+    found = [
+        (round(units), model.own.party, name, f"{name}: {model.labels[j][int(own_codes[0, j])]}")
+        for j, (name, units) in enumerate(zip(model.own.names, lost.tolist(), strict=True))
+    ]
+    rest = sum(model.holders[h].average for h in holders) - together_units
+    parties = ", ".join(holders)
+    found.append((rest, parties, "", f"all columns of {parties}" + (" together" if len(holders) > 1 else "")))
+    return _lines(model, sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most])
+
+
+def _lines(model: BankModel, found: list[tuple[int, str, str, str]]) -> list[control_pb2.Reason]:
+    units = model.artefact.scaling.units
+    return [
+        control_pb2.Reason(party=party, column=column, points_lost=lost / units, text=text)
+        for lost, party, column, text in found
+    ]

@@ -1,0 +1,283 @@
+"""Codes of single firms from a party's own data set, looked up by id; and which code map belongs to which model.
+
+A data file is read at first use and again when it changes on disk; a database at first use and then every ten
+minutes. Answers carry the time of the data, so that stale data can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veilscore.data.codes import CodeMap
+from veilscore.data.ids import check_ids, normalise_ids
+from veilscore.data.ingest import read_table
+from veilscore.errors import ConfigError, SchemaError, StateError
+from veilscore.models.tree_paths import HolderBits
+from veilscore.models.trees import HolderTrees
+from veilscore.protocols.online import one_hot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from veilscore.data.ids import Ids
+    from veilscore.data.table import Table
+    from veilscore.evidence.job_ledger import Ledger
+    from veilscore.terms.job import Job
+    from veilscore.terms.policy import DatasetConfig, NodeConfig
+
+DATABASE_AGE_S = 600.0
+_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
+
+
+@dataclass(frozen=True, repr=False)
+class Found:
+    """One firm's codes.
+
+    Attributes
+    ----------
+    codes : (1, n_columns), those of missing values where the firm is unknown.
+    known : whether the data set has the firm.
+    data_time_s : when the data were written (a file) or read (a database), seconds since the epoch.
+    """
+
+    codes: NDArray[np.unsignedinteger]
+    known: bool
+    data_time_s: float
+
+
+@dataclass(frozen=True, repr=False)
+class _Index:
+    ids: Ids  # sorted
+    codes: NDArray[np.unsignedinteger]
+    data_time_s: float
+    signature: object
+    read_at_s: float
+
+    def place(self, firm_id: str) -> int | None:
+        """Row of a firm, if it is there."""
+        place = int(np.searchsorted(self.ids, firm_id))
+        return place if place < len(self.ids) and self.ids[place] == firm_id else None
+
+
+class Records:
+    """A party's data set as one model sees it.
+
+    Parameters
+    ----------
+    node, job : name the data set, its columns and the kind of id.
+    code_map : the party's map of the model.
+    """
+
+    def __init__(self, node: NodeConfig, job: Job, code_map: CodeMap) -> None:
+        self._node = node
+        self._job = job
+        self.code_map = code_map
+        self._index: _Index | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Name only: the values stay private."""
+        return f"Records({self._job.datasets[self._node.name]!r})"
+
+    def normalise(self, firm_id: str) -> str:
+        """Firm id in the spelling of the job; IdError if it is malformed."""
+        ids = normalise_ids([firm_id], self._job.parameters.id_normaliser)
+        check_ids(ids, self._job.parameters.id_normaliser, source="the request")
+        return str(ids[0])
+
+    async def find(self, firm_id: str) -> Found:
+        """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
+
+        Raises
+        ------
+        DataError : malformed id, or the data set cannot be read.
+        """
+        index = self._index
+        if index is None or not self._is_current(index):
+            index = await asyncio.to_thread(self._refresh)
+        place = index.place(firm_id)
+        if place is None:  # an id found as it stands needs no normalising, which takes longer than the search
+            place = index.place(self.normalise(firm_id))
+        if place is not None:
+            return Found(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
+        return Found(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
+
+    def _refresh(self) -> _Index:
+        with self._lock:
+            if self._index is None or not self._is_current(self._index):
+                self._index = self._read()
+            return self._index
+
+    def _dataset(self) -> DatasetConfig:
+        name = self._job.datasets[self._node.name]
+        if name not in self._node.datasets:
+            raise ConfigError(f"{self._node.name} has no data set named {name!r} any more; put it back into node.yaml")
+        return self._node.datasets[name]
+
+    def _is_current(self, index: _Index) -> bool:
+        path = self._dataset().path
+        if path is None:
+            return time.monotonic() - index.read_at_s < DATABASE_AGE_S
+        return _signature(path) == index.signature
+
+    def _read(self) -> _Index:
+        path = self._dataset().path
+        signature = None if path is None else _signature(path)
+        data_time_s = time.time() if path is None or not path.is_file() else path.stat().st_mtime
+        table = self._table()
+        order = np.argsort(table.ids)
+        codes = self.code_map.transform(table).codes[order]
+        return _Index(table.ids[order], codes, data_time_s, signature, time.monotonic())
+
+    def _table(self) -> Table:
+        dataset = self._dataset()
+        return read_table(
+            dataset.source,
+            dataset.id_column,
+            columns=tuple(self.code_map.kinds),
+            normaliser=self._job.parameters.id_normaliser,
+            table=dataset.table,
+            query=dataset.query,
+            kinds=dict(self.code_map.kinds),
+        )
+
+
+def _signature(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that this node took part in: the job that trained it, and the node's own records for it.
+
+    Attributes
+    ----------
+    trees : the node's part of a boosted model; None for a scorecard.
+    """
+
+    job: Job
+    records: Records
+    trees: HolderTrees | None = None
+
+    @cached_property
+    def _bits(self) -> HolderBits | None:
+        return None if self.trees is None else HolderBits(self.trees.trees, self.records.code_map.n_codes)
+
+    @property
+    def n_cells(self) -> int:
+        """Numbers that stand for a record: cells of all columns, or indicators of all trees (at least one)."""
+        if self.trees is None:
+            return int(self.records.code_map.n_codes.sum())
+        return max(1, sum(len(tree.holder_splits) for tree in self.trees.trees))
+
+    def cells(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint64]:
+        """What stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
+        if self._bits is None:
+            cells: NDArray[np.uint64] = one_hot(codes, self.records.code_map.n_codes)[0]
+            return cells
+        found = np.zeros(self.n_cells, np.uint64)
+        bits = self._bits.of(codes[0])
+        found[: bits.size] = bits
+        return found
+
+
+class Origins:
+    """All training jobs of a node, by the hash of the node's code map; usable from any thread.
+
+    The map is taken from the job's folder, or where that is gone from the folder of the model.
+    """
+
+    def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
+        self._home = home
+        self._node = node
+        self._ledger = ledger
+        self._found: dict[str, Origin] = {}
+        self._parts: dict[tuple[str, str], Origin] = {}
+        self._seen: set[tuple[str, object]] = set()
+        self._lock = threading.Lock()
+
+    async def by_map(self, map_sha256: str) -> Origin | None:
+        """Model trained with this node's code map of this hash (hexadecimal), if any; searched for in a thread."""
+        if map_sha256 not in self._found:
+            await asyncio.to_thread(self.search)
+        return self._found.get(map_sha256)
+
+    async def by_part(self, map_sha256: str, trees_sha256: str) -> Origin | None:
+        """Model with this map and, unless the second hash is empty, with this part of a boosted model."""
+        if not trees_sha256:
+            return await self.by_map(map_sha256)
+        if (map_sha256, trees_sha256) not in self._parts:
+            await asyncio.to_thread(self.search)
+        return self._parts.get((map_sha256, trees_sha256))
+
+    def search(self) -> dict[str, Origin]:
+        """Read maps that are new since the last search; all origins by hash."""
+        with self._lock:
+            self._scan()
+            return dict(self._found)
+
+    def _scan(self) -> None:
+        entries = [e for e in self._ledger.entries() if e.job.task in _TRAINING and e.status == "accepted"]
+        jobs = [(e, self._home / "jobs" / e.job_id / "code_map.json") for e in entries]
+        # a model's folder holds the map of the newest job of its name
+        models = [(e, self._home / "models" / e.job.name / "code_map.json") for e in reversed(entries)]
+        for entry, path in (*jobs, *models):
+            seen = str(path), _signature(path)
+            if seen[1] is None or seen in self._seen:
+                continue
+            self._seen.add(seen)
+            code_map = _read_map(path)
+            if code_map is not None:
+                self._found.setdefault(code_map.hash, Origin(entry.job, Records(self._node, entry.job, code_map)))
+        for entry in reversed(entries):
+            self._scan_part(entry.job)
+
+    def _scan_part(self, job: Job) -> None:
+        """Read the node's part of a boosted model, if it is there, is new and belongs to a map that is known."""
+        path = self._home / "models" / job.name / "trees.json"
+        seen = str(path), _signature(path)
+        part = None if seen[1] is None or seen in self._seen else _read_part(path)
+        if part is not None and part.map_sha256 in self._found:
+            self._seen.add(seen)
+            records = Records(self._node, job, self._found[part.map_sha256].records.code_map)
+            self._parts[part.map_sha256, part.sha256.hex()] = Origin(job, records, part)
+
+
+def _read_part(path: Path) -> HolderTrees | None:
+    """Part of a boosted model; None where it is damaged: then the model is unknown here, and others still work."""
+    try:
+        return HolderTrees.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ConfigError):
+        return None
+
+
+def _read_map(path: Path) -> CodeMap | None:
+    """Code map of a file; None where it is damaged: then the model is unknown here, and others still work."""
+    try:
+        text: Any = path.read_text(encoding="utf-8")
+        body = json.loads(text)
+        return CodeMap.from_json(body if isinstance(body, str) else text)
+    except (OSError, ValueError, SchemaError):
+        return None
+
+
+def load_map(path: Path) -> CodeMap:
+    """Code map of one model; StateError or SchemaError if it is gone or damaged."""
+    try:
+        return CodeMap.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StateError(f"the code map {path} cannot be read; restore it from backup") from error

@@ -1,0 +1,446 @@
+"""Stacks and model selection at a node: the fits on folds, what the folds say, and the model that is filed.
+
+    align -> bin -> bin.fold1 .. k -> for each candidate NAME: NAME, NAME.fold1 .. k -> stack -> evaluate
+
+A fit is a training job within the job: the same protocol on the rows outside a fold, in a folder of its own below the
+job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows a label of the rows it is measured on.
+
+    selection.json   bank: loss of every candidate by fold, the stack's weights, what was chosen
+    choice.json      each party: which candidates the filed model is made of
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from veilscore.data.codes import CodeMap
+from veilscore.errors import JobError, MessageError
+from veilscore.files.store import JobStore
+from veilscore.models import design as modelling
+from veilscore.models import metrics, stacked
+from veilscore.models.boosted import Boosted, Member
+from veilscore.models.loss import log_loss
+from veilscore.models.model import Scorecard, load_model
+from veilscore.protocols.binning import bank_bin, cell_counts, holder_bin, offsets
+from veilscore.protocols.stacking import (
+    BankStack,
+    CellsColumn,
+    ClearColumn,
+    Column,
+    HolderStack,
+    TreesColumn,
+    bank_stack,
+    holder_stack,
+)
+from veilscore.tasks import workflow
+from veilscore.terms.job import TrainBoosting, TrainScorecard
+from veilscore.v1 import stacking_pb2 as pb
+from veilscore.wire.protocol import Send, receive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from veilscore.models.model import ScoreModel
+    from veilscore.models.trees import HolderTrees
+    from veilscore.protocols.binning import Columns
+    from veilscore.tasks.workflow import StepContext
+    from veilscore.terms.job import Candidate, Job
+    from veilscore.wire.protocol import Protocol
+
+    Fits = Mapping[tuple[str, str], Callable[[StepContext], Protocol[None]]]
+    Vector = NDArray[np.float64]
+
+_FOLD = re.compile(r"(?P<what>[a-z0-9]+)(\.fold(?P<fold>[1-9][0-9]?))?")
+_KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
+    pb.StackBankChoice.SCORECARD: "scorecard",
+    pb.StackBankChoice.BOOSTING: "boosting",
+    pb.StackBankChoice.STACK: "stack",
+}
+
+
+def steps(job: Job) -> tuple[str, ...]:
+    """Names of the job's steps, in order."""
+    folds = range(1, job.stacking.folds + 1)
+    fits = (step for c in job.candidates for step in (c.name, *(f"{c.name}.fold{f}" for f in folds)))
+    return ("align", "bin", *(f"bin.fold{f}" for f in folds), *fits, "stack", "evaluate")
+
+
+def protocol_for(step: str, context: StepContext, fits: Fits) -> Protocol[None]:
+    """One party's role in a step between binning and evaluation.
+
+    Parameters
+    ----------
+    fits : (task, role) -> the protocol that fits a model of this task.
+    """
+    if step not in steps(context.job) or context.role == "coordinator":
+        raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
+    if step == "stack":
+        return _bank_stack(context) if context.role == "bank" else _holder_stack(context)
+    match = _FOLD.fullmatch(step)
+    what, fold = (match["what"], int(match["fold"] or 0)) if match else ("", 0)
+    if what == "bin":
+        return _bank_bin(context, fold) if context.role == "bank" else _holder_bin(context, fold)
+    candidate = next(c for c in context.job.candidates if c.name == what)
+    return _fit(context, step, candidate, fold, fits[candidate.task, context.role])
+
+
+def filed_job(job: Job, store: JobStore) -> Job:
+    """The job that would fit the filed model alone, for reports: the boosted one of a stack."""
+    if not store.has("choice"):
+        return job
+    choice = store.load_json("choice")
+    return job.of_candidate(job.candidates[choice["scorecard" if choice["kind"] == "scorecard" else "boosting"]])
+
+
+def _folds(job: Job, train: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Fold of each training row, (n_train,), from 0."""
+    return stacked.folds(int(train.sum()), job.stacking.folds, job.stacking.fold_seed)
+
+
+def _outside(job: Job, train: NDArray[np.bool_], fold: int) -> NDArray[np.bool_]:
+    """Training rows outside a fold (from 1; 0: all), as a mask of all aligned rows."""
+    rows = train.copy()
+    if fold:
+        rows[np.flatnonzero(train)[_folds(job, train) == fold - 1]] = False
+    return rows
+
+
+# --- bin counts of a fold's training rows ----------------------------------------------------------------------------
+
+
+def _bank_bin(context: StepContext, fold: int) -> Protocol[None]:
+    job, store = context.job, context.store
+    rows, whole = store.load_arrays("rows"), modelling.load_counts(store)
+    train, target = rows["train"], rows["target"]
+    stacked.check_folds(_folds(job, train), target[train])
+    mask = _outside(job, train, fold)
+    found = yield from bank_bin(context.session, target, None, mask)
+    for holder, counts in found.items():
+        if counts.map_hash != whole[holder].map_hash:
+            raise MessageError("the holder's code map is not that of the step bin", party=holder)
+        found[holder] = replace(counts, association=whole[holder].association)
+    own, codes = whole[job.bank], rows["codes"]
+    bad = target[mask].astype(np.float64)
+    own = replace(
+        own,
+        bad=cell_counts(codes[mask], own.n_codes, bad),
+        good=cell_counts(codes[mask], own.n_codes, 1.0 - bad),
+        counts=cell_counts(codes[mask], own.n_codes).astype(np.int64),
+        holdout_counts=cell_counts(codes[~mask], own.n_codes).astype(np.int64),
+    )
+    modelling.save_counts(_folder(context, f"bin.fold{fold}"), {job.bank: own, **found})
+
+
+def _holder_bin(context: StepContext, fold: int) -> Protocol[None]:
+    store, job = context.store, context.job
+    rows = store.load_arrays("rows")
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    mask = _outside(job, rows["train"], fold)
+
+    def fit(train: NDArray[np.bool_]) -> Columns:
+        if not np.array_equal(train, mask):
+            raise MessageError(f"the bank bins other rows than those outside fold {fold}", party=job.bank)
+        names = context.node.policy.publish_column_names
+        return modelling.columns_of(
+            code_map, rows["codes"], party=context.session.party, names=names, association=False
+        )
+
+    policy = context.node.policy
+    yield from holder_bin(context.session, fit, mask.size, policy.min_bin_count, earlier=rows["train"])
+
+
+# --- fits ------------------------------------------------------------------------------------------------------------
+
+
+def _folder(context: StepContext, name: str) -> JobStore:
+    return JobStore(context.store.path / name)
+
+
+def fit_job(job: Job, candidate: Candidate) -> Job:
+    """The job of one fit: probabilities as in the sample, and its part of what all fits of trees may tell."""
+    changes: dict[str, Any] = {"population_bad_rate": None, "calibrate": False}
+    if isinstance(candidate.parameters, TrainBoosting):
+        n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.stacking.folds + 1)
+        changes["disclosure"] = candidate.parameters.disclosure / n_fits
+    return job.of_candidate(replace(candidate, parameters=candidate.parameters.model_copy(update=changes)))
+
+
+def _fit(
+    context: StepContext, step: str, candidate: Candidate, fold: int, train: Callable[[StepContext], Protocol[None]]
+) -> Protocol[None]:
+    """Fit one candidate on the rows outside a fold, with files of its own."""
+    store, own = context.store, _folder(context, step)
+    rows = store.load_arrays("rows")
+    own.save_arrays("rows", **{**rows, "train": _outside(context.job, rows["train"], fold)})
+    own.save_json("code_map", store.load_json("code_map"))
+    if context.role == "bank":
+        modelling.save_counts(own, modelling.load_counts(_folder(context, f"bin.fold{fold}") if fold else store))
+    if store.has(f"checkpoint_{step}"):
+        fitting = workflow.FITS[candidate.task]
+        own.save_json(f"checkpoint_{fitting}", store.load_json(f"checkpoint_{step}"))
+    yield from train(replace(context, job=fit_job(context.job, candidate), store=own, whole=store.path))
+    own.delete("rows")
+    store.delete(f"checkpoint_{step}")
+
+
+def _models(context: StepContext, candidate: Candidate) -> list[ScoreModel]:
+    """The bank's fits of a candidate without each fold, in order."""
+    folds = range(1, context.job.stacking.folds + 1)
+    return [load_model(context.store.path / f"{candidate.name}.fold{f}" / "model.json") for f in folds]
+
+
+def _trees(context: StepContext, step: str) -> HolderTrees:
+    """A holder's part of one fit."""
+    return workflow.load_trees(context.store.path / step / "models", context.job.name)
+
+
+# --- the stack -------------------------------------------------------------------------------------------------------
+
+
+def _bank_stack(context: StepContext) -> Protocol[None]:
+    job, store, p = context.job, context.store, context.job.stacking
+    data = _bank_data(context)
+    cards = sum(isinstance(c.parameters, TrainScorecard) for c in job.candidates)
+    requests = stacked.select(data, cards, len(job.candidates), scores=p.fold_scores)
+    found = yield from bank_stack(context.session, data, requests)
+    card, trees = found.members[:2]
+    total = found.losses.sum(axis=1)
+    kinds = {"scorecard": total[card], "boosting": total[trees], "stack": total[-1]}
+    kind = min(kinds, key=lambda name: float(kinds[name])) if p.chosen == "best" else p.chosen
+    choice = {"kind": kind, "scorecard": card, "boosting": trees}
+    number = next(value for value, name in _KINDS.items() if name == kind)
+    for holder in context.session.holders:
+        yield Send(holder, pb.StackBankChoice(kind=number, scorecard=card, boosting=trees))  # type: ignore[arg-type]
+    digests = {}
+    for holder in context.session.holders:
+        part = yield from receive(holder, pb.StackHolderPart)
+        if len(part.sha256) != (0 if kind == "scorecard" else 32):
+            raise MessageError("the digest of the holder's part has the wrong length", party=holder)
+        digests[holder] = part.sha256.hex()
+    model, fit = _filed(context, found, choice, digests, float(data.target.mean()))
+    workflow.keep_model(context, model)
+    workflow.keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
+    store.save_json("fit", fit)
+    store.save_json("choice", choice)
+    store.save_json("selection", _record(context, data, found, kind))
+
+
+def _bank_data(context: StepContext) -> BankStack:
+    job, store = context.job, context.store
+    rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    train = rows["train"]
+    codes, fold = np.ascontiguousarray(rows["codes"][train]), _folds(job, train)
+    n_codes = {party: c.n_codes for party, c in counts.items()}
+    models = [_models(context, candidate) for candidate in job.candidates]
+    columns = [_column(fits) for fits in models]
+    cards = [model for model in models[0] if isinstance(model, Scorecard)]
+    for name in job.stacking.own_scores:
+        cells = [stacked.own_theta(card, name)[job.bank] for card in cards]
+        columns.append(ClearColumn(_of_cells(codes, n_codes[job.bank], fold, cells)))
+    return BankStack(
+        codes=codes,
+        n_codes=n_codes[job.bank],
+        holder_n_codes={h: n_codes[h] for h in job.holders},
+        fold=fold,
+        columns=tuple(columns),
+        target=rows["target"][train],
+        weight=np.ones(fold.size),
+    )
+
+
+def _column(models: list[ScoreModel]) -> Column:
+    """Out-of-fold margins of one candidate."""
+    intercept = np.array([model.intercept for model in models])
+    if all(isinstance(model, Boosted) for model in models):
+        return TreesColumn(tuple(model.trees for model in models if isinstance(model, Boosted)), intercept)
+    theta = [stacked.scorecard_theta(model) for model in models if isinstance(model, Scorecard)]
+    return CellsColumn({party: np.stack([cells[party] for cells in theta]) for party in theta[0]}, intercept)
+
+
+def _of_cells(codes: NDArray[Any], n_codes: NDArray[np.int64], fold: NDArray[np.int64], cells: list[Vector]) -> Vector:
+    """Sum over columns of each row's cells, of its own fold's table: (n,)."""
+    at = codes.astype(np.int64) + offsets(n_codes)[:-1]
+    table = np.stack(cells)
+    return np.asarray(table[fold[:, None], at].sum(axis=1), np.float64)
+
+
+def _filed(
+    context: StepContext,
+    found: stacked.Selected,
+    choice: Mapping[str, Any],
+    digests: Mapping[str, str],
+    rate: float,
+) -> tuple[ScoreModel, dict[str, Any]]:
+    """The chosen model, fitted on all training rows, and the record of its fit."""
+    job, path = context.job, context.store.path
+    names = {kind: job.candidates[choice[kind]].name for kind in ("scorecard", "boosting")}
+    fit = JobStore(path / names["scorecard" if choice["kind"] == "scorecard" else "boosting"]).load_json("fit")
+    model: ScoreModel
+    if choice["kind"] == "stack":
+        kinds = ("scorecard", "boosting", *("own" for _ in job.stacking.own_scores))
+        members = tuple(
+            Member(kind=kind, name=name, weight=float(weight))  # type: ignore[arg-type]
+            for kind, name, weight in zip(
+                kinds, (*names.values(), *job.stacking.own_scores), found.level_two.beta, strict=True
+            )
+        )
+        card = load_model(path / names["scorecard"] / "model.json", Scorecard)
+        boosted = load_model(path / names["boosting"] / "model.json", Boosted)
+        model = stacked.export(card, boosted, members, found.level_two.intercept, digests, rate)
+        fit = {**fit, "intercept": model.intercept}
+    else:
+        model = load_model(path / names[choice["kind"]] / "model.json")
+        if isinstance(model, Boosted):
+            for holder, digest in digests.items():
+                model.check_part(holder, bytes.fromhex(digest))
+    if isinstance(model, Boosted):
+        told = [JobStore(path / step).load_json("fit") for step in _boosted_steps(job)]
+        fit |= {name: {h: _added(one[name][h] for one in told) for h in job.holders} for name in ("spent", "budget")}
+    provenance = model.provenance.model_copy(update={"job_sha256": job.sha256.hex()})
+    filed = stacked.with_prior(model, rate, job.stacking.population_bad_rate)
+    return filed.model_copy(update={"provenance": provenance}), fit
+
+
+def _boosted_steps(job: Job) -> tuple[str, ...]:
+    """Steps that grow trees: what they tell counts together."""
+    names = {c.name for c in job.candidates if isinstance(c.parameters, TrainBoosting)}
+    return tuple(step for step in steps(job) if step.split(".")[0] in names)
+
+
+def _added(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind: str) -> dict[str, Any]:
+    """What the folds say of every candidate, of the stack, and of the bank's own columns alone."""
+    job = context.job
+    card, trees = found.members[:2]
+    own = _bank_only(context, job.candidates[card], data)
+    rows = [
+        {
+            "name": c.name,
+            "kind": "scorecard" if isinstance(c.parameters, TrainScorecard) else "boosting",
+            "varied": {name: str(value) for name, value in c.varied.items()},
+            "losses": found.losses[i].tolist(),
+            "auc": _auc(data, found.scores.get(i)),
+            "filed": i == {"scorecard": card, "boosting": trees}.get(kind, -1),
+            "in_stack": i in found.members,
+        }
+        for i, c in enumerate(job.candidates)
+    ]
+    common: dict[str, Any] = {"varied": {}, "in_stack": False}
+    rows.append(
+        {
+            **common,
+            "name": "stack",
+            "kind": "stack",
+            "losses": found.losses[-1].tolist(),
+            "auc": _auc(data, found.scores.get(-1)),
+            "filed": kind == "stack",
+        }
+    )
+    alone = [
+        log_loss(own[data.fold == f], data.target[data.fold == f].astype(float)) for f in range(job.stacking.folds)
+    ]
+    rows.append(
+        {
+            **common,
+            "name": "bank's own columns",
+            "kind": "bank only",
+            "losses": alone,
+            "auc": _auc(data, own),
+            "filed": False,
+        }
+    )
+    names = [job.candidates[card].name, job.candidates[trees].name, *job.stacking.own_scores]
+    return {
+        "candidates": rows,
+        "fold_rows": np.bincount(data.fold).tolist(),
+        "weights": dict(zip(names, found.level_two.beta.tolist(), strict=True)),
+        "intercept": found.level_two.intercept,
+        "converged": found.level_two.converged,
+    }
+
+
+def _auc(data: BankStack, scores: Vector | None) -> float | None:
+    return None if scores is None else float(metrics.auc(data.target.astype(float), scores))
+
+
+def _bank_only(context: StepContext, candidate: Candidate, data: BankStack) -> Vector:
+    """Out-of-fold log-odds by the same scorecard on the bank's own columns alone, in the clear, (n,)."""
+    job, rows = fit_job(context.job, candidate), context.store.load_arrays("rows")
+    cells, intercepts = [], []
+    for f in range(1, context.job.stacking.folds + 1):
+        counts = modelling.load_counts(_folder(context, f"bin.fold{f}"))
+        mask = _outside(context.job, rows["train"], f)
+        design = modelling.design(job, counts, {**rows, "train": mask})
+        *beta, intercept = modelling.bank_only(design).tolist()
+        columns = design.training.columns[job.bank]
+        weight = np.zeros(columns.n_codes.size)
+        weight[np.flatnonzero(columns.selected)] = beta
+        woe = np.ldexp(columns.woe_units.astype(np.float64), -design.training.scales.woe)
+        cells.append(np.repeat(weight, columns.n_codes) * woe)
+        intercepts.append(intercept)
+    level: Vector = np.array(intercepts)[data.fold]
+    return _of_cells(data.codes, data.n_codes, data.fold, cells) + level
+
+
+def _holder_stack(context: StepContext) -> Protocol[None]:
+    job, store, p = context.job, context.store, context.job.stacking
+    rows = store.load_arrays("rows")
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    folds = range(1, p.folds + 1)
+    columns: list[Any] = [
+        "cells"
+        if isinstance(c.parameters, TrainScorecard)
+        else tuple(_trees(context, f"{c.name}.fold{f}").trees for f in folds)
+        for c in job.candidates
+    ]
+    columns += ["clear"] * len(p.own_scores)
+    codes = np.ascontiguousarray(rows["codes"][rows["train"]])
+    data = HolderStack(codes, code_map.n_codes, _folds(job, rows["train"]), tuple(columns))
+    limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
+    asked = yield from holder_stack(context.session, data, limits)
+    message = yield from receive(job.bank, pb.StackBankChoice)
+    choice = _checked_choice(job, message)
+    part = _keep_part(context, choice, code_map)
+    yield Send(job.bank, pb.StackHolderPart(sha256=part))
+    store.save_json("choice", choice)
+    store.save_json("stacked", asked)
+
+
+def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
+    kinds = (("scorecard", TrainScorecard, message.scorecard), ("boosting", TrainBoosting, message.boosting))
+    for name, form, number in kinds:
+        if number >= len(job.candidates) or not isinstance(job.candidates[number].parameters, form):
+            raise MessageError(f"the bank's choice of {name} is none of the job's candidates", party=job.bank)
+    kind = _KINDS.get(message.kind)
+    if kind is None or job.stacking.chosen not in {"best", kind}:
+        raise MessageError("the bank files another kind of model than the job says", party=job.bank)
+    return {"kind": kind, "scorecard": message.scorecard, "boosting": message.boosting}
+
+
+def _keep_part(context: StepContext, choice: Mapping[str, Any], code_map: CodeMap) -> bytes:
+    """Keep this holder's part of the filed model; returns its digest, empty for a scorecard."""
+    job, store, party = context.job, context.store, context.session.party
+    workflow.keep_code_map(context, code_map)
+    if choice["kind"] == "scorecard":
+        store.save_json("trained", _folder(context, job.candidates[choice["scorecard"]].name).load_json("trained"))
+        return b""
+    step = job.candidates[choice["boosting"]].name
+    part = _trees(context, step)
+    if choice["kind"] == "stack":
+        cells = stacked.column_trees(party, code_map.n_codes, "holder")
+        part = part.model_copy(update={"trees": (*part.trees, *cells)})
+    modelling.write_text(context.models() / job.name / "trees.json", part.to_json())
+    told = [_folder(context, name).load_json("boosted") for name in _boosted_steps(job)]
+    whole = {name: _added(one[name] for one in told) for name in ("n_sums", "spent", "budget")}
+    store.save_json("boosted", {**_folder(context, step).load_json("boosted"), **whole, "sha256": part.sha256.hex()})
+    return part.sha256

@@ -1,0 +1,1 @@
+"""What parties agree on: jobs, parameters, policies, people, the federation."""

@@ -1,0 +1,101 @@
+"""Bands of a score: their names and cut-offs, and what of them a holder keeps from the job that trained a model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veilscore.errors import ConfigError
+from veilscore.files.store import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BELOW = "below all bands"
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Bands by rising score; band 0 is below all that have a name.
+
+    Attributes
+    ----------
+    names : of all bands, that below all others first.
+    limits : lowest total of each band but the first, in units of the model, ascending.
+    """
+
+    names: tuple[str, ...]
+    limits: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bands: Mapping[str, float], units: int) -> Bands:
+        """Bands by name and lowest score, at so many units a point.
+
+        Raises
+        ------
+        ConfigError : there is none.
+        """
+        if not bands:
+            raise ConfigError("bands are asked for and none is defined: name them, for example bands: {A: 600, B: 550}")
+        ranked = sorted(bands, key=lambda name: bands[name])
+        return cls((BELOW, *ranked), tuple(round(bands[name] * units) for name in ranked))
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the cut-offs: two sets of bands with the same tell the same."""
+        return hashlib.sha256(b"veilscore/bands/v1" + np.array(self.limits, "<i8").tobytes()).digest()
+
+    def index(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of the band of each total, in the clear."""
+        return np.searchsorted(np.array(self.limits, np.int64), units, side="right").astype(np.int64)
+
+    def narrowest(self, units: int) -> float:
+        """Smallest distance of two cut-offs, in points; infinite where there is one."""
+        return min((b - a for a, b in zip(self.limits, self.limits[1:], strict=False)), default=np.inf) / units
+
+
+class KeptBands(BaseModel):
+    """What a holder keeps of the job that trained a model, to say later which bands that model has.
+
+    Attributes
+    ----------
+    bands : name -> lowest score, as in the job; may be empty.
+    decimals, pdo : of its points.
+    map_sha256 : of the holder's code map of the model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bands: dict[str, float]
+    decimals: int = Field(ge=0, le=3)
+    pdo: float = Field(gt=0)
+    map_sha256: str
+
+    @property
+    def units(self) -> int:
+        """Units in one point."""
+        return int(10**self.decimals)
+
+    def save(self, folder: Path) -> None:
+        """Write bands.json."""
+        text = self.model_dump_json(indent=1)
+        write_atomically(folder / "bands.json", lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptBands:
+        """Read bands.json; ConfigError where it is missing or damaged."""
+        try:
+            return cls.model_validate_json((folder / "bands.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no bands were kept of model {folder.name!r}: train it with this version, or restore bands.json"
+            ) from None
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"{folder / 'bands.json'} is damaged; restore it from backup") from error

@@ -1,0 +1,323 @@
+"""The federation file: who takes part, where they listen, and the certificate each is pinned to.
+
+Every member keeps its own copy and checks it by eye or by telephone against the others' fingerprints;
+nothing in it is secret. All trust between nodes comes from this file: the certificates that members pin, and under
+them the signed statements by which keys are replaced and revoked (rotation.py), which nodes add while they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import os
+import tempfile
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
+from veilscore.keys.identity import Certificate, check_name, parse_certificate
+from veilscore.keys.key_history import KeyHistory, PartyKeys
+from veilscore.keys.rotation import KeyStatement  # noqa: TC001 - pydantic reads the type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+Role = Literal["bank", "holder", "coordinator", "operator"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Member(_Strict):
+    """One member.
+
+    Parameters
+    ----------
+    name : node name, the same as in the certificate.
+    role : bank, holder, coordinator or operator, the same as in the certificate.
+    address : host:port where peers reach the node; an operator has none.
+    fingerprint : SHA-256 of the certificate, hexadecimal; colons and capitals are accepted.
+    certificate : PEM.
+    """
+
+    name: str
+    role: Role
+    address: str | None = None
+    fingerprint: str
+    certificate: str
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return _as_value_error(check_name, name)
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        return address if address is None else _as_value_error(check_address, address)
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _fingerprint(cls, fingerprint: str) -> str:
+        digits = fingerprint.replace(":", "").lower()
+        if len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise ValueError("fingerprint must be 64 hexadecimal digits (SHA-256 of the certificate)")
+        return digits
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Member:
+        certificate = self.identity
+        if certificate.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"fingerprint of member {self.name} is not that of its certificate "
+                f"({certificate.fingerprint[:16]}...): ask {self.name} which is right"
+            )
+        if certificate.role != self.role:
+            raise ValueError(f"member {self.name} is listed as {self.role}, its certificate says {certificate.role}")
+        if self.address is None and self.role != "operator":
+            raise ValueError(f"member {self.name} needs an address (host:port)")
+        return self
+
+    @cached_property
+    def identity(self) -> Certificate:
+        """The certificate, parsed."""
+        return _as_value_error(parse_certificate, self.certificate.encode())
+
+
+class Federation(_Strict):
+    """All members; see `load_federation` for the file.
+
+    Parameters
+    ----------
+    name : name of the federation.
+    members : exactly one coordinator, at least one bank; with the certificates first pinned.
+    statements : signed statements about keys; `member` and `history` take them into account.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    statements: tuple[KeyStatement, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Federation:
+        for what in ("name", "fingerprint", "certificate", "address"):
+            first: dict[str, str] = {}
+            for member in self.members:
+                value = getattr(member, what)
+                if value in first:
+                    raise ValueError(_twice(what, first[value], member.name, value))
+                if value is not None:
+                    first[value] = member.name
+        for member in self.members:
+            if member.identity.name != member.name:
+                raise ValueError(f"member {member.name} has a certificate made for {member.identity.name}")
+        coordinators = [m.name for m in self.members if m.role == "coordinator"]
+        if len(coordinators) != 1:
+            found = ", ".join(coordinators) or "none"
+            raise ValueError(f"a federation has exactly one coordinator; this one has {found}")
+        if not any(m.role == "bank" for m in self.members):
+            raise ValueError("a federation needs at least one bank")
+        return self
+
+    @cached_property
+    def history(self) -> KeyHistory:
+        """What follows from the pinned certificates and the statements."""
+        return KeyHistory.of(self.name, [m.identity for m in self.members], self.statements)
+
+    @cached_property
+    def _newest(self) -> dict[str, Member]:
+        return {m.name: _with_certificate(m, self.history.newest(m.name)) for m in self.members}
+
+    def member(self, name: str) -> Member:
+        """Member called `name`, with its newest certificate; IdentityError naming the nearest one otherwise."""
+        if name in self._newest:
+            return self._newest[name]
+        raise IdentityError(
+            f"no member {name!r} in federation {self.name}{_nearest(name, [m.name for m in self.members])}"
+        )
+
+    def by_fingerprint(self, fingerprint: str, now_s: float | None = None) -> Member | None:
+        """Member with an accepted key of this fingerprint, if any; `now_s`: seconds since the epoch."""
+        key = self.history.find(fingerprint)
+        if key is None or key.refusal(time.time() if now_s is None else now_s) is not None:
+            return None
+        return self._newest[key.certificate.name]
+
+    def keys_of(self, name: str, now_s: float | None = None) -> PartyKeys:
+        """All keys of a member, to check its signatures with; also those it had at the time of a signature."""
+        return PartyKeys(self.member(name).name, self.history.keys[name], time.time() if now_s is None else now_s)
+
+    def with_statements(self, statements: Iterable[KeyStatement]) -> Federation:
+        """Return the same federation with these statements added at the end, those only that have an effect."""
+        every = {s.order: s for s in self.statements}
+        for statement in sorted(statements, key=lambda s: s.order):
+            every.setdefault(statement.order, statement)
+        history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
+        return Federation(name=self.name, members=self.members, statements=tuple(history.applied))
+
+    def with_role(self, role: Role) -> tuple[Member, ...]:
+        """Members of one role, in the order of the file."""
+        return tuple(m for m in self.members if m.role == role)
+
+    @property
+    def coordinator(self) -> Member:
+        """The coordinator."""
+        return self.with_role("coordinator")[0]
+
+    def with_address(self, name: str, address: str) -> Federation:
+        """Return the same federation with one member at another address."""
+        check_address(address)
+        self.member(name)
+        members = tuple(m.model_copy(update={"address": address}) if m.name == name else m for m in self.members)
+        return Federation.model_construct(name=self.name, members=members, statements=self.statements)
+
+
+def _with_certificate(member: Member, certificate: Certificate) -> Member:
+    if certificate.fingerprint == member.fingerprint:
+        return member
+    return member_of(certificate, member.address)
+
+
+def member_of(certificate: Certificate, address: str | None) -> Member:
+    """Entry of the federation file for a node's certificate."""
+    return _validated(
+        Member,
+        {
+            "name": certificate.name,
+            "role": certificate.role,
+            "address": address,
+            "fingerprint": certificate.fingerprint,
+            "certificate": certificate.pem.decode(),
+        },
+        "federation member",
+    )
+
+
+def make_federation(name: str, members: list[Member]) -> Federation:
+    """Federation of these members, checked like a file."""
+    return _validated(Federation, {"name": name, "members": members}, "federation")
+
+
+def load_federation(path: Path) -> Federation:
+    """Read and check federation.yaml.
+
+    Raises
+    ------
+    ConfigError : missing or not YAML; an unknown key (with the nearest known one), two members with one name,
+        address or identity, a fingerprint or role other than the certificate's, no bank, not one coordinator.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"federation file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise ConfigError(f"federation file {path} is not valid YAML{line}") from error
+    return _validated(Federation, content, f"federation file {path}")
+
+
+def save_federation(federation: Federation, path: Path) -> None:
+    """Write federation.yaml, whole or not at all; StateError if it cannot be written."""
+    content = federation.model_dump(mode="json", exclude_none=True)
+    if not federation.statements:
+        del content["statements"]
+    text = yaml.dump(content, Dumper=_BlockDumper, sort_keys=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    except OSError as error:
+        raise StateError(f"federation file {path} cannot be written: {error.strerror}") from error
+
+
+def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
+    """Put statements into a federation file that nodes and commands may change at the same time; returns it."""
+    try:
+        with path.with_name(f".{path.name}.lock").open("a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = load_federation(path)
+            after = before.with_statements(statements)
+            if after.statements != before.statements:
+                save_federation(after, path)
+            return after
+    except OSError as error:
+        raise StateError(f"federation file {path} cannot be locked: {error.strerror}") from error
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """Writes certificates as block text, so that they can be compared by eye."""
+
+
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_BlockDumper.add_representer(str, _represent_str)
+
+
+def check_address(address: str) -> str:
+    """Return `address` if it is host:port with a port from 1 to 65535; ConfigError otherwise."""
+    host, _, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not bare or (":" in bare and bare == host) or not digits or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"address {address!r} must be host:port, for example tax.example.org:7101")
+    return address
+
+
+def _twice(what: str, first: str, second: str, value: str) -> str:
+    if what == "name":
+        return f"two members are called {value}"
+    if what == "address":
+        return f"members {first} and {second} have one address, {value}"
+    return f"two nodes with one identity: members {first} and {second} have the same {what}"
+
+
+def _validated(model: type[Model], content: Any, where: str) -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(_describe(e) for e in error.errors())}") from error
+
+
+def _describe(error: ErrorDetails) -> str:
+    place = ".".join(str(part + 1) if isinstance(part, int) else part for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        model = Member if len(error["loc"]) > 1 else Federation
+        return f"unknown key {place}{_nearest(str(error['loc'][-1]), list(model.model_fields))}"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f" (known: {', '.join(known)})"
+
+
+def _as_value_error(check: Callable[[Any], T], value: object) -> T:
+    """Pydantic collects ValueError only."""
+    try:
+        return check(value)
+    except VeilscoreError as error:
+        raise ValueError(error.message) from error

@@ -1,0 +1,56 @@
+"""The key section of node.yaml: where the passphrase of the node's key comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from veilscore.keys.key_source import (
+    CommandSource,
+    EnvironmentSource,
+    FileSource,
+    KeySource,
+    PromptSource,
+    TokenSource,
+    default_source,
+)
+from veilscore.terms.settings import Strict
+
+_NEEDS = {"file": ("path",), "command": ("unwrap",), "pkcs11": ("module", "token", "label")}
+
+
+class KeyConfig(Strict):
+    """Where the passphrase comes from; by default VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE."""
+
+    source: Literal["default", "environment", "file", "prompt", "command", "pkcs11"] = "default"
+    variable: str = Field(default="VEILSCORE_KEY_PASSPHRASE", pattern=r"^[A-Z_][A-Z0-9_]*$")
+    path: Path | None = Field(default=None, description="file: mode 0600, best not on the disk of the home")
+    unwrap: tuple[str, ...] = Field(default=(), description="command: program and arguments: unwraps")
+    wrap: tuple[str, ...] = Field(default=(), description="command: the opposite; needed to make keys")
+    module: Path | None = Field(default=None, description="pkcs11: the token maker's shared library")
+    token: str | None = None
+    label: str | None = Field(default=None, description="pkcs11: of the AES key in the token")
+    pin_variable: str = Field(default="VEILSCORE_TOKEN_PIN", pattern=r"^[A-Z_][A-Z0-9_]*$")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [name for name in _NEEDS.get(self.source, ()) if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"source {self.source} needs {', '.join(missing)}")
+        return self
+
+    def open(self, home: Path) -> KeySource:
+        """Key source of a home; relative paths are relative to it."""
+        if self.source == "environment":
+            return EnvironmentSource(self.variable)
+        if self.source == "file":
+            return FileSource(home / (self.path or ""))
+        if self.source == "prompt":
+            return PromptSource()
+        if self.source == "command":
+            return CommandSource(self.unwrap, self.wrap)
+        if self.source == "pkcs11":
+            return TokenSource(self.module or Path(), self.token or "", self.label or "", self.pin_variable)
+        return default_source()

@@ -1,0 +1,112 @@
+"""What people may do at a node: the one table of roles and calls.
+
+A person is a member of the federation with role operator, so has a pinned certificate like a node; node.yaml of each
+node says which roles that person has there (`people`), and an entry under `operators` has all. A node's own key may
+do what the node may. The table is asked for every call, before the request is parsed; a call that is missing in it
+is refused to everybody but nodes, and a test fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from veilscore.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from veilscore.terms.federation import Member
+    from veilscore.terms.policy import NodeConfig
+
+PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+
+MODELLER: PersonRole = "modeller"  # submits jobs, scores, reads the results of own jobs
+STEWARD: PersonRole = "steward"  # approves and rejects, keeps policies, consent and the ledger
+AUDITOR: PersonRole = "auditor"  # reads logs, receipts and all jobs, changes nothing
+OPERATOR: PersonRole = "operator"  # starts and stops nodes, keeps keys
+PERSON_ROLES: tuple[PersonRole, ...] = (MODELLER, STEWARD, AUDITOR, OPERATOR)
+
+_ANY_MEMBER = frozenset({"any member"})  # gives nothing away and changes nothing that is not signed itself
+_NODES_ONLY: frozenset[str] = frozenset()
+
+ACCESS: dict[str, frozenset[str]] = {
+    "Hello": _ANY_MEMBER,
+    "Ping": _ANY_MEMBER,
+    "KeyStatements": _ANY_MEMBER,
+    # a party's own decisions
+    "Inbox": frozenset({STEWARD, AUDITOR}),
+    "Decide": frozenset({STEWARD}),
+    # jobs at the coordinator; a modeller sees own ones only
+    "Submit": frozenset({MODELLER}),
+    "List": frozenset({MODELLER, AUDITOR}),
+    "Show": frozenset({MODELLER, AUDITOR}),
+    "WatchJob": frozenset({MODELLER, AUDITOR}),
+    "CancelJob": frozenset({MODELLER}),
+    "Resume": frozenset({MODELLER}),
+    # online scoring at the bank
+    "Score": frozenset({MODELLER}),
+    # between nodes
+    "Propose": _NODES_ONLY,
+    "Cancel": _NODES_ONLY,
+    "RunStep": _NODES_ONLY,
+    "Evidence": _NODES_ONLY,
+    "EncryptRecord": _NODES_ONLY,
+    "HolderKeys": _NODES_ONLY,
+    "PrepareSpare": _NODES_ONLY,
+    "FinishSpare": _NODES_ONLY,
+    "OpenPartial": _NODES_ONLY,
+    "ShareKey": _NODES_ONLY,
+    "AddPartial": _NODES_ONLY,
+    "BandPartial": _NODES_ONLY,
+    "BandBase": _NODES_ONLY,
+    "BandLabels": _NODES_ONLY,
+    "Total": _NODES_ONLY,
+}
+
+
+def roles_of(node: NodeConfig, name: str) -> frozenset[str]:
+    """Roles of a person at the node of this configuration; none for a stranger."""
+    if name in node.operators:
+        return frozenset(PERSON_ROLES)
+    return frozenset(node.people.get(name, ()))
+
+
+def is_own(node: NodeConfig, peer: Member) -> bool:
+    """Whether the caller is the node itself, or a person with any role here."""
+    return peer.name == node.name or (peer.role == "operator" and bool(roles_of(node, peer.name)))
+
+
+def sees_job(node: NodeConfig, peer: Member, bank: str, submitted_by: str) -> bool:
+    """Whether the caller may see a job at this coordinator: its bank, its submitter, or an auditor."""
+    if peer.role != "operator":
+        return peer.name == bank
+    roles = roles_of(node, peer.name)
+    return AUDITOR in roles or (MODELLER in roles and peer.name == submitted_by)
+
+
+def check_person(node: NodeConfig, method: str, peer: Member) -> None:
+    """Refuse a call for which a person has no role.
+
+    Raises
+    ------
+    RefusedError : names the role that is needed, and where it is given.
+    """
+    needed = ACCESS.get(method, _NODES_ONLY)
+    if peer.role != "operator" or needed is _ANY_MEMBER:
+        return
+    roles = roles_of(node, peer.name)
+    if roles & needed:
+        return
+    if not needed:
+        raise RefusedError(f"{method} is for nodes; {peer.name} is a person", party=node.name)
+    has = ", ".join(sorted(roles)) or "no role"
+    raise RefusedError(
+        f"{method} at {node.name} needs the role {' or '.join(sorted(needed))}, {peer.name} has {has} there: use "
+        f"{node.name}'s own identity, or name the person with that role under `people` in its node.yaml",
+        party=node.name,
+    )
+
+
+def authoriser(node: NodeConfig) -> Callable[[str, Member], None]:
+    """`check_person` for one node, as the fabric asks it."""
+    return lambda method, peer: check_person(node, method, peer)

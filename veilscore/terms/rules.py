@@ -1,0 +1,104 @@
+"""The parts of a holder's policy that govern consent, releases and standing agreements (typed in node.yaml).
+
+For example: `consent: required`, `consent_issuers: {portal: 64 hexadecimal digits of its Ed25519 key}`,
+`release: {output: score, min_batch: 30}`, `agreements: [{banks: [bank], purposes: [credit], valid_to: 2027-12-31}]`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt  # noqa: TC003 - pydantic resolves annotations at run time
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from veilscore.terms.settings import Strict
+
+if TYPE_CHECKING:
+    from veilscore.terms.bands import Bands
+
+PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key, hexadecimal")]
+RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+MOST_MODELS = 5  # default budget never above this, however many columns a holder has
+
+
+class ReleaseRules(Strict):
+    """How much of its records a holder lets out through scores."""
+
+    control: Literal["on", "off"] = Field(default="on", description="off: nothing is counted or refused here")
+    output: Literal["score", "band"] = Field(default="score", description="band: no scores leave")
+    max_bands: int = Field(default=10, ge=1, le=63, description="with output: band, most bands with a name")
+    min_band_width: float = Field(
+        default=0.25, ge=0, description="with output: band, narrowest band, in doublings of the odds (pdo)"
+    )
+    models_per_firm: int | None = Field(
+        default=None, ge=1, description="distinct models a firm is scored by; None: a quarter of the columns, at most 5"
+    )
+    evaluations_per_firm: int | None = Field(
+        default=None, ge=1, description="the same with hold-out scores of training; None: half of the columns"
+    )
+    repeats_per_model: int = Field(default=2, ge=0, description="openings of a firm and model after the first")
+    window_days: float = Field(default=365, gt=0, description="releases older than this no longer count")
+    min_batch: int = Field(default=30, ge=1, description="fewer firms in a batch: refuse")
+    min_difference: int = Field(
+        default=30, ge=1, description="a batch differs from each earlier one of its model by none or this many firms"
+    )
+    online_per_hour: int = Field(default=20_000, ge=1, description="single firms a bank may score")
+    batches_per_day: int = Field(default=50, ge=1, description="batches a bank may score")
+
+    @property
+    def bands_only(self) -> bool:
+        """Whether scores are kept back."""
+        return self.control == "on" and self.output == "band"
+
+    def bands_refusal(self, bands: Bands, units: int, pdo: float) -> str:
+        """Why these bands would tell too much, as the bank may hear it; empty if they do not.
+
+        Parameters
+        ----------
+        units : in one point.
+        pdo : points that double the odds.
+        """
+        if not self.bands_only:
+            return ""
+        if len(bands.limits) > self.max_bands:
+            return f"{len(bands.limits)} bands are more than the {self.max_bands} that the policy allows (max_bands)"
+        least = self.min_band_width * pdo
+        if bands.narrowest(units) < least:
+            return f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
+        return ""
+
+    def models_allowed(self, n_columns: int) -> int:
+        """Most distinct models a firm is scored by."""
+        return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
+
+    def evaluations_allowed(self, n_columns: int) -> int:
+        """Most distinct models a firm is scored by, hold-out scores included."""
+        return max(self.models_allowed(n_columns), self.evaluations_per_firm or max(2, n_columns // 2))
+
+
+class StandingRule(Strict):
+    """Jobs that are accepted without asking a person; empty lists mean any."""
+
+    banks: tuple[RuleName, ...] = ()
+    purposes: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    datasets: tuple[RuleName, ...] = ()
+    valid_from: dt.date | None = None
+    valid_to: dt.date | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.valid_from and self.valid_to and self.valid_from > self.valid_to:
+            raise ValueError("valid_from is after valid_to")
+        return self
+
+    def covers(self, *, bank: str, purpose: str, task: str, dataset: str, today: dt.date) -> bool:
+        """Whether a job falls under this rule."""
+        named = ((self.banks, bank), (self.purposes, purpose), (self.tasks, task), (self.datasets, dataset))
+        return in_period(self.valid_from, self.valid_to, today) and all(not some or one in some for some, one in named)
+
+
+def in_period(first: dt.date | None, last: dt.date | None, today: dt.date) -> bool:
+    """Whether `today` is in a period whose ends are included and may be open."""
+    return (first is None or first <= today) and (last is None or today <= last)

@@ -1,0 +1,1 @@
+"""Messages, how they travel, and where secrets come from."""

@@ -1,0 +1,184 @@
+"""How messages travel: one interface, and its in-memory form for simulated runs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Interface
+
+from veilscore.errors import PeerError, ProtocolError
+from veilscore.v1 import wire_pb2
+from veilscore.wire.framing import PIECE_BYTES, Assembly, parse
+from veilscore.wire.inbox import Inbox, Limits
+from veilscore.wire.protocol import Protocol, Session, Transcript, run
+
+
+class Channel(Interface):
+    """Ordered, reliable, authenticated delivery between the parties of one session."""
+
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
+        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it."""
+
+    async def receive(self, sender: str) -> bytes:
+        """Next message from `sender`, in the order sent."""
+
+
+Tamper = Callable[[str, str, int, bytes], list[bytes]]
+
+
+class MemoryNetwork:
+    """All parties of one session in one process.
+
+    Parameters
+    ----------
+    tamper : a dishonest sender: called as (sender, recipient, sequence, payload) for each message, returns the
+        messages that are sent in its place.
+    faults : a bad wire: called likewise with the frame (header and message, as over gRPC), returns the frames that
+        arrive in its place. Receivers then check order, repeats, session and digest as over gRPC.
+    timeout_s : how long a receive waits before the peer counts as lost.
+    session : id that frames carry.
+    """
+
+    def __init__(
+        self,
+        *,
+        tamper: Tamper | None = None,
+        faults: Tamper | None = None,
+        timeout_s: float = 60.0,
+        session: str = "memory",
+    ) -> None:
+        self._queues: dict[tuple[str, str], asyncio.Queue[bytes]] = {}
+        self._meant: Counter[tuple[str, str]] = Counter()
+        self._sent: Counter[tuple[str, str]] = Counter()
+        self._inboxes: dict[str, Inbox] = {}
+        self._tamper = tamper
+        self._faults = faults
+        self._timeout_s = timeout_s
+        self._session = session
+
+    def _queue(self, sender: str, recipient: str) -> asyncio.Queue[bytes]:
+        return self._queues.setdefault((sender, recipient), asyncio.Queue())
+
+    def channel(self, party: str) -> Channel:
+        """Channel of one party."""
+        return _MemoryChannel(self, party)
+
+    async def deliver(self, sender: str, recipient: str, payload: bytes) -> None:
+        """Put one message into the recipient's queue."""
+        pair = (sender, recipient)
+        items = [payload]
+        if self._tamper:
+            items = self._tamper(sender, recipient, self._meant[pair], payload)
+            self._meant[pair] += 1
+        for item in items:
+            frames = [item]
+            if self._faults:
+                sequence = self._sent[pair]
+                self._sent[pair] += 1
+                whole = frame(self._session, sender, recipient, sequence, item)
+                frames = self._faults(sender, recipient, sequence, whole)
+            for arriving in frames:
+                await self._queue(sender, recipient).put(arriving)
+
+    async def take(self, sender: str, recipient: str) -> bytes:
+        """Next message for the recipient."""
+        # not asyncio.wait_for: before Python 3.12 it swallows a cancellation that meets a message
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    item = await self._queue(sender, recipient).get()
+                    if not self._faults:
+                        return item
+                    if self._accept(item, sender, recipient):
+                        return await self._inboxes[recipient].get(sender, self._timeout_s)
+        except TimeoutError as error:
+            raise PeerError(f"no message from {sender} within {self._timeout_s:g} s", party=recipient) from error
+
+    def _accept(self, item: bytes, sender: str, recipient: str) -> bool:
+        """Check a frame as a node does; False for a repeat."""
+        header, payload = _unframe(item, sender)
+        if (header.session, header.sender, header.recipient) != (self._session, sender, recipient):
+            raise ProtocolError(
+                f"message from {sender} is of another session or for another party", session=self._session
+            )
+        whole = Assembly(header)
+        for at in range(0, len(payload), PIECE_BYTES):
+            whole.add(payload[at : at + PIECE_BYTES])
+        inbox = self._inboxes.setdefault(recipient, Inbox(self._session, Limits()))
+        return not inbox.put(header, whole.finish())
+
+
+def frame(session: str, sender: str, recipient: str, sequence: int, payload: bytes) -> bytes:
+    """One message as it stands on a wire: header, length-prefixed, and content."""
+    header = wire_pb2.Header(
+        session=session,
+        sender=sender,
+        recipient=recipient,
+        sequence=sequence,
+        size_bytes=len(payload),
+        sha256=hashlib.sha256(payload).digest(),
+    ).SerializeToString()
+    return len(header).to_bytes(4, "little") + header + payload
+
+
+def _unframe(item: bytes, sender: str) -> tuple[wire_pb2.Header, bytes]:
+    end = 4 + int.from_bytes(item[:4], "little")
+    return parse(wire_pb2.Header, item[4:end], sender), item[end:]
+
+
+class _MemoryChannel:
+    def __init__(self, network: MemoryNetwork, party: str) -> None:
+        self._network = network
+        self._party = party
+
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:  # noqa: ARG002 - no wire
+        await self._network.deliver(self._party, to, payload)
+
+    async def receive(self, sender: str) -> bytes:
+        return await self._network.take(sender, self._party)
+
+
+def simulate(
+    roles: dict[str, Protocol[Any]],
+    sessions: dict[str, Session],
+    *,
+    tamper: Tamper | None = None,
+    faults: Tamper | None = None,
+    timeout_s: float = 60.0,
+    transcripts: dict[str, Transcript] | None = None,
+    checkpoints: dict[str, list[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Run all roles of one session in memory; returns each party's result, raises the first error."""
+
+    async def all_roles() -> list[Any]:
+        session = next(iter(sessions.values())).id
+        network = MemoryNetwork(tamper=tamper, faults=faults, timeout_s=timeout_s, session=session)
+        tasks = [
+            asyncio.create_task(
+                run(
+                    role,
+                    network.channel(party),
+                    sessions[party],
+                    transcript=transcripts.setdefault(party, Transcript(keep=True))
+                    if transcripts is not None
+                    else None,
+                    checkpoint=checkpoints.setdefault(party, []).append if checkpoints is not None else None,
+                )
+            )
+            for party, role in roles.items()
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        return dict(zip(roles, asyncio.run(all_roles()), strict=True))
+    finally:
+        for role in roles.values():  # at once: the garbage collector may come where their threads cannot be waited for
+            role.close()
