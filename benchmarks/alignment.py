@@ -12,7 +12,8 @@ from result import emit
 from veilscore.crypto.group import Scalar, hash_to_group, raise_points
 from veilscore.protocols.align import bank_align, holder_align
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Session, Transcript
+from veilscore.wire.protocol import Session
+from veilscore.wire.transcript import Transcript
 
 BOUND_S = 15.0
 

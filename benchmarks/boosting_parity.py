@@ -20,10 +20,10 @@ from xgboost import XGBClassifier
 
 from veilscore.models import harmonics
 from veilscore.models.boosting_design import natural
+from veilscore.models.boosting_form import BankBoosting, Growth, HolderColumns, rank_codes
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree, goes_left, leaf_range, tree_values
-from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
-from veilscore.protocols.boosting_form import Growth, HolderColumns, rank_codes
+from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 

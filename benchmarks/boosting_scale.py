@@ -16,11 +16,12 @@ import matplotlib as mpl
 import numpy as np
 from result import emit
 
+from veilscore.models.boosting_form import BankBoosting, Growth, HolderColumns
 from veilscore.models.split_search import Ranked, Rules
-from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
-from veilscore.protocols.boosting_form import Growth, HolderColumns
+from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Progress, Session, Transcript
+from veilscore.wire.protocol import Progress, Session
+from veilscore.wire.transcript import Transcript
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -32,10 +32,12 @@ from veilscore.fabric.grpc_channel import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.node import founding
 from veilscore.node.founding import found_federation
-from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
+from veilscore.protocols.adding import coordinator_add
+from veilscore.protocols.scoring import HolderAnswer, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
 from veilscore.terms.federation import load_federation
-from veilscore.wire.protocol import Session, run
+from veilscore.wire.driver import run
+from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     from veilscore.models.boosted import Boosted

@@ -30,7 +30,7 @@ from veilscore.errors import PeerError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.keys.identity import load_identity
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.founding import PORTAL, DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
@@ -40,7 +40,7 @@ from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from result import emit
 
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import PairwiseKey, share_context, zero_share
-from veilscore.protocols import online
+from veilscore.protocols import adding, online
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def main() -> None:
             masks.append(done.mask_total)
             expected += int(points[holder][np.arange(N_COLUMNS) * N_CODES + codes[0]].sum())
             sizes = len(query[0]), len(done.reply[0])
-        total = online.total_points(online.add_partials(partials), masks, np.zeros(1, np.int64))
+        total = online.total_points(adding.add_partials(partials), masks, np.zeros(1, np.int64))
         exact &= total.tolist() == [expected]
     value = watch.per_score(repeats)
     for stage, times in watch.stages.items():

@@ -26,7 +26,9 @@ from veilscore.protocols.sealed_argmax import Winners, bank_argmax, bank_setup, 
 from veilscore.protocols.sealed_gain import GainRule, Sums, left_sums
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.v1 import scorecard_pb2
-from veilscore.wire.protocol import Protocol, Session, Transcript, run
+from veilscore.wire.driver import run
+from veilscore.wire.protocol import Protocol, Session
+from veilscore.wire.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

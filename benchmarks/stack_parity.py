@@ -21,11 +21,12 @@ from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
 from veilscore.models.boosted import Boosted
-from veilscore.models.model import Scorecard, load_model
+from veilscore.models.filed import load_model
+from veilscore.models.model import Scorecard
 from veilscore.node.local import open_job
-from veilscore.tasks.workflow import steps_for
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.policy import NodePolicy
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from pooled_margins import card_margins, part_of, tree_margins
@@ -93,7 +94,7 @@ def _one_job(name: str, split: int, args: argparse.Namespace) -> dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         run = open_job(job, nodes, Path(folder))
         start = time.perf_counter()
-        for step in steps_for(job):
+        for step in job.steps:
             run.step(step, timeout_s=3600)
         print(f"{name} split {split}: {time.perf_counter() - start:.0f} s", flush=True)
         return _measured(run, job)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from veilscore.errors import JobError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.node.step_run import is_retryable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
-
-    from veilscore.v1 import control_pb2
+from veilscore.fabric.step_run import is_retryable
+from veilscore.v1 import control_pb2
 
 _GRACE_S = 1.0  # the party where it began may report a moment after those who noticed
 _WITHDRAW_S = 30.0

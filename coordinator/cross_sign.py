@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 from veilscore.errors import EvidenceError
+from veilscore.evidence.documents import Document
 from veilscore.evidence.exchange import (
     Closing,
     Countersigned,
-    Exchange,
+    CrossSigning,
     Nothing,
     Offer,
     Offers,
@@ -17,21 +19,16 @@ from veilscore.evidence.exchange import (
     ProofsWanted,
     assemble,
 )
+from veilscore.evidence.receipt import JobReceipt
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.terms.job import Job
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from veilscore.evidence.documents import Document
-    from veilscore.evidence.receipt import JobReceipt
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.job import Job
 
 D = TypeVar("D", bound="Document")
 ROUND_S = 10.0
 
 
-async def cross_sign(fabric: Fabric, own: Exchange, job_id: str, job: Job) -> JobReceipt:
+async def cross_sign(fabric: Fabric, own: CrossSigning, job_id: str, job: Job) -> JobReceipt:
     """Run all rounds; every party then has the receipt.
 
     Raises
@@ -55,7 +52,7 @@ async def cross_sign(fabric: Fabric, own: Exchange, job_id: str, job: Job) -> Jo
 
 
 class _Rounds:
-    def __init__(self, fabric: Fabric, own: Exchange, job_id: str) -> None:
+    def __init__(self, fabric: Fabric, own: CrossSigning, job_id: str) -> None:
         self._fabric, self._own, self._job_id = fabric, own, job_id
 
     async def ask(self, ask: str, bodies: Mapping[str, Document], kind: type[D]) -> dict[str, D]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from coordinator.state_tables import AcceptanceRow
 from veilscore.errors import PeerError
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.terms.acceptance import verify_acceptance
+from veilscore.terms.federation import Member
+from veilscore.terms.job import Job
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.federation import Member
-    from veilscore.terms.job import Job
 
 
 async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: float) -> AcceptanceRow:

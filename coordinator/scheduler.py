@@ -6,27 +6,20 @@ Everything that was decided is in `State` before it has an effect; `resume_all` 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator.attempt import cause, run_attempt, step_error
+from coordinator.attempt import Outcome, cause, run_attempt, step_error
 from coordinator.proposal import ask
-from coordinator.state import UNFINISHED
+from coordinator.state import UNFINISHED, State
+from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from coordinator.attempt import Outcome
-    from coordinator.state import State
-    from coordinator.watch import Watchers
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.node.step_run import Workflow
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,6 @@ class Scheduler:
         self,
         state: State,
         fabric: Fabric,
-        workflow: Workflow,
         watchers: Watchers,
         local_step: Callable[[str, Job, str, int], AsyncIterator[control_pb2.StepEvent]],
         patience: Patience,
@@ -70,7 +62,6 @@ class Scheduler:
     ) -> None:
         self._state = state
         self._fabric = fabric
-        self._workflow = workflow
         self._watchers = watchers
         self._local_step = local_step
         self._patience = patience
@@ -84,7 +75,6 @@ class Scheduler:
         """Check a job, keep it, begin; returns its id."""
         job = parse_job(text, "submitted job")
         self._check_members(job)
-        self._workflow.steps_for(job)
         job_id = new_job_id(job)
         self._state.add_job(
             job_id,
@@ -170,7 +160,7 @@ class Scheduler:
             if self._state.job(job_id).status != "running":
                 self._move(job_id, "running")
             done = {row.step for row in self._state.steps(job_id) if row.status == "done"}
-            for position, step in enumerate(self._workflow.steps_for(job)):
+            for position, step in enumerate(job.steps):
                 if step not in done:
                     await self._run_step(job_id, job, step, position)
             await self._gather_evidence(job_id, job)
@@ -240,7 +230,7 @@ class Scheduler:
     # steps
 
     async def _run_step(self, job_id: str, job: Job, step: str, position: int) -> None:
-        parties = self._workflow.parties_in(step, job)
+        parties = job.parties_of(step)
         for tries in range(1, self._patience.attempts + 1):
             attempt = self._state.begin_attempt(job_id, step, position, parties)
             self._tell(job_id, "running", f"attempt {attempt}", step=step)

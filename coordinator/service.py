@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
 from coordinator.cross_sign import cross_sign
 from coordinator.scheduler import Patience, Scheduler
 from coordinator.state import UNFINISHED, State
+from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
-from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.key_watch import KeyWatch
+from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
 from veilscore.keys.identity import ROLES
-from veilscore.node.node import default_workflow, load_membership
-from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
-from veilscore.terms.job import check_job_id, parse_job
+from veilscore.protocols.adding import coordinator_add
+from veilscore.terms.federation import Member
+from veilscore.terms.job import Job, check_job_id, parse_job
+from veilscore.terms.node_config import database_url, load_membership, load_node_config
 from veilscore.terms.people import authoriser, sees_job
-from veilscore.terms.policy import database_url, load_node_config
 from veilscore.v1 import control_pb2
+from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import Session
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
-    from veilscore.terms.federation import Member
-    from veilscore.terms.job import Job
-    from veilscore.wire.inbox import Limits
 
 _SUBMITTERS = {"bank", "operator"}
 
@@ -45,7 +40,6 @@ class Coordinator:
     Parameters
     ----------
     home : folder with node.yaml (role coordinator), identity/, federation.yaml; state/ is made in it.
-    workflow : steps and their protocols; default `veilscore.tasks.workflow`.
     patience : waiting times and number of attempts.
     """
 
@@ -53,8 +47,7 @@ class Coordinator:
         self,
         home: Path | str,
         *,
-        workflow: Workflow | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.home = Path(home)
@@ -63,7 +56,6 @@ class Coordinator:
             raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a coordinator")
         identity, federation = load_membership(self.home, self.config)
         self.name = identity.name
-        self.workflow = workflow if workflow is not None else default_workflow()
         self.state = State(self._state_url())
         self.watchers = Watchers()
         self._log = structlog.get_logger("coordinator").bind(party=self.name)
@@ -79,7 +71,6 @@ class Coordinator:
         self.scheduler = Scheduler(
             self.state,
             self.fabric,
-            self.workflow,
             self.watchers,
             self._local_step,
             patience or Patience(),
@@ -194,9 +185,8 @@ class Coordinator:
     ) -> AsyncGenerator[control_pb2.StepEvent, None]:
         session = Session(session_id(job_id, step, attempt), self.name, job.bank, job.holders)
         store = JobStore(self.home / "jobs" / check_job_id(job_id))
-        context = self.workflow.StepContext(session=session, role="coordinator", job=job, node=self.config, store=store)
         limit_s = self.config.limits.step_deadline_s
-        run = StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, limit_s)
+        run = StepRun(self.fabric, session, coordinator_add(session), store, limit_s)
         try:
             async for event in run.events():
                 if event.WhichOneof("event") == "done":
@@ -207,13 +197,13 @@ class Coordinator:
                 self.evidence.step_failed(session.id, run.transcript)
 
     async def _cross_sign(self, job_id: str, job: Job) -> None:
-        await cross_sign(self.fabric, Exchange(self.evidence, lambda _: job), job_id, job)
+        await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
 
     def _accept_session(self, session: str, sender: str) -> bool:
         """Whether messages of this session may come in: the newest attempt of a step that it takes part in."""
         job_id, step, attempt = parse_session_id(session)
         job = self.scheduler.job(check_job_id(job_id))
-        parties = self.workflow.parties_in(step, job) if step in self.workflow.steps_for(job) else ()
+        parties = job.parties_of(step) if step in job.steps else ()
         running = {(r.step, r.attempt) for r in self.state.steps(job_id) if r.status == "running"}
         return self.name in parties and sender in parties and (step, attempt) in running
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from coordinator.state_engine import check_version, open_engine, reason
 from coordinator.state_tables import (
@@ -27,11 +29,6 @@ from coordinator.state_tables import (
     metadata,
 )
 from veilscore.errors import JobError, StateError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from sqlalchemy.engine import Connection
 
 JOB_TRANSITIONS: dict[str, frozenset[str]] = {
     "proposed": frozenset({"waiting", "running", "refused", "failed", "cancelled"}),

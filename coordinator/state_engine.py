@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
 
 from coordinator.state_tables import META, SCHEMA_VERSION
 from veilscore.errors import ConfigError, StateError
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection, Engine
 
 _BUSY_S = 10.0
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from veilscore.errors import MessageError, PeerError, ProtocolError
-from veilscore.protocols.online import add_partials, pack_partial, parse_partial
+from veilscore.protocols.adding import add_partials, pack_partial, parse_partial
+from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from veilscore.terms.federation import Member
 
 _REQUESTS_KEPT = 10_000
 _RECORDS_MOST = 4096

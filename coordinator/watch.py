@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Callable
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-
-    from veilscore.v1.control_pb2 import JobEvent
+from veilscore.v1.control_pb2 import JobEvent
 
 _QUEUE_LENGTH = 1000
 

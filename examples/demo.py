@@ -27,11 +27,12 @@ from veilscore.node.founding import PORTAL
 from veilscore.reports.report import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
+from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import load_job
-from veilscore.terms.roles import leakage_table
 
 if TYPE_CHECKING:
     from veilscore.terms.job import Job
+    from veilscore.terms.parameters import Parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
@@ -69,7 +70,7 @@ def main() -> int:
         veilscore("down", folder)
     parity = compare(folder, job, job_id)
     show_parity(parity)
-    show_leakage(job.task)
+    show_leakage(job.parameters)
     stores = {party: job_store(folder, party, job_id) for party in PARTIES}
     reports = {party: read_report(store.path / "report.json") for party, store in stores.items()}
     shown = ReportParity(
@@ -187,12 +188,12 @@ def show_parity(p: Parity) -> None:
     console.print(table)
 
 
-def show_leakage(task: str) -> None:
+def show_leakage(parameters: Parameters) -> None:
     """The table of who learns what."""
     table = Table(title="What each party learned", show_lines=True)
     for column in ("step", "bank", "tax, registry", "coordinator"):
         table.add_column(column)
-    for row in leakage_table(task):
+    for row in leakage_table(parameters):
         table.add_row(row.step, row.bank, row.holder or "nothing", row.coordinator)
     console.print(table)
 

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from veilscore.files.store import JobStore
 from veilscore.models import design as modelling
 from veilscore.models import metrics
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
+from veilscore.tasks.binning import load_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,7 @@ def compare(folder: Path, job: Job, job_id: str) -> Parity:
     x, train, target = pooled_woe(folder, job, job_id), rows["train"], rows["target"].astype(np.float64)
     pooled = LogisticRegression(C=job.training.C, tol=1e-12, max_iter=10_000)
     pooled.fit(x[train], target[train], sample_weight=rows["weight"][train])
-    design = modelling.design(job, modelling.load_counts(store), rows)
+    design = modelling.design(job, load_counts(store), rows)
     alone = modelling.bank_only(design)
     y = target[~train]
     return Parity(

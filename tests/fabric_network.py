@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from veilscore.fabric.grpc_channel import Fabric, Limits
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.keys.identity import Identity, create_identity
 from veilscore.terms.federation import Federation, make_federation, member_of
 from veilscore.v1 import wire_pb2
+from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import VERSION, Session
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ ROLES = {
     "coordinator": "coordinator",
     "operator": "operator",
 }
-QUICK = Limits(retry_s=1.5, receive_timeout_s=1.5, deliver_timeout_s=1.5, connect_timeout_s=1.0)
+QUICK = WireLimits(retry_s=1.5, receive_timeout_s=1.5, deliver_timeout_s=1.5, connect_timeout_s=1.0)
 
 
 def make_identity(name: str, role: str, days: float = 365) -> Identity:

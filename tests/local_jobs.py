@@ -11,9 +11,10 @@ from consent_issuer import ISSUERS, OFTEN
 
 from veilscore.models.loss import sigmoid
 from veilscore.node.local import open_job
-from veilscore.tasks.workflow import StepContext, digest_of_ids
+from veilscore.tasks.context import StepContext, digest_of_ids
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.policy import NodePolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +153,7 @@ def _session(run, party):
 
 def pooled(run):
     """WOE columns of a finished run with all parties' codes in one place: (X, y, train, weight)."""
-    from veilscore.models.model import load_model
+    from veilscore.models.filed import load_model
 
     bank = run.stores["bank"].load_arrays("rows")
     model = load_model(run.stores["bank"].path / "model.json")

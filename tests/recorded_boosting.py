@@ -14,15 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from veilscore.crypto import bit_product, shares
 from veilscore.lattice import hints, product
 from veilscore.lattice.params import T
+from veilscore.models.boosting_form import SCALE, BankBoosting, Growth, HolderColumns
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.protocols import blocks, boosting, boosting_tree
-from veilscore.protocols.boosting import BankBoosting, bank_boost, holder_boost
-from veilscore.protocols.boosting_form import SCALE, Growth, HolderColumns
+from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Session, Transcript
+from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     from veilscore.models.trees import Tree
+    from veilscore.wire.transcript import Transcript
 
 SEALED = {"sealed": True, "bounds": True, "noise_rows": 3.0, "share": 1.0}  # the defaults of a job
 OPEN = {"sealed": False, "bounds": False, "noise_rows": 0.0, "share": None}  # every control of opened sums switched off

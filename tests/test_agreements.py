@@ -10,7 +10,7 @@ import pytest
 from consent_issuer import give_list
 from local_jobs import firms, nodes, write
 from local_jobs import job as batch_job
-from trial_federation import commanding, make_homes, open_trial, running, show, submit, toy_job, watch
+from trial_federation import SCORECARD, commanding, make_homes, open_trial, running, show, submit, toy_job, watch
 
 from veilscore.errors import ConfigError, IdentityError, ProtocolError, RefusedError
 from veilscore.keys.identity import load_identity
@@ -19,10 +19,13 @@ from veilscore.node.local import open_job
 from veilscore.release import binding
 from veilscore.release.binding import bound_now, check_bound, code_digest, with_model_version
 from veilscore.release.catalogue import publish, read_published, verify_published
+from veilscore.tasks.table import answer_to
 from veilscore.terms import policy as node_policy
 from veilscore.terms.acceptance import verify_acceptance
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import Accept, NodePolicy, Pending, Refuse, load_node_config
+from veilscore.terms.node_config import load_node_config
+from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import StandingRule
 
 TODAY = dt.date(2026, 2, 3)
@@ -35,23 +38,23 @@ DAY = dt.timedelta(days=1)
 @pytest.mark.parametrize(
     ("policy", "answer"),
     [
-        ({"accept": "manual"}, Pending),
-        ({"accept": "auto"}, Accept),
-        ({"agreements": [{"banks": ["bank"], "purposes": ["credit"], "tasks": ["train_scorecard"]}]}, Accept),
-        ({"agreements": [{"banks": ["other"]}, {"datasets": ["main"]}]}, Accept),
-        ({"agreements": [{"purposes": ["marketing"]}]}, Pending),
-        ({"agreements": [{"valid_to": str(TODAY - DAY)}]}, Pending),
-        ({"agreements": [{"valid_from": str(TODAY), "valid_to": str(TODAY)}]}, Accept),
-        ({"accept": "auto", "valid_from": str(TODAY + DAY)}, Refuse),
-        ({"accept": "auto", "valid_to": str(TODAY - DAY)}, Refuse),
-        ({"agreements": [{}], "purposes": ["marketing"]}, Refuse),
+        ({"accept": "manual"}, "pending"),
+        ({"accept": "auto"}, "accepted"),
+        ({"agreements": [{"banks": ["bank"], "purposes": ["credit"], "tasks": ["toy"]}]}, "accepted"),
+        ({"agreements": [{"banks": ["other"]}, {"datasets": ["main"]}]}, "accepted"),
+        ({"agreements": [{"purposes": ["marketing"]}]}, "pending"),
+        ({"agreements": [{"valid_to": str(TODAY - DAY)}]}, "pending"),
+        ({"agreements": [{"valid_from": str(TODAY), "valid_to": str(TODAY)}]}, "accepted"),
+        ({"accept": "auto", "valid_from": str(TODAY + DAY)}, "refused"),
+        ({"accept": "auto", "valid_to": str(TODAY - DAY)}, "refused"),
+        ({"agreements": [{}], "purposes": ["marketing"]}, "refused"),
     ],
 )
 def test_standing_rules_accept_without_a_person(tmp_path, monkeypatch, policy, answer):
-    monkeypatch.setattr(node_policy, "_today", lambda: TODAY)  # midnight may come between collection and this
+    monkeypatch.setattr(node_policy, "utc_today", lambda: TODAY)  # midnight may come between collection and this
     config = load_node_config(make_homes(tmp_path) / "tax")
     config = config.model_copy(update={"policy": NodePolicy.model_validate(policy)})
-    assert isinstance(config.policy.decide(toy_job(), config), answer)
+    assert answer_to(toy_job(), config).status == answer
 
 
 def test_rules_that_cannot_be():
@@ -66,18 +69,18 @@ def test_rules_that_cannot_be():
 def test_a_band_policy_refuses_score_jobs(tmp_path):
     config = load_node_config(make_homes(tmp_path) / "tax")
     config = config.model_copy(update={"policy": NodePolicy(accept="auto", release={"output": "band"})})
-    text = toy_job().canonical().decode()
+    text = parse_job(SCORECARD).canonical().decode()
     job = json.loads(text) | {"task": "score_batch", "parameters": {"model": "m", "on_missing": "missing_code"}}
     for asked in (job, json.loads(text)):  # the second one wants hold-out scores
-        decision = config.policy.decide(parse_job(json.dumps(asked)), config)
-        assert isinstance(decision, Refuse)
+        decision = answer_to(parse_job(json.dumps(asked)), config)
+        assert decision.status == "refused"
         assert "bands only" in decision.reason
         key, bands = ("output", {}) if asked is job else ("holdout_output", {"bands": {"A": 600}})
         banded = {**asked, "parameters": {**asked["parameters"], key: "band", **bands}}
         assert f"set {key}: band" in decision.reason
-        assert isinstance(config.policy.decide(parse_job(json.dumps(banded)), config), Accept)
+        assert answer_to(parse_job(json.dumps(banded)), config).status == "accepted"
     quiet = json.loads(text) | {"parameters": {"holdout_scores": False}}
-    assert isinstance(config.policy.decide(parse_job(json.dumps(quiet)), config), Accept)
+    assert answer_to(parse_job(json.dumps(quiet)), config).status == "accepted"
 
 
 # --- what was approved is what runs ----------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def test_a_batch_runs_with_the_approved_model_alone(tmp_path):
     give_list(tmp_path / "bank", parts["bank"]["firm"])
     plain = batch_job("score_batch", name="batch", model="card", on_missing="missing_code")
     stated = with_model_version(plain, tmp_path / "bank")
-    assert stated.scoring.model_sha256
+    assert stated.of(ScoreBatch).model_sha256
     assert with_model_version(stated, tmp_path / "bank") is stated
     open_job(stated, nodes(folder), tmp_path).run()
     wrong = batch_job("score_batch", name="batch", model="card", on_missing="missing_code", model_sha256="ab" * 32)

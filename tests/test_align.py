@@ -25,8 +25,10 @@ from veilscore.errors import (
 )
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
+from veilscore.wire.driver import run
 from veilscore.wire.memory import MemoryNetwork, simulate
-from veilscore.wire.protocol import Session, Transcript, decode, encode, run
+from veilscore.wire.protocol import Session, decode, encode
+from veilscore.wire.transcript import Transcript
 
 SMALL = AlignLimits(part_size=4, workers=1)
 

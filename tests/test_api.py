@@ -17,8 +17,8 @@ from veilscore.api import JointBoosting, JointScorecard, JointSelection, JointSt
 from veilscore.data.simulate import simulate
 from veilscore.data.table_source import TableReader
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
-from veilscore.node.table_run import outside_loop
-from veilscore.terms.job import TrainScorecard
+from veilscore.node.local import outside_loop
+from veilscore.terms.parameters import TrainScorecard
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,12 @@ from veilscore.evidence.receipt import digest_of, traffic_of
 from veilscore.lattice.sampling import SecretStream
 from veilscore.node.local import open_job
 from veilscore.protocols.commitment import holder_committed
-from veilscore.terms.policy import AuditRules
+from veilscore.tasks.table import reads_of
+from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import wire_pb2
-from veilscore.wire.protocol import Receive, Session, Transcript, TranscriptEntry
+from veilscore.wire.protocol import Receive, Session
 from veilscore.wire.randomness import in_order, replayable, secret_bytes, secret_generator
+from veilscore.wire.transcript import Transcript, TranscriptEntry
 
 QUICK = {"holdout_fraction": 0.4, "max_openings": 6}
 CONFIRMED = "confirmed"
@@ -143,12 +145,12 @@ def test_digests_of_failed_attempts_reach_back_to_the_first_message():
 
 
 def test_an_attempt_that_the_bank_gave_up_is_confirmed_up_to_there(tmp_path, monkeypatch):
-    from veilscore.tasks import workflow
+    from veilscore.tasks import scorecard
 
     run = audited_run(tmp_path, **QUICK)
     for step in ("align", "bin"):
         run.step(step)
-    honest = workflow.bank_train
+    honest = scorecard.bank_train
 
     def interrupted(*arguments):
         role, answer, gradients = honest(*arguments), None, 0
@@ -160,7 +162,7 @@ def test_an_attempt_that_the_bank_gave_up_is_confirmed_up_to_there(tmp_path, mon
             answer = yield command
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "bank_train", interrupted)
+        patch.setattr(scorecard, "bank_train", interrupted)
         with pytest.raises(PeerError):
             run.step("train", timeout_s=10)
     run.step("train", 2)
@@ -228,8 +230,9 @@ def test_seeds_of_attempts_and_jobs_are_never_equal(tmp_path):
     seeds = {read_opening(kept(one, "align", k)).seed for one in (run, again) for k in (1, 2)}
     assert len(seeds) == 4
     session = Session(f"{run.job_id}/align/1", "bank", "bank", run.job.holders)
+    home, reads = run.stores["bank"].path.parent.parent, reads_of(run.job, "align", run.job_id)
     with pytest.raises(SecretReuseError, match="one attempt"):
-        begin(run.stores["bank"].path.parent.parent, session, run.job, run.nodes["bank"])
+        begin(home, session, run.job, run.nodes["bank"], reads)
 
 
 def test_default_secrets_differ_between_runs():

@@ -109,8 +109,8 @@ def test_tiny_overlap_is_told_to_the_holder_and_refused_to_the_bank(tmp_path, pa
 
 def test_what_the_bank_hears_of_a_tiny_overlap(tmp_path, parts):
     from veilscore.protocols.align import bank_align, holder_align
+    from veilscore.wire.driver import run
     from veilscore.wire.memory import MemoryNetwork
-    from veilscore.wire.protocol import run
 
     sessions = {p: Session("job/align/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
 

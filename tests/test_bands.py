@@ -27,17 +27,16 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.recorder import score_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.lattice.params import SCORE_T
+from veilscore.models.filed import load_model
 from veilscore.models.loss import TURN
-from veilscore.models.model import load_model
 from veilscore.node.local import open_job
 from veilscore.protocols import banding
 from veilscore.protocols.banding import BandCircuit
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score_bands, holder_receive, holder_score
 from veilscore.protocols.tree_scoring import bank_score_trees_bands, bounds, holder_score_trees
 from veilscore.reports.bank import bank_report
-from veilscore.tasks.workflow import estimate, parties_in
+from veilscore.tasks.table import estimate, leakage_table
 from veilscore.terms.bands import Bands
-from veilscore.terms.roles import leakage_table
 from veilscore.v1 import control_pb2 as cp
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.framing import kind_of
@@ -496,13 +495,14 @@ def test_what_a_job_in_bands_costs_and_tells_is_known_before():
         (job("score_batch", model="card"), job("score_batch", model="card", output="band")),
     ):
         n_rows = {"bank": 100_000}
-        assert estimate(other, n_rows)[-1].bytes > estimate(one, n_rows)[-1].bytes + 4000 * 25_000
-        table = {row.step: row for row in leakage_table(other.task, **other.parameters.tells)}
+        sent = [list(estimate(asked, n_rows).values())[-1].bytes for asked in (one, other)]
+        assert sent[1] > sent[0] + 4000 * 25_000
+        table = {row.step: row for row in leakage_table(other.parameters)}
         told = table["score" if other.task == "score_batch" else "evaluate"]
         assert "band of each scored row" in told.bank
         assert "total points" not in told.bank
-        assert (parties_in("align", other), parties_in("score", one)[-1]) == (other.parties, "coordinator")
-        assert parties_in("evaluate", other) == parties_in("score", other) == other.parties
+        assert (other.parties_of("align"), one.parties_of("score")[-1]) == (other.parties, "coordinator")
+        assert other.parties_of("evaluate") == other.parties_of("score") == other.parties
 
 
 def test_bands_count_by_model_and_cut_offs(trained, tmp_path):

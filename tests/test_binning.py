@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, VeilscoreError
 from veilscore.lattice.params import T
-from veilscore.protocols.binning import Columns, bank_bin, cell_counts, holder_bin, offsets, own_counts, withheld_cells
+from veilscore.models.counts import BinnedColumns, cell_counts, offsets, own_counts
+from veilscore.protocols.binning import bank_bin, holder_bin, withheld_cells
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate
@@ -37,7 +38,7 @@ def make_columns(party="tax", n_codes=(4, 3, 6), seed=1, **changes):
         "map_hash": bytes(range(32)),
         **changes,
     }
-    return Columns(**fields)
+    return BinnedColumns(**fields)
 
 
 def bin_with(columns, *, weight=None, min_count=5, **options):

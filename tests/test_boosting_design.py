@@ -10,10 +10,9 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, ParameterError
 from veilscore.models import boosting_design as design
+from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.importance import by_party, importance
-from veilscore.protocols.binning import BinCounts, Columns, own_counts
-from veilscore.tasks.estimate import estimate
-from veilscore.terms.roles import leakage_table
+from veilscore.tasks.table import estimate, leakage_table
 
 
 def boosting_job(**parameters):
@@ -49,7 +48,7 @@ def bank():
     code_map = CodeMap.fit(table, max_bin=6, ordered=True)
     codes = code_map.transform(table).codes
     order = code_map.public_order()
-    columns = Columns(
+    columns = BinnedColumns(
         names=code_map.names,
         codes=codes,
         n_codes=code_map.n_codes,
@@ -192,7 +191,7 @@ def test_importance_adds_up(bank):
 def test_the_table_of_who_learns_what_follows_the_job():
     def learned(**parameters):
         asked = job("train_boosting", name="trees", **parameters)
-        return {row.step: row for row in leakage_table(asked.task, **asked.training.tells)}
+        return {row.step: row for row in leakage_table(asked.parameters)}
 
     sealed, bounded = learned(splits="sealed"), learned(splits="bounded")
     assert "two sums of gradients per leaf" in sealed["boost"].bank
@@ -204,12 +203,10 @@ def test_the_table_of_who_learns_what_follows_the_job():
 
 def test_the_estimate_grows_with_trees_and_rows():
     def boost(n, **parameters):
-        return next(
-            e for e in estimate(job("train_boosting", name="trees", **parameters), {"bank": n}) if e.step == "boost"
-        )
+        return estimate(job("train_boosting", name="trees", **parameters), {"bank": n})["boost"]
 
     assert boost(60_000).seconds > boost(30_000).seconds
     assert boost(30_000, n_estimators=200).bytes == pytest.approx(2 * boost(30_000).bytes)
     assert boost(30_000, splits="bounded").bytes < boost(30_000, splits="sealed").bytes
-    steps = [e.step for e in estimate(job("train_boosting", name="trees", holdout_fraction=0), {"bank": 1000})]
-    assert steps == ["align", "bin", "boost"]
+    steps = estimate(job("train_boosting", name="trees", holdout_fraction=0), {"bank": 1000})
+    assert list(steps) == ["align", "bin", "boost"]

@@ -14,7 +14,7 @@ from veilscore.cli import app
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, VeilscoreError
 from veilscore.models.boosted import Boosted
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.models.onnx_export import to_onnx
 from veilscore.models.trees import HolderTrees, goes_left, tree_values
 from veilscore.models.validator_export import bank_part, bank_part_json

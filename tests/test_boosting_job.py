@@ -25,15 +25,16 @@ from veilscore.errors import (
 from veilscore.lattice.params import T
 from veilscore.models import boosting_design, harmonics
 from veilscore.models.boosted import Boosted
-from veilscore.models.design import load_counts
-from veilscore.models.model import load_model
+from veilscore.models.boosting_form import rank_codes
+from veilscore.models.filed import load_model
 from veilscore.models.trees import HolderTrees, leaf_range, tree_values
 from veilscore.node.local import open_job
 from veilscore.protocols import boosting_sealed, sealed_argmax
 from veilscore.protocols.boosting import _remask
-from veilscore.protocols.boosting_form import rank_codes
-from veilscore.tasks.workflow import steps_for
-from veilscore.terms.policy import NodePolicy, Refuse
+from veilscore.tasks.binning import load_counts
+from veilscore.tasks.table import answer_to
+from veilscore.terms.parameters import TrainBoosting
+from veilscore.terms.policy import NodePolicy
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode
@@ -87,7 +88,7 @@ def design_of(run):
 
 def assert_agrees(run, trees):
     """Every split is the oracle's best on the same rows, every leaf has its weight, every margin is within 1e-3."""
-    data, p = design_of(run), run.job.boosting
+    data, p = design_of(run), run.job.of(TrainBoosting)
     growth, sides = data.growth, {"bank": data.own, **data.columns}
     saved = {party: run.stores[party].load_arrays("rows") for party in run.job.parties}
     codes = {party: rows["codes"][rows["train"]] for party, rows in saved.items()}
@@ -210,7 +211,7 @@ def test_with_bounds_and_noise_by_default(tmp_path):
 
 def test_parts_agree_and_early_stopping_keeps_the_best(trained):
     model, fit = model_of(trained), trained.stores["bank"].load_json("fit")
-    assert steps_for(trained.job) == ("align", "bin", "boost", "evaluate")
+    assert trained.job.steps == ("align", "bin", "boost", "evaluate")
     best = 1 + int(np.argmax(np.cumsum(fit["improvements"])))
     assert len(model.trees) == best < len(fit["improvements"])
     assert "no improvement" in fit["stopped"]
@@ -405,7 +406,7 @@ def test_defaults_of_job_and_policy_agree_but_for_the_order(tmp_path):
     default = config.model_copy(update={"policy": NodePolicy(accept="auto", boosting_bounds=False)})
     assert default.policy.boosting_bounds == "off"  # YAML reads a bare off as false
     plain = job("train_boosting", name="plain", ordered=False)
-    assert not isinstance(config.policy.decide(plain, config), Refuse)
+    assert answer_to(plain, config).status != "refused"
 
 
 @pytest.mark.parametrize(

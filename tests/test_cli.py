@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from trial_federation import JOB
+from trial_federation import SCORECARD
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -40,7 +40,7 @@ def trial(tmp_path):
 @pytest.fixture
 def job(tmp_path):
     path = tmp_path / "job.yaml"
-    path.write_text(JOB + "parameters: {max_bin: 5}\n")
+    path.write_text(SCORECARD + "parameters: {max_bin: 5}\n")
     return path
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from veilscore.cli import app
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
 

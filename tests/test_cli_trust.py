@@ -13,7 +13,7 @@ from veilscore.data.simulate import simulate
 from veilscore.errors import ConfigError, IdentityError, VeilscoreError
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.release.consent import Signed, read_consent, read_revocations
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 
 JOB = """
 name: firms

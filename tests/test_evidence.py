@@ -42,15 +42,15 @@ from veilscore.evidence.anchor import SecondLog, TimeStamps, check_anchor
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, load_keys
 from veilscore.evidence.heads import Countersignature, check_successor
 from veilscore.evidence.log import scan
-from veilscore.evidence.merkle import EMPTY_ROOT, Tree, check_consistency, check_inclusion, leaf_hash, node_hash
+from veilscore.evidence.merkle import EMPTY_ROOT, MerkleTree, check_consistency, check_inclusion, leaf_hash, node_hash
 from veilscore.evidence.receipt import JobStatement, traffic_of
 from veilscore.evidence.recorder import online_receipt, score_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.terms.federation import load_federation
 from veilscore.v1 import align_pb2
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import Transcript
+from veilscore.wire.transcript import Transcript
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,7 +96,7 @@ def leaves_of(n):
 
 
 def test_published_vectors():
-    tree = Tree()
+    tree = MerkleTree()
     assert tree.root().hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     for data, root in zip(INPUTS, ROOTS, strict=True):
         tree.extend([leaf_hash(data)])
@@ -109,7 +109,7 @@ def test_published_vectors():
 @settings(max_examples=60, deadline=None)
 def test_every_proof_verifies_and_no_other(n, data):
     leaves = leaves_of(n)
-    tree = Tree(leaves[: n // 3])
+    tree = MerkleTree(leaves[: n // 3])
     tree.extend(leaves[n // 3 :])
     assert tree.root() == recursive_root(leaves)
     old = data.draw(st.integers(0, n))
@@ -139,14 +139,14 @@ def test_every_proof_verifies_and_no_other(n, data):
 @given(st.integers(0, 40), st.integers(0, 40))
 @settings(max_examples=40, deadline=None)
 def test_a_tree_that_was_cut_goes_on_as_if_nothing_had_been(kept, more):
-    tree = Tree(leaves_of(60))
+    tree = MerkleTree(leaves_of(60))
     tree.cut(kept)
     tree.extend(leaves_of(60)[kept : kept + more])
     assert tree.root() == recursive_root(leaves_of(60)[: kept + min(more, 60 - kept)])
 
 
 def test_impossible_proofs_are_refused():
-    tree = Tree(leaves_of(3))
+    tree = MerkleTree(leaves_of(3))
     for wrong in (lambda: tree.inclusion(3), lambda: tree.consistency(4), lambda: tree.root(4)):
         with pytest.raises(EvidenceError):
             wrong()

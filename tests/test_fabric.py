@@ -29,9 +29,9 @@ from veilscore.errors import (
     ProtocolError,
     RefusedError,
 )
-from veilscore.fabric.grpc_channel import Fabric, Limits
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.v1 import align_pb2, control_pb2, wire_pb2
-from veilscore.wire.inbox import Inbox, QueueFullError
+from veilscore.wire.inbox import Inbox, QueueFullError, WireLimits
 from veilscore.wire.protocol import encode
 
 JobRef, JobInfo = control_pb2.JobRef, control_pb2.JobInfo
@@ -202,7 +202,7 @@ def test_request_over_the_control_limit():
         with pytest.raises(MessageError, match="over the size limit"):
             await bank.call("tax", "Ask", big, JobInfo, timeout_s=1)
 
-    on_network(scenario, "bank", "tax", limits=Limits(control_bytes=2 * MIB))
+    on_network(scenario, "bank", "tax", limits=WireLimits(control_bytes=2 * MIB))
 
 
 def test_node_that_is_down():
@@ -543,7 +543,7 @@ def test_stalled_sender_is_given_up():
                     await call
         assert tax._exchanges.get("job/step/1").inbox.used_bytes == 0
 
-    on_network(scenario, "tax", limits=Limits(deliver_timeout_s=0.2))
+    on_network(scenario, "tax", limits=WireLimits(deliver_timeout_s=0.2))
 
 
 def test_repeat_is_a_duplicate_and_changed_repeat_refused():
@@ -559,7 +559,7 @@ def test_repeat_is_a_duplicate_and_changed_repeat_refused():
             await channel.receive("bank")
         assert tax.bytes_received("job/step/1") == 3
 
-    on_network(scenario, "tax", limits=Limits(receive_timeout_s=0.2))
+    on_network(scenario, "tax", limits=WireLimits(receive_timeout_s=0.2))
 
 
 def test_late_repeat_after_the_session_ended():
@@ -600,14 +600,14 @@ def test_own_message_over_the_limit_is_not_sent():
         with pytest.raises(MessageError, match="message of 101 bytes to tax is over the limit of 100"):
             await bank.channel(session("bank")).send("tax", bytes(101))
 
-    on_network(scenario, "bank", limits=Limits(message_bytes=100))
+    on_network(scenario, "bank", limits=WireLimits(message_bytes=100))
 
 
 # --- back-pressure, ends, repeats ---
 
 
 def test_full_queue_of_a_slow_peer_is_an_error_when_the_time_is_over():
-    limits = Limits(message_bytes=1000, inbox_bytes=1000, queue_wait_s=0.1, retry_s=0.4, deliver_timeout_s=0.4)
+    limits = WireLimits(message_bytes=1000, inbox_bytes=1000, queue_wait_s=0.1, retry_s=0.4, deliver_timeout_s=0.4)
 
     async def scenario(bank, tax):
         channel = bank.channel(session("bank"))
@@ -622,7 +622,7 @@ def test_full_queue_of_a_slow_peer_is_an_error_when_the_time_is_over():
 
 
 def test_sender_waits_for_a_slow_reader():
-    limits = Limits(message_bytes=MIB, inbox_bytes=2 * MIB, queue_wait_s=0.1, retry_s=5)
+    limits = WireLimits(message_bytes=MIB, inbox_bytes=2 * MIB, queue_wait_s=0.1, retry_s=5)
 
     async def scenario(bank, tax):
         async def send():
@@ -645,7 +645,7 @@ def test_sender_waits_for_a_slow_reader():
 
 def test_awaited_message_gets_into_a_full_inbox():
     """Otherwise a reader of bank would wait behind what registry filled the inbox with."""
-    limits = Limits(message_bytes=100, inbox_bytes=100, queue_wait_s=0.2, retry_s=1, receive_timeout_s=1)
+    limits = WireLimits(message_bytes=100, inbox_bytes=100, queue_wait_s=0.2, retry_s=1, receive_timeout_s=1)
 
     async def scenario(bank, tax, registry):
         await registry.channel(session("registry")).send("tax", bytes(100))
@@ -657,7 +657,7 @@ def test_awaited_message_gets_into_a_full_inbox():
 
 
 def test_closing_a_session_wakes_reader_and_sender():
-    limits = Limits(message_bytes=100, inbox_bytes=100)
+    limits = WireLimits(message_bytes=100, inbox_bytes=100)
 
     async def scenario(bank, tax):
         await bank.channel(session("bank")).send("tax", bytes(100))
@@ -673,7 +673,7 @@ def test_closing_a_session_wakes_reader_and_sender():
 
 
 def test_cancelled_send_can_only_be_repeated_and_arrives_once():
-    limits = Limits(message_bytes=100, inbox_bytes=100, receive_timeout_s=1)
+    limits = WireLimits(message_bytes=100, inbox_bytes=100, receive_timeout_s=1)
 
     async def scenario(bank, tax):
         channel, reader = bank.channel(session("bank")), tax.channel(session("tax"))
@@ -767,12 +767,12 @@ def test_traffic_is_counted_by_kind_on_both_sides():
 
 def test_limits_must_fit_together():
     with pytest.raises(ConfigError, match="at most the inbox's"):
-        Limits(message_bytes=2, inbox_bytes=1)
+        WireLimits(message_bytes=2, inbox_bytes=1)
 
 
 def test_inbox_gives_its_space_back():
     async def scenario():
-        inbox = Inbox("s", Limits(message_bytes=10, inbox_bytes=10))
+        inbox = Inbox("s", WireLimits(message_bytes=10, inbox_bytes=10))
         with pytest.raises(MessageError):
             async with inbox.space("bank", 10, 0.1):
                 raise MessageError("truncated")

@@ -9,8 +9,10 @@ import yaml
 from sqlalchemy.engine import make_url
 
 from veilscore.errors import ConfigError, JobError
+from veilscore.tasks.table import answer_to
 from veilscore.terms.job import Job, check_job_id, load_job, new_job_id, parse_job
-from veilscore.terms.policy import Accept, NodeConfig, Pending, Refuse, load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.settings import parse
 
 JOB = {
@@ -36,10 +38,10 @@ def test_defaults_and_access():
     assert j.training.holdout_fraction == 0.25
     assert j.columns["tax"].exclude == ("x",)
     with pytest.raises(JobError, match="not score_batch"):
-        _ = j.scoring
+        j.of(ScoreBatch)
     scoring = parse_job(yaml.safe_dump(SCORE))
-    assert scoring.scoring.model == "kz"
-    with pytest.raises(JobError, match="not train_scorecard"):
+    assert scoring.of(ScoreBatch).model == "kz"
+    with pytest.raises(JobError, match="not one that trains"):
         _ = scoring.training
 
 
@@ -128,47 +130,47 @@ def node(role="holder", name="tax", policy=None, **dataset) -> NodeConfig:
 @pytest.mark.parametrize(
     ("policy", "changes", "expected"),
     [
-        ({}, {}, Pending),
-        ({"accept": "auto"}, {}, Accept),
-        ({"accept": "auto", "purposes": ["other"]}, {}, Refuse),
-        ({"accept": "auto", "tasks": ["score_batch"]}, {}, Refuse),
-        ({"accept": "auto"}, {"parameters": {"monotone": True}}, Refuse),
-        ({"accept": "auto", "allow_order": True}, {"parameters": {"monotone": True}}, Accept),
-        ({"accept": "auto"}, {"parameters": {"standard_errors": True}}, Refuse),
-        ({"accept": "auto", "holdout_scores": "refuse"}, {}, Refuse),
-        ({"accept": "auto", "holdout_scores": "refuse"}, {"parameters": {"holdout_scores": False}}, Accept),
-        ({"accept": "auto"}, {"datasets": {**JOB["datasets"], "tax": "secret"}}, Refuse),
-        ({"accept": "auto", "banks": ["rival"]}, {}, Refuse),
+        ({}, {}, "pending"),
+        ({"accept": "auto"}, {}, "accepted"),
+        ({"accept": "auto", "purposes": ["other"]}, {}, "refused"),
+        ({"accept": "auto", "tasks": ["score_batch"]}, {}, "refused"),
+        ({"accept": "auto"}, {"parameters": {"monotone": True}}, "refused"),
+        ({"accept": "auto", "allow_order": True}, {"parameters": {"monotone": True}}, "accepted"),
+        ({"accept": "auto"}, {"parameters": {"standard_errors": True}}, "refused"),
+        ({"accept": "auto", "holdout_scores": "refuse"}, {}, "refused"),
+        ({"accept": "auto", "holdout_scores": "refuse"}, {"parameters": {"holdout_scores": False}}, "accepted"),
+        ({"accept": "auto"}, {"datasets": {**JOB["datasets"], "tax": "secret"}}, "refused"),
+        ({"accept": "auto", "banks": ["rival"]}, {}, "refused"),
     ],
 )
 def test_policy_of_a_holder(policy, changes, expected):
     config = node(policy=policy)
-    assert isinstance(config.policy.decide(job(**changes), config), expected)
+    assert answer_to(job(**changes), config).status == expected
 
 
 def test_policy_on_unknown_firms():
     config = node(policy={"accept": "auto"})
-    decision = config.policy.decide(parse_job(yaml.safe_dump(SCORE)), config)
-    assert isinstance(decision, Refuse)
+    decision = answer_to(parse_job(yaml.safe_dump(SCORE)), config)
+    assert decision.status == "refused"
     assert "on_missing: missing_code" in decision.reason
     config = node(policy={"accept": "auto", "disclose_unknown": True})
-    assert isinstance(config.policy.decide(parse_job(yaml.safe_dump(SCORE)), config), Accept)
+    assert answer_to(parse_job(yaml.safe_dump(SCORE)), config).status == "accepted"
 
 
 def test_policy_of_the_bank_names_the_missing_column():
     config = node("bank", "bank", {"accept": "auto"})
-    assert "no label_column" in config.policy.decide(job(), config).reason
+    assert "no label_column" in answer_to(job(), config).reason
     config = node("bank", "bank", {"accept": "auto"}, label_column="default")
-    assert isinstance(config.policy.decide(job(), config), Accept)
+    assert answer_to(job(), config).status == "accepted"
     weighted = job(parameters={"weights": True})
-    assert "no weight_column" in config.policy.decide(weighted, config).reason
+    assert "no weight_column" in answer_to(weighted, config).reason
 
 
 def test_wrong_role_is_refused():
     config = node("bank", "tax", {"accept": "auto"})
-    assert "role" in config.policy.decide(job(), config).reason
+    assert "role" in answer_to(job(), config).reason
     config = node("holder", "court", {"accept": "auto"})
-    assert "not a party" in config.policy.decide(job(), config).reason
+    assert "not a party" in answer_to(job(), config).reason
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,13 +20,13 @@ from veilscore.crypto.oblivious import LabelSender
 from veilscore.data.codes import CodeMap
 from veilscore.lattice import hints, lookup, packed_sums, product
 from veilscore.lattice.params import SCORE_T, T
+from veilscore.models.counts import BinnedColumns
+from veilscore.models.logistic_problem import scales
 from veilscore.models.loss import TURN
 from veilscore.node.local import open_job
 from veilscore.protocols import scoring
-from veilscore.protocols.binning import Columns, bank_bin, holder_bin
-from veilscore.protocols.scorecard import scales
-from veilscore.terms.job import Task
-from veilscore.terms.roles import LEAKS, leakage_table, row_of_step
+from veilscore.protocols.binning import bank_bin, holder_bin
+from veilscore.tasks.table import TASKS, leakage_table, step_of, steps_of
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 
@@ -283,6 +282,28 @@ def flipped(tmp_path_factory):
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
+def kind_of(entry, run):
+    """Row of the table for a message's step: a hold-out is evaluated with the messages that score a batch."""
+    return step_of(run.job, entry.session.split("/")[1]).kind
+
+
+def default_parameters(task, **changes):
+    needed = {"score_batch": {"model": "card"}}.get(task, {})
+    return TASKS[task].parameters(**needed, **changes)
+
+
+def leaks_of(parameters):
+    return {kind: step.learns for kind, step in {s.kind: s for s in steps_of(parameters).values()}.items()}
+
+
+SHIPPED = [name for name in TASKS if name != "toy"]
+# of all steps; what a batch tells beside a hold-out (its consent lists) has tests of its own
+LEAKS = {
+    (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
+}
+LEAKS = {(kind, leak) for kind, leak in LEAKS if kind != "score" and not leak.row}
+
+
 def roles_of(party, run):
     if party in ("bank", "coordinator"):
         return {party}
@@ -290,57 +311,65 @@ def roles_of(party, run):
 
 
 def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed, stack, banded):
-    rows = {(leak.step, leak.kind, leak.to) for leak in LEAKS}
+    rows = {(step, leak.kind, leak.to) for step, leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
     runs = (record, screened, boosted, sealed, stack, banded)
-    for party, entry, _ in (message for found in runs for message in found.everything()):
-        step = row_of_step(entry.session.split("/")[1])
+    for run, (party, entry, _) in ((one.run, message) for one in runs for message in one.everything()):
+        step = kind_of(entry, run)
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
         assert matching, f"{entry.kind} to {party} in {step} is not in the table"
         seen |= matching
     assert seen == rows
     # rows of the lead occur at the lead alone
     others = {entry.kind for found in (record, banded) for party, entry, _ in found.everything() if party == "registry"}
-    assert not others & {leak.kind for leak in LEAKS if leak.to == "lead"}
+    assert not others & {leak.kind for _, leak in LEAKS if leak.to == "lead"}
     # and what goes with scores does not occur with bands
     for found, other in ((record, "band"), (banded, "score")):
         kinds = {entry.kind for _, entry, _ in found.everything()}
-        assert kinds & {leak.kind for leak in LEAKS if leak.only}
-        assert not kinds & {leak.kind for leak in LEAKS if leak.only == other}
+        assert kinds & {leak.kind for _, leak in LEAKS if leak.only}
+        assert not kinds & {leak.kind for _, leak in LEAKS if leak.only == other}
 
 
 def test_all_messages_of_forms_that_hide_are_checked_here():
-    hiding = {leak.kind for leak in LEAKS if leak.form in ("ciphertext", "hint", "masked")}
+    hiding = {leak.kind for _, leak in LEAKS if leak.form in ("ciphertext", "hint", "masked")}
     assert hiding <= {*PACKED, *WORDS, *POINTS, *BYTES}
 
 
 @pytest.mark.parametrize("released", ["score", "band"])
-@pytest.mark.parametrize("task", get_args(Task))
+@pytest.mark.parametrize("task", SHIPPED)
 def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     steps = {
         "train_scorecard": {"align", "bin", "train", "evaluate"},
         "train_boosting": {"align", "bin", "boost", "evaluate"},
         "train_stack": {"align", "bin", "train", "boost", "stack", "evaluate", "folds"},
         "select_model": {"align", "bin", "train", "boost", "stack", "evaluate", "folds"},
-        "score_batch": {"consent", "align", "evaluate"},
+        "score_batch": {"consent", "align", "score"},
         "screen_features": {"align", "screen"},
     }[task]
-    table = leakage_table(task, band=released == "band")
-    leaks = [leak for leak in LEAKS if leak.only in ("", released)]
-    shown = {("evaluate" if row.step == "score" else row.step): row for row in table}
+    banded = {
+        "score_batch": {"output": "band"},
+        "screen_features": {},
+    }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
+    parameters = default_parameters(task, **(banded if released == "band" else {}))
+    shown = {row.step: row for row in leakage_table(parameters)}
     assert set(shown) == steps
-    for leak in leaks:
-        if leak.step in steps and leak.learns != "nothing":
-            column = "holder" if leak.to == "lead" else leak.to
-            assert leak.learns in getattr(shown[leak.step], column)
-    for row in table:
-        if row.step == "folds":
-            continue
-        told = {leak.learns for leak in leaks if leak.to == "coordinator"}
-        assert set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
-    extra = leakage_table(task, monotone=True, standard_errors=True, band=released == "band")
-    assert len(extra) == len(table) + 2
+    sealed = parameters.tells.get("sealed", False)
+    for step, leaks in leaks_of(parameters).items():
+        for leak in leaks:
+            learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
+            if learns != "nothing" and leak.only in ("", parameters.opens):
+                column = "holder" if leak.to == "lead" else leak.to
+                assert learns in getattr(shown[leak.row or step], column)
+    told = {leak.learns for _, leak in LEAKS if leak.to == "coordinator"}
+    for row in shown.values():
+        assert row.step == "folds" or set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
+
+
+def test_options_that_tell_more_have_rows_of_their_own():
+    usual = leakage_table(default_parameters("train_scorecard"))
+    more = leakage_table(default_parameters("train_scorecard", monotone=True, standard_errors=True))
+    assert [row.step for row in more[len(usual) :]] == ["monotone WOE", "standard errors"]
 
 
 # --- what is hidden is uniform ---------------------------------------------------------------------------------------
@@ -380,9 +409,9 @@ def test_ring_elements_are_all_there_is_in_hiding_messages(record):
 
 
 def test_shares_in_messages_are_uniform(record):
-    steps = {row_of_step(entry.session.split("/")[1]) for _, entry, _ in record.everything()}
+    steps = {kind_of(entry, record.run) for _, entry, _ in record.everything()}
     absent = "score" if record.received("bank", "BandLeadDecoding") else "band"
-    expected = {leak.kind for leak in LEAKS if leak.step in steps and leak.only != absent}
+    expected = {leak.kind for step, leak in LEAKS if step in steps and leak.only != absent}
     for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
         for party, _entry, message in (m for m in record.everything() if m[1].kind == kind):
@@ -656,7 +685,7 @@ def test_withheld_cells_are_never_opened():
     n_codes = np.full(d, 4, np.int64)
     label = (rng.random(n) < 0.5).astype(np.int8)
     label[:4] = 1
-    columns = Columns(
+    columns = BinnedColumns(
         tuple(f"c{j}" for j in range(d)), codes, n_codes, np.zeros(d, bool), np.full(d, -1, np.int64), bytes(32)
     )
     sessions = {p: Session("job/bin/1", p, "bank", ("tax",)) for p in ("bank", "tax")}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from veilscore.errors import ConfigError
+from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
-from veilscore.models.model import Column, PartyPart, Provenance, Scaling, Scorecard, load_model
+from veilscore.models.model import Column, PartyPart, Provenance, Scaling, Scorecard
 
 
 def column(points, *, coefficient=0.7, name="c"):

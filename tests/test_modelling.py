@@ -14,12 +14,14 @@ from veilscore.data.table import make_table
 from veilscore.errors import JobError, ParameterError
 from veilscore.files.store import JobStore
 from veilscore.models import design as modelling
+from veilscore.models.counts import BinnedColumns, own_counts
 from veilscore.models.design import design, export
 from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS
 from veilscore.models.loss import sigmoid
 from veilscore.models.optimise import OptimiserState
-from veilscore.protocols.binning import Columns, own_counts
 from veilscore.protocols.scoring import BatchResult
+from veilscore.tasks.batch import write_scores
+from veilscore.tasks.binning import load_counts, save_counts
 
 N = 1200
 N_CODES = {"bank": np.array([4, 3]), "tax": np.array([5, 4])}
@@ -54,7 +56,7 @@ def columns(party, codes, **changes):
         "map_hash": bytes(32),
         **changes,
     }
-    return Columns(**fields)
+    return BinnedColumns(**fields)
 
 
 def one_holder_job(**parameters):
@@ -116,8 +118,8 @@ def test_woe_of_large_bins_is_the_textbooks(world):
 def test_counts_survive_the_store(world, tmp_path):
     _, counts, _ = world
     store = JobStore(tmp_path / "job")
-    modelling.save_counts(store, counts)
-    again = modelling.load_counts(store)
+    save_counts(store, counts)
+    again = load_counts(store)
     assert list(again) == list(counts)
     for party in counts:
         for field in ("names", "map_hash", "party"):
@@ -200,7 +202,7 @@ def test_scores_are_written(world, tmp_path):
     table = make_table(["f1", 'odd,"id"', "f3"], {"x": [1.0, 2.0, 3.0]}, normaliser="text")
     result = BatchResult(np.array([5001, 4999, 12]), {"tax": np.array([False, True, False]), "court": None})
     store = JobStore(tmp_path / "job")
-    modelling.write_scores(store, table, model, result, TransformReport(3, {"x": 1}, {}))
+    write_scores(store, table, model, result, TransformReport(3, {"x": 1}, {}))
     path = store.path / "scores.csv"
     assert path.stat().st_mode & 0o777 == 0o600
     with path.open(newline="") as file:

@@ -103,7 +103,7 @@ def test_manual_approval(tmp_path):
     ("policy", "words"),
     [
         ({"purposes": ["tax fraud"]}, "purpose 'credit' is not among"),
-        ({"holdout_scores": "refuse"}, "set holdout_scores: false"),
+        ({"publish_screening": False}, "set tell_hour: false"),
         ({"tasks": ["score_batch"]}, "does not allow task"),
         ({"banks": ["other"]}, "does not work for bank"),
     ],
@@ -112,7 +112,7 @@ def test_policy_refuses(tmp_path, policy, words):
     async def scenario():
         nodes = open_trial(make_homes(tmp_path, registry=policy))
         async with running(nodes), commanding(tmp_path / "bank") as command:
-            job_id = await submit(command)
+            job_id = await submit(command, f"{JOB}parameters: {{tell_hour: true}}\n")
             await watch(command, job_id)
             return await show(command, job_id)
 

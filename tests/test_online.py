@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 from veilscore.errors import MessageError, ParameterError, SchemaError
-from veilscore.protocols import online
+from veilscore.protocols import adding, online
 
 NAMES = ("court", "registry", "tax")
 
@@ -56,9 +56,9 @@ def score(keys, cases, own, request="request-1"):
         done = online.evaluate(public, query, online.encode_points(points, len(codes)))
         share = zero_share(name, shared[name], context, len(codes), he.T)
         partial = online.open_partial(secret, done.reply, len(codes), len(points), share)
-        partials.append(online.parse_partial(online.pack_partial(partial), len(codes), name))
+        partials.append(adding.parse_partial(adding.pack_partial(partial), len(codes), name))
         masks.append(done.mask_total)
-    return online.total_points(online.add_partials(partials), masks, own), partials
+    return online.total_points(adding.add_partials(partials), masks, own), partials
 
 
 @settings(max_examples=15, deadline=None)
@@ -92,7 +92,7 @@ def test_coordinator_and_holder_see_uniform_numbers(keys):
     codes = np.repeat(one[0], 2000, axis=0)  # the same record over and over: only masks differ
     total, partials = score(keys, {"tax": (codes, *one[1:]), "court": (codes, *one[1:])}, np.zeros(2000, int))
     assert len(np.unique(total)) == 1
-    for partial in (*partials, online.add_partials(partials)):
+    for partial in (*partials, adding.add_partials(partials)):
         fractions = partial / he.T
         assert len(np.unique(partial)) > 1990
         assert abs(fractions.mean() - 0.5) < 0.04  # sd 0.0065
@@ -190,13 +190,13 @@ def test_a_reply_under_other_keys_opens_to_noise_not_points(keys):
 
 
 def test_partials_from_a_peer_are_checked():
-    good = online.pack_partial(np.array([1, he.T - 1], np.uint64))
-    assert online.parse_partial(good, 2, "tax").tolist() == [1, he.T - 1]
+    good = adding.pack_partial(np.array([1, he.T - 1], np.uint64))
+    assert adding.parse_partial(good, 2, "tax").tolist() == [1, he.T - 1]
     for bad in (good[:-1], good + b"\0", b""):
         with pytest.raises(MessageError):
-            online.parse_partial(bad, 2, "tax")
+            adding.parse_partial(bad, 2, "tax")
     with pytest.raises(MessageError, match="tax"):
-        online.parse_partial(online.pack_partial(np.array([he.T], np.uint64)), 1, "tax")
+        adding.parse_partial(adding.pack_partial(np.array([he.T], np.uint64)), 1, "tax")
 
 
 def test_totals_that_could_wrap_are_refused():

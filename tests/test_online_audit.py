@@ -15,7 +15,7 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy
 
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
 from veilscore.models.boosted import Stacked
-from veilscore.terms.policy import AuditRules
+from veilscore.terms.node_config import AuditRules
 
 
 @pytest.fixture(scope="module")

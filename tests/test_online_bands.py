@@ -19,13 +19,14 @@ from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.files.store import JobStore
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.node import Node
 from veilscore.online import bands_bank as online_bands_bank
 from veilscore.online import spares as online_spares
 from veilscore.protocols.online_band import BankBand, LeadBand, names_of
+from veilscore.tasks.online import LEARNS
+from veilscore.tasks.table import online_table
 from veilscore.terms.bands import BELOW, Bands, KeptBands
-from veilscore.terms.roles import ONLINE, leakage_table
 from veilscore.v1 import control_pb2 as pb
 
 RNG = np.random.default_rng(23)
@@ -451,7 +452,7 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
 
     responses = asyncio.run(scenario())
     assert [r.band for r in responses] == [trained.bands[f] for f in firms]
-    told = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in ONLINE if leak.only in {"", "band"}}
+    told = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in LEARNS if leak.only in {"", "band"}}
     roles = {"bank": "bank", "tax": "holder", "registry": "holder", "coordinator": "coordinator"}
     own = {
         "ScoreRequest",
@@ -471,7 +472,7 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
     labels = b"".join(message.labels for _, _, message in seen if isinstance(message, pb.BandLabels))
     ones = np.unpackbits(np.frombuffer(labels, np.uint8)).mean()
     assert abs(ones - 0.5) < 6 * 0.5 / np.sqrt(8 * len(labels))
-    table = leakage_table("score_online", band=True)[0]
+    table = online_table("band")
     assert "the firm's band" in table.bank
     assert "points" not in table.bank
     assert "when holders score" not in table.coordinator

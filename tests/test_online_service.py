@@ -34,7 +34,7 @@ from veilscore.evidence.verify import verify_log, verify_receipt
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.files.journal import Journal
 from veilscore.keys.identity import load_identity
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.online import bank as online_bank
 from veilscore.online import spares as online_spares
 from veilscore.online.bank import OnlineBank

@@ -14,7 +14,7 @@ from veilscore.crypto import he
 from veilscore.data.simulate import simulate
 from veilscore.errors import MessageError
 from veilscore.models.boosted import Boosted, Stacked
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.online import spares as online_spares
 from veilscore.online.records import load_map

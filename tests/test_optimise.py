@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import shared_data
 from tests.reference import left_join, load_parties, pooled_logistic, sklearn_auc
 from veilscore.errors import ConfigError, MessageError, ParameterError, StateError
+from veilscore.models.logistic_problem import LogisticProblem, gradient_bits
 from veilscore.models.loss import TURN, sigmoid, sigmoid_series
-from veilscore.models.optimise import LogisticProblem, OptimiserState, gradient_bits, minimise
+from veilscore.models.optimise import OptimiserState, minimise
 from veilscore.models.quadratic import minimise_quadratic
 from veilscore.models.standard_errors import standard_errors
 from veilscore.models.woe import join_tables, logistic_problem, woe_table

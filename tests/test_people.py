@@ -13,8 +13,8 @@ from veilscore.errors import ConfigError, RefusedError, VeilscoreError
 from veilscore.keys.identity import create_identity
 from veilscore.node.founding import write_node_config
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.people import ACCESS, PERSON_ROLES, roles_of
-from veilscore.terms.policy import NodeConfig, load_node_config
 from veilscore.terms.settings import parse
 from veilscore.v1 import control_pb2
 
@@ -118,7 +118,7 @@ def test_modeller_sees_own_jobs_auditor_all_and_steward_decides(homes):
     async def scenario():
         nodes = open_trial(homes)
         async with running(nodes), commanding(homes / "bank") as bank, commanding(homes / "mo") as mo:
-            foreign = await submit(bank, JOB.replace("toy", "foreign"))
+            foreign = await submit(bank, JOB.replace("name: toy", "name: foreign"))
             own = await submit(mo)
             show = control_pb2.JobRef(job_id=foreign)
             with pytest.raises(RefusedError, match="a modeller for own jobs, an auditor for all"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from veilscore.errors import MessageError, OverlapError, PeerError, ProtocolError, VeilscoreError
 from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
 from veilscore.wire import protocol
+from veilscore.wire.driver import run
 from veilscore.wire.memory import MemoryNetwork, simulate
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -21,16 +22,15 @@ from veilscore.wire.protocol import (
     Receive,
     Send,
     Session,
-    Transcript,
     decode,
     encode,
     pack_fields,
     receive,
     receive_parts,
-    run,
     send_parts,
     unpack_fields,
 )
+from veilscore.wire.transcript import Transcript
 
 PING, PONG, PART = align_pb2.AlignBankRound1, align_pb2.AlignHolderRound1, scorecard_pb2.BinHolderHints
 

@@ -48,7 +48,7 @@ def columns(rng, count=None):
         limits = ["min", *edges.tolist(), "max"]
         labels = ["missing", *(f"{low} to {high}" for low, high in pairwise(limits))]
         bins = tuple(
-            report.Bin(codes=(int(c),), share=s, label=t, bad_rate=r, woe=w, points=round(60 - 28 * w))
+            report.BinRow(codes=(int(c),), share=s, label=t, bad_rate=r, woe=w, points=round(60 - 28 * w))
             for c, s, t, r, w in zip(codes, share.tolist(), labels, rates.tolist(), woe.tolist(), strict=True)
         )
         yield report.ColumnBins(column=name, party=party, bins=bins, iv=float(np.dot(bad - good, woe)))
@@ -111,7 +111,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
     )
     steps = {"align": (1.9, 3e6), "binning": (4.2, 31e6), "training": (9.6, 4.1e8), "evaluation": (0.8, 2e5)}
     costs = tuple(
-        report.Cost(
+        report.StepCost(
             step=step,
             party=party,
             seconds=seconds * float(rng.uniform(0.8, 1.2)),
@@ -123,7 +123,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
     )
     return report.ReportData(
         audience="merged",
-        job=report.Job(
+        job=report.ReportedJob(
             name=name,
             job_id="b7e1c0f4-5a1d-4f3e-9a77-2f8f6c1f2b11",
             purpose="Decide on credit lines of small firms up to 300,000; consent form 7, article 4.",
@@ -153,7 +153,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
         distribution=metrics.score_histogram(y, points),
         calibration=metrics.calibration(y, 1 / (1 + np.exp(-joint))),
         cutoffs=metrics.cutoff_table(y, points, [540, 570, 600, 630, 660]),
-        model=report.Scorecard(
+        model=report.ScorecardSection(
             rows=rows,
             intercept=-1.72,
             base_score=600,
@@ -174,19 +174,19 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
         ),
         costs=costs,
         learned=(
-            report.Learned(
+            report.LearnedRow(
                 step="align",
                 label_holder="size of each holder's set",
                 feature_holder="which of its firms are in the bank's job",
                 coordinator="set sizes",
             ),
-            report.Learned(
+            report.LearnedRow(
                 step="binning",
                 label_holder="good and bad counts per anonymous bin over the minimum size",
                 feature_holder="nothing",
                 coordinator="job, sizes, timing",
             ),
-            report.Learned(
+            report.LearnedRow(
                 step="scorecard training",
                 label_holder="weights; d rounded gradient components a step",
                 feature_holder="number of steps, R, K",
@@ -249,7 +249,7 @@ def test_wrong_files_are_refused(merged, tmp_path):
             report.read_report(path)
         assert "secret-value" not in str(caught.value)
     with pytest.raises(ValidationError):
-        report.Bin(codes=(1,), share=float("nan"))
+        report.BinRow(codes=(1,), share=float("nan"))
     raw = merged.model_dump()
     raw["distribution"]["good"] = (float("inf"),)
     with pytest.raises(ValidationError):
@@ -307,7 +307,7 @@ def test_merging_the_views_gives_the_edges_back(merged):
 def test_merged_codes_join_their_labels(merged):
     column = merged.bins[6]
     codes = tuple(cell.codes[0] for cell in column.bins[:2])
-    joined = report.Bin(codes=codes, share=0.5)
+    joined = report.BinRow(codes=codes, share=0.5)
     bank = report.redact(merged, "bank", BANK)
     bins = [column.model_copy(update={"bins": (joined,)})]
     bank = report.ReportData.model_validate({**dict(bank), "bins": bins})
@@ -363,7 +363,7 @@ def test_small_and_empty_reports_render(merged):
             "parity": None,
             "convergence": report.Convergence(gradient_norm=(0.0,), converged=False),
             "bins": (report.ColumnBins(column="empty", party=TAX, bins=()),),
-            "model": report.Scorecard(rows=(), intercept=0),
+            "model": report.ScorecardSection(rows=(), intercept=0),
         }
     )
     html = report.render(small)

@@ -15,14 +15,16 @@ from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.data.column_bins import NumberBins
 from veilscore.errors import StateError
 from veilscore.files.store import JobStore
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
 from veilscore.reports import report
 from veilscore.reports import write as reporting
-from veilscore.reports.bank import range_label
-from veilscore.tasks import workflow
+from veilscore.reports.bank import bank_report, range_label
+from veilscore.reports.holder import holder_report
+from veilscore.tasks.context import StepContext
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.policy import NodePolicy
 from veilscore.wire.protocol import Session
 
 HOLDERS = ("tax", "registry")
@@ -65,12 +67,12 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bank(run):
-    return reporting.bank_report(run.stores["bank"], JOB)
+    return bank_report(run.stores["bank"], JOB)
 
 
 @pytest.fixture(scope="module")
 def holders(run):
-    return {party: reporting.holder_report(run.stores[party], JOB, party) for party in HOLDERS}
+    return {party: holder_report(run.stores[party], JOB, party) for party in HOLDERS}
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_bands_and_fifths_cut_the_holdout(run, bank, copied):
     assert sum(row.n for row in bank.cutoffs) == bank.job.n_holdout
     model = load_model(copied.path / "model.json").model_copy(update={"bands": {}})
     model.save(copied.path / "model.json")
-    fifths = reporting.bank_report(copied, JOB).cutoffs
+    fifths = bank_report(copied, JOB).cutoffs
     assert fifths[0].band == "best fifth"
     assert fifths[-1].band == "worst fifth"
     assert fifths[0].bad_rate < fifths[-1].bad_rate
@@ -160,7 +162,7 @@ def test_the_bank_hears_what_to_look_at(bank):
 )
 def test_without_holdout_scores_the_report_says_why(copied, changes, said):
     copied.delete("holdout")
-    data = reporting.bank_report(copied, with_parameters(**changes))
+    data = bank_report(copied, with_parameters(**changes))
     assert said in data.warnings[0]
     assert not data.evaluations
     assert data.calibration is None
@@ -171,7 +173,7 @@ def test_without_holdout_scores_the_report_says_why(copied, changes, said):
 def test_a_holdout_of_one_class_gives_no_metrics(copied):
     held = copied.load_arrays("holdout")
     copied.save_arrays("holdout", **{**held, "target": np.zeros_like(held["target"])})
-    data = reporting.bank_report(copied, JOB)
+    data = bank_report(copied, JOB)
     assert "one class only" in data.warnings[0]
     assert not data.evaluations
 
@@ -180,7 +182,7 @@ def test_weighted_rows_have_no_standard_error_of_the_gain(copied):
     held = copied.load_arrays("holdout")
     weight = np.where(held["target"] == 1, 0.5, 1.5)
     copied.save_arrays("holdout", **{**held, "weight": weight})
-    data = reporting.bank_report(copied, JOB)
+    data = bank_report(copied, JOB)
     expected = roc_auc_score(held["target"], -held["units"], sample_weight=weight)
     assert data.evaluations[0].discrimination.auc == pytest.approx(expected, abs=1e-12)
     assert data.improvement is None
@@ -199,7 +201,7 @@ def test_calibration_takes_the_prior_correction_back(bank, copied):
     corrected.save(copied.path / "model.json")
     held = copied.load_arrays("holdout")
     copied.save_arrays("holdout", **{**held, "units": held["units"] - round(model.scaling.factor * moved)})
-    data = reporting.bank_report(copied, with_parameters(population_bad_rate=0.12))
+    data = bank_report(copied, with_parameters(population_bad_rate=0.12))
     assert data.calibration.predicted == pytest.approx(bank.calibration.predicted, abs=1e-3)
     assert any("0.12" in line for line in data.warnings)
 
@@ -233,11 +235,11 @@ def test_reports_are_written_privately_and_costs_come_later(run, tmp_path):
     for party, role in (("bank", "bank"), ("tax", "holder")):
         store = JobStore(shutil.copytree(run.stores[party].path, tmp_path / party / run.job_id))
         session = Session(f"{run.job_id}/evaluate/1", party, JOB.bank, JOB.holders)
-        reporting.write_reports(workflow.StepContext(session, role, JOB, run.nodes[party], store))
+        reporting.write_reports(StepContext(session, role, JOB, run.nodes[party], store))
         for name in ("report.json", "report.html"):
             assert stat.S_IMODE((store.path / name).stat().st_mode) == 0o600
         before = report.read_report(store.path / "report.json")
-        costs = [report.Cost(step="train", party=p, seconds=1.5, bytes_sent=2_500_000) for p in ("bank", "tax")]
+        costs = [report.StepCost(step="train", party=p, seconds=1.5, bytes_sent=2_500_000) for p in ("bank", "tax")]
         page = reporting.add_costs(store.path / "report.json", costs).read_text(encoding="utf-8")
         after = report.read_report(store.path / "report.json")
         assert [cost.party for cost in after.costs] == (["bank", "tax"] if role == "bank" else ["tax"])
@@ -247,15 +249,15 @@ def test_reports_are_written_privately_and_costs_come_later(run, tmp_path):
 
 def test_a_folder_without_the_steps_files_is_refused(tmp_path):
     with pytest.raises(StateError, match="nothing saved as 'rows'"):
-        reporting.bank_report(JobStore(tmp_path), JOB)
+        bank_report(JobStore(tmp_path), JOB)
     with pytest.raises(StateError, match="run the step that makes it"):
-        reporting.holder_report(JobStore(tmp_path), JOB, "tax")
+        holder_report(JobStore(tmp_path), JOB, "tax")
 
 
 def test_calibration_is_that_before_recalibration_on_the_same_rows(bank, copied):
     model = load_model(copied.path / "model.json")
     recalibrated = model.calibration.model_copy(update={"slope": 0.8, "intercept": -0.1})
     model.model_copy(update={"calibration": recalibrated}).save(copied.path / "model.json")
-    data = reporting.bank_report(copied, JOB)
+    data = bank_report(copied, JOB)
     assert data.calibration == bank.calibration
     assert any("slope 0.800, intercept -0.100" in line for line in data.warnings)

@@ -11,24 +11,22 @@ from reference import pooled_logistic, pooled_woe
 
 from veilscore.errors import MessageError, ParameterError, VeilscoreError
 from veilscore.lattice.params import T
+from veilscore.models.counts import cell_counts, offsets, row_sums
 from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS as FRACTION_BITS
-from veilscore.models.loss import BOUNDS, for_bound, sigmoid
-from veilscore.models.optimise import LogisticProblem, OptimiserState, Step, minimise
-from veilscore.models.standard_errors import standard_errors
-from veilscore.protocols.binning import cell_counts, offsets
-from veilscore.protocols.scorecard import (
+from veilscore.models.logistic_problem import (
     MAX_RESIDUAL_BITS,
     MAX_WOE,
     MIN_RESIDUAL_BITS,
     BankTraining,
+    LogisticProblem,
     PartyColumns,
-    bank_train,
     column_sums,
-    holder_train,
-    row_sums,
     scales,
-    share_cells,
 )
+from veilscore.models.loss import BOUNDS, for_bound, sigmoid
+from veilscore.models.optimise import GradientStep, OptimiserState, minimise
+from veilscore.models.standard_errors import standard_errors
+from veilscore.protocols.scorecard import bank_train, holder_train, share_cells
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate
@@ -189,7 +187,7 @@ def test_standard_errors():
 def ask_for(points, found):
     """Steps of an optimiser that asks for gradients at given points."""
     for number, (beta, intercept, bound) in enumerate(points):
-        found.append((yield Step(number, beta, intercept, for_bound(bound), bound)))
+        found.append((yield GradientStep(number, beta, intercept, for_bound(bound), bound)))
 
 
 @pytest.mark.parametrize(("n", "weighted"), [(900, True), (8192, False), (9000, False)])
@@ -211,7 +209,7 @@ def test_gradient_is_the_plaintext_gradient(n, weighted):
         units = series.unit * np.abs(world.design).sum(0)
         noise = 6 * series.row_noise(used.bank_table, used.lead_table) * spread + 2.0**-FRACTION_BITS + units
         assert (np.abs(opened - expected) <= noise).all()
-        true = world.design.T @ world.residual(Step(0, beta, intercept, series, bound))
+        true = world.design.T @ world.residual(GradientStep(0, beta, intercept, series, bound))
         fit_error = series.max_error * (world.training.weight @ np.abs(world.design))
         assert (np.abs(opened - true) <= noise + fit_error).all()
 

@@ -7,17 +7,10 @@ import pytest
 
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, RefusedError, VeilscoreError
+from veilscore.models.counts import check_range, offsets
 from veilscore.models.loss import TURN
-from veilscore.protocols.binning import offsets
-from veilscore.protocols.scoring import (
-    HolderAnswer,
-    HolderPart,
-    bank_score,
-    check_range,
-    coordinator_add,
-    holder_receive,
-    holder_score,
-)
+from veilscore.protocols.adding import coordinator_add
+from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score, holder_receive, holder_score
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate

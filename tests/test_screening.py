@@ -15,14 +15,15 @@ from veilscore.data.codes import CodeMap, _permutation
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, SchemaError, VeilscoreError
 from veilscore.models.association import associated_pairs
+from veilscore.models.counts import BinnedColumns, cell_counts
 from veilscore.models.design import cramers_v
 from veilscore.models.metrics import population_stability
-from veilscore.models.screening import Limits, ScreenedColumn, choose
+from veilscore.models.screening import MEASURED, ScreenedColumn, ScreeningLimits, choose
 from veilscore.models.woe import woe_table
 from veilscore.node.local import open_job
-from veilscore.protocols.binning import Columns, cell_counts, withheld_cells
-from veilscore.protocols.screening import MEASURED, ColumnChunk, bank_screen, holder_screen
-from veilscore.tasks.workflow import split, steps_for
+from veilscore.protocols.binning import withheld_cells
+from veilscore.protocols.screening import ColumnChunk, bank_screen, holder_screen
+from veilscore.tasks.context import split
 from veilscore.v1 import screening_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate
@@ -136,7 +137,7 @@ def screened(tmp_path_factory, parts):
 
 
 def test_figures_are_those_of_pooled_data(screened, parts):
-    assert steps_for(screened.job) == ("align", "screen")
+    assert screened.job.steps == ("align", "screen")
     checked = 0
     for party in ("bank", "tax", "registry"):
         expected = oracle(screened, parts, party)
@@ -395,10 +396,10 @@ def test_pruning_is_by_party_and_from_the_highest_iv_down():
         for k, iv in enumerate(values)
     ]
     pairs = {"a": np.array([[0, 1], [1, 2]]), "b": np.array([[0, 1]])}
-    chosen = choose(columns, pairs, Limits(None, None, 0.02, 0.9, None))
+    chosen = choose(columns, pairs, ScreeningLimits(None, None, 0.02, 0.9, None))
     assert [c.name for c in chosen if c.kept] == ["a0", "a2", "b0"]
     assert [c.reason for c in chosen if not c.kept] == ["association above 0.9 with a0", "IV 0.010 below 0.02", "gone"]
-    fewer = choose(columns, pairs, Limits(None, None, 0.02, 0.9, 2))
+    fewer = choose(columns, pairs, ScreeningLimits(None, None, 0.02, 0.9, 2))
     assert [c.name for c in fewer if c.kept] == ["a0", "b0"]
 
 
@@ -413,7 +414,7 @@ def protocol_run(tamper=None, *, pairs=((0, 1),)):
     rng = np.random.default_rng(0)
     sizes = np.array([4, 3], np.int64)
     codes = np.stack([rng.integers(0, k, N) for k in sizes], 1).astype(np.uint8)
-    columns = Columns(("c1", "c2"), codes, sizes, np.zeros(2, bool), np.full(2, -1, np.int64), bytes(32))
+    columns = BinnedColumns(("c1", "c2"), codes, sizes, np.zeros(2, bool), np.full(2, -1, np.int64), bytes(32))
     chunk = ColumnChunk(("c1", "c2"), np.full(2, MEASURED, np.uint8), np.zeros(2), np.full(2, 0.1), columns)
     sessions = {p: Session("job/screen/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
     seen = []

@@ -17,12 +17,13 @@ from veilscore.errors import ConfigError, DataError, MessageError, RefusedError,
 from veilscore.files.store import JobStore
 from veilscore.models import stacked
 from veilscore.models.boosted import Boosted, Stacked
-from veilscore.models.design import load_counts
+from veilscore.models.filed import load_model
 from veilscore.models.loss import log_loss, sigmoid
-from veilscore.models.model import Scorecard, load_model
+from veilscore.models.model import Scorecard
 from veilscore.node.local import open_job
 from veilscore.reports.report import read_report
-from veilscore.tasks import workflow
+from veilscore.tasks.binning import load_counts
+from veilscore.terms.parameters import TrainStack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode
@@ -82,9 +83,9 @@ def margins(run):
     saved = rows_of(run)
     train = saved["bank"]["train"]
     codes = {party: rows["codes"][train].astype(np.int64) for party, rows in saved.items()}
-    fold = stacked.folds(int(train.sum()), run.job.stacking.folds, 0)
+    fold = stacked.folds(int(train.sum()), run.job.of(TrainStack).folds, 0)
     x = np.zeros((fold.size, 3))
-    for f in range(run.job.stacking.folds):
+    for f in range(run.job.of(TrainStack).folds):
         rows = fold == f
         these = {party: c[rows] for party, c in codes.items()}
         card = load_model(run.stores["bank"].path / f"scorecard.fold{f + 1}" / "model.json", Scorecard)
@@ -238,7 +239,7 @@ def test_what_all_fits_of_trees_told_counts_together(stack):
 
 def test_a_holder_that_leaves_during_a_fold_is_waited_for(tmp_path):
     run = open_run(tmp_path, folds=2)
-    steps = list(workflow.steps_for(run.job))
+    steps = list(run.job.steps)
     for step in steps[: steps.index("boosting.fold1")]:
         run.step(step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,31 +11,33 @@ from random_trees import random_tree
 from scipy.optimize import minimize
 
 from veilscore.errors import DataError, MessageError, ParameterError
-from veilscore.models import stacked
+from veilscore.models import stack_form, stacked
 from veilscore.models.loss import for_bound, log_loss, sigmoid
 from veilscore.models.softplus import softplus_series
-from veilscore.models.trees import tree_values
-from veilscore.protocols import stacking
-from veilscore.protocols.stacking import (
+from veilscore.models.stack_form import (
     BankStack,
     CellsColumn,
     ClearColumn,
     Gradient,
     HolderStack,
-    Limits,
     Losses,
     Moments,
-    Scores,
+    OpenScores,
+    StackLimits,
     TreesColumn,
-    bank_stack,
-    holder_stack,
 )
+from veilscore.models.trees import tree_values
+from veilscore.protocols import stacking
+from veilscore.protocols.stacking import bank_stack, holder_stack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Session, Transcript, decode, encode
+from veilscore.wire.protocol import Session, decode, encode
 
-LIMITS = Limits(moments=5, gradients=200, losses=5, scores=1)
+if TYPE_CHECKING:
+    from veilscore.wire.transcript import Transcript
+
+LIMITS = StackLimits(moments=5, gradients=200, losses=5, scores=1)
 
 
 @dataclass
@@ -124,7 +127,7 @@ def ask(*requests):
 
 def scores(world, beta, intercept=0.0, columns=(0, 1, 2)):
     k = int(world.data.fold.max()) + 1
-    return Scores(columns, np.tile(np.asarray(beta, float), (k, 1)), np.full(k, float(intercept)))
+    return OpenScores(columns, np.tile(np.asarray(beta, float), (k, 1)), np.full(k, float(intercept)))
 
 
 @pytest.mark.parametrize("n_holders", [1, 2, 3])
@@ -235,7 +238,7 @@ def test_the_lead_refuses_more_than_the_job_allows(kind):
         "losses": Losses((0,), np.ones((k, 1)), np.zeros(k), 8.0),
         "scores": scores(world, [1.0], columns=(0,)),
     }[kind]
-    limits = Limits(**{name: 1 if name == kind else 0 for name in ("moments", "gradients", "losses", "scores")})
+    limits = StackLimits(**{name: 1 if name == kind else 0 for name in ("moments", "gradients", "losses", "scores")})
     with pytest.raises(MessageError, match=f"more than the 1 {kind}"):
         run(world, ask(request, request), limits=limits)
 
@@ -299,4 +302,4 @@ def test_margins_out_of_range():
     with pytest.raises(ParameterError, match="margins may reach"):
         run(World(data, world.holders, world.x), ask(Moments((0,))))
     with pytest.raises(ParameterError, match="rows do not fit"):
-        stacking.table_bits(1 << 24, 7)
+        stack_form.table_bits(1 << 24, 7)

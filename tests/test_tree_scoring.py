@@ -12,7 +12,8 @@ from veilscore.lattice.product import element_bytes
 from veilscore.models.leaf_index import leaf_index
 from veilscore.models.trees import HolderTrees, indicators, tree_values
 from veilscore.protocols import tree_scoring
-from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
+from veilscore.protocols.adding import coordinator_add
+from veilscore.protocols.scoring import HolderAnswer, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, bounds, forms, holder_score_trees
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.framing import kind_of

@@ -14,11 +14,11 @@ from tests.conftest import shared_data
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, RefusedError, SchemaError, VeilscoreError
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
-from veilscore.tasks.workflow import steps_for
 from veilscore.terms.job import parse_job
-from veilscore.terms.policy import DatasetConfig, NodeConfig, NodePolicy
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.policy import NodePolicy
 from veilscore.wire.framing import kind_of
 
 PARITY, AUC_PARITY = 1e-3, 1e-4
@@ -102,7 +102,7 @@ def assert_parity(run, **options):
 
 
 def test_defaults(trained):
-    assert steps_for(trained.job) == ("align", "bin", "train", "evaluate")
+    assert trained.job.steps == ("align", "bin", "train", "evaluate")
     assert_parity(trained)
     rows = trained.stores["bank"].load_arrays("rows")
     held = ~rows["train"]
@@ -140,7 +140,7 @@ def test_holders_columns_have_no_names_unless_published(tmp_path, trained):
     assert [c.name for c in bank_model(trained).part("tax").columns] == ["tax.c1", "tax.c2", "tax.c3"]
     run = run_job(tmp_path, firms(300, seed=2), policy={"publish_column_names": True}, holdout_fraction=0)
     assert [c.name for c in bank_model(run).part("tax").columns] == ["turnover", "arrears", "turnover_again"]
-    assert steps_for(run.job) == ("align", "bin", "train")
+    assert run.job.steps == ("align", "bin", "train")
 
 
 def test_weights_and_sign(tmp_path):

@@ -9,8 +9,7 @@ from local_jobs import firms, job, nodes, write
 from veilscore.audit.jobs import JobAudit
 from veilscore.evidence.receipt import StepEntry, traffic_of
 from veilscore.node.local import open_job
-from veilscore.tasks import workflow
-from veilscore.wire.protocol import Transcript
+from veilscore.wire.transcript import Transcript
 
 
 def audited_run(folder, task="train_scorecard", *, parts=None, name="card", **parameters):
@@ -45,7 +44,7 @@ def logged(run, **outcomes):
 def audit(run, *steps, outcomes=None, made=None):
     """Findings by step, of the given steps or all."""
     with JobAudit(bank_home(run), run.job_id, run.job, logged(run, **outcomes or {}), made=made) as found:
-        for step in steps or workflow.steps_for(run.job):
+        for step in steps or run.job.steps:
             name, _, attempt = step.rpartition(".")
             found.finding(*((name, int(attempt)) if attempt.isdigit() and name else (step, 1)))
         return {f"{f.step}.{f.attempt}": f for f in found.findings()}

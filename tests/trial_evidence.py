@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fabric_network import FEDERATION, IDENTITIES
 from trial_federation import (
     IMPATIENT,
+    JOB,
     PARTIES,
     QUICK,
-    ToyWorkflow,
     commanding,
     make_homes,
     running,
@@ -27,33 +27,18 @@ from veilscore.node.node import Node
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.wire.protocol import Protocol
 
 KEYS = FederationKeys(lambda: FEDERATION)
 EVERYBODY = (*PARTIES, "coordinator")
 AHEAD = frozenset({"waited_for"})
 
 
-class ScoringWorkflow(ToyWorkflow):
-    """The toy workflow whose last step leaves scores at the bank."""
-
-    def __init__(self, firms: int = 5) -> None:
-        self._firms = firms
-
-    def protocol_for(self, step: str, context: Any) -> Protocol[None]:
-        yield from super().protocol_for(step, context)
-        if step == "score" and context.role == "bank":
-            lines = ["id,score,band", *(f"firm{k:06d},{500 + k % 300}.0,B" for k in range(self._firms))]
-            (context.store.path / "scores.csv").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
-
-
-def open_nodes(folder: Path, firms: int = 5) -> dict[str, Node | Coordinator]:
+def open_nodes(folder: Path) -> dict[str, Node | Coordinator]:
     """Nodes of all parties and the coordinator."""
-    workflow = ScoringWorkflow(firms)
     return {
-        name: Coordinator(folder / name, workflow=workflow, limits=QUICK, patience=IMPATIENT)
+        name: Coordinator(folder / name, limits=QUICK, patience=IMPATIENT)
         if name == "coordinator"
-        else Node(folder / name, workflow=workflow, limits=QUICK)
+        else Node(folder / name, limits=QUICK)
         for name in EVERYBODY
     }
 
@@ -63,10 +48,10 @@ def run_jobs(folder: Path, count: int = 1, firms: int = 5) -> list[str]:
     make_homes(folder)
 
     async def work() -> list[str]:
-        async with running(open_nodes(folder, firms)), commanding(folder / "bank") as command:
+        async with running(open_nodes(folder)), commanding(folder / "bank") as command:
             found = []
             for _ in range(count):
-                found.append(await submit(command))
+                found.append(await submit(command, f"{JOB}parameters: {{firms: {firms}}}\n"))
                 await watch(command, found[-1])
             return found
 

@@ -16,22 +16,22 @@ from veilscore.data.simulate import simulate
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.keys.identity import load_identity
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import Job, parse_job
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.inbox import Limits
+from veilscore.wire.inbox import WireLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
-QUICK = Limits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)
+QUICK = WireLimits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)
 
 TRAIN = """
 name: firms

@@ -13,33 +13,33 @@ import inspect
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from veilscore.arrays import Integers, Vector
+from veilscore.data.table import Kind
 from veilscore.data.table_source import Source, TableReader
 from veilscore.errors import ConfigError, JobError
+from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
-from veilscore.models.model import Scorecard, ScoreModel, load_model
-from veilscore.node.table_run import MEMORY, run_on_tables
+from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.node.local import MEMORY, run_on_tables
 from veilscore.reports import report
 from veilscore.reports import write as reporting
-from veilscore.terms import roles
-from veilscore.terms.job import Job, SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
+from veilscore.reports.bank import bank_report
+from veilscore.reports.holder import holder_report
+from veilscore.tasks.table import leakage_table
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules
 from veilscore.terms.settings import parse
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.table import Kind
-    from veilscore.files.store import JobStore
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -141,14 +141,14 @@ class _JointModel:
         home = self._home()
         run = run_on_tables(job, tables, home, policy=self._policy())
         store = run.stores[BANK]
-        data = reporting.bank_report(store, job, costs=run.costs)
-        views = [reporting.holder_report(run.stores[h], job, h, costs=run.costs) for h in job.holders]
+        data = bank_report(store, job, costs=run.costs)
+        views = [holder_report(run.stores[h], job, h, costs=run.costs) for h in job.holders]
         self._fitted = _Fitted(home, job, reader, {party: table.kinds for party, table in tables.items()})
         self.model_ = load_model(store.path / "model.json", self._MODEL)
         self.report_ = Report(data)
         self.holder_reports_ = {view.party: Report(view) for view in views}
         self.merged_report_ = Report(reporting.merged_report(data, views))
-        self.leakage_ = roles.leakage_table(job.task, **job.training.tells)
+        self.leakage_ = leakage_table(job.parameters)
         self.classes_ = np.array([0, 1])
         self._learn(store)
         return self
@@ -157,13 +157,13 @@ class _JointModel:
         """Set the attributes that only this kind of model has, from the bank's job folder."""
         raise NotImplementedError
 
-    def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+    def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
         """Log-odds of bad of the bank's rows, (n,); see `predict_proba`."""
         units = self._units(bank, holders)
         found = self.model_.calibration
         return found.intercept + found.slope * self.model_.scaling.log_odds_bad(units)
 
-    def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+    def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
         """Probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
 
         Parameters
@@ -179,12 +179,12 @@ class _JointModel:
         risk = self.model_.probability(units)
         return np.column_stack([1.0 - risk, risk])
 
-    def score_points(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.float64]:
+    def score_points(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
         """Points of the bank's rows, (n,), higher is better; see `predict_proba`."""
         units = self._units(bank, holders)
         return self.model_.score(units)
 
-    def _units(self, bank: Source, holders: Mapping[str, Source]) -> NDArray[np.int64]:
+    def _units(self, bank: Source, holders: Mapping[str, Source]) -> Integers:
         """Total points of each row in the model's units."""
         if "_fitted" not in vars(self):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit before scoring")
@@ -205,7 +205,7 @@ class _JointModel:
         run = run_on_tables(batch, tables, fitted.home, policy=self._policy())
         with (run.stores[BANK].path / "scores.csv").open(encoding="utf-8", newline="") as file:
             scores = np.array([float(row["score"]) for row in csv.DictReader(file)])
-        units: NDArray[np.int64] = np.rint(scores * self.model_.scaling.units).astype(np.int64)
+        units: Integers = np.rint(scores * self.model_.scaling.units).astype(np.int64)
         return units
 
     def _job(self, task: str, holders: tuple[str, ...], parameters: Mapping[str, Any]) -> Job:

@@ -176,7 +176,7 @@ def test_code_swapped_after_approval(home, tmp_path):
 
 def test_job_swapped_after_approval(home):
     """The coordinator proposes other parameters under the approved id; somebody edits the node's own record."""
-    other = JOB + "parameters: {max_bin: 64}\n"
+    other = JOB + "parameters: {firms: 64}\n"
 
     async def propose_other(node, job_id):
         async with commanding(home / "coordinator") as command:
@@ -197,7 +197,7 @@ def test_job_swapped_after_approval(home):
 
     path = home / "tax" / "state" / "jobs" / f"{job_id}.json"
     record = path.read_text()
-    assert "max_bin" in record
+    assert "firms" in record
     path.write_text(record.replace("credit", "cash"))
     with pytest.raises(StateError, match="is damaged"):
         Node(home / "tax")

@@ -19,7 +19,7 @@ from veilscore.audit.online import OnlineAudit
 from veilscore.evidence import online_opening
 from veilscore.evidence.online_opening import FOLDER
 from veilscore.fabric.grpc_channel import Fabric
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.online import bank as online_bank
 from veilscore.online.model import BankModel, Side
 from veilscore.online.plan import Plan

@@ -17,10 +17,10 @@ from veilscore.audit.jobs import JobAudit
 from veilscore.evidence import opening as openings
 from veilscore.evidence.documents import digest
 from veilscore.evidence.opening import read_messages
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
+from veilscore.models.logistic_problem import PartyColumns
 from veilscore.node.local import open_job
-from veilscore.protocols.scorecard import PartyColumns
-from veilscore.tasks import workflow
+from veilscore.tasks import batch, binning
 
 QUICK = {"holdout_fraction": 0.4, "max_openings": 6}
 SCORED = {"model": "card", "on_missing": "missing_code"}
@@ -97,7 +97,7 @@ def test_another_vector_than_the_label(tmp_path, monkeypatch):
     """Every row but one gets label 0: the holder's counts would show that row's bins."""
     run = audited_run(tmp_path, **QUICK)
     run.step("align")
-    honest_bin = workflow.bank_bin
+    honest_bin = binning.bank_bin
 
     def one_row(session, target, weight, train):
         vector = np.zeros_like(target)
@@ -105,14 +105,14 @@ def test_another_vector_than_the_label(tmp_path, monkeypatch):
         return honest_bin(session, vector, weight, train)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "bank_bin", one_row)
+        patch.setattr(binning, "bank_bin", one_row)
         run.step("bin")
     named(audit(run, "bin"), "bin.1", "BinBankRound2 number 2 to tax")
 
 
 def test_other_weights_in_a_release(honest, monkeypatch):
     """The bank states the approved model's hash and looks up a single cell of one holder."""
-    honest_score = workflow.bank_score
+    honest_score = batch.bank_score
 
     def one_cell(session, coordinator, rows, own_points, parts, model_hash):
         tax = parts["tax"]
@@ -124,13 +124,13 @@ def test_other_weights_in_a_release(honest, monkeypatch):
     run = scoring(honest)
     run.step("align")
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "bank_score", one_cell)
+        patch.setattr(batch, "bank_score", one_cell)
         run.step("score")
     named(audit(run), "score.1", "BatchBankQuery number 2 to tax")
 
 
 def test_other_weights_of_one_holder_leave_the_messages_to_others_before_it_alone(honest, monkeypatch):
-    honest_score = workflow.bank_score
+    honest_score = batch.bank_score
 
     def other_registry(session, coordinator, rows, own_points, parts, model_hash):
         changed = dataclasses.replace(parts["registry"], points=parts["registry"].points[::-1].copy())
@@ -139,7 +139,7 @@ def test_other_weights_of_one_holder_leave_the_messages_to_others_before_it_alon
     run = scoring(honest)
     run.step("align")
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "bank_score", other_registry)
+        patch.setattr(batch, "bank_score", other_registry)
         run.step("score")
     named(audit(run), "score.1", "BatchBankQuery number 2 to registry")
 
@@ -157,7 +157,7 @@ def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypa
     named(audit(boosted), "boost.1", "BoostProducts")  # the margins
     run = scoring(boosted)
     run.step("align")
-    honest_score = workflow.bank_score_trees
+    honest_score = batch.bank_score_trees
 
     def one_tree(session, coordinator, rows, codes, model):
         points = tuple(tuple(0 for _ in p) if k else p for k, p in enumerate(model.points))
@@ -166,7 +166,7 @@ def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypa
         return honest_score(session, coordinator, rows, codes, changed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "bank_score_trees", one_tree)
+        patch.setattr(batch, "bank_score_trees", one_tree)
         run.step("score")
     monkeypatch.undo()
     found = audit(run)

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity, vstack
 
+from veilscore.models.boosting_form import BankBoosting
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.protocols import boosting_tree
-from veilscore.protocols.boosting import BankBoosting, Growth, HolderColumns, bank_boost, holder_boost
+from veilscore.protocols.boosting import Growth, HolderColumns, bank_boost, holder_boost
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 

@@ -30,7 +30,8 @@ from veilscore.crypto import shares
 from veilscore.lattice.params import SCORE_T
 from veilscore.models.trees import coefficients, goes_left, indicators, shapes_digest, tree_values
 from veilscore.protocols import scoring
-from veilscore.protocols.scoring import HolderAnswer, coordinator_add, holder_receive
+from veilscore.protocols.adding import coordinator_add
+from veilscore.protocols.scoring import HolderAnswer, holder_receive
 from veilscore.protocols.tree_scoring import bank_score_trees, holder_score_trees
 from veilscore.v1 import score_pb2
 from veilscore.wire.memory import simulate

@@ -164,6 +164,6 @@ def test_a_bank_that_sends_an_expired_list_anyway_is_refused(card, tmp_path, mon
     folder = write(home / "batch", parts)
     signed = give_list(home / "bank", parts["bank"]["firm"], not_before_s=1.0, expires_s=2.0)
     config = job("score_batch", name="batch", model="card", on_missing="missing_code")
-    monkeypatch.setattr("veilscore.tasks.workflow.lists_in", lambda *_: (signed.to_message().SerializeToString(),))
+    monkeypatch.setattr("veilscore.tasks.align.lists_in", lambda *_: (signed.to_message().SerializeToString(),))
     with pytest.raises(RefusedError, match="has expired"):
         open_job(config, nodes(folder), home).run()

@@ -36,7 +36,7 @@ from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.models.loss import TURN
-from veilscore.protocols.online import pack_partial
+from veilscore.protocols.adding import pack_partial
 from veilscore.terms.acceptance import verify_acceptance
 from veilscore.terms.job import new_job_id, parse_job
 from veilscore.v1 import control_pb2, score_pb2, wire_pb2

@@ -27,7 +27,7 @@ from trial_federation import commanding, make_homes, running, show, submit, watc
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import CertificateKeys, FederationKeys, load_keys
-from veilscore.evidence.exchange import Exchange, Offer, Offers
+from veilscore.evidence.exchange import CrossSigning, Offer, Offers
 from veilscore.evidence.heads import ForkError, SignedHead, check_successor
 from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import ScoreReceipt
@@ -359,7 +359,7 @@ def test_node_refuses_forked_heads_and_keeps_the_proof(tmp_path):
         tax = nodes["tax"].evidence
         tax.open()
         job = type("Job", (), {"parties": ("bank", "tax", "registry"), "coordinator": "coordinator"})()
-        exchange = Exchange(tax, lambda _: job)
+        exchange = CrossSigning(tax, lambda _: job)
         bank = load_identity(tmp_path / "bank" / "identity")
         now_ms = tax.log.now_ms()
         one = SignedHead.sign(bank, 4, b"\1" * 32, "", now_ms)

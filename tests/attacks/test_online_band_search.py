@@ -15,7 +15,7 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.online.plan import Plan
 from veilscore.online.repeat import Openings
 from veilscore.protocols import online

@@ -17,12 +17,12 @@ from local_jobs import firms, job, nodes, take, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
 from veilscore.online.model import codes_of_features
 from veilscore.online.records import load_map
 from veilscore.online.repeat import Openings
-from veilscore.tasks import workflow
+from veilscore.tasks import batch
 
 DEFAULT = {}  # release control as it is when a policy says nothing
 OFF = {"control": "off"}
@@ -230,9 +230,9 @@ def moving_cut_offs(middle):
 
 def moving_points(monkeypatch):
     """Every job has the same cut-off and model hash; the bank moves its own points instead."""
-    shift, original = [0], workflow.bank_score_bands
+    shift, original = [0], batch.bank_score_bands
     monkeypatch.setattr(
-        workflow,
+        batch,
         "bank_score_bands",
         lambda session, rows, own, *rest: original(session, rows, own - shift[0], *rest),
     )

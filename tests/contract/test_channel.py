@@ -10,8 +10,10 @@ from fabric_network import make_fabric, running, session
 
 from veilscore.errors import PeerError
 from veilscore.v1 import align_pb2
+from veilscore.wire.driver import run
+from veilscore.wire.inbox import WireLimits
 from veilscore.wire.memory import MemoryNetwork
-from veilscore.wire.protocol import Receive, Send, run
+from veilscore.wire.protocol import Receive, Send
 
 NAMES = ("bank", "tax", "registry")
 
@@ -24,9 +26,8 @@ async def memory_channels():
 
 @contextlib.asynccontextmanager
 async def grpc_channels():
-    from veilscore.fabric.grpc_channel import Limits
 
-    fabrics = [make_fabric(name, limits=Limits(receive_timeout_s=0.3, retry_s=2.0)) for name in NAMES]
+    fabrics = [make_fabric(name, limits=WireLimits(receive_timeout_s=0.3, retry_s=2.0)) for name in NAMES]
     async with running(*fabrics):
         yield {fabric.name: fabric.channel(session(fabric.name)) for fabric in fabrics}
 

@@ -13,7 +13,7 @@ from trial_federation import commanding, running, show, submit, watch
 from coordinator.service import Coordinator
 from veilscore.fabric import grpc_channel
 from veilscore.files.store import JobStore
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.v1 import wire_pb2
 from veilscore.wire.framing import kind_of
 from veilscore.wire.inbox import Inbox

@@ -1,4 +1,4 @@
-"""One node with the toy workflow as a process of its own: ``python toy_process.py HOME``."""
+"""One node that knows the toy task as a process of its own: ``python toy_process.py HOME``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from trial_federation import ToyWorkflow
+import toy_task  # noqa: F401 - jobs of the tests are of this task
 
 from veilscore.node.serve import serve
 
 if __name__ == "__main__":
-    serve(sys.argv[1], ToyWorkflow())
+    serve(sys.argv[1])

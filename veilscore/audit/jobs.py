@@ -16,15 +16,18 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+from google.protobuf.message import Message
 
 from veilscore.errors import ConfigError, DataError, EvidenceError, ProtocolError, StateError, VeilscoreError
 from veilscore.evidence.opening import (
     AUDIT,
+    DATASET,
     FILES,
     OPENING,
     Noted,
@@ -34,25 +37,18 @@ from veilscore.evidence.opening import (
     read_opening,
     software,
 )
-from veilscore.evidence.receipt import digest_of
+from veilscore.evidence.receipt import StepEntry, Traffic, digest_of
+from veilscore.evidence.witness import Attempt
 from veilscore.files.store import JobStore
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
 from veilscore.protocols.commitment import bank_committed
 from veilscore.release.binding import file_digest
-from veilscore.tasks.step_files import DATASET, READS_DATA, files_read, may_read
-from veilscore.tasks.workflow import StepContext, role_of, steps_for
+from veilscore.tasks.context import StepContext
+from veilscore.tasks.table import may_read, reads_of, role_of, step_of
 from veilscore.terms.job import Job, check_job_id
-from veilscore.terms.policy import NodeConfig
-from veilscore.wire.protocol import Checkpoint, Receive, Send, Session, Transcript, decode, encode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from google.protobuf.message import Message
-
-    from veilscore.evidence.receipt import StepEntry, Traffic
-    from veilscore.evidence.witness import Attempt
-    from veilscore.wire.protocol import Protocol
+from veilscore.terms.node_config import NodeConfig
+from veilscore.wire.protocol import Checkpoint, Protocol, Receive, Send, Session, decode, encode
+from veilscore.wire.transcript import Transcript
 
 Verdict = Literal["confirmed", "differs", "cannot be audited"]
 _OF_TRAINING = ("version", "provenance", "calibration")  # of a model: when it was made, and what evaluation adds
@@ -136,7 +132,7 @@ class JobAudit:
 
     def findings(self) -> list[Finding]:
         """All attempts audited so far, those that others were made from included, in the order of the job."""
-        order = steps_for(self.job)
+        order = self.job.steps
         keys = sorted(self._done, key=lambda key: (order.index(key[0]), key[1]))
         return [self._done[key].finding for key in keys]
 
@@ -247,11 +243,11 @@ class JobAudit:
 
     def _lay_out(self, folder: Path, opening: Opening, home: Path) -> None:
         """Put the files that the step read where the role finds them, if they are those it was bound to."""
-        step = opening.session.split("/")[1]
-        if step in READS_DATA and DATASET not in opening.files:
+        reads = reads_of(self.job, opening.session.split("/")[1], self.job_id)
+        if reads.data and DATASET not in opening.files:
             raise Unknown("the data set is in a database: what the step read of it was not kept")
         for name, expected in opening.files.items():
-            if not may_read(name, self.job_id, step, self.job):
+            if not may_read(name, reads):
                 raise Differs(f"it is bound to {name}, which the step does not read")
             source, target = folder / FILES / name, home / name
             if name == DATASET:
@@ -278,7 +274,7 @@ class JobAudit:
             if name == f"checkpoint_{step}.json":
                 self._check_checkpoint(step, attempt, home / path)
                 continue
-            made_by = files_read(self.job, step)[name]
+            made_by = step_of(self.job, step).reads[name]
             before = self._latest(made_by)
             if before is None or before.finding.verdict != "confirmed" or before.home is None:
                 raise Unknown(f"it goes on from {name} of step {made_by}, which is not confirmed")

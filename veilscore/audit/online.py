@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.audit.jobs import Differs, Finding, Unknown, Verdict
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
@@ -39,21 +42,14 @@ from veilscore.evidence.online_opening import (
 )
 from veilscore.evidence.witness import BandOpened, ShareOpened
 from veilscore.models.boosted import Boosted
-from veilscore.models.model import load_model
+from veilscore.models.filed import load_model
+from veilscore.models.model import ScoreModel
 from veilscore.online.model import ModelSides, bank_trees
 from veilscore.online.spares import BankSpare
 from veilscore.protocols import online
 from veilscore.protocols.online_band import BankBand, names_of
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.models.model import ScoreModel
 
 STEP = "online"
 K = TypeVar("K", OnlineRecord, BandRecord)
@@ -65,8 +61,8 @@ class _Reply:
 
     detail: str
     parties: tuple[str, ...]
-    cells: NDArray[np.int64]
-    mask_total: NDArray[np.uint64]
+    cells: Integers
+    mask_total: Words
     own_codes: str
 
 
@@ -274,7 +270,7 @@ def _request(one: ShareOpened, record: OnlineRecord) -> pb.OpenPartial:
     return request
 
 
-def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> NDArray[np.int64]:
+def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> Integers:
     """Points of the holder's cells; for trees the factors of a record with these codes of the bank."""
     part = next((part for part in model.parts if part.party == one.holder), None)
     trees = model.holder_sha256.get(one.holder, "") if isinstance(model, Boosted) else ""
@@ -288,7 +284,7 @@ def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> NDArray[np.
     return factors if factors.size else np.zeros(1, np.int64)
 
 
-def _own_codes(model: ScoreModel, data: bytes) -> NDArray[np.unsignedinteger]:
+def _own_codes(model: ScoreModel, data: bytes) -> CodeArray:
     codes = np.frombuffer(data, "<u2") if len(data) % 2 == 0 else np.empty(0, "<u2")
     n_codes = model.parts[0].n_codes
     if codes.shape != n_codes.shape or (codes >= n_codes).any():

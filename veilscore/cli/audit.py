@@ -16,13 +16,12 @@ from veilscore.evidence.documents import AnyKeys, Keys, load_keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import KEYS, MODELS, OnlineRecord, read_any
-from veilscore.evidence.opening import AUDIT, read_opening
+from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.witness import ShareOpened, Witnesses
 from veilscore.release.binding import file_digest
-from veilscore.tasks.step_files import DATASET
 from veilscore.terms.job import JOB_ID
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 audit_app = typer.Typer(

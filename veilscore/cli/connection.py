@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from veilscore.errors import ConfigError, JobError
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.node.founding import homes_in
-from veilscore.node.node import load_membership
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_membership, load_node_config
 from veilscore.v1 import control_pb2
-from veilscore.wire.inbox import Limits
+from veilscore.wire.inbox import WireLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -69,7 +68,10 @@ async def connect(home: Path) -> AsyncIterator[Connection]:
     config = load_node_config(home)
     identity, federation = load_membership(home, config)
     fabric = Fabric(
-        identity, federation, accept_session=lambda _session, _sender: False, limits=Limits(connect_timeout_s=CALL_S)
+        identity,
+        federation,
+        accept_session=lambda _session, _sender: False,
+        limits=WireLimits(connect_timeout_s=CALL_S),
     )
     try:
         yield Connection(identity.name, federation, fabric, config.works_at or identity.name)

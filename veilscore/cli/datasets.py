@@ -10,9 +10,8 @@ from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.cli.models import PartyOption
-from veilscore.node.node import load_membership
 from veilscore.release.catalogue import publish, read_published, verify_published
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_membership, load_node_config
 from veilscore.terms.settings import read_text
 
 dataset_app = typer.Typer(no_args_is_help=True, help="What holders publish of their data sets.")

@@ -19,7 +19,7 @@ from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.recorder import FOLDER, load_receipt, online_receipt, score_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 
 evidence_app = typer.Typer(no_args_is_help=True, help="Logs, receipts and their verification.")
 

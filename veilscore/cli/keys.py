@@ -19,9 +19,8 @@ from veilscore.keys.identity import (
 )
 from veilscore.keys.key_history import PinnedKey
 from veilscore.keys.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
-from veilscore.node.node import load_membership
 from veilscore.terms.federation import Federation, add_statements, load_federation
-from veilscore.terms.policy import NodeConfig, load_node_config
+from veilscore.terms.node_config import NodeConfig, load_membership, load_node_config
 
 keys_app = typer.Typer(no_args_is_help=True, help="Replace, revoke and look after keys while nodes run.")
 

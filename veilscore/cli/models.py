@@ -16,9 +16,10 @@ from veilscore.cli.jobs import FederationOption, HomeOption, JobText
 from veilscore.errors import ConfigError, JobError, StateError
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
-from veilscore.models.model import ScoreModel, load_model
-from veilscore.terms.policy import load_node_config
+from veilscore.models.model import ScoreModel
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
@@ -152,7 +153,7 @@ def _export_part(home: Path, model: ScoreModel, file: Path, *, onnx: bool) -> No
     """Write the bank's part of boosted trees for its validators."""
     from veilscore.models.onnx_export import to_onnx  # noqa: PLC0415 - needed here only
     from veilscore.models.validator_export import bank_part_json  # noqa: PLC0415
-    from veilscore.tasks.workflow import load_code_map  # noqa: PLC0415
+    from veilscore.tasks.context import load_code_map  # noqa: PLC0415
 
     if not isinstance(model, Boosted):
         raise ConfigError(f"model {model.name} is a scorecard; formats json and onnx are for boosted trees")
@@ -189,12 +190,12 @@ def report(
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = False,
 ) -> None:
     """Complete a finished job's report with times and bytes, and say where it is."""
-    from veilscore.reports.report import Cost  # noqa: PLC0415 - loads matplotlib, slow
+    from veilscore.reports.report import StepCost  # noqa: PLC0415 - loads matplotlib, slow
     from veilscore.reports.write import add_costs  # noqa: PLC0415
 
     info = run(_info(job, find_home(home, federation)))
     costs = [
-        Cost(step=s.step, party=p, seconds=d.seconds, bytes_sent=d.bytes_sent, cpu_seconds=d.cpu_seconds)
+        StepCost(step=s.step, party=p, seconds=d.seconds, bytes_sent=d.bytes_sent, cpu_seconds=d.cpu_seconds)
         for s in info.steps
         for p, d in sorted(s.party_done.items())
     ]

@@ -14,7 +14,7 @@ from veilscore.errors import JobError, PeerError
 from veilscore.node import processes
 from veilscore.node.founding import homes_in
 from veilscore.node.serve import running_pid, serve
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
 node_app = typer.Typer(no_args_is_help=True, help="Start, stop or look at the node of one home.")

@@ -11,8 +11,9 @@ from veilscore.cli.connection import find_home
 from veilscore.cli.display import coloured, console
 from veilscore.cli.jobs import FederationOption, HomeOption
 from veilscore.cli.models import PartyOption
+from veilscore.tasks.table import answer_to
 from veilscore.terms.job import load_job
-from veilscore.terms.policy import Accept, Refuse, load_node_config
+from veilscore.terms.node_config import load_node_config
 
 policy_app = typer.Typer(no_args_is_help=True, help="Who may ask this party for what, and how much it lets out.")
 
@@ -40,8 +41,7 @@ def check(
 ) -> None:
     """Say what this party would answer to a job; nothing is sent. Exit code 1 if it would refuse."""
     config = load_node_config(find_home(home, federation, party))
-    decision = config.policy.decide(load_job(job), config)
-    answer = "accepted" if isinstance(decision, Accept) else "refused" if isinstance(decision, Refuse) else "pending"
-    console().print(f"{config.name}: {coloured(answer)} ({escape(decision.reason)})")
-    if isinstance(decision, Refuse):
+    answer = answer_to(load_job(job), config)
+    console().print(f"{config.name}: {coloured(answer.status)} ({escape(answer.reason)})")
+    if answer.status == "refused":
         raise typer.Exit(1)

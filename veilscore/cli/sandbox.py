@@ -36,9 +36,8 @@ def submit(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into the owner's inbox."""
-    from veilscore.node.node import load_membership  # noqa: PLC0415 - slow import
     from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
-    from veilscore.terms.policy import load_node_config  # noqa: PLC0415
+    from veilscore.terms.node_config import load_membership, load_node_config  # noqa: PLC0415
 
     if not to.is_dir():
         raise ConfigError(f"inbox not found: {to}")

@@ -22,7 +22,7 @@ from veilscore.keys.identity import (
 from veilscore.node.founding import DataFiles, found_federation, write_node_config
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.policy import load_node_config
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import parse
 
 identity_app = typer.Typer(no_args_is_help=True, help="Make or show a node's identity (key and certificate).")

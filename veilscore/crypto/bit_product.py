@@ -16,21 +16,17 @@ Aborts: MessageError on a message of wrong size or range, an invalid point, or b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from veilscore.arrays import Mask, Words
 from veilscore.crypto.garbled import TweakedHash
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.crypto.shares import shares_from_bytes, shares_to_bytes
 from veilscore.errors import MessageError
 from veilscore.lattice.params import T
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
 
 u64 = np.uint64
 _T = u64(T)
@@ -50,7 +46,7 @@ class BitOwner:
     def __init__(self, label: bytes) -> None:
         self._labels = LabelReceiver(label)
         self._hash = TweakedHash(b"bit product" + label)
-        self._waiting: list[tuple[NDArray[np.bool_], Words]] = []
+        self._waiting: list[tuple[Mask, Words]] = []
 
     def __repr__(self) -> str:
         """Show the role alone."""
@@ -64,7 +60,7 @@ class BitOwner:
         """Take the value owner's base choices (`MessageError` on wrong size or an invalid point)."""
         self._labels.accept(points)
 
-    def choose(self, bits: NDArray[np.bool_]) -> bytes:
+    def choose(self, bits: Mask) -> bytes:
         """Return the message for some bits (n,); products are then taken in the same order."""
         message, rows = self._labels.extend(bits)
         self._waiting.append((bits, rows))

@@ -6,26 +6,24 @@ Each function takes an engine of `veilscore.crypto.garbled` and words (first axi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.crypto.garbled import Engine
+from veilscore.arrays import Integers, Mask, Words
+from veilscore.crypto.garbled import Engine
 
 
-def to_bits(values: NDArray[np.uint64], n_bits: int) -> NDArray[np.bool_]:
+def to_bits(values: Words, n_bits: int) -> Mask:
     """Integers (...) as a word of bits (n_bits, ...)."""
     shifts = np.arange(n_bits, dtype=np.uint64).reshape(-1, *[1] * values.ndim)
     return ((values[None] >> shifts) & np.uint64(1)).astype(bool)
 
 
-def from_bits(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
+def from_bits(bits: Mask) -> Integers:
     """Inverse of `to_bits`."""
     weights = np.int64(1) << np.arange(bits.shape[0], dtype=np.int64)
-    values: NDArray[np.int64] = np.tensordot(weights, bits.astype(np.int64), axes=1)
+    values: Integers = np.tensordot(weights, bits.astype(np.int64), axes=1)
     return values
 
 
@@ -70,7 +68,7 @@ def none_set(engine: Engine, word: Any) -> Any:
     return level[0]
 
 
-def lookup(engine: Engine, address: Any, table: NDArray[np.int64], n_bits: int) -> Any:
+def lookup(engine: Engine, address: Any, table: Integers, n_bits: int) -> Any:
     """Public table at a secret address of m bits: 2^m - m - 1 ANDs (all monomials), then XOR alone."""
     monomials = [address[0]]
     for bit in address[1:]:
@@ -88,11 +86,11 @@ def lookup(engine: Engine, address: Any, table: NDArray[np.int64], n_bits: int) 
     return np.stack(out)
 
 
-def log_table(fraction_bits: int) -> NDArray[np.int64]:
+def log_table(fraction_bits: int) -> Integers:
     """2^f log2(1 + (i + 1/2) / 2^m), f = m + 1 bits, for mantissas of m = `fraction_bits` - 1 bits."""
     size = 1 << (fraction_bits - 1)
     exact = np.log2(1 + (np.arange(size) + 0.5) / size) * (1 << fraction_bits)
-    table: NDArray[np.int64] = np.minimum(np.rint(exact), (1 << fraction_bits) - 1).astype(np.int64)
+    table: Integers = np.minimum(np.rint(exact), (1 << fraction_bits) - 1).astype(np.int64)
     return table
 
 

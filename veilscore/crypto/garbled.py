@@ -19,18 +19,17 @@ is its bits, low bit first, and whose other axes are instances computed side by 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
+from veilscore.arrays import Mask, Words
 from veilscore.errors import MessageError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Labels = Words
 
-    Labels = NDArray[np.uint64]
 
 GATE_BYTES = 32
 KEY_BYTES = 16
@@ -56,17 +55,17 @@ class Plain:
     def __init__(self) -> None:
         self.gates = 0
 
-    def conjunction(self, left: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def conjunction(self, left: Mask, right: Mask) -> Mask:
         """AND."""
         both = left & right
         self.gates += both.size
         return both
 
-    def invert(self, word: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def invert(self, word: Mask) -> Mask:
         """NOT."""
         return ~word
 
-    def zeros(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    def zeros(self, shape: tuple[int, ...]) -> Mask:
         """Public zeros."""
         return np.zeros(shape, bool)
 
@@ -112,7 +111,7 @@ class Garbler:
         """Show nothing of the offset."""
         return "<Garbler>"
 
-    def own(self, bits: NDArray[np.bool_]) -> Labels:
+    def own(self, bits: Mask) -> Labels:
         """Return false labels of the garbler's inputs: the evaluator's label is zero, so that nothing is sent."""
         labels: Labels = bits[..., None] * self._offset
         return labels
@@ -142,7 +141,7 @@ class Garbler:
         self._tables.clear()
         return data
 
-    def decoding(self, word: Labels) -> NDArray[np.bool_]:
+    def decoding(self, word: Labels) -> Mask:
         """Return the bits with which the evaluator reads this word: it learns the word and nothing else."""
         return (word[..., 0] & np.uint64(1)).astype(bool)
 
@@ -204,7 +203,7 @@ class Evaluator:
         """Public zeros."""
         return np.zeros((*shape, 2), np.uint64)
 
-    def decode(self, word: Labels, decoding: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def decode(self, word: Labels, decoding: Mask) -> Mask:
         """Read a word with the garbler's decoding bits."""
         return (word[..., 0] & np.uint64(1)).astype(bool) ^ decoding
 

@@ -14,23 +14,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 from numba import njit, types
+from numpy.typing import NDArray
 from rbcl._sodium import _sodium, lib_path
 
 from veilscore.errors import MessageError, SecretReuseError
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
 
 POINT_BYTES = 32
 DIGEST_BYTES = 64

@@ -18,26 +18,24 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tenseal import sealapi
 
+from veilscore.arrays import Words
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
+from veilscore.lattice.params import ONLINE_T
 from veilscore.wire.randomness import secret_bytes, seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
 N_SLOTS = 8192
 LIMB_BITS = (44, 55, 55, 60)  # the last is used for keys only; a reply keeps the first
-T = 33538049  # prime of 25 bits, 1 modulo 2 N_SLOTS, so that there are slots
+T = ONLINE_T
 MAX_MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
 """Ring dimension -> largest modulus at 128 bits, ternary secret (HomomorphicEncryption.org, 2018)."""
 
@@ -100,7 +98,7 @@ def _seal_drawing_from(seed: bytes) -> Any:
     return sealapi.SEALContext(parameters, False, sealapi.SEC_LEVEL_TYPE.TC128)
 
 
-def uniform_slots(n: int = N_SLOTS) -> NDArray[np.uint64]:
+def uniform_slots(n: int = N_SLOTS) -> Words:
     """Draw n values uniform in [0, T), secret."""
     limit = np.uint64(2**64 - 2**64 % T)
     drawn = np.frombuffer(secret_bytes(8 * n), "<u8").astype(np.uint64)
@@ -131,13 +129,13 @@ class SecretContext:
         """Refuse to be copied or written."""
         raise SecretReuseError("a holder's secret keys cannot be copied or stored")
 
-    def encrypt(self, slots: NDArray[np.uint64]) -> bytes:
+    def encrypt(self, slots: Words) -> bytes:
         """Encrypt (N_SLOTS,) values in [0, T); about 178 kB."""
         plain = sealapi.Plaintext()
         self._encoder.encode(_checked(slots, N_SLOTS).tolist(), plain)
         return _save(self._encryptor.encrypt_symmetric(plain))
 
-    def decrypt(self, reply: bytes) -> NDArray[np.uint64]:
+    def decrypt(self, reply: bytes) -> Words:
         """Decrypt the bank's reply to (N_SLOTS,) values in [0, T).
 
         Raises
@@ -165,7 +163,7 @@ class Weights:
 class Blind:
     """Mask uniform on all slots, encrypted with the holder's public key: for one reply."""
 
-    def __init__(self, mask: NDArray[np.uint64], ciphertext: Any) -> None:
+    def __init__(self, mask: Words, ciphertext: Any) -> None:
         self._mask = mask
         self._ciphertext = ciphertext
 
@@ -177,7 +175,7 @@ class Blind:
         """Refuse to be copied or written."""
         raise SecretReuseError("a mask cannot be copied or stored")
 
-    def take(self) -> tuple[NDArray[np.uint64], Any]:
+    def take(self) -> tuple[Words, Any]:
         """Give mask and ciphertext, once.
 
         Raises
@@ -225,7 +223,7 @@ class PublicContext:
         sealapi.Encryptor(context, self._key).encrypt(plain, ciphertext)
         return Blind(mask, ciphertext)
 
-    def evaluate(self, query: bytes, weights: Weights, blind: Blind) -> tuple[bytes, NDArray[np.uint64]]:
+    def evaluate(self, query: bytes, weights: Weights, blind: Blind) -> tuple[bytes, Words]:
         """Multiply a query by the weights and mask every slot.
 
         Parameters
@@ -249,7 +247,7 @@ class PublicContext:
         return _save(product), mask
 
 
-def encode_weights(weights: NDArray[np.uint64]) -> Weights:
+def encode_weights(weights: Words) -> Weights:
     """Encode slot weights; the slots beyond them get random ones, so that no polynomial of weights is zero.
 
     Those follow from the weights, so that an auditor finds the same; a holder sees no slot without its mask.
@@ -274,7 +272,7 @@ def keys_id(public_bytes: bytes) -> bytes:
     return hashlib.sha256(public_bytes).digest()
 
 
-def _checked(slots: NDArray[np.uint64], size: int | None) -> NDArray[np.uint64]:
+def _checked(slots: Words, size: int | None) -> Words:
     """Refuse slots of a wrong size or range."""
     if slots.dtype != np.uint64 or slots.ndim != 1 or (size is not None and len(slots) != size):
         raise ParameterError(f"slots are a uint64 array of {size or 'one dimension'}, got {slots.shape}")

@@ -19,23 +19,23 @@ Aborts: MessageError on a message of wrong size, an invalid point, or columns th
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
+from numpy.typing import NDArray
 from rbcl import crypto_core_ristretto255_add as add_points
 from rbcl import crypto_core_ristretto255_sub as subtract_points
 
+from veilscore.arrays import Mask, Words
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
 from veilscore.wire.protocol import pack_fields
 from veilscore.wire.randomness import secret_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Labels = Words
 
-    Labels = NDArray[np.uint64]
 
 WIDTH = 128  # bits of a label, and base transfers
 _WORD = 64
@@ -111,7 +111,7 @@ class LabelReceiver:
         self._columns = (keys[0], keys[1])
         self._scalar.destroy()
 
-    def extend(self, bits: NDArray[np.bool_]) -> tuple[bytes, Labels]:
+    def extend(self, bits: Mask) -> tuple[bytes, Labels]:
         """Return the message for the sender and this side's labels (..., 2) of `bits`."""
         if self._columns is None:
             raise MessageError("labels were asked for before the base transfers")

@@ -6,31 +6,27 @@ Shares wrap, so nothing is ever truncated locally.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from veilscore.arrays import Integers, Mask, Vector, Words
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import SCALE_BITS, T
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _T = np.uint64(T)
 
 
-def to_ring(values: NDArray[np.int64]) -> NDArray[np.uint64]:
+def to_ring(values: Integers) -> Words:
     """Signed integers of absolute value below T/2 to the ring."""
     return np.where(values < 0, values + np.int64(T), values).astype(np.uint64)
 
 
-def from_ring(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+def from_ring(values: Words) -> Integers:
     """Ring elements to the signed integers in [-T/2, T/2)."""
     signed = values.astype(np.int64)
     return np.where(signed >= T // 2, signed - np.int64(T), signed)
 
 
-def encode(values: NDArray[np.float64], scale_bits: int = SCALE_BITS) -> NDArray[np.uint64]:
+def encode(values: Vector, scale_bits: int = SCALE_BITS) -> Words:
     """Fixed point at scale 2**scale_bits; refuses what would wrap (`ParameterError`)."""
     scaled = np.rint(values * float(1 << scale_bits))
     if not (np.abs(scaled) < T / 4).all():  # so written, it refuses NaN too
@@ -38,13 +34,13 @@ def encode(values: NDArray[np.float64], scale_bits: int = SCALE_BITS) -> NDArray
     return to_ring(scaled.astype(np.int64))
 
 
-def add(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def add(left: Words, right: Words) -> Words:
     """Sum modulo T."""
     total = left + right
     return np.where(total >= _T, total - _T, total)
 
 
-def sum_shares(shares: NDArray[np.uint64], axis: int = -1) -> NDArray[np.uint64]:
+def sum_shares(shares: Words, axis: int = -1) -> Words:
     """Sum along an axis modulo T (T is just below 2**60, so 32-bit halves are summed)."""
     low = (shares & np.uint64(0xFFFFFFFF)).sum(axis=axis, dtype=np.uint64)
     high = (shares >> np.uint64(32)).sum(axis=axis, dtype=np.uint64)
@@ -52,20 +48,20 @@ def sum_shares(shares: NDArray[np.uint64], axis: int = -1) -> NDArray[np.uint64]
     for _ in range(4):
         high = (high % _T) << np.uint64(4)
         high = (high % _T) << np.uint64(4)
-    total: NDArray[np.uint64] = (high % _T + low % _T) % _T
+    total: Words = (high % _T + low % _T) % _T
     return total
 
 
-def join_halves(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def join_halves(low: Words, high: Words) -> Words:
     """(low + 2**30 high) modulo T, for sums of the 30-bit halves of shares."""
     high = high % _T
     for _ in range(10):
         high = (high << np.uint64(3)) % _T
-    joined: NDArray[np.uint64] = (low % _T + high) % _T
+    joined: Words = (low % _T + high) % _T
     return joined
 
 
-def scale(shares: NDArray[np.uint64], factors: NDArray[np.int64]) -> NDArray[np.uint64]:
+def scale(shares: Words, factors: Integers) -> Words:
     """Element by element product of shares with public or own signed integers below 2**31, modulo T."""
     magnitude = np.abs(factors).astype(np.uint64)
     if magnitude.max(initial=0) >= 1 << 31:
@@ -78,26 +74,24 @@ def scale(shares: NDArray[np.uint64], factors: NDArray[np.int64]) -> NDArray[np.
     return np.where((factors < 0) & (product > 0), _T - product, product)
 
 
-def round_share(shares: NDArray[np.uint64], drop_bits: int) -> NDArray[np.uint64]:
+def round_share(shares: Words, drop_bits: int) -> Words:
     """Drop the low bits of the share that is opened: the reader learns the value only to 2**drop_bits."""
     return (shares + np.uint64(1 << drop_bits >> 1)) >> np.uint64(drop_bits)
 
 
-def open_rounded(
-    own: NDArray[np.uint64], opened: NDArray[np.uint64], drop_bits: int, scale_bits: int
-) -> NDArray[np.float64]:
+def open_rounded(own: Words, opened: Words, drop_bits: int, scale_bits: int) -> Vector:
     """Value from one's own share and the other's rounded share."""
     other = (opened << np.uint64(drop_bits)) % _T
-    value: NDArray[np.float64] = from_ring(add(own, other)) / float(1 << scale_bits)
+    value: Vector = from_ring(add(own, other)) / float(1 << scale_bits)
     return value
 
 
-def shares_to_bytes(shares: NDArray[np.uint64]) -> bytes:
+def shares_to_bytes(shares: Words) -> bytes:
     """Little-endian 64-bit words."""
     return np.ascontiguousarray(shares, dtype="<u8").tobytes()
 
 
-def shares_from_bytes(data: bytes, shape: tuple[int, ...], *, below: int = T) -> NDArray[np.uint64]:
+def shares_from_bytes(data: bytes, shape: tuple[int, ...], *, below: int = T) -> Words:
     """Parse and check words of a peer: exact length, every word in [0, below)."""
     if len(data) != 8 * int(np.prod(shape)):
         raise MessageError(f"expected {int(np.prod(shape))} words of 8 bytes, got {len(data)} bytes")
@@ -107,12 +101,12 @@ def shares_from_bytes(data: bytes, shape: tuple[int, ...], *, below: int = T) ->
     return shares
 
 
-def bits_to_bytes(mask: NDArray[np.bool_]) -> bytes:
+def bits_to_bytes(mask: Mask) -> bytes:
     """One bit an entry, little endian."""
     return np.packbits(mask, bitorder="little").tobytes()
 
 
-def bits_from_bytes(data: bytes, n_bits: int) -> NDArray[np.bool_]:
+def bits_from_bytes(data: bytes, n_bits: int) -> Mask:
     """Inverse of `bits_to_bytes`; wrong length or set padding bits raise `MessageError`."""
     if len(data) != -(-n_bits // 8):
         raise MessageError(f"expected a mask of {n_bits} bits, got {len(data)} bytes")

@@ -10,8 +10,8 @@ shows. One context, one opening.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -20,12 +20,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from veilscore.arrays import Integers, Words
 from veilscore.errors import MessageError, ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
 
 _KEY_BYTES = 32
 _MAX_MODULUS = 1 << 62  # so that sums of two fit int64
@@ -68,9 +64,7 @@ def share_context(request_id: str, parties: Iterable[str], model_hash: bytes) ->
     return b"".join(len(f).to_bytes(4, "little") + f for f in fields)
 
 
-def zero_share(
-    party: str, keys: Mapping[str, PairwiseKey], context: bytes, n_records: int, modulus: int
-) -> NDArray[np.uint64]:
+def zero_share(party: str, keys: Mapping[str, PairwiseKey], context: bytes, n_records: int, modulus: int) -> Words:
     """Share of zero: over `party` and all holders of `keys` they add up to 0, and any fewer are uniform.
 
     Parameters
@@ -95,7 +89,7 @@ def zero_share(
     return total.astype(np.uint64)
 
 
-def _stream(key: bytes, n: int, modulus: int) -> NDArray[np.int64]:
+def _stream(key: bytes, n: int, modulus: int) -> Integers:
     """Draw n values uniform in [0, modulus) from ChaCha20, by rejection; the same key gives the same."""
     mask = np.uint64((1 << modulus.bit_length()) - 1)
     cipher = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
+from veilscore.arrays import CodeArray, Integers
 from veilscore.errors import DataError
-
-CodeArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,8 +24,8 @@ class Codes:
     """
 
     codes: CodeArray
-    n_codes: npt.NDArray[np.int64]
-    missing: npt.NDArray[np.int64] | None = None
+    n_codes: Integers
+    missing: Integers | None = None
 
     def __post_init__(self) -> None:
         """Check types, shapes and ranges."""
@@ -64,11 +63,11 @@ class Codes:
         return int(self.n_codes.sum())
 
     @property
-    def offsets(self) -> npt.NDArray[np.int64]:
+    def offsets(self) -> Integers:
         """(n_columns,) int64: cell of (column, code) is offsets[column] + code."""
         return np.cumsum(self.n_codes) - self.n_codes
 
-    def take_rows(self, index: npt.NDArray[np.integer[Any]]) -> Codes:
+    def take_rows(self, index: NDArray[np.integer[Any]]) -> Codes:
         """Rows in the order of `index`, (n,) integers; -1 is an unknown firm: missing in every column."""
         if len(index) and not (index.min() >= -1 and index.max() < self.n_samples):
             raise DataError("a row index is out of range")

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from veilscore.arrays import Array, Integers
 from veilscore.data.code_array import Codes
 from veilscore.data.column_bins import Bins, bins_from_json, bins_to_json
 from veilscore.data.fit_bins import BinSizes, fit_bins
+from veilscore.data.table import Column, Kind, Table
 from veilscore.errors import DataError, SchemaError
 from veilscore.wire.randomness import secret_generator
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from veilscore.data.table import Column, Kind, Table
-
-__all__ = ["CodeMap", "Codes", "ColumnMap", "PublicColumn", "TransformReport"]
 
 MAP_VERSION = 1
 
@@ -64,8 +59,8 @@ class ColumnMap:
 
     name: str
     bins: Bins
-    permutation: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
+    permutation: Integers
+    counts: Integers
 
     @property
     def missing(self) -> int:
@@ -105,7 +100,7 @@ class CodeMap:
     def fit(
         cls,
         table: Table,
-        rows: npt.NDArray[Any] | None = None,
+        rows: Array | None = None,
         *,
         max_bin: int = 20,
         min_bin_fraction: float = 0.05,
@@ -154,12 +149,12 @@ class CodeMap:
         return tuple(column.name for column in self.columns)
 
     @property
-    def n_codes(self) -> npt.NDArray[np.int64]:
+    def n_codes(self) -> Integers:
         """(n_columns,) int64."""
         return np.array([column.bins.n_bins for column in self.columns], dtype=np.int64)
 
     @property
-    def missing(self) -> npt.NDArray[np.int64]:
+    def missing(self) -> Integers:
         """(n_columns,) int64, the code of missing values of each column."""
         return np.array([column.missing for column in self.columns], dtype=np.int64)
 
@@ -286,7 +281,7 @@ def _hash(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _permutation(bins: Bins, generator: np.random.Generator, *, ordered: bool) -> npt.NDArray[np.int64]:
+def _permutation(bins: Bins, generator: np.random.Generator, *, ordered: bool) -> Integers:
     if not (ordered and bins.kind == "number"):
         return generator.permutation(bins.n_bins)
     values = np.arange(bins.n_bins - 1)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from veilscore.data.table import Column, Kind
+from veilscore.arrays import Integers, Vector
+from veilscore.data.table import Column, Kind
 
 LEVELS_NAMED = 6  # levels of a group that its label names
 
@@ -47,11 +46,11 @@ class NumberBins:
         return self.n_bins - 1
 
     @cached_property
-    def _cuts(self) -> npt.NDArray[np.float64]:
+    def _cuts(self) -> Vector:
         # numpy sorts NaN behind infinity, so that the search itself gives the missing bin
         return np.array([*self.edges, np.inf], dtype=np.float64)
 
-    def apply(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
+    def apply(self, values: Vector) -> tuple[Integers, int]:
         """Bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
         return np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False), 0
 
@@ -95,7 +94,7 @@ class CategoryBins:
         found: dict[str | None, int] = {level: i for i, group in enumerate(self.groups) for level in group}
         return {**found, None: self.missing}
 
-    def apply(self, values: Column) -> tuple[npt.NDArray[np.int64], int]:
+    def apply(self, values: Column) -> tuple[Integers, int]:
         """Bin of every value, (n,) int64, and the number of values whose level was not seen when fitting."""
         # a dictionary is several times faster on Python strings than numpy's comparison of fixed-width text
         looked_up = map(self._bin_of.get, values.tolist())

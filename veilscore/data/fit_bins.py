@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from veilscore.arrays import Integers, Vector
 from veilscore.data.column_bins import Bins, CategoryBins, NumberBins
+from veilscore.data.table import Column, Kind
 from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from veilscore.data.table import Column, Kind
 
 FEW_VALUES = 3  # a column with at most this many values is a flag: its bins survive the relative minimum
 
@@ -63,7 +60,7 @@ def fit_bins(values: Column, kind: Kind, sizes: BinSizes) -> tuple[Bins | None, 
     return bins, ""
 
 
-def _fit_numbers(values: npt.NDArray[np.float64], sizes: BinSizes) -> NumberBins:
+def _fit_numbers(values: Vector, sizes: BinSizes) -> NumberBins:
     present = values[~np.isnan(values)]
     distinct, counts = np.unique(present, return_counts=True)
     if len(distinct) > sizes.max_bin:
@@ -76,7 +73,7 @@ def _fit_numbers(values: npt.NDArray[np.float64], sizes: BinSizes) -> NumberBins
     return NumberBins(tuple(float(edge) + 0.0 for edge in distinct[last[kept][:-1]]))
 
 
-def _quantile_cuts(counts: npt.NDArray[np.int64], max_bin: int, minimum: int) -> npt.NDArray[np.int64]:
+def _quantile_cuts(counts: Integers, max_bin: int, minimum: int) -> Integers:
     """Index of the last distinct value of every bin: heavy values alone, the others in equal shares.
 
     A value is heavy when it holds more than a bin's share of what the heavy ones leave; taking heavy values
@@ -102,7 +99,7 @@ def _quantile_cuts(counts: npt.NDArray[np.int64], max_bin: int, minimum: int) ->
     return np.array(ends, dtype=np.int64)
 
 
-def _equal_shares(cumulative: npt.NDArray[np.int64], first: int, stop: int, share: float, minimum: int) -> list[int]:
+def _equal_shares(cumulative: Integers, first: int, stop: int, share: float, minimum: int) -> list[int]:
     """Last value of each bin of about `share` rows among the distinct values first, ..., stop - 1."""
     if first >= stop:
         return []
@@ -120,7 +117,7 @@ def _equal_shares(cumulative: npt.NDArray[np.int64], first: int, stop: int, shar
     return [*ends, stop - 1]
 
 
-def _merged(counts: npt.NDArray[np.int64], n_distinct: int, n_rows: int, sizes: BinSizes) -> list[int]:
+def _merged(counts: Integers, n_distinct: int, n_rows: int, sizes: BinSizes) -> list[int]:
     """Last of the bins merged into each kept bin: small ordered bins join their smaller neighbour."""
     minimum = sizes.flag_minimum(n_rows) if n_distinct <= FEW_VALUES else sizes.minimum(n_rows)
     kept = _merge_neighbours(counts.tolist(), minimum, sizes.max_bin)

@@ -6,17 +6,17 @@ Source: GB 32100-2015, the Chinese unified social credit code (USCC): 18 charact
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
+from veilscore.arrays import Array, Integers, Limbs, Mask
 from veilscore.errors import ConfigError, IdError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 USCC_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 USCC_LENGTH = 18
@@ -27,8 +27,8 @@ _NOT_IN_ALPHABET = 31
 _USCC_VALUES = np.full(128, _NOT_IN_ALPHABET, dtype=np.uint8)
 _USCC_VALUES[[ord(letter) for letter in USCC_ALPHABET]] = np.arange(31, dtype=np.uint8)
 
-Ids = npt.NDArray[np.str_]
-Flags = npt.NDArray[np.bool_]
+Ids = NDArray[np.str_]
+Flags = Mask
 
 
 def normalise_text(values: npt.ArrayLike) -> Ids:
@@ -42,7 +42,7 @@ def normalise_text(values: npt.ArrayLike) -> Ids:
     -------
     (n,) array of str.
     """
-    array: npt.NDArray[Any] = np.asarray(values)
+    array: Array = np.asarray(values)
     if array.ndim != 1:
         raise IdError(f"ids must be one column, but have {array.ndim} dimensions; name a single id column")
     if array.dtype.kind == "f" and len(array):
@@ -72,13 +72,13 @@ def normalise_uscc(values: npt.ArrayLike) -> Ids:
     return np.ascontiguousarray(points).view(f"<U{points.shape[1]}").ravel()
 
 
-def uscc_check_values(stems: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+def uscc_check_values(stems: NDArray[np.integer[Any]]) -> Integers:
     """Check value in [0, 31) for stems given as (n, 17) letter values in [0, 31)."""
-    sums: npt.NDArray[np.int64] = stems.astype(np.int64) @ USCC_WEIGHTS
+    sums: Integers = stems.astype(np.int64) @ USCC_WEIGHTS
     return np.mod(-sums, 31)
 
 
-def uscc_from_stems(stems: npt.NDArray[np.integer[Any]]) -> Ids:
+def uscc_from_stems(stems: NDArray[np.integer[Any]]) -> Ids:
     """Make valid codes from (n, 17) letter values in [0, 31), check character appended; (n,) array of str."""
     values = np.column_stack([stems, uscc_check_values(stems)])
     points = np.array([ord(letter) for letter in USCC_ALPHABET], dtype=np.uint32)[values]
@@ -138,7 +138,7 @@ def normalise_ids(values: npt.ArrayLike, normaliser: str = "uscc") -> Ids:
     return normaliser_named(normaliser).normalise(values)
 
 
-def duplicate_rows(ids: Ids) -> npt.NDArray[np.int64]:
+def duplicate_rows(ids: Ids) -> Integers:
     """Rows (from 0) whose non-empty id stands in an earlier row already, ascending."""
     points = _code_points(ids).astype(np.uint64)
     multipliers = np.random.default_rng(0).integers(1, 2**63, points.shape[1], dtype=np.uint64) | np.uint64(1)
@@ -172,13 +172,13 @@ def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set
         raise IdError(f"ids of {source} cannot be used: {'; '.join(found)} (rows counted from 1, header not counted)")
 
 
-def _describe(name: str, rows: npt.NDArray[np.int64], remedy: str) -> str:
+def _describe(name: str, rows: Integers, remedy: str) -> str:
     named = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED])
     more = ", ..." if len(rows) > ROWS_NAMED else ""
     return f"{len(rows)} {name} (row {named}{more}): {remedy}"
 
 
-def _code_points(ids: Ids) -> npt.NDArray[np.uint32]:
+def _code_points(ids: Ids) -> Limbs:
     """Unicode code points as (n, width) uint32, zero-padded; width is at least 1."""
     ids = np.ascontiguousarray(ids.astype(f"<U{max(1, ids.dtype.itemsize // 4)}", copy=False))
     return ids.view(np.uint32).reshape(len(ids), -1) if len(ids) else np.zeros((0, 1), dtype=np.uint32)

@@ -10,58 +10,11 @@ Parquet and databases carry types; the same refusal holds for their text columns
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from veilscore.data.ingest_file import file_columns, read_file
-from veilscore.data.table import Kind, Table, make_table
-from veilscore.errors import ColumnError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which columns of a source play which part."""
-
-    id_column: str
-    label_column: str | None
-    weight_column: str | None
-    date_column: str | None
-    columns: tuple[str, ...] | None
-    exclude: tuple[str, ...]
-
-    def features(self, available: Sequence[str], source: str) -> tuple[str, ...]:
-        """Names of the feature columns; a named column that is not there raises ColumnError."""
-        special = [self.id_column, self.label_column, self.weight_column, self.date_column]
-        roles = [name for name in special if name is not None]
-        if len(set(roles)) < len(roles):
-            raise ColumnError(f"one column of {source} is named for two parts (id, label, weight, date)")
-        for name in (*roles, *(self.columns or ()), *self.exclude):
-            if name not in available:
-                raise ColumnError(absent(name, available, source))
-        wanted = available if self.columns is None else self.columns
-        features = tuple(name for name in wanted if name not in roles and name not in self.exclude)
-        if not features:
-            raise ColumnError(f"{source} has no feature column left; check `columns` and `exclude`")
-        return features
-
-    def roles(self) -> dict[str, str]:
-        """Part -> column name, for those that are named."""
-        parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
-        return {part: name for part, name in parts.items() if name is not None}
-
-
-def absent(name: str, available: Sequence[str], source: str) -> str:
-    """Message about a column that is not there, with the nearest name that is."""
-    near = difflib.get_close_matches(name, available, n=1) or [
-        other for other in available if other.lower() == name.lower()
-    ]
-    hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(available[:20])}"
-    return f"{source} has no column {name!r}; {hint}"
+from veilscore.data.table import Kind, SourceColumns, Table, make_table
 
 
 def read_table(
@@ -93,7 +46,7 @@ def read_table(
     ------
     DataError and its children IdError, ColumnError, LabelError : with what to do; never with values of rows.
     """
-    selection = Selection(
+    selection = SourceColumns(
         id_column,
         label_column,
         weight_column,

@@ -6,26 +6,22 @@ objects of `CHUNK_ROWS` rows at most exist at once. Passwords in the URL stay ou
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from veilscore.data.table import Column, Kind, kind_of, typed_column
+from veilscore.data.table import Column, Kind, SourceColumns, kind_of, typed_column
 from veilscore.errors import ColumnError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from veilscore.data.ingest import Selection
 
 CHUNK_ROWS = 50_000
 
 
 def read_database(
-    url: str, selection: Selection, kinds: Mapping[str, Kind], *, table: str | None, query: str | None
+    url: str, selection: SourceColumns, kinds: Mapping[str, Kind], *, table: str | None, query: str | None
 ) -> tuple[str, dict[str, Column], tuple[str, ...]]:
     """Name of the source, arrays by column name, and names of the features.
 
@@ -81,7 +77,7 @@ def _statement(table: str | None, query: str | None) -> sa.Executable:
 
 def _read(
     engine: sa.Engine,
-    selection: Selection,
+    selection: SourceColumns,
     kinds: Mapping[str, Kind],
     source: str,
     statement: sa.Executable,

@@ -6,20 +6,16 @@ import csv
 import gzip
 import io
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 
+from veilscore.data.table import Column, Kind, SourceColumns
 from veilscore.errors import ColumnError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from veilscore.data.ingest import Selection
-    from veilscore.data.table import Column, Kind
 
 MIXED_SHARE = 0.5  # share of numbers in a text column from which it counts as a number column with stray text
 MISSING = ("", "NA", "N/A", "NULL", "null", "NaN", "nan")
@@ -38,7 +34,9 @@ _NUMERIC_TYPES = (*_NUMBERS, "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN"
 _DATE_TYPES = ("DATE", "TIMESTAMP")
 
 
-def read_file(path: Path, selection: Selection, kinds: Mapping[str, Kind]) -> tuple[dict[str, Column], tuple[str, ...]]:
+def read_file(
+    path: Path, selection: SourceColumns, kinds: Mapping[str, Kind]
+) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Arrays by column name, and the names of the features, of a CSV or Parquet file."""
     with _opened(path) as database:
         return _read_relation(database, path, selection, kinds)
@@ -78,7 +76,7 @@ def _column_types(database: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
 
 
 def _read_relation(
-    database: duckdb.DuckDBPyConnection, path: Path, selection: Selection, kinds: Mapping[str, Kind]
+    database: duckdb.DuckDBPyConnection, path: Path, selection: SourceColumns, kinds: Mapping[str, Kind]
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     is_text, relation = _is_text(path), _relation(path)
     types = _column_types(database, path)

@@ -9,9 +9,10 @@ after the label is drawn.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -28,9 +29,6 @@ from veilscore.data.simulated_columns import (
 )
 from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, StateError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PARTIES = ("bank", "tax", "registry")
 ABSENT_SHARE = {"bank": 0.05, "tax": 0.03, "registry": 0.03}  # share of firms that a party does not know

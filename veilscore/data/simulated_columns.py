@@ -5,18 +5,16 @@ Amounts are in yuan, growth is a fraction, delays and changes are counts of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from veilscore.arrays import Vector
+from veilscore.data.table import Column
 
-    from veilscore.data.table import Column
-
-Floats = npt.NDArray[np.float64]
+Floats = Vector
 MISSING_SHARE = {
     "relationship_years": 0.06,
     "account_balance": 0.02,

@@ -6,25 +6,26 @@ numbers beyond 2^53 are rounded to float64, the same way in every table.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
+from veilscore.arrays import Array, Vector
 from veilscore.data.ids import ROWS_NAMED, Ids, check_ids, normalise_ids
 from veilscore.errors import ColumnError, DataError, LabelError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 Kind = Literal["number", "category"]
-Column = npt.NDArray[Any]
+Column = Array
 MANY_LEVELS = 1_000  # a category with more levels than this looks like a name or an address
 DAY = np.timedelta64(1, "D")
 
@@ -46,9 +47,9 @@ class Table:
 
     ids: Ids
     columns: Mapping[str, Column]
-    label: npt.NDArray[np.float64] | None = None
-    weight: npt.NDArray[np.float64] | None = None
-    dates: npt.NDArray[np.datetime64] | None = None
+    label: Vector | None = None
+    weight: Vector | None = None
+    dates: NDArray[np.datetime64] | None = None
     source: str = "memory"
     warnings: tuple[str, ...] = ()
 
@@ -71,7 +72,7 @@ class Table:
         """Sha256 (hex) of names and kinds of the columns, whatever their order."""
         return hash_schema(self.kinds)
 
-    def take(self, rows: npt.NDArray[Any]) -> Table:
+    def take(self, rows: Array) -> Table:
         """Return the rows given by an index or mask array, in that order."""
         return replace(
             self,
@@ -202,7 +203,7 @@ def column_warnings(name: str, values: Column) -> list[str]:
     return []
 
 
-def checked_label(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64]:
+def checked_label(values: npt.ArrayLike, source: str) -> Vector:
     """Return the label as (n,) float64 of 0 and 1; anything else raises LabelError."""
     try:
         label = np.asarray(values).astype(np.float64)
@@ -224,7 +225,7 @@ def checked_label(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64]
     return label
 
 
-def checked_weight(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64]:
+def checked_weight(values: npt.ArrayLike, source: str) -> Vector:
     """Return weights as (n,) float64; missing, infinite or non-positive ones raise ColumnError."""
     weight = typed_column("weight", values, "number")
     wrong = np.flatnonzero(~(np.isfinite(weight) & (weight > 0)))
@@ -236,7 +237,7 @@ def checked_weight(values: npt.ArrayLike, source: str) -> npt.NDArray[np.float64
     return weight
 
 
-def checked_dates(values: npt.ArrayLike, source: str) -> npt.NDArray[np.datetime64]:
+def checked_dates(values: npt.ArrayLike, source: str) -> NDArray[np.datetime64]:
     """Return dates as (n,) datetime64[D]; missing or unreadable ones raise ColumnError."""
     array: Column = np.asarray(values)
     try:
@@ -254,7 +255,48 @@ def checked_dates(values: npt.ArrayLike, source: str) -> npt.NDArray[np.datetime
     return dates
 
 
-def rows_text(rows: npt.NDArray[np.intp]) -> str:
+def rows_text(rows: NDArray[np.intp]) -> str:
     """Row numbers, from 1, for a message; at most a few."""
     more = ", ..." if len(rows) > ROWS_NAMED else ""
     return ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + more
+
+
+@dataclass(frozen=True)
+class SourceColumns:
+    """Which columns of a source play which part."""
+
+    id_column: str
+    label_column: str | None
+    weight_column: str | None
+    date_column: str | None
+    columns: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+
+    def features(self, available: Sequence[str], source: str) -> tuple[str, ...]:
+        """Names of the feature columns; a named column that is not there raises ColumnError."""
+        special = [self.id_column, self.label_column, self.weight_column, self.date_column]
+        roles = [name for name in special if name is not None]
+        if len(set(roles)) < len(roles):
+            raise ColumnError(f"one column of {source} is named for two parts (id, label, weight, date)")
+        for name in (*roles, *(self.columns or ()), *self.exclude):
+            if name not in available:
+                raise ColumnError(absent(name, available, source))
+        wanted = available if self.columns is None else self.columns
+        features = tuple(name for name in wanted if name not in roles and name not in self.exclude)
+        if not features:
+            raise ColumnError(f"{source} has no feature column left; check `columns` and `exclude`")
+        return features
+
+    def roles(self) -> dict[str, str]:
+        """Part -> column name, for those that are named."""
+        parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
+        return {part: name for part, name in parts.items() if name is not None}
+
+
+def absent(name: str, available: Sequence[str], source: str) -> str:
+    """Message about a column that is not there, with the nearest name that is."""
+    near = difflib.get_close_matches(name, available, n=1) or [
+        other for other in available if other.lower() == name.lower()
+    ]
+    hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(available[:20])}"
+    return f"{source} has no column {name!r}; {hint}"

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from veilscore.data.ingest import absent, read_table
-from veilscore.data.table import Kind, Table, make_table
+from veilscore.data.ingest import read_table
+from veilscore.data.table import Kind, Table, absent, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
-
-if TYPE_CHECKING:
-    from veilscore.terms.job import Training
+from veilscore.terms.parameters import Training
 
 Source = Table | Path | str | Mapping[str, Any]
 

@@ -14,8 +14,12 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 from typing import Protocol as Interface
+
+from cryptography.x509 import Certificate
 
 from veilscore.errors import ConfigError, EvidenceError, PeerError
 from veilscore.evidence.documents import Count, Document, Keys, Signer, Text
@@ -23,12 +27,6 @@ from veilscore.evidence.heads import SignedHead, check_successor
 from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import Logged
 from veilscore.files.store import JobStore
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from cryptography.x509 import Certificate
 
 _MOST_BYTES = 1 << 20
 _TIMEOUT_S = 20.0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
 from typing import Protocol as Interface
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -17,10 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from veilscore.errors import ConfigError, EvidenceError, IdentityError, VeilscoreError
 from veilscore.keys.identity import Certificate, parse_certificate
 from veilscore.terms.federation import Federation, load_federation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 MAX_DOCUMENT_BYTES = 8 << 20
 _MAX_KEYS_BYTES = 4 << 20

@@ -15,7 +15,8 @@ Aborts   : EvidenceError at the party that finds something wrong; ForkError leav
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import Annotated
 
 from pydantic import Field
 
@@ -23,13 +24,9 @@ from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import Count, Document, Party, Path64
 from veilscore.evidence.heads import Countersignature, ForkError, SignedHead, check_successor
 from veilscore.evidence.receipt import JobReceipt, JobStatement, Logged
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.evidence.verify import verify_job
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from veilscore.evidence.recorder import EvidenceRecorder
-    from veilscore.terms.job import Job
+from veilscore.terms.job import Job
 
 MAX_PARTIES = 64
 MAX_AGE_MS = 600_000  # between a head's time and the clock of who countersigns it
@@ -79,7 +76,7 @@ class Countersigned(Document):
     signatures: Annotated[dict[Party, Countersignature], Field(max_length=MAX_PARTIES)]
 
 
-class Exchange:
+class CrossSigning:
     """One node's answers.
 
     Parameters

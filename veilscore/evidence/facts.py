@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from veilscore.data.codes import CodeMap
 from veilscore.errors import StateError, VeilscoreError
 from veilscore.evidence.documents import canonical, digest
 from veilscore.evidence.receipt import Scores, ScoreTree, commitment
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import NodeConfig
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import NodeConfig
 
 SCORES_FILE = "scores.csv"
 _KEPT = {".json", ".npz", ".csv", ".parquet"}

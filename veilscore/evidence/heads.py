@@ -10,7 +10,8 @@ Aborts   : ForkError with both signed heads, which together prove that their own
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from typing import Self
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import (
@@ -27,9 +28,6 @@ from veilscore.evidence.documents import (
     unhex,
 )
 from veilscore.evidence.merkle import check_consistency
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 HEAD = "evidence log head"
 COUNTERSIGN = "evidence log countersignature"

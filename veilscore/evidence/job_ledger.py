@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from veilscore.errors import JobError, StateError
 from veilscore.files.store import JobStore
 from veilscore.terms.job import Job, check_job_id, parse_job
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ANSWERS = {"pending": {"accepted", "refused", "cancelled"}, "accepted": {"cancelled", "refused"}}
 

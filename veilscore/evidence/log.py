@@ -22,17 +22,15 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import Keys, Signer, canonical, digest
 from veilscore.evidence.heads import SignedHead
-from veilscore.evidence.merkle import Tree, leaf_hash
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+from veilscore.evidence.merkle import MerkleTree, leaf_hash
 
 LOG_FILE = "log.jsonl"
 MAX_ENTRY_BYTES = 1 << 20
@@ -53,7 +51,7 @@ class LogFile:
     torn : bytes behind it.
     """
 
-    tree: Tree
+    tree: MerkleTree
     places: list[tuple[int, int]]
     head: SignedHead | None
     heads: list[SignedHead]
@@ -79,7 +77,7 @@ def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> Lo
         data = b""
     except OSError as error:
         raise StateError(f"log {path} cannot be read: {error.strerror}") from error
-    tree = Tree()
+    tree = MerkleTree()
     heads: list[SignedHead] = []
     places: list[tuple[int, int]] = []
     end = start = line = 0
@@ -117,7 +115,7 @@ def _sure(data: bytes) -> int:
     return len(data) if zero < 0 else last if zero > last else before
 
 
-def _checked_head(body: bytes, tree: Tree, before: Sequence[SignedHead], where: str) -> SignedHead:
+def _checked_head(body: bytes, tree: MerkleTree, before: Sequence[SignedHead], where: str) -> SignedHead:
     try:
         head = SignedHead.parse(body)
     except EvidenceError as error:

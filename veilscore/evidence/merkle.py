@@ -8,12 +8,9 @@ Assumes: SHA-256 is collision resistant.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from veilscore.errors import EvidenceError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 HASH_BYTES = 32
 MAX_PATH = 64  # a tree of 2^63 leaves
@@ -30,7 +27,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class Tree:
+class MerkleTree:
     """Append-only tree; keeps every complete subtree's hash, 64 bytes a leaf.
 
     Parameters

@@ -21,26 +21,23 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
+from veilscore.crypto.he import PublicContext
 from veilscore.errors import EvidenceError, MessageError, StateError
 from veilscore.evidence.documents import Digest, Document, Party, Text
 from veilscore.evidence.opening import software
+from veilscore.models.model import ScoreModel
+from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import pack_fields
 from veilscore.wire.randomness import SEED_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from veilscore.crypto.he import PublicContext
-    from veilscore.models.model import ScoreModel
-    from veilscore.terms.policy import AuditRules
 
 FOLDER, MODELS, KEYS = "audit/online", "models", "keys"
 COMMITMENT_BYTES = 32

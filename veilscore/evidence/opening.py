@@ -20,8 +20,10 @@ import secrets
 import shutil
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import IO, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,18 +33,13 @@ from veilscore.errors import EvidenceError, SecretReuseError, StateError
 from veilscore.evidence.documents import Count, Digest, Document, Party, Text
 from veilscore.files.store import write_atomically
 from veilscore.release.binding import code_digest, file_digest
-from veilscore.tasks.step_files import DATASET, READS_DATA, kind_of, present
-from veilscore.wire.protocol import TranscriptEntry
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import AuditRules, NodeConfig
+from veilscore.wire.protocol import Session
 from veilscore.wire.randomness import SEED_BYTES
+from veilscore.wire.transcript import TranscriptEntry
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import AuditRules, NodeConfig
-    from veilscore.wire.protocol import Session
-
+DATASET = "dataset"  # stands for the data set, where it is a file
 AUDIT, OPENING, MESSAGES, FILES = "audit", "opening.json", "messages", "files"
 _DOMAIN = b"veilscore/1 opening\0"
 _LENGTH = struct.Struct("<IQ")  # of an entry, and of the content behind it
@@ -114,6 +111,20 @@ class Head(Document):
     sha256: Digest
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What the bank reads in a step: its kind, patterns of paths below the home, and whether the data set itself."""
+
+    kind: str
+    paths: tuple[str, ...]
+    data: bool
+
+    def present(self, home: Path) -> list[str]:
+        """Return the paths below the home that are there."""
+        found = (sorted(home.glob(pattern)) for pattern in self.paths)
+        return [path.relative_to(home).as_posix() for some in found for path in some if path.is_file()]
+
+
 @dataclass(eq=False)
 class StepRecord:
     """The bank's record of one attempt; without a folder nothing is kept.
@@ -162,7 +173,7 @@ class StepRecord:
             self._file = None
 
 
-def begin(home: Path, session: Session, job: Job, node: NodeConfig) -> StepRecord:
+def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads) -> StepRecord:
     """Draw the seed of an attempt at the bank and bind it to what the step will read.
 
     Raises
@@ -172,15 +183,15 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig) -> StepRecor
     """
     job_id, step, attempt = session.id.split("/")
     forget_old(home, node.audit)
-    if kind_of(job, step) not in node.audit.steps:
+    if node.audit.steps != "all" and reads.kind not in node.audit.steps:
         return StepRecord(unkept(session), node.name)
     folder = home / "jobs" / job_id / AUDIT / f"{step}.{attempt}"
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
-        files = {name: _keep(home / name, folder / FILES / name) for name in present(home, job_id, step, job)}
+        files = {name: _keep(home / name, folder / FILES / name) for name in reads.present(home)}
         name = job.datasets[node.name]
-        if step in READS_DATA and name in node.datasets:
+        if reads.data and name in node.datasets:
             files |= _keep_data(node.datasets[name].path, folder)
     except FileExistsError as error:
         raise SecretReuseError(f"attempt {session.id} was begun before; a seed serves one attempt") from error

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -30,13 +30,10 @@ from veilscore.evidence.documents import (
     canonical,
     unhex,
 )
-from veilscore.evidence.heads import Countersignature, SignedHead  # noqa: TC001 - pydantic reads the types
-from veilscore.evidence.merkle import Tree, check_inclusion, leaf_hash
-from veilscore.wire.protocol import Transcript
-
-if TYPE_CHECKING:
-    from veilscore.evidence.log import Log
-    from veilscore.wire.protocol import TranscriptEntry
+from veilscore.evidence.heads import Countersignature, SignedHead
+from veilscore.evidence.log import Log
+from veilscore.evidence.merkle import MerkleTree, check_inclusion, leaf_hash
+from veilscore.wire.transcript import Transcript, TranscriptEntry
 
 SALT_BYTES = 16
 KEPT_DIGESTS = 64
@@ -63,7 +60,7 @@ class Traffic(Document):
     earlier: Annotated[tuple[Digest, ...], Field(max_length=KEPT_DIGESTS)] = ()
 
 
-class Answer(Document):
+class SignedAnswer(Document):
     """A party's answer to a proposed job; `bound` is the digest of what the answer is bound to (code, data, model)."""
 
     kind: Literal["answer"] = "answer"
@@ -283,7 +280,7 @@ class ScoreTree:
         salts = hashlib.shake_256(_SCORE + seed).digest(SALT_BYTES * max(len(self._lines), 1))
         self._salts = [salts[at : at + SALT_BYTES] for at in range(0, SALT_BYTES * len(self._lines), SALT_BYTES)]
         pairs = zip(self._salts, self._lines, strict=True)
-        self._tree = Tree(leaf_hash(_SCORE + salt + line) for salt, line in pairs)
+        self._tree = MerkleTree(leaf_hash(_SCORE + salt + line) for salt, line in pairs)
 
     @property
     def scores(self) -> Scores:

@@ -12,49 +12,44 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import structlog
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from veilscore.errors import EvidenceError, StateError
-from veilscore.evidence.documents import FederationKeys, canonical, digest
+from veilscore.evidence.documents import FederationKeys, Signer, canonical, digest
 from veilscore.evidence.facts import SCORES_FILE, facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
+from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import Log
+from veilscore.evidence.online_opening import Bound
 from veilscore.evidence.receipt import (
     SALT_BYTES,
-    Answer,
     JobReceipt,
     JobStatement,
     Logged,
     OnlineReceipt,
     ScoreReceipt,
     ScoreTree,
+    SignedAnswer,
     StepEntry,
     commitment,
     traffic_of,
 )
 from veilscore.files.journal import Journal
 from veilscore.files.store import JobStore, write_atomically
+from veilscore.terms.federation import Federation
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import NodeConfig
+from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import pack_fields, unpack_fields
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from google.protobuf.message import Message
-
-    from veilscore.evidence.documents import Signer
-    from veilscore.evidence.job_ledger import LedgerEntry
-    from veilscore.evidence.online_opening import Bound
-    from veilscore.terms.federation import Federation
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import NodeConfig
-    from veilscore.v1 import control_pb2 as pb
-    from veilscore.wire.protocol import Transcript
+from veilscore.wire.transcript import Transcript
 
 FOLDER = "evidence"
 ONLINE_FILE = "online.db"
@@ -153,7 +148,7 @@ class EvidenceRecorder:
             if step.outcome == "done":
                 self._steps.setdefault(step.job_id, {})[step.step] = step
         elif kind == "answer":
-            answer = Answer.parse(body)
+            answer = SignedAnswer.parse(body)
             self._bound[answer.job_id] = answer.bound
         elif kind == "job":
             statement = JobStatement.parse(body)
@@ -178,7 +173,7 @@ class EvidenceRecorder:
 
     def job_answered(self, entry: LedgerEntry) -> None:
         """Before an answer to a proposal leaves, or when it changes: accepted, refused, pending, cancelled."""
-        answer = Answer(
+        answer = SignedAnswer(
             job_id=entry.job_id,
             request=entry.job.sha256.hex(),
             answer=entry.status,

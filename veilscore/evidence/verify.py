@@ -8,12 +8,16 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from cryptography.x509 import Certificate
 from pydantic import ValidationError
 
 from veilscore.errors import EvidenceError, VeilscoreError
 from veilscore.evidence.anchor import AnchorReceipt, check_anchor
+from veilscore.evidence.documents import Document, Keys
+from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.log import scan
 from veilscore.evidence.receipt import (
     JobReceipt,
@@ -21,19 +25,10 @@ from veilscore.evidence.receipt import (
     Logged,
     OnlineReceipt,
     ScoreReceipt,
+    Traffic,
     check_score,
 )
 from veilscore.terms.job import Job, check_job_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from cryptography.x509 import Certificate
-
-    from veilscore.evidence.documents import Document, Keys
-    from veilscore.evidence.heads import SignedHead
-    from veilscore.evidence.receipt import Traffic
 
 _KINDS: dict[str, type[Document]] = {
     "job_receipt": JobReceipt,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 from veilscore.errors import EvidenceError
+from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import scan
-from veilscore.evidence.receipt import Answer, JobReceipt, JobStatement, StepEntry
+from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.terms.job import Job
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from veilscore.evidence.documents import Keys
 
 Attempt = tuple[str, int]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -145,7 +142,7 @@ class Witnesses:
             if kind == "step":
                 self._add(head.party, StepEntry.parse(data))
             elif kind == "answer":
-                answer = Answer.parse(data)
+                answer = SignedAnswer.parse(data)
                 self.answered.setdefault(answer.job_id, set()).add(answer.request)
             elif kind == "job":
                 self._state(head.party, JobStatement.parse(data))

@@ -13,11 +13,8 @@ import os
 import socket
 import stat
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 from urllib.parse import unquote
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _MOST_ADDRESSES = 256
 

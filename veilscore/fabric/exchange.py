@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veilscore.errors import IdentityError, MessageError, ProtocolError
+from veilscore.v1 import wire_pb2
 from veilscore.wire.framing import kind_of
-from veilscore.wire.inbox import Inbox, Limits
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from veilscore.v1 import wire_pb2
+from veilscore.wire.inbox import Inbox, WireLimits
 
 AcceptSession = Callable[[str, str], bool]
 _CLOSED_KEPT = 1024  # ended sessions whose last digests and byte counts are remembered
 
 
 @dataclass(frozen=True)
-class Traffic:
+class KindTraffic:
     """Messages and bytes of one kind that one party sent another in one session."""
 
     sender: str
@@ -32,7 +29,7 @@ class Traffic:
 
 
 @dataclass
-class Exchange:
+class Sessions:
     """One session as this node sees it: what arrived, what it sends, what it counted.
 
     A send that failed or was cancelled may have arrived all the same, so its number is kept for the same bytes:
@@ -78,19 +75,19 @@ class Exchanges:
     accept_session : called as (session id, sender) at a sender's first message of a session.
     """
 
-    def __init__(self, party: str, limits: Limits, accept_session: AcceptSession) -> None:
+    def __init__(self, party: str, limits: WireLimits, accept_session: AcceptSession) -> None:
         self._party = party
         self._limits = limits
         self._accept_session = accept_session
-        self._exchanges: OrderedDict[str, Exchange] = OrderedDict()
+        self._exchanges: OrderedDict[str, Sessions] = OrderedDict()
 
-    def get(self, session_id: str) -> Exchange:
+    def get(self, session_id: str) -> Sessions:
         """Exchange of a session, new if there is none."""
         if session_id not in self._exchanges:
-            self._exchanges[session_id] = Exchange(Inbox(session_id, self._limits))
+            self._exchanges[session_id] = Sessions(Inbox(session_id, self._limits))
         return self._exchanges[session_id]
 
-    def incoming(self, header: wire_pb2.Header, peer: str) -> Exchange:
+    def incoming(self, header: wire_pb2.Header, peer: str) -> Sessions:
         """Exchange that a header from `peer` belongs to.
 
         Raises
@@ -144,7 +141,7 @@ class Exchanges:
         for session_id in list(self._exchanges):
             self.close(session_id, reason)
 
-    def traffic(self, session_id: str) -> list[Traffic]:
+    def traffic(self, session_id: str) -> list[KindTraffic]:
         """Messages and bytes of one session by sender, recipient and kind."""
         exchange = self._exchanges.get(session_id)
-        return [Traffic(*key, *count) for key, count in exchange.counts.items()] if exchange else []
+        return [KindTraffic(*key, *count) for key, count in exchange.counts.items()] if exchange else []

@@ -39,16 +39,15 @@ from veilscore.errors import (
     VeilscoreError,
 )
 from veilscore.fabric.connections import Callers
-from veilscore.fabric.exchange import AcceptSession, Exchange, Exchanges, Traffic
+from veilscore.fabric.exchange import AcceptSession, Exchanges, KindTraffic, Sessions
 from veilscore.fabric.handshake import Handshake
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2, wire_pb2
 from veilscore.wire.framing import PIECE_BYTES, Assembly, data_of, header_of, parse, pieces
-from veilscore.wire.inbox import MIB, Limits, QueueFullError
-from veilscore.wire.protocol import VERSION, Session, sha256_of
-
-__all__ = ["Fabric", "Limits", "SessionChannel", "Traffic"]
+from veilscore.wire.inbox import MIB, QueueFullError, WireLimits
+from veilscore.wire.protocol import VERSION, Session
+from veilscore.wire.transcript import sha256_of
 
 Code = grpc.StatusCode
 M = TypeVar("M", bound=Message)
@@ -164,14 +163,14 @@ class Fabric:
         federation: Federation,
         *,
         accept_session: AcceptSession,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
         listen: str | None = None,
         clock: Callable[[], float] = time.time,
         version: str = VERSION,
         authorise: Callable[[str, Member], None] | None = None,
     ) -> None:
         self.name = identity.name
-        self.limits = limits or Limits()
+        self.limits = limits or WireLimits()
         self.port: int | None = None
         self.federation = federation
         self._handshake = Handshake(identity, federation, self.limits.clock_skew_s, clock, version)
@@ -559,7 +558,7 @@ class Fabric:
         """End a session: unread messages are dropped, whoever waits in it gets PeerError."""
         self._exchanges.close(session_id, reason)
 
-    def traffic(self, session_id: str) -> list[Traffic]:
+    def traffic(self, session_id: str) -> list[KindTraffic]:
         """Messages and bytes of one session by sender, recipient and kind; still there after its end."""
         return self._exchanges.traffic(session_id)
 
@@ -602,7 +601,7 @@ class Fabric:
             exchange.count(self.name, to, payload)
 
     async def _deliver(
-        self, exchange: Exchange, peer: _Peer, header: wire_pb2.Header, payload: bytes, remaining_s: float
+        self, exchange: Sessions, peer: _Peer, header: wire_pb2.Header, payload: bytes, remaining_s: float
     ) -> None:
         """Make one attempt; the pieces are the same bytes each time."""
         exchange.inbox.check_open()

@@ -8,21 +8,17 @@ connection a `Hello` both ways with version, name, role and clock. The first wro
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from veilscore.errors import IdentityError
+from veilscore.keys.identity import Certificate, Identity
+from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2
 from veilscore.wire.protocol import VERSION
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from veilscore.keys.identity import Certificate, Identity
-    from veilscore.terms.federation import Federation, Member
 
 
 @dataclass

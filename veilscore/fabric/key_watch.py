@@ -13,24 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 import structlog
 
 from veilscore.errors import IdentityError, MessageError, VeilscoreError
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
 from veilscore.keys.rotation import KeyStatement, parse_statement
-from veilscore.terms.federation import add_statements, load_federation
+from veilscore.terms.federation import Federation, Member, add_statements, load_federation
+from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.federation import Federation, Member
-    from veilscore.terms.policy import NodeConfig
 
 POLL_S = 1.0
 CALL_S = 5.0

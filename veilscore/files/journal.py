@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from veilscore.errors import ProtocolError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 _KEEP_S = 90 * 86400.0
 _TABLES = (

@@ -9,17 +9,14 @@ import re
 import tempfile
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
+from veilscore.arrays import Array
 from veilscore.errors import StateError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 # numpy reads headers with `ast`, which fails at random when threads parse at once (CPython gh-106905, to 3.11.7)
@@ -58,7 +55,7 @@ class JobStore:
         """Names of all that was saved, sorted."""
         return tuple(sorted({p.stem for p in self.path.iterdir() if p.suffix in {".npz", ".json"}}))
 
-    def save_arrays(self, name: str, **arrays: NDArray[Any]) -> Path:
+    def save_arrays(self, name: str, **arrays: Array) -> Path:
         """Save named arrays (any shape; no object dtype); replaces what had this name."""
         for key, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
@@ -67,7 +64,7 @@ class JobStore:
         write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **arrays))
         return target
 
-    def load_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def load_arrays(self, name: str) -> dict[str, Array]:
         """Arrays saved under `name`."""
         source = self._file(name, ".npz")
         try:
@@ -150,3 +147,8 @@ def _state_error(verb: str, path: Path, error: Exception) -> StateError:
         return StateError(f"cannot {verb} {path}: no permission; check owner and mode of the folder")
     reason = os.strerror(code) if code else f"file is damaged ({type(error).__name__})"
     return StateError(f"cannot {verb} {path}: {reason}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, mode 0600."""
+    write_atomically(path, lambda file: file.write(text.encode()))

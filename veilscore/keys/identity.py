@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -27,7 +28,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from veilscore.errors import ConfigError, IdentityError, StateError
 from veilscore.keys.key_source import PASSPHRASE_FILE_VARIABLE, PASSPHRASE_VARIABLE, default_source, encrypt_pkcs8
-from veilscore.keys.rotation import fingerprint_of_key
 from veilscore.wire.protocol import VERSION
 
 ROLES = ("bank", "holder", "coordinator", "operator")
@@ -409,3 +409,9 @@ def _load_key(pem: bytes, path: Path, passphrase: Passphrase) -> ec.EllipticCurv
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"{path} is not a P-256 key")
     return key
+
+
+def fingerprint_of_key(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of a public key, 64 hexadecimal digits; a certificate commits to its recovery key by this."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()

@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from veilscore.errors import IdentityError
 from veilscore.keys.identity import Certificate, parse_certificate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from veilscore.keys.rotation import KeyStatement
+from veilscore.keys.rotation import KeyStatement
 
 MAX_STATEMENTS_BY_MEMBER = 100
 

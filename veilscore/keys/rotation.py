@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,9 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from veilscore.errors import IdentityError
-
-if TYPE_CHECKING:
-    from veilscore.keys.identity import Certificate, Identity
+from veilscore.keys.identity import Certificate, Identity, fingerprint_of_key
 
 PURPOSE = "key statement"
 DAY_S = 86_400
@@ -176,12 +174,6 @@ def revoke_by_recovery(
     )
     signature = key.sign(_LABEL + statement.signed_bytes(), ec.ECDSA(hashes.SHA256()))
     return _signed(statement, signature, replacement)
-
-
-def fingerprint_of_key(key: ec.EllipticCurvePublicKey) -> str:
-    """SHA-256 of a public key, 64 hexadecimal digits; a certificate commits to its recovery key by this."""
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
 
 
 def _signed(statement: K, signature: bytes, successor: Identity | None) -> K:

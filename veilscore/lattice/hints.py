@@ -11,26 +11,21 @@ Aborts: MessageError on a message of wrong size or range; SecretReuseError where
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice import indicator
 from veilscore.lattice.params import ParameterSet, check_vectors
 from veilscore.lattice.ring import Ring, pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    Limbs = NDArray[np.uint32]
-    Words = NDArray[np.uint64]
 
 CHUNK_BYTES = 1 << 21  # below the usual 4 MB limit of a message
 
@@ -113,7 +108,7 @@ class VectorQuery:
         return self.b + self.beta + self.alpha
 
 
-def _reduce(totals: NDArray[np.int64], primes: tuple[int, ...]) -> Limbs:
+def _reduce(totals: Integers, primes: tuple[int, ...]) -> Limbs:
     """Return (R, L) signed sums as residues (L, R)."""
     residues = totals % np.array(primes, np.int64)
     return np.ascontiguousarray(residues.T.astype(np.uint32))

@@ -11,20 +11,16 @@ Before a share is opened to the vector owner the code owner **must** add `sampli
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from veilscore.arrays import Integers, Words
 from veilscore.lattice import indicator
 from veilscore.lattice.hints import MatrixOwner, Shape, VectorOwner, VectorQuery
 from veilscore.lattice.params import HISTOGRAM, check_histogram
 from veilscore.lattice.ring import packed_size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
 
 N = HISTOGRAM.N
 PRIMES = HISTOGRAM.primes
@@ -49,9 +45,7 @@ class HistogramCodes(MatrixOwner):
     workers : threads for the hints.
     """
 
-    def __init__(
-        self, codes: NDArray[np.integer], n_codes: NDArray[np.int64], label: bytes, *, workers: int = 1
-    ) -> None:
+    def __init__(self, codes: NDArray[np.integer], n_codes: Integers, label: bytes, *, workers: int = 1) -> None:
         rows = indicator.CellRows.of(codes, n_codes)
         super().__init__(indicator.CellMatrix(rows), _shape(rows.n_samples, rows.n_cells, label), workers=workers)
 
@@ -79,7 +73,7 @@ class HistogramVectors(VectorOwner):
     hints : all hints, or none yet (then give them by `add_hints`).
     """
 
-    def __init__(self, n_samples: int, n_codes: NDArray[np.int64], label: bytes, hints: Iterable[bytes] = ()) -> None:
+    def __init__(self, n_samples: int, n_codes: Integers, label: bytes, hints: Iterable[bytes] = ()) -> None:
         self.n_samples = n_samples
         self.n_cells = int(indicator.check_n_codes(n_codes).sum())
         super().__init__(_shape(n_samples, self.n_cells, label), hints)

@@ -8,27 +8,26 @@ blocks of N positions, a row of a matrix is a 0/1 polynomial a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError
 from veilscore.lattice import params as parameters
 from veilscore.lattice.ntt import fold, forward
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+CodeArray = NDArray[np.uint8] | NDArray[np.uint16]
 
-    Limbs = NDArray[np.uint32]
-    CodeArray = NDArray[np.uint8] | NDArray[np.uint16]
 
 u32 = np.uint32
 u64 = np.uint64
 MAX_TERMS = 12  # products below 2^60 that fit 64 bits on top of a folded value below 2^63
 
 
-def check_n_codes(n_codes: NDArray[np.int64]) -> NDArray[np.int64]:
+def check_n_codes(n_codes: Integers) -> Integers:
     """Return the numbers of codes as int64, or raise ParameterError."""
     counts = np.asarray(n_codes)
     if counts.ndim != 1 or counts.size == 0 or not np.issubdtype(counts.dtype, np.integer):
@@ -49,11 +48,11 @@ class CellRows:
     """
 
     codes: CodeArray
-    n_codes: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    n_codes: Integers
+    offsets: Integers
 
     @classmethod
-    def of(cls, codes: NDArray[np.integer], n_codes: NDArray[np.int64]) -> CellRows:
+    def of(cls, codes: NDArray[np.integer], n_codes: Integers) -> CellRows:
         """Check codes and keep them in the smallest type that holds them."""
         counts = check_n_codes(n_codes)
         array = np.asarray(codes)
@@ -103,7 +102,7 @@ class CellMatrix:
             out.extend(np.split(order, ends)[low:high])
         return out
 
-    def sums(self, b: Limbs) -> NDArray[np.uint64]:
+    def sums(self, b: Limbs) -> Words:
         """Return the sums (cells, L) of b (n_samples, L) over the rows of each cell."""
         acc = np.zeros((self._rows.n_cells, b.shape[1]), np.uint64)
         cell_sums(self._rows.codes, self._rows.offsets, b, acc)
@@ -121,7 +120,7 @@ class RowMatrix:
         cells = self._rows.codes[start:stop] + self._rows.offsets
         return list(cells.astype(np.int32))
 
-    def sums(self, b: Limbs) -> NDArray[np.uint64]:
+    def sums(self, b: Limbs) -> Words:
         """Return the sums (n_samples, L) of b (cells, L) over the cells of each row."""
         acc = np.zeros((self._rows.n_samples, b.shape[1]), np.uint64)
         row_sums(self._rows.codes, self._rows.offsets, b, acc)
@@ -137,7 +136,7 @@ def indicator(column: NDArray[np.int32], code: int, out: Limbs) -> None:
 
 
 @njit(inline="always")
-def fold_all(acc: NDArray[np.uint64], p: np.uint32) -> None:
+def fold_all(acc: Words, p: np.uint32) -> None:
     """Bring accumulators below 2^63 without changing them modulo p."""
     top = (u64(1) << u64(32)) % u64(p)
     for i in range(acc.size):
@@ -187,7 +186,7 @@ def hint(
 @njit(cache=True, nogil=True)
 def block_sum(
     columns: NDArray[np.int32],
-    n_codes: NDArray[np.int64],
+    n_codes: Integers,
     multipliers: Limbs,
     w: Limbs,
     w_shoup: Limbs,
@@ -229,7 +228,7 @@ def block_sum(
 
 
 @njit(cache=True, nogil=True)
-def cell_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32], acc: NDArray[np.uint64]) -> None:
+def cell_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None:
     """Add to acc (cells, 4) the limbs b (n, 4) of every row of the cell; no sum of 2^24 rows overflows."""
     for i in range(codes.shape[0]):
         b0 = u64(b[i, 0])
@@ -245,7 +244,7 @@ def cell_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32
 
 
 @njit(cache=True, nogil=True)
-def row_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32], acc: NDArray[np.uint64]) -> None:
+def row_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None:
     """Add to acc (n, L) the limbs b (cells, L) of every cell of the row."""
     for i in range(codes.shape[0]):
         for c in range(codes.shape[1]):
@@ -255,7 +254,7 @@ def row_sums(codes: CodeArray, offsets: NDArray[np.int64], b: NDArray[np.uint32]
 
 
 @njit(cache=True, nogil=True)
-def signed_dots(values: Limbs, small: NDArray[np.int32], out: NDArray[np.int64]) -> None:
+def signed_dots(values: Limbs, small: NDArray[np.int32], out: Integers) -> None:
     """Write out[v, r, limb] = <values[r, limb], small[v]>: residues (R, L, N) by ternary vectors (V, N)."""
     for r in range(values.shape[0]):
         for limb in range(values.shape[1]):
@@ -269,7 +268,7 @@ def signed_dots(values: Limbs, small: NDArray[np.int32], out: NDArray[np.int64])
 
 
 @njit(cache=True, nogil=True)
-def secret_dots(values: Limbs, small: NDArray[np.int8], out: NDArray[np.int64]) -> None:
+def secret_dots(values: Limbs, small: NDArray[np.int8], out: Integers) -> None:
     """Write out[r, limb] = <values[limb], small[r]>: residues (L, N) by many ternary vectors (R, N)."""
     wide = np.empty(small.shape[1], np.int32)
     for r in range(small.shape[0]):

@@ -11,25 +11,20 @@ Aborts: MessageError on a message of wrong size or range; SecretReuseError where
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice import indicator
 from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, ParameterSet, check_lookup
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import encode_scaled, scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    Limbs = NDArray[np.uint32]
 
 BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 
@@ -96,7 +91,7 @@ def lookup_bytes(n_samples: int, n_cells: int) -> tuple[int, int]:
     return shape.n_blocks * shape.element_bytes, shape.query_bytes
 
 
-def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.t) -> NDArray[np.uint64]:
+def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.t) -> Words:
     """Return tables (V, cells) modulo t, or raise ParameterError."""
     if theta.ndim != 2 or theta.shape[1] != n_cells or not np.issubdtype(theta.dtype, np.integer):
         raise ParameterError(f"theta must be integers of shape (V, {n_cells})")
@@ -107,7 +102,7 @@ def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.
     return (theta.astype(np.int64) % t).astype(np.uint64)
 
 
-def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes, params: ParameterSet) -> _Shape:
+def _shape(n_samples: int, n_codes: Integers, label: bytes, params: ParameterSet) -> _Shape:
     n_cells = int(n_codes.sum())
     check_lookup(params, n_samples, n_codes.size, n_cells)
     return _Shape(params, n_samples, n_cells, label)
@@ -133,7 +128,7 @@ class LookupCodes:
     def __init__(
         self,
         codes: NDArray[np.integer],
-        n_codes: NDArray[np.int64],
+        n_codes: Integers,
         label: bytes,
         *,
         opened: bool = False,
@@ -213,19 +208,19 @@ class LookupCodes:
         second = first + V * self._shape.element_bytes
         return LookupQuery(data[:first], data[first:second], data[second:])
 
-    def evaluate_bytes(self, data: bytes) -> NDArray[np.uint64]:
+    def evaluate_bytes(self, data: bytes) -> Words:
         """Return this party's share (n_samples,) for a packed query of one table."""
         return self.evaluate(self.unpack(data))
 
-    def evaluate(self, query: LookupQuery) -> NDArray[np.uint64]:
+    def evaluate(self, query: LookupQuery) -> Words:
         """Return this party's share (n_samples,) of the sums of one table."""
         shares = self.evaluate_many(query)
         if shares.shape[0] != 1:
             raise MessageError(f"the query is for {shares.shape[0]} tables; one was expected")
-        share: NDArray[np.uint64] = shares[0]
+        share: Words = shares[0]
         return share
 
-    def evaluate_many(self, query: LookupQuery) -> NDArray[np.uint64]:
+    def evaluate_many(self, query: LookupQuery) -> Words:
         """Return this party's shares (V, n_samples) of the sums of V tables."""
         if self._sigma is None or not self._hints_done:
             raise ProtocolError("a query came before the hints were made")
@@ -263,7 +258,7 @@ class LookupTable:
     def __init__(
         self,
         n_samples: int,
-        n_codes: NDArray[np.int64],
+        n_codes: Integers,
         label: bytes,
         *,
         opened: bool = False,
@@ -298,12 +293,12 @@ class LookupTable:
         self._hints[self._filled : self._filled + count] = block
         self._filled += count
 
-    def query(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, NDArray[np.uint64]]:
+    def query(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, Words]:
         """Encrypt one table (cells,) under a fresh secret; also return this party's share (n_samples,)."""
         query, shares = self.query_many(np.asarray(theta)[None])
         return query, shares[0]
 
-    def query_many(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, NDArray[np.uint64]]:
+    def query_many(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, Words]:
         """Encrypt tables, each under a fresh secret.
 
         Parameters
@@ -324,9 +319,7 @@ class LookupTable:
         query = LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta))
         return query, np.stack(shares)
 
-    def _encrypt(
-        self, theta: NDArray[np.uint64], stream: SecretStream
-    ) -> tuple[bytes, bytes, bytes, NDArray[np.uint64]]:
+    def _encrypt(self, theta: Words, stream: SecretStream) -> tuple[bytes, bytes, bytes, Words]:
         """Return cells, alpha and beta packed, and this party's share."""
         params = self._shape.params
         primes = params.primes

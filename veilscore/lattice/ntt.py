@@ -7,17 +7,15 @@ psi^(2 brv(i) + 1), so reversing an array of values replaces X by 1/X.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from veilscore.arrays import Limbs, Words
 
-    U32 = np.uint32
-    U64 = np.uint64
-    Limb = NDArray[np.uint32]
+U32 = np.uint32
+U64 = np.uint64
+
 
 u32 = np.uint32
 u64 = np.uint64
@@ -46,7 +44,7 @@ def fold(z: U64, top: U64) -> U64:
 
 
 @njit(cache=True, nogil=True)
-def forward(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
+def forward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
     """Transform one limb (N,) in place; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
     t = a.size >> 1
@@ -69,7 +67,7 @@ def forward(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
 
 
 @njit(inline="always")
-def _last_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32, m: int) -> None:
+def _last_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, m: int) -> None:
     """Layers of distance 4, 2, 1, written so that the loop over groups becomes vector code."""
     two = u32(u64(p) * u64(2))
     for i in range(m):
@@ -103,7 +101,7 @@ def _last_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32, m: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def backward(a: Limb, w: Limb, w_shoup: Limb, p: U32, n_inv: U32, n_inv_shoup: U32) -> None:
+def backward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, n_inv: U32, n_inv_shoup: U32) -> None:
     """Undo `forward` in place, with the tables of inverse powers; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
     m = a.size >> 1
@@ -128,7 +126,7 @@ def backward(a: Limb, w: Limb, w_shoup: Limb, p: U32, n_inv: U32, n_inv_shoup: U
 
 
 @njit(inline="always")
-def _first_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
+def _first_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
     """Inverse layers of distance 1, 2, 4."""
     two = u32(u64(p) * u64(2))
     m = a.size >> 1
@@ -166,7 +164,7 @@ def _first_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
 
 
 @njit(cache=True, nogil=True)
-def forward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb) -> None:
+def forward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs) -> None:
     """Transform a batch (B, L, N) in place."""
     for b in range(a.shape[0]):
         for k in range(primes.size):
@@ -174,7 +172,7 @@ def forward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb) -> 
 
 
 @njit(cache=True, nogil=True)
-def backward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb, n_inv: Limb, n_inv_shoup: Limb) -> None:
+def backward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs, n_inv: Limbs, n_inv_shoup: Limbs) -> None:
     """Undo `forward_all` in place."""
     for b in range(a.shape[0]):
         for k in range(primes.size):
@@ -183,11 +181,11 @@ def backward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb, n_
 
 @njit(cache=True, nogil=True)
 def multiply_all(
-    a: NDArray[np.uint32],
-    b: NDArray[np.uint32],
-    primes: Limb,
-    mu: NDArray[np.uint64],
-    out: NDArray[np.uint32],
+    a: Limbs,
+    b: Limbs,
+    primes: Limbs,
+    mu: Words,
+    out: Limbs,
 ) -> None:
     """Write out = a b pointwise: a is (B, L, N), b is (B, L, N) or one (1, L, N) for all."""
     for i in range(a.shape[0]):
@@ -211,7 +209,7 @@ def _leading_zeros(p: U64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def add_all(a: NDArray[np.uint32], b: NDArray[np.uint32], primes: Limb) -> None:
+def add_all(a: Limbs, b: Limbs, primes: Limbs) -> None:
     """Add b to a modulo the primes: a is (B, L, N), b is (B, L, N) or one (1, L, N) for all."""
     for i in range(a.shape[0]):
         for k in range(primes.size):
@@ -224,7 +222,7 @@ def add_all(a: NDArray[np.uint32], b: NDArray[np.uint32], primes: Limb) -> None:
 
 
 @njit(cache=True, nogil=True)
-def negate_all(a: NDArray[np.uint32], primes: Limb, out: NDArray[np.uint32]) -> None:
+def negate_all(a: Limbs, primes: Limbs, out: Limbs) -> None:
     """Write out = -a modulo the primes, (B, L, N)."""
     for i in range(a.shape[0]):
         for k in range(primes.size):
@@ -235,7 +233,7 @@ def negate_all(a: NDArray[np.uint32], primes: Limb, out: NDArray[np.uint32]) -> 
 
 
 @njit(cache=True, nogil=True)
-def lift_all(small: NDArray[np.int8], primes: Limb, out: NDArray[np.uint32]) -> None:
+def lift_all(small: NDArray[np.int8], primes: Limbs, out: Limbs) -> None:
     """Write signed small integers (B, N) as residues (B, L, N)."""
     for i in range(small.shape[0]):
         for k in range(primes.size):

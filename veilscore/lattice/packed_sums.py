@@ -20,11 +20,13 @@ depends on sums of errors that the vector owner knows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from veilscore.arrays import CodeArray, Integers, Limbs, Mask, Words
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.indicator import MAX_TERMS, CellRows, fold_all
 from veilscore.lattice.ntt import forward
@@ -32,14 +34,6 @@ from veilscore.lattice.params import HISTOGRAM, NOISE_SD, TAIL_SDS, T, check_his
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import PublicStream, SecretStream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    Limbs = NDArray[np.uint32]
-    Words = NDArray[np.uint64]
 
 N = HISTOGRAM.N
 PRIMES = HISTOGRAM.primes
@@ -200,9 +194,7 @@ class SumsEvaluator:
         if self._filled == self._values.shape[0]:
             self._values[:, 1] = _blocks(self._label, self._filled)
 
-    def sums(
-        self, codes: NDArray[np.integer], n_codes: NDArray[np.int64], wanted: NDArray[np.bool_]
-    ) -> tuple[bytes, Words]:
+    def sums(self, codes: NDArray[np.integer], n_codes: Integers, wanted: Mask) -> tuple[bytes, Words]:
         """Sum the vector over cells.
 
         Parameters
@@ -224,7 +216,7 @@ class SumsEvaluator:
         check_packed_sums(self._n_samples, n_cells)
         lane_of = np.where(wanted, np.cumsum(wanted) - 1, -1)
         first, column_lanes = rows.offsets, _lane_ranges(rows, wanted)
-        by_column: NDArray[np.unsignedinteger] = np.ascontiguousarray(rows.codes.T)
+        by_column: CodeArray = np.ascontiguousarray(rows.codes.T)
         lanes, ring = N // self._rows, ring_of(HISTOGRAM)
         c1, c0 = [], []
         for start in range(0, n_cells, lanes):
@@ -252,7 +244,7 @@ class SumsEvaluator:
         return out
 
 
-def _lane_ranges(rows: CellRows, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _lane_ranges(rows: CellRows, wanted: Mask) -> Integers:
     """(n_columns, 2) first lane of each column and the one after its last."""
     before = np.concatenate(([0], np.cumsum(wanted)))
     return np.stack([before[rows.offsets], before[rows.offsets + rows.n_codes]], axis=1).astype(np.int64)
@@ -260,9 +252,9 @@ def _lane_ranges(rows: CellRows, wanted: NDArray[np.bool_]) -> NDArray[np.int64]
 
 @njit(cache=True, nogil=True)
 def _group(
-    codes: NDArray[np.unsignedinteger],
-    offsets: NDArray[np.int64],
-    lane_of: NDArray[np.int64],
+    codes: CodeArray,
+    offsets: Integers,
+    lane_of: Integers,
     start: int,
     k: int,
     values: Limbs,
@@ -304,9 +296,9 @@ def _group(
 
 @njit(inline="always")
 def _signs(
-    codes: NDArray[np.unsignedinteger],
-    offsets: NDArray[np.int64],
-    lane_of: NDArray[np.int64],
+    codes: CodeArray,
+    offsets: Integers,
+    lane_of: Integers,
     start: int,
     k: int,
     out: NDArray[np.int8],

@@ -125,6 +125,7 @@ class NoiseBudget:
 
 T_PRIMES: tuple[int, int] = largest_primes(30, 16384, 2)  # type: ignore[assignment]  # exactly two
 T = T_PRIMES[0] * T_PRIMES[1]
+ONLINE_T = 33538049  # of one firm's score: a prime of 25 bits, 1 modulo 2 * 8192, so that a ciphertext has 8192 slots
 
 HISTOGRAM = ParameterSet("histogram", 4096, T, T_PRIMES + largest_primes(24, 8192, 2), 2)
 LOOKUP_TRAIN = ParameterSet(

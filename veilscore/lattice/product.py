@@ -14,12 +14,13 @@ Aborts: MessageError on a message of wrong size or range.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
+from veilscore.arrays import Limbs, Words
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.indicator import MAX_TERMS, fold_all
 from veilscore.lattice.params import PRODUCT, ParameterSet, check_product
@@ -28,14 +29,6 @@ from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
 from veilscore.lattice.slots import block_rows, fold, n_folded, unfold
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    Limbs = NDArray[np.uint32]
-    Words = NDArray[np.uint64]
 
 N = PRODUCT.N
 PRIMES = PRODUCT.primes

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Limbs
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice import ntt
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.lattice.params import ParameterSet
-
-    Limbs = NDArray[np.uint32]
+from veilscore.lattice.params import ParameterSet
 
 
 def primitive_root(p: int, order: int) -> int:
@@ -180,7 +175,7 @@ def unpack(data: bytes, shape: tuple[int, ...], primes: tuple[int, ...]) -> Limb
 
 
 @njit(cache=True, nogil=True)
-def _pack(limbs: Limbs, width: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+def _pack(limbs: Limbs, width: Integers, out: NDArray[np.uint8]) -> None:
     k = 0
     for b in range(limbs.shape[0]):
         for limb in range(width.size):
@@ -205,7 +200,7 @@ def _split(row: Limbs, step: int, part: NDArray[np.uint8]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _unpack(raw: NDArray[np.uint8], width: NDArray[np.int64], primes: Limbs, out: Limbs) -> bool:
+def _unpack(raw: NDArray[np.uint8], width: Integers, primes: Limbs, out: Limbs) -> bool:
     k = 0
     good = True
     for b in range(out.shape[0]):

@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
+from veilscore.arrays import Limbs, Words
 from veilscore.errors import ParameterError
 from veilscore.lattice import ntt
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.lattice.params import ParameterSet
-
-    Limbs = NDArray[np.uint32]
-    Words = NDArray[np.uint64]
+from veilscore.lattice.params import ParameterSet
 
 u64 = np.uint64
 _TILE = 512
@@ -129,7 +122,7 @@ def exact_scale(params: ParameterSet) -> ExactScale:
     return ExactScale(params)
 
 
-def encode_scaled(values: NDArray[np.uint64], params: ParameterSet) -> Limbs:
+def encode_scaled(values: Words, params: ParameterSet) -> Limbs:
     """Return round(q v / t) as residues (..., L) of integers v below t (a table, not rows: big integers)."""
     big = (values.astype(object) * params.q + params.t // 2) // params.t
     return np.stack([(big % p).astype(np.uint32) for p in params.primes], axis=-1)
@@ -313,9 +306,7 @@ def _embed(values: Words, D_mod: Limbs, message: Words, limbs: Limbs) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _scale(
-    limbs: Limbs, primes: Words, inverse: Words, t: np.uint64, shift: np.uint64, out: NDArray[np.uint64]
-) -> None:
+def _scale(limbs: Limbs, primes: Words, inverse: Words, t: np.uint64, shift: np.uint64, out: Words) -> None:
     half = u64(1) << (shift - u64(1))
     for b in range(limbs.shape[0]):
         for i in range(limbs.shape[2]):

@@ -16,27 +16,23 @@ or 1; by 1 only where u lies within |f| of a rounding boundary, with probability
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Words
 from veilscore.errors import MessageError
 from veilscore.lattice import indicator
 from veilscore.lattice.hints import MatrixOwner, Shape, VectorOwner, VectorQuery
 from veilscore.lattice.lookup import LookupCodes, LookupTable, check_theta, lookup_bytes
 from veilscore.lattice.params import LOOKUP_TRAIN, MAX_CELLS, check_row_lookup
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
-
 EXPECTED_STEPS = 30
 
 
-def _shape(n_samples: int, n_codes: NDArray[np.int64], label: bytes) -> Shape:
+def _shape(n_samples: int, n_codes: Integers, label: bytes) -> Shape:
     n_cells = int(n_codes.sum())
     check_row_lookup(n_samples, n_codes.size, n_cells)
     return Shape(LOOKUP_TRAIN, n_cells, n_samples, "rows", label, b"lookup by rows")
@@ -53,9 +49,7 @@ class RowLookupCodes(MatrixOwner):
     workers : threads for the hints.
     """
 
-    def __init__(
-        self, codes: NDArray[np.integer], n_codes: NDArray[np.int64], label: bytes, *, workers: int = 1
-    ) -> None:
+    def __init__(self, codes: NDArray[np.integer], n_codes: Integers, label: bytes, *, workers: int = 1) -> None:
         rows = indicator.CellRows.of(codes, n_codes)
         shape = _shape(rows.n_samples, rows.n_codes, label)
         super().__init__(indicator.RowMatrix(rows), shape, workers=workers)
@@ -92,9 +86,7 @@ class RowLookupTable(VectorOwner):
     hints : all hints, or none yet (then give them by `add_hints`).
     """
 
-    def __init__(
-        self, n_samples: int, n_codes: NDArray[np.int64], label: bytes, *, hints: Iterable[bytes] = ()
-    ) -> None:
+    def __init__(self, n_samples: int, n_codes: Integers, label: bytes, *, hints: Iterable[bytes] = ()) -> None:
         super().__init__(_shape(n_samples, indicator.check_n_codes(n_codes), label), hints)
 
     def __repr__(self) -> str:
@@ -112,9 +104,7 @@ TrainingCodes = LookupCodes | RowLookupCodes
 TrainingTable = LookupTable | RowLookupTable
 
 
-def training_lookup(
-    n_samples: int, n_codes: NDArray[np.int64], steps: int = EXPECTED_STEPS
-) -> Literal["rows", "cells"]:
+def training_lookup(n_samples: int, n_codes: Integers, steps: int = EXPECTED_STEPS) -> Literal["rows", "cells"]:
     """Return the form of lookup that sends fewer bytes in a training of `steps` steps; both sides find the same."""
     n_cells = int(indicator.check_n_codes(n_codes).sum())
     if n_samples > MAX_CELLS:
@@ -125,13 +115,13 @@ def training_lookup(
     return "rows" if by_rows <= hints + steps * query else "cells"
 
 
-def training_lookup_codes(codes: NDArray[np.integer], n_codes: NDArray[np.int64], label: bytes) -> TrainingCodes:
+def training_lookup_codes(codes: NDArray[np.integer], n_codes: Integers, label: bytes) -> TrainingCodes:
     """Return the code owner's side of the cheaper form."""
     form = RowLookupCodes if training_lookup(codes.shape[0], n_codes) == "rows" else LookupCodes
     return form(codes, n_codes, label)
 
 
-def training_lookup_table(n_samples: int, n_codes: NDArray[np.int64], label: bytes) -> TrainingTable:
+def training_lookup_table(n_samples: int, n_codes: Integers, label: bytes) -> TrainingTable:
     """Return the table owner's side of the cheaper form."""
     form = RowLookupTable if training_lookup(n_samples, n_codes) == "rows" else LookupTable
     return form(n_samples, n_codes, label)

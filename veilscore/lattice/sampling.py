@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError, SecretReuseError
 from veilscore.lattice.params import DITHER_SD, T
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 XOF_DOMAIN = b"veilscore/lattice/v1"
 KEY_BYTES = 32
@@ -44,7 +43,7 @@ class _Stream:
         """Refuse copies, which would repeat the stream."""
         raise SecretReuseError("a random stream cannot be copied or stored; make a new one")
 
-    def words(self, count: int) -> NDArray[np.uint64]:
+    def words(self, count: int) -> Words:
         """Return `count` uniform 64-bit words (a writable array)."""
         if os.getpid() != self._process:
             raise SecretReuseError("a random stream was carried into another process; make a new one there")
@@ -55,7 +54,7 @@ class _Stream:
             self._cipher.update_into(memoryview(_ZEROS)[:size], buffer[8 * start : 8 * start + size + 15])
         return out[:count]
 
-    def uniform(self, shape: tuple[int, ...], primes: tuple[int, ...]) -> NDArray[np.uint32]:
+    def uniform(self, shape: tuple[int, ...], primes: tuple[int, ...]) -> Limbs:
         """Return residues (..., L, n) uniform below each prime, by rejection."""
         if shape[-2] != len(primes):
             raise ParameterError(f"limbs of shape {shape} do not match {len(primes)} primes")
@@ -111,24 +110,24 @@ class SecretStream(_Stream):
         _centred_binomial(words, out)
         return out.reshape(shape)
 
-    def gaussian(self, shape: tuple[int, ...], sd: float) -> NDArray[np.int64]:
+    def gaussian(self, shape: tuple[int, ...], sd: float) -> Integers:
         """Return Gaussian integers: normal values of standard deviation `sd`, rounded."""
         words = self.words(2 * math.prod(shape)).reshape(2, -1)
         # 53 bits, moved off zero so that the logarithm is finite
         uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         normal = np.sqrt(-2 * np.log(uniform[0])) * np.cos(2 * np.pi * uniform[1])
-        rounded: NDArray[np.int64] = np.rint(sd * normal).astype(np.int64)
+        rounded: Integers = np.rint(sd * normal).astype(np.int64)
         return rounded.reshape(shape)
 
 
-def dither(shape: tuple[int, ...], modulus: int = T, sd: float = DITHER_SD) -> NDArray[np.uint64]:
+def dither(shape: tuple[int, ...], modulus: int = T, sd: float = DITHER_SD) -> Words:
     """Return fresh rounded Gaussian noise modulo `modulus`: add it to a histogram share before it is opened."""
-    residues: NDArray[np.uint64] = (SecretStream().gaussian(shape, sd) % np.int64(modulus)).astype(np.uint64)
+    residues: Words = (SecretStream().gaussian(shape, sd) % np.int64(modulus)).astype(np.uint64)
     return residues
 
 
 @njit(cache=True, nogil=True)
-def _accept_below(words: NDArray[np.uint32], mask: np.uint32, p: np.uint32, out: NDArray[np.uint32]) -> int:
+def _accept_below(words: Limbs, mask: np.uint32, p: np.uint32, out: Limbs) -> int:
     filled = 0
     for word in words:
         value = word & mask
@@ -150,7 +149,7 @@ def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _centred_binomial(words: NDArray[np.uint64], out: NDArray[np.int8]) -> None:
+def _centred_binomial(words: Words, out: NDArray[np.int8]) -> None:
     low = np.uint64((1 << 21) - 1)
     for i in range(words.size):
         out[i] = _popcount(words[i] & low) - _popcount((words[i] >> np.uint64(21)) & low)

@@ -6,17 +6,11 @@ instead of V; each party then adds up its shares of the g groups. Both derive g 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from veilscore.arrays import Words
 from veilscore.lattice.params import PRODUCT, ParameterSet
 from veilscore.lattice.rounding import exact_scale
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
 
 N = PRODUCT.N  # and of the opened product
 

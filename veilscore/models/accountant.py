@@ -11,13 +11,10 @@ It is an upper bound of what is told, not a measure of what an attack gets; docs
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from veilscore.errors import RefusedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MEAN_SQUARE = (0.25, 0.0625)  # of g and h in one row of weight 1
 H_NOISE = 0.25  # noise of h in units of that of g: h of a row is at most 1/4

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from veilscore.arrays import CodeArray, Integers, Mask
 
 MAX_ROWS = 1 << 16  # of more rows, evenly spaced ones: enough for two decimals, and it bounds memory
 
 
-def sampled_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def sampled_rows(rows: Integers) -> Integers:
     """At most `MAX_ROWS` of the row numbers given, evenly spaced."""
     if rows.size <= MAX_ROWS:
         return rows
     return rows[np.linspace(0, rows.size - 1, MAX_ROWS).astype(np.int64)]
 
 
-def associated_pairs(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], limit: float) -> NDArray[np.int64]:
+def associated_pairs(codes: CodeArray, n_codes: Integers, limit: float) -> Integers:
     """Pairs of columns whose Cramer's V is above a limit.
 
     Parameters
@@ -40,7 +38,7 @@ def associated_pairs(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int
 
 
 @njit(cache=True, nogil=True)
-def _associated(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], limit: float, flags: NDArray[np.bool_]) -> None:
+def _associated(codes: NDArray[np.uint8], n_codes: Integers, limit: float, flags: Mask) -> None:
     d, n = codes.shape
     most = n_codes.max()
     joint = np.empty(most * most, np.int32)
@@ -67,7 +65,7 @@ def _associated(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], limit: flo
 
 
 @njit(inline="always")
-def _phi2(joint: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
+def _phi2(joint: NDArray[np.int32], rows: Integers, columns: Integers) -> float:
     """chi2 / n = sum of joint^2 / (row total column total) - 1; joint holds (rows, columns) in one line."""
     total = 0.0
     for a in range(rows.size):

@@ -9,7 +9,7 @@ _CLEAR = 3.0  # standard errors between two bins that are not merged although on
 
 
 @dataclass(frozen=True)
-class Bin:
+class CountedBin:
     """Codes that share one WOE.
 
     Attributes
@@ -40,16 +40,16 @@ class Bin:
         total = self.bad + self.good
         return self.bad / total if total > 0 else 0.5
 
-    def with_(self, other: Bin) -> Bin:
+    def with_(self, other: CountedBin) -> CountedBin:
         """Both in one; no longer the bin of missing values alone."""
-        return Bin(self.codes + other.codes, self.bad + other.bad, self.good + other.good)
+        return CountedBin(self.codes + other.codes, self.bad + other.bad, self.good + other.good)
 
 
-def _differs(one: Bin, two: Bin) -> bool:
+def _differs(one: CountedBin, two: CountedBin) -> bool:
     return abs(one.log_odds - two.log_odds) > _CLEAR * math.sqrt(one.variance + two.variance)
 
 
-def _partner(bins: list[Bin], index: int, *, ordered: bool) -> int:
+def _partner(bins: list[CountedBin], index: int, *, ordered: bool) -> int:
     """The bin most similar to `index`: a neighbour by value in an ordered column, else any."""
     others = [k for k in range(len(bins)) if k != index]
     if ordered and not bins[index].missing:
@@ -59,7 +59,7 @@ def _partner(bins: list[Bin], index: int, *, ordered: bool) -> int:
     return min(others, key=lambda k: abs(bins[k].log_odds - bins[index].log_odds))
 
 
-def merge_small(bins: list[Bin], least: tuple[float, float], *, ordered: bool) -> list[Bin]:
+def merge_small(bins: list[CountedBin], least: tuple[float, float], *, ordered: bool) -> list[CountedBin]:
     """Merge bins below `least` (bad, good) rows, the smallest first, unless they differ clearly; two bins remain."""
     bins = list(bins)
     kept: set[tuple[int, ...]] = set()
@@ -81,15 +81,15 @@ def merge_small(bins: list[Bin], least: tuple[float, float], *, ordered: bool) -
     return bins
 
 
-def monotone_bins(bins: list[Bin]) -> list[Bin]:
+def monotone_bins(bins: list[CountedBin]) -> list[CountedBin]:
     """Pool adjacent violators until the bad rate rises or falls throughout, whichever keeps more information."""
     plain = [b for b in bins if not b.missing]
     missing = [b for b in bins if b.missing]
     return max((_pooled(plain, sign) for sign in (1.0, -1.0)), key=_information) + missing
 
 
-def _pooled(bins: list[Bin], sign: float) -> list[Bin]:
-    pooled: list[Bin] = []
+def _pooled(bins: list[CountedBin], sign: float) -> list[CountedBin]:
+    pooled: list[CountedBin] = []
     for new in bins:
         pooled.append(new)
         while len(pooled) > 1 and sign * pooled[-1].rate <= sign * pooled[-2].rate:
@@ -98,6 +98,6 @@ def _pooled(bins: list[Bin], sign: float) -> list[Bin]:
     return pooled
 
 
-def _information(bins: list[Bin]) -> float:
+def _information(bins: list[CountedBin]) -> float:
     bad, good = sum(b.bad for b in bins) + 1e-300, sum(b.good for b in bins) + 1e-300
     return sum((b.bad / bad - b.good / good) * b.log_odds for b in bins)

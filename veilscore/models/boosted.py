@@ -6,17 +6,15 @@ known by its anonymous name and codes alone; which values they are stays with th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from veilscore.arrays import CodeArray, Integers
 from veilscore.errors import ConfigError
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import Tree, coefficients, shapes_digest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Boosted(ScoreModel):
@@ -58,9 +56,7 @@ class Boosted(ScoreModel):
                 f"{holder}'s part of model {self.name} is missing, changed or of another version", party=holder
             )
 
-    def unit_coefficients(
-        self, holder: str, codes: NDArray[np.unsignedinteger]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def unit_coefficients(self, holder: str, codes: CodeArray) -> tuple[Integers, Integers]:
         """What the bank brings to the points of rows in one holder's trees.
 
         Parameters
@@ -85,7 +81,7 @@ class Boosted(ScoreModel):
         return abs(self.base_points) + sum(max(abs(p) for p in points) for points in self.points)
 
 
-class Member(BaseModel):
+class StackMember(BaseModel):
     """One level-one model in the stack.
 
     Attributes
@@ -113,7 +109,7 @@ class Stacked(Boosted):
     """
 
     format: Literal["veilscore-stacked/1"] = "veilscore-stacked/1"  # type: ignore[assignment]
-    members: tuple[Member, ...]
+    members: tuple[StackMember, ...]
     level_two_intercept: float
     n_boosted: int = Field(ge=0)
 

@@ -9,33 +9,28 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veilscore import __version__
+from veilscore.arrays import Array, Integers, Mask, Vector
+from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.errors import DataError, JobError, ParameterError
 from veilscore.lattice.params import SCORE_T
 from veilscore.lattice.sampling import PublicStream
 from veilscore.models.boosted import Boosted
+from veilscore.models.boosting_form import BankBoosting, Grown, Growth, HolderColumns
 from veilscore.models.calibrate import prior_correction
+from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Column, PartyPart, Provenance, Scaling
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
 from veilscore.models.woe import WoeTable, woe_table
-from veilscore.protocols.binning import BinCounts, offsets
-from veilscore.protocols.boosting import BankBoosting, Grown
-from veilscore.protocols.boosting_form import Growth, HolderColumns
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import CodeMap, ColumnMap
-    from veilscore.terms.job import Job, TrainBoosting
-
-    Vector = NDArray[np.float64]
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import TrainBoosting
 
 LARGEST_SUM = 1 << 24  # weighted rows whose sums of g and h fit the share ring with room to spare
 DRAW_BITS = 29
@@ -48,7 +43,7 @@ def growth(job: Job, n_train: int) -> Growth:
     ------
     DataError : too few training rows to set some aside.
     """
-    p = job.boosting
+    p = job.of(TrainBoosting)
     return Growth(
         n_estimators=p.n_estimators,
         max_depth=p.max_depth,
@@ -88,7 +83,7 @@ def natural(code_map: CodeMap) -> HolderColumns:
     return HolderColumns(Ranked(n_codes, ordered, np.zeros(n_codes.size, np.int64)), np.concatenate(ranks))
 
 
-def _validation(p: TrainBoosting, n_train: int) -> NDArray[np.bool_]:
+def _validation(p: TrainBoosting, n_train: int) -> Mask:
     """Training rows that measure improvement (n_train,), drawn by row number so that every party finds the same."""
     mask = np.zeros(n_train, bool)
     if p.early_stopping_rounds is None:
@@ -105,7 +100,7 @@ def _validation(p: TrainBoosting, n_train: int) -> NDArray[np.bool_]:
 def bank_boosting(
     job: Job,
     counts: Mapping[str, BinCounts],
-    rows: Mapping[str, NDArray[Any]],
+    rows: Mapping[str, Array],
     code_map: CodeMap,
     state: Mapping[str, Any],
 ) -> BankBoosting:
@@ -123,7 +118,7 @@ def bank_boosting(
     DataError : the rows that trees are grown on hold one class only.
     JobError : a monotone constraint names no column, or one without order.
     """
-    p, train = job.boosting, rows["train"]
+    p, train = job.of(TrainBoosting), rows["train"]
     target = rows["target"][train]
     grow = growth(job, target.size)
     bad, good = _class_weights(job, target[~grow.validation])
@@ -145,7 +140,7 @@ def bank_boosting(
 
 def _class_weights(job: Job, target: NDArray[np.int8]) -> tuple[float, float]:
     """Weight of bad and of good rows, as grown on."""
-    bad = float((target == 1).sum()) * job.boosting.scale_pos_weight
+    bad = float((target == 1).sum()) * job.of(TrainBoosting).scale_pos_weight
     good = float((target == 0).sum())
     if not bad or not good:
         raise DataError("the rows that trees are grown on hold one class only; change the hold-out", party=job.bank)
@@ -192,12 +187,12 @@ def _log_odds(bad: Vector, good: Vector) -> Vector:
     return np.where(bad + good > 0, odds, math.log((total_bad + 0.5) / (total_good + 0.5)))
 
 
-def _by_value(column: ColumnMap) -> NDArray[np.int64]:
+def _by_value(column: ColumnMap) -> Integers:
     """Rank of each code of the bank's own number column: its bin, missing last."""
     return np.argsort(column.permutation).astype(np.int64)
 
 
-def _rank(odds: Vector, missing: int, *, ordered: bool) -> NDArray[np.int64]:
+def _rank(odds: Vector, missing: int, *, ordered: bool) -> Integers:
     """Rank of each code: by number where neighbours are neighbouring values, else by log-odds; missing last."""
     place = np.arange(odds.size) if ordered else np.argsort(odds, kind="stable")
     if missing >= 0:
@@ -207,9 +202,7 @@ def _rank(odds: Vector, missing: int, *, ordered: bool) -> NDArray[np.int64]:
     return rank
 
 
-def _direction(
-    name: str, wanted: Any, column: tuple[NDArray[np.int64], Vector, Vector], missing: int, *, ordered: bool
-) -> int:
+def _direction(name: str, wanted: Any, column: tuple[Integers, Vector, Vector], missing: int, *, ordered: bool) -> int:
     """+1 or -1 where bad odds must rise or fall with the rank; `column` is rank, log-odds and rows of each code."""
     if wanted != "auto":
         if not ordered:
@@ -232,7 +225,7 @@ def export(
     ------
     ParameterError : totals would not fit the ring they are opened in.
     """
-    p = job.boosting
+    p = job.of(TrainBoosting)
     scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
     intercept = base_at_sample_rate(data)
     if p.population_bad_rate is not None:

@@ -7,17 +7,12 @@ intercept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import Vector
 from veilscore.errors import ConfigError, LabelError, ParameterError
 from veilscore.models.loss import sigmoid
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
 
 
 def prior_correction(intercept: float, sample_bad_rate: float, population_bad_rate: float) -> float:

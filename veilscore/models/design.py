@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veilscore import __version__
+from veilscore.arrays import Array, Integers, Vector
+from veilscore.data.codes import CodeMap
 from veilscore.errors import JobError
-from veilscore.files.store import write_atomically
 from veilscore.models.calibrate import prior_correction, recalibrate
-from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS, LogisticProblem
-from veilscore.models.loss import for_bound, sigmoid
-from veilscore.models.model import Calibration, Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
-from veilscore.models.optimise import OptimiseResult, OptimiserState, Step, minimise
-from veilscore.models.standard_errors import standard_errors
-from veilscore.models.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
-from veilscore.protocols.binning import BinCounts, Columns, offsets
-from veilscore.protocols.scorecard import (
+from veilscore.models.counts import BinCounts, BinnedColumns, check_range, offsets
+from veilscore.models.logistic_problem import (
+    GRADIENT_FRACTION_BITS,
     MAX_WOE,
     BankTraining,
+    LogisticProblem,
     PartyColumns,
     scales,
 )
-from veilscore.protocols.scoring import BandResult, BatchResult, check_range
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import CodeMap, TransformReport
-    from veilscore.data.table import Table
-    from veilscore.files.store import JobStore
-    from veilscore.terms.bands import Bands
-    from veilscore.terms.job import Job
-
-    Vector = NDArray[np.float64]
+from veilscore.models.loss import for_bound, sigmoid
+from veilscore.models.model import Calibration, Column, M, PartyPart, Provenance, Scaling, Scorecard
+from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserState, minimise
+from veilscore.models.standard_errors import standard_errors
+from veilscore.models.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import TrainScorecard
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +66,7 @@ class Fitted:
     standard_errors: Vector | None
 
 
-def cramers_v(codes: NDArray[Any], n_codes: NDArray[np.int64]) -> NDArray[np.float32]:
+def cramers_v(codes: Array, n_codes: Integers) -> NDArray[np.float32]:
     """Cramer's V between columns of codes: (d, d)."""
     n, d = codes.shape
     result = np.eye(d, dtype=np.float32)
@@ -94,11 +83,11 @@ def cramers_v(codes: NDArray[Any], n_codes: NDArray[np.int64]) -> NDArray[np.flo
     return np.round(result, 2)
 
 
-def columns_of(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: bool, association: bool) -> Columns:
+def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: bool, association: bool) -> BinnedColumns:
     """A party's coded columns as binning describes them; without `names` they are numbered."""
     order = code_map.public_order()
     aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(len(order)))
-    return Columns(
+    return BinnedColumns(
         names=tuple(aliases),
         codes=codes,
         n_codes=code_map.n_codes,
@@ -109,51 +98,9 @@ def columns_of(code_map: CodeMap, codes: NDArray[Any], *, party: str, names: boo
     )
 
 
-def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:
-    """Keep the counts of all parties, the bank first."""
-    body = []
-    for party, c in counts.items():
-        body.append(
-            {
-                "party": party,
-                "names": list(c.names),
-                "n_codes": c.n_codes.tolist(),
-                "bad": c.bad.tolist(),
-                "good": c.good.tolist(),
-                "counts": c.counts.tolist(),
-                "holdout_counts": c.holdout_counts.tolist(),
-                "ordered": c.ordered.tolist(),
-                "missing_code": c.missing_code.tolist(),
-                "map_hash": c.map_hash.hex(),
-                "association": None if c.association is None else c.association.tolist(),
-            }
-        )
-    store.save_json("counts", body)
-
-
-def load_counts(store: JobStore) -> dict[str, BinCounts]:
-    """Inverse of `save_counts`."""
-    return {
-        c["party"]: BinCounts(
-            party=c["party"],
-            names=tuple(c["names"]),
-            n_codes=np.array(c["n_codes"], dtype=np.int64),
-            bad=np.array(c["bad"]),
-            good=np.array(c["good"]),
-            counts=np.array(c["counts"], dtype=np.int64),
-            holdout_counts=np.array(c["holdout_counts"], dtype=np.int64),
-            ordered=np.array(c["ordered"], dtype=bool),
-            missing_code=np.array(c["missing_code"], dtype=np.int64),
-            map_hash=bytes.fromhex(c["map_hash"]),
-            association=None if c["association"] is None else np.array(c["association"], dtype=np.float32),
-        )
-        for c in store.load_json("counts")
-    }
-
-
 def fraction_bits(job: Job, n_train: int) -> int:
     """Fraction bits of an opened gradient component, known to all parties."""
-    bits = job.scorecard.gradient_bits
+    bits = job.of(TrainScorecard).gradient_bits
     if bits is None:
         return GRADIENT_FRACTION_BITS
     return max(0, bits - math.ceil(math.log2(max(n_train, 2))))
@@ -161,8 +108,8 @@ def fraction_bits(job: Job, n_train: int) -> int:
 
 def most_openings(job: Job) -> int:
     """Gradients that a holder opens at most: the optimiser's, and with standard errors two a column more."""
-    extra = 2 * MAX_SE_COLUMNS + 2 if job.scorecard.standard_errors else 0
-    return job.scorecard.max_openings + extra
+    extra = 2 * MAX_SE_COLUMNS + 2 if job.of(TrainScorecard).standard_errors else 0
+    return job.of(TrainScorecard).max_openings + extra
 
 
 MAX_SE_COLUMNS = 500
@@ -171,17 +118,17 @@ MAX_SE_COLUMNS = 500
 def openings(job: Job, design: Design) -> int:
     """Gradients that this training opens at most."""
     extra = 2 * design.problem.n_columns + 2 if design.standard_errors else 0
-    return job.scorecard.max_openings + extra
+    return job.of(TrainScorecard).max_openings + extra
 
 
-def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]) -> Design:
+def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, Array]) -> Design:
     """WOE, selection and everything known before the first gradient.
 
     Raises
     ------
     JobError : no column is left.
     """
-    p, train = job.scorecard, rows["train"]
+    p, train = job.of(TrainScorecard), rows["train"]
     target, weight = rows["target"][train], rows["weight"][train]
     bits = scales(target.size).woe
     total_bad = float(weight @ target)
@@ -233,7 +180,7 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, NDArray[Any]]
 
 
 def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> LogisticProblem:
-    p, own = job.scorecard, _own_woe(training)
+    p, own = job.of(TrainScorecard), _own_woe(training)
     chosen = join_tables([tables[party].select(c.selected) for party, c in training.columns.items()])
     series = for_bound(8.0)  # for the size of the noise only
     problem = logistic_problem(
@@ -273,7 +220,7 @@ def _exact_bound(own: Vector, low: Vector, high: Vector) -> Any:
     return bound
 
 
-def fit(design: Design, state: OptimiserState) -> Generator[Step, Vector, Fitted]:
+def fit(design: Design, state: OptimiserState) -> Generator[GradientStep, Vector, Fitted]:
     """Optimise, then, if asked for, estimate standard errors from central differences of gradients."""
     result = yield from minimise(design.problem, state)
     if not design.standard_errors:
@@ -282,7 +229,7 @@ def fit(design: Design, state: OptimiserState) -> Generator[Step, Vector, Fitted
     return Fitted(result, inference.error)
 
 
-def plain_gradient(design: Design, step: Step) -> Vector:
+def plain_gradient(design: Design, step: GradientStep) -> Vector:
     """Gradient on the bank's own columns alone, in the clear: the bank-only model to compare with."""
     own = _own_woe(design.training)
     residual = design.training.weight * (sigmoid(own @ step.beta + step.intercept) - design.training.target)
@@ -291,7 +238,7 @@ def plain_gradient(design: Design, step: Step) -> Vector:
 
 def export(job: Job, design: Design, counts: dict[str, BinCounts], fitted: Fitted, *, job_id: str) -> Scorecard:
     """The filed model: points are rounded once, here."""
-    p, result = job.scorecard, fitted.result
+    p, result = job.of(TrainScorecard), fitted.result
     scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
     rate = 1 / (1 + math.exp(-design.problem.base_log_odds))
     intercept = result.intercept
@@ -417,60 +364,7 @@ def bank_only(design: Design) -> Vector:
     return np.append(result.beta, result.intercept)
 
 
-def calibrated(model: M, units: NDArray[np.int64], target: NDArray[np.int8], weight: Vector) -> M:
+def calibrated(model: M, units: Integers, target: NDArray[np.int8], weight: Vector) -> M:
     """The model with its probabilities recalibrated on hold-out totals; points stay as they are."""
     found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
     return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
-
-
-def write_scores(
-    store: JobStore, table: Table, model: ScoreModel, result: BatchResult, report: TransformReport
-) -> None:
-    """Scores of a batch as CSV: id, score, probability of default, band, and one status column a holder."""
-    scores, risks = model.score(result.points), model.probability(result.points)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["id", "score", "probability_of_default", "band", *(f"{h}_status" for h in result.unknown)])
-    d = model.scaling.decimals
-    writer.writerows(
-        [firm, f"{score:.{d}f}", f"{risk:.6f}", model.band(float(score)), *status]
-        for firm, score, risk, *status in zip(table.ids, scores, risks, *_statuses(result), strict=True)
-    )
-    write_text(store.path / "scores.csv", text.getvalue())
-    store.save_json("batch", _batch_record(table, result, report))
-
-
-def write_bands(store: JobStore, table: Table, bands: Bands, result: BandResult, report: TransformReport) -> None:
-    """Bands of a batch as CSV, without a score: id, band, and one status column a holder."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["id", "band", *(f"{h}_status" for h in result.unknown)])
-    names = [bands.names[k] for k in result.bands.tolist()]
-    writer.writerows(zip(table.ids, names, *_statuses(result), strict=True))
-    write_text(store.path / "scores.csv", text.getvalue())
-    counts = np.bincount(result.bands, minlength=len(bands.names)).tolist()
-    store.save_json(
-        "batch", {**_batch_record(table, result, report), "bands": dict(zip(bands.names, counts, strict=True))}
-    )
-
-
-def _statuses(result: BatchResult | BandResult) -> list[NDArray[np.str_]]:
-    """Whether each holder knows each firm, as far as it says so."""
-    n = (result.points if isinstance(result, BatchResult) else result.bands).size
-    return [
-        np.full(n, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
-        for mask in result.unknown.values()
-    ]
-
-
-def _batch_record(table: Table, result: BatchResult | BandResult, report: TransformReport) -> dict[str, Any]:
-    return {
-        "n_rows": table.n_rows,
-        "unseen": dict(report.unseen),
-        "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
-    }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, mode 0600."""
-    write_atomically(path, lambda file: file.write(text.encode()))

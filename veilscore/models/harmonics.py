@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
+from veilscore.arrays import Vector, Words
 from veilscore.errors import ParameterError
 from veilscore.lattice.params import T
 from veilscore.models.loss import sigmoid
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
 
 BASE_L = 96.0
 UNIT = 2.0 * BASE_L / T  # log-odds per unit of a shared margin
@@ -67,7 +62,7 @@ class Harmonics:
         """Number of terms."""
         return self.sines.size
 
-    def tables(self, share: NDArray[np.uint64]) -> tuple[Vector, Vector]:
+    def tables(self, share: Words) -> tuple[Vector, Vector]:
         """Sines and cosines of one party's share (n,) modulo T: each (K, n)."""
         sines, cosines = np.empty((self.K, share.size)), np.empty((self.K, share.size))
         _rotate(np.ascontiguousarray(share, np.uint64), np.float64(self.r) * 2.0 * np.pi / T, sines, cosines)
@@ -80,7 +75,7 @@ class Harmonics:
 
 
 @numba.njit(cache=True, nogil=True)
-def _rotate(share: NDArray[np.uint64], step: float, sines: Vector, cosines: Vector) -> None:
+def _rotate(share: Words, step: float, sines: Vector, cosines: Vector) -> None:
     """Fill row k with the sine and cosine of k steps of each share, by repeated rotation."""
     for i in range(share.size):
         angle = np.float64(share[i]) * step
@@ -126,7 +121,7 @@ def for_bound(bound: float) -> Harmonics:
     raise ParameterError(f"margins may reach {bound:.1f}, beyond {LARGEST}: lower learning_rate or n_estimators")
 
 
-def to_units(margin: Vector) -> NDArray[np.uint64]:
+def to_units(margin: Vector) -> Words:
     """Log-odds as integers modulo T, to 2^-44 or so."""
     whole = np.rint(np.asarray(margin, np.float64) / UNIT).astype(np.int64)
     return np.where(whole < 0, whole + np.int64(T), whole).astype(np.uint64)

@@ -7,10 +7,8 @@ of each and the anonymous column it asks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from veilscore.models.boosted import Boosted
+from veilscore.models.boosted import Boosted
 
 
 @dataclass(frozen=True)

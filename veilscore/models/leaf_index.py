@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.errors import ParameterError, SchemaError
+from veilscore.models.trees import Tree
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from veilscore.models.trees import Tree
-
-    Ints = NDArray[np.int64]
+Ints = Integers
 
 
-def leaf_index(trees: Sequence[Tree], codes: NDArray[np.unsignedinteger], n_codes: Ints) -> NDArray[np.uint16]:
+def leaf_index(trees: Sequence[Tree], codes: CodeArray, n_codes: Ints) -> NDArray[np.uint16]:
     """Return the leaf of each row in each tree.
 
     Parameters
@@ -57,7 +53,7 @@ def _walk(
     codes: NDArray[np.uint16],
     first: Ints,
     columns: Ints,
-    goes_left: NDArray[np.bool_],
+    goes_left: Mask,
     children: Ints,
     out: NDArray[np.uint16],
 ) -> None:

@@ -5,19 +5,20 @@ Source: the same penalised likelihood as scikit-learn's LogisticRegression: sum_
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
+from veilscore.crypto import shares
+from veilscore.errors import ConfigError, ParameterError
+from veilscore.lattice.params import T
+from veilscore.models.counts import offsets
+from veilscore.models.loss import TURN
 
 GRADIENT_FRACTION_BITS = 14  # a gradient component is opened as a multiple of 2^-14
 
@@ -107,3 +108,109 @@ def eta_bound(low: Vector, high: Vector, beta: Vector, intercept: float) -> floa
     top = intercept + float(np.maximum(beta * low, beta * high).sum())
     bottom = intercept + float(np.minimum(beta * low, beta * high).sum())
     return max(abs(top), abs(bottom))
+
+
+MIN_RESIDUAL_BITS, MAX_RESIDUAL_BITS = 26, 35
+
+
+MIN_WOE_BITS, GOOD_WOE_BITS, MAX_WOE_BITS = 8, 10, 14
+
+
+LEAD_EXTRA_BITS = 3  # the lead's tables carry the series' coefficients, so their error is not shrunk by them
+
+
+MAX_WOE = 4.0  # an odds ratio of 55; beyond it a bin says more about its size than about its firms
+
+
+@dataclass(frozen=True)
+class PartyColumns:
+    """The bank's view of one party's columns in training.
+
+    Attributes
+    ----------
+    n_codes : (d,) codes of each column.
+    woe_units : (cells,) int64, WOE in units of 2**-woe_bits; zero in columns left out.
+    selected : (d,) which columns have a coefficient.
+    """
+
+    n_codes: Integers
+    woe_units: Integers
+    selected: Mask
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.n_codes.sum())
+
+    def theta_units(self, beta: Vector, unit: float, woe_bits: int) -> Integers:
+        """Beta * WOE per cell in units of a shared eta, modulo 2**24."""
+        full = np.zeros(self.n_codes.size)
+        full[self.selected] = beta
+        theta = np.repeat(full, self.n_codes) * np.ldexp(self.woe_units.astype(np.float64), -woe_bits)
+        return np.rint(theta / unit).astype(np.int64) % TURN
+
+    def column_sums(self, cells: Words) -> Words:
+        """Sum modulo T of a share over the cells of each column: (d,)."""
+        return column_sums(cells, self.n_codes)
+
+
+@dataclass(frozen=True)
+class BankTraining:
+    """All that the bank brings to training.
+
+    Attributes
+    ----------
+    own_codes : (n, d_bank) codes of the training rows; d_bank may be 0.
+    columns : per party, the bank first, then the holders in the order of the session.
+    target, weight : (n,) labels in {0, 1} and positive weights of mean 1.
+    fraction_bits : gradient components are opened as multiples of 2**-fraction_bits.
+    """
+
+    own_codes: CodeArray
+    columns: dict[str, PartyColumns]
+    target: NDArray[np.int8]
+    weight: Vector
+    fraction_bits: int
+
+    @property
+    def scales(self) -> Scales:
+        """Fraction bits in use."""
+        return scales(self.target.size)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Fraction bits of the bank's and the lead's sine tables and of WOE."""
+
+    bank_table: int
+    lead_table: int
+    woe: int
+
+    @property
+    def residual(self) -> int:
+        """Of a residual, the product of two tables."""
+        return self.bank_table + self.lead_table
+
+
+def scales(n_samples: int) -> Scales:
+    """Finest scales at which no gradient can wrap the share ring; both sides derive them from the training rows.
+
+    The error of the tables adds up over the rows, and columns that say nearly the same turn it into an error of
+    their coefficients; so after ten bits for WOE the tables get all that is left.
+
+    Raises
+    ------
+    ParameterError : too many rows for the ring.
+    """
+    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2) * MAX_WOE))
+    if room < MIN_RESIDUAL_BITS + MIN_WOE_BITS:
+        raise ParameterError(f"{n_samples} training rows do not fit the share ring: train on a sample of them")
+    residual = max(MIN_RESIDUAL_BITS, min(MAX_RESIDUAL_BITS, room - GOOD_WOE_BITS))
+    bank = (residual - LEAD_EXTRA_BITS + 1) // 2
+    return Scales(bank, residual - bank, min(MAX_WOE_BITS, room - residual))
+
+
+def column_sums(cells: Words, n_codes: Integers) -> Words:
+    """Sum modulo T of (cells,) over the cells of each column: (d,)."""
+    at = offsets(n_codes)
+    return np.array([shares.sum_shares(cells[at[j] : at[j + 1]]) for j in range(n_codes.size)], dtype=np.uint64)

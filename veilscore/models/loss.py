@@ -12,15 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
+from veilscore.arrays import Integers, Vector, Words
 from veilscore.errors import ParameterError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 TURN_BITS = 24
 TURN = 1 << TURN_BITS
@@ -57,7 +54,7 @@ class SigmoidSeries:
 
     R: float
     L: float
-    coefficients: NDArray[np.float64]
+    coefficients: Vector
     max_error: float
 
     @property
@@ -75,15 +72,15 @@ class SigmoidSeries:
         plain = float(np.linalg.norm(self.coefficients)) * 2.0**-bits
         return float(np.hypot(plain, np.sqrt(self.K) * 2.0**-weighted_bits) / np.sqrt(12.0))
 
-    def to_units(self, eta: NDArray[np.float64]) -> NDArray[np.uint64]:
+    def to_units(self, eta: Vector) -> Words:
         """Log-odds (n,) to integers modulo 2^24, rounded to the nearest unit."""
         return (np.rint(np.asarray(eta) / self.unit).astype(np.int64) % TURN).astype(np.uint64)
 
-    def probability(self, eta: NDArray[np.float64]) -> NDArray[np.float64]:
+    def probability(self, eta: Vector) -> Vector:
         """Series at log-odds (n,), in the clear; shape (n,)."""
         return 0.5 + self.coefficients @ self.tables(self.to_units(eta))[0]
 
-    def tables(self, share_units: NDArray[np.uint64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def tables(self, share_units: Words) -> tuple[Vector, Vector]:
         """Sines and cosines of one party's share.
 
         Parameters
@@ -100,9 +97,7 @@ class SigmoidSeries:
         _rotate(units, sines, cosines)
         return sines, cosines
 
-    def encoded_tables(
-        self, share_units: NDArray[np.uint64], bits: int, *, weighted: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def encoded_tables(self, share_units: Words, bits: int, *, weighted: bool) -> tuple[Integers, Integers]:
         """`tables` as fixed-point integers of scale 2^bits, rounded to nearest even.
 
         A share is uniform, so the rounding has no bias to speak of; the sum over a million rows stays within
@@ -130,7 +125,7 @@ class SigmoidSeries:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=False)
-def _rotate(units: NDArray[np.uint64], sines: NDArray[np.float64], cosines: NDArray[np.float64]) -> None:
+def _rotate(units: Words, sines: Vector, cosines: Vector) -> None:
     """Fill row k with the sine and cosine of k turns of each unit, by repeated rotation."""
     n_terms, n = sines.shape
     step = 2.0 * np.pi / TURN
@@ -149,7 +144,7 @@ def _rotate(units: NDArray[np.uint64], sines: NDArray[np.float64], cosines: NDAr
                 cosines[k, i] = c * cosines[0, i] - s * sines[0, i]
 
 
-def _basis(x: NDArray[np.float64], L: float, K: int) -> NDArray[np.float64]:
+def _basis(x: Vector, L: float, K: int) -> Vector:
     return np.sin(np.outer(x, np.arange(1, K + 1)) * (np.pi / L))
 
 
@@ -165,9 +160,9 @@ def sigmoid_series(R: int) -> SigmoidSeries:
         raise ParameterError(f"No sigmoid series for R = {R}; the choices are {', '.join(map(str, BOUNDS))}.")
     ratio, K = _SHAPES[R]
     L = R * ratio
-    x: NDArray[np.float64] = (np.arange(_GRID, dtype=np.float64) + 0.5) * (R / _GRID)
+    x: Vector = (np.arange(_GRID, dtype=np.float64) + 0.5) * (R / _GRID)
     basis = _basis(x, L, K)
-    gram: NDArray[np.float64] = basis.T @ basis / _GRID + _RIDGE * np.eye(K)
+    gram: Vector = basis.T @ basis / _GRID + _RIDGE * np.eye(K)
     coefficients = np.linalg.solve(gram, basis.T @ (sigmoid(x) - 0.5) / _GRID)
     # 40 bits: the last bits of a fit depend on the machine.
     coefficients = np.ldexp(np.rint(np.ldexp(coefficients, 40)), -40)
@@ -195,12 +190,12 @@ def for_bound(bound: float) -> SigmoidSeries:
     )
 
 
-def sigmoid(eta: NDArray[np.float64]) -> NDArray[np.float64]:
+def sigmoid(eta: Vector) -> Vector:
     """Probability of bad at log-odds eta, without overflow."""
     return np.exp(-np.logaddexp(0.0, -np.asarray(eta, dtype=np.float64)))
 
 
-def log_loss(eta: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64] | None = None) -> float:
+def log_loss(eta: Vector, y: Vector, weight: Vector | None = None) -> float:
     """Weighted sum of the logistic loss at log-odds eta (n,) and labels y (n,) in {0, 1}."""
     loss = np.logaddexp(0.0, eta) - y * eta
     return float(loss.sum() if weight is None else weight @ loss)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
+from veilscore.arrays import Vector
 from veilscore.errors import DataError, LabelError
 
-Floats = npt.NDArray[np.float64]
+Floats = Vector
 Label = npt.ArrayLike
 Values = npt.ArrayLike
 
@@ -92,7 +94,7 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationCurve:
     """Predicted against observed bad rates; `p_value` is that of the Hosmer-Lemeshow statistic."""
 
     rows: tuple[CalibrationRow, ...]
@@ -172,7 +174,7 @@ class ScoreTable:
         bad = np.concatenate(([0.0], np.cumsum(self.bad)))
         return good / good[-1], bad / bad[-1]
 
-    def _score(self, index: npt.NDArray[np.intp]) -> Floats:
+    def _score(self, index: NDArray[np.intp]) -> Floats:
         values = self.risk[np.maximum(index - 1, 0)]
         return -values if self.points else values
 
@@ -325,7 +327,7 @@ def log_loss(y: Label, pd: Values, weight: Values | None = None) -> float:
     return float(-np.average(label * np.log(p) + (1 - label) * np.log1p(-p), weights=w))
 
 
-def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups: int = 10) -> Calibration:
+def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups: int = 10) -> CalibrationCurve:
     """Predicted against observed bad rates in groups of like prediction (deciles; ties stay together).
 
     The Hosmer-Lemeshow statistic is read against as many degrees of freedom as groups, which is right for
@@ -343,7 +345,7 @@ def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups:
         rows.append(CalibrationRow(total, min(mean / total, 1.0), min(bad / total, 1.0), low, high))
         spread = mean * (1 - mean / total)
         statistic += (bad - mean) ** 2 / spread if spread > 0 else 0.0
-    return Calibration(
+    return CalibrationCurve(
         rows=tuple(rows),
         predicted=float(np.average(p, weights=w)),
         observed=float(np.average(label, weights=w)),

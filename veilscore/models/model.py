@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from veilscore.arrays import CodeArray, Integers, Vector
 from veilscore.errors import ConfigError
 from veilscore.files.store import write_atomically
 from veilscore.models.loss import sigmoid
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
 
 M = TypeVar("M", bound="ScoreModel")
 
@@ -54,7 +50,7 @@ class Scaling(_Part):
         """Units at even odds."""
         return self.base_score * self.units - self.factor * math.log(self.base_odds)
 
-    def log_odds_bad(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+    def log_odds_bad(self, units: Integers) -> Vector:
         """Log-odds of bad at a total of units."""
         return (self.offset - units.astype(np.float64)) / self.factor
 
@@ -89,12 +85,12 @@ class PartyPart(_Part):
     columns: tuple[Column, ...]
 
     @property
-    def n_codes(self) -> NDArray[np.int64]:
+    def n_codes(self) -> Integers:
         """(d,) codes of each column."""
         return np.array([len(c.woe) for c in self.columns], dtype=np.int64)
 
     @property
-    def points(self) -> NDArray[np.int64]:
+    def points(self) -> Integers:
         """(cells,) points in units."""
         return np.array([p for c in self.columns for p in c.points], dtype=np.int64)
 
@@ -148,11 +144,11 @@ class ScoreModel(_Part):
                 return part
         raise ConfigError(f"model {self.name} has no part of {party}; it has {', '.join(p.party for p in self.parts)}")
 
-    def score(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+    def score(self, units: Integers) -> Vector:
         """Points of totals in units."""
         return units / self.scaling.units
 
-    def probability(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+    def probability(self, units: Integers) -> Vector:
         """Probability of default at totals in units."""
         c = self.calibration
         return sigmoid(c.intercept + c.slope * self.scaling.log_odds_bad(units))
@@ -175,34 +171,10 @@ class Scorecard(ScoreModel):
 
     format: Literal["veilscore-scorecard/1"] = "veilscore-scorecard/1"
 
-    def own_units(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+    def own_units(self, codes: CodeArray) -> Integers:
         """Base points and the bank's own part of rows (n, d_bank), in units."""
         bank = self.parts[0]
         total = np.full(codes.shape[0], self.base_points, np.int64)
         for column, part in enumerate(bank.columns):
             total += np.array(part.points, dtype=np.int64)[codes[:, column]]
         return total
-
-
-@overload
-def load_model(path: Path) -> ScoreModel: ...
-@overload
-def load_model(path: Path, kind: type[M]) -> M: ...
-def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
-    """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
-    from veilscore.models.boosted import Boosted, Stacked  # noqa: PLC0415 - it builds on this module
-
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted, Stacked)}
-        model = kinds[body["model"]["format"]].model_validate(body["model"])
-        stated = body["sha256"]
-    except FileNotFoundError:
-        raise ConfigError(f"model not found: {path}; `veilscore model list` shows what there is") from None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ConfigError(f"{path} is not a Veilscore model: {type(error).__name__}; restore it from backup") from error
-    if model.sha256.hex() != stated:
-        raise ConfigError(f"{path} was changed after training: its hash does not match; restore it from backup")
-    if not isinstance(model, kind):
-        raise ConfigError(f"model {model.name} is of format {model.format}, which this cannot use")
-    return model

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError
+from veilscore.models.boosted import Boosted
 from veilscore.models.validator_export import bank_part, bit_names
-
-if TYPE_CHECKING:
-    from veilscore.data.codes import CodeMap
-    from veilscore.models.boosted import Boosted
 
 LEQ = 0  # mode of a node: at most
 OPSETS = {"": 18, "ai.onnx.ml": 5}

@@ -16,41 +16,19 @@ stopped.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Vector
 from veilscore.errors import MessageError, ParameterError, StateError
 from veilscore.models.logistic_problem import (
-    GRADIENT_FRACTION_BITS,
     LogisticProblem,
-    eta_bound,
-    gradient_bits,
 )
 from veilscore.models.loss import BOUNDS, SigmoidSeries, for_bound
 from veilscore.models.quadratic import minimise_quadratic
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
-    from typing import Any
-
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
-
-__all__ = [
-    "GRADIENT_FRACTION_BITS",
-    "Evaluation",
-    "LogisticProblem",
-    "OptimiseResult",
-    "OptimiserState",
-    "Progress",
-    "Step",
-    "eta_bound",
-    "gradient_bits",
-    "minimise",
-]
 
 _MIN_MOVE, _MAX_MOVE = 0.25, 16.0
 _QUIET_STEPS = 2  # stop after so many small expected changes in a row
@@ -60,7 +38,7 @@ _WINDOW, _SETTLED = 5, 5.0  # and the last 5 points moved by at most 5 such chan
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class GradientStep:
     """A request for the gradient sum_i w_i (p_i - y_i) (x_i, 1) at one point.
 
     Attributes
@@ -79,7 +57,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedStep:
     """One answered step, as `OptimiserState` keeps it."""
 
     theta: tuple[float, ...] = field(repr=False)
@@ -91,7 +69,7 @@ class Evaluation:
 class OptimiserState:
     """Answered steps in order. Secret to the bank; `minimise` appends to it."""
 
-    evaluations: list[Evaluation] = field(default_factory=list, repr=False)
+    evaluations: list[EvaluatedStep] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -110,7 +88,7 @@ class OptimiserState:
             if data["version"] != 1:
                 raise StateError("The optimiser's state is of another version; train again from the start.")
             rows = [
-                Evaluation(tuple(map(float, e["theta"])), tuple(map(float, e["gradient"])), float(e["R"]))
+                EvaluatedStep(tuple(map(float, e["theta"])), tuple(map(float, e["gradient"])), float(e["R"]))
                 for e in data["evaluations"]
             ]
         except (KeyError, TypeError, ValueError) as error:
@@ -119,7 +97,7 @@ class OptimiserState:
 
 
 @dataclass(frozen=True)
-class Progress:
+class OptimiserProgress:
     """One line of the history: what the bank may log of an evaluation."""
 
     number: int
@@ -152,7 +130,7 @@ class OptimiseResult:
     gradient_norm: float
     expected_change: float
     bound: float
-    history: tuple[Progress, ...]
+    history: tuple[OptimiserProgress, ...]
 
 
 @dataclass
@@ -204,7 +182,9 @@ class _Model:
         return minimise_quadratic(self.hessian, gradient, lower)
 
 
-def minimise(problem: LogisticProblem, state: OptimiserState | None = None) -> Generator[Step, Vector, OptimiseResult]:
+def minimise(
+    problem: LogisticProblem, state: OptimiserState | None = None
+) -> Generator[GradientStep, Vector, OptimiseResult]:
     """Fit, as a generator that yields `Step`, is sent (d + 1,) gradients and returns `OptimiseResult`.
 
     Parameters
@@ -223,7 +203,7 @@ def minimise(problem: LogisticProblem, state: OptimiserState | None = None) -> G
     theta = np.append(np.zeros(problem.n_columns), problem.base_log_odds)
     gradient = np.array(problem.first_gradient, dtype=np.float64)
     limit, quiet = 4.0, 0
-    history: list[Progress] = []
+    history: list[OptimiserProgress] = []
     trail = [theta]
     reach = np.append(np.maximum(np.abs(problem.low), np.abs(problem.high)), 1.0)
     while True:
@@ -247,7 +227,9 @@ def minimise(problem: LogisticProblem, state: OptimiserState | None = None) -> G
         slack = 2.0 * float(np.linalg.norm(move * problem.noise))
         accepted = end_slope <= abs(slope) + slack
         history.append(
-            Progress(asker.number - 1, asker.bound, asker.R, expected, float(np.sqrt(max(-slope, 0))), accepted)
+            OptimiserProgress(
+                asker.number - 1, asker.bound, asker.R, expected, float(np.sqrt(max(-slope, 0))), accepted
+            )
         )
         if not accepted:
             limit = max(_MIN_MOVE, 0.5 * float(np.abs(fraction * move) @ reach))
@@ -278,7 +260,7 @@ class _Asker:
     bound: float = 0.0
     R: float = 0.0
 
-    def ask(self, theta: Vector) -> Generator[Step, Vector, Vector]:
+    def ask(self, theta: Vector) -> Generator[GradientStep, Vector, Vector]:
         """Gradient of the loss at theta (d + 1,), recorded or fresh."""
         self.bound = self.problem.eta_bound(theta)
         number, self.number = self.number, self.number + 1
@@ -290,11 +272,11 @@ class _Asker:
             return np.array(recorded.gradient)
         series = for_bound(self.bound)
         self.R = series.R
-        answer = yield Step(number, theta[:-1].copy(), float(theta[-1]), series, self.bound)
+        answer = yield GradientStep(number, theta[:-1].copy(), float(theta[-1]), series, self.bound)
         gradient = np.asarray(answer, dtype=np.float64)
         if gradient.shape != theta.shape or not np.isfinite(gradient).all():
             raise MessageError(f"The gradient must be {len(theta)} finite numbers.")
-        self.state.evaluations.append(Evaluation(tuple(theta.tolist()), tuple(gradient.tolist()), series.R))
+        self.state.evaluations.append(EvaluatedStep(tuple(theta.tolist()), tuple(gradient.tolist()), series.R))
         return gradient
 
 

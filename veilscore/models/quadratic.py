@@ -5,21 +5,15 @@ Source: Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 16.3 (pri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from veilscore.arrays import Mask, Vector
 from veilscore.errors import ParameterError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SLACK = 1e-10  # of the largest gradient component: a multiplier so small is zero
 
 
-def minimise_quadratic(
-    hessian: NDArray[np.float64], gradient: NDArray[np.float64], lower: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def minimise_quadratic(hessian: Vector, gradient: Vector, lower: Vector) -> Vector:
     """Minimiser of g'p + p'Bp / 2 over p >= lower.
 
     Parameters
@@ -58,11 +52,11 @@ def minimise_quadratic(
 
 
 def _solve(
-    hessian: NDArray[np.float64],
-    gradient: NDArray[np.float64],
-    lower: NDArray[np.float64],
-    free: NDArray[np.bool_],
-) -> NDArray[np.float64]:
+    hessian: Vector,
+    gradient: Vector,
+    lower: Vector,
+    free: Mask,
+) -> Vector:
     """Minimiser with the variables outside `free` at their bounds."""
     p = np.where(free, 0.0, lower)
     right = -gradient[free] - hessian[np.ix_(free, ~free)] @ p[~free]

@@ -12,38 +12,26 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Array, Integers, Vector
+from veilscore.data.codes import CodeMap
+from veilscore.data.table import Table
+from veilscore.models.counts import BinCounts
 from veilscore.models.metrics import population_stability
 from veilscore.models.woe import woe_table
-from veilscore.protocols.screening import (
-    BY_OWNER,
-    CONSTANT,
-    MEASURED,
-    MISSING,
-    NO_STABILITY,
-    REASONS,
-    UNSTABLE,
-    MeasuredChunk,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import CodeMap
-    from veilscore.data.table import Table
 
 MIN_HOLDOUT = 30  # fewer hold-out rows of an owner give no population stability
 DECIMALS = 3
 
 
 @dataclass(frozen=True)
-class Limits:
+class ScreeningLimits:
     """What a column must keep to; None: no limit.
 
     Attributes
@@ -70,8 +58,8 @@ class OwnMeasures:
     """
 
     status: NDArray[np.uint8]
-    missing_rate: NDArray[np.float64]
-    stability: NDArray[np.float64]
+    missing_rate: Vector
+    stability: Vector
 
     def hidden(self) -> NDArray[np.uint8]:
         """The status without its reason."""
@@ -81,9 +69,9 @@ class OwnMeasures:
 def own_measures(
     table: Table,
     code_map: CodeMap,
-    codes: NDArray[Any],
-    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
-    limits: Limits,
+    codes: Array,
+    rows: tuple[Integers, Integers],
+    limits: ScreeningLimits,
     min_count: int,
 ) -> OwnMeasures:
     """Measure a chunk at its owner.
@@ -112,14 +100,14 @@ def own_measures(
     return OwnMeasures(status, np.round(missing_rate, DECIMALS), np.round(stability, DECIMALS))
 
 
-def _missing_rate(values: NDArray[Any], min_count: int) -> float:
+def _missing_rate(values: Array, min_count: int) -> float:
     missing = sum(value is None for value in values.tolist()) if values.dtype == object else np.isnan(values).sum()
     if missing < min_count:
         return 0.0
     return float(missing) / values.size if values.size - missing >= min_count else 1.0
 
 
-def _stability(codes: NDArray[Any], n_codes: int, rows: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
+def _stability(codes: Array, n_codes: int, rows: tuple[Integers, Integers]) -> float:
     before, after = (np.bincount(codes[part], minlength=n_codes) for part in rows)
     seen = (before > 0) | (after > 0)
     return population_stability(before[seen], after[seen])
@@ -179,7 +167,7 @@ def measured_columns(chunk: MeasuredChunk, total_bad: float, total_good: float) 
 
 
 def choose(
-    columns: Sequence[ScreenedColumn], pairs: Mapping[str, NDArray[np.int64]], limits: Limits
+    columns: Sequence[ScreenedColumn], pairs: Mapping[str, Integers], limits: ScreeningLimits
 ) -> list[ScreenedColumn]:
     """Choose what enters training.
 
@@ -209,7 +197,7 @@ def _by_iv(columns: Sequence[ScreenedColumn], places: list[int]) -> list[int]:
     return sorted(places, key=lambda k: -(columns[k].iv or 0.0))
 
 
-def _prune(result: list[ScreenedColumn], places: list[int], pairs: NDArray[np.int64], limit: float | None) -> None:
+def _prune(result: list[ScreenedColumn], places: list[int], pairs: Integers, limit: float | None) -> None:
     """Leave out, from the highest IV down, what is associated with a column already kept."""
     close: dict[int, list[int]] = {}
     for one, two in pairs.tolist():
@@ -260,3 +248,30 @@ def to_json(columns: Sequence[ScreenedColumn]) -> list[dict[str, Any]]:
 def from_json(rows: Sequence[Mapping[str, Any]]) -> list[ScreenedColumn]:
     """Inverse of `to_json`."""
     return [ScreenedColumn(**row) for row in rows]
+
+
+MEASURED, CONSTANT, MISSING, UNSTABLE, BY_OWNER = range(5)
+
+
+REASONS = (
+    "",
+    "one value, or none",
+    "missing in too many rows",
+    "population stability above the limit",
+    "left out by its owner",
+)
+
+
+NO_STABILITY = -1.0
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredChunk:
+    """What the bank knows of a chunk: as `ColumnChunk`, with counts instead of codes."""
+
+    party: str
+    names: tuple[str, ...]
+    status: NDArray[np.uint8]
+    missing_rate: Vector | None
+    stability: Vector | None
+    counts: BinCounts | None

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import Vector
 from veilscore.models.loss import sigmoid_series
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _RIDGE = 1e-10
 _GRID = 4000
@@ -26,7 +23,7 @@ class SoftplusSeries:
     """Coefficients d_0 and (K,) d_1..d_K; `max_error` is the largest error on [-R, R]."""
 
     constant: float
-    cosines: NDArray[np.float64]
+    cosines: Vector
     max_error: float
 
 
@@ -34,7 +31,7 @@ class SoftplusSeries:
 def softplus_series(radius: float) -> SoftplusSeries:
     """Series for |x| <= radius, one of `loss.BOUNDS`; ParameterError for another."""
     series = sigmoid_series(int(radius))
-    x: NDArray[np.float64] = (np.arange(_GRID, dtype=np.float64) + 0.5) * (series.R / _GRID)
+    x: Vector = (np.arange(_GRID, dtype=np.float64) + 0.5) * (series.R / _GRID)
     basis = np.cos(np.outer(x, np.arange(series.K + 1)) * (np.pi / series.L))
     values = np.logaddexp(0.0, x) - x / 2
     gram = basis.T @ basis / _GRID + _RIDGE * np.eye(series.K + 1)

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
+from veilscore.arrays import Integers, Mask, Vector
 
 MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
 CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
@@ -34,16 +30,16 @@ class Ranked:
     constraints : (d,) int, +1 or -1 where bad odds must rise or fall with the code, else 0.
     """
 
-    n_codes: NDArray[np.int64]
-    missing: NDArray[np.bool_]
-    constraints: NDArray[np.int64]
+    n_codes: Integers
+    missing: Mask
+    constraints: Integers
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return int(self.n_codes.sum())
 
-    def coarse(self, width: int, columns: NDArray[np.int64]) -> Coarse:
+    def coarse(self, width: int, columns: Integers) -> Coarse:
         """At most `width` bins a column (missing apart), by merging 2, 4, 8... neighbours; only some columns."""
         starts, n_bins, factors = [], [], []
         first = np.concatenate(([0], np.cumsum(self.n_codes)))
@@ -65,7 +61,7 @@ class Ranked:
             columns, np.array(factors, np.int64), np.array(n_bins, np.int64), np.array(starts, np.int64), ends
         )
 
-    def fit_width(self, widest: int, columns: NDArray[np.int64], max_cells: float) -> int:
+    def fit_width(self, widest: int, columns: Integers, max_cells: float) -> int:
         """Largest width of at most `widest` whose cells are at most `max_cells`, or 0 if `MIN_COARSE` is too many."""
         width = widest
         while width >= MIN_COARSE:
@@ -85,11 +81,11 @@ class Coarse:
     starts, ends : (cells,) first and last + 1 fine cell of each coarse one.
     """
 
-    columns: NDArray[np.int64]
-    factors: NDArray[np.int64]
-    n_bins: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    columns: Integers
+    factors: Integers
+    n_bins: Integers
+    starts: Integers
+    ends: Integers
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSplit:
     """A split: which column, the last fine code that goes left, where missing goes, and the children's sums."""
 
     side: str
@@ -145,7 +141,7 @@ def best_split(
     total: tuple[float, float],
     rules: Rules,
     bounds: tuple[float, float] = (-math.inf, math.inf),
-) -> Found | None:
+) -> FoundSplit | None:
     """Best split of a node on one side, or None.
 
     Parameters
@@ -167,7 +163,7 @@ def best_split(
         return None
     j = int(coarse.columns[index])
     bins = int(ranked.n_codes[j] - ranked.missing[j])
-    return Found(
+    return FoundSplit(
         side=side,
         column=j,
         code=min((int(place) + 1) * int(coarse.factors[index]), bins) - 1,
@@ -179,7 +175,7 @@ def best_split(
     )
 
 
-def left_codes(ranked: Ranked, found: Found) -> tuple[int, ...]:
+def left_codes(ranked: Ranked, found: FoundSplit) -> tuple[int, ...]:
     """Ranked codes that go left."""
     last = int(ranked.n_codes[found.column]) - 1
     codes = tuple(range(found.code + 1))
@@ -187,7 +183,7 @@ def left_codes(ranked: Ranked, found: Found) -> tuple[int, ...]:
 
 
 def child_bounds(
-    found: Found, bounds: tuple[float, float], rules: Rules
+    found: FoundSplit, bounds: tuple[float, float], rules: Rules
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Bounds of the children's weights: under a constraint neither crosses the middle of the two."""
     if found.constraint == 0:
@@ -209,9 +205,9 @@ def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[flo
 def _scan(
     G: Vector,
     H: Vector,
-    n_bins: NDArray[np.int64],
-    missing: NDArray[np.bool_],
-    constraints: NDArray[np.int64],
+    n_bins: Integers,
+    missing: Mask,
+    constraints: Integers,
     node: Vector,
 ) -> tuple[int, int, bool, float, float, float]:
     """Index of the column, bin, missing left, gain, and left sums of the best split; index -1 where there is none."""

@@ -8,41 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Vector
 from veilscore.errors import DataError, ParameterError
 from veilscore.lattice.params import SCORE_T
 from veilscore.lattice.sampling import PublicStream
-from veilscore.models.boosted import Boosted, Member, Stacked
+from veilscore.models.boosted import Boosted, Stacked, StackMember
 from veilscore.models.calibrate import prior_correction
 from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import for_bound
-from veilscore.models.optimise import minimise
-from veilscore.models.trees import Split, Tree
-from veilscore.protocols.stacking import (
+from veilscore.models.model import M, PartyPart, Scorecard
+from veilscore.models.optimise import OptimiseResult, minimise
+from veilscore.models.stack_form import (
     OPEN_BITS,
     BankStack,
     Gradient,
-    Limits,
     Losses,
     Moments,
-    Scores,
+    OpenScores,
+    StackLimits,
     bounds,
     table_bits,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
-
-    from numpy.typing import NDArray
-
-    from veilscore.models.model import M, PartyPart, Scorecard
-    from veilscore.models.optimise import OptimiseResult
-
-    Vector = NDArray[np.float64]
+from veilscore.models.trees import Split, Tree
 
 DRAW_BITS = 29
 C = 100.0  # of level two: a few weights on many rows need next to no penalty
@@ -59,7 +53,7 @@ class LevelTwo:
     n_gradients: int
 
 
-def folds(n: int, k: int, seed: int) -> NDArray[np.int64]:
+def folds(n: int, k: int, seed: int) -> Integers:
     """Fold of each training row (n,), drawn by row number so that every party finds the same."""
     if not 2 <= k <= n:
         raise DataError(f"{n} training rows do not make {k} folds")
@@ -70,7 +64,7 @@ def folds(n: int, k: int, seed: int) -> NDArray[np.int64]:
     return fold
 
 
-def check_folds(fold: NDArray[np.int64], target: NDArray[np.int8]) -> None:
+def check_folds(fold: Integers, target: NDArray[np.int8]) -> None:
     """Refuse folds of one class; DataError names the fold."""
     for f in range(int(fold.max()) + 1):
         bad, rows = int((target[fold == f] == 1).sum()), int((fold == f).sum())
@@ -134,7 +128,7 @@ def fit_level_two(
     return LevelTwo(found.beta, found.intercept, found.converged, found.n_evaluations + 1)
 
 
-def column_trees(holder: str, n_codes: NDArray[np.int64], side: Literal["bank", "holder"]) -> tuple[Tree, ...]:
+def column_trees(holder: str, n_codes: Integers, side: Literal["bank", "holder"]) -> tuple[Tree, ...]:
     """A tree without weights for each column of two codes or more: code c reaches leaf c.
 
     Both parties make them from the number of codes, so nothing is said of which columns a scorecard uses.
@@ -208,7 +202,7 @@ def with_prior(model: M, rate: float, population_bad_rate: float | None) -> M:
 def export(
     card: Scorecard,
     boosted: Boosted,
-    members: tuple[Member, ...],
+    members: tuple[StackMember, ...],
     level_two_intercept: float,
     holder_sha256: Mapping[str, str],
     rate: float,
@@ -327,11 +321,13 @@ def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: boo
     found: dict[int, Vector] = {}
     if scores:
         for c in (card, trees):
-            found[c] = yield Scores((c,), one, zero)
-        found[-1] = yield Scores(members, betas, intercepts)
+            found[c] = yield OpenScores((c,), one, zero)
+        found[-1] = yield OpenScores(members, betas, intercepts)
     return Selected(np.stack(losses), members, whole, found)
 
 
-def most_asked(n_candidates: int, k: int, *, scores: bool) -> Limits:
+def most_asked(n_candidates: int, k: int, *, scores: bool) -> StackLimits:
     """How many sums `select` asks at most; a holder answers no more."""
-    return Limits(moments=k + 1, gradients=(k + 1) * MAX_GRADIENTS, losses=n_candidates + 1, scores=3 if scores else 0)
+    return StackLimits(
+        moments=k + 1, gradients=(k + 1) * MAX_GRADIENTS, losses=n_candidates + 1, scores=3 if scores else 0
+    )

@@ -7,23 +7,16 @@ its own line in the leakage table: 2 (d + 1) further openings.
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import Mask, Vector
 from veilscore.errors import MessageError
+from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import for_bound
-from veilscore.models.optimise import Step
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from numpy.typing import NDArray
-
-    from veilscore.models.optimise import LogisticProblem, OptimiseResult
-
-    Vector = NDArray[np.float64]
+from veilscore.models.optimise import GradientStep, OptimiseResult
 
 _ETA_STEP = 0.25  # largest move of a log-odds: truncation and rounding both stay below a percent
 
@@ -44,7 +37,9 @@ class StandardErrors:
     p_value: Vector
 
 
-def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generator[Step, Vector, StandardErrors]:
+def standard_errors(
+    problem: LogisticProblem, result: OptimiseResult
+) -> Generator[GradientStep, Vector, StandardErrors]:
     """Central differences of the gradient at the fit, as a generator like `minimise`.
 
     Raises
@@ -62,7 +57,7 @@ def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generat
             point = theta.copy()
             point[j] += side * width[j]
             bound = problem.eta_bound(point)
-            answer = yield Step(number, point[:-1].copy(), float(point[-1]), for_bound(bound), bound)
+            answer = yield GradientStep(number, point[:-1].copy(), float(point[-1]), for_bound(bound), bound)
             number += 1
             ends.append(np.asarray(answer, dtype=np.float64))
             if ends[-1].shape != theta.shape or not np.isfinite(ends[-1]).all():
@@ -72,7 +67,7 @@ def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generat
     return _inference(theta, 0.5 * (hessian + hessian.T), problem.penalty, free)
 
 
-def _inference(theta: Vector, hessian: Vector, penalty: Vector, free: NDArray[np.bool_]) -> StandardErrors:
+def _inference(theta: Vector, hessian: Vector, penalty: Vector, free: Mask) -> StandardErrors:
     """Invert the penalised Hessian over the free coefficients."""
     values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
     # Rounding may turn the curvature of collinear columns negative; the true one is not.

@@ -11,22 +11,18 @@ for unknown ones. These contributions add up to the mean of the tree over what i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import SchemaError
 from veilscore.models.trees import Tree, goes_left
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
-    Bools = NDArray[np.bool_]
+Ints = Integers
+Floats = Vector
+Bools = Mask
 
 
 class Paths:
@@ -73,7 +69,7 @@ class SplitTable:
             every[:, split.column] = np.arange(every.shape[0])
             self._table[k, : every.shape[0]] = goes_left(split, every, n_codes)
 
-    def left(self, codes: NDArray[np.unsignedinteger]) -> Bools:
+    def left(self, codes: CodeArray) -> Bools:
         """Which of the splits a record (n_columns,) goes left at."""
         ways: Bools = self._table[self._rows, codes[self.columns]]
         return ways
@@ -99,7 +95,7 @@ class HolderBits:
                 targets.append([(first + j, left) for j, left in own])
         self._paths = Paths(targets, self._n_splits)
 
-    def of(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint64]:
+    def of(self, codes: CodeArray) -> Words:
         """Return the indicators (n_bits,) as 0 and 1, of one record's codes (n_columns,)."""
         left = np.zeros(self._n_splits, bool)
         left[self._splits.numbers] = self._splits.left(codes)
@@ -185,7 +181,7 @@ class BankTrees:
         self._gain = np.array(below, dtype=np.float64).reshape(-1, 2)
         self._share = np.array(shares, dtype=np.float64)
 
-    def record(self, codes: NDArray[np.unsignedinteger]) -> BankRecord:
+    def record(self, codes: CodeArray) -> BankRecord:
         """One record's constant, factors and bounds, by the bank's codes (n_columns,)."""
         left = np.zeros(self._n_splits, bool)
         left[self.own.numbers] = self.own.left(codes)
@@ -201,7 +197,7 @@ class BankTrees:
         high = np.maximum.reduceat(np.where(reached, self._points, -far), self._first_leaf).sum()
         return BankRecord(int(c[0]), c[1:], int(low - c[0]), int(high - c[0]))
 
-    def contributions(self, known: Sequence[tuple[NDArray[np.int64], Bools]]) -> Floats:
+    def contributions(self, known: Sequence[tuple[Integers, Bools]]) -> Floats:
         """Contribution of each split (n_splits,) in units; 0 where its way is not known.
 
         Parameters

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from veilscore.arrays import Array, CodeArray, Integers, Mask, Vector
 from veilscore.errors import ConfigError, SchemaError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 MAX_SPLITS = 1 << 10  # of one tree
 MAX_TREES = 1 << 12
@@ -133,7 +130,7 @@ class Tree(_Part):
             stack.append((split.left, [*path, (node, True)]))
 
 
-def goes_left(split: Split, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def goes_left(split: Split, codes: CodeArray, n_codes: Integers) -> Mask:
     """Which rows go left at a split of the party with these codes (n, d): (n,).
 
     Raises
@@ -144,14 +141,14 @@ def goes_left(split: Split, codes: NDArray[np.unsignedinteger], n_codes: NDArray
         raise SchemaError("a tree asks for a column or code that is not in this party's code map")
     table = np.zeros(int(n_codes[split.column]), bool)
     table[list(split.codes)] = True
-    goes: NDArray[np.bool_] = table[codes[:, split.column]]
+    goes: Mask = table[codes[:, split.column]]
     return goes
 
 
-def indicators(tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def indicators(tree: Tree, codes: CodeArray, n_codes: Integers) -> Mask:
     """Holder: e_s of each of its splits in the tree, for rows (n, d): (n_holder_splits, n)."""
     n = codes.shape[0]
-    allowed: dict[int, NDArray[np.bool_] | None] = {0: None}  # None: every row
+    allowed: dict[int, Mask | None] = {0: None}  # None: every row
     found = []
     for k, split in enumerate(tree.splits):
         at = allowed.pop(k)
@@ -166,8 +163,8 @@ def indicators(tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[
 
 
 def _open_to_bank(
-    tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]
-) -> Iterator[tuple[int, list[tuple[int, bool]], NDArray[np.bool_]]]:
+    tree: Tree, codes: CodeArray, n_codes: Integers
+) -> Iterator[tuple[int, list[tuple[int, bool]], Mask]]:
     """Yield each leaf, its path, and the rows that the bank's own splits let through to it."""
     left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
     for leaf, path in tree.paths():
@@ -180,10 +177,10 @@ def _open_to_bank(
 
 def coefficients(
     tree: Tree,
-    values: NDArray[Any],
-    codes: NDArray[np.unsignedinteger],
-    n_codes: NDArray[np.int64],
-) -> NDArray[Any]:
+    values: Array,
+    codes: CodeArray,
+    n_codes: Integers,
+) -> Array:
     """Bank: c of each row, for one value a leaf.
 
     Parameters
@@ -213,9 +210,7 @@ def coefficients(
     return out
 
 
-def leaf_range(
-    tree: Tree, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def leaf_range(tree: Tree, codes: CodeArray, n_codes: Integers) -> tuple[Vector, Vector]:
     """Bank: least and greatest weight that a row may get as far as its own codes (n, d) tell: (n,) each."""
     n = codes.shape[0]
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
@@ -227,10 +222,10 @@ def leaf_range(
 
 def tree_values(
     tree: Tree,
-    codes: dict[str, NDArray[np.unsignedinteger]],
-    n_codes: dict[str, NDArray[np.int64]],
-    values: NDArray[Any],
-) -> NDArray[Any]:
+    codes: dict[str, CodeArray],
+    n_codes: dict[str, Integers],
+    values: Array,
+) -> Array:
     """Value of each row in the clear, from "bank" and "holder" codes: the two halves put together (tests, reports)."""
     c = coefficients(tree, values, codes["bank"], n_codes["bank"])
     e = indicators(tree, codes["holder"], n_codes["holder"])
@@ -287,7 +282,7 @@ class HolderTrees(_Part):
             raise ConfigError("a holder's part of a boosted model was changed: its hash does not match; restore it")
         return part
 
-    def bits(self, codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def bits(self, codes: CodeArray, n_codes: Integers) -> Mask:
         """All indicators of all trees, in order: (n_bits, n)."""
         rows = [indicators(tree, codes, n_codes) for tree in self.trees]
         return np.concatenate(rows) if rows else np.zeros((0, codes.shape[0]), bool)

@@ -8,17 +8,14 @@ points, and calibration, are applied by the model file itself.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
+from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.data.column_bins import NumberBins
 from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from veilscore.data.codes import CodeMap, ColumnMap
-    from veilscore.models.boosted import Boosted
-    from veilscore.models.trees import Split, Tree
+from veilscore.models.boosted import Boosted
+from veilscore.models.trees import Split, Tree
 
 FORMAT = "veilscore-boosted-bank-part/1"
 

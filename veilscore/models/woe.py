@@ -11,21 +11,16 @@ cannot support. Empty cells get WOE 0. Source: Siddiqi, Intelligent Credit Scori
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.errors import DataError, LabelError
-from veilscore.models.bin_groups import Bin, merge_small, monotone_bins
+from veilscore.models.bin_groups import CountedBin, merge_small, monotone_bins
 from veilscore.models.logistic_problem import LogisticProblem
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
 
 MIN_CLASS_FRACTION = 0.05
 SUSPICIOUS_IV = 1.0  # so strong a column often knows the outcome
@@ -46,9 +41,9 @@ class WoeTable:
     total_bad, total_good : weighted counts over all rows, withheld cells included.
     """
 
-    n_codes: NDArray[np.int64]
+    n_codes: Integers
     woe: Vector
-    group: NDArray[np.int64]
+    group: Integers
     bad: Vector
     good: Vector
     iv: Vector
@@ -61,11 +56,11 @@ class WoeTable:
         return len(self.n_codes)
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
+    def offsets(self) -> Integers:
         """(d,) first cell of each column."""
         return np.cumsum(self.n_codes) - self.n_codes
 
-    def units(self, bits: int) -> NDArray[np.int64]:
+    def units(self, bits: int) -> Integers:
         """(cells,) int64, WOE in units of 2^-bits, rounded to nearest."""
         return np.rint(np.ldexp(self.woe, bits)).astype(np.int64)
 
@@ -73,7 +68,7 @@ class WoeTable:
         """WOE rounded to multiples of 2^-bits, exact in integers and in float64."""
         return replace(self, woe=np.ldexp(self.units(bits).astype(np.float64), -bits))
 
-    def select(self, columns: NDArray[np.bool_]) -> WoeTable:
+    def select(self, columns: Mask) -> WoeTable:
         """The table of the columns where the mask (d,) is true."""
         cells = np.repeat(columns, self.n_codes)
         return replace(
@@ -86,7 +81,7 @@ class WoeTable:
             iv=self.iv[columns],
         )
 
-    def transform(self, codes: NDArray[Any]) -> Vector:
+    def transform(self, codes: Array) -> Vector:
         """WOE of rows, (n, d) float64, from codes (n, d)."""
         return np.asarray(self.woe[codes.astype(np.int64) + self.offsets])
 
@@ -108,14 +103,14 @@ def join_tables(tables: Sequence[WoeTable]) -> WoeTable:
 
 
 def woe_table(
-    n_codes: NDArray[np.int64],
+    n_codes: Integers,
     bad: Vector,
     good: Vector,
     *,
     total_bad: float,
     total_good: float,
-    ordered: NDArray[np.bool_] | None = None,
-    missing_code: NDArray[np.int64] | None = None,
+    ordered: Mask | None = None,
+    missing_code: Integers | None = None,
     min_class_fraction: float = MIN_CLASS_FRACTION,
     monotone: bool = False,
 ) -> WoeTable:
@@ -160,17 +155,19 @@ def woe_table(
     )
 
 
-def _merged(counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool) -> list[Bin]:
+def _merged(
+    counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool
+) -> list[CountedBin]:
     """Merged bins of one column, counts (2, n_codes)."""
     filled = [c for c in range(counts.shape[1]) if counts[:, c].sum() > 0 or (ordered and c != missing)]
-    bins = [Bin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
+    bins = [CountedBin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
     bins = merge_small(bins, least, ordered=ordered)
     return monotone_bins(bins) if monotone and ordered else bins
 
 
 def _column_woe(
-    bins: list[Bin], n_codes: int, least: tuple[float, float], total_bad: float, total_good: float
-) -> tuple[Vector, NDArray[np.int64], float]:
+    bins: list[CountedBin], n_codes: int, least: tuple[float, float], total_bad: float, total_good: float
+) -> tuple[Vector, Integers, float]:
     """WOE and group per code, and IV."""
     woe, group, iv = np.zeros(n_codes), np.full(n_codes, -1, np.int64), 0.0
     extra = 0.5 * len(bins)
@@ -188,7 +185,7 @@ def _column_woe(
 
 
 @dataclass(frozen=True)
-class Selection:
+class ColumnSelection:
     """Which columns enter the model.
 
     Attributes
@@ -198,7 +195,7 @@ class Selection:
     warnings : lines for the bank.
     """
 
-    selected: NDArray[np.bool_]
+    selected: Mask
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -210,7 +207,7 @@ def select_columns(
     min_iv: float = 0.0,
     association: Vector | None = None,
     max_association: float | None = None,
-) -> Selection:
+) -> ColumnSelection:
     """Drop columns without evidence and, of two that say the same, the one with the lower IV.
 
     Parameters
@@ -237,7 +234,7 @@ def select_columns(
         for j in kept
         if iv[j] > SUSPICIOUS_IV
     )
-    return Selection(np.array([not r for r in reasons], dtype=np.bool_), tuple(reasons), warnings)
+    return ColumnSelection(np.array([not r for r in reasons], dtype=np.bool_), tuple(reasons), warnings)
 
 
 def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: Any) -> LogisticProblem:

@@ -11,7 +11,7 @@ import csv
 import secrets
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import yaml
 
@@ -19,11 +19,8 @@ from veilscore.errors import ConfigError, StateError
 from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
-from veilscore.terms.policy import NodeConfig, load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.settings import parse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
 _HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"

@@ -6,21 +6,29 @@ of the parties. Do not use it where the data of two owners must stay apart.
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+from veilscore.data.table import Table
 from veilscore.errors import JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
-from veilscore.tasks import workflow
+from veilscore.protocols.adding import coordinator_add
+from veilscore.reports.report import StepCost
+from veilscore.reports.write import role_with_report
+from veilscore.tasks.context import StepContext
+from veilscore.tasks.table import answer_to, reads_of
 from veilscore.terms.job import Job, new_job_id
-from veilscore.terms.policy import NodeConfig, Refuse
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.policy import NodePolicy
 from veilscore.wire.memory import Tamper, simulate
-from veilscore.wire.protocol import Session, Transcript
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from veilscore.wire.protocol import Session
+from veilscore.wire.transcript import Transcript
 
 
 @dataclass
@@ -41,12 +49,11 @@ class LocalRun:
     transcripts: dict[str, Transcript] = field(default_factory=dict)
     audited: bool = False
 
-    def context(self, session: Session) -> workflow.StepContext:
+    def context(self, session: Session) -> StepContext:
         """What the session's party has at hand."""
-        party, role = session.party, self.nodes[session.party].role
-        if role == "operator":
-            raise JobError("an operator has no part in a step", party=party)
-        return workflow.StepContext(session, role, self.job, self.nodes[party], self.stores[party])
+        party = session.party
+        role: Literal["bank", "holder"] = "bank" if party == self.job.bank else "holder"
+        return StepContext(session, role, self.job, self.nodes[party], self.stores[party])
 
     def step(
         self,
@@ -60,14 +67,19 @@ class LocalRun:
         """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
         roles, sessions, record = {}, {}, None
         checkpoints: dict[str, list[dict[str, Any]]] = {}
-        for party in workflow.parties_in(step, self.job):
+        for party in self.job.parties_of(step):
             session = Session(f"{self.job_id}/{step}/{attempt}", party, self.job.bank, self.job.holders)
+            sessions[party] = session
+            if party == self.job.coordinator:
+                roles[party] = coordinator_add(session)
+                continue
             context = self.context(session)
             if self.audited and party == self.job.bank:
-                record = begin(context.home(), session, self.job, self.nodes[party])
+                reads = reads_of(self.job, step, self.job_id)
+                record = begin(context.home(), session, self.job, self.nodes[party], reads)
                 context = replace(context, opening=record.opening)
                 self.transcripts[party].sink = record.add
-            roles[party], sessions[party] = workflow.protocol_for(step, context), session
+            roles[party] = role_with_report(step, context)
         try:
             simulate(
                 roles,
@@ -90,7 +102,7 @@ class LocalRun:
 
     def run(self) -> LocalRun:
         """Run all steps."""
-        for step in workflow.steps_for(self.job):
+        for step in self.job.steps:
             self.step(step)
         return self
 
@@ -107,9 +119,106 @@ def open_job(
     job_id = new_job_id(job)
     everyone = {**nodes, job.coordinator: NodeConfig(name=job.coordinator, role="coordinator")}
     for party in job.parties:
-        decision = everyone[party].policy.decide(job, everyone[party])
-        if isinstance(decision, Refuse):
-            raise RefusedError(decision.reason, party=party)
+        answer = answer_to(job, everyone[party])
+        if answer.status == "refused":
+            raise RefusedError(answer.reason, party=party)
     stores = {party: JobStore(folder / party / "jobs" / job_id) for party in everyone}
     transcripts = {party: Transcript(keep=keep) for party in everyone}
     return LocalRun(job, job_id, everyone, stores, transcripts, audited)
+
+
+R = TypeVar("R")
+
+MEMORY = "memory"  # name of the data set in every party's catalogue
+STEP_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class GivenTable(StepContext):
+    """A context whose data set is already in memory."""
+
+    given: Table | None
+
+    def table(self) -> Table:
+        """Return the party's table."""
+        if self.given is None:
+            raise JobError(f"{self.session.party} has no data in this job")
+        return self.given
+
+
+@dataclass
+class TableRun(LocalRun):
+    """A job on tables in memory that notes what each step costs."""
+
+    tables: Mapping[str, Table] = field(default_factory=dict, repr=False)
+    costs: list[StepCost] = field(default_factory=list)
+
+    def context(self, session: Session) -> GivenTable:
+        """The same, with the party's table in place of its catalogue."""
+        return GivenTable(**vars(super().context(session)), given=self.tables.get(session.party))
+
+    def step(
+        self,
+        step: str,
+        attempt: int = 1,
+        *,
+        tamper: Tamper | None = None,
+        faults: Tamper | None = None,
+        timeout_s: float = STEP_TIMEOUT_S,
+    ) -> None:
+        """Run one step at all its parties and note what it cost."""
+        start = time.perf_counter()
+        before = {party: transcript.bytes_sent(party) for party, transcript in self.transcripts.items()}
+        super().step(step, attempt, tamper=tamper, faults=faults, timeout_s=timeout_s)
+        seconds = time.perf_counter() - start
+        self.costs += [
+            StepCost(
+                step=step,
+                party=party,
+                seconds=seconds,
+                bytes_sent=self.transcripts[party].bytes_sent(party) - before[party],
+            )
+            for party in self.job.parties_of(step)
+        ]
+
+
+def run_on_tables(job: Job, tables: Mapping[str, Table], home: Path, *, policy: NodePolicy) -> TableRun:
+    """Run a job to its end on tables in memory.
+
+    Parameters
+    ----------
+    tables : party -> its data set, read and checked.
+    home : folder with one home a party; models of earlier jobs are found there.
+    policy : of every party.
+
+    Raises
+    ------
+    VeilscoreError : as the steps raise it.
+    """
+    dataset = DatasetConfig(
+        path=Path(MEMORY),
+        password_env=None,
+        id_column="id",
+        label_column="label",
+        weight_column="weight",
+        date_column="date",
+    )
+    nodes = {
+        party: NodeConfig(
+            name=party, role="bank" if party == job.bank else "holder", datasets={MEMORY: dataset}, policy=policy
+        )
+        for party in job.parties
+    }
+    run = TableRun(**vars(open_job(job, nodes, home)), tables=tables)
+    outside_loop(run.run)
+    return run
+
+
+def outside_loop(work: Callable[[], R]) -> R:
+    """Run work that starts an event loop; a notebook has one already, so there it runs in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()

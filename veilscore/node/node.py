@@ -9,57 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Literal
 
 import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
-from veilscore.evidence.exchange import Exchange
+from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.key_watch import KeyWatch
+from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
-from veilscore.keys.identity import ROLES, Identity, current_folder, load_identity
-from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
+from veilscore.keys.identity import ROLES, Identity
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
+from veilscore.reports.write import role_with_report
+from veilscore.tasks.context import StepContext
+from veilscore.tasks.table import answer_to, reads_of
 from veilscore.terms.acceptance import sign_acceptance
-from veilscore.terms.federation import Federation, Member, load_federation
-from veilscore.terms.job import check_job_id, parse_job
+from veilscore.terms.federation import Member
+from veilscore.terms.job import Job, check_job_id, parse_job
+from veilscore.terms.node_config import load_membership, load_node_config
 from veilscore.terms.people import authoriser, is_own
-from veilscore.terms.policy import Accept, NodeConfig, Refuse, load_node_config
 from veilscore.v1 import control_pb2
+from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import Session
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from veilscore.terms.job import Job
-    from veilscore.wire.inbox import Limits
-
 _ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not heard of, but not many
-
-
-def default_workflow() -> Workflow:
-    """`veilscore.tasks.workflow`, imported when the first node needs it."""
-    return cast("Workflow", importlib.import_module("veilscore.tasks.workflow"))
-
-
-def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
-    """Identity and federation of a home, checked against its node.yaml."""
-    source = config.key.open(home)
-    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
-    federation = load_federation(config.federation)
-    if (identity.name, identity.role) != (config.name, config.role):
-        raise ConfigError(
-            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
-            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
-        )
-    return identity, federation
 
 
 class Node:
@@ -68,7 +48,6 @@ class Node:
     Parameters
     ----------
     home : folder with node.yaml, identity/, federation.yaml; state/ and jobs/ are made in it.
-    workflow : steps and their protocols; default `veilscore.tasks.workflow`.
     limits : bounds of the fabric.
 
     Raises
@@ -76,14 +55,13 @@ class Node:
     ConfigError, IdentityError, StateError : the home cannot be used; says what to do.
     """
 
-    def __init__(self, home: Path | str, *, workflow: Workflow | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, home: Path | str, *, limits: WireLimits | None = None) -> None:
         self.home = Path(home)
         self.config = load_node_config(self.home)
         if self.config.role not in {"bank", "holder"}:
             raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a bank or holder")
         identity, federation = load_membership(self.home, self.config)
         self.name = identity.name
-        self.workflow = workflow if workflow is not None else default_workflow()
         self.ledger = Ledger(self.home / "state" / "jobs")
         self._runs: dict[str, StepRun] = {}
         self._early: dict[str, set[str]] = {}
@@ -154,16 +132,14 @@ class Node:
         if job.sha256 != request.job_sha256 or (entry is not None and entry.job != job):
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
-            decision = self.config.policy.decide(job, self.config)
-            status = (
-                "accepted" if isinstance(decision, Accept) else "refused" if isinstance(decision, Refuse) else "pending"
-            )
-            bound = {} if status == "refused" else await asyncio.to_thread(bound_now, self.home, self.config, job)
+            answer = answer_to(job, self.config)
+            refused = answer.status == "refused"
+            bound = {} if refused else await asyncio.to_thread(bound_now, self.home, self.config, job)
             entry = self.ledger.get(request.job_id) or self.ledger.add(
-                request.job_id, job, status, decision.reason, bound
+                request.job_id, job, answer.status, answer.reason, bound
             )
             await asyncio.to_thread(self.evidence.job_answered, entry)
-            self._log.info("job proposed", job=entry.job_id, answer=status, purpose=job.purpose)
+            self._log.info("job proposed", job=entry.job_id, answer=entry.status, purpose=job.purpose)
         return self._answer(entry)
 
     def _answer(self, entry: LedgerEntry) -> control_pb2.Acceptance:
@@ -238,7 +214,7 @@ class Node:
                 self.evidence.step_failed(run.session.id, run.transcript)
 
     async def _cross_sign(self, request: control_pb2.EvidenceCall, _peer: Member) -> control_pb2.EvidenceReply:
-        exchange = Exchange(self.evidence, self._finished_job)
+        exchange = CrossSigning(self.evidence, self._finished_job)
         body = await asyncio.to_thread(exchange.answer, request.ask, check_job_id(request.job_id), request.body)
         return control_pb2.EvidenceReply(body=body)
 
@@ -253,7 +229,7 @@ class Node:
         if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
             return None
         session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
-        record = begin(self.home, session, entry.job, self.config)
+        record = begin(self.home, session, entry.job, self.config, reads_of(entry.job, step, entry.job_id))
         self.evidence.step_bound(session.id, record.opening.commitment)
         return record
 
@@ -263,17 +239,12 @@ class Node:
         job = entry.job
         session = Session(session_id(entry.job_id, step, attempt), self.name, job.bank, job.holders)
         store = self.job_store(entry.job_id)
-        context = self.workflow.StepContext(
-            session=session,
-            role=self.config.role,
-            job=job,
-            node=self.config,
-            store=store,
-            opening=None if record is None else record.opening,
-        )
+        role: Literal["bank", "holder"] = "bank" if self.config.role == "bank" else "holder"
+        opening = None if record is None else record.opening
+        context = StepContext(session, role, job, self.config, store, opening=opening)
         limit_s = self.config.limits.step_deadline_s
         deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
-        return StepRun(self.fabric, session, self.workflow.protocol_for(step, context), store, deadline_s, record)
+        return StepRun(self.fabric, session, role_with_report(step, context), store, deadline_s, record)
 
     def _may_run(self, job_id: str, step: str) -> LedgerEntry:
         """Check that the job was accepted and that this step is next (or is the last one once more)."""
@@ -293,7 +264,7 @@ class Node:
         return entry
 
     def _own_steps(self, job: Job) -> tuple[str, ...]:
-        return tuple(s for s in self.workflow.steps_for(job) if self.name in self.workflow.parties_in(s, job))
+        return tuple(s for s in job.steps if self.name in job.parties_of(s))
 
     async def _stop_job(self, job_id: str, reason: str, *, keep: str = "") -> None:
         run = self._runs.pop(job_id, None)
@@ -308,7 +279,7 @@ class Node:
         entry = self.ledger.get(job_id)
         if entry is None or entry.status != "accepted":
             return False
-        if step not in self._own_steps(entry.job) or sender not in self.workflow.parties_in(step, entry.job):
+        if step not in self._own_steps(entry.job) or sender not in entry.job.parties_of(step):
             return False
         begun = entry.attempts.get(step, 0)
         run = self._runs.get(job_id)

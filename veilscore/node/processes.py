@@ -8,13 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from veilscore.errors import ConfigError, JobError, StateError
 from veilscore.node.serve import running_pid
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 START_S = 30.0
 STOP_S = 15.0

@@ -13,35 +13,31 @@ import logging.handlers
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import structlog
 
+from coordinator.service import Coordinator
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
 from veilscore.node.node import Node
-from veilscore.terms.policy import load_node_config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from coordinator.service import Coordinator
-    from veilscore.node.step_run import Workflow
+from veilscore.terms.node_config import load_node_config
 
 _LOG_BYTES = 10 << 20
 _LOG_FILES = 5
 
 
-def open_node(home: Path | str, workflow: Workflow | None = None) -> Node | Coordinator:
+def open_node(home: Path | str) -> Node | Coordinator:
     """Node or coordinator of a home, by the role in its node.yaml."""
     role = load_node_config(home).role
     if role == "coordinator":
         from coordinator.service import Coordinator  # noqa: PLC0415 - parties do not need it
 
-        return Coordinator(home, workflow=workflow)
+        return Coordinator(home)
     if role == "operator":
         raise ConfigError(f"{home} is an operator's home: it commands nodes and runs none")
-    return Node(home, workflow=workflow)
+    return Node(home)
 
 
 def log_to(home: Path) -> None:
@@ -138,7 +134,7 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 256 << 20)
 
 
-def serve(home: Path | str, workflow: Workflow | None = None) -> None:
+def serve(home: Path | str) -> None:
     """Run the node of a home until it is told to stop."""
     home = Path(home).resolve()
     if not home.is_dir():
@@ -146,7 +142,7 @@ def serve(home: Path | str, workflow: Workflow | None = None) -> None:
     with only_one(home):
         keep_freed_memory()
         log_to(home)
-        asyncio.run(serve_until_stopped(open_node(home, workflow)))
+        asyncio.run(serve_until_stopped(open_node(home)))
 
 
 def main(program: str, *, role: str) -> None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from veilscore.errors import VeilscoreError
 from veilscore.evidence.online_opening import OnlineOpening, draw_opening
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.online.bands_holder import InThread
 from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.online.bands_holder import InThread
-    from veilscore.terms.bands import Bands
 
 STOCK = 16  # set-ups kept ready with a lead; 200 kB each at the bank
 

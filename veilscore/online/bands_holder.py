@@ -10,27 +10,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
+from veilscore.arrays import Words
 from veilscore.errors import ConfigError, MessageError, PeerError, ProtocolError, RefusedError
 from veilscore.evidence.online_opening import check_commitment
-from veilscore.protocols.online import add_partials, parse_partial
+from veilscore.evidence.recorder import EvidenceRecorder
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.online_band import LeadBand, names_of
 from veilscore.terms.bands import Bands, KeptBands
+from veilscore.terms.federation import Member
+from veilscore.terms.policy import NodePolicy
 from veilscore.v1 import control_pb2 as pb
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from veilscore.evidence.recorder import EvidenceRecorder
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.federation import Member
-    from veilscore.terms.policy import NodePolicy
 
 R = TypeVar("R")
 _PEER_S = 10.0
@@ -71,9 +66,7 @@ def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: by
             "the bands of the request are not those that this party accepted with the training job: score with the "
             "model as it was trained, or name other bands in a batch"
         )
-    refusal = policy.release.bands_refusal(bands, kept.units, kept.pdo)
-    if refusal:
-        raise RefusedError(refusal)
+    policy.release.allow_bands(bands, kept.units, kept.pdo)
     return bands
 
 
@@ -201,7 +194,7 @@ class LeadBands:
         return await asyncio.shield(request.answer)
 
     async def _garble(
-        self, setup: _Setup, message: pb.BandLabels, bank: str, share: NDArray[np.uint64], bands: Bands
+        self, setup: _Setup, message: pb.BandLabels, bank: str, share: Words, bands: Bands
     ) -> pb.BandTables:
         role = await setup.made
 
@@ -221,7 +214,7 @@ class LeadBands:
         return request
 
 
-def _sum_of_parts(request: _Request) -> NDArray[np.uint64]:
+def _sum_of_parts(request: _Request) -> Words:
     """Sum (1,) modulo T of the parts of all that take part."""
     late = [p for p in request.parties if p not in request.parts]
     if late:

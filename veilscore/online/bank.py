@@ -11,9 +11,11 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -21,6 +23,7 @@ from google.protobuf.message import DecodeError
 from veilscore.crypto import he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import (
     Asked,
     BandRecord,
@@ -30,11 +33,13 @@ from veilscore.evidence.online_opening import (
     draw_seed,
     record_of,
 )
+from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.bands_bank import BandCall, BankBands
 from veilscore.online.model import BankModel, BankModels, Side
 from veilscore.online.plan import (
-    Answer,
+    HolderReply,
     Plan,
     bands_of,
     check_request,
@@ -50,18 +55,11 @@ from veilscore.online.records import Origins
 from veilscore.online.repeat import Openings, as_if_opened
 from veilscore.online.spares import LOW, BankSpare, BankSpares, new_spare_id
 from veilscore.protocols import online
+from veilscore.protocols.adding import parse_partial
+from veilscore.terms.federation import Member
+from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.people import is_own
 from veilscore.v1 import control_pb2 as pb
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from veilscore.evidence.job_ledger import Ledger
-    from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.federation import Member
-    from veilscore.terms.policy import NodeConfig
 
 R = TypeVar("R")
 Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
@@ -266,7 +264,7 @@ class OnlineBank:
 
     async def _ask(
         self, holder: str, model: BankModel, call: _Call, bands_hash: bytes, *, fresh: bool = False
-    ) -> Answer:
+    ) -> HolderReply:
         request, limit_s = call.request, call.limit_s / 2
         spare = self._spares.take(holder, model.stock or model)
         seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
@@ -289,10 +287,10 @@ class OnlineBank:
             reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
             return await self._evaluate(holder, model, reply, spare, opening, early, limit_s)
         except RefusedError as error:
-            return Answer(holder, "refused", error.message[:200])
+            return HolderReply(holder, "refused", error.message[:200])
         except VeilscoreError as error:
             self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
-            return Answer(holder, "failed", error.message[:200])
+            return HolderReply(holder, "failed", error.message[:200])
         finally:
             if early is not None:
                 early.cancel()  # if it was not needed
@@ -306,7 +304,7 @@ class OnlineBank:
         opening: OnlineOpening,
         early: Early | None,
         limit_s: float,
-    ) -> Answer:
+    ) -> HolderReply:
         answer, side = read_answer(holder, model, reply), model.holders[holder]
         if not answer.keys_id:
             if spare is not None and answer.released_as:
@@ -401,7 +399,7 @@ class OnlineBank:
             _cancel(total, *opening)
             raise
         self._replying.update(task for task in opening if not task.done())
-        units = plan.sum_of_parts(online.parse_partial(reply.total_share, 1, coordinator))
+        units = plan.sum_of_parts(parse_partial(reply.total_share, 1, coordinator))
         if units is None:
             self._plans.pop(call.request.request_id, None)
             raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
@@ -423,7 +421,7 @@ class OnlineBank:
             raise ProtocolError(f"{parties[0]} opened no band ({error.message}); use a new request id") from error
         return (plan.with_failures({parties[0]: plain(reason)}) if reason else None), number
 
-    async def _open_one(self, call: _Call, answer: Answer, plan: Plan) -> str:
+    async def _open_one(self, call: _Call, answer: HolderReply, plan: Plan) -> str:
         """Why this holder did not open; empty if it did."""
         message = pb.OpenPartial(
             request_id=call.release_id,
@@ -546,7 +544,7 @@ class OnlineBank:
         self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random, Asked(opening, (), None)))
 
 
-async def _same(answer: Answer) -> Answer:
+async def _same(answer: HolderReply) -> HolderReply:
     return answer
 
 

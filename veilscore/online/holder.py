@@ -9,40 +9,37 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import structlog
 
+from veilscore.arrays import Words
 from veilscore.crypto import he
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import Bound, check_commitment, digest_of_ciphertexts
+from veilscore.evidence.recorder import EvidenceRecorder
+from veilscore.fabric.grpc_channel import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.bands_holder import LeadBands, kept_bands
-from veilscore.online.records import Found, Origin, Origins
+from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.spares import HolderSpare, HolderSpares
 from veilscore.protocols import online
+from veilscore.protocols.adding import pack_partial
 from veilscore.release.single import Passed, SingleGuard
+from veilscore.terms.bands import Bands
+from veilscore.terms.federation import Member
+from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import pack_fields
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.evidence.job_ledger import Ledger
-    from veilscore.evidence.recorder import EvidenceRecorder
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.bands import Bands
-    from veilscore.terms.federation import Member
-    from veilscore.terms.policy import NodeConfig
 
 R = TypeVar("R")
 _PENDING_KEPT = 4096
@@ -174,7 +171,7 @@ class OnlineHolder:
         request: pb.EncryptRecord,
         bank: str,
         origin: Origin,
-        found: Found,
+        found: FoundFirm,
         passed: Passed,
         bands: Bands | None,
     ) -> pb.EncryptedRecord:
@@ -224,7 +221,7 @@ class OnlineHolder:
         answer.ciphertext_enc.extend(query)
         return answer
 
-    def _encrypt(self, cells: NDArray[np.uint64]) -> tuple[tuple[bytes, ...], str]:
+    def _encrypt(self, cells: Words) -> tuple[tuple[bytes, ...], str]:
         query = online.encrypt_cells(self._secret, cells[None])
         return query, digest_of_ciphertexts(query)
 
@@ -273,7 +270,7 @@ class OnlineHolder:
         folder = self._home / "models" / origin.job.name
         return kept_bands(folder, self._node.policy, request.map_hash, request.bands_hash)
 
-    def _reason_codes(self, origin: Origin, found: Found) -> list[pb.ReasonCode]:
+    def _reason_codes(self, origin: Origin, found: FoundFirm) -> list[pb.ReasonCode]:
         allowed = self._node.policy.reason_columns
         return [
             pb.ReasonCode(column=j, code=int(found.codes[0, j]), name=name)
@@ -344,7 +341,7 @@ class OnlineHolder:
         bank: str,
         pending: _Pending,
         bound: Bound,
-        share: NDArray[np.uint64],
+        share: Words,
     ) -> bytes | str:
         """Count and log an opening before its partial may leave; the partial, or the refusal."""
         spared = None
@@ -359,7 +356,7 @@ class OnlineHolder:
             partial = (spared + share) % np.uint64(he.T)
         else:
             partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
-        return online.pack_partial(partial)
+        return pack_partial(partial)
 
     def _parties_refusal(self, request: pb.OpenPartial, pending: _Pending, bank: str) -> str:
         """Why its part is not opened with these parties, empty if it is; MessageError if they cannot be."""

@@ -14,32 +14,28 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers
 from veilscore.crypto import he
+from veilscore.data.codes import CodeMap
 from veilscore.data.ingest_file import MISSING
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
 from veilscore.models.boosted import Boosted
-from veilscore.models.model import Scorecard, load_model
+from veilscore.models.counts import offsets
+from veilscore.models.filed import load_model
+from veilscore.models.model import PartyPart, Scorecard, ScoreModel
 from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
-from veilscore.protocols.binning import offsets
 from veilscore.protocols.online import EncodedPoints, check_points_fit, encode_points
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import CodeMap
-    from veilscore.models.model import PartyPart, ScoreModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,15 +54,15 @@ class Side:
     party: str
     map_hash: bytes
     names: tuple[str, ...]
-    points: tuple[NDArray[np.int64], ...]
+    points: tuple[Integers, ...]
     average: int
     encoded: EncodedPoints | None
     part_hash: bytes = b""
-    factors: NDArray[np.int64] | None = None
+    factors: Integers | None = None
     bounds: tuple[int, int] | None = None
 
     @cached_property
-    def cells(self) -> NDArray[np.int64]:
+    def cells(self) -> Integers:
         """Points of all cells, column by column; for trees the record's factors."""
         return np.concatenate(self.points) if self.factors is None else self.factors
 
@@ -112,17 +108,17 @@ class ModelSides:
         }
         return ModelSides(artefact, _side(own, None), sides, trees)
 
-    def own_units(self, codes: NDArray[np.unsignedinteger]) -> int:
+    def own_units(self, codes: CodeArray) -> int:
         """Base points and the bank's own part of one firm."""
         if isinstance(self.artefact, Scorecard):
             return int(self.artefact.own_units(codes)[0])
         return self.artefact.base_points + self.constant
 
-    def units_without(self, codes: NDArray[np.unsignedinteger], neutral: Iterable[str]) -> int:
+    def units_without(self, codes: CodeArray, neutral: Iterable[str]) -> int:
         """Units of one firm but for the parts of holders that open one: the bank's, and averages of the neutral."""
         return self.own_units(codes) + sum(self.holders[h].average for h in neutral)
 
-    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
+    def of_record(self, codes: CodeArray) -> Self:
         """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
         if not self.trees:
             return self
@@ -155,7 +151,7 @@ class BankModel(ModelSides):
     records: Records | None
     stock: BankModel | None = None
 
-    def of_record(self, codes: NDArray[np.unsignedinteger]) -> Self:
+    def of_record(self, codes: CodeArray) -> Self:
         """See `ModelSides`."""
         return replace(super().of_record(codes), stock=self) if self.trees else self
 
@@ -237,8 +233,8 @@ def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -
     )
 
 
-def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[NDArray[np.unsignedinteger], list[str]]:
-    """Codes (1, n_columns) of one firm's columns given as text, and the columns with a level not seen in training.
+def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[CodeArray, list[str]]:
+    """CodeArray (1, n_columns) of one firm's columns given as text, and the columns with a level not seen in training.
 
     Empty text and the usual words for missing are missing; a date (YYYY-MM-DD) counts in days since 1970-01-01.
 
@@ -287,7 +283,7 @@ class Disclosed:
 
 def reasons(
     model: BankModel,
-    own_codes: NDArray[np.unsignedinteger],
+    own_codes: CodeArray,
     disclosed: Mapping[str, tuple[Disclosed, ...]],
     together_units: int,
     n_most: int,
@@ -324,7 +320,7 @@ def reasons(
 
 def _tree_reasons(
     model: BankModel,
-    own_codes: NDArray[np.unsignedinteger],
+    own_codes: CodeArray,
     holders: tuple[str, ...],
     together_units: int,
     n_most: int,

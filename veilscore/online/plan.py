@@ -5,21 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Words
 from veilscore.errors import ConfigError, MessageError, PeerError
+from veilscore.evidence.online_opening import Asked
+from veilscore.online.bands_bank import BandCall
 from veilscore.online.model import BankModel, Disclosed, codes_of_features, reasons
 from veilscore.protocols import online
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.evidence.online_opening import Asked
-    from veilscore.online.bands_bank import BandCall
 
 DEFAULT_REASONS = 4
 ON_MISSING = ("fail", "missing_code", "neutral")
@@ -27,7 +23,7 @@ OUTPUTS = ("score", "band")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Answer:
+class HolderReply:
     """What one holder said, and the bank's evaluated reply to it where it sent a record (`difference`: by a spare)."""
 
     holder: str
@@ -56,9 +52,9 @@ class Plan:
     """
 
     model: BankModel
-    own_codes: NDArray[np.unsignedinteger]
-    answers: tuple[Answer, ...]
-    taking_part: tuple[Answer, ...]
+    own_codes: CodeArray
+    answers: tuple[HolderReply, ...]
+    taking_part: tuple[HolderReply, ...]
     failure: str
     note: str
     repeated: int | None = None
@@ -84,7 +80,7 @@ class Plan:
         answers = (replace(a, status="failed", reason=said[a.holder]) if a.holder in said else a for a in self.answers)
         return replace(self, answers=tuple(answers))
 
-    def sum_of_parts(self, partial_sum: NDArray[np.uint64]) -> int | None:
+    def sum_of_parts(self, partial_sum: Words) -> int | None:
         """Units of all who took part, masks taken off; None if the model allows no such sum."""
         masks = [a.evaluated.mask_total for a in self.taking_part if a.evaluated is not None]
         units = int(online.total_points(partial_sum, masks, np.zeros(1, np.int64))[0])
@@ -93,7 +89,7 @@ class Plan:
         return units if possible else None
 
 
-def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Answer:
+def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> HolderReply:
     """Holder's reply, checked, without its ciphertexts.
 
     Raises
@@ -104,14 +100,14 @@ def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Ans
     if status is online.RecordStatus.REFUSED or not (
         reply.ciphertext_enc or reply.difference_share or reply.released_as
     ):
-        return Answer(holder, status.value, plain(reply.reason), reply.data_time_s)
+        return HolderReply(holder, status.value, plain(reply.reason), reply.data_time_s)
     points = model.holders[holder].points
     if any(c.column >= len(points) or c.code >= points[c.column].size for c in reply.reason_codes):
         raise MessageError("a holder names a column or code that the model does not have", party=holder)
     if len({c.column for c in reply.reason_codes}) != len(reply.reason_codes) or len(reply.share_key_id) != 32:
         raise MessageError("a holder names a column twice, or its key id has the wrong length", party=holder)
     told = "ok" if reply.discloses_unknown else "not disclosed"
-    return Answer(
+    return HolderReply(
         holder,
         "unknown" if status is online.RecordStatus.UNKNOWN else told,
         data_time_s=reply.data_time_s,
@@ -123,7 +119,7 @@ def read_answer(holder: str, model: BankModel, reply: pb.EncryptedRecord) -> Ans
     )
 
 
-async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[NDArray[np.unsignedinteger], str]:
+async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[CodeArray, str]:
     """Bank's own codes of the firm, and what the caller should know about them."""
     if request.features:
         codes, unseen = codes_of_features(model.code_map, request.features)
@@ -146,9 +142,7 @@ def bands_of(model: BankModel, request: pb.ScoreRequest) -> Bands | None:
     return Bands.of(artefact.bands, artefact.scaling.units)
 
 
-def make_plan(
-    model: BankModel, own_codes: NDArray[np.unsignedinteger], answers: tuple[Answer, ...], rule: str, note: str
-) -> Plan:
+def make_plan(model: BankModel, own_codes: CodeArray, answers: tuple[HolderReply, ...], rule: str, note: str) -> Plan:
     """Fix who takes part, by the rule for missing and refusing parties."""
     ready = [a for a in answers if a.evaluated is not None and (rule != "fail" or a.status == "ok")]
     missing = [a for a in answers if a not in ready]

@@ -1,4 +1,4 @@
-"""Codes of single firms from a party's own data set, looked up by id; and which code map belongs to which model.
+"""CodeArray of single firms from a party's own data set, looked up by id; and which code map belongs to which model.
 
 A data file is read at first use and again when it changes on disk; a database at first use and then every ten
 minutes. Answers carry the time of the data, so that stale data can be seen.
@@ -12,35 +12,30 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Words
 from veilscore.data.codes import CodeMap
-from veilscore.data.ids import check_ids, normalise_ids
+from veilscore.data.ids import Ids, check_ids, normalise_ids
 from veilscore.data.ingest import read_table
+from veilscore.data.table import Table
 from veilscore.errors import ConfigError, SchemaError, StateError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
 from veilscore.protocols.online import one_hot
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.ids import Ids
-    from veilscore.data.table import Table
-    from veilscore.evidence.job_ledger import Ledger
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import DatasetConfig, NodeConfig
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
 
 DATABASE_AGE_S = 600.0
 _TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
 
 
 @dataclass(frozen=True, repr=False)
-class Found:
+class FoundFirm:
     """One firm's codes.
 
     Attributes
@@ -50,7 +45,7 @@ class Found:
     data_time_s : when the data were written (a file) or read (a database), seconds since the epoch.
     """
 
-    codes: NDArray[np.unsignedinteger]
+    codes: CodeArray
     known: bool
     data_time_s: float
 
@@ -58,7 +53,7 @@ class Found:
 @dataclass(frozen=True, repr=False)
 class _Index:
     ids: Ids  # sorted
-    codes: NDArray[np.unsignedinteger]
+    codes: CodeArray
     data_time_s: float
     signature: object
     read_at_s: float
@@ -95,7 +90,7 @@ class Records:
         check_ids(ids, self._job.parameters.id_normaliser, source="the request")
         return str(ids[0])
 
-    async def find(self, firm_id: str) -> Found:
+    async def find(self, firm_id: str) -> FoundFirm:
         """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
 
         Raises
@@ -109,8 +104,8 @@ class Records:
         if place is None:  # an id found as it stands needs no normalising, which takes longer than the search
             place = index.place(self.normalise(firm_id))
         if place is not None:
-            return Found(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
-        return Found(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
+            return FoundFirm(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
+        return FoundFirm(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
 
     def _refresh(self) -> _Index:
         with self._lock:
@@ -184,10 +179,10 @@ class Origin:
             return int(self.records.code_map.n_codes.sum())
         return max(1, sum(len(tree.holder_splits) for tree in self.trees.trees))
 
-    def cells(self, codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint64]:
+    def cells(self, codes: CodeArray) -> Words:
         """What stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
         if self._bits is None:
-            cells: NDArray[np.uint64] = one_hot(codes, self.records.code_map.n_codes)[0]
+            cells: Words = one_hot(codes, self.records.code_map.n_codes)[0]
             return cells
         found = np.zeros(self.n_cells, np.uint64)
         bits = self._bits.of(codes[0])

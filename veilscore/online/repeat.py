@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.files.journal import Journal
+from veilscore.online.plan import HolderReply, Plan
 from veilscore.protocols.online import Evaluated
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from veilscore.files.journal import Journal
-    from veilscore.online.plan import Answer, Plan
 
 
 class Openings:
@@ -58,7 +54,7 @@ def _depends_on(plan: Plan) -> dict[str, object]:
     return depends if plan.band is None else {**depends, "bands": plan.band.bands.sha256.hex()}
 
 
-def as_if_opened(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+def as_if_opened(answers: Sequence[HolderReply]) -> tuple[HolderReply, ...]:
     """Answers in which holders that released before count as ready, to see who would take part."""
     nothing = Evaluated((), np.zeros(1, np.uint64))
     return tuple(replace(a, evaluated=nothing) if a.released_as else a for a in answers)

@@ -45,15 +45,13 @@ same tables, other labels are refused, and after a restart of the lead the reque
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Protocol, cast
+from pathlib import Path
+from typing import Protocol, cast
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from veilscore.evidence.job_ledger import Ledger
-    from veilscore.evidence.recorder import EvidenceRecorder
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.policy import NodeConfig
+from veilscore.evidence.job_ledger import Ledger
+from veilscore.evidence.recorder import EvidenceRecorder
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.terms.node_config import NodeConfig
 
 
 class OnlineSide(Protocol):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2 as pb
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.terms.federation import Member
 
 _PEER_S = 10.0
 _LABEL = "veilscore/1 online zero-share"

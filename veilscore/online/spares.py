@@ -18,23 +18,17 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import Integers, Words
 from veilscore.crypto import he
 from veilscore.errors import MessageError, SecretReuseError
-from veilscore.evidence.online_opening import Bound, digest_of_ciphertexts
+from veilscore.evidence.online_opening import Asked, Bound, digest_of_ciphertexts
+from veilscore.online.model import BankModel
 from veilscore.protocols import online
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from veilscore.evidence.online_opening import Asked
-    from veilscore.online.model import BankModel
 
 SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
 LOW = 32  # from here on spares are made although requests keep coming
@@ -54,12 +48,12 @@ class HolderSpare:
     """
 
     part: bytes
-    random: NDArray[np.uint64]
-    opened: NDArray[np.uint64] | None = None
+    random: Words
+    opened: Words | None = None
     used: bool = False
     bound: Bound = field(default_factory=Bound)
 
-    def difference(self, cells: NDArray[np.uint64]) -> bytes:
+    def difference(self, cells: Words) -> bytes:
         """Cells of a record (n_cells,) minus r modulo T, 4 bytes a cell; once."""
         if self.used:
             raise SecretReuseError("a spare was asked for twice: each record takes a new one")
@@ -67,7 +61,7 @@ class HolderSpare:
         difference = (cells + np.uint64(he.T) - self.random) % np.uint64(he.T)
         return difference.astype("<u4").tobytes()
 
-    def partial(self, factors: bytes, bank: str) -> NDArray[np.uint64]:
+    def partial(self, factors: bytes, bank: str) -> Words:
         """The holder's partial (1,) modulo T, but for its zero-share.
 
         Parameters
@@ -123,11 +117,11 @@ class BankSpare:
     """The bank's half: the sum of its masks modulo T, for trees its random numbers a (n_bits,), and its opening."""
 
     spare_id: str
-    mask_total: NDArray[np.uint64] = field(repr=False)
-    random: NDArray[np.int64] | None = field(default=None, repr=False)
+    mask_total: Words = field(repr=False)
+    random: Integers | None = field(default=None, repr=False)
     asked: Asked | None = field(default=None, repr=False)
 
-    def evaluated(self, difference: bytes, points: NDArray[np.int64], holder: str) -> online.Evaluated:
+    def evaluated(self, difference: bytes, points: Integers, holder: str) -> online.Evaluated:
         """What the bank has to take off the total, given the holder's difference.
 
         Parameters
@@ -171,7 +165,7 @@ class BankSpares:
         return holder, self._stock[holder, name][0], n
 
 
-def _parse(data: bytes, n_cells: int, sender: str) -> NDArray[np.int64]:
+def _parse(data: bytes, n_cells: int, sender: str) -> Integers:
     """Read a peer's numbers modulo T, 4 bytes each."""
     cells = np.frombuffer(data, "<u4").astype(np.int64) if len(data) == _CELL_BYTES * n_cells else None
     if cells is None or (cells >= he.T).any():
@@ -179,7 +173,7 @@ def _parse(data: bytes, n_cells: int, sender: str) -> NDArray[np.int64]:
     return cells
 
 
-def _dot(left: NDArray[np.int64], right: NDArray[np.int64]) -> int:
+def _dot(left: Integers, right: Integers) -> int:
     """Inner product modulo T of numbers below T."""
     return int((left * right % he.T).sum()) % he.T
 

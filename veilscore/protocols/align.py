@@ -24,11 +24,13 @@ results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers
 from veilscore.crypto.group import (
     POINT_BYTES,
     Scalar,
@@ -42,11 +44,6 @@ from veilscore.errors import IdError, MessageError, OverlapError, ParameterError
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 _MAX_ID_BYTES = 256  # normalised ids are far shorter; longer ones are free text in the wrong column
 
@@ -94,7 +91,7 @@ class AlignHolderResult:
     row_of : int64 (n_bank,): the holder's own row for each of the bank's, -1 where it does not know the firm.
     """
 
-    row_of: NDArray[np.int64] = field(repr=False)
+    row_of: Integers = field(repr=False)
 
 
 def bank_align(
@@ -265,9 +262,7 @@ def _keys(points: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(points).view(f"S{POINT_BYTES}").ravel()
 
 
-def _match(
-    bank_points: NDArray[np.uint8], own_points: NDArray[np.uint8], order: NDArray[np.int64], bank: str
-) -> NDArray[np.int64]:
+def _match(bank_points: NDArray[np.uint8], own_points: NDArray[np.uint8], order: Integers, bank: str) -> Integers:
     """Left join of the bank's doubled points with the holder's; own_points[k] belongs to row order[k]."""
     keys = _keys(own_points)
     rank = np.argsort(keys)

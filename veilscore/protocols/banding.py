@@ -12,28 +12,25 @@ Aborts   : MessageError on any wrong size, or a band that there is not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Integers, Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import add, constant, exceeds, from_bits, lookup, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender, message_bytes
 from veilscore.errors import MessageError, ParameterError
+from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+Units = Integers
 
-    from numpy.typing import NDArray
-
-    from veilscore.terms.bands import Bands
-
-    Units = NDArray[np.int64]
 
 MAX_LIMITS = 63
 PIECE = 4096  # rows garbled at once; bounds the memory of both sides
@@ -163,7 +160,7 @@ def _bank_piece(
     yield Progress("rows in bands", piece.stop, index.size)
 
 
-def lead_bands(session: Session, share: NDArray[np.uint64], bands: Bands, modulus: int) -> Protocol[None]:
+def lead_bands(session: Session, share: Words, bands: Bands, modulus: int) -> Protocol[None]:
     """Lead: its side of `bank_bands`, with the cut-offs that it keeps.
 
     Parameters

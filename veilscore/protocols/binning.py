@@ -14,16 +14,19 @@ Aborts   : MessageError on any wrong size, shape or range.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Mask, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.params import SCALE_BITS, T
 from veilscore.lattice.sampling import dither
+from veilscore.models.counts import BinCounts, BinnedColumns, cell_counts, offsets
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Progress,
@@ -37,109 +40,16 @@ from veilscore.wire.protocol import (
     unpack_fields,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
 MAX_CELLS = 1 << 17
 MAX_COLUMNS = 1 << 14
 MAX_HINT_BYTES = 1 << 33
 
 
-@dataclass(frozen=True)
-class Columns:
-    """A party's columns as codes over the bank's rows.
-
-    Attributes
-    ----------
-    names : published names or aliases, one a column.
-    codes : (n_samples, n_columns) uint8 or uint16.
-    n_codes : (n_columns,) int64.
-    ordered : (n_columns,) whether neighbouring codes are neighbouring values (all False unless published).
-    missing_code : (n_columns,) int64, -1 where not published.
-    association : (n_columns, n_columns) Cramer's V, or None.
-    map_hash : sha256 of the code map.
-    """
-
-    names: tuple[str, ...]
-    codes: NDArray[np.unsignedinteger]
-    n_codes: NDArray[np.int64]
-    ordered: NDArray[np.bool_]
-    missing_code: NDArray[np.int64]
-    map_hash: bytes
-    association: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class BinCounts:
-    """What the bank knows of one party's columns after binning; cells are numbered column by column.
-
-    ``bad`` and ``good`` are (cells,) weighted counts over the training rows, ``counts`` and ``holdout_counts``
-    (cells,) numbers of rows; withheld cells have zeros.
-    """
-
-    party: str
-    names: tuple[str, ...]
-    n_codes: NDArray[np.int64]
-    bad: NDArray[np.float64]
-    good: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    holdout_counts: NDArray[np.int64]
-    ordered: NDArray[np.bool_]
-    missing_code: NDArray[np.int64]
-    map_hash: bytes
-    association: NDArray[np.float32] | None = None
-
-
-def offsets(n_codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First cell of each column, and the number of cells at the end: (n_columns + 1,)."""
-    return np.concatenate(([0], np.cumsum(n_codes)))
-
-
-def cell_counts(
-    codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], weights: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """Sum of weights (or number of rows) per cell: (cells,)."""
-    return np.concatenate(
-        [
-            np.bincount(codes[:, column], weights=weights, minlength=int(n)).astype(np.float64)
-            for column, n in enumerate(n_codes)
-        ]
-        or [np.zeros(0)]
-    )
-
-
-def own_counts(
-    party: str,
-    columns: Columns,
-    target: NDArray[np.int8],
-    weight: NDArray[np.float64],
-    train: NDArray[np.bool_],
-) -> BinCounts:
-    """The same counts for the bank's own columns, in the clear."""
-    codes, n_codes = columns.codes[train], columns.n_codes
-    bad_weight = weight[train] * target[train]
-    return BinCounts(
-        party=party,
-        names=columns.names,
-        n_codes=n_codes,
-        bad=cell_counts(codes, n_codes, bad_weight),
-        good=cell_counts(codes, n_codes, weight[train] - bad_weight),
-        counts=cell_counts(codes, n_codes).astype(np.int64),
-        holdout_counts=cell_counts(columns.codes[~train], n_codes).astype(np.int64),
-        ordered=columns.ordered,
-        missing_code=columns.missing_code,
-        map_hash=columns.map_hash,
-        association=columns.association,
-    )
-
-
 def bank_bin(
     session: Session,
     target: NDArray[np.int8],
-    weight: NDArray[np.float64] | None,
-    train: NDArray[np.bool_],
+    weight: Vector | None,
+    train: Mask,
 ) -> Protocol[dict[str, BinCounts]]:
     """Bank: counts of every holder's cells.
 
@@ -175,11 +85,11 @@ def bank_bin(
 
 def holder_bin(
     session: Session,
-    fit: Callable[[NDArray[np.bool_]], Columns],
+    fit: Callable[[Mask], BinnedColumns],
     n_samples: int,
     min_count: int,
-    earlier: NDArray[np.bool_] | None = None,
-) -> Protocol[tuple[Columns, NDArray[np.bool_]]]:
+    earlier: Mask | None = None,
+) -> Protocol[tuple[BinnedColumns, Mask]]:
     """Holder: answer the bank's histogram of its label; returns the coded columns and the training mask.
 
     Parameters
@@ -222,13 +132,13 @@ def holder_bin(
     return columns, train
 
 
-def withheld_cells(counts: NDArray[np.int64], n_codes: NDArray[np.int64], min_count: int) -> NDArray[np.bool_]:
+def withheld_cells(counts: Integers, n_codes: Integers, min_count: int) -> Mask:
     """Which cells the bank does not see: (cells,).
 
     Those below the minimum, and in a column whose hidden rows are still fewer than it (the bank knows the total)
     the smallest others until they are not.
     """
-    withheld: NDArray[np.bool_] = counts < min_count
+    withheld: Mask = counts < min_count
     at = offsets(n_codes)
     for column in range(n_codes.size):
         cells = np.arange(at[column], at[column + 1])
@@ -240,7 +150,7 @@ def withheld_cells(counts: NDArray[np.int64], n_codes: NDArray[np.int64], min_co
     return withheld
 
 
-def shape_message(columns: Columns, counts: NDArray[np.int64], holdout: NDArray[np.int64]) -> pb.BinHolderRound1:
+def shape_message(columns: BinnedColumns, counts: Integers, holdout: Integers) -> pb.BinHolderRound1:
     """Describe coded columns: counts (cells,) of training and of hold-out rows, zero where withheld."""
     return pb.BinHolderRound1(
         columns=columns.names,
@@ -295,7 +205,7 @@ def check_shape(holder: str, message: pb.BinHolderRound1, n_train: int) -> BinCo
     )
 
 
-def _open_counts(shape: BinCounts, own: NDArray[np.uint64], data: bytes, *, exact: bool) -> BinCounts:
+def _open_counts(shape: BinCounts, own: Words, data: bytes, *, exact: bool) -> BinCounts:
     """Add the holder's shares; without weights the counts are integers and the dither rounds away."""
     opened = shares.add(own, shares.shares_from_bytes(data, own.shape))
     values = shares.from_ring(opened) / float(1 << SCALE_BITS)

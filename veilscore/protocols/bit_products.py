@@ -12,19 +12,17 @@ Aborts   : MessageError on any wrong size or range.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Mask, Words
 from veilscore.crypto.bit_product import BitOwner, ValueOwner
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, Session, receive
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Bits = Mask
 
-    Words = NDArray[np.uint64]
-    Bits = NDArray[np.bool_]
 
 PIECE = 1 << 17  # bits of one message: one side hashes a piece while the next one is under way
 NO_BITS = np.zeros(0, bool)

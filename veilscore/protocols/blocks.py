@@ -7,27 +7,21 @@ waits for nobody uses all cores.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.crypto.shares import join_halves
 from veilscore.errors import MessageError
+from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.slots import N
 from veilscore.wire.protocol import Protocol, Send, receive
 from veilscore.wire.randomness import in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    from veilscore.lattice.product import ProductEvaluator, ProductKey
-
-    Words = NDArray[np.uint64]
 
 R = TypeVar("R")
 BLOCK = 2 * N  # rows of one message; shorter ones cost more to hand over than they gain in overlap
@@ -127,7 +121,7 @@ def _check_part(message: Any, part: int, parts: int, sender: str) -> None:
         )
 
 
-def word_sums(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], x: Words) -> Words:
+def word_sums(codes: CodeArray, n_codes: Integers, x: Words) -> Words:
     """Sum modulo T of shares (V, n) over the rows of each cell, in the clear: (V, cells)."""
     first = np.concatenate(([0], np.cumsum(n_codes)))
     low = np.zeros((int(first[-1]), x.shape[0]), np.uint64)
@@ -136,7 +130,7 @@ def word_sums(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], x:
     return join_halves(low, high).T.copy()
 
 
-def merge_cells(cells: Words, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Words:
+def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
     """Sum modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
     low, high = cells & LOW, cells >> np.uint64(30)
     zero = np.zeros((cells.shape[0], 1), np.uint64)
@@ -145,7 +139,7 @@ def merge_cells(cells: Words, starts: NDArray[np.int64], ends: NDArray[np.int64]
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_words(codes: NDArray[np.unsignedinteger], first: NDArray[np.int64], x: Words, low: Words, high: Words) -> None:
+def _add_words(codes: CodeArray, first: Integers, x: Words, low: Words, high: Words) -> None:
     """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
     for i in range(codes.shape[0]):
         for c in range(codes.shape[1]):

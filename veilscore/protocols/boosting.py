@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, RefusedError
 from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
@@ -31,84 +32,33 @@ from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import PublicStream, dither
 from veilscore.models import harmonics
-from veilscore.models.split_search import (
-    CELLS_PER_ROW,
-    Ranked,
-)
-from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
-from veilscore.protocols.binning import MAX_HINT_BYTES
-from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products, bit_setup
-from veilscore.protocols.blocks import bank_product, holder_product
-from veilscore.protocols.boosting_form import (
+from veilscore.models.boosting_form import (
     EXACT_BITS,
-    MAX_WIDTH,
     SCALE,
+    BankBoosting,
+    Grown,
     Growth,
     HolderColumns,
     rank_codes,
 )
+from veilscore.models.split_search import (
+    Ranked,
+)
+from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
+from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree, trees_of_keys
+from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
-from veilscore.protocols.sealed_argmax import BankKeys, bank_setup, holder_setup
+from veilscore.protocols.sealed_argmax import bank_setup, holder_setup
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.wire.randomness import secret_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
-    Codes = NDArray[np.unsignedinteger]
-    Vector = NDArray[np.float64]
-
 BANK_TABLE, HOLDER_TABLE = 15, 18  # the holder's tables carry the coefficients, so their error is not shrunk by them
 SEED_BYTES = 32
 MAX_WEIGHT_BITS = 16  # fraction bits of leaf weights in the sums over validation rows
-
-
-@dataclass(frozen=True)
-class BankBoosting:
-    """All that the bank brings.
-
-    Attributes
-    ----------
-    codes : (n, d_bank) codes of the training rows (validation rows included).
-    own, columns : ranks of its own columns and of each holder's.
-    target, weight : (n,) labels in {0, 1} and weights.
-    base : log-odds of bad before the first tree.
-    trees, improvements : what an interrupted attempt had grown.
-    """
-
-    codes: Codes
-    own: HolderColumns
-    columns: dict[str, HolderColumns]
-    target: NDArray[np.int8]
-    weight: Vector
-    base: float
-    growth: Growth
-    trees: tuple[Tree, ...] = ()
-    improvements: tuple[float, ...] = ()
-    spent: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Grown:
-    """The bank's result.
-
-    Attributes
-    ----------
-    trees : kept ones, in order.
-    improvements : (n grown,) fall of the validation loss by each tree, where there are validation rows.
-    spent : holder -> bits told of `Accountant.budget`.
-    stopped : why training ended before `n_estimators`, or "".
-    holder_sha256 : digest of each holder's part of the model (`trees.HolderTrees`).
-    """
-
-    trees: tuple[Tree, ...]
-    improvements: tuple[float, ...]
-    spent: dict[str, float]
-    stopped: str
-    holder_sha256: dict[str, str] = field(default_factory=dict)
 
 
 def partners(session: Session, growth: Growth) -> list[tuple[str, str]]:
@@ -120,7 +70,7 @@ def partners(session: Session, growth: Growth) -> list[tuple[str, str]]:
     return [order[t % len(order)] for t in range(growth.n_estimators)]
 
 
-def _sampled(growth: Growth, seed: bytes, n: int) -> NDArray[np.bool_]:
+def _sampled(growth: Growth, seed: bytes, n: int) -> Mask:
     """Rows a tree is grown on: not validation rows and, with a seed, a sample of the others; the same at both."""
     rows = ~growth.validation
     if seed:
@@ -133,20 +83,6 @@ def _remask(seed: bytes, n: int) -> Words:
     """Words uniform below T from a seed, for handing a share from one holder to the next."""
     scale = exact_scale(PRODUCT)
     return scale.join(PublicStream(seed, b"boosting remask").uniform((2, n), tuple(scale.message.tolist())))
-
-
-class _Dumped:
-    """Trees as JSON, each made once: a checkpoint a tree holds all trees before it."""
-
-    def __init__(self) -> None:
-        self._done: list[dict[str, Any]] = []
-
-    def __call__(self, trees: list[Tree]) -> list[dict[str, Any]]:
-        self._done += [tree.model_dump(mode="json") for tree in trees[len(self._done) :]]
-        return list(self._done)
-
-
-# --- the bank --------------------------------------------------------------------------------------------------------
 
 
 def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
@@ -193,41 +129,8 @@ def _no_better(improvements: list[float], rounds: int) -> bool:
     return bool(rounds) and len(improvements) - 1 - int(np.argmax(np.cumsum(improvements or [0.0]))) >= rounds
 
 
-class Bank:
-    """The bank's shares, keys and trees."""
-
-    def __init__(self, session: Session, data: BankBoosting) -> None:
-        self.session, self.data, self.growth = session, data, data.growth
-        self.n = data.target.size
-        self.ranked_codes = rank_codes(data.codes, data.own)
-        self.margin = np.full(self.n, harmonics.to_units(np.array([data.base]))[0], np.uint64)
-        self.reach = np.full((2, self.n), data.base)  # least and greatest margin that its own codes allow a row
-        self.trees: list[Tree] = []
-        self._dumped = _Dumped()
-        self.improvements = list(data.improvements)
-        self.partner = ""
-        self.saturated = False
-        self.cells: dict[str, HistogramCodes] = {}
-        self.vectors: dict[str, HistogramVectors] = {}
-        self.holder_ranked: dict[str, Ranked] = {}
-        self.bits: dict[str, BitKeys] = {}
-        self.sealed: dict[str, BankKeys] = {}
-        self.sealed_trees: dict[str, int] = {}  # grown with these keys
-        self.accountants = {
-            h: data.growth.accountant(c.ranked.n_codes, data.spent.get(h, 0.0)) for h, c in data.columns.items()
-        }
-
-    def state(self) -> dict[str, Any]:
-        """What an interrupted training goes on from."""
-        return {
-            "trees": self._dumped(self.trees),
-            "improvements": self.improvements,
-            "spent": {h: a.spent for h, a in self.accountants.items()},
-        }
-
-    def ranked_of(self, holder: str) -> Ranked:
-        """A holder's columns as they are split: in sealed choice the holder ranks its codes itself."""
-        return self.holder_ranked[holder]
+class Bank(BankShares):
+    """The bank's role, tree by tree."""
 
     def close(self, holder: str, trees: tuple[Tree, ...]) -> Protocol[tuple[tuple[Tree, ...], str]]:
         """Agree with a holder on its trees of the model; returns all trees, with what it tells, and its digest."""
@@ -358,7 +261,7 @@ class Bank:
         self.trees.append(tree)
         return tree
 
-    def _columns(self, number: int, holder: str, sides: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _columns(self, number: int, holder: str, sides: str) -> tuple[Integers, Integers]:
         """Columns this tree may ask on either side."""
         draw = np.random.default_rng((self.growth.seed, number))
         found = []
@@ -367,15 +270,6 @@ class Bank:
             count = max(1, round(self.growth.colsample_bytree * d)) if d and sides in {"both", side} else 0
             found.append(np.sort(draw.permutation(d)[:count]).astype(np.int64))
         return found[0], found[1]
-
-    def widths(self, holder: str, columns: tuple[Any, Any], n_rows: float) -> tuple[int, int]:
-        """Bins a column that a node of at least `n_rows` rows may open on the bank's and the holder's side."""
-        most = n_rows / CELLS_PER_ROW if self.growth.bounds else np.inf
-        own, other = self.data.own.ranked, self.data.columns[holder].ranked
-        return (
-            own.fit_width(MAX_WIDTH, columns[0], most) if columns[0].size else 0,
-            other.fit_width(MAX_WIDTH, columns[1], most) if columns[1].size else 0,
-        )
 
     def _root_fits(self, holder: str, columns: tuple[Any, Any]) -> bool:
         n_rows = float((~self.growth.validation).sum()) * self.growth.subsample
@@ -475,8 +369,8 @@ class HolderResult:
 
 def holder_boost(
     session: Session,
-    codes: Codes,
-    n_codes: NDArray[np.int64],
+    codes: CodeArray,
+    n_codes: Integers,
     growth: Growth,
     *,
     spent: float = 0.0,
@@ -520,29 +414,8 @@ def holder_boost(
             yield Progress("trees", int(message.tree) + 1, growth.n_estimators)
 
 
-class Holder:
-    """A holder's shares, keys and shapes of trees."""
-
-    def __init__(
-        self, session: Session, codes: Codes, n_codes: NDArray[np.int64], growth: Growth, spent: float
-    ) -> None:
-        self.session, self.codes, self.growth = session, codes, growth
-        self.n, self.n_codes = codes.shape[0], n_codes
-        self.accountant = growth.accountant(n_codes, spent)
-        self.margin = np.zeros(self.n, np.uint64)
-        self.trees: list[Tree] = []
-        self._dumped = _Dumped()
-        self.n_trees = 0
-        self.natural: HolderColumns | None = None
-        self.earlier: tuple[Tree, ...] = ()
-        self.sealed_trees = 0  # grown with the keys of `sealed`
-
-    def state(self) -> dict[str, Any]:
-        """What an interrupted training goes on from."""
-        state: dict[str, Any] = {"spent": self.accountant.spent, "n_sums": self.accountant.n_sums}
-        if self.growth.sealed:
-            state["trees"] = self._dumped(self.trees)
-        return state
+class Holder(HolderShares):
+    """A holder's role, tree by tree."""
 
     def set_up(self) -> Protocol[None]:
         """Exchange hints; they serve all trees."""
@@ -686,7 +559,7 @@ def _bank_columns(start: Any, bank: str) -> Ranked:
     return Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64))
 
 
-def _ranks_from(start: Any, n_codes: NDArray[np.int64], bank: str) -> HolderColumns:
+def _ranks_from(start: Any, n_codes: Integers, bank: str) -> HolderColumns:
     missing = np.array(start.missing, dtype=bool)
     cells = int(n_codes.sum())
     if missing.size != n_codes.size or len(start.ranks) != 2 * cells:
@@ -711,7 +584,7 @@ def _own_order(columns: HolderColumns, natural: HolderColumns | None) -> HolderC
     return HolderColumns(replace(columns.ranked, missing=missing), ranks)
 
 
-def _chosen(columns: Any, ranked: Ranked, bank: str) -> NDArray[np.int64]:
+def _chosen(columns: Any, ranked: Ranked, bank: str) -> Integers:
     chosen = np.array(columns, dtype=np.int64)
     if chosen.size and (np.any(np.diff(chosen) <= 0) or chosen[-1] >= ranked.n_codes.size):
         raise MessageError("the bank names columns that are not there", party=bank)

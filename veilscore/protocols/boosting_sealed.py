@@ -8,26 +8,21 @@ Reveals  : to each party which nodes split, on whose column, and its own splits;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.lattice.product import OPENINGS
+from veilscore.models.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
+from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Split, Tree
-from veilscore.protocols.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
-from veilscore.protocols.boosting_tree import BankTree, HolderTree, Node, noised, subtract, tree_of
+from veilscore.protocols.boosting_tree import BankTree, GrowingNode, HolderTree, noised, subtract, tree_of
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.models.split_search import Ranked
-
-    Words = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +35,12 @@ class Candidates:
     missing_left : (k,) bool.
     """
 
-    columns: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    missing_left: NDArray[np.bool_]
+    columns: Integers
+    codes: Integers
+    missing_left: Mask
 
     @classmethod
-    def of(cls, ranked: Ranked, chosen: NDArray[np.int64]) -> Candidates:
+    def of(cls, ranked: Ranked, chosen: Integers) -> Candidates:
         """All candidates of the chosen columns."""
         columns, codes, left = list[int](), list[int](), list[bool]()
         for j in chosen.tolist():
@@ -105,7 +100,7 @@ def trees_of_keys(growth: Growth, n_cells: int) -> int:
     return max(1, OPENINGS // max(1, tree))
 
 
-def _sums(nodes: list[Node], sides: tuple[tuple[Candidates, Ranked], tuple[Candidates, Ranked]]) -> Sums:
+def _sums(nodes: list[GrowingNode], sides: tuple[tuple[Candidates, Ranked], tuple[Candidates, Ranked]]) -> Sums:
     """One party's shares of all candidates of a level."""
     at = sides[0][1].n_cells
     left = [
@@ -123,7 +118,7 @@ def _sums(nodes: list[Node], sides: tuple[tuple[Candidates, Ranked], tuple[Candi
     return Sums(stacked[0], stacked[1], totals[0], totals[1])
 
 
-def _leaf_shares(leaves: list[Node]) -> Words:
+def _leaf_shares(leaves: list[GrowingNode]) -> Words:
     """Share (2, n_leaves) of g and h of the leaves, in the order of their numbers."""
     ordered = sorted(leaves, key=lambda node: node.number)
     return np.stack([shares.sum_shares(node.vectors) for node in ordered], axis=1)
@@ -139,7 +134,7 @@ class SealedBankTree(BankTree):
         rule = gain_rule(self.growth, mine.codes.size, theirs.codes.size)
         keys: BankKeys = self.bank.sealed[self.holder]
         yield from self._sum_cells([self.root])
-        frontier, ended = [self.root], list[Node]()
+        frontier, ended = [self.root], list[GrowingNode]()
         for depth in range(1, self.growth.max_depth + 1):
             sides = ((mine, self.own.ranked), (theirs, other))
             winners = yield from bank_argmax(keys, rule, _sums(frontier, sides))
@@ -150,8 +145,8 @@ class SealedBankTree(BankTree):
                 break
             computed = yield from self._members([(node, split, True) for node, split, _ in plans])
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
-                left = Node(numbers[0], depth, vectors)
-                right = Node(numbers[1], depth, subtract(node.vectors, vectors))
+                left = GrowingNode(numbers[0], depth, vectors)
+                right = GrowingNode(numbers[1], depth, subtract(node.vectors, vectors))
                 frontier += [left, right]
             if depth < self.growth.max_depth:
                 yield from self._sum_cells(frontier[::2])
@@ -159,7 +154,9 @@ class SealedBankTree(BankTree):
                     right.cells = subtract(node.cells, left.cells)
         return (yield from self._weigh(ended + frontier))
 
-    def _plan(self, node: Node, winners: Winners, i: int, mine: Candidates) -> tuple[Node, Split, tuple[int, int]]:
+    def _plan(
+        self, node: GrowingNode, winners: Winners, i: int, mine: Candidates
+    ) -> tuple[GrowingNode, Split, tuple[int, int]]:
         split = Split(side="holder", column=-1, codes=(), left=0, right=0)
         if winners.mine[i]:
             column, codes = mine.split(int(winners.candidate[i]), self.own)
@@ -169,7 +166,7 @@ class SealedBankTree(BankTree):
         self.records.append((node.number, *numbers, split))
         return node, split, numbers
 
-    def _weigh(self, leaves: list[Node]) -> Protocol[Tree]:
+    def _weigh(self, leaves: list[GrowingNode]) -> Protocol[Tree]:
         """Leaf weights from the opened sums of the leaves; covers and gains of the splits from the same sums."""
         share = _leaf_shares(leaves)
         self.bank.accountants[self.holder].charge([share.shape[1]])
@@ -206,7 +203,7 @@ class SealedHolderTree(HolderTree):
         keys: HolderKeys = holder.sealed
         root = self.nodes[0]
         yield from self._sum_cells([root])
-        frontier, ended = [root], list[Node]()
+        frontier, ended = [root], list[GrowingNode]()
         for depth in range(1, growth.max_depth + 1):
             winners = yield from holder_argmax(keys, rule, _sums(frontier, ((theirs, other), (mine, own.ranked))))
             plans = []
@@ -228,8 +225,8 @@ class SealedHolderTree(HolderTree):
                 break
             computed = yield from self._members([(node, goes, True) for node, goes, _ in plans])
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
-                left = Node(numbers[0], depth, vectors)
-                right = Node(numbers[1], depth, subtract(node.vectors, vectors))
+                left = GrowingNode(numbers[0], depth, vectors)
+                right = GrowingNode(numbers[1], depth, subtract(node.vectors, vectors))
                 frontier += [left, right]
             if depth < growth.max_depth:
                 yield from self._sum_cells(frontier[::2])

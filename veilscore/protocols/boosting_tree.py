@@ -7,38 +7,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Integers, Mask, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, RefusedError
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import dither
 from veilscore.models.accountant import H_NOISE
-from veilscore.models.split_search import CELLS_PER_ROW, Coarse, Found, Ranked, best_split, child_bounds, left_codes
+from veilscore.models.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
+from veilscore.models.split_search import (
+    CELLS_PER_ROW,
+    Coarse,
+    FoundSplit,
+    Ranked,
+    best_split,
+    child_bounds,
+    left_codes,
+)
 from veilscore.models.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
 from veilscore.protocols.blocks import merge_cells, word_sums
-from veilscore.protocols.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
+from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.protocols.boosting import Bank, Holder
-
-    Words = NDArray[np.uint64]
-    Vector = NDArray[np.float64]
 
 _T = np.uint64(T)
 MAX_WORDS = 1 << 20  # of the vectors summed at once; 14 bytes of message each
 
 
 @dataclass(eq=False)
-class Node:
+class GrowingNode:
     """A node of the growing tree; both parties keep the same numbers, each its own shares."""
 
     number: int
@@ -50,7 +52,7 @@ class Node:
     least_rows: float = 0.0  # lower bound of the number of rows, from sum h less what noise may add
 
 
-def vector_share(values: Words, rows: NDArray[np.bool_]) -> Words:
+def vector_share(values: Words, rows: Mask) -> Words:
     """Share of values (..., n) in some rows, zero elsewhere."""
     return np.where(rows, values, np.uint64(0))
 
@@ -61,7 +63,7 @@ def subtract(left: Words, right: Words) -> Words:
 
 
 def opened_layout(
-    nodes: list[Any], own: Ranked, other: Ranked, columns: tuple[NDArray[np.int64], NDArray[np.int64]]
+    nodes: list[Any], own: Ranked, other: Ranked, columns: tuple[Integers, Integers]
 ) -> tuple[list[tuple[Coarse | None, Coarse | None]], list[int]]:
     """Coarse cells of each node on the bank's and the holder's side, and opened cells of each column over all nodes."""
     layouts, totals = [], np.zeros(columns[0].size + columns[1].size, np.int64)
@@ -87,7 +89,7 @@ def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], firs
     return np.concatenate(parts, axis=1)
 
 
-def members(keys: BitKeys, plans: list[tuple[Words, NDArray[np.bool_] | None]]) -> Protocol[list[Words]]:
+def members(keys: BitKeys, plans: list[tuple[Words, Mask | None]]) -> Protocol[list[Words]]:
     """Share (2, n) of g and h in each computed child, of nodes with shares (2, n) and own rows, None at the other's."""
     bits = [rows for _, rows in plans if rows is not None]
     numbers = [vectors for vectors, rows in plans if rows is None]
@@ -119,9 +121,9 @@ class BankTree:
 
     def __init__(
         self,
-        bank: Bank,
+        bank: BankShares,
         holder: str,
-        columns: tuple[NDArray[np.int64], NDArray[np.int64]],
+        columns: tuple[Integers, Integers],
         root: Words,
         n_rows: int,
     ) -> None:
@@ -130,7 +132,7 @@ class BankTree:
         noise = NOISE_MARGIN * self.growth.noise_rows * self.growth.max_weight
         self.rules = replace(self.growth.rules, noise=noise)
         self.own, self.other = bank.data.own, bank.data.columns[holder]
-        self.root = Node(0, 0, root, least_rows=float(n_rows))
+        self.root = GrowingNode(0, 0, root, least_rows=float(n_rows))
         self.next_number = 1
         self.records: list[tuple[int, int, int, Split]] = []
         self.leaves: dict[int, float] = {}
@@ -140,7 +142,7 @@ class BankTree:
         growth = self.growth
         most = growth.max_leaves or 1 << growth.max_depth
         yield from self._sum_cells([self.root])
-        fresh, candidates = [self.root], list[tuple[Node, Found]]()
+        fresh, candidates = [self.root], list[tuple[GrowingNode, FoundSplit]]()
         n_leaves = 1
         while fresh or candidates:
             candidates += yield from self._choose(fresh)
@@ -161,11 +163,11 @@ class BankTree:
         weights = tuple(self.leaves[number] for number in leaves)
         return tree.model_copy(update={"weights": weights})
 
-    def _leaf(self, node: Node) -> None:
+    def _leaf(self, node: GrowingNode) -> None:
         rules = self.rules
         self.leaves[node.number] = rules.learning_rate * rules.weight(*node.total, node.weight_bounds)
 
-    def _choose(self, nodes: list[Node]) -> Protocol[list[tuple[Node, Found]]]:
+    def _choose(self, nodes: list[GrowingNode]) -> Protocol[list[tuple[GrowingNode, FoundSplit]]]:
         """Open the sums of nodes and find their splits; a node that may open nothing, or gains nothing, is a leaf."""
         opened = [(node, self.bank.widths(self.holder, self.columns, node.least_rows)) for node in nodes]
         asked = [(node, widths) for node, widths in opened if any(widths)]
@@ -201,7 +203,7 @@ class BankTree:
                 found.append((node, best))
         return found
 
-    def _best(self, node: Node, layout: tuple[Coarse | None, Coarse | None], sums: Vector) -> Found | None:
+    def _best(self, node: GrowingNode, layout: tuple[Coarse | None, Coarse | None], sums: Vector) -> FoundSplit | None:
         """Best split of one node from its opened sums; also sets its total, the mean over the opened columns."""
         sides = [
             (side, ranked, coarse)
@@ -213,7 +215,7 @@ class BankTree:
         n_columns = sum(coarse.n_bins.size for _, _, coarse in sides)
         g, h = sums.sum(axis=1) / n_columns
         node.total = (float(g), max(float(h), 0.0))
-        best: Found | None = None
+        best: FoundSplit | None = None
         at = 0
         for side, ranked, coarse in sides:
             part = sums[:, at : at + coarse.starts.size]
@@ -231,7 +233,7 @@ class BankTree:
                 best = found
         return best
 
-    def _split(self, batch: list[tuple[Node, Found]]) -> Protocol[list[Node]]:
+    def _split(self, batch: list[tuple[GrowingNode, FoundSplit]]) -> Protocol[list[GrowingNode]]:
         """Tell the holder the splits, and make the children that may grow."""
         grows = batch[0][0].depth + 1 < self.growth.max_depth or self.growth.max_depth == 0
         messages, plans = [], []
@@ -267,8 +269,8 @@ class BankTree:
         computed = []
         if grows:
             computed = yield from self._members([(node, split, left) for node, _, split, _, left in plans])
-        fresh: list[Node] = []
-        families: list[tuple[Node, Node, Node]] = []
+        fresh: list[GrowingNode] = []
+        families: list[tuple[GrowingNode, GrowingNode, GrowingNode]] = []
         for i, (node, found, _, numbers, left) in enumerate(plans):
             children = self._children(node, found, numbers)
             if not grows:
@@ -285,7 +287,9 @@ class BankTree:
             second.cells = subtract(node.cells, first.cells)
         return fresh
 
-    def _children(self, node: Node, found: Found, numbers: tuple[int, int]) -> tuple[Node, Node]:
+    def _children(
+        self, node: GrowingNode, found: FoundSplit, numbers: tuple[int, int]
+    ) -> tuple[GrowingNode, GrowingNode]:
         bounds = child_bounds(found, node.weight_bounds, self.rules)
         ranked = self.own.ranked if found.side == "bank" else self.other.ranked
         # the noise of h is a quarter of g's, and at most all cells of the column are summed
@@ -294,7 +298,7 @@ class BankTree:
         for number, total, bound in zip(numbers, (found.left, found.right), bounds, strict=True):
             rows = min(node.least_rows, max(0.0, 4.0 * total[1] / self.growth.max_weight - doubt))
             made.append(
-                Node(
+                GrowingNode(
                     number,
                     node.depth + 1,
                     np.zeros((2, 0), np.uint64),
@@ -305,19 +309,19 @@ class BankTree:
             )
         return made[0], made[1]
 
-    def _members(self, plans: list[tuple[Node, Split, bool]]) -> Protocol[list[Words]]:
+    def _members(self, plans: list[tuple[GrowingNode, Split, bool]]) -> Protocol[list[Words]]:
         """Share of g and h in the computed child of each node: (2, n) each."""
         rows = [self._goes(split, left=left) if split.side == "bank" else None for _, split, left in plans]
         vectors = [node.vectors for node, _, _ in plans]
         return (yield from members(self.bank.bits[self.holder], list(zip(vectors, rows, strict=True))))
 
-    def _goes(self, split: Split, *, left: bool) -> NDArray[np.bool_]:
+    def _goes(self, split: Split, *, left: bool) -> Mask:
         table = np.zeros(int(self.own.ranked.n_codes[split.column]), bool)
         table[list(split.codes)] = True
         goes = table[self.bank.data.codes[:, split.column]]
         return goes if left else ~goes
 
-    def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
+    def _sum_cells(self, nodes: list[GrowingNode]) -> Protocol[None]:
         """Shares of the nodes' sums over the bank's cells and the holder's, some nodes at once."""
         bank = self.bank
         for some in together(nodes, bank.n):
@@ -337,13 +341,13 @@ class BankTree:
             _keep_cells(some, bank_cells, holder_cells)
 
 
-def together(nodes: list[Node], n_rows: int) -> list[list[Node]]:
+def together(nodes: list[GrowingNode], n_rows: int) -> list[list[GrowingNode]]:
     """Nodes in groups whose sums are made at once: more of them cost less each, but memory."""
     size = max(1, MAX_WORDS // (2 * n_rows))
     return [nodes[start : start + size] for start in range(0, len(nodes), size)]
 
 
-def check_vectors(share: Words, nodes: list[Node], party: str) -> None:
+def check_vectors(share: Words, nodes: list[GrowingNode], party: str) -> None:
     """Refuse sums of another number of vectors than g and h of each node."""
     if share.shape[0] != 2 * len(nodes):
         raise MessageError(
@@ -352,7 +356,7 @@ def check_vectors(share: Words, nodes: list[Node], party: str) -> None:
         )
 
 
-def _keep_cells(nodes: list[Node], bank_cells: Words, holder_cells: Words) -> None:
+def _keep_cells(nodes: list[GrowingNode], bank_cells: Words, holder_cells: Words) -> None:
     cells = np.concatenate([bank_cells, holder_cells], axis=1)
     for i, node in enumerate(nodes):
         node.cells = cells[2 * i : 2 * i + 2]
@@ -361,13 +365,11 @@ def _keep_cells(nodes: list[Node], bank_cells: Words, holder_cells: Words) -> No
 class HolderTree:
     """One tree while it grows, at the holder."""
 
-    def __init__(
-        self, holder: Holder, columns: tuple[NDArray[np.int64], NDArray[np.int64]], root: Words, n_rows: int
-    ) -> None:
+    def __init__(self, holder: HolderShares, columns: tuple[Integers, Integers], root: Words, n_rows: int) -> None:
         self.holder, self.columns, self.growth = holder, columns, holder.growth
         self.bank = holder.session.bank
-        self.nodes = {0: Node(0, 0, root)}
-        self.rows: dict[int, NDArray[np.bool_] | None] = {0: None}  # that this party's own splits allow
+        self.nodes = {0: GrowingNode(0, 0, root)}
+        self.rows: dict[int, Mask | None] = {0: None}  # that this party's own splits allow
         self.n_rows = n_rows
         self.next_number = 1
         self.records: list[tuple[int, int, int, Split]] = []
@@ -393,7 +395,7 @@ class HolderTree:
         if step.kind != pb.BoostBankStep.LEAVES or step.nodes:
             raise MessageError("the leaves of the tree were due", party=self.bank)
 
-    def _node(self, number: int) -> Node:
+    def _node(self, number: int) -> GrowingNode:
         if number not in self.nodes:
             raise MessageError(f"the bank names node {number}, which does not stand", party=self.bank)
         return self.nodes[number]
@@ -454,8 +456,8 @@ class HolderTree:
         children = []
         for (node, message, _, numbers), vectors in zip(plans, computed, strict=True):
             first, second = numbers if message.left_computed else numbers[::-1]
-            other = Node(second, node.depth + 1, subtract(node.vectors, vectors))
-            children.append((Node(first, node.depth + 1, vectors), other))
+            other = GrowingNode(second, node.depth + 1, subtract(node.vectors, vectors))
+            children.append((GrowingNode(first, node.depth + 1, vectors), other))
         yield from self._sum_cells([child for child, _ in children])
         for (node, _, goes, numbers), (child, other) in zip(plans, children, strict=True):
             other.cells = subtract(node.cells, child.cells)
@@ -464,7 +466,7 @@ class HolderTree:
             for number, side in zip(numbers, (goes, None if goes is None else ~goes), strict=True):
                 self.rows[number] = rows if side is None else side if rows is None else rows & side
 
-    def _goes(self, split: Split) -> NDArray[np.bool_]:
+    def _goes(self, split: Split) -> Mask:
         n_codes = self.holder.n_codes
         if split.column >= n_codes.size or any(code >= n_codes[split.column] for code in split.codes):
             raise MessageError("the bank splits on a column or code that is not there", party=self.bank)
@@ -472,13 +474,13 @@ class HolderTree:
         table[list(split.codes)] = True
         return table[self.holder.codes[:, split.column]]
 
-    def _members(self, plans: list[tuple[Node, NDArray[np.bool_] | None, bool]]) -> Protocol[list[Words]]:
+    def _members(self, plans: list[tuple[GrowingNode, Mask | None, bool]]) -> Protocol[list[Words]]:
         """This party's share of g and h in the computed child of each node."""
         rows = [goes if goes is None or left else ~goes for _, goes, left in plans]
         vectors = [node.vectors for node, _, _ in plans]
         return (yield from members(self.holder.bits, list(zip(vectors, rows, strict=True))))
 
-    def _sum_cells(self, nodes: list[Node]) -> Protocol[None]:
+    def _sum_cells(self, nodes: list[GrowingNode]) -> Protocol[None]:
         holder = self.holder
         for some in together(nodes, holder.n):
             vectors = np.concatenate([node.vectors for node in some])

@@ -10,15 +10,13 @@ Aborts   : MessageError on a commitment of wrong size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from veilscore.errors import MessageError
+from veilscore.evidence.opening import Opening
 from veilscore.v1 import wire_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, Session, receive
 from veilscore.wire.randomness import replayable
-
-if TYPE_CHECKING:
-    from veilscore.evidence.opening import Opening
 
 R = TypeVar("R")
 COMMITMENT_BYTES = 32

@@ -23,12 +23,14 @@ lifted to (-T/2, T/2), which `check_points_fit` guarantees to hold. A firm that 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Words
 from veilscore.crypto.he import (
     N_SLOTS,
     Blind,
@@ -42,13 +44,7 @@ from veilscore.crypto.he import (
 from veilscore.errors import MessageError, ParameterError, SchemaError
 from veilscore.wire.randomness import derived, seeded
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
 _USED_SLOTS = N_SLOTS - 1  # one stays free for a random weight (`he.encode_weights`)
-_PARTIAL_BYTES = 8
 
 
 class RecordStatus(StrEnum):
@@ -91,7 +87,7 @@ def encrypt_records(
     return encrypt_cells(context, one_hot(codes, n_codes))
 
 
-def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> NDArray[np.uint64]:
+def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> Words:
     """Holder: cells (n_records, n_cells) of some records, 1 at each column's code; SchemaError as `encrypt_records`."""
     if codes.ndim != 2 or codes.shape[1] != len(n_codes):
         raise SchemaError(f"records have {codes.shape[-1]} columns, the model has {len(n_codes)}")
@@ -103,7 +99,7 @@ def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> NDArray
     return cells
 
 
-def encrypt_cells(context: SecretContext, cells: NDArray[np.uint64]) -> tuple[bytes, ...]:
+def encrypt_cells(context: SecretContext, cells: Words) -> tuple[bytes, ...]:
     """Holder: encrypt cells (n_records, n_cells) below T: one-hot codes, indicators of trees, or random numbers."""
     used = np.zeros(n_ciphertexts(*cells.shape) * _USED_SLOTS, np.uint64)
     used[: cells.size] = cells.ravel()
@@ -168,7 +164,7 @@ class Evaluated:
     """
 
     reply: tuple[bytes, ...] = field(repr=False)
-    mask_total: NDArray[np.uint64] = field(repr=False)
+    mask_total: Words = field(repr=False)
     factors: bytes = field(default=b"", repr=False)
 
 
@@ -177,17 +173,17 @@ def make_blinds(context: PublicContext, seed: bytes, n: int) -> tuple[Blind, ...
     return seeded(derived(seed, "blinds"), lambda: tuple(context.blind() for _ in range(n)))
 
 
-def random_factors(seed: bytes, n: int) -> NDArray[np.int64]:
+def random_factors(seed: bytes, n: int) -> Integers:
     """Bank: what stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
     return seeded(derived(seed, "factors"), lambda: uniform_slots(n)).astype(np.int64)
 
 
-def lifted(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+def lifted(cells: Integers) -> Integers:
     """Numbers modulo T as points of either sign, as `encode_points` takes them."""
     return np.where(cells > T // 2, cells - T, cells)
 
 
-def pack_factors(factors: NDArray[np.int64], random: NDArray[np.int64]) -> bytes:
+def pack_factors(factors: Integers, random: Integers) -> bytes:
     """Bank: a record's factors less the random numbers of its spare modulo T, 4 bytes each."""
     return ((factors - random) % T).astype("<u4").tobytes()
 
@@ -221,9 +217,7 @@ def evaluate(
     return Evaluated(tuple(data for data, _ in done), _record_sums(masks, points.n_records, points.n_cells))
 
 
-def open_partial(
-    context: SecretContext, reply: Sequence[bytes], n_records: int, n_cells: int, share: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
+def open_partial(context: SecretContext, reply: Sequence[bytes], n_records: int, n_cells: int, share: Words) -> Words:
     """Holder: open the bank's masked reply, add up each record's slots and the zero-share.
 
     Parameters
@@ -242,17 +236,11 @@ def open_partial(
     return (_record_sums(opened, n_records, n_cells) + share) % np.uint64(T)
 
 
-def add_partials(partials: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Coordinator: sum of all holders' partials modulo T."""
-    total: NDArray[np.uint64] = np.stack(partials).sum(axis=0) % np.uint64(T)
-    return total
-
-
 def total_points(
-    partial_sum: NDArray[np.uint64],
-    mask_totals: Sequence[NDArray[np.uint64]],
+    partial_sum: Words,
+    mask_totals: Sequence[Words],
     own_points: NDArray[np.integer],
-) -> NDArray[np.int64]:
+) -> Integers:
     """Bank: whole points of each record, all parties together.
 
     Parameters
@@ -263,32 +251,12 @@ def total_points(
     """
     masks = np.sum(np.stack(mask_totals).astype(np.int64), axis=0)
     total = (partial_sum.astype(np.int64) - masks + own_points.astype(np.int64)) % T
-    lifted: NDArray[np.int64] = np.where(total > T // 2, total - T, total)
+    lifted: Integers = np.where(total > T // 2, total - T, total)
     return lifted
 
 
-def pack_partial(partial: NDArray[np.uint64]) -> bytes:
-    """Bytes of partials or sums: 8 a record, little endian."""
-    return partial.astype("<u8").tobytes()
-
-
-def parse_partial(data: bytes, n_records: int, sender: str) -> NDArray[np.uint64]:
-    """Read `pack_partial` from a peer.
-
-    Raises
-    ------
-    MessageError : wrong length, or a value not below T.
-    """
-    if len(data) != _PARTIAL_BYTES * n_records:
-        raise MessageError(f"a partial of {n_records} records has {len(data)} bytes", party=sender)
-    values = np.frombuffer(data, "<u8").astype(np.uint64)
-    if (values >= T).any():
-        raise MessageError("a partial is out of range", party=sender)
-    return values
-
-
-def _record_sums(slots: NDArray[np.uint64], n_records: int, n_cells: int) -> NDArray[np.uint64]:
+def _record_sums(slots: Words, n_records: int, n_cells: int) -> Words:
     """Sum modulo T of the cells of each record; slots are (n_ciphertexts, N_SLOTS)."""
     cells = slots[:, :_USED_SLOTS].reshape(-1)[: n_records * n_cells]
-    sums: NDArray[np.uint64] = cells.reshape(n_records, n_cells).sum(axis=1) % np.uint64(T)
+    sums: Words = cells.reshape(n_records, n_cells).sum(axis=1) % np.uint64(T)
     return sums

@@ -15,10 +15,11 @@ Aborts   : MessageError on any wrong size or point, or a band that there is not;
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import from_bits, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler
@@ -26,15 +27,9 @@ from veilscore.crypto.he import T
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.errors import MessageError, SecretReuseError
 from veilscore.protocols.banding import BandCircuit
+from veilscore.terms.bands import Bands
 from veilscore.wire.protocol import pack_fields
 from veilscore.wire.randomness import derived, seeded
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from numpy.typing import NDArray
-
-    from veilscore.terms.bands import Bands
 
 
 def names_of(bank: str, lead: str, setup_id: str) -> bytes:
@@ -127,7 +122,7 @@ class LeadBand:
         """Show nothing of the offset."""
         return "<LeadBand>"
 
-    def answer(self, labels: bytes, share: NDArray[np.uint64], bands: Bands) -> tuple[bytes, bytes]:
+    def answer(self, labels: bytes, share: Words, bands: Bands) -> tuple[bytes, bytes]:
         """Garble: tables and the bits that decode the band.
 
         Parameters

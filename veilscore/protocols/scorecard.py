@@ -13,21 +13,24 @@ Aborts   : MessageError on any wrong size, shape or range; more steps than the j
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers, Vector, Words
 from veilscore.crypto import shares
-from veilscore.errors import MessageError, ParameterError
+from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.params import T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
 from veilscore.lattice.sampling import dither
+from veilscore.models.counts import row_sums
+from veilscore.models.logistic_problem import BankTraining, column_sums, scales
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
-from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.models.optimise import GradientStep, OptimiserState
+from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -42,120 +45,12 @@ from veilscore.wire.protocol import (
     unpack_fields,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from numpy.typing import NDArray
-
-    from veilscore.models.optimise import OptimiserState, Step
-
-    Words = NDArray[np.uint64]
-    Vector = NDArray[np.float64]
-
-MIN_RESIDUAL_BITS, MAX_RESIDUAL_BITS = 26, 35
-MIN_WOE_BITS, GOOD_WOE_BITS, MAX_WOE_BITS = 8, 10, 14
-LEAD_EXTRA_BITS = 3  # the lead's tables carry the series' coefficients, so their error is not shrunk by them
-MAX_WOE = 4.0  # an odds ratio of 55; beyond it a bin says more about its size than about its firms
 BLOCK = 8192  # rows of one product ciphertext
 _T = np.uint64(T)
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class PartyColumns:
-    """The bank's view of one party's columns in training.
-
-    Attributes
-    ----------
-    n_codes : (d,) codes of each column.
-    woe_units : (cells,) int64, WOE in units of 2**-woe_bits; zero in columns left out.
-    selected : (d,) which columns have a coefficient.
-    """
-
-    n_codes: NDArray[np.int64]
-    woe_units: NDArray[np.int64]
-    selected: NDArray[np.bool_]
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return int(self.n_codes.sum())
-
-    def theta_units(self, beta: Vector, unit: float, woe_bits: int) -> NDArray[np.int64]:
-        """Beta * WOE per cell in units of a shared eta, modulo 2**24."""
-        full = np.zeros(self.n_codes.size)
-        full[self.selected] = beta
-        theta = np.repeat(full, self.n_codes) * np.ldexp(self.woe_units.astype(np.float64), -woe_bits)
-        return np.rint(theta / unit).astype(np.int64) % TURN
-
-    def column_sums(self, cells: Words) -> Words:
-        """Sum modulo T of a share over the cells of each column: (d,)."""
-        return column_sums(cells, self.n_codes)
-
-
-@dataclass(frozen=True)
-class BankTraining:
-    """All that the bank brings to training.
-
-    Attributes
-    ----------
-    own_codes : (n, d_bank) codes of the training rows; d_bank may be 0.
-    columns : per party, the bank first, then the holders in the order of the session.
-    target, weight : (n,) labels in {0, 1} and positive weights of mean 1.
-    fraction_bits : gradient components are opened as multiples of 2**-fraction_bits.
-    """
-
-    own_codes: NDArray[np.unsignedinteger]
-    columns: dict[str, PartyColumns]
-    target: NDArray[np.int8]
-    weight: Vector
-    fraction_bits: int
-
-    @property
-    def scales(self) -> Scales:
-        """Fraction bits in use."""
-        return scales(self.target.size)
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Fraction bits of the bank's and the lead's sine tables and of WOE."""
-
-    bank_table: int
-    lead_table: int
-    woe: int
-
-    @property
-    def residual(self) -> int:
-        """Of a residual, the product of two tables."""
-        return self.bank_table + self.lead_table
-
-
-def scales(n_samples: int) -> Scales:
-    """Finest scales at which no gradient can wrap the share ring; both sides derive them from the training rows.
-
-    The error of the tables adds up over the rows, and columns that say nearly the same turn it into an error of
-    their coefficients; so after ten bits for WOE the tables get all that is left.
-
-    Raises
-    ------
-    ParameterError : too many rows for the ring.
-    """
-    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2) * MAX_WOE))
-    if room < MIN_RESIDUAL_BITS + MIN_WOE_BITS:
-        raise ParameterError(f"{n_samples} training rows do not fit the share ring: train on a sample of them")
-    residual = max(MIN_RESIDUAL_BITS, min(MAX_RESIDUAL_BITS, room - GOOD_WOE_BITS))
-    bank = (residual - LEAD_EXTRA_BITS + 1) // 2
-    return Scales(bank, residual - bank, min(MAX_WOE_BITS, room - residual))
-
-
-def column_sums(cells: Words, n_codes: NDArray[np.int64]) -> Words:
-    """Sum modulo T of (cells,) over the cells of each column: (d,)."""
-    at = offsets(n_codes)
-    return np.array([shares.sum_shares(cells[at[j] : at[j + 1]]) for j in range(n_codes.size)], dtype=np.uint64)
-
-
-def share_cells(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], share: Words) -> Words:
+def share_cells(codes: CodeArray, n_codes: Integers, share: Words) -> Words:
     """Sum modulo T of a share (n,) over the rows of each cell, in the clear: (cells,).
 
     Halves of 30 bits keep every float64 sum exact up to 2**23 rows.
@@ -172,20 +67,10 @@ def share_cells(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], 
     return np.concatenate(sums) if sums else np.zeros(0, np.uint64)
 
 
-def row_sums(
-    codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int64], theta: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Sum over columns of theta[column, code] for each row, in the clear: (n,)."""
-    total, at = np.zeros(codes.shape[0], np.int64), offsets(n_codes)
-    for column in range(n_codes.size):
-        total += theta[at[column] : at[column + 1]][codes[:, column]]
-    return total
-
-
 def bank_train(
     session: Session,
     training: BankTraining,
-    steps: Generator[Step, Vector, R],
+    steps: Generator[GradientStep, Vector, R],
     state: OptimiserState,
     max_openings: int,
 ) -> Protocol[R]:
@@ -254,7 +139,7 @@ class _Bank:
             table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, MAX_HINT_BYTES)))
             self.histogram[holder], self.lookup[holder] = vectors, table
 
-    def gradient(self, step: Step) -> Protocol[Vector]:
+    def gradient(self, step: GradientStep) -> Protocol[Vector]:
         """One gradient: shares of eta, of p, of the cell sums, then the opened inner products."""
         residual = yield from self._residual(step)
         own_cells = yield from self._own_cells(residual)
@@ -273,7 +158,7 @@ class _Bank:
         selected = [parts[party][columns.selected] for party, columns in self.data.columns.items()]
         return np.concatenate([*selected, [intercept]])
 
-    def _residual(self, step: Step) -> Protocol[Words]:
+    def _residual(self, step: GradientStep) -> Protocol[Words]:
         """Bank's share of w (p - y) at the residual's scale."""
         session, data, series = self.session, self.data, step.series
         eta = np.full(self.n, round(step.intercept / series.unit) % TURN, dtype=np.int64)
@@ -342,8 +227,8 @@ class _Bank:
 
 def holder_train(
     session: Session,
-    codes: NDArray[np.unsignedinteger],
-    n_codes: NDArray[np.int64],
+    codes: CodeArray,
+    n_codes: Integers,
     *,
     fraction_bits: int,
     max_openings: int,
@@ -383,8 +268,8 @@ class _Holder:
     def __init__(
         self,
         session: Session,
-        codes: NDArray[np.unsignedinteger],
-        n_codes: NDArray[np.int64],
+        codes: CodeArray,
+        n_codes: Integers,
         fraction_bits: int,
     ) -> None:
         self.session, self.codes, self.n_codes = session, codes, n_codes

@@ -19,19 +19,20 @@ Aborts   : RefusedError where a holder refuses; SchemaError where a holder's cod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
-from veilscore.errors import MessageError, ParameterError, ProtocolError, RefusedError
+from veilscore.errors import MessageError, ProtocolError, RefusedError
 from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
-from veilscore.lattice.params import SCORE_T
+from veilscore.models.counts import offsets
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import bank_bands, lead_bands
-from veilscore.protocols.binning import MAX_HINT_BYTES, offsets
+from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
     Progress,
@@ -45,13 +46,6 @@ from veilscore.wire.protocol import (
     unpack_fields,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.terms.bands import Bands
-
-MAX_ROWS = 1 << 26
-
 
 @dataclass(frozen=True)
 class BatchResult:
@@ -63,8 +57,8 @@ class BatchResult:
     unknown : holder -> (n_scored,) which firms it does not know, or None where its policy keeps that to itself.
     """
 
-    points: NDArray[np.int64]
-    unknown: dict[str, NDArray[np.bool_] | None]
+    points: Integers
+    unknown: dict[str, Mask | None]
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,8 @@ class BandResult:
     unknown : as in `BatchResult`.
     """
 
-    bands: NDArray[np.int64]
-    unknown: dict[str, NDArray[np.bool_] | None]
+    bands: Integers
+    unknown: dict[str, Mask | None]
 
 
 @dataclass(frozen=True)
@@ -93,27 +87,17 @@ class HolderPart:
     trees_hash : of the holder's part of a boosted model, which has no `points`; empty for a scorecard.
     """
 
-    n_codes: NDArray[np.int64]
-    points: NDArray[np.int64]
+    n_codes: Integers
+    points: Integers
     map_hash: bytes
     trees_hash: bytes = b""
-
-
-def check_range(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], base: int) -> None:
-    """Refuse points whose total could wrap modulo 2**24; each part is (points, n_codes)."""
-    largest = abs(base)
-    for points, n_codes in parts:
-        at = offsets(n_codes)
-        largest += sum(int(np.abs(points[at[j] : at[j + 1]]).max()) for j in range(n_codes.size))
-    if largest >= TURN // 2:
-        raise ParameterError(f"a total could reach {largest} units, {TURN // 2 - 1} fit: use fewer decimals of points")
 
 
 def bank_score(
     session: Session,
     coordinator: str,
-    rows: NDArray[np.bool_],
-    own_points: NDArray[np.int64],
+    rows: Mask,
+    own_points: Integers,
     parts: dict[str, HolderPart],
     model_hash: bytes,
 ) -> Protocol[BatchResult]:
@@ -137,7 +121,7 @@ def bank_score(
     return BatchResult(total, unknown)
 
 
-def check_possible(units: NDArray[np.int64], low: int, high: int, session: Session) -> None:
+def check_possible(units: Integers, low: int, high: int, session: Session) -> None:
     """Refuse totals that no codes give; a share that is missing or another batch's makes them uniform."""
     if ((units < low) | (units > high)).any():
         raise ProtocolError(
@@ -149,8 +133,8 @@ def check_possible(units: NDArray[np.int64], low: int, high: int, session: Sessi
 
 def bank_score_bands(
     session: Session,
-    rows: NDArray[np.bool_],
-    own_points: NDArray[np.int64],
+    rows: Mask,
+    own_points: Integers,
     parts: dict[str, HolderPart],
     model_hash: bytes,
     bands: Bands,
@@ -162,12 +146,12 @@ def bank_score_bands(
 
 def _bank_shares(
     session: Session,
-    rows: NDArray[np.bool_],
-    own_points: NDArray[np.int64],
+    rows: Mask,
+    own_points: Integers,
     parts: dict[str, HolderPart],
     model_hash: bytes,
     bands: Bands | None = None,
-) -> Protocol[tuple[NDArray[np.int64], dict[str, NDArray[np.bool_] | None]]]:
+) -> Protocol[tuple[Integers, dict[str, Mask | None]]]:
     """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
     unknown = yield from ask_holders(session, rows, parts, model_hash, bands)
@@ -184,11 +168,11 @@ def _bank_shares(
 
 def ask_holders(
     session: Session,
-    rows: NDArray[np.bool_],
+    rows: Mask,
     parts: dict[str, HolderPart],
     model_hash: bytes,
     bands: Bands | None = None,
-) -> Protocol[dict[str, NDArray[np.bool_] | None]]:
+) -> Protocol[dict[str, Mask | None]]:
     """Bank: announce the batch; returns the firms unknown to each holder that discloses them.
 
     Raises
@@ -208,7 +192,7 @@ def ask_holders(
                 bands_hash=b"" if bands is None else bands.sha256,
             ),
         )
-    unknown: dict[str, NDArray[np.bool_] | None] = {}
+    unknown: dict[str, Mask | None] = {}
     for holder in session.holders:
         reply = yield from receive(holder, pb.BatchHolderRound1)
         if not reply.accepted:
@@ -219,7 +203,7 @@ def ask_holders(
     return unknown
 
 
-def receive_total(coordinator: str, n_scored: int, modulus: int) -> Protocol[NDArray[np.int64]]:
+def receive_total(coordinator: str, n_scored: int, modulus: int) -> Protocol[Integers]:
     """Bank: sum of the holders' masked shares modulo `modulus`, (n_scored,)."""
     data = yield from receive_parts(coordinator, pb.BatchCoordinatorTotal, 8 * n_scored)
     return shares.shares_from_bytes(data, (n_scored,), below=modulus).astype(np.int64)
@@ -238,9 +222,9 @@ class HolderAnswer:
     bands : where bands alone are released: those that this holder keeps of the model, or accepted with the job.
     """
 
-    codes: NDArray[np.unsignedinteger]
-    n_codes: NDArray[np.int64]
-    unknown: NDArray[np.bool_]
+    codes: CodeArray
+    n_codes: Integers
+    unknown: Mask
     disclose_unknown: bool
     refusal: str = ""
     bands: Bands | None = None
@@ -253,7 +237,7 @@ class BatchRequest:
     `trees_hash` is empty for a scorecard, `bands_hash` where scores are asked for.
     """
 
-    rows: NDArray[np.bool_]
+    rows: Mask
     model_hash: bytes
     map_hash: bytes
     trees_hash: bytes = b""
@@ -317,7 +301,7 @@ def release_share(
     coordinator: str,
     request: BatchRequest,
     answer: HolderAnswer,
-    share: NDArray[np.uint64],
+    share: Words,
     keys: dict[str, PairwiseKey],
     modulus: int,
 ) -> Protocol[None]:
@@ -336,19 +320,6 @@ def release_share(
             data = yield from receive_parts(other, pb.BandHolderPartial, 8 * share.size)
             masked = masked + shares.shares_from_bytes(data, (share.size,), below=modulus)
         yield from lead_bands(session, masked % np.uint64(modulus), answer.bands, modulus)
-
-
-def coordinator_add(session: Session) -> Protocol[None]:
-    """Coordinator: add the holders' masked partials and pass the sum to the bank."""
-    start = yield from receive(session.bank, pb.BatchBankRound0)
-    if not 0 < start.n_scored <= MAX_ROWS:
-        raise MessageError(f"a batch has 1 to {MAX_ROWS} rows, not {start.n_scored}", party=session.bank)
-    modulus = SCORE_T if start.trees else TURN
-    total = np.zeros(start.n_scored, np.uint64)
-    for holder in session.holders:
-        data = yield from receive_parts(holder, pb.BatchHolderPartial, 8 * start.n_scored)
-        total += shares.shares_from_bytes(data, (start.n_scored,), below=modulus)
-    yield from send_parts(session.bank, pb.BatchCoordinatorTotal, shares.shares_to_bytes(total % np.uint64(modulus)))
 
 
 def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:

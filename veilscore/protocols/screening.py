@@ -21,25 +21,22 @@ without names, less than the matrix of binning. So the holder sends the pairs, a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Mask, Vector
 from veilscore.crypto import shares
 from veilscore.errors import DataError, MessageError
 from veilscore.lattice.packed_sums import SumsEvaluator, SumsKey, query_bytes, reply_bytes
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.lattice.sampling import dither
-from veilscore.protocols.binning import (
-    MAX_COLUMNS,
-    BinCounts,
-    Columns,
-    cell_counts,
-    check_shape,
-    shape_message,
-    withheld_cells,
-)
+from veilscore.models.counts import BinCounts, BinnedColumns, cell_counts
+from veilscore.models.screening import MEASURED, NO_STABILITY, REASONS, MeasuredChunk
+from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, withheld_cells
 from veilscore.v1 import screening_pb2 as pb
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -53,25 +50,10 @@ from veilscore.wire.protocol import (
     send_parts,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
-
-    from numpy.typing import NDArray
-
 CHUNK_COLUMNS = 128
 MAX_CHUNKS = 1 << 14
 MAX_PAIRS = 1 << 22
 WINDOW = 2  # chunks that a holder may be ahead of the bank: what waits unread stays small
-
-MEASURED, CONSTANT, MISSING, UNSTABLE, BY_OWNER = range(5)
-REASONS = (
-    "",
-    "one value, or none",
-    "missing in too many rows",
-    "population stability above the limit",
-    "left out by its owner",
-)
-NO_STABILITY = -1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +71,9 @@ class ColumnChunk:
 
     names: tuple[str, ...]
     status: NDArray[np.uint8]
-    missing_rate: NDArray[np.float64] | None
-    stability: NDArray[np.float64] | None
-    columns: Columns | None
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredChunk:
-    """What the bank knows of a chunk: as `ColumnChunk`, with counts instead of codes."""
-
-    party: str
-    names: tuple[str, ...]
-    status: NDArray[np.uint8]
-    missing_rate: NDArray[np.float64] | None
-    stability: NDArray[np.float64] | None
-    counts: BinCounts | None
+    missing_rate: Vector | None
+    stability: Vector | None
+    columns: BinnedColumns | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +87,15 @@ class Screened:
     """
 
     chunks: list[list[dict[str, Any]]]
-    pairs: NDArray[np.int64]
+    pairs: Integers
 
 
 def bank_screen(
     session: Session,
     target: NDArray[np.int8],
-    train: NDArray[np.bool_],
+    train: Mask,
     measure: Callable[[MeasuredChunk], list[dict[str, Any]]],
-    choose: Callable[[dict[str, Screened]], tuple[dict[str, NDArray[np.bool_]], bytes]],
+    choose: Callable[[dict[str, Screened]], tuple[dict[str, Mask], bytes]],
     *,
     with_pairs: bool,
     own: Callable[[], None] | None = None,
@@ -219,11 +189,11 @@ def _bank_open(holder: str, key: SumsKey, shape: BinCounts, n_train: int) -> Gen
 
 def holder_screen(
     session: Session,
-    open_chunks: Callable[[NDArray[np.bool_]], tuple[int, Iterator[ColumnChunk]]],
+    open_chunks: Callable[[Mask], tuple[int, Iterator[ColumnChunk]]],
     n_samples: int,
     min_count: int,
-    pairs: Callable[[], NDArray[np.int64]] | None = None,
-) -> Protocol[tuple[NDArray[np.bool_], bytes]]:
+    pairs: Callable[[], Integers] | None = None,
+) -> Protocol[tuple[Mask, bytes]]:
     """Holder: answer with the bad counts of its columns; returns the mask of kept columns and the screening's hash.
 
     Parameters
@@ -271,7 +241,7 @@ def _read_next(session: Session, number: int) -> Generator[Any, Any, int]:
     return 1
 
 
-def _check_request(session: Session, request: pb.ScreenBankRound1, n_samples: int) -> NDArray[np.bool_]:
+def _check_request(session: Session, request: pb.ScreenBankRound1, n_samples: int) -> Mask:
     if request.n_samples != n_samples:
         raise MessageError(f"the bank screens {request.n_samples} rows, aligned were {n_samples}", party=session.bank)
     train = shares.bits_from_bytes(request.train_mask, n_samples)
@@ -284,7 +254,7 @@ def _send_chunk(
     session: Session,
     chunk: ColumnChunk,
     place: tuple[int, int],
-    train: NDArray[np.bool_],
+    train: Mask,
     min_count: int,
     sums: SumsEvaluator,
 ) -> Protocol[None]:
@@ -333,23 +303,23 @@ def _check_chunk(holder: str, message: pb.ScreenHolderChunk, n_train: int) -> Me
     return MeasuredChunk(holder, names, status, rates, shifts, counts)
 
 
-def _numbers(holder: str, values: Any, bounds: tuple[float, float], n_columns: int) -> NDArray[np.float64] | None:
+def _numbers(holder: str, values: Any, bounds: tuple[float, float], n_columns: int) -> Vector | None:
     """One published number a column, or None where the holder publishes none."""
     if not len(values):
         return None
-    found: NDArray[np.float64] = np.rint(np.array(values, dtype=np.float64) * 1e3) / 1e3
+    found: Vector = np.rint(np.array(values, dtype=np.float64) * 1e3) / 1e3
     if found.size != n_columns or not bool(((found >= bounds[0]) & (found <= bounds[1])).all()):
         raise MessageError("a missing rate or stability is out of range, or not one a column", party=holder)
     return found
 
 
-def _pairs_to_bytes(pairs: NDArray[np.int64]) -> bytes:
+def _pairs_to_bytes(pairs: Integers) -> bytes:
     if len(pairs) > MAX_PAIRS:
         raise DataError(f"{len(pairs)} pairs of columns are above max_correlation, at most {MAX_PAIRS}; raise it")
     return np.ascontiguousarray(pairs, dtype="<u4").tobytes()
 
 
-def _check_pairs(holder: str, data: bytes, n_columns: int) -> NDArray[np.int64]:
+def _check_pairs(holder: str, data: bytes, n_columns: int) -> Integers:
     if len(data) % 8:
         raise MessageError(f"pairs of columns take 8 bytes each, not {len(data)} in all", party=holder)
     pairs = np.frombuffer(data, "<u4").astype(np.int64).reshape(-1, 2)

@@ -14,10 +14,11 @@ Aborts   : MessageError on any wrong size or range.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from google.protobuf.message import Message
 
+from veilscore.arrays import Integers, Mask
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import from_bits, to_bits
 from veilscore.crypto.garbled import Evaluator, Garbler
@@ -30,12 +31,6 @@ from veilscore.protocols.sealed_circuit import best_splits
 from veilscore.protocols.sealed_gain import Factors, GainRule, Sums, narrow, plus, upper_bit
 from veilscore.wire.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
 from veilscore.wire.randomness import secret_bytes
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
 
 WIDTH = 2048  # candidates garbled at once: tables of one piece go out while the next is made
 MAX_MESSAGE_BYTES = 256 << 20
@@ -53,9 +48,9 @@ class Winners:
     candidate : (nodes,) int64, number of the winner among this party's candidates; -1 where it is not its own.
     """
 
-    splits: NDArray[np.bool_]
-    mine: NDArray[np.bool_]
-    candidate: NDArray[np.int64]
+    splits: Mask
+    mine: Mask
+    candidate: Integers
 
 
 @dataclass(frozen=True)
@@ -220,7 +215,7 @@ def _node_pieces(nodes: int, rule: GainRule) -> list[slice]:
     return [slice(start, min(start + step, nodes)) for start in range(0, nodes, step)]
 
 
-def _winners(splits: NDArray[np.bool_], mine: NDArray[np.bool_], candidate: NDArray[np.int64], n_own: int) -> Winners:
+def _winners(splits: Mask, mine: Mask, candidate: Integers, n_own: int) -> Winners:
     if ((candidate < 0) | (candidate >= n_own))[mine].any():
         raise MessageError("a winning split is not among this party's candidates")
     return Winners(splits, mine, np.where(mine, candidate, -1))

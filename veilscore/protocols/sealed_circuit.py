@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from veilscore.crypto.circuits import add, constant, exceeds, largest, log2, log_bits
-from veilscore.protocols.sealed_gain import GUARD_BITS, HESSIAN_BITS
-
-if TYPE_CHECKING:
-    from veilscore.protocols.sealed_gain import GainRule
+from veilscore.protocols.sealed_gain import GUARD_BITS, HESSIAN_BITS, GainRule
 
 
 def best_splits(engine: Any, rule: GainRule, candidates: tuple[Any, Any], level: tuple[Any, Any], mask: Any) -> Any:

@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import to_bits
 from veilscore.errors import ParameterError
 from veilscore.lattice.params import PRODUCT, T
 from veilscore.lattice.rounding import exact_scale
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
 
 GUARD_BITS = 3  # of C and D after the point: a unit of 1/8 row^2
 HESSIAN_BITS = 6  # of a node's H after the point
@@ -146,7 +141,7 @@ class Sums:
         return np.concatenate([self.left_g.reshape(-1), self.left_h.reshape(-1), self.g, self.h])
 
 
-def left_sums(cells: Words, n_codes: NDArray[np.int64]) -> Words:
+def left_sums(cells: Words, n_codes: Integers) -> Words:
     """Shares of sums over codes <= k for each column and k but its last: (nodes, cells) to (nodes, candidates).
 
     Codes must stand in the order in which they may be cut.
@@ -193,7 +188,7 @@ class Factors:
         for_d = [zero, self.a, zero, shares.add(self.ab, negate(shares.add(self.a, self.a)))]
         return np.stack([np.stack(for_c), np.stack(for_d)])
 
-    def words(self, cross: Words, rule: GainRule, *, bank: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def words(self, cross: Words, rule: GainRule, *, bank: bool) -> tuple[Mask, Mask]:
         """This party's words of the circuit: of candidates and of nodes."""
         nodes = self.node_ab.size
         c = shares.add(shares.add(_multiply(self.gl, self.ab), negate(_multiply(self.g, self.a))), cross[0])
@@ -226,7 +221,7 @@ def narrow(share: Words, both: Words, rule: GainRule) -> Words:
     return shares.add(shares.add(share >> np.uint64(rule.drop_bits), negate(wrap)), both)
 
 
-def _word(share: Words, point: int, n_bits: int) -> NDArray[np.bool_]:
+def _word(share: Words, point: int, n_bits: int) -> Mask:
     """Share modulo T of a value at 2^-(point + guard) as one modulo 2^n_bits at 2^-guard: T becomes a power of two.
 
     Both shares are rounded, so the sum is off by at most one unit.

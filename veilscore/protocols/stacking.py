@@ -19,11 +19,12 @@ log-odds of level two are such multiples in units of 2 L / T, so that a turn of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from veilscore.arrays import Integers, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
@@ -32,174 +33,39 @@ from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.sampling import dither
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.models.softplus import softplus_series
+from veilscore.models.stack_form import (
+    MARGIN_BITS,
+    OPEN_BITS,
+    BankStack,
+    CellsColumn,
+    ClearColumn,
+    Gradient,
+    HolderStack,
+    Losses,
+    Moments,
+    OpenScores,
+    StackLimits,
+    StackRequest,
+    TreesColumn,
+    bounds,
+    own_cells,
+    table_bits,
+)
 from veilscore.models.trees import Tree, coefficients, indicators
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import bank_product, holder_product
-from veilscore.protocols.scorecard import LEAD_EXTRA_BITS, row_sums
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
-    Codes = NDArray[np.unsignedinteger]
-    Vector = NDArray[np.float64]
-
-MARGIN_BITS = 12  # fraction bits of a shared margin
 WEIGHT_BITS = 14  # and of level two's weights where scores are opened
-OPEN_BITS = 14  # fraction bits of an opened gradient component
 MOMENT_BITS = 6
 SCORE_BITS = 6  # an opened score is right to 1/64 of log-odds
-MIN_TABLE_BITS, MAX_TABLE_BITS = 18, 35
 MAX_REACH_BITS = 7
 MAX_COLUMNS = 64
 MAX_MEMBERS = 4  # of one request
 SPLITS_AT_ONCE = 64  # vectors of one product
 _KINDS = (pb.StackBankBlock, pb.StackHolderBlock)
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class CellsColumn:
-    """Bank: out-of-fold margins of a scorecard.
-
-    Attributes
-    ----------
-    theta : party -> (k, cells) log-odds of each cell in each fold's fit.
-    intercept : (k,).
-    """
-
-    theta: dict[str, Vector]
-    intercept: Vector
-
-
-@dataclass(frozen=True)
-class TreesColumn:
-    """Bank: out-of-fold margins of boosting: kept trees and log-odds before the first, fold by fold."""
-
-    trees: tuple[tuple[Tree, ...], ...]
-    base: Vector
-
-
-@dataclass(frozen=True)
-class ClearColumn:
-    """Bank: margins that need no holder, (n,) log-odds."""
-
-    values: Vector
-
-
-Column = CellsColumn | TreesColumn | ClearColumn
-
-
-@dataclass(frozen=True)
-class BankStack:
-    """All that the bank brings.
-
-    Attributes
-    ----------
-    codes, n_codes : (n, d) codes of the training rows and (d,); d may be 0.
-    holder_n_codes : per holder (d,).
-    fold : (n,) number of each row's fold; its margins come from the models that did not train on it.
-    columns : the level-one models.
-    target, weight : (n,) labels in {0, 1} and positive weights of mean 1.
-    """
-
-    codes: Codes
-    n_codes: NDArray[np.int64]
-    holder_n_codes: dict[str, NDArray[np.int64]]
-    fold: NDArray[np.int64]
-    columns: tuple[Column, ...]
-    target: NDArray[np.int8]
-    weight: Vector
-
-
-@dataclass(frozen=True)
-class HolderStack:
-    """All that a holder brings: per column "cells", "clear" or its own part of each fold's trees."""
-
-    codes: Codes
-    n_codes: NDArray[np.int64]
-    fold: NDArray[np.int64]
-    columns: tuple[str | tuple[tuple[Tree, ...], ...], ...]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Ask for sums over rows of x_j x_k, j <= k, and of x_j: answered by ((M, M), (M,))."""
-
-    columns: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Ask for sum_i w_i (p_i - y_i) (x_i, 1): answered by (M + 1,).
-
-    Attributes
-    ----------
-    weight : (n,) weights of the rows, zero for rows left out; secret to the bank, as are `beta` and `intercept`.
-    radius : range of the series, one of `loss.BOUNDS`, beyond every |eta|.
-    """
-
-    columns: tuple[int, ...]
-    beta: Vector
-    intercept: float
-    radius: float
-    weight: Vector
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Ask for the logistic loss of each fold, not weighted: answered by (k,).
-
-    Attributes
-    ----------
-    beta, intercept : (k, M) and (k,), those that a fold's rows are measured with.
-    """
-
-    columns: tuple[int, ...]
-    beta: Vector
-    intercept: Vector
-    radius: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Ask for each row's log-odds, rounded to 2**-SCORE_BITS; parameters as in `Losses`: answered by (n,)."""
-
-    columns: tuple[int, ...]
-    beta: Vector
-    intercept: Vector
-
-
-Request = Moments | Gradient | Losses | Scores
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a holder answers at most, from the job."""
-
-    moments: int
-    gradients: int
-    losses: int
-    scores: int = 0
-
-
-def table_bits(n_samples: int, reach_bits: int) -> tuple[int, int]:
-    """Fraction bits of the bank's and the lead's tables, so that no inner product can wrap the share ring.
-
-    Raises
-    ------
-    ParameterError : too many rows for the ring.
-    """
-    room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2))) - reach_bits - MARGIN_BITS
-    if room < MIN_TABLE_BITS:
-        raise ParameterError(f"{n_samples} training rows do not fit the share ring: stack on a sample of them")
-    bits = min(MAX_TABLE_BITS, room)
-    bank = (bits - LEAD_EXTRA_BITS + 1) // 2
-    return bank, bits - bank
 
 
 def times(left: Words, right: Words) -> Words:
@@ -213,61 +79,6 @@ def times(left: Words, right: Words) -> Words:
 def to_turn(share: Words) -> Words:
     """A share modulo T as one modulo 2**24 of the same turn; two of them then add up within one unit."""
     return (np.rint(share.astype(np.float64) * (TURN / T)).astype(np.uint64)) % np.uint64(TURN)
-
-
-def reach(tree: Tree, codes: Codes, n_codes: NDArray[np.int64]) -> tuple[Vector, Vector]:
-    """Bank: least and greatest value that a tree can give each row, whatever the holder's codes: (n,) each."""
-    from veilscore.models.trees import goes_left  # noqa: PLC0415
-
-    n = codes.shape[0]
-    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
-    low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    for leaf, path in tree.paths():
-        mine = np.ones(n, bool)
-        for k, is_left in path:
-            if k in left:
-                mine &= left[k] if is_left else ~left[k]
-        low[mine] = np.minimum(low[mine], tree.weights[leaf])
-        high[mine] = np.maximum(high[mine], tree.weights[leaf])
-    return low, high
-
-
-def bounds(data: BankStack) -> tuple[Vector, Vector]:
-    """Least and greatest margin of each row in each column, from what the bank knows: (n, columns) each."""
-    low = np.zeros((data.target.size, len(data.columns)))
-    high = np.zeros_like(low)
-    for c, column in enumerate(data.columns):
-        if isinstance(column, ClearColumn):
-            low[:, c] = high[:, c] = column.values
-            continue
-        for f in range(int(data.fold.max()) + 1):
-            rows = data.fold == f
-            low[rows, c], high[rows, c] = _fold_bounds(data, column, f, rows)
-    return low, high
-
-
-def _fold_bounds(
-    data: BankStack, column: CellsColumn | TreesColumn, f: int, rows: NDArray[np.bool_]
-) -> tuple[Vector, Vector]:
-    codes = data.codes[rows]
-    if isinstance(column, TreesColumn):
-        pairs = [reach(tree, codes, data.n_codes) for tree in column.trees[f]]
-        zero = np.full(int(rows.sum()), float(column.base[f]))
-        return zero + sum(low for low, _ in pairs), zero + sum(high for _, high in pairs)
-    mine = float(column.intercept[f]) + _own_cells(data, column, f, codes)
-    low, high = mine.copy(), mine.copy()
-    for holder, n_codes in data.holder_n_codes.items():
-        at = np.concatenate(([0], np.cumsum(n_codes)))[:-1]
-        theta = column.theta[holder][f]
-        low += np.minimum.reduceat(theta, at).sum()
-        high += np.maximum.reduceat(theta, at).sum()
-    return low, high
-
-
-def _own_cells(data: BankStack, column: CellsColumn, f: int, codes: Codes) -> Vector:
-    (bank,) = set(column.theta) - set(data.holder_n_codes)
-    units = np.rint(np.ldexp(column.theta[bank][f], MARGIN_BITS)).astype(np.int64)
-    return np.ldexp(row_sums(codes, data.n_codes, units).astype(np.float64), -MARGIN_BITS)
 
 
 def _groups(trees: Sequence[Tree]) -> Iterator[list[int]]:
@@ -289,7 +100,7 @@ def _groups(trees: Sequence[Tree]) -> Iterator[list[int]]:
 # --- the bank --------------------------------------------------------------------------------------------------------
 
 
-def bank_stack(session: Session, data: BankStack, requests: Generator[Request, Any, R]) -> Protocol[R]:
+def bank_stack(session: Session, data: BankStack, requests: Generator[StackRequest, Any, R]) -> Protocol[R]:
     """Bank: share the margins, then answer what the fit asks; returns the fit's result.
 
     Raises
@@ -354,7 +165,7 @@ class _Bank:
             if isinstance(column, TreesColumn):
                 value = np.full(int(rows.sum()), float(column.base[f]))
             elif isinstance(column, CellsColumn):
-                value = float(column.intercept[f]) + _own_cells(self.data, column, f, self.data.codes[rows])
+                value = float(column.intercept[f]) + own_cells(self.data, column, f, self.data.codes[rows])
             else:
                 continue
             self.x[c, rows] = shares.add(self.x[c, rows], shares.encode(value, MARGIN_BITS))
@@ -389,16 +200,14 @@ class _Bank:
                     value = coefficients(tree, _leaf_units(tree), data.codes[rows], data.n_codes)[0]
                     self.x[c, rows] = shares.add(self.x[c, rows], shares.to_ring(value))
 
-    def _group(
-        self, holder: str, key: ProductKey, c: int, rows: NDArray[np.int64], trees: list[Tree]
-    ) -> Protocol[None]:
+    def _group(self, holder: str, key: ProductKey, c: int, rows: Integers, trees: list[Tree]) -> Protocol[None]:
         parts = [coefficients(tree, _leaf_units(tree), self.data.codes[rows], self.data.n_codes) for tree in trees]
         u = shares.to_ring(np.concatenate([part[1:] for part in parts]))
         product = yield from bank_product(holder, key, rows.size, lambda r: u[:, r], None, _KINDS)
         own = shares.to_ring(np.sum([part[0] for part in parts], axis=0))
         self.x[c, rows] = shares.add(self.x[c, rows], shares.add(own, product))
 
-    def answer(self, request: Request) -> Protocol[Any]:
+    def answer(self, request: StackRequest) -> Protocol[Any]:
         """What the fit asked for."""
         if isinstance(request, Moments):
             return (yield from self._moments(request))
@@ -440,7 +249,7 @@ class _Bank:
             second[j, k] = second[k, j] = value
         return second, opened[len(pairs) :]
 
-    def _eta(self, x: Words, factors: NDArray[np.int64], constant: NDArray[np.int64]) -> Protocol[Words]:
+    def _eta(self, x: Words, factors: Integers, constant: Integers) -> Protocol[Words]:
         """Share modulo T of sum_m factors_m x_m + constant; factors (M,) or (M, n) and constant (n,) are the bank's."""
         u = _constants(factors, self.n)
         product = yield from self._product(u)
@@ -488,7 +297,7 @@ class _Bank:
         sums = _fold_sums(own, data.fold)
         return (yield from self._open(sums, [bits] * sums.size, [OPEN_BITS] * sums.size))
 
-    def _scores(self, request: Scores) -> Protocol[Vector]:
+    def _scores(self, request: OpenScores) -> Protocol[Vector]:
         yield from self._ask(pb.StackBankStep.SCORES, request.columns)
         fold = self.data.fold
         factors = np.rint(np.ldexp(request.beta[fold].T, WEIGHT_BITS)).astype(np.int64)
@@ -503,7 +312,9 @@ class _Bank:
 # --- holders ---------------------------------------------------------------------------------------------------------
 
 
-def holder_stack(session: Session, data: HolderStack, limits: Limits, *, asked: int = 0) -> Protocol[dict[str, int]]:
+def holder_stack(
+    session: Session, data: HolderStack, limits: StackLimits, *, asked: int = 0
+) -> Protocol[dict[str, int]]:
     """Holder: share the margins and, as the lead, answer what the bank asks, up to the limits.
 
     Parameters
@@ -667,12 +478,12 @@ class _Holder:
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _leaf_units(tree: Tree) -> NDArray[np.int64]:
-    units: NDArray[np.int64] = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
+def _leaf_units(tree: Tree) -> Integers:
+    units: Integers = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
     return units
 
 
-def _of_fold(found: Words, fold: NDArray[np.int64], n_columns: int) -> Words:
+def _of_fold(found: Words, fold: Integers, n_columns: int) -> Words:
     """(columns * k, n) shares, by column and fold, to those of each row's own fold: (columns, n)."""
     by_fold = found.reshape(n_columns, -1, fold.size)
     picked: Words = np.take_along_axis(by_fold, fold[None, None, :], axis=1)[:, 0]
@@ -683,17 +494,17 @@ def _pairs(n: int) -> list[tuple[int, int]]:
     return [(j, k) for j in range(n) for k in range(j, n)]
 
 
-def _wrap(values: Vector) -> NDArray[np.int64]:
+def _wrap(values: Vector) -> Integers:
     """Whole numbers, modulo T where they are larger than half of it: a turn more or less is none."""
     return (values - np.rint(values / T) * float(T)).astype(np.int64)
 
 
-def _constants(factors: NDArray[np.int64], n: int) -> Words:
+def _constants(factors: Integers, n: int) -> Words:
     ring = shares.to_ring(factors)
     return np.ascontiguousarray(np.broadcast_to(ring[:, None] if ring.ndim == 1 else ring, (len(ring), n)))
 
 
-def _fold_sums(share: Words, fold: NDArray[np.int64]) -> Words:
+def _fold_sums(share: Words, fold: Integers) -> Words:
     k = int(fold.max()) + 1
     return np.array([shares.sum_shares(share[fold == f]) for f in range(k)], np.uint64)
 

@@ -16,19 +16,21 @@ Aborts   : RefusedError where a holder refuses; ParameterError where totals or r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Integers, Limbs, Mask, Words
 from veilscore.errors import ConfigError, MessageError, ParameterError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import LOOKUP_TREES, MAX_CELLS, PRODUCT_OPEN, SCORE_T, check_product
 from veilscore.lattice.product import N, ProductEvaluator, ProductKey, element_bytes
 from veilscore.lattice.slots import n_folded
+from veilscore.models.boosted import Boosted
 from veilscore.models.leaf_index import leaf_index
-from veilscore.models.trees import coefficients, indicators
+from veilscore.models.trees import Tree, coefficients, indicators
 from veilscore.protocols.banding import BandCircuit, bank_bands
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import AHEAD, WORKERS, ahead
@@ -44,21 +46,12 @@ from veilscore.protocols.scoring import (
     receive_total,
     release_share,
 )
+from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+Units = Integers
 
-    from numpy.typing import NDArray
-
-    from veilscore.models.boosted import Boosted
-    from veilscore.models.trees import Tree
-    from veilscore.terms.bands import Bands
-
-    Units = NDArray[np.int64]
-    Words = NDArray[np.uint64]
-    Codes = NDArray[np.unsignedinteger]
 
 GROUP = 64  # vectors of one message: 8 MB at a full block
 
@@ -126,7 +119,7 @@ def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart
 
 
 def bank_score_trees(
-    session: Session, coordinator: str, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted
+    session: Session, coordinator: str, rows: Mask, own_codes: CodeArray, model: Boosted
 ) -> Protocol[BatchResult]:
     """Bank: total points of the scored rows.
 
@@ -146,7 +139,7 @@ def bank_score_trees(
 
 
 def bank_score_trees_bands(
-    session: Session, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted, bands: Bands
+    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands
 ) -> Protocol[BandResult]:
     """Bank: bands of the scored rows; parameters as in `bank_score_trees`.
 
@@ -160,8 +153,8 @@ def bank_score_trees_bands(
 
 
 def _bank_shares(
-    session: Session, rows: NDArray[np.bool_], own_codes: Codes, model: Boosted, bands: Bands | None = None
-) -> Protocol[tuple[Units, dict[str, NDArray[np.bool_] | None]]]:
+    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands | None = None
+) -> Protocol[tuple[Units, dict[str, Mask | None]]]:
     """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
     parts = holder_parts(model, session.holders)
@@ -201,7 +194,7 @@ class _BankTrees:
         yield from send_parts(self._holder, pb.BatchBankQuery, query.pack())
         return share.astype(np.int64)
 
-    def multiply(self, session: Session, codes: Codes) -> Protocol[Units]:
+    def multiply(self, session: Session, codes: CodeArray) -> Protocol[Units]:
         """Bank's share of the other trees, (n_rows,), block by block."""
         n_blocks = -(-codes.shape[0] // N)
         n_bits = sum(len(self._trees[i][0].holder_splits) for i in self.forms.multiplied)
@@ -218,7 +211,9 @@ class _BankTrees:
             yield from self._reply(key, block, total)
         return total
 
-    def _groups(self, key: ProductKey, codes: Codes, total: Units) -> Iterator[Callable[[], tuple[int, int, bytes]]]:
+    def _groups(
+        self, key: ProductKey, codes: CodeArray, total: Units
+    ) -> Iterator[Callable[[], tuple[int, int, bytes]]]:
         """Yield the work of each message in order; adds what needs nothing of the holder to the total."""
         for block in range(-(-codes.shape[0] // N)):
             rows = slice(block * N, (block + 1) * N)
@@ -301,7 +296,7 @@ def _holder_multiply(session: Session, answer: HolderAnswer, trees: Sequence[Tre
         for block in range(n_blocks):
             rows = slice(block * N, min((block + 1) * N, n_rows))
             bits = np.concatenate([indicators(tree, answer.codes[rows], answer.n_codes) for tree in trees])
-            sums: list[Future[NDArray[np.uint32]]] = []
+            sums: list[Future[Limbs]] = []
             for part, first in enumerate(range(0, bits.shape[0], GROUP)):
                 message = yield from receive(session.bank, pb.BatchBankFactors)
                 if (message.block, message.part) != (block, part):

@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
 
+from veilscore.arrays import Integers, Mask
+from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, MessageError, RefusedError
+from veilscore.files.store import JobStore
 from veilscore.release.budget import ReleaseBudget
-from veilscore.release.consent import Ask, Signed, kind_of, stated_scope
+from veilscore.release.consent import Ask, Consent, Signed, kind_of, stated_scope
 from veilscore.release.gate import MAX_LISTS, ConsentGate
 from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger, counted_map
+from veilscore.terms.bands import Bands
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.policy import NodePolicy
 from veilscore.v1 import score_pb2
-from veilscore.wire.protocol import Protocol, Send, receive_parts, send_parts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from google.protobuf.message import Message
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import CodeMap
-    from veilscore.files.store import JobStore
-    from veilscore.release.consent import Consent
-    from veilscore.terms.bands import Bands
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import NodePolicy
-    from veilscore.wire.protocol import Session
+from veilscore.wire.protocol import Protocol, Send, Session, receive_parts, send_parts
 
 R = TypeVar("R")
 MAX_BYTES = 1 << 30
@@ -64,7 +60,7 @@ def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ..
 
 def ask_of(job: Job, at_s: float | None = None) -> Ask:
     """What a batch job asks for, at a time (default now)."""
-    return Ask(job.purpose, job.task, job.bank, job.scoring.model, time.time() if at_s is None else at_s)
+    return Ask(job.purpose, job.task, job.bank, job.of(ScoreBatch).model, time.time() if at_s is None else at_s)
 
 
 def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
@@ -148,9 +144,7 @@ class BatchGuard:
             return ()
         return (yield from holder_receive_lists(self._session, self._gate, ask_of(self._job)))
 
-    def keep(
-        self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: NDArray[np.int64]
-    ) -> None:
+    def keep(self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: Integers) -> None:
         """After alignment: refuse firms without consent, then save what scoring needs.
 
         Parameters
@@ -168,42 +162,32 @@ class BatchGuard:
             store.save_arrays("firms", firms=firms)
         store.save_json("consents", [{"id": c.id, "expires_s": c.scope.expires_s} for c in consents])
 
-    def refusal(
-        self,
-        store: JobStore,
-        known: NDArray[np.bool_],
-        model: bytes,
-        code_map: CodeMap,
-        bands: Bands | None = None,
-    ) -> str:
-        """Before scoring: why this batch is not scored, as the bank may hear it; empty if it is.
+    def check_release(
+        self, store: JobStore, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None = None
+    ) -> None:
+        """Refuse, before anything is computed, a batch that may not be scored, with what the bank may learn of why.
 
-        Parameters
-        ----------
-        known : (n_samples,) rows that are scored and known here.
-        bands : where bands alone are opened.
+        known : (n_samples,) rows that are scored and known here; bands : where bands alone are opened.
+        Raises RefusedError.
         """
         if self._needed and not self._still_valid(store):
-            return "consent has expired or was revoked since the batch was aligned; submit the job again"
-        stated = None if self._training else self._job.scoring.model_sha256
+            raise RefusedError("consent has expired or was revoked since the batch was aligned; submit the job again")
+        stated = None if self._training else self._job.of(ScoreBatch).model_sha256
         if stated not in {None, model.hex()}:
-            return f"model version differs from the approved job's (model_sha256): it says {str(stated)[:16]}"
-        if not self._counts:
-            return ""
-        try:
+            raise RefusedError(
+                f"model version differs from the approved job's (model_sha256): it says {str(stated)[:16]}"
+            )
+        if self._counts:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
                     ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], model.hex())
                 self._budget(ledger, code_map).check_batch(self._release(store, known, model, code_map, bands))
-        except RefusedError as error:
-            return error.message
-        return ""
 
     def counted(
         self,
         protocol: Protocol[R],
         store: JobStore,
-        known: NDArray[np.bool_],
+        known: Mask,
         model: bytes,
         code_map: CodeMap,
         bands: Bands | None = None,
@@ -222,9 +206,7 @@ class BatchGuard:
         revoked = self._gate.revoked()
         return bool(kept) and all(c["id"] not in revoked and time.time() < c["expires_s"] for c in kept)
 
-    def _release(
-        self, store: JobStore, known: NDArray[np.bool_], model: bytes, code_map: CodeMap, bands: Bands | None
-    ) -> Release:
+    def _release(self, store: JobStore, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None) -> Release:
         cut_offs = b"" if bands is None else bands.sha256
         return Release(
             kind=EVALUATION if self._training else BATCH,

@@ -13,15 +13,13 @@ import hmac
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from veilscore.errors import RefusedError, StateError
 from veilscore.files.store import write_atomically
-from veilscore.models.model import load_model
-
-if TYPE_CHECKING:
-    from veilscore.terms.job import Job
-    from veilscore.terms.policy import DatasetConfig, NodeConfig
+from veilscore.models.filed import load_model
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
+from veilscore.terms.parameters import ScoreBatch
 
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 _PIECE = 1 << 20
@@ -46,16 +44,16 @@ def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
     if name in node.datasets:
         bound["dataset"] = _dataset_digest(salt, node.datasets[name])
     if job.task == "score_batch":
-        bound["model"] = _model_digest(home, job.scoring.model)
+        bound["model"] = _model_digest(home, job.of(ScoreBatch).model)
     return bound
 
 
 def with_model_version(job: Job, home: Path) -> Job:
     """The job with the version of the model that the bank's home has, where it names none; else the job as it is."""
-    path = home / "models" / job.scoring.model / "model.json" if job.task == "score_batch" else None
-    if path is None or job.scoring.model_sha256 is not None or not path.is_file():
+    path = home / "models" / job.of(ScoreBatch).model / "model.json" if job.task == "score_batch" else None
+    if path is None or job.of(ScoreBatch).model_sha256 is not None or not path.is_file():
         return job
-    parameters = job.scoring.model_copy(update={"model_sha256": load_model(path).sha256.hex()})
+    parameters = job.of(ScoreBatch).model_copy(update={"model_sha256": load_model(path).sha256.hex()})
     return job.model_copy(update={"parameters": parameters})
 
 

@@ -11,22 +11,16 @@ a repeat, of which there are few; that it happened is for an audit to find.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from veilscore.arrays import Integers, Words
 from veilscore.errors import RefusedError
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, HOUR_S, ONLINE, Release
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, HOUR_S, ONLINE, Release, ReleaseLedger
+from veilscore.terms.rules import ReleaseRules
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from veilscore.release.ledger import ReleaseLedger
-    from veilscore.terms.rules import ReleaseRules
-
-    _Counts = int | NDArray[np.int64]  # of one firm, or (n,)
+_Counts = int | Integers  # of one firm, or (n,)
 
 
 class ReleaseBudget:
@@ -163,10 +157,10 @@ class ReleaseBudget:
             )
 
 
-def models_of(past: Iterable[Release], *more: Release) -> dict[str, NDArray[np.uint64]]:
+def models_of(past: Iterable[Release], *more: Release) -> dict[str, Words]:
     """Firms by model, in order and as often as released; `more` are named alike but do not count."""
     past = tuple(past)
-    parts: dict[str, list[NDArray[np.uint64]]] = defaultdict(list)
+    parts: dict[str, list[Words]] = defaultdict(list)
     names = _names((*past, *more))
     for release, name in zip(past, names, strict=False):
         parts[name].append(release.firms)
@@ -192,7 +186,7 @@ def _names(releases: Sequence[Release]) -> list[str]:
     ]
 
 
-def how_often(firms: NDArray[np.uint64], released: NDArray[np.uint64]) -> NDArray[np.int64]:
+def how_often(firms: Words, released: Words) -> Integers:
     """How often each of `firms` (n,) stands in `released` (m,), which is in order; (n,)."""
-    times: NDArray[np.int64] = np.searchsorted(released, firms, "right") - np.searchsorted(released, firms, "left")
+    times: Integers = np.searchsorted(released, firms, "right") - np.searchsorted(released, firms, "left")
     return times

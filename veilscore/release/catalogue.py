@@ -10,21 +10,18 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from veilscore.data.ingest import read_table
+from veilscore.data.table import Table
 from veilscore.errors import ConfigError, IdentityError
 from veilscore.files.store import write_atomically
+from veilscore.keys.identity import Certificate, Identity
 from veilscore.release.binding import dataset_version
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from veilscore.data.table import Table
-    from veilscore.keys.identity import Certificate, Identity
-    from veilscore.terms.policy import NodeConfig
+from veilscore.terms.node_config import NodeConfig
 
 PURPOSE = "data set publication"
 FORMAT = "veilscore-dataset/1"

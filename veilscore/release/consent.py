@@ -18,23 +18,20 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
+from veilscore.arrays import Mask, Words
 from veilscore.errors import ConfigError, IdentityError, MessageError, ParameterError
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from numpy.typing import NDArray
 
 TASKS = ("score_online", "score_batch")
 SALT_BYTES = 32
@@ -127,7 +124,7 @@ class Consent:
         """Whether a token is this firm's (normalised id)."""
         return commit_one(self.salt, firm) == self.commitments.tobytes()
 
-    def covers(self, ids: Iterable[str]) -> NDArray[np.bool_]:
+    def covers(self, ids: Iterable[str]) -> Mask:
         """Which of these firms (normalised ids) are covered; (n,)."""
         return is_in(commit(self.salt, ids), self.commitments)
 
@@ -198,19 +195,19 @@ def commit_one(salt: bytes, firm: str) -> bytes:
     return hashlib.sha256(_LABEL + salt + firm.encode()).digest()
 
 
-def is_in(rows: NDArray[np.uint8], ordered: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def is_in(rows: NDArray[np.uint8], ordered: NDArray[np.uint8]) -> Mask:
     """Which rows (n, 32) are among `ordered` (m, 32), which is in the order of its bytes; (n,)."""
     if not len(ordered):
         return np.zeros(len(rows), bool)
     keys, wanted = _as_keys(ordered), _as_keys(rows)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found: NDArray[np.bool_] = keys[place] == wanted
+    found: Mask = keys[place] == wanted
     # equal first halves are decided on all bytes
     found &= (np.ascontiguousarray(ordered)[place] == rows).all(axis=1)
     return found
 
 
-def _as_keys(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _as_keys(rows: NDArray[np.uint8]) -> Words:
     """First 8 bytes of each row as an integer that sorts as the bytes do."""
     return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)
 

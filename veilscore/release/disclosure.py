@@ -6,21 +6,19 @@ a repeated attempt goes on from it, whatever became of the job's folder.
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from veilscore.errors import RefusedError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 from veilscore.wire.protocol import Checkpoint, Protocol
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from google.protobuf.message import Message
 
 R = TypeVar("R")
 _TABLES = (

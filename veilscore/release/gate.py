@@ -7,22 +7,18 @@ there count, so an older list cannot bring a revoked consent back.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Mask
 from veilscore.errors import IdentityError, MessageError, RefusedError, StateError
 from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent, read_revocations
+from veilscore.release.ledger import ReleaseLedger
 from veilscore.terms.settings import read_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.release.ledger import ReleaseLedger
 
 MAX_LISTS = 64
 
@@ -97,7 +93,7 @@ class ConsentGate:
             )
         return tuple(self._verified(data, ask, "list", "a consent list") for data in lists)
 
-    def covered(self, consents: Sequence[Consent], ids: NDArray[np.str_]) -> NDArray[np.bool_]:
+    def covered(self, consents: Sequence[Consent], ids: NDArray[np.str_]) -> Mask:
         """Which firms (normalised ids) have a consent on these lists that was not revoked for them; (n,)."""
         if not self._required:
             return np.ones(len(ids), bool)
@@ -148,7 +144,7 @@ class ConsentGate:
         return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
 
 
-def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> NDArray[np.bool_]:
+def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> Mask:
     """Which rows (n, 32) are among commitments in hexadecimal; (n,)."""
     good = sorted(s for s in single if len(s) == 64 and set(s) <= set("0123456789abcdef"))
     return is_in(rows, np.frombuffer(bytes.fromhex("".join(good)), np.uint8).reshape(-1, rows.shape[1]))

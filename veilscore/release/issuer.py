@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +23,8 @@ from veilscore.errors import ConfigError, DataError, StateError
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
+    Consent,
+    Scope,
     Signed,
     commit,
     issue_list,
@@ -30,12 +34,6 @@ from veilscore.release.consent import (
     stated_scope,
 )
 from veilscore.terms.settings import read_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from veilscore.release.consent import Consent, Scope
 
 
 class Issuer:

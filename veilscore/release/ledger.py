@@ -17,21 +17,19 @@ import hashlib
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import CodeArray, Words
 from veilscore.errors import RefusedError, StateError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+Firms = Words
 
-    from numpy.typing import NDArray
-
-    Firms = NDArray[np.uint64]
 
 EVALUATION = "evaluation"
 BATCH = "batch"
@@ -142,7 +140,7 @@ class ReleaseLedger:
 
         return np.frombuffer(b"".join([one(firm) for firm in ids]), "<u8").astype(np.uint64)
 
-    def record_digest(self, codes: NDArray[np.unsignedinteger]) -> bytes:
+    def record_digest(self, codes: CodeArray) -> bytes:
         """Keyed digest of a firm's codes (1, n_columns)."""
         return hashlib.blake2b(codes.astype("<u8").tobytes(), key=self._key, digest_size=16).digest()
 

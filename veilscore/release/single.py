@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
 from veilscore.release.ledger import ONLINE, Release, ReleaseLedger, counted_map
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from veilscore.terms.policy import NodePolicy
-    from veilscore.v1.control_pb2 import EncryptRecord
+from veilscore.terms.policy import NodePolicy
+from veilscore.v1.control_pb2 import EncryptRecord
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,9 +55,7 @@ class SingleGuard:
         ask = Ask(request.purpose, "score_online", bank, model, self._ledger.now_s())
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
-    def check_release(
-        self, request: EncryptRecord, bank: str, firm: str, codes: NDArray[np.unsignedinteger], token: Token
-    ) -> Passed:
+    def check_release(self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
         Parameters

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from veilscore.data.codes import ColumnMap
+from veilscore.files.store import JobStore
+from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
-from veilscore.protocols.binning import offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import boosting_of, boosting_warnings
 from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
 from veilscore.reports.report import ReportData
 from veilscore.reports.selection import selection_of
 from veilscore.tasks.stack import filed_job
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.codes import ColumnMap
-    from veilscore.files.store import JobStore
-    from veilscore.protocols.binning import BinCounts
-    from veilscore.terms.job import Job
-
-    Vector = NDArray[np.float64]
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import TrainScorecard
 
 
 def bank_report(
     store: JobStore,
     job: Job,
     *,
-    costs: Iterable[report.Cost] = (),
+    costs: Iterable[report.StepCost] = (),
     parties: Sequence[report.Party] | None = None,
 ) -> ReportData:
     """Report for the bank.
@@ -79,12 +71,12 @@ def _convergence(files: BankFiles) -> report.Convergence | None:
     )
 
 
-def _bank_job(files: BankFiles) -> report.Job:
+def _bank_job(files: BankFiles) -> report.ReportedJob:
     model, p = files.model, files.job.training
     filed = model.provenance
     drawn = f"{p.holdout_fraction:.0%} drawn at random within goods and bads, seed {p.holdout_seed}"
     dated = f"from {p.holdout_from} on" if p.holdout_from else drawn
-    return report.Job(
+    return report.ReportedJob(
         name=files.job.name,
         job_id=filed.job_id,
         purpose=files.job.purpose,
@@ -116,8 +108,8 @@ def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
     return (*owners, report.Party(name=files.job.coordinator, role="coordinator"))
 
 
-def _weights(files: BankFiles) -> report.Scorecard:
-    scaling, asked = files.model.scaling, files.job.scorecard.sign == "positive"
+def _weights(files: BankFiles) -> report.ScorecardSection:
+    scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
     for part in files.model.parts:
         for column in part.columns:
@@ -138,7 +130,7 @@ def _weights(files: BankFiles) -> report.Scorecard:
             )
     unused = files.code_map.dropped.items()
     dropped += [report.Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
-    return report.Scorecard(
+    return report.ScorecardSection(
         rows=tuple(rows),
         intercept=files.model.intercept,
         base_score=scaling.base_score,
@@ -159,7 +151,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
         for number in np.unique(group).tolist():
             codes = np.flatnonzero(group == number).tolist()
             bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
-            cell = report.Bin(
+            cell = report.BinRow(
                 codes=tuple(codes),
                 share=sum(column.rows[code] for code in codes) / max(sum(column.rows), 1),
                 label=range_label(own, codes) if own else None,

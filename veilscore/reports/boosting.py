@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted
 from veilscore.models.importance import by_party, importance
 from veilscore.reports import report
-
-if TYPE_CHECKING:
-    from veilscore.files.store import JobStore
-    from veilscore.reports.measures import BankFiles
-    from veilscore.terms.job import Job, TrainBoosting
+from veilscore.reports.measures import BankFiles
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import TrainBoosting
 
 SHOWN = (  # parameters of growth and of what is opened, in the order of the page
     "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",
@@ -40,8 +39,8 @@ def boosting_of(files: BankFiles) -> report.Boosting | None:
         n_trees=len(model.boosted_trees),
         n_grown=max(len(fit["improvements"]), len(model.boosted_trees)),
         stopped=fit["stopped"],
-        limits=_limits(files.job.boosting),
-        importance=tuple(report.Importance(**vars(item)) for item in columns),
+        limits=_limits(files.job.of(TrainBoosting)),
+        importance=tuple(report.ImportanceRow(**vars(item)) for item in columns),
         parties=by_party(columns),
         unused=tuple(unused),
         validation=tuple(accumulate(fit["improvements"])),
@@ -64,7 +63,7 @@ def boosting_warnings(files: BankFiles) -> list[str]:
     lines = []
     if "budget" in files.fit["stopped"]:
         lines.append(f"Training ended early: {files.fit['stopped']}; use fewer bins or columns, or more noise.")
-    p = files.job.boosting
+    p = files.job.of(TrainBoosting)
     if not p.bounds and p.splits == "bounded":
         lines.append("Bounds on opened sums were off: enough of them tell which bin of a column a firm is in.")
     elif not p.bounds:
@@ -85,7 +84,7 @@ def trees_taken(store: JobStore, job: Job) -> report.TreesTaken | None:
         n_sums=saved["n_sums"],
         spent=saved["spent"],
         budget=saved["budget"],
-        limits=_limits(job.boosting),
+        limits=_limits(job.of(TrainBoosting)),
         part_hash=saved["sha256"],
     )
 

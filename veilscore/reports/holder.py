@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from veilscore import __version__
+from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
-from veilscore.protocols.binning import cell_counts, offsets
+from veilscore.files.store import JobStore
+from veilscore.models.counts import cell_counts, offsets
 from veilscore.reports import report
 from veilscore.reports.boosting import trees_taken
 from veilscore.reports.measures import column_shift, learned_of, stability_of
 from veilscore.reports.report import ReportData
 from veilscore.tasks.stack import filed_job
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from veilscore.files.store import JobStore
-    from veilscore.terms.job import Job
+from veilscore.terms.job import Job
 
 
-def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.Cost] = ()) -> ReportData:
+def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.StepCost] = ()) -> ReportData:
     """Report for one holder: its own columns by its own labels, what it helped with and what was learned.
 
     Parameters
@@ -37,13 +32,13 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
     """
     code_map = CodeMap.from_json(store.load_json("code_map"))
     rows, aligned = store.load_arrays("rows"), store.load_json("aligned")
-    train: NDArray[np.bool_] = rows["train"]
+    train: Mask = rows["train"]
     scored = store.load_json("scored") if store.has("scored") else None
     bins, shifts = _own_columns(code_map, _own_titles(code_map, store.load_json("columns")["names"]), party, rows)
     return ReportData(
         audience="holder",
         party=party,
-        job=report.Job(
+        job=report.ReportedJob(
             name=job.name,
             job_id=store.path.name,
             purpose=job.purpose,
@@ -66,7 +61,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
 
 
 def _own_columns(
-    code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, NDArray[Any]]
+    code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, Array]
 ) -> tuple[list[report.ColumnBins], list[report.ColumnStability | None]]:
     """Bins of every column in the order of values, over the training rows, and how far the hold-out has moved."""
     train, codes = rows["train"], rows["codes"]
@@ -76,7 +71,7 @@ def _own_columns(
         cells = slice(at[j], at[j + 1])
         shares, labels = before[cells] / max(train.sum(), 1), column.labels()
         shown = [
-            report.Bin(codes=(code,), share=float(shares[code]), label=labels[code])
+            report.BinRow(codes=(code,), share=float(shares[code]), label=labels[code])
             for code in column.permutation.tolist()
         ]
         bins.append(report.ColumnBins(column=names[j], party=party, bins=tuple(shown)))

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ParameterError
+from veilscore.files.store import JobStore
 from veilscore.models import boosting_design, metrics
 from veilscore.models import design as modelling
 from veilscore.models.boosted import Stacked
+from veilscore.models.counts import BinCounts
+from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
-from veilscore.models.model import load_model
+from veilscore.models.model import ScoreModel
+from veilscore.models.woe import WoeTable
 from veilscore.reports import report
-from veilscore.terms import roles
-from veilscore.terms.job import TrainScorecard
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-
-    from veilscore.files.store import JobStore
-    from veilscore.models.model import ScoreModel
-    from veilscore.models.woe import WoeTable
-    from veilscore.protocols.binning import BinCounts
-    from veilscore.terms.job import Job
-
-    Vector = NDArray[np.float64]
+from veilscore.tasks.binning import load_counts
+from veilscore.tasks.table import leakage_table
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import TrainScorecard
 
 _ONE_CLASS = "The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."
 FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fifth")
@@ -50,9 +45,9 @@ class BankFiles:
     code_map: CodeMap
     fit: Mapping[str, Any]
     aligned: Mapping[str, Any]
-    codes: NDArray[Any]
-    train: NDArray[np.bool_]
-    holdout: Mapping[str, NDArray[Any]] | None
+    codes: Array
+    train: Mask
+    holdout: Mapping[str, Array] | None
 
     @property
     def shift(self) -> float:
@@ -62,7 +57,7 @@ class BankFiles:
 
 def read_files(store: JobStore, job: Job) -> BankFiles:
     """Read the bank's job folder; StateError names what is missing."""
-    rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    rows, counts = store.load_arrays("rows"), load_counts(store)
     design = modelling.design(job, counts, rows) if isinstance(job.parameters, TrainScorecard) else None
     target = rows["target"][rows["train"]]
     return BankFiles(
@@ -126,7 +121,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     return fields, notes
 
 
-def _measured_bands(model: ScoreModel, holdout: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], list[str]]:
+def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
     """Rows and bad rate of each band: all that can be said where bands alone were opened."""
     y, weight = holdout["target"], holdout["weight"]
     if np.unique(y).size < 2:
@@ -170,7 +165,7 @@ def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
 
 
 def _cutoffs(
-    bands: Mapping[str, float], y: NDArray[Any], points: Vector, weight: Vector | None
+    bands: Mapping[str, float], y: Array, points: Vector, weight: Vector | None
 ) -> tuple[metrics.CutoffRow, ...]:
     """Table by the model's bands, or by fifths of the hold-out where it has none."""
     if not bands:
@@ -198,10 +193,10 @@ def stability_of(shifts: Iterable[report.ColumnStability | None]) -> report.Stab
     return report.Stability(columns=known) if known else None
 
 
-def learned_of(job: Job, *, evaluated: bool) -> tuple[report.Learned, ...]:
+def learned_of(job: Job, *, evaluated: bool) -> tuple[report.LearnedRow, ...]:
     """What each role learned in the steps that ran."""
     return tuple(
-        report.Learned(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
-        for row in roles.leakage_table(job.task, **job.training.tells)
+        report.LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        for row in leakage_table(job.parameters)
         if evaluated or row.step != "evaluate"
     )

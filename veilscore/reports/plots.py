@@ -14,16 +14,14 @@ import io
 import re
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from veilscore.models.metrics import Calibration, Curve, GainsRow, Histogram, Ks, ScoreStability
+from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks, ScoreStability
 
 PALETTE: Final = {
     "ink": "#1b2430",
@@ -242,7 +240,7 @@ def score_chart(histogram: Histogram, score_name: str = "score", cutoffs: Sequen
     return chart
 
 
-def calibration_chart(found: Calibration) -> Chart:
+def calibration_chart(found: CalibrationCurve) -> Chart:
     """Observed against predicted bad rate by group, with 95% intervals."""
     chart = Chart("Observed against predicted bad rate", "predicted bad rate", "observed bad rate")
     axes = chart.axes_

@@ -9,9 +9,11 @@ all views for a demonstration, and the page then says so.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,10 +21,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from veilscore.errors import DataError, StateError
 from veilscore.models import metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 Audience = Literal["bank", "holder", "merged"]
 Status = Literal["ok", "missing", "refused", "stale"]
@@ -35,7 +33,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class Job(Part):
+class ReportedJob(Part):
     """What was asked for, when, and by which code and model (`created` in ISO 8601)."""
 
     name: str
@@ -66,7 +64,7 @@ class Party(Part):
     fingerprint: str | None = None
 
 
-class Evaluation(Part):
+class HoldoutSection(Part):
     """One score on the hold-out: the joint one, the bank's own columns', or the pooled yardstick."""
 
     kind: Literal["joint", "bank only", "pooled"]
@@ -119,7 +117,7 @@ class Dropped(Part):
     reason: str
 
 
-class Scorecard(Part):
+class ScorecardSection(Part):
     """Weights and the scale of the points."""
 
     rows: tuple[ModelRow, ...]
@@ -130,7 +128,7 @@ class Scorecard(Part):
     dropped: tuple[Dropped, ...] = ()
 
 
-class Importance(Part):
+class ImportanceRow(Part):
     """One column of boosted trees: share of all gain, mean cover and number of its splits."""
 
     column: str
@@ -157,14 +155,14 @@ class Boosting(Part):
     n_grown: int
     stopped: str
     limits: str
-    importance: tuple[Importance, ...]
+    importance: tuple[ImportanceRow, ...]
     parties: dict[str, float]
     unused: tuple[Dropped, ...] = ()
     validation: tuple[float, ...] = ()
     disclosure: tuple[Disclosure, ...] = ()
 
 
-class Candidate(Part):
+class CandidateRow(Part):
     """One model on the folds: its loss a row, the standard deviation of that between folds, and what became of it."""
 
     name: str
@@ -177,11 +175,11 @@ class Candidate(Part):
     in_stack: bool = False
 
 
-class Selection(Part):
+class SelectionSection(Part):
     """Candidates compared out of fold, and the weights of the stack of the best two."""
 
     folds: int
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateRow, ...]
     weights: dict[str, float]
     converged: bool
 
@@ -198,7 +196,7 @@ class TreesTaken(Part):
     part_hash: str
 
 
-class Bin(Part):
+class BinRow(Part):
     """One bin: its codes as all parties number them, and its label if the reader may know it."""
 
     codes: tuple[int, ...]
@@ -220,7 +218,7 @@ class ColumnBins(Part):
 
     column: str
     party: str
-    bins: tuple[Bin, ...]
+    bins: tuple[BinRow, ...]
     iv: float | None = None
 
 
@@ -249,7 +247,7 @@ class Convergence(Part):
     converged: bool = True
 
 
-class Cost(Part):
+class StepCost(Part):
     """What one step cost one party: wall and processor seconds, bytes sent."""
 
     step: str
@@ -259,7 +257,7 @@ class Cost(Part):
     cpu_seconds: float | None = None
 
 
-class Learned(Part):
+class LearnedRow(Part):
     """What each role learned in one step."""
 
     step: str
@@ -285,24 +283,24 @@ class ReportData(Part):
 
     audience: Audience
     party: str = ""
-    job: Job
+    job: ReportedJob
     parties: tuple[Party, ...]
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: tuple[HoldoutSection, ...] = ()
     improvement: Improvement | None = None
     parity: Parity | None = None
     score_name: str = "score"
     distribution: metrics.Histogram | None = None
-    calibration: metrics.Calibration | None = None
+    calibration: metrics.CalibrationCurve | None = None
     cutoffs: tuple[metrics.CutoffRow, ...] = ()
-    model: Scorecard | None = None
+    model: ScorecardSection | None = None
     boosting: Boosting | None = None
-    selection: Selection | None = None
+    selection: SelectionSection | None = None
     trees: TreesTaken | None = None
     bins: tuple[ColumnBins, ...] = ()
     stability: Stability | None = None
     convergence: Convergence | None = None
-    costs: tuple[Cost, ...] = ()
-    learned: tuple[Learned, ...] = ()
+    costs: tuple[StepCost, ...] = ()
+    learned: tuple[LearnedRow, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -337,7 +335,7 @@ _BANK_ONLY: Final = (
 )  # fmt: skip
 
 
-def _outcome(cell: Bin) -> bool:
+def _outcome(cell: BinRow) -> bool:
     return cell.bad_rate is not None or cell.woe is not None or cell.points is not None
 
 
@@ -345,9 +343,9 @@ def evaluate(
     kind: Literal["joint", "bank only", "pooled"],
     name: str,
     table: metrics.ScoreTable,
-) -> Evaluation:
+) -> HoldoutSection:
     """Measure one score from its table (`metrics.score_table`, or counts of a histogram)."""
-    return Evaluation(
+    return HoldoutSection(
         kind=kind,
         name=name,
         discrimination=table.discrimination(),
@@ -409,7 +407,7 @@ _Key = tuple[str, str, int]
 
 def _labelled(column: ColumnBins, labels: Mapping[_Key, str], place: Mapping[_Key, int]) -> ColumnBins:
     """Give the bins of one column their owner's labels and order where every code has one."""
-    cells: list[tuple[int, Bin]] = []
+    cells: list[tuple[int, BinRow]] = []
     for cell in column.bins:
         keys = [(column.party, column.column, code) for code in cell.codes]
         if cell.label is None and keys and all(key in labels for key in keys):
@@ -545,9 +543,9 @@ _CHARTS: Final = {
 }
 
 
-def _cost_table(costs: Sequence[Cost]) -> dict[str, dict[str, Cost]]:
+def _cost_table(costs: Sequence[StepCost]) -> dict[str, dict[str, StepCost]]:
     """Costs by step, in order of first mention, and party; repeated entries are added up."""
-    table: dict[str, dict[str, Cost]] = {}
+    table: dict[str, dict[str, StepCost]] = {}
     for cost in costs:
         row = table.setdefault(cost.step, {})
         old = row.get(cost.party)
@@ -555,9 +553,9 @@ def _cost_table(costs: Sequence[Cost]) -> dict[str, dict[str, Cost]]:
     return table
 
 
-def _added(one: Cost, other: Cost) -> Cost:
+def _added(one: StepCost, other: StepCost) -> StepCost:
     known = one.cpu_seconds is not None and other.cpu_seconds is not None
-    return Cost(
+    return StepCost(
         step=one.step,
         party=one.party,
         seconds=one.seconds + other.seconds,

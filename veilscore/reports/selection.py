@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from veilscore.files.store import JobStore
 from veilscore.reports import report
 
-if TYPE_CHECKING:
-    from veilscore.files.store import JobStore
 
-
-def selection_of(store: JobStore) -> report.Selection | None:
+def selection_of(store: JobStore) -> report.SelectionSection | None:
     """Candidates, best first, for the bank; None for a job that fits one model."""
     if not store.has("selection"):
         return None
@@ -23,8 +19,8 @@ def selection_of(store: JobStore) -> report.Selection | None:
         losses = np.array(one["losses"])
         shown = {name: one[name] for name in ("name", "kind", "varied", "auc", "filed", "in_stack")}
         loss, deviation = float(losses.sum() / rows.sum()), float(np.std(losses / rows, ddof=1))
-        found.append(report.Candidate(**shown, loss=loss, deviation=deviation))
-    return report.Selection(
+        found.append(report.CandidateRow(**shown, loss=loss, deviation=deviation))
+    return report.SelectionSection(
         folds=rows.size,
         candidates=tuple(sorted(found, key=lambda one: one.loss)),
         weights=saved["weights"],

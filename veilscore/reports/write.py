@@ -6,22 +6,19 @@ neither may show is checked by `veilscore.reports.report`; here is only where ea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from veilscore.files.store import write_atomically
 from veilscore.reports import report
 from veilscore.reports.bank import bank_report
 from veilscore.reports.holder import holder_report
 from veilscore.reports.report import ReportData
-from veilscore.terms.job import Training
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from veilscore.tasks.workflow import StepContext
-
-__all__ = ["add_costs", "bank_report", "holder_report", "merged_report", "save_report", "write_reports"]
+from veilscore.tasks.context import StepContext
+from veilscore.tasks.table import protocol_for
+from veilscore.terms.parameters import Training
+from veilscore.wire.protocol import Protocol
 
 
 def write_reports(context: StepContext) -> None:
@@ -48,7 +45,7 @@ def save_report(data: ReportData, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def add_costs(report_json: Path, costs: Iterable[report.Cost]) -> Path:
+def add_costs(report_json: Path, costs: Iterable[report.StepCost]) -> Path:
     """Put times and bytes, known only when a job is over, into a written report and its page.
 
     A holder's report takes its own costs only.
@@ -85,3 +82,10 @@ def merged_report(bank: ReportData, holders: Sequence[ReportData]) -> ReportData
     if bank.stability:
         changes["stability"] = {**bank.stability.model_dump(), "columns": titled(bank.stability.columns)}
     return report.merge(_with(bank, **changes), holders)
+
+
+def role_with_report(step: str, context: StepContext) -> Protocol[None]:
+    """Run one party's role in a step and, after the last step of a job, write the party's report of it."""
+    yield from protocol_for(step, context)
+    if step == context.job.steps[-1]:
+        write_reports(context)

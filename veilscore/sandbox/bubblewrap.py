@@ -18,17 +18,13 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from veilscore.errors import ConfigError, SandboxUnavailableError
+from veilscore.sandbox.policy import SandboxLimits
 from veilscore.sandbox.seccomp import filter_program
-
-if TYPE_CHECKING:
-    from contextlib import ExitStack
-
-    from veilscore.sandbox.policy import SandboxLimits
 
 INSTALL = "install it: apt-get install bubblewrap"
 INNER_ID = "65534"

@@ -16,28 +16,23 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
 from veilscore.files.store import JobStore, write_atomically
-from veilscore.node.node import load_membership
+from veilscore.keys.identity import Certificate
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
-from veilscore.sandbox.policy import load_policy
+from veilscore.sandbox.policy import SandboxPolicy, load_policy
 from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
 from veilscore.sandbox.run import Outcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
-from veilscore.terms.policy import load_node_config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from veilscore.keys.identity import Certificate
-    from veilscore.sandbox.policy import SandboxPolicy
+from veilscore.terms.node_config import load_membership, load_node_config
 
 APPROVAL = "sandbox approval"
 REFUSAL = "sandbox refusal"

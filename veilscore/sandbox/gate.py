@@ -12,18 +12,14 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veilscore.errors import SandboxError
 from veilscore.sandbox.noise import laplace
-from veilscore.sandbox.submission import canonical
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from veilscore.sandbox.policy import SandboxPolicy
-    from veilscore.sandbox.submission import Manifest, Output
+from veilscore.sandbox.policy import SandboxPolicy
+from veilscore.sandbox.submission import Manifest, Output, canonical
 
 COUNT = "count"
 _TEXT = re.compile(r"[A-Za-z0-9 _.,:+()<>=\[\]-]{0,40}")

@@ -15,8 +15,8 @@ This is not differential privacy: group means of a column are exact up to roundi
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from veilscore.arrays import Vector
 from veilscore.data.table import Column, Table, kind_of
 from veilscore.errors import DataError
 from veilscore.sandbox.private_data import columns_csv
@@ -24,7 +24,7 @@ from veilscore.sandbox.private_data import columns_csv
 OTHER = "OTHER"
 _MAX_GROUPS = 20
 _DIGITS = 3
-Floats = npt.NDArray[np.float64]
+Floats = Vector
 
 
 def mock_csv(table: Table, n_rows: int, k: int, rng: np.random.Generator, *, show_ids: bool = False) -> bytes:

@@ -7,12 +7,10 @@ to [lower, upper]. With the default sensitivity, upper - lower, that holds whate
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veilscore.errors import SandboxError
-
-if TYPE_CHECKING:
-    from veilscore.sandbox.submission import Noise
+from veilscore.sandbox.submission import Noise
 
 INSTALL = "pip install 'veilscore[dp]'"
 

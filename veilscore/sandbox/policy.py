@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path  # noqa: TC003 - pydantic reads it
+from pathlib import Path
 
 from pydantic import Field
 
-from veilscore.terms.job import Name  # noqa: TC001 - pydantic reads it
+from veilscore.terms.parameters import Name
 from veilscore.terms.settings import Strict, load
 
 FILE = "sandbox.yaml"

@@ -8,18 +8,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from veilscore.data.ingest import read_table
+from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from veilscore.data.table import Column, Table
-    from veilscore.terms.policy import NodeConfig
+from veilscore.terms.node_config import NodeConfig
 
 
 def read_dataset(config: NodeConfig, name: str) -> Table:

@@ -15,20 +15,15 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from veilscore.errors import SandboxUnavailableError
-from veilscore.sandbox.bubblewrap import command_line, filter_file
+from veilscore.sandbox.bubblewrap import Inside, command_line, filter_file
 from veilscore.sandbox.collect import Declared, collect
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from veilscore.sandbox.bubblewrap import Inside
-    from veilscore.sandbox.policy import SandboxLimits
+from veilscore.sandbox.policy import SandboxLimits
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 _WATCH_S = 0.05

@@ -12,12 +12,10 @@ from __future__ import annotations
 import errno
 import functools
 import tempfile
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from veilscore.errors import SandboxUnavailableError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 INSTALL = "install them: apt-get install libseccomp2, and pip install 'veilscore[sandbox]'"
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from veilscore.errors import SandboxError
 from veilscore.files.store import write_atomically
+from veilscore.keys.identity import Certificate, Identity
 from veilscore.sandbox.submission import canonical, read_regular
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from veilscore.keys.identity import Certificate, Identity
 
 _MAX_BYTES = 1 << 20
 

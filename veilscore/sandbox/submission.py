@@ -11,21 +11,18 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from veilscore.errors import ConfigError, SandboxError, StateError
 from veilscore.files.store import write_atomically
-from veilscore.terms.job import Name  # noqa: TC001 - pydantic reads it
+from veilscore.keys.identity import Certificate, Identity
+from veilscore.terms.parameters import Name
 from veilscore.terms.settings import Strict, load, parse
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from veilscore.keys.identity import Certificate, Identity
 
 MANIFEST = "submission.yaml"
 RECORD = "submission.json"

@@ -13,13 +13,11 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from veilscore.errors import ConfigError, SandboxError
 from veilscore.sandbox.submission import CODE, RECORD, Submission, read_submission, write_submission
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 INSTALL = "pip install 'veilscore[syft]'"
 _WRAPPED = "veilscore"

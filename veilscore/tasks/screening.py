@@ -10,100 +10,40 @@ where a limit of association is set.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import Array, Integers, Mask
 from veilscore.data.codes import CodeMap
-from veilscore.data.ingest import list_columns
-from veilscore.errors import DataError, SchemaError
-from veilscore.models import screening as modelling
+from veilscore.data.table import Table
+from veilscore.errors import RefusedError
+from veilscore.files.store import write_text
+from veilscore.models import screening
 from veilscore.models.association import associated_pairs, sampled_rows
-from veilscore.models.design import write_text
-from veilscore.models.screening import Limits, ScreenedColumn
-from veilscore.protocols.binning import Columns, own_counts
-from veilscore.protocols.screening import (
-    CHUNK_COLUMNS,
-    MEASURED,
-    ColumnChunk,
-    MeasuredChunk,
-    Screened,
-    bank_screen,
-    holder_screen,
-)
-from veilscore.tasks import workflow
+from veilscore.models.counts import BinnedColumns, own_counts
+from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, ScreeningLimits
+from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk, Screened, bank_screen, holder_screen
+from veilscore.tasks.align import ALIGN, ALIGNED
+from veilscore.tasks.context import StepContext, aligned_table, no_files, split
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.terms.parameters import ScreenFeatures
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, hidden
+from veilscore.wire.protocol import Protocol
 from veilscore.wire.randomness import secret_bytes
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from veilscore.data.table import Table
-    from veilscore.tasks.workflow import StepContext
-    from veilscore.wire.protocol import Protocol
-
+_USUAL_COLUMNS = 1000  # of a holder that is worth screening
+_SUM_BYTES = 4096 * 14.0  # of one ring element of the packed sums
 CHUNK_VALUES = 1 << 25  # cells read at a time: 256 MB
 
 
-def feature_names(context: StepContext) -> tuple[str, ...]:
-    """The party's columns that a screening looks at, in the order of its data set."""
-    party = context.session.party
-    dataset = context.node.datasets[context.job.datasets[party]]
-    chosen = context.job.columns.get(party)
-    special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
-    left_out = special | set(dataset.exclude) | set(chosen.exclude if chosen else ())
-    available = list_columns(dataset.source, table=dataset.table, query=dataset.query)
-    wanted = available if chosen is None or chosen.include is None else chosen.include
-    names = tuple(name for name in wanted if name not in left_out)
-    if not names:
-        raise DataError(f"data set {context.job.datasets[party]!r} has no column to screen", party=party)
-    return names
-
-
-def kept_columns(context: StepContext, columns_from: str) -> tuple[str, ...]:
-    """The party's own names of the columns that a screening kept.
-
-    Parameters
-    ----------
-    columns_from : name of the screening, or name@hash.
-
-    Raises
-    ------
-    SchemaError : this node has no such screening, it is damaged, or it is another one of the name.
-    DataError : the screening kept no column of this party.
-    """
-    name, _, wanted = columns_from.partition("@")
-    path, party = _folder(context, name) / "kept.json", context.session.party
-    if not path.is_file():
-        raise SchemaError(f"no screening {name!r} at {path}: run the screening job first, or restore it", party=party)
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        columns, found, stated = tuple(body["columns"]), str(body["screening"]), body["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise SchemaError(f"{path} is no list of kept columns; run the screening job again", party=party) from None
-    if stated != modelling.digest(body):
-        raise SchemaError(f"{path} was changed: its hash does not match; run the screening job again", party=party)
-    if wanted and not found.startswith(wanted):
-        raise SchemaError(
-            f"screening {name!r} at {party} has hash {found[:16]}, the job asks for {wanted}: run the screening again, "
-            "or name the hash that all parties have",
-            party=party,
-        )
-    if not columns:
-        raise DataError(f"screening {name!r} kept no column of {party}; lower min_iv or leave it out", party=party)
-    return columns
-
-
-def _folder(context: StepContext, name: str) -> Path:
-    return context.models().parent / "screenings" / name
-
-
-def _limits(context: StepContext) -> Limits:
-    p = context.job.screening
-    return Limits(p.max_missing, p.max_stability, p.min_iv, p.max_correlation, p.max_columns)
+def _limits(context: StepContext) -> ScreeningLimits:
+    p = context.job.of(ScreenFeatures)
+    return ScreeningLimits(p.max_missing, p.max_stability, p.min_iv, p.max_correlation, p.max_columns)
 
 
 @dataclass
@@ -119,14 +59,14 @@ class _OwnColumns:
     """
 
     context: StepContext
-    row_of: NDArray[np.int64]
-    train: NDArray[np.bool_]
+    row_of: Integers
+    train: Mask
     names: tuple[str, ...]
-    sample: list[tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=list)
+    sample: list[tuple[Array, Integers]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Columns of a chunk."""
+        """BinnedColumns of a chunk."""
         n_rows = int(self.context.store.load_json("aligned")["n_rows"])
         return int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
 
@@ -140,10 +80,10 @@ class _OwnColumns:
         size = self.size
         for start in range(0, len(self.names), size):
             names = self.names[start : start + size]
-            yield self._chunk(workflow.aligned_table(self.context, names), start, own=own)
+            yield self._chunk(aligned_table(self.context, names), start, own=own)
 
     def _chunk(self, table: Table, start: int, *, own: bool) -> ColumnChunk:
-        p, policy = self.context.job.screening, self.context.node.policy
+        p, policy = self.context.job.of(ScreenFeatures), self.context.node.policy
         known = self.row_of >= 0
         rows = self.row_of[known & self.train], self.row_of[known & ~self.train]
         sizes = {} if own else {"min_bin_count": max(30, policy.min_bin_count)}
@@ -157,7 +97,7 @@ class _OwnColumns:
             **sizes,  # type: ignore[arg-type]
         )
         codes = code_map.transform(table)
-        found = modelling.own_measures(
+        found = screening.own_measures(
             table, code_map, codes.codes, rows, _limits(self.context), 0 if own else policy.min_bin_count
         )
         party, published = self.context.session.party, own or policy.publish_screening
@@ -179,18 +119,18 @@ class _OwnColumns:
     def _measured(
         self,
         code_map: CodeMap,
-        codes: NDArray[Any],
-        measured: NDArray[np.bool_],
+        codes: Array,
+        measured: Mask,
         aliases: tuple[str, ...],
         names: tuple[str, ...],
-    ) -> Columns | None:
+    ) -> BinnedColumns | None:
         """Codes of the measured columns alone."""
         if not measured.any():
             return None
         alias_of = {name: alias for name, alias, keep in zip(names, aliases, measured, strict=True) if keep}
         kept = np.array([name in alias_of for name in code_map.names], bool)
         order = [column for column, keep in zip(code_map.public_order(), kept, strict=True) if keep]
-        return Columns(
+        return BinnedColumns(
             names=tuple(alias_of[name] for name in code_map.names if name in alias_of),
             codes=np.ascontiguousarray(codes[:, kept]),
             n_codes=code_map.n_codes[kept],
@@ -199,8 +139,8 @@ class _OwnColumns:
             map_hash=bytes.fromhex(code_map.hash),
         )
 
-    def _keep_sample(self, columns: Columns | None, status: NDArray[np.uint8]) -> None:
-        if self.context.job.screening.max_correlation is None:
+    def _keep_sample(self, columns: BinnedColumns | None, status: NDArray[np.uint8]) -> None:
+        if self.context.job.of(ScreenFeatures).max_correlation is None:
             return
         rows = sampled_rows(np.flatnonzero(self.train))
         codes, n_codes = np.zeros((status.size, rows.size), np.uint8), np.ones(status.size, np.int64)
@@ -209,42 +149,42 @@ class _OwnColumns:
             n_codes[status == MEASURED] = columns.n_codes
         self.sample.append((codes, n_codes))
 
-    def pairs(self) -> NDArray[np.int64]:
+    def pairs(self) -> Integers:
         """Pairs of columns associated above the limit; the sample is dropped."""
-        limit = self.context.job.screening.max_correlation
+        limit = self.context.job.of(ScreenFeatures).max_correlation
         codes = np.concatenate([part for part, _ in self.sample])
         n_codes = np.concatenate([part for _, part in self.sample])
         self.sample.clear()
         return associated_pairs(codes, n_codes, 1.0 if limit is None else limit)
 
 
-def bank_step(context: StepContext) -> Protocol[None]:
+def _bank_screen(context: StepContext) -> Protocol[None]:
     """The bank's part of step "screen"."""
-    job, store, p = context.job, context.store, context.job.screening
-    names = feature_names(context)
-    table = workflow.aligned_table(context, names[:1])
-    train = workflow.split(table, job)
+    job, store, p = context.job, context.store, context.job.of(ScreenFeatures)
+    names = context.feature_names()
+    table = aligned_table(context, names[:1])
+    train = split(table, job)
     target = np.asarray(table.label, dtype=np.int8)
     n_bad = float(target[train].sum())
     totals = n_bad, float(train.sum()) - n_bad
     columns = _OwnColumns(context, np.arange(table.n_rows), train, names)
     rows: list[ScreenedColumn] = []
-    pairs: dict[str, NDArray[np.int64]] = {}
+    pairs: dict[str, Integers] = {}
 
     def measure(chunk: MeasuredChunk) -> list[dict[str, Any]]:
-        return modelling.to_json(modelling.measured_columns(chunk, *totals))
+        return screening.to_json(screening.measured_columns(chunk, *totals))
 
     def own() -> None:
         for chunk in columns.chunks(own=True):
-            rows.extend(modelling.measured_columns(_in_the_clear(job.bank, chunk, target, train), *totals))
+            rows.extend(screening.measured_columns(_in_the_clear(job.bank, chunk, target, train), *totals))
         if p.max_correlation is not None:
             pairs[job.bank] = columns.pairs()
 
-    def choose(found: dict[str, Screened]) -> tuple[dict[str, NDArray[np.bool_]], bytes]:
+    def choose(found: dict[str, Screened]) -> tuple[dict[str, Mask], bytes]:
         for holder, screened in found.items():
-            rows.extend(modelling.from_json([row for chunk in screened.chunks for row in chunk]))
+            rows.extend(screening.from_json([row for chunk in screened.chunks for row in chunk]))
             pairs[holder] = screened.pairs
-        chosen = modelling.choose(rows, pairs, _limits(context))
+        chosen = screening.choose(rows, pairs, _limits(context))
         digest = _file_result(context, chosen, train)
         kept = {party: np.array([c.kept for c in chosen if c.party == party], bool) for party in job.parties}
         _file_kept(context, names, [c.name for c in chosen if c.party == job.bank], kept.pop(job.bank), digest)
@@ -257,20 +197,20 @@ def bank_step(context: StepContext) -> Protocol[None]:
     store.delete("checkpoint_screen")
 
 
-def _in_the_clear(party: str, chunk: ColumnChunk, target: NDArray[np.int8], train: NDArray[np.bool_]) -> MeasuredChunk:
+def _in_the_clear(party: str, chunk: ColumnChunk, target: NDArray[np.int8], train: Mask) -> MeasuredChunk:
     counts = None
     if chunk.columns is not None:
         counts = own_counts(party, chunk.columns, target, np.ones(target.size), train)
     return MeasuredChunk(party, chunk.names, chunk.status, chunk.missing_rate, chunk.stability, counts)
 
 
-def holder_step(context: StepContext) -> Protocol[None]:
+def _holder_screen(context: StepContext) -> Protocol[None]:
     """A holder's part of step "screen"."""
     policy, row_of = context.node.policy, context.store.load_arrays("row_of")["row_of"]
-    names = feature_names(context)
+    names = context.feature_names()
     columns = _OwnColumns(context, row_of, np.zeros(0, bool), names)
 
-    def open_chunks(train: NDArray[np.bool_]) -> tuple[int, Iterator[ColumnChunk]]:
+    def open_chunks(train: Mask) -> tuple[int, Iterator[ColumnChunk]]:
         columns.train = train
         return columns.n_chunks, columns.chunks(own=False)
 
@@ -279,43 +219,41 @@ def holder_step(context: StepContext) -> Protocol[None]:
         open_chunks,
         row_of.size,
         policy.min_bin_count,
-        columns.pairs if context.job.screening.max_correlation is not None else None,
+        columns.pairs if context.job.of(ScreenFeatures).max_correlation is not None else None,
     )
     party = context.session.party
     aliases = list(names) if policy.publish_column_names else [f"{party}.c{k + 1}" for k in range(len(names))]
     _file_kept(context, names, aliases, kept, digest)
 
 
-def _file_result(context: StepContext, columns: list[ScreenedColumn], train: NDArray[np.bool_]) -> bytes:
+def _file_result(context: StepContext, columns: list[ScreenedColumn], train: Mask) -> bytes:
     """Write the bank's table; returns its hash, which the salt keeps from telling anything."""
     job = context.job
-    body = modelling.sealed(
+    body = screening.sealed(
         {
             "name": job.name,
             "job_id": context.session.id.split("/")[0],
             "purpose": job.purpose,
-            "parameters": job.screening.model_dump(mode="json"),
+            "parameters": job.of(ScreenFeatures).model_dump(mode="json"),
             "n_train": int(train.sum()),
             "n_holdout": int((~train).sum()),
-            "columns": modelling.to_json(columns),
+            "columns": screening.to_json(columns),
             "salt": secret_bytes(32).hex(),
         }
     )
-    folder = _folder(context, job.name)
+    folder = context.screening_folder(job.name)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    table = modelling.to_csv(columns)
+    table = screening.to_csv(columns)
     for place in (context.store.path, folder):
         write_text(place / "screening.json", json.dumps(body, indent=1, sort_keys=True))
         write_text(place / "screening.csv", table)
     return bytes.fromhex(body["sha256"])
 
 
-def _file_kept(
-    context: StepContext, names: tuple[str, ...], aliases: list[str], kept: NDArray[np.bool_], digest: bytes
-) -> None:
+def _file_kept(context: StepContext, names: tuple[str, ...], aliases: list[str], kept: Mask, digest: bytes) -> None:
     """Keep a party's own names where a following training finds them."""
     chosen = np.flatnonzero(kept).tolist()
-    body = modelling.sealed(
+    body = screening.sealed(
         {
             "job_id": context.session.id.split("/")[0],
             "screening": digest.hex(),
@@ -323,7 +261,50 @@ def _file_kept(
             "aliases": [aliases[k] for k in chosen],
         }
     )
-    folder = _folder(context, context.job.name)
+    folder = context.screening_folder(context.job.name)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (context.store.path, folder):
         write_text(place / "kept.json", json.dumps(body, indent=1, sort_keys=True))
+
+
+def _cost(_parameters: Any, sizes: Sizes) -> Cost:
+    m, n = len(sizes.holders), sizes.bank
+    columns = m * _USUAL_COLUMNS
+    return costed((m * n + 20 * columns) / 64 * _SUM_BYTES, columns * (n * 4e-7 + _USUAL_COLUMNS * n * 1e-9))
+
+
+def _refuse_association(policy: NodePolicy, p: ScreenFeatures) -> None:
+    if p.max_correlation is not None and not policy.publish_screening:
+        raise RefusedError("does not tell which of its columns are associated; set max_correlation: null")
+
+
+SCREEN = Step(
+    kind="screen",
+    bank=_bank_screen,
+    holder=_holder_screen,
+    reads=ALIGNED,
+    reads_data=True,
+    reads_home=no_files,
+    cost=_cost,
+    learns=(
+        COMMITTED,
+        Leak("ScreenBankRound1", "holder", "opened", "which rows train and which are held out"),
+        *hidden("holder", "ciphertext", "ScreenBankLabel"),
+        Leak(
+            "ScreenHolderChunk",
+            "bank",
+            "opened",
+            "columns, codes and row counts per anonymous bin over the minimum; missing rate and population stability "
+            "of each column where policy says so",
+        ),
+        *hidden("bank", "ciphertext", "ScreenHolderSums"),
+        Leak("ScreenHolderShares", "bank", "opened", "good and bad counts per anonymous bin over the minimum"),
+        *hidden("holder", "public", "ScreenBankNext"),
+        Leak("ScreenHolderPairs", "bank", "opened", "pairs of its columns associated above max_correlation"),
+        Leak("ScreenBankKept", "holder", "opened", "which of its columns are kept"),
+    ),
+    tells_besides={},
+    refusals=(_refuse_association,),
+)
+
+TASK = Task(ScreenFeatures, by_name(align=ALIGN, screen=SCREEN))

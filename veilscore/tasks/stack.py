@@ -1,4 +1,4 @@
-"""Stacks and model selection at a node: the fits on folds, what the folds say, and the model that is filed.
+"""Tasks train_stack and select_model: fits on folds, what the folds say, and the model that is filed.
 
     align -> bin -> bin.fold1 .. k -> for each candidate NAME: NAME, NAME.fold1 .. k -> stack -> evaluate
 
@@ -11,83 +11,51 @@ job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
+from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.codes import CodeMap
-from veilscore.errors import JobError, MessageError
-from veilscore.files.store import JobStore
-from veilscore.models import design as modelling
+from veilscore.errors import MessageError, RefusedError
+from veilscore.files.store import JobStore, write_text
+from veilscore.models import design as designing
 from veilscore.models import metrics, stacked
-from veilscore.models.boosted import Boosted, Member
+from veilscore.models.boosted import Boosted, StackMember
+from veilscore.models.counts import BinnedColumns, cell_counts, offsets
+from veilscore.models.design import columns_of
+from veilscore.models.filed import load_model
 from veilscore.models.loss import log_loss
-from veilscore.models.model import Scorecard, load_model
-from veilscore.protocols.binning import bank_bin, cell_counts, holder_bin, offsets
-from veilscore.protocols.stacking import (
-    BankStack,
-    CellsColumn,
-    ClearColumn,
-    Column,
-    HolderStack,
-    TreesColumn,
-    bank_stack,
-    holder_stack,
-)
-from veilscore.tasks import workflow
-from veilscore.terms.job import TrainBoosting, TrainScorecard
+from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.stack_form import BankStack, CellsColumn, ClearColumn, HolderStack, StackColumn, TreesColumn
+from veilscore.models.trees import HolderTrees
+from veilscore.protocols.binning import bank_bin, holder_bin
+from veilscore.protocols.stacking import bank_stack, holder_stack
+from veilscore.tasks.align import ALIGN
+from veilscore.tasks.batch import evaluation
+from veilscore.tasks.binning import BIN, BINNED, load_counts, save_counts
+from veilscore.tasks.boosting import BOOST
+from veilscore.tasks.context import StepContext, keep_code_map, keep_model, load_trees, no_files
+from veilscore.tasks.scorecard import ROW_S, TRAIN, USUAL_STEPS, USUAL_TERMS
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed
+from veilscore.terms.job import Job
+from veilscore.terms.parameters import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.v1 import stacking_pb2 as pb
-from veilscore.wire.protocol import Send, receive
+from veilscore.wire.protocol import Protocol, Send, receive
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+Fits = Mapping[tuple[str, str], Callable[[StepContext], Protocol[None]]]
 
-    from numpy.typing import NDArray
 
-    from veilscore.models.model import ScoreModel
-    from veilscore.models.trees import HolderTrees
-    from veilscore.protocols.binning import Columns
-    from veilscore.tasks.workflow import StepContext
-    from veilscore.terms.job import Candidate, Job
-    from veilscore.wire.protocol import Protocol
-
-    Fits = Mapping[tuple[str, str], Callable[[StepContext], Protocol[None]]]
-    Vector = NDArray[np.float64]
-
-_FOLD = re.compile(r"(?P<what>[a-z0-9]+)(\.fold(?P<fold>[1-9][0-9]?))?")
 _KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
     pb.StackBankChoice.SCORECARD: "scorecard",
     pb.StackBankChoice.BOOSTING: "boosting",
     pb.StackBankChoice.STACK: "stack",
 }
-
-
-def steps(job: Job) -> tuple[str, ...]:
-    """Names of the job's steps, in order."""
-    folds = range(1, job.stacking.folds + 1)
-    fits = (step for c in job.candidates for step in (c.name, *(f"{c.name}.fold{f}" for f in folds)))
-    return ("align", "bin", *(f"bin.fold{f}" for f in folds), *fits, "stack", "evaluate")
-
-
-def protocol_for(step: str, context: StepContext, fits: Fits) -> Protocol[None]:
-    """One party's role in a step between binning and evaluation.
-
-    Parameters
-    ----------
-    fits : (task, role) -> the protocol that fits a model of this task.
-    """
-    if step not in steps(context.job) or context.role == "coordinator":
-        raise JobError(f"{context.role} has no part in step {step!r} of task {context.job.task}")
-    if step == "stack":
-        return _bank_stack(context) if context.role == "bank" else _holder_stack(context)
-    match = _FOLD.fullmatch(step)
-    what, fold = (match["what"], int(match["fold"] or 0)) if match else ("", 0)
-    if what == "bin":
-        return _bank_bin(context, fold) if context.role == "bank" else _holder_bin(context, fold)
-    candidate = next(c for c in context.job.candidates if c.name == what)
-    return _fit(context, step, candidate, fold, fits[candidate.task, context.role])
 
 
 def filed_job(job: Job, store: JobStore) -> Job:
@@ -98,12 +66,12 @@ def filed_job(job: Job, store: JobStore) -> Job:
     return job.of_candidate(job.candidates[choice["scorecard" if choice["kind"] == "scorecard" else "boosting"]])
 
 
-def _folds(job: Job, train: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _folds(job: Job, train: Mask) -> Integers:
     """Fold of each training row, (n_train,), from 0."""
-    return stacked.folds(int(train.sum()), job.stacking.folds, job.stacking.fold_seed)
+    return stacked.folds(int(train.sum()), job.of(TrainStack).folds, job.of(TrainStack).fold_seed)
 
 
-def _outside(job: Job, train: NDArray[np.bool_], fold: int) -> NDArray[np.bool_]:
+def _outside(job: Job, train: Mask, fold: int) -> Mask:
     """Training rows outside a fold (from 1; 0: all), as a mask of all aligned rows."""
     rows = train.copy()
     if fold:
@@ -114,9 +82,9 @@ def _outside(job: Job, train: NDArray[np.bool_], fold: int) -> NDArray[np.bool_]
 # --- bin counts of a fold's training rows ----------------------------------------------------------------------------
 
 
-def _bank_bin(context: StepContext, fold: int) -> Protocol[None]:
+def _bank_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     job, store = context.job, context.store
-    rows, whole = store.load_arrays("rows"), modelling.load_counts(store)
+    rows, whole = store.load_arrays("rows"), load_counts(store)
     train, target = rows["train"], rows["target"]
     stacked.check_folds(_folds(job, train), target[train])
     mask = _outside(job, train, fold)
@@ -134,22 +102,20 @@ def _bank_bin(context: StepContext, fold: int) -> Protocol[None]:
         counts=cell_counts(codes[mask], own.n_codes).astype(np.int64),
         holdout_counts=cell_counts(codes[~mask], own.n_codes).astype(np.int64),
     )
-    modelling.save_counts(_folder(context, f"bin.fold{fold}"), {job.bank: own, **found})
+    save_counts(_folder(context, f"bin.fold{fold}"), {job.bank: own, **found})
 
 
-def _holder_bin(context: StepContext, fold: int) -> Protocol[None]:
+def _holder_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     store, job = context.store, context.job
     rows = store.load_arrays("rows")
     code_map = CodeMap.from_json(store.load_json("code_map"))
     mask = _outside(job, rows["train"], fold)
 
-    def fit(train: NDArray[np.bool_]) -> Columns:
+    def fit(train: Mask) -> BinnedColumns:
         if not np.array_equal(train, mask):
             raise MessageError(f"the bank bins other rows than those outside fold {fold}", party=job.bank)
         names = context.node.policy.publish_column_names
-        return modelling.columns_of(
-            code_map, rows["codes"], party=context.session.party, names=names, association=False
-        )
+        return columns_of(code_map, rows["codes"], party=context.session.party, names=names, association=False)
 
     policy = context.node.policy
     yield from holder_bin(context.session, fit, mask.size, policy.min_bin_count, earlier=rows["train"])
@@ -166,45 +132,43 @@ def fit_job(job: Job, candidate: Candidate) -> Job:
     """The job of one fit: probabilities as in the sample, and its part of what all fits of trees may tell."""
     changes: dict[str, Any] = {"population_bad_rate": None, "calibrate": False}
     if isinstance(candidate.parameters, TrainBoosting):
-        n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.stacking.folds + 1)
+        n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.of(TrainStack).folds + 1)
         changes["disclosure"] = candidate.parameters.disclosure / n_fits
     return job.of_candidate(replace(candidate, parameters=candidate.parameters.model_copy(update=changes)))
 
 
-def _fit(
-    context: StepContext, step: str, candidate: Candidate, fold: int, train: Callable[[StepContext], Protocol[None]]
-) -> Protocol[None]:
-    """Fit one candidate on the rows outside a fold, with files of its own."""
+def _fit(context: StepContext, *, step: str, candidate: Candidate, fold: int, fitting: Step) -> Protocol[None]:
+    """Fit one candidate on the rows outside a fold, with files of its own; `fitting` is the step of its own task."""
     store, own = context.store, _folder(context, step)
     rows = store.load_arrays("rows")
     own.save_arrays("rows", **{**rows, "train": _outside(context.job, rows["train"], fold)})
     own.save_json("code_map", store.load_json("code_map"))
     if context.role == "bank":
-        modelling.save_counts(own, modelling.load_counts(_folder(context, f"bin.fold{fold}") if fold else store))
+        save_counts(own, load_counts(_folder(context, f"bin.fold{fold}") if fold else store))
     if store.has(f"checkpoint_{step}"):
-        fitting = workflow.FITS[candidate.task]
-        own.save_json(f"checkpoint_{fitting}", store.load_json(f"checkpoint_{step}"))
-    yield from train(replace(context, job=fit_job(context.job, candidate), store=own, whole=store.path))
+        own.save_json(f"checkpoint_{fitting.kind}", store.load_json(f"checkpoint_{step}"))
+    role = fitting.bank if context.role == "bank" else fitting.holder
+    yield from role(replace(context, job=fit_job(context.job, candidate), store=own, whole=store.path))
     own.delete("rows")
     store.delete(f"checkpoint_{step}")
 
 
 def _models(context: StepContext, candidate: Candidate) -> list[ScoreModel]:
     """The bank's fits of a candidate without each fold, in order."""
-    folds = range(1, context.job.stacking.folds + 1)
+    folds = range(1, context.job.of(TrainStack).folds + 1)
     return [load_model(context.store.path / f"{candidate.name}.fold{f}" / "model.json") for f in folds]
 
 
 def _trees(context: StepContext, step: str) -> HolderTrees:
     """A holder's part of one fit."""
-    return workflow.load_trees(context.store.path / step / "models", context.job.name)
+    return load_trees(context.store.path / step / "models", context.job.name)
 
 
 # --- the stack -------------------------------------------------------------------------------------------------------
 
 
 def _bank_stack(context: StepContext) -> Protocol[None]:
-    job, store, p = context.job, context.store, context.job.stacking
+    job, store, p = context.job, context.store, context.job.of(TrainStack)
     data = _bank_data(context)
     cards = sum(isinstance(c.parameters, TrainScorecard) for c in job.candidates)
     requests = stacked.select(data, cards, len(job.candidates), scores=p.fold_scores)
@@ -224,8 +188,8 @@ def _bank_stack(context: StepContext) -> Protocol[None]:
             raise MessageError("the digest of the holder's part has the wrong length", party=holder)
         digests[holder] = part.sha256.hex()
     model, fit = _filed(context, found, choice, digests, float(data.target.mean()))
-    workflow.keep_model(context, model)
-    workflow.keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
+    keep_model(context, model)
+    keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
     store.save_json("fit", fit)
     store.save_json("choice", choice)
     store.save_json("selection", _record(context, data, found, kind))
@@ -233,14 +197,14 @@ def _bank_stack(context: StepContext) -> Protocol[None]:
 
 def _bank_data(context: StepContext) -> BankStack:
     job, store = context.job, context.store
-    rows, counts = store.load_arrays("rows"), modelling.load_counts(store)
+    rows, counts = store.load_arrays("rows"), load_counts(store)
     train = rows["train"]
     codes, fold = np.ascontiguousarray(rows["codes"][train]), _folds(job, train)
     n_codes = {party: c.n_codes for party, c in counts.items()}
     models = [_models(context, candidate) for candidate in job.candidates]
     columns = [_column(fits) for fits in models]
     cards = [model for model in models[0] if isinstance(model, Scorecard)]
-    for name in job.stacking.own_scores:
+    for name in job.of(TrainStack).own_scores:
         cells = [stacked.own_theta(card, name)[job.bank] for card in cards]
         columns.append(ClearColumn(_of_cells(codes, n_codes[job.bank], fold, cells)))
     return BankStack(
@@ -254,7 +218,7 @@ def _bank_data(context: StepContext) -> BankStack:
     )
 
 
-def _column(models: list[ScoreModel]) -> Column:
+def _column(models: list[ScoreModel]) -> StackColumn:
     """Out-of-fold margins of one candidate."""
     intercept = np.array([model.intercept for model in models])
     if all(isinstance(model, Boosted) for model in models):
@@ -263,7 +227,7 @@ def _column(models: list[ScoreModel]) -> Column:
     return CellsColumn({party: np.stack([cells[party] for cells in theta]) for party in theta[0]}, intercept)
 
 
-def _of_cells(codes: NDArray[Any], n_codes: NDArray[np.int64], fold: NDArray[np.int64], cells: list[Vector]) -> Vector:
+def _of_cells(codes: Array, n_codes: Integers, fold: Integers, cells: list[Vector]) -> Vector:
     """Sum over columns of each row's cells, of its own fold's table: (n,)."""
     at = codes.astype(np.int64) + offsets(n_codes)[:-1]
     table = np.stack(cells)
@@ -283,11 +247,11 @@ def _filed(
     fit = JobStore(path / names["scorecard" if choice["kind"] == "scorecard" else "boosting"]).load_json("fit")
     model: ScoreModel
     if choice["kind"] == "stack":
-        kinds = ("scorecard", "boosting", *("own" for _ in job.stacking.own_scores))
+        kinds = ("scorecard", "boosting", *("own" for _ in job.of(TrainStack).own_scores))
         members = tuple(
-            Member(kind=kind, name=name, weight=float(weight))  # type: ignore[arg-type]
+            StackMember(kind=kind, name=name, weight=float(weight))  # type: ignore[arg-type]
             for kind, name, weight in zip(
-                kinds, (*names.values(), *job.stacking.own_scores), found.level_two.beta, strict=True
+                kinds, (*names.values(), *job.of(TrainStack).own_scores), found.level_two.beta, strict=True
             )
         )
         card = load_model(path / names["scorecard"] / "model.json", Scorecard)
@@ -303,14 +267,14 @@ def _filed(
         told = [JobStore(path / step).load_json("fit") for step in _boosted_steps(job)]
         fit |= {name: {h: _added(one[name][h] for one in told) for h in job.holders} for name in ("spent", "budget")}
     provenance = model.provenance.model_copy(update={"job_sha256": job.sha256.hex()})
-    filed = stacked.with_prior(model, rate, job.stacking.population_bad_rate)
+    filed = stacked.with_prior(model, rate, job.of(TrainStack).population_bad_rate)
     return filed.model_copy(update={"provenance": provenance}), fit
 
 
 def _boosted_steps(job: Job) -> tuple[str, ...]:
     """Steps that grow trees: what they tell counts together."""
     names = {c.name for c in job.candidates if isinstance(c.parameters, TrainBoosting)}
-    return tuple(step for step in steps(job) if step.split(".")[0] in names)
+    return tuple(step for step in job.steps if step.split(".")[0] in names)
 
 
 def _added(values: Iterable[float | None]) -> float | None:
@@ -347,7 +311,8 @@ def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind
         }
     )
     alone = [
-        log_loss(own[data.fold == f], data.target[data.fold == f].astype(float)) for f in range(job.stacking.folds)
+        log_loss(own[data.fold == f], data.target[data.fold == f].astype(float))
+        for f in range(job.of(TrainStack).folds)
     ]
     rows.append(
         {
@@ -359,7 +324,7 @@ def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind
             "filed": False,
         }
     )
-    names = [job.candidates[card].name, job.candidates[trees].name, *job.stacking.own_scores]
+    names = [job.candidates[card].name, job.candidates[trees].name, *job.of(TrainStack).own_scores]
     return {
         "candidates": rows,
         "fold_rows": np.bincount(data.fold).tolist(),
@@ -377,11 +342,11 @@ def _bank_only(context: StepContext, candidate: Candidate, data: BankStack) -> V
     """Out-of-fold log-odds by the same scorecard on the bank's own columns alone, in the clear, (n,)."""
     job, rows = fit_job(context.job, candidate), context.store.load_arrays("rows")
     cells, intercepts = [], []
-    for f in range(1, context.job.stacking.folds + 1):
-        counts = modelling.load_counts(_folder(context, f"bin.fold{f}"))
+    for f in range(1, context.job.of(TrainStack).folds + 1):
+        counts = load_counts(_folder(context, f"bin.fold{f}"))
         mask = _outside(context.job, rows["train"], f)
-        design = modelling.design(job, counts, {**rows, "train": mask})
-        *beta, intercept = modelling.bank_only(design).tolist()
+        design = designing.design(job, counts, {**rows, "train": mask})
+        *beta, intercept = designing.bank_only(design).tolist()
         columns = design.training.columns[job.bank]
         weight = np.zeros(columns.n_codes.size)
         weight[np.flatnonzero(columns.selected)] = beta
@@ -393,7 +358,7 @@ def _bank_only(context: StepContext, candidate: Candidate, data: BankStack) -> V
 
 
 def _holder_stack(context: StepContext) -> Protocol[None]:
-    job, store, p = context.job, context.store, context.job.stacking
+    job, store, p = context.job, context.store, context.job.of(TrainStack)
     rows = store.load_arrays("rows")
     code_map = CodeMap.from_json(store.load_json("code_map"))
     folds = range(1, p.folds + 1)
@@ -422,7 +387,7 @@ def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
         if number >= len(job.candidates) or not isinstance(job.candidates[number].parameters, form):
             raise MessageError(f"the bank's choice of {name} is none of the job's candidates", party=job.bank)
     kind = _KINDS.get(message.kind)
-    if kind is None or job.stacking.chosen not in {"best", kind}:
+    if kind is None or job.of(TrainStack).chosen not in {"best", kind}:
         raise MessageError("the bank files another kind of model than the job says", party=job.bank)
     return {"kind": kind, "scorecard": message.scorecard, "boosting": message.boosting}
 
@@ -430,7 +395,7 @@ def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
 def _keep_part(context: StepContext, choice: Mapping[str, Any], code_map: CodeMap) -> bytes:
     """Keep this holder's part of the filed model; returns its digest, empty for a scorecard."""
     job, store, party = context.job, context.store, context.session.party
-    workflow.keep_code_map(context, code_map)
+    keep_code_map(context, code_map)
     if choice["kind"] == "scorecard":
         store.save_json("trained", _folder(context, job.candidates[choice["scorecard"]].name).load_json("trained"))
         return b""
@@ -439,8 +404,113 @@ def _keep_part(context: StepContext, choice: Mapping[str, Any], code_map: CodeMa
     if choice["kind"] == "stack":
         cells = stacked.column_trees(party, code_map.n_codes, "holder")
         part = part.model_copy(update={"trees": (*part.trees, *cells)})
-    modelling.write_text(context.models() / job.name / "trees.json", part.to_json())
+    write_text(context.models() / job.name / "trees.json", part.to_json())
     told = [_folder(context, name).load_json("boosted") for name in _boosted_steps(job)]
     whole = {name: _added(one[name] for one in told) for name in ("n_sums", "spent", "budget")}
     store.save_json("boosted", {**_folder(context, step).load_json("boosted"), **whole, "sha256": part.sha256.hex()})
     return part.sha256
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def _bin_of_fold(fold: int) -> Step:
+    return replace(
+        BIN,
+        bank=partial(_bank_bin, fold=fold),
+        holder=partial(_holder_bin, fold=fold),
+        reads=BINNED,
+        reads_data=False,
+        reads_home=no_files,
+    )
+
+
+def _fit_of(candidate: Candidate, step: str, fold: int) -> Step:
+    """Return the record of one fit: that of the candidate's own task, on its own parameters."""
+    fitting = TRAIN if isinstance(candidate.parameters, TrainScorecard) else BOOST
+    role = partial(_fit, step=step, candidate=candidate, fold=fold, fitting=fitting)
+
+    def own(rule: Callable[[NodePolicy, Any], None]) -> Callable[[NodePolicy, Any], None]:
+        return lambda policy, _parameters: rule(policy, candidate.parameters)
+
+    return replace(
+        fitting,
+        bank=role,
+        holder=role,
+        reads={**BINNED, **({f"bin.fold{fold}/counts.json": f"bin.fold{fold}"} if fold else {})},
+        cost=lambda _parameters, sizes: fitting.cost(candidate.parameters, sizes),
+        refusals=tuple(own(rule) for rule in fitting.refusals),
+    )
+
+
+def _cost(p: TrainStack, sizes: Sizes) -> Cost:
+    gradients = (p.folds + 1) * USUAL_STEPS
+    sent = gradients * (2 * USUAL_TERMS + 8) * PRODUCT_BYTES * sizes.train
+    return costed(sent, gradients * (ROW_S * sizes.train + 0.05))
+
+
+def _refuse_scores_of_folds(policy: NodePolicy, p: TrainStack) -> None:
+    if not p.fold_scores:
+        return
+    if policy.release.bands_only:
+        raise RefusedError("releases bands only; set fold_scores: false")
+    if policy.fold_scores != "allow":
+        raise RefusedError("scores of training rows are not allowed; set fold_scores: false")
+
+
+STACK = Step(
+    kind="stack",
+    bank=_bank_stack,
+    holder=_holder_stack,
+    reads=BINNED,
+    reads_data=False,
+    reads_home=no_files,
+    cost=_cost,
+    learns=(
+        COMMITTED,
+        Leak("StackBankKey", "holder", "public", "how large margins may get, as a power of two"),
+        *hidden("bank", "hint", "StackHolderHints"),
+        *hidden("holder", "ciphertext", "StackBankQuery", "StackBankBlock"),
+        *hidden("bank", "masked", "StackHolderBlock"),
+        *hidden("lead", "masked", "StackHolderShare"),
+        *hidden("bank", "opened", "StackHolderShare"),
+        Leak("StackBankStep", "lead", "opened", "which members are summed up or fitted, and the range R"),
+        Leak(
+            "StackHolderOpened",
+            "bank",
+            "opened",
+            "sums over all training rows: the loss of each candidate and fold, second moments of the margins, M + 1 "
+            "gradient components a step of level two",
+        ),
+        Leak("StackBankChoice", "holder", "opened", "which candidates the filed model is made of"),
+        Leak("StackHolderPart", "bank", "public", "hash of its part of the model"),
+    ),
+    tells_besides={
+        "fold_scores": Learned(
+            "scores of folds", "the rounded out-of-fold log-odds of each training row", "nothing", "nothing"
+        ),
+        "folds": Learned(
+            "folds", "the counts of bin, and what train and boost tell, once more without each fold", "the same", ""
+        ),
+    },
+    refusals=(_refuse_scores_of_folds,),
+)
+
+
+def _step(p: TrainStack, name: str) -> Step:
+    """Return the record of a step by its name."""
+    folds = range(1, p.folds + 1)
+    what, _, fold = name.partition(".fold")
+    if name == "stack":
+        fits = [s for s in p.fits if not s.startswith("bin.") and s != "stack"]
+        made = {f"{fit}/{file}.json": fit for fit in fits for file in ("model", "fit")}
+        return replace(STACK, reads={**BINNED, **{f"bin.fold{f}/counts.json": f"bin.fold{f}" for f in folds}, **made})
+    if what == "bin":
+        return _bin_of_fold(int(fold)) if fold else BIN
+    if name in _OTHER:
+        return _OTHER[name]
+    return _fit_of(next(c for c in p.candidates if c.name == what), name, int(fold or 0))
+
+
+_OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}
+TASKS = (Task(TrainStack, _step), Task(SelectModel, _step))

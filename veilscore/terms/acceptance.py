@@ -6,15 +6,11 @@ policy: `veilscore.release.binding`), so that nobody can use it for another job 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from veilscore.errors import ProtocolError
+from veilscore.keys.identity import Certificate, Identity
+from veilscore.keys.key_history import PartyKeys
+from veilscore.terms.job import Job
 from veilscore.v1 import control_pb2
-
-if TYPE_CHECKING:
-    from veilscore.keys.identity import Certificate, Identity
-    from veilscore.keys.key_history import PartyKeys
-    from veilscore.terms.job import Job
 
 PURPOSE = "job acceptance"
 _MOST_BOUND = 4096

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from veilscore.arrays import Integers
 from veilscore.errors import ConfigError
 from veilscore.files.store import write_atomically
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 BELOW = "below all bands"
 
@@ -52,7 +48,7 @@ class Bands:
         """Digest of the cut-offs: two sets of bands with the same tell the same."""
         return hashlib.sha256(b"veilscore/bands/v1" + np.array(self.limits, "<i8").tobytes()).digest()
 
-    def index(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+    def index(self, units: Integers) -> Integers:
         """Number of the band of each total, in the clear."""
         return np.searchsorted(np.array(self.limits, np.int64), units, side="right").astype(np.int64)
 

@@ -13,22 +13,19 @@ import fcntl
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
 from veilscore.keys.identity import Certificate, check_name, parse_certificate
 from veilscore.keys.key_history import KeyHistory, PartyKeys
-from veilscore.keys.rotation import KeyStatement  # noqa: TC001 - pydantic reads the type
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pydantic_core import ErrorDetails
+from veilscore.keys.rotation import KeyStatement
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)

@@ -8,17 +8,11 @@ is refused to everybody but nodes, and a test fails.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
 
 from veilscore.errors import RefusedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from veilscore.terms.federation import Member
-    from veilscore.terms.policy import NodeConfig
-
-PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+from veilscore.terms.federation import Member
+from veilscore.terms.node_config import NodeConfig, PersonRole
 
 MODELLER: PersonRole = "modeller"  # submits jobs, scores, reads the results of own jobs
 STEWARD: PersonRole = "steward"  # approves and rejects, keeps policies, consent and the ledger

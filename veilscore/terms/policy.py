@@ -1,62 +1,41 @@
-"""What a node allows: its configuration (node.yaml) and its policy on jobs.
+"""What a node allows: one policy, asked by every path on which something is asked of the node.
 
-A node decides alone. `NodePolicy.decide` says Accept, Refuse (with the reason the bank may hear) or Pending
-(a person at the node approves or rejects). Bounds that need the data (overlap, bin sizes) are checked by the
-step that has it.
+Whoever asks for a job, a step of one, a score, a band or a run of code becomes a `Request`, and `NodePolicy.allows`
+raises `RefusedError` with the reason that the asker may learn. What only one task knows (which options tell more) comes
+with the request as rules, from the records of the task's steps. Bounds that need the data (overlap, bin sizes, what was
+released before) are checked by the step that has it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from veilscore.errors import ConfigError
-from veilscore.terms.bands import Bands
-from veilscore.terms.job import (
-    ColumnName,
-    Job,
-    Name,
-    ScoreBatch,
-    ScreenFeatures,
-    Task,
-    TrainBoosting,
-    Training,
-    TrainScorecard,
-    TrainStack,
-)
-from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.people import PersonRole  # noqa: TC001 - pydantic reads the type
+from veilscore.errors import RefusedError
+from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
-from veilscore.terms.settings import Strict, load
+from veilscore.terms.settings import Strict
 
 
-@dataclass(frozen=True)
-class Accept:
-    """The job may run."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of a node, whatever the path.
 
-    reason: str = "accepted by policy"
+    `opens` is what the bank gets of single firms, "" if nothing; `to_get_bands` tells it how to ask for bands instead;
+    `rules` raise RefusedError where the policy does not allow what the task's parameters ask for.
+    """
 
-
-@dataclass(frozen=True)
-class Refuse:
-    """The job may not run; `reason` is told to the bank."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A person at the node decides."""
-
-    reason: str = "waits for approval at this node"
-
-
-Decision = Accept | Refuse | Pending
+    bank: str
+    purpose: str
+    task: str
+    dataset: str = ""
+    opens: Output | Literal[""] = ""
+    to_get_bands: str = ""
+    rules: tuple[Callable[[NodePolicy], None], ...] = ()
 
 
 class NodePolicy(Strict):
@@ -64,7 +43,9 @@ class NodePolicy(Strict):
 
     accept: Literal["auto", "manual"] = "manual"
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[Task, ...] = get_args(Task)
+    tasks: tuple[str, ...] = Field(
+        default_factory=lambda: tuple(PARAMETERS), description="tasks it takes part in; default: all"
+    )
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
     min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
@@ -110,271 +91,49 @@ class NodePolicy(Strict):
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML reads a bare off as false
 
-    def decide(self, job: Job, node: NodeConfig) -> Decision:
-        """Decide on `job` for the node of this configuration."""
-        refusal = self._refusal(job, node)
-        if refusal is not None:
-            return Refuse(refusal)
-        if self.accept == "auto":
-            return Accept()
-        asked = {"bank": job.bank, "purpose": job.purpose, "task": job.task, "dataset": job.datasets[node.name]}
-        for number, rule in enumerate(self.agreements, start=1):
-            if rule.covers(**asked, today=_today()):
-                return Accept(f"accepted by agreement {number} of the policy")
-        return Pending()
+    def allows(self, request: Request, node: str, today: dt.date | None = None) -> None:
+        """Refuse what this policy does not allow, whatever the path it is asked on.
 
-    def _refusal(self, job: Job, node: NodeConfig) -> str | None:
-        if node.name not in job.parties:
-            return f"{node.name} is not a party of this job"
-        checks = (
+        node : name of the node whose policy this is; today : the day that counts, now by default.
+        Raises RefusedError with the first reason.
+        """
+        for holds, reason in (
             (
-                (node.role == "bank") == (job.bank == node.name),
-                f"{node.name} has role {node.role}, not the role this job gives it",
+                in_period(self.valid_from, self.valid_to, today or utc_today()),
+                f"the policy of {node} is not valid today",
+            ),
+            (not self.banks or request.bank in self.banks, f"{node} does not work for {request.bank[:60]}"),
+            (
+                not self.purposes or request.purpose in self.purposes,
+                f"purpose {request.purpose[:60]!r} is not among the purposes {node} allows",
             ),
             (
-                job.datasets[node.name] in node.datasets,
-                f"{node.name} has no data set named {job.datasets[node.name]!r}",
+                request.task not in PARAMETERS or request.task in self.tasks,
+                f"{node} does not allow task {request.task}",
             ),
             (
-                not self.purposes or job.purpose in self.purposes,
-                f"purpose {job.purpose!r} is not among the purposes {node.name} allows",
+                request.opens != "score" or not self.release.bands_only,
+                f"{node} releases bands only; {request.to_get_bands}",
             ),
-            (job.task in self.tasks, f"{node.name} does not allow task {job.task}"),
-            (not self.banks or job.bank in self.banks, f"{node.name} does not work for {job.bank}"),
-            (in_period(self.valid_from, self.valid_to, _today()), f"the policy of {node.name} is not valid today"),
-        )
-        for holds, text in checks:
+        ):
             if not holds:
-                return text
-        return _bank_refusal(job, node) if node.role == "bank" else self._holder_refusal(job, node)
+                raise RefusedError(reason, party=node)
+        for rule in request.rules:
+            try:
+                rule(self)
+            except RefusedError as refusal:
+                raise RefusedError(f"{node}: {refusal.message}", party=node) from None
 
-    def _holder_refusal(self, job: Job, node: NodeConfig) -> str | None:
-        p = job.parameters
-        unbanded = self._band_refusal(job)
-        if unbanded:
-            return f"{node.name} {unbanded}"
-        if isinstance(p, ScoreBatch):
-            if p.on_missing == "fail" and not self.disclose_unknown:
-                return f"{node.name} does not say which firms it knows; set on_missing: missing_code"
-            return None
-        if isinstance(p, ScreenFeatures):
-            hides = p.max_correlation is not None and not self.publish_screening
-            text = f"{node.name} does not tell which of its columns are associated; set max_correlation: null"
-            return text if hides else None
-        checks: list[tuple[bool, bool, str]] = []
-        for candidate in (c.parameters for c in job.candidates):
-            if isinstance(candidate, TrainBoosting):
-                checks += self._boosting_checks(candidate)
-            else:
-                checks += self._scorecard_checks(candidate)
-        if isinstance(p, TrainStack):
-            text = "scores of training rows are not allowed; set fold_scores: false"
-            checks.append((p.fold_scores, self.fold_scores == "allow", text))
-        held = (
-            p.holdout_scores,
-            self.holdout_scores == "allow",
-            "hold-out scores are not allowed; set holdout_scores: false",
-        )
-        for asked, allowed, text in (*checks, held):
-            if asked and not allowed:
-                return f"{node.name}: {text}"
-        return None
-
-    def _band_refusal(self, job: Job) -> str:
-        """Why a job asks for more than bands; a batch's own bands are held against its model when it runs."""
-        p = job.parameters
-        scores = isinstance(p, ScoreBatch) or (isinstance(p, Training) and p.holdout_scores)
-        if self.release.bands_only and isinstance(p, TrainStack) and p.fold_scores:
-            return "releases bands only; set fold_scores: false"
-        if not scores or not self.release.bands_only:
-            return ""
-        if job.output == "score":
-            return f"releases bands only; set {'output' if isinstance(p, ScoreBatch) else 'holdout_output'}: band"
-        if isinstance(p, Training):
-            units = int(10**p.points_decimals)
-            refusal = self.release.bands_refusal(Bands.of(p.bands, units), units, p.pdo)
-            return f"does not take these bands: {refusal}" if refusal else ""
+    def needs_no_person(self, request: Request, today: dt.date | None = None) -> str:
+        """Return why an allowed request needs nobody's approval at the node, or "" if a person has to approve it."""
+        if self.accept == "auto":
+            return "accepted by policy"
+        for number, rule in enumerate(self.agreements, start=1):
+            if rule.covers(request.bank, request.purpose, request.task, request.dataset, today or utc_today()):
+                return f"accepted by agreement {number} of the policy"
         return ""
 
-    def _scorecard_checks(self, p: TrainScorecard) -> tuple[tuple[bool, bool, str], ...]:
-        return (
-            (p.monotone, self.allow_order, "monotone (order of bins) is not allowed; set monotone: false"),
-            (
-                p.standard_errors,
-                self.allow_standard_errors,
-                "standard_errors is not allowed; set standard_errors: false",
-            ),
-        )
 
-    def _boosting_checks(self, p: TrainBoosting) -> tuple[tuple[bool, bool, str], ...]:
-        bounded = self.boosting_bounds == "required"
-        return (
-            (p.tells_order, self.allow_order, "ordered (order of bins) is not allowed; set ordered: false"),
-            (bounded, p.bounds, "boosting without bounds on opened sums is not allowed; set bounds: true"),
-            (
-                bounded,
-                p.noise_rows >= self.min_noise_rows,
-                f"noise of {p.noise_rows:g} rows is too little; set noise_rows: {self.min_noise_rows:g} or more",
-            ),
-            (
-                bounded,
-                p.disclosure <= self.max_disclosure,
-                f"a budget of {p.disclosure:g} is too large; set disclosure: {self.max_disclosure:g} or less",
-            ),
-        )
-
-
-def _today() -> dt.date:
+def utc_today() -> dt.date:
+    """Return the day by which policies count."""
     return dt.datetime.now(dt.UTC).date()
-
-
-def _bank_refusal(job: Job, node: NodeConfig) -> str | None:
-    dataset = node.datasets[job.datasets[node.name]]
-    p = job.parameters
-    if isinstance(p, ScoreBatch):
-        return None
-    for asked, column, key in (
-        (True, dataset.label_column, "label_column"),
-        (isinstance(p, TrainScorecard) and p.weights, dataset.weight_column, "weight_column"),
-        (p.holdout_from is not None, dataset.date_column, "date_column"),
-    ):
-        if asked and column is None:
-            return f"data set {job.datasets[node.name]!r} of {node.name} has no {key}; name it in node.yaml"
-    return None
-
-
-class DatasetConfig(Strict):
-    """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
-
-    path: Path | None = Field(default=None, description="CSV or Parquet; relative paths are relative to the home")
-    url: str | None = Field(default=None, description="SQLAlchemy URL without password")
-    password_env: str | None = Field(None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable with the password")
-    table: str | None = None
-    query: str | None = None
-    id_column: ColumnName
-    label_column: ColumnName | None = None
-    weight_column: ColumnName | None = None
-    date_column: ColumnName | None = None
-    exclude: tuple[ColumnName, ...] = ()
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, url: str | None) -> str | None:
-        return None if url is None else _without_password(url)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.path is None) == (self.url is None):
-            raise ValueError("give either path (a file) or url (a database)")
-        if self.url is not None and (self.table is None) == (self.query is None):
-            raise ValueError("a database needs either table or query")
-        if self.path is not None and (self.table or self.query or self.password_env):
-            raise ValueError("table, query and password_env belong to a database (url), not to a file")
-        return self
-
-    @property
-    def source(self) -> str | Path:
-        """What `ingest.read_table` takes; the password, if any, comes from the environment.
-
-        Do not print or log it.
-        """
-        if self.path is not None:
-            return self.path
-        return database_url(self.url or "", self.password_env)
-
-
-def _without_password(url: str) -> str:
-    """Return `url` if it parses and holds no password; ValueError otherwise."""
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError("not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from None
-    if parsed.password is not None:
-        raise ValueError("a password in the URL; take it out and name its variable in password_env")
-    return url
-
-
-def database_url(url: str, password_env: str | None) -> str:
-    """URL with the password of the environment variable put in; ConfigError if the variable is not set."""
-    if password_env is None:
-        return url
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
-
-    password = os.environ.get(password_env)
-    if not password:
-        raise ConfigError(f"environment variable {password_env} with the database password is not set")
-    return make_url(url).set(password=password).render_as_string(hide_password=False)
-
-
-class NodeLimits(Strict):
-    """Bounds of what a node takes from peers and spends on a job."""
-
-    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400)
-    max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
-
-
-class AuditRules(Strict):
-    """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
-
-    steps: tuple[Literal["align", "bin", "screen", "train", "boost", "stack", "evaluate", "score"], ...] = (
-        "align",
-        "bin",
-        "screen",
-        "train",
-        "boost",
-        "stack",
-        "evaluate",
-        "score",
-    )
-    days: int = Field(default=90, ge=1, description="older openings are deleted")
-    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
-    online_mb: int = Field(
-        default=8192, ge=0, description="of online scores together, about 0.2 MB a holder and score; 0: none are kept"
-    )
-
-
-class NodeConfig(Strict):
-    """A node's own node.yaml."""
-
-    name: Name
-    role: Literal["bank", "holder", "coordinator", "operator"]
-    federation: Path = Path("federation.yaml")
-    identity: Path = Path("identity")
-    listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
-    operators: tuple[Name, ...] = Field(default=(), description="people who have every role here")
-    people: dict[Name, tuple[PersonRole, ...]] = Field(
-        default_factory=dict, description="people and their roles here: modeller, steward, auditor, operator"
-    )
-    works_at: Name | None = Field(default=None, description="operator: the party this person works for")
-    key: KeyConfig = KeyConfig()
-    state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
-    state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
-    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
-    policy: NodePolicy = NodePolicy()
-    limits: NodeLimits = NodeLimits()
-    audit: AuditRules = AuditRules()
-
-    @field_validator("state_url")
-    @classmethod
-    def _no_password(cls, url: str | None) -> str | None:
-        return None if url is None else _without_password(url)
-
-
-def load_node_config(home: Path | str) -> NodeConfig:
-    """node.yaml of a home; relative data paths become paths under the home."""
-    home = Path(home)
-    config = load(NodeConfig, home / "node.yaml", "node configuration")
-    datasets = {
-        name: d.model_copy(update={"path": home / d.path}) if d.path is not None else d
-        for name, d in config.datasets.items()
-    }
-    return config.model_copy(
-        update={
-            "datasets": datasets,
-            "federation": home / config.federation,
-            "identity": home / config.identity,
-        }
-    )

@@ -6,15 +6,14 @@ For example: `consent: required`, `consent_issuers: {portal: 64 hexadecimal digi
 
 from __future__ import annotations
 
-import datetime as dt  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+import datetime as dt
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from veilscore.errors import RefusedError
+from veilscore.terms.bands import Bands
 from veilscore.terms.settings import Strict
-
-if TYPE_CHECKING:
-    from veilscore.terms.bands import Bands
 
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key, hexadecimal")]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -51,22 +50,22 @@ class ReleaseRules(Strict):
         """Whether scores are kept back."""
         return self.control == "on" and self.output == "band"
 
-    def bands_refusal(self, bands: Bands, units: int, pdo: float) -> str:
-        """Why these bands would tell too much, as the bank may hear it; empty if they do not.
+    def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
+        """Refuse bands that would tell too much; `units` in one point, `pdo` points double the odds.
 
-        Parameters
-        ----------
-        units : in one point.
-        pdo : points that double the odds.
+        Raises RefusedError with what the bank may learn of the reason.
         """
         if not self.bands_only:
-            return ""
+            return
         if len(bands.limits) > self.max_bands:
-            return f"{len(bands.limits)} bands are more than the {self.max_bands} that the policy allows (max_bands)"
+            raise RefusedError(
+                f"{len(bands.limits)} bands are more than the {self.max_bands} that the policy allows (max_bands)"
+            )
         least = self.min_band_width * pdo
         if bands.narrowest(units) < least:
-            return f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
-        return ""
+            raise RefusedError(
+                f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
+            )
 
     def models_allowed(self, n_columns: int) -> int:
         """Most distinct models a firm is scored by."""
@@ -93,7 +92,7 @@ class StandingRule(Strict):
             raise ValueError("valid_from is after valid_to")
         return self
 
-    def covers(self, *, bank: str, purpose: str, task: str, dataset: str, today: dt.date) -> bool:
+    def covers(self, bank: str, purpose: str, task: str, dataset: str, today: dt.date) -> bool:
         """Whether a job falls under this rule."""
         named = ((self.banks, bank), (self.purposes, purpose), (self.tasks, task), (self.datasets, dataset))
         return in_period(self.valid_from, self.valid_to, today) and all(not some or one in some for some, one in named)

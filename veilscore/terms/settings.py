@@ -7,15 +7,13 @@ refused and the nearest known one is named.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_YAML_BYTES = 1 << 20
 

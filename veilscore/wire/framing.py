@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from veilscore.errors import MessageError
 from veilscore.v1 import wire_pb2
-from veilscore.wire.protocol import Payload, varint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from veilscore.wire.protocol import varint
+from veilscore.wire.transcript import Payload
 
 M = TypeVar("M", bound=Message)
 PIECE_BYTES = 1 << 20

@@ -14,15 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from veilscore.errors import ConfigError, PeerError, ProtocolError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from veilscore.v1 import wire_pb2
+from veilscore.v1 import wire_pb2
 
 MIB = 1 << 20
 
@@ -32,7 +28,7 @@ class QueueFullError(PeerError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class WireLimits:
     """Bounds on sizes and times of the fabric; sizes in bytes, times in seconds.
 
     Parameters
@@ -83,7 +79,7 @@ class _Sender:
 class Inbox:
     """Messages of one session for one party."""
 
-    def __init__(self, session: str, limits: Limits) -> None:
+    def __init__(self, session: str, limits: WireLimits) -> None:
         self.session = session
         self.used_bytes = 0
         self.closed: str | None = None

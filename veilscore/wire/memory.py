@@ -7,24 +7,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
-from typing import Protocol as Interface
 
 from veilscore.errors import PeerError, ProtocolError
 from veilscore.v1 import wire_pb2
+from veilscore.wire.driver import Channel, run
 from veilscore.wire.framing import PIECE_BYTES, Assembly, parse
-from veilscore.wire.inbox import Inbox, Limits
-from veilscore.wire.protocol import Protocol, Session, Transcript, run
-
-
-class Channel(Interface):
-    """Ordered, reliable, authenticated delivery between the parties of one session."""
-
-    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
-        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it."""
-
-    async def receive(self, sender: str) -> bytes:
-        """Next message from `sender`, in the order sent."""
-
+from veilscore.wire.inbox import Inbox, WireLimits
+from veilscore.wire.protocol import Protocol, Session
+from veilscore.wire.transcript import Transcript
 
 Tamper = Callable[[str, str, int, bytes], list[bytes]]
 
@@ -107,7 +97,7 @@ class MemoryNetwork:
         whole = Assembly(header)
         for at in range(0, len(payload), PIECE_BYTES):
             whole.add(payload[at : at + PIECE_BYTES])
-        inbox = self._inboxes.setdefault(recipient, Inbox(self._session, Limits()))
+        inbox = self._inboxes.setdefault(recipient, Inbox(self._session, WireLimits()))
         return not inbox.put(header, whole.finish())
 
 

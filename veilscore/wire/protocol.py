@@ -1,4 +1,4 @@
-"""Protocols as state machines without I/O, and the one loop that runs them.
+"""Protocols as state machines without I/O; `veilscore.wire.driver` runs them.
 
 A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`) and returns its
 result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it waits for
@@ -7,22 +7,14 @@ is part of the state: any other message, a message from another session or out o
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from veilscore.errors import MessageError, ProtocolError, VeilscoreError
+from veilscore.errors import MessageError, ProtocolError
 from veilscore.v1 import wire_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from veilscore.wire.memory import Channel
 
 VERSION = "veilscore/1"
 
@@ -82,7 +74,6 @@ class Checkpoint:
 
 Command = Send | Receive | Progress | Checkpoint
 R = TypeVar("R")
-W = TypeVar("W")
 M = TypeVar("M", bound=Message)
 Protocol = Generator[Command, Message | None, R]
 
@@ -114,7 +105,6 @@ def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
 
 
 PART_BYTES = 8 << 20
-_SENT_AHEAD = 4
 
 
 def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Message | None, None]:
@@ -190,73 +180,6 @@ class Session:
         return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields)
 
 
-class Payload(bytes):
-    """The bytes of a message that arrived, with the SHA-256 that was compared on the way in."""
-
-    digest: bytes
-
-    @classmethod
-    def checked(cls, data: bytes | memoryview, digest: bytes) -> Payload:
-        """Bytes whose digest is known."""
-        payload = cls(data)
-        payload.digest = digest
-        return payload
-
-
-def sha256_of(payload: bytes) -> bytes:
-    """SHA-256 of a message, not taken again where it was."""
-    return payload.digest if isinstance(payload, Payload) else hashlib.sha256(payload).digest()
-
-
-@dataclass(frozen=True)
-class TranscriptEntry:
-    """One message as a party saw it (no content, only its digest)."""
-
-    session: str
-    sender: str
-    recipient: str
-    sequence: int
-    kind: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass
-class Transcript:
-    """Append-only list of messages of one party, with a running hash over both directions.
-
-    Content is kept only where `keep` is set (tests that attack a recorded run); `sink` takes each message as it passes.
-    """
-
-    keep: bool = False
-    entries: list[TranscriptEntry] = field(default_factory=list)
-    messages: list[tuple[TranscriptEntry, Message]] = field(default_factory=list, repr=False)
-    sink: Callable[[TranscriptEntry, bytes], None] | None = field(default=None, repr=False)
-
-    def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> bytes:
-        """Record one message; returns its digest."""
-        digest = sha256_of(payload)
-        entry = TranscriptEntry(
-            session,
-            sender,
-            recipient,
-            sequence,
-            type(message).__name__,
-            len(payload),
-            digest.hex(),
-        )
-        self.entries.append(entry)
-        if self.keep:
-            self.messages.append((entry, message))
-        if self.sink is not None:
-            self.sink(entry, payload)
-        return digest
-
-    def bytes_sent(self, party: str) -> int:
-        """Bytes that `party` sent."""
-        return sum(e.size_bytes for e in self.entries if e.sender == party)
-
-
 def encode(message: Message) -> bytes:
     """Serialise a protocol message as the `Body` around it; written by hand, which saves a copy."""
     content = message.SerializeToString(deterministic=True)
@@ -280,136 +203,3 @@ def decode(payload: bytes, kind: type[Message], *, session: str, sender: str) ->
             party=sender,
         )
     return getattr(body, which)  # type: ignore[no-any-return]
-
-
-async def run(
-    protocol: Protocol[R],
-    channel: Channel,
-    session: Session,
-    *,
-    transcript: Transcript | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint: Callable[[dict[str, Any]], None] | None = None,
-) -> R:
-    """Drive one role over a channel until it returns; errors leave with session and party.
-
-    The generator computes in a worker thread, so that a node goes on answering while it works.
-    """
-    try:
-        return await _drive(protocol, channel, session, transcript or Transcript(), progress, checkpoint)
-    except VeilscoreError as error:
-        error.session, error.party = error.session or session.id, error.party or session.party
-        raise
-
-
-async def _drive(
-    protocol: Protocol[R],
-    channel: Channel,
-    session: Session,
-    transcript: Transcript,
-    progress: Callable[[Progress], None] | None,
-    checkpoint: Callable[[dict[str, Any]], None] | None,
-) -> R:
-    role, outbox = _Role(protocol, session, transcript), _Outbox(channel)
-    asked, arrived = None, b""
-    try:
-        while True:
-            finished, command, sent = await asyncio.to_thread(role.turn, asked, arrived)
-            asked, arrived = None, b""
-            if isinstance(command, Send):
-                await outbox.put(command.to, sent)
-            elif isinstance(command, Receive):
-                asked, arrived = command, await outbox.unless_failed(channel.receive(command.sender))
-            elif isinstance(command, Progress):
-                if progress:
-                    progress(command)
-            else:
-                await outbox.flush()
-                if finished:
-                    return command  # type: ignore[no-any-return]
-                if checkpoint:
-                    await asyncio.to_thread(checkpoint, command.state)
-    finally:
-        await outbox.close()
-
-
-class _Role:
-    """One party's generator, and what passes between it and the wire."""
-
-    def __init__(self, protocol: Protocol[Any], session: Session, transcript: Transcript) -> None:
-        self._protocol = protocol
-        self._session = session
-        self._transcript = transcript
-        self._numbers: Counter[tuple[str, str]] = Counter()
-
-    def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, tuple[bytes, bytes]]:
-        """Decode what arrived, compute and encode, in one visit to a worker thread.
-
-        Returns
-        -------
-        Whether it ended, what it says, and the bytes that it sends with their digest.
-        """
-        session, answer = self._session, None
-        if asked is not None:
-            answer = decode(arrived, asked.kind, session=session.id, sender=asked.sender)
-            self._record(asked.sender, session.party, answer, arrived)
-        try:
-            command = self._protocol.send(answer)
-        except StopIteration as stop:  # cannot cross a future
-            return True, stop.value, (b"", b"")
-        if not isinstance(command, Send):
-            return False, command, (b"", b"")
-        payload = encode(command.message)
-        return False, command, (payload, self._record(session.party, command.to, command.message, payload))
-
-    def _record(self, sender: str, recipient: str, message: Message, payload: bytes) -> bytes:
-        number = self._numbers[sender, recipient]
-        self._numbers[sender, recipient] += 1
-        return self._transcript.add(self._session.id, sender, recipient, number, message, payload)
-
-
-class _Outbox:
-    """Delivery in the background, in order for each recipient; its failure is raised where the role waits next."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._queues: dict[str, asyncio.Queue[tuple[bytes, bytes]]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def put(self, to: str, sent: tuple[bytes, bytes]) -> None:
-        """Take one message and its digest; waits while `_SENT_AHEAD` others for the same party are under way."""
-        if to not in self._queues:
-            self._queues[to] = asyncio.Queue(_SENT_AHEAD)
-            self._tasks.append(asyncio.create_task(self._deliver(to, self._queues[to])))
-        await self.unless_failed(self._queues[to].put(sent))
-
-    async def _deliver(self, to: str, queue: asyncio.Queue[tuple[bytes, bytes]]) -> None:
-        while True:
-            payload, digest = await queue.get()
-            await self._channel.send(to, payload, digest)
-            queue.task_done()
-
-    async def flush(self) -> None:
-        """Return when everything was delivered."""
-        for queue in self._queues.values():
-            await self.unless_failed(queue.join())
-
-    async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
-        """Wait for `waited`, or raise what a delivery met meanwhile."""
-        task = asyncio.ensure_future(waited)
-        try:
-            await asyncio.wait({task, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-            for delivery in self._tasks:
-                if delivery.done():
-                    delivery.result()
-            return task.result()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def close(self) -> None:
-        """Drop what was not delivered."""
-        tasks, self._tasks = self._tasks, []  # ended tasks refer to this object through their errors
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

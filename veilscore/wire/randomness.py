@@ -11,17 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from veilscore.errors import ParameterError, SecretReuseError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from veilscore.wire.protocol import Protocol
+from veilscore.wire.protocol import Protocol
 
 R = TypeVar("R")
 SEED_BYTES = 32

@@ -12,11 +12,13 @@ import re
 import resource
 import threading
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from typing import Protocol as Interface
 
 import structlog
+from google.protobuf.message import Message
 
 from veilscore.errors import (
     DataError,
@@ -27,36 +29,15 @@ from veilscore.errors import (
     RefusedError,
     VeilscoreError,
 )
+from veilscore.fabric.grpc_channel import Fabric
+from veilscore.files.store import JobStore
 from veilscore.v1 import control_pb2
-from veilscore.wire.protocol import Progress, Protocol, Session, Transcript, run
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from google.protobuf.message import Message
-
-    from veilscore.evidence.opening import StepRecord
-    from veilscore.fabric.grpc_channel import Fabric
-    from veilscore.files.store import JobStore
-    from veilscore.terms.job import Job
+from veilscore.wire.driver import run
+from veilscore.wire.protocol import Progress, Protocol, Session
+from veilscore.wire.transcript import Transcript, TranscriptEntry
 
 SESSION_ID = re.compile(r"(?P<job>[a-z0-9_-]{1,80})/(?P<step>[a-z0-9_.-]{1,60})/(?P<attempt>[1-9][0-9]{0,5})")
 _PROGRESS_EVERY_S = 0.2
-
-
-class Workflow(Interface):
-    """What a node and the coordinator need of `veilscore.tasks.workflow` (tests give their own)."""
-
-    StepContext: Any
-
-    def steps_for(self, job: Job) -> tuple[str, ...]:
-        """Names of the steps, in order."""
-
-    def parties_in(self, step: str, job: Job) -> tuple[str, ...]:
-        """Names of the parties that take part in a step."""
-
-    def protocol_for(self, step: str, context: Any) -> Protocol[None]:
-        """One party's role in a step."""
 
 
 def session_id(job_id: str, step: str, attempt: int) -> str:
@@ -70,6 +51,16 @@ def parse_session_id(text: str) -> tuple[str, str, int]:
     if match is None:
         raise ProtocolError("session id is malformed: expected job/step/attempt")
     return match["job"], match["step"], int(match["attempt"])
+
+
+class MessageRecord(Interface):
+    """Takes each message of an attempt, for an auditor; `evidence.opening.StepRecord` at a bank."""
+
+    def add(self, entry: TranscriptEntry, payload: bytes) -> None:
+        """Keep one message."""
+
+    def close(self) -> None:
+        """Stop recording."""
 
 
 class _Guarded:
@@ -114,7 +105,7 @@ class StepRun:
         protocol: Protocol[None],
         store: JobStore,
         deadline_s: float,
-        record: StepRecord | None = None,
+        record: MessageRecord | None = None,
     ) -> None:
         self.session = session
         self.failure: str | None = None

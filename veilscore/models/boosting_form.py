@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.models.accountant import Accountant
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from veilscore.models.split_search import Ranked, Rules
-
-    Codes = NDArray[np.unsignedinteger]
+from veilscore.models.split_search import Ranked, Rules
+from veilscore.models.trees import Tree
 
 SCALE = 33  # fraction bits of shared g and h
 ROUNDING_BITS = 6  # fraction bits of an opened sum that carries noise
@@ -50,12 +46,12 @@ class Growth:
     bounds: bool
     noise_rows: float
     share: float | None
-    validation: NDArray[np.bool_]
+    validation: Mask
     rules: Rules
     seed: int = 0
     sealed: bool = False
 
-    def accountant(self, n_codes: NDArray[np.int64], spent: float = 0.0) -> Accountant:
+    def accountant(self, n_codes: Integers, spent: float = 0.0) -> Accountant:
         """Count of what one holder's opened sums tell."""
         n_train = int((~self.validation).sum())
         share = self.share if self.bounds else None
@@ -73,16 +69,16 @@ class HolderColumns:
     """
 
     ranked: Ranked
-    ranks: NDArray[np.int64]
+    ranks: Integers
 
     def unrank(self, column: int, codes: tuple[int, ...]) -> tuple[int, ...]:
-        """Codes of the holder's map that have these ranks."""
+        """CodeArray of the holder's map that have these ranks."""
         first = int(self.ranked.n_codes[:column].sum())
         ranks = self.ranks[first : first + int(self.ranked.n_codes[column])].tolist()
         return tuple(sorted(ranks.index(code) for code in codes))
 
 
-def rank_codes(codes: Codes, columns: HolderColumns) -> Codes:
+def rank_codes(codes: CodeArray, columns: HolderColumns) -> CodeArray:
     """Ranks in place of codes (n, d)."""
     out = np.empty_like(codes)
     at = 0
@@ -90,3 +86,48 @@ def rank_codes(codes: Codes, columns: HolderColumns) -> Codes:
         out[:, j] = columns.ranks[at : at + k].astype(codes.dtype)[codes[:, j]]
         at += k
     return out
+
+
+@dataclass(frozen=True)
+class BankBoosting:
+    """All that the bank brings.
+
+    Attributes
+    ----------
+    codes : (n, d_bank) codes of the training rows (validation rows included).
+    own, columns : ranks of its own columns and of each holder's.
+    target, weight : (n,) labels in {0, 1} and weights.
+    base : log-odds of bad before the first tree.
+    trees, improvements : what an interrupted attempt had grown.
+    """
+
+    codes: CodeArray
+    own: HolderColumns
+    columns: dict[str, HolderColumns]
+    target: NDArray[np.int8]
+    weight: Vector
+    base: float
+    growth: Growth
+    trees: tuple[Tree, ...] = ()
+    improvements: tuple[float, ...] = ()
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The bank's result.
+
+    Attributes
+    ----------
+    trees : kept ones, in order.
+    improvements : (n grown,) fall of the validation loss by each tree, where there are validation rows.
+    spent : holder -> bits told of `Accountant.budget`.
+    stopped : why training ended before `n_estimators`, or "".
+    holder_sha256 : digest of each holder's part of the model (`trees.HolderTrees`).
+    """
+
+    trees: tuple[Tree, ...]
+    improvements: tuple[float, ...]
+    spent: dict[str, float]
+    stopped: str
+    holder_sha256: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,370 @@
+"""Task score_batch, and step evaluate of tasks that train: rows are scored, points or bands opened to the bank."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from veilscore.arrays import Array, Integers, Mask
+from veilscore.data.codes import CodeMap, TransformReport
+from veilscore.data.table import Table
+from veilscore.errors import ConfigError, DataError, JobError, RefusedError
+from veilscore.files.store import JobStore, write_text
+from veilscore.models import design as designing
+from veilscore.models.boosted import Boosted
+from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.trees import Tree
+from veilscore.protocols.scoring import (
+    BandResult,
+    BatchRequest,
+    BatchResult,
+    HolderAnswer,
+    HolderPart,
+    bank_score,
+    bank_score_bands,
+    holder_receive,
+    holder_score,
+)
+from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
+from veilscore.tasks.align import ALIGN, ALIGNED
+from veilscore.tasks.context import (
+    CONSENT_LISTS,
+    StepContext,
+    aligned_table,
+    files_of_columns,
+    keep_model,
+    load_trees,
+    no_files,
+)
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.terms.bands import Bands, KeptBands
+from veilscore.terms.parameters import ScoreBatch, TrainBoosting, Training
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, hidden
+from veilscore.wire.protocol import Protocol
+
+MIN_HOLDOUT = 30
+_OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
+_TREE_BYTES = 120  # of a row in a tree
+_BAND_BYTES, _BAND_S = 4400, 1.6e-5  # of a row in ten bands, both sides
+
+
+def _parts(model: Scorecard) -> dict[str, HolderPart]:
+    return {
+        part.party: HolderPart(part.n_codes, part.points, bytes.fromhex(part.map_sha256)) for part in model.parts[1:]
+    }
+
+
+def _bank_totals(context: StepContext, model: ScoreModel, rows: Mask, codes: Array) -> Protocol[BatchResult]:
+    """Run the bank's role by the model's kind; `codes` are its own of the rows that are scored."""
+    session, coordinator = context.session, context.job.coordinator
+    if isinstance(model, Boosted):
+        return bank_score_trees(session, coordinator, rows, codes, model)
+    if isinstance(model, Scorecard):
+        return bank_score(session, coordinator, rows, model.own_units(codes), _parts(model), model.sha256)
+    raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
+
+
+def _bank_bands(
+    context: StepContext, model: ScoreModel, bands: Bands, rows: Mask, codes: Array
+) -> Protocol[BandResult]:
+    """Run the bank's role where bands alone are opened, as `_bank_totals`."""
+    session = context.session
+    if isinstance(model, Boosted):
+        return bank_score_trees_bands(session, rows, codes, model, bands)
+    if isinstance(model, Scorecard):
+        return bank_score_bands(session, rows, model.own_units(codes), _parts(model), model.sha256, bands)
+    raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
+
+
+def _bank_evaluate(context: StepContext) -> Protocol[None]:
+    rows = context.store.load_arrays("rows")
+    held = ~rows["train"]
+    if int(held.sum()) < MIN_HOLDOUT:
+        raise DataError(f"the hold-out has {int(held.sum())} rows; at least {MIN_HOLDOUT} are needed to evaluate")
+    model = context.model()
+    target, weight = rows["target"][held], rows["weight"][held]
+    if context.job.parameters.opens == "band":
+        bands = Bands.of(model.bands, model.scaling.units)
+        found = yield from _bank_bands(context, model, bands, held, rows["codes"][held])
+        context.store.save_arrays("holdout", band=found.bands, target=target, weight=weight)
+        return
+    result = yield from _bank_totals(context, model, held, rows["codes"][held])
+    context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
+    if context.job.training.calibrate:
+        keep_model(context, designing.calibrated(model, result.points, target, weight))
+
+
+def _bank_score(context: StepContext) -> Protocol[None]:
+    p, table = context.job.of(ScoreBatch), aligned_table(context)
+    if table.n_rows < p.min_batch:
+        raise DataError(f"{table.n_rows} firms are fewer than min_batch {p.min_batch}")
+    model = context.model()
+    codes, report = context.code_map().transform_with_report(table)
+    rows = np.ones(table.n_rows, bool)
+    if p.output == "band":
+        bands = Bands.of(p.bands or model.bands, model.scaling.units)
+        found = yield from _bank_bands(context, model, bands, rows, codes.codes)
+        _check_unknown(p, found.unknown)
+        _write_bands(context.store, table, bands, found, report)
+        return
+    result = yield from _bank_totals(context, model, rows, codes.codes)
+    _check_unknown(p, result.unknown)
+    write_scores(context.store, table, model, result, report)
+
+
+def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
+    if p.on_missing != "fail":
+        return
+    for holder, mask in unknown.items():
+        if mask is None:
+            raise RefusedError(
+                f"{holder} does not say which firms it knows; set on_missing: missing_code to score them all",
+                party=holder,
+            )
+        if mask.any():
+            raise DataError(
+                f"{holder} does not know {int(mask.sum())} of {mask.size} firms; set on_missing: missing_code to "
+                "score them with the bin of missing values",
+                party=holder,
+            )
+
+
+def write_scores(
+    store: JobStore, table: Table, model: ScoreModel, result: BatchResult, report: TransformReport
+) -> None:
+    """Write scores.csv: id, score, probability of default, band, and one status column a holder."""
+    scores, risks, d = model.score(result.points), model.probability(result.points), model.scaling.decimals
+    rows = (
+        [firm, f"{score:.{d}f}", f"{risk:.6f}", model.band(float(score)), *status]
+        for firm, score, risk, *status in zip(table.ids, scores, risks, *_statuses(result), strict=True)
+    )
+    _write_rows(store, ("id", "score", "probability_of_default", "band"), rows, result)
+    store.save_json("batch", _batch_record(table, result, report))
+
+
+def _write_bands(store: JobStore, table: Table, bands: Bands, result: BandResult, report: TransformReport) -> None:
+    """Write scores.csv without a score: id, band, and one status column a holder."""
+    names = [bands.names[k] for k in result.bands.tolist()]
+    _write_rows(store, ("id", "band"), zip(table.ids, names, *_statuses(result), strict=True), result)
+    counts = np.bincount(result.bands, minlength=len(bands.names)).tolist()
+    store.save_json(
+        "batch", {**_batch_record(table, result, report), "bands": dict(zip(bands.names, counts, strict=True))}
+    )
+
+
+def _write_rows(store: JobStore, header: tuple[str, ...], rows: Any, result: BatchResult | BandResult) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*header, *(f"{holder}_status" for holder in result.unknown)])
+    writer.writerows(rows)
+    write_text(store.path / "scores.csv", text.getvalue())
+
+
+def _statuses(result: BatchResult | BandResult) -> list[Array]:
+    """Return whether each holder knows each firm, as far as it says so."""
+    n = (result.points if isinstance(result, BatchResult) else result.bands).size
+    return [
+        np.full(n, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
+        for mask in result.unknown.values()
+    ]
+
+
+def _batch_record(table: Table, result: BatchResult | BandResult, report: TransformReport) -> dict[str, Any]:
+    return {
+        "n_rows": table.n_rows,
+        "unseen": dict(report.unseen),
+        "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
+    }
+
+
+def _holder_score(context: StepContext) -> Protocol[None]:
+    store, policy = context.store, context.node.policy
+    row_of = store.load_arrays("row_of")["row_of"]
+    request = yield from holder_receive(context.session, row_of.size)
+    code_map, guard = context.code_map(), context.guard()
+    known = request.rows & (row_of >= 0)
+    trees: tuple[Tree, ...] = ()
+    bands, refusal = None, ""
+    try:
+        trees, bands = _own_part(context, code_map, request)
+        guard.check_release(store, known, request.model_hash, code_map, bands)
+    except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
+        refusal = error.message
+    codes = np.zeros((0, 0), np.uint8) if refusal else _codes_to_score(context, code_map, row_of, request.rows)
+    answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal, bands)
+    coordinator = context.job.coordinator
+    if request.trees_hash:
+        scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
+    else:
+        scoring = holder_score(context.session, coordinator, request, answer)
+    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map, bands)
+    store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
+
+
+def _own_part(context: StepContext, code_map: CodeMap, request: BatchRequest) -> tuple[tuple[Tree, ...], Bands | None]:
+    """Return this party's trees and bands of the model, or refuse if it is not that of the request."""
+    if bytes.fromhex(code_map.hash) != request.map_hash:
+        raise RefusedError("the model was trained on another version of this party's code map")
+    return _own_trees(context, request), _accepted_bands(context, code_map)
+
+
+def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
+    """Return the bands that this party lets out in this job (None: scores), or refuse."""
+    job, p = context.job, context.job.parameters
+    if p.opens == "score":
+        return None
+    if isinstance(p, Training):
+        units, pdo, asked = int(10**p.points_decimals), p.pdo, p.bands
+        bands = Bands.of(asked, units)
+    else:
+        kept = KeptBands.load(context.models() / job.of(ScoreBatch).model)
+        if kept.map_sha256 != code_map.hash:
+            raise RefusedError("the bands kept here are of another version of the model")
+        units, pdo = kept.units, kept.pdo
+        bands = Bands.of(job.of(ScoreBatch).bands or kept.bands, units)
+    context.node.policy.release.allow_bands(bands, units, pdo)
+    return bands
+
+
+def _own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
+    """Return this party's trees of the model; RefusedError or ConfigError if they are not those of the request."""
+    if not request.trees_hash:
+        return ()
+    p = context.job.parameters
+    name = p.model if isinstance(p, ScoreBatch) else context.job.name
+    part = load_trees(context.models(), name)
+    if part.sha256 != request.trees_hash:
+        raise RefusedError(f"{context.session.party}'s part of model {name} is changed or of another version")
+    return part.trees
+
+
+def _codes_to_score(context: StepContext, code_map: CodeMap, row_of: Integers, rows: Mask) -> Array:
+    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning."""
+    if isinstance(context.job.parameters, Training):
+        saved = context.store.load_arrays("rows")
+        if (rows & saved["train"]).any():
+            raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
+        return np.ascontiguousarray(saved["codes"][rows])
+    coded, report = code_map.transform_with_report(aligned_table(context))
+    context.store.save_json("transform", {"n_rows": report.n_samples, "unseen": report.unseen})
+    codes: Array = coded.take_rows(row_of[rows]).codes
+    return codes
+
+
+def _scoring_cost(n: float, sizes: Sizes, *, bands: bool) -> Cost:
+    m = len(sizes.holders)
+    blocks = n // 4096 + 1
+    sent = m * (USUAL_CELLS + 2 * blocks) * _OPEN_BYTES
+    return costed(sent + bands * _BAND_BYTES * n, m * n * 5e-6 + bands * _BAND_S * n)
+
+
+def _score_cost(p: ScoreBatch, sizes: Sizes) -> Cost:
+    return _scoring_cost(sizes.bank, sizes, bands=p.opens == "band")
+
+
+def _evaluate_cost(p: Training, sizes: Sizes) -> Cost:
+    n, bands = sizes.held or sizes.bank / 4, p.opens == "band"
+    trees = [c.parameters.n_estimators for c in p.candidates if isinstance(c.parameters, TrainBoosting)]
+    if not trees:
+        return _scoring_cost(n, sizes, bands=bands)
+    sent = trees[-1] * _TREE_BYTES * n + bands * _BAND_BYTES * n
+    return costed(sent, trees[-1] * sizes.bank * 1e-6 + bands * _BAND_S * n)
+
+
+def _refuse_scores_of_the_holdout(policy: NodePolicy, p: Training) -> None:
+    if not p.holdout_scores:
+        return
+    if policy.holdout_scores != "allow":
+        raise RefusedError("hold-out scores are not allowed; set holdout_scores: false")
+    if p.opens == "score" and policy.release.bands_only:
+        raise RefusedError("releases bands only; set holdout_output: band")
+    if p.opens == "band":
+        units = int(10**p.points_decimals)
+        try:
+            policy.release.allow_bands(Bands.of(p.bands, units), units, p.pdo)
+        except RefusedError as error:
+            raise RefusedError(f"does not take these bands: {error.message}") from None
+
+
+def _refuse_scores(policy: NodePolicy, p: ScoreBatch) -> None:
+    if p.opens == "score" and policy.release.bands_only:
+        raise RefusedError("releases bands only; set output: band")
+
+
+def refuse_to_tell_who_is_known(policy: NodePolicy, p: Any) -> None:
+    """Refuse `on_missing: fail`, which tells the firms that are unknown, unless the policy does."""
+    if p.on_missing == "fail" and not policy.disclose_unknown:
+        raise RefusedError("does not say which firms it knows; set on_missing: missing_code")
+
+
+_LEARNS = (
+    COMMITTED,
+    Leak("BatchBankRound0", "coordinator", "public", "number of rows scored", only="score"),
+    Leak("BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
+    Leak("BatchHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
+    *hidden("holder", "public", "BatchHolderKey", "BatchBankKey"),
+    *hidden("bank", "hint", "BatchHolderHints"),
+    *hidden("holder", "ciphertext", "BatchBankQuery", "BatchBankFactors"),
+    *hidden("bank", "masked", "BatchHolderReply"),
+    Leak("BatchHolderPartial", "coordinator", "masked", only="score"),
+    Leak("BatchCoordinatorTotal", "bank", "opened", "total points of each scored row", only="score"),
+    Leak("BandHolderPartial", "lead", "masked", only="band"),
+    Leak("BandBankBase", "lead", "public", only="band"),
+    Leak("BandLeadBase", "bank", "masked", only="band"),
+    Leak("BandBankLabels", "lead", "masked", only="band"),
+    Leak("BandLeadTables", "bank", "ciphertext", only="band"),
+    Leak("BandLeadDecoding", "bank", "opened", "band of each scored row", only="band"),
+)
+
+
+def evaluation(made_by: str) -> Step:
+    """Return the step evaluate of a task whose model `made_by` makes."""
+    return Step(
+        kind="evaluate",
+        bank=_bank_evaluate,
+        holder=_holder_score,
+        reads={"rows.npz": "bin", "model.json": made_by},
+        reads_data=False,
+        reads_home=no_files,
+        cost=_evaluate_cost,
+        learns=_LEARNS,
+        tells_besides={},
+        refusals=(_refuse_scores_of_the_holdout,),
+    )
+
+
+SCORE = Step(
+    kind="score",
+    bank=_bank_score,
+    holder=_holder_score,
+    reads=ALIGNED,
+    reads_data=True,
+    reads_home=files_of_columns,
+    cost=_score_cost,
+    learns=_LEARNS,
+    tells_besides={},
+    refusals=(_refuse_scores, refuse_to_tell_who_is_known),
+)
+
+ALIGN_WITH_CONSENT = replace(
+    ALIGN,
+    reads_home=lambda p: (*files_of_columns(p), CONSENT_LISTS),
+    learns=(
+        Leak(
+            "BatchConsent",
+            "holder",
+            "opened",
+            "which of the firms whose ids it knows or guesses gave consent",
+            row="consent",
+        ),
+        *ALIGN.learns,
+    ),
+)
+
+TASK = Task(ScoreBatch, by_name(align=ALIGN_WITH_CONSENT, score=SCORE))

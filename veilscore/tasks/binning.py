@@ -1,0 +1,137 @@
+"""Step bin, of every task that trains: codes are fitted on training rows, the bank gets counts of anonymous bins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from veilscore.arrays import Mask
+from veilscore.data.codes import CodeMap
+from veilscore.files.store import JobStore
+from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
+from veilscore.models.design import columns_of
+from veilscore.protocols.binning import bank_bin, holder_bin
+from veilscore.tasks.align import ALIGNED
+from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.terms.roles import Leak, hidden
+from veilscore.wire.protocol import Protocol
+
+BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
+HINTS_BYTES = USUAL_CELLS * 4096 * 14.0  # of a holder's cells, one ring element each
+
+
+def _bank_bin(context: StepContext) -> Protocol[None]:
+    job, p, store = context.job, context.job.training, context.store
+    table = aligned_table(context)
+    train = split(table, job)
+    # the bank may always know the order of its own bins, so that it merges neighbours
+    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
+    codes = code_map.transform(table).codes
+    columns = columns_of(code_map, codes, party=job.bank, names=True, association=p.tells_association)
+    target = np.asarray(table.label, dtype=np.int8)
+    weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
+    held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
+    counts = {job.bank: own_counts(job.bank, columns, target, weight, train), **held}
+    store.save_json("code_map", code_map.to_json())
+    store.save_arrays("rows", codes=codes, target=target, weight=weight, train=train)
+    save_counts(store, counts)
+
+
+def _holder_bin(context: StepContext) -> Protocol[None]:
+    p, policy, store = context.job.training, context.node.policy, context.store
+    table = aligned_table(context)
+    row_of = store.load_arrays("row_of")["row_of"]
+    maps: list[CodeMap] = []
+
+    def fit(train: Mask) -> BinnedColumns:
+        known = row_of[train & (row_of >= 0)]
+        code_map = CodeMap.fit(
+            table,
+            known,
+            max_bin=p.max_bin,
+            min_bin_fraction=p.min_bin_fraction,
+            min_bin_count=max(30, policy.min_bin_count),
+            ordered=p.tells_order,
+        )
+        maps.append(code_map)
+        return columns_of(
+            code_map,
+            code_map.transform(table).take_rows(row_of).codes,
+            party=context.session.party,
+            names=policy.publish_column_names,
+            association=p.tells_association,
+        )
+
+    columns, train = yield from holder_bin(context.session, fit, row_of.size, policy.min_bin_count)
+    store.save_json("code_map", maps[0].to_json())
+    store.save_arrays("rows", codes=columns.codes, train=train)
+    store.save_json("columns", {"names": list(columns.names)})
+
+
+def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:
+    """Keep the counts of all parties, the bank first."""
+    body = []
+    for party, c in counts.items():
+        body.append(
+            {
+                "party": party,
+                "names": list(c.names),
+                "n_codes": c.n_codes.tolist(),
+                "bad": c.bad.tolist(),
+                "good": c.good.tolist(),
+                "counts": c.counts.tolist(),
+                "holdout_counts": c.holdout_counts.tolist(),
+                "ordered": c.ordered.tolist(),
+                "missing_code": c.missing_code.tolist(),
+                "map_hash": c.map_hash.hex(),
+                "association": None if c.association is None else c.association.tolist(),
+            }
+        )
+    store.save_json("counts", body)
+
+
+def load_counts(store: JobStore) -> dict[str, BinCounts]:
+    """Inverse of `save_counts`."""
+    return {
+        c["party"]: BinCounts(
+            party=c["party"],
+            names=tuple(c["names"]),
+            n_codes=np.array(c["n_codes"], dtype=np.int64),
+            bad=np.array(c["bad"]),
+            good=np.array(c["good"]),
+            counts=np.array(c["counts"], dtype=np.int64),
+            holdout_counts=np.array(c["holdout_counts"], dtype=np.int64),
+            ordered=np.array(c["ordered"], dtype=bool),
+            missing_code=np.array(c["missing_code"], dtype=np.int64),
+            map_hash=bytes.fromhex(c["map_hash"]),
+            association=None if c["association"] is None else np.array(c["association"], dtype=np.float32),
+        )
+        for c in store.load_json("counts")
+    }
+
+
+def _cost(_parameters: Any, sizes: Sizes) -> Cost:
+    return costed(len(sizes.holders) * (HINTS_BYTES + 28 * sizes.train), 0.3)
+
+
+BIN = Step(
+    kind="bin",
+    bank=_bank_bin,
+    holder=_holder_bin,
+    reads=ALIGNED,
+    reads_data=True,
+    reads_home=files_of_columns,
+    cost=_cost,
+    learns=(
+        COMMITTED,
+        Leak("BinBankRound1", "holder", "opened", "which rows train and which are held out"),
+        Leak("BinHolderRound1", "bank", "opened", "columns, codes and row counts per anonymous bin over the minimum"),
+        *hidden("bank", "hint", "BinHolderHints"),
+        *hidden("holder", "ciphertext", "BinBankRound2"),
+        Leak("BinHolderRound2", "bank", "opened", "good and bad counts per anonymous bin over the minimum"),
+    ),
+    tells_besides={},
+    refusals=(),
+)

@@ -1,0 +1,260 @@
+"""What a party has at hand in one step of a job: its data set, its files of the job, and what it keeps of models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from veilscore.arrays import Mask
+from veilscore.data.codes import CodeMap
+from veilscore.data.ingest import list_columns, read_table
+from veilscore.data.table import Table
+from veilscore.errors import ConfigError, DataError, SchemaError
+from veilscore.evidence.opening import Opening
+from veilscore.files.store import JobStore, write_text
+from veilscore.models import screening
+from veilscore.models.filed import load_model
+from veilscore.models.model import ScoreModel
+from veilscore.models.trees import HolderTrees
+from veilscore.release.batch import BatchGuard
+from veilscore.release.disclosure import DisclosureLedger
+from veilscore.terms.bands import KeptBands
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures, Training
+from veilscore.wire.protocol import Session
+
+CONSENT_LISTS = "consents/lists/*.json"
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What one party has at hand in one step.
+
+    whole : of a fit within a job, the folder of the job; `store` is then the fit's own.
+    opening : bank: what this attempt is bound to.
+    """
+
+    session: Session
+    role: Literal["bank", "holder", "coordinator"]
+    job: Job
+    node: NodeConfig
+    store: JobStore
+    whole: Path | None = field(default=None, kw_only=True)
+    opening: Opening | None = field(default=None, kw_only=True)
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job that the step is of."""
+        return self.session.id.split("/", maxsplit=1)[0]
+
+    def table(self) -> Table:
+        """Read and check the party's data set of the job."""
+        return self.columns(self._included())
+
+    def columns(self, names: tuple[str, ...] | None) -> Table:
+        """Read and check some features of the party's data set (None: all)."""
+        p = self.job.parameters
+        dataset = self.node.datasets[self.job.datasets[self.session.party]]
+        chosen = self.job.columns.get(self.session.party)
+        labelled = self.role == "bank" and isinstance(p, Sampled)
+        special = {
+            "label_column": dataset.label_column if labelled else None,
+            "weight_column": dataset.weight_column if labelled and isinstance(p, Training) and p.weights else None,
+            "date_column": dataset.date_column if labelled and isinstance(p, Sampled) and p.holdout_from else None,
+        }
+        # a column with a meaning that this task does not use is never a feature
+        unused = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(special.values())
+        return read_table(
+            dataset.source,
+            dataset.id_column,
+            columns=names,
+            exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(filter(None, unused))),
+            normaliser=p.id_normaliser,
+            table=dataset.table,
+            query=dataset.query,
+            kinds=dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {},
+            **special,
+        )
+
+    def _included(self) -> tuple[str, ...] | None:
+        """Return the feature columns to read: those the job names, or those the model was trained on; None for all."""
+        p = self.job.parameters
+        if isinstance(p, ScoreBatch):
+            return tuple(self.code_map().kinds)
+        if isinstance(p, ScreenFeatures):
+            return self.feature_names()[:1]  # for the ids alone: the others are read chunk by chunk
+        if isinstance(p, Training) and p.columns_from is not None:
+            return self._kept_columns(p.columns_from)
+        chosen = self.job.columns.get(self.session.party)
+        return chosen.include if chosen else None
+
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the party's columns that the job may use, in the order of its data set; DataError if there is none."""
+        party = self.session.party
+        dataset, chosen = self.node.datasets[self.job.datasets[party]], self.job.columns.get(party)
+        special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
+        left_out = special | set(dataset.exclude) | set(chosen.exclude if chosen else ())
+        available = list_columns(dataset.source, table=dataset.table, query=dataset.query)
+        wanted = available if chosen is None or chosen.include is None else chosen.include
+        names = tuple(name for name in wanted if name not in left_out)
+        if not names:
+            raise DataError(f"data set {self.job.datasets[party]!r} has no column to screen", party=party)
+        return names
+
+    def screening_folder(self, name: str) -> Path:
+        """Return where the party keeps what it kept in a screening."""
+        return self.models().parent / "screenings" / name
+
+    def _kept_columns(self, columns_from: str) -> tuple[str, ...]:
+        """Return the party's own names of the columns that a screening kept, named "name" or "name@hash".
+
+        Raises SchemaError if this node has no such screening, it is damaged, or it is another one of the name, and
+        DataError if it kept no column of this party.
+        """
+        name, _, wanted = columns_from.partition("@")
+        path, party = self.screening_folder(name) / "kept.json", self.session.party
+        if not path.is_file():
+            raise SchemaError(
+                f"no screening {name!r} at {path}: run the screening job first, or restore it", party=party
+            )
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+            columns, found, stated = tuple(body["columns"]), str(body["screening"]), body["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SchemaError(f"{path} is no list of kept columns; run the screening job again", party=party) from None
+        if stated != screening.digest(body):
+            raise SchemaError(f"{path} was changed: its hash does not match; run the screening job again", party=party)
+        if wanted and not found.startswith(wanted):
+            raise SchemaError(
+                f"screening {name!r} at {party} has hash {found[:16]}, the job asks for {wanted}: run the screening "
+                "again, or name the hash that all parties have",
+                party=party,
+            )
+        if not columns:
+            raise DataError(f"screening {name!r} kept no column of {party}; lower min_iv or leave it out", party=party)
+        return columns
+
+    def home(self) -> Path:
+        """The node's home."""
+        return (self.whole or self.store.path).parent.parent
+
+    def guard(self) -> BatchGuard:
+        """Holder only: consent and release control of this attempt."""
+        return BatchGuard(self.home(), self.node.policy, self.job, self.session)
+
+    def disclosures(self, whole: float) -> DisclosureLedger:
+        """Holder only: what boosting told of this data set over all jobs; `whole`: bits that the codes hold."""
+        policy, dataset = self.node.policy, self.job.datasets[self.session.party]
+        most = policy.max_disclosure_total * whole if policy.boosting_bounds == "required" else None
+        path = self.home() / "state" / "disclosure.db"
+        job, step, _ = self.session.id.split("/")
+        return DisclosureLedger(path, dataset, job if self.whole is None else f"{job}/{step}", most)
+
+    def models(self) -> Path:
+        """Folder of the models this node keeps, or of those of a fit within a job."""
+        return self.home() / "models" if self.whole is None else self.store.path / "models"
+
+    def code_map(self) -> CodeMap:
+        """The party's code map of the model that the job applies (or has just trained)."""
+        if isinstance(self.job.parameters, Training):
+            return CodeMap.from_json(self.store.load_json("code_map"))
+        return load_code_map(self.models(), self.job.of(ScoreBatch).model)
+
+    def model(self) -> ScoreModel:
+        """Bank only: the model that is trained or applied."""
+        if isinstance(self.job.parameters, Training):
+            return load_model(self.store.path / "model.json")
+        return load_model(self.models() / self.job.of(ScoreBatch).model / "model.json")
+
+
+def load_code_map(models: Path, name: str) -> CodeMap:
+    """Code map of a model this node keeps."""
+    path = models / name / "code_map.json"
+    if not path.is_file():
+        raise SchemaError(
+            f"no code map of model {name!r} at {path}: this node never trained it or lost it; restore it from backup"
+        )
+    return CodeMap.from_json(path.read_text(encoding="utf-8"))
+
+
+def digest_of_ids(table: Table) -> str:
+    """Digest of a data set's ids in order: steps refuse a data set that changed under a job."""
+    return hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest()
+
+
+def aligned_table(context: StepContext, columns: tuple[str, ...] | None = None) -> Table:
+    """The party's data set, or some columns of it; DataError if its rows are not those that were aligned."""
+    table = context.table() if columns is None else context.columns(columns)
+    if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
+        raise DataError(
+            f"the rows of {table.source} changed since this job was aligned; submit the job again",
+            party=context.session.party,
+        )
+    return table
+
+
+def split(table: Table, job: Job) -> Mask:
+    """Training rows: not held out by date, or by a seeded draw stratified on the label; (n_rows,)."""
+    p = job.of(Sampled)
+    if p.holdout_from is not None:
+        if table.dates is None:
+            raise DataError("holdout_from needs a date_column in the bank's data set", party=job.bank)
+        train: Mask = table.dates < np.datetime64(p.holdout_from)
+    else:
+        generator = np.random.default_rng(p.holdout_seed)
+        train = np.ones(table.n_rows, bool)
+        for label in (0.0, 1.0):
+            rows = generator.permutation(np.flatnonzero(table.label == label))
+            train[rows[: round(p.holdout_fraction * rows.size)]] = False
+    if table.label is None or np.unique(table.label[train]).size < 2:
+        raise DataError("the training rows hold one class only; change the hold-out", party=job.bank)
+    return train
+
+
+def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
+    """Keep the map where scoring finds it; losing it kills the model, so it belongs in the owner's backup.
+
+    A holder keeps the job's bands too: later it lets out bands by them alone, whatever the bank has then.
+    """
+    folder, p = context.models() / context.job.name, context.job.training
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_text(folder / "code_map.json", code_map.to_json())
+    if context.role == "holder":
+        bands = {name: float(lowest) for name, lowest in p.bands.items()}
+        KeptBands(bands=bands, decimals=p.points_decimals, pdo=p.pdo, map_sha256=code_map.hash).save(folder)
+
+
+def keep_model(context: StepContext, model: ScoreModel) -> None:
+    """Save the model in the job folder and where scoring finds it."""
+    model.save(context.store.path / "model.json")
+    folder = context.models() / context.job.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    model.save(folder / "model.json")
+
+
+def load_trees(models: Path, name: str) -> HolderTrees:
+    """This party's part of a boosted model; ConfigError if it is missing or was changed."""
+    path = models / name / "trees.json"
+    if not path.is_file():
+        raise ConfigError(f"this party's part of model {name} is missing; restore it from backup")
+    return HolderTrees.from_json(path.read_text(encoding="utf-8"))
+
+
+def no_files(_parameters: Any) -> tuple[str, ...]:
+    """Name no file below the home but the job's own."""
+    return ()
+
+
+def files_of_columns(p: Any) -> tuple[str, ...]:
+    """Name the files below the home that say which columns of a data set are read."""
+    if isinstance(p, ScoreBatch):
+        return (f"models/{p.model}/model.json", f"models/{p.model}/code_map.json")
+    if isinstance(p, Training) and p.columns_from is not None:
+        return (f"screenings/{p.columns_from.partition('@')[0]}/kept.json",)
+    return ()

@@ -1,0 +1,117 @@
+"""Task train_scorecard: align, bin, train, evaluate. Logistic regression on WOE, filed as points per bin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veilscore.data.codes import CodeMap
+from veilscore.errors import RefusedError
+from veilscore.models import design as designing
+from veilscore.models.optimise import OptimiserState
+from veilscore.protocols.scorecard import bank_train, holder_train
+from veilscore.tasks.align import ALIGN
+from veilscore.tasks.batch import evaluation
+from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
+from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.wire.protocol import Protocol
+
+USUAL_STEPS, USUAL_TERMS = 25, 15  # gradients of a training, terms of the sigmoid's series
+_CELL_BYTES = 4096 * 8  # of a cell in the lookup of a gradient
+ROW_S = 1.1e-5  # per row and gradient, all parties
+
+
+def _bank_train(context: StepContext) -> Protocol[None]:
+    job, store = context.job, context.store
+    counts = load_counts(store)
+    design = designing.design(job, counts, store.load_arrays("rows"))
+    state = OptimiserState()
+    if store.has("checkpoint_train"):
+        state = OptimiserState.from_dict(store.load_json("checkpoint_train"))
+    fitted = yield from bank_train(
+        context.session, design.training, designing.fit(design, state), state, designing.openings(job, design)
+    )
+    keep_model(context, designing.export(job, design, counts, fitted, job_id=context.job_id))
+    keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
+    store.save_json("fit", designing.fit_record(design, fitted))
+    store.delete("checkpoint_train")
+
+
+def _holder_train(context: StepContext) -> Protocol[None]:
+    job, store = context.job, context.store
+    rows = store.load_arrays("rows")
+    codes = rows["codes"][rows["train"]]
+    code_map = CodeMap.from_json(store.load_json("code_map"))
+    # an interrupted attempt may have opened one gradient that the bank did not keep
+    attempt = int(context.session.id.rsplit("/", 1)[1])
+    opened = store.load_json("checkpoint_train")["opened"] if store.has("checkpoint_train") else 0
+    n_steps = yield from holder_train(
+        context.session,
+        codes,
+        code_map.n_codes,
+        fraction_bits=designing.fraction_bits(job, codes.shape[0]),
+        max_openings=designing.most_openings(job) + attempt - 1,
+        opened=opened,
+    )
+    store.save_json("trained", {"n_steps": opened + n_steps})
+    keep_code_map(context, code_map)
+
+
+def gradients_cost(n_gradients: int, sizes: Sizes) -> Cost:
+    """Return what gradients on shares take, with their hints."""
+    m, train = len(sizes.holders), sizes.train
+    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
+    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
+    return costed(2 * m * HINTS_BYTES + n_gradients * one, n_gradients * (ROW_S * train + 0.05))
+
+
+def _refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
+    if p.monotone and not policy.allow_order:
+        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false")
+
+
+def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
+    if p.standard_errors and not policy.allow_standard_errors:
+        raise RefusedError("standard_errors is not allowed; set standard_errors: false")
+
+
+def _cost(_parameters: Any, sizes: Sizes) -> Cost:
+    return gradients_cost(USUAL_STEPS, sizes)
+
+
+TRAIN = Step(
+    kind="train",
+    bank=_bank_train,
+    holder=_holder_train,
+    reads=BINNED,
+    reads_data=False,
+    reads_home=no_files,
+    cost=_cost,
+    learns=(
+        COMMITTED,
+        *hidden("holder", "ciphertext", "TrainBankRound0", "TrainBankEta", "TrainBankResidual"),
+        *hidden("bank", "hint", "TrainHolderHistogramHints", "TrainHolderLookupHints"),
+        Leak("TrainBankHints", "lead", "hint", "number of codes of the bank's columns"),
+        Leak("TrainBankStep", "holder", "public", "number of steps and the range R of each"),
+        *hidden("lead", "ciphertext", "TrainBankTables"),
+        *hidden("lead", "masked", "TrainHolderEta"),
+        *hidden("bank", "masked", "TrainLeadSigmoid"),
+        *hidden("bank", "ciphertext", "TrainLeadCells"),
+        *hidden("holder", "masked", "TrainLeadResidual"),
+        Leak("TrainHolderGradient", "bank", "opened", "rounded gradient components, d + 1 a step; the weights"),
+    ),
+    tells_besides={
+        "monotone": Learned(
+            "monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing"
+        ),
+        "standard_errors": Learned(
+            "standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing"
+        ),
+    },
+    refusals=(_refuse_order, _refuse_standard_errors),
+)
+
+TASK = Task(TrainScorecard, by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train")))

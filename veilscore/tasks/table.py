@@ -1,0 +1,170 @@
+"""The table of all tasks, and the loops over their steps; a new task is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+
+from veilscore.errors import JobError, RefusedError
+from veilscore.evidence.opening import DATASET, Reads, unkept
+from veilscore.protocols.commitment import bank_committed, holder_committed
+from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
+from veilscore.tasks.context import StepContext
+from veilscore.tasks.task import Cost, Sizes, Step, Task
+from veilscore.terms.job import Job
+from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.parameters import Output, Parameters, Sampled
+from veilscore.terms.policy import NodePolicy, Request
+from veilscore.terms.roles import Leak, Learned
+from veilscore.wire.protocol import Protocol
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (scorecard.TASK, boosting.TASK, *stack.TASKS, batch.TASK, screening.TASK)
+}
+
+
+def steps_of(p: Parameters) -> dict[str, Step]:
+    """Return the records of a task's steps, by name and in order."""
+    return {name: TASKS[p.task].step(p, name) for name in p.steps}
+
+
+def step_of(job: Job, name: str) -> Step:
+    """Return the record of one step; JobError if the job has no such step."""
+    if name not in job.steps:
+        raise JobError(f"{name[:60]!r} is no step of task {job.task}")
+    return TASKS[job.task].step(job.parameters, name)
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+
+
+def role_of(step: str, context: StepContext) -> Protocol[None]:
+    """Return one party's role in a step by itself, with its messages and files."""
+    record = step_of(context.job, step)
+    if context.role == "coordinator":
+        raise JobError("the coordinator computes nothing in a step but sums of masked parts")
+    return record.bank(context) if context.role == "bank" else record.holder(context)
+
+
+def protocol_for(step: str, context: StepContext) -> Protocol[None]:
+    """Return one party's role in a step; the bank's is committed to before it starts, a holder's gets to know that."""
+    role = role_of(step, context)
+    if context.role == "bank":
+        return bank_committed(context.session, context.opening or unkept(context.session), role)
+    return holder_committed(context.session, role)
+
+
+# --- who learns what -------------------------------------------------------------------------------------------------
+
+
+def leakage_table(p: Parameters) -> tuple[Learned, ...]:
+    """Return who learns what in a job with these parameters: a row for each kind of step, then what options tell."""
+    steps = {step.kind: step for step in steps_of(p).values()}
+    leaks = ((leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns)
+    besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
+    return (*learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False)), *besides)
+
+
+def online_table(opens: Output) -> Learned:
+    """Return who learns what when a single firm is scored."""
+    return learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
+
+
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output, *, sealed: bool = False) -> tuple[Learned, ...]:
+    """Return a row of the table for each name of a row, from all that is said of its messages."""
+    rows: dict[str, dict[str, list[str]]] = {}
+    for row, leak in leaks:
+        by_role = rows.setdefault(row, {"bank": [], "holder": [], "coordinator": []})
+        learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
+        if leak.only in {"", opens} and learns != "nothing":
+            by_role["holder" if leak.to == "lead" else leak.to].append(learns)
+    return tuple(
+        Learned(
+            row,
+            "; ".join(learned["bank"]),
+            "; ".join(learned["holder"]),
+            "; ".join([*learned["coordinator"], "job, sizes, timing"]),
+        )
+        for row, learned in rows.items()
+    )
+
+
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def estimate(job: Job, sizes: Mapping[str, int]) -> dict[str, Cost]:
+    """Return the rough cost of each step by name; `sizes` are rows by party, an absent holder has as many as the bank.
+
+    Rates were measured on two cores with all parties on them (benchmarks/); bytes follow from the kernel's parameters.
+    """
+    n, p = sizes[job.bank], job.parameters
+    held = p.holdout_fraction * n if isinstance(p, Sampled) and p.holdout_from is None else 0.0
+    known = Sizes(n, tuple(sizes.get(holder, n) for holder in job.holders), n - held, held)
+    return {name: step.cost(p, known) for name, step in steps_of(p).items()}
+
+
+# --- files that the bank reads ---------------------------------------------------------------------------------------
+
+
+def reads_of(job: Job, step: str, job_id: str) -> Reads:
+    """Return what the bank reads in a step of a job."""
+    record = step_of(job, step)
+    own = tuple(f"jobs/{job_id}/{name}" for name in (*record.reads, f"checkpoint_{step}.json"))
+    return Reads(record.kind, (*own, *record.reads_home(job.parameters)), data=record.reads_data)
+
+
+def may_read(name: str, reads: Reads) -> bool:
+    """Return whether a step reads a path below the home, or the data set."""
+    if name == DATASET:
+        return reads.data
+    parts = name.split("/")  # of a claim: a star must not reach over a slash, nor a path climb up
+    return ".." not in parts and any(
+        len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+        for wanted in (pattern.split("/") for pattern in reads.paths)
+    )
+
+
+# --- what a node says ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobAnswer:
+    """What a node says to a job: "accepted", "refused" or "pending" until a person approves; the bank may learn why."""
+
+    status: str
+    reason: str
+
+
+def request_of(job: Job, node: NodeConfig) -> Request:
+    """Return what a job asks of a node; RefusedError if the node cannot do it, whatever its policy."""
+    if node.name not in job.parties:
+        raise RefusedError(f"{node.name} is not a party of this job", party=node.name)
+    dataset, p = job.datasets[node.name], job.parameters
+    if (node.role == "bank") != (job.bank == node.name):
+        raise RefusedError(f"{node.name} has role {node.role}, not the role this job gives it", party=node.name)
+    if dataset not in node.datasets:
+        raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
+    rules: tuple[Callable[[NodePolicy], None], ...] = ()
+    if node.role == "bank":
+        node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")
+    else:
+        records = steps_of(p).values()
+        rules = tuple(partial(_asked_of, rule, p) for step in records for rule in step.refusals)
+    return Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset, rules=rules)
+
+
+def _asked_of(rule: Callable[[NodePolicy, Parameters], None], p: Parameters, policy: NodePolicy) -> None:
+    rule(policy, p)
+
+
+def answer_to(job: Job, node: NodeConfig) -> JobAnswer:
+    """Return what a node answers to a job by its policy."""
+    try:
+        request = request_of(job, node)
+        node.policy.allows(request, node.name)
+    except RefusedError as refusal:
+        return JobAnswer("refused", refusal.message)
+    reason = node.policy.needs_no_person(request)
+    return JobAnswer("accepted", reason) if reason else JobAnswer("pending", "waits for approval at this node")

@@ -1,0 +1,94 @@
+"""What a task is: its parameters and its steps, and what is true of each step.
+
+Everything that others ask of a task is a loop over these records: the table of who learns what, the estimate of
+`veilscore plan`, the files that an auditor lays out again, what a holder's policy is asked. The table of all tasks is
+`veilscore.tasks.table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veilscore.tasks.context import StepContext
+from veilscore.terms.parameters import Parameters
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, Learned
+from veilscore.wire.protocol import Protocol
+
+Role = Callable[[StepContext], Protocol[None]]
+COMMITTED = Leak("StepCommitment", "holder", "public")  # of every step of the bank's (`protocols.commitment`)
+
+# Columns and codes are not known before a job runs, so the estimates assume usual ones.
+USUAL_CELLS = 12 * 15  # a holder's columns times their codes
+PRODUCT_BYTES = 26  # of one value in a product ciphertext
+_BYTES_PER_S = 1.5e8  # through TLS, hashing on both sides
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known before a job runs: rows of the bank, of each holder (0: as many), and of each that train or not."""
+
+    bank: float
+    holders: tuple[float, ...]
+    train: float
+    held: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Rough wall seconds on two cores and bytes sent, over all parties."""
+
+    seconds: float
+    bytes: float
+
+
+def costed(n_bytes: float, compute_s: float) -> Cost:
+    """Return the cost of sending so many bytes and computing for so long."""
+    return Cost(compute_s + n_bytes / _BYTES_PER_S, n_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a task.
+
+    kind : row of the table of who learns what, name in audit rules; a fit of a stack is "train" or "boost".
+    bank, holder : their roles; the coordinator's, where it has one, is `veilscore.protocols.adding`.
+    reads : file below the job's folder that the bank reads -> the step that made it.
+    reads_data : whether the bank reads its data set itself.
+    reads_home : by parameters, patterns of other files that the bank reads, below its home.
+    cost : what it takes.
+    learns : each message that tells something or hides something, by who receives it.
+    tells_besides : option of the parameters -> row of the table where the option is on.
+    refusals : rules of a holder's policy on what the parameters ask for; each raises RefusedError.
+    """
+
+    kind: str
+    bank: Role
+    holder: Role
+    reads: Mapping[str, str]
+    reads_data: bool
+    reads_home: Callable[[Any], tuple[str, ...]]
+    cost: Callable[[Any, Sizes], Cost]
+    learns: tuple[Leak, ...]
+    tells_besides: Mapping[str, Learned]
+    refusals: tuple[Callable[[NodePolicy, Any], None], ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task; `step` finds the record of one of its parameters' steps by name, and knows no other name."""
+
+    parameters: type[Parameters]
+    step: Callable[[Any, str], Step]
+
+    @property
+    def name(self) -> str:
+        """Name in a job's file."""
+        return self.parameters.task
+
+
+def by_name(**steps: Step) -> Callable[[Any, str], Step]:
+    """Find steps that are the same for all parameters."""
+    return lambda _parameters, name: steps[name]

@@ -1,0 +1,174 @@
+"""A node's own node.yaml: who it is, its data sets, its people, and its policy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from veilscore.errors import ConfigError, RefusedError
+from veilscore.keys.identity import Identity, current_folder, load_identity
+from veilscore.terms.federation import Federation, load_federation
+from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled, Training
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.settings import Strict, load
+
+PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+
+
+class DatasetConfig(Strict):
+    """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
+
+    path: Path | None = Field(default=None, description="CSV or Parquet; relative paths are relative to the home")
+    url: str | None = Field(default=None, description="SQLAlchemy URL without password")
+    password_env: str | None = Field(None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable with the password")
+    table: str | None = None
+    query: str | None = None
+    id_column: ColumnName
+    label_column: ColumnName | None = None
+    weight_column: ColumnName | None = None
+    date_column: ColumnName | None = None
+    exclude: tuple[ColumnName, ...] = ()
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        return None if url is None else _without_password(url)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path (a file) or url (a database)")
+        if self.url is not None and (self.table is None) == (self.query is None):
+            raise ValueError("a database needs either table or query")
+        if self.path is not None and (self.table or self.query or self.password_env):
+            raise ValueError("table, query and password_env belong to a database (url), not to a file")
+        return self
+
+    def check_columns(self, p: Parameters, named: str) -> None:
+        """Refuse what needs a column with a meaning that the bank's data set does not name."""
+        if not isinstance(p, Sampled):
+            return
+        for needed, column, key in (
+            (True, self.label_column, "label_column"),
+            (isinstance(p, Training) and p.weights, self.weight_column, "weight_column"),
+            (p.holdout_from is not None, self.date_column, "date_column"),
+        ):
+            if needed and column is None:
+                raise RefusedError(f"{named} has no {key}; name it in node.yaml")
+
+    @property
+    def source(self) -> str | Path:
+        """What `ingest.read_table` takes; the password, if any, comes from the environment.
+
+        Do not print or log it.
+        """
+        if self.path is not None:
+            return self.path
+        return database_url(self.url or "", self.password_env)
+
+
+def _without_password(url: str) -> str:
+    """Return `url` if it parses and holds no password; ValueError otherwise."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from None
+    if parsed.password is not None:
+        raise ValueError("a password in the URL; take it out and name its variable in password_env")
+    return url
+
+
+def database_url(url: str, password_env: str | None) -> str:
+    """URL with the password of the environment variable put in; ConfigError if the variable is not set."""
+    if password_env is None:
+        return url
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
+
+    password = os.environ.get(password_env)
+    if not password:
+        raise ConfigError(f"environment variable {password_env} with the database password is not set")
+    return make_url(url).set(password=password).render_as_string(hide_password=False)
+
+
+class NodeLimits(Strict):
+    """Bounds of what a node takes from peers and spends on a job."""
+
+    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400)
+    max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
+
+
+class AuditRules(Strict):
+    """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
+
+    steps: tuple[Name, ...] | Literal["all"] = Field(
+        default="all", description="kinds of steps: align, bin, screen, train, boost, stack, evaluate, score"
+    )
+    days: int = Field(default=90, ge=1, description="older openings are deleted")
+    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
+    online_mb: int = Field(
+        default=8192, ge=0, description="of online scores together, about 0.2 MB a holder and score; 0: none are kept"
+    )
+
+
+class NodeConfig(Strict):
+    """A node's own node.yaml."""
+
+    name: Name
+    role: Literal["bank", "holder", "coordinator", "operator"]
+    federation: Path = Path("federation.yaml")
+    identity: Path = Path("identity")
+    listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
+    operators: tuple[Name, ...] = Field(default=(), description="people who have every role here")
+    people: dict[Name, tuple[PersonRole, ...]] = Field(
+        default_factory=dict, description="people and their roles here: modeller, steward, auditor, operator"
+    )
+    works_at: Name | None = Field(default=None, description="operator: the party this person works for")
+    key: KeyConfig = KeyConfig()
+    state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
+    state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
+    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
+    policy: NodePolicy = NodePolicy()
+    limits: NodeLimits = NodeLimits()
+    audit: AuditRules = AuditRules()
+
+    @field_validator("state_url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        return None if url is None else _without_password(url)
+
+
+def load_node_config(home: Path | str) -> NodeConfig:
+    """node.yaml of a home; relative data paths become paths under the home."""
+    home = Path(home)
+    config = load(NodeConfig, home / "node.yaml", "node configuration")
+    datasets = {
+        name: d.model_copy(update={"path": home / d.path}) if d.path is not None else d
+        for name, d in config.datasets.items()
+    }
+    return config.model_copy(
+        update={
+            "datasets": datasets,
+            "federation": home / config.federation,
+            "identity": home / config.identity,
+        }
+    )
+
+
+def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
+    """Identity and federation of a home, checked against its node.yaml."""
+    source = config.key.open(home)
+    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
+    federation = load_federation(config.federation)
+    if (identity.name, identity.role) != (config.name, config.role):
+        raise ConfigError(
+            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
+            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
+        )
+    return identity, federation

@@ -1,0 +1,162 @@
+"""The one loop that runs protocols: it drives a role over a channel, whatever the channel is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from typing import Protocol as Interface
+
+from google.protobuf.message import Message
+
+from veilscore.errors import VeilscoreError
+from veilscore.wire.protocol import Progress, Protocol, Receive, Send, Session, decode, encode
+from veilscore.wire.transcript import Transcript
+
+_SENT_AHEAD = 4
+R = TypeVar("R")
+W = TypeVar("W")
+
+
+class Channel(Interface):
+    """Ordered, reliable, authenticated delivery between the parties of one session."""
+
+    async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
+        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it."""
+
+    async def receive(self, sender: str) -> bytes:
+        """Next message from `sender`, in the order sent."""
+
+
+async def run(
+    protocol: Protocol[R],
+    channel: Channel,
+    session: Session,
+    *,
+    transcript: Transcript | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: Callable[[dict[str, Any]], None] | None = None,
+) -> R:
+    """Drive one role over a channel until it returns; errors leave with session and party.
+
+    The generator computes in a worker thread, so that a node goes on answering while it works.
+    """
+    try:
+        return await _drive(protocol, channel, session, transcript or Transcript(), progress, checkpoint)
+    except VeilscoreError as error:
+        error.session, error.party = error.session or session.id, error.party or session.party
+        raise
+
+
+async def _drive(
+    protocol: Protocol[R],
+    channel: Channel,
+    session: Session,
+    transcript: Transcript,
+    progress: Callable[[Progress], None] | None,
+    checkpoint: Callable[[dict[str, Any]], None] | None,
+) -> R:
+    role, outbox = _Role(protocol, session, transcript), _Outbox(channel)
+    asked, arrived = None, b""
+    try:
+        while True:
+            finished, command, sent = await asyncio.to_thread(role.turn, asked, arrived)
+            asked, arrived = None, b""
+            if isinstance(command, Send):
+                await outbox.put(command.to, sent)
+            elif isinstance(command, Receive):
+                asked, arrived = command, await outbox.unless_failed(channel.receive(command.sender))
+            elif isinstance(command, Progress):
+                if progress:
+                    progress(command)
+            else:
+                await outbox.flush()
+                if finished:
+                    return command  # type: ignore[no-any-return]
+                if checkpoint:
+                    await asyncio.to_thread(checkpoint, command.state)
+    finally:
+        await outbox.close()
+
+
+class _Role:
+    """One party's generator, and what passes between it and the wire."""
+
+    def __init__(self, protocol: Protocol[Any], session: Session, transcript: Transcript) -> None:
+        self._protocol = protocol
+        self._session = session
+        self._transcript = transcript
+        self._numbers: Counter[tuple[str, str]] = Counter()
+
+    def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, tuple[bytes, bytes]]:
+        """Decode what arrived, compute and encode, in one visit to a worker thread.
+
+        Returns
+        -------
+        Whether it ended, what it says, and the bytes that it sends with their digest.
+        """
+        session, answer = self._session, None
+        if asked is not None:
+            answer = decode(arrived, asked.kind, session=session.id, sender=asked.sender)
+            self._record(asked.sender, session.party, answer, arrived)
+        try:
+            command = self._protocol.send(answer)
+        except StopIteration as stop:  # cannot cross a future
+            return True, stop.value, (b"", b"")
+        if not isinstance(command, Send):
+            return False, command, (b"", b"")
+        payload = encode(command.message)
+        return False, command, (payload, self._record(session.party, command.to, command.message, payload))
+
+    def _record(self, sender: str, recipient: str, message: Message, payload: bytes) -> bytes:
+        number = self._numbers[sender, recipient]
+        self._numbers[sender, recipient] += 1
+        return self._transcript.add(self._session.id, sender, recipient, number, message, payload)
+
+
+class _Outbox:
+    """Delivery in the background, in order for each recipient; its failure is raised where the role waits next."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._queues: dict[str, asyncio.Queue[tuple[bytes, bytes]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def put(self, to: str, sent: tuple[bytes, bytes]) -> None:
+        """Take one message and its digest; waits while `_SENT_AHEAD` others for the same party are under way."""
+        if to not in self._queues:
+            self._queues[to] = asyncio.Queue(_SENT_AHEAD)
+            self._tasks.append(asyncio.create_task(self._deliver(to, self._queues[to])))
+        await self.unless_failed(self._queues[to].put(sent))
+
+    async def _deliver(self, to: str, queue: asyncio.Queue[tuple[bytes, bytes]]) -> None:
+        while True:
+            payload, digest = await queue.get()
+            await self._channel.send(to, payload, digest)
+            queue.task_done()
+
+    async def flush(self) -> None:
+        """Return when everything was delivered."""
+        for queue in self._queues.values():
+            await self.unless_failed(queue.join())
+
+    async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
+        """Wait for `waited`, or raise what a delivery met meanwhile."""
+        task = asyncio.ensure_future(waited)
+        try:
+            await asyncio.wait({task, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for delivery in self._tasks:
+                if delivery.done():
+                    delivery.result()
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Drop what was not delivered."""
+        tasks, self._tasks = self._tasks, []  # ended tasks refer to this object through their errors
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
