@@ -28,7 +28,7 @@ from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, defau
 from veilscore.sandbox.gate import check_policy, gate
 from veilscore.sandbox.policy import load_policy
 from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
-from veilscore.sandbox.run import Outcome, run_inside
+from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
 from veilscore.terms.policy import load_node_config
@@ -187,7 +187,7 @@ class Desk:
 
     # the run
 
-    def run(self, text: str) -> Outcome:
+    def run(self, text: str) -> RunOutcome:
         """Run an approved submission on the private data and put its outputs through the gate.
 
         Raises
@@ -232,7 +232,7 @@ class Desk:
             write_files({"data.csv": data}, inside.data)
             yield inside
 
-    def _keep(self, folder: Path, entry: Entry, outcome: Outcome, approval: dict[str, Any], n_rows: int) -> None:
+    def _keep(self, folder: Path, entry: Entry, outcome: RunOutcome, approval: dict[str, Any], n_rows: int) -> None:
         logs = JobStore(folder / "logs")
         for name, text in (("stdout.txt", outcome.stdout), ("stderr.txt", outcome.stderr)):
             _write(logs.path / name, text)
