@@ -279,6 +279,14 @@ def test_other_jobs_of_pysyft_are_left_alone(packed, arrived, name):
     assert refused(packed[1], arrived, n_problems=0) == ""
 
 
+def test_a_job_under_the_name_of_another(packed, arrived):
+    """It would take the place of the job that has that name by right."""
+    config = arrived.inbox / "config.yaml"
+    config.write_text(config.read_text().replace(arrived.name, "veilscore-" + "0" * 16))
+    arrived.inbox.rename(arrived.inbox.with_name("veilscore-" + "0" * 16))
+    assert "another submission than its name says" in refused(packed[1], arrived)
+
+
 def test_a_flood_of_jobs_holds_up_its_sender_only(packed, arrived):
     for i in range(1001):
         (arrived.inbox.parents[2] / EVE / "v1" / f"veilscore-{i:016x}").mkdir(parents=True)
