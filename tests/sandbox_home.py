@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 from conftest import require
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.errors import SandboxUnavailableError
 from veilscore.keys.identity import load_identity
 from veilscore.node.founding import DataFiles, found_federation
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 SECRET = "secret-turnover-739201"  # noqa: S105 - a mark to look for
 N_ROWS = 300
+PROJECT = """
+    import csv, json
+    from lib.sums import mean  # мера
+    rows = list(csv.DictReader(open('/data/data.csv')))
+    print('seen by the owner only:', rows[0])
+    value = mean([float(r['turnover']) for r in rows])
+    open('/outputs/mean.json', 'w').write(json.dumps({'value': value, 'count': len(rows)}))
+    open('/outputs/part.bin', 'wb').write(bytes(range(256)))
+"""
+OUTPUTS = {"mean.json": {"kind": "number"}, "part.bin": {"kind": "artefact", "max_bytes": 300}}
 
 
 def need_sandbox():
@@ -80,3 +92,19 @@ def set_policy(tax: Path, **settings: object) -> None:
 def is_root() -> bool:
     """Whether the tests run as root."""
     return os.geteuid() == 0
+
+
+def write_project(folder: Path, **manifest: object) -> Path:
+    """A folder with code of several files, which gives a number and bytes."""
+    code = write_code(folder, PROJECT, OUTPUTS, **manifest)
+    (code / "lib").mkdir(exist_ok=True)
+    (code / "lib" / "__init__.py").write_text("")  # an empty file has to arrive too
+    (code / "lib" / "sums.py").write_text("def mean(values):\n    return sum(values) / len(values)\n")
+    return code
+
+
+def sandbox(*words: object, exit_code: int = 0) -> str:
+    """One command `veilscore sandbox ...`; returns what it printed, or the error it raised."""
+    result = CliRunner().invoke(app, ["sandbox", *map(str, words)])
+    assert result.exit_code == exit_code, (result.output, result.exception)
+    return result.output if exit_code == 0 else str(result.exception)

@@ -30,12 +30,13 @@ from veilscore.errors import (
     SandboxUnavailableError,
 )
 from veilscore.keys.identity import create_identity, load_identity
-from veilscore.sandbox import bubblewrap, noise, seccomp, syft_envelope
-from veilscore.sandbox.desk import Desk, read_release
+from veilscore.sandbox import bubblewrap, noise, seccomp
+from veilscore.sandbox.desk import Desk
 from veilscore.sandbox.gate import gate
 from veilscore.sandbox.mock_data import group_means, mock_csv
 from veilscore.sandbox.policy import SandboxPolicy
 from veilscore.sandbox.private_data import read_dataset, table_csv
+from veilscore.sandbox.release import read_release
 from veilscore.sandbox.submission import (
     Manifest,
     Noise,
@@ -86,17 +87,22 @@ def test_from_submission_to_verified_release(homes, tmp_path):
     found = json.loads(desk.report(key)[1]["mean.json"])
     assert found == {"count": N_ROWS, "value": pytest.approx(table.columns["turnover"].mean(), rel=1e-3)}
     folder = desk.release(key)
+    submission = desk.entry(key).submission
     assert desk.entry(key).status == "released"
-    assert read_release(folder, desk.identity.certificate) == desk.report(key)[1]
+    assert desk.released(key[:8]) == (submission, folder)
+    assert read_release(folder, desk.identity.certificate, submission) == desk.report(key)[1]
+    other = Submission(submission.manifest, "bank", {**submission.files, "more.py": b""})
+    with pytest.raises(SandboxError, match="other code"):
+        read_release(folder, desk.identity.certificate, other)
     assert desk.release(key) == folder
     for refused in (desk.run, desk.approve, desk.reject):
         with pytest.raises(SandboxError):
             refused(key)
     (folder / "outputs" / "mean.json").write_bytes(b"{}")
     with pytest.raises(SandboxError, match="changed"):
-        read_release(folder, desk.identity.certificate)
+        read_release(folder, desk.identity.certificate, submission)
     with pytest.raises(IdentityError):
-        read_release(folder, load_identity(bank / "identity").certificate)
+        read_release(folder, load_identity(bank / "identity").certificate, submission)
 
 
 def test_code_sees_no_ids_and_no_excluded_columns(homes):
@@ -461,44 +467,6 @@ def test_mock_data_of_too_few_rows_is_refused():
     table = make_table(["a", "b"], {"t": [1.0, 2.0]}, normaliser="text")
     with pytest.raises(DataError, match="too few"):
         mock_csv(table, 10, 10, np.random.default_rng(0))
-
-
-# PySyft's envelope
-
-
-def wrapped(tmp_path):
-    identity = create_identity(tmp_path / "id", "bank", "bank", passphrase=lambda: None)
-    return identity, make_submission(write_code(tmp_path / "c", MEAN), identity)
-
-
-def test_pack_without_pysyft_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "syft_job", None)
-    with pytest.raises(ConfigError, match=r"veilscore\[syft\]"):
-        syft_envelope.pack(wrapped(tmp_path)[1], tmp_path, "m@bank.example", "o@tax.example")
-
-
-def test_unpack_takes_the_submission_and_nothing_else(tmp_path):
-    identity, submission = wrapped(tmp_path)
-    job = tmp_path / "job"
-    write_submission(submission, job / "code" / "veilscore")
-    (job / "run.sh").write_text("touch /tmp/owned")
-    back = syft_envelope.unpack(job)
-    back.verify(identity.certificate)
-    assert back.sha256 == submission.sha256
-    shutil.rmtree(job / "code" / "veilscore")
-    with pytest.raises(SandboxError, match="no Veilscore submission"):
-        syft_envelope.unpack(job)
-    (job / "code" / "veilscore").symlink_to(tmp_path)
-    with pytest.raises(SandboxError):
-        syft_envelope.unpack(job)
-
-
-def test_pack_with_pysyft(tmp_path):
-    if importlib.util.find_spec("syft_job") is None:
-        pytest.skip("PySyft (extra syft, 650 MB) is not installed; the layout is checked where it is")
-    _, submission = wrapped(tmp_path)
-    job = syft_envelope.pack(submission, tmp_path / "box", "m@bank.example", "o@tax.example")
-    assert syft_envelope.unpack(job).sha256 == submission.sha256
 
 
 # what a start costs

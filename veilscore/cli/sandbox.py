@@ -1,4 +1,4 @@
-"""Commands of the sandbox: submit code, show, approve, reject, run, outputs, release, mock-data."""
+"""Commands of the sandbox: submit code, show, approve, reject, run, outputs, release, mock-data; syft-* over PySyft."""
 
 import secrets
 from pathlib import Path
@@ -12,7 +12,9 @@ from veilscore.cli.display import coloured, console, table
 from veilscore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from veilscore.keys.identity import Identity
     from veilscore.sandbox.desk import Desk, Entry
+    from veilscore.terms.federation import Federation
 
 sandbox_app = typer.Typer(
     no_args_is_help=True, help="Run a modeller's code at the owner of the data; only approved outputs leave."
@@ -20,6 +22,8 @@ sandbox_app = typer.Typer(
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed decision.")]
 Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.", metavar="ID")]
+Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
+SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
 _SHOWN = 20_000
 
 
@@ -36,13 +40,11 @@ def submit(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into the owner's inbox."""
-    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
-    from veilscore.terms.node_config import load_membership, load_node_config  # noqa: PLC0415
+    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415 - slow import
 
     if not to.is_dir():
         raise ConfigError(f"inbox not found: {to}")
-    own = find_home(home, None)
-    identity, _ = load_membership(own, load_node_config(own))
+    identity, _ = _membership(home)
     submission = make_submission(folder, identity)
     console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
 
@@ -113,6 +115,89 @@ def release(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> 
     console().print(f"released: {_desk(home).release(submission, reason)}")
 
 
+@sandbox_app.command(
+    "syft-pack",
+    epilog="Example: veilscore sandbox syft-pack code/ --email m@bank.example --to o@tax.example --home /srv/bank",
+)
+def syft_pack(
+    folder: Annotated[Path, typer.Argument(help="Folder with submission.yaml and the code.")],
+    *,
+    email: Email,
+    to: Annotated[str, typer.Option(help="The owner's address in PySyft.")],
+    syftbox: SyftBox = None,
+    home: HomeOption = None,
+) -> None:
+    """Sign a folder of code and put it into your SyftBox as a PySyft job to the owner; PySyft then pushes it."""
+    from veilscore.sandbox.submission import make_submission  # noqa: PLC0415 - slow import
+    from veilscore.sandbox.syft_envelope import pack  # noqa: PLC0415
+    from veilscore.sandbox.syft_folder import SyftJob, syftbox_of  # noqa: PLC0415
+
+    identity, federation = _membership(home)
+    submission = make_submission(folder, identity)
+    federation.member(submission.manifest.owner)
+    job = SyftJob.carrying(submission.sha256, syftbox_of(email, syftbox), to, email)
+    typer.echo(f"packed {submission.sha256} as {pack(submission, identity, job)}")
+
+
+@sandbox_app.command(
+    "syft-receive", epilog="Example: veilscore sandbox syft-receive --email o@tax.example --home /srv/tax"
+)
+def syft_receive(*, email: Email, syftbox: SyftBox = None, home: HomeOption = None) -> None:
+    """Take in the submissions that PySyft brought; then show, approve, run and release them like all others."""
+    from veilscore.sandbox.syft_exchange import receive  # noqa: PLC0415 - slow import
+    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
+
+    received, problems = receive(_desk(home), email, syftbox_of(email, syftbox))
+    for problem in problems:
+        console().print(f"[red]left in the SyftBox[/red] {escape(problem)}")
+    for submission in received:
+        typer.echo(f"received {submission}")
+    if not received and not problems:
+        typer.echo("nothing new in the SyftBox; sync with PySyft first")
+
+
+@sandbox_app.command(
+    "syft-return", epilog="Example: veilscore sandbox syft-return 3fa1 --email o@tax.example --home /srv/tax"
+)
+def syft_return(submission: Id, *, email: Email, syftbox: SyftBox = None, home: HomeOption = None) -> None:
+    """Give released outputs back as the result of the PySyft job they came in; PySyft carries them at its next sync."""
+    from veilscore.sandbox.syft_exchange import give_back  # noqa: PLC0415 - slow import
+    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
+
+    typer.echo(f"given back: {give_back(_desk(home), submission, email, syftbox_of(email, syftbox))}")
+
+
+@sandbox_app.command(
+    "syft-read",
+    epilog="Example: veilscore sandbox syft-read 3fa1 --email m@bank.example --out result/ --home /srv/bank",
+)
+def syft_read(
+    submission: Id,
+    *,
+    email: Email,
+    out: Annotated[Path | None, typer.Option(help="New folder for the outputs; none: they are shown.")] = None,
+    syftbox: SyftBox = None,
+    home: HomeOption = None,
+) -> None:
+    """Read a result that PySyft brought back: released by the owner's signature, and of exactly the code you sent."""
+    from veilscore.sandbox.release import write_outputs  # noqa: PLC0415 - slow import
+    from veilscore.sandbox.syft_exchange import read_result  # noqa: PLC0415
+    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
+
+    identity, federation = _membership(home)
+    found, files = read_result(identity, federation, submission, email, syftbox_of(email, syftbox))
+    typer.echo(f"verified: released by the owner, of submission {found}")
+    if out is None:
+        for name, content in files.items():
+            console().print(f"[bold]{escape(name)}[/bold] {len(content)} bytes")
+            console().print(escape(_printable(content)), highlight=False)
+        return
+    if out.exists():
+        raise ConfigError(f"{out} exists already: name a new folder")
+    write_outputs(out, files)
+    typer.echo(f"{len(files)} outputs in {out}")
+
+
 @sandbox_app.command("mock-data", epilog="Example: veilscore sandbox mock-data main --out mock.csv --home /srv/tax")
 def mock_data(
     dataset: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
@@ -137,6 +222,13 @@ def mock_data(
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
     console().print(f"{rows} mock rows in {out}; nothing shown rests on fewer than {k} rows")
+
+
+def _membership(home: Path | None) -> "tuple[Identity, Federation]":
+    from veilscore.terms.node_config import load_membership, load_node_config  # noqa: PLC0415
+
+    own = find_home(home, None)
+    return load_membership(own, load_node_config(own))
 
 
 def _desk(home: Path | None) -> "Desk":

@@ -11,8 +11,6 @@ checks all three again, and a release binds the run's outputs. Any difference re
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -23,22 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
-from veilscore.files.store import JobStore, write_atomically
-from veilscore.keys.identity import Certificate
+from veilscore.files.store import JobStore
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
 from veilscore.sandbox.policy import SandboxPolicy, load_policy
 from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
-from veilscore.sandbox.run import Outcome, run_inside
+from veilscore.sandbox.release import OUTPUTS, RELEASE, RELEASE_FILE, read_outputs, write_file, write_outputs
+from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
-from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
+from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
 from veilscore.terms.node_config import load_membership, load_node_config
 
 APPROVAL = "sandbox approval"
 REFUSAL = "sandbox refusal"
 RUN = "sandbox run"
-RELEASE = "sandbox release"
-_RELEASE_FILE = "release.json"
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class Desk:
         return submission
 
     def _status(self, folder: Path) -> str:
-        if (self._outbox / folder.name / _RELEASE_FILE).exists():
+        if (self._outbox / folder.name / RELEASE_FILE).exists():
             return "released"
         if (folder / "refusal.json").exists():
             return "refused"
@@ -182,7 +178,7 @@ class Desk:
 
     # the run
 
-    def run(self, text: str) -> Outcome:
+    def run(self, text: str) -> RunOutcome:
         """Run an approved submission on the private data and put its outputs through the gate.
 
         Raises
@@ -227,10 +223,10 @@ class Desk:
             write_files({"data.csv": data}, inside.data)
             yield inside
 
-    def _keep(self, folder: Path, entry: Entry, outcome: Outcome, approval: dict[str, Any], n_rows: int) -> None:
+    def _keep(self, folder: Path, entry: Entry, outcome: RunOutcome, approval: dict[str, Any], n_rows: int) -> None:
         logs = JobStore(folder / "logs")
         for name, text in (("stdout.txt", outcome.stdout), ("stderr.txt", outcome.stderr)):
-            _write(logs.path / name, text)
+            write_file(logs.path / name, text)
         record: dict[str, Any] = {
             "submission": entry.id,
             "data_sha256": approval["data_sha256"],
@@ -244,7 +240,7 @@ class Desk:
         try:
             if outcome.status == "done":
                 gated = gate(outcome.outputs, entry.submission.manifest, self.policy, n_rows)
-                _write_outputs(folder / "gated", gated.files)
+                write_outputs(folder / "gated", gated.files)
                 record |= {
                     "passed": True,
                     "outputs": {name: version_of(content) for name, content in gated.files.items()},
@@ -260,7 +256,7 @@ class Desk:
         entry = self.entry(text)
         folder = self._kept / entry.id
         record = self._signed(folder, "run.json", RUN)
-        return record, _read_outputs(folder / "gated", record.get("outputs", {}))
+        return record, read_outputs(folder / "gated", record.get("outputs", {}))
 
     def release(self, text: str, reason: str = "") -> Path:
         """Second approval: sign the outputs and put them into the outbox; again gives the same ones.
@@ -276,11 +272,23 @@ class Desk:
             raise SandboxError(f"submission {entry.id[:12]} is {entry.status}: it has no outputs that passed the gate")
         record, outputs = self.report(entry.id)
         target = self._outbox / entry.id
-        _write_outputs(target / "outputs", outputs)
+        write_outputs(target / OUTPUTS, outputs)
         content = {key: record[key] for key in ("submission", "data_sha256", "policy_sha256", "outputs", "epsilon")}
         content |= {"reason": reason[:200], "time_s": int(time.time())}
-        write_signed(target / _RELEASE_FILE, content, RELEASE, self.identity)
+        write_signed(target / RELEASE_FILE, content, RELEASE, self.identity)
         return target
+
+    def released(self, text: str) -> tuple[Submission, Path]:
+        """A submission whose outputs were released, and the folder that holds them.
+
+        Raises
+        ------
+        SandboxError : nothing of it was released.
+        """
+        entry = self.entry(text)
+        if entry.status != "released":
+            raise SandboxError(f"submission {entry.id[:12]} is {entry.status}: only released outputs go back")
+        return entry.submission, self._outbox / entry.id
 
     @staticmethod
     def _forget(folder: Path, *names: str) -> None:
@@ -293,36 +301,3 @@ class Desk:
                     path.unlink(missing_ok=True)
             except OSError as error:
                 raise StateError(f"{path} cannot be removed: {error.strerror}") from error
-
-
-def read_release(folder: Path, owner: Certificate) -> dict[str, bytes]:
-    """Outputs of a release folder, checked at the modeller against the owner's signature.
-
-    Raises
-    ------
-    SandboxError, IdentityError : changed, incomplete, or not the owner's.
-    """
-    return _read_outputs(folder / "outputs", read_signed(folder / _RELEASE_FILE, RELEASE, owner)["outputs"])
-
-
-def _write_outputs(folder: Path, files: Any) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, mode=0o700)
-    for name, content in files.items():
-        _write(folder / name, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))
-
-
-def _read_outputs(folder: Path, digests: dict[str, str]) -> dict[str, bytes]:
-    outputs = {}
-    for name, digest in digests.items():
-        if os.path.basename(name) != name:  # noqa: PTH119 - a name, not a path
-            raise SandboxError("an output has a path for a name")
-        outputs[name] = read_regular(folder / name, 64 << 20)
-        if hashlib.sha256(outputs[name]).hexdigest() != digest:
-            raise SandboxError(f"output {name} was changed after it was signed")
-    return outputs

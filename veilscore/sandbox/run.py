@@ -33,7 +33,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run did; nothing in it may leave the owner before the gate has seen it.
 
     Parameters
@@ -54,7 +54,7 @@ class Outcome:
     stderr: bytes = field(repr=False)
 
 
-def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> Outcome:
+def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> RunOutcome:
     """Run `inside.entry` and collect what it was declared to write.
 
     Raises
@@ -76,7 +76,7 @@ def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> Out
         if status == "ended":
             status = "done" if code == 0 else "failed"
         outputs, refused = collect(run.folders[0], declared) if status == "done" else ({}, ())
-        return Outcome(status, code, seconds, outputs, refused, bytes(logs["stdout"]), bytes(logs["stderr"]))
+        return RunOutcome(status, code, seconds, outputs, refused, bytes(logs["stdout"]), bytes(logs["stderr"]))
 
 
 class _Run:

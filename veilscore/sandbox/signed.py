@@ -32,7 +32,10 @@ def read_signed(path: Path, purpose: str, certificate: Certificate) -> dict[str,
     if not path.exists():
         raise SandboxError(f"there is no {path.name} in {path.parent.name[:12]}")
     try:
-        stored = json.loads(read_regular(path, _MAX_BYTES))
+        text = read_regular(path, _MAX_BYTES, path.name)
+        stored = json.loads(text)
+        if canonical(stored) != text:  # a doubled key would be read as its last value
+            raise ValueError  # noqa: TRY301 - the same sentence
         content, signature = dict(stored["content"]), bytes.fromhex(stored["signature"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SandboxError(f"{path.name} is damaged: decide again") from error

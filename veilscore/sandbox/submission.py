@@ -20,7 +20,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from veilscore.errors import ConfigError, SandboxError, StateError
 from veilscore.files.store import write_atomically
-from veilscore.keys.identity import Certificate, Identity
+from veilscore.keys.identity import NAME_PATTERN, Certificate, Identity
 from veilscore.terms.parameters import Name
 from veilscore.terms.settings import Strict, load, parse
 
@@ -30,6 +30,7 @@ CODE = "code"
 PURPOSE = "sandbox submission"
 MAX_FILES = 200
 MAX_BYTES = 5 << 20
+MAX_DEPTH = 16
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
@@ -177,12 +178,21 @@ def read_submission(folder: Path) -> Submission:
     ------
     ConfigError, SandboxError : too large, links, other files, damaged, or changed since it was named.
     """
+    if folder.is_symlink() or (folder / CODE).is_symlink():
+        raise SandboxError(f"submission {folder.name[:12]} is a link, or its code is")
     try:
-        record = json.loads(read_regular(folder / RECORD, 1 << 20))
-        sender, signature = str(record["sender"]), bytes.fromhex(record["signature"])
+        stored = read_regular(folder / RECORD, 1 << 20)
+        record = json.loads(stored)
+        if canonical(record) != stored:  # a doubled key would be read as its last value
+            raise ValueError  # noqa: TRY301 - the same sentence
+        sender, signature = record["sender"], bytes.fromhex(record["signature"])
+        if not NAME_PATTERN.fullmatch(sender):
+            raise ValueError  # noqa: TRY301
         manifest = parse(Manifest, record["manifest"], f"submission {folder.name[:12]}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SandboxError(f"submission {folder.name[:12]} cannot be read: {RECORD} is damaged") from error
+    except ConfigError as error:  # it repeats keys of the manifest, which may hold anything
+        raise SandboxError(plain_line(str(error))) from error
     found = checked(Submission(manifest, sender, read_files(folder / CODE), signature))
     if found.sha256 != folder.name:
         raise SandboxError(f"submission {folder.name[:12]} was changed: its content no longer has that digest")
@@ -195,32 +205,44 @@ def read_files(folder: Path) -> dict[str, bytes]:
     total = 0
     for place, folders, names in os.walk(folder, followlinks=False, onerror=_unreadable):
         folders[:] = [name for name in folders if name != "__pycache__"]
+        if os.path.relpath(place, folder).count(os.sep) >= MAX_DEPTH:  # os.walk calls itself, and would end in an error
+            raise SandboxError(f"the folders of a submission are nested deeper than {MAX_DEPTH}")
+        if len(files) + len(names) > MAX_FILES or any(os.path.islink(os.path.join(place, name)) for name in folders):  # noqa: PTH114, PTH118 - os.walk gives text
+            raise SandboxError(f"a submission has at most {MAX_FILES} files, and no links")
         for name in (*folders, *names):
             if not _PART.fullmatch(name):
                 raise SandboxError("a file of the submission has a name with other than letters, digits, _ . -")
         for name in names:
-            path = os.path.join(place, name)  # noqa: PTH118 - os.walk gives text
+            path = os.path.join(place, name)  # noqa: PTH118
             content = read_regular(path, MAX_BYTES - total)
             total += len(content)
             files[os.path.relpath(path, folder)] = content
-        if len(files) > MAX_FILES or any(os.path.islink(os.path.join(place, name)) for name in folders):  # noqa: PTH114, PTH118
-            raise SandboxError(f"a submission has at most {MAX_FILES} files, and no links")
     return files
 
 
-def read_regular(path: Path | str, most: int) -> bytes:
-    """Content of a regular file of at most `most` bytes, reached without following a last link."""
+def read_regular(path: Path | str, most: int, what: str = "the submission") -> bytes:
+    """Content of a regular file of at most `most` bytes, reached without following a last link.
+
+    Raises
+    ------
+    SandboxError : it is no such file; `what` names the thing it belongs to.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise SandboxError("a submission holds something that is not a regular file")
+                raise SandboxError(f"{what} holds something that is not a regular file")
             content = file.read(most + 1)
     except OSError as error:
-        raise SandboxError(f"a file of the submission cannot be read: {error.strerror}") from error
+        raise SandboxError(f"a file of {what} cannot be read: {error.strerror}") from error
     if len(content) > most:
-        raise SandboxError(f"the submission is larger than {MAX_BYTES} bytes")
+        raise SandboxError(f"{what} is longer than the {most} bytes left for it")
     return content
+
+
+def plain_line(text: str, most: int = 300) -> str:
+    """Somebody else's text on one line of a terminal: without control characters, and cut."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
 
 
 def checked(submission: Submission) -> Submission:

@@ -1,89 +1,190 @@
-"""A submission inside a PySyft job folder, for people who send code with PySyft; the only module that imports syft_job.
+"""Writing PySyft's job folders, in PySyft's own formats: a submission on its way out, its released outputs back.
 
-Only PySyft's envelope is used: the folder inbox/SENDER/v1/NAME with config.yaml, run.sh and code/. Its run.sh is never
-run and its own runner never started: an owner unpacks the folder, and the submission goes the same way as any other.
-
-Source: syft-job 0.1.40, layout of protocol 1. The submission is wrapped whole, as code/veilscore/ID, so that digest and
-signature stay valid whatever PySyft writes around it.
+The only module that imports syft_job (0.1.40). Its `submit_python_job` is not used: it would write the path of the code
+on this machine into config.yaml, and into run.sh where PySyft was installed from. Everything is written aside in the
+SyftBox, where PySyft does not look, and moved into place whole.
 """
 
 from __future__ import annotations
 
-import re
+import datetime as dt
 import tempfile
-import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from veilscore.errors import ConfigError, SandboxError
-from veilscore.sandbox.submission import CODE, RECORD, Submission, read_submission, write_submission
+import yaml
+
+from veilscore.errors import ConfigError, SandboxError, StateError
+from veilscore.keys.identity import Identity
+from veilscore.sandbox.release import OUTPUTS, write_outputs
+from veilscore.sandbox.signed import write_signed
+from veilscore.sandbox.submission import CODE, Submission, read_regular, write_submission
+from veilscore.sandbox.syft_folder import (
+    ENTRY,
+    ENVELOPE,
+    ENVELOPE_FILE,
+    FIXED,
+    PERMISSIONS,
+    RUN,
+    STATE,
+    WRAPPED,
+    SyftJob,
+    check_carried,
+    names_in,
+    no_links,
+)
+from veilscore.terms.settings import parse_yaml
 
 INSTALL = "pip install 'veilscore[syft]'"
-_WRAPPED = "veilscore"
-_ENTRY = "veilscore_submission.py"
-_ENTRY_TEXT = "raise SystemExit('this job is a Veilscore submission: the owner runs it with `veilscore sandbox`')\n"
-_EMAIL = re.compile(r"[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}")
+_UNTOUCHED = ("received", "pending", "done")  # states in which PySyft's own runner had no hand
+_MAX_STATE = 1 << 16
 
 
-def pack(submission: Submission, syftbox: Path, sender_email: str, owner_email: str) -> Path:
-    """Write a submission as a PySyft job into the sender's SyftBox folder; PySyft's transport carries it.
+def pack(submission: Submission, identity: Identity, job: SyftJob) -> Path:
+    """Write a submission as a PySyft job; one that was packed before is left as it is.
+
+    Parameters
+    ----------
+    identity : of the sender, who signs the envelope.
 
     Returns
     -------
-    The job's folder.
+    The job's folder, for PySyft to push.
 
     Raises
     ------
-    ConfigError : the extra is not installed, an address is wrong, or the job is there already.
+    ConfigError : PySyft is not installed. SandboxError : PySyft would not carry a file. StateError : disk.
     """
-    client = _client(syftbox, sender_email, owner_email)
-    with tempfile.TemporaryDirectory() as temporary:
-        code = Path(temporary) / "code"
-        code.mkdir()
-        (code / _ENTRY).write_text(_ENTRY_TEXT, encoding="utf-8")
-        write_submission(submission, code / _WRAPPED)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about what its own runner would install, which is never run
-                job = client.submit_python_job(
-                    owner_email, str(code), f"veilscore-{submission.sha256[:16]}", entrypoint=_ENTRY
-                )
-        except (FileExistsError, ValueError) as error:
-            raise ConfigError(f"PySyft does not take the job: {type(error).__name__}; was it sent before?") from error
-    return Path(job)
-
-
-def unpack(job: Path) -> Submission:
-    """Read the submission out of a PySyft job folder; needs no PySyft, and believes nothing of what PySyft wrote.
-
-    Raises
-    ------
-    SandboxError : no submission in it, or not exactly one. ConfigError : the submission is not as it must be.
-    """
-    wrapped = job / CODE / _WRAPPED
-    if wrapped.is_symlink() or (job / CODE).is_symlink() or not wrapped.is_dir():
-        raise SandboxError(f"PySyft job {job.name[:60]} holds no Veilscore submission: send one made with `pack`")
-    found = [path for path in wrapped.iterdir() if not path.is_symlink() and (path / RECORD).is_file()]
-    if len(found) != 1:
-        raise SandboxError(f"PySyft job {job.name[:60]} holds {len(found)} submissions: one a job")
-    return read_submission(found[0])
-
-
-def _client(syftbox: Path, sender_email: str, owner_email: str) -> Any:
-    for address in (sender_email, owner_email):
-        if not _EMAIL.fullmatch(address):
-            raise ConfigError("PySyft names people by e-mail address; give one such as modeller@bank.example")
     library = _syft_job()
-    (syftbox / sender_email).mkdir(parents=True, exist_ok=True)
-    config = library.SyftJobConfig.from_syftbox_folder(str(syftbox), sender_email)
-    return library.client.JobClient.from_config(config)
+    check_carried(submission)
+    if no_links(job.inbox, job.syftbox).exists():
+        return job.inbox
+    with _aside(job) as aside:
+        code = aside.inbox / CODE
+        (code / WRAPPED).mkdir(parents=True)
+        write_submission(submission, code / WRAPPED)
+        write_signed(code / WRAPPED / ENVELOPE_FILE, job.envelope(submission), ENVELOPE, identity)
+        for name, text in FIXED.items():
+            (aside.inbox / name).write_bytes(text)
+        paths = sorted(path for path in code.rglob("*") if path.is_file())
+        metadata = library.JobSubmissionMetadata(
+            name=job.name,
+            submitted_by=job.sender,
+            datasite_email=job.owner,
+            submitted_at=dt.datetime.now(dt.UTC),
+            entrypoint=ENTRY,
+            files=[path.relative_to(code).as_posix() for path in paths],
+            is_folder_submission=True,
+        )
+        _storage(library, aside, job.sender).write_submission(_ref(library, job), metadata)
+        for path in paths:
+            path.chmod(0o644)  # PySyft writes the same again when the owner has taken it
+        (aside.inbox / RUN).chmod(0o755)
+        job.inbox.parent.mkdir(parents=True, exist_ok=True)
+        aside.inbox.rename(job.inbox)
+    return job.inbox
+
+
+def deposit(job: SyftJob, files: Mapping[str, bytes]) -> Path:
+    """Put released outputs into the owner's side of a job, open them to the sender, and call the job done.
+
+    Parameters
+    ----------
+    files : name -> content; nothing else goes back. The same ones again change nothing.
+
+    Returns
+    -------
+    The folder of outputs, for PySyft to carry at its next sync.
+
+    Raises
+    ------
+    ConfigError : PySyft is not installed. SandboxError : PySyft itself ran the job, or other outputs are there.
+    StateError : disk, or PySyft's files are damaged.
+    """
+    library = _syft_job()
+    outputs = no_links(job.review, job.syftbox) / OUTPUTS
+    state = _state(library, job)
+    _check_untouched(job, state, outputs, files)
+    with _aside(job) as aside:
+        job.review.mkdir(parents=True, exist_ok=True)
+        if not outputs.exists():
+            write_outputs(aside.syftbox / OUTPUTS, files, shared=True)
+            (aside.syftbox / OUTPUTS).rename(outputs)
+        _open_to_sender(library, job)
+        if state.status.value != "done":
+            now = dt.datetime.now(dt.UTC)
+            state.status = library.JobStatus.DONE
+            state.approved_by, state.approved_at = job.owner, now
+            state.completed_at, state.return_code = now, 0
+            written = _storage(library, aside, job.owner).write_state(_ref(library, job), state)
+            written.replace(job.review / STATE)
+    return outputs
+
+
+def _state(library: ModuleType, job: SyftJob) -> Any:
+    path = job.review / STATE
+    if not path.exists():
+        return library.JobState()
+    try:
+        text = read_regular(path, _MAX_STATE, f"{STATE} of job {job.name}").decode()
+        return library.JobState.model_validate(parse_yaml(text, STATE))
+    except (ConfigError, ValueError) as error:
+        raise StateError(f"{path} is damaged: remove it, and give the outputs back again") from error
+
+
+def _check_untouched(job: SyftJob, state: Any, outputs: Path, files: Mapping[str, bytes]) -> None:
+    beside = names_in(job.review, 10) - {STATE, OUTPUTS, PERMISSIONS}
+    if beside or state.status.value not in _UNTOUCHED:
+        raise SandboxError(
+            f"PySyft has job {job.name} as {state.status.value}, or files of its own beside it: was it run outside the "
+            f"sandbox? Look into {job.review}; nothing was given back"
+        )
+    if outputs.exists():
+        same = names_in(outputs, len(files) + 1) - {PERMISSIONS} == set(files) and all(
+            read_regular(outputs / name, len(content), OUTPUTS) == content for name, content in files.items()
+        )
+        if not same:
+            raise SandboxError(f"job {job.name} has other outputs already: look into {outputs}; nothing was given back")
+    elif state.status.value == "done":
+        raise SandboxError(f"PySyft has job {job.name} as done, without outputs: remove {job.review / STATE}")
+
+
+def _open_to_sender(library: ModuleType, job: SyftJob) -> None:
+    datasite = job.syftbox / job.owner
+    try:
+        folder = library.client.SyftPermContext(datasite).open(f"{(job.review / OUTPUTS).relative_to(datasite)}/")
+        if not folder.has_read_access(job.sender):
+            folder.grant_read_access(job.sender)
+    except (ValueError, yaml.YAMLError) as error:
+        raise StateError(f"a file {PERMISSIONS} below {datasite} is damaged: correct or remove it") from error
+
+
+@contextmanager
+def _aside(job: SyftJob) -> Iterator[SyftJob]:
+    """The same job below a folder of this call in the SyftBox; errors of the disk become a StateError."""
+    try:
+        with tempfile.TemporaryDirectory(dir=job.syftbox, prefix=".veilscore-") as temporary:
+            yield replace(job, syftbox=Path(temporary))
+    except OSError as error:
+        raise StateError(f"the SyftBox {job.syftbox} cannot be written: {error.strerror}") from error
+
+
+def _storage(library: ModuleType, job: SyftJob, person: str) -> Any:
+    config = library.SyftJobConfig(syftbox_folder=job.syftbox, current_user_email=person)
+    return library.job_storage.JobStorage(config)
+
+
+def _ref(library: ModuleType, job: SyftJob) -> Any:
+    return library.job_storage.JobRef(job.owner, job.sender, job.name, "1")
 
 
 def _syft_job() -> ModuleType:
     try:
         import syft_job  # noqa: PLC0415 - an extra, and slow to import
-        import syft_job.client  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"PySyft is not installed: {INSTALL}") from error
     library: ModuleType = syft_job
