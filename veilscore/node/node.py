@@ -29,7 +29,7 @@ from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext
-from veilscore.tasks.table import answer_to, reads_of
+from veilscore.tasks.table import answer_to, reads_of, request_of
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
@@ -251,6 +251,7 @@ class Node:
         entry = self.ledger.entry(job_id)
         if entry.status != "accepted":
             raise RefusedError(f"job {job_id} is {entry.status} at {self.name}", party=self.name)
+        self.config.policy.allows(request_of(entry.job, self.config), self.name)
         mine = self._own_steps(entry.job)
         if step not in mine:
             raise JobError(f"{step[:60]!r} is no step of {self.name} in job {job_id}", party=self.name)

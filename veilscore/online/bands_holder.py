@@ -24,7 +24,7 @@ from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.online_band import LeadBand, names_of
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.federation import Member
-from veilscore.terms.policy import NodePolicy
+from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request
 from veilscore.v1 import control_pb2 as pb
 
 R = TypeVar("R")
@@ -156,8 +156,7 @@ class LeadBands:
     # 1. set-ups, also ahead of requests
 
     async def _base(self, message: pb.BandBase, peer: Member) -> pb.BandChoices:
-        if not self._policy.online_scoring or (self._policy.banks and peer.name not in self._policy.banks):
-            raise RefusedError(f"{self._name} does not allow online scoring, or not by {peer.name}", party=self._name)
+        self._policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self._name)
         setup_id = _id(message.setup_id, peer)
         key, point, name = f"{peer.name}/{setup_id}", message.point, peer.name
         check_commitment(message.commitment, name)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ from veilscore.release.single import Passed, SingleGuard
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.policy import SCORE_ONLINE, Request, refuse_to_tell_who_is_known
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import pack_fields
 
@@ -46,7 +47,6 @@ _PENDING_KEPT = 4096
 _SENT_KEPT = 8  # of one request: repeated calls
 _PEER_S = 10.0
 ON_MISSING = ("fail", "missing_code", "neutral")
-BANDS_ONLY = "releases bands only; ask for a band (output: band)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,8 +235,9 @@ class OnlineHolder:
         key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
         check_commitment(request.commitment, peer.name)
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
-        if origin is None or origin.job.bank != peer.name or not self._node.policy.online_scoring:
-            raise RefusedError("no spares for this model: not known here, or not allowed", party=self._node.name)
+        self._node.policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self._node.name)
+        if origin is None or origin.job.bank != peer.name:
+            raise RefusedError("no spares for this model: it is not known here", party=self._node.name)
         n_cells, part = origin.n_cells, request.map_hash + request.part_hash
         bound = request.commitment
         query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells, bound))
@@ -247,23 +248,25 @@ class OnlineHolder:
         await self._in_thread(lambda: self._spares.finish(self._secret, key, request.evaluated_enc))
         return pb.Empty()
 
-    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:  # noqa: PLR0911 - one a rule
+    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
         """Why this holder does not answer, as the bank may hear it; empty if it does."""
         name, policy = self._node.name, self._node.policy
-        if not policy.online_scoring:
-            return f"{name} does not allow online scoring"
-        if policy.release.bands_only and not request.bands_hash:
-            return f"{name} {BANDS_ONLY}"
-        if policy.banks and bank not in policy.banks:
-            return f"{name} does not work for {bank}"
-        if policy.purposes and request.purpose not in policy.purposes:
-            return f"purpose {request.purpose[:60]!r} is not among the purposes {name} allows"
+        asked = Request(
+            bank=bank,
+            purpose=request.purpose,
+            task=SCORE_ONLINE,
+            opens="band" if request.bands_hash else "score",
+            to_get_bands="ask for a band (output: band)",
+            rules=(partial(refuse_to_tell_who_is_known, on_missing=request.on_missing),),
+        )
+        try:
+            policy.allows(asked, name)
+        except RefusedError as refusal:
+            return refusal.message
         if origin is None or origin.job.bank != bank:
             if request.part_hash:
                 return f"{name}'s part of this model is missing, changed or of another version: see its backup"
             return f"{name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
-        if request.on_missing == "fail" and not policy.disclose_unknown:
-            return f"{name} does not say which firms it knows; set on_missing to missing_code"
         return ""
 
     def _kept_bands(self, request: pb.EncryptRecord, origin: Origin) -> Bands:

@@ -31,6 +31,7 @@ from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
 from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.policy import SANDBOX, Request
 
 APPROVAL = "sandbox approval"
 REFUSAL = "sandbox refusal"
@@ -109,8 +110,20 @@ class Desk:
         ):
             if not holds:
                 raise RefusedError(why, party=self.identity.name)
+        self._allowed(submission)
         write_submission(submission, self._kept)
         return submission.sha256
+
+    def _allowed(self, submission: Submission) -> None:
+        """Ask the node's policy, as every other path does; a sender that sandbox.yaml names needs no bank there."""
+        known = submission.sender in self.policy.senders
+        request = Request(
+            bank=None if known else submission.sender,
+            purpose=submission.manifest.purpose,
+            task=SANDBOX,
+            dataset=submission.manifest.dataset,
+        )
+        self.config.policy.allows(request, self.identity.name)
 
     def entries(self) -> tuple[Entry, ...]:
         """All frozen submissions, in the order of their ids."""
@@ -190,6 +203,7 @@ class Desk:
         folder = self._kept / entry.id
         if entry.status not in {"approved", "failed"}:
             raise SandboxError(f"submission {entry.id[:12]} is {entry.status}, not approved: nothing was run")
+        self._allowed(entry.submission)
         approval = self._signed(folder, "approval.json", APPROVAL)
         data, n_rows = self._data(entry.submission)
         if approval["data_sha256"] != version_of(data):

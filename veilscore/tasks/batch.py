@@ -44,7 +44,7 @@ from veilscore.tasks.context import (
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.parameters import ScoreBatch, TrainBoosting, Training
-from veilscore.terms.policy import NodePolicy
+from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
 
@@ -297,10 +297,8 @@ def _refuse_scores(policy: NodePolicy, p: ScoreBatch) -> None:
         raise RefusedError("releases bands only; set output: band")
 
 
-def refuse_to_tell_who_is_known(policy: NodePolicy, p: Any) -> None:
-    """Refuse `on_missing: fail`, which tells the firms that are unknown, unless the policy does."""
-    if p.on_missing == "fail" and not policy.disclose_unknown:
-        raise RefusedError("does not say which firms it knows; set on_missing: missing_code")
+def _refuse_to_tell_who_is_known(policy: NodePolicy, p: ScoreBatch) -> None:
+    refuse_to_tell_who_is_known(policy, p.on_missing)
 
 
 _LEARNS = (
@@ -349,7 +347,7 @@ SCORE = Step(
     cost=_score_cost,
     learns=_LEARNS,
     tells_besides={},
-    refusals=(_refuse_scores, refuse_to_tell_who_is_known),
+    refusals=(_refuse_scores, _refuse_to_tell_who_is_known),
 )
 
 ALIGN_WITH_CONSENT = replace(

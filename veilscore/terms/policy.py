@@ -20,17 +20,21 @@ from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
+SCORE_ONLINE, SANDBOX = "score_online", "sandbox"  # what is asked of a node besides jobs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked of a node, whatever the path.
 
-    `opens` is what the bank gets of single firms, "" if nothing; `to_get_bands` tells it how to ask for bands instead;
-    `rules` raise RefusedError where the policy does not allow what the task's parameters ask for.
+    bank, purpose : None where the act has none, never because somebody left it out.
+    task : of a job, or "score_online" or "sandbox".
+    opens : what the bank gets of single firms, "" if nothing; `to_get_bands` tells it how to ask for bands instead.
+    rules : raise RefusedError where the policy does not allow what the parameters ask for.
     """
 
-    bank: str
-    purpose: str
+    bank: str | None
+    purpose: str | None
     task: str
     dataset: str = ""
     opens: Output | Literal[""] = ""
@@ -102,11 +106,15 @@ class NodePolicy(Strict):
                 in_period(self.valid_from, self.valid_to, today or utc_today()),
                 f"the policy of {node} is not valid today",
             ),
-            (not self.banks or request.bank in self.banks, f"{node} does not work for {request.bank[:60]}"),
             (
-                not self.purposes or request.purpose in self.purposes,
-                f"purpose {request.purpose[:60]!r} is not among the purposes {node} allows",
+                not self.banks or request.bank is None or request.bank in self.banks,
+                f"{node} does not work for {(request.bank or '')[:60]}",
             ),
+            (
+                not self.purposes or request.purpose is None or request.purpose in self.purposes,
+                f"purpose {(request.purpose or '')[:60]!r} is not among the purposes {node} allows",
+            ),
+            (request.task != SCORE_ONLINE or self.online_scoring, f"{node} does not allow online scoring"),
             (
                 request.task not in PARAMETERS or request.task in self.tasks,
                 f"{node} does not allow task {request.task}",
@@ -129,9 +137,17 @@ class NodePolicy(Strict):
         if self.accept == "auto":
             return "accepted by policy"
         for number, rule in enumerate(self.agreements, start=1):
-            if rule.covers(request.bank, request.purpose, request.task, request.dataset, today or utc_today()):
+            if rule.covers(
+                request.bank or "", request.purpose or "", request.task, request.dataset, today or utc_today()
+            ):
                 return f"accepted by agreement {number} of the policy"
         return ""
+
+
+def refuse_to_tell_who_is_known(policy: NodePolicy, on_missing: str) -> None:
+    """Refuse `on_missing: fail`, which tells the firms that are unknown, unless the policy does."""
+    if on_missing == "fail" and not policy.disclose_unknown:
+        raise RefusedError("does not say which firms it knows; set on_missing: missing_code")
 
 
 def utc_today() -> dt.date:
