@@ -40,7 +40,7 @@ from veilscore.v1 import control_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.fabric.fabric import Fabric
 
 MOST_BATCH = 1.10
 MOST_ONLINE_MS = 3.0

@@ -20,7 +20,7 @@ from veilscore.evidence.exchange import (
     assemble,
 )
 from veilscore.evidence.receipt import JobReceipt
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.job import Job
 from veilscore.v1 import control_pb2
 

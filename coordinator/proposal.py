@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.state_tables import AcceptanceRow
 from veilscore.errors import PeerError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.acceptance import verify_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job

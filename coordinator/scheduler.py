@@ -17,7 +17,7 @@ from coordinator.proposal import ask
 from coordinator.state import UNFINISHED, State
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 

@@ -17,7 +17,7 @@ from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import Identity, create_identity
 from veilscore.terms.federation import Federation, make_federation, member_of
 from veilscore.v1 import wire_pb2

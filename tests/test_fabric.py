@@ -1,4 +1,4 @@
-"""grpc_channel.py over real sockets and real TLS: what is refused, what is repeated, what is said."""
+"""The fabric over real sockets and real TLS: what is refused, what is repeated, what is said."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from veilscore.errors import (
     ProtocolError,
     RefusedError,
 )
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.v1 import align_pb2, control_pb2, wire_pb2
 from veilscore.wire.inbox import Inbox, QueueFullError, WireLimits
 from veilscore.wire.protocol import encode
@@ -734,11 +734,11 @@ def test_lost_acknowledgement_is_repeated_without_harm(monkeypatch):
     async def scenario(bank, tax):
         take, attempts = tax._take, []
 
-        async def take_and_lose(peer, context):
-            ack = await take(peer, context)
+        async def take_and_lose(peer, caller):
+            ack = await take(peer, caller)
             attempts.append(ack.duplicate)
             if len(attempts) == 1:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
+                await caller._context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
             return ack
 
         monkeypatch.setattr(tax, "_take", take_and_lose)

@@ -17,7 +17,7 @@ from veilscore.errors import MessageError, PeerError, RefusedError, SecretReuseE
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import verify_receipt
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.store import JobStore
 from veilscore.models.filed import load_model
 from veilscore.node.node import Node

@@ -18,7 +18,7 @@ from trial_scoring import copy_of
 from veilscore.audit.online import OnlineAudit
 from veilscore.evidence import online_opening
 from veilscore.evidence.online_opening import FOLDER
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import bank as online_bank
 from veilscore.online.model import BankModel, Side

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from veilscore.errors import ConfigError, JobError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.node.founding import homes_in
 from veilscore.terms.node_config import load_membership, load_node_config
 from veilscore.v1 import control_pb2

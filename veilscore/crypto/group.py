@@ -11,13 +11,10 @@ Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 from rbcl._sodium import _sodium, lib_path
 
 from veilscore.errors import MessageError, SecretReuseError
+from veilscore.files.machine import remove_file
 from veilscore.wire.randomness import secret_bytes
 
 POINT_BYTES = 32
@@ -37,9 +35,7 @@ _PARALLEL_FROM = 1024  # points; below, starting threads costs more than it save
 
 llvm.load_library_permanently(lib_path)
 _sodium.sodium_init()
-with contextlib.suppress(OSError):
-    # rbcl unpacks its library into a temporary file at each import and leaves it there
-    Path(lib_path).unlink()
+remove_file(lib_path)  # rbcl unpacks its library into a temporary file at each import and leaves it there
 
 _p = types.voidptr
 _scalarmult = types.ExternalFunction("crypto_scalarmult_ristretto255", types.int32(_p, _p, _p))
@@ -123,11 +119,6 @@ class Scalar:
         if self._bytes is None:
             raise SecretReuseError("this session's secret scalar was destroyed; start a new attempt")
         return self._bytes
-
-
-def default_workers() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_threads(

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from veilscore.errors import IdentityError, MessageError, VeilscoreError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
 from veilscore.keys.rotation import KeyStatement, parse_statement

@@ -29,7 +29,7 @@ from veilscore.errors import (
     RefusedError,
     VeilscoreError,
 )
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.store import JobStore
 from veilscore.v1 import control_pb2
 from veilscore.wire.driver import run

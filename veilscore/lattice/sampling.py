@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from typing import NoReturn
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError, SecretReuseError
+from veilscore.files.machine import process_id
 from veilscore.lattice.params import DITHER_SD, T
 from veilscore.wire.randomness import secret_bytes
 
@@ -33,7 +33,7 @@ class _Stream:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        self._process = os.getpid()
+        self._process = process_id()
 
     def __repr__(self) -> str:
         """Show nothing of the key."""
@@ -45,7 +45,7 @@ class _Stream:
 
     def words(self, count: int) -> Words:
         """Return `count` uniform 64-bit words (a writable array)."""
-        if os.getpid() != self._process:
+        if process_id() != self._process:
             raise SecretReuseError("a random stream was carried into another process; make a new one there")
         out = np.empty(count + 2, np.uint64)  # OpenSSL wants room for a block more than it writes
         buffer = out.view(np.uint8).data

@@ -20,7 +20,7 @@ from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from veilscore.errors import VeilscoreError
 from veilscore.evidence.online_opening import OnlineOpening, draw_opening
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.online.bands_holder import InThread
 from veilscore.protocols.online_band import BankBand, names_of
 from veilscore.terms.bands import Bands

@@ -19,7 +19,7 @@ from veilscore.arrays import Words
 from veilscore.errors import ConfigError, MessageError, PeerError, ProtocolError, RefusedError
 from veilscore.evidence.online_opening import check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.online_band import LeadBand, names_of
 from veilscore.terms.bands import Bands, KeptBands

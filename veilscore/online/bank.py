@@ -34,7 +34,7 @@ from veilscore.evidence.online_opening import (
     record_of,
 )
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.bands_bank import BandCall, BankBands
 from veilscore.online.model import BankModel, BankModels, Side

@@ -26,7 +26,7 @@ from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, Re
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import Bound, check_commitment, digest_of_ciphertexts
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.bands_holder import LeadBands, kept_bands
 from veilscore.online.records import FoundFirm, Origin, Origins

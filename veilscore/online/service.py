@@ -50,7 +50,7 @@ from typing import Protocol, cast
 
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.node_config import NodeConfig
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2 as pb
 

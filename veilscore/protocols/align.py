@@ -35,12 +35,12 @@ from veilscore.crypto.group import (
     POINT_BYTES,
     Scalar,
     check_points,
-    default_workers,
     hash_to_group,
     parse_points,
     raise_points,
 )
 from veilscore.errors import IdError, MessageError, OverlapError, ParameterError, RefusedError
+from veilscore.files.machine import processors
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
 from veilscore.wire.randomness import secret_bytes
@@ -61,7 +61,7 @@ class AlignLimits:
 
     max_ids: int = 5_000_000
     part_size: int = 8192
-    workers: int = field(default_factory=default_workers)
+    workers: int = field(default_factory=processors)
 
     def parts(self, n_ids: int) -> int:
         """Parts in which a set of `n_ids` travels."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -21,18 +22,21 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import ScoreBatch
 
+PACKAGES = ("veilscore", "coordinator", "party_bank", "party_registry", "party_tax")  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 _PIECE = 1 << 20
 
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 over the sources of the installed veilscore package, as they were when this process first asked."""
-    root = Path(__file__).resolve().parent.parent
+    """Return a SHA-256 over the sources of every package that runs, as they were when this process first asked."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name, content = path.relative_to(root).as_posix().encode(), path.read_bytes()
-        digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
+    for package in PACKAGES:
+        found = importlib.util.find_spec(package)  # a wheel may leave an institution out
+        for root in () if found is None else found.submodule_search_locations or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                name, content = f"{package}/{path.relative_to(root).as_posix()}".encode(), path.read_bytes()
+                digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
 
