@@ -24,7 +24,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from veilscore.node.founding import PORTAL
-from veilscore.reports.report import Parity as ReportParity
+from veilscore.reports.data import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
 from veilscore.tasks.table import leakage_table

@@ -20,6 +20,7 @@ from veilscore.models.trees import HolderTrees, goes_left, tree_values
 from veilscore.models.validator_export import bank_part, bank_part_json
 from veilscore.node.local import open_job
 from veilscore.reports import report
+from veilscore.reports.data import ReportData
 
 WIDE = {"COLUMNS": "240", "TERM": "dumb"}
 PARAMETERS = {
@@ -111,7 +112,7 @@ def test_a_holders_report(trained, holder):
     assert f"{t.spent:,.0f}" in page
     bank = report.read_report(trained.stores["bank"].path / "report.json")
     with pytest.raises(DataError, match="must not carry boosting"):
-        report.ReportData.model_validate({**data.model_dump(), "boosting": bank.boosting.model_dump()})
+        ReportData.model_validate({**data.model_dump(), "boosting": bank.boosting.model_dump()})
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

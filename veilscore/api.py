@@ -33,7 +33,9 @@ from veilscore.node.local import MEMORY, run_on_tables
 from veilscore.reports import report
 from veilscore.reports import write as reporting
 from veilscore.reports.bank import bank_report
+from veilscore.reports.data import ReportData
 from veilscore.reports.holder import holder_report
+from veilscore.reports.page import render
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
 from veilscore.terms.parameters import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
@@ -52,14 +54,14 @@ class NotFittedError(JobError, AttributeError):
 class Report:
     """A report that notebooks show in place; `data` has its figures."""
 
-    data: report.ReportData
+    data: ReportData
 
     def __repr__(self) -> str:
         """Whose report it is."""
         return f"Report(audience={self.data.audience!r}, job={self.data.job.name!r})"
 
     def _repr_html_(self) -> str:
-        page = html.escape(report.render(self.data), quote=True)
+        page = html.escape(render(self.data), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:48em;border:0" title="Veilscore report"></iframe>'
 
     def save(self, path: Path | str) -> Path:

@@ -190,7 +190,7 @@ def report(
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = False,
 ) -> None:
     """Complete a finished job's report with times and bytes, and say where it is."""
-    from veilscore.reports.report import StepCost  # noqa: PLC0415 - loads matplotlib, slow
+    from veilscore.reports.data import StepCost  # noqa: PLC0415
     from veilscore.reports.write import add_costs  # noqa: PLC0415
 
     info = run(_info(job, find_home(home, federation)))

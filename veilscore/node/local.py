@@ -19,7 +19,7 @@ from veilscore.errors import JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
 from veilscore.protocols.adding import coordinator_add
-from veilscore.reports.report import StepCost
+from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import answer_to, reads_of

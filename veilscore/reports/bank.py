@@ -10,10 +10,21 @@ from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
-from veilscore.reports import report
 from veilscore.reports.boosting import boosting_of, boosting_warnings
+from veilscore.reports.data import (
+    BinRow,
+    ColumnBins,
+    Convergence,
+    Dropped,
+    ModelRow,
+    PartyRow,
+    ReportData,
+    ReportedJob,
+    ScorecardSection,
+    Stability,
+    StepCost,
+)
 from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
-from veilscore.reports.report import ReportData
 from veilscore.reports.selection import selection_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
@@ -24,8 +35,8 @@ def bank_report(
     store: JobStore,
     job: Job,
     *,
-    costs: Iterable[report.StepCost] = (),
-    parties: Sequence[report.Party] | None = None,
+    costs: Iterable[StepCost] = (),
+    parties: Sequence[PartyRow] | None = None,
 ) -> ReportData:
     """Report for the bank.
 
@@ -60,23 +71,23 @@ def bank_report(
     )
 
 
-def _convergence(files: BankFiles) -> report.Convergence | None:
+def _convergence(files: BankFiles) -> Convergence | None:
     """Norms of the gradient; trees have none."""
     if files.design is None:
         return None
     history = [step["gradient_norm"] for step in files.fit["history"]]
-    return report.Convergence(
+    return Convergence(
         gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
         converged=files.fit["converged"],
     )
 
 
-def _bank_job(files: BankFiles) -> report.ReportedJob:
+def _bank_job(files: BankFiles) -> ReportedJob:
     model, p = files.model, files.job.training
     filed = model.provenance
     drawn = f"{p.holdout_fraction:.0%} drawn at random within goods and bads, seed {p.holdout_seed}"
     dated = f"from {p.holdout_from} on" if p.holdout_from else drawn
-    return report.ReportedJob(
+    return ReportedJob(
         name=files.job.name,
         job_id=filed.job_id,
         purpose=files.job.purpose,
@@ -93,10 +104,10 @@ def _bank_job(files: BankFiles) -> report.ReportedJob:
     )
 
 
-def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
+def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
     sizes = {files.job.bank: files.aligned["n_rows"], **files.aligned["sizes"]}
     owners = [
-        report.Party(
+        PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
             detail=f"{sum(not c.left_out for c in part.columns)} columns in the model",
@@ -105,19 +116,19 @@ def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
         )
         for part in files.model.parts
     ]
-    return (*owners, report.Party(name=files.job.coordinator, role="coordinator"))
+    return (*owners, PartyRow(name=files.job.coordinator, role="coordinator"))
 
 
-def _weights(files: BankFiles) -> report.ScorecardSection:
+def _weights(files: BankFiles) -> ScorecardSection:
     scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
     for part in files.model.parts:
         for column in part.columns:
             if column.coefficient is None:
-                dropped.append(report.Dropped(column=column.name, party=part.party, reason=column.left_out))
+                dropped.append(Dropped(column=column.name, party=part.party, reason=column.left_out))
                 continue
             rows.append(
-                report.ModelRow(
+                ModelRow(
                     column=column.name,
                     party=part.party,
                     coefficient=column.coefficient,
@@ -129,8 +140,8 @@ def _weights(files: BankFiles) -> report.ScorecardSection:
                 )
             )
     unused = files.code_map.dropped.items()
-    dropped += [report.Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
-    return report.ScorecardSection(
+    dropped += [Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
+    return ScorecardSection(
         rows=tuple(rows),
         intercept=files.model.intercept,
         base_score=scaling.base_score,
@@ -140,7 +151,7 @@ def _weights(files: BankFiles) -> report.ScorecardSection:
     )
 
 
-def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
+def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
     """Merged bins of one party's columns; the bank's own in order of value with labels, others by falling WOE."""
     table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
     at, result = offsets(table.n_codes), []
@@ -151,7 +162,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
         for number in np.unique(group).tolist():
             codes = np.flatnonzero(group == number).tolist()
             bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
-            cell = report.BinRow(
+            cell = BinRow(
                 codes=tuple(codes),
                 share=sum(column.rows[code] for code in codes) / max(sum(column.rows), 1),
                 label=range_label(own, codes) if own else None,
@@ -162,7 +173,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
             cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
         cells.sort(key=lambda pair: pair[0])
         ranked = tuple(cell for _, cell in cells)
-        result.append(report.ColumnBins(column=column.name, party=party, bins=ranked, iv=column.iv))
+        result.append(ColumnBins(column=column.name, party=party, bins=ranked, iv=column.iv))
     return result
 
 
@@ -187,7 +198,7 @@ def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
     )
 
 
-def _bank_stability(files: BankFiles) -> report.Stability | None:
+def _bank_stability(files: BankFiles) -> Stability | None:
     shifts = [
         column_shift(column.name, part.party, np.array(column.rows, float), np.array(column.holdout_rows, float))
         for part in files.model.parts

@@ -11,15 +11,14 @@ from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import cell_counts, offsets
-from veilscore.reports import report
 from veilscore.reports.boosting import trees_taken
+from veilscore.reports.data import BinRow, ColumnBins, ColumnStability, PartyRow, ReportData, ReportedJob, StepCost
 from veilscore.reports.measures import column_shift, learned_of, stability_of
-from veilscore.reports.report import ReportData
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
 
 
-def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.StepCost] = ()) -> ReportData:
+def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = ()) -> ReportData:
     """Report for one holder: its own columns by its own labels, what it helped with and what was learned.
 
     Parameters
@@ -38,7 +37,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
     return ReportData(
         audience="holder",
         party=party,
-        job=report.ReportedJob(
+        job=ReportedJob(
             name=job.name,
             job_id=store.path.name,
             purpose=job.purpose,
@@ -62,7 +61,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
 
 def _own_columns(
     code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, Array]
-) -> tuple[list[report.ColumnBins], list[report.ColumnStability | None]]:
+) -> tuple[list[ColumnBins], list[ColumnStability | None]]:
     """Bins of every column in the order of values, over the training rows, and how far the hold-out has moved."""
     train, codes = rows["train"], rows["codes"]
     before, after = (cell_counts(codes[chosen], code_map.n_codes) for chosen in (train, ~train))
@@ -71,10 +70,9 @@ def _own_columns(
         cells = slice(at[j], at[j + 1])
         shares, labels = before[cells] / max(train.sum(), 1), column.labels()
         shown = [
-            report.BinRow(codes=(code,), share=float(shares[code]), label=labels[code])
-            for code in column.permutation.tolist()
+            BinRow(codes=(code,), share=float(shares[code]), label=labels[code]) for code in column.permutation.tolist()
         ]
-        bins.append(report.ColumnBins(column=names[j], party=party, bins=tuple(shown)))
+        bins.append(ColumnBins(column=names[j], party=party, bins=tuple(shown)))
         shifts.append(column_shift(names[j], party, before[cells], after[cells]))
     return bins, shifts
 
@@ -99,9 +97,9 @@ def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> s
 
 def _holder_parties(
     job: Job, party: str, aligned: Mapping[str, Any], detail: str, n_columns: int, n_bank: int
-) -> tuple[report.Party, ...]:
-    shown = [report.Party(name=job.bank, role="label holder", n_rows=n_bank)]
+) -> tuple[PartyRow, ...]:
+    shown = [PartyRow(name=job.bank, role="label holder", n_rows=n_bank)]
     for holder in job.holders:
         own = {"detail": detail, "n_rows": aligned["n_rows"], "n_columns": n_columns} if holder == party else {}
-        shown.append(report.Party.model_validate({"name": holder, "role": "feature holder", **own}))
-    return (*shown, report.Party(name=job.coordinator, role="coordinator"))
+        shown.append(PartyRow.model_validate({"name": holder, "role": "feature holder", **own}))
+    return (*shown, PartyRow(name=job.coordinator, role="coordinator"))

@@ -21,6 +21,7 @@ from veilscore.models.loss import sigmoid
 from veilscore.models.model import ScoreModel
 from veilscore.models.woe import WoeTable
 from veilscore.reports import report
+from veilscore.reports.data import ColumnStability, Improvement, LearnedRow, Stability
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
@@ -97,7 +98,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
         evaluations.append(report.evaluate("bank only", "the bank's own columns", table))
         if w is None:
             difference = metrics.auc_difference(y, points, own, points=True)
-            fields["improvement"] = report.Improvement(auc=difference[0], standard_error=difference[1])
+            fields["improvement"] = Improvement(auc=difference[0], standard_error=difference[1])
         else:
             notes.append("Rows have weights: the gain over the bank's own columns is shown without standard error.")
     if files.shift:
@@ -178,25 +179,25 @@ def _cutoffs(
     return rows if rows[-1].n else rows[:-1]
 
 
-def column_shift(column: str, party: str, before: Vector, after: Vector) -> report.ColumnStability | None:
+def column_shift(column: str, party: str, before: Vector, after: Vector) -> ColumnStability | None:
     """Population stability of one column from its rows per cell; None where a side has no rows."""
     seen = (before > 0) | (after > 0)
     if not before.sum() or not after.sum():
         return None
     psi = metrics.population_stability(before[seen], after[seen])
-    return report.ColumnStability(column=column, party=party, psi=psi)
+    return ColumnStability(column=column, party=party, psi=psi)
 
 
-def stability_of(shifts: Iterable[report.ColumnStability | None]) -> report.Stability | None:
+def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:
     """Stability of the columns that have one."""
     known = tuple(shift for shift in shifts if shift is not None)
-    return report.Stability(columns=known) if known else None
+    return Stability(columns=known) if known else None
 
 
-def learned_of(job: Job, *, evaluated: bool) -> tuple[report.LearnedRow, ...]:
+def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:
     """What each role learned in the steps that ran."""
     return tuple(
-        report.LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
         for row in leakage_table(job.parameters)
         if evaluated or row.step != "evaluate"
     )

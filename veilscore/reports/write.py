@@ -13,8 +13,9 @@ from typing import Any
 from veilscore.files.store import write_atomically
 from veilscore.reports import report
 from veilscore.reports.bank import bank_report
+from veilscore.reports.data import ReportData, StepCost
 from veilscore.reports.holder import holder_report
-from veilscore.reports.report import ReportData
+from veilscore.reports.page import render
 from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import protocol_for
 from veilscore.terms.parameters import Training
@@ -39,13 +40,13 @@ def write_reports(context: StepContext) -> None:
 
 def save_report(data: ReportData, folder: Path) -> Path:
     """Write report.json and report.html, mode 0600; returns the path of the page."""
-    text, page = data.model_dump_json(indent=1), report.render(data)
+    text, page = data.model_dump_json(indent=1), render(data)
     write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
     write_atomically(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
     return folder / "report.html"
 
 
-def add_costs(report_json: Path, costs: Iterable[report.StepCost]) -> Path:
+def add_costs(report_json: Path, costs: Iterable[StepCost]) -> Path:
     """Put times and bytes, known only when a job is over, into a written report and its page.
 
     A holder's report takes its own costs only.
