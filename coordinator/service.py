@@ -20,9 +20,10 @@ from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.files.store import JobStore
 from veilscore.keys.identity import ROLES
-from veilscore.node.node import default_workflow, load_membership
+from veilscore.node.node import default_workflow
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
 from veilscore.terms.job import check_job_id, parse_job
+from veilscore.terms.membership import load_membership
 from veilscore.terms.people import authoriser, sees_job
 from veilscore.terms.policy import database_url, load_node_config
 from veilscore.v1 import control_pb2

@@ -29,8 +29,8 @@ from veilscore.keys.key_source import (
     default_source,
     encrypt_pkcs8,
 )
-from veilscore.node.node import load_membership
 from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.membership import load_membership
 from veilscore.terms.policy import load_node_config
 from veilscore.terms.settings import parse
 

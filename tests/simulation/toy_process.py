@@ -9,7 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from trial_federation import ToyWorkflow
 
-from veilscore.node.serve import serve
+from coordinator.service import Coordinator
+from veilscore.fabric.process import serve
+from veilscore.node.node import Node
 
 if __name__ == "__main__":
-    serve(sys.argv[1], ToyWorkflow())
+    kind = Coordinator if Path(sys.argv[1]).name == "coordinator" else Node
+    serve(sys.argv[1], lambda home: kind(home, workflow=ToyWorkflow()))

@@ -1,4 +1,4 @@
-"""Commands of an auditor: audit, audit export, audit delete. None of them calls another node."""
+"""`veilscore audit`: what an auditor runs again, exports and deletes. No command here calls another node."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from veilscore.audit.jobs import Finding, JobAudit, job_of
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
+from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import AnyKeys, Keys, load_keys
 from veilscore.evidence.log import LOG_FILE, scan
@@ -25,23 +25,16 @@ from veilscore.terms.job import JOB_ID
 from veilscore.terms.policy import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
-audit_app = typer.Typer(
+app = typer.Typer(
     invoke_without_command=True,
-    help="Run the bank's role of past steps and online scores again, and compare with what the others logged.",
     epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
 )
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The bank's home; default $VEILSCORE_HOME, or here.")]
 R = TypeVar("R")
 JobArgument = Annotated[str, typer.Argument(help="The job's id, or: online.", metavar="JOB")]
 ONLINE = "online"  # in place of a job or a step: scores released online
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(audit_app, name="audit", rich_help_panel="Evidence")
-
-
-@audit_app.callback()
+@app.callback()
 def audit(
     context: typer.Context,
     *,
@@ -76,7 +69,7 @@ def audit(
     """
     if context.invoked_subcommand is not None:
         return
-    home = bank if bank is not None else find_home(None, None)
+    home = bank if bank is not None else find_home(None)
     witnesses = _witnesses(home, receipts, logs, _keys(home, keys))
     attempts = [
         (job_id, *key)
@@ -189,7 +182,7 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-@audit_app.command(epilog="Example: veilscore audit export kz-1a2b3c4d-0123456789abcdef --out bundle")
+@app.command(epilog="Example: veilscore audit export kz-1a2b3c4d-0123456789abcdef --out bundle")
 def export(
     job: JobArgument,
     *,
@@ -201,7 +194,7 @@ def export(
     home: HomeOption = None,
 ) -> None:
     """Copy what an auditor needs of one job into a folder: openings, what the steps read, receipt and log."""
-    own = find_home(home, None)
+    own = find_home(home)
     source = _openings(own, job)
     if out.exists():
         raise ConfigError(f"{out} exists already: name a folder that does not")
@@ -262,10 +255,10 @@ def _add_data(home: Path, folder: Path) -> None:
                     shutil.copy2(path, kept / f"{DATASET}{path.suffix}")
 
 
-@audit_app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
+@app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
 def delete(job: JobArgument, *, home: HomeOption = None) -> None:
     """Delete the openings of one job; from then on it cannot be audited."""
-    source = _openings(find_home(home, None), job)
+    source = _openings(find_home(home), job)
     try:
         shutil.rmtree(source)
     except OSError as error:

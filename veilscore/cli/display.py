@@ -98,7 +98,7 @@ class JobProgress:
             text = event.text if event.status == "waiting" else ""
             self._progress.console.print(f"job {coloured(event.status)} {escape(text)}".rstrip())
             if event.status == "waiting":
-                self._progress.console.print("a party's people have to approve: `veilscore inbox` at that party")
+                self._progress.console.print("a party's people have to approve: `veilscore job inbox` at that party")
 
     def _show_bar(self, event: control_pb2.JobEvent) -> None:
         key = (event.step, event.party)

@@ -1,4 +1,4 @@
-"""What `veilscore plan` shows before anything runs."""
+"""What `veilscore job plan` shows before anything runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _approval(job: Job, party: str, federation: Path | None) -> str:
     decision = config.policy.decide(job, config)
     if isinstance(decision, Refuse):
         return f"refused: {decision.reason}"
-    return "accepted: by its policy" if isinstance(decision, Accept) else "a person approves: `veilscore inbox`"
+    return "accepted: by its policy" if isinstance(decision, Accept) else "a person approves: `veilscore job inbox`"
 
 
 def _show_cost(out: Console, workflow: Workflow, job: Job, sizes: dict[str, int]) -> None:

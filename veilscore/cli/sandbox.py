@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import coloured, console, table
+from veilscore.cli.homes import find_home
 from veilscore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's hom
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed decision.")]
 Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.", metavar="ID")]
 _SHOWN = 20_000
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(sandbox_app, name="sandbox", rich_help_panel="A party's own decisions")
+app = sandbox_app
 
 
 @sandbox_app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
@@ -36,8 +32,8 @@ def submit(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into the owner's inbox."""
-    from veilscore.node.node import load_membership  # noqa: PLC0415 - slow import
     from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
+    from veilscore.terms.membership import load_membership  # noqa: PLC0415 - slow import
     from veilscore.terms.policy import load_node_config  # noqa: PLC0415
 
     if not to.is_dir():

@@ -23,21 +23,23 @@ from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.grpc_channel import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.files.store import JobStore
-from veilscore.keys.identity import ROLES, Identity, current_folder, load_identity
+from veilscore.keys.identity import ROLES
 from veilscore.node.step_run import StepRun, Workflow, parse_session_id, session_id
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.terms.acceptance import sign_acceptance
-from veilscore.terms.federation import Federation, Member, load_federation
 from veilscore.terms.job import check_job_id, parse_job
+from veilscore.terms.membership import load_membership
 from veilscore.terms.people import authoriser, is_own
-from veilscore.terms.policy import Accept, NodeConfig, Refuse, load_node_config
+from veilscore.terms.policy import Accept, Refuse, load_node_config
 from veilscore.v1 import control_pb2
 from veilscore.wire.protocol import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from veilscore.keys.identity import Identity
+    from veilscore.terms.federation import Member
     from veilscore.terms.job import Job
     from veilscore.wire.inbox import Limits
 
@@ -47,19 +49,6 @@ _ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not he
 def default_workflow() -> Workflow:
     """`veilscore.tasks.workflow`, imported when the first node needs it."""
     return cast("Workflow", importlib.import_module("veilscore.tasks.workflow"))
-
-
-def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
-    """Identity and federation of a home, checked against its node.yaml."""
-    source = config.key.open(home)
-    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
-    federation = load_federation(config.federation)
-    if (identity.name, identity.role) != (config.name, config.role):
-        raise ConfigError(
-            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
-            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
-        )
-    return identity, federation
 
 
 class Node:

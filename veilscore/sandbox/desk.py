@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
 from veilscore.files.store import JobStore, write_atomically
-from veilscore.node.node import load_membership
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
 from veilscore.sandbox.policy import load_policy
@@ -31,6 +30,7 @@ from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
 from veilscore.sandbox.run import Outcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_regular, read_submission, write_files, write_submission
+from veilscore.terms.membership import load_membership
 from veilscore.terms.policy import load_node_config
 
 if TYPE_CHECKING:

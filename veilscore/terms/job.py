@@ -568,7 +568,7 @@ def check_job_id(job_id: str, job: Job | None = None) -> str:
     """Return `job_id` if it is well-formed (it names a folder) and is of `job`, else raise JobError."""
     match = JOB_ID.fullmatch(job_id)
     if match is None:
-        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore list` shows it")
+        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore job list` shows it")
     if job is not None and (match["name"], match["digest"]) != (job.name, job.sha256.hex()[:16]):
         raise JobError("job id does not belong to this job: name or digest differ")
     return job_id

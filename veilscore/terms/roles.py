@@ -199,7 +199,7 @@ def row_of_step(step: str) -> str:
 
 @dataclass(frozen=True)
 class Learned:
-    """One row of the table that reports and `veilscore plan` show."""
+    """One row of the table that reports and `veilscore job plan` show."""
 
     step: str
     bank: str

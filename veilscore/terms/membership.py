@@ -1,0 +1,29 @@
+"""A home's place in its federation: its identity and its federation file, checked against its node.yaml."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from veilscore.errors import ConfigError
+from veilscore.keys.identity import current_folder, load_identity
+from veilscore.terms.federation import load_federation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veilscore.keys.identity import Identity
+    from veilscore.terms.federation import Federation
+    from veilscore.terms.policy import NodeConfig
+
+
+def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
+    """Identity and federation of a home, checked against its node.yaml."""
+    source = config.key.open(home)
+    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
+    federation = load_federation(config.federation)
+    if (identity.name, identity.role) != (config.name, config.role):
+        raise ConfigError(
+            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
+            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
+        )
+    return identity, federation
