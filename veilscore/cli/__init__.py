@@ -36,6 +36,11 @@ class Noun(NamedTuple):
 _SET_UP, _RUN, _JOBS = "Set up", "Run nodes", "Jobs"
 _MODELS, _TRUST, _EVIDENCE = "Models and reports", "Trust", "Evidence"
 NOUNS = {
+    "explain": Noun(
+        "explain",
+        _SET_UP,
+        "Explain every key of job files, node.yaml and federation.yaml: type, default, meaning, and an example.",
+    ),
     "simulate": Noun(
         "simulate",
         _SET_UP,

@@ -38,7 +38,7 @@ K = TypeVar("K", bound="KeyStatement")
 
 
 class KeyStatement(BaseModel):
-    """One signed statement.
+    """One signed statement about a key.
 
     Parameters
     ----------
@@ -55,18 +55,22 @@ class KeyStatement(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kind: Literal["rotate", "revoke"]
-    federation: str = Field(max_length=200)
-    member: str = Field(max_length=63)
-    fingerprint: str = Field(pattern=_HEX)
-    certificate: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    date_ms: int = Field(ge=0, le=1 << 52)
-    overlap_s: int = Field(default=0, ge=0, le=MAX_OVERLAP_S)
-    by: str = Field(max_length=63)
-    signer: str = Field(pattern=_HEX)
-    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    signature: str = Field(default="00" * 8, pattern=_SIGNATURE)
-    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE)
+    kind: Literal["rotate", "revoke"] = Field(description="rotate: to a new key; revoke: it is not trusted any more")
+    federation: str = Field(max_length=200, description="name of the federation in which it holds")
+    member: str = Field(max_length=63, description="whose key")
+    fingerprint: str = Field(pattern=_HEX, description="which key: SHA-256 of its certificate")
+    certificate: str | None = Field(
+        default=None, max_length=_PEM_CHARACTERS, description="of the key that goes on, PEM; null where none does"
+    )
+    date_ms: int = Field(ge=0, le=1 << 52, description="when it was signed, milliseconds since 1970 (UTC)")
+    overlap_s: int = Field(
+        default=0, ge=0, le=MAX_OVERLAP_S, description="seconds for which the old key stays accepted"
+    )
+    by: str = Field(max_length=63, description="who signed: the member, or another one that asks for the revocation")
+    signer: str = Field(pattern=_HEX, description="fingerprint of the key that signed, or SHA-256 of the recovery key")
+    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS, description="recovery public key, PEM")
+    signature: str = Field(default="00" * 8, pattern=_SIGNATURE, description="signature, hexadecimal")
+    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE, description="rotate: of the new key")
 
     @property
     def date_s(self) -> float:

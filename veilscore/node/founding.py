@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
-_HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"
+_HEADER = "# Configuration of one node; `veilscore explain node` explains every key. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
 # datasets:

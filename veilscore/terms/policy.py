@@ -62,12 +62,14 @@ Decision = Accept | Refuse | Pending
 class NodePolicy(Strict):
     """What jobs a node takes part in and what it lets others learn."""
 
-    accept: Literal["auto", "manual"] = "manual"
-    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[Task, ...] = get_args(Task)
+    accept: Literal["auto", "manual"] = Field(
+        default="manual", description="manual: a person decides on what no agreement covers"
+    )
+    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
+    tasks: tuple[Task, ...] = Field(default=get_args(Task), description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
-    min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
-    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
+    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
+    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
     publish_screening: bool = Field(
@@ -75,35 +77,43 @@ class NodePolicy(Strict):
     )
     allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
     boosting_bounds: Literal["required", "off"] = Field(
-        default="required", description="limits on what the sums that boosting opens may tell"
+        default="required", description="required: jobs limit what the sums that boosting opens tell (noise, budget)"
     )
     tell_split_columns: bool = Field(
-        default=True, description="tell the bank which anonymous column a sealed split of this node asks"
+        default=True, description="tell the bank which anonymous column a sealed split of this node uses"
     )
-    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of those sums, in rows")
-    max_disclosure: float = Field(default=1.0, gt=0, description="their largest budget, in rows times columns")
+    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of sums that boosting opens, in rows")
+    max_disclosure: float = Field(
+        default=1.0, gt=0, description="largest budget of the sums that a boosting job opens, in rows times columns"
+    )
     max_disclosure_total: float = Field(
         default=4.0, gt=0, description="the same for all boosting jobs on a data set together"
     )
     holdout_scores: Literal["allow", "refuse"] = Field(
-        default="allow", description="scores of hold-out rows to the bank"
+        default="allow", description="whether the bank may get scores of hold-out rows"
     )
     fold_scores: Literal["allow", "refuse"] = Field(
-        default="refuse", description="out-of-fold scores of training rows to the bank, in model selection"
+        default="refuse", description="whether the bank may get out-of-fold scores of training rows"
     )
-    allow_standard_errors: bool = False
-    disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
+    allow_standard_errors: bool = Field(
+        default=False, description="allow standard errors of coefficients, by further openings"
+    )
+    disclose_unknown: bool = Field(default=False, description="tell the bank which of its firms are unknown here")
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
-    online_scoring: bool = True
+    online_scoring: bool = Field(default=True, description="answer online scores of single firms")
     online_without_others: bool = Field(
         default=False, description="open its part of an online score although other holders are missing"
     )
     valid_from: dt.date | None = Field(default=None, description="before this day it takes part in nothing new")
     valid_to: dt.date | None = Field(default=None, description="after this day it takes part in nothing new")
     agreements: tuple[StandingRule, ...] = Field(default=(), description="with accept: manual, what needs no person")
-    consent: Literal["required", "off"] = Field(default="required", description="of a firm before it is scored")
-    consent_issuers: dict[Name, PublicKeyHex] = Field(default_factory=dict)
-    release: ReleaseRules = ReleaseRules()
+    consent: Literal["required", "off"] = Field(
+        default="required", description="required: a firm consents before it is scored"
+    )
+    consent_issuers: dict[Name, PublicKeyHex] = Field(
+        default_factory=dict, description="Ed25519 key of each issuer of consents"
+    )
+    release: ReleaseRules = Field(default=ReleaseRules(), description="what it lets out through scores")
 
     @field_validator("consent", "boosting_bounds", mode="before")
     @classmethod
@@ -246,16 +256,18 @@ def _bank_refusal(job: Job, node: NodeConfig) -> str | None:
 class DatasetConfig(Strict):
     """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
 
-    path: Path | None = Field(default=None, description="CSV or Parquet; relative paths are relative to the home")
-    url: str | None = Field(default=None, description="SQLAlchemy URL without password")
-    password_env: str | None = Field(None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable with the password")
-    table: str | None = None
-    query: str | None = None
-    id_column: ColumnName
-    label_column: ColumnName | None = None
-    weight_column: ColumnName | None = None
-    date_column: ColumnName | None = None
-    exclude: tuple[ColumnName, ...] = ()
+    path: Path | None = Field(default=None, description="CSV or Parquet file; a relative path begins at the home")
+    url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
+    password_env: str | None = Field(
+        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    )
+    table: str | None = Field(default=None, description="table of the database")
+    query: str | None = Field(default=None, description="SQL query, in place of table")
+    id_column: ColumnName = Field(description="column with the ids of firms")
+    label_column: ColumnName | None = Field(default=None, description="bank: column with the label, 1: bad, 0: good")
+    weight_column: ColumnName | None = Field(default=None, description="bank: column with weights of rows")
+    date_column: ColumnName | None = Field(default=None, description="bank: column with each row's day of observation")
+    exclude: tuple[ColumnName, ...] = Field(default=(), description="columns that are never used")
 
     @field_validator("url")
     @classmethod
@@ -312,50 +324,59 @@ def database_url(url: str, password_env: str | None) -> str:
 class NodeLimits(Strict):
     """Bounds of what a node takes from peers and spends on a job."""
 
-    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400)
+    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400, description="longest time of one step, seconds")
     max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
 
 
 class AuditRules(Strict):
     """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
 
-    steps: tuple[Literal["align", "bin", "screen", "train", "boost", "stack", "evaluate", "score"], ...] = (
-        "align",
-        "bin",
-        "screen",
-        "train",
-        "boost",
-        "stack",
-        "evaluate",
-        "score",
+    steps: tuple[Literal["align", "bin", "screen", "train", "boost", "stack", "evaluate", "score"], ...] = Field(
+        default=(
+            "align",
+            "bin",
+            "screen",
+            "train",
+            "boost",
+            "stack",
+            "evaluate",
+            "score",
+        ),
+        description="steps whose openings are kept",
     )
-    days: int = Field(default=90, ge=1, description="older openings are deleted")
-    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
+    days: int = Field(default=90, ge=1, description="openings older than this many days are deleted")
+    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt at a step, MB")
     online_mb: int = Field(
-        default=8192, ge=0, description="of online scores together, about 0.2 MB a holder and score; 0: none are kept"
+        default=8192,
+        ge=0,
+        description="records of online scores together, MB, about 0.2 MB a holder and score; 0: none are kept",
     )
 
 
 class NodeConfig(Strict):
     """A node's own node.yaml."""
 
-    name: Name
-    role: Literal["bank", "holder", "coordinator", "operator"]
-    federation: Path = Path("federation.yaml")
-    identity: Path = Path("identity")
+    name: Name = Field(description="name of the node, as in its certificate")
+    role: Literal["bank", "holder", "coordinator", "operator"] = Field(description="operator: a person, not a node")
+    federation: Path = Field(
+        default=Path("federation.yaml"), description="the federation file; a relative path begins at the home"
+    )
+    identity: Path = Field(default=Path("identity"), description="folder with key and certificate")
     listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
     operators: tuple[Name, ...] = Field(default=(), description="people who have every role here")
-    people: dict[Name, tuple[PersonRole, ...]] = Field(
-        default_factory=dict, description="people and their roles here: modeller, steward, auditor, operator"
+    people: dict[Name, tuple[PersonRole, ...]] = Field(default_factory=dict, description="people and their roles here")
+    works_at: Name | None = Field(default=None, description="operator: the party whose node this person works at")
+    key: KeyConfig = Field(default=KeyConfig(), description="where the passphrase of the node's key comes from")
+    state_url: str | None = Field(
+        default=None, description="coordinator: database of its jobs, SQLAlchemy URL without password; null: SQLite"
     )
-    works_at: Name | None = Field(default=None, description="operator: the party this person works for")
-    key: KeyConfig = KeyConfig()
-    state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
-    state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
-    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
-    policy: NodePolicy = NodePolicy()
-    limits: NodeLimits = NodeLimits()
-    audit: AuditRules = AuditRules()
+    state_password_env: str | None = Field(
+        default=None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    )
+    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict, description="its catalogue, by name")
+    policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
+    limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
+    audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
 
     @field_validator("state_url")
     @classmethod
