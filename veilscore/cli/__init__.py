@@ -25,79 +25,55 @@ _DEBUG = "VEILSCORE_DEBUG"
 
 
 class Noun(NamedTuple):
-    """A word after `veilscore`: its file here, its verbs if it has any, its panel and line in `--help`."""
+    """A word after `veilscore`: its line in `--help`, its verbs if it has any, its file if that has another name."""
 
-    file: str
-    panel: str
     line: str
     verbs: str = ""
+    file: str = ""
 
 
-_SET_UP, _RUN, _JOBS = "Set up", "Run nodes", "Jobs"
-_MODELS, _TRUST, _EVIDENCE = "Models and reports", "Trust", "Evidence"
-NOUNS = {
-    "explain": Noun(
-        "explain",
-        _SET_UP,
-        "Explain every key of job files, node.yaml and federation.yaml: type, default, meaning, and an example.",
-    ),
-    "simulate": Noun(
-        "simulate",
-        _SET_UP,
-        "Make realistic data of small firms for bank, tax bureau and business registry, with known true effects.",
-    ),
-    "init": Noun("federation", _SET_UP, "Set up a whole federation on this machine, for trials."),
-    "identity": Noun("identity", _SET_UP, "Make or show a node's identity (key and certificate).", "create show"),
-    "federation": Noun("federation", _SET_UP, "Make or check federation.yaml.", "add check"),
-    "keys": Noun(
-        "keys",
-        _SET_UP,
-        "Replace, revoke and look after keys while nodes run.",
-        "show check rotate revoke recover take",
-    ),
-    "up": Noun(
-        "node", _RUN, "Start every node of a local federation, each a process of its own, and wait until all answer."
-    ),
-    "down": Noun(
-        "node", _RUN, "Stop every node of a local federation; unfinished jobs go on at the next `veilscore up`."
-    ),
-    "node": Noun("node", _RUN, "Start, stop or look at the node of one home.", "start stop status"),
-    "backup": Noun("node", _RUN, "Save a node's identity, configuration, state and models with their code maps."),
-    "job": Noun(
-        "job",
-        _JOBS,
-        "Plan, run, watch and resume jobs; decide on those proposed to your party.",
-        "plan run watch list show cancel resume inbox approve reject",
-    ),
-    "score": Noun(
-        "score",
-        _JOBS,
-        "Score one firm now: total points, band, probability of default, status of every party, reasons.",
-    ),
-    "sandbox": Noun(
-        "sandbox",
-        _JOBS,
-        "Run a modeller's code at the owner of the data; only approved outputs leave.",
-        "submit show approve reject run outputs release mock-data",
-    ),
-    "model": Noun("model", _MODELS, "Look at, export and import models.", "list show export import"),
-    "screening": Noun("screening", _MODELS, "Look at what a screening job found.", "show"),
-    "report": Noun("report", _MODELS, "Complete a finished job's report with times and bytes, and say where it is."),
-    "policy": Noun("policy", _TRUST, "Who may ask this party for what, and how much it lets out.", "show check"),
-    "consent": Noun(
-        "consent", _TRUST, "Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"
-    ),
-    "dataset": Noun("dataset", _TRUST, "What holders publish of their data sets.", "publish show"),
-    "evidence": Noun(
-        "evidence", _EVIDENCE, "Logs, receipts and their verification.", "log receipt verify verify-log anchor"
-    ),
-    "audit": Noun(
-        "audit",
-        _EVIDENCE,
-        "Audit a random sample of steps: does what the bank sent follow from approved model, data and committed seed.",
-        "export delete",
-    ),
+PANELS = {
+    "Set up": {
+        "explain": Noun("Explain every key of job files, node.yaml and federation.yaml."),
+        "simulate": Noun("Make realistic data of small firms for a trial, with known true effects."),
+        "init": Noun("Set up a whole federation on this machine, for trials.", file="federation"),
+        "identity": Noun("Make or show a node's identity (key and certificate).", "create show"),
+        "federation": Noun("Make or check federation.yaml.", "add check"),
+        "keys": Noun("Replace, revoke and look after keys.", "show check rotate revoke recover take"),
+    },
+    "Run nodes": {
+        "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
+        "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
+        "node": Noun("Start, stop or look at the node of one home.", "start stop status"),
+        "backup": Noun("Save a node's identity, configuration, state and models with their code maps.", file="node"),
+    },
+    "Jobs": {
+        "job": Noun(
+            "Plan, run, watch and resume jobs; decide on those proposed to your party.",
+            "plan run watch list show cancel resume inbox approve reject",
+        ),
+        "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
+        "sandbox": Noun(
+            "Run a modeller's code at the owner of the data; only approved outputs leave.",
+            "submit show approve reject run outputs release mock-data",
+        ),
+    },
+    "Models and reports": {
+        "model": Noun("Look at, export and import models.", "list show export import"),
+        "screening": Noun("Look at what a screening job found.", "show"),
+        "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
+    },
+    "Trust": {
+        "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
+        "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
+        "dataset": Noun("What holders publish of their data sets.", "publish show"),
+    },
+    "Evidence": {
+        "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),
+        "audit": Noun("Audit a random sample of a bank's steps against what it had committed to.", "export delete"),
+    },
 }
+NOUNS = {word: noun for nouns in PANELS.values() for word, noun in nouns.items()}
 RETIRED = NOUNS["job"].verbs.split()  # until 0.1 these stood alone: `veilscore run`; the next release drops them
 _VERBS = {verb: f"{word} {verb}" for word, noun in reversed(NOUNS.items()) for verb in noun.verbs.split()}
 _VERBS |= {verb: f"job {verb}" for verb in RETIRED}
@@ -105,7 +81,7 @@ _VERBS |= {verb: f"job {verb}" for verb in RETIRED}
 
 def load(word: str) -> Any:
     """Group or command of one noun; its file is imported now."""
-    group = typer.main.get_group(importlib.import_module(f"veilscore.cli.{NOUNS[word].file}").app)
+    group = typer.main.get_group(importlib.import_module(f"veilscore.cli.{NOUNS[word].file or word}").app)
     command = group.commands.get(word, group)
     command.help = command.help or NOUNS[word].line
     return command
@@ -125,8 +101,9 @@ class Nouns(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for word, noun in NOUNS.items():
-            self.commands[word] = TyperCommand(word, help=noun.line, rich_help_panel=noun.panel)
+        for panel, nouns in PANELS.items():
+            for word, noun in nouns.items():
+                self.commands[word] = TyperCommand(word, help=noun.line, rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Load the noun that `args` begin with; ConfigError names the nearest one if there is no such noun or verb."""

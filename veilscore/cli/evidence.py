@@ -90,7 +90,7 @@ def verify(
     home: HomeOption = None,
 ) -> None:
     """Verify a receipt offline and say what it proves; ends with an error if it does not hold."""
-    proved = verify_receipt(_read(receipt_file), _keys(keys, home), _certificates(tsa_roots))
+    proved = verify_receipt(read_bytes(receipt_file), public_keys(keys, home), _certificates(tsa_roots))
     _say(proved)
 
 
@@ -106,10 +106,10 @@ def verify_log_command(
 ) -> None:
     """Verify a whole log: every byte, entry and signature, and that it continues every head that was kept of it."""
     path, own = _log_of(log_file)
-    heads = [head for file in seen or () for head in _heads_of(_read(file))]
+    heads = [head for file in seen or () for head in _heads_of(read_bytes(file))]
     if own is not None:
-        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(_read(file))]
-    _say(verify_log(path, _keys(keys, own), heads))
+        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(read_bytes(file))]
+    _say(verify_log(path, public_keys(keys, own), heads))
 
 
 @app.command(epilog="Example: veilscore evidence anchor /srv/tax --notary /srv/notary --keys federation.yaml")
@@ -128,7 +128,7 @@ def anchor(
     if (notary is None) == (tsa is None):
         raise ConfigError("say where: --notary FOLDER (a second log) or --tsa ADDRESS (a time stamp)")
     path, own = _log_of(log_file)
-    public = _keys(keys, own)
+    public = public_keys(keys, own)
     _say(verify_log(path, public))
     found = scan(path)
     head = found.head
@@ -159,7 +159,8 @@ def _heads_of(data: bytes) -> list[SignedHead]:
     return heads_in(data)
 
 
-def _keys(files: list[Path] | None, home: Path | None) -> Keys:
+def public_keys(files: list[Path] | None, home: Path | None) -> Keys:
+    """Keys that the user gave, or those of the home's federation."""
     if files:
         return AnyKeys([load_keys(file) for file in files])
     own = find_home(home)
@@ -170,12 +171,13 @@ def _certificates(path: Path | None) -> list[x509.Certificate]:
     if path is None:
         return []
     try:
-        return x509.load_pem_x509_certificates(_read(path))
+        return x509.load_pem_x509_certificates(read_bytes(path))
     except ValueError as error:
         raise ConfigError(f"{path} holds no PEM certificate that can be read") from error
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Whole file that the user names; ConfigError if it cannot be read, EvidenceError if it is too long for one."""
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)

@@ -31,7 +31,10 @@ def explain(
     *,
     markdown: Annotated[bool, typer.Option("--markdown", help="All of it as a Markdown page.")] = False,
 ) -> None:
-    """Explain every key of job files, node.yaml and federation.yaml: type, default, meaning, and an example."""
+    """Explain every key of job files, node.yaml and federation.yaml.
+
+    For each its type, default, meaning, and an example.
+    """
     if markdown != (subject is None):
         raise ConfigError("say what to explain (job, policy, node, dataset or federation), or --markdown for all")
     if subject is None:

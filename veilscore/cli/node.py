@@ -78,7 +78,10 @@ def status(home: Home) -> None:
 
 @app.command(epilog="Example: veilscore up trial")
 def up(folder: Folder) -> None:
-    """Start every node of a local federation, each a process of its own, and wait until all answer."""
+    """Start every node of a local federation and wait until all answer.
+
+    Each is a process of its own.
+    """
     homes = homes_in(folder)
     started: dict[Path, subprocess.Popen[bytes]] = {}
     try:
@@ -96,7 +99,7 @@ def up(folder: Folder) -> None:
 
 @app.command(epilog="Example: veilscore down trial")
 def down(folder: Folder) -> None:
-    """Stop every node of a local federation; unfinished jobs go on at the next `veilscore up`."""
+    """Stop every node of a local federation; jobs go on at the next `veilscore up`."""
     homes = homes_in(folder)
     stopped = [name for name, home in reversed(homes.items()) if processes.stop(home)]
     console().print(f"stopped: {', '.join(stopped)}" if stopped else "no node was running")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
 from veilscore.node.founding import homes_in
-from veilscore.node.node import default_workflow
+from veilscore.tasks.workflow import estimate, parties_in, steps_for
 from veilscore.terms import roles
 from veilscore.terms.job import ScoreBatch, Training
 from veilscore.terms.policy import Accept, Refuse, load_node_config
@@ -16,21 +18,17 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from veilscore.node.step_run import Workflow
     from veilscore.terms.job import Job
 
 
-def show_plan(
-    out: Console, job: Job, federation: Path | None, sizes: dict[str, int], workflow: Workflow | None = None
-) -> None:
+def show_plan(out: Console, job: Job, federation: Path | None, sizes: dict[str, int]) -> None:
     """Print parties and approvals, steps, cost, and the table of who learns what."""
-    workflow = workflow if workflow is not None else default_workflow()
-    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {job.purpose}, digest {job.sha256.hex()[:16]}")
+    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {escape(job.purpose)}, digest {job.sha256.hex()[:16]}")
     rows = [(p, _role(job, p), job.datasets[p], _approval(job, p, federation)) for p in job.parties]
     out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
-    steps = [(n, s, ", ".join(workflow.parties_in(s, job))) for n, s in enumerate(workflow.steps_for(job), start=1)]
+    steps = [(n, s, ", ".join(parties_in(s, job))) for n, s in enumerate(steps_for(job), start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
-    _show_cost(out, workflow, job, sizes)
+    _show_cost(out, job, sizes)
     told = job.parameters.tells if isinstance(job.parameters, Training | ScoreBatch) else {}
     learned = roles.leakage_table(job.task, **told)
     out.print(
@@ -62,12 +60,9 @@ def _approval(job: Job, party: str, federation: Path | None) -> str:
     return "accepted: by its policy" if isinstance(decision, Accept) else "a person approves: `veilscore job inbox`"
 
 
-def _show_cost(out: Console, workflow: Workflow, job: Job, sizes: dict[str, int]) -> None:
-    estimate = getattr(workflow, "estimate", None)
-    if estimate is None:
-        return
+def _show_cost(out: Console, job: Job, sizes: dict[str, int]) -> None:
     if job.bank not in sizes:
         out.print(f"Time and bytes: give the number of rows, for example --rows {job.bank}=120000")
         return
-    rows = [(e.step, f"{e.seconds:.1f}", megabytes(e.bytes)) for e in cast("Any", estimate)(job, sizes)]
+    rows = [(e.step, f"{e.seconds:.1f}", megabytes(e.bytes)) for e in estimate(job, sizes)]
     out.print(table("Estimated cost (2 cores, local network)", ("step", "wall s", "sent MB"), rows))

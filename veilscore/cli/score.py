@@ -49,7 +49,7 @@ def score(
         list[str] | None, typer.Option(help="COLUMN=VALUE of the bank's own columns; default: its data set's row.")
     ] = None,
 ) -> None:
-    """Score one firm now: total points, band, probability of default, status of every party, reasons.
+    """Score one firm now: points, band, probability of default, status of every party, reasons.
 
     The firm's record stays encrypted at the holders' keys; the bank learns the total only, or with `--output band` the
     band only.

@@ -20,7 +20,10 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data.")] = 1,
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet in place of CSV.")] = False,
 ) -> None:
-    """Make realistic data of small firms for bank, tax bureau and business registry, with known true effects."""
+    """Make realistic data of small firms for a trial, with known true effects.
+
+    One file for the bank, one for the tax bureau, one for the business registry.
+    """
     truth = simulate_to_folder(folder, firms, seed, "parquet" if parquet else "csv")
     rows = [(key, json.dumps(value)) for key, value in truth.items() if key != "effects"]
     console().print(table(f"Simulated in {folder}", ("what", "value"), rows))
