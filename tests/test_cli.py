@@ -13,6 +13,7 @@ from trial_federation import JOB
 from typer.testing import CliRunner
 
 from veilscore.cli import app
+from veilscore.cli.node import open_node
 from veilscore.errors import ConfigError, JobError, VeilscoreError
 from veilscore.fabric.process import running_pid
 from veilscore.terms.federation import load_federation
@@ -135,6 +136,8 @@ def test_federation_made_by_hand(tmp_path):
     assert federation.member("tax").fingerprint in veilscore("federation", "check", path)
     assert federation.member("tax").fingerprint in veilscore("identity", "show", tmp_path / "tax")
     assert (tmp_path / "tax" / "node.yaml").is_file()
+    with pytest.raises(ConfigError, match="commands nodes and runs none"):
+        open_node(tmp_path / "ann")
     with pytest.raises(ConfigError, match="two members are called tax"):
         veilscore("federation", "add", path, tmp_path / "tax" / "identity" / "certificate.pem", "--address", "h:1")
 
