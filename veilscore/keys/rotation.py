@@ -38,20 +38,7 @@ K = TypeVar("K", bound="KeyStatement")
 
 
 class KeyStatement(BaseModel):
-    """One signed statement about a key.
-
-    Parameters
-    ----------
-    federation : name of the federation it holds in.
-    member, fingerprint : whose key, and which one.
-    certificate : rotate: the successor; revoke: the key that goes on, if any (recovery key only). PEM.
-    date_ms : when it was signed, milliseconds since the epoch.
-    overlap_s : rotate: for how long after that the old key stays accepted.
-    by : who signed: the member itself, or another one that asks for its key to be revoked.
-    signer : fingerprint of the key that signed, SHA-256 of the recovery key in its place.
-    recovery_key : the member's recovery public key, PEM, if that signed.
-    signature, successor_signature : hexadecimal; the second proves possession of the new key.
-    """
+    """One signed statement about a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

@@ -40,16 +40,7 @@ class _Strict(BaseModel):
 
 
 class Member(_Strict):
-    """One member of a federation.
-
-    Parameters
-    ----------
-    name : node name, the same as in the certificate.
-    role : bank, holder, coordinator or operator, the same as in the certificate.
-    address : host:port where peers reach the node; an operator has none.
-    fingerprint : SHA-256 of the certificate, hexadecimal; colons and capitals are accepted.
-    certificate : PEM.
-    """
+    """One member of a federation."""
 
     name: str = Field(description="name of the node or person, as in the certificate")
     role: Role = Field(description="as in the certificate; operator: a person")
@@ -96,14 +87,7 @@ class Member(_Strict):
 
 
 class Federation(_Strict):
-    """The members, and the statements by which their keys changed; see `load_federation` for the file.
-
-    Parameters
-    ----------
-    name : name of the federation.
-    members : exactly one coordinator, at least one bank; with the certificates first pinned.
-    statements : signed statements about keys; `member` and `history` take them into account.
-    """
+    """The members, and the statements by which their keys changed; see `load_federation` for the file."""
 
     name: str = Field(description="name of the federation")
     members: tuple[Member, ...] = Field(description="one coordinator, at least one bank; certificates as first pinned")
