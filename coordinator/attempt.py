@@ -95,9 +95,9 @@ def step_error(job_id: str, step: str, failure: Outcome, tries: int) -> Veilscor
         return RefusedError(f"step {step}: {failure.message}", party=failure.party)
     times = f" after {tries} attempts" if tries > 1 else ""
     advice = (
-        f"see that the node of {failure.party} runs and can be reached, then `veilscore resume {job_id}`"
+        f"see that the node of {failure.party} runs and can be reached, then `veilscore job resume {job_id}`"
         if failure.retryable
-        else f"correct the cause, then `veilscore resume {job_id}` or run a corrected job"
+        else f"correct the cause, then `veilscore job resume {job_id}` or run a corrected job"
     )
     return JobError(
         f"step {step} failed at {failure.party}{times}: {failure.text}. What to do: {advice}",

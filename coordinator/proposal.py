@@ -25,7 +25,7 @@ async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: f
     except PeerError as error:
         raise type(error)(
             f"{party.name} did not answer the proposal: {error.message}; see that its node runs, then "
-            f"`veilscore resume {job_id}`",
+            f"`veilscore job resume {job_id}`",
             party=party.name,
         ) from error
     if answer.pending:

@@ -25,7 +25,8 @@ from veilscore.keys.identity import ROLES
 from veilscore.protocols.adding import coordinator_add
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
-from veilscore.terms.node_config import database_url, load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import database_url, load_node_config
 from veilscore.terms.people import authoriser, sees_job
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits

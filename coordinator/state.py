@@ -270,4 +270,4 @@ class State:
 
 
 def _unknown(job_id: str) -> str:
-    return f"no job {job_id} at this coordinator; `veilscore list` shows those there are"
+    return f"no job {job_id} at this coordinator; `veilscore job list` shows those there are"

@@ -55,7 +55,7 @@ def main() -> int:
     prepare_homes(folder, job, firms)
     veilscore("up", folder)
     try:
-        veilscore("plan", options.job, "--federation", folder, *row_counts(options.data))
+        veilscore("job", "plan", options.job, "--federation", folder, *row_counts(options.data))
         job_id = show_approval(folder, options.job, job.name)
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
@@ -90,10 +90,10 @@ def main() -> int:
 def show_approval(folder: Path, job: Path, name: str) -> str:
     """Train, once the tax bureau's steward has approved the job; returns its id."""
     say("An approval: the tax bureau wants a person to decide on training, so the job waits in its inbox.")
-    veilscore("run", job, "--federation", folder, "--detach")
-    veilscore("inbox", "--home", folder / "tax")
-    veilscore("approve", name, "--home", folder / "tax", "--reason", "agreed with the bank")
-    veilscore("watch", "--federation", folder)
+    veilscore("job", "run", job, "--federation", folder, "--detach")
+    veilscore("job", "inbox", "--home", folder / "tax")
+    veilscore("job", "approve", name, "--home", folder / "tax", "--reason", "agreed with the bank")
+    veilscore("job", "watch", "--federation", folder)
     return newest_job(folder)
 
 
@@ -113,9 +113,9 @@ def show_blocked_extraction(folder: Path, firms: Path, purpose: str) -> None:
     consents, at = folder / "consents.json", ("--federation", folder)
     veilscore("consent", "issue", folder / PORTAL, consents, "--firms", firms, "--purpose", purpose)
     veilscore("consent", "import", consents, *at)
-    veilscore("run", folder / "all-firms.yaml", *at)
+    veilscore("job", "run", folder / "all-firms.yaml", *at)
     say("A blocked extraction: all firms again but one. Two sums would tell that firm apart, so the holders refuse.")
-    veilscore("run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
+    veilscore("job", "run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
 
 
 def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
@@ -128,7 +128,7 @@ def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
     environment = dict(os.environ)
     if not sys.stdout.isatty():
         environment |= {"COLUMNS": "110", "TERM": "xterm"}
-    command = [sys.executable, "-m", "veilscore.cli", *map(str, words)]
+    command = [sys.executable, "-m", "veilscore", *map(str, words)]
     output = subprocess.PIPE if until else None
     done = subprocess.run(command, check=False, env=environment, stdout=output, text=True)
     for line in (done.stdout or "").splitlines():

@@ -137,7 +137,7 @@ def test_list_show_and_plan(trained, tmp_path):
     assert "limit" in text
     assert "tax.c1" in text
     (tmp_path / "job.yaml").write_text(trained.job.canonical().decode())
-    plan = veilscore("plan", tmp_path / "job.yaml", "--rows", "bank=30000")
+    plan = veilscore("job", "plan", tmp_path / "job.yaml", "--rows", "bank=30000")
     assert "boost" in plan
     assert "bounds off" in plan
     assert "shape of its trees" in plan.replace("\n", " ") or "shape of" in plan

@@ -129,12 +129,12 @@ def test_modeller_sees_own_jobs_auditor_all_and_steward_decides(homes):
             assert set(await listed("ada")) == set(await listed("all")) == {foreign, own}
             change(homes / "stella", works_at="tax")
             await until(lambda: nodes["tax"].ledger.get(own))
-            assert own in await asyncio.to_thread(veilscore, "inbox", "--home", homes / "stella")
-            text = await asyncio.to_thread(veilscore, "approve", own, "--home", homes / "stella")
+            assert own in await asyncio.to_thread(veilscore, "job", "inbox", "--home", homes / "stella")
+            text = await asyncio.to_thread(veilscore, "job", "approve", own, "--home", homes / "stella")
             assert "approved by stella" in text
             change(homes / "ada", works_at="tax")
             with pytest.raises(RefusedError, match="Decide at tax needs the role steward, ada has auditor there"):
-                await asyncio.to_thread(veilscore, "reject", own, "--home", homes / "ada")
+                await asyncio.to_thread(veilscore, "job", "reject", own, "--home", homes / "ada")
             await watch(mo, own)
             reply = await mo.call(
                 "coordinator", "Show", control_pb2.JobRef(job_id=own), control_pb2.JobInfo, timeout_s=5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
 
-from veilscore.cli.screening import app as screening_app
+from veilscore.cli import app
 from veilscore.data import codes as codes_module
 from veilscore.data.codes import CodeMap, _permutation
 from veilscore.data.table import make_table
@@ -361,12 +361,12 @@ def test_two_choices_of_columns_are_refused():
 def test_the_command_shows_a_screening(screened, capsys):
     home = screened.stores["bank"].path.parents[1]
     (home / "node.yaml").touch()
-    screening_app(["show", "wide", "--home", str(home), "--top", "5"], standalone_mode=False)
+    app(["screening", "show", "wide", "--home", str(home), "--top", "5"], standalone_mode=False)
     shown = capsys.readouterr().out
     assert result(screened)["sha256"][:16] in shown
     assert "population" in shown
     with pytest.raises(ConfigError, match="no screening"):
-        screening_app(["show", "other", "--home", str(home)], standalone_mode=False)
+        app(["screening", "show", "other", "--home", str(home)], standalone_mode=False)
 
 
 # --- plaintext parts -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Commands of consent: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
+"""`veilscore consent`: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
 
 import csv
 import datetime as dt
@@ -10,10 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
-from veilscore.cli.jobs import FederationOption, HomeOption
-from veilscore.cli.models import PartyOption
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
 from veilscore.release.consent import TASKS, Scope, Signed, kind_of
@@ -23,15 +21,10 @@ from veilscore.terms.settings import read_text
 IssuerFolder = Annotated[Path, typer.Argument(help="Folder with the issuer's key.", metavar="ISSUER")]
 _DAY_S = 86400.0
 
-consent_app = typer.Typer(no_args_is_help=True, help="Consent of firms: issue, revoke, list, import.")
+app = typer.Typer(no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(consent_app, name="consent", rich_help_panel="Trust")
-
-
-@consent_app.command("keygen", epilog="Example: veilscore consent keygen portal --name portal")
+@app.command("keygen", epilog="Example: veilscore consent keygen portal --name portal")
 def keygen(
     folder: IssuerFolder, *, name: Annotated[str, typer.Option(help="Name of the issuer in holders' policies.")]
 ) -> None:
@@ -40,7 +33,7 @@ def keygen(
     console().print(f"in each holder's policy: consent_issuers: {{{issuer.name}: {issuer.public_key}}}", soft_wrap=True)
 
 
-@consent_app.command("issue", epilog="Example: veilscore consent issue portal consent.json --firm 9131... --purpose x")
+@app.command("issue", epilog="Example: veilscore consent issue portal consent.json --firm 9131... --purpose x")
 def issue(
     folder: IssuerFolder,
     file: Annotated[Path, typer.Argument(help="JSON file to write.")],
@@ -72,7 +65,7 @@ def issue(
     console().print(f"{kind_of(signed)} {json.loads(signed.body)['id']} in {file}", soft_wrap=True)
 
 
-@consent_app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
+@app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
 def revoke(
     folder: IssuerFolder,
     file: Annotated[Path, typer.Argument(help="JSON file to write, for all holders; replaced if it exists.")],
@@ -84,7 +77,7 @@ def revoke(
     console().print(f"{len(issuer.revoked())} revoked in {file}: `veilscore consent import {file}` at every holder")
 
 
-@consent_app.command("list", epilog="Example: veilscore consent list portal")
+@app.command("list", epilog="Example: veilscore consent list portal")
 def list_issued(folder: IssuerFolder) -> None:
     """List what an issuer has issued."""
     issuer = Issuer.load(folder)
@@ -99,7 +92,7 @@ def list_issued(folder: IssuerFolder) -> None:
     console().print(table(f"Consents of {issuer.name}", heads, rows))
 
 
-@consent_app.command("import", epilog="Example: veilscore consent import consent.json --home /srv/bank")
+@app.command("import", epilog="Example: veilscore consent import consent.json --home /srv/bank")
 def import_file(
     file: Annotated[Path, typer.Argument(help="A token or list (at a bank), or revocations (at a holder).")],
     *,

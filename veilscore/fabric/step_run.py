@@ -200,7 +200,7 @@ class StepRun:
 def told_to_others(error: BaseException, party: str) -> control_pb2.StepFailed:
     """What the coordinator and the other parties hear of an error at `party`."""
     name = type(error).__name__
-    where = f"{party}'s own people see why with `veilscore inbox` and in its log"
+    where = f"{party}'s own people see why with `veilscore job inbox` and in its log"
     if isinstance(error, OverlapError):
         return control_pb2.StepFailed(error=RefusedError.__name__, message=f"{party} refused to go on; {where}")
     if isinstance(error, DataError):

@@ -36,35 +36,26 @@ K = TypeVar("K", bound="KeyStatement")
 
 
 class KeyStatement(BaseModel):
-    """One signed statement.
-
-    Parameters
-    ----------
-    federation : name of the federation it holds in.
-    member, fingerprint : whose key, and which one.
-    certificate : rotate: the successor; revoke: the key that goes on, if any (recovery key only). PEM.
-    date_ms : when it was signed, milliseconds since the epoch.
-    overlap_s : rotate: for how long after that the old key stays accepted.
-    by : who signed: the member itself, or another one that asks for its key to be revoked.
-    signer : fingerprint of the key that signed, SHA-256 of the recovery key in its place.
-    recovery_key : the member's recovery public key, PEM, if that signed.
-    signature, successor_signature : hexadecimal; the second proves possession of the new key.
-    """
+    """One signed statement about a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kind: Literal["rotate", "revoke"]
-    federation: str = Field(max_length=200)
-    member: str = Field(max_length=63)
-    fingerprint: str = Field(pattern=_HEX)
-    certificate: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    date_ms: int = Field(ge=0, le=1 << 52)
-    overlap_s: int = Field(default=0, ge=0, le=MAX_OVERLAP_S)
-    by: str = Field(max_length=63)
-    signer: str = Field(pattern=_HEX)
-    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    signature: str = Field(default="00" * 8, pattern=_SIGNATURE)
-    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE)
+    kind: Literal["rotate", "revoke"] = Field(description="rotate: to a new key; revoke: it is not trusted any more")
+    federation: str = Field(max_length=200, description="name of the federation in which it holds")
+    member: str = Field(max_length=63, description="whose key")
+    fingerprint: str = Field(pattern=_HEX, description="which key: SHA-256 of its certificate")
+    certificate: str | None = Field(
+        default=None, max_length=_PEM_CHARACTERS, description="of the key that goes on, PEM; null where none does"
+    )
+    date_ms: int = Field(ge=0, le=1 << 52, description="when it was signed, milliseconds since 1970 (UTC)")
+    overlap_s: int = Field(
+        default=0, ge=0, le=MAX_OVERLAP_S, description="seconds for which the old key stays accepted"
+    )
+    by: str = Field(max_length=63, description="who signed: the member, or another one that asks for the revocation")
+    signer: str = Field(pattern=_HEX, description="fingerprint of the key that signed, or SHA-256 of the recovery key")
+    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS, description="recovery public key, PEM")
+    signature: str = Field(default="00" * 8, pattern=_SIGNATURE, description="signature, hexadecimal")
+    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE, description="rotate: of the new key")
 
     @property
     def date_s(self) -> float:

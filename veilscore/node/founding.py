@@ -23,7 +23,7 @@ from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
-_HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"
+_HEADER = "# Configuration of one node; `veilscore explain node` explains every key. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
 # datasets:

@@ -33,7 +33,8 @@ from veilscore.tasks.table import answer_to, reads_of, request_of
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.people import authoriser, is_own
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.node.serve import running_pid
+from veilscore.fabric.process import running_pid
 
 START_S = 30.0
 STOP_S = 15.0
@@ -31,7 +31,7 @@ def spawn(home: Path) -> subprocess.Popen[bytes]:
         log.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (log / "console.log").open("wb") as out:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-                [sys.executable, "-m", "veilscore.cli", "node", "start", str(home.resolve())],
+                [sys.executable, "-m", "veilscore", "node", "start", str(home.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -30,7 +30,8 @@ from veilscore.sandbox.release import OUTPUTS, RELEASE, RELEASE_FILE, read_outpu
 from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import SANDBOX, Request
 
 APPROVAL = "sandbox approval"

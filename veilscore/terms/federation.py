@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
@@ -37,22 +37,13 @@ class _Strict(BaseModel):
 
 
 class Member(_Strict):
-    """One member.
+    """One member of a federation."""
 
-    Parameters
-    ----------
-    name : node name, the same as in the certificate.
-    role : bank, holder, coordinator or operator, the same as in the certificate.
-    address : host:port where peers reach the node; an operator has none.
-    fingerprint : SHA-256 of the certificate, hexadecimal; colons and capitals are accepted.
-    certificate : PEM.
-    """
-
-    name: str
-    role: Role
-    address: str | None = None
-    fingerprint: str
-    certificate: str
+    name: str = Field(description="name of the node or person, as in the certificate")
+    role: Role = Field(description="as in the certificate; operator: a person")
+    address: str | None = Field(default=None, description="host:port where peers reach the node; an operator has none")
+    fingerprint: str = Field(description="SHA-256 of the certificate, hexadecimal; colons and capitals are accepted")
+    certificate: str = Field(description="the certificate that all pin, PEM")
 
     @field_validator("name")
     @classmethod
@@ -93,18 +84,13 @@ class Member(_Strict):
 
 
 class Federation(_Strict):
-    """All members; see `load_federation` for the file.
+    """The members, and the statements by which their keys changed; see `load_federation` for the file."""
 
-    Parameters
-    ----------
-    name : name of the federation.
-    members : exactly one coordinator, at least one bank; with the certificates first pinned.
-    statements : signed statements about keys; `member` and `history` take them into account.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    statements: tuple[KeyStatement, ...] = ()
+    name: str = Field(description="name of the federation")
+    members: tuple[Member, ...] = Field(description="one coordinator, at least one bank; certificates as first pinned")
+    statements: tuple[KeyStatement, ...] = Field(
+        default=(), description="signed statements that replace or revoke keys; nodes write them"
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Federation:

@@ -38,15 +38,15 @@ P = TypeVar("P", bound=Parameters)
 class Job(Strict):
     """One job as all parties see it."""
 
-    name: Name
-    purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies compare it")
+    name: Name = Field(description="name of the job; of a training job also that of its model")
+    purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies and consents compare it")
     task: str = Field(description="what is computed")
-    bank: Name
-    coordinator: Name = "coordinator"
-    holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="the first is the lead")
-    datasets: dict[Name, Name] = Field(description="party: name of the data set in its own catalogue")
+    bank: Name = Field(description="the bank, which has label and result")
+    coordinator: Name = Field(default="coordinator", description="who orders the steps and keeps their state")
+    holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="data holders; the first is the lead")
+    datasets: dict[Name, Name] = Field(description="for each party, the name of the data set in its own catalogue")
     parameters: SerializeAsAny[Parameters] = Field(
-        default_factory=dict, validate_default=True, description="of the task; every one has a default"
+        default_factory=dict, validate_default=True, description="parameters of the task"
     )
 
     @field_validator("task")
@@ -167,7 +167,7 @@ def check_job_id(job_id: str, job: Job | None = None) -> str:
     """Return `job_id` if it is well-formed (it names a folder) and is of `job`, else raise JobError."""
     match = JOB_ID.fullmatch(job_id)
     if match is None:
-        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore list` shows it")
+        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore job list` shows it")
     if job is not None and (match["name"], match["digest"]) != (job.name, job.sha256.hex()[:16]):
         raise JobError("job id does not belong to this job: name or digest differ")
     return job_id

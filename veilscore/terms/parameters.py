@@ -32,7 +32,9 @@ class Parameters(Strict):
     """What every task has. A subclass with a `task` of its own is what jobs of that task take."""
 
     task: ClassVar[str] = ""
-    id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    id_normaliser: str = Field(
+        default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="kind of id: uscc or text"
+    )
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let jobs of the subclass's task find it."""
@@ -59,36 +61,45 @@ class Parameters(Strict):
 class ChosenColumns(Strict):
     """Which columns of one party take part: all (default), only `include`, or all but `exclude`."""
 
-    include: tuple[ColumnName, ...] | None = None
-    exclude: tuple[ColumnName, ...] = ()
+    include: tuple[ColumnName, ...] | None = Field(default=None, description="only these columns; null: all")
+    exclude: tuple[ColumnName, ...] = Field(default=(), description="all but these columns")
 
 
 class Sampled(Parameters):
     """What tasks have that bin columns on training rows and set others aside."""
 
-    max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column")
+    max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column, beside that of missing values")
     min_bin_fraction: float = Field(default=0.05, gt=0, le=0.5, description="smallest share of the rows in a bin")
     holdout_fraction: float = Field(default=0.25, ge=0, lt=1, description="share of rows set aside before binning")
-    holdout_seed: int = Field(default=0, ge=0, lt=2**63)
-    holdout_from: dt.date | None = Field(default=None, description="rows from this date on are the hold-out")
-    columns: dict[Name, ChosenColumns] = Field(default_factory=dict, description="per party")
+    holdout_seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed sets the same firms aside")
+    holdout_from: dt.date | None = Field(
+        default=None, description="rows from this day on are set aside instead (the bank's date_column)"
+    )
+    columns: dict[Name, ChosenColumns] = Field(
+        default_factory=dict, description="party: which of its columns take part"
+    )
 
 
 class Training(Sampled):
     """What every training task has: binning, hold-out, the scale of points, columns."""
 
-    holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS, bands on it")
+    holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS and bands on it")
     holdout_output: Literal["score", "band"] = Field(
         default="score", description="what the bank gets of a hold-out row; band: no score is opened to anyone"
     )
-    base_score: float = Field(default=600, allow_inf_nan=False)
+    base_score: float = Field(default=600, allow_inf_nan=False, description="points of a firm with base_odds")
     base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
     pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
-    population_bad_rate: float | None = Field(default=None, gt=0, lt=1, description="prior correction")
-    points_decimals: int = Field(default=2, ge=0, le=3, description="decimals of released points")
+    population_bad_rate: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of bad firms in the population, where that of the training rows differs: PD is moved to it",
+    )
+    points_decimals: int = Field(default=2, ge=0, le=3, description="decimals of the points that are opened")
     calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
-    bands: dict[str, int] = Field(default_factory=dict, description="name of a band: its lowest score")
-    weights: bool = Field(default=False, description="use the bank's weight_column")
+    bands: dict[str, int] = Field(default_factory=dict, description="name of each band and its lowest score")
+    weights: bool = Field(default=False, description="weigh the rows by the bank's weight_column")
     columns_from: ScreeningName | None = Field(
         default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
     )
@@ -155,13 +166,17 @@ class TrainScorecard(Training):
 
     task: ClassVar[str] = "train_scorecard"
     monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
-    sign: Literal["positive"] | None = Field(default=None, description="'positive': no coefficient of the wrong sign")
+    sign: Literal["positive"] | None = Field(default=None, description="positive: no coefficient of the wrong sign")
     C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
     min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
-    max_correlation: float | None = Field(default=None, gt=0, le=1)
-    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradient openings")
-    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 14")
-    standard_errors: bool = False
+    max_correlation: float | None = Field(
+        default=None, gt=0, le=1, description="largest Cramer's V of two columns; null: any"
+    )
+    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradients that training opens to the bank")
+    gradient_bits: int | None = Field(
+        default=None, ge=8, le=40, description="bits of an opened gradient component; null: ceil(log2 n) + 14"
+    )
+    standard_errors: bool = Field(default=False, description="of coefficients, by two more openings for each")
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -193,34 +208,40 @@ class TrainBoosting(Training):
     """Parameters of `train_boosting`: align, bin, boost, evaluate; named as in XGBoost where it has them."""
 
     task: ClassVar[str] = "train_boosting"
-    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
     min_bin_fraction: float = Field(default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin")
     n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees")
-    max_depth: int = Field(default=4, ge=0, le=6, description="0: no limit but max_leaves")
-    max_leaves: int = Field(default=0, ge=0, le=1024, description="0: no limit but max_depth")
-    grow_policy: Literal["depthwise", "lossguide"] = "depthwise"
-    learning_rate: float = Field(default=0.1, gt=0, le=1)
-    reg_lambda: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="L2 of leaf weights")
+    max_depth: int = Field(default=4, ge=0, le=6, description="levels of splits; 0: no limit but max_leaves")
+    max_leaves: int = Field(default=0, ge=0, le=1024, description="most leaves of a tree; 0: no limit but max_depth")
+    grow_policy: Literal["depthwise", "lossguide"] = Field(
+        default="depthwise", description="depthwise: level by level; lossguide: the node that gains most first"
+    )
+    learning_rate: float = Field(default=0.1, gt=0, le=1, description="factor of what each tree adds to the log-odds")
+    reg_lambda: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="L2 penalty of leaf weights")
     gamma: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="least gain of a split")
-    min_child_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="least sum of h in a child")
+    min_child_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="least sum of second derivatives h in a child"
+    )
     min_leaf_rows: int = Field(default=30, ge=0, description="fewest rows in a child, kept by sum of h >= rows / 4")
     subsample: float = Field(default=1.0, gt=0, le=1, description="share of rows that each tree is grown on")
-    colsample_bytree: float = Field(default=1.0, gt=0, le=1, description="share of each side's columns a tree may ask")
-    scale_pos_weight: float = Field(default=1.0, gt=0, le=1000, description="weight of bad rows")
+    colsample_bytree: float = Field(default=1.0, gt=0, le=1, description="share of each side's columns a tree may use")
+    scale_pos_weight: float = Field(default=1.0, gt=0, le=1000, description="weight of bad rows, good ones having 1")
     max_delta_step: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="largest leaf weight; 0: any")
-    early_stopping_rounds: int | None = Field(default=None, ge=1, description="trees without improvement; None: off")
+    early_stopping_rounds: int | None = Field(default=None, ge=1, description="trees without improvement; null: off")
     validation_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
     )
     monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
         default_factory=dict, description="party.column: 1 or -1 (bank's columns), or auto: the direction of its WOE"
     )
-    random_state: int = Field(default=0, ge=0, lt=2**63)
+    random_state: int = Field(default=0, ge=0, lt=2**63, description="seed of the drawn columns and validation rows")
     tree_columns: Literal["paired", "own"] = Field(
-        default="paired", description="a tree asks the bank's and one holder's columns, or one party's alone"
+        default="paired",
+        description="paired: a tree splits on the bank's and one holder's columns; own: on one party's alone",
     )
     splits: Literal["sealed", "bounded"] = Field(
-        default="sealed", description="chosen on shares with sums of leaves opened alone, or from noised sums"
+        default="sealed",
+        description="sealed: chosen on shares, with noised sums of leaves opened alone; bounded: from noised sums",
     )
     bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
     noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
@@ -305,10 +326,10 @@ class TrainStack(Training):
     """Parameters of `train_stack`: a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
 
     task: ClassVar[str] = "train_stack"
-    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
     min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
     folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
-    fold_seed: int = Field(default=0, ge=0, lt=2**63)
+    fold_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the draw of the folds")
     scorecard: dict[str, Any] = Field(default_factory=dict, description="parameters of train_scorecard, by name")
     boosting: dict[str, Any] = Field(default_factory=dict, description="parameters of train_boosting, by name")
     own_scores: tuple[ColumnName, ...] = Field(
@@ -386,7 +407,7 @@ class SelectModel(TrainStack):
     scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
-        default="best", description="best: the least loss on the folds, among all kinds"
+        default="best", description="what is filed; best: the least loss on the folds, among all kinds"
     )
 
     @property
@@ -414,13 +435,13 @@ class ScoreBatch(Parameters):
     """Parameters of `score_batch`: score the firms of the bank's data set with a trained model."""
 
     task: ClassVar[str] = "score_batch"
-    model: Name
+    model: Name = Field(description="name of the model: that of the job that trained it")
     on_missing: Literal["fail", "missing_code"] = Field(
         "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
     )
-    min_batch: int = Field(default=30, ge=1, description="fewer firms are refused")
+    min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
     model_sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; None: that of the first run"
+        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; null: the one in the bank's home"
     )
     output: Literal["score", "band"] = Field(
         default="score", description="what the bank gets of a firm; band: no score is opened to anyone"
@@ -464,14 +485,19 @@ class ScreenFeatures(Sampled):
 
     task: ClassVar[str] = "screen_features"
     min_iv: float = Field(default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped")
-    max_missing: float | None = Field(default=0.95, ge=0, le=1, description="largest share of missing values")
+    max_missing: float | None = Field(
+        default=0.95, ge=0, le=1, description="largest share of missing values; null: any"
+    )
     max_stability: float | None = Field(
-        default=0.25, gt=0, allow_inf_nan=False, description="largest population stability, training to hold-out"
+        default=0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest population stability, training to hold-out; null: any",
     )
     max_correlation: float | None = Field(
-        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party"
+        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party; null: any"
     )
-    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties together")
+    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties; null: any")
 
     @property
     def steps(self) -> tuple[str, ...]:

@@ -45,14 +45,14 @@ class Request:
 class NodePolicy(Strict):
     """What jobs a node takes part in and what it lets others learn."""
 
-    accept: Literal["auto", "manual"] = "manual"
-    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[str, ...] = Field(
-        default_factory=lambda: tuple(PARAMETERS), description="tasks it takes part in; default: all"
+    accept: Literal["auto", "manual"] = Field(
+        default="manual", description="manual: a person decides on what no agreement covers"
     )
+    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
+    tasks: tuple[str, ...] = Field(default_factory=lambda: tuple(PARAMETERS), description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
-    min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
-    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
+    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
+    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
     publish_screening: bool = Field(
@@ -60,35 +60,43 @@ class NodePolicy(Strict):
     )
     allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
     boosting_bounds: Literal["required", "off"] = Field(
-        default="required", description="limits on what the sums that boosting opens may tell"
+        default="required", description="required: jobs limit what the sums that boosting opens tell (noise, budget)"
     )
     tell_split_columns: bool = Field(
-        default=True, description="tell the bank which anonymous column a sealed split of this node asks"
+        default=True, description="tell the bank which anonymous column a sealed split of this node uses"
     )
-    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of those sums, in rows")
-    max_disclosure: float = Field(default=1.0, gt=0, description="their largest budget, in rows times columns")
+    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of sums that boosting opens, in rows")
+    max_disclosure: float = Field(
+        default=1.0, gt=0, description="largest budget of the sums that a boosting job opens, in rows times columns"
+    )
     max_disclosure_total: float = Field(
         default=4.0, gt=0, description="the same for all boosting jobs on a data set together"
     )
     holdout_scores: Literal["allow", "refuse"] = Field(
-        default="allow", description="scores of hold-out rows to the bank"
+        default="allow", description="whether the bank may get scores of hold-out rows"
     )
     fold_scores: Literal["allow", "refuse"] = Field(
-        default="refuse", description="out-of-fold scores of training rows to the bank, in model selection"
+        default="refuse", description="whether the bank may get out-of-fold scores of training rows"
     )
-    allow_standard_errors: bool = False
-    disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
+    allow_standard_errors: bool = Field(
+        default=False, description="allow standard errors of coefficients, by further openings"
+    )
+    disclose_unknown: bool = Field(default=False, description="tell the bank which of its firms are unknown here")
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
-    online_scoring: bool = True
+    online_scoring: bool = Field(default=True, description="answer online scores of single firms")
     online_without_others: bool = Field(
         default=False, description="open its part of an online score although other holders are missing"
     )
     valid_from: dt.date | None = Field(default=None, description="before this day it takes part in nothing new")
     valid_to: dt.date | None = Field(default=None, description="after this day it takes part in nothing new")
     agreements: tuple[StandingRule, ...] = Field(default=(), description="with accept: manual, what needs no person")
-    consent: Literal["required", "off"] = Field(default="required", description="of a firm before it is scored")
-    consent_issuers: dict[Name, PublicKeyHex] = Field(default_factory=dict)
-    release: ReleaseRules = ReleaseRules()
+    consent: Literal["required", "off"] = Field(
+        default="required", description="required: a firm consents before it is scored"
+    )
+    consent_issuers: dict[Name, PublicKeyHex] = Field(
+        default_factory=dict, description="Ed25519 key of each issuer of consents"
+    )
+    release: ReleaseRules = Field(default=ReleaseRules(), description="what it lets out through scores")
 
     @field_validator("consent", "boosting_bounds", mode="before")
     @classmethod

@@ -25,25 +25,25 @@ class ReleaseRules(Strict):
     """How much of its records a holder lets out through scores."""
 
     control: Literal["on", "off"] = Field(default="on", description="off: nothing is counted or refused here")
-    output: Literal["score", "band"] = Field(default="score", description="band: no scores leave")
+    output: Literal["score", "band"] = Field(default="score", description="what may leave of a firm; band: no scores")
     max_bands: int = Field(default=10, ge=1, le=63, description="with output: band, most bands with a name")
     min_band_width: float = Field(
-        default=0.25, ge=0, description="with output: band, narrowest band, in doublings of the odds (pdo)"
+        default=0.25, ge=0, description="narrowest band with output: band, in doublings of the odds"
     )
     models_per_firm: int | None = Field(
-        default=None, ge=1, description="distinct models a firm is scored by; None: a quarter of the columns, at most 5"
+        default=None, ge=1, description="distinct models a firm is scored by; null: a quarter of the columns, at most 5"
     )
     evaluations_per_firm: int | None = Field(
-        default=None, ge=1, description="the same with hold-out scores of training; None: half of the columns"
+        default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
     )
-    repeats_per_model: int = Field(default=2, ge=0, description="openings of a firm and model after the first")
-    window_days: float = Field(default=365, gt=0, description="releases older than this no longer count")
-    min_batch: int = Field(default=30, ge=1, description="fewer firms in a batch: refuse")
+    repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
+    window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
+    min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
     min_difference: int = Field(
         default=30, ge=1, description="a batch differs from each earlier one of its model by none or this many firms"
     )
-    online_per_hour: int = Field(default=20_000, ge=1, description="single firms a bank may score")
-    batches_per_day: int = Field(default=50, ge=1, description="batches a bank may score")
+    online_per_hour: int = Field(default=20_000, ge=1, description="single firms that a bank may score in an hour")
+    batches_per_day: int = Field(default=50, ge=1, description="batches that a bank may score in a day")
 
     @property
     def bands_only(self) -> bool:
@@ -79,12 +79,12 @@ class ReleaseRules(Strict):
 class StandingRule(Strict):
     """Jobs that are accepted without asking a person; empty lists mean any."""
 
-    banks: tuple[RuleName, ...] = ()
-    purposes: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    datasets: tuple[RuleName, ...] = ()
-    valid_from: dt.date | None = None
-    valid_to: dt.date | None = None
+    banks: tuple[RuleName, ...] = Field(default=(), description="banks; empty: any")
+    purposes: tuple[str, ...] = Field(default=(), description="purposes, word for word; empty: any")
+    tasks: tuple[str, ...] = Field(default=(), description="tasks; empty: any")
+    datasets: tuple[RuleName, ...] = Field(default=(), description="data sets of this node; empty: any")
+    valid_from: dt.date | None = Field(default=None, description="first day on which the rule holds")
+    valid_to: dt.date | None = Field(default=None, description="last day on which the rule holds")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
