@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,6 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from veilscore.cli import app
-from veilscore.cli.explain import page
 from veilscore.cli.reference import SUBJECTS, TITLES, everything, sections
 from veilscore.errors import ConfigError
 from veilscore.terms.federation import Federation
@@ -42,17 +43,20 @@ def test_every_model_of_the_files_is_explained():
 
 def test_every_key_has_a_meaning_and_a_valid_example():
     shown = {(s.title, key.name): key for _, found in everything() for s in found for key in s.keys}
-    for model in TITLES:
+    # other test files of this process may have added a task of their own
+    for model in (model for model in TITLES if model.__module__.startswith("veilscore.")):
         for name in inspect.get_annotations(model).keys() & model.model_fields.keys():
             key, field = shown.pop((TITLES[model], name)), model.model_fields[name]
             assert key.meaning, f"{model.__name__}.{name} has no description"
             assert key.type != "value"
             value = yaml.safe_load(key.example)
             assert list(value) == [name]
-            if name not in SHORTENED:
+            if model is Job and name == "parameters":
+                PARAMETERS["train_scorecard"].model_validate(value[name])  # of the task that the example names
+            elif name not in SHORTENED:
                 TypeAdapter(Annotated[field.annotation, None, *field.metadata]).validate_python(value[name])
             assert value[name] not in (None, [], {}), f"{model.__name__}.{name} needs an entry in _EXAMPLES"
-    assert shown == {}
+    assert {title for title, _ in shown} <= {"parameters of toy"}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -82,8 +86,9 @@ def test_what_it_says_of_one_key():
 
 
 def test_the_reference_is_what_the_command_prints():
-    assert explain("--markdown") == page() + "\n"
-    assert PAGE.read_text(encoding="utf-8") == page() + "\n", (
+    command = [sys.executable, "-m", "veilscore", "explain", "--markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert PAGE.read_text(encoding="utf-8") == printed, (
         "run `veilscore explain --markdown > docs/reference.md` and commit it"
     )
 

@@ -33,7 +33,7 @@ from veilscore.reports.data import (
     Stability,
     StepCost,
 )
-from veilscore.reports.page import render
+from veilscore.reports.page import _CHARTS, render
 
 BANK, TAX, REGISTRY = "Harbour Bank", "Tax Bureau", "Business Registry"
 NAMES = {
@@ -457,7 +457,7 @@ def test_the_page_can_be_drawn(merged, tmp_path):
 def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
     monkeypatch.setattr("veilscore.reports.page.find_spec", lambda _name: None)
     page = render(merged)
-    assert page.count("veilscore[report]") == len(report._CHARTS) - 1  # a scorecard has no validation curve
+    assert page.count("veilscore[report]") == len(_CHARTS) - 1  # a scorecard has no validation curve
     bare = render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
-    assert 0 < bare.count("veilscore[report]") < len(report._CHARTS)
+    assert 0 < bare.count("veilscore[report]") < len(_CHARTS)
     assert "Cut-off" in page

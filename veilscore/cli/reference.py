@@ -16,12 +16,14 @@ from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
-from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Training
+from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled, Training
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules, StandingRule
 
 TITLES: dict[type[BaseModel], str] = {
     Job: "job file",
+    Parameters: "parameters of every task",
+    Sampled: "parameters of every task that bins columns",
     Training: "parameters of every training task",
     **{model: f"parameters of {task}" for task, model in PARAMETERS.items()},
     ChosenColumns: "columns.PARTY of a job's parameters",
@@ -60,17 +62,17 @@ _EXAMPLES: Mapping[str, Mapping[str, Any]] = yaml.safe_load("""
 _: [&digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, &pem "-----BEGIN CERTIFICATE----- ..."]
 Job: {name: joint-scorecard, purpose: credit scoring of small firms, task: train_scorecard, bank: bank,
   holders: [tax, registry], datasets: {bank: main, tax: main, registry: main}, parameters: {max_bin: 10}}
-Columns: {include: [turnover, tax_paid], exclude: [remarks]}
-Training: {holdout_from: 2026-01-01, population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0},
-  holdout_output: band, calibrate: true, weights: true,
-  columns: {tax: {exclude: [remarks]}}, columns_from: wide-screen}
+ChosenColumns: {include: [turnover, tax_paid], exclude: [remarks]}
+Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}}
+Training: {population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0}, holdout_output: band, calibrate: true,
+  weights: true, columns_from: wide-screen}
 TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31}
 TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, tax.c3: auto}}
 TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
 SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack}
 ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
-ScreenFeatures: {holdout_from: 2026-01-01, max_columns: 40, columns: {tax: {exclude: [remarks]}}}
+ScreenFeatures: {max_columns: 40}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest}}
@@ -145,7 +147,9 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
-            every[1:1] = dict.fromkeys((Training, *(model for task in PARAMETERS for model in _lineage(task))))
+            every[1:1] = dict.fromkeys(
+                (Parameters, Sampled, Training, *(model for task in PARAMETERS for model in _lineage(task)))
+            )
         yield subject, [_section(model) for model in every]
 
 
@@ -163,6 +167,9 @@ def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
         default = "required"
     elif "$ref" in form:
         default = "per key"
+    elif field.default_factory is not None and "default" not in form:
+        value = list(field.get_default(call_default_factory=True, validated_data={}))
+        default = "all" if value == list(PARAMETERS) else _yaml(value) if value else "{}"
     else:
         default = "all" if value and value == form.get("items", {}).get("enum") else _yaml(value)
     found = (_EXAMPLES[c.__name__][name] for c in model.__mro__ if name in _EXAMPLES.get(c.__name__, {}))

@@ -29,7 +29,10 @@ PARAMETERS: dict[str, type[Parameters]] = {}
 
 
 class Parameters(Strict):
-    """What every task has. A subclass with a `task` of its own is what jobs of that task take."""
+    """What every task has.
+
+    A subclass with a `task` of its own is what jobs of that task take.
+    """
 
     task: ClassVar[str] = ""
     id_normaliser: str = Field(
