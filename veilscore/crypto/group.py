@@ -6,8 +6,6 @@ how many points there are, nor protect a scalar from whoever can read this proce
 
 Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; the identity is refused.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
@@ -19,12 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
 import numpy as np
-from numba import njit, types
+from numba import types
 from rbcl._sodium import _sodium, lib_path
 
 from veilscore.errors import MessageError, SecretReuseError
+from veilscore.kernels import kernel
 from veilscore.wire.randomness import secret_bytes
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ _from_hash = types.ExternalFunction("crypto_core_ristretto255_from_hash", types.
 _is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True), u1[::1])", "(u1[:,::1], u1[:,::1], u1[::1])")
 def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     """Out[i] = points[i]^scalar; returns how many encodings were not canonical or the identity."""
     bad = 0
@@ -60,7 +59,7 @@ def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True))")
 def _hash_rows(out: Any, digests: Any) -> int:
     """Out[i] = the point of the 64-byte digests[i]."""
     bad = 0
@@ -70,7 +69,7 @@ def _hash_rows(out: Any, digests: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(Array(u1, 2, 'C', True),)")
 def _count_invalid(points: Any) -> int:
     """How many encodings are not canonical or the identity."""
     bad = 0

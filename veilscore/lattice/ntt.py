@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from veilscore.kernels import inlined, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,14 +24,14 @@ u32 = np.uint32
 u64 = np.uint64
 
 
-@njit(inline="always")
+@inlined
 def shoup(y: U32, w: U32, w_shoup: U32, p: U32) -> U32:
     """Y w mod p in [0, 2p), for any 32-bit y and w_shoup = floor(2^32 w / p)."""
     quotient = u64(u64(y) * u64(w_shoup)) >> u64(32)
     return u32(u64(y) * u64(w) - quotient * u64(p))
 
 
-@njit(inline="always")
+@inlined
 def barrett(z: U64, p: U64, mu: U64, bits: U64) -> U32:
     """Z mod p for z < 2^(2 bits), mu = floor(2^(2 bits) / p), p of that many bits."""
     quotient = ((z >> (bits - u64(1))) * mu) >> (bits + u64(1))
@@ -39,13 +40,13 @@ def barrett(z: U64, p: U64, mu: U64, bits: U64) -> U32:
     return min(r, u32(r - u32(p)))
 
 
-@njit(inline="always")
+@inlined
 def fold(z: U64, top: U64) -> U64:
     """Return a value below 2^63 congruent to z, given top = 2^32 mod p < 2^30."""
     return (z >> u64(32)) * top + (z & u64(0xFFFFFFFF))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def forward(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
     """Transform one limb (N,) in place; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
@@ -68,7 +69,7 @@ def forward(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
         a[j] = min(X, u32(X - p))
 
 
-@njit(inline="always")
+@inlined
 def _last_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32, m: int) -> None:
     """Layers of distance 4, 2, 1, written so that the loop over groups becomes vector code."""
     two = u32(u64(p) * u64(2))
@@ -102,7 +103,7 @@ def _last_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32, m: int) -> None:
         a[k + 1] = u32(X - Y + two)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def backward(a: Limb, w: Limb, w_shoup: Limb, p: U32, n_inv: U32, n_inv_shoup: U32) -> None:
     """Undo `forward` in place, with the tables of inverse powers; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
@@ -127,7 +128,7 @@ def backward(a: Limb, w: Limb, w_shoup: Limb, p: U32, n_inv: U32, n_inv_shoup: U
         a[j] = min(X, u32(X - p))
 
 
-@njit(inline="always")
+@inlined
 def _first_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
     """Inverse layers of distance 1, 2, 4."""
     two = u32(u64(p) * u64(2))
@@ -165,7 +166,7 @@ def _first_layers(a: Limb, w: Limb, w_shoup: Limb, p: U32) -> None:
             a[j + 4] = shoup(u32(X - Y + two), w[m + i], w_shoup[m + i], p)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,::1], u4[:,::1], u4[::1])")
 def forward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb) -> None:
     """Transform a batch (B, L, N) in place."""
     for b in range(a.shape[0]):
@@ -173,7 +174,7 @@ def forward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb) -> 
             forward(a[b, k], w[k], w_shoup[k], primes[k])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[::1], u4[::1])")
 def backward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb, n_inv: Limb, n_inv_shoup: Limb) -> None:
     """Undo `forward_all` in place."""
     for b in range(a.shape[0]):
@@ -181,7 +182,7 @@ def backward_all(a: NDArray[np.uint32], w: Limb, w_shoup: Limb, primes: Limb, n_
             backward(a[b, k], w[k], w_shoup[k], primes[k], n_inv[k], n_inv_shoup[k])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[::1], u8[::1], u4[:,:,::1])")
 def multiply_all(
     a: NDArray[np.uint32],
     b: NDArray[np.uint32],
@@ -201,7 +202,7 @@ def multiply_all(
                 z[j] = barrett(u64(x[j]) * u64(y[j]), p, mu[k], bits)
 
 
-@njit(inline="always")
+@inlined
 def _leading_zeros(p: U64) -> int:
     zeros = 64
     while p:
@@ -210,7 +211,7 @@ def _leading_zeros(p: U64) -> int:
     return zeros
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[::1])")
 def add_all(a: NDArray[np.uint32], b: NDArray[np.uint32], primes: Limb) -> None:
     """Add b to a modulo the primes: a is (B, L, N), b is (B, L, N) or one (1, L, N) for all."""
     for i in range(a.shape[0]):
@@ -223,7 +224,7 @@ def add_all(a: NDArray[np.uint32], b: NDArray[np.uint32], primes: Limb) -> None:
                 x[j] = min(total, u32(total - p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[::1], u4[:,:,::1])")
 def negate_all(a: NDArray[np.uint32], primes: Limb, out: NDArray[np.uint32]) -> None:
     """Write out = -a modulo the primes, (B, L, N)."""
     for i in range(a.shape[0]):
@@ -234,7 +235,7 @@ def negate_all(a: NDArray[np.uint32], primes: Limb, out: NDArray[np.uint32]) -> 
                 z[j] = min(u32(primes[k] - x[j]), u32(u32(0) - x[j]))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(i1[:,::1], u4[::1], u4[:,:,::1])")
 def lift_all(small: NDArray[np.int8], primes: Limb, out: NDArray[np.uint32]) -> None:
     """Write signed small integers (B, N) as residues (B, L, N)."""
     for i in range(small.shape[0]):

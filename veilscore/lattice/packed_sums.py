@@ -23,9 +23,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.indicator import MAX_TERMS, CellRows, fold_all
 from veilscore.lattice.ntt import forward
 from veilscore.lattice.params import HISTOGRAM, NOISE_SD, TAIL_SDS, T, check_histogram
@@ -258,7 +258,10 @@ def _lane_ranges(rows: CellRows, wanted: NDArray[np.bool_]) -> NDArray[np.int64]
     return np.stack([before[rows.offsets], before[rows.offsets + rows.n_codes]], axis=1).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel(
+    "(u1[:,::1], i8[::1], i8[::1], i8, i8, u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])",
+    "(u2[:,::1], i8[::1], i8[::1], i8, i8, u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])",
+)
 def _group(
     codes: NDArray[np.unsignedinteger],
     offsets: NDArray[np.int64],
@@ -302,7 +305,7 @@ def _group(
                 out[half, limb, i] = u32(acc[half, limb, i] % u64(primes[limb]))
 
 
-@njit(inline="always")
+@inlined
 def _signs(
     codes: NDArray[np.unsignedinteger],
     offsets: NDArray[np.int64],

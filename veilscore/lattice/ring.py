@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from veilscore.errors import MessageError, ParameterError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice import ntt
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def unpack(data: bytes, shape: tuple[int, ...], primes: tuple[int, ...]) -> Limb
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], i8[::1], u1[::1])")
 def _pack(limbs: Limbs, width: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     k = 0
     for b in range(limbs.shape[0]):
@@ -204,14 +204,14 @@ def _pack(limbs: Limbs, width: NDArray[np.int64], out: NDArray[np.uint8]) -> Non
             k += row.size * step
 
 
-@njit(inline="always")
+@inlined
 def _split(row: Limbs, step: int, part: NDArray[np.uint8]) -> None:
     for i in range(row.size):
         for j in range(step):
             part[i * step + j] = (row[i] >> np.uint32(8 * j)) & np.uint32(255)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[::1], i8[::1], u4[::1], u4[:,:,::1])")
 def _unpack(raw: NDArray[np.uint8], width: NDArray[np.int64], primes: Limbs, out: Limbs) -> bool:
     k = 0
     good = True
@@ -231,7 +231,7 @@ def _unpack(raw: NDArray[np.uint8], width: NDArray[np.int64], primes: Limbs, out
     return good
 
 
-@njit(inline="always")
+@inlined
 def _join(part: NDArray[np.uint8], step: int, row: Limbs) -> None:
     for i in range(row.size):
         value = np.uint32(0)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 
 from veilscore.errors import ParameterError, SecretReuseError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import DITHER_SD, T
 from veilscore.wire.randomness import secret_bytes
 
@@ -127,7 +127,7 @@ def dither(shape: tuple[int, ...], modulus: int = T, sd: float = DITHER_SD) -> N
     return residues
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[::1], u4, u4, u4[::1])")
 def _accept_below(words: NDArray[np.uint32], mask: np.uint32, p: np.uint32, out: NDArray[np.uint32]) -> int:
     filled = 0
     for word in words:
@@ -138,7 +138,7 @@ def _accept_below(words: NDArray[np.uint32], mask: np.uint32, p: np.uint32, out:
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[::1], i1[::1])")
 def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     filled = 0
     for byte in raw:
@@ -149,14 +149,14 @@ def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[::1], i1[::1])")
 def _centred_binomial(words: NDArray[np.uint64], out: NDArray[np.int8]) -> None:
     low = np.uint64((1 << 21) - 1)
     for i in range(words.size):
         out[i] = _popcount(words[i] & low) - _popcount((words[i] >> np.uint64(21)) & low)
 
 
-@njit(inline="always")
+@inlined
 def _popcount(x: np.uint64) -> np.int64:
     x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from veilscore.kernels import inlined, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def associated_pairs(codes: NDArray[np.unsignedinteger], n_codes: NDArray[np.int
     return np.argwhere(flags).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], i8[::1], f8, b1[:,::1])", "(u2[:,::1], i8[::1], f8, b1[:,::1])")
 def _associated(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], limit: float, flags: NDArray[np.bool_]) -> None:
     d, n = codes.shape
     most = n_codes.max()
@@ -66,7 +67,7 @@ def _associated(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], limit: flo
             flags[i, j] = np.sqrt(max(phi2, 0.0) / used) > limit
 
 
-@njit(inline="always")
+@inlined
 def _phi2(joint: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
     """chi2 / n = sum of joint^2 / (row total column total) - 1; joint holds (rows, columns) in one line."""
     total = 0.0

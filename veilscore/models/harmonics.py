@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from veilscore.errors import ParameterError
+from veilscore.kernels import kernel
 from veilscore.lattice.params import T
 from veilscore.models.loss import sigmoid
 
@@ -79,7 +79,7 @@ class Harmonics:
         return 0.5 + self.sines @ np.sin(angle), self.constant + self.cosines @ np.cos(angle)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel("(u8[::1], f8, f8[:,::1], f8[:,::1])")
 def _rotate(share: NDArray[np.uint64], step: float, sines: Vector, cosines: Vector) -> None:
     """Fill row k with the sine and cosine of k steps of each share, by repeated rotation."""
     for i in range(share.size):

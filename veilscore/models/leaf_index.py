@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from veilscore.errors import ParameterError, SchemaError
+from veilscore.kernels import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def leaf_index(trees: Sequence[Tree], codes: NDArray[np.unsignedinteger], n_code
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u2[:,::1], i8[::1], i8[::1], b1[:,::1], i8[:,::1], u2[:,::1])")
 def _walk(
     codes: NDArray[np.uint16],
     first: Ints,

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from veilscore.errors import ParameterError
+from veilscore.kernels import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,7 +129,7 @@ class SigmoidSeries:
         return sines.astype(np.int64), cosines.astype(np.int64)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=False)
+@kernel("(u8[::1], f8[:,::1], f8[:,::1])")
 def _rotate(units: NDArray[np.uint64], sines: NDArray[np.float64], cosines: NDArray[np.float64]) -> None:
     """Fill row k with the sine and cosine of k turns of each unit, by repeated rotation."""
     n_terms, n = sines.shape

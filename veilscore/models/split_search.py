@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
+
+from veilscore.kernels import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,14 +199,14 @@ def child_bounds(
     return (middle, bounds[1]), (bounds[0], middle)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[float, float]:
     """Weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
     w = min(max(-g / (h + reg), low), high)
     return w, -(2.0 * g * w + (h + reg) * w * w)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel("(f8[::1], f8[::1], i8[::1], b1[::1], i8[::1], f8[::1])")
 def _scan(
     G: Vector,
     H: Vector,
