@@ -140,9 +140,12 @@ def keep_freed_memory() -> None:
 
 def serve(home: Path | str, workflow: Workflow | None = None) -> None:
     """Run the node of a home until it is told to stop."""
+    from veilscore.kernels import keep_in  # noqa: PLC0415 - loads numba, which the commands beside this one can spare
+
     home = Path(home).resolve()
     if not home.is_dir():
         raise ConfigError(f"no such home: {home}; `veilscore init` makes one")
+    keep_in(home / "cache")
     with only_one(home):
         keep_freed_memory()
         log_to(home)
