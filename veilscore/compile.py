@@ -6,6 +6,7 @@ itself. It returns at once where everything is compiled already.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -48,6 +49,14 @@ def missing_modules() -> list[str]:
     return [name for name in names if name in lacking]
 
 
+def remove_old() -> None:
+    """Remove what earlier versions of the sources, of numba or of this machine left beside the sources."""
+    wanted = set().union(*(k.file_names() for k in kernels.kernels))
+    for path in _ROOT.rglob(f"{kernels.FOLDER}/*{kernels.SUFFIX}"):
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+
+
 def main() -> int:
     """Compile with as many processes as there are processors."""
     began = time.perf_counter()
@@ -55,11 +64,14 @@ def main() -> int:
     if not names:
         print(f"all {len(kernels.kernels)} kernels are compiled")
         return 0
-    workers = min(len(names), os.cpu_count() or 1)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(len(names), available)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         count = sum(pool.map(compile_module, names))
     print(f"compiled {count} variants of {len(kernels.kernels)} kernels in {time.perf_counter() - began:.0f} s")
     left = missing_modules()
+    with contextlib.suppress(OSError):
+        remove_old()
     if left:
         print(f"not kept, so compiled again by every process: the kernels of {', '.join(left)}", file=sys.stderr)
     return 0

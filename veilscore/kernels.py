@@ -12,6 +12,7 @@ it, so only folders are read that no other user can write.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ import pickle
 import stat
 import tempfile
 import uuid
+import zlib
 from functools import cache, cached_property
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -43,6 +45,7 @@ FOLDER = "__pycache__"
 SUFFIX = ".kernel"
 _ROOT = Path(__file__).resolve().parent
 _DIGEST = 32
+_FORM = "digest, zlib"
 
 kernels: list[Kernel] = []
 """All kernels of the modules imported so far."""
@@ -92,6 +95,11 @@ class Kernel:
         target = self.dispatcher.targetctx
         return [s for s in self.signatures if self.dispatcher._cache.find(s, target) is None]  # noqa: SLF001
 
+    def file_names(self) -> set[str]:
+        """Return the names of the files that keep the compiled code of the declared types."""
+        codegen = self.dispatcher.targetctx.codegen()
+        return {self.dispatcher._cache.file_name(s, codegen) for s in self.signatures}  # noqa: SLF001
+
     def compile(self, signature: tuple[Any, ...]) -> None:
         """Compile for these types, or load what is kept."""
         self.dispatcher.compile(signature)
@@ -121,13 +129,13 @@ class KernelCache(NullCache):
         try:
             if data.library.has_dynamic_globals:  # it holds addresses of this process
                 return
-            self._save(self._file_name(sig, data.codegen), dumps(data._reduce()))  # noqa: SLF001 - numba's own form
+            self._save(self.file_name(sig, data.codegen), zlib.compress(dumps(data._reduce())))  # noqa: SLF001 - numba's own form
         except Exception as error:  # noqa: BLE001 - as above
             _tell(f"compiled code cannot be kept ({error}), so every process compiles it again")
 
     def find(self, sig: Any, target_context: Any) -> bytes | None:
         """Return the serialized code for these types if an undamaged file has it."""
-        name = self._file_name(sig, target_context.codegen())
+        name = self.file_name(sig, target_context.codegen())
         for folder in self._folders():
             try:
                 if not _is_private(folder):
@@ -136,7 +144,7 @@ class KernelCache(NullCache):
             except OSError:
                 continue
             if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
-                return content[_DIGEST:]
+                return zlib.decompress(content[_DIGEST:])
         return None
 
     def _save(self, name: str, payload: bytes) -> None:
@@ -170,9 +178,10 @@ class KernelCache(NullCache):
         for place in (*_places, *_user_folders()):
             yield place / (room or _ROOT.name)
 
-    def _file_name(self, sig: Any, codegen: Any) -> str:
-        machine = (codegen.magic_tuple(), numba.__version__, llvmlite.__version__, np.__version__)
-        key = repr((str(sig), machine, self._stamp)).encode()
+    def file_name(self, sig: Any, codegen: Any) -> str:
+        """Return the name for these types on this machine: a digest of all that the compiled code depends on."""
+        made_by = (_FORM, codegen.magic_tuple(), numba.__version__, llvmlite.__version__, np.__version__)
+        key = repr((str(sig), made_by, self._stamp)).encode()
         name = f"{Path(self._function.__code__.co_filename).stem}.{self._function.__qualname__}"
         return f"{name}-{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
 
@@ -213,7 +222,8 @@ def _user_folders() -> Iterator[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path's raises without a home
     if Path(cache).is_absolute():
         yield Path(cache) / "veilscore"
-    yield Path(tempfile.gettempdir()) / f"veilscore-{os.geteuid()}"
+    with contextlib.suppress(OSError):  # no temporary folder can be written
+        yield Path(tempfile.gettempdir()) / f"veilscore-{os.geteuid()}"
 
 
 def _is_private(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from veilscore.cli import (
     consent,
     datasets,
     evidence,
+    example,
     jobs,
     keys,
     models,
@@ -50,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 setup.add_to(app)
+app.add_typer(example.app)
 keys.add_to(app)
 nodes.add_to(app)
 jobs.add_to(app)
