@@ -150,8 +150,9 @@ class KernelCache(NullCache):
     def _save(self, name: str, payload: bytes) -> None:
         for place, folder in enumerate(self._folders()):
             try:
-                # the first is that of the sources and has their rights
-                folder.mkdir(mode=0o700 if place else 0o777, parents=True, exist_ok=True)
+                rights = 0o700 if place else 0o777  # the first is that of the sources, for all who run them
+                folder.parent.mkdir(rights, parents=True, exist_ok=True)
+                folder.mkdir(rights, exist_ok=True)
                 if not _is_private(folder):
                     continue
                 part = folder / f"{name}.{uuid.uuid4().hex}"
