@@ -28,20 +28,23 @@ def main() -> None:
         sys.exit(f"Veilscore runs on {SUPPORTED}; on Windows, use it in WSL 2")
     folder, extra = Path(sys.argv[1]).absolute(), sys.argv[2]
     python = folder / "bin" / "python"
-    times = [time.perf_counter()]
+    began = time.perf_counter()
     make_environment(folder, python)
     install(python, extra)
-    times.append(time.perf_counter())
-    subprocess.run([python, ROOT / "tools" / "byte_code.py", folder], check=False)
-    times.append(time.perf_counter())
-    if subprocess.run([python, "-m", "veilscore.compile"], cwd=ROOT, check=False).returncode:
+    installed = time.perf_counter()
+    compile_all(python, folder)
+    ended = time.perf_counter()
+    print(f"set up in {ended - began:.0f} s: install {installed - began:.0f} s, compile {ended - installed:.0f} s")
+
+
+def compile_all(python: Path, folder: Path) -> None:
+    """Compile byte code and kernels, both at once; what fails costs time later and nothing else."""
+    byte_code = subprocess.Popen([python, ROOT / "tools" / "byte_code.py", folder])
+    kernels = subprocess.run([python, "-m", "veilscore.compile"], cwd=ROOT, check=False)
+    if kernels.returncode:
         warn("the kernels could not be compiled now; the first job compiles what it needs")
-    times.append(time.perf_counter())
-    parts = (
-        f"{name} {end - begin:.0f} s"
-        for name, begin, end in zip(("install", "byte code", "kernels"), times, times[1:], strict=False)
-    )
-    print(f"set up in {times[-1] - times[0]:.0f} s: {', '.join(parts)}")
+    if byte_code.wait():
+        warn("byte code could not be compiled now; commands start more slowly")
 
 
 def make_environment(folder: Path, python: Path) -> None:
