@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import stat
+import sys
 import tempfile
 import uuid
 import zlib
@@ -42,7 +43,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FOLDER = "__pycache__"
-SUFFIX = ".kernel"
+SUFFIX = f".{sys.implementation.cache_tag}.kernel"
 _ROOT = Path(__file__).resolve().parent
 _DIGEST = 32
 _FORM = "digest, zlib"
