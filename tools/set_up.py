@@ -56,8 +56,8 @@ def make_environment(folder: Path, python: Path) -> None:
             "this Python cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"
         )
     venv.create(folder, with_pip=True, symlinks=True)
-    # Python 3.11 puts it into every environment, 8 MB that nothing here uses
-    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"], check=False)
+    if sys.version_info < (3, 12):  # which puts it into every environment, 8 MB that nothing here uses
+        subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"], check=False)
 
 
 def install(python: Path, extra: str) -> None:
