@@ -30,24 +30,24 @@ bench: $(VENV)/.dev
 setup: $(VENV)/.core
 
 $(VENV)/.core: $(PINNED)
-	$(SET_UP) core
+	@$(SET_UP) core
 	touch $@
 
 $(VENV)/.demo: $(PINNED)
-	$(SET_UP) demo
+	@$(SET_UP) demo
 	touch $(VENV)/.core $@
 
 $(VENV)/.dev: $(PINNED)
-	$(SET_UP) dev
+	@$(SET_UP) dev
 	touch $(VENV)/.core $@
 
 # Pins every package by version and hash, for all platforms and Python 3.11 to 3.13.
 lock: $(VENV)/.tools
 	$(VENV)/tools/bin/python tools/lock.py
 
-sbom: $(VENV)/.tools
-	$(VENV)/tools/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
-		--output-file sbom.json requirements.lock
+# What is installed, with licences and what needs what (CycloneDX), into sbom.json.
+sbom: $(VENV)/.core $(VENV)/.tools
+	$(VENV)/tools/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
 
 # Apart from the environment that they are to describe.
 $(VENV)/.tools: tools/requirements.txt
