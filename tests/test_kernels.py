@@ -168,6 +168,8 @@ def test_nothing_writable_at_all_costs_time_alone(installation):
     assert (done.returncode, done.stdout.strip()) == (0, PACKED)
     (warning,) = done.stderr.splitlines()
     assert "every process compiles it again" in warning
+    done = run_read_only(installation, None, "-c", "import veilscore.crypto.group")
+    assert done.stderr.splitlines()[-1].startswith("veilscore.errors.StateError: libsodium cannot be loaded from")
 
 
 def test_a_node_keeps_its_code_in_its_home(installation, tmp_path):

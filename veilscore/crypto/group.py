@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 import llvmlite.binding as llvm
 import numpy as np
 from numba import types
-from rbcl._sodium import _sodium, lib_path
 
-from veilscore.errors import MessageError, SecretReuseError
+from veilscore.errors import MessageError, SecretReuseError, StateError
 from veilscore.kernels import kernel
 from veilscore.wire.randomness import secret_bytes
 
@@ -30,6 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+try:
+    from rbcl._sodium import _sodium, lib_path
+except OSError as error:  # rbcl unpacks its library into a temporary file
+    raise StateError(
+        f"libsodium cannot be loaded from a temporary file ({error}); set TMPDIR to a folder that can be written and "
+        "whose files may be run"
+    ) from error
 
 POINT_BYTES = 32
 DIGEST_BYTES = 64
@@ -40,7 +47,7 @@ _PARALLEL_FROM = 1024  # points; below, starting threads costs more than it save
 llvm.load_library_permanently(lib_path)
 _sodium.sodium_init()
 with contextlib.suppress(OSError):
-    # rbcl unpacks its library into a temporary file at each import and leaves it there
+    # rbcl leaves it there
     Path(lib_path).unlink()
 
 _p = types.voidptr
