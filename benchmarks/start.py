@@ -19,8 +19,6 @@ from pathlib import Path
 from result import emit
 from trial import federation, run_job
 
-from veilscore.node.serve import running_pid
-
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 RUNS = int(os.environ.get("VEILSCORE_RUNS", "5"))
@@ -56,7 +54,8 @@ def used_s(folder: Path) -> float:
     """Processor seconds that the nodes of a federation have used so far (Linux)."""
     ticks = 0
     for name in NODES:
-        fields = Path(f"/proc/{running_pid(folder / name)}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        pid = (folder / name / "state" / "node.pid").read_text(encoding="ascii")
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
