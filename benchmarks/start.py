@@ -78,7 +78,7 @@ def without_compiled_code(folder: Path) -> dict[str, str]:
 def main() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "byte_code.py", sys.prefix], check=True)
     subprocess.run([sys.executable, "-m", "veilscore.compile"], cwd=ROOT, check=True)
-    veilscore = [sys.executable, "-m", "veilscore.cli"]
+    veilscore = [str(Path(sys.executable).with_name("veilscore"))]
     compiled = kernel_files()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

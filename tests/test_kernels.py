@@ -46,6 +46,7 @@ from veilscore.lattice.ring import pack
 print(pack(np.arange(8, dtype=np.uint32).reshape(1, 8), (11,)).hex())
 """
 READ_ONLY = ("--ro-bind", "/dev/shm", "/dev/shm")  # noqa: S108
+COMMAND = "from veilscore.cli import main; main()"
 PACKED = bytes(range(8)).hex()
 
 
@@ -150,7 +151,7 @@ def run_read_only(installation: Path, temporary: Path | None, *words: str) -> su
 
 
 def test_a_read_only_installation_without_a_home_keeps_its_code_in_a_temporary_folder(installation, tmp_path):
-    version = run_read_only(installation, tmp_path, "-m", "veilscore.cli", "--version")
+    version = run_read_only(installation, tmp_path, "-c", COMMAND, "--version")
     assert (version.returncode, version.stderr) == (0, "")
     first = run_read_only(installation, tmp_path, "-c", PACK)
     assert (first.returncode, first.stdout.strip()) == (0, PACKED)
