@@ -22,7 +22,7 @@ from trial import federation, run_job
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 RUNS = int(os.environ.get("VEILSCORE_RUNS", "5"))
-HELP_S, COMMAND_S, NODE_S, JOB_S = 0.6, 1.5, 2.0, 12.0
+HELP_S, COMMAND_S, NODE_S, JOB_S = 0.6, 1.0, 2.0, 12.0
 NODES = ("bank", "tax", "registry", "coordinator")
 START_S = 120.0
 
