@@ -129,6 +129,7 @@ def test_every_requirement_is_pinned_by_hash_in_its_lock(name):
         )
 
 
+@pytest.mark.slow
 def test_a_broken_lock_falls_back_to_the_ranges_of_the_project(checkout, tmp_path, monkeypatch, capfd):
     (checkout / "requirements.lock").write_text("<<<<<<< a merge\n", encoding="utf-8")
     python = environment_beside(tmp_path)
@@ -148,6 +149,7 @@ def test_a_broken_lock_falls_back_to_the_ranges_of_the_project(checkout, tmp_pat
     assert shown.stdout.strip() == str(checkout / "veilscore" / "__init__.py")
 
 
+@pytest.mark.slow
 def test_what_has_no_wheel_is_named_in_one_sentence(checkout, tmp_path, monkeypatch):
     venv.create(tmp_path / "bare", with_pip=True, symlinks=True)
     monkeypatch.setattr(set_up, "ROOT", checkout)
