@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--job", type=Path, default=ROOT / "examples" / "scorecard.yaml")
     parser.add_argument("--folder", type=Path, default=ROOT / "demo-run", help="where the nodes live")
     options = parser.parse_args()
+    began = time.monotonic()
     folder, job = options.folder, load_job(options.job)
     shutil.rmtree(folder, ignore_errors=True)
     console.print(Panel.fit("Veilscore: three owners of data, one scorecard, no data moved"))
@@ -84,6 +86,7 @@ def main() -> int:
     )
     for party, store in stores.items():
         console.print(f"  as {party} sees it: {store.path / 'report.html'}")
+    console.print(f"The demonstration took {time.monotonic() - began:.0f} s.")
     return 0
 
 

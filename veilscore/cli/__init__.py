@@ -39,6 +39,7 @@ PANELS = {
         "init": Noun("Set up a whole federation on this machine, for trials.", file="federation"),
         "identity": Noun("Make or show a node's identity (key and certificate).", "create show"),
         "federation": Noun("Make or check federation.yaml.", "add check"),
+        "example": Noun("Print an example job, copy an example data set to a folder, or list what there is."),
         "keys": Noun("Replace, revoke and look after keys.", "show check rotate revoke recover take"),
     },
     "Run nodes": {

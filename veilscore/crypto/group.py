@@ -6,8 +6,6 @@ how many points there are, nor protect a scalar from whoever can read this proce
 
 Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; the identity is refused.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
@@ -17,15 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Self
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
-from rbcl._sodium import _sodium, lib_path
 
-from veilscore.errors import MessageError, SecretReuseError
+from veilscore.errors import MessageError, SecretReuseError, StateError
 from veilscore.files.machine import remove_file
+from veilscore.kernels import kernel
 from veilscore.wire.randomness import secret_bytes
+
+try:
+    from rbcl._sodium import _sodium, lib_path
+except OSError as error:  # rbcl unpacks its library into a temporary file
+    raise StateError(
+        f"libsodium cannot be loaded from a temporary file ({error}); set TMPDIR to a folder that can be written and "
+        "whose files may be run"
+    ) from error
 
 POINT_BYTES = 32
 DIGEST_BYTES = 64
@@ -43,7 +49,7 @@ _from_hash = types.ExternalFunction("crypto_core_ristretto255_from_hash", types.
 _is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True), u1[::1])", "(u1[:,::1], u1[:,::1], u1[::1])")
 def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     """Out[i] = points[i]^scalar; returns how many encodings were not canonical or the identity."""
     bad = 0
@@ -53,7 +59,7 @@ def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True))")
 def _hash_rows(out: Any, digests: Any) -> int:
     """Out[i] = the point of the 64-byte digests[i]."""
     bad = 0
@@ -63,7 +69,7 @@ def _hash_rows(out: Any, digests: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(Array(u1, 2, 'C', True),)")
 def _count_invalid(points: Any) -> int:
     """How many encodings are not canonical or the identity."""
     bad = 0

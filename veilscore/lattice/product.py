@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
-from numba import njit
 
 from veilscore.arrays import Limbs, Words
 from veilscore.errors import MessageError, ParameterError
+from veilscore.kernels import kernel
 from veilscore.lattice.indicator import MAX_TERMS, fold_all
 from veilscore.lattice.params import PRODUCT, ParameterSet, check_product
 from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
@@ -276,7 +276,7 @@ class ProductEvaluator:
         return values
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[:,:,::1], u4[::1], u4[:,:,::1])")
 def _multiply_sum(c0: Limbs, c1: Limbs, v: Limbs, primes: Limbs, out: Limbs) -> None:
     """Write out[h] = sum over V of c_h[V] v[V], all (V, L, N)."""
     acc = np.empty(v.shape[2], np.uint64)

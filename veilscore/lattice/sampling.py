@@ -13,12 +13,12 @@ from typing import NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError, SecretReuseError
 from veilscore.files.machine import process_id
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import DITHER_SD, T
 from veilscore.wire.randomness import secret_bytes
 
@@ -126,7 +126,7 @@ def dither(shape: tuple[int, ...], modulus: int = T, sd: float = DITHER_SD) -> W
     return residues
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[::1], u4, u4, u4[::1])")
 def _accept_below(words: Limbs, mask: np.uint32, p: np.uint32, out: Limbs) -> int:
     filled = 0
     for word in words:
@@ -137,7 +137,7 @@ def _accept_below(words: Limbs, mask: np.uint32, p: np.uint32, out: Limbs) -> in
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[::1], i1[::1])")
 def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     filled = 0
     for byte in raw:
@@ -148,14 +148,14 @@ def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[::1], i1[::1])")
 def _centred_binomial(words: Words, out: NDArray[np.int8]) -> None:
     low = np.uint64((1 << 21) - 1)
     for i in range(words.size):
         out[i] = _popcount(words[i] & low) - _popcount((words[i] >> np.uint64(21)) & low)
 
 
-@njit(inline="always")
+@inlined
 def _popcount(x: np.uint64) -> np.int64:
     x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask
+from veilscore.kernels import inlined, kernel
 
 MAX_ROWS = 1 << 16  # of more rows, evenly spaced ones: enough for two decimals, and it bounds memory
 
@@ -37,7 +37,7 @@ def associated_pairs(codes: CodeArray, n_codes: Integers, limit: float) -> Integ
     return np.argwhere(flags).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], i8[::1], f8, b1[:,::1])", "(u2[:,::1], i8[::1], f8, b1[:,::1])")
 def _associated(codes: NDArray[np.uint8], n_codes: Integers, limit: float, flags: Mask) -> None:
     d, n = codes.shape
     most = n_codes.max()
@@ -64,7 +64,7 @@ def _associated(codes: NDArray[np.uint8], n_codes: Integers, limit: float, flags
             flags[i, j] = np.sqrt(max(phi2, 0.0) / used) > limit
 
 
-@njit(inline="always")
+@inlined
 def _phi2(joint: NDArray[np.int32], rows: Integers, columns: Integers) -> float:
     """chi2 / n = sum of joint^2 / (row total column total) - 1; joint holds (rows, columns) in one line."""
     total = 0.0

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numba
 import numpy as np
 
 from veilscore.arrays import Vector, Words
 from veilscore.errors import ParameterError
+from veilscore.kernels import kernel
 from veilscore.lattice.params import T
 from veilscore.models.loss import sigmoid
 
@@ -74,7 +74,7 @@ class Harmonics:
         return 0.5 + self.sines @ np.sin(angle), self.constant + self.cosines @ np.cos(angle)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel("(u8[::1], f8, f8[:,::1], f8[:,::1])")
 def _rotate(share: Words, step: float, sines: Vector, cosines: Vector) -> None:
     """Fill row k with the sine and cosine of k steps of each share, by repeated rotation."""
     for i in range(share.size):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.errors import ParameterError, SchemaError
+from veilscore.kernels import kernel
 from veilscore.models.trees import Tree
 
 Ints = Integers
@@ -48,7 +48,7 @@ def leaf_index(trees: Sequence[Tree], codes: CodeArray, n_codes: Ints) -> NDArra
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u2[:,::1], i8[::1], i8[::1], b1[:,::1], i8[:,::1], u2[:,::1])")
 def _walk(
     codes: NDArray[np.uint16],
     first: Ints,

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numba
 import numpy as np
 
 from veilscore.arrays import Integers, Vector, Words
 from veilscore.errors import ParameterError
+from veilscore.kernels import kernel
 
 TURN_BITS = 24
 TURN = 1 << TURN_BITS
@@ -124,7 +124,7 @@ class SigmoidSeries:
         return sines.astype(np.int64), cosines.astype(np.int64)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=False)
+@kernel("(u8[::1], f8[:,::1], f8[:,::1])")
 def _rotate(units: Words, sines: Vector, cosines: Vector) -> None:
     """Fill row k with the sine and cosine of k turns of each unit, by repeated rotation."""
     n_terms, n = sines.shape

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.kernels import kernel
 
 MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
 CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
@@ -194,14 +194,14 @@ def child_bounds(
     return (middle, bounds[1]), (bounds[0], middle)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[float, float]:
     """Weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
     w = min(max(-g / (h + reg), low), high)
     return w, -(2.0 * g * w + (h + reg) * w * w)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel("(f8[::1], f8[::1], i8[::1], b1[::1], i8[::1], f8[::1])")
 def _scan(
     G: Vector,
     H: Vector,

@@ -24,6 +24,7 @@ from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
+from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
@@ -58,6 +59,7 @@ class Node:
 
     def __init__(self, home: Path | str, *, limits: WireLimits | None = None) -> None:
         self.home = Path(home)
+        keep_in(self.home / "cache")
         self.config = load_node_config(self.home)
         if self.config.role not in {"bank", "holder"}:
             raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a bank or holder")

@@ -12,12 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 
 from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.crypto.shares import join_halves
 from veilscore.errors import MessageError
+from veilscore.kernels import kernel
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.slots import N
 from veilscore.wire.protocol import Protocol, Send, receive
@@ -138,7 +138,10 @@ def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
     return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(
+    "(u1[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+    "(u2[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+)
 def _add_words(codes: CodeArray, first: Integers, x: Words, low: Words, high: Words) -> None:
     """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
     for i in range(codes.shape[0]):
