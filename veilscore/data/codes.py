@@ -133,7 +133,7 @@ class CodeMap:
                 dropped[name] = reason
                 continue
             counts = np.bincount(bins.apply(chosen)[0], minlength=bins.n_bins).astype(np.int64)
-            columns.append(ColumnMap(name, bins, _permutation(bins, generator, ordered=ordered), counts))
+            columns.append(ColumnMap(name, bins, permutation_of(bins, generator, ordered=ordered), counts))
         if not columns and not allow_none:
             raise DataError(f"every column of {table.source} was dropped: {'; '.join(_reasons(dropped))}")
         return cls(tuple(columns), dropped, kinds, ordered, sizes)
@@ -281,7 +281,8 @@ def _hash(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _permutation(bins: Bins, generator: np.random.Generator, *, ordered: bool) -> Integers:
+def permutation_of(bins: Bins, generator: np.random.Generator, *, ordered: bool = False) -> Integers:
+    """Draw which code each bin gets; with `ordered`, number bins keep their order, perhaps turned round."""
     if not (ordered and bins.kind == "number"):
         return generator.permutation(bins.n_bins)
     values = np.arange(bins.n_bins - 1)

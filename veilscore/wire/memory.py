@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from veilscore.errors import PeerError, ProtocolError
@@ -13,7 +13,7 @@ from veilscore.v1 import wire_pb2
 from veilscore.wire.driver import Channel, run
 from veilscore.wire.framing import PIECE_BYTES, Assembly, parse
 from veilscore.wire.inbox import Inbox, WireLimits
-from veilscore.wire.protocol import Protocol, Session
+from veilscore.wire.protocol import Charge, Protocol, Session
 from veilscore.wire.transcript import Transcript
 
 Tamper = Callable[[str, str, int, bytes], list[bytes]]
@@ -140,8 +140,12 @@ def simulate(
     timeout_s: float = 60.0,
     transcripts: dict[str, Transcript] | None = None,
     checkpoints: dict[str, list[dict[str, Any]]] | None = None,
+    spend: Mapping[str, Callable[[Charge], None]] | None = None,
 ) -> dict[str, Any]:
-    """Run all roles of one session in memory; returns each party's result, raises the first error."""
+    """Run all roles of one session in memory; returns each party's result, raises the first error.
+
+    What each party checkpoints goes into `checkpoints`; `spend` takes what a holder charges for its openings.
+    """
 
     async def all_roles() -> list[Any]:
         session = next(iter(sessions.values())).id
@@ -156,6 +160,7 @@ def simulate(
                     if transcripts is not None
                     else None,
                     checkpoint=checkpoints.setdefault(party, []).append if checkpoints is not None else None,
+                    spend=None if spend is None else spend.get(party),
                 )
             )
             for party, role in roles.items()

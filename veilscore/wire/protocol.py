@@ -1,15 +1,16 @@
 """Protocols as state machines without I/O; `veilscore.wire.driver` runs them.
 
-A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`) and returns its
-result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it waits for
-is part of the state: any other message, a message from another session or out of order raises.
+A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`, `Charge`) and
+returns its result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it
+waits for is part of the state: any other message, a message from another session or out of order raises.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -72,7 +73,30 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-Command = Send | Receive | Progress | Checkpoint
+Rows = Literal["train", "holdout", "all"]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Write down what the next opening costs at this holder; the role goes on once that is done.
+
+    Attributes
+    ----------
+    opening : names it in the account, the log and reports.
+    rows : which rows it is a sum over; a firm's training and hold-out rows are never the same.
+    mu2 : square of mu (`veilscore.terms.privacy`).
+    """
+
+    opening: str
+    rows: Rows
+    mu2: float
+
+    def sigma(self, sensitivity: float) -> float:
+        """Deviation of the noise that sums of this sensitivity need."""
+        return sensitivity / math.sqrt(self.mu2)
+
+
+Command = Send | Receive | Progress | Checkpoint | Charge
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
 Protocol = Generator[Command, Message | None, R]
