@@ -12,12 +12,10 @@ from veilscore.v1 import control_pb2
 
 
 async def ask(fabric: Fabric, party: Member, job_id: str, job: Job, timeout_s: float) -> AcceptanceRow:
-    """Propose a job to `party` and check its answer.
+    """Propose a job to a party, and check its answer.
 
-    Raises
-    ------
-    PeerError : the party cannot be reached, or its signature is wrong.
-    ProtocolError : its answer is about another job.
+    Raises PeerError where the party cannot be reached or its signature is wrong, and ProtocolError where its answer is
+    about another job.
     """
     proposal = control_pb2.JobProposal(job_id=job_id, job_yaml=job.canonical().decode(), job_sha256=job.sha256)
     try:

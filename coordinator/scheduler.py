@@ -1,6 +1,6 @@
 """Takes jobs from proposal to end: acceptances, then the steps in order, with new attempts after lost peers.
 
-Everything that was decided is in `State` before it has an effect; `resume_all` goes on from there.
+Every decision is in `State` before it has an effect; `resume_all` goes on from there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from veilscore.v1 import control_pb2
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the scheduler waits and how often it tries; seconds.
+    """How long the scheduler waits (seconds) and how often it tries.
 
-    Parameters
-    ----------
     attempts : at one step, before the job fails.
     propose_s : for a party to answer a proposal.
     poll_s : between two questions to a party whose people have not decided.
@@ -43,10 +41,8 @@ class Patience:
 
 
 class Scheduler:
-    """All jobs of one coordinator.
+    """Runs all jobs of one coordinator, each in a task of its own.
 
-    Parameters
-    ----------
     local_step : runs the coordinator's own part of a step as (job id, job, step, attempt).
     cross_sign : lets the parties of a finished job sign each other's logs.
     """
@@ -72,28 +68,24 @@ class Scheduler:
     # what the service calls
 
     def submit(self, text: str, submitted_by: str) -> str:
-        """Check a job, keep it, begin; returns its id."""
+        """Check a job, keep it and begin; return its id."""
         job = parse_job(text, "submitted job")
         self._check_members(job)
         job_id = new_job_id(job)
         self._state.add_job(
-            job_id,
-            name=job.name,
-            task=job.task,
-            yaml=job.canonical().decode(),
-            submitted_by=submitted_by,
+            job_id, name=job.name, task=job.task, yaml=job.canonical().decode(), submitted_by=submitted_by
         )
         self._begin(job_id)
         return job_id
 
     def resume(self, job_id: str) -> None:
-        """Go on with a failed job, or with one that has stopped for any other reason."""
+        """Go on with a failed job, or with an unfinished one that has no task."""
         status = self._state.job(job_id).status
         if job_id in self._tasks and not self._tasks[job_id].done():
             return
         if status not in {*UNFINISHED, "failed"}:
             raise JobError(f"job {job_id} is {status}; only an unfinished or failed job can be resumed")
-        self._state.interrupt(job_id, "the coordinator was stopped")
+        self._state.interrupt(job_id, "the coordinator was stopped")  # an open attempt would block the next one
         if status == "failed":
             self._state.move_job(job_id, "proposed")
         self._begin(job_id)
@@ -104,7 +96,7 @@ class Scheduler:
             self.resume(row.job_id)
 
     async def cancel(self, job_id: str, reason: str) -> None:
-        """Cancel a job here and at all parties (those that cannot be reached hear of it by refusal later)."""
+        """Cancel a job here and at all parties; a party that cannot be reached learns of it by a refusal later."""
         job = self.job(job_id)
         self._state.move_job(job_id, "cancelled", reason)
         await self._end_task(job_id)
@@ -123,7 +115,7 @@ class Scheduler:
             await self._end_task(job_id)
 
     def job(self, job_id: str) -> Job:
-        """Parsed job of one row."""
+        """Return the parsed job of one row."""
         return _parsed(job_id, self._state.job(job_id).yaml)
 
     # one job
@@ -165,7 +157,7 @@ class Scheduler:
                     await self._run_step(job_id, job, step, position)
             await self._gather_evidence(job_id, job)
             self._move(job_id, "done")
-        except RefusedError as error:
+        except RefusedError as error:  # once it runs, a refusal is that of a step: the job may be resumed
             self._end(job_id, error, refused=self._state.job(job_id).status != "running")
         except VeilscoreError as error:
             self._end(job_id, error)

@@ -1,10 +1,10 @@
-"""How messages travel: one interface, and its in-memory form for simulated runs."""
+"""Carries messages between roles of one process, for tests, notebooks and local federations."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -22,14 +22,12 @@ Tamper = Callable[[str, str, int, bytes], list[bytes]]
 class MemoryNetwork:
     """All parties of one session in one process.
 
-    Parameters
-    ----------
-    tamper : a dishonest sender: called as (sender, recipient, sequence, payload) for each message, returns the
-        messages that are sent in its place.
-    faults : a bad wire: called likewise with the frame (header and message, as over gRPC), returns the frames that
-        arrive in its place. Receivers then check order, repeats, session and digest as over gRPC.
+    tamper : a dishonest sender: it is called as (sender, recipient, sequence, payload) for each message, and returns
+        the messages that are sent in its place.
+    faults : a bad wire: it is called likewise with the frame (header and message, as over gRPC), and returns the frames
+        that arrive in its place; receivers then check order, repeats, session and digest as over gRPC.
     timeout_s : how long a receive waits before the peer counts as lost.
-    session : id that frames carry.
+    session : the id that frames carry.
     """
 
     def __init__(
@@ -40,7 +38,7 @@ class MemoryNetwork:
         timeout_s: float = 60.0,
         session: str = "memory",
     ) -> None:
-        self._queues: dict[tuple[str, str], asyncio.Queue[bytes]] = {}
+        self._queues: defaultdict[tuple[str, str], asyncio.Queue[bytes]] = defaultdict(asyncio.Queue)
         self._meant: Counter[tuple[str, str]] = Counter()
         self._sent: Counter[tuple[str, str]] = Counter()
         self._inboxes: dict[str, Inbox] = {}
@@ -49,11 +47,8 @@ class MemoryNetwork:
         self._timeout_s = timeout_s
         self._session = session
 
-    def _queue(self, sender: str, recipient: str) -> asyncio.Queue[bytes]:
-        return self._queues.setdefault((sender, recipient), asyncio.Queue())
-
     def channel(self, party: str) -> Channel:
-        """Channel of one party."""
+        """Return the channel of one party."""
         return _MemoryChannel(self, party)
 
     async def deliver(self, sender: str, recipient: str, payload: bytes) -> None:
@@ -71,15 +66,15 @@ class MemoryNetwork:
                 whole = frame(self._session, sender, recipient, sequence, item)
                 frames = self._faults(sender, recipient, sequence, whole)
             for arriving in frames:
-                await self._queue(sender, recipient).put(arriving)
+                await self._queues[pair].put(arriving)
 
     async def take(self, sender: str, recipient: str) -> bytes:
-        """Next message for the recipient."""
+        """Return the next message for the recipient."""
         # not asyncio.wait_for: before Python 3.12 it swallows a cancellation that meets a message
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
-                    item = await self._queue(sender, recipient).get()
+                    item = await self._queues[sender, recipient].get()
                     if not self._faults:
                         return item
                     if self._accept(item, sender, recipient):
@@ -88,7 +83,7 @@ class MemoryNetwork:
             raise PeerError(f"no message from {sender} within {self._timeout_s:g} s", party=recipient) from error
 
     def _accept(self, item: bytes, sender: str, recipient: str) -> bool:
-        """Check a frame as a node does; False for a repeat."""
+        """Check a frame as a node does; return False for a repeat."""
         header, payload = _unframe(item, sender)
         if (header.session, header.sender, header.recipient) != (self._session, sender, recipient):
             raise ProtocolError(
@@ -102,7 +97,7 @@ class MemoryNetwork:
 
 
 def frame(session: str, sender: str, recipient: str, sequence: int, payload: bytes) -> bytes:
-    """One message as it stands on a wire: header, length-prefixed, and content."""
+    """Return one message as it stands on a wire: a length-prefixed header, and the content."""
     header = wire_pb2.Header(
         session=session,
         sender=sender,
@@ -141,25 +136,17 @@ def simulate(
     transcripts: dict[str, Transcript] | None = None,
     checkpoints: dict[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Run all roles of one session in memory; returns each party's result, raises the first error."""
+    """Run all roles of one session in memory and return each party's result; the first error is raised."""
 
     async def all_roles() -> list[Any]:
         session = next(iter(sessions.values())).id
         network = MemoryNetwork(tamper=tamper, faults=faults, timeout_s=timeout_s, session=session)
-        tasks = [
-            asyncio.create_task(
-                run(
-                    role,
-                    network.channel(party),
-                    sessions[party],
-                    transcript=transcripts.setdefault(party, Transcript(keep=True))
-                    if transcripts is not None
-                    else None,
-                    checkpoint=checkpoints.setdefault(party, []).append if checkpoints is not None else None,
-                )
-            )
-            for party, role in roles.items()
-        ]
+        tasks = []
+        for party, role in roles.items():
+            transcript = None if transcripts is None else transcripts.setdefault(party, Transcript(keep=True))
+            checkpoint = None if checkpoints is None else checkpoints.setdefault(party, []).append
+            running = run(role, network.channel(party), sessions[party], transcript=transcript, checkpoint=checkpoint)
+            tasks.append(asyncio.create_task(running))
         try:
             return await asyncio.gather(*tasks)
         finally:
