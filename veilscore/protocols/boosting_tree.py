@@ -30,7 +30,6 @@ from veilscore.models.split_search import (
 from veilscore.models.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
-from veilscore.protocols.blocks import merge_cells, word_sums
 from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
@@ -83,9 +82,9 @@ def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], firs
     bank, holder = layout
     parts = []
     if bank is not None:
-        parts.append(merge_cells(cells, bank.starts, bank.ends))
+        parts.append(shares.merge_cells(cells, bank.starts, bank.ends))
     if holder is not None:
-        parts.append(merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
+        parts.append(shares.merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
     return np.concatenate(parts, axis=1)
 
 
@@ -120,12 +119,7 @@ class BankTree:
     """One tree while it grows, at the bank."""
 
     def __init__(
-        self,
-        bank: BankShares,
-        holder: str,
-        columns: tuple[Integers, Integers],
-        root: Words,
-        n_rows: int,
+        self, bank: BankShares, holder: str, columns: tuple[Integers, Integers], root: Words, n_rows: int
     ) -> None:
         self.bank, self.holder, self.columns = bank, holder, columns
         self.growth = bank.growth
@@ -221,13 +215,7 @@ class BankTree:
             part = sums[:, at : at + coarse.starts.size]
             at += coarse.starts.size
             found = best_split(
-                side,
-                ranked,
-                coarse,
-                (part[0].copy(), part[1].copy()),
-                node.total,
-                self.rules,
-                node.weight_bounds,
+                side, ranked, coarse, (part[0].copy(), part[1].copy()), node.total, self.rules, node.weight_bounds
             )
             if found is not None and (best is None or found.gain > best.gain):
                 best = found
@@ -332,7 +320,7 @@ class BankTree:
                 query, holder_cells = bank.vectors[self.holder].query(vectors)
                 yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
             if self.columns[0].size:
-                own = word_sums(bank.ranked_codes, self.own.ranked.n_codes, vectors)
+                own = shares.cell_sums(bank.ranked_codes, self.own.ranked.n_codes, vectors)
                 codes = bank.cells[self.holder]
                 data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
                 share = codes.evaluate(codes.unpack(data))
@@ -490,7 +478,7 @@ class HolderTree:
                 query, bank_cells = holder.vectors.query(vectors)
                 yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
             if self.columns[1].size:
-                own = word_sums(holder.ranked_codes, holder.n_codes, vectors)
+                own = shares.cell_sums(holder.ranked_codes, holder.n_codes, vectors)
                 data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
                 share = holder.cells.evaluate(holder.cells.unpack(data))
                 check_vectors(share, some, self.bank)

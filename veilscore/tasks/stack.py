@@ -172,7 +172,8 @@ def _bank_stack(context: StepContext) -> Protocol[None]:
     data = _bank_data(context)
     cards = sum(isinstance(c.parameters, TrainScorecard) for c in job.candidates)
     requests = stacked.select(data, cards, len(job.candidates), scores=p.fold_scores)
-    found = yield from bank_stack(context.session, data, requests)
+    limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
+    found = yield from bank_stack(context.session, data, requests, limits)
     card, trees = found.members[:2]
     total = found.losses.sum(axis=1)
     kinds = {"scorecard": total[card], "boosting": total[trees], "stack": total[-1]}
