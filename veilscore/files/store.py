@@ -117,7 +117,7 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(target)
-        _sync_folder(target.parent)
+        _sync_folder(target.parent)  # or a loss of power could undo the renaming
     except OSError as error:
         raise _state_error("write", target, error) from error
     finally:

@@ -122,7 +122,8 @@ def holder_align(
     """
     _check_ids(ids, limits)
     bank = session.bank
-    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))  # uniform but for 64-bit ties
+    # shuffled (uniformly but for 64-bit ties), or the order of its points would tell the bank about its rows
+    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))
     own = _Outgoing([ids[i] for i in order], session.label("align", bank, session.party), limits)
     incoming = _Incoming(bank, limits)
     doubled_bank: list[NDArray[np.uint8]] = []

@@ -1,8 +1,8 @@
 """What a task is: its parameters and its steps, and what is true of each step.
 
 Everything that others ask of a task is a loop over these records: the table of who learns what, the estimate of
-`veilscore plan`, the files that an auditor lays out again, what a holder's policy is asked. The table of all tasks is
-`veilscore.tasks.table`.
+`veilscore plan`, the files that an auditor lays out again, the rules that a holder's policy checks. The table of all
+tasks is `veilscore.tasks.table`.
 """
 
 from __future__ import annotations
@@ -90,5 +90,5 @@ class Task:
 
 
 def by_name(**steps: Step) -> Callable[[Any, str], Step]:
-    """Find steps that are the same for all parameters."""
+    """Return a way to find steps that are the same for all parameters."""
     return lambda _parameters, name: steps[name]
