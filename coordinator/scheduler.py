@@ -13,11 +13,13 @@ from functools import lru_cache
 import structlog
 
 from coordinator.attempt import Outcome, cause, run_attempt, step_error
-from coordinator.proposal import ask
 from coordinator.state import UNFINISHED, State
+from coordinator.state_tables import AcceptanceRow
 from coordinator.watch import Watchers
-from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, StateError, VeilscoreError
 from veilscore.fabric.fabric import Fabric
+from veilscore.terms.acceptance import verify_acceptance
+from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
@@ -201,12 +203,8 @@ class Scheduler:
         known = self._state.acceptances(job_id)
         open_parties = [p for p in job.parties if p not in known or known[p].status != "accepted"]
         while open_parties:
-            answers = await asyncio.gather(
-                *(
-                    ask(self._fabric, self._fabric.federation.member(party), job_id, job, self._patience.propose_s)
-                    for party in open_parties
-                )
-            )
+            members = [self._fabric.federation.member(party) for party in open_parties]
+            answers = await asyncio.gather(*(self._propose(member, job_id, job) for member in members))
             for party, row in zip(open_parties, answers, strict=True):
                 self._state.save_acceptance(job_id, row)
                 self._tell(job_id, row.status, row.reason, party=party)
@@ -218,6 +216,24 @@ class Scheduler:
                 if self._state.job(job_id).status == "proposed":
                     self._move(job_id, "waiting")
                 await asyncio.sleep(self._patience.poll_s)
+
+    async def _propose(self, member: Member, job_id: str, job: Job) -> AcceptanceRow:
+        """Ask one party whether it accepts a job, and check its answer."""
+        proposal = control_pb2.JobProposal(job_id=job_id, job_yaml=job.canonical().decode(), job_sha256=job.sha256)
+        party, wait_s = member.name, self._patience.propose_s
+        try:
+            answer = await self._fabric.call(party, "Propose", proposal, control_pb2.Acceptance, timeout_s=wait_s)
+        except PeerError as error:
+            raise type(error)(
+                f"{party} did not answer the proposal: {error.message}; see that its node runs, then "
+                f"`veilscore job resume {job_id}`",
+                party=party,
+            ) from error
+        if answer.pending:
+            return AcceptanceRow(party, "pending", answer.reason[:1000], b"", b"")
+        verify_acceptance(answer, self._fabric.federation.keys_of(party), job_id, job)
+        status = "accepted" if answer.accepted else "refused"
+        return AcceptanceRow(party, status, answer.reason[:1000], answer.job_sha256, answer.signature, answer.bound)
 
     # steps
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from veilscore.errors import ConfigError, PeerError, ProtocolError
@@ -182,18 +182,13 @@ class Inbox:
                     self.check_open()
                     if ready():
                         return True
-                    with self._waiter() as waiter:
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                    try:
                         await waiter
+                    finally:
+                        self._waiters.discard(waiter)
         return False
-
-    @contextlib.contextmanager
-    def _waiter(self) -> Iterator[asyncio.Future[None]]:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            yield waiter
-        finally:
-            self._waiters.discard(waiter)
 
     def _wake(self) -> None:
         for waiter in self._waiters:
