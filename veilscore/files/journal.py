@@ -19,7 +19,7 @@ _TABLES = (
 
 
 class Journal:
-    """Answers by key, in one SQLite file of mode 0600 that any thread may use.
+    """Keeps answers by key in one SQLite file of mode 0600, which any thread may use.
 
     A write survives the end of the process, not a loss of power: every key that an answer depends on lives in memory
     and is lost with it, so an opening under new keys cannot meet an old one. Answers older than 90 days are forgotten

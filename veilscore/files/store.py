@@ -24,7 +24,7 @@ _READING = threading.Lock()
 
 
 class JobStore:
-    """Folder that one party keeps for one job (mode 0700, files 0600); it is made if absent.
+    """Keeps the files of one job in a folder (mode 0700, files 0600), which is made if absent.
 
     Every method raises StateError, which names the path: disk full, no permission, a file that is missing or damaged.
     """

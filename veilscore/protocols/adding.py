@@ -1,4 +1,4 @@
-"""What the coordinator computes of scores: sums of parts that are masked twice, of a batch or of one firm online.
+"""Adds scores at the coordinator: parts that are masked twice, of a batch or of one firm online.
 
 Source   : Additive shares of zero between holders (`veilscore.crypto.zero_share`), and the bank's own masks.
 Parties  : The holders send their masked parts, the coordinator adds, the bank takes its masks off the sum.

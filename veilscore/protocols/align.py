@@ -1,4 +1,4 @@
-"""Private set intersection between the bank and one holder: only the holder learns which firms they share.
+"""Intersects the sets of the bank and one holder privately: only the holder learns which firms they share.
 
 Source   : Meadows 1986; Huberman, Franklin and Hogg 1999 (Diffie-Hellman), over ristretto255
            (`veilscore.crypto.group`).

@@ -1,4 +1,4 @@
-"""Good and bad counts per anonymous bin.
+"""Counts good and bad rows per anonymous bin of every holder's columns.
 
 Source   : Design page, sections 1 and 5 (WOE counts by the secure histogram).
 Parties  : The bank has the label, each holder has codes; they meet pairwise.

@@ -1,4 +1,4 @@
-"""Secure products in a stream of blocks of rows, as boosting and stacking use them in every step.
+"""Multiplies secretly in a stream of blocks of rows, as boosting and stacking do in every step.
 
 Both roles work on a few blocks at a time, so one side encrypts while the other multiplies, and a side that waits for
 nobody uses all cores.

@@ -1,4 +1,4 @@
-"""Joint gradient boosting: each tree is grown by the bank with one holder; rows, gradients and margins stay shared.
+"""Boosts jointly: the bank grows each tree with one holder; rows, gradients and margins stay shared.
 
 Source   : Design page, section 6; docs/protocols/boosting.md.
 Parties  : The bank has the label and finds leaf weights and, where sums are opened, splits; holders take part one a

@@ -1,4 +1,4 @@
-"""Nodes of a tree of joint boosting while it grows: their shares, and how both forms of trees make them.
+"""Keeps the nodes of a tree of joint boosting while it grows, and makes the shares of their children.
 
 `boosting_tree.py` and `boosting_sealed.py` choose the splits; messages, reveals and aborts: `boosting.py`.
 """

@@ -1,4 +1,4 @@
-"""What bank and holder have at hand while they boost: shares of margins, hints, keys, the trees so far.
+"""Keeps what bank and holder have at hand while they boost: shares of margins, hints, keys, the trees so far.
 
 It sends no message, but checks what a holder is told of columns.
 """

@@ -1,4 +1,4 @@
-"""One tree of joint boosting while it grows, its splits chosen by the bank from noised sums; both roles.
+"""Grows one tree of joint boosting whose splits the bank chooses from noised sums; both roles.
 
 Source   : design page, section 6; docs/protocols/boosting.md. Messages, reveals and aborts: `boosting.py`.
 """

@@ -1,4 +1,4 @@
-"""How much a tree lowers the loss on the validation rows, opened as one number a tree; both roles.
+"""Opens how much a tree lowers the loss on the validation rows, one number a tree; both roles.
 
 Source   : docs/protocols/boosting.md. To second order the loss falls by -(G w + H w^2 / 2), summed over the leaves.
 Messages : BoostBankBlock -> BoostHolderBlock, BoostHolderImprovement. Parties, reveals and aborts: `boosting.py`.

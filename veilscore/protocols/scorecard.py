@@ -1,4 +1,4 @@
-"""Joint training of a scorecard: logistic regression on WOE without showing a row's log-odds to anyone.
+"""Trains a scorecard jointly: logistic regression on WOE that shows nobody the log-odds of a row.
 
 Source   : Design page, sections 1 to 5.
 Parties  : The bank has the label, the WOE and the coefficients; the lead holder and any number of others have codes.

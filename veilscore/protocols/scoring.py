@@ -1,4 +1,4 @@
-"""Batch scoring, also of the hold-out: points or bands of many firms by the secure lookup sum.
+"""Scores many firms in a batch, also of the hold-out: points or bands by the secure lookup sum.
 
 What a scorecard and trees (`veilscore.protocols.tree_scoring`) share stands here too: the request, the holders'
 answers, the zero-shares and the opening of the total, or of its band alone (`veilscore.protocols.banding`).

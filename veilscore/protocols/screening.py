@@ -1,4 +1,4 @@
-"""Feature screening: bad counts per anonymous bin of thousands of columns, chunk by chunk, in bounded memory.
+"""Screens features: it opens bad counts per anonymous bin of thousands of columns, chunk by chunk.
 
 Source   : Binning (`veilscore.protocols.binning`) with packed sums (`veilscore.lattice.packed_sums`) in place of hints:
            one vector, the label, meets all columns, so the bank encrypts it once and the holders sum.

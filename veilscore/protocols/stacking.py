@@ -1,4 +1,4 @@
-"""Stacking: out-of-fold margins of level-one models stay shares; a few weights on them are fitted from shares.
+"""Stacks models: out-of-fold margins of level-one models stay shares, and a few weights on them are fitted from shares.
 
 Source   : Design page, section 7; `scorecard.py` for the sigmoid on shares; docs/protocols/boosting.md.
 Parties  : The bank has the label, the level-one models and the weights; the holders have codes and their part of the

@@ -1,4 +1,4 @@
-"""Batch scoring of boosted trees, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
+"""Scores boosted trees in a batch, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
 
 Source   : Design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, sections 2a and 3.
 Parties  : The bank has leaf points and its codes, the holders have codes and their splits, the coordinator adds masked

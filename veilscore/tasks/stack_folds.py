@@ -1,4 +1,4 @@
-"""The folds of a stack: which rows each fit is made on, and the steps bin.foldK, NAME and NAME.foldK.
+"""Makes the fits of a stack: the rows that each is made on, and the steps bin.foldK, NAME and NAME.foldK.
 
 A fit is a training job within the job: the same protocol on the rows outside a fold, in a folder of its own below the
 job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows a label of the rows it is measured on.

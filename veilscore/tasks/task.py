@@ -51,7 +51,7 @@ def costed(n_bytes: float, compute_s: float) -> Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a task.
+    """One step of a task, and all that others loop over.
 
     kind : row of the table of who learns what, name in audit rules; a fit of a stack is "train" or "boost".
     bank, holder : their roles; the coordinator's, where it has one, is `veilscore.protocols.adding`.
@@ -85,7 +85,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name in a job's file."""
+        """Return the task's name in a job's file."""
         return self.parameters.task
 
 

@@ -16,7 +16,7 @@ Tamper = Callable[[str, str, int, bytes], list[bytes]]
 
 
 class MemoryNetwork:
-    """All parties of one session in one process.
+    """Connects all parties of one session in one process.
 
     tamper : a dishonest sender: it is called as (sender, recipient, sequence, payload) for each message, and returns
         the messages that are sent in its place.

@@ -27,7 +27,7 @@ _DERIVED = b"veilscore/1 seed of\0"
 
 
 class _Seeded:
-    """Numbered draws from one seed; usable from any thread, in one process only."""
+    """Draws secrets by number from one seed, for any thread of one process."""
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:

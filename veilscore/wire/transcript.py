@@ -42,7 +42,7 @@ class TranscriptEntry:
 
 @dataclass
 class Transcript:
-    """Append-only list of one party's messages in both directions, with their digests.
+    """Lists one party's messages in both directions, with their digests; it only grows.
 
     keep : whether content is kept too, for tests that attack a recorded run.
     sink : takes each entry with its bytes as the message passes.
