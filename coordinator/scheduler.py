@@ -26,20 +26,13 @@ from veilscore.v1 import control_pb2
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the scheduler waits (seconds) and how often it tries.
+    """How long the scheduler waits (seconds) and how often it tries."""
 
-    attempts : at one step, before the job fails.
-    propose_s : for a party to answer a proposal.
-    poll_s : between two questions to a party whose people have not decided.
-    reconnect_s : for a lost party to answer again before the next attempt.
-    step_s : deadline of a step.
-    """
-
-    attempts: int = 3
-    propose_s: float = 15.0
-    poll_s: float = 1.0
-    reconnect_s: float = 60.0
-    step_s: float = 3600.0
+    attempts: int = 3  # at one step, before the job fails
+    propose_s: float = 15.0  # for a party to answer a proposal
+    poll_s: float = 1.0  # between two questions to a party whose people have not decided
+    reconnect_s: float = 60.0  # for a lost party to answer again before the next attempt
+    step_s: float = 3600.0  # deadline of a step
 
 
 class Scheduler:

@@ -43,16 +43,11 @@ _MAX_ID_BYTES = 256  # normalised ids are far shorter; longer ones are free text
 
 @dataclass(frozen=True)
 class AlignLimits:
-    """What both sides agree on, and what each accepts.
+    """What both sides agree on, and what each accepts."""
 
-    max_ids : largest set that is sent or accepted.
-    part_size : ids in each part but the last; it must be the same on both sides.
-    workers : threads of this side; by default one for each processor.
-    """
-
-    max_ids: int = 5_000_000
-    part_size: int = 8192
-    workers: int = field(default_factory=processors)
+    max_ids: int = 5_000_000  # largest set that is sent or accepted
+    part_size: int = 8192  # ids in each part but the last; it must be the same on both sides
+    workers: int = field(default_factory=processors)  # threads of this side; by default one for each processor
 
     def parts(self, n_ids: int) -> int:
         """Return the number of parts in which a set of `n_ids` travels."""
@@ -75,12 +70,9 @@ class AlignBankResult:
 
 @dataclass(frozen=True)
 class AlignHolderResult:
-    """What the holder learns.
+    """What the holder learns."""
 
-    row_of : int64 (n_bank,), the holder's own row for each of the bank's, -1 where it does not know the firm.
-    """
-
-    row_of: Integers = field(repr=False)
+    row_of: Integers = field(repr=False)  # (n_bank,) its own row for each of the bank's, -1 where it knows no such firm
 
 
 def bank_align(

@@ -276,15 +276,12 @@ class Bank(BankShares):
 
 @dataclass(frozen=True)
 class HolderResult:
-    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened.
-
-    salt : of the digest that the bank learns, where the bank does not know the splits.
-    """
+    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened."""
 
     trees: tuple[Tree, ...]
     spent: float
     n_sums: int = 0
-    salt: bytes = field(default=b"", repr=False)
+    salt: bytes = field(default=b"", repr=False)  # of the digest that the bank learns, where it does not know splits
 
 
 def holder_boost(

@@ -50,41 +50,28 @@ from veilscore.wire.protocol import (
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What the bank learns of a batch.
+    """What the bank learns of a batch."""
 
-    points : (n_scored,) int64 totals in the model's units, the bank's own part included.
-    unknown : holder -> (n_scored,) which firms it does not know, or None where its policy keeps that to itself.
-    """
-
-    points: Integers
-    unknown: dict[str, Mask | None]
+    points: Integers  # (n_scored,) int64 totals in the model's units, the bank's own part included
+    unknown: dict[str, Mask | None]  # holder -> (n_scored,) which firms it does not know; None: it does not say
 
 
 @dataclass(frozen=True)
 class BandResult:
-    """What the bank learns where bands alone are released.
+    """What the bank learns where bands alone are released."""
 
-    bands : (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`); `unknown` as in `BatchResult`.
-    """
-
-    bands: Integers
-    unknown: dict[str, Mask | None]
+    bands: Integers  # (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`)
+    unknown: dict[str, Mask | None]  # as in `BatchResult`
 
 
 @dataclass(frozen=True)
 class HolderPart:
-    """What the bank's model has of one holder.
+    """What the bank's model has of one holder."""
 
-    n_codes : (d,) codes of each column.
-    points : (cells,) int64 points of each cell in the model's units.
-    map_hash : sha256 of the holder's code map.
-    trees_hash : of the holder's part of a boosted model, which has no `points`; empty for a scorecard.
-    """
-
-    n_codes: Integers
-    points: Integers
-    map_hash: bytes
-    trees_hash: bytes = b""
+    n_codes: Integers  # (d,) codes of each column
+    points: Integers  # (cells,) int64 points of each cell in the model's units
+    map_hash: bytes  # sha256 of the holder's code map
+    trees_hash: bytes = b""  # of the holder's part of a boosted model, which has no `points`; empty for a scorecard
 
 
 def bank_score(
@@ -190,21 +177,14 @@ def receive_total(coordinator: str, n_scored: int, modulus: int) -> Protocol[Int
 
 @dataclass(frozen=True)
 class HolderAnswer:
-    """A holder's decision on one batch: codes of the scored rows, or a refusal.
+    """A holder's decision on one batch: codes of the scored rows, or a refusal."""
 
-    codes : (n_scored, d) codes.
-    unknown : (n_scored,) firms without a record here; they have the missing codes.
-    disclose_unknown : whether the bank is told which those are.
-    refusal : the reason that the bank is told; the rest is then ignored.
-    bands : where bands alone are released: those that this holder keeps of the model, or accepted with the job.
-    """
-
-    codes: CodeArray
+    codes: CodeArray  # (n_scored, d) codes
     n_codes: Integers
-    unknown: Mask
-    disclose_unknown: bool
-    refusal: str = ""
-    bands: Bands | None = None
+    unknown: Mask  # (n_scored,) firms without a record here; they have the missing codes
+    disclose_unknown: bool  # whether the bank is told which those are
+    refusal: str = ""  # the reason that the bank is told; the rest is then ignored
+    bands: Bands | None = None  # released alone: those that it keeps of the model, or accepted with the job
 
 
 @dataclass(frozen=True)

@@ -58,32 +58,21 @@ WINDOW = 2  # chunks that a holder may be ahead of the bank: what waits unread s
 
 @dataclass(frozen=True, eq=False)
 class ColumnChunk:
-    """Some columns of a party, in the order of its data set.
+    """Some columns of a party, in the order of its data set."""
 
-    names : published names or aliases, one a column.
-    status : (n_columns,) uint8, `MEASURED` or why a column was left out before counting.
-    missing_rate, stability : (n_columns,) float64 to three decimals, `NO_STABILITY` where there is none; None: not
-        published.
-    columns : codes of the measured columns, in order; None if there are none.
-    """
-
-    names: tuple[str, ...]
-    status: NDArray[np.uint8]
-    missing_rate: Vector | None
-    stability: Vector | None
-    columns: BinnedColumns | None
+    names: tuple[str, ...]  # published names or aliases, one a column
+    status: NDArray[np.uint8]  # (n_columns,) uint8, `MEASURED` or why a column was left out before counting
+    missing_rate: Vector | None  # (n_columns,) to three decimals; None: not published
+    stability: Vector | None  # likewise; `NO_STABILITY` where there is none
+    columns: BinnedColumns | None  # codes of the measured columns, in order; None if there are none
 
 
 @dataclass(frozen=True, eq=False)
 class Screened:
-    """All that the bank gathered of one holder.
+    """All that the bank gathered of one holder."""
 
-    chunks : what `measure` made of each chunk.
-    pairs : (P, 2) int64 columns that are associated above the limit, the smaller number first.
-    """
-
-    chunks: list[list[dict[str, Any]]]
-    pairs: Integers
+    chunks: list[list[dict[str, Any]]]  # what `measure` made of each chunk
+    pairs: Integers  # (P, 2) int64 columns that are associated above the limit, the smaller number first
 
 
 def bank_screen(

@@ -34,19 +34,15 @@ CONSENT_LISTS = "consents/lists/*.json"
 
 @dataclass(frozen=True)
 class StepContext:
-    """What one party has at hand in one step.
-
-    whole : of a fit within a job, the folder of the job; `store` is then the fit's own.
-    opening : bank: what this attempt is bound to.
-    """
+    """What one party has at hand in one step."""
 
     session: Session
     role: Literal["bank", "holder", "coordinator"]
     job: Job
     node: NodeConfig
     store: JobStore
-    whole: Path | None = field(default=None, kw_only=True)
-    opening: Opening | None = field(default=None, kw_only=True)
+    whole: Path | None = field(default=None, kw_only=True)  # of a fit within a job: the job's folder
+    opening: Opening | None = field(default=None, kw_only=True)  # bank: what this attempt is bound to
 
     @property
     def job_id(self) -> str:

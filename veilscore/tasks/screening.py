@@ -50,27 +50,22 @@ def _limits(context: StepContext) -> ScreeningLimits:
 class _OwnColumns:
     """Reads one party's columns in chunks.
 
-    row_of : (n_samples,) row of the data set of each aligned firm, -1 unknown.
-    train : (n_samples,) which rows train.
-    names : all columns.
     sample : for association, codes (columns, sampled rows) and numbers of codes of each chunk, 0 where not measured.
     """
 
     context: StepContext
-    row_of: Integers
-    train: Mask
+    row_of: Integers  # (n_samples,) row of the data set of each aligned firm, -1 unknown
+    train: Mask  # (n_samples,) which rows train
     names: tuple[str, ...]
     sample: list[tuple[Array, Integers]] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
-        """Return how many columns a chunk has."""
+    def size(self) -> int:  # of a chunk
         n_rows = int(self.context.store.load_json("aligned")["n_rows"])
         return int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
 
     @property
     def n_chunks(self) -> int:
-        """Return the number of chunks."""
         return -(-len(self.names) // self.size)
 
     def chunks(self, *, own: bool) -> Iterator[ColumnChunk]:

@@ -29,28 +29,17 @@ class QueueFullError(PeerError):
 
 @dataclass(frozen=True)
 class WireLimits:
-    """Bounds on sizes (bytes) and times (seconds) of the fabric.
+    """Bounds on sizes (bytes) and times (seconds) of the fabric."""
 
-    message_bytes : one protocol message.
-    inbox_bytes : unread messages of one session, from all senders.
-    control_bytes : one request or reply of the control plane.
-    retry_s : how long a message is retried before the peer counts as lost.
-    receive_timeout_s : how long a step waits for a peer's next message.
-    deliver_timeout_s : one attempt at a message, plus one second for each MiB.
-    queue_wait_s : how long a full inbox makes a sender wait before it is told so.
-    connect_timeout_s : first contact before a stream.
-    clock_skew_s : largest difference between two nodes' clocks.
-    """
-
-    message_bytes: int = 256 * MIB
-    inbox_bytes: int = 256 * MIB
-    control_bytes: int = 16 * MIB
-    retry_s: float = 120.0
-    receive_timeout_s: float = 600.0
-    deliver_timeout_s: float = 60.0
-    queue_wait_s: float = 20.0
-    connect_timeout_s: float = 10.0
-    clock_skew_s: float = 300.0
+    message_bytes: int = 256 * MIB  # one protocol message
+    inbox_bytes: int = 256 * MIB  # unread messages of one session, from all senders
+    control_bytes: int = 16 * MIB  # one request or reply of the control plane
+    retry_s: float = 120.0  # how long a message is retried before the peer counts as lost
+    receive_timeout_s: float = 600.0  # how long a step waits for a peer's next message
+    deliver_timeout_s: float = 60.0  # one attempt at a message, plus one second for each MiB
+    queue_wait_s: float = 20.0  # how long a full inbox makes a sender wait before it is told so
+    connect_timeout_s: float = 10.0  # first contact before a stream
+    clock_skew_s: float = 300.0  # largest difference between two nodes' clocks
 
     def __post_init__(self) -> None:
         """Refuse limits that cannot work together."""
