@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from reference import pooled_logistic, pooled_woe
 
+from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError, VeilscoreError
 from veilscore.lattice.params import T
 from veilscore.models.counts import cell_counts, offsets, row_sums
@@ -26,7 +27,7 @@ from veilscore.models.logistic_problem import (
 from veilscore.models.loss import BOUNDS, for_bound, sigmoid
 from veilscore.models.optimise import GradientStep, OptimiserState, minimise
 from veilscore.models.standard_errors import standard_errors
-from veilscore.protocols.scorecard import bank_train, holder_train, share_cells
+from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.memory import simulate
@@ -275,7 +276,7 @@ def test_sums_in_the_clear():
     n_codes = np.array([3, 5], np.int64)
     codes = np.stack([rng.integers(0, k, 700) for k in n_codes], 1).astype(np.uint8)
     share = rng.integers(T - 1000, T, 700).astype(np.uint64)
-    cells = share_cells(codes, n_codes, share)
+    cells = shares.cell_sums(codes, n_codes, share[None])[0]
     expected = [
         sum(int(s) for s, c in zip(share, codes[:, j], strict=True) if c == code) % T
         for j in range(2)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.arrays import Integers, Mask, Vector, Words
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import MessageError, ParameterError
+from veilscore.kernels import kernel
 from veilscore.lattice.params import SCALE_BITS, T
+from veilscore.lattice.sampling import dither
 
 _T = np.uint64(T)
+_LOW = np.uint64((1 << 30) - 1)
 
 
 def to_ring(values: Integers) -> Words:
@@ -114,3 +117,51 @@ def bits_from_bytes(data: bytes, n_bits: int) -> Mask:
     if bits[n_bits:].any():
         raise MessageError("a mask has bits beyond its length")
     return bits[:n_bits]
+
+
+def times(left: Words, right: Words) -> Words:
+    """Return the product modulo T of ring elements, element by element."""
+    low, high = (right & _LOW).astype(np.int64), (right >> np.uint64(30)).astype(np.int64)
+    return add(scale(left, low), scale(scale(left, high), np.full(1, 1 << 30)))
+
+
+def round_dithered(shares: Words, drop_bits: int) -> Words:
+    """Return the part of a share that is opened, dithered below its last bit.
+
+    Bare rounding would leak sums of the encryption noise, which the reader knows.
+    """
+    if drop_bits <= 0:
+        return shares
+    sd = float(1 << min(16, max(0, drop_bits - 2)))
+    return round_share(add(shares, dither(shares.shape, sd=sd)), drop_bits)
+
+
+def cell_sums(codes: CodeArray, n_codes: Integers, shares: Words) -> Words:
+    """Return the sums modulo T of shares (V, n) over the rows of each cell, in the clear: (V, cells)."""
+    first = np.concatenate(([0], np.cumsum(n_codes)))
+    low = np.zeros((int(first[-1]), shares.shape[0]), np.uint64)
+    high = np.zeros_like(low)
+    _add_words(codes, first[:-1], np.ascontiguousarray(shares.T), low, high)
+    return join_halves(low, high).T.copy()
+
+
+def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
+    """Return the sums modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
+    low, high = cells & _LOW, cells >> np.uint64(30)
+    zero = np.zeros((cells.shape[0], 1), np.uint64)
+    sums = [np.concatenate([zero, np.cumsum(part, axis=1)], axis=1) for part in (low, high)]
+    return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
+
+
+@kernel(
+    "(u1[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+    "(u2[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+)
+def _add_words(codes: CodeArray, first: Integers, x: Words, low: Words, high: Words) -> None:
+    """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
+    for i in range(codes.shape[0]):
+        for c in range(codes.shape[1]):
+            cell = first[c] + np.int64(codes[i, c])
+            for v in range(x.shape[1]):
+                low[cell, v] += x[i, v] & np.uint64(0x3FFFFFFF)
+                high[cell, v] += x[i, v] >> np.uint64(30)

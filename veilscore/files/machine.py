@@ -1,4 +1,4 @@
-"""What the kernels need of the machine: processors, files in memory, and which process this is."""
+"""Asks the machine what the kernels need: processors, files in memory, and which process this is."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def remove_file(path: str) -> None:
 
 
 class MemoryFile:
-    """A file for libraries that read and write by path only; in memory where the system has that, else mode 0600.
+    """A file for libraries that read and write by path only; it lives in memory where the system has that.
 
-    path : for the library; its content is gone with the file.
+    path : what the library is given; the content is gone with the block of `memory_file`.
     """
 
     def __init__(self, descriptor: int, path: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore.arrays import CodeArray, Integers, Mask, Vector
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import ParameterError
 from veilscore.lattice.params import T
 from veilscore.models.counts import row_sums
@@ -19,6 +21,7 @@ MARGIN_BITS = 12  # fraction bits of a shared margin
 
 
 OPEN_BITS = 14  # fraction bits of an opened gradient component
+SPLITS_AT_ONCE = 64  # vectors of one product
 
 
 MIN_TABLE_BITS, MAX_TABLE_BITS = 18, 35
@@ -76,6 +79,11 @@ class BankStack:
     columns: tuple[StackColumn, ...]
     target: NDArray[np.int8]
     weight: Vector
+
+    @cached_property
+    def bounds(self) -> tuple[Vector, Vector]:
+        """Return the least and greatest margin of each row in each column, as the bank knows it: (n, columns) each."""
+        return _bounds(self)
 
 
 @dataclass(frozen=True)
@@ -181,8 +189,7 @@ def reach(tree: Tree, codes: CodeArray, n_codes: Integers) -> tuple[Vector, Vect
     return low, high
 
 
-def bounds(data: BankStack) -> tuple[Vector, Vector]:
-    """Least and greatest margin of each row in each column, from what the bank knows: (n, columns) each."""
+def _bounds(data: BankStack) -> tuple[Vector, Vector]:
     low = np.zeros((data.target.size, len(data.columns)))
     high = np.zeros_like(low)
     for c, column in enumerate(data.columns):
@@ -216,3 +223,30 @@ def own_cells(data: BankStack, column: CellsColumn, f: int, codes: CodeArray) ->
     (bank,) = set(column.theta) - set(data.holder_n_codes)
     units = np.rint(np.ldexp(column.theta[bank][f], MARGIN_BITS)).astype(np.int64)
     return np.ldexp(row_sums(codes, data.n_codes, units).astype(np.float64), -MARGIN_BITS)
+
+
+def product_groups(trees: Sequence[Tree]) -> Iterator[list[Tree]]:
+    """Yield the trees that have a split of the holder, in groups that one product takes."""
+    group, size = list[Tree](), 0
+    for tree in trees:
+        count = len(tree.holder_splits)
+        if group and size + count > SPLITS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        if count:
+            group.append(tree)
+            size += count
+    if group:
+        yield group
+
+
+def leaf_units(tree: Tree) -> Integers:
+    """Return the leaf weights of a tree in the units of a shared margin."""
+    units: Integers = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
+    return units
+
+
+def of_own_fold(found: Words, fold: Integers, n_columns: int) -> Words:
+    """Take values (columns * k, n), by column and fold, to those of each row's own fold: (columns, n)."""
+    picked: Words = np.take_along_axis(found.reshape(n_columns, -1, fold.size), fold[None, None, :], axis=1)[:, 0]
+    return picked

@@ -33,7 +33,6 @@ from veilscore.models.stack_form import (
     Moments,
     OpenScores,
     StackLimits,
-    bounds,
     table_bits,
 )
 from veilscore.models.trees import Split, Tree
@@ -93,7 +92,7 @@ def fit_level_two(
     limits : `protocols.stacking.bounds` of the data, if at hand.
     """
     chosen = list(columns)
-    low, high = (side[:, chosen] for side in (bounds(data) if limits is None else limits))
+    low, high = (side[:, chosen] for side in (data.bounds if limits is None else limits))
     base = log_odds(data.target, weight)
     second, first = yield Moments(columns)
     n, share = data.target.size, float((weight > 0).mean())
@@ -298,7 +297,7 @@ def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: boo
     The stack's loss on a fold is that of level two fitted without it; columns after the candidates are the bank's own.
     """
     k = int(data.fold.max()) + 1
-    limits = bounds(data)
+    limits = data.bounds
     one, zero = np.ones((k, 1)), np.zeros(k)
     losses: list[Vector] = []
     for c in range(n_candidates):

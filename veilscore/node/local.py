@@ -26,7 +26,7 @@ from veilscore.tasks.table import answer_to, reads_of
 from veilscore.terms.job import Job, new_job_id
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import NodePolicy
-from veilscore.wire.memory import Tamper, simulate
+from veilscore.wire.memory import MemoryNetwork, Tamper, simulate
 from veilscore.wire.protocol import Session
 from veilscore.wire.transcript import Transcript
 
@@ -61,7 +61,7 @@ class LocalRun:
         attempt: int = 1,
         *,
         tamper: Tamper | None = None,
-        faults: Tamper | None = None,
+        network: MemoryNetwork | None = None,
         timeout_s: float = 120.0,
     ) -> None:
         """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
@@ -85,7 +85,7 @@ class LocalRun:
                 roles,
                 sessions,
                 tamper=tamper,
-                faults=faults,
+                network=network,
                 timeout_s=timeout_s,
                 transcripts=self.transcripts,
                 checkpoints=checkpoints,
@@ -163,13 +163,13 @@ class TableRun(LocalRun):
         attempt: int = 1,
         *,
         tamper: Tamper | None = None,
-        faults: Tamper | None = None,
+        network: MemoryNetwork | None = None,
         timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         """Run one step at all its parties and note what it cost."""
         start = time.perf_counter()
         before = {party: transcript.bytes_sent(party) for party, transcript in self.transcripts.items()}
-        super().step(step, attempt, tamper=tamper, faults=faults, timeout_s=timeout_s)
+        super().step(step, attempt, tamper=tamper, network=network, timeout_s=timeout_s)
         seconds = time.perf_counter() - start
         self.costs += [
             StepCost(

@@ -38,10 +38,7 @@ def _holder_align(context: StepContext) -> Protocol[None]:
     consents = yield from guard.receive_consents()
     table = context.table()
     result = yield from holder_align(
-        context.session,
-        table.ids.tolist(),
-        min_overlap=context.node.policy.min_overlap,
-        limits=_limits(context),
+        context.session, table.ids.tolist(), min_overlap=context.node.policy.min_overlap, limits=_limits(context)
     )
     guard.keep(context.store, consents, table.ids, result.row_of)
     context.store.save_arrays("row_of", row_of=result.row_of)

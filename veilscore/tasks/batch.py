@@ -264,10 +264,6 @@ def _scoring_cost(n: float, sizes: Sizes, *, bands: bool) -> Cost:
     return costed(sent + bands * _BAND_BYTES * n, m * n * 5e-6 + bands * _BAND_S * n)
 
 
-def _score_cost(p: ScoreBatch, sizes: Sizes) -> Cost:
-    return _scoring_cost(sizes.bank, sizes, bands=p.opens == "band")
-
-
 def _evaluate_cost(p: Training, sizes: Sizes) -> Cost:
     n, bands = sizes.held or sizes.bank / 4, p.opens == "band"
     trees = [c.parameters.n_estimators for c in p.candidates if isinstance(c.parameters, TrainBoosting)]
@@ -295,10 +291,6 @@ def _refuse_scores_of_the_holdout(policy: NodePolicy, p: Training) -> None:
 def _refuse_scores(policy: NodePolicy, p: ScoreBatch) -> None:
     if p.opens == "score" and policy.release.bands_only:
         raise RefusedError("releases bands only; set output: band")
-
-
-def _refuse_to_tell_who_is_known(policy: NodePolicy, p: ScoreBatch) -> None:
-    refuse_to_tell_who_is_known(policy, p.on_missing)
 
 
 _LEARNS = (
@@ -344,10 +336,10 @@ SCORE = Step(
     reads=ALIGNED,
     reads_data=True,
     reads_home=files_of_columns,
-    cost=_score_cost,
+    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
     learns=_LEARNS,
     tells_besides={},
-    refusals=(_refuse_scores, _refuse_to_tell_who_is_known),
+    refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
 )
 
 ALIGN_WITH_CONSENT = replace(

@@ -1,4 +1,4 @@
-"""Step bin, of every task that trains: codes are fitted on training rows, the bank gets counts of anonymous bins."""
+"""Step bin, of every task that trains: codes are fitted on training rows, the bank learns counts of anonymous bins."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ from veilscore.wire.protocol import Protocol
 
 BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
 HINTS_BYTES = USUAL_CELLS * 4096 * 14.0  # of a holder's cells, one ring element each
+_ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
+    "n_codes": np.int64,
+    "bad": np.float64,
+    "good": np.float64,
+    "counts": np.int64,
+    "holdout_counts": np.int64,
+    "ordered": bool,
+    "missing_code": np.int64,
+}
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -72,41 +81,28 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:
     """Keep the counts of all parties, the bank first."""
-    body = []
-    for party, c in counts.items():
-        body.append(
-            {
-                "party": party,
-                "names": list(c.names),
-                "n_codes": c.n_codes.tolist(),
-                "bad": c.bad.tolist(),
-                "good": c.good.tolist(),
-                "counts": c.counts.tolist(),
-                "holdout_counts": c.holdout_counts.tolist(),
-                "ordered": c.ordered.tolist(),
-                "missing_code": c.missing_code.tolist(),
-                "map_hash": c.map_hash.hex(),
-                "association": None if c.association is None else c.association.tolist(),
-            }
-        )
+    body = [
+        {
+            "party": party,
+            "names": list(c.names),
+            "map_hash": c.map_hash.hex(),
+            "association": None if c.association is None else c.association.tolist(),
+            **{name: getattr(c, name).tolist() for name in _ARRAYS},
+        }
+        for party, c in counts.items()
+    ]
     store.save_json("counts", body)
 
 
 def load_counts(store: JobStore) -> dict[str, BinCounts]:
-    """Inverse of `save_counts`."""
+    """Return what `save_counts` kept."""
     return {
         c["party"]: BinCounts(
             party=c["party"],
             names=tuple(c["names"]),
-            n_codes=np.array(c["n_codes"], dtype=np.int64),
-            bad=np.array(c["bad"]),
-            good=np.array(c["good"]),
-            counts=np.array(c["counts"], dtype=np.int64),
-            holdout_counts=np.array(c["holdout_counts"], dtype=np.int64),
-            ordered=np.array(c["ordered"], dtype=bool),
-            missing_code=np.array(c["missing_code"], dtype=np.int64),
             map_hash=bytes.fromhex(c["map_hash"]),
             association=None if c["association"] is None else np.array(c["association"], dtype=np.float32),
+            **{name: np.array(c[name], dtype=dtype) for name, dtype in _ARRAYS.items()},
         )
         for c in store.load_json("counts")
     }

@@ -60,14 +60,6 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     keep_code_map(context, code_map)
 
 
-def gradients_cost(n_gradients: int, sizes: Sizes) -> Cost:
-    """Return what gradients on shares take, with their hints."""
-    m, train = len(sizes.holders), sizes.train
-    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
-    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
-    return costed(2 * m * HINTS_BYTES + n_gradients * one, n_gradients * (ROW_S * train + 0.05))
-
-
 def _refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
     if p.monotone and not policy.allow_order:
         raise RefusedError("monotone (order of bins) is not allowed; set monotone: false")
@@ -79,7 +71,10 @@ def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    return gradients_cost(USUAL_STEPS, sizes)
+    m, train = len(sizes.holders), sizes.train
+    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
+    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
+    return costed(2 * m * HINTS_BYTES + USUAL_STEPS * one, USUAL_STEPS * (ROW_S * train + 0.05))
 
 
 TRAIN = Step(

@@ -49,7 +49,7 @@ def role_of(step: str, context: StepContext) -> Protocol[None]:
 
 
 def protocol_for(step: str, context: StepContext) -> Protocol[None]:
-    """Return one party's role in a step; the bank's is committed to before it starts, a holder's gets to know that."""
+    """Return one party's role in a step, with the bank's commitment before it, which a holder waits for."""
     role = role_of(step, context)
     if context.role == "bank":
         return bank_committed(context.session, context.opening or unkept(context.session), role)
@@ -151,11 +151,11 @@ def request_of(job: Job, node: NodeConfig) -> Request:
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")
     else:
         records = steps_of(p).values()
-        rules = tuple(partial(_asked_of, rule, p) for step in records for rule in step.refusals)
+        rules = tuple(partial(_refuse, rule, p) for step in records for rule in step.refusals)
     return Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset, rules=rules)
 
 
-def _asked_of(rule: Callable[[NodePolicy, Parameters], None], p: Parameters, policy: NodePolicy) -> None:
+def _refuse(rule: Callable[[NodePolicy, Parameters], None], p: Parameters, policy: NodePolicy) -> None:
     rule(policy, p)
 
 
