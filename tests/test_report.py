@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tests.conftest import require
 from veilscore.errors import DataError, StateError
 from veilscore.models import metrics
+from veilscore.models.stability import score_stability
 from veilscore.reports import plots, report
 from veilscore.reports.data import (
     BinRow,
@@ -184,7 +185,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
             columns=tuple(
                 ColumnStability(column=c.column, party=c.party, psi=float(rng.exponential(0.03))) for c in bins
             ),
-            score=metrics.score_stability(points[:3000], points[3000:] + 4),
+            score=score_stability(points[:3000], points[3000:] + 4),
         ),
         convergence=Convergence(
             gradient_norm=tuple((0.4 * 0.62 ** np.arange(20) * rng.uniform(0.7, 1.3, 20)).tolist()),

@@ -1,4 +1,4 @@
-"""From log-odds to probabilities that hold: prior correction and recalibration.
+"""Make probabilities hold: correct log-odds for the population's bad rate, and recalibrate them on a hold-out.
 
 Source: King and Zeng, Political Analysis 9 (2001), for the prior; Cox, Biometrika 45 (1958), for slope and
 intercept.
@@ -15,13 +15,13 @@ from veilscore.errors import ConfigError, LabelError, ParameterError
 from veilscore.models.loss import sigmoid
 
 
-def prior_correction(intercept: float, sample_bad_rate: float, population_bad_rate: float) -> float:
-    """Intercept for a population whose bad rate differs from the (weighted) training sample's.
+def prior_correction(intercept: float, sample_bad_rate: float, population_bad_rate: float | None) -> float:
+    """Return the intercept for a population whose bad rate, if given, differs from the training sample's.
 
-    Raises
-    ------
-    ConfigError : a rate is not between 0 and 1.
+    Raises ConfigError where a rate is not between 0 and 1.
     """
+    if population_bad_rate is None:
+        return intercept
     for name, rate in (("sample", sample_bad_rate), ("population", population_bad_rate)):
         if not 0 < rate < 1:
             raise ConfigError(f"The bad rate of the {name} is {rate:g}; it must lie between 0 and 1.")
@@ -34,33 +34,27 @@ def _logit(rate: float) -> float:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """Log-odds on new data: intercept + slope * eta. Slope 1 and intercept 0 mean a calibrated model."""
+    """Maps log-odds on new data to intercept + slope * eta; slope 1 and intercept 0 mean a calibrated model."""
 
     slope: float
     intercept: float
 
     def apply(self, eta: Vector) -> Vector:
-        """Recalibrated log-odds (n,)."""
+        """Return recalibrated log-odds (n,)."""
         return self.intercept + self.slope * np.asarray(eta, dtype=np.float64)
 
     def theta(self, beta: Vector, intercept: float) -> tuple[Vector, float]:
-        """Coefficients and intercept with the recalibration worked in."""
+        """Return coefficients and intercept with the recalibration worked in."""
         return self.slope * beta, self.intercept + self.slope * intercept
 
 
 def recalibrate(eta: Vector, y: Vector, weight: Vector | None = None, *, fixed_slope: bool = False) -> Recalibration:
     """Fit slope and intercept on hold-out log-odds by Newton's method.
 
-    Parameters
-    ----------
-    eta, y : (n,) log-odds and labels in {0, 1}.
-    weight : (n,) positive, or None.
+    eta, y, weight : (n,) log-odds, labels in {0, 1} and positive weights.
     fixed_slope : keep slope 1, fit the intercept only.
-
-    Raises
-    ------
-    LabelError : the hold-out has one class only.
-    ParameterError : the classes are separated, or a higher log-odds does not mean a higher risk.
+    Raises LabelError where the hold-out has one class only, ParameterError where the classes are separated or a higher
+    log-odds does not mean a higher risk.
     """
     eta, y = np.asarray(eta, np.float64), np.asarray(y, np.float64)
     w = np.ones_like(eta) if weight is None else np.asarray(weight, np.float64)
@@ -73,9 +67,10 @@ def recalibrate(eta: Vector, y: Vector, weight: Vector | None = None, *, fixed_s
         p = sigmoid(fit @ x)
         gradient = (x @ (w * (p - y)))[:n_free]
         hessian = ((x * (w * p * (1.0 - p))) @ x.T)[:n_free, :n_free]
-        if np.linalg.cond(hessian) > 1e12:
+        if np.linalg.cond(hessian) > 1e12:  # separated classes: the slope runs away and the curvature vanishes
             break
         move = np.linalg.solve(hessian, gradient)
+        # steps of at most 1: a full Newton step from a poor start overshoots
         fit[:n_free] -= move / max(1.0, float(np.abs(move).max()))
         if np.abs(move).max() < 1e-10:
             if fit[1] <= 0:

@@ -1,4 +1,4 @@
-"""The bank's choice of splits from opened sums: coarsening, gains, monotone bounds, leaf weights.
+"""Choose splits from opened sums at the bank: coarsening, gains, monotone bounds, leaf weights.
 
 Source: Chen and Guestrin 2016 (XGBoost), gains and weights as in its code: G^2 / (H + reg_lambda), no factor 1/2.
 All codes here are *ranked*: within a column neighbouring codes are neighbouring values (or neighbouring WOE, where the
@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.models.counts import offsets
 
 MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
 CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
@@ -23,8 +24,6 @@ CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
 class Ranked:
     """One party's columns, ranked.
 
-    Attributes
-    ----------
     n_codes : (d,) codes of each column, that of missing values included.
     missing : (d,) bool, whether the last code means missing.
     constraints : (d,) int, +1 or -1 where bad odds must rise or fall with the code, else 0.
@@ -36,13 +35,13 @@ class Ranked:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
+        """Return the number of cells."""
         return int(self.n_codes.sum())
 
     def coarse(self, width: int, columns: Integers) -> Coarse:
-        """At most `width` bins a column (missing apart), by merging 2, 4, 8... neighbours; only some columns."""
+        """Merge 2, 4, 8... neighbours of some columns, until each has at most `width` bins, missing apart."""
         starts, n_bins, factors = [], [], []
-        first = np.concatenate(([0], np.cumsum(self.n_codes)))
+        first = offsets(self.n_codes)
         for j in columns.tolist():
             bins = int(self.n_codes[j] - self.missing[j])
             factor = 1
@@ -62,7 +61,7 @@ class Ranked:
         )
 
     def fit_width(self, widest: int, columns: Integers, max_cells: float) -> int:
-        """Largest width of at most `widest` whose cells are at most `max_cells`, or 0 if `MIN_COARSE` is too many."""
+        """Return the largest width up to `widest` with at most `max_cells` cells, or 0 if `MIN_COARSE` is too many."""
         width = widest
         while width >= MIN_COARSE:
             if self.coarse(width, columns).n_bins.sum() <= max_cells:
@@ -75,8 +74,6 @@ class Ranked:
 class Coarse:
     """Cells of some columns after merging.
 
-    Attributes
-    ----------
     columns, factors, n_bins : (c,) which columns, codes merged in each bin, bins (missing included).
     starts, ends : (cells,) first and last + 1 fine cell of each coarse one.
     """
@@ -92,8 +89,6 @@ class Coarse:
 class Rules:
     """Parameters of growth, named as in XGBoost.
 
-    Attributes
-    ----------
     min_rows : fewest rows in a child, enforced as sum h >= min_rows / 4.
     noise : deviation of the noise of g in an opened cell; the gain that it alone would bring is taken off.
     """
@@ -108,11 +103,11 @@ class Rules:
 
     @property
     def least_h(self) -> float:
-        """Smallest sum of h in a child."""
+        """Return the smallest sum of h in a child."""
         return max(self.min_child_weight, self.min_rows / 4.0)
 
     def weight(self, g: float, h: float, bounds: tuple[float, float]) -> float:
-        """Leaf weight before the learning rate, inside its monotone bounds."""
+        """Return the leaf weight before the learning rate, inside its monotone bounds."""
         w = -g / (max(h, self.min_rows / 4.0, 0.0) + self.reg_lambda)
         if self.max_delta_step > 0:
             w = max(-self.max_delta_step, min(self.max_delta_step, w))
@@ -142,10 +137,8 @@ def best_split(
     rules: Rules,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> FoundSplit | None:
-    """Best split of a node on one side, or None.
+    """Return the best split of a node on one side, or None.
 
-    Parameters
-    ----------
     sums : g and h per coarse cell, each (cells,).
     total : g and h of the node.
     bounds : least and greatest weight that monotone ancestors allow.
@@ -176,7 +169,7 @@ def best_split(
 
 
 def left_codes(ranked: Ranked, found: FoundSplit) -> tuple[int, ...]:
-    """Ranked codes that go left."""
+    """Return the ranked codes that go left."""
     last = int(ranked.n_codes[found.column]) - 1
     codes = tuple(range(found.code + 1))
     return (*codes, last) if ranked.missing[found.column] and found.missing_left else codes
@@ -185,7 +178,7 @@ def left_codes(ranked: Ranked, found: FoundSplit) -> tuple[int, ...]:
 def child_bounds(
     found: FoundSplit, bounds: tuple[float, float], rules: Rules
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bounds of the children's weights: under a constraint neither crosses the middle of the two."""
+    """Return the bounds of the children's weights: under a constraint neither crosses the middle of the two."""
     if found.constraint == 0:
         return bounds, bounds
     middle = (rules.weight(*found.left, bounds) + rules.weight(*found.right, bounds)) / 2
@@ -196,21 +189,16 @@ def child_bounds(
 
 @numba.njit(cache=True, nogil=True)
 def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[float, float]:
-    """Weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
+    """Return the weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
     w = min(max(-g / (h + reg), low), high)
     return w, -(2.0 * g * w + (h + reg) * w * w)
 
 
 @numba.njit(cache=True, nogil=True)
 def _scan(
-    G: Vector,
-    H: Vector,
-    n_bins: Integers,
-    missing: Mask,
-    constraints: Integers,
-    node: Vector,
+    G: Vector, H: Vector, n_bins: Integers, missing: Mask, constraints: Integers, node: Vector
 ) -> tuple[int, int, bool, float, float, float]:
-    """Index of the column, bin, missing left, gain, and left sums of the best split; index -1 where there is none."""
+    """Return column's index, bin, missing left, gain and left sums of the best split; index -1 where there is none."""
     total_g, total_h, reg, least, low, high, gamma, noise = node
     best = (-1, 0, False, 0.0, 0.0, 0.0)
     if total_h + reg <= 0.0:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from veilscore.errors import DataError
 from veilscore.models import metrics
+from veilscore.models.stability import ScoreStability
 
 Audience = Literal["bank", "holder", "merged"]
 
@@ -227,7 +228,7 @@ class Stability(Part):
     expected_name: str = "training"
     actual_name: str = "hold-out"
     columns: tuple[ColumnStability, ...] = ()
-    score: metrics.ScoreStability | None = None
+    score: ScoreStability | None = None
 
 
 class Convergence(Part):

@@ -19,6 +19,7 @@ from veilscore.models.counts import BinCounts
 from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
 from veilscore.models.model import ScoreModel
+from veilscore.models.stability import population_stability
 from veilscore.models.woe import WoeTable
 from veilscore.reports import report
 from veilscore.reports.data import ColumnStability, Improvement, LearnedRow, Stability
@@ -181,11 +182,9 @@ def _cutoffs(
 
 def column_shift(column: str, party: str, before: Vector, after: Vector) -> ColumnStability | None:
     """Population stability of one column from its rows per cell; None where a side has no rows."""
-    seen = (before > 0) | (after > 0)
     if not before.sum() or not after.sum():
         return None
-    psi = metrics.population_stability(before[seen], after[seen])
-    return ColumnStability(column=column, party=party, psi=psi)
+    return ColumnStability(column=column, party=party, psi=population_stability(before, after))
 
 
 def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:

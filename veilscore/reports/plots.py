@@ -21,7 +21,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks, ScoreStability
+from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks
+from veilscore.models.stability import ScoreStability
 
 PALETTE: Final = {
     "ink": "#1b2430",
