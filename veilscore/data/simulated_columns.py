@@ -1,4 +1,4 @@
-"""Columns of simulated firms, and their true effects on the log-odds of default.
+"""Draw the columns of simulated firms, and state their true effects on the log-odds of default.
 
 Amounts are in yuan, growth is a fraction, delays and changes are counts of the last twelve months.
 """
@@ -14,7 +14,6 @@ import numpy as np
 from veilscore.arrays import Vector
 from veilscore.data.table import Column
 
-Floats = Vector
 MISSING_SHARE = {
     "relationship_years": 0.06,
     "account_balance": 0.02,
@@ -39,11 +38,11 @@ class Effect:
     scale: float = 1.0
     level: str = ""
 
-    def log_odds(self, values: Column) -> Floats:
-        """Contribution of each row to the log-odds, (n,) float64."""
+    def log_odds(self, values: Column) -> Vector:
+        """Return the contribution of each row to the log-odds, (n,) float64."""
         if self.transform == "level":
             return np.where(values == self.level, self.coefficient, 0.0)
-        numbers: Floats = values
+        numbers: Vector = values
         if self.transform == "log1p":
             numbers = np.log1p(numbers)
         elif self.transform == "asinh":
@@ -72,13 +71,13 @@ EFFECTS = (
 )
 
 
-def sigmoid(x: Floats) -> Floats:
-    """Logistic function."""
+def sigmoid(x: Vector) -> Vector:
+    """Return the logistic function (that of `models.loss` is a layer above)."""
     return np.asarray(1 / (1 + np.exp(-x)), dtype=np.float64)
 
 
-def bank_columns(rng: np.random.Generator, quality: Floats, size: Floats) -> dict[str, Column]:
-    """Columns of the bank, each (n,), from latent quality and size, each (n,) standard normal."""
+def bank_columns(rng: np.random.Generator, quality: Vector, size: Vector) -> dict[str, Column]:
+    """Return the bank's columns, each (n,), from latent quality and size, each (n,) standard normal."""
     n = len(quality)
     balance = np.sinh(8 + 1.6 * size + 1.2 * quality + 1.2 * rng.standard_t(4, n).clip(-8, 8))
     overdrawn = rng.random(n) < sigmoid(-1.2 - 0.8 * quality)
@@ -95,8 +94,8 @@ def bank_columns(rng: np.random.Generator, quality: Floats, size: Floats) -> dic
     }
 
 
-def tax_columns(rng: np.random.Generator, quality: Floats, size: Floats) -> dict[str, Column]:
-    """Columns of the tax bureau, each (n,), from latent quality and size, each (n,) standard normal."""
+def tax_columns(rng: np.random.Generator, quality: Vector, size: Vector) -> dict[str, Column]:
+    """Return the tax bureau's columns, each (n,), from latent quality and size, each (n,) standard normal."""
     n = len(quality)
     turnover = np.exp(14 + 1.3 * size + 0.3 * quality + 0.4 * rng.standard_t(5, n).clip(-10, 10))
     small = turnover < 1.5e6
@@ -117,8 +116,8 @@ def tax_columns(rng: np.random.Generator, quality: Floats, size: Floats) -> dict
     }
 
 
-def registry_columns(rng: np.random.Generator, quality: Floats, size: Floats) -> dict[str, Column]:
-    """Columns of the business registry, each (n,), from latent quality and size, each (n,) standard normal."""
+def registry_columns(rng: np.random.Generator, quality: Vector, size: Vector) -> dict[str, Column]:
+    """Return the business registry's columns, each (n,), from latent quality and size, each (n,) standard normal."""
     n = len(quality)
     forms = {"limited": 0.7, "sole proprietor": 0.2, "partnership": 0.06, "joint stock": 0.03, "cooperative": 0.01}
     return {
@@ -132,6 +131,5 @@ def registry_columns(rng: np.random.Generator, quality: Floats, size: Floats) ->
 
 
 def _levels(rng: np.random.Generator, n: int, shares: Mapping[str, float]) -> Column:
-    """Draw a category column, (n,) object array."""
     names = np.array(list(shares), dtype=object)
     return np.asarray(names[rng.choice(len(names), n, p=list(shares.values()))])

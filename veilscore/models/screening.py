@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Vector
 from veilscore.data.codes import CodeMap
-from veilscore.data.table import Table
+from veilscore.data.table import Table, missing_in
 from veilscore.models.counts import BinCounts
 from veilscore.models.stability import population_stability
 from veilscore.models.woe import counted_woe
@@ -104,11 +104,11 @@ def own_measures(
 
 
 def _missing_rate(values: Array, min_count: int) -> float:
-    missing = sum(value is None for value in values.tolist()) if values.dtype == object else np.isnan(values).sum()
+    missing = int(missing_in(values).sum())
     # a rate just above 0 or just below 1 would speak of a few single firms
     if missing < min_count:
         return 0.0
-    return float(missing) / values.size if values.size - missing >= min_count else 1.0
+    return missing / values.size if values.size - missing >= min_count else 1.0
 
 
 def _stability(codes: Array, n_codes: int, rows: tuple[Integers, Integers]) -> float:
