@@ -157,7 +157,7 @@ class CodeMap:
     def transform_with_report(self, table: Table) -> tuple[Codes, TransformReport]:
         """Return the codes of a table's rows, and counts of unseen levels and missing values."""
         self._check_schema(table)
-        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)
+        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)  # a column has at most 65 codes
         unseen, missing = {}, {}
         for j, column in enumerate(self.columns):
             bins, n_unseen = column.bins.apply(_as_kind(table.columns[column.name], column.bins.kind))

@@ -82,6 +82,7 @@ def _read(
             raise ColumnError(f"{source} has two columns named {repeated[0]!r}; rename one in the query")
         features = selection.features(available, source)
         names = (*features, selection.id_column, *selection.roles().values())
+        # ids are text although they may look like numbers, whose leading zeros would go
         forced: dict[str, Kind] = {**kinds, selection.id_column: "category"}
         positions = [available.index(name) for name in names]
         chunks = list(_typed_chunks(result.partitions(CHUNK_ROWS), names, positions, forced))

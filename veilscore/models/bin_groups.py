@@ -67,7 +67,7 @@ def merge_small(bins: list[CountedBin], least: tuple[float, float], *, ordered: 
         index = min(small, key=size)
         partner = _partner(bins, index, ordered=ordered)
         if _differs(bins[index], bins[partner]):
-            kept.add(bins[index].codes)
+            kept.add(bins[index].codes)  # small but clearly different, such as a rare flag
             continue
         bins[partner] = bins[partner].with_(bins[index])
         del bins[index]

@@ -22,7 +22,7 @@ from veilscore.lattice.sampling import PublicStream
 from veilscore.models.boosted import Boosted
 from veilscore.models.boosting_form import BankBoosting, Grown, Growth, HolderColumns
 from veilscore.models.calibrate import prior_correction
-from veilscore.models.counts import BinCounts, offsets
+from veilscore.models.counts import BinCounts, check_total, offsets
 from veilscore.models.filed import filed_fields, filed_part, scaling_of
 from veilscore.models.model import PartyPart
 from veilscore.models.split_search import Ranked, Rules
@@ -51,7 +51,7 @@ def growth(job: Job, n_train: int) -> Growth:
         colsample_bytree=p.colsample_bytree,
         own_columns=p.tree_columns == "own",
         early_stopping_rounds=p.early_stopping_rounds or 0,
-        max_weight=max(1.0, p.scale_pos_weight),
+        max_weight=max(1.0, p.scale_pos_weight),  # a good row weighs 1
         bounds=p.bounds,
         noise_rows=p.noise_rows,
         share=p.disclosure if p.bounds else None,
@@ -200,6 +200,7 @@ def _direction(name: str, wanted: Any, column: tuple[Integers, Vector, Vector], 
     rows = np.where(np.arange(rank.size) == missing, 0.0, rows)
     if not rows.sum():
         return 0
+    # the sign of the covariance of rank and log-odds over the rows
     centred = rank - np.average(rank, weights=rows)
     return int(np.sign((rows * centred * odds).sum()))
 
@@ -222,6 +223,7 @@ def export(
             n_train=data.target.size,
             n_holdout=n_holdout,
             n_openings=max(len(grown.improvements), len(grown.trees)),
+            # early stopping is how such a training is meant to end
             converged=not grown.stopped or p.early_stopping_rounds is not None,
         ),
         parts=tuple(_part(job, c, tables[party], grown.trees) for party, c in counts.items()),
@@ -230,10 +232,7 @@ def export(
         parameters=p.model_dump(mode="json"),
         holder_sha256=grown.holder_sha256,
     )
-    if model.largest_units() >= SCORE_T // 2:
-        raise ParameterError(
-            f"a total could reach {model.largest_units()} units, {SCORE_T // 2 - 1} fit: use fewer decimals of points"
-        )
+    check_total(model.largest_units(), SCORE_T)
     return model
 
 

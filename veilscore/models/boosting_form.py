@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.models.accountant import Accountant
+from veilscore.models.counts import offsets
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
 
@@ -65,18 +67,16 @@ class HolderColumns:
 
     def unrank(self, column: int, codes: tuple[int, ...]) -> tuple[int, ...]:
         """Return the codes of the holder's map that have these ranks."""
-        first = int(self.ranked.n_codes[:column].sum())
-        ranks = self.ranks[first : first + int(self.ranked.n_codes[column])].tolist()
+        at = offsets(self.ranked.n_codes)
+        ranks = self.ranks[at[column] : at[column + 1]].tolist()
         return tuple(sorted(ranks.index(code) for code in codes))
 
 
 def rank_codes(codes: CodeArray, columns: HolderColumns) -> CodeArray:
     """Put ranks in place of codes (n, d)."""
     out = np.empty_like(codes)
-    at = 0
-    for j, k in enumerate(columns.ranked.n_codes.tolist()):
-        out[:, j] = columns.ranks[at : at + k].astype(codes.dtype)[codes[:, j]]
-        at += k
+    for j, (start, stop) in enumerate(pairwise(offsets(columns.ranked.n_codes).tolist())):
+        out[:, j] = columns.ranks[start:stop].astype(codes.dtype)[codes[:, j]]
     return out
 
 

@@ -96,8 +96,13 @@ def check_range(parts: list[tuple[Integers, Integers]], base: int) -> None:
     for points, n_codes in parts:
         at = offsets(n_codes)
         largest += sum(int(np.abs(points[at[j] : at[j + 1]]).max()) for j in range(n_codes.size))
-    if largest >= TURN // 2:
-        raise ParameterError(f"a total could reach {largest} units, {TURN // 2 - 1} fit: use fewer decimals of points")
+    check_total(largest, TURN)
+
+
+def check_total(largest: int, ring: int) -> None:
+    """Refuse totals of up to so many units that they could wrap the ring they are opened in."""
+    if largest >= ring // 2:
+        raise ParameterError(f"a total could reach {largest} units, {ring // 2 - 1} fit: use fewer decimals of points")
 
 
 def row_sums(codes: CodeArray, n_codes: Integers, theta: Integers) -> Integers:

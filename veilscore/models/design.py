@@ -26,7 +26,7 @@ from veilscore.models.logistic_problem import (
     scales,
 )
 from veilscore.models.loss import for_bound, sigmoid
-from veilscore.models.model import Calibration, M, PartyPart, Scorecard
+from veilscore.models.model import M, PartyPart, Scorecard
 from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserState, minimise
 from veilscore.models.standard_errors import standard_errors
 from veilscore.models.woe import WoeTable, counted_woe, join_tables, logistic_problem, select_columns
@@ -179,13 +179,14 @@ def _own_woe(training: BankTraining) -> Vector:
 def _exact_bound(own: Vector, low: Vector, high: Vector) -> Any:
     """Return a bound of |eta|: the bank's own part exactly, row by row, and the holders' columns at their extremes."""
     k = own.shape[1]
+    # few rows differ in their codes, and the bound is taken at every trial step
     distinct = np.unique(own, axis=0) if k else np.zeros((1, 0))
 
     def bound(beta: Vector, intercept: float) -> float:
         mine = distinct @ beta[:k] + intercept
         top = float(mine.max()) + float(np.maximum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
         bottom = float(mine.min()) + float(np.minimum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
-        return max(abs(top), abs(bottom)) * (1 + 1e-9) + 1e-3
+        return max(abs(top), abs(bottom)) * (1 + 1e-9) + 1e-3  # room for the rounding of shared tables
 
     return bound
 
@@ -295,4 +296,4 @@ def bank_only(design: Design) -> Vector:
 def calibrated(model: M, units: Integers, target: NDArray[np.int8], weight: Vector) -> M:
     """Return the model with its probabilities recalibrated on hold-out totals; points stay as they are."""
     found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
-    return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
+    return model.model_copy(update={"calibration": found})

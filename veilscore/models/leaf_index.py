@@ -44,7 +44,7 @@ def _walk(
     for i in range(out.shape[0]):
         for tree in range(out.shape[1]):
             node = np.int64(0)
-            while node >= 0:
+            while node >= 0:  # -1 - l is leaf l
                 k = first[tree] + node
                 node = children[k, 0] if goes_left[k, codes[i, columns[k]]] else children[k, 1]
             out[i, tree] = np.uint16(-1 - node)

@@ -88,6 +88,7 @@ class LogisticProblem:
         """Return the deviation of each opened gradient component (d + 1,): rounding, and tables over all rows."""
         diagonal = self.curvature if self.curvature.ndim == 1 else np.diag(self.curvature)
         rate = 1.0 / (1.0 + np.exp(-self.base_log_odds))
+        # curvature is sum w p (1 - p) x^2, so this is sum w x^2
         squares = np.maximum(diagonal, 0.0) / (rate * (1.0 - rate))
         rounding = 2.0 ** (-2 * self.fraction_bits) / 12.0
         return np.asarray(np.sqrt(rounding + self.row_noise**2 * squares))

@@ -312,6 +312,7 @@ def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups:
         if total <= 0:
             continue
         low, high = wilson(bad, total)
+        # the minima take off what rounding adds
         rows.append(CalibrationRow(total, min(mean / total, 1.0), min(bad / total, 1.0), low, high))
         spread = mean * (1 - mean / total)
         statistic += (bad - mean) ** 2 / spread if spread > 0 else 0.0

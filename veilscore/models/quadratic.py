@@ -23,7 +23,7 @@ def minimise_quadratic(hessian: Vector, gradient: Vector, lower: Vector) -> Vect
     p = np.zeros(len(gradient))
     free = p > lower
     tolerance = _SLACK * max(1.0, float(np.abs(gradient).max(initial=0.0)))
-    for _ in range(20 * (len(gradient) + 1)):
+    for _ in range(20 * (len(gradient) + 1)):  # a variable changes sides a few times; the limit stops a cycle
         target = _solve(hessian, gradient, lower, free)
         blocked = free & (target < lower)
         if blocked.any():

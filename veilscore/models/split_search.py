@@ -40,7 +40,7 @@ class Ranked:
 
     def coarse(self, width: int, columns: Integers) -> Coarse:
         """Merge 2, 4, 8... neighbours of some columns, until each has at most `width` bins, missing apart."""
-        starts, n_bins, factors = [], [], []
+        starts, ends, n_bins, factors = list[int](), list[int](), [], []
         first = offsets(self.n_codes)
         for j in columns.tolist():
             bins = int(self.n_codes[j] - self.missing[j])
@@ -48,17 +48,12 @@ class Ranked:
             while -(-bins // factor) > width:
                 factor *= 2
             cells = list(range(0, bins, factor)) + ([bins] if self.missing[j] else [])
-            starts += [int(first[j]) + cell for cell in cells]
+            cells = [int(first[j]) + cell for cell in cells]
+            starts += cells
+            ends += [*cells[1:], int(first[j + 1])]
             n_bins.append(len(cells))
             factors.append(factor)
-        ends = np.zeros(len(starts), np.int64)
-        at = 0
-        for j, count in zip(columns.tolist(), n_bins, strict=True):
-            ends[at : at + count] = [*starts[at + 1 : at + count], int(first[j + 1])]
-            at += count
-        return Coarse(
-            columns, np.array(factors, np.int64), np.array(n_bins, np.int64), np.array(starts, np.int64), ends
-        )
+        return Coarse(columns, *(np.array(part, np.int64) for part in (factors, n_bins, starts, ends)))
 
     def fit_width(self, widest: int, columns: Integers, max_cells: float) -> int:
         """Return the largest width up to `widest` with at most `max_cells` cells, or 0 if `MIN_COARSE` is too many."""
@@ -108,6 +103,7 @@ class Rules:
 
     def weight(self, g: float, h: float, bounds: tuple[float, float]) -> float:
         """Return the leaf weight before the learning rate, inside its monotone bounds."""
+        # noise can push an opened sum of h below what min_rows guarantees
         w = -g / (max(h, self.min_rows / 4.0, 0.0) + self.reg_lambda)
         if self.max_delta_step > 0:
             w = max(-self.max_delta_step, min(self.max_delta_step, w))
@@ -223,6 +219,7 @@ def _scan(
                 if constraints[c] * (wr - wl) < 0.0:
                     continue
                 cells = b + 1 + side
+                # less what the noise of the cells alone would bring to both children
                 gain = left + right - parent - noise * cells * (1.0 / (h + reg) + 1.0 / (rest + reg))
                 if gain > gamma and gain > best[3]:
                     best = (c, b, side == 1, gain, g, h)

@@ -21,7 +21,7 @@ from veilscore.lattice.params import SCORE_T
 from veilscore.lattice.sampling import PublicStream
 from veilscore.models.boosted import Boosted, Stacked, StackMember
 from veilscore.models.calibrate import prior_correction
-from veilscore.models.counts import offsets
+from veilscore.models.counts import check_total, offsets
 from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import for_bound
 from veilscore.models.model import M, PartyPart, Scorecard
@@ -96,7 +96,7 @@ def fit_level_two(
     low, high = (side[:, chosen] for side in (bounds(data) if limits is None else limits))
     base = log_odds(data.target, weight)
     second, first = yield Moments(columns)
-    n, share = data.target.size, float((weight > 0).mean())
+    n, share = data.target.size, float((weight > 0).mean())  # moments are over all rows, also those left out
     rate = 1.0 / (1.0 + math.exp(-base))
     gram = np.block([[second, first[:, None]], [first[None], np.array([[float(n)]])]])
     zero = np.zeros(len(columns))
@@ -224,43 +224,30 @@ def export(
         theta = {party: member.weight * cells + theta.get(party, 0.0) for party, cells in added.items()}
     lead = next(part.party for part in card.parts if part.role == "holder")
     sums, units = member_units(cell_trees(card.parts, theta, lead, rate), 1.0, factor)
-    used = {
-        (part.party, j)
-        for part in card.parts
-        for j, column in enumerate(part.columns)
-        if column.coefficient is not None
-    }
-    parts = tuple(
-        part.model_copy(
-            update={
-                "columns": tuple(
-                    column.model_copy(update={"left_out": ""}) if (part.party, j) in used else column
-                    for j, column in enumerate(part.columns)
-                )
-            }
-        )
-        for part in boosted.parts
-    )
+    kept = ("name", "version", "scaling", "bands", "provenance", "parameters")
     stacked = Stacked(
-        name=boosted.name,
-        version=boosted.version,
-        scaling=boosted.scaling,
+        **{name: getattr(boosted, name) for name in kept},
         intercept=intercept,
         base_points=boosted.scaling.base_points(intercept),
-        parts=parts,
-        bands=boosted.bands,
-        provenance=boosted.provenance,
+        parts=tuple(_with_use(part, card.part(part.party)) for part in boosted.parts),
         trees=(*trees, *sums),
         points=(*points, *units),
-        parameters=boosted.parameters,
         holder_sha256=dict(holder_sha256),
         members=members,
         level_two_intercept=level_two_intercept,
         n_boosted=len(trees),
     )
-    if stacked.largest_units() >= SCORE_T // 2:
-        raise ParameterError(f"totals of up to {stacked.largest_units()} units do not fit: use fewer points_decimals")
+    check_total(stacked.largest_units(), SCORE_T)
     return stacked
+
+
+def _with_use(boosted: PartyPart, card: PartyPart) -> PartyPart:
+    """Return a part of which a column counts as left out only where neither the trees nor the scorecard use it."""
+    columns = tuple(
+        column if of_card.coefficient is None else column.model_copy(update={"left_out": ""})
+        for column, of_card in zip(boosted.columns, card.columns, strict=True)
+    )
+    return boosted.model_copy(update={"columns": columns})
 
 
 # --- choice among candidates -----------------------------------------------------------------------------------------

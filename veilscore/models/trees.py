@@ -147,7 +147,7 @@ def indicators(tree: Tree, codes: CodeArray, n_codes: Integers) -> Mask:
     allowed: dict[int, Mask | None] = {0: None}  # None: every row
     found = []
     for k, split in enumerate(tree.splits):
-        at = allowed.pop(k)
+        at = allowed.pop(k)  # there already: a child stands after its parent
         left = right = at
         if split.side == "holder":
             goes = goes_left(split, codes, n_codes)

@@ -173,7 +173,7 @@ def _column_woe(
 ) -> tuple[Vector, Integers, float]:
     """Return WOE and group per code, and IV."""
     woe, group, iv = np.zeros(n_codes), np.full(n_codes, -1, np.int64), 0.0
-    extra = 0.5 * len(bins)
+    extra = 0.5 * len(bins)  # so that the shares of all bins add up to one
     for number, merged in enumerate(bins):
         bad_share = (merged.bad + 0.5) / (total_bad + extra)
         good_share = (merged.good + 0.5) / (total_good + extra)

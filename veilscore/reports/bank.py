@@ -160,6 +160,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
                 woe=column.woe[codes[0]],
                 points=column.points[codes[0]] / units if files.design is not None else None,
             )
+            # the order of others' values is not the bank's to know
             cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
         cells.sort(key=lambda pair: pair[0])
         ranked = tuple(cell for _, cell in cells)

@@ -61,7 +61,7 @@ def _own_columns(
     train, codes = rows["train"], rows["codes"]
     before, after = (cell_counts(codes[chosen], code_map.n_codes) for chosen in (train, ~train))
     at, bins, shifts = offsets(code_map.n_codes), [], []
-    for j, column in enumerate(code_map.columns):
+    for j, column in enumerate(code_map.columns):  # its permutation lists the codes by value
         cells = slice(at[j], at[j + 1])
         shares, labels = before[cells] / max(train.sum(), 1), column.labels()
         shown = [

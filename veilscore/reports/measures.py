@@ -86,6 +86,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     y, units, weight = (files.holdout[name] for name in ("target", "units", "weight"))
     if np.unique(y).size < 2:
         return {}, [_ONE_CLASS]
+    # equal weights are as none: only unweighted rows give the gain a standard error
     points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
@@ -177,7 +178,7 @@ def _cutoffs(
     ranked = sorted(bands, key=lambda name: bands[name], reverse=True)
     edges = np.array([bands[name] for name in reversed(ranked)])
     rows = metrics.cutoff_table(y, points, edges, weight, names=(*ranked, "below all bands"))
-    return rows if rows[-1].n else rows[:-1]
+    return rows if rows[-1].n else rows[:-1]  # "below all bands" is shown only where somebody is there
 
 
 def column_shift(column: str, party: str, before: Vector, after: Vector) -> ColumnStability | None:

@@ -60,7 +60,7 @@ def merged_report(bank: ReportData, holders: Sequence[ReportData]) -> ReportData
     for view in holders:
         published = [column.column for column in bank.bins if column.party == view.party]
         own = [column.column for column in view.bins]
-        if len(published) == len(own):
+        if len(published) == len(own):  # both in the order of the owner's code map
             renamed |= {(view.party, alias): title for alias, title in zip(published, own, strict=True)}
 
     def titled(parts: Iterable[Any]) -> list[Any]:
