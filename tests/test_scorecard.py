@@ -176,13 +176,13 @@ def test_standard_errors():
         return result, (yield from standard_errors(world.problem, result))
 
     done = train(world, fit(), state)
-    result, inference = done["bank"]
+    result, errors = done["bank"]
     d = world.X.shape[1]
     assert done["tax"] == result.n_evaluations + 2 * (d + 1)
     p = sigmoid(world.design @ np.append(result.beta, result.intercept))
     hessian = (world.design * (p * (1 - p))[:, None]).T @ world.design + np.diag(np.append(np.ones(d), 0.0))
     expected = np.sqrt(np.diag(np.linalg.inv(hessian)))
-    assert np.abs(inference.error / expected - 1).max() < 0.02
+    assert np.abs(errors / expected - 1).max() < 0.02
 
 
 def ask_for(points, found):

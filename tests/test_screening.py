@@ -14,11 +14,10 @@ from veilscore.data import codes as codes_module
 from veilscore.data.codes import CodeMap, _permutation
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, SchemaError, VeilscoreError
-from veilscore.models.association import associated_pairs
+from veilscore.models.association import associated_pairs, cramers_v
 from veilscore.models.counts import BinnedColumns, cell_counts
-from veilscore.models.design import cramers_v
-from veilscore.models.metrics import population_stability
 from veilscore.models.screening import MEASURED, ScreenedColumn, ScreeningLimits, choose
+from veilscore.models.stability import population_stability
 from veilscore.models.woe import woe_table
 from veilscore.node.local import open_job
 from veilscore.protocols.binning import withheld_cells

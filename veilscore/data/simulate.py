@@ -1,4 +1,4 @@
-"""Seeded, realistic small-firm data of a bank, a tax bureau and a business registry, with known true effects.
+"""Simulate small firms of a bank, a tax bureau and a business registry: seeded, realistic, with known true effects.
 
 Every firm has a latent quality and size that all parties' columns depend on, so the parties are correlated.
 The label depends on the columns alone: log-odds = intercept + drift * time + sum of coefficient * effect, an
@@ -21,6 +21,7 @@ import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.data.ids import Ids, uscc_from_stems
+from veilscore.data.ingest_file import literal
 from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, StateError
 
@@ -115,15 +116,12 @@ def simulate(
 ) -> Simulation:
     """Simulate firms of three parties.
 
-    Parameters
-    ----------
     n_firms : number of firms, of which each party knows a few percent fewer.
     seed : the same seed gives the same data.
     folder : where to write files, or None.
     bad_rate : expected share of bad firms at the first date, in (0, 1).
     drift : rise of the log-odds from the first to the last observation date; firms get worse with it.
     columns : party -> number of feature columns; those beyond the 7 + 9 + 6 standard ones have no effect.
-    fmt : "csv" or "parquet".
     """
     if n_firms < 100 or not 0 < bad_rate < 1:
         raise ConfigError(f"{n_firms} firms at a bad rate of {bad_rate}: use 100 firms or more, a rate in (0, 1)")
@@ -160,7 +158,7 @@ def simulate_to_folder(
     return dict(simulate(n_firms, seed, folder, bad_rate=bad_rate, drift=drift, fmt=fmt).truth)
 
 
-def _pad(rng: np.random.Generator, party: str, columns: dict[str, Column], quality: Floats, n_columns: int) -> None:
+def _pad(rng: np.random.Generator, party: str, columns: dict[str, Column], quality: Vector, n_columns: int) -> None:
     """Add columns that go along with quality but have no effect of their own."""
     for i in range(len(columns), n_columns):
         noise = rng.standard_normal(len(quality))
@@ -175,7 +173,7 @@ def _lose_values(rng: np.random.Generator, columns: dict[str, Column], shares: M
 
 
 def _tables(
-    rng: np.random.Generator, features: Mapping[str, Mapping[str, Column]], label: Floats, time: Floats
+    rng: np.random.Generator, features: Mapping[str, Mapping[str, Column]], label: Vector, time: Vector
 ) -> dict[str, Table]:
     n_firms = len(label)
     ids = _firm_ids(rng, n_firms)
@@ -196,7 +194,7 @@ def _tables(
 
 
 def _firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
-    """Distinct valid codes: department 91, six digits of region, nine letters of which five number the firm."""
+    """Make distinct valid codes: department 91, six digits of region, nine letters of which five number the firm."""
     stems = np.empty((n_firms, 17), dtype=np.int64)
     stems[:, 0], stems[:, 1] = 9, 1
     stems[:, 2:8] = rng.integers(0, 10, (n_firms, 6))
@@ -206,8 +204,8 @@ def _firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
     return uscc_from_stems(stems)
 
 
-def _intercept(total: Floats, bad_rate: float) -> float:
-    """Intercept that gives the expected bad rate, by bisection."""
+def _intercept(total: Vector, bad_rate: float) -> float:
+    """Find the intercept that gives the expected bad rate, by bisection."""
     low, high = -40.0, 40.0
     sample = total[:100_000]
     for _ in range(50):
@@ -216,8 +214,8 @@ def _intercept(total: Floats, bad_rate: float) -> float:
     return round((low + high) / 2, 6)
 
 
-def _auc(label: Floats, score: Floats) -> float:
-    """Area under the ROC curve; scores are continuous, so ties do not matter."""
+def _auc(label: Vector, score: Vector) -> float:
+    """Return the area under the ROC curve; scores are continuous, so ties do not matter."""
     ranks = np.empty(len(score))
     ranks[np.argsort(score)] = np.arange(1, len(score) + 1)
     n_bad = label.sum()
@@ -228,7 +226,7 @@ def _auc(label: Floats, score: Floats) -> float:
 
 
 def _truth(
-    label: Floats, eta: Floats, log_odds: Mapping[str, Floats], *, intercept: float, drift: float, seed: int
+    label: Vector, eta: Vector, log_odds: Mapping[str, Vector], *, intercept: float, drift: float, seed: int
 ) -> dict[str, Any]:
     return {
         "n_firms": len(label),
@@ -255,14 +253,13 @@ def _write_table(table: Table, path: Path, fmt: Format) -> None:
     arrays = {f"c{i}": values for i, values in enumerate(columns.values())}
     selected = ", ".join(f"{_sql(name, values, f'c{i}')} AS {name}" for i, (name, values) in enumerate(columns.items()))
     options = "FORMAT parquet" if fmt == "parquet" else "FORMAT csv, HEADER true"
-    target = str(path).replace("'", "''")
     with duckdb.connect() as database:
         database.register("simulated", arrays)
-        database.execute(f"COPY (SELECT {selected} FROM simulated) TO '{target}' ({options})")  # noqa: S608
+        database.execute(f"COPY (SELECT {selected} FROM simulated) TO {literal(str(path))} ({options})")  # noqa: S608
 
 
 def _sql(name: str, values: Column, alias: str) -> str:
-    """NaN is missing, so it must be written as NULL; dates without their time."""
+    """Write the SQL of one column: NaN is missing, so it becomes NULL; dates go without their time."""
     if name == DATE_COLUMN:
         return f"CAST({alias} AS DATE)"
     return f"CASE WHEN isnan({alias}) THEN NULL ELSE {alias} END" if values.dtype.kind == "f" else alias

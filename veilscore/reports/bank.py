@@ -1,4 +1,4 @@
-"""The bank's report of a training job: metrics, weights, and bins by number."""
+"""Make the bank's report of a training job: metrics, weights, and bins by number."""
 
 from __future__ import annotations
 
@@ -32,23 +32,14 @@ from veilscore.terms.parameters import TrainScorecard
 
 
 def bank_report(
-    store: JobStore,
-    job: Job,
-    *,
-    costs: Iterable[StepCost] = (),
-    parties: Sequence[PartyRow] | None = None,
+    store: JobStore, job: Job, *, costs: Iterable[StepCost] = (), parties: Sequence[PartyRow] | None = None
 ) -> ReportData:
-    """Report for the bank.
+    """Return the bank's report.
 
-    Parameters
-    ----------
     store : the bank's job folder after `train`, and `evaluate` where the job has it.
     costs : times and bytes, if known yet (`add_costs` adds them later).
     parties : who took part, where more is known (fingerprints, dates, refusals) than the folder says.
-
-    Raises
-    ------
-    StateError : the folder lacks what the steps save.
+    Raises StateError where the folder lacks what the steps save.
     """
     files = read_files(store, filed_job(job, store))
     fields, notes = measured(files)
@@ -72,13 +63,12 @@ def bank_report(
 
 
 def _convergence(files: BankFiles) -> Convergence | None:
-    """Norms of the gradient; trees have none."""
+    """Return the norms of the gradient; trees have none."""
     if files.design is None:
         return None
     history = [step["gradient_norm"] for step in files.fit["history"]]
     return Convergence(
-        gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
-        converged=files.fit["converged"],
+        gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (), converged=files.fit["converged"]
     )
 
 
@@ -152,7 +142,7 @@ def _weights(files: BankFiles) -> ScorecardSection:
 
 
 def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
-    """Merged bins of one party's columns; the bank's own in order of value with labels, others by falling WOE."""
+    """Return the merged bins of a party's columns; the bank's own by value and with labels, others by falling WOE."""
     table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
     at, result = offsets(table.n_codes), []
     for j, column in enumerate(part.columns):
@@ -170,6 +160,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
                 woe=column.woe[codes[0]],
                 points=column.points[codes[0]] / units if files.design is not None else None,
             )
+            # the order of others' values is not the bank's to know
             cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
         cells.sort(key=lambda pair: pair[0])
         ranked = tuple(cell for _, cell in cells)
@@ -178,12 +169,12 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
 
 
 def _place(column: ColumnMap, codes: Sequence[int]) -> int:
-    """Number of the first bin among codes, in the order of values."""
+    """Return the number of the first bin among codes, in the order of values."""
     return int(np.argsort(column.permutation)[list(codes)].min())
 
 
 def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
-    """Label of the codes of a merged bin; neighbouring ranges become one."""
+    """Return the label of the codes of a merged bin; neighbouring ranges become one."""
     names = column.bins.labels()
     parts: list[tuple[int, int]] = []
     bins = sorted(np.argsort(column.permutation)[list(codes)].tolist())
@@ -242,5 +233,5 @@ def _scorecard_warnings(files: BankFiles) -> list[str]:
 
 
 def _withheld(counts: BinCounts, n_train: int) -> bool:
-    """Whether some column's bins do not add up to all training rows."""
+    """Say whether some column's bins do not add up to all training rows."""
     return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < n_train).any())

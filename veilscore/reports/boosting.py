@@ -1,4 +1,4 @@
-"""What reports of a boosting job show beside those of a scorecard: trees, importance, what opened sums told."""
+"""Report what a boosting job has beside a scorecard's: trees, importance, what opened sums told."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = (  # parameters of growth and of what is opened, in the order of the pag
 
 
 def boosting_of(files: BankFiles) -> Boosting | None:
-    """Trees, importance and disclosure, for the bank; None for a scorecard."""
+    """Return trees, importance and disclosure, for the bank; None for a scorecard."""
     model, p = files.model, files.job.parameters
     if not isinstance(model, Boosted):
         return None
@@ -57,7 +57,7 @@ def boosting_of(files: BankFiles) -> Boosting | None:
 
 
 def boosting_warnings(files: BankFiles) -> list[str]:
-    """Lines for the bank on trees that were not grown, and on bounds."""
+    """Return lines for the bank on trees that were not grown, and on bounds."""
     if not isinstance(files.model, Boosted):
         return []
     lines = []
@@ -74,7 +74,7 @@ def boosting_warnings(files: BankFiles) -> list[str]:
 
 
 def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
-    """What a holder's folder says of its part in boosting; None for a scorecard."""
+    """Return what a holder's folder says of its part in boosting; None for a scorecard."""
     if not store.has("boosted"):
         return None
     saved = store.load_json("boosted")
@@ -90,7 +90,7 @@ def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
 
 
 def _limits(p: TrainBoosting) -> str:
-    """What limited opened sums, in a sentence."""
+    """Say in a sentence what limited opened sums."""
     if p.splits == "sealed":
         budget = (
             f"within a budget of {p.disclosure:g} of what each holder's codes hold" if p.bounds else "without a budget"

@@ -1,13 +1,18 @@
-"""TODO."""
+"""Define the data of a report, whose type refuses what its reader may not see.
+
+A bank's report with a holder's bin edges in it, or a holder's report with labels, weights or scores in it, cannot be
+built; sections without data are left out of the page.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from veilscore.errors import DataError
 from veilscore.models import metrics
+from veilscore.models.stability import ScoreStability
 
 Audience = Literal["bank", "holder", "merged"]
 
@@ -19,9 +24,14 @@ Role = Literal["label holder", "feature holder", "coordinator"]
 
 
 class Part(BaseModel):
-    """Frozen values; unknown fields and infinite numbers are refused, and errors never show the input."""
+    """Base of all parts: frozen; unknown fields and infinite numbers are refused, and errors never show the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    def changed(self, **changes: Any) -> Self:
+        """Return a copy with some fields replaced and all checked again, which pydantic's own copy does not do."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate({**fields, **changes})
 
 
 class ReportedJob(Part):
@@ -83,7 +93,7 @@ class Parity(Part):
 
     @property
     def holds(self) -> bool:
-        """Whether both differences are within their bounds."""
+        """Say whether both differences are within their bounds."""
         return abs(self.coefficient_difference) <= self.coefficient_bound and abs(self.auc_difference) <= self.auc_bound
 
 
@@ -154,7 +164,7 @@ class Boosting(Part):
 
 
 class CandidateRow(Part):
-    """One model on the folds: its loss a row, the standard deviation of that between folds, and what became of it."""
+    """One model on the folds: its loss a row, the deviation of that between folds, and what became of it."""
 
     name: str
     kind: Literal["scorecard", "boosting", "stack", "bank only"]
@@ -199,7 +209,7 @@ class BinRow(Part):
 
     @property
     def title(self) -> str:
-        """Label, or the numbers of the codes."""
+        """Return the label, or the numbers of the codes."""
         codes = ", ".join(str(code) for code in self.codes)
         return self.label if self.label is not None else f"bin{'s' * (len(self.codes) > 1)} {codes}"
 
@@ -227,7 +237,7 @@ class Stability(Part):
     expected_name: str = "training"
     actual_name: str = "hold-out"
     columns: tuple[ColumnStability, ...] = ()
-    score: metrics.ScoreStability | None = None
+    score: ScoreStability | None = None
 
 
 class Convergence(Part):
@@ -260,16 +270,11 @@ class LearnedRow(Part):
 class ReportData(Part):
     """Everything a report shows.
 
-    Parameters
-    ----------
     audience : whose report it is; "merged" joins all views, for demonstrations only.
     party : name of the reader among `parties`; empty for a merged report.
     score_name : name and direction of the score on the axes, e.g. "points (higher is better)".
-
-    Raises
-    ------
-    DataError : the reader would see what the protocol does not show it.
-    pydantic.ValidationError : a field is missing, unknown, of the wrong type or not finite.
+    Raises DataError where the reader would see what the protocol does not show it, pydantic.ValidationError where a
+    field is missing, unknown, of the wrong type or not finite.
     """
 
     audience: Audience
@@ -307,7 +312,7 @@ class ReportData(Part):
             if any(cell.label is not None for cell in others):
                 raise DataError("a bank's report must not carry labels of bins of another party's columns")
             return self
-        shown = [name for name in _BANK_ONLY if getattr(self, name)]
+        shown = [name for name in BANK_ONLY if getattr(self, name)]
         if shown:
             raise DataError(f"a holder's report must not carry {', '.join(shown)}")
         if len(own) < len(self.bins) or any(_outcome(cell) for column in own for cell in column.bins):
@@ -324,7 +329,7 @@ def _outcome(cell: BinRow) -> bool:
     return cell.bad_rate is not None or cell.woe is not None or cell.points is not None
 
 
-_BANK_ONLY: Final = (
+BANK_ONLY: Final = (
     "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "boosting", "selection",
     "convergence",
 )  # fmt: skip

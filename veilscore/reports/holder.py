@@ -1,4 +1,4 @@
-"""A holder's report of a training job: its own columns by its own labels, and what was learned."""
+"""Make a holder's report of a training job: its own columns by its own labels, and what was learned."""
 
 from __future__ import annotations
 
@@ -19,15 +19,10 @@ from veilscore.terms.job import Job
 
 
 def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = ()) -> ReportData:
-    """Report for one holder: its own columns by its own labels, what it helped with and what was learned.
+    """Return one holder's report: its columns by its own labels, what it helped with and what was learned.
 
-    Parameters
-    ----------
     store : the holder's job folder after its last step.
-
-    Raises
-    ------
-    StateError : the folder lacks what the steps save.
+    Raises StateError where the folder lacks what the steps save.
     """
     code_map = CodeMap.from_json(store.load_json("code_map"))
     rows, aligned = store.load_arrays("rows"), store.load_json("aligned")
@@ -62,11 +57,11 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[Step
 def _own_columns(
     code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, Array]
 ) -> tuple[list[ColumnBins], list[ColumnStability | None]]:
-    """Bins of every column in the order of values, over the training rows, and how far the hold-out has moved."""
+    """Return bins of every column by value, over the training rows, and how far the hold-out has moved."""
     train, codes = rows["train"], rows["codes"]
     before, after = (cell_counts(codes[chosen], code_map.n_codes) for chosen in (train, ~train))
     at, bins, shifts = offsets(code_map.n_codes), [], []
-    for j, column in enumerate(code_map.columns):
+    for j, column in enumerate(code_map.columns):  # its permutation lists the codes by value
         cells = slice(at[j], at[j + 1])
         shares, labels = before[cells] / max(train.sum(), 1), column.labels()
         shown = [
@@ -78,13 +73,13 @@ def _own_columns(
 
 
 def _own_titles(code_map: CodeMap, published: Sequence[str]) -> list[str]:
-    """Names of the owner's columns, each with the alias that the bank sees where that differs."""
+    """Return names of the owner's columns, each with the alias that the bank sees where that differs."""
     pairs = zip(code_map.names, published, strict=True)
     return [name if name == alias else f"{name} ({alias})" for name, alias in pairs]
 
 
 def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> str:
-    """What the holder helped with, in one sentence."""
+    """Say in one sentence what the holder helped with."""
     lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} firms"]
     if store.has("trained"):
         lines.append(f"took part in {store.load_json('trained')['n_steps']:,} steps of training")

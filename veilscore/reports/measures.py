@@ -1,4 +1,4 @@
-"""What reports of a training job measure, from the files of the job folder."""
+"""Measure what reports of a training job show, from the files of the job folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from veilscore.models.counts import BinCounts
 from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
 from veilscore.models.model import ScoreModel
+from veilscore.models.stability import population_stability
 from veilscore.models.woe import WoeTable
 from veilscore.reports import report
 from veilscore.reports.data import ColumnStability, Improvement, LearnedRow, Stability
@@ -52,7 +53,7 @@ class BankFiles:
 
     @property
     def shift(self) -> float:
-        """Prior correction in the model's intercept, in log-odds."""
+        """Return the prior correction in the model's intercept, in log-odds."""
         return self.model.intercept - float(self.fit["intercept"])
 
 
@@ -77,7 +78,7 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
 
 
 def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the report that need hold-out scores, and lines on what is missing and why."""
+    """Return the fields that need hold-out scores, and lines on what is missing and why."""
     if files.holdout is None:
         return {}, [_why_not_measured(files)]
     if "band" in files.holdout:
@@ -85,6 +86,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     y, units, weight = (files.holdout[name] for name in ("target", "units", "weight"))
     if np.unique(y).size < 2:
         return {}, [_ONE_CLASS]
+    # equal weights are as none: only unweighted rows give the gain a standard error
     points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
@@ -123,7 +125,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
 
 
 def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
-    """Rows and bad rate of each band: all that can be said where bands alone were opened."""
+    """Return rows and bad rate of each band: all that can be said where bands alone were opened."""
     y, weight = holdout["target"], holdout["weight"]
     if np.unique(y).size < 2:
         return {}, [_ONE_CLASS]
@@ -148,7 +150,7 @@ def _why_not_measured(files: BankFiles) -> str:
 
 
 def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
-    """Points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
+    """Return points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
     if files.design is None:
         return None, ["No trees were grown on the bank's own columns alone, so there is no such score to compare with."]
     scaling, held = files.model.scaling, files.codes[~files.train]
@@ -168,7 +170,7 @@ def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
 def _cutoffs(
     bands: Mapping[str, float], y: Array, points: Vector, weight: Vector | None
 ) -> tuple[metrics.CutoffRow, ...]:
-    """Table by the model's bands, or by fifths of the hold-out where it has none."""
+    """Return the table by the model's bands, or by fifths of the hold-out where it has none."""
     if not bands:
         edges = np.unique(np.round(np.quantile(points, [0.2, 0.4, 0.6, 0.8])))
         names = FIFTHS if edges.size == len(FIFTHS) - 1 else None
@@ -176,26 +178,24 @@ def _cutoffs(
     ranked = sorted(bands, key=lambda name: bands[name], reverse=True)
     edges = np.array([bands[name] for name in reversed(ranked)])
     rows = metrics.cutoff_table(y, points, edges, weight, names=(*ranked, "below all bands"))
-    return rows if rows[-1].n else rows[:-1]
+    return rows if rows[-1].n else rows[:-1]  # "below all bands" is shown only where somebody is there
 
 
 def column_shift(column: str, party: str, before: Vector, after: Vector) -> ColumnStability | None:
-    """Population stability of one column from its rows per cell; None where a side has no rows."""
-    seen = (before > 0) | (after > 0)
+    """Return the population stability of one column from its rows per cell; None where a side has no rows."""
     if not before.sum() or not after.sum():
         return None
-    psi = metrics.population_stability(before[seen], after[seen])
-    return ColumnStability(column=column, party=party, psi=psi)
+    return ColumnStability(column=column, party=party, psi=population_stability(before, after))
 
 
 def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:
-    """Stability of the columns that have one."""
+    """Return the stability of the columns that have one."""
     known = tuple(shift for shift in shifts if shift is not None)
     return Stability(columns=known) if known else None
 
 
 def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:
-    """What each role learned in the steps that ran."""
+    """Return what each role learned in the steps that ran."""
     return tuple(
         LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
         for row in leakage_table(job.parameters)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Render a report as one HTML page that opens offline."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _charts(report: ReportData) -> dict[str, Markup]:
 
 
 def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
-    """One drawing of `plots`, empty where there is nothing to draw."""
+    """Return one drawing of `plots`, empty where there is nothing to draw."""
     if figures is None:
         return Markup()
     if find_spec("matplotlib") is None:
@@ -74,7 +74,7 @@ def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
 
 
 def _cost_table(costs: Sequence[StepCost]) -> dict[str, dict[str, StepCost]]:
-    """Costs by step, in order of first mention, and party; repeated entries are added up."""
+    """Return costs by step, in order of first mention, and party; repeated entries are added up."""
     table: dict[str, dict[str, StepCost]] = {}
     for cost in costs:
         row = table.setdefault(cost.step, {})
@@ -110,7 +110,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _bytes(value: float) -> str:
-    """Bytes in decimal units, three figures."""
+    """Format bytes in decimal units, three figures."""
     power = min(int(math.log10(value) / 3), 4) if value >= 1 else 0
     scaled = value / 1000**power
     digits = 0 if power == 0 or scaled >= 100 else 1

@@ -1,4 +1,4 @@
-"""What reports of a stack or a selection show: every candidate on the folds, and the stack's weights."""
+"""Report what a stack or a selection has beside one model: every candidate on the folds, and the stack's weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from veilscore.reports.data import CandidateRow, SelectionSection
 
 
 def selection_of(store: JobStore) -> SelectionSection | None:
-    """Candidates, best first, for the bank; None for a job that fits one model."""
+    """Return the candidates, best first, for the bank; None for a job that fits one model."""
     if not store.has("selection"):
         return None
     saved = store.load_json("selection")
