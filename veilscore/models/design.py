@@ -31,7 +31,7 @@ from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserSta
 from veilscore.models.standard_errors import standard_errors
 from veilscore.models.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,6 @@ _COUNT_BYTES = 8
 def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ...]:
     """Consent lists in a bank's HOME/consents/lists that say they cover the job, newest first, as they travel.
 
-    Parameters
-    ----------
     at_s : when; default now.
     """
     ask = ask_of(job, at_s)
@@ -74,9 +72,7 @@ def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
 def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
     """Holder: receive and verify the lists.
 
-    Raises
-    ------
-    RefusedError : there is none, or one is not for this batch.
+    Raises RefusedError where there is none, or one is not for this batch.
     """
     data = yield from receive_parts(session.bank, score_pb2.BatchConsent, MAX_BYTES)
     return gate.check_lists(_unpack(data, session.bank), ask)
@@ -122,8 +118,6 @@ def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act:
 class BatchGuard:
     """One attempt at scoring many firms, as a holder's policy sees it.
 
-    Parameters
-    ----------
     home : the holder's.
     policy, job, session : of the attempt.
     """
@@ -147,8 +141,6 @@ class BatchGuard:
     def keep(self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: Integers) -> None:
         """After alignment: refuse firms without consent, then save what scoring needs.
 
-        Parameters
-        ----------
         ids : (n_own,) normalised ids of the holder's data set.
         row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
         """
