@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import datetime as dt
+import json
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from veilscore.errors import ConfigError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, VeilscoreError
+from veilscore.keys.identity import RECOVERY_OID, parse_certificate
+from veilscore.keys.key_history import KeyHistory, PartyKeys, PinnedKey
+from veilscore.keys.rotation import parse_statement
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import parse_job
 from veilscore.terms.settings import parse_yaml
@@ -87,3 +97,106 @@ def test_federation_files(tmp_path, text):
     path.write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ConfigError, match=r"federation\.yaml"):
         load_federation(path)
+
+
+# --- certificates and key statements ---------------------------------------------------------------------------------
+
+
+def certificate(key, role="holder", **changes):
+    """A self-signed certificate as `keys.identity` makes it, by another key or with other extensions."""
+    name = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, "tax"), x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role)]
+    )
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(changes.get("end", now + dt.timedelta(days=1)))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("tax")]), critical=False)
+    )
+    if "recovery" in changes:
+        builder = builder.add_extension(x509.UnrecognizedExtension(RECOVERY_OID, changes["recovery"]), critical=False)
+    return builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()).public_bytes(
+        serialization.Encoding.PEM
+    )
+
+
+def x509_pem(der):
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+P256_OID = bytes.fromhex("2a8648ce3d030107")
+KEY = ec.generate_private_key(ec.SECP256R1())
+PEM = certificate(KEY)
+WITH_RECOVERY = certificate(KEY, recovery=b"\x04\x20" + bytes(32))
+
+
+@pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()])
+def test_certificates_with_other_keys(key):
+    with pytest.raises(IdentityError, match="other than P-256"):
+        parse_certificate(certificate(key))
+
+
+def test_certificates_with_an_unknown_curve():
+    der = x509.load_pem_x509_certificate(PEM).public_bytes(serialization.Encoding.DER)
+    assert der.count(P256_OID) == 1
+    for unknown in (b"\x2a\x86\x48\xce\x3d\x03\x01\x63", b"\x2b\x24\x03\x03\x02\x08\x01\x7f"):
+        damaged = x509_pem(der.replace(P256_OID, unknown))
+        with pytest.raises(IdentityError):
+            parse_certificate(damaged)
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=4))
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_damaged_certificates(changes):
+    der = bytearray(x509.load_pem_x509_certificate(WITH_RECOVERY).public_bytes(serialization.Encoding.DER))
+    for place, value in changes:
+        der[place % len(der)] = value
+    with contextlib.suppress(IdentityError):  # a change to the byte that was there
+        parse_certificate(x509_pem(bytes(der)))
+
+
+@few
+@given(st.binary() | st.text().map(str.encode) | st.binary().map(x509_pem))
+def test_what_is_no_certificate(data):
+    with pytest.raises(IdentityError):
+        parse_certificate(data)
+
+
+STATEMENT = {
+    "kind": "rotate", "federation": "trial", "member": "tax", "fingerprint": "0" * 64, "date_ms": 1, "by": "tax",
+    "signer": "0" * 64, "signature": "00" * 8, "certificate": None, "overlap_s": 0, "successor_signature": "00" * 8,
+    "recovery_key": None,
+}  # fmt: skip
+_KEY_PEM = "-----BEGIN PUBLIC KEY-----\nMDMwDQYJKoZIhvcNAQEBBQADIgAwHwIYAP==\n-----END PUBLIC KEY-----"
+_FIELDS = st.sampled_from(
+    ["0" * 17, "ab" * 40, "é" * 16, "\ud800", "", "revoke", PEM.decode(), _KEY_PEM]
+) | st.sampled_from([None, -1, 1 << 47, (1 << 47) + 1, 1 << 52, 1e300, True, [], {}])
+
+
+@few
+@given(st.dictionaries(st.sampled_from([*STATEMENT, "x"]), _FIELDS, max_size=3), st.binary(max_size=3))
+@example({"signature": "0" * 17}, b"")
+@example({"successor_signature": "0" * 17}, b"")
+@example({"date_ms": 1 << 52}, b"")
+@example({"date_ms": 1 << 47, "overlap_s": 90 * 86400}, b"")
+def test_key_statements(changes, behind):
+    """A peer's statement, whatever is in it, is refused, or has an effect, or is kept among those that have none."""
+    pinned = parse_certificate(PEM)
+    statement = STATEMENT | {"fingerprint": pinned.fingerprint, "signer": pinned.fingerprint} | changes
+    with contextlib.suppress(IdentityError):
+        parsed = parse_statement(json.dumps(statement).encode() + behind, "tax")
+        history = KeyHistory.of("trial", [pinned], [parsed])
+        assert len(history.applied) + len(history.ignored) == 1
+        with contextlib.suppress(IdentityError):
+            parsed.verify_recovery(pinned.fingerprint)
+
+
+def test_dates_beyond_the_calendar():
+    keys = PartyKeys("tax", (PinnedKey(parse_certificate(PEM), retired_s=0.0),), 0.0)
+    for never in (1e300, float("nan"), -1e12, float("inf")):
+        with pytest.raises(IdentityError, match="years 1 to 9999"):
+            parse_certificate(PEM).check_valid(never)
+        with pytest.raises(IdentityError):
+            keys.verify(b"", b"", "x", never)

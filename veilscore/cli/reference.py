@@ -53,10 +53,10 @@ _PATTERNS = {  # what a text has to look like, in words
     r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
     r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{16,160}$": "hexadecimal digits",
+    r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-_NO_BOUND = 1 << 52  # a limit from here on is the file format's, not the reader's
+_NO_BOUND = 1 << 47  # a limit from here on is the file format's, not the reader's
 _KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "date": "date", "path": "path"}
 # Examples of keys whose default shows nothing, or less than another choice; all others show their default.
 _EXAMPLES: Mapping[str, Mapping[str, Any]] = yaml.safe_load("""
