@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime as dt
 import json
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -15,7 +16,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from veilscore.errors import ConfigError, IdentityError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, ProtocolError, VeilscoreError
+from veilscore.fabric.failures import failure_of
+from veilscore.fabric.step_run import SESSION_ID, parse_session_id, session_id
 from veilscore.keys.identity import RECOVERY_OID, parse_certificate
 from veilscore.keys.key_history import KeyHistory, PartyKeys, PinnedKey
 from veilscore.keys.rotation import parse_statement
@@ -200,3 +203,33 @@ def test_dates_beyond_the_calendar():
             parse_certificate(PEM).check_valid(never)
         with pytest.raises(IdentityError):
             keys.verify(b"", b"", "x", never)
+
+
+# --- what a peer says ------------------------------------------------------------------------------------------------
+
+
+_SAID = st.dictionaries(
+    st.sampled_from(["error", "message", "session", "party"]),
+    st.sampled_from([None, "RefusedError", [], {}, 1, "\ud800"]),
+)
+
+
+@few
+@given(
+    st.sampled_from(["UNAVAILABLE", "ABORTED", "x"]),
+    st.text(max_size=20),
+    st.none() | st.binary() | st.text().map(str.encode) | _SAID.map(json.dumps).map(str.encode),
+)
+@example("ABORTED", "", b"[" * 8000)
+@example("ABORTED", "", b'{"error": [], "message": ' + b"1" * 5000 + b"}")
+def test_errors_of_peers(status, text, sent):
+    failure = failure_of(status, text, sent, SimpleNamespace(name="tax", address="tax:1"))
+    assert isinstance(failure.error, VeilscoreError)
+    assert all(c.isprintable() for c in failure.error.message)
+
+
+@few
+@given(st.text() | st.from_regex(SESSION_ID))
+def test_session_ids(text):
+    with contextlib.suppress(ProtocolError):
+        assert session_id(*parse_session_id(text)) == text

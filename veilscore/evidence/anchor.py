@@ -56,8 +56,6 @@ class Anchor(Interface):
     def submit(self, head: SignedHead, path: Callable[[int], Sequence[str]]) -> AnchorReceipt:
         """Anchor a head.
 
-        Parameters
-        ----------
         path : gives the consistency proof (hexadecimal) from an earlier size to this head.
         """
 
@@ -65,8 +63,6 @@ class Anchor(Interface):
 class SecondLog:
     """A notary: a log of the heads of others, kept by another operator.
 
-    Parameters
-    ----------
     folder : the notary's; holds its log and the last head of each party.
     signer, keys : its identity, and the public keys of the notary and of the parties.
     """
@@ -98,8 +94,6 @@ class SecondLog:
 class TimeStamps:
     """A time-stamping authority.
 
-    Parameters
-    ----------
     url : where it takes requests (HTTP POST, RFC 3161 section 3.4).
     roots : certificates under which its own must lie.
     """
@@ -164,10 +158,8 @@ def _verify_token(token: bytes, head: SignedHead, roots: Sequence[Certificate]) 
 def check_anchor(receipt: AnchorReceipt, keys: Keys, roots: Sequence[Certificate] = ()) -> list[str]:
     """Verify an anchor's receipt offline; returns what it proves.
 
-    Raises
-    ------
-    EvidenceError : it proves nothing.
-    ConfigError : a time stamp without root certificates.
+    Raises EvidenceError where it proves nothing.
+    Raises ConfigError where a time stamp without root certificates.
     """
     head = receipt.head
     head.verify(keys)

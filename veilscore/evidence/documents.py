@@ -118,8 +118,6 @@ class Keys(Interface):
 class FederationKeys:
     """Keys of a federation, with those that members had before.
 
-    Parameters
-    ----------
     current : gives the federation as it is now.
     """
 
@@ -175,9 +173,7 @@ class AnyKeys:
 def load_keys(path: Path) -> Keys:
     """Public keys from a federation file, or from a file of PEM certificates.
 
-    Raises
-    ------
-    ConfigError, IdentityError : it is neither.
+    Raises ConfigError, IdentityError where it is neither.
     """
     try:
         with path.open("rb") as file:

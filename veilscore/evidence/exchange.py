@@ -79,8 +79,6 @@ class Countersigned(Document):
 class CrossSigning:
     """One node's answers.
 
-    Parameters
-    ----------
     recorder : the node's log.
     job_of : the job of an id if this node accepted it; raises otherwise.
     """

@@ -33,8 +33,6 @@ class Facts:
 def facts_of(home: Path, node: NodeConfig, job: Job, job_id: str, seed: bytes) -> Facts:
     """Read them; StateError if a file is damaged.
 
-    Parameters
-    ----------
     seed : secret of this job at this party; commitments to files and scores are salted by it.
     """
     folder = home / "jobs" / job_id

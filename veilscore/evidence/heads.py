@@ -44,8 +44,6 @@ class ForkError(EvidenceError):
 class SignedHead(Document):
     """A party's signature over its log.
 
-    Parameters
-    ----------
     size : number of entries.
     root : of the Merkle tree over them.
     previous : SHA-256 of the head before it in the log, so that no head can be left out; empty for the first.
@@ -114,14 +112,9 @@ def _counterclaim(by: str, head: SignedHead, time_ms: int) -> bytes:
 def check_successor(seen: SignedHead | None, head: SignedHead, path: Sequence[str], keys: Keys) -> None:
     """Check that `head` is signed and continues the head seen before.
 
-    Parameters
-    ----------
     path : consistency proof from `seen` to `head`; empty if nothing was seen before.
-
-    Raises
-    ------
-    ForkError : it does not continue it although both are signed.
-    EvidenceError : wrong signature, or another party's head.
+    Raises ForkError where it does not continue it although both are signed.
+    Raises EvidenceError where wrong signature, or another party's head.
     """
     head.verify(keys)
     if seen is None:

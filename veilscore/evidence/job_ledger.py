@@ -22,8 +22,6 @@ _ANSWERS = {"pending": {"accepted", "refused", "cancelled"}, "accepted": {"cance
 class LedgerEntry:
     """One job as this node knows it.
 
-    Parameters
-    ----------
     status : pending, accepted, refused or cancelled.
     reason : why, for whoever asks.
     attempts : step -> highest attempt begun.

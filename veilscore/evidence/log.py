@@ -42,8 +42,6 @@ _ENTRY, _HEAD = b"E ", b"H "
 class LogFile:
     """What a log file holds up to its last head.
 
-    Attributes
-    ----------
     places : (offset, size) of every entry's JSON in the file.
     head : the last signed head.
     heads : all heads, where asked for.
@@ -62,14 +60,9 @@ class LogFile:
 def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> LogFile:
     """Read a log file and recompute its tree; roots are compared with every head, signatures are not checked.
 
-    Parameters
-    ----------
     visit : called with index and JSON of every entry that a head covers.
-
-    Raises
-    ------
-    EvidenceError : something before the last head was changed, dropped, added or moved; says where.
-    StateError : the file cannot be read.
+    Raises EvidenceError where something before the last head was changed, dropped, added or moved; says where.
+    Raises StateError where the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -134,19 +127,14 @@ def _checked_head(body: bytes, tree: MerkleTree, before: Sequence[SignedHead], w
 class Log:
     """One party's log, open for appending; usable from any thread, one process at a time.
 
-    Parameters
-    ----------
     folder : made if absent; holds log.jsonl.
     signer : gives the party's identity in use (it changes when keys are rotated).
     keys : to check the last head with.
     clock : seconds since the epoch.
     visit : called with index and JSON of every entry that is there already.
     ahead : kinds of entries that may be written ahead of their head.
-
-    Raises
-    ------
-    EvidenceError : the log was changed; it is left as it is.
-    StateError : it cannot be read or written, or another process has it.
+    Raises EvidenceError where the log was changed; it is left as it is.
+    Raises StateError where it cannot be read or written, or another process has it.
     """
 
     def __init__(
@@ -252,15 +240,10 @@ class Log:
     def append(self, entries: Sequence[dict[str, Any]], *, head_later: bool = False) -> range:
         """Write entries and a head over them; returns their indices once they are on disk.
 
-        Parameters
-        ----------
         head_later : somebody waits, so entries alone are written, and the caller sees to it that `sign_head` is called
             in a moment. A signature takes half as long as an fsync, and one may stand for many entries.
-
-        Raises
-        ------
-        EvidenceError : no entry, too many, one that is too long, or of a kind that has its head with it.
-        StateError : the disk is full or cannot be written; nothing was appended.
+        Raises EvidenceError where no entry, too many, one that is too long, or of a kind that has its head with it.
+        Raises StateError where the disk is full or cannot be written; nothing was appended.
         """
         bodies = [canonical(entry) for entry in entries]
         if not 0 < len(bodies) <= MAX_BATCH or max(map(len, bodies)) > MAX_ENTRY_BYTES:

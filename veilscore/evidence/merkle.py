@@ -30,8 +30,6 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 class MerkleTree:
     """Append-only tree; keeps every complete subtree's hash, 64 bytes a leaf.
 
-    Parameters
-    ----------
     leaves : hashes of leaves, 32 bytes each.
     """
 
@@ -125,15 +123,10 @@ def _split(n: int) -> int:
 def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> None:
     """Verify an inclusion proof (RFC 9162, 2.1.3.2).
 
-    Parameters
-    ----------
     leaf : hash of the leaf.
     index, size : place of the leaf, number of leaves.
     root : of the tree of that size.
-
-    Raises
-    ------
-    EvidenceError : the leaf is not there.
+    Raises EvidenceError where the leaf is not there.
     """
     _check_path(path)
     if not 0 <= index < size:
@@ -156,9 +149,7 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
 def check_consistency(old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> None:
     """Verify that the tree of `size` leaves continues that of `old` leaves (RFC 9162, 2.1.4.2).
 
-    Raises
-    ------
-    EvidenceError : it does not: entries were changed, dropped or put in between.
+    Raises EvidenceError where it does not: entries were changed, dropped or put in between.
     """
     _check_path(path)
     if not 0 <= old <= size:

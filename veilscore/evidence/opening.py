@@ -51,8 +51,6 @@ Long = Annotated[str, Field(max_length=4 << 20)]
 class Opening(Document):
     """What one attempt is bound to.
 
-    Parameters
-    ----------
     session : "job/step/attempt".
     seed : of all secrets of the bank in this attempt; never of another.
     job : the job, canonical.
@@ -129,8 +127,6 @@ class Reads:
 class StepRecord:
     """The bank's record of one attempt; without a folder nothing is kept.
 
-    Attributes
-    ----------
     opening : of the attempt.
     bank : who records.
     folder : where it is kept.
@@ -176,10 +172,8 @@ class StepRecord:
 def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads) -> StepRecord:
     """Draw the seed of an attempt at the bank and bind it to what the step will read.
 
-    Raises
-    ------
-    SecretReuseError : this attempt was begun before.
-    StateError : files cannot be read or written.
+    Raises SecretReuseError where this attempt was begun before.
+    Raises StateError where files cannot be read or written.
     """
     job_id, step, attempt = session.id.split("/")
     forget_old(home, node.audit)
@@ -254,10 +248,8 @@ def _cannot(verb: str, path: Path, error: OSError) -> StateError:
 def read_opening(folder: Path) -> Opening:
     """Opening of an attempt.
 
-    Raises
-    ------
-    FileNotFoundError : there is none.
-    EvidenceError : it was changed.
+    Raises FileNotFoundError where there is none.
+    Raises EvidenceError where it was changed.
     """
     return Opening.parse((folder / OPENING).read_bytes())
 
@@ -274,10 +266,8 @@ class Noted:
 def read_messages(folder: Path, session: str) -> list[Noted]:
     """Messages of an attempt in the order in which the bank saw them; a last one that was cut is left out.
 
-    Raises
-    ------
-    FileNotFoundError : none were kept.
-    EvidenceError : the record was changed.
+    Raises FileNotFoundError where none were kept.
+    Raises EvidenceError where the record was changed.
     """
     with (folder / MESSAGES).open("rb") as file:
         return list(_noted(file, session))

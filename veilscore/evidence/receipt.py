@@ -46,8 +46,6 @@ Row = Annotated[str, Field(max_length=4000)]
 class Traffic(Document):
     """All messages of one step from one party to another, by digest; both must state the same.
 
-    Parameters
-    ----------
     earlier : of an attempt that failed, the digest before each of the last messages, the newest first: the other side
         may have got fewer.
     """
@@ -95,8 +93,6 @@ class Scores(Document):
 class JobStatement(Document):
     """What one party says of a job when it is done.
 
-    Parameters
-    ----------
     request : SHA-256 of the job that was accepted.
     policy : SHA-256 of the party's policy at that time.
     bound : digest of what its acceptance was bound to (code, data set version, model version).
@@ -127,8 +123,6 @@ class JobStatement(Document):
 class OnlineStatement(Document):
     """What the bank says of one score that was released online; ids only inside `request` and `output`.
 
-    Parameters
-    ----------
     request, output : salted commitments to the request and the response as the caller got it.
     consent : SHA-256 of the consent document that came with the request; empty for none.
     ciphertexts : holder -> SHA-256 of the message that asked it to open its part; it stands in the holder's log too.
@@ -173,8 +167,6 @@ class Logged(Document):
 class JobReceipt(Document):
     """All parties' statements on one job.
 
-    Parameters
-    ----------
     request : the job in canonical form.
     statements : one a party, each with the entry's proof.
     """
@@ -188,8 +180,6 @@ class JobReceipt(Document):
 class ScoreReceipt(Document):
     """One score out of a batch.
 
-    Parameters
-    ----------
     line : the score as released, in the columns that the bank's statement names.
     """
 
@@ -268,8 +258,6 @@ def commitment(salt: bytes, data: bytes) -> str:
 class ScoreTree:
     """Tree over the lines of a file of scores (CSV, a header first).
 
-    Parameters
-    ----------
     content : the file as released.
     seed : 32 secret random bytes, kept by the bank; salts follow from it.
     """

@@ -63,8 +63,6 @@ _REMEMBERED = {"step", "answer", "job"}
 class OnlineAsked:
     """The part of a bank's statement on one score that is known before the score.
 
-    Attributes
-    ----------
     body : the request as canonical JSON; `commitment` is to it, under `salt`.
     consent : digest of the consent document; empty if none came.
     """
@@ -83,8 +81,6 @@ class EvidenceRecorder:
     openings/JOB.json (secret: salts; delete one and the firms in that job can no longer be shown), online.db (bank:
     receipts of single scores, 90 days), forks/.
 
-    Parameters
-    ----------
     home, node : the node's own.
     signer, federation : give the identity and the federation in force now.
     """
@@ -112,14 +108,9 @@ class EvidenceRecorder:
     def open(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Read and check the log, and hold it until `close`; nothing else works before.
 
-        Parameters
-        ----------
         loop : where heads are signed a moment after entries that somebody waits for; without it, together with them.
-
-        Raises
-        ------
-        EvidenceError : the log was changed; the node does not start on it.
-        StateError : files cannot be read or written.
+        Raises EvidenceError where the log was changed; the node does not start on it.
+        Raises StateError where files cannot be read or written.
         """
         self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read, ahead=_AHEAD)
         try:
@@ -244,8 +235,6 @@ class EvidenceRecorder:
 
         `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
 
-        Parameters
-        ----------
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
         statement = {
@@ -265,13 +254,8 @@ class EvidenceRecorder:
     def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
         """Bank: after a score has left, keep its receipt, which shows request and response; may be repeated.
 
-        Parameters
-        ----------
         left : from `score_released`; the log may have been closed and opened since.
-
-        Raises
-        ------
-        EvidenceError : the log is another one now.
+        Raises EvidenceError where the log is another one now.
         """
         number, salt, body = unpack_fields(left, 3)
         logged, output = Logged.of(self.log, int.from_bytes(number, "little")), _as_json(response).decode()
@@ -321,8 +305,6 @@ class EvidenceRecorder:
     ) -> None:
         """Lead: before the circuit of one band leaves, and ahead of its head.
 
-        Parameters
-        ----------
         commitment : of the bank, to the seed of its side of the set-up.
         choices : what the lead sent for it.
         cut_offs : digest of those in the circuit.
@@ -437,9 +419,7 @@ def load_receipt(home: Path, job_id: str) -> JobReceipt:
 def score_receipt(home: Path, job_id: str, firm: str) -> ScoreReceipt:
     """Receipt of one firm's score of a batch, made from the bank's files.
 
-    Raises
-    ------
-    EvidenceError : no such job or firm, or the file of scores is not the one that was logged.
+    Raises EvidenceError where no such job or firm, or the file of scores is not the one that was logged.
     """
     receipt = load_receipt(home, job_id)
     try:

@@ -41,15 +41,10 @@ _KINDS: dict[str, type[Document]] = {
 def verify_receipt(data: bytes, keys: Keys, roots: Sequence[Certificate] = ()) -> list[str]:
     """Verify any receipt.
 
-    Parameters
-    ----------
     data : the receipt's bytes.
     keys : public keys, from a federation file or from certificates.
     roots : certificates of time-stamping authorities, for time stamps only.
-
-    Raises
-    ------
-    EvidenceError : it proves nothing; says what does not hold.
+    Raises EvidenceError where it proves nothing; says what does not hold.
     """
     try:
         kind = json.loads(data)["kind"]
@@ -197,14 +192,9 @@ def _verify_online(receipt: OnlineReceipt, keys: Keys) -> list[str]:
 def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list[str]:
     """Verify a log file: every entry, every head and signature, and heads of it that others kept.
 
-    Parameters
-    ----------
     path : the file log.jsonl.
     known : heads of this log from elsewhere: receipts, other parties, anchors.
-
-    Raises
-    ------
-    EvidenceError : something was changed, dropped, added, moved or cut off; says what.
+    Raises EvidenceError where something was changed, dropped, added, moved or cut off; says what.
     """
     found = scan(path)
     if found.head is None:

@@ -74,8 +74,6 @@ def _texts(cls: type, holder: str, body: Mapping[str, Any], digests: tuple[str, 
 class Witnesses:
     """Entries of attempts by job, attempt and party; everything in it was verified.
 
-    Attributes
-    ----------
     attempts : job id -> (step, attempt) -> party -> its entry.
     jobs : job id -> the job, where a receipt shows it.
     answered : job id -> SHA-256 of the jobs that parties answered to.

@@ -64,9 +64,7 @@ def with_model_version(job: Job, home: Path) -> Job:
 def check_bound(agreed: dict[str, str], now: dict[str, str], party: str) -> None:
     """Refuse to run what is not what was accepted.
 
-    Raises
-    ------
-    RefusedError : names each thing that differs.
+    Raises RefusedError where names each thing that differs.
     """
     differing = [name for name in NAMES if agreed.get(name, "") != now.get(name, "")]
     if agreed and differing:

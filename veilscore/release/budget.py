@@ -26,8 +26,6 @@ _Counts = int | Integers  # of one firm, or (n,)
 class ReleaseBudget:
     """Decides on one holder's releases and writes them down.
 
-    Parameters
-    ----------
     ledger : the holder's.
     rules : of its policy.
     n_columns : columns it has in the model.
@@ -53,9 +51,7 @@ class ReleaseBudget:
     def check_batch(self, release: Release) -> None:
         """Refuse a batch or a hold-out before anything is computed.
 
-        Raises
-        ------
-        RefusedError : says which rule; names no firm and no number that depends on single firms.
+        Raises RefusedError where says which rule; names no firm and no number that depends on single firms.
         """
         if self._rules.control == "off":
             return
@@ -71,9 +67,7 @@ class ReleaseBudget:
     def check_single(self, release: Release, *, fresh: bool) -> str:
         """Refuse a single firm, or say under which reference the same was released before.
 
-        Returns
-        -------
-        Reference of the earlier release whose result still holds, or "" if this has to be opened.
+        Returns Reference of the earlier release whose result still holds, or "" if this has to be opened.
         """
         if self._rules.control == "off":
             return ""
@@ -93,9 +87,7 @@ class ReleaseBudget:
     def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
 
-        Raises
-        ------
-        RefusedError : another release came first, or the token was used meanwhile.
+        Raises RefusedError where another release came first, or the token was used meanwhile.
         """
         with self._ledger.exclusive():
             if release.kind == ONLINE:

@@ -51,15 +51,10 @@ def publish(
 ) -> Path:
     """Read a data set of the catalogue, sign what may be told of it, save HOME/published/NAME.json.
 
-    Parameters
-    ----------
     mock : where its mock data are (a file name or address), if there are any.
     normaliser : kind of its ids.
-
-    Raises
-    ------
-    ConfigError : no such data set.
-    DataError : it cannot be read.
+    Raises ConfigError where no such data set.
+    Raises DataError where it cannot be read.
     """
     if name not in node.datasets:
         raise ConfigError(f"{node.name} has no data set named {name!r}; node.yaml has {', '.join(node.datasets)}")

@@ -45,8 +45,6 @@ _LABEL = b"veilscore/1 consent firm"
 class Scope:
     """What a firm agreed to.
 
-    Attributes
-    ----------
     purpose : compared word for word with the job's or request's.
     tasks : out of `TASKS`.
     bank : name of the bank; empty for any.
@@ -104,8 +102,6 @@ class Ask:
 class Consent:
     """A verified token or list.
 
-    Attributes
-    ----------
     kind : token or list.
     id : 128 random bits, hexadecimal; what a revocation names.
     once : the token serves one request only.
@@ -263,10 +259,8 @@ def _labelled(kind: str, body: bytes) -> bytes:
 def read_consent(signed: Signed, issuers: dict[str, str]) -> Consent:
     """Check a token or list against the issuers' public keys (name -> 64 hexadecimal digits).
 
-    Raises
-    ------
-    IdentityError : not of these issuers, or changed after it was signed.
-    MessageError : its shape is wrong although the signature holds.
+    Raises IdentityError where not of these issuers, or changed after it was signed.
+    Raises MessageError where its shape is wrong although the signature holds.
     """
     body = _verified(signed, issuers, ("token", "list"))
     try:

@@ -31,16 +31,11 @@ _TABLES = (
 class DisclosureLedger:
     """Bits told of one data set by one job and by all.
 
-    Parameters
-    ----------
     path : the SQLite file, made if absent.
     dataset : name of the data set at this node.
     job_id : the job that is counted here.
     most : bits of all jobs together; None only counts.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Raises StateError where from every method: the file cannot be read or written; names it.
     """
 
     path: Path
@@ -59,13 +54,8 @@ class DisclosureLedger:
     def charge(self, bits: float, kept: sqlite3.Connection | None = None) -> None:
         """Raise this job's count to `bits`, told by all its attempts.
 
-        Parameters
-        ----------
         kept : connection to the file, where it is open already.
-
-        Raises
-        ------
-        RefusedError : all jobs together would tell more than the policy allows; nothing is counted then.
+        Raises RefusedError where all jobs together would tell more than the policy allows; nothing is counted then.
         """
 
         def write(db: sqlite3.Connection) -> None:

@@ -33,8 +33,6 @@ class Token:
 class ConsentGate:
     """Verifies tokens and lists by a holder's policy.
 
-    Parameters
-    ----------
     home : the holder's; its consents/revocations folder is read again when it changes.
     required : whether the policy asks for consent at all.
     issuers : name -> public key (64 hexadecimal digits).
@@ -54,15 +52,11 @@ class ConsentGate:
     def check_token(self, data: bytes, firm: str, ask: Ask, ledger: ReleaseLedger, reference: str) -> Token:
         """Verify one firm's token.
 
-        Parameters
-        ----------
         data : a `SignedConsent` message as it came from the bank.
         firm : the firm's normalised id.
         reference : of the request; a token for one request is refused for any other.
-
-        Raises
-        ------
-        RefusedError : missing, forged, expired, revoked, replayed, of another firm, purpose, bank, task or model.
+        Raises RefusedError where missing, forged, expired, revoked, replayed, of another firm, purpose, bank, task or
+            model.
         """
         if not self._required:
             return Token()
@@ -80,9 +74,7 @@ class ConsentGate:
     def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
         """Verify the lists of a batch; `covered` says which firms they cover.
 
-        Raises
-        ------
-        RefusedError : none was sent, or one is forged, expired, revoked or not for this.
+        Raises RefusedError where none was sent, or one is forged, expired, revoked or not for this.
         """
         if not self._required:
             return ()

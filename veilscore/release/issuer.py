@@ -39,8 +39,6 @@ from veilscore.terms.settings import read_text
 class Issuer:
     """One issuer; its key hides itself in repr.
 
-    Parameters
-    ----------
     folder, name : of the issuer.
     key : its private key.
     """
@@ -145,8 +143,6 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
 def token_for(home: Path, spellings: Sequence[str], now_s: float) -> tuple[Path, Signed] | None:
     """A token for online scoring of a firm in HOME/consents/tokens that has not expired; None if there is none.
 
-    Parameters
-    ----------
     spellings : how the firm's id may be written, normalised or not.
     """
     for path in sorted((home / "consents" / "tokens").glob("*.json")):

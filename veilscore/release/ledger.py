@@ -65,8 +65,6 @@ def counted_map(code_map: bytes, bands: bytes) -> str:
 class Release:
     """One opening.
 
-    Attributes
-    ----------
     kind : batch, online or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
     model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
@@ -89,14 +87,9 @@ class Release:
 class ReleaseLedger:
     """Releases of one holder; usable from any thread.
 
-    Parameters
-    ----------
     path : the SQLite file, made if absent.
     clock : seconds since the epoch.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Raises StateError where from every method: the file cannot be read or written; names it.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -170,9 +163,7 @@ class ReleaseLedger:
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Write a release down before it leaves, and use up a token (issuer, id); all or nothing.
 
-        Raises
-        ------
-        RefusedError : the token was used for another request.
+        Raises RefusedError where the token was used for another request.
         """
         with self.exclusive():
             if token is not None:

@@ -19,9 +19,7 @@ _MAX = 254
 def email_address(text: object) -> str:
     """Return `text` if it is an address of the narrow form.
 
-    Raises
-    ------
-    ConfigError : for everything else, of whatever type; control characters in it are escaped.
+    Raises ConfigError where for everything else, of whatever type; control characters in it are escaped.
     """
     if not isinstance(text, str) or len(text) > _MAX or not _ADDRESS.fullmatch(text):
         shown = ascii(text[:80]) if isinstance(text, str) else type(text).__name__

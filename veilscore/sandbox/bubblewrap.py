@@ -48,8 +48,6 @@ _ENVIRONMENT = {
 class Inside:
     """What is put into the sandbox.
 
-    Parameters
-    ----------
     code : folder, seen as /code.
     data : folder with data.csv, seen as /data.
     entry : Python file to run, relative to `code`.
@@ -78,9 +76,7 @@ def bwrap() -> str:
 def check_host() -> None:
     """Make an empty sandbox once, to know whether this machine can.
 
-    Raises
-    ------
-    SandboxUnavailableError : bubblewrap or libseccomp is missing, or the kernel forbids namespaces.
+    Raises SandboxUnavailableError where bubblewrap or libseccomp is missing, or the kernel forbids namespaces.
     """
     filter_program()
     program = bwrap()
@@ -105,8 +101,6 @@ def command_line(
 ) -> list[str]:
     """The whole command.
 
-    Parameters
-    ----------
     control, info, seccomp : descriptors that the command inherits: socket for folders, where bubblewrap says the
         process id of the sandbox, and the filter.
     bootstrap : text of the first Python inside.
@@ -181,9 +175,7 @@ def _system_folder(path: str) -> tuple[str, ...]:
 def python_folders(python: Path) -> tuple[Path, ...]:
     """Folders that an interpreter needs beyond /usr: its environment and what that was made from.
 
-    Raises
-    ------
-    ConfigError : it does not run, or it lies where nearly everything would have to be shown.
+    Raises ConfigError where it does not run, or it lies where nearly everything would have to be shown.
     """
     ask = "import sys; print(sys.prefix, sys.base_prefix, sep='\\n')"
     try:
@@ -201,9 +193,7 @@ def python_folders(python: Path) -> tuple[Path, ...]:
 def check_hidden(home: Path, inside: Inside) -> None:
     """Refuse to run where the owner's home lies inside a folder that the code would see.
 
-    Raises
-    ------
-    ConfigError : names the folder.
+    Raises ConfigError where names the folder.
     """
     resolved = home.resolve()
     for folder in (*map(Path, _SYSTEM), *python_folders(inside.python)):

@@ -12,14 +12,9 @@ Declared = dict[str, int]  # name of a file -> most bytes
 def collect(folder: int, declared: Mapping[str, int]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Contents of the declared files, and why others were not taken.
 
-    Parameters
-    ----------
     folder : open descriptor of the folder.
     declared : name -> most bytes.
-
-    Returns
-    -------
-    name -> content; reasons. Names of undeclared files are the code's to choose, so they are only counted.
+    Returns name -> content; reasons. Names of undeclared files are the code's to choose, so they are only counted.
     """
     taken: dict[str, bytes] = {}
     refused: list[str] = []

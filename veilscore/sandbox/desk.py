@@ -43,8 +43,6 @@ RUN = "sandbox run"
 class Entry:
     """One submission as the owner sees it.
 
-    Parameters
-    ----------
     status : waiting, approved, refused, failed (ran without outputs that pass), gated (outputs wait), released.
     """
 
@@ -56,13 +54,8 @@ class Entry:
 class Desk:
     """The sandbox of one home.
 
-    Parameters
-    ----------
     home : a data holder's or bank's home.
-
-    Raises
-    ------
-    ConfigError, IdentityError, StateError : the home cannot be used.
+    Raises ConfigError, IdentityError, StateError where the home cannot be used.
     """
 
     def __init__(self, home: Path) -> None:
@@ -93,9 +86,7 @@ class Desk:
     def accept(self, submission: Submission) -> str:
         """Check who sent it and for whom, and freeze it; this is where another transport would come in.
 
-        Raises
-        ------
-        RefusedError : the policy does not take it. IdentityError : signature. ConfigError : unknown sender.
+        Raises RefusedError where the policy does not take it. IdentityError : signature. ConfigError : unknown sender.
         """
         manifest = submission.manifest
         submission.verify(self.federation.member(submission.sender).identity)
@@ -195,10 +186,8 @@ class Desk:
     def run(self, text: str) -> RunOutcome:
         """Run an approved submission on the private data and put its outputs through the gate.
 
-        Raises
-        ------
-        SandboxError : not approved, changed since, or its outputs do not pass.
-        SandboxUnavailableError : no sandbox can be made here.
+        Raises SandboxError where not approved, changed since, or its outputs do not pass.
+        Raises SandboxUnavailableError where no sandbox can be made here.
         """
         entry = self.entry(text)
         folder = self._kept / entry.id
@@ -276,9 +265,7 @@ class Desk:
     def release(self, text: str, reason: str = "") -> Path:
         """Second approval: sign the outputs and put them into the outbox; again gives the same ones.
 
-        Raises
-        ------
-        SandboxError : there is nothing that passed the gate, or it was changed since.
+        Raises SandboxError where there is nothing that passed the gate, or it was changed since.
         """
         entry = self.entry(text)
         if entry.status == "released":
@@ -296,9 +283,7 @@ class Desk:
     def released(self, text: str) -> tuple[Submission, Path]:
         """A submission whose outputs were released, and the folder that holds them.
 
-        Raises
-        ------
-        SandboxError : nothing of it was released.
+        Raises SandboxError where nothing of it was released.
         """
         entry = self.entry(text)
         if entry.status != "released":

@@ -31,8 +31,6 @@ _MAX_DEPTH = 3
 class Gated:
     """Outputs as they may leave, and what the owner should know about them.
 
-    Parameters
-    ----------
     files : name -> content.
     notes : for the owner: what was withheld or noised.
     epsilon : privacy loss spent.
@@ -46,9 +44,7 @@ class Gated:
 def check_policy(manifest: Manifest, policy: SandboxPolicy) -> None:
     """Refuse declared outputs that the policy cannot let out whatever they hold.
 
-    Raises
-    ------
-    SandboxError : says which and why.
+    Raises SandboxError where says which and why.
     """
     epsilon = sum(output.noise.epsilon for output in manifest.outputs.values() if output.noise is not None)
     if epsilon > policy.max_epsilon:
@@ -65,14 +61,9 @@ def check_policy(manifest: Manifest, policy: SandboxPolicy) -> None:
 def gate(outputs: Mapping[str, bytes], manifest: Manifest, policy: SandboxPolicy, n_rows: int) -> Gated:
     """Check every declared output and bring it into the form in which it may leave.
 
-    Parameters
-    ----------
     outputs : as collected.
     n_rows : firms in the data set; no count may be above it.
-
-    Raises
-    ------
-    SandboxError : an output does not pass; the message names the output and the rule, no content.
+    Raises SandboxError where an output does not pass; the message names the output and the rule, no content.
     """
     check_policy(manifest, policy)
     files: dict[str, bytes] = {}

@@ -30,15 +30,10 @@ Floats = Vector
 def mock_csv(table: Table, n_rows: int, k: int, rng: np.random.Generator, *, show_ids: bool = False) -> bytes:
     """Mock rows in the form of `private_data.table_csv`.
 
-    Parameters
-    ----------
     n_rows : rows to draw.
     k : fewest rows behind anything shown.
     rng : its seed is no secret; what it draws from is public once this file is.
-
-    Raises
-    ------
-    DataError : the data set has fewer than 2k rows.
+    Raises DataError where the data set has fewer than 2k rows.
     """
     if table.n_rows < 2 * k:
         raise DataError(f"{table.source} has fewer than {2 * k} rows: too few to draw mock data from")

@@ -18,9 +18,7 @@ INSTALL = "pip install 'veilscore[dp]'"
 def laplace(value: float, noise: Noise) -> float:
     """`value` cut to the bounds, with noise of scale sensitivity / epsilon.
 
-    Raises
-    ------
-    SandboxError : OpenDP is not installed.
+    Raises SandboxError where OpenDP is not installed.
     """
     dp = _opendp()
     width = noise.sensitivity if noise.sensitivity is not None else noise.upper - noise.lower

@@ -26,19 +26,11 @@ _MAX_BYTES = 64 << 20
 def read_release(folder: Path, owner: Certificate, submission: Submission, outputs: str = OUTPUTS) -> dict[str, bytes]:
     """Read a release at the modeller: it must be the owner's, about this code, and hold what the code declared.
 
-    Parameters
-    ----------
     folder : with release.json.
     submission : what was sent; its digest covers the code, its sender and the outputs it may give.
     outputs : folder below `folder` that holds the files.
-
-    Returns
-    -------
-    name -> content.
-
-    Raises
-    ------
-    SandboxError, IdentityError : changed, incomplete, of other code, or not the owner's.
+    Returns name -> content.
+    Raises SandboxError, IdentityError where changed, incomplete, of other code, or not the owner's.
     """
     record = read_signed(folder / RELEASE_FILE, RELEASE, owner)
     if record.get("submission") != submission.sha256:

@@ -36,8 +36,6 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class RunOutcome:
     """What a run did; nothing in it may leave the owner before the gate has seen it.
 
-    Parameters
-    ----------
     status : done, failed (exit code other than 0), or the limit it went over: wall time, memory, files.
     exit_code : of the code; 128 + n where signal n ended it (9 or 24: CPU time or memory, by the kernel).
     outputs : declared name -> content.
@@ -57,9 +55,7 @@ class RunOutcome:
 def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> RunOutcome:
     """Run `inside.entry` and collect what it was declared to write.
 
-    Raises
-    ------
-    SandboxUnavailableError : bubblewrap or libseccomp is missing, or the sandbox could not be made.
+    Raises SandboxUnavailableError where bubblewrap or libseccomp is missing, or the sandbox could not be made.
     """
     with ExitStack() as stack:
         started = time.monotonic()

@@ -52,9 +52,7 @@ _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ 
 def filter_program() -> bytes:
     """The filter as BPF, as `bwrap --seccomp` reads it; compiled once a process.
 
-    Raises
-    ------
-    SandboxUnavailableError : libseccomp or pyseccomp is not installed; says how to install it.
+    Raises SandboxUnavailableError where libseccomp or pyseccomp is not installed; says how to install it.
     """
     library = _library()
     rules = library.SyscallFilter(library.ERRNO(errno.EPERM))

@@ -24,10 +24,8 @@ def write_signed(path: Path, content: dict[str, Any], purpose: str, identity: Id
 def read_signed(path: Path, purpose: str, certificate: Certificate) -> dict[str, Any]:
     """Content of a file written by `write_signed`.
 
-    Raises
-    ------
-    SandboxError : missing or damaged.
-    IdentityError : not signed by `certificate` for this purpose, or changed.
+    Raises SandboxError where missing or damaged.
+    Raises IdentityError where not signed by `certificate` for this purpose, or changed.
     """
     if not path.exists():
         raise SandboxError(f"there is no {path.name} in {path.parent.name[:12]}")

@@ -95,8 +95,6 @@ class Manifest(Strict):
 class Submission:
     """A submission in memory.
 
-    Parameters
-    ----------
     sender : member who signed it.
     files : path below code/ -> content.
     signature : by the sender, over `sha256`.
@@ -130,9 +128,7 @@ def canonical(content: object) -> bytes:
 def make_submission(folder: Path, identity: Identity) -> Submission:
     """Read a folder with submission.yaml and code, and sign it.
 
-    Raises
-    ------
-    ConfigError, SandboxError : the manifest or a file is not as it must be.
+    Raises ConfigError, SandboxError where the manifest or a file is not as it must be.
     """
     manifest = load(Manifest, folder / MANIFEST, "manifest of the submission")
     files = read_files(folder)
@@ -174,9 +170,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
 def read_submission(folder: Path) -> Submission:
     """Read what somebody else wrote; its digest must be the folder's name. The signature is checked by `verify`.
 
-    Raises
-    ------
-    ConfigError, SandboxError : too large, links, other files, damaged, or changed since it was named.
+    Raises ConfigError, SandboxError where too large, links, other files, damaged, or changed since it was named.
     """
     if folder.is_symlink() or (folder / CODE).is_symlink():
         raise SandboxError(f"submission {folder.name[:12]} is a link, or its code is")
@@ -223,9 +217,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def read_regular(path: Path | str, most: int, what: str = "the submission") -> bytes:
     """Content of a regular file of at most `most` bytes, reached without following a last link.
 
-    Raises
-    ------
-    SandboxError : it is no such file; `what` names the thing it belongs to.
+    Raises SandboxError where it is no such file; `what` names the thing it belongs to.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -47,17 +47,9 @@ _MAX_STATE = 1 << 16
 def pack(submission: Submission, identity: Identity, job: SyftJob) -> Path:
     """Write a submission as a PySyft job; one that was packed before is left as it is.
 
-    Parameters
-    ----------
     identity : of the sender, who signs the envelope.
-
-    Returns
-    -------
-    The job's folder, for PySyft to push.
-
-    Raises
-    ------
-    ConfigError : PySyft is not installed. SandboxError : PySyft would not carry a file. StateError : disk.
+    Returns The job's folder, for PySyft to push.
+    Raises ConfigError where PySyft is not installed. SandboxError : PySyft would not carry a file. StateError : disk.
     """
     library = _syft_job()
     check_carried(submission)
@@ -92,18 +84,11 @@ def pack(submission: Submission, identity: Identity, job: SyftJob) -> Path:
 def deposit(job: SyftJob, files: Mapping[str, bytes]) -> Path:
     """Put released outputs into the owner's side of a job, open them to the sender, and call the job done.
 
-    Parameters
-    ----------
     files : name -> content; nothing else goes back. The same ones again change nothing.
-
-    Returns
-    -------
-    The folder of outputs, for PySyft to carry at its next sync.
-
-    Raises
-    ------
-    ConfigError : PySyft is not installed. SandboxError : PySyft itself ran the job, or other outputs are there.
-    StateError : disk, or PySyft's files are damaged.
+    Returns The folder of outputs, for PySyft to carry at its next sync.
+    Raises ConfigError where PySyft is not installed. SandboxError : PySyft itself ran the job, or other outputs are
+        there.
+    Raises StateError where disk, or PySyft's files are damaged.
     """
     library = _syft_job()
     outputs = no_links(job.review, job.syftbox) / OUTPUTS

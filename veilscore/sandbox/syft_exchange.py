@@ -34,13 +34,8 @@ _MAX_PEERS = 1000
 def receive(desk: Desk, owner: str, syftbox: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Freeze what PySyft brought and is new; the owner's people then read and approve it as always.
 
-    Parameters
-    ----------
     owner : e-mail address of the owner.
-
-    Returns
-    -------
-    Ids that were received; why other jobs were left.
+    Returns Ids that were received; why other jobs were left.
     """
     _check_apart(desk, syftbox)
     received: list[str] = []
@@ -72,13 +67,8 @@ def _receive_one(desk: Desk, job: SyftJob, kept: Path) -> str:
 def give_back(desk: Desk, text: str, owner: str, syftbox: Path) -> Path:
     """Deposit released outputs, with the owner's signed record of them, as the result of the job they came in.
 
-    Returns
-    -------
-    The folder of outputs.
-
-    Raises
-    ------
-    SandboxError : nothing was released, it did not come by PySyft to this address, or PySyft itself ran it.
+    Returns The folder of outputs.
+    Raises SandboxError where nothing was released, it did not come by PySyft to this address, or PySyft itself ran it.
     """
     _check_apart(desk, syftbox)
     submission, folder = desk.released(text)
@@ -97,18 +87,11 @@ def read_result(
 ) -> tuple[str, dict[str, bytes]]:
     """Read a result at the modeller: signed by the owner, about exactly the code that this identity signed.
 
-    Parameters
-    ----------
     text : id of the submission, or how it begins.
     sender : e-mail address of the modeller.
-
-    Returns
-    -------
-    The id; name of each output -> content.
-
-    Raises
-    ------
-    SandboxError, IdentityError : there is no such job or no result yet, or something is not as it was signed.
+    Returns The id; name of each output -> content.
+    Raises SandboxError, IdentityError where there is no such job or no result yet, or something is not as it was
+        signed.
     """
     jobs = []
     for owner in sorted(names_in(syftbox, _MAX_PEERS)):

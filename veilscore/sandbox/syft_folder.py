@@ -47,15 +47,10 @@ _TAKEN = frozenset({PERMISSIONS, "node_modules"})  # PySyft reads the first as i
 class SyftJob:
     """Where one job lies.
 
-    Parameters
-    ----------
     syftbox : the folder that PySyft keeps on this machine.
     owner, sender : e-mail addresses.
     name : of the job.
-
-    Raises
-    ------
-    ConfigError : an address or the name is of another form.
+    Raises ConfigError where an address or the name is of another form.
     """
 
     syftbox: Path
@@ -114,9 +109,8 @@ def jobs_sent_to(owner: str, syftbox: Path) -> tuple[list[SyftJob], list[str]]:
 def unpack(job: SyftJob) -> Submission:
     """Read the submission out of a job: all around it must be exactly as `pack` writes it.
 
-    Raises
-    ------
-    SandboxError, ConfigError : links, devices, other or large files, no or two submissions, or it was changed.
+    Raises SandboxError, ConfigError where links, devices, other or large files, no or two submissions, or it was
+        changed.
     """
     folder = job.inbox
     wrapped = no_links(folder / CODE / WRAPPED, job.syftbox)
@@ -141,9 +135,7 @@ def unpack(job: SyftJob) -> Submission:
 def check_envelope(path: Path, job: SyftJob, submission: Submission, sender: Certificate) -> None:
     """Check that the sender signed for this submission to go from and to the addresses of this job.
 
-    Raises
-    ------
-    SandboxError, IdentityError : damaged, not the sender's, or of other addresses or code.
+    Raises SandboxError, IdentityError where damaged, not the sender's, or of other addresses or code.
     """
     signed = read_signed(path, ENVELOPE, sender)
     if not job.envelope(submission).items() <= signed.items():
@@ -153,9 +145,7 @@ def check_envelope(path: Path, job: SyftJob, submission: Submission, sender: Cer
 def check_carried(submission: Submission) -> None:
     """Refuse what PySyft would not carry unchanged: it sends code as UTF-8 text and rewrites line ends.
 
-    Raises
-    ------
-    SandboxError : names the file or output.
+    Raises SandboxError where names the file or output.
     """
     for path, content in submission.files.items():
         if not _TAKEN.isdisjoint(path.split("/")):

@@ -123,13 +123,6 @@ class Federation(Strict):
             f"no member {name!r} in federation {self.name}; {nearest(name, [m.name for m in self.members])}"
         )
 
-    def by_fingerprint(self, fingerprint: str, now_s: float | None = None) -> Member | None:
-        """Return the member with an accepted key of this fingerprint, if any; `now_s` is in seconds since the epoch."""
-        key = self.history.find(fingerprint)
-        if key is None or key.refusal(time.time() if now_s is None else now_s) is not None:
-            return None
-        return self._newest[key.certificate.name]
-
     def keys_of(self, name: str, now_s: float | None = None) -> PartyKeys:
         """Return all keys of a member, also former ones, to check its signatures with."""
         return PartyKeys(self.member(name).name, self.history.keys[name], time.time() if now_s is None else now_s)
@@ -150,13 +143,6 @@ class Federation(Strict):
     def coordinator(self) -> Member:
         """Return the coordinator."""
         return self.with_role("coordinator")[0]
-
-    def with_address(self, name: str, address: str) -> Federation:
-        """Return the same federation with one member at another address."""
-        check_address(address)
-        self.member(name)
-        members = tuple(m.model_copy(update={"address": address}) if m.name == name else m for m in self.members)
-        return Federation.model_construct(name=self.name, members=members, statements=self.statements)
 
 
 def _with_certificate(member: Member, certificate: Certificate) -> Member:

@@ -1,4 +1,4 @@
-"""Files that a user writes (job, node, policy) are read strictly, with errors that name the key.
+"""Files that a user writes (job, node, policy) are read strictly, with errors that name the key; so is JSON of others.
 
 YAML is read without custom tags, aliases (they can grow without bound) or doubled keys; unknown keys are
 refused and the nearest known one is named.
@@ -7,6 +7,7 @@ refused and the nearest known one is named.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +94,14 @@ def parse_yaml(text: str, source: str, most_bytes: int = MAX_YAML_BYTES) -> dict
     return data
 
 
+def parse_json(data: bytes | str) -> Any:
+    """Return the value of JSON text from anywhere; ValueError for any other text, also for one nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
 def parse(model: type[S], data: object, source: str) -> S:
     """Return `data` validated as `model`; a ConfigError has every problem."""
     try:
@@ -106,9 +115,8 @@ def explain(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "missing":
-            text = "is missing"
+        plain = {"missing": "is missing", "extra_forbidden": "unknown key"}
+        text = plain.get(item["type"], item["msg"].removeprefix("Value error, "))
         lines.append(f"{where}: {text}" if where else text)
     return lines
 
