@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -12,16 +13,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from veilscore.errors import ConfigError, IdentityError, ProtocolError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, MessageError, ProtocolError, VeilscoreError
 from veilscore.fabric.failures import failure_of
 from veilscore.fabric.step_run import SESSION_ID, parse_session_id, session_id
-from veilscore.keys.identity import RECOVERY_OID, parse_certificate
+from veilscore.keys.identity import RECOVERY_OID, parse_certificate, utc_time
 from veilscore.keys.key_history import KeyHistory, PartyKeys, PinnedKey
 from veilscore.keys.rotation import parse_statement
+from veilscore.release.catalogue import read_published
+from veilscore.release.consent import Signed, claim_of, read_consent, read_revocations
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import parse_job
 from veilscore.terms.settings import parse_yaml
@@ -233,3 +237,90 @@ def test_errors_of_peers(status, text, sent):
 def test_session_ids(text):
     with contextlib.suppress(ProtocolError):
         assert session_id(*parse_session_id(text)) == text
+
+
+# --- consents and published data sets --------------------------------------------------------------------------------
+
+
+_NESTED = "[" * 20_000
+_VALUE = st.sampled_from([None, True, -1, 0, 1e300, float("nan"), 10**400, 253_402_300_800, [], ["x"], {}]) | (
+    st.sampled_from(["", "x", "0" * 63, "0" * 64, "\ud800"])
+)
+_CONSENT_KEYS = [
+    "purpose",
+    "tasks",
+    "bank",
+    "models",
+    "not_before_s",
+    "expires_s",
+    "id",
+    "once",
+    "salt",
+    "kind",
+    "issuer",
+]
+_CONSENT_KEYS += ["commitments_sha256", "revoked", "issued_s"]
+ISSUER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+TRUSTED = {"portal": ISSUER.public_key().public_bytes_raw().hex()}
+
+
+def signed_body(body: str, kind: str) -> Signed:
+    """A document that the issuer itself signed, whatever is in it."""
+    data = body.encode(errors="surrogatepass")
+    return Signed(data, ISSUER.sign(b"veilscore/1 consent " + kind.encode() + b"\n" + data), bytes(32))
+
+
+@few
+@given(
+    st.sampled_from(["token", "list", "revocations"]),
+    st.dictionaries(st.sampled_from(_CONSENT_KEYS), _VALUE, max_size=3),
+)
+@example("list", {"expires_s": 10**400})
+@example("token", {"expires_s": 253_402_300_800})
+@example("token", {"salt": "0" * 63})
+@example("revocations", {"issued_s": 10**400})
+def test_consents(kind, changes):
+    body = {
+        "purpose": "credit", "tasks": ["score_batch"], "bank": "", "models": [], "not_before_s": 0, "expires_s": 1e9,
+        "id": "0" * 32, "once": False, "salt": "0" * 64, "kind": kind, "issuer": "portal", "issued_s": 1, "revoked": [],
+        "commitments_sha256": hashlib.sha256(bytes(32)).hexdigest(),
+    } | changes  # fmt: skip
+    signed = signed_body(json.dumps(body), kind)
+    with contextlib.suppress(VeilscoreError):
+        read = read_revocations if kind == "revocations" else read_consent
+        found = read(signed, TRUSTED)
+        assert kind == "revocations" or utc_time(found.scope.expires_s)
+    with contextlib.suppress(VeilscoreError):
+        claim_of(signed)
+
+
+@few
+@given(st.text() | st.dictionaries(st.sampled_from(["body", "signature", "commitments"]), _VALUE).map(json.dumps))
+@example(_NESTED)
+@example(json.dumps({"body": _NESTED, "signature": ""}))
+@example(json.dumps({"body": "\ud800", "signature": ""}))
+def test_documents(text):
+    with contextlib.suppress(ConfigError):
+        signed = Signed.from_text(text, "f")
+        with contextlib.suppress(ConfigError):
+            claim_of(signed)
+        with pytest.raises((MessageError, IdentityError)):
+            read_consent(signed, TRUSTED)
+    with contextlib.suppress(ConfigError):
+        read_published(text, "f")
+    with contextlib.suppress(MessageError):
+        Signed.from_bytes(text.encode(errors="surrogatepass"), "bank")
+
+
+PUBLISHED = {
+    "format": "veilscore-dataset/1", "owner": "tax", "dataset": "main", "version": "0", "published_s": 0, "n_rows": 100,
+    "columns": [{"name": "c1", "kind": "number", "missing_percent": 1}], "terms": {}, "mock": "",
+}  # fmt: skip
+
+
+@few
+@given(st.dictionaries(st.sampled_from([*PUBLISHED, "x"]), _VALUE, max_size=3))
+def test_published_data_sets(changes):
+    text = json.dumps({"body": json.dumps(PUBLISHED | changes), "signature": ""})
+    with contextlib.suppress(ConfigError):
+        assert read_published(text, "f").content.format == "veilscore-dataset/1"
