@@ -7,6 +7,10 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
+import socket
+import struct
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +19,28 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
+from fabric_network import FEDERATION, IDENTITIES
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from veilscore.errors import ConfigError, IdentityError, MessageError, ProtocolError, VeilscoreError
+from veilscore.errors import (
+    ConfigError,
+    EvidenceError,
+    IdentityError,
+    MessageError,
+    PeerError,
+    ProtocolError,
+    VeilscoreError,
+)
+from veilscore.evidence.anchor import AnchorReceipt, TimeStamps, check_anchor
+from veilscore.evidence.documents import FederationKeys, canonical, load_keys
+from veilscore.evidence.heads import Countersignature, SignedHead
+from veilscore.evidence.log import Log
+from veilscore.evidence.merkle import MerkleTree, leaf_hash
+from veilscore.evidence.opening import read_messages, read_opening
+from veilscore.evidence.receipt import JobReceipt, JobStatement, Logged, ScoreTree
+from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
+from veilscore.evidence.witness import Witnesses
 from veilscore.fabric.failures import failure_of
 from veilscore.fabric.step_run import SESSION_ID, parse_session_id, session_id
 from veilscore.keys.identity import RECOVERY_OID, parse_certificate, utc_time
@@ -27,7 +49,7 @@ from veilscore.keys.rotation import parse_statement
 from veilscore.release.catalogue import read_published
 from veilscore.release.consent import Signed, claim_of, read_consent, read_revocations
 from veilscore.terms.federation import load_federation
-from veilscore.terms.job import parse_job
+from veilscore.terms.job import new_job_id, parse_job
 from veilscore.terms.settings import parse_yaml
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -324,3 +346,133 @@ def test_published_data_sets(changes):
     text = json.dumps({"body": json.dumps(PUBLISHED | changes), "signature": ""})
     with contextlib.suppress(ConfigError):
         assert read_published(text, "f").content.format == "veilscore-dataset/1"
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+NOW_MS = int(time.time() * 1000)
+KEYS = FederationKeys(lambda: FEDERATION)
+KINDS = ["step", "answer", "job", "share_opened", "band_opened", "step_bound", "job_receipt", "online_receipt"]
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("0" * 64),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from(["job_id", "step", "attempt", "commitment", "queries", "model", "statement", "time_ms", "x"])
+_LINE = st.binary().filter(lambda data: b"\n" not in data)
+_MESSAGE = st.tuples(st.integers(0, 5000), st.integers(0, 1 << 63), st.binary())
+_ENTRY = st.builds(
+    lambda kind, body: canonical(body | {"kind": kind}), st.sampled_from(KINDS) | _ANY, st.dictionaries(_NAMES, _ANY)
+)
+
+
+def written_log(path, bodies):
+    """A log that its owner wrote and signed, whatever its entries are."""
+    tree = MerkleTree(leaf_hash(body) for body in bodies)
+    head = SignedHead.sign(IDENTITIES["tax"], tree.size, tree.root(), "", NOW_MS)
+    path.write_bytes(b"".join(b"E " + body + b"\n" for body in bodies) + b"H " + head.to_bytes() + b"\n")
+
+
+@few
+@given(entries=st.lists(_ENTRY | _ANY.map(canonical) | _LINE, min_size=1, max_size=4))
+@example(entries=[b'{"kind":"step_bound"}'])
+@example(entries=[b'{"kind":"step_bound","attempt":"x","step":"a","job_id":"b","commitment":"c"}'])
+@example(entries=[b"not JSON"])
+@example(entries=[b"[]", b'{"kind":"share_opened","queries":1}'])
+@example(entries=[_NESTED.encode()])
+def test_logs_of_others(tmp_path, entries):
+    path = tmp_path / "log.jsonl"
+    written_log(path, entries)
+    assert verify_log(path, KEYS)
+    with contextlib.suppress(EvidenceError):
+        Witnesses().add_log(path, KEYS)
+
+
+@few
+@given(st.binary() | _ENTRY | st.text().map(str.encode))
+@example(_NESTED.encode())
+@example(b'{"kind":[]}')
+def test_what_is_no_receipt(data):
+    with pytest.raises(EvidenceError):
+        verify_receipt(data, KEYS)
+    with pytest.raises(EvidenceError):
+        heads_in(data)
+    with pytest.raises(EvidenceError):
+        Witnesses().add_receipt(data, KEYS)
+
+
+def cross_signed(folder, **changes):
+    """A job's receipt, signed by everybody as it should be, with a bank that states something else in it."""
+    job = parse_job(JOB.format(task="score_batch", key="model", value="m"))
+    job_id = new_job_id(job)
+    logged, heads = {}, {}
+    for name in (*job.parties, job.coordinator):
+        statement = JobStatement(
+            party=name, role=FEDERATION.member(name).role, job_id=job_id, request=job.sha256.hex(), policy="0" * 64,
+            steps=(), files={}, time_ms=1,
+        )  # fmt: skip
+        entry = statement.model_dump(mode="json") | (changes if name == job.bank else {})
+        with contextlib.closing(Log(folder / name, lambda name=name: IDENTITIES[name], KEYS)) as log:
+            logged[name] = Logged.of(log, log.append([entry])[0])
+            heads[name] = log.head
+    for name, head in heads.items():
+        by = tuple(Countersignature.sign(IDENTITIES[o], head, head.time_ms) for o in sorted(heads) if o != name)
+        logged[name] = logged[name].model_copy(update={"countersignatures": by})
+    return JobReceipt(job_id=job_id, request=job.canonical().decode(), statements=tuple(logged.values()))
+
+
+def test_statements_of_a_hostile_bank(tmp_path):
+    assert verify_receipt(cross_signed(tmp_path / "good").to_bytes(), KEYS)
+    for number, time_ms in enumerate((1 << 47, 1 << 61)):
+        with pytest.raises(EvidenceError, match="time_ms"):
+            verify_receipt(cross_signed(tmp_path / f"time{number}", time_ms=time_ms).to_bytes(), KEYS)
+    tree = ScoreTree(b"firm\rscore\r\nf1,600\r\n", bytes(32))
+    job = cross_signed(tmp_path / "scores", scores=tree.scores.model_dump(mode="json"))
+    with pytest.raises(EvidenceError, match="not a line of CSV"):
+        verify_receipt(tree.receipt(job, 0).to_bytes(), KEYS)
+
+
+@few
+@given(token=st.binary(max_size=60))
+@example(token=bytes.fromhex("30053003020102"))
+def test_time_stamps(token):
+    pytest.importorskip("rfc3161_client", reason="time stamps are the extra `timestamp`")
+    head = SignedHead.sign(IDENTITIES["tax"], 1, bytes(32), "", NOW_MS)
+    receipt = AnchorReceipt(anchor="time stamp", head=head, token=token.hex())
+    with pytest.raises(EvidenceError):
+        check_anchor(receipt, KEYS, [x509.load_pem_x509_certificate(PEM)])
+
+
+def test_an_authority_that_speaks_no_http():
+    def answer():
+        with server.accept()[0] as connection:
+            connection.sendall(b"\x00garbage\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=answer)
+        answering.start()
+        head = SignedHead.sign(IDENTITIES["tax"], 1, bytes(32), "", NOW_MS)
+        with pytest.raises(PeerError, match="cannot be reached"):
+            TimeStamps(f"http://127.0.0.1:{server.getsockname()[1]}/", []).submit(head, lambda _: ())
+        answering.join()
+
+
+@few
+@given(data=st.binary() | st.binary().map(x509_pem) | _YAML.map(str.encode))
+def test_key_files(tmp_path, data):
+    path = tmp_path / "keys"
+    path.write_bytes(data)
+    with pytest.raises((ConfigError, IdentityError)):
+        load_keys(path)
+
+
+@few
+@given(data=st.binary(max_size=60) | _ENTRY | _MESSAGE.map(lambda parts: struct.pack("<IQ", *parts[:2]) + parts[2]))
+def test_records_of_attempts(tmp_path, data):
+    for name in ("messages", "opening.json"):
+        (tmp_path / name).write_bytes(data)
+    with contextlib.suppress(EvidenceError):
+        read_messages(tmp_path, "job/step/1")
+    with pytest.raises(EvidenceError):
+        read_opening(tmp_path)
