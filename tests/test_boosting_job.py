@@ -33,8 +33,8 @@ from veilscore.protocols import boosting_sealed, sealed_argmax
 from veilscore.protocols.boosting_shares import remask
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import answer_to
-from veilscore.terms.parameters import TrainBoosting
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.training import TrainBoosting
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode

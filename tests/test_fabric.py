@@ -15,6 +15,7 @@ from fabric_network import (
     header,
     make_fabric,
     make_identity,
+    point,
     raw_channel,
     running,
     session,
@@ -83,7 +84,7 @@ def test_call_and_stream():
 def test_operator_calls_without_a_server():
     async def scenario(operator, coordinator):
         coordinator.register("Ask", {"operator"}, JobRef, echo)
-        await operator.set_address("coordinator", f"127.0.0.1:{coordinator.port}")
+        await point(operator, "coordinator", coordinator.port)
         assert operator.port is None
         return (await ask(operator, "coordinator")).job_id
 
@@ -311,7 +312,7 @@ def test_server_with_another_certificate_than_pinned():
 
 def test_address_of_another_member():
     async def scenario(bank, tax, registry):
-        await bank.set_address("tax", f"127.0.0.1:{registry.port}")
+        await point(bank, "tax", registry.port)
         with pytest.raises(IdentityError, match="another node is there"):
             await ask(bank, "tax")
 
@@ -541,7 +542,7 @@ def test_stalled_sender_is_given_up():
                 )
                 with pytest.raises(grpc.aio.AioRpcError, match=r"did not arrive whole within 0\.2 s"):
                     await call
-        assert tax._exchanges.get("job/step/1").inbox.used_bytes == 0
+        assert tax._sessions.get("job/step/1").inbox.used_bytes == 0
 
     on_network(scenario, "tax", limits=WireLimits(deliver_timeout_s=0.2))
 
@@ -633,7 +634,7 @@ def test_sender_waits_for_a_slow_reader():
         got, largest = [], 0
         for _ in range(10):
             await asyncio.sleep(0.05)
-            largest = max(largest, tax._exchanges.get("job/step/1").inbox.used_bytes)
+            largest = max(largest, tax._sessions.get("job/step/1").inbox.used_bytes)
             got.append((await tax.channel(session("tax")).receive("bank"))[0])
         await sending
         return got, largest

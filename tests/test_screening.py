@@ -11,7 +11,7 @@ from local_jobs import firms, job, nodes, write
 
 from veilscore.cli import app
 from veilscore.data import codes as codes_module
-from veilscore.data.codes import CodeMap, _permutation
+from veilscore.data.codes import CodeMap, permutation_of
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, SchemaError, VeilscoreError
 from veilscore.models.association import associated_pairs, cramers_v
@@ -36,10 +36,10 @@ def same_permutations():
     """Code numbers by the number of bins alone: which of two equal bins merges first depends on them, and so IV."""
 
     def permutation(bins, generator, *, ordered):
-        return _permutation(bins, np.random.default_rng(bins.n_bins), ordered=ordered)
+        return permutation_of(bins, np.random.default_rng(bins.n_bins), ordered=ordered)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes_module, "_permutation", permutation)
+        patch.setattr(codes_module, "permutation_of", permutation)
         yield
 
 

@@ -38,10 +38,10 @@ from veilscore.reports.holder import holder_report
 from veilscore.reports.page import render
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules
 from veilscore.terms.settings import parse
+from veilscore.terms.training import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 
 BANK, COORDINATOR = "bank", "coordinator"
 

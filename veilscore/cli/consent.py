@@ -2,7 +2,6 @@
 
 import csv
 import datetime as dt
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
-from veilscore.release.consent import TASKS, Scope, Signed, kind_of
+from veilscore.release.consent import TASKS, Scope, Signed, body_of, claim_of
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.settings import read_text
 
@@ -62,7 +61,7 @@ def issue(
     else:
         signed = issuer.list(_normalised(_column(firms or Path(), column), normaliser, str(firms)), scope)
     _write(file, signed)
-    console().print(f"{kind_of(signed)} {json.loads(signed.body)['id']} in {file}", soft_wrap=True)
+    console().print(f"{body_of(signed)['kind']} {claim_of(signed).id} in {file}", soft_wrap=True)
 
 
 @app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
@@ -102,7 +101,8 @@ def import_file(
 ) -> None:
     """Put a consent or revocations where a node finds them."""
     signed = Signed.from_text(read_text(file, "consent document"), str(file))
-    kind, body = kind_of(signed), json.loads(signed.body)
+    body = body_of(signed)
+    kind = body["kind"]
     if kind not in {"token", "list", "revocations"}:
         raise ConfigError(f"{file} is no token, list or revocations")
     number = str(body.get("id") or f"{body.get('issuer')}-{body.get('issued_s')}")

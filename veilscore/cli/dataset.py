@@ -44,12 +44,12 @@ def show_dataset(
     own = find_home(home, federation)
     _, members = load_membership(own, load_node_config(own))
     document = read_published(read_text(file, "published data set"), str(file))
-    content = verify_published(document, members.member(document.content["owner"]).identity)
+    content = verify_published(document, members.member(document.content.owner).identity)
     out = console()
     out.print(
-        f"{escape(content['dataset'])} of {escape(content['owner'])}, version {content['version'][:16]}, about "
-        f"{content['n_rows']} rows; signature is right"
+        f"{escape(content.dataset)} of {escape(content.owner)}, version {escape(content.version[:16])}, about "
+        f"{content.n_rows} rows; signature is right"
     )
-    rows = ((c["name"], c["kind"], f"{c['missing_percent']} %") for c in content["columns"])
+    rows = ((c.name, c.kind, f"{c.missing_percent} %") for c in content.columns)
     out.print(table("Columns", ("column", "kind", "missing"), rows))
-    out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content["terms"].items()))))
+    out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content.terms.items()))))

@@ -11,7 +11,7 @@ from rich.table import Table
 from veilscore.cli.display import console
 from veilscore.cli.reference import Section, everything, sections
 from veilscore.errors import ConfigError
-from veilscore.terms.parameters import PARAMETERS
+from veilscore.terms.job import known_tasks
 
 app = typer.Typer()
 _HEAD = """# Reference
@@ -45,7 +45,7 @@ def explain(
         out.print(f"\n[bold]{escape(section.title)}[/bold]: {escape(section.about)}")
         out.print(_table(section))
     if subject == "job" and task is None:
-        out.print(f"Parameters: `veilscore explain job TASK`, TASK being one of {', '.join(PARAMETERS)}")
+        out.print(f"Parameters: `veilscore explain job TASK`, TASK being one of {', '.join(known_tasks())}")
 
 
 def page() -> str:

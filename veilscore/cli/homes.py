@@ -23,14 +23,9 @@ PartyOption = Annotated[str | None, typer.Option("--party", help="With --federat
 def find_home(home: Path | None, federation: Path | None = None, party: str | None = None) -> Path:
     """Home whose identity the command uses.
 
-    Parameters
-    ----------
     home : given by the user, or VEILSCORE_HOME, or the current folder if it is a home.
     federation : folder of a local federation; then `party`'s home in it, or that of its only bank.
-
-    Raises
-    ------
-    ConfigError : there is no such home, or more than one could be meant.
+    Raises ConfigError where there is no such home, or more than one could be meant.
     """
     if home is not None and federation is not None:
         raise ConfigError("give --home or --federation, not both")

@@ -13,19 +13,20 @@ from pydantic import BaseModel
 from veilscore.errors import ConfigError
 from veilscore.keys.rotation import KeyStatement
 from veilscore.terms.federation import Federation, Member
-from veilscore.terms.job import Job
+from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
-from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled, Training
+from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules, StandingRule
+from veilscore.terms.training import Training
 
 TITLES: dict[type[BaseModel], str] = {
     Job: "job file",
     Parameters: "parameters of every task",
     Sampled: "parameters of every task that bins columns",
     Training: "parameters of every training task",
-    **{model: f"parameters of {task}" for task, model in PARAMETERS.items()},
+    **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
     ChosenColumns: "columns.PARTY of a job's parameters",
     NodePolicy: "policy in node.yaml",
     ReleaseRules: "policy.release",
@@ -52,10 +53,10 @@ _PATTERNS = {  # what a text has to look like, in words
     r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
     r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{16,160}$": "hexadecimal digits",
+    r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-_NO_BOUND = 1 << 52  # a limit from here on is the file format's, not the reader's
+_NO_BOUND = 1 << 47  # a limit from here on is the file format's, not the reader's
 _KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "date": "date", "path": "path"}
 # Examples of keys whose default shows nothing, or less than another choice; all others show their default.
 _EXAMPLES: Mapping[str, Mapping[str, Any]] = yaml.safe_load("""
@@ -120,14 +121,12 @@ class Section:
 def sections(subject: str, task: str | None = None) -> list[Section]:
     """Sections of a subject, or of the parameters of one task; a key that a task sets anew stands once.
 
-    Raises
-    ------
-    ConfigError : no such task.
+    Raises ConfigError where no such task.
     """
     if task is None:
         return [_section(model) for model in SUBJECTS[subject]]
     if subject != "job" or task not in PARAMETERS:
-        raise ConfigError(f"{subject} {task}: only job is followed by another word, a task: {', '.join(PARAMETERS)}")
+        raise ConfigError(f"{subject} {task}: only job is followed by another word, a task: {', '.join(known_tasks())}")
     shown: set[str] = set()
     found = []
     for model in _lineage(task):
@@ -148,7 +147,7 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
         every = [*models]
         if subject == "job":
             every[1:1] = dict.fromkeys(
-                (Parameters, Sampled, Training, *(model for task in PARAMETERS for model in _lineage(task)))
+                (Parameters, Sampled, Training, *(model for task in known_tasks() for model in _lineage(task)))
             )
         yield subject, [_section(model) for model in every]
 
@@ -169,7 +168,7 @@ def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
         default = "per key"
     elif field.default_factory is not None and "default" not in form:
         value = list(field.get_default(call_default_factory=True, validated_data={}))
-        default = "all" if value == list(PARAMETERS) else _yaml(value) if value else "{}"
+        default = "all" if value == list(known_tasks()) else _yaml(value) if value else "{}"
     else:
         default = "all" if value and value == form.get("items", {}).get("enum") else _yaml(value)
     found = (_EXAMPLES[c.__name__][name] for c in model.__mro__ if name in _EXAMPLES.get(c.__name__, {}))

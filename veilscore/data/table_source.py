@@ -12,7 +12,7 @@ import numpy as np
 from veilscore.data.ingest import read_table
 from veilscore.data.table import Kind, Table, absent, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
-from veilscore.terms.parameters import Training
+from veilscore.terms.training import Training
 
 Source = Table | Path | str | Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The fabric: what a node offers and whom it reaches, over gRPC with pinned mutual TLS (grpc_channel.py).
+"""The fabric offers a node's calls and reaches its peers, over gRPC with pinned mutual TLS (grpc_channel.py).
 
 Keys change while connections live: calls that run end over the connection they began on, those of a revoked key are
 cut. Each call is checked (handshake.py) before a byte of its request is parsed. Protocol messages travel directly
@@ -27,10 +27,10 @@ from veilscore.errors import (
     VeilscoreError,
 )
 from veilscore.fabric.connections import Callers
-from veilscore.fabric.exchange import AcceptSession, Exchanges, KindTraffic, Sessions
 from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unary
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
+from veilscore.fabric.sessions import AcceptSession, KindTraffic, Sessions, SessionState
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2, wire_pb2
@@ -56,21 +56,16 @@ class _Method:
 
 
 class Fabric:
-    """One node's connections to all others; belongs to one event loop.
+    """Connects one node with all others; it belongs to one event loop.
 
-    Parameters
-    ----------
     identity : this node's key and certificate; must be the one pinned in `federation`.
     federation : members, their addresses and certificates.
-    accept_session : called as (session id, sender) when a sender's first message of a session arrives,
-        perhaps before this node starts the step; False, or any error of the tree, refuses it.
+    accept_session : called as (session id, sender) when a sender's first message of a session arrives, perhaps before
+        this node starts the step; False, or any error of the tree, refuses it.
     listen : host:port to bind where it differs from this member's address; port 0 takes a free one (`port`).
     clock : seconds since the epoch.
     authorise : called as (method, caller) before a control call is parsed; raises RefusedError to refuse it.
-
-    Raises
-    ------
-    IdentityError : the identity is not a member, or its certificate is not valid now.
+    Raises IdentityError where the identity is not a member or its certificate is not valid now.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class Fabric:
         self.federation = federation
         self._handshake = Handshake(identity, federation, self.limits.clock_skew_s, clock, version)
         self._listen = listen or federation.member(self.name).address
-        self._exchanges = Exchanges(self.name, self.limits, accept_session)
+        self._sessions = Sessions(self.name, self.limits, accept_session)
         self._methods: dict[str, _Method] = {}
         self._peers = Peers(self._handshake, self.limits, version)
         self._callers = Callers()
@@ -108,22 +103,15 @@ class Fabric:
     ) -> None:
         """Offer a control call, before or after `start`.
 
-        Parameters
-        ----------
         roles : who may call it.
-        handler : handler(request, peer) gives an awaitable reply; an async iterator of them if `stream`.
+        handler : handler(request, peer) returns an awaitable reply, or an async iterator of replies if `stream`.
         """
         if unknown := roles - set(ROLES):
             raise ConfigError(f"method {method}: unknown roles {', '.join(sorted(unknown))}")
         self._methods[method] = _Method(method, frozenset(roles), request_type, handler, stream)
 
     async def start(self) -> None:
-        """Listen; a member without an address only calls others.
-
-        Raises
-        ------
-        ConfigError : the port is in use; names the address.
-        """
+        """Listen, unless the member has no address and only calls others; ConfigError if the port is in use."""
         if self._listen is None:
             return
         try:
@@ -137,7 +125,7 @@ class Fabric:
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, give running calls `grace_s` seconds, close every connection."""
-        self._exchanges.close_all("the node is stopping")
+        self._sessions.close_all("the node is stopping")
         await self._server.stop(grace_s)
         await self._peers.close()
 
@@ -145,17 +133,14 @@ class Fabric:
 
     @property
     def identity(self) -> Identity:
-        """This node's identity, the one in use now."""
+        """Return the identity that this node uses now; it changes when the key is rotated."""
         return self._handshake.identity
 
     async def renew(self, federation: Federation | None = None, identity: Identity | None = None) -> None:
-        """Go on with other key statements or another own identity; also when the time of a key is over.
+        """Go on with other key statements or another own identity, or with neither where the time of a key may be over.
 
-        Calls that run end over their old connections, except those with a revoked key: they are cut.
-
-        Raises
-        ------
-        IdentityError : the identity is not an accepted key of this node.
+        Calls that run end over their old connections, except those of a revoked key, which are cut.
+        Raises IdentityError where the identity is not an accepted key of this node.
         """
         handshake = self._handshake
         federation = federation or self.federation
@@ -168,7 +153,7 @@ class Fabric:
         self._callers.cut(revoked)
 
     def _tls_of_next_connection(self) -> Pems | None:
-        """Own certificate and all that are accepted; None if the same as for the last connection."""
+        """Return the own certificate and all that are accepted; None if they are those of the last connection."""
         identity, history, now_s = self.identity, self.federation.history, self._handshake.clock()
         roots = [c for name in history.keys for c in history.accepted(name, now_s)]
         wanted = (identity.fingerprint, frozenset(c.fingerprint for c in roots))
@@ -198,7 +183,7 @@ class Fabric:
 
     @property
     def methods(self) -> frozenset[str]:
-        """Names of all control calls that this node offers."""
+        """Return the names of all control calls that this node offers."""
         return frozenset(self._methods)
 
     async def _hello(self, request: control_pb2.Hello, peer: Member) -> control_pb2.HelloReply:
@@ -233,31 +218,31 @@ class Fabric:
         return await self._abort(caller, failure)
 
     async def _take(self, peer: Member, caller: Caller) -> wire_pb2.Ack:
-        """Receive one message: header, checks, space, data, digest, inbox."""
+        """Receive one message: its header, then space for it, its data, and its digest."""
         async with at_most(self.limits.deliver_timeout_s, f"header of a message from {peer.name}"):
             first = await caller.piece()
         header = header_of(first or b"", peer.name)
-        exchange = self._exchanges.incoming(header, peer.name)
-        if exchange.inbox.has_it(header):
+        state = self._sessions.incoming(header, peer.name)
+        if state.inbox.has_it(header):
             return wire_pb2.Ack(duplicate=True)
         limit_s = min(self.limits.attempt_s(header.size_bytes), caller.remaining_s)
-        wait_s = min(self.limits.queue_wait_s, 0.8 * limit_s)
+        wait_s = min(self.limits.queue_wait_s, 0.8 * limit_s)  # the rest is for the data itself
         what = f"message {header.sequence} from {peer.name}"
         async with (
             at_most(limit_s, what, header.session),
-            exchange.inbox.space(peer.name, header.size_bytes, wait_s),
+            state.inbox.space(peer.name, header.size_bytes, wait_s),
         ):
             assembly = Assembly(header)
             while (chunk := await caller.piece()) is not None:
                 assembly.add(data_of(chunk, peer.name))
             payload = assembly.finish()
-        duplicate = exchange.inbox.put(header, payload)
+        duplicate = state.inbox.put(header, payload)
         if not duplicate:
-            exchange.count(peer.name, self.name, payload)
+            state.count(peer.name, self.name, payload)
         return wire_pb2.Ack(duplicate=duplicate)
 
     async def _abort(self, caller: Caller, failure: Exception) -> bytes:
-        """Answer with the table's status, and what the caller needs to rebuild the error."""
+        """End a call with the table's status and what the caller needs to rebuild the error."""
         known = isinstance(failure, VeilscoreError)
         if isinstance(failure, IdentityError):
             self._log.warning("refused", reason=failure.message)
@@ -270,11 +255,6 @@ class Fabric:
         return await caller.refuse(error, self.name, internal=not known)
 
     # --- as a client ---
-
-    async def set_address(self, name: str, address: str) -> None:
-        """Reach member `name` at another address from now on."""
-        self.federation = self._handshake.federation = self.federation.with_address(name, address)
-        await self._peers.drop(name)
 
     async def call(self, peer_name: str, method: str, request: Message, reply_type: type[M], **limits: Any) -> M:
         """Call a peer and return its reply; limits and errors are those of `Peers.call`."""
@@ -289,29 +269,29 @@ class Fabric:
     # --- sessions ---
 
     def channel(self, session: Session) -> SessionChannel:
-        """Channel of this node in one session; PeerError if the session was closed."""
-        self._exchanges.get(session.id).inbox.check_open()
+        """Return the channel of this node in one session; PeerError if the session was closed."""
+        self._sessions.get(session.id).inbox.check_open()
         return SessionChannel(self, session.id)
 
     def close_session(self, session_id: str, reason: str = "the step has ended") -> None:
         """End a session: unread messages are dropped, whoever waits in it gets PeerError."""
-        self._exchanges.close(session_id, reason)
+        self._sessions.close(session_id, reason)
 
     def traffic(self, session_id: str) -> list[KindTraffic]:
-        """Messages and bytes of one session by sender, recipient and kind; still there after its end."""
-        return self._exchanges.traffic(session_id)
+        """Return messages and bytes of one session by sender, recipient and kind, also after its end."""
+        return self._sessions.traffic(session_id)
 
     def bytes_sent(self, session_id: str) -> int:
-        """Bytes that this node sent in one session."""
+        """Return how many bytes this node sent in one session."""
         return sum(t.bytes for t in self.traffic(session_id) if t.sender == self.name)
 
     def bytes_received(self, session_id: str) -> int:
-        """Bytes that this node received in one session."""
+        """Return how many bytes this node received in one session."""
         return sum(t.bytes for t in self.traffic(session_id) if t.recipient == self.name)
 
     async def send_message(self, session_id: str, to: str, payload: bytes, digest: bytes | None = None) -> None:
         """Deliver one protocol message; see `SessionChannel`."""
-        exchange = self._exchanges.get(session_id)
+        state = self._sessions.get(session_id)
         self._peers.get(to)
         if len(payload) > self.limits.message_bytes:
             raise MessageError(
@@ -320,8 +300,8 @@ class Fabric:
             )
         if digest is None:
             digest = await asyncio.to_thread(sha256_of, payload)
-        async with exchange.sending.setdefault(to, asyncio.Lock()):
-            sequence = exchange.begin(to, digest)
+        async with state.sending.setdefault(to, asyncio.Lock()):
+            sequence = state.begin(to, digest)
             header = wire_pb2.Header(
                 session=session_id,
                 sender=self.name,
@@ -332,48 +312,49 @@ class Fabric:
             )
 
             async def attempt(peer: Peer, remaining_s: float) -> None:
-                await self._deliver(exchange, peer, header, payload, remaining_s)
+                await self._deliver(state, peer, header, payload, remaining_s)
 
             total_s = max(self.limits.retry_s, self.limits.attempt_s(len(payload)))
             await self._peers.retrying(to, attempt, total_s, retry=True)
-            exchange.confirm(to)
-            exchange.count(self.name, to, payload)
+            state.confirm(to)
+            state.count(self.name, to, payload)
 
     async def _deliver(
-        self, exchange: Sessions, peer: Peer, header: wire_pb2.Header, payload: bytes, remaining_s: float
+        self, state: SessionState, peer: Peer, header: wire_pb2.Header, payload: bytes, remaining_s: float
     ) -> None:
         """Make one attempt; the pieces are the same bytes each time."""
-        exchange.inbox.check_open()
+        state.inbox.check_open()
         timeout_s = min(remaining_s, self.limits.attempt_s(len(payload)))
         try:
-            acknowledged = await peer.connection.deliver(pieces(header, payload), timeout_s, exchange.calls)
+            acknowledged = await peer.connection.deliver(pieces(header, payload), timeout_s, state.calls)
             parse(wire_pb2.Ack, acknowledged, peer.member.name)
         except asyncio.CancelledError:
+            # the session's end cancels the call, not this task: then its reason is the error
             task = asyncio.current_task()
             if task is None or not task.cancelling():
-                exchange.inbox.check_open()
+                state.inbox.check_open()
             raise
 
     async def receive_message(self, session_id: str, sender: str) -> bytes:
         """Wait for one protocol message; see `SessionChannel`."""
         self.federation.member(sender)
-        return await self._exchanges.get(session_id).inbox.get(sender, self.limits.receive_timeout_s)
+        return await self._sessions.get(session_id).inbox.get(sender, self.limits.receive_timeout_s)
 
 
 class SessionChannel:
-    """`veilscore.wire.memory.Channel` over the fabric: ordered, repeated until it arrives, bounded."""
+    """Carries a session's messages over the fabric: in order, repeated until they arrive, bounded."""
 
     def __init__(self, fabric: Fabric, session_id: str) -> None:
         self._fabric = fabric
         self._session_id = session_id
 
     async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
-        """Deliver `payload` to party `to`; returns when the peer has it.
+        """Deliver `payload` to party `to` and return when the peer has it.
 
         After an error or a cancellation it may have arrived or not: only the same bytes can be sent next.
         """
         await self._fabric.send_message(self._session_id, to, payload, digest)
 
     async def receive(self, sender: str) -> bytes:
-        """Next message from `sender`, in the order sent."""
+        """Return the next message from `sender`, in the order sent."""
         return await self._fabric.receive_message(self._session_id, sender)

@@ -1,4 +1,4 @@
-"""What an error of one node is to another: a fixed table of statuses, and what a peer says, cut to plain text.
+"""A fixed table says which status an error has for a peer; what a peer says of an error is cut to plain text.
 
 What a peer says of an error is trusted for nothing beyond its class; an error outside the tree reaches the peer as
 "internal error" only. Statuses are gRPC's, by name. No I/O.
@@ -22,6 +22,7 @@ from veilscore.errors import (
     VeilscoreError,
 )
 from veilscore.terms.federation import Member
+from veilscore.terms.settings import parse_json
 from veilscore.wire.inbox import QueueFullError
 
 INTERNAL = "INTERNAL"
@@ -57,7 +58,7 @@ _CLASS_OF_NAME: dict[str, type[VeilscoreError]] = {
 
 
 class CallFailure(Exception):  # noqa: N818 - it carries the error, and is never seen by a caller
-    """A call that did not come to its end: the error for the caller, and whether the same bytes may be sent again."""
+    """Carries the error of a call that did not come to its end, and whether the same bytes may be sent again."""
 
     def __init__(self, error: VeilscoreError, *, may_repeat: bool, unreachable: bool) -> None:
         super().__init__(error)
@@ -94,7 +95,7 @@ def failure_of(status: str, text: str, sent: bytes | None, peer: Member) -> Call
 def _error_of(status: str, text: str, sent: bytes | None, peer: Member) -> VeilscoreError:
     if sent is not None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            body = json.loads(sent)
+            body = parse_json(sent)
             cls = _CLASS_OF_NAME.get(str(body["error"]), PeerError)
             session, party = (_plain(body[key]) if body[key] else None for key in ("session", "party"))
             return cls(_plain(body["message"]), session=session, party=party)

@@ -1,4 +1,4 @@
-"""gRPC, and nothing else of it anywhere: a server and connections to peers, in bytes; what they mean is in fabric.py.
+"""The only file that speaks gRPC: a server and connections to peers, in bytes; fabric.py gives them a meaning.
 
 Every connection is mutual TLS. A server trusts exactly the certificates of the federation file, a client exactly those
 of the peer it calls (two while a key is being replaced); there is no other way in.
@@ -35,29 +35,29 @@ _OPTIONS = [
 
 
 class Caller:
-    """One call as it came in: who calls, in which version, and the pieces of a message."""
+    """One call as it came in: says who calls, in which version, and gives the pieces of a message."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
 
     @property
     def certificate(self) -> bytes:
-        """PEM of the certificate that TLS has checked."""
+        """Return the PEM of the certificate that TLS has checked."""
         return next(iter(self._context.auth_context().get("x509_pem_cert", ())), b"")
 
     @property
     def version(self) -> str:
-        """Version of Veilscore that the caller states."""
+        """Return the version of Veilscore that the caller states."""
         return str(dict(self._context.invocation_metadata() or ()).get(_VERSION_KEY, "no version"))
 
     @property
     def address(self) -> str:
-        """Address and port of the connection."""
+        """Return address and port of the connection."""
         return str(self._context.peer())
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the caller gives up."""
+        """Return the seconds until the caller gives up."""
         return self._context.time_remaining() or float("inf")
 
     async def piece(self) -> bytes | None:
@@ -80,7 +80,7 @@ Stream = Callable[[bytes, Caller], AsyncIterator[bytes]]
 class GrpcServer:
     """Listens for one node.
 
-    find : method -> its handler and whether it streams; None if there is none.
+    find : method -> its handler, as one that replies or one that streams; None if there is none.
     deliver : takes a streamed request.
     tls : own key and what is trusted; None if the same as for the last connection.
     """
@@ -96,7 +96,7 @@ class GrpcServer:
         self._server: Any = None
 
     async def start(self, address: str) -> int:
-        """Listen; returns the port. RuntimeError if the address cannot be bound."""
+        """Listen and return the port; RuntimeError if the address cannot be bound."""
         options = [
             *_OPTIONS,
             ("grpc.so_reuseport", 0),  # two nodes on one port must fail, not share it
@@ -162,7 +162,7 @@ class GrpcServer:
 
 
 class GrpcConnection:
-    """A connection to one peer; what fails raises `CallFailure`."""
+    """Calls one peer; what fails raises `CallFailure`."""
 
     def __init__(self, member: Member, pems: Pems, limits: WireLimits, version: str) -> None:
         key, certificate, roots = pems
@@ -185,7 +185,7 @@ class GrpcConnection:
         self._channel = grpc.aio.secure_channel(member.address, credentials, options)
 
     async def close(self) -> None:
-        """Close; calls that run end."""
+        """Close the connection; calls that run end."""
         await self._channel.close()
 
     async def unary(self, method: str, request: bytes, timeout_s: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Connections of one node to its peers: greeted once, tried again for a while, drained when keys change."""
+"""A node's connections to its peers are greeted once, tried again for a while, and drained when keys change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass
 class Peer:
-    """Connection to one peer."""
+    """One connection to a peer, with the keys that were pinned when it was opened."""
 
     member: Member
     connection: GrpcConnection
@@ -59,7 +59,7 @@ class Peer:
 
 
 class Peers:
-    """All connections that one node has opened, by member."""
+    """Keeps the connections that one node has opened, by member."""
 
     def __init__(self, handshake: Handshake, limits: WireLimits, version: str) -> None:
         self._handshake, self._limits, self._version = handshake, limits, version
@@ -71,14 +71,8 @@ class Peers:
         accepted = self._handshake.federation.history.accepted(name, self._handshake.clock())
         return frozenset(c.fingerprint for c in accepted)
 
-    async def drop(self, name: str) -> None:
-        """Close the connection to a member; the next call opens another."""
-        old = self._peers.pop(name, None)
-        if old is not None:
-            await old.connection.close()
-
     async def renew(self, revoked: frozenset[str], *, all_of_them: bool) -> None:
-        """Forget connections that were opened with other keys; their calls come to their end, but for revoked keys."""
+        """Forget connections that were opened with other keys; their calls run to the end, unless a key is revoked."""
         for name, peer in list(self._peers.items()):
             if not all_of_them and peer.pinned == self.pins(name):
                 continue
@@ -124,14 +118,9 @@ class Peers:
     ) -> M:
         """Call a peer and return its reply.
 
-        Parameters
-        ----------
         timeout_s : for everything, retries included.
         retry : repeat while the peer cannot be reached; the call must then be safe to repeat.
-
-        Raises
-        ------
-        VeilscoreError : what the peer raised; PeerError or IdentityError if it cannot be reached or trusted.
+        Raises what the peer raised; PeerError or IdentityError if it cannot be reached or trusted.
         """
         data = request.SerializeToString()
 
@@ -167,7 +156,7 @@ class Peers:
     async def retrying(
         self, peer_name: str, attempt: Callable[[Peer, float], Awaitable[R]], total_s: float, *, retry: bool
     ) -> R:
-        """Greet the peer if need be, then run `attempt`; back off and repeat while it cannot be reached."""
+        """Greet the peer if need be, run `attempt`, and while the peer cannot be reached, wait and repeat."""
         end_s = time.monotonic() + total_s
         delay_s = 0.1
         while True:

@@ -1,7 +1,6 @@
 """Runs one node as a process: log, lock, pid file, signals.
 
-Which class is served is the caller's to say, so that party and coordinator share this file and know nothing of each
-other.
+The caller says which class is served, so that party and coordinator share this file and know nothing of each other.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _LOG_FILES = 5
 
 
 class Service(Protocol):
-    """What runs as a node: a party's, or the coordinator's."""
+    """A node that runs as a process: a party's, or the coordinator's."""
 
     async def start(self) -> None:
-        """Listen and go on with what was unfinished."""
+        """Listen, and go on with what was unfinished."""
 
     async def stop(self) -> None:
         """End what runs and close all connections."""
@@ -99,7 +98,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 
 
 def running_pid(home: Path) -> int | None:
-    """Process id of the node that runs on a home, or None."""
+    """Return the process id of the node that runs on a home, or None."""
     try:
         with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
             try:
@@ -113,7 +112,7 @@ def running_pid(home: Path) -> int | None:
 
 
 async def serve_until_stopped(node: Service) -> None:
-    """Start, wait for SIGTERM or SIGINT, stop gracefully."""
+    """Start the node, wait for SIGTERM or SIGINT, and stop it gracefully."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -146,7 +145,7 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
 
 
 def main(program: str, role: str, open_node: Callable[[Path], Service]) -> None:
-    """Entry point of an institution's package; exit code 2 if the home cannot be used."""
+    """Run an institution's package as a program; exit code 2 if the home cannot be used."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=f"Run a {role}'s node.")
     parser.add_argument("--home", type=Path, required=True, help="folder with node.yaml and identity/")
     home: Path = parser.parse_args().home

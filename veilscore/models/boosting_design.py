@@ -29,7 +29,7 @@ from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
 from veilscore.models.woe import WoeTable, counted_woe
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainBoosting
+from veilscore.terms.training import TrainBoosting
 
 LARGEST_SUM = 1 << 24  # weighted rows whose sums of g and h fit the share ring with room to spare
 DRAW_BITS = 29

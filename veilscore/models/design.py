@@ -31,7 +31,7 @@ from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserSta
 from veilscore.models.standard_errors import standard_errors
 from veilscore.models.woe import WoeTable, counted_woe, join_tables, logistic_problem, select_columns
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 MAX_SE_COLUMNS = 500  # with standard errors a holder answers for so many columns at most
 

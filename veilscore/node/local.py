@@ -1,4 +1,4 @@
-"""A whole job in one process, over the in-memory channel: for notebooks, tests and trials.
+"""Runs a whole job in one process, over the in-memory channel: for notebooks, tests and trials.
 
 The protocols, messages and files are those of real nodes; only the sockets are missing, and with them the separation
 of the parties. Do not use it where the data of two owners must stay apart.
@@ -33,12 +33,10 @@ from veilscore.wire.transcript import Transcript
 
 @dataclass
 class LocalRun:
-    """A job's folders and transcripts, by party.
+    """Runs one job and keeps its folders and transcripts, by party.
 
-    Attributes
-    ----------
     stores : each party's job folder.
-    transcripts : party -> all messages it saw, with content if `keep` was asked for.
+    transcripts : party -> all messages it saw, with content if `open_job` was told to keep it.
     audited : keep at the bank what an auditor needs.
     """
 
@@ -50,7 +48,7 @@ class LocalRun:
     audited: bool = False
 
     def context(self, session: Session) -> StepContext:
-        """What the session's party has at hand."""
+        """Return what the session's party has at hand."""
         party = session.party
         role: Literal["bank", "holder"] = "bank" if party == self.job.bank else "holder"
         return StepContext(session, role, self.job, self.nodes[party], self.stores[party])
@@ -64,7 +62,7 @@ class LocalRun:
         network: MemoryNetwork | None = None,
         timeout_s: float = 120.0,
     ) -> None:
-        """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
+        """Run one step at all its parties; what it checkpointed before an error stays for the next attempt."""
         roles, sessions, record = {}, {}, None
         checkpoints: dict[str, list[dict[str, Any]]] = {}
         for party in self.job.parties_of(step):
@@ -110,12 +108,7 @@ class LocalRun:
 def open_job(
     job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: bool = False, audited: bool = False
 ) -> LocalRun:
-    """Prepare a job below `folder` (one home per party); policies are asked as real nodes ask them.
-
-    Raises
-    ------
-    RefusedError : a party's policy refuses the job.
-    """
+    """Prepare a job below `folder` (one home a party); RefusedError where a party's policy refuses it."""
     job_id = new_job_id(job)
     everyone = {**nodes, job.coordinator: NodeConfig(name=job.coordinator, role="coordinator")}
     for party in job.parties:
@@ -135,7 +128,7 @@ STEP_TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class GivenTable(StepContext):
-    """A context whose data set is already in memory."""
+    """A step's context whose data set is already in memory."""
 
     given: Table | None
 
@@ -148,13 +141,13 @@ class GivenTable(StepContext):
 
 @dataclass
 class TableRun(LocalRun):
-    """A job on tables in memory that notes what each step costs."""
+    """Runs a job on tables in memory and notes what each step costs."""
 
     tables: Mapping[str, Table] = field(default_factory=dict, repr=False)
     costs: list[StepCost] = field(default_factory=list)
 
     def context(self, session: Session) -> GivenTable:
-        """The same, with the party's table in place of its catalogue."""
+        """Return the same, with the party's table in place of its catalogue."""
         return GivenTable(**vars(super().context(session)), given=self.tables.get(session.party))
 
     def step(
@@ -185,15 +178,9 @@ class TableRun(LocalRun):
 def run_on_tables(job: Job, tables: Mapping[str, Table], home: Path, *, policy: NodePolicy) -> TableRun:
     """Run a job to its end on tables in memory.
 
-    Parameters
-    ----------
     tables : party -> its data set, read and checked.
     home : folder with one home a party; models of earlier jobs are found there.
     policy : of every party.
-
-    Raises
-    ------
-    VeilscoreError : as the steps raise it.
     """
     dataset = DatasetConfig(
         path=Path(MEMORY),

@@ -1,4 +1,4 @@
-"""A party's node: answers proposals by its policy and runs its part of the steps that the coordinator orders.
+"""A party's node answers proposals by its policy and runs its part of the steps that the coordinator orders.
 
 Order of a job at a node: 1. Propose (answer signed, or pending until a person at the node decides), 2. RunStep for
 each step in the order of the job, each attempt once, 3. Cancel at any time. Anything else raises. What was accepted
@@ -25,7 +25,7 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
-from veilscore.keys.identity import ROLES, Identity
+from veilscore.keys.identity import ROLES
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
@@ -41,20 +41,15 @@ from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import Session
 
-_ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not heard of, but not many
+_ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node was not told of yet, but not many
 
 
 class Node:
-    """One party: bank or data holder.
+    """Runs one party: bank or data holder.
 
-    Parameters
-    ----------
     home : folder with node.yaml, identity/, federation.yaml; state/ and jobs/ are made in it.
     limits : bounds of the fabric.
-
-    Raises
-    ------
-    ConfigError, IdentityError, StateError : the home cannot be used; says what to do.
+    Raises ConfigError, IdentityError or StateError where the home cannot be used, and says what to do.
     """
 
     def __init__(self, home: Path | str, *, limits: WireLimits | None = None) -> None:
@@ -85,11 +80,6 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
-
-    @property
-    def _identity(self) -> Identity:
-        """Identity in use now; it changes when the key is rotated."""
-        return self.fabric.identity
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -123,7 +113,7 @@ class Node:
         self._log.info("node stopped")
 
     def job_store(self, job_id: str) -> JobStore:
-        """Files of one job."""
+        """Return the files of one job."""
         return JobStore(self.home / "jobs" / check_job_id(job_id))
 
     # proposals
@@ -151,7 +141,7 @@ class Node:
         accepted = entry.status == "accepted"
         bound = canonical(entry.bound) if accepted else ""
         return sign_acceptance(
-            self._identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason, bound=bound
+            self.fabric.identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason, bound=bound
         )
 
     async def _decide(self, request: control_pb2.Acceptance, peer: Member) -> control_pb2.Acceptance:
@@ -228,7 +218,7 @@ class Node:
         return entry.job
 
     def _bind(self, entry: LedgerEntry, step: str, attempt: int) -> StepRecord | None:
-        """Bank: draw the seed of a new attempt, keep its opening, and log what it is bound to."""
+        """Draw at the bank the seed of a new attempt, keep its opening, and log what it is bound to."""
         if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
             return None
         session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
@@ -278,7 +268,7 @@ class Node:
             self.fabric.close_session(session, reason)
 
     def _accept_session(self, session: str, sender: str) -> bool:
-        """Whether messages of this session may come in from `sender`, perhaps before this node starts the step."""
+        """Return whether messages of a session may come in from `sender`, perhaps before this node starts the step."""
         job_id, step, attempt = parse_session_id(session)
         entry = self.ledger.get(job_id)
         if entry is None or entry.status != "accepted":

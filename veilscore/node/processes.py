@@ -1,4 +1,4 @@
-"""Nodes as background processes of this machine: start, stop, and whether they run."""
+"""Starts and stops nodes as background processes of this machine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_alive(home: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(home: Path) -> str:
-    """End of what a node that did not start has printed, without frames."""
+    """Return the end of what a node that did not start has printed, without frames."""
     try:
         text = (home / "log" / "console.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -61,7 +61,7 @@ def last_words(home: Path) -> str:
 
 
 def stop(home: Path) -> bool:
-    """Stop the node of a home: asked first, killed after 15 s. Returns whether one ran."""
+    """Stop the node of a home (a signal first, after 15 s a kill) and return whether one ran."""
     pid = running_pid(home)
     if pid is None:
         return False

@@ -28,7 +28,7 @@ from veilscore.reports.measures import BankFiles, column_shift, learned_of, meas
 from veilscore.reports.selection import selection_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 
 def bank_report(

@@ -11,7 +11,7 @@ from veilscore.models.importance import by_party, importance
 from veilscore.reports.data import Boosting, Disclosure, Dropped, ImportanceRow, TreesTaken
 from veilscore.reports.measures import BankFiles
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainBoosting
+from veilscore.terms.training import TrainBoosting
 
 SHOWN = (  # parameters of growth and of what is opened, in the order of the page
     "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",

@@ -26,7 +26,7 @@ from veilscore.reports.data import ColumnStability, Improvement, LearnedRow, Sta
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 _ONE_CLASS = "The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."
 FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fifth")

@@ -18,7 +18,7 @@ from veilscore.reports.holder import holder_report
 from veilscore.reports.page import render
 from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import protocol_for
-from veilscore.terms.parameters import Training
+from veilscore.terms.training import Training
 from veilscore.wire.protocol import Protocol
 
 

@@ -43,9 +43,10 @@ from veilscore.tasks.context import (
 )
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import ScoreBatch, TrainBoosting, Training
+from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.training import TrainBoosting, Training
 from veilscore.wire.protocol import Protocol
 
 MIN_HOLDOUT = 30

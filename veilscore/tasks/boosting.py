@@ -17,9 +17,9 @@ from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
-from veilscore.terms.parameters import TrainBoosting
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import TrainBoosting
 from veilscore.wire.protocol import Protocol
 
 _TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in all

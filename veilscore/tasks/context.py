@@ -26,7 +26,8 @@ from veilscore.release.disclosure import DisclosureLedger
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures, Training
+from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
 CONSENT_LISTS = "consents/lists/*.json"

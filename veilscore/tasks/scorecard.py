@@ -14,9 +14,9 @@ from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
-from veilscore.terms.parameters import TrainScorecard
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 USUAL_STEPS, USUAL_TERMS = 25, 15  # gradients of a training, terms of the sigmoid's series

@@ -46,9 +46,9 @@ from veilscore.tasks.stack_folds import (
 )
 from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, receive
 

@@ -30,8 +30,8 @@ from veilscore.tasks.context import StepContext, load_trees, no_files
 from veilscore.tasks.scorecard import TRAIN
 from veilscore.tasks.task import Step
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import Candidate, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.training import Candidate, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.wire.protocol import Protocol
 
 

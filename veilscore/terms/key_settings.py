@@ -22,7 +22,7 @@ _NEEDS = {"file": ("path",), "command": ("unwrap",), "pkcs11": ("module", "token
 
 
 class KeyConfig(Strict):
-    """Where the passphrase comes from; by default VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE."""
+    """Says where the passphrase of the node's key comes from."""
 
     source: Literal["default", "environment", "file", "prompt", "command", "pkcs11"] = Field(
         default="default",
@@ -53,7 +53,7 @@ class KeyConfig(Strict):
         return self
 
     def open(self, home: Path) -> KeySource:
-        """Key source of a home; relative paths are relative to it."""
+        """Return the key source of a home, below which relative paths begin."""
         if self.source == "environment":
             return EnvironmentSource(self.variable)
         if self.source == "file":

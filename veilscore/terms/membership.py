@@ -11,7 +11,7 @@ from veilscore.terms.node_config import NodeConfig
 
 
 def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
-    """Identity and federation of a home, checked against its node.yaml."""
+    """Return the identity and the federation of a home, checked against its node.yaml."""
     source = config.key.open(home)
     identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
     federation = load_federation(config.federation)

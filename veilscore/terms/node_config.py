@@ -1,4 +1,4 @@
-"""A node's own node.yaml: who it is, its data sets, its people, and its policy."""
+"""A node's own node.yaml says who it is, which data sets and people it has, and what its policy is."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled, Training
+from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.settings import Strict, load
+from veilscore.terms.training import Training
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator"]
 
 
 class DatasetConfig(Strict):
-    """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
+    """Names a data set of a node's catalogue (a file, or a table or query of a database) and what its columns mean."""
 
     path: Path | None = Field(default=None, description="CSV or Parquet file; a relative path begins at the home")
     url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
@@ -49,7 +50,7 @@ class DatasetConfig(Strict):
         return self
 
     def check_columns(self, p: Parameters, named: str) -> None:
-        """Refuse what needs a column with a meaning that the bank's data set does not name."""
+        """Refuse parameters that need a column (label, weight, date) which the bank's data set does not name."""
         if not isinstance(p, Sampled):
             return
         for needed, column, key in (
@@ -62,17 +63,13 @@ class DatasetConfig(Strict):
 
     @property
     def source(self) -> str | Path:
-        """What `ingest.read_table` takes; the password, if any, comes from the environment.
-
-        Do not print or log it.
-        """
+        """Return what `ingest.read_table` takes, with the password of a database: do not print or log it."""
         if self.path is not None:
             return self.path
         return database_url(self.url or "", self.password_env)
 
 
 def _without_password(url: str) -> str:
-    """Return `url` if it parses and holds no password; ValueError otherwise."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
@@ -86,7 +83,7 @@ def _without_password(url: str) -> str:
 
 
 def database_url(url: str, password_env: str | None) -> str:
-    """URL with the password of the environment variable put in; ConfigError if the variable is not set."""
+    """Return the URL with the password of the environment variable put in; ConfigError if the variable is not set."""
     if password_env is None:
         return url
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
@@ -98,14 +95,14 @@ def database_url(url: str, password_env: str | None) -> str:
 
 
 class NodeLimits(Strict):
-    """Bounds of what a node takes from peers and spends on a job."""
+    """Bounds what a node takes from peers and spends on a job."""
 
     step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400, description="longest time of one step, seconds")
     max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
 
 
 class AuditRules(Strict):
-    """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
+    """Says what a bank keeps for an auditor; what is not kept cannot be audited."""
 
     steps: tuple[Name, ...] | Literal["all"] = Field(default="all", description="steps whose openings are kept")
     days: int = Field(default=90, ge=1, description="openings older than this many days are deleted")
@@ -118,7 +115,7 @@ class AuditRules(Strict):
 
 
 class NodeConfig(Strict):
-    """A node's own node.yaml."""
+    """Says who a node is, which data sets and people it has, and what its policy is."""
 
     name: Name = Field(description="name of the node, as in its certificate")
     role: Literal["bank", "holder", "coordinator", "operator"] = Field(description="operator: a person, not a node")
@@ -149,7 +146,7 @@ class NodeConfig(Strict):
 
 
 def load_node_config(home: Path | str) -> NodeConfig:
-    """node.yaml of a home; relative data paths become paths under the home."""
+    """Return node.yaml of a home, with relative paths put below the home."""
     home = Path(home)
     config = load(NodeConfig, home / "node.yaml", "node configuration")
     datasets = {

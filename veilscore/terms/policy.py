@@ -1,8 +1,8 @@
-"""What a node allows: one policy, asked by every path on which something is asked of the node.
+"""A node has one policy, and every path on which something is asked of the node goes through it.
 
-Whoever asks for a job, a step of one, a score, a band or a run of code becomes a `Request`, and `NodePolicy.allows`
-raises `RefusedError` with the reason that the asker may learn. What only one task knows (which options tell more) comes
-with the request as rules, from the records of the task's steps. Bounds that need the data (overlap, bin sizes, what was
+A job, a step of one, a score, a band or a run of code becomes a `Request`, and `NodePolicy.allows` raises
+`RefusedError` with the reason that the asker may learn. What only one task knows (which options tell more) comes with
+the request as rules, from the records of the task's steps. Bounds that need the data (overlap, bin sizes, what was
 released before) are checked by the step that has it.
 """
 
@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from veilscore.errors import RefusedError
+from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
@@ -25,12 +26,12 @@ SCORE_ONLINE, SANDBOX = "score_online", "sandbox"  # what is asked of a node bes
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a node, whatever the path.
+    """Says what is asked of a node, whatever the path.
 
     bank, purpose : None where the act has none, never because somebody left it out.
     task : of a job, or "score_online" or "sandbox".
-    opens : what the bank gets of single firms, "" if nothing; `to_get_bands` tells it how to ask for bands instead.
-    rules : raise RefusedError where the policy does not allow what the parameters ask for.
+    opens : what the bank gets of single firms, "" if nothing; to_get_bands : tells it how to ask for bands instead.
+    rules : each raises RefusedError where the policy does not allow what the parameters ask for.
     """
 
     bank: str | None
@@ -43,13 +44,13 @@ class Request:
 
 
 class NodePolicy(Strict):
-    """What jobs a node takes part in and what it lets others learn."""
+    """Says in which jobs a node takes part and what it lets others learn."""
 
     accept: Literal["auto", "manual"] = Field(
         default="manual", description="manual: a person decides on what no agreement covers"
     )
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
-    tasks: tuple[str, ...] = Field(default_factory=lambda: tuple(PARAMETERS), description="allowed tasks")
+    tasks: tuple[str, ...] = Field(default_factory=known_tasks, description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
     min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
@@ -104,10 +105,9 @@ class NodePolicy(Strict):
         return "off" if value is False else value  # YAML reads a bare off as false
 
     def allows(self, request: Request, node: str, today: dt.date | None = None) -> None:
-        """Refuse what this policy does not allow, whatever the path it is asked on.
+        """Refuse what this policy does not allow, whatever the path, with the first reason as RefusedError.
 
         node : name of the node whose policy this is; today : the day that counts, now by default.
-        Raises RefusedError with the first reason.
         """
         for holds, reason in (
             (

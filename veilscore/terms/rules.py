@@ -1,7 +1,7 @@
-"""The parts of a holder's policy that govern consent, releases and standing agreements (typed in node.yaml).
+"""The parts of a holder's policy that govern releases and standing agreements (typed in node.yaml).
 
-For example: `consent: required`, `consent_issuers: {portal: 64 hexadecimal digits of its Ed25519 key}`,
-`release: {output: score, min_batch: 30}`, `agreements: [{banks: [bank], purposes: [credit], valid_to: 2027-12-31}]`.
+For example: `release: {output: score, min_batch: 30}` and
+`agreements: [{banks: [bank], purposes: [credit], valid_to: 2027-12-31}]`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_MODELS = 5  # default budget never above this, however many columns a holde
 
 
 class ReleaseRules(Strict):
-    """How much of its records a holder lets out through scores."""
+    """Bounds how much of its records a holder lets out through scores."""
 
     control: Literal["on", "off"] = Field(default="on", description="off: nothing is counted or refused here")
     output: Literal["score", "band"] = Field(default="score", description="what may leave of a firm; band: no scores")
@@ -47,13 +47,13 @@ class ReleaseRules(Strict):
 
     @property
     def bands_only(self) -> bool:
-        """Whether scores are kept back."""
+        """Return whether scores are kept back."""
         return self.control == "on" and self.output == "band"
 
     def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
-        """Refuse bands that would tell too much; `units` in one point, `pdo` points double the odds.
+        """Refuse bands that would tell too much, with a reason that the bank may learn.
 
-        Raises RefusedError with what the bank may learn of the reason.
+        units : in one point; pdo : points that double the odds.
         """
         if not self.bands_only:
             return
@@ -68,16 +68,16 @@ class ReleaseRules(Strict):
             )
 
     def models_allowed(self, n_columns: int) -> int:
-        """Most distinct models a firm is scored by."""
+        """Return by how many distinct models a firm may be scored."""
         return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
 
     def evaluations_allowed(self, n_columns: int) -> int:
-        """Most distinct models a firm is scored by, hold-out scores included."""
+        """Return by how many distinct models a firm may be scored, hold-out scores included."""
         return max(self.models_allowed(n_columns), self.evaluations_per_firm or max(2, n_columns // 2))
 
 
 class StandingRule(Strict):
-    """Jobs that are accepted without asking a person; empty lists mean any."""
+    """Covers jobs that are accepted without asking a person; empty lists mean any."""
 
     banks: tuple[RuleName, ...] = Field(default=(), description="banks; empty: any")
     purposes: tuple[str, ...] = Field(default=(), description="purposes, word for word; empty: any")
@@ -93,11 +93,11 @@ class StandingRule(Strict):
         return self
 
     def covers(self, bank: str, purpose: str, task: str, dataset: str, today: dt.date) -> bool:
-        """Whether a job falls under this rule."""
+        """Return whether a job falls under this rule."""
         named = ((self.banks, bank), (self.purposes, purpose), (self.tasks, task), (self.datasets, dataset))
         return in_period(self.valid_from, self.valid_to, today) and all(not some or one in some for some, one in named)
 
 
 def in_period(first: dt.date | None, last: dt.date | None, today: dt.date) -> bool:
-    """Whether `today` is in a period whose ends are included and may be open."""
+    """Return whether `today` is in a period whose ends are included and may be open."""
     return (first is None or first <= today) and (last is None or today <= last)
