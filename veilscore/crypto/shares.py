@@ -118,7 +118,9 @@ def bits_from_bytes(data: bytes, n_bits: int) -> Mask:
 def times(left: Words, right: Words) -> Words:
     """Return the product modulo T of ring elements, element by element; the two may be broadcast together."""
     shape = np.broadcast_shapes(left.shape, right.shape)
-    one, other = (np.require(np.broadcast_to(part, shape), requirements=["C", "W"]).reshape(-1) for part in (left, right))
+    one, other = (
+        np.require(np.broadcast_to(part, shape), requirements=["C", "W"]).reshape(-1) for part in (left, right)
+    )
     out = np.empty(one.size, np.uint64)
     _times(one, other, out)
     return out.reshape(shape)
