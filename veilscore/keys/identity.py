@@ -39,6 +39,7 @@ KEY_FILE = "key.pem"
 CERTIFICATE_FILE = "certificate.pem"
 RECOVERY_FILE = "recovery.pem"
 CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
+MOST_DAYS = 36_500
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 # Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
@@ -238,6 +239,8 @@ def create_identity(
     check_name(name)
     if role not in ROLES:
         raise ConfigError(f"role {role!r} of node {name} is unknown: use one of {', '.join(ROLES)}")
+    if not abs(days) <= MOST_DAYS:
+        raise ConfigError(f"a certificate of {days:g} days: give at most {MOST_DAYS}")
     if (folder / KEY_FILE).exists():  # before a key source makes anything new for this folder
         raise ConfigError(
             f"{folder} has an identity already: move it away first; all members must then pin the new one"
