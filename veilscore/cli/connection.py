@@ -73,7 +73,7 @@ async def connect(home: Path) -> AsyncIterator[Connection]:
     fabric = Fabric(
         identity,
         federation,
-        accept_session=lambda _session, _sender: False,
+        accept_session=lambda _session, _sender: False,  # a command takes part in no protocol
         limits=WireLimits(connect_timeout_s=CALL_S),
     )
     try:

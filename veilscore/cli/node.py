@@ -89,7 +89,7 @@ def up(folder: Folder) -> None:
             if running_pid(home) is None:
                 started[home] = processes.spawn(home)
         asyncio.run(_until_up(homes, started))
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no node stays behind
         for process in started.values():
             process.terminate()
         raise

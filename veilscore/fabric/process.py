@@ -73,7 +73,7 @@ def only_one(home: Path) -> Iterator[None]:
     state = home / "state"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state / "node.pid").open("a+", encoding="ascii")
+        file = (state / "node.pid").open("a+", encoding="ascii")  # not emptied before the lock is held
     except OSError as error:
         raise StateError(f"{state} cannot be written: {error.strerror}") from error
     with file:

@@ -144,6 +144,7 @@ def utc_time(at_s: float) -> dt.datetime:
 
 
 def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
+    # each with its length, so that no two sets of fields give the same bytes
     fields = (VERSION, "signature", purpose, fingerprint)
     return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields) + data
 
@@ -369,7 +370,7 @@ def make_current(folder: Path, fingerprint: str) -> None:
     try:
         temporary.unlink(missing_ok=True)
         write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
-        temporary.replace(folder / CURRENT_FILE)
+        temporary.replace(folder / CURRENT_FILE)  # a rename: a crash leaves the old key in use or the new one
     except OSError as error:
         raise StateError(f"{folder / CURRENT_FILE} cannot be written: {error.strerror}") from error
 
