@@ -60,6 +60,7 @@ from veilscore.sandbox.signed import read_signed
 from veilscore.sandbox.submission import Manifest, read_files, read_submission
 from veilscore.sandbox.submission import canonical as ascii_canonical
 from veilscore.sandbox.syft_folder import FIXED, SyftJob, unpack
+from veilscore.terms.bands import KeptBands
 from veilscore.terms.federation import load_federation, save_federation
 from veilscore.terms.job import new_job_id, parse_job
 from veilscore.terms.settings import parse_yaml
@@ -103,6 +104,14 @@ def test_yaml(text):
 def test_yaml_says_where():
     with pytest.raises(ConfigError, match=r"job\.yaml line 2: not valid YAML: a value cannot be read as timestamp"):
         parse_yaml("a: 1\nb: 2026-99-99", "job.yaml")
+
+
+@few
+@given(data=st.binary() | _YAML.map(str.encode))
+def test_kept_bands(tmp_path, data):
+    (tmp_path / "bands.json").write_bytes(data)
+    with pytest.raises(ConfigError, match="damaged"):
+        KeptBands.load(tmp_path)
 
 
 JOB = """

@@ -100,7 +100,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 def running_pid(home: Path) -> int | None:
     """Return the process id of the node that runs on a home, or None."""
     try:
-        with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
+        with (home / "state" / "node.pid").open("r+", encoding="ascii", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
