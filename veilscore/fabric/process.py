@@ -73,7 +73,7 @@ def only_one(home: Path) -> Iterator[None]:
     state = home / "state"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state / "node.pid").open("a+", encoding="ascii")
+        file = (state / "node.pid").open("a+", encoding="ascii")  # not emptied before the lock is held
     except OSError as error:
         raise StateError(f"{state} cannot be written: {error.strerror}") from error
     with file:
@@ -100,7 +100,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 def running_pid(home: Path) -> int | None:
     """Return the process id of the node that runs on a home, or None."""
     try:
-        with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
+        with (home / "state" / "node.pid").open("r+", encoding="ascii", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:

@@ -25,7 +25,7 @@ from veilscore.terms.parameters import ScoreBatch
 
 PACKAGES = ("veilscore", "coordinator", "party_bank", "party_registry", "party_tax")  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
-_PIECE = 1 << 20
+_PIECE = 1 << 20  # bytes read at a time
 
 
 @functools.cache
