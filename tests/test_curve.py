@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilscore.crypto.garbled import Plain
-from veilscore.errors import MessageError, PeerError, RefusedError
+from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError
 from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.params import SCORE_T
 from veilscore.models.counts import offsets
@@ -161,6 +161,17 @@ def test_nothing_opens_where_one_holder_may_not_spend(poor):
     assert "BatchHolderHints" in kinds
     assert "CurveLeadCounts" not in kinds
     assert ("BandLeadTables" in kinds) == (poor == "tax"), "another holder is charged before its share leaves"
+
+
+def test_nothing_opens_where_nobody_keeps_an_account():
+    session, transcripts = sessions(("tax",)), {p: Transcript(keep=True) for p in ("bank", "tax")}
+    roles = {
+        "bank": bank_counts(session["bank"], np.zeros(40, np.int64), np.ones(40, bool), (0,), TURN),
+        "tax": lead_counts(session["tax"], np.zeros(40, np.uint64), QUIET, TURN),
+    }
+    with pytest.raises((ProtocolError, PeerError), match="nobody keeps an account"):
+        simulate(roles, session, transcripts=transcripts)
+    assert "CurveLeadCounts" not in {entry.kind for entry in transcripts["bank"].entries}
 
 
 @pytest.mark.parametrize(
