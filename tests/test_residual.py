@@ -60,14 +60,19 @@ def run_cells(codes, n_codes, r, W, train, mu2=QUIET, rows_per_firm=1, stated=No
             r[train],
             W[train],
             train,
-            max_bin=dict.fromkeys(codes, 10),
+            max_bin=lambda _d: 10,
             sigma=lambda d: charge.sigma(cells_sensitivity(d)),
             rows_per_firm=stated or rows_per_firm,
         )
     }
     for h in codes:
         roles[h] = holder_cells(
-            session[h], lambda _k, h=h: binned(codes[h], n_codes[h]), train.size, charge, lambda _t: rows_per_firm
+            session[h],
+            lambda _k, h=h: binned(codes[h], n_codes[h]),
+            train.size,
+            charge,
+            n_columns=n_codes[h].size,
+            rows_per_firm=lambda _t: rows_per_firm,
         )
     found = simulate(roles, session, spend={h: spent[h].append for h in codes})
     return found, spent
@@ -227,8 +232,14 @@ def test_a_holder_refuses_what_was_not_agreed(change, said):
     codes, n_codes, _, _ = world(64)
     session = sessions("bin", ("tax",))["tax"]
     role = holder_cells(
-        session, lambda _k: binned(codes["tax"], n_codes["tax"]), 64, Charge("cells", "train", 0.1), lambda _t: 3
+        session,
+        lambda _k: binned(codes["tax"], n_codes["tax"]),
+        64,
+        Charge("cells", "train", 0.1),
+        n_columns=3,
+        rows_per_firm=lambda _t: 3,
     )
+    assert next(role).message.columns == 3
     next(role)
     first = {"n_samples": 64, "train_mask": b"\xff" * 8, "n_train": 64, "max_bin": 5, "rows_per_firm": 3, **change}
     with pytest.raises(MessageError, match=said):

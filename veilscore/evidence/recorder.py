@@ -49,7 +49,7 @@ from veilscore.terms.federation import Federation
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import pack_fields, unpack_fields
+from veilscore.wire.protocol import Charge, pack_fields, unpack_fields
 from veilscore.wire.transcript import Transcript
 
 FOLDER = "evidence"
@@ -186,6 +186,13 @@ class EvidenceRecorder:
             time_ms=self.log.now_ms(),
         )
         self._append(entry.model_dump(mode="json"))
+
+    def opening_charged(self, session: str, account: str, bank: str, charge: Charge) -> None:
+        """Holder: before an opening leaves, what it costs the account of its data set."""
+        job_id, step, attempt = session.split("/")
+        entry = {"kind": "spent", "job_id": job_id, "step": step, "attempt": int(attempt), "account": account}
+        spent = {"bank": bank, "opening": charge.opening, "rows": charge.rows, "mu2": repr(charge.mu2)}
+        self._append({**entry, **spent, "time_ms": self.log.now_ms()})
 
     def step_finished(self, session: str, transcript: Transcript) -> None:
         """Log that an attempt is done, before others learn of it."""

@@ -12,7 +12,7 @@ import re
 import resource
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, cast
 from typing import Protocol as Interface
@@ -33,7 +33,7 @@ from veilscore.fabric.fabric import Fabric
 from veilscore.files.store import JobStore
 from veilscore.v1 import control_pb2
 from veilscore.wire.driver import run
-from veilscore.wire.protocol import Progress, Protocol, Session
+from veilscore.wire.protocol import Charge, Progress, Protocol, Session
 from veilscore.wire.transcript import Transcript, TranscriptEntry
 
 SESSION_ID = re.compile(r"(?P<job>[a-z0-9_-]{1,80})/(?P<step>[a-z0-9_.-]{1,60})/(?P<attempt>[1-9][0-9]{0,5})")
@@ -102,10 +102,11 @@ class StepRun:
         store: JobStore,
         deadline_s: float,
         record: MessageRecord | None = None,
+        spend: Callable[[Charge], None] | None = None,
     ) -> None:
         self.session = session
         self.failure: str | None = None
-        self._record = record
+        self._record, self._spend = record, spend
         self.transcript = Transcript(sink=None if record is None else record.add)
         self._fabric = fabric
         self._guard = _Guarded(protocol)
@@ -154,6 +155,7 @@ class StepRun:
                     transcript=self.transcript,
                     progress=self._progress,
                     checkpoint=self._checkpoint,
+                    spend=self._spend,
                 )
             event = control_pb2.StepEvent(done=meter.done(self._fabric, self.session.id))
         except asyncio.CancelledError:

@@ -269,8 +269,8 @@ def fit_record(design: Design, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def bank_only(design: Design) -> Vector:
-    """Fit the bank's own columns alone and return the coefficients, the intercept last."""
+def fit_alone(design: Design) -> OptimiseResult:
+    """Fit the bank's own columns alone, in the clear."""
     k = int(next(iter(design.training.columns.values())).selected.sum())
     problem, own = design.problem, _own_woe(design.training)
     alone = LogisticProblem(
@@ -289,8 +289,18 @@ def bank_only(design: Design) -> Vector:
         while True:
             step = steps.send(plain_gradient(design, step))
     except StopIteration as stop:
-        result: OptimiseResult = stop.value
+        return stop.value  # type: ignore[no-any-return]
+
+
+def bank_only(design: Design) -> Vector:
+    """Return the coefficients of the fit on the bank's own columns alone, the intercept last."""
+    result = fit_alone(design)
     return np.append(result.beta, result.intercept)
+
+
+def own_log_odds(design: Design, result: OptimiseResult) -> Vector:
+    """Return the log-odds of the training rows by the bank's own columns, (n,), after `fit_alone`."""
+    return _own_woe(design.training) @ result.beta + result.intercept
 
 
 def calibrated(model: M, units: Integers, target: NDArray[np.int8], weight: Vector) -> M:

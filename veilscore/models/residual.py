@@ -24,6 +24,7 @@ WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1
 SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
 MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
 TABLE_BITS = 12  # of x scaled to a Euclidean norm of 1 over a holder's columns
+MOST_BINS = 10
 TAU = 0.5  # spread of coefficients expected beforehand
 _MOST_X, _LEAST_RANGE = 3.0, 0.02
 _ROWS_A_BIN = 10.0  # a bin holds so many deviations of noise of the rarer class
@@ -50,7 +51,7 @@ def moments_sensitivity() -> float:
 
 def most_bins(rarer: float, sigma: float) -> int:
     """Bins a column that so many rows of the rarer class allow beside noise of this deviation: 2 to 10."""
-    return int(np.clip(rarer // (_ROWS_A_BIN * max(sigma, 1e-9)), 2, 10))
+    return int(np.clip(rarer // (_ROWS_A_BIN * max(sigma, 1e-9)), 2, MOST_BINS))
 
 
 @dataclass(frozen=True, eq=False)

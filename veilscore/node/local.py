@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,13 +22,13 @@ from veilscore.files.store import JobStore
 from veilscore.protocols.adding import coordinator_add
 from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
-from veilscore.tasks.context import StepContext
-from veilscore.tasks.table import answer_to, reads_of
+from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.table import answer_to, hold, reads_of
 from veilscore.terms.job import Job, new_job_id
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import NodePolicy
 from veilscore.wire.memory import MemoryNetwork, Tamper, simulate
-from veilscore.wire.protocol import Session
+from veilscore.wire.protocol import Charge, Session
 from veilscore.wire.transcript import Transcript
 
 
@@ -87,6 +88,7 @@ class LocalRun:
                 timeout_s=timeout_s,
                 transcripts=self.transcripts,
                 checkpoints=checkpoints,
+                spend={holder: self._spend(holder, sessions[holder]) for holder in self.job.holders},
             )
         except VeilscoreError:
             for party, states in checkpoints.items():
@@ -97,6 +99,10 @@ class LocalRun:
             if record is not None:
                 self.transcripts[self.job.bank].sink = None
                 record.close()
+
+    def _spend(self, holder: str, session: Session) -> Callable[[Charge], None]:
+        account = account_of(self.stores[holder].path.parent.parent, self.nodes[holder], self.job)
+        return partial(account.spend, session.id)
 
     def run(self) -> LocalRun:
         """Run all steps."""
@@ -115,6 +121,7 @@ def open_job(
         answer = answer_to(job, everyone[party])
         if answer.status == "refused":
             raise RefusedError(answer.reason, party=party)
+        hold(folder / party, everyone[party], job, job_id)
     stores = {party: JobStore(folder / party / "jobs" / job_id) for party in everyone}
     transcripts = {party: Transcript(keep=keep) for party in everyone}
     return LocalRun(job, job_id, everyone, stores, transcripts, audited)
@@ -134,6 +141,10 @@ class GivenTable(StepContext):
 
     def table(self) -> Table:
         """Return the party's table."""
+        return self.whole_table()
+
+    def whole_table(self) -> Table:
+        """Return the party's table; it has the columns that a job may use, and no others."""
         if self.given is None:
             raise JobError(f"{self.session.party} has no data in this job")
         return self.given

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +30,8 @@ from veilscore.keys.identity import ROLES
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
-from veilscore.tasks.context import StepContext
-from veilscore.tasks.table import answer_to, reads_of, request_of
+from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
@@ -39,7 +40,7 @@ from veilscore.terms.node_config import load_node_config
 from veilscore.terms.people import authoriser, is_own
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits
-from veilscore.wire.protocol import Session
+from veilscore.wire.protocol import Charge, Session
 
 _ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node was not told of yet, but not many
 
@@ -126,6 +127,8 @@ class Node:
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
             answer = answer_to(job, self.config)
+            if answer.status == "accepted":
+                answer = await asyncio.to_thread(self._hold, request.job_id, job, answer)
             refused = answer.status == "refused"
             bound = {} if refused else await asyncio.to_thread(bound_now, self.home, self.config, job)
             entry = self.ledger.get(request.job_id) or self.ledger.add(
@@ -134,6 +137,19 @@ class Node:
             await asyncio.to_thread(self.evidence.job_answered, entry)
             self._log.info("job proposed", job=entry.job_id, answer=entry.status, purpose=job.purpose)
         return self._answer(entry)
+
+    def _hold(self, job_id: str, job: Job, answer: JobAnswer) -> JobAnswer:
+        """Keep from the account what the job may spend, or refuse it."""
+        try:
+            hold(self.home, self.config, job, job_id)
+        except RefusedError as refusal:
+            return JobAnswer("refused", refusal.message)
+        return answer
+
+    def _let_go(self, entry: LedgerEntry) -> None:
+        """Give back to the account what a job that is over held and did not spend."""
+        if self.config.role == "holder":
+            account_of(self.home, self.config, entry.job).let_go(entry.job_id)
 
     def _answer(self, entry: LedgerEntry) -> control_pb2.Acceptance:
         if entry.status == "pending":
@@ -149,11 +165,14 @@ class Node:
         reason = request.reason[:200] or f"{'approved' if request.accepted else 'rejected'} by {peer.name}"
         status = "accepted" if request.accepted else "refused"
         job = self.ledger.entry(request.job_id).job
+        if request.accepted:
+            await asyncio.to_thread(hold, self.home, self.config, job, request.job_id)
         bound = await asyncio.to_thread(bound_now, self.home, self.config, job) if request.accepted else None
         entry = self.ledger.answer(request.job_id, status, reason, bound)
         await asyncio.to_thread(self.evidence.job_answered, entry)
         if not request.accepted:
             await self._stop_job(request.job_id, reason)
+            await asyncio.to_thread(self._let_go, entry)
         self._log.info("job decided", job=entry.job_id, answer=entry.status, by=peer.name)
         return self._answer(entry)
 
@@ -175,6 +194,7 @@ class Node:
             entry = self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
             await asyncio.to_thread(self.evidence.job_answered, entry)
             await self._stop_job(request.job_id, "the job was cancelled")
+            await asyncio.to_thread(self._let_go, entry)
         return control_pb2.Empty()
 
     # steps
@@ -198,6 +218,8 @@ class Node:
                     if event.WhichOneof("event") == "done":
                         await asyncio.to_thread(self.evidence.step_finished, run.session.id, run.transcript)
                         self.ledger.finish(job_id, step, attempt)
+                        if step == self._own_steps(entry.job)[-1]:
+                            await asyncio.to_thread(self._let_go, entry)
                     yield event
         finally:
             if self._runs.get(job_id) is run:
@@ -237,7 +259,14 @@ class Node:
         context = StepContext(session, role, job, self.config, store, opening=opening)
         limit_s = self.config.limits.step_deadline_s
         deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
-        return StepRun(self.fabric, session, role_with_report(step, context), store, deadline_s, record)
+        spend = partial(self._spend, context) if role == "holder" else None
+        return StepRun(self.fabric, session, role_with_report(step, context), store, deadline_s, record, spend)
+
+    def _spend(self, context: StepContext, charge: Charge) -> None:
+        """Write what an opening costs into the account, then into the log; it leaves after that."""
+        account = context.account()
+        account.spend(context.session.id, charge)
+        self.evidence.opening_charged(context.session.id, account.name, account.bank, charge)
 
     def _may_run(self, job_id: str, step: str) -> LedgerEntry:
         """Check that the job was accepted and that this step is next (or is the last one once more)."""

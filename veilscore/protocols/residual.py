@@ -2,8 +2,8 @@
 
 Source   : docs/protocols/disclosure.md; `binning.py` (sums over cells), `stacking.py` (moments of shares).
 Parties  : the bank (r and W of its own score, tables x) and each holder (codes), pairwise; no holder meets another.
-Messages : step bin: BinBankRound1 (training mask, bins a column) -> BinHolderRound1 (shape), BinHolderHints ->
-           BinBankRound2 (r and 3.3 W encrypted) -> BinHolderRound2 (noised shares of their sums by cell).
+Messages : step bin: ResidualHolderColumns -> BinBankRound1 (training mask, bins a column) -> BinHolderRound1 (shape),
+           BinHolderHints -> BinBankRound2 (r and 3.3 W encrypted) -> BinHolderRound2 (noised shares of sums by cell).
            Step train: ResidualBankTables (x encrypted) -> ResidualHolderHints -> ResidualBankLookup (x by column),
            ResidualBankBlock -> ResidualHolderBlock (products), ResidualHolderOpened (noised gradient and X'WX).
 Reveals  : to the bank, the numbers of columns and codes, and three groups of sums with the holder's noise, each charged
@@ -41,7 +41,7 @@ from veilscore.models.residual import (
     gradient_sensitivity,
     moments_sensitivity,
 )
-from veilscore.protocols.binning import MAX_HINT_BYTES, check_shape, shape_message
+from veilscore.protocols.binning import MAX_COLUMNS, MAX_HINT_BYTES, check_shape, shape_message
 from veilscore.protocols.blocks import check_part
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
@@ -80,7 +80,7 @@ def bank_cells(
     weight: Vector,
     train: Mask,
     *,
-    max_bin: Mapping[str, int],
+    max_bin: Callable[[int], int],
     sigma: Callable[[int], float],
     rows_per_firm: int = 1,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
@@ -90,19 +90,22 @@ def bank_cells(
     ----------
     residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
     train : (n_samples,) which rows train.
-    max_bin : holder -> bins a column.
+    max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
     rows_per_firm : most rows of one firm.
     """
     n_train = int(train.sum())
     for holder in session.holders:
+        has = yield from receive(holder, pb.ResidualHolderColumns)
+        if not 0 < has.columns <= MAX_COLUMNS:
+            raise MessageError(f"{has.columns} columns are outside what binning takes", party=holder)
         yield Send(
             holder,
             pb.BinBankRound1(
                 n_samples=train.size,
                 train_mask=shares.bits_to_bytes(train),
                 n_train=n_train,
-                max_bin=max_bin[holder],
+                max_bin=max_bin(has.columns),
                 rows_per_firm=rows_per_firm,
             ),
         )
@@ -132,6 +135,8 @@ def holder_cells(
     code: Callable[[int], BinnedColumns],
     n_samples: int,
     charge: Charge,
+    *,
+    n_columns: int,
     rows_per_firm: Callable[[Mask], int],
 ) -> Protocol[tuple[BinnedColumns, Mask, Words]]:
     """Holder: noised sums over its cells; returns its codes, the training mask, and its shares of the sums of r.
@@ -141,9 +146,11 @@ def holder_cells(
     code : codes of all aligned rows for a number of bins a column, from bins fixed beforehand.
     n_samples : aligned rows.
     charge : what the opening costs.
+    n_columns : columns with more than one bin.
     rows_per_firm : most training rows of one of this holder's firms.
     """
     bank = session.bank
+    yield Send(bank, pb.ResidualHolderColumns(columns=n_columns))
     request = yield from receive(bank, pb.BinBankRound1)
     if request.n_samples != n_samples:
         raise MessageError(f"the bank bins {request.n_samples} rows, aligned were {n_samples}", party=bank)

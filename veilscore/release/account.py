@@ -98,6 +98,12 @@ class Account:
             db.execute(f"INSERT INTO lines ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
             self._check(db, job_id, 0.0)
 
+    def knows(self, opening: str) -> bool:
+        """Return whether an opening of this name was ever charged, as a version of bins is once."""
+        with self._reading() as db:
+            query = "SELECT 1 FROM lines WHERE account = ? AND bank = ? AND opening = ?"
+            return db.execute(query, (self.name, self.bank, opening)).fetchone() is not None
+
     def void(self, job_id: str) -> None:
         """Note that a job in exact mode opened something: no mu is promised for this data set from now on."""
         with self._writing() as db:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, offsets
@@ -24,7 +25,15 @@ from veilscore.reports.data import (
     Stability,
     StepCost,
 )
-from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
+from veilscore.reports.measures import (
+    BankFiles,
+    column_shift,
+    learned_of,
+    measured,
+    privacy_of,
+    read_files,
+    stability_of,
+)
 from veilscore.reports.selection import selection_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
@@ -57,6 +66,7 @@ def bank_report(
         convergence=_convergence(files),
         costs=tuple(costs),
         learned=learned_of(job, evaluated=files.holdout is not None),
+        privacy=privacy_of(job),
         warnings=(*notes, *_bank_warnings(files)),
         **fields,
     )
@@ -145,8 +155,10 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
     """Return the merged bins of a party's columns; the bank's own by value and with labels, others by falling WOE."""
     table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
     at, result = offsets(table.n_codes), []
+    noised = files.fit.get("holders", {}).get(party)  # counts of a private job's holders are not known
     for j, column in enumerate(part.columns):
         group = table.group[at[j] : at[j + 1]]
+        rows = column.rows if noised is None else noised["weight"][at[j] : at[j + 1]]
         own = files.code_map.columns[j] if party == files.job.bank else None
         cells = []
         for number in np.unique(group).tolist():
@@ -154,7 +166,7 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
             bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
             cell = BinRow(
                 codes=tuple(codes),
-                share=sum(column.rows[code] for code in codes) / max(sum(column.rows), 1),
+                share=sum(rows[code] for code in codes) / max(sum(rows), 1),
                 label=range_label(own, codes) if own else None,
                 bad_rate=min(bad / (bad + good), 1.0) if bad + good > 0 else None,
                 woe=column.woe[codes[0]],
@@ -200,7 +212,8 @@ def _bank_stability(files: BankFiles) -> Stability | None:
 
 def _bank_warnings(files: BankFiles) -> list[str]:
     lines = _scorecard_warnings(files) if files.design is not None else boosting_warnings(files)
-    withheld = [party for party, c in files.counts.items() if _withheld(c, int(files.train.sum()))]
+    told = {files.job.bank} if files.job.training.private else set(files.counts)
+    withheld = [party for party in files.counts if party in told and _withheld(files.counts[party], files.train)]
     if withheld:
         effect = "and score 0 points" if files.design is not None else "and stand at the average among the others"
         lines.append(f"Bins below the holder's minimum size were withheld, {effect}: {', '.join(withheld)}.")
@@ -232,6 +245,6 @@ def _scorecard_warnings(files: BankFiles) -> list[str]:
     return lines
 
 
-def _withheld(counts: BinCounts, n_train: int) -> bool:
+def _withheld(counts: BinCounts, train: Mask) -> bool:
     """Say whether some column's bins do not add up to all training rows."""
-    return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < n_train).any())
+    return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < int(train.sum())).any())

@@ -267,6 +267,31 @@ class LearnedRow(Part):
     coordinator: str
 
 
+class ChargeRow(Part):
+    """One opening of a private job and its mu."""
+
+    opening: str
+    rows: str
+    mu: float
+
+
+class PrivacySection(Part):
+    """How much the job's openings tell of one firm at one holder: at most these chances of a right guess.
+
+    exact : sums were opened as they are, so no bound holds.
+    guess, guess_of_ten : between two records, and among ten, at even odds.
+    year_spent, year_limit : mu of all jobs within a year, which a holder knows of its own account.
+    """
+
+    exact: bool = False
+    mu: float | None = None
+    guess: float | None = None
+    guess_of_ten: float | None = None
+    charges: tuple[ChargeRow, ...] = ()
+    year_spent: float | None = None
+    year_limit: float | None = None
+
+
 class ReportData(Part):
     """Everything a report shows.
 
@@ -297,6 +322,7 @@ class ReportData(Part):
     convergence: Convergence | None = None
     costs: tuple[StepCost, ...] = ()
     learned: tuple[LearnedRow, ...] = ()
+    privacy: PrivacySection | None = None
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="after")

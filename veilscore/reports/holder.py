@@ -11,17 +11,20 @@ from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import cell_counts, offsets
+from veilscore.release.account import Account
 from veilscore.reports.boosting import trees_taken
 from veilscore.reports.data import BinRow, ColumnBins, ColumnStability, PartyRow, ReportData, ReportedJob, StepCost
-from veilscore.reports.measures import column_shift, learned_of, stability_of
+from veilscore.reports.measures import column_shift, learned_of, privacy_of, stability_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
 
 
-def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = ()) -> ReportData:
+def holder_report(
+    store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = (), account: Account | None = None
+) -> ReportData:
     """Return one holder's report: its columns by its own labels, what it helped with and what was learned.
 
-    store : the holder's job folder after its last step.
+    store : the holder's job folder after its last step; account : that of its data set with the bank.
     Raises StateError where the folder lacks what the steps save.
     """
     code_map = CodeMap.from_json(store.load_json("code_map"))
@@ -50,6 +53,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[Step
         stability=stability_of(shifts),
         costs=tuple(cost for cost in costs if cost.party == party),
         learned=learned_of(job, evaluated=scored is not None),
+        privacy=privacy_of(job, account=account),
         warnings=(*code_map.warnings, *aligned["warnings"]),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,17 @@ from veilscore.models.counts import BinCounts
 from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
 from veilscore.models.model import ScoreModel
+from veilscore.models.residual_card import as_woe
 from veilscore.models.stability import population_stability
 from veilscore.models.woe import WoeTable
+from veilscore.release.account import Account
 from veilscore.reports import report
-from veilscore.reports.data import ColumnStability, Improvement, LearnedRow, Stability
+from veilscore.reports.data import ChargeRow, ColumnStability, Improvement, LearnedRow, PrivacySection, Stability
 from veilscore.tasks.binning import load_counts
-from veilscore.tasks.table import leakage_table
+from veilscore.tasks.table import charges_of, leakage_table
+from veilscore.tasks.task import EXACT
 from veilscore.terms.job import Job
+from veilscore.terms.privacy import best_guess, total
 from veilscore.terms.training import TrainScorecard
 
 _ONE_CLASS = "The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."
@@ -59,14 +64,19 @@ class BankFiles:
 
 def read_files(store: JobStore, job: Job) -> BankFiles:
     """Read the bank's job folder; StateError names what is missing."""
-    rows, counts = store.load_arrays("rows"), load_counts(store)
-    design = modelling.design(job, counts, rows) if isinstance(job.parameters, TrainScorecard) else None
-    target = rows["target"][rows["train"]]
+    rows, counts, model = store.load_arrays("rows"), load_counts(store), load_model(store.path / "model.json")
+    design = None
+    if isinstance(job.parameters, TrainScorecard):  # a private one designs the bank's own columns alone
+        known = {job.bank: counts[job.bank]} if job.training.private else counts
+        design = modelling.design(job, known, rows)
+        tables = {**_filed_tables(model), **design.tables}
+    else:
+        tables = boosting_design.tables_of(counts, rows["target"][rows["train"]])
     return BankFiles(
         job=job,
-        model=load_model(store.path / "model.json"),
+        model=model,
         design=design,
-        tables=boosting_design.tables_of(counts, target) if design is None else design.tables,
+        tables=tables,
         counts=counts,
         code_map=CodeMap.from_json(store.load_json("code_map")),
         fit=store.load_json("fit"),
@@ -75,6 +85,15 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
         train=rows["train"],
         holdout=store.load_arrays("holdout") if store.has("holdout") else None,
     )
+
+
+def _filed_tables(model: ScoreModel) -> dict[str, WoeTable]:
+    """Return the effect of each code as a model has it, by party."""
+    found = {}
+    for part in model.parts:
+        effect = np.array([value for column in part.columns for value in column.woe])
+        found[part.party] = as_woe(part.n_codes, effect, np.array([column.iv for column in part.columns]))
+    return found
 
 
 def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
@@ -139,6 +158,8 @@ def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[di
 
 
 def _why_not_measured(files: BankFiles) -> str:
+    if files.job.training.private:
+        return "The job opened no curve of the hold-out (holdout_scores: false), so no metrics can be shown."
     if files.train.all():
         return "The job set no rows aside (holdout_fraction: 0), so no metrics can be shown."
     if not files.job.training.holdout_scores:
@@ -192,6 +213,24 @@ def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:
     """Return the stability of the columns that have one."""
     known = tuple(shift for shift in shifts if shift is not None)
     return Stability(columns=known) if known else None
+
+
+def privacy_of(job: Job, *, account: Account | None = None) -> PrivacySection | None:
+    """Return what the job's openings tell of a firm at each holder; None where it opens none.
+
+    account : the holder's own, whose year the section then shows.
+    """
+    charges = charges_of(job.parameters)
+    if not charges:
+        return None
+    year: dict[str, Any] = {}
+    if account is not None:
+        year = {"year_spent": math.sqrt(account.spent()), "year_limit": account.rules.year}
+    if EXACT in charges:
+        return PrivacySection(exact=True, **year)
+    rows = tuple(ChargeRow(opening=c.opening, rows=c.rows, mu=math.sqrt(c.mu2)) for c in charges)
+    mu = math.sqrt(total(charges))
+    return PrivacySection(mu=mu, guess=best_guess(mu), guess_of_ten=best_guess(mu, 10), charges=rows, **year)
 
 
 def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:

@@ -32,7 +32,7 @@ def write_reports(context: StepContext) -> None:
     if context.role == "bank":
         data = bank_report(context.store, context.job)
     else:
-        data = holder_report(context.store, context.job, context.session.party)
+        data = holder_report(context.store, context.job, context.session.party, account=context.account())
     save_report(data, context.store.path)
 
 

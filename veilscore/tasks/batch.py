@@ -41,7 +41,18 @@ from veilscore.tasks.context import (
     load_trees,
     no_files,
 )
-from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.task import (
+    COMMITTED,
+    USUAL_CELLS,
+    Cost,
+    Sizes,
+    Step,
+    Task,
+    by_name,
+    costed,
+    exact_openings,
+    no_openings,
+)
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
@@ -324,6 +335,7 @@ def evaluation(made_by: str) -> Step:
         reads_data=False,
         reads_home=no_files,
         cost=_evaluate_cost,
+        spends=exact_openings,
         learns=_LEARNS,
         tells_besides={},
         refusals=(_refuse_scores_of_the_holdout,),
@@ -338,6 +350,7 @@ SCORE = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
+    spends=no_openings,
     learns=_LEARNS,
     tells_besides={},
     refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
@@ -346,6 +359,7 @@ SCORE = Step(
 ALIGN_WITH_CONSENT = replace(
     ALIGN,
     reads_home=lambda p: (*files_of_columns(p), CONSENT_LISTS),
+    spends=no_openings,
     learns=(
         Leak(
             "BatchConsent",

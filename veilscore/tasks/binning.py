@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Mask
+from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
@@ -14,7 +14,7 @@ from veilscore.models.design import columns_of
 from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
-from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
 
@@ -31,8 +31,9 @@ _ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
 }
 
 
-def _bank_bin(context: StepContext) -> Protocol[None]:
-    job, p, store = context.job, context.job.training, context.store
+def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
+    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+    job, p = context.job, context.job.training
     table = aligned_table(context)
     train = split(table, job)
     # the bank may always know the order of its own bins, so that it merges neighbours
@@ -41,11 +42,17 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     columns = columns_of(code_map, codes, party=job.bank, names=True, association=p.tells_association)
     target = np.asarray(table.label, dtype=np.int8)
     weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
-    held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
-    counts = {job.bank: own_counts(job.bank, columns, target, weight, train), **held}
+    return columns, {"codes": codes, "target": target, "weight": weight, "train": train}, code_map
+
+
+def _bank_bin(context: StepContext) -> Protocol[None]:
+    bank, store = context.job.bank, context.store
+    columns, rows, code_map = own_rows(context)
+    target, weight, train = rows["target"], rows["weight"], rows["train"]
+    held = yield from bank_bin(context.session, target, weight if context.job.training.weights else None, train)
     store.save_json("code_map", code_map.to_json())
-    store.save_arrays("rows", codes=codes, target=target, weight=weight, train=train)
-    save_counts(store, counts)
+    store.save_arrays("rows", **rows)
+    save_counts(store, {bank: own_counts(bank, columns, target, weight, train), **held})
 
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
@@ -120,6 +127,7 @@ BIN = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("BinBankRound1", "holder", "opened", "which rows train and which are held out"),

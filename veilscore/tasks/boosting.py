@@ -16,7 +16,7 @@ from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
-from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.terms.training import TrainBoosting
@@ -128,6 +128,7 @@ BOOST = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak(

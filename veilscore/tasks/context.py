@@ -21,6 +21,7 @@ from veilscore.models import screening
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
+from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
 from veilscore.release.disclosure import DisclosureLedger
 from veilscore.terms.bands import KeptBands
@@ -77,6 +78,19 @@ class StepContext:
             query=dataset.query,
             kinds=dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {},
             **special,
+        )
+
+    def whole_table(self) -> Table:
+        """Return the party's data set with all columns that any job may use, whatever this job names."""
+        dataset = self.node.datasets[self.job.datasets[self.session.party]]
+        named = (dataset.label_column, dataset.weight_column, dataset.date_column)
+        return read_table(
+            dataset.source,
+            dataset.id_column,
+            exclude=(*dataset.exclude, *sorted(filter(None, named))),
+            normaliser=self.job.parameters.id_normaliser,
+            table=dataset.table,
+            query=dataset.query,
         )
 
     def _included(self) -> tuple[str, ...] | None:
@@ -145,6 +159,10 @@ class StepContext:
         """Holder: return the consent and release control of this attempt."""
         return BatchGuard(self.home(), self.node.policy, self.job, self.session)
 
+    def account(self) -> Account:
+        """Holder: return the account of its data set with the job's bank."""
+        return account_of(self.home(), self.node, self.job)
+
     def disclosures(self, whole: float) -> DisclosureLedger:
         """Holder: return the ledger of what boosting told of this data set over all jobs.
 
@@ -171,6 +189,12 @@ class StepContext:
         if isinstance(self.job.parameters, Training):
             return load_model(self.store.path / "model.json")
         return load_model(self.models() / self.job.of(ScoreBatch).model / "model.json")
+
+
+def account_of(home: Path, node: NodeConfig, job: Job) -> Account:
+    """Return the account of the data set that a job uses at a holder, with the job's bank."""
+    dataset = job.datasets[node.name]
+    return Account(home / FILE, node.datasets[dataset].account or dataset, job.bank, node.policy.privacy)
 
 
 def load_code_map(models: Path, name: str) -> CodeMap:

@@ -13,7 +13,19 @@ from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.residual import CELLS, FIT
+from veilscore.tasks.task import (
+    COMMITTED,
+    PRODUCT_BYTES,
+    USUAL_CELLS,
+    Cost,
+    Sizes,
+    Step,
+    Task,
+    by_name,
+    costed,
+    exact_openings,
+)
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.terms.training import TrainScorecard
@@ -85,6 +97,7 @@ TRAIN = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         *hidden("holder", "ciphertext", "TrainBankRound0", "TrainBankEta", "TrainBankResidual"),
@@ -109,4 +122,12 @@ TRAIN = Step(
     refusals=(_refuse_order, _refuse_standard_errors),
 )
 
-TASK = Task(TrainScorecard, by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train")))
+_EXACT = by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))
+_PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT)
+
+
+def _step(p: TrainScorecard, name: str) -> Step:
+    return (_PRIVATE if p.private else _EXACT)(p, name)
+
+
+TASK = Task(TrainScorecard, _step)

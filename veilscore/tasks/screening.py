@@ -29,7 +29,7 @@ from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, 
 from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk, Screened, bank_screen, holder_screen
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
-from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, hidden
@@ -272,6 +272,7 @@ SCREEN = Step(
     reads_data=True,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("ScreenBankRound1", "holder", "opened", "which rows train and which are held out"),

@@ -44,7 +44,7 @@ from veilscore.tasks.stack_folds import (
     rows_outside,
     trees_of,
 )
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed, exact_openings
 from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
@@ -317,6 +317,7 @@ STACK = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("StackBankKey", "holder", "public", "how large margins may get, as a power of two"),

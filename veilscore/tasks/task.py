@@ -7,6 +7,7 @@ tasks is `veilscore.tasks.table`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from veilscore.tasks.context import StepContext
 from veilscore.terms.parameters import Parameters
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned
-from veilscore.wire.protocol import Protocol
+from veilscore.wire.protocol import Charge, Protocol
 
 Role = Callable[[StepContext], Protocol[None]]
 COMMITTED = Leak("StepCommitment", "holder", "public")  # of every step of the bank's (`protocols.commitment`)
@@ -60,9 +61,23 @@ class Step:
     reads_data: bool  # whether the bank reads its data set itself
     reads_home: Callable[[Any], tuple[str, ...]]  # by parameters, patterns of other files below its home
     cost: Callable[[Any, Sizes], Cost]  # what it takes
+    spends: Callable[[Any], tuple[Charge, ...]]  # by parameters, what its openings cost the account of each holder
     learns: tuple[Leak, ...]  # each message that tells something or hides something, by who receives it
     tells_besides: Mapping[str, Learned]  # option of the parameters -> row of the table where the option is on
     refusals: tuple[Callable[[NodePolicy, Any], None], ...]  # a holder's rules on parameters; each raises RefusedError
+
+
+EXACT = Charge("exact sums", "all", math.inf)  # no noise, hence no bound: the account is void from then on
+
+
+def exact_openings(_parameters: Any) -> tuple[Charge, ...]:
+    """Return the charge of a step that opens sums as they are."""
+    return (EXACT,)
+
+
+def no_openings(_parameters: Any) -> tuple[Charge, ...]:
+    """Return no charge: nothing leaves that depends on a firm's record, or it is counted in bits (`release/`)."""
+    return ()
 
 
 @dataclass(frozen=True)

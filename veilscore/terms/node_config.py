@@ -33,6 +33,10 @@ class DatasetConfig(Strict):
     weight_column: ColumnName | None = Field(default=None, description="bank: column with weights of rows")
     date_column: ColumnName | None = Field(default=None, description="bank: column with each row's day of observation")
     exclude: tuple[ColumnName, ...] = Field(default=(), description="columns that are never used")
+    account: Name | None = Field(
+        default=None,
+        description="account that private jobs on it are charged to; null: its own",
+    )
 
     @field_validator("url")
     @classmethod

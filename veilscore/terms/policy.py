@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from veilscore.errors import RefusedError
 from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
+from veilscore.terms.privacy import Disclosure, PrivacyRules
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
@@ -30,6 +31,7 @@ class Request:
 
     bank, purpose : None where the act has none, never because somebody left it out.
     task : of a job, or "score_online" or "sandbox".
+    disclosure, mu : of a job that opens sums over rows; mu is what a private one may spend.
     opens : what the bank gets of single firms, "" if nothing; to_get_bands : tells it how to ask for bands instead.
     rules : each raises RefusedError where the policy does not allow what the parameters ask for.
     """
@@ -40,6 +42,8 @@ class Request:
     dataset: str = ""
     opens: Output | Literal[""] = ""
     to_get_bands: str = ""
+    disclosure: Disclosure | Literal[""] = ""
+    mu: float = 0.0
     rules: tuple[Callable[[NodePolicy], None], ...] = ()
 
 
@@ -98,6 +102,11 @@ class NodePolicy(Strict):
         default_factory=dict, description="Ed25519 key of each issuer of consents"
     )
     release: ReleaseRules = Field(default=ReleaseRules(), description="what it lets out through scores")
+    privacy: PrivacyRules = Field(default=PrivacyRules(), description="what private jobs may tell of a firm, as mu")
+    exact_for: dict[Name, dt.date] = Field(
+        default_factory=dict,
+        description="bank: last day on which its jobs may be exact, which ends the promise",
+    )
 
     @field_validator("consent", "boosting_bounds", mode="before")
     @classmethod
@@ -126,6 +135,10 @@ class NodePolicy(Strict):
             (
                 request.task not in PARAMETERS or request.task in self.tasks,
                 f"{node} does not allow task {request.task}",
+            ),
+            (
+                request.disclosure != "private" or request.mu <= self.privacy.job * (1 + 1e-9),
+                f"{node} lets a job spend mu {self.privacy.job:g} and this one asks for {request.mu:g}; lower mu",
             ),
             (
                 request.opens != "score" or not self.release.bands_only,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, ScreeningName
+from veilscore.terms.privacy import Disclosure
 
 MAX_CANDIDATES = 12
 MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
@@ -55,6 +56,11 @@ class Training(Sampled):
         """Return align, bin, the fits and, where the hold-out is scored, evaluate."""
         has_holdout = self.holdout_from is not None or self.holdout_fraction > 0
         return ("align", "bin", *self.fits, *(("evaluate",) if self.holdout_scores and has_holdout else ()))
+
+    @property
+    def private(self) -> bool:
+        """Return whether what is opened is noised and counted."""
+        return getattr(self, "disclosure", "exact") == "private"
 
     @property
     def opens(self) -> Output:
@@ -108,6 +114,11 @@ class TrainScorecard(Training):
         default=None, ge=8, le=40, description="bits of an opened gradient component; null: ceil(log2 n) + 14"
     )
     standard_errors: bool = Field(default=False, description="of coefficients, by two more openings for each")
+    disclosure: Disclosure = Field(
+        default="exact",
+        description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
 
     @property
     def fits(self) -> tuple[str, ...]:

@@ -188,6 +188,12 @@ class TrainHolderGradient(_message.Message):
     rounded: bytes
     def __init__(self, reply: _Optional[bytes] = ..., rounded: _Optional[bytes] = ...) -> None: ...
 
+class ResidualHolderColumns(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: int
+    def __init__(self, columns: _Optional[int] = ...) -> None: ...
+
 class ResidualBankTables(_message.Message):
     __slots__ = ("product_public", "x_enc", "moments")
     PRODUCT_PUBLIC_FIELD_NUMBER: _ClassVar[int]
