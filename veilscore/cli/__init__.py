@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from veilscore import __version__
 from veilscore.cli.display import errors_console
 from veilscore.errors import ConfigError, VeilscoreError
+from veilscore.files.private import keep_private
 
 _DEBUG = "VEILSCORE_DEBUG"
 
@@ -167,6 +168,7 @@ def options(
 
 def main() -> None:
     """Entry point: an error becomes one panel and exit code 2."""
+    keep_private()
     try:
         app()
     except VeilscoreError as error:
