@@ -68,7 +68,8 @@ PANELS = {
     "Trust": {
         "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
-        "dataset": Noun("What holders publish of their data sets.", "publish show"),
+        "account": Noun("What each bank was told of each data set, as mu of Gaussian differential privacy.", "show"),
+        "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
     },
     "Evidence": {
         "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),

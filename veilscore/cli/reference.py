@@ -18,6 +18,7 @@ from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
 
@@ -30,6 +31,7 @@ TITLES: dict[type[BaseModel], str] = {
     ChosenColumns: "columns.PARTY of a job's parameters",
     NodePolicy: "policy in node.yaml",
     ReleaseRules: "policy.release",
+    PrivacyRules: "policy.privacy",
     StandingRule: "an entry of policy.agreements",
     NodeConfig: "node.yaml",
     KeyConfig: "key in node.yaml",
@@ -42,7 +44,7 @@ TITLES: dict[type[BaseModel], str] = {
 }
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
-    "policy": (NodePolicy, ReleaseRules, StandingRule),
+    "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
     "dataset": (DatasetConfig,),
     "federation": (Federation, Member, KeyStatement),
@@ -76,7 +78,9 @@ ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, ban
 ScreenFeatures: {max_columns: 40}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
-  agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest}}
+  agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
+  privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}
+PrivacyRules: {job: 0.3, year: 0.9}
 ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
@@ -89,7 +93,7 @@ KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], 
 AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
-  date_column: observation_date, exclude: [remarks]}
+  date_column: observation_date, exclude: [remarks], account: invoices}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}

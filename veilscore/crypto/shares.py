@@ -11,11 +11,13 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import MessageError, ParameterError
 from veilscore.kernels import kernel
-from veilscore.lattice.params import SCALE_BITS, T
+from veilscore.lattice.params import SCALE_BITS, T_PRIMES, T
 from veilscore.lattice.sampling import dither
 
 _T = np.uint64(T)
 _LOW = np.uint64((1 << 30) - 1)
+_P, _Q = (np.uint64(prime) for prime in T_PRIMES)
+_P_INVERSE = np.uint64(pow(T_PRIMES[0], -1, T_PRIMES[1]))
 
 
 def to_ring(values: Integers) -> Words:
@@ -65,16 +67,10 @@ def join_halves(low: Words, high: Words) -> Words:
 
 
 def scale(shares: Words, factors: Integers) -> Words:
-    """Element by element product of shares with public or own signed integers below 2**31, modulo T."""
-    magnitude = np.abs(factors).astype(np.uint64)
-    if magnitude.max(initial=0) >= 1 << 31:
-        raise ParameterError("factor of a share must be below 2**31")
-    low = (shares & np.uint64(0x3FFFFFFF)) * magnitude % _T
-    high = (shares >> np.uint64(30)) * magnitude % _T
-    for _ in range(10):
-        high = (high << np.uint64(3)) % _T
-    product = (low + high) % _T
-    return np.where((factors < 0) & (product > 0), _T - product, product)
+    """Return the element by element product of shares with public or own signed integers below T/2, modulo T."""
+    if np.abs(factors).max(initial=0) >= T // 2:
+        raise ParameterError(f"factor of a share must be below {T // 2}")
+    return times(shares, to_ring(np.asarray(factors, np.int64)))
 
 
 def round_share(shares: Words, drop_bits: int) -> Words:
@@ -120,9 +116,23 @@ def bits_from_bytes(data: bytes, n_bits: int) -> Mask:
 
 
 def times(left: Words, right: Words) -> Words:
-    """Return the product modulo T of ring elements, element by element."""
-    low, high = (right & _LOW).astype(np.int64), (right >> np.uint64(30)).astype(np.int64)
-    return add(scale(left, low), scale(scale(left, high), np.full(1, 1 << 30)))
+    """Return the product modulo T of ring elements, element by element; the two may be broadcast together."""
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    one, other = (
+        np.require(np.broadcast_to(part, shape), requirements=["C", "W"]).reshape(-1) for part in (left, right)
+    )
+    out = np.empty(one.size, np.uint64)
+    _times(one, other, out)
+    return out.reshape(shape)
+
+
+@kernel("(u8[::1], u8[::1], u8[::1])")
+def _times(left: Words, right: Words, out: Words) -> None:
+    # by residues modulo the two primes of T: a product of 60 bits by 60 fits no word
+    for i in range(out.size):
+        first = (left[i] % _P) * (right[i] % _P) % _P
+        second = (left[i] % _Q) * (right[i] % _Q) % _Q
+        out[i] = first + _P * ((second + _Q - first % _Q) % _Q * _P_INVERSE % _Q)
 
 
 def round_dithered(shares: Words, drop_bits: int) -> Words:

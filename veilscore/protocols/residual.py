@@ -241,20 +241,18 @@ class _BankFit:
         """Share of every sum of X'WX, upper triangle row by row."""
         if not self.chosen.size:
             return np.zeros(0, np.uint64)
-        n_codes, at = self.made.n_codes[self.chosen], offsets(self.made.n_codes)
-        label = self.session.label("residual lookup", self.holder, self.session.bank)
-        lookup = LookupTable(self.n, n_codes, label, params=HISTOGRAM)
-        lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, MAX_HINT_BYTES)))
-        theta, new = np.zeros((n_codes.size, int(n_codes.sum())), np.int64), offsets(n_codes)
+        at, a = offsets(self.made.n_codes), np.empty((self.chosen.size, self.n), np.uint64)
         for k, column in enumerate(self.chosen.tolist()):
-            theta[k, new[k] : new[k + 1]] = self.units[at[column] : at[column + 1]]
-        query, a = lookup.query_many(theta)
-        yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
+            label = _lookup_label(self.session, self.holder, column)
+            lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
+            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, MAX_HINT_BYTES)))
+            query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
+            yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
         w = shares.to_ring(self.weight)[None]
         u = np.concatenate([w, shares.times(a, np.broadcast_to(w, a.shape))])
         for part, chunk in enumerate(self.key.encrypt(_whole_blocks(u))):
             yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
-        pairs = _pairs(n_codes.size)
+        pairs = _pairs(self.chosen.size)
         reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
         chunks = [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
         product = shares.sum_shares(self.key.decrypt(chunks, N, len(pairs)))
@@ -306,17 +304,16 @@ def holder_fit(
     evaluator = ProductEvaluator(bytes(start.product_public), session.label("residual product", bank, session.party))
     products = np.zeros(0, np.uint64)
     if chosen:
-        lookup = LookupCodes(
-            np.ascontiguousarray(codes[:, chosen]),
-            n_codes[chosen],
-            session.label("residual lookup", session.party, bank),
-            params=HISTOGRAM,
-        )
-        yield from send_parts(bank, pb.ResidualHolderHints, b"".join(lookup.hint_chunks()))
-        data = yield from receive_parts(bank, pb.ResidualBankLookup, len(chosen) * lookup.query_bytes)
-        b = lookup.evaluate_many(lookup.unpack(data))
-        if b.shape[0] != len(chosen):
-            raise MessageError(f"{len(chosen)} tables were due, {b.shape[0]} came", party=bank)
+        lookups = []
+        for column in chosen:  # one each, since a query costs an element a cell and a column's table is its own
+            label = _lookup_label(session, session.party, column)
+            own = np.ascontiguousarray(codes[:, [column]])
+            lookups.append(LookupCodes(own, n_codes[[column]], label, params=HISTOGRAM))
+            yield from send_parts(bank, pb.ResidualHolderHints, b"".join(lookups[-1].hint_chunks()))
+        b = np.empty((len(chosen), n), np.uint64)
+        for k, lookup in enumerate(lookups):
+            data = yield from receive_parts(bank, pb.ResidualBankLookup, lookup.query_bytes)
+            b[k] = lookup.evaluate_bytes(data)
         products = yield from _holder_products(bank, evaluator, b)
     reply, share = evaluator.multiply_sum(list(start.x_enc), cells[None, :])
     sums, bits = column_sums(share, n_codes), SCALE_BITS + gradient_bits(n)
@@ -331,6 +328,10 @@ def holder_fit(
             reply=b"".join(reply), gradient=_rounded(gradient, bits), moments=_rounded(products, _MOMENT_BITS)
         ),
     )
+
+
+def _lookup_label(session: Session, holder: str, column: int) -> bytes:
+    return session.label(f"residual lookup {column}", holder, session.bank)
 
 
 def _pairs(n: int) -> list[tuple[int, int]]:
