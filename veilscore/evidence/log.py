@@ -30,6 +30,7 @@ from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import Keys, Signer, canonical, digest
 from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.merkle import MerkleTree, leaf_hash
+from veilscore.files.private import private_folder
 
 LOG_FILE = "log.jsonl"
 MAX_ENTRY_BYTES = 1 << 20
@@ -194,7 +195,7 @@ class Log:
 
     def _open(self, folder: Path) -> int:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"log {self.path} cannot be opened: {error.strerror}") from error
