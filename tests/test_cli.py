@@ -55,6 +55,7 @@ def until_pending(home):
     pytest.fail("no job waits")
 
 
+@pytest.mark.federation
 def test_a_whole_job(trial, job):
     try:
         text = veilscore("up", trial)
@@ -84,6 +85,7 @@ def test_a_whole_job(trial, job):
     assert "no node was running" in veilscore("down", trial)
 
 
+@pytest.mark.federation
 def test_approval_and_a_failed_job(trial, job):
     config = yaml.safe_load((trial / "tax" / "node.yaml").read_text())
     config["policy"]["accept"] = "manual"
