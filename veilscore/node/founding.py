@@ -28,6 +28,7 @@ from veilscore.terms.policy import utc_today
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
+PORTS = range(20_000, 28_000)  # below those that outgoing connections take
 _HEADER = "# Configuration of one node; `veilscore explain node` explains every key. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
@@ -153,18 +154,18 @@ def _header(path: Path) -> list[str]:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return ports that are free now, all different, below those that outgoing connections take."""
+    """Return ports that are free now, all different."""
     found: list[int] = []
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    start = secrets.randbelow(8000)
-    for step in range(8000):
-        port = 20_000 + (start + step) % 8000
+    start = secrets.randbelow(len(PORTS))
+    for port in (*PORTS[start:], *PORTS[:start]):
         with socket.socket(family) as listener, contextlib.suppress(OSError):
             listener.bind((host, port))
             found.append(port)
         if len(found) == count:
             return found
-    raise ConfigError(f"no {count} free ports between 20000 and 28000 on {host}; is it an address of this machine?")
+    between = f"between {PORTS.start} and {PORTS.stop}"
+    raise ConfigError(f"no {count} free ports {between} on {host}; is it an address of this machine?")
 
 
 def homes_in(folder: Path) -> dict[str, Path]:

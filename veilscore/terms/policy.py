@@ -142,7 +142,7 @@ class NodePolicy(Strict):
             ),
             (
                 request.disclosure != "exact" or self._exact_until(request.bank) >= (today or utc_today()),
-                f"{node} opens no exact sums to {(request.bank or '')[:60]}: set disclosure: private, or agree on exact_for",
+                f"{node} refuses exact sums to {(request.bank or '')[:60]}: set disclosure: private (or exact_for)",
             ),
             (
                 request.opens != "score" or not self.release.bands_only,
