@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import veilscore.fabric.grpc_channel  # noqa: F401 - before a test imports gRPC, so that it speaks TLS 1.3 only
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import yaml
 
 from veilscore.errors import ConfigError, StateError
+from veilscore.files.private import private_folder
+from veilscore.files.store import write_text
 from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
@@ -111,10 +113,10 @@ def write_node_config(
     if role != "coordinator" and "datasets" not in content:
         text += _EXAMPLE
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (home / "node.yaml").write_text(text, encoding="utf-8")
+        private_folder(home)
     except OSError as error:
-        raise StateError(f"{home / 'node.yaml'} cannot be written: {error.strerror}") from error
+        raise StateError(f"{home} cannot be made: {error.strerror}") from error
+    write_text(home / "node.yaml", text)
     return config
 
 

@@ -21,6 +21,7 @@ from veilscore.arrays import Array, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import Table
 from veilscore.errors import RefusedError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.models import screening
 from veilscore.models.association import associated_pairs, sampled_rows
@@ -248,7 +249,7 @@ def _file_kept(context: StepContext, names: tuple[str, ...], aliases: list[str],
 
 def _file(context: StepContext, name: str, text: str) -> None:
     folder = context.screening_folder(context.job.name)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     for place in (context.store.path, folder):
         write_text(place / name, text)
 
