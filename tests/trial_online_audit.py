@@ -19,7 +19,7 @@ from veilscore.online.spares import BankSpares
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.audit.jobs import Finding
+    from veilscore.audit.replay import Finding
     from veilscore.evidence.witness import ShareOpened
     from veilscore.v1 import control_pb2 as pb
 

@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from veilscore.arrays import CodeArray, Integers, Words
-from veilscore.audit.jobs import Differs, Finding, Unknown, Verdict
+from veilscore.audit.replay import Differs, Finding, Unknown, Verdict
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
 from veilscore.evidence.documents import digest

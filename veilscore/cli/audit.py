@@ -8,7 +8,8 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from veilscore.audit.jobs import Finding, JobAudit, job_of
+from veilscore.audit.jobs import JobAudit, job_of
+from veilscore.audit.replay import Finding
 from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError, EvidenceError
