@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import CodeArray, Words
+from veilscore.crypto.encrypted_cells import one_hot
 from veilscore.data.codes import CodeMap
 from veilscore.data.ids import Ids, check_ids, normalise_ids
 from veilscore.data.ingest import read_table
@@ -26,7 +27,6 @@ from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
-from veilscore.protocols.online import one_hot
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilscore.arrays import CodeArray
-from veilscore.errors import RefusedError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
@@ -77,16 +76,12 @@ class SingleGuard:
             self._ledger.spend(token.spend, release.reference)
         return Passed(release, token, codes.shape[1], earlier.partition("/")[2])
 
-    def admit(self, passed: Passed) -> str:
-        """Write the release down and use the token up, just before the share leaves; why not, or ""."""
-        try:
-            if self._rules.control == "on":
-                self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
-            elif passed.token.spend is not None:
-                self._ledger.spend(passed.token.spend, passed.release.reference)
-        except RefusedError as error:
-            return error.message
-        return ""
+    def admit(self, passed: Passed) -> None:
+        """Write the release down and use the token up, just before the share leaves; RefusedError if it may not."""
+        if self._rules.control == "on":
+            self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
+        elif passed.token.spend is not None:
+            self._ledger.spend(passed.token.spend, passed.release.reference)
 
     def _budget(self, n_columns: int) -> ReleaseBudget:
         return ReleaseBudget(self._ledger, self._rules, n_columns)
