@@ -2,9 +2,13 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
-CODE := veilscore party_bank party_tax party_registry coordinator tests benchmarks examples
+CODE := veilscore party_bank party_tax party_registry coordinator tests benchmarks examples tools
+PINNED := pyproject.toml $(wildcard requirements*.lock)
+OLD := Veilscore needs Python 3.11 or newer; name one with `make PYTHON=...`
+SET_UP = $(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 11) else 0)' && \
+	$(PYTHON) tools/set_up.py $(VENV)
 
-.PHONY: demo test check lint bench protos clean setup
+.PHONY: demo test check lint bench protos clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -25,17 +29,30 @@ bench: $(VENV)/.dev
 
 setup: $(VENV)/.core
 
-$(VENV)/.core: pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable .
+$(VENV)/.core: $(PINNED)
+	@$(SET_UP) core
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.core
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[demo]'
-	touch $@
+$(VENV)/.demo: $(PINNED)
+	@$(SET_UP) demo
+	touch $(VENV)/.core $@
 
-$(VENV)/.dev: $(VENV)/.core
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.dev: $(PINNED)
+	@$(SET_UP) dev
+	touch $(VENV)/.core $@
+
+# Pins every package by version and hash, for all platforms and Python 3.11 to 3.13.
+lock: $(VENV)/.tools
+	$(VENV)/tools/bin/python tools/lock.py
+
+# What is installed, with licences and what needs what (CycloneDX), into sbom.json.
+sbom: $(VENV)/.core $(VENV)/.tools
+	$(VENV)/tools/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
+
+# Apart from the environment that they are to describe.
+$(VENV)/.tools: tools/requirements.txt
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 # Generated code is committed; run this after a change under protos/.
@@ -43,4 +60,4 @@ protos: $(VENV)/.dev
 	$(PY) -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. protos/veilscore/v1/*.proto
 
 clean:
-	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache build dist sbom.json *.egg-info

@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 import score_online
 from random_trees import boosted, part, plain_units, random_tree
 
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.node import founding
 from veilscore.node.founding import found_federation

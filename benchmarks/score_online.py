@@ -28,7 +28,7 @@ from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
 from veilscore.errors import PeerError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.models.filed import load_model
 from veilscore.node.founding import PORTAL, DataFiles, found_federation

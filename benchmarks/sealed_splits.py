@@ -18,7 +18,7 @@ import numpy as np
 from result import emit
 
 from veilscore.crypto import shares
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import create_identity, load_identity
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import SecretStream

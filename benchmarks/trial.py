@@ -34,9 +34,7 @@ def federation(folder: Path, data: Path) -> Iterator[Path]:
 
 def veilscore(*arguments: str) -> str:
     """Run the command as a user would; its output, or JobError with its last words."""
-    done = subprocess.run(
-        [sys.executable, "-m", "veilscore.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "veilscore", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise JobError(f"veilscore {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout

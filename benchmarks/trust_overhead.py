@@ -29,10 +29,11 @@ from score_online import JOB, PACKAGES, PARTIES, ask, connected, prepare, proces
 from trial_evidence import run_jobs
 
 from coordinator.service import Coordinator
+from veilscore.cli.node import open_node
 from veilscore.errors import JobError
 from veilscore.evidence.recorder import EvidenceRecorder
+from veilscore.fabric.process import log_to, only_one, serve_until_stopped
 from veilscore.node.founding import PORTAL
-from veilscore.node.serve import log_to, only_one, open_node, serve_until_stopped
 from veilscore.release.issuer import Issuer
 from veilscore.sandbox.bubblewrap import check_host
 from veilscore.v1 import control_pb2 as pb
@@ -40,7 +41,7 @@ from veilscore.v1 import control_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from veilscore.fabric.grpc_channel import Fabric
+    from veilscore.fabric.fabric import Fabric
 
 MOST_BATCH = 1.10
 MOST_ONLINE_MS = 3.0

@@ -1,1 +1,1 @@
-"""The coordinator: proposes jobs, orders their steps, keeps their state; sees no data of any party."""
+"""The coordinator proposes jobs, orders their steps and keeps their state; it sees no data of any party."""

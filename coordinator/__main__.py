@@ -1,6 +1,7 @@
 """Run the coordinator: ``python -m coordinator --home FOLDER``."""
 
-from veilscore.node.serve import main
+from coordinator.service import Coordinator
+from veilscore.fabric.process import main
 
 if __name__ == "__main__":
-    main("coordinator", role="coordinator")
+    main("coordinator", "coordinator", Coordinator)

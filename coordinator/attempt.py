@@ -1,4 +1,4 @@
-"""One attempt at one step at all parties at once, and which of their errors is the cause."""
+"""Runs one attempt at one step at all parties at once, and finds which of their errors is the cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WITHDRAW_S = 30.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one party fared; `status` is done, failed or stopped."""
+    """How one party fared in an attempt; `status` is done, failed or stopped."""
 
     party: str
     status: str
@@ -28,7 +28,7 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """For a person."""
+        """Say for a person what failed."""
         return f"{self.error}: {self.message}" if self.message else self.error
 
 
@@ -57,9 +57,7 @@ async def run_attempt(
 
 
 async def _one_party(
-    party: str,
-    stream: AsyncIterator[control_pb2.StepEvent],
-    progress: Callable[[str, control_pb2.StepProgress], None],
+    party: str, stream: AsyncIterator[control_pb2.StepEvent], progress: Callable[[str, control_pb2.StepProgress], None]
 ) -> Outcome:
     try:
         async with contextlib.aclosing(stream) as events:  # type: ignore[type-var]
@@ -78,7 +76,7 @@ async def _one_party(
 
 
 def cause(outcomes: Mapping[str, Outcome]) -> Outcome | None:
-    """Failure to name: a final one before a lost peer, a lost peer before messages out of order."""
+    """Return the failure to name: a final one before a lost peer, a lost peer before messages out of order."""
     failed = [o for o in outcomes.values() if o.status == "failed"]
 
     def rank(outcome: Outcome) -> int:
@@ -90,16 +88,15 @@ def cause(outcomes: Mapping[str, Outcome]) -> Outcome | None:
 
 
 def step_error(job_id: str, step: str, failure: Outcome, tries: int) -> VeilscoreError:
-    """Error of a step that is not tried again: party, step, cause, what to do."""
+    """Return the error of a step that is not tried again: party, step, cause, what to do."""
     if failure.error == RefusedError.__name__:
         return RefusedError(f"step {step}: {failure.message}", party=failure.party)
     times = f" after {tries} attempts" if tries > 1 else ""
     advice = (
-        f"see that the node of {failure.party} runs and can be reached, then `veilscore resume {job_id}`"
+        f"see that the node of {failure.party} runs and can be reached, then `veilscore job resume {job_id}`"
         if failure.retryable
-        else f"correct the cause, then `veilscore resume {job_id}` or run a corrected job"
+        else f"correct the cause, then `veilscore job resume {job_id}` or run a corrected job"
     )
     return JobError(
-        f"step {step} failed at {failure.party}{times}: {failure.text}. What to do: {advice}",
-        party=failure.party,
+        f"step {step} failed at {failure.party}{times}: {failure.text}. What to do: {advice}", party=failure.party
     )

@@ -1,4 +1,4 @@
-"""The coordinator's part in cross-signing: carries the rounds of `veilscore.evidence.exchange` between all parties."""
+"""The coordinator's part in cross-signing: it carries the rounds of `veilscore.evidence.exchange` to all parties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veilscore.evidence.exchange import (
     assemble,
 )
 from veilscore.evidence.receipt import JobReceipt
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.job import Job
 from veilscore.v1 import control_pb2
 
@@ -29,16 +29,14 @@ ROUND_S = 10.0
 
 
 async def cross_sign(fabric: Fabric, own: CrossSigning, job_id: str, job: Job) -> JobReceipt:
-    """Run all rounds; every party then has the receipt.
+    """Run all rounds, after which every party has the receipt; it is returned.
 
-    Raises
-    ------
-    EvidenceError : a party's answer does not fit.
-    PeerError : a party cannot be reached, or refuses (its message says why).
+    Raises EvidenceError where a party's answer does not fit, and PeerError where a party cannot be reached or refuses.
     """
     rounds = _Rounds(fabric, own, job_id)
     parties = (*job.parties, job.coordinator)
     closings = await rounds.ask("close", dict.fromkeys(parties, Nothing()), Closing)
+    # nobody signs a head before its owner has proved that it continues the log that the others saw before
     wanted = {
         party: ProofsWanted(size=closings[party].statement.head.size, earlier=tuple(_earlier(closings, party).values()))
         for party in parties
@@ -56,7 +54,7 @@ class _Rounds:
         self._fabric, self._own, self._job_id = fabric, own, job_id
 
     async def ask(self, ask: str, bodies: Mapping[str, Document], kind: type[D]) -> dict[str, D]:
-        """One round at all parties at once."""
+        """Ask all parties at once and return their answers."""
         replies = await asyncio.gather(*(self._one(party, ask, body.to_bytes()) for party, body in bodies.items()))
         return {party: kind.parse(reply) for party, reply in zip(bodies, replies, strict=True)}
 
@@ -69,12 +67,12 @@ class _Rounds:
 
 
 def _earlier(closings: Mapping[str, Closing], party: str) -> dict[str, int]:
-    """Sizes of the party's log that the others saw before."""
+    """Return the sizes of the party's log that the others saw before."""
     return {other: c.seen[party] for other, c in closings.items() if other != party and party in c.seen}
 
 
 def _offers(closings: Mapping[str, Closing], proofs: Mapping[str, Proofs], to: str) -> tuple[Offer, ...]:
-    """Heads of all others for one party, each with the proof from the size that it saw before."""
+    """Return the heads of all others for one party, each with the proof from the size that it saw before."""
     offers = []
     for party, closing in closings.items():
         if party == to:

@@ -1,6 +1,6 @@
 """Takes jobs from proposal to end: acceptances, then the steps in order, with new attempts after lost peers.
 
-Everything that was decided is in `State` before it has an effect; `resume_all` goes on from there.
+Every decision is in `State` before it has an effect; `resume_all` goes on from there.
 """
 
 from __future__ import annotations
@@ -13,40 +13,31 @@ from functools import lru_cache
 import structlog
 
 from coordinator.attempt import Outcome, cause, run_attempt, step_error
-from coordinator.proposal import ask
 from coordinator.state import UNFINISHED, State
+from coordinator.state_tables import AcceptanceRow
 from coordinator.watch import Watchers
-from veilscore.errors import ConfigError, JobError, RefusedError, StateError, VeilscoreError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, StateError, VeilscoreError
+from veilscore.fabric.fabric import Fabric
+from veilscore.terms.acceptance import verify_acceptance
+from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the scheduler waits and how often it tries; seconds.
+    """How long the scheduler waits (seconds) and how often it tries."""
 
-    Parameters
-    ----------
-    attempts : at one step, before the job fails.
-    propose_s : for a party to answer a proposal.
-    poll_s : between two questions to a party whose people have not decided.
-    reconnect_s : for a lost party to answer again before the next attempt.
-    step_s : deadline of a step.
-    """
-
-    attempts: int = 3
-    propose_s: float = 15.0
-    poll_s: float = 1.0
-    reconnect_s: float = 60.0
-    step_s: float = 3600.0
+    attempts: int = 3  # at one step, before the job fails
+    propose_s: float = 15.0  # for a party to answer a proposal
+    poll_s: float = 1.0  # between two questions to a party whose people have not decided
+    reconnect_s: float = 60.0  # for a lost party to answer again before the next attempt
+    step_s: float = 3600.0  # deadline of a step
 
 
 class Scheduler:
-    """All jobs of one coordinator.
+    """Runs all jobs of one coordinator, each in a task of its own.
 
-    Parameters
-    ----------
     local_step : runs the coordinator's own part of a step as (job id, job, step, attempt).
     cross_sign : lets the parties of a finished job sign each other's logs.
     """
@@ -72,28 +63,24 @@ class Scheduler:
     # what the service calls
 
     def submit(self, text: str, submitted_by: str) -> str:
-        """Check a job, keep it, begin; returns its id."""
+        """Check a job, keep it and begin; return its id."""
         job = parse_job(text, "submitted job")
         self._check_members(job)
         job_id = new_job_id(job)
         self._state.add_job(
-            job_id,
-            name=job.name,
-            task=job.task,
-            yaml=job.canonical().decode(),
-            submitted_by=submitted_by,
+            job_id, name=job.name, task=job.task, yaml=job.canonical().decode(), submitted_by=submitted_by
         )
         self._begin(job_id)
         return job_id
 
     def resume(self, job_id: str) -> None:
-        """Go on with a failed job, or with one that has stopped for any other reason."""
+        """Go on with a failed job, or with an unfinished one that has no task."""
         status = self._state.job(job_id).status
         if job_id in self._tasks and not self._tasks[job_id].done():
             return
         if status not in {*UNFINISHED, "failed"}:
             raise JobError(f"job {job_id} is {status}; only an unfinished or failed job can be resumed")
-        self._state.interrupt(job_id, "the coordinator was stopped")
+        self._state.interrupt(job_id, "the coordinator was stopped")  # an open attempt would block the next one
         if status == "failed":
             self._state.move_job(job_id, "proposed")
         self._begin(job_id)
@@ -104,7 +91,7 @@ class Scheduler:
             self.resume(row.job_id)
 
     async def cancel(self, job_id: str, reason: str) -> None:
-        """Cancel a job here and at all parties (those that cannot be reached hear of it by refusal later)."""
+        """Cancel a job here and at all parties; a party that cannot be reached learns of it by a refusal later."""
         job = self.job(job_id)
         self._state.move_job(job_id, "cancelled", reason)
         await self._end_task(job_id)
@@ -123,7 +110,7 @@ class Scheduler:
             await self._end_task(job_id)
 
     def job(self, job_id: str) -> Job:
-        """Parsed job of one row."""
+        """Return the parsed job of one row."""
         return _parsed(job_id, self._state.job(job_id).yaml)
 
     # one job
@@ -165,7 +152,7 @@ class Scheduler:
                     await self._run_step(job_id, job, step, position)
             await self._gather_evidence(job_id, job)
             self._move(job_id, "done")
-        except RefusedError as error:
+        except RefusedError as error:  # once it runs, a refusal is that of a step: the job may be resumed
             self._end(job_id, error, refused=self._state.job(job_id).status != "running")
         except VeilscoreError as error:
             self._end(job_id, error)
@@ -209,12 +196,8 @@ class Scheduler:
         known = self._state.acceptances(job_id)
         open_parties = [p for p in job.parties if p not in known or known[p].status != "accepted"]
         while open_parties:
-            answers = await asyncio.gather(
-                *(
-                    ask(self._fabric, self._fabric.federation.member(party), job_id, job, self._patience.propose_s)
-                    for party in open_parties
-                )
-            )
+            members = [self._fabric.federation.member(party) for party in open_parties]
+            answers = await asyncio.gather(*(self._propose(member, job_id, job) for member in members))
             for party, row in zip(open_parties, answers, strict=True):
                 self._state.save_acceptance(job_id, row)
                 self._tell(job_id, row.status, row.reason, party=party)
@@ -226,6 +209,24 @@ class Scheduler:
                 if self._state.job(job_id).status == "proposed":
                     self._move(job_id, "waiting")
                 await asyncio.sleep(self._patience.poll_s)
+
+    async def _propose(self, member: Member, job_id: str, job: Job) -> AcceptanceRow:
+        """Ask one party whether it accepts a job, and check its answer."""
+        proposal = control_pb2.JobProposal(job_id=job_id, job_yaml=job.canonical().decode(), job_sha256=job.sha256)
+        party, wait_s = member.name, self._patience.propose_s
+        try:
+            answer = await self._fabric.call(party, "Propose", proposal, control_pb2.Acceptance, timeout_s=wait_s)
+        except PeerError as error:
+            raise type(error)(
+                f"{party} did not answer the proposal: {error.message}; see that its node runs, then "
+                f"`veilscore job resume {job_id}`",
+                party=party,
+            ) from error
+        if answer.pending:
+            return AcceptanceRow(party, "pending", answer.reason[:1000], b"", b"")
+        verify_acceptance(answer, self._fabric.federation.keys_of(party), job_id, job)
+        status = "accepted" if answer.accepted else "refused"
+        return AcceptanceRow(party, status, answer.reason[:1000], answer.job_sha256, answer.signature, answer.bound)
 
     # steps
 

@@ -1,4 +1,4 @@
-"""The coordinator's node: what the bank, operators and parties may call."""
+"""The coordinator's node: what the bank, operators and parties may call of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
@@ -25,7 +25,8 @@ from veilscore.keys.identity import ROLES
 from veilscore.protocols.adding import coordinator_add
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
-from veilscore.terms.node_config import database_url, load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import database_url, load_node_config
 from veilscore.terms.people import authoriser, sees_job
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits
@@ -35,21 +36,13 @@ _SUBMITTERS = {"bank", "operator"}
 
 
 class Coordinator:
-    """The coordinator of one federation.
+    """Serves one federation: it keeps the state of jobs, schedules them and adds up what the holders mask.
 
-    Parameters
-    ----------
-    home : folder with node.yaml (role coordinator), identity/, federation.yaml; state/ is made in it.
+    home : folder with node.yaml (role coordinator), identity/ and federation.yaml; state/ is made in it.
     patience : waiting times and number of attempts.
     """
 
-    def __init__(
-        self,
-        home: Path | str,
-        *,
-        limits: WireLimits | None = None,
-        patience: Patience | None = None,
-    ) -> None:
+    def __init__(self, home: Path | str, *, limits: WireLimits | None = None, patience: Patience | None = None) -> None:
         self.home = Path(home)
         self.config = load_node_config(self.home)
         if self.config.role != "coordinator":
@@ -69,12 +62,7 @@ class Coordinator:
         )
         self.keys = KeyWatch(self.home, self.config, self.fabric)
         self.scheduler = Scheduler(
-            self.state,
-            self.fabric,
-            self.watchers,
-            self._local_step,
-            patience or Patience(),
-            self._cross_sign,
+            self.state, self.fabric, self.watchers, self._local_step, patience or Patience(), self._cross_sign
         )
         self._register(Totals())
         self.evidence = EvidenceRecorder(
@@ -147,7 +135,7 @@ class Coordinator:
         return self._info(job_id)
 
     async def _watch(self, request: control_pb2.JobRef, peer: Member) -> AsyncGenerator[control_pb2.JobEvent, None]:
-        """Status now, then events until the job ends, then the last status."""
+        """Yield the status now, then events until the job ends, then the last status."""
         job_id = self._resolve(request, peer)
         yield self._status_event(job_id)
 
@@ -200,7 +188,7 @@ class Coordinator:
         await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
 
     def _accept_session(self, session: str, sender: str) -> bool:
-        """Whether messages of this session may come in: the newest attempt of a step that it takes part in."""
+        """Say whether messages of this session may come in: only those of a running attempt that both take part in."""
         job_id, step, attempt = parse_session_id(session)
         job = self.scheduler.job(check_job_id(job_id))
         parties = job.parties_of(step) if step in job.steps else ()

@@ -1,7 +1,7 @@
-"""The coordinator's memory: jobs, acceptances, step attempts and events, in SQLite or PostgreSQL.
+"""The coordinator's memory: jobs, acceptances, attempts at steps and events, in SQLite or PostgreSQL.
 
-Every change is one transaction, and a change of status names the statuses it may come from: an illegal one
-raises and changes nothing. Holds names, sizes and times only. SQLite runs with write-ahead log and full sync.
+Every change is one transaction, and a change of status names the statuses it may come from: an illegal one raises and
+changes nothing. It holds names, sizes and times only. SQLite runs with a write-ahead log and full sync.
 """
 
 from __future__ import annotations
@@ -43,17 +43,12 @@ UNFINISHED = ("proposed", "waiting", "running")
 
 
 class State:
-    """State behind one SQLAlchemy URL.
+    """Keeps all that the coordinator decides behind one SQLAlchemy URL.
 
-    Parameters
-    ----------
     url : such as ``sqlite:////home/state.db`` or ``postgresql+psycopg://user@host/database``.
     clock : seconds since the epoch.
-
-    Raises
-    ------
-    StateError : from every method: cannot be read or written, disk full, another version's tables.
-    JobError : an unknown job or an illegal change of status.
+    Every method raises StateError where the database cannot be read or written, is full or has another version's
+    tables, and JobError for an unknown job or an illegal change of status.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
@@ -69,7 +64,7 @@ class State:
             raise
 
     def __repr__(self) -> str:
-        """Place only, without password."""
+        """Show the place alone, without its password."""
         return f"State({self._where!r})"
 
     def close(self) -> None:
@@ -81,21 +76,11 @@ class State:
     def add_job(self, job_id: str, *, name: str, task: str, yaml: str, submitted_by: str) -> None:
         """Add a job as proposed; JobError if the id is taken."""
         now = self._clock()
-        row = {
-            "job_id": job_id,
-            "name": name,
-            "task": task,
-            "status": "proposed",
-            "error": "",
-            "yaml": yaml,
-            "submitted_by": submitted_by,
-            "created_s": now,
-            "updated_s": now,
-        }
+        row = JobRow(job_id, name, task, "proposed", "", yaml, submitted_by, created_s=now, updated_s=now)
         with self._transaction() as db:
             if db.execute(sa.select(JOBS.c.job_id).where(JOBS.c.job_id == job_id)).first():
                 raise JobError(f"job {job_id} exists already")
-            db.execute(JOBS.insert().values(row))
+            db.execute(JOBS.insert().values(**vars(row)))
             self._event(db, job_id, f"submitted by {submitted_by}")
 
     def move_job(self, job_id: str, status: str, error: str = "") -> None:
@@ -110,10 +95,10 @@ class State:
             if moved.rowcount != 1:
                 now = db.execute(sa.select(JOBS.c.status).where(JOBS.c.job_id == job_id)).scalar()
                 raise JobError(_unknown(job_id) if now is None else f"job {job_id} is {now}; it cannot become {status}")
-            self._event(db, job_id, f"{status}: {error}" if error else status)
+            self._event(db, job_id, _told(status, error))
 
     def job(self, job_id: str) -> JobRow:
-        """One job; JobError if unknown."""
+        """Return one job; JobError if it is unknown."""
         with self._transaction() as db:
             row = db.execute(sa.select(JOBS).where(JOBS.c.job_id == job_id)).mappings().first()
         if row is None:
@@ -121,7 +106,7 @@ class State:
         return JobRow(**row)
 
     def jobs(self, statuses: Sequence[str] | None = None) -> tuple[JobRow, ...]:
-        """All jobs (of some statuses), oldest first."""
+        """Return all jobs (of some statuses), oldest first."""
         query = sa.select(JOBS).order_by(JOBS.c.created_s, JOBS.c.job_id)
         if statuses is not None:
             query = query.where(JOBS.c.status.in_(statuses))
@@ -145,7 +130,7 @@ class State:
             self._event(db, job_id, f"{answer.status}: {answer.reason}", party=answer.party)
 
     def acceptances(self, job_id: str) -> dict[str, AcceptanceRow]:
-        """Answers by party."""
+        """Return the answers by party."""
         query = sa.select(ACCEPTANCES).where(ACCEPTANCES.c.job_id == job_id).order_by(ACCEPTANCES.c.party)
         with self._transaction() as db:
             rows = [dict(row) for row in db.execute(query).mappings()]
@@ -154,11 +139,9 @@ class State:
     # steps
 
     def begin_attempt(self, job_id: str, step: str, position: int, parties: Sequence[str]) -> int:
-        """Open the next attempt at a step and return its number, counted from 1 and never used twice.
+        """Open the next attempt at a step and return its number, which counts from 1 and is never used twice.
 
-        Raises
-        ------
-        JobError : the job is not running, the step is done, or an attempt is under way.
+        Raises JobError where the job is not running, the step is done, or an attempt is under way.
         """
         with self._transaction() as db:
             status = db.execute(sa.select(JOBS.c.status).where(JOBS.c.job_id == job_id).with_for_update()).scalar()
@@ -180,15 +163,7 @@ class State:
         return attempt
 
     def finish_party(
-        self,
-        job_id: str,
-        step: str,
-        attempt: int,
-        party: str,
-        status: str,
-        *,
-        error: str = "",
-        done: bytes = b"",
+        self, job_id: str, step: str, attempt: int, party: str, status: str, *, error: str = "", done: bytes = b""
     ) -> None:
         """Close one party's part of a running attempt as done, failed or stopped."""
         table = PARTY_STEPS
@@ -197,10 +172,10 @@ class State:
         )
         with self._transaction() as db:
             self._close(db, table, key, {"status": status, "error": error, "done": done}, f"{party} in step {step}")
-            self._event(db, job_id, f"{status}: {error}" if error else status, party=party, step=step)
+            self._event(db, job_id, _told(status, error), party=party, step=step)
 
     def finish_attempt(self, job_id: str, step: str, attempt: int, status: str, *, error: str = "") -> None:
-        """Close a running attempt as done or failed; `done` needs every party done."""
+        """Close a running attempt as done or failed; it is done only if every party is."""
         parts = (PARTY_STEPS.c.job_id == job_id, PARTY_STEPS.c.step == step, PARTY_STEPS.c.attempt == attempt)
         key = sa.and_(STEPS.c.job_id == job_id, STEPS.c.step == step, STEPS.c.attempt == attempt)
         with self._transaction() as db:
@@ -210,10 +185,10 @@ class State:
             values = {"status": status, "error": error, "finished_s": self._clock()}
             self._close(db, STEPS, key, values, f"step {step}")
             db.execute(PARTY_STEPS.update().where(*parts, PARTY_STEPS.c.status == "running").values(status="stopped"))
-            self._event(db, job_id, f"{status}: {error}" if error else status, step=step)
+            self._event(db, job_id, _told(status, error), step=step)
 
     def steps(self, job_id: str) -> tuple[StepRow, ...]:
-        """All attempts of a job, by position and attempt."""
+        """Return all attempts of a job, by position and attempt."""
         with self._transaction() as db:
             parties = list(db.execute(sa.select(PARTY_STEPS).where(PARTY_STEPS.c.job_id == job_id)).mappings())
             query = sa.select(STEPS).where(STEPS.c.job_id == job_id).order_by(STEPS.c.position, STEPS.c.attempt)
@@ -237,11 +212,6 @@ class State:
                 self.finish_attempt(job_id, row.step, row.attempt, "failed", error=reason)
 
     # events
-
-    def add_event(self, job_id: str, text: str, *, party: str = "", step: str = "") -> None:
-        """Add a line to a job's history."""
-        with self._transaction() as db:
-            self._event(db, job_id, text, party=party, step=step)
 
     def events(self, job_id: str) -> tuple[EventRow, ...]:
         """Return a job's history, oldest first."""
@@ -269,5 +239,9 @@ class State:
             raise StateError(f"coordinator state {self._where}: {reason(error)}") from error
 
 
+def _told(status: str, error: str) -> str:
+    return f"{status}: {error}" if error else status
+
+
 def _unknown(job_id: str) -> str:
-    return f"no job {job_id} at this coordinator; `veilscore list` shows those there are"
+    return f"no job {job_id} at this coordinator; `veilscore job list` shows those there are"

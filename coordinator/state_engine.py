@@ -1,4 +1,4 @@
-"""How the coordinator's state opens its database, and what its errors mean."""
+"""Opens the database of the coordinator's state, and says what its errors mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BUSY_S = 10.0
 
 
 def open_engine(url: str) -> Engine:
-    """Engine for SQLite or PostgreSQL; ConfigError if the URL or its driver is not usable."""
+    """Return an engine for SQLite or PostgreSQL; ConfigError if the URL or its driver cannot be used."""
     try:
         parsed = sa.engine.make_url(url)
         arguments: dict[str, Any] = {"timeout": _BUSY_S} if parsed.get_backend_name() == "sqlite" else {}

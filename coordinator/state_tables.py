@@ -1,4 +1,4 @@
-"""Tables of the coordinator's state (`coordinator.state`), and their rows as values."""
+"""The tables of the coordinator's state (`coordinator.state`), and their rows as values."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ EVENTS = sa.Table(
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job; times in seconds since the epoch."""
+    """One job as the coordinator keeps it; times in seconds since the epoch."""
 
     job_id: str
     name: str
@@ -120,7 +120,7 @@ class PartyStepRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One attempt at one step: running, done or failed."""
+    """One attempt at one step, which is running, done or failed."""
 
     step: str
     position: int

@@ -1,7 +1,7 @@
-"""Online scoring at the coordinator: adds the holders' masked partials and hands the bank the sum.
+"""Online scoring at the coordinator: it adds the holders' masked partials and hands the bank the sum.
 
-Each partial is uniform without the bank's masks and the holders' zero-shares, so nothing can be read from what
-passes here. A sum is given out only when every holder named by all of them has sent its part.
+Each partial is uniform without the bank's masks and the holders' zero-shares, so nothing can be read from what passes
+here. A sum is given out only when every holder that all of them name has sent its part.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ class _Request:
 
 
 class Totals:
-    """Partials of the latest requests.
+    """Keeps the partials of the latest requests until their sums are fetched.
 
-    Parameters
-    ----------
     wait_s : how long a total waits for the last partial.
     """
 
@@ -50,15 +48,14 @@ class Totals:
         parse_partial(message.partial_share, n_bytes // _BYTES_A_RECORD, peer.name)
         if request.partials.setdefault(peer.name, message.partial_share) != message.partial_share:
             raise ProtocolError(
-                f"{peer.name} sent a second, different partial for one request; use a new request id",
-                party=peer.name,
+                f"{peer.name} sent a second, different partial for one request; use a new request id", party=peer.name
             )
         if len(request.partials) == len(request.holders):
             request.complete.set()
         return control_pb2.Empty()
 
     async def total(self, message: control_pb2.TotalRequest, _peer: Member) -> control_pb2.TotalReply:
-        """Sum of all partials, modulo T; waits for the last one."""
+        """Return the sum of all partials modulo ONLINE_T, once the last one has come."""
         request = self._request(message.request_id, tuple(message.with_parties))
         try:
             await asyncio.wait_for(request.complete.wait(), self._wait_s)
@@ -78,6 +75,6 @@ class Totals:
         request = self._requests.setdefault(request_id, _Request(tuple(sorted(holders))))
         if request.holders != tuple(sorted(holders)):
             raise ProtocolError("the holders of this request are not those it began with")
-        while len(self._requests) > _REQUESTS_KEPT:
+        while len(self._requests) > _REQUESTS_KEPT:  # totals that nobody fetches must not fill the memory
             self._requests.popitem(last=False)
         return request

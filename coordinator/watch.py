@@ -1,4 +1,4 @@
-"""Live events of jobs for whoever watches; the newest progress of each party is kept for late comers."""
+"""Hands live events of jobs to whoever watches; late comers get the newest progress of each party first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUEUE_LENGTH = 1000
 
 
 class Watchers:
-    """Broadcast of job events within one process."""
+    """Broadcasts job events within one process."""
 
     def __init__(self) -> None:
         self._queues: dict[str, set[asyncio.Queue[JobEvent | None]]] = {}

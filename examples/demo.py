@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from veilscore.node.founding import PORTAL
-from veilscore.reports.report import Parity as ReportParity
+from veilscore.reports.data import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
 from veilscore.tasks.table import leakage_table
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--job", type=Path, default=ROOT / "examples" / "scorecard.yaml")
     parser.add_argument("--folder", type=Path, default=ROOT / "demo-run", help="where the nodes live")
     options = parser.parse_args()
+    began = time.monotonic()
     folder, job = options.folder, load_job(options.job)
     shutil.rmtree(folder, ignore_errors=True)
     console.print(Panel.fit("Veilscore: three owners of data, one scorecard, no data moved"))
@@ -55,7 +57,7 @@ def main() -> int:
     prepare_homes(folder, job, firms)
     veilscore("up", folder)
     try:
-        veilscore("plan", options.job, "--federation", folder, *row_counts(options.data))
+        veilscore("job", "plan", options.job, "--federation", folder, *row_counts(options.data))
         job_id = show_approval(folder, options.job, job.name)
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
@@ -84,16 +86,17 @@ def main() -> int:
     )
     for party, store in stores.items():
         console.print(f"  as {party} sees it: {store.path / 'report.html'}")
+    console.print(f"The demonstration took {time.monotonic() - began:.0f} s.")
     return 0
 
 
 def show_approval(folder: Path, job: Path, name: str) -> str:
     """Train, once the tax bureau's steward has approved the job; returns its id."""
     say("An approval: the tax bureau wants a person to decide on training, so the job waits in its inbox.")
-    veilscore("run", job, "--federation", folder, "--detach")
-    veilscore("inbox", "--home", folder / "tax")
-    veilscore("approve", name, "--home", folder / "tax", "--reason", "agreed with the bank")
-    veilscore("watch", "--federation", folder)
+    veilscore("job", "run", job, "--federation", folder, "--detach")
+    veilscore("job", "inbox", "--home", folder / "tax")
+    veilscore("job", "approve", name, "--home", folder / "tax", "--reason", "agreed with the bank")
+    veilscore("job", "watch", "--federation", folder)
     return newest_job(folder)
 
 
@@ -113,9 +116,9 @@ def show_blocked_extraction(folder: Path, firms: Path, purpose: str) -> None:
     consents, at = folder / "consents.json", ("--federation", folder)
     veilscore("consent", "issue", folder / PORTAL, consents, "--firms", firms, "--purpose", purpose)
     veilscore("consent", "import", consents, *at)
-    veilscore("run", folder / "all-firms.yaml", *at)
+    veilscore("job", "run", folder / "all-firms.yaml", *at)
     say("A blocked extraction: all firms again but one. Two sums would tell that firm apart, so the holders refuse.")
-    veilscore("run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
+    veilscore("job", "run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
 
 
 def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
@@ -128,7 +131,7 @@ def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
     environment = dict(os.environ)
     if not sys.stdout.isatty():
         environment |= {"COLUMNS": "110", "TERM": "xterm"}
-    command = [sys.executable, "-m", "veilscore.cli", *map(str, words)]
+    command = [sys.executable, "-m", "veilscore", *map(str, words)]
     output = subprocess.PIPE if until else None
     done = subprocess.run(command, check=False, env=environment, stdout=output, text=True)
     for line in (done.stdout or "").splitlines():

@@ -1,1 +1,1 @@
-"""Node of the bank: a label holder."""
+"""The bank's node: it has the labels."""

@@ -1,6 +1,7 @@
 """Run the node of the bank: ``python -m party_bank --home FOLDER``."""
 
-from veilscore.node.serve import main
+from veilscore.fabric.process import main
+from veilscore.node.node import Node
 
 if __name__ == "__main__":
-    main("party_bank", role="bank")
+    main("party_bank", "bank", Node)

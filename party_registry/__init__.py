@@ -1,1 +1,1 @@
-"""Node of the business registry: a data holder."""
+"""The business registry's node: a holder of columns."""

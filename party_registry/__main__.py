@@ -1,6 +1,7 @@
 """Run the node of the business registry: ``python -m party_registry --home FOLDER``."""
 
-from veilscore.node.serve import main
+from veilscore.fabric.process import main
+from veilscore.node.node import Node
 
 if __name__ == "__main__":
-    main("party_registry", role="holder")
+    main("party_registry", "holder", Node)

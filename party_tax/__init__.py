@@ -1,1 +1,1 @@
-"""Node of the tax bureau: a data holder."""
+"""The tax bureau's node: a holder of columns."""

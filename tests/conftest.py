@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,12 @@ def shared_data(name: str) -> Path:
     folder = SHARED / name
     require(folder.is_dir(), f"real data set {name!r} not found beside the checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_declare_their_types():
+    """Fail the session if a test called a kernel with types that `python -m veilscore.compile` does not compile."""
+    yield
+    if "veilscore.kernels" in sys.modules:
+        kernels = sys.modules["veilscore.kernels"].kernels
+        assert {k.name: k.undeclared() for k in kernels if k.undeclared()} == {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import Identity, create_identity
-from veilscore.terms.federation import Federation, make_federation, member_of
+from veilscore.terms.federation import Federation, Member, make_federation, member_of
 from veilscore.v1 import wire_pb2
 from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import VERSION, Session
@@ -51,6 +52,24 @@ def federation_of(identities: Iterable[Identity]) -> Federation:
 FEDERATION = federation_of(IDENTITIES.values())
 
 
+def accepted_member(federation: Federation, fingerprint: str, now_s: float | None = None) -> Member | None:
+    """Member with an accepted key of this fingerprint, if any."""
+    key = federation.history.find(fingerprint)
+    if key is None or key.refusal(time.time() if now_s is None else now_s) is not None:
+        return None
+    return federation.member(key.certificate.name)
+
+
+async def point(fabric: Fabric, name: str, port: int) -> None:
+    """Let a node reach a member at another port from now on, as if its federation file said so."""
+    old = fabric.federation
+    members = [m.model_copy(update={"address": f"127.0.0.1:{port}"}) if m.name == name else m for m in old.members]
+    await fabric.renew(Federation.model_construct(name=old.name, members=tuple(members), statements=old.statements))
+    peer = fabric._peers._peers.pop(name, None)
+    if peer is not None:
+        await peer.connection.close()
+
+
 def session(party: str, number: int = 1) -> Session:
     return Session(f"job/step/{number}", party, "bank", ("tax", "registry"))
 
@@ -72,7 +91,7 @@ async def running(*fabrics: Fabric) -> AsyncIterator[None]:
         for fabric in fabrics:
             for other in fabrics:
                 if other.port:
-                    await fabric.set_address(other.name, f"127.0.0.1:{other.port}")
+                    await point(fabric, other.name, other.port)
         yield
     finally:
         for fabric in fabrics:

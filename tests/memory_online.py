@@ -19,7 +19,7 @@ from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderReco
 from veilscore.protocols.online_spares import bank_spare, holder_spare
 from veilscore.release.single import Passed
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Caller, Served, run_calls
+from veilscore.wire.calls import Calls, Served, run_calls
 from veilscore.wire.protocol import call, work
 
 MODEL = hashlib.sha256(b"model").digest()
@@ -43,7 +43,7 @@ class Network:
             request = self._carried(sender, to, request)
             return self._carried(to, sender, await self.parties[to].answer(sender, request), reply)
 
-        return Caller(make, now)
+        return Calls(make, now)
 
     def _carried(self, sender, to, message, kind=None):
         carried = (kind or type(message)).FromString(message.SerializeToString())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.models.boosted import Boosted, digests
+from veilscore.models.boosted import Boosted
 from veilscore.models.model import Column, PartyPart, Provenance, Scaling
-from veilscore.models.trees import Split, Tree, tree_values
+from veilscore.models.trees import Split, Tree, shapes_digest, tree_values
 
 
 def random_tree(rng, holder, n_codes, *, sides=("bank", "holder"), n_leaves=16, max_depth=4):
@@ -72,7 +72,9 @@ def boosted(trees, parts, *, name="boost", decimals=2, bands=None):
         provenance=provenance,
         trees=tuple(trees),
         points=points,
-        holder_sha256=digests(tuple(trees), tuple(p.party for p in parts[1:])),
+        holder_sha256={
+            p.party: shapes_digest([tree for tree in trees if tree.holder == p.party]).hex() for p in parts[1:]
+        },
     )
 
 

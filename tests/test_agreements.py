@@ -208,13 +208,13 @@ def test_a_published_data_set_tells_no_row(founded, names):
     identity = load_identity(home / "identity")
     path = publish(home, config, "main", identity, mock="mock.csv", normaliser="text")
     content = verify_published(read_published(path.read_text(), "file"), identity.certificate)
-    assert content["n_rows"] == 400
-    assert content["mock"] == "mock.csv"
-    assert content["terms"]["purposes"] == ["credit"]
-    shown = [c["name"] for c in content["columns"]]
+    assert content.n_rows == 400
+    assert content.mock == "mock.csv"
+    assert content.terms["purposes"] == ["credit"]
+    shown = [c.name for c in content.columns]
     assert shown == (["arrears", "turnover", "turnover_again"] if names else ["tax.c1", "tax.c2", "tax.c3"])
-    assert {c["kind"] for c in content["columns"]} == {"number"}
-    assert content["columns"][0]["missing_percent"] > 0
+    assert {c.kind for c in content.columns} == {"number"}
+    assert content.columns[0].missing_percent > 0
     assert not any(firm in path.read_text() for firm in parts["tax"]["firm"])
 
 

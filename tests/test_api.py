@@ -18,7 +18,7 @@ from veilscore.data.simulate import simulate
 from veilscore.data.table_source import TableReader
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
 from veilscore.node.local import outside_loop
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 
 @pytest.fixture(scope="module")

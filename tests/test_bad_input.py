@@ -10,6 +10,7 @@ import os
 import re
 
 import pytest
+from faulty_network import FaultyNetwork, frame
 from local_jobs import firms, job, nodes, take, write
 
 from veilscore.errors import (
@@ -29,7 +30,6 @@ from veilscore.errors import (
 from veilscore.node.local import open_job
 from veilscore.v1 import score_pb2, scorecard_pb2
 from veilscore.wire.framing import kind_of
-from veilscore.wire.memory import frame
 from veilscore.wire.protocol import Session, decode, encode
 
 N = 160
@@ -328,14 +328,14 @@ def with_other_content(item, body, sender, recipient, sequence):
 def test_message_faults_end_the_step_and_a_new_attempt_succeeds(tmp_path, parts, make, error, message):
     run = ready_to_bin(tmp_path, parts)
     with pytest.raises(error, match=message):
-        run.step("bin", faults=at(scorecard_pb2.BinHolderHints, make), timeout_s=1.0)
+        run.step("bin", network=FaultyNetwork(at(scorecard_pb2.BinHolderHints, make), timeout_s=1.0))
     run.step("bin", attempt=2)
     assert run.stores["bank"].has("counts")
 
 
 def test_repeated_message_does_no_harm(tmp_path, parts):
     run = ready_to_bin(tmp_path, parts)
-    run.step("bin", faults=at(scorecard_pb2.BinHolderHints, lambda item, *_: [item] * 3))
+    run.step("bin", network=FaultyNetwork(at(scorecard_pb2.BinHolderHints, lambda item, *_: [item] * 3)))
     assert run.stores["bank"].has("counts")
 
 

@@ -20,6 +20,7 @@ from veilscore.models.trees import HolderTrees, goes_left, tree_values
 from veilscore.models.validator_export import bank_part, bank_part_json
 from veilscore.node.local import open_job
 from veilscore.reports import report
+from veilscore.reports.data import ReportData
 
 WIDE = {"COLUMNS": "240", "TERM": "dumb"}
 PARAMETERS = {
@@ -111,7 +112,7 @@ def test_a_holders_report(trained, holder):
     assert f"{t.spent:,.0f}" in page
     bank = report.read_report(trained.stores["bank"].path / "report.json")
     with pytest.raises(DataError, match="must not carry boosting"):
-        report.ReportData.model_validate({**data.model_dump(), "boosting": bank.boosting.model_dump()})
+        ReportData.model_validate({**data.model_dump(), "boosting": bank.boosting.model_dump()})
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_list_show_and_plan(trained, tmp_path):
     assert "limit" in text
     assert "tax.c1" in text
     (tmp_path / "job.yaml").write_text(trained.job.canonical().decode())
-    plan = veilscore("plan", tmp_path / "job.yaml", "--rows", "bank=30000")
+    plan = veilscore("job", "plan", tmp_path / "job.yaml", "--rows", "bank=30000")
     assert "boost" in plan
     assert "bounds off" in plan
     assert "shape of its trees" in plan.replace("\n", " ") or "shape of" in plan

@@ -30,11 +30,11 @@ from veilscore.models.filed import load_model
 from veilscore.models.trees import HolderTrees, leaf_range, tree_values
 from veilscore.node.local import open_job
 from veilscore.protocols import boosting_sealed, sealed_argmax
-from veilscore.protocols.boosting import _remask
+from veilscore.protocols.boosting_shares import remask
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import answer_to
-from veilscore.terms.parameters import TrainBoosting
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.training import TrainBoosting
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode
@@ -263,7 +263,7 @@ def test_too_many_decimals_are_refused(tmp_path):
 def test_the_words_that_hide_a_margin_share_are_uniform():
     """Drawn modulo 2^60 and reduced, words below 2^60 - T would come twice as often."""
     n = 1 << 20
-    words = _remask(bytes(32), n)
+    words = remask(bytes(32), n)
     assert words.max() < T
     expected = n * (2**60 - T) / T
     assert abs((words < 2**60 - T).sum() - expected) < 6 * expected**0.5

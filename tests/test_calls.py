@@ -10,7 +10,7 @@ import pytest
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire import calls
-from veilscore.wire.calls import Caller, RoleEndedError, Served, run_calls
+from veilscore.wire.calls import Calls, RoleEndedError, Served, run_calls
 from veilscore.wire.protocol import Receive, Refuse, Send, Serve, Together, call, receive, together, work
 
 REF, INFO, EMPTY = pb.JobRef, pb.JobInfo, pb.Empty
@@ -21,7 +21,7 @@ async def now(do):
 
 
 def caller(answers, do=now):
-    """Caller whose peers answer by `answers`: name -> reply, error, or coroutine function of the request."""
+    """Calls whose peers answer by `answers`: name -> reply, error, or coroutine function of the request."""
 
     async def make(to, method, request, _reply, *, timeout_s):
         assert method == type(request).__name__
@@ -31,7 +31,7 @@ def caller(answers, do=now):
             raise answer
         return answer if isinstance(answer, pb.JobInfo) else await answer(request)
 
-    return Caller(make, do)
+    return Calls(make, do)
 
 
 def ask(to, job_id="a"):

@@ -15,12 +15,12 @@ from veilscore.errors import ConfigError, IdentityError, ParameterError, Refused
 from veilscore.release.consent import (
     Ask,
     Signed,
+    body_of,
+    claim_of,
     issue_list,
     issue_revocations,
-    kind_of,
     read_consent,
     read_revocations,
-    stated_scope,
 )
 from veilscore.release.gate import ConsentGate
 from veilscore.release.ledger import ReleaseLedger
@@ -60,13 +60,13 @@ def test_documents_survive_files_and_the_wire():
     signed = token("firm-1")
     assert Signed.from_text(signed.to_text(), "file") == signed
     assert Signed.from_bytes(signed.to_message().SerializeToString(), "bank") == signed
-    assert kind_of(signed) == "token"
-    assert stated_scope(signed).purpose == "credit"
+    assert body_of(signed)["kind"] == "token"
+    assert claim_of(signed).scope.purpose == "credit"
     for text in ("", "{}", "[]", '{"body": 1, "signature": ""}', '{"body": "x", "signature": "?"}'):
         with pytest.raises(ConfigError):
             Signed.from_text(text, "file")
     with pytest.raises(ConfigError):
-        kind_of(Signed(b"{}", b""))
+        body_of(Signed(b"{}", b""))
 
 
 def test_a_list_covers_its_firms_and_is_fast():

@@ -763,7 +763,7 @@ def test_command_as_a_process_ends_with_an_error(trial, tmp_path):
     folder, jobs = trial
     path = receipt_path(folder, "bank", jobs[0])
     (tmp_path / "r.json").write_bytes(path.read_bytes().replace(b'attempt\\":1', b'attempt\\":2', 1))
-    command = [sys.executable, "-m", "veilscore.cli", "evidence", "verify", str(tmp_path / "r.json")]
+    command = [sys.executable, "-m", "veilscore", "evidence", "verify", str(tmp_path / "r.json")]
     done = subprocess.run(
         [*command, "--keys", str(folder / "bank" / "federation.yaml")], capture_output=True, cwd=ROOT, check=False
     )

@@ -1,4 +1,4 @@
-"""grpc_channel.py over real sockets and real TLS: what is refused, what is repeated, what is said."""
+"""The fabric over real sockets and real TLS: what is refused, what is repeated, what is said."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fabric_network import (
     header,
     make_fabric,
     make_identity,
+    point,
     raw_channel,
     running,
     session,
@@ -29,7 +30,7 @@ from veilscore.errors import (
     ProtocolError,
     RefusedError,
 )
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.v1 import align_pb2, control_pb2, wire_pb2
 from veilscore.wire.inbox import Inbox, QueueFullError, WireLimits
 from veilscore.wire.protocol import encode
@@ -83,7 +84,7 @@ def test_call_and_stream():
 def test_operator_calls_without_a_server():
     async def scenario(operator, coordinator):
         coordinator.register("Ask", {"operator"}, JobRef, echo)
-        await operator.set_address("coordinator", f"127.0.0.1:{coordinator.port}")
+        await point(operator, "coordinator", coordinator.port)
         assert operator.port is None
         return (await ask(operator, "coordinator")).job_id
 
@@ -311,7 +312,7 @@ def test_server_with_another_certificate_than_pinned():
 
 def test_address_of_another_member():
     async def scenario(bank, tax, registry):
-        await bank.set_address("tax", f"127.0.0.1:{registry.port}")
+        await point(bank, "tax", registry.port)
         with pytest.raises(IdentityError, match="another node is there"):
             await ask(bank, "tax")
 
@@ -541,7 +542,7 @@ def test_stalled_sender_is_given_up():
                 )
                 with pytest.raises(grpc.aio.AioRpcError, match=r"did not arrive whole within 0\.2 s"):
                     await call
-        assert tax._exchanges.get("job/step/1").inbox.used_bytes == 0
+        assert tax._sessions.get("job/step/1").inbox.used_bytes == 0
 
     on_network(scenario, "tax", limits=WireLimits(deliver_timeout_s=0.2))
 
@@ -633,7 +634,7 @@ def test_sender_waits_for_a_slow_reader():
         got, largest = [], 0
         for _ in range(10):
             await asyncio.sleep(0.05)
-            largest = max(largest, tax._exchanges.get("job/step/1").inbox.used_bytes)
+            largest = max(largest, tax._sessions.get("job/step/1").inbox.used_bytes)
             got.append((await tax.channel(session("tax")).receive("bank"))[0])
         await sending
         return got, largest
@@ -734,11 +735,11 @@ def test_lost_acknowledgement_is_repeated_without_harm(monkeypatch):
     async def scenario(bank, tax):
         take, attempts = tax._take, []
 
-        async def take_and_lose(peer, context):
-            ack = await take(peer, context)
+        async def take_and_lose(peer, caller):
+            ack = await take(peer, caller)
             attempts.append(ack.duplicate)
             if len(attempts) == 1:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
+                await caller._context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
             return ack
 
         monkeypatch.setattr(tax, "_take", take_and_lose)

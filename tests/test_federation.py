@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from fabric_network import FEDERATION, IDENTITIES, federation_of, make_identity
+from fabric_network import FEDERATION, IDENTITIES, accepted_member, federation_of, make_identity
 
 from veilscore.errors import ConfigError, IdentityError, StateError
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
@@ -34,19 +34,13 @@ def test_round_trip(tmp_path):
 
 def test_lookups():
     bank = FEDERATION.member("bank")
-    assert FEDERATION.by_fingerprint(IDENTITIES["bank"].fingerprint) is bank
-    assert FEDERATION.by_fingerprint("0" * 64) is None
+    assert accepted_member(FEDERATION, IDENTITIES["bank"].fingerprint) is bank
+    assert accepted_member(FEDERATION, "0" * 64) is None
     assert FEDERATION.coordinator.name == "coordinator"
     assert [m.name for m in FEDERATION.with_role("holder")] == ["tax", "registry"]
     assert FEDERATION.member("operator").address is None
-    with pytest.raises(IdentityError, match="did you mean registry"):
+    with pytest.raises(IdentityError, match="did you mean 'registry'"):
         FEDERATION.member("registri")
-
-
-def test_moved_member():
-    moved = FEDERATION.with_address("tax", "10.0.0.1:7101")
-    assert moved.member("tax").address == "10.0.0.1:7101"
-    assert moved.member("bank") == FEDERATION.member("bank")
 
 
 def test_fingerprint_may_be_written_with_colons(content, load):
@@ -58,12 +52,12 @@ def test_fingerprint_may_be_written_with_colons(content, load):
 @pytest.mark.parametrize(("where", "key", "nearest"), [("member", "adress", "address"), ("top", "member", "members")])
 def test_unknown_key_names_the_nearest(content, load, where, key, nearest):
     (content["members"][1] if where == "member" else content)[key] = "x"
-    with pytest.raises(ConfigError, match=f"unknown key .*{key}: did you mean {nearest}"):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'; did you mean '{nearest}'"):
         load(content)
 
 
 def test_two_members_with_one_name(content, load):
-    content["members"].append(content["members"][0])
+    content["members"].append(dict(content["members"][0]))
     with pytest.raises(ConfigError, match="two members are called bank"):
         load(content)
 
@@ -142,7 +136,7 @@ def test_file_that_is_no_federation(tmp_path, text):
 
 
 def test_missing_file_and_unwritable_folder(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="federation file not found"):
         load_federation(tmp_path / "none.yaml")
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="cannot be written"):

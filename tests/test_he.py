@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tempfile
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_secrets_hide_and_cannot_be_stored(holder, bank):
 
 def test_nothing_stays_on_disk_without_memory_files(monkeypatch, tmp_path, holder, bank, weights):
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr(he.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     slots = np.ones(he.N_SLOTS, np.uint64)
     reply, mask = bank.evaluate(holder.encrypt(slots), weights, bank.blind())
     assert holder.decrypt(reply)[7] == (mask[7] + 7) % he.T

@@ -88,7 +88,7 @@ def test_job_id_is_fresh_and_bound_to_the_job():
         ({"task": "score_batch"}, "parameters: unknown key"),
         ({"holders": []}, "holders"),
         ({"holders": ["tax", "tax"]}, "stands twice"),
-        ({"holders": ["tax", "Tax Office"]}, "holders.1"),
+        ({"holders": ["tax", "Tax Office"]}, "holders.2"),
         ({"datasets": {"bank": "loans", "tax": "filings"}}, "no data set named for party 'registry'"),
         ({"datasets": {**JOB["datasets"], "court": "x"}}, "court: has data sets"),
     ],

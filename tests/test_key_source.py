@@ -30,7 +30,8 @@ from veilscore.keys.key_source import (
     encrypt_pkcs8,
 )
 from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import parse
 
 # A key service in eight lines: it holds a key of its own and encrypts with it.

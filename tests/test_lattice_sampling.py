@@ -96,7 +96,7 @@ def test_streams_cannot_be_copied_or_seen():
 def test_streams_do_not_survive_a_fork(monkeypatch):
     stream = SecretStream()
     parent = os.getpid()
-    monkeypatch.setattr(sampling.os, "getpid", lambda: parent + 1)
+    monkeypatch.setattr(sampling, "process_id", lambda: parent + 1)
     with pytest.raises(SecretReuseError, match="process"):
         stream.words(1)
 

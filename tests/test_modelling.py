@@ -14,7 +14,8 @@ from veilscore.data.table import make_table
 from veilscore.errors import JobError, ParameterError
 from veilscore.files.store import JobStore
 from veilscore.models import design as modelling
-from veilscore.models.counts import BinnedColumns, own_counts
+from veilscore.models.association import cramers_v
+from veilscore.models.counts import BinnedColumns, offsets, own_counts
 from veilscore.models.design import design, export
 from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS
 from veilscore.models.loss import sigmoid
@@ -66,7 +67,7 @@ def one_holder_job(**parameters):
 def woe_columns(made, codes, train):
     parts = []
     for party, table in made.tables.items():
-        at = table.offsets
+        at = offsets(table.n_codes)
         parts += [table.woe[at[j] + codes[party][train][:, j]] for j in range(table.n_columns)]
     return np.stack(parts, 1)
 
@@ -91,7 +92,7 @@ def test_cramers_v_is_the_textbooks():
     rng = np.random.default_rng(0)
     first = rng.integers(0, 4, 500)
     codes = np.stack([first, (first + (rng.random(500) < 0.3)) % 3, rng.integers(0, 5, 500), first], 1).astype(np.uint8)
-    found = modelling.cramers_v(codes, np.array([4, 3, 5, 4]))
+    found = cramers_v(codes, np.array([4, 3, 5, 4]))
     for i in range(4):
         for j in range(4):
             expected = association(crosstab(codes[:, i], codes[:, j]).count, method="cramer") if i != j else 1.0
@@ -101,7 +102,7 @@ def test_cramers_v_is_the_textbooks():
 def test_cramers_v_of_one_code():
     codes = np.zeros((9, 2), np.uint8)
     codes[:4, 1] = 1
-    assert modelling.cramers_v(codes, np.array([1, 2])).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert cramers_v(codes, np.array([1, 2])).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_woe_of_large_bins_is_the_textbooks(world):

@@ -211,7 +211,7 @@ def test_party_that_stays_away_fails_the_job_with_advice(tmp_path):
     first, last = asyncio.run(scenario())
     assert first.status == "failed"
     assert "registry did not answer" in first.error
-    assert "veilscore resume" in first.error
+    assert "veilscore job resume" in first.error
     assert last.status == "done", last.error
 
 

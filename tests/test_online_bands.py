@@ -19,7 +19,7 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.online_opening import draw_opening
 from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import verify_receipt
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.store import JobStore
 from veilscore.models.filed import load_model
 from veilscore.node.node import Node
@@ -29,7 +29,7 @@ from veilscore.tasks.online import LEARNS
 from veilscore.tasks.table import online_table
 from veilscore.terms.bands import BELOW, Bands, KeptBands
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Caller, run_calls
+from veilscore.wire.calls import Calls, run_calls
 
 RNG = np.random.default_rng(23)
 DIGEST = re.compile(rb"[0-9a-f]{32,}")  # ids, digests and signatures: five digits occur in 29 kB of them by chance
@@ -525,7 +525,7 @@ def test_a_stock_of_set_ups_is_kept_up():
     async def scenario():
         numbers = iter("abcdef")
         stock = online_stock.BankSetups(lambda lead: bank_setup(draw_opening("bank", lead, "band", next(numbers))))
-        caller = Caller(call, now)
+        caller = Calls(call, now)
         assert stock.wanted == ""
         await run_calls(stock.fill("tax", 1), caller)
         await run_calls(stock.fill("tax", 1), caller)

@@ -32,7 +32,7 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
 from veilscore.evidence.verify import verify_log, verify_receipt
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.keys.identity import load_identity
 from veilscore.models.filed import load_model

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import shared_data
 from tests.reference import left_join, load_parties, pooled_logistic, sklearn_auc
 from veilscore.errors import ConfigError, MessageError, ParameterError, StateError
-from veilscore.models.logistic_problem import LogisticProblem, gradient_bits
+from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import TURN, sigmoid, sigmoid_series
 from veilscore.models.optimise import OptimiserState, minimise
 from veilscore.models.quadratic import minimise_quadratic
@@ -250,9 +250,7 @@ def test_standard_errors_match_the_hessian():
     p = sigmoid(full @ np.append(result.beta, result.intercept))
     exact = np.linalg.inv((full.T * (p * (1 - p))) @ full + np.diag(problem.penalty))
     assert protocol.n == 2 * (x.shape[1] + 1)
-    assert found.error == pytest.approx(np.sqrt(np.diag(exact)), rel=0.02)
-    assert (found.p_value[:-1] < 1e-3).all()
-    assert found.z[:-1] == pytest.approx(result.beta / found.error[:-1])
+    assert found == pytest.approx(np.sqrt(np.diag(exact)), rel=0.02)
 
 
 def test_standard_errors_leave_out_coefficients_at_the_bound():
@@ -262,7 +260,7 @@ def test_standard_errors_leave_out_coefficients_at_the_bound():
     protocol = Protocol(x, y, problem)
     result = drive(minimise(problem), protocol)
     found = drive(standard_errors(problem, result), protocol)
-    assert np.array_equal(np.isnan(found.error[:-1]), result.beta == 0)
+    assert np.array_equal(np.isnan(found[:-1]), result.beta == 0)
 
 
 def test_bounded_quadratic_meets_its_conditions():
@@ -276,7 +274,3 @@ def test_bounded_quadratic_meets_its_conditions():
         assert (p >= lower).all()
         assert (slope > -1e-8).all() or np.abs(slope[p > lower]).max() < 1e-8
         assert np.abs(np.where(p > lower, slope, np.minimum(slope, 0))).max() < 1e-8
-
-
-def test_gradient_bits():
-    assert gradient_bits(1000, 7) == 17

@@ -15,7 +15,27 @@ from pydantic import ValidationError
 from tests.conftest import require
 from veilscore.errors import DataError, StateError
 from veilscore.models import metrics
+from veilscore.models.stability import score_stability
 from veilscore.reports import plots, report
+from veilscore.reports.data import (
+    BANK_ONLY,
+    BinRow,
+    ColumnBins,
+    ColumnStability,
+    Convergence,
+    Dropped,
+    Improvement,
+    LearnedRow,
+    ModelRow,
+    Parity,
+    PartyRow,
+    ReportData,
+    ReportedJob,
+    ScorecardSection,
+    Stability,
+    StepCost,
+)
+from veilscore.reports.page import _CHARTS, render
 
 BANK, TAX, REGISTRY = "Harbour Bank", "Tax Bureau", "Business Registry"
 NAMES = {
@@ -48,10 +68,10 @@ def columns(rng, count=None):
         limits = ["min", *edges.tolist(), "max"]
         labels = ["missing", *(f"{low} to {high}" for low, high in pairwise(limits))]
         bins = tuple(
-            report.BinRow(codes=(int(c),), share=s, label=t, bad_rate=r, woe=w, points=round(60 - 28 * w))
+            BinRow(codes=(int(c),), share=s, label=t, bad_rate=r, woe=w, points=round(60 - 28 * w))
             for c, s, t, r, w in zip(codes, share.tolist(), labels, rates.tolist(), woe.tolist(), strict=True)
         )
-        yield report.ColumnBins(column=name, party=party, bins=bins, iv=float(np.dot(bad - good, woe)))
+        yield ColumnBins(column=name, party=party, bins=bins, iv=float(np.dot(bad - good, woe)))
 
 
 def scores(rng, n=6000):
@@ -70,7 +90,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
     bins = tuple(columns(rng, count))
     gain = metrics.auc_difference(y, joint, own)
     rows = tuple(
-        report.ModelRow(
+        ModelRow(
             column=c.column,
             party=c.party,
             coefficient=float(rng.uniform(0.3, 1.1)) * (-0.2 if k == 9 else 1),
@@ -83,8 +103,8 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
         for k, c in enumerate(bins)
     )
     parties = (
-        report.Party(name=BANK, role="label holder", n_rows=24_000, n_columns=6, as_of="2026-09-30"),
-        report.Party(
+        PartyRow(name=BANK, role="label holder", n_rows=24_000, n_columns=6, as_of="2026-09-30"),
+        PartyRow(
             name=TAX,
             role="feature holder",
             n_rows=61_200,
@@ -92,7 +112,7 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
             as_of="2026-09-30",
             fingerprint="9f:2c:" * 10 + "9f:2c",
         ),
-        report.Party(
+        PartyRow(
             name=REGISTRY,
             role="feature holder",
             status="stale",
@@ -101,17 +121,17 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
             n_columns=4,
             as_of="2026-06-28",
         ),
-        report.Party(
+        PartyRow(
             name="Court Records",
             role="feature holder",
             status="refused",
             detail="purpose not covered by its policy",
         ),
-        report.Party(name="Coordinator", role="coordinator"),
+        PartyRow(name="Coordinator", role="coordinator"),
     )
     steps = {"align": (1.9, 3e6), "binning": (4.2, 31e6), "training": (9.6, 4.1e8), "evaluation": (0.8, 2e5)}
     costs = tuple(
-        report.StepCost(
+        StepCost(
             step=step,
             party=party,
             seconds=seconds * float(rng.uniform(0.8, 1.2)),
@@ -121,9 +141,9 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
         for step, (seconds, size) in steps.items()
         for party in (BANK, TAX, REGISTRY, "Coordinator")
     )
-    return report.ReportData(
+    return ReportData(
         audience="merged",
-        job=report.ReportedJob(
+        job=ReportedJob(
             name=name,
             job_id="b7e1c0f4-5a1d-4f3e-9a77-2f8f6c1f2b11",
             purpose="Decide on credit lines of small firms up to 300,000; consent form 7, article 4.",
@@ -143,8 +163,8 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
             report.evaluate("joint", "the joint scorecard", table),
             report.evaluate("bank only", "bank only", metrics.score_table(y, own_points, points=True)),
         ),
-        improvement=report.Improvement(auc=gain[0], standard_error=gain[1]),
-        parity=report.Parity(
+        improvement=Improvement(auc=gain[0], standard_error=gain[1]),
+        parity=Parity(
             reference="scikit-learn on the pooled plaintext",
             coefficient_difference=3.1e-4,
             auc_difference=1.2e-6,
@@ -153,40 +173,40 @@ def example(*, name="SME scorecard 2026-Q3", count=None):
         distribution=metrics.score_histogram(y, points),
         calibration=metrics.calibration(y, 1 / (1 + np.exp(-joint))),
         cutoffs=metrics.cutoff_table(y, points, [540, 570, 600, 630, 660]),
-        model=report.ScorecardSection(
+        model=ScorecardSection(
             rows=rows,
             intercept=-1.72,
             base_score=600,
             base_odds=20,
             pdo=20,
-            dropped=(report.Dropped(column="vat_refund_share", party=TAX, reason="IV 0.008 below 0.02"),),
+            dropped=(Dropped(column="vat_refund_share", party=TAX, reason="IV 0.008 below 0.02"),),
         ),
         bins=bins,
-        stability=report.Stability(
+        stability=Stability(
             columns=tuple(
-                report.ColumnStability(column=c.column, party=c.party, psi=float(rng.exponential(0.03))) for c in bins
+                ColumnStability(column=c.column, party=c.party, psi=float(rng.exponential(0.03))) for c in bins
             ),
-            score=metrics.score_stability(points[:3000], points[3000:] + 4),
+            score=score_stability(points[:3000], points[3000:] + 4),
         ),
-        convergence=report.Convergence(
+        convergence=Convergence(
             gradient_norm=tuple((0.4 * 0.62 ** np.arange(20) * rng.uniform(0.7, 1.3, 20)).tolist()),
             tolerance=1e-4,
         ),
         costs=costs,
         learned=(
-            report.LearnedRow(
+            LearnedRow(
                 step="align",
                 label_holder="size of each holder's set",
                 feature_holder="which of its firms are in the bank's job",
                 coordinator="set sizes",
             ),
-            report.LearnedRow(
+            LearnedRow(
                 step="binning",
                 label_holder="good and bad counts per anonymous bin over the minimum size",
                 feature_holder="nothing",
                 coordinator="job, sizes, timing",
             ),
-            report.LearnedRow(
+            LearnedRow(
                 step="scorecard training",
                 label_holder="weights; d rounded gradient components a step",
                 feature_holder="number of steps, R, K",
@@ -205,12 +225,37 @@ def merged():
     return example()
 
 
+def redact(full, audience, party):
+    """The view of one reader, cut out of fuller data."""
+    changes = {"audience": audience, "party": party, "warnings": ()}
+    if audience == "bank":
+        bins = [column if column.party == party else anonymous(column) for column in full.bins]
+        return full.changed(**changes, bins=bins)
+    for name in BANK_ONLY:
+        changes[name] = ReportData.model_fields[name].default
+    own = [column for column in full.bins if column.party == party]
+    changes["bins"] = [with_bins(column, bad_rate=None, woe=None, points=None).changed(iv=None) for column in own]
+    changes["costs"] = [cost for cost in full.costs if cost.party == party]
+    shifts = [column for column in full.stability.columns if column.party == party]
+    changes["stability"] = full.stability.changed(columns=shifts, score=None) if shifts else None
+    return full.changed(**changes)
+
+
+def anonymous(column):
+    bare = with_bins(column, label=None)
+    return bare.changed(bins=sorted(bare.bins, key=lambda cell: (-(cell.woe or 0.0), cell.codes)))
+
+
+def with_bins(column, **changes):
+    return column.changed(bins=[cell.changed(**changes) for cell in column.bins])
+
+
 def sections(html):
     return re.findall(r'<section id="([\w-]+)"', html)
 
 
 def test_every_section_is_there_and_linked(merged):
-    html = report.render(merged)
+    html = render(merged)
     assert sections(html) == SECTIONS
     assert re.findall(r'<li><a href="#([\w-]+)"', html) == SECTIONS
     ids = re.findall(r'\sid="([^"]+)"', html)
@@ -221,14 +266,14 @@ def test_every_section_is_there_and_linked(merged):
 
 
 def test_the_page_refers_to_nothing_outside(merged):
-    html = report.render(merged)
+    html = render(merged)
     assert not re.search(r"https?:|//\w|<script|<link(?! rel=\"icon\" href=\"data:,\")|@import|<iframe", html)
     assert "default-src 'none'" in html
     assert set(re.findall(r"url\(([^)]{0,2})", html)) <= {"#c"}
 
 
 def test_rendering_is_deterministic(merged):
-    assert report.render(merged) == report.render(example())
+    assert render(merged) == render(example())
 
 
 def test_data_survive_json(merged, tmp_path):
@@ -236,7 +281,7 @@ def test_data_survive_json(merged, tmp_path):
     path.write_text(merged.model_dump_json(), encoding="utf-8")
     again = report.read_report(path)
     assert again == merged
-    assert report.render(again) == report.render(merged)
+    assert render(again) == render(merged)
 
 
 def test_wrong_files_are_refused(merged, tmp_path):
@@ -249,16 +294,16 @@ def test_wrong_files_are_refused(merged, tmp_path):
             report.read_report(path)
         assert "secret-value" not in str(caught.value)
     with pytest.raises(ValidationError):
-        report.BinRow(codes=(1,), share=float("nan"))
+        BinRow(codes=(1,), share=float("nan"))
     raw = merged.model_dump()
     raw["distribution"]["good"] = (float("inf"),)
     with pytest.raises(ValidationError):
-        report.ReportData.model_validate(raw)
+        ReportData.model_validate(raw)
 
 
 def test_the_bank_sees_no_edges_of_others(merged):
-    bank = report.redact(merged, "bank", BANK)
-    html = report.render(bank)
+    bank = redact(merged, "bank", BANK)
+    html = render(bank)
     for column in merged.bins:
         labels = {cell.label for cell in column.bins} - {"missing"}
         assert any(f">{label}<" in html for label in labels) == (column.party == BANK)
@@ -268,12 +313,12 @@ def test_the_bank_sees_no_edges_of_others(merged):
     assert set(SECTIONS) - set(sections(html)) == {"warnings"}
     assert "This is a merged report" not in html
     with pytest.raises(DataError, match="must not carry labels"):
-        report.ReportData.model_validate({**merged.model_dump(), "audience": "bank", "party": BANK})
+        ReportData.model_validate({**merged.model_dump(), "audience": "bank", "party": BANK})
 
 
 def test_a_holder_sees_its_own_columns_only(merged):
-    tax = report.redact(merged, "holder", TAX)
-    html = report.render(tax)
+    tax = redact(merged, "holder", TAX)
+    html = render(tax)
     assert sections(html) == ["summary", "bins", "stability", "costs", "parties", "learned"]
     assert all(name in html for name in NAMES[TAX])
     assert not any(name in html for name in NAMES[BANK] + NAMES[REGISTRY])
@@ -281,25 +326,25 @@ def test_a_holder_sees_its_own_columns_only(merged):
     for field in ("evaluations", "model", "cutoffs", "bins", "convergence"):
         changed = {**tax.model_dump(), field: merged.model_dump()[field]}
         with pytest.raises(DataError, match="holder's report"):
-            report.ReportData.model_validate(changed)
+            ReportData.model_validate(changed)
 
 
 @pytest.mark.parametrize("party", ["", "Nobody", TAX])
 def test_the_reader_must_be_a_party_of_the_right_role(merged, party):
     with pytest.raises(DataError, match="label holder"):
-        report.redact(merged, "bank", party)
+        redact(merged, "bank", party)
 
 
 def test_merging_the_views_gives_the_edges_back(merged):
-    bank = report.redact(merged, "bank", BANK)
+    bank = redact(merged, "bank", BANK)
     shuffled = bank.model_dump()
     for column in shuffled["bins"]:
         if column["party"] != BANK:
             column["bins"] = column["bins"][::-1]
-    bank = report.ReportData.model_validate(shuffled)
-    holders = [report.redact(merged, "holder", party) for party in (TAX, REGISTRY)]
+    bank = ReportData.model_validate(shuffled)
+    holders = [redact(merged, "holder", party) for party in (TAX, REGISTRY)]
     assert report.merge(bank, holders).bins == merged.bins
-    assert "This is a merged report" in report.render(report.merge(bank, holders))
+    assert "This is a merged report" in render(report.merge(bank, holders))
     one = report.merge(bank, holders[:1])
     assert all(cell.label is None for c in one.bins if c.party == REGISTRY for cell in c.bins)
 
@@ -307,12 +352,12 @@ def test_merging_the_views_gives_the_edges_back(merged):
 def test_merged_codes_join_their_labels(merged):
     column = merged.bins[6]
     codes = tuple(cell.codes[0] for cell in column.bins[:2])
-    joined = report.BinRow(codes=codes, share=0.5)
-    bank = report.redact(merged, "bank", BANK)
+    joined = BinRow(codes=codes, share=0.5)
+    bank = redact(merged, "bank", BANK)
     bins = [column.model_copy(update={"bins": (joined,)})]
-    bank = report.ReportData.model_validate({**dict(bank), "bins": bins})
+    bank = ReportData.model_validate({**dict(bank), "bins": bins})
     assert joined.title == f"bins {codes[0]}, {codes[1]}"
-    found = report.merge(bank, [report.redact(merged, "holder", TAX)]).bins[0].bins[0]
+    found = report.merge(bank, [redact(merged, "holder", TAX)]).bins[0].bins[0]
     assert found.title == f"missing or {column.bins[1].label}"
 
 
@@ -337,7 +382,7 @@ def infect(value):
 
 
 def test_markup_in_names_is_shown_as_text(merged):
-    html = report.render(report.ReportData.model_validate({**infect(merged.model_dump()), "party": ""}))
+    html = render(ReportData.model_validate({**infect(merged.model_dump()), "party": ""}))
     assert "<script" not in html
     assert "<img" not in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 100
@@ -349,10 +394,10 @@ def test_markup_in_names_is_shown_as_text(merged):
 
 
 def test_small_and_empty_reports_render(merged):
-    bare = report.ReportData(audience="merged", job=merged.job.model_copy(update={"n_train": None}), parties=())
-    assert sections(report.render(bare)) == ["summary"]
+    bare = ReportData(audience="merged", job=merged.job.model_copy(update={"n_train": None}), parties=())
+    assert sections(render(bare)) == ["summary"]
     two = metrics.score_table([0, 1], [0.2, 0.7])
-    small = report.ReportData.model_validate(
+    small = ReportData.model_validate(
         {
             **dict(merged),
             "evaluations": (report.evaluate("joint", "公司评分", two),),
@@ -361,19 +406,19 @@ def test_small_and_empty_reports_render(merged):
             "cutoffs": metrics.cutoff_table([0, 1], [0.2, 0.7], [9]),
             "improvement": None,
             "parity": None,
-            "convergence": report.Convergence(gradient_norm=(0.0,), converged=False),
-            "bins": (report.ColumnBins(column="empty", party=TAX, bins=()),),
-            "model": report.ScorecardSection(rows=(), intercept=0),
+            "convergence": Convergence(gradient_norm=(0.0,), converged=False),
+            "bins": (ColumnBins(column="empty", party=TAX, bins=()),),
+            "model": ScorecardSection(rows=(), intercept=0),
         }
     )
-    html = report.render(small)
+    html = render(small)
     assert "Not converged" in html
     assert "公司评分" in html
 
 
 def test_large_reports_stay_small():
     data = example(count=64)
-    html = report.render(data)
+    html = render(data)
     assert len(html.encode()) < 3_000_000
 
 
@@ -415,12 +460,12 @@ def test_the_page_opens_in_a_browser_without_error(merged, tmp_path):
     assert "CONSOLE" not in log
     assert "Content Security Policy" not in log
     assert sections(dom) == SECTIONS
-    assert dom.count("<svg") == report.render(merged).count("<svg")
+    assert dom.count("<svg") == render(merged).count("<svg")
     assert "</html>" in dom
 
 
 def test_markup_in_names_does_not_run_in_a_browser(merged, tmp_path):
-    data = report.ReportData.model_validate({**infect(merged.model_dump()), "party": ""})
+    data = ReportData.model_validate({**infect(merged.model_dump()), "party": ""})
     path = report.write_report(data, tmp_path / "report.html")
     dom, log = chromium(tmp_path, "--dump-dom", path.as_uri())
     assert "CONSOLE" not in log
@@ -437,9 +482,9 @@ def test_the_page_can_be_drawn(merged, tmp_path):
 
 
 def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
-    monkeypatch.setattr("veilscore.reports.report.find_spec", lambda _name: None)
-    page = report.render(merged)
-    assert page.count("veilscore[report]") == len(report._CHARTS) - 1  # a scorecard has no validation curve
-    bare = report.render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
-    assert 0 < bare.count("veilscore[report]") < len(report._CHARTS)
+    monkeypatch.setattr("veilscore.reports.page.find_spec", lambda _name: None)
+    page = render(merged)
+    assert page.count("veilscore[report]") == len(_CHARTS) - 1  # a scorecard has no validation curve
+    bare = render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
+    assert 0 < bare.count("veilscore[report]") < len(_CHARTS)
     assert "Cut-off" in page

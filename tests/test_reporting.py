@@ -20,7 +20,9 @@ from veilscore.node.local import open_job
 from veilscore.reports import report
 from veilscore.reports import write as reporting
 from veilscore.reports.bank import bank_report, range_label
+from veilscore.reports.data import StepCost
 from veilscore.reports.holder import holder_report
+from veilscore.reports.page import render
 from veilscore.tasks.context import StepContext
 from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
@@ -121,7 +123,7 @@ def test_bins_are_whole_and_named_only_where_the_bank_owns_them(run, bank):
         assert sorted(codes) == list(range(len(codes)))
         assert sum(cell.share for cell in column.bins) == pytest.approx(1)
         assert all((cell.label is not None) == (column.party == "bank") for cell in column.bins)
-    page = report.render(bank)
+    page = render(bank)
     public = {cell.label for column in bank.bins for cell in column.bins}
     for holder in HOLDERS:
         code_map = CodeMap.from_json(run.stores[holder].load_json("code_map"))
@@ -167,7 +169,7 @@ def test_without_holdout_scores_the_report_says_why(copied, changes, said):
     assert not data.evaluations
     assert data.calibration is None
     assert {row.step for row in data.learned} == {"align", "bin", "train"}
-    assert said in report.render(data)
+    assert said in render(data)
 
 
 def test_a_holdout_of_one_class_gives_no_metrics(copied):
@@ -217,7 +219,7 @@ def test_a_holder_sees_its_own_columns_and_no_outcome(run, holders):
         assert "12 steps of training" in own.detail
         assert "helped to score" in own.detail
         assert data.stability.columns
-        page = report.render(data)
+        page = render(data)
         assert "AUC" not in page
         assert "Bad rate" not in page
 
@@ -228,7 +230,7 @@ def test_merged_joins_the_views_under_the_holders_names(bank, holders):
     titles = {c.column for data in holders.values() for c in data.bins}
     assert {row.column for row in merged.model.rows if row.party in HOLDERS} <= titles
     assert {c.column for c in merged.stability.columns if c.party in HOLDERS} <= titles
-    assert "This is a merged report" in report.render(merged)
+    assert "This is a merged report" in render(merged)
 
 
 def test_reports_are_written_privately_and_costs_come_later(run, tmp_path):
@@ -239,7 +241,7 @@ def test_reports_are_written_privately_and_costs_come_later(run, tmp_path):
         for name in ("report.json", "report.html"):
             assert stat.S_IMODE((store.path / name).stat().st_mode) == 0o600
         before = report.read_report(store.path / "report.json")
-        costs = [report.StepCost(step="train", party=p, seconds=1.5, bytes_sent=2_500_000) for p in ("bank", "tax")]
+        costs = [StepCost(step="train", party=p, seconds=1.5, bytes_sent=2_500_000) for p in ("bank", "tax")]
         page = reporting.add_costs(store.path / "report.json", costs).read_text(encoding="utf-8")
         after = report.read_report(store.path / "report.json")
         assert [cost.party for cost in after.costs] == (["bank", "tax"] if role == "bank" else ["tax"])

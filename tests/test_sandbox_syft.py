@@ -25,7 +25,8 @@ from veilscore.sandbox.signed import write_signed
 from veilscore.sandbox.submission import make_submission
 from veilscore.sandbox.syft_exchange import give_back, read_result, receive
 from veilscore.sandbox.syft_folder import SyftJob, syftbox_of, unpack
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 
 # what the sender writes
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
 
-from veilscore.cli.screening import app as screening_app
+from veilscore.cli import app
 from veilscore.data import codes as codes_module
-from veilscore.data.codes import CodeMap, _permutation
+from veilscore.data.codes import CodeMap, permutation_of
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, SchemaError, VeilscoreError
-from veilscore.models.association import associated_pairs
+from veilscore.models.association import associated_pairs, cramers_v
 from veilscore.models.counts import BinnedColumns, cell_counts
-from veilscore.models.design import cramers_v
-from veilscore.models.metrics import population_stability
 from veilscore.models.screening import MEASURED, ScreenedColumn, ScreeningLimits, choose
+from veilscore.models.stability import population_stability
 from veilscore.models.woe import woe_table
 from veilscore.node.local import open_job
 from veilscore.protocols.binning import withheld_cells
@@ -37,10 +36,10 @@ def same_permutations():
     """Code numbers by the number of bins alone: which of two equal bins merges first depends on them, and so IV."""
 
     def permutation(bins, generator, *, ordered):
-        return _permutation(bins, np.random.default_rng(bins.n_bins), ordered=ordered)
+        return permutation_of(bins, np.random.default_rng(bins.n_bins), ordered=ordered)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes_module, "_permutation", permutation)
+        patch.setattr(codes_module, "permutation_of", permutation)
         yield
 
 
@@ -361,12 +360,12 @@ def test_two_choices_of_columns_are_refused():
 def test_the_command_shows_a_screening(screened, capsys):
     home = screened.stores["bank"].path.parents[1]
     (home / "node.yaml").touch()
-    screening_app(["show", "wide", "--home", str(home), "--top", "5"], standalone_mode=False)
+    app(["screening", "show", "wide", "--home", str(home), "--top", "5"], standalone_mode=False)
     shown = capsys.readouterr().out
     assert result(screened)["sha256"][:16] in shown
     assert "population" in shown
     with pytest.raises(ConfigError, match="no screening"):
-        screening_app(["show", "other", "--home", str(home)], standalone_mode=False)
+        app(["screening", "show", "other", "--home", str(home)], standalone_mode=False)
 
 
 # --- plaintext parts -------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from veilscore.data.codes import CodeMap
 from veilscore.data.ids import check_ids
 from veilscore.data.ingest import read_table
-from veilscore.data.simulate import PARTIES, _auc, simulate, simulate_to_folder
-from veilscore.data.simulated_columns import EFFECTS
+from veilscore.data.simulate import PARTIES, _auc, simulate, simulate_to_folder, simulated_columns
 from veilscore.errors import ConfigError, StateError
 
 
@@ -61,14 +60,16 @@ def test_true_effects_are_found_by_regression():
     rows = common_rows(simulation)
     label = simulation.parties["bank"].label[rows["bank"]]
     design = []
-    for effect in EFFECTS:
-        values = simulation.parties[effect.party].columns[effect.column][rows[effect.party]]
+    effects = [(party, effect) for party in PARTIES for effect in simulated_columns(party).effects]
+    assert simulation.truth["effects"] == [{"party": party, **vars(effect)} for party, effect in effects]
+    for party, effect in effects:
+        values = simulation.parties[party].columns[effect.column][rows[party]]
         part = effect.log_odds(values) / effect.coefficient
         design.append(np.where(np.isnan(part), np.nan, part))
     design = np.column_stack(design)
     whole = ~np.isnan(design).any(axis=1)
     fitted = LogisticRegression(C=np.inf, max_iter=500).fit(design[whole], label[whole])
-    for effect, coefficient in zip(EFFECTS, fitted.coef_[0], strict=True):
+    for (_, effect), coefficient in zip(effects, fitted.coef_[0], strict=True):
         tolerance = 0.5 if effect.column in ("penalty_flag", "abnormal_listing") else 0.15
         assert abs(coefficient - effect.coefficient) < tolerance, (effect.column, coefficient)
     auc = _auc(label[whole], design[whole] @ fitted.coef_[0])
@@ -90,7 +91,7 @@ def test_files_read_back_equal(tmp_path, fmt):
         roles = {"label_column": "default", "date_column": "observation_date"} if party == "bank" else {}
         read = read_table(tmp_path / "new" / "folder" / f"{party}.{fmt}", "uscc", **roles)
         assert (read.ids == table.ids).all()
-        assert read.schema_hash == table.schema_hash
+        assert read.kinds == table.kinds
         for name, values in table.columns.items():
             np.testing.assert_array_equal(read.columns[name], values)
         if party == "bank":

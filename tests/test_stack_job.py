@@ -23,7 +23,7 @@ from veilscore.models.model import Scorecard
 from veilscore.node.local import open_job
 from veilscore.reports.report import read_report
 from veilscore.tasks.binning import load_counts
-from veilscore.terms.parameters import TrainStack
+from veilscore.terms.training import TrainStack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode

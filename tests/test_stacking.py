@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from random_trees import random_tree
 from scipy.optimize import minimize
 
+from veilscore.crypto import shares
 from veilscore.errors import DataError, MessageError, ParameterError
 from veilscore.models import stack_form, stacked
 from veilscore.models.loss import for_bound, log_loss, sigmoid
@@ -111,7 +112,7 @@ def make_world(n_holders=2, n=900, *, k=3, seed=0, n_trees=6, bank_codes=(4, 3))
 def run(world, requests, *, limits=LIMITS, **options):
     names = tuple(world.holders)
     sessions = {p: Session("j/stack/1", p, "bank", names) for p in ("bank", *names)}
-    roles = {"bank": bank_stack(sessions["bank"], world.data, requests)}
+    roles = {"bank": bank_stack(sessions["bank"], world.data, requests, limits)}
     roles |= {h: holder_stack(sessions[h], part, limits) for h, part in world.holders.items()}
     return simulate(roles, sessions, timeout_s=options.pop("timeout_s", 60), **options)
 
@@ -213,7 +214,7 @@ def test_softplus_series():
 def test_products_in_the_ring():
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, stacking.T, 50).astype(np.uint64) for _ in range(2))
-    assert stacking.times(a, b).tolist() == [int(x) * int(y) % stacking.T for x, y in zip(a, b, strict=True)]
+    assert shares.times(a, b).tolist() == [int(x) * int(y) % stacking.T for x, y in zip(a, b, strict=True)]
 
 
 # --- what the lead sees, and what goes wrong -------------------------------------------------------------------------
@@ -298,7 +299,7 @@ def test_folds():
 def test_margins_out_of_range():
     world = make_world(1, n=300)
     far = ClearColumn(np.full(300, 1000.0))
-    data = BankStack(**{**world.data.__dict__, "columns": (far,)})
+    data = replace(world.data, columns=(far,))
     with pytest.raises(ParameterError, match="margins may reach"):
         run(World(data, world.holders, world.x), ask(Moments((0,))))
     with pytest.raises(ParameterError, match="rows do not fit"):

@@ -17,7 +17,7 @@ from veilscore.crypto import shares
 from veilscore.errors import DataError, OverlapError, RefusedError
 from veilscore.tasks.context import StepContext, no_files
 from veilscore.tasks.table import TASKS
-from veilscore.tasks.task import COMMITTED, Cost, Step, Task
+from veilscore.tasks.task import COMMITTED, Cost, Step, Task, no_openings
 from veilscore.terms.parameters import Parameters
 from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.v1 import align_pb2, score_pb2
@@ -110,6 +110,7 @@ STEP = Step(
     reads_data=False,
     reads_home=no_files,
     cost=lambda _p, sizes: Cost(0.001 * len(sizes.holders), 150.0 * len(sizes.holders)),
+    spends=no_openings,
     learns=(
         COMMITTED,
         Leak("AlignBankRound1", "holder", "opened", "that it was pinged"),

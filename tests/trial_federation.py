@@ -11,7 +11,7 @@ import yaml
 
 from coordinator.scheduler import Patience
 from coordinator.service import Coordinator
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.node.founding import found_federation
 from veilscore.node.node import Node

@@ -14,7 +14,7 @@ from consent_issuer import ISSUERS, OFTEN, give_list, token_bytes
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.models.filed import load_model
 from veilscore.node.founding import DataFiles, found_federation

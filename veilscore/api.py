@@ -1,4 +1,4 @@
-"""Joint scorecards, boosted trees and stacks in one process, with the habits of scikit-learn; for notebooks.
+"""Offer joint scorecards, boosted trees and stacks in one process, with the habits of scikit-learn; for notebooks.
 
 All parties run in this process over the in-memory channel, with the protocols, messages and files of real nodes but
 without what separates the parties. Use nodes where the data of two owners must stay apart.
@@ -33,13 +33,15 @@ from veilscore.node.local import MEMORY, run_on_tables
 from veilscore.reports import report
 from veilscore.reports import write as reporting
 from veilscore.reports.bank import bank_report
+from veilscore.reports.data import ReportData
 from veilscore.reports.holder import holder_report
+from veilscore.reports.page import render
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules
 from veilscore.terms.settings import parse
+from veilscore.terms.training import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -50,16 +52,16 @@ class NotFittedError(JobError, AttributeError):
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """A report that notebooks show in place; `data` has its figures."""
+    """Shows a report in place in a notebook; `data` has its figures."""
 
-    data: report.ReportData
+    data: ReportData
 
     def __repr__(self) -> str:
-        """Whose report it is."""
+        """Show whose report it is."""
         return f"Report(audience={self.data.audience!r}, job={self.data.job.name!r})"
 
     def _repr_html_(self) -> str:
-        page = html.escape(report.render(self.data), quote=True)
+        page = html.escape(render(self.data), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:48em;border:0" title="Veilscore report"></iframe>'
 
     def save(self, path: Path | str) -> Path:
@@ -68,7 +70,7 @@ class Report:
 
 
 class _JointModel:
-    """What both kinds of joint models share: parameters by name, the run of a job, and scoring."""
+    """Holds what all kinds of joint models share: parameters by name, the run of a job, and scoring."""
 
     _TASK: ClassVar[str]
     _PARAMETERS: ClassVar[type[Training]]
@@ -81,12 +83,38 @@ class _JointModel:
         "publish_column_names": True,
     }
 
+    def __init_subclass__(cls) -> None:
+        """Let notebooks complete and show the parameters by name."""
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shown = [inspect.Parameter(name, keyword, default=value) for name, value in cls._defaults().items()]
+        cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
     def __init__(self, **parameters: Any) -> None:
-        self.set_params(**{**_defaults(type(self)), **_known(type(self), parameters)})
+        self.set_params(**{**self._defaults(), **self._known(parameters)})
+
+    @classmethod
+    def _training_defaults(cls) -> dict[str, Any]:
+        fields = cls._PARAMETERS.model_fields.items()
+        return {name: info.get_default(call_default_factory=True) for name, info in fields}
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {**cls._OWN, **cls._training_defaults()}
+
+    @classmethod
+    def _known(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters, if all names are known."""
+        known = list(cls._defaults())
+        for name in parameters:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+                raise ConfigError(f"{cls.__name__} has no parameter {name!r}; {hint}")
+        return parameters
 
     def __repr__(self) -> str:
         """Show the parameters that are not the defaults."""
-        defaults = _defaults(type(self))
+        defaults = self._defaults()
         changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
@@ -97,12 +125,12 @@ class _JointModel:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - as in scikit-learn
-        """All parameters by name."""
-        return {name: getattr(self, name) for name in _defaults(type(self))}
+        """Return all parameters by name."""
+        return {name: getattr(self, name) for name in self._defaults()}
 
     def set_params(self, **parameters: Any) -> Self:
         """Change parameters; an unknown name raises ConfigError, values are checked by `fit`."""
-        for name, value in _known(type(self), parameters).items():
+        for name, value in self._known(parameters).items():
             setattr(self, name, value)
         return self
 
@@ -118,20 +146,15 @@ class _JointModel:
     ) -> Self:
         """Align, bin, train and evaluate.
 
-        Parameters
-        ----------
         bank : the bank's data with the label: a `Table`, a path of a CSV or Parquet file, or columns by name (a
             dictionary of arrays, a data frame).
         holders : name of each holder, and its data; the first is the lead.
         label, id, weight, date : names of these columns, for data that is not a `Table`.
-
-        Raises
-        ------
-        VeilscoreError : its child says what is wrong with parameters or data.
+        Raises VeilscoreError: its child says what is wrong with parameters or data.
         """
         if not holders:
             raise ConfigError("holders is empty: a joint model needs at least one data holder")
-        asked = {name: getattr(self, name) for name in _training_defaults(self._PARAMETERS)}
+        asked = {name: getattr(self, name) for name in self._training_defaults()}
         job = self._job(self._TASK, tuple(holders), asked)
         reader = TableReader(id, label, weight, date, job.training)
         tables = {
@@ -158,34 +181,29 @@ class _JointModel:
         raise NotImplementedError
 
     def decision_function(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
-        """Log-odds of bad of the bank's rows, (n,); see `predict_proba`."""
+        """Return the log-odds of bad of the bank's rows, (n,); see `predict_proba`."""
         units = self._units(bank, holders)
         found = self.model_.calibration
         return found.intercept + found.slope * self.model_.scaling.log_odds_bad(units)
 
     def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
-        """Probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
+        """Return the probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
 
-        Parameters
-        ----------
         bank, holders : as in `fit`, with the same columns and the same holders; no label is needed. A firm that a
             holder does not know scores with that holder's bins of missing values.
-
-        Raises
-        ------
-        NotFittedError : `fit` has not run.
+        Raises NotFittedError where `fit` has not run.
         """
         units = self._units(bank, holders)
         risk = self.model_.probability(units)
         return np.column_stack([1.0 - risk, risk])
 
     def score_points(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
-        """Points of the bank's rows, (n,), higher is better; see `predict_proba`."""
+        """Return the points of the bank's rows, (n,), higher is better; see `predict_proba`."""
         units = self._units(bank, holders)
         return self.model_.score(units)
 
     def _units(self, bank: Source, holders: Mapping[str, Source]) -> Integers:
-        """Total points of each row in the model's units."""
+        """Return the total points of each row in the model's units."""
         if "_fitted" not in vars(self):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit before scoring")
         fitted = self._fitted
@@ -229,7 +247,7 @@ class _JointModel:
         return Path(home)
 
     def _policy(self) -> NodePolicy:
-        """Policy of all parties: this process decides for them, so they allow what is asked."""
+        """Return the policy of all parties: this process decides for them, so they allow what is asked."""
         return NodePolicy(
             accept="auto",
             min_overlap=1,
@@ -244,17 +262,14 @@ class _JointModel:
 
 
 class JointScorecard(_JointModel):
-    """Joint scorecard of a bank and data holders, trained and applied in this process.
+    """Trains and applies a joint scorecard of a bank and data holders in this process.
 
-    Parameters
-    ----------
     name, purpose : of the job and the model.
     folder : where the parties keep their files; None: a temporary folder, removed with this object.
     publish_column_names : whether holders show the bank their columns' names rather than numbers.
-    **training : the parameters of `veilscore.terms.job.TrainScorecard` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.parameters.TrainScorecard` by name, with its defaults.
 
-    Attributes
-    ----------
+    After `fit`:
     model_ : `veilscore.models.model.Scorecard`, as the bank files it.
     report_ : the bank's report; shows itself in a notebook, has `save(path)` and `data`.
     holder_reports_, merged_report_ : each holder's report by name, and all views joined.
@@ -263,8 +278,6 @@ class JointScorecard(_JointModel):
         of evidence of a column's bin, in log-odds of bad.
     classes_, n_features_in_, n_iter_ : [0, 1], d, and the number of gradients opened, (1,).
 
-    Examples
-    --------
     >>> from veilscore.api import JointScorecard
     >>> from veilscore.data.simulate import simulate
     >>> firms = simulate(2000, seed=7).parties
@@ -297,18 +310,15 @@ class JointScorecard(_JointModel):
 
 
 class JointBoosting(_JointModel):
-    """Joint boosted trees of a bank and data holders, trained and applied in this process.
+    """Trains and applies joint boosted trees of a bank and data holders in this process.
 
-    Parameters
-    ----------
     name, purpose, folder, publish_column_names : as for `JointScorecard`.
-    **training : the parameters of `veilscore.terms.job.TrainBoosting` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.parameters.TrainBoosting` by name, with its defaults.
 
-    Attributes
-    ----------
+    After `fit`:
     model_ : `veilscore.models.boosted.Boosted`, as the bank files it.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
-    feature_names_in_, feature_importances_ : (d,) columns that trees ask, and their share of the gain.
+    feature_names_in_, feature_importances_ : (d,) columns that trees use, and their share of the gain.
     n_features_in_, n_iter_ : d, and the number of trees in the model, (1,).
     """
 
@@ -326,15 +336,12 @@ class JointBoosting(_JointModel):
 
 
 class JointStack(_JointModel):
-    """A joint scorecard and joint boosted trees, put together by level two, in this process.
+    """Puts a joint scorecard and joint boosted trees together by level two, in this process.
 
-    Parameters
-    ----------
     name, purpose, folder, publish_column_names : as for `JointScorecard`.
-    **training : the parameters of `veilscore.terms.job.TrainStack` by name, with its defaults.
+    **training : the parameters of `veilscore.terms.parameters.TrainStack` by name, with its defaults.
 
-    Attributes
-    ----------
+    After `fit`:
     model_ : `veilscore.models.boosted.Stacked`, as the bank files it.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
     candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first.
@@ -353,15 +360,10 @@ class JointStack(_JointModel):
 
 
 class JointSelection(JointStack):
-    """The best of a small grid of joint scorecards, boosted trees and their stack, by the loss on folds.
+    """Files the best of a small grid of joint scorecards, boosted trees and their stack, by the loss on folds.
 
-    Parameters
-    ----------
-    **training : the parameters of `veilscore.terms.job.SelectModel` by name, with its defaults; else as `JointStack`.
-
-    Attributes
-    ----------
-    model_ : the filed model, of the kind that won; else as of `JointStack`.
+    **training : the parameters of `veilscore.terms.parameters.SelectModel` by name, with its defaults; else as
+        `JointStack`, `model_` being of the kind that won.
     """
 
     _TASK = "select_model"
@@ -372,41 +374,9 @@ class JointSelection(JointStack):
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What scoring needs of a fit beside the model."""
+    """Keeps what scoring needs of a fit beside the model."""
 
     home: Path
     job: Job
     reader: TableReader
     kinds: Mapping[str, Mapping[str, Kind]]
-
-
-def _training_defaults(parameters: type[Training]) -> dict[str, Any]:
-    fields = parameters.model_fields.items()
-    return {name: info.get_default(call_default_factory=True) for name, info in fields}
-
-
-def _defaults(kind: type[_JointModel]) -> dict[str, Any]:
-    return {**kind._OWN, **_training_defaults(kind._PARAMETERS)}  # noqa: SLF001 - same file
-
-
-def _known(kind: type[_JointModel], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the parameters, if all names are known."""
-    known = list(_defaults(kind))
-    for name in parameters:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{kind.__name__} has no parameter {name!r}; {hint}")
-    return parameters
-
-
-# so that notebooks complete and show the parameters by name
-def _signature(kind: type[_JointModel]) -> inspect.Signature:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature([inspect.Parameter(n, keyword, default=value) for n, value in _defaults(kind).items()])
-
-
-JointScorecard.__signature__ = _signature(JointScorecard)  # type: ignore[attr-defined]
-JointBoosting.__signature__ = _signature(JointBoosting)  # type: ignore[attr-defined]
-JointStack.__signature__ = _signature(JointStack)  # type: ignore[attr-defined]
-JointSelection.__signature__ = _signature(JointSelection)  # type: ignore[attr-defined]

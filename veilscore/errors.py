@@ -1,40 +1,15 @@
-"""Every error Veilscore raises, as one tree.
+"""Every error that Veilscore raises, as one tree below `VeilscoreError`.
 
-    VeilscoreError
-    ├── ConfigError            a file or option the user wrote (federation, job, policy, model)
-    ├── DataError              a data set or column that cannot be used
-    │   ├── IdError            empty, duplicate or malformed ids
-    │   ├── ColumnError        one value, all missing, infinite, mixed type
-    │   ├── LabelError         constant or not 0/1
-    │   └── SchemaError        schema or map differs from the one trained on
-    ├── OverlapError           too few firms in common (the holder says so, the bank hears a refusal)
-    ├── ProtocolError          a peer's message is out of order, of the wrong kind or session
-    │   └── MessageError       a message's size, shape or range is wrong
-    ├── ParameterError         lattice parameters below 128 bits, or a computation that would overflow
-    ├── SecretReuseError       a one-time secret asked for twice
-    ├── PeerError              a peer cannot be reached, is slow, or failed
-    │   ├── IdentityError      unknown, expired or wrong-role certificate; version mismatch
-    │   └── RefusedError       a party refused (policy, approval, limits)
-    ├── SandboxError           submitted code changed, was not approved, or its outputs do not pass
-    │   └── SandboxUnavailableError  bubblewrap or libseccomp is not here, or the kernel forbids namespaces
-    ├── JobError               a job that cannot start, go on or be found
-    ├── StateError             local state cannot be read or written (disk full, rollback)
-    └── EvidenceError          a log, head, receipt or proof does not verify
-
-Messages say what is wrong, where, and what to do; they never carry data values of a row, keys or shares.
+A message says what is wrong, where, and what to do; it never carries a value of a row, a key or a share.
 """
 
 from __future__ import annotations
 
 
 class VeilscoreError(Exception):
-    """Root of the tree.
+    """Root of the tree; prints its message with the party and the session that it belongs to, where they are known.
 
-    Parameters
-    ----------
     message : what is wrong, where, and what to do.
-    session : session id, if the error belongs to one.
-    party : name of the party where it arose, if known.
     """
 
     def __init__(self, message: str, *, session: str | None = None, party: str | None = None) -> None:
@@ -51,11 +26,11 @@ class VeilscoreError(Exception):
 
 
 class ConfigError(VeilscoreError):
-    """A file or option that the user wrote is wrong."""
+    """A file or option that the user wrote (federation, job, policy, model) is wrong."""
 
 
 class DataError(VeilscoreError):
-    """A data set cannot be used as it is."""
+    """A data set or a column cannot be used as it is."""
 
 
 class IdError(DataError):
@@ -75,7 +50,7 @@ class SchemaError(DataError):
 
 
 class OverlapError(VeilscoreError):
-    """Too few firms in common to go on."""
+    """Too few firms are in common to go on; the holder says how few, the bank learns of the refusal alone."""
 
 
 class ProtocolError(VeilscoreError):
@@ -103,7 +78,7 @@ class IdentityError(PeerError):
 
 
 class RefusedError(PeerError):
-    """A party refused."""
+    """A party refused, by its policy, a person's decision or a limit."""
 
 
 class SandboxError(VeilscoreError):
@@ -111,7 +86,7 @@ class SandboxError(VeilscoreError):
 
 
 class SandboxUnavailableError(SandboxError):
-    """Something the sandbox cannot do without is missing on this machine; code is then never run bare."""
+    """Bubblewrap or libseccomp is missing, or the kernel forbids namespaces; code is then never run bare."""
 
 
 class JobError(VeilscoreError):
@@ -119,7 +94,7 @@ class JobError(VeilscoreError):
 
 
 class StateError(VeilscoreError):
-    """Local state cannot be read or written."""
+    """Local state cannot be read or written: the disk is full, a file is damaged or was rolled back."""
 
 
 class EvidenceError(VeilscoreError):

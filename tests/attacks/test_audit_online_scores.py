@@ -20,7 +20,7 @@ from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
 from veilscore.evidence.online_opening import FOLDER
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
 from veilscore.online.model import BankModel

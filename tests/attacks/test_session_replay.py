@@ -16,7 +16,7 @@ from trial_federation import PARTIES, commanding, make_homes, open_trial, runnin
 from trial_scoring import copy_of, rows, score, scoring, train
 
 from veilscore.errors import JobError, RefusedError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.release.ledger import ReleaseLedger
 from veilscore.v1 import control_pb2 as pb

@@ -14,9 +14,9 @@ from trial_federation import PARTIES, commanding, until
 
 from veilscore.data.simulate import simulate_to_folder
 from veilscore.errors import PeerError
+from veilscore.fabric.process import running_pid
 from veilscore.node import processes
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.node.serve import running_pid
 from veilscore.v1 import control_pb2
 
 JOB = {

@@ -11,7 +11,7 @@ from process_federation import JOB, federation, make_real_homes
 from trial_federation import commanding, running, show, submit, watch
 
 from coordinator.service import Coordinator
-from veilscore.fabric import grpc_channel
+from veilscore.fabric import fabric as fabric_module
 from veilscore.files.store import JobStore
 from veilscore.models.filed import load_model
 from veilscore.v1 import wire_pb2
@@ -42,7 +42,7 @@ class Recorder:
     def __init__(self, monkeypatch):
         self.control: list[tuple[str, bytes]] = []
         self.messages: list[bytes] = []
-        parse, put = grpc_channel.parse, Inbox.put
+        parse, put = fabric_module.parse, Inbox.put
 
         def recording_parse(kind, data, sender):
             self.control.append((kind.__name__, bytes(data)))
@@ -52,7 +52,7 @@ class Recorder:
             self.messages.append(bytes(payload))
             return put(inbox, header, payload)
 
-        monkeypatch.setattr(grpc_channel, "parse", recording_parse)
+        monkeypatch.setattr(fabric_module, "parse", recording_parse)
         monkeypatch.setattr(Inbox, "put", recording_put)
 
 

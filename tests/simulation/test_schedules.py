@@ -14,6 +14,7 @@ import pytest
 import test_binning
 import test_scorecard
 import test_scoring
+from faulty_network import FaultyNetwork, frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from veilscore.errors import VeilscoreError
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.v1 import align_pb2, score_pb2, scorecard_pb2, wire_pb2
 from veilscore.wire.framing import parse
-from veilscore.wire.memory import frame, simulate
+from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session, encode
 
 TIMEOUT_S = 0.5
@@ -87,7 +88,7 @@ def messages_of(name):
         seen.append((sender, recipient, sequence))
         return [payload]
 
-    PROTOCOLS[name](faults=look, timeout_s=20.0)
+    PROTOCOLS[name](network=FaultyNetwork(look, timeout_s=20.0))
     return tuple(sorted(seen))
 
 
@@ -189,6 +190,10 @@ def swap(place):
     return wire
 
 
+def bad_wire(faults):
+    return FaultyNetwork(faults, timeout_s=TIMEOUT_S)
+
+
 def ends_well(run, **options):
     """Whether the run ended with the right result; else it was a VeilscoreError; nothing lasts long."""
     start = time.monotonic()
@@ -211,7 +216,7 @@ def test_one_fault_anywhere(name, data):
     place = data.draw(st.sampled_from(messages_of(name)))
     fault = data.draw(st.sampled_from(FAULTS))
     at = data.draw(st.floats(0, 1))
-    right = ends_well(PROTOCOLS[name], faults=disturb(place, fault, at))
+    right = ends_well(PROTOCOLS[name], network=bad_wire(disturb(place, fault, at)))
     assert not right or fault in HARMLESS
 
 
@@ -219,7 +224,7 @@ def test_one_fault_anywhere(name, data):
 @settings(SETTINGS, max_examples=5)
 @given(st.data())
 def test_messages_out_of_order(name, data):
-    assert not ends_well(PROTOCOLS[name], faults=swap(data.draw(st.sampled_from(messages_of(name)))))
+    assert not ends_well(PROTOCOLS[name], network=bad_wire(swap(data.draw(st.sampled_from(messages_of(name))))))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -232,12 +237,12 @@ def test_a_bad_wire(name, seed):
     def wire(sender, recipient, sequence, item):
         return [] if rng.random() < 0.05 else [item] * (1 + int(rng.random() < 0.25))
 
-    ends_well(PROTOCOLS[name], faults=wire)
+    ends_well(PROTOCOLS[name], network=bad_wire(wire))
 
 
 def test_repeats_everywhere_do_no_harm():
     for run in PROTOCOLS.values():
-        run(faults=lambda sender, recipient, sequence, item: [item] * 3, timeout_s=20.0)
+        run(network=FaultyNetwork(lambda sender, recipient, sequence, item: [item] * 3, timeout_s=20.0))
 
 
 # --- a dishonest sender: its messages are well framed -----------------------------------------------------------------

@@ -9,7 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import toy_task  # noqa: F401 - jobs of the tests are of this task
 
-from veilscore.node.serve import serve
+from coordinator.service import Coordinator
+from veilscore.fabric.process import serve
+from veilscore.node.node import Node
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], Coordinator if Path(sys.argv[1]).name == "coordinator" else Node)

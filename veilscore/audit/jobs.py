@@ -1,4 +1,4 @@
-"""Audit by replay: run the bank's role of an attempt again and compare it with what the other parties logged.
+"""Audits jobs by replay: runs the bank's role of an attempt again and compares it with what the other parties logged.
 
 Source  : docs/adr/0009.
 Inputs  : the bank's openings (`veilscore.evidence.opening`), all of them claims; and the other parties' signed logs or
@@ -65,10 +65,8 @@ class _Replay:
 
 
 class JobAudit:
-    """Audit of attempts of one job; a context manager, since replayed files are kept until its end.
+    """Audits attempts of one job; a context manager, since replayed files are kept until its end.
 
-    Parameters
-    ----------
     home : the bank's home, or a bundle made of it.
     logged : (step, attempt) -> party -> its entry of that attempt, from verified logs or receipts.
     data : the bank's data set where its opening could not keep a link to it.

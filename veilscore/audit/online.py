@@ -1,6 +1,6 @@
-"""Audit of online scores: the bank's role runs again with what holders had answered, held against what they logged.
+"""Audits online scores: the bank's role runs again with what holders had answered, held against what they logged.
 
-Source  : docs/adr/0012 (what is proved), 0016 (by the engine of all audits, `veilscore.audit.replay`).
+Source  : docs/adr/0012 (what is proved), 0017 (by the engine of all audits, `veilscore.audit.replay`).
 Inputs  : what the bank kept (`veilscore.evidence.online_opening`), all of it claims; and holders' signed logs.
 Proves  : what the holder opened is the points of the model whose hash it was told, put on the very ciphertexts that it
           sent, under the seed that the bank was committed to before it had them; and that nothing else went between the
@@ -48,7 +48,7 @@ from veilscore.online.model import ModelSides
 from veilscore.protocols.online import bank_opens, bank_record, own_share
 from veilscore.protocols.online_band import bank_setup, labels_of
 from veilscore.protocols.online_desks import BankRequest
-from veilscore.protocols.online_parts import Part
+from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_spares import Side, bank_spare
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -60,11 +60,9 @@ M = TypeVar("M", bound=Message)
 _NOT_LOGGED = (pb.OpenedPartial, pb.BandTables, pb.Empty)  # nothing that the bank sends follows from them
 
 
-class _Calls:
+class _Exchange:
     """What passed between the bank and one holder, by the holder's log (`veilscore.audit.replay.Record`).
 
-    Parameters
-    ----------
     answers : of the holder, as the bank kept them.
     told : what the bank's messages should follow from.
     """
@@ -80,7 +78,7 @@ class _Calls:
                 raise Differs(f"{kind} to {to} is not what the committed seed gives for {self._told}")
 
     def received(self, sender: str, kind: type[Message]) -> Message:
-        """Answer that the bank kept, which has to be the one that the holder logged."""
+        """Return the answer that the bank kept, which has to be the one that the holder logged."""
         if kind in _NOT_LOGGED:
             return kind()
         answer = self._answers[kind]
@@ -89,7 +87,7 @@ class _Calls:
         raise Differs(f"the {kind.__name__} kept is not what {sender} sent: it was changed after the score")
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        """Online there is nothing to go on from."""
+        """Do nothing: online there is nothing to go on from."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,12 @@ class _Secrets:
         yield
 
     def keep(self, opening: OnlineOpening, prepared: pb.PreparedSpare) -> None:
-        """It was kept."""
+        """Do nothing: it was kept."""
 
 
 class OnlineAudit:
-    """Audit of scores that a bank released online.
+    """Audits scores that a bank released online.
 
-    Parameters
-    ----------
     home : the bank's home, or a bundle made of it.
     opened, bands : all openings in holders' logs, also those that are not looked at: a seed serves one, and a band
         follows from what all its holders opened.
@@ -151,8 +147,8 @@ class OnlineAudit:
         step = f"{STEP} band {one.holder}" if isinstance(one, BandOpened) else f"{STEP} {one.holder}"
         return Finding(one.request, step, 1, verdict, one.bank, detail)
 
-    def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, Part]:
-        """Run the bank's role of one holder's part again: what was compared, what was kept, and the part."""
+    def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
+        """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
         record = self._record(one, OnlineRecord)
         self._check_opening(one, record.opening, record.request, "spare", one.spare)
         answers = [self._answer(one, pb.PreparedSpare, "spare"), self._answer(one, pb.EncryptedRecord, "reply")]
@@ -164,7 +160,7 @@ class OnlineAudit:
         sides = whole.of_record(_own_codes(model, record.own_codes)[None]) if isinstance(model, Boosted) else whole
         _check_part(model, one, record)
         told = f"model {one.model[:16]}..., which {one.holder} was told{_hint(record.opening)}"
-        part = replay(_one_part(record, one.holder, sides.holders, secrets), _Calls(one, answers, told))
+        part = replay(_one_part(record, one.holder, sides.holders, secrets), _Exchange(one, answers, told))
         own = ", by the codes of its own columns that the bank states" if record.own_codes else ""
         detail = f"points of model {one.model[:16]}... (job {job}) under spare {one.spare[:8]}..., as logged by "
         return f"{detail}{one.holder}{own}", record, part
@@ -192,7 +188,7 @@ class OnlineAudit:
             raise Differs("the cut-offs of the model kept are not those of the circuit")
         share = own_share(sides.holders, sides.own_units(codes), [again[p][2] for p in parties])
         follows = "the share that follows from its seeds, the model, and the codes of its own columns that it states"
-        calls = _Calls(one, [self._answer(one, pb.BandChoices, "reply")], follows + _hint(record.opening))
+        calls = _Exchange(one, [self._answer(one, pb.BandChoices, "reply")], follows + _hint(record.opening))
         replay(_one_band(record, share, bands), calls)
         return (
             f"the bank's share in the circuit of {one.holder}, by its replies to {', '.join(parties)}, as logged there"
@@ -209,7 +205,7 @@ class OnlineAudit:
             _missing_or_changed(error, "the bank kept no opening of it, or deleted it", "the opening")
 
     def _answer(self, one: OpeningLogged, kind: type[M], suffix: str) -> M:
-        """What a holder had answered, as it was kept; `_Calls` compares it."""
+        """Return what a holder had answered, as it was kept; `_Exchange` compares it."""
         try:
             return kind.FromString((self._folder / f"{one.commitment}.{suffix}").read_bytes())
         except (DecodeError, OSError) as error:
@@ -227,7 +223,7 @@ class OnlineAudit:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
 
     def _seed_counts(self) -> Counter[str]:
-        """How often each seed occurs in all that the bank kept."""
+        """Count how often each seed occurs in all that the bank kept."""
         if self._seeds is None:
             self._seeds = Counter()
             for path in self._folder.glob("*.json"):
@@ -252,7 +248,7 @@ class OnlineAudit:
         return self._keys[one.keys]
 
     def _model(self, sha256: str, holder: str) -> tuple[ScoreModel, str]:
-        """The model that a holder was told, and a job that made it with the holder."""
+        """Return the model that a holder was told, and a job that made it with the holder."""
         if sha256 not in self._models:
             path = self._folder / MODELS / f"{sha256}.json"
             if not path.is_file():
@@ -274,7 +270,7 @@ class OnlineAudit:
 # --- the bank's roles, of one part and one band -----------------------------------------------------------------------
 
 
-def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: _Secrets) -> Protocol[Part]:
+def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: _Secrets) -> Protocol[FirmPart]:
     ask = pb.EncryptRecord(
         request_id=record.request,
         model_hash=bytes.fromhex(record.model),
@@ -301,7 +297,7 @@ def _none_made(holder: str) -> NoReturn:
 
 
 def _check_part(model: ScoreModel, one: ShareOpened, record: OnlineRecord) -> None:
-    """The holder was asked for its part of this very model, and codes of the bank stand where its factors need them."""
+    """Check that the holder was asked for its part of this very model, and that the bank's codes stand where needed."""
     part = next((part for part in model.parts if part.party == one.holder), None)
     trees = model.holder_sha256.get(one.holder, "") if isinstance(model, Boosted) else ""
     if part is None or one.part != part.map_sha256 + trees:

@@ -24,8 +24,6 @@ Verdict = Literal["confirmed", "differs", "cannot be audited"]
 class Finding:
     """What came out for one attempt.
 
-    Attributes
-    ----------
     job_id, step : of an online score its request id as holders know it, and "online" with the holder.
     party : who is to blame where it differs; else the bank.
     detail : what differs, or why there is no answer; of a confirmed attempt, what was compared.
@@ -58,14 +56,14 @@ class Record(Interface):
         """Compare a message with what its recipient logged; raises Differs, or Ended."""
 
     def received(self, sender: str, kind: type[Message]) -> Message:
-        """Next message that the bank had received; raises Ended where there is none, Differs where it was changed."""
+        """Return the next message that the bank had received; raises Ended where there is none, Differs if changed."""
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Take note of a state that the role would go on from."""
 
 
 def replay(role: Protocol[R], record: Record) -> R:
-    """Run a role again; returns its result, raises what `record` finds and what the role raises."""
+    """Run a role again and return its result; raises what `record` finds and what the role raises."""
     answer: Any = None
     failure: VeilscoreError | None = None
     with contextlib.closing(role):

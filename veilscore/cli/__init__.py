@@ -1,47 +1,140 @@
-"""The `veilscore` command.
+"""The `veilscore` command: one file a noun, loaded when the noun is used.
 
+Each file's `app` is the noun's group of verbs, or has a command of the noun's name. `NOUNS` says what `--help` and
+hints need, so that neither loads a file.
 Exit codes: 0 done, 1 a job failed, was refused or cancelled, 2 something the user has to correct.
 """
 
+import difflib
+import importlib
 import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.markup import escape
 from rich.panel import Panel
+from typer.core import TyperCommand, TyperGroup
 
 from veilscore import __version__
-from veilscore.cli import (
-    approvals,
-    audit,
-    consent,
-    datasets,
-    evidence,
-    jobs,
-    keys,
-    models,
-    nodes,
-    policies,
-    sandbox,
-    scoring,
-    screening,
-    setup,
-)
 from veilscore.cli.display import errors_console
-from veilscore.errors import VeilscoreError
+from veilscore.errors import ConfigError, VeilscoreError
 
 _DEBUG = "VEILSCORE_DEBUG"
 
+
+class Noun(NamedTuple):
+    """A word after `veilscore`: its line in `--help`, its verbs if it has any, its file if that has another name."""
+
+    line: str
+    verbs: str = ""
+    file: str = ""
+
+
+PANELS = {
+    "Set up": {
+        "explain": Noun("Explain every key of job files, node.yaml and federation.yaml."),
+        "simulate": Noun("Make realistic data of small firms for a trial, with known true effects."),
+        "init": Noun("Set up a whole federation on this machine, for trials.", file="federation"),
+        "identity": Noun("Make or show a node's identity (key and certificate).", "create show"),
+        "federation": Noun("Make or check federation.yaml.", "add check"),
+        "example": Noun("Print an example job, copy an example data set to a folder, or list what there is."),
+        "keys": Noun("Replace, revoke and look after keys.", "show check rotate revoke recover take"),
+    },
+    "Run nodes": {
+        "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
+        "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
+        "node": Noun("Start, stop or look at the node of one home.", "start stop status"),
+        "backup": Noun("Save a node's identity, configuration, state and models with their code maps.", file="node"),
+    },
+    "Jobs": {
+        "job": Noun(
+            "Plan, run, watch and resume jobs; decide on those proposed to your party.",
+            "plan run watch list show cancel resume inbox approve reject",
+        ),
+        "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
+        "sandbox": Noun(
+            "Run a modeller's code at the owner of the data; only approved outputs leave.",
+            "submit show approve reject run outputs release syft-pack syft-receive syft-return syft-read mock-data",
+        ),
+    },
+    "Models and reports": {
+        "model": Noun("Look at, export and import models.", "list show export import"),
+        "screening": Noun("Look at what a screening job found.", "show"),
+        "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
+    },
+    "Trust": {
+        "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
+        "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
+        "dataset": Noun("What holders publish of their data sets.", "publish show"),
+    },
+    "Evidence": {
+        "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),
+        "audit": Noun("Audit a random sample of a bank's steps against what it had committed to.", "export delete"),
+    },
+}
+NOUNS = {word: noun for nouns in PANELS.values() for word, noun in nouns.items()}
+RETIRED = NOUNS["job"].verbs.split()  # until 0.1 these stood alone: `veilscore run`; the next release drops them
+_VERBS = {verb: f"{word} {verb}" for word, noun in reversed(NOUNS.items()) for verb in noun.verbs.split()}
+_VERBS |= {verb: f"job {verb}" for verb in RETIRED}
+
+
+def load(word: str) -> Any:
+    """Group or command of one noun; its file is imported now."""
+    group = typer.main.get_group(importlib.import_module(f"veilscore.cli.{NOUNS[word].file or word}").app)
+    command = group.commands.get(word, group)
+    command.help = command.help or NOUNS[word].line
+    return command
+
+
+def _unknown(said: str, known: Mapping[str, str]) -> ConfigError:
+    """Error that names the nearest of the `known` words, each with what to type after `veilscore`."""
+    *before, word = said.split(" ")
+    near = difflib.get_close_matches(word, known, n=1)
+    listed = " ".join(["veilscore", *before, "--help"])
+    hint = f"did you mean `veilscore {known[near[0]]}`?" if near else f"`{listed}` lists what there is"
+    return ConfigError(f"`veilscore {said[:60]}` is unknown; {hint}")
+
+
+class Nouns(TyperGroup):
+    """All nouns, each a stand-in with its line until it is used."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for panel, nouns in PANELS.items():
+            for word, noun in nouns.items():
+                self.commands[word] = TyperCommand(word, help=noun.line, rich_help_panel=panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Load the noun that `args` begin with; ConfigError names the nearest one if there is no such noun or verb."""
+        word, *rest = args
+        if word in RETIRED:
+            if not ctx.resilient_parsing:
+                typer.echo(f"`veilscore {word}` is now `veilscore job {word}`; type that from now on", err=True)
+            word, rest = "job", args
+        if word not in NOUNS:
+            if ctx.resilient_parsing:  # the shell completes a line that is not finished
+                return None, None, rest
+            raise _unknown(word, _VERBS | {noun: noun for noun in NOUNS})
+        command = load(word)
+        verbs = {verb: f"{word} {verb}" for verb in getattr(command, "commands", ())}
+        if verbs and rest and rest[0] not in verbs and not rest[0].startswith("-") and not ctx.resilient_parsing:
+            raise _unknown(f"{word} {rest[0]}", _VERBS | verbs)
+        return word, command, rest
+
+
 app = typer.Typer(
     name="veilscore",
+    cls=Nouns,
     help=(
         "Banks and outside data holders score firms together; raw data never leaves its owner.\n\n"
         "A trial on one machine, three parties and a coordinator, each a process of its own:\n\n"
         "  veilscore simulate trial/data --firms 20000 --seed 1\n\n"
         "  veilscore init trial --data trial/data --party bank:bank --party tax:holder --party registry:holder\n\n"
         "  veilscore up trial\n\n"
-        "  veilscore plan job.yaml --federation trial\n\n"
-        "  veilscore run job.yaml --federation trial\n\n"
+        "  veilscore job plan job.yaml --federation trial\n\n"
+        "  veilscore job run job.yaml --federation trial\n\n"
         "  veilscore down trial"
     ),
     epilog="Every command has its own --help with an example.",
@@ -49,20 +142,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-setup.add_to(app)
-keys.add_to(app)
-nodes.add_to(app)
-jobs.add_to(app)
-approvals.add_to(app)
-sandbox.add_to(app)
-models.add_to(app)
-scoring.add_to(app)
-screening.add_to(app)
-consent.add_to(app)
-policies.add_to(app)
-datasets.add_to(app)
-evidence.add_to(app)
-audit.add_to(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - signature of a typer callback
@@ -93,5 +172,6 @@ def main() -> None:
     except VeilscoreError as error:
         if os.environ.get(_DEBUG):
             raise
-        errors_console().print(Panel(str(error), title=type(error).__name__, border_style="red", title_align="left"))
+        text = escape(str(error))  # it may quote what a user or a peer wrote
+        errors_console().print(Panel(text, title=type(error).__name__, border_style="red", title_align="left"))
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Commands of an auditor: audit, audit export, audit delete. None of them calls another node."""
+"""`veilscore audit`: what an auditor runs again, exports and deletes. No command here calls another node."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,11 @@ from rich.markup import escape
 
 from veilscore.audit.jobs import JobAudit, job_of
 from veilscore.audit.replay import Finding
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
+from veilscore.cli.evidence import KeysOption, public_keys, read_bytes
+from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
-from veilscore.evidence.documents import AnyKeys, Keys, load_keys
+from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import KEYS, MODELS, ShareOpened, read_any
@@ -24,23 +25,16 @@ from veilscore.release.binding import file_digest
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.node_config import load_node_config
 
-audit_app = typer.Typer(
+app = typer.Typer(
     invoke_without_command=True,
-    help="Run the bank's role of past steps and online scores again, and compare with what the others logged.",
     epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
 )
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The bank's home; default $VEILSCORE_HOME, or here.")]
 R = TypeVar("R")
 JobArgument = Annotated[str, typer.Argument(help="The job's id, or: online.", metavar="JOB")]
 ONLINE = "online"  # in place of a job or a step: scores released online
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(audit_app, name="audit", rich_help_panel="Evidence")
-
-
-@audit_app.callback()
+@app.callback()
 def audit(
     context: typer.Context,
     *,
@@ -55,9 +49,7 @@ def audit(
         list[Path] | None,
         typer.Option("--log", help="Logs of other parties (homes or log.jsonl): they show failed attempts too."),
     ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates.")
-    ] = None,
+    keys: KeysOption = None,
     job: Annotated[str | None, typer.Option("--job", help="Only this job.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="Only this step; online: only online scores.")] = None,
     sample: Annotated[int, typer.Option("--sample", min=0, help="How many attempts, drawn at random; 0: all.")] = 5,
@@ -69,14 +61,17 @@ def audit(
         Path | None, typer.Option("--data", help="The bank's data set, where no link to it could be kept.")
     ] = None,
 ) -> None:
-    """Audit a random sample of steps: does what the bank sent follow from approved model, data and committed seed.
+    """Audit a random sample of a bank's steps against what it had committed to.
 
-    Exit code 0 only if every attempt in the sample is confirmed.
+    The bank's role runs again from approved model, data and committed seed, and what it sends is compared with what
+    the others logged. Exit code 0 only if every attempt in the sample is confirmed.
     """
     if context.invoked_subcommand is not None:
         return
-    home = bank if bank is not None else find_home(None, None)
-    witnesses = _witnesses(home, receipts, logs, _keys(home, keys))
+    home = bank if bank is not None else find_home(None)
+    if not keys and not (home / "node.yaml").is_file():
+        raise ConfigError("give --keys: a bundle holds no keys to be trusted")
+    witnesses = _witnesses(home, receipts, logs, public_keys(keys, home))
     attempts = [
         (job_id, *key)
         for job_id, found in witnesses.attempts.items()
@@ -166,29 +161,14 @@ def _witnesses(home: Path, receipts: list[Path] | None, logs: list[Path] | None,
     witnesses = Witnesses()
     kept = sorted((home / FOLDER / "receipts").glob("*.json"))
     for path in receipts or kept:
-        witnesses.add_receipt(_read(path), keys)
+        witnesses.add_receipt(read_bytes(path), keys)
     own = home / FOLDER / LOG_FILE
     for path in [*([own] if own.is_file() else []), *(logs or [])]:
         witnesses.add_log(path / FOLDER / LOG_FILE if path.is_dir() else path, keys)
     return witnesses
 
 
-def _keys(home: Path, files: list[Path] | None) -> Keys:
-    if files:
-        return AnyKeys([load_keys(file) for file in files])
-    if not (home / "node.yaml").is_file():
-        raise ConfigError("give --keys: a bundle holds no keys to be trusted")
-    return load_keys(load_node_config(home).federation)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-
-
-@audit_app.command(epilog="Example: veilscore audit export kz-1a2b3c4d-0123456789abcdef --out bundle")
+@app.command(epilog="Example: veilscore audit export kz-1a2b3c4d-0123456789abcdef --out bundle")
 def export(
     job: JobArgument,
     *,
@@ -200,7 +180,7 @@ def export(
     home: HomeOption = None,
 ) -> None:
     """Copy what an auditor needs of one job into a folder: openings, what the steps read, receipt and log."""
-    own = find_home(home, None)
+    own = find_home(home)
     source = _openings(own, job)
     if out.exists():
         raise ConfigError(f"{out} exists already: name a folder that does not")
@@ -257,10 +237,10 @@ def _add_data(home: Path, folder: Path) -> None:
                     shutil.copy2(path, kept / f"{DATASET}{path.suffix}")
 
 
-@audit_app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
+@app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
 def delete(job: JobArgument, *, home: HomeOption = None) -> None:
     """Delete the openings of one job; from then on it cannot be audited."""
-    source = _openings(find_home(home, None), job)
+    source = _openings(find_home(home), job)
     try:
         shutil.rmtree(source)
     except OSError as error:

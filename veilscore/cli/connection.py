@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
-from veilscore.errors import ConfigError, JobError
-from veilscore.fabric.grpc_channel import Fabric
-from veilscore.node.founding import homes_in
-from veilscore.terms.node_config import load_membership, load_node_config
+from google.protobuf.message import Message
+
+from veilscore.errors import JobError
+from veilscore.fabric.fabric import Fabric
+from veilscore.terms.federation import Federation
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-    from google.protobuf.message import Message
-
-    from veilscore.terms.federation import Federation
-
-HOME_VARIABLE = "VEILSCORE_HOME"
 CALL_S = 15.0
 T = TypeVar("T")
 M = TypeVar("M", bound="Message")
@@ -51,15 +46,20 @@ class Connection:
         jobs = (await self.coordinator("List", control_pb2.Empty(), control_pb2.JobList)).jobs
         if text is None:
             if not jobs:
-                raise JobError("there is no job yet; start one with `veilscore run JOB.yaml`")
+                raise JobError("there is no job yet; start one with `veilscore job run JOB.yaml`")
             return jobs[-1].job_id
         found = [j.job_id for j in jobs if j.job_id.startswith(text)]
         if text in found:
             return text
         if len(found) != 1:
             what = "no job" if not found else f"{len(found)} jobs"
-            raise JobError(f"{what} whose id begins with {text!r}; `veilscore list` shows them")
+            raise JobError(f"{what} whose id begins with {text!r}; `veilscore job list` shows them")
         return found[0]
+
+    async def job(self, text: str | None, method: str = "Show") -> control_pb2.JobInfo:
+        """Call the coordinator about the job that `text` begins."""
+        ref = control_pb2.JobRef(job_id=await self.job_id(text))
+        return await self.coordinator(method, ref, control_pb2.JobInfo)
 
 
 @contextlib.asynccontextmanager
@@ -79,36 +79,11 @@ async def connect(home: Path) -> AsyncIterator[Connection]:
         await fabric.stop(0.1)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run until done."""
-    return asyncio.run(work)
+def reach(home: Path, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Result of `work` over a connection with the identity of `home`."""
 
+    async def connected() -> T:
+        async with connect(home) as connection:
+            return await work(connection)
 
-def find_home(home: Path | None, federation: Path | None, party: str | None = None) -> Path:
-    """Home whose identity the command uses.
-
-    Parameters
-    ----------
-    home : given by the user, or VEILSCORE_HOME, or the current folder if it is a home.
-    federation : folder of a local federation; then `party`'s home in it, or that of its only bank.
-    """
-    if home is not None and federation is not None:
-        raise ConfigError("give --home or --federation, not both")
-    if home is None and federation is None:
-        home = Path(os.environ.get(HOME_VARIABLE) or ".")
-    if home is not None:
-        if not (home / "node.yaml").is_file():
-            raise ConfigError(
-                f"{home.resolve()} is no node's home: give --home HOME, --federation FOLDER (a local federation), or "
-                f"set {HOME_VARIABLE}"
-            )
-        return home
-    homes = homes_in(Path(federation or "."))
-    if party is not None:
-        if party not in homes:
-            raise ConfigError(f"{federation} has no home of {party}; it has {', '.join(homes)}")
-        return homes[party]
-    banks = [path for path in homes.values() if load_node_config(path).role == "bank"]
-    if len(banks) != 1:
-        raise ConfigError(f"{federation} has {len(banks)} banks; say whose home with --home")
-    return banks[0]
+    return asyncio.run(connected())

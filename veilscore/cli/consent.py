@@ -1,8 +1,7 @@
-"""Commands of consent: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
+"""`veilscore consent`: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
 
 import csv
 import datetime as dt
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,28 +9,21 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
-from veilscore.cli.jobs import FederationOption, HomeOption
-from veilscore.cli.models import PartyOption
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
-from veilscore.release.consent import TASKS, Scope, Signed, kind_of
+from veilscore.release.consent import TASKS, Scope, Signed, body_of, claim_of
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.settings import read_text
 
 IssuerFolder = Annotated[Path, typer.Argument(help="Folder with the issuer's key.", metavar="ISSUER")]
 _DAY_S = 86400.0
 
-consent_app = typer.Typer(no_args_is_help=True, help="Consent of firms: issue, revoke, list, import.")
+app = typer.Typer(no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(consent_app, name="consent", rich_help_panel="Trust")
-
-
-@consent_app.command("keygen", epilog="Example: veilscore consent keygen portal --name portal")
+@app.command("keygen", epilog="Example: veilscore consent keygen portal --name portal")
 def keygen(
     folder: IssuerFolder, *, name: Annotated[str, typer.Option(help="Name of the issuer in holders' policies.")]
 ) -> None:
@@ -40,7 +32,7 @@ def keygen(
     console().print(f"in each holder's policy: consent_issuers: {{{issuer.name}: {issuer.public_key}}}", soft_wrap=True)
 
 
-@consent_app.command("issue", epilog="Example: veilscore consent issue portal consent.json --firm 9131... --purpose x")
+@app.command("issue", epilog="Example: veilscore consent issue portal consent.json --firm 9131... --purpose x")
 def issue(
     folder: IssuerFolder,
     file: Annotated[Path, typer.Argument(help="JSON file to write.")],
@@ -69,10 +61,10 @@ def issue(
     else:
         signed = issuer.list(_normalised(_column(firms or Path(), column), normaliser, str(firms)), scope)
     _write(file, signed)
-    console().print(f"{kind_of(signed)} {json.loads(signed.body)['id']} in {file}", soft_wrap=True)
+    console().print(f"{body_of(signed)['kind']} {claim_of(signed).id} in {file}", soft_wrap=True)
 
 
-@consent_app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
+@app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
 def revoke(
     folder: IssuerFolder,
     file: Annotated[Path, typer.Argument(help="JSON file to write, for all holders; replaced if it exists.")],
@@ -84,7 +76,7 @@ def revoke(
     console().print(f"{len(issuer.revoked())} revoked in {file}: `veilscore consent import {file}` at every holder")
 
 
-@consent_app.command("list", epilog="Example: veilscore consent list portal")
+@app.command("list", epilog="Example: veilscore consent list portal")
 def list_issued(folder: IssuerFolder) -> None:
     """List what an issuer has issued."""
     issuer = Issuer.load(folder)
@@ -99,7 +91,7 @@ def list_issued(folder: IssuerFolder) -> None:
     console().print(table(f"Consents of {issuer.name}", heads, rows))
 
 
-@consent_app.command("import", epilog="Example: veilscore consent import consent.json --home /srv/bank")
+@app.command("import", epilog="Example: veilscore consent import consent.json --home /srv/bank")
 def import_file(
     file: Annotated[Path, typer.Argument(help="A token or list (at a bank), or revocations (at a holder).")],
     *,
@@ -109,7 +101,8 @@ def import_file(
 ) -> None:
     """Put a consent or revocations where a node finds them."""
     signed = Signed.from_text(read_text(file, "consent document"), str(file))
-    kind, body = kind_of(signed), json.loads(signed.body)
+    body = body_of(signed)
+    kind = body["kind"]
     if kind not in {"token", "list", "revocations"}:
         raise ConfigError(f"{file} is no token, list or revocations")
     number = str(body.get("id") or f"{body.get('issuer')}-{body.get('issued_s')}")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-    from typing import Self
-
-    from veilscore.v1 import control_pb2
+from veilscore.v1 import control_pb2
 
 _COLOUR = {"done": "green", "accepted": "green", "failed": "red", "refused": "red", "cancelled": "yellow"}
 _COLOUR |= {"confirmed": "green", "differs": "red", "cannot be audited": "yellow"}
@@ -98,7 +95,7 @@ class JobProgress:
             text = event.text if event.status == "waiting" else ""
             self._progress.console.print(f"job {coloured(event.status)} {escape(text)}".rstrip())
             if event.status == "waiting":
-                self._progress.console.print("a party's people have to approve: `veilscore inbox` at that party")
+                self._progress.console.print("a party's people have to approve: `veilscore job inbox` at that party")
 
     def _show_bar(self, event: control_pb2.JobEvent) -> None:
         key = (event.step, event.party)

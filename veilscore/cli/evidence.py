@@ -1,4 +1,4 @@
-"""Commands about evidence: evidence log, receipt, verify, verify-log, anchor. None of them calls another node."""
+"""`veilscore evidence`: logs, receipts, and their verification. No command here calls another node."""
 
 import datetime as dt
 import json
@@ -9,8 +9,8 @@ import typer
 from cryptography import x509
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
+from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, load_keys
@@ -21,10 +21,9 @@ from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.node_config import load_node_config
 
-evidence_app = typer.Typer(no_args_is_help=True, help="Logs, receipts and their verification.")
+app = typer.Typer(no_args_is_help=True)
 
 _MOST_BYTES = 16 << 20
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
 KeysOption = Annotated[
     list[Path] | None,
     typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates; may be given several times."),
@@ -35,17 +34,12 @@ RootsOption = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(evidence_app, name="evidence", rich_help_panel="Evidence")
-
-
-@evidence_app.command(epilog="Example: veilscore evidence log --home /srv/tax --last 20")
+@app.command(epilog="Example: veilscore evidence log --home /srv/tax --last 20")
 def log(
     *, home: HomeOption = None, last: Annotated[int, typer.Option(min=1, help="How many entries to show.")] = 50
 ) -> None:
     """Show the last entries of this party's log."""
-    path = find_home(home, None) / FOLDER / LOG_FILE
+    path = find_home(home) / FOLDER / LOG_FILE
     entries: list[bytes] = []
     found = scan(path, visit=lambda _, entry: entries.append(entry))
     if found.head is None:
@@ -64,9 +58,7 @@ def _row(number: int, entry: dict[str, object]) -> tuple[str, ...]:
     return str(number), f"{when:%Y-%m-%d %H:%M:%S}", str(entry.get("kind")), str(entry.get("job_id", "")), details
 
 
-@evidence_app.command(
-    epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json"
-)
+@app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")
 def receipt(
     job: Annotated[str | None, typer.Argument(help="The job's id.", metavar="[JOB]")] = None,
     *,
@@ -80,7 +72,7 @@ def receipt(
     home: HomeOption = None,
 ) -> None:
     """Write the receipt of a job or of one score; whoever has it can verify it offline."""
-    own = find_home(home, None)
+    own = find_home(home)
     if (job is None) == (request is None) or (firm is not None and job is None):
         raise ConfigError("say which: JOB, JOB --firm ID (a score of a batch), or --request ID (a score given online)")
     if request is not None:
@@ -89,7 +81,7 @@ def receipt(
         _write(out, (load_receipt(own, job) if firm is None else score_receipt(own, job, firm)).to_bytes())
 
 
-@evidence_app.command(epilog="Example: veilscore evidence verify receipt.json --keys federation.yaml")
+@app.command(epilog="Example: veilscore evidence verify receipt.json --keys federation.yaml")
 def verify(
     receipt_file: Annotated[Path, typer.Argument(help="A receipt.", metavar="RECEIPT")],
     *,
@@ -98,11 +90,11 @@ def verify(
     home: HomeOption = None,
 ) -> None:
     """Verify a receipt offline and say what it proves; ends with an error if it does not hold."""
-    proved = verify_receipt(_read(receipt_file), _keys(keys, home), _certificates(tsa_roots))
+    proved = verify_receipt(read_bytes(receipt_file), public_keys(keys, home), _certificates(tsa_roots))
     _say(proved)
 
 
-@evidence_app.command("verify-log", epilog="Example: veilscore evidence verify-log /srv/tax --keys federation.yaml")
+@app.command("verify-log", epilog="Example: veilscore evidence verify-log /srv/tax --keys federation.yaml")
 def verify_log_command(
     log_file: LogArgument,
     *,
@@ -114,13 +106,13 @@ def verify_log_command(
 ) -> None:
     """Verify a whole log: every byte, entry and signature, and that it continues every head that was kept of it."""
     path, own = _log_of(log_file)
-    heads = [head for file in seen or () for head in _heads_of(_read(file))]
+    heads = [head for file in seen or () for head in _heads_of(read_bytes(file))]
     if own is not None:
-        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(_read(file))]
-    _say(verify_log(path, _keys(keys, own), heads))
+        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(read_bytes(file))]
+    _say(verify_log(path, public_keys(keys, own), heads))
 
 
-@evidence_app.command(epilog="Example: veilscore evidence anchor /srv/tax --notary /srv/notary --keys federation.yaml")
+@app.command(epilog="Example: veilscore evidence anchor /srv/tax --notary /srv/notary --keys federation.yaml")
 def anchor(
     log_file: LogArgument,
     *,
@@ -136,7 +128,7 @@ def anchor(
     if (notary is None) == (tsa is None):
         raise ConfigError("say where: --notary FOLDER (a second log) or --tsa ADDRESS (a time stamp)")
     path, own = _log_of(log_file)
-    public = _keys(keys, own)
+    public = public_keys(keys, own)
     _say(verify_log(path, public))
     found = scan(path)
     head = found.head
@@ -167,10 +159,11 @@ def _heads_of(data: bytes) -> list[SignedHead]:
     return heads_in(data)
 
 
-def _keys(files: list[Path] | None, home: Path | None) -> Keys:
+def public_keys(files: list[Path] | None, home: Path | None) -> Keys:
+    """Keys that the user gave, or those of the home's federation."""
     if files:
         return AnyKeys([load_keys(file) for file in files])
-    own = find_home(home, None)
+    own = find_home(home)
     return load_keys(load_node_config(own).federation)
 
 
@@ -178,12 +171,13 @@ def _certificates(path: Path | None) -> list[x509.Certificate]:
     if path is None:
         return []
     try:
-        return x509.load_pem_x509_certificates(_read(path))
+        return x509.load_pem_x509_certificates(read_bytes(path))
     except ValueError as error:
         raise ConfigError(f"{path} holds no PEM certificate that can be read") from error
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Whole file that the user names; ConfigError if it cannot be read, EvidenceError if it is too long for one."""
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)

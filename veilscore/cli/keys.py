@@ -1,4 +1,4 @@
-"""Commands about keys: keys show, check, rotate, revoke, recover, take. Running nodes act on them within seconds."""
+"""`veilscore keys`: replace, revoke and look after keys. Running nodes act on it within seconds."""
 
 import datetime as dt
 import time
@@ -20,20 +20,16 @@ from veilscore.keys.identity import (
 from veilscore.keys.key_history import PinnedKey
 from veilscore.keys.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
 from veilscore.terms.federation import Federation, add_statements, load_federation
-from veilscore.terms.node_config import NodeConfig, load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import NodeConfig, load_node_config
 
-keys_app = typer.Typer(no_args_is_help=True, help="Replace, revoke and look after keys while nodes run.")
+app = typer.Typer(no_args_is_help=True)
 
 Home = Annotated[Path, typer.Argument(help="The node's (or person's) home.")]
 _SOON_DAYS = 30
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(keys_app, name="keys", rich_help_panel="Set up")
-
-
-@keys_app.command(epilog="Example: veilscore keys show /srv/tax")
+@app.command(epilog="Example: veilscore keys show /srv/tax")
 def show(home: Home) -> None:
     """Show every member's keys as this home knows them, and the digest to compare with the others' by telephone."""
     federation = load_federation(load_node_config(home).federation)
@@ -49,7 +45,7 @@ def show(home: Home) -> None:
         console().print(f"ignored: {statement.kind} of {statement.member}: {reason}")
 
 
-@keys_app.command(epilog="Example: veilscore keys check /srv/tax")
+@app.command(epilog="Example: veilscore keys check /srv/tax")
 def check(home: Home) -> None:
     """Look at how this home keeps its key: encryption, recovery key, expiry. Exit code 1 if something should change."""
     config = load_node_config(home)
@@ -61,7 +57,7 @@ def check(home: Home) -> None:
     console().print("the key is encrypted, the recovery key is kept elsewhere, nothing expires soon")
 
 
-@keys_app.command("rotate", epilog="Example: veilscore keys rotate /srv/tax --overlap-days 7")
+@app.command("rotate", epilog="Example: veilscore keys rotate /srv/tax --overlap-days 7")
 def rotate_key(
     home: Home,
     *,
@@ -83,7 +79,7 @@ def rotate_key(
     )
 
 
-@keys_app.command(epilog="Example: veilscore keys revoke /srv/bank tax")
+@app.command(epilog="Example: veilscore keys revoke /srv/bank tax")
 def revoke(
     home: Home,
     member: Annotated[str, typer.Argument(help="Whose key.")],
@@ -102,7 +98,7 @@ def revoke(
     console().print(f"key {chosen[:16]}... of {member}: {outcome}")
 
 
-@keys_app.command(epilog="Example: veilscore keys recover /srv/tax /media/safe/recovery.pem")
+@app.command(epilog="Example: veilscore keys recover /srv/tax /media/safe/recovery.pem")
 def recover(
     home: Home,
     recovery: Annotated[Path, typer.Argument(help="The recovery key that was made with the identity.")],
@@ -124,7 +120,7 @@ def recover(
     console().print("If no node of this home runs, let another member `veilscore keys take` this federation.yaml.")
 
 
-@keys_app.command(epilog="Example: veilscore keys take /srv/bank federation-of-tax.yaml")
+@app.command(epilog="Example: veilscore keys take /srv/bank federation-of-tax.yaml")
 def take(home: Home, other: Annotated[Path, typer.Argument(help="Another member's federation.yaml.")]) -> None:
     """Take in the key statements of another member's file; each is checked by its own signatures."""
     config = load_node_config(home)

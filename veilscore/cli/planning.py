@@ -1,25 +1,22 @@
-"""What `veilscore plan` shows before anything runs."""
+"""What `veilscore job plan` shows before anything runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
 from veilscore.node.founding import homes_in
 from veilscore.tasks.table import answer_to, estimate, leakage_table
+from veilscore.terms.job import Job
 from veilscore.terms.node_config import load_node_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from veilscore.terms.job import Job
 
 
 def show_plan(out: Console, job: Job, federation: Path | None, sizes: dict[str, int]) -> None:
     """Print parties and approvals, steps, cost, and the table of who learns what."""
-    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {job.purpose}, digest {job.sha256.hex()[:16]}")
+    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {escape(job.purpose)}, digest {job.sha256.hex()[:16]}")
     rows = [(p, _role(job, p), job.datasets[p], _approval(job, p, federation)) for p in job.parties]
     out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
@@ -51,7 +48,7 @@ def _approval(job: Job, party: str, federation: Path | None) -> str:
     config = load_node_config(home)
     answer = answer_to(job, config)
     if answer.status == "pending":
-        return "a person approves: `veilscore inbox`"
+        return "a person approves: `veilscore job inbox`"
     return f"refused: {answer.reason}" if answer.status == "refused" else "accepted: by its policy"
 
 

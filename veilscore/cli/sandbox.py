@@ -2,19 +2,17 @@
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import coloured, console, table
+from veilscore.cli.homes import find_home
 from veilscore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from veilscore.keys.identity import Identity
-    from veilscore.sandbox.desk import Desk, Entry
-    from veilscore.terms.federation import Federation
+from veilscore.keys.identity import Identity
+from veilscore.sandbox.desk import Desk, Entry
+from veilscore.terms.federation import Federation
 
 sandbox_app = typer.Typer(
     no_args_is_help=True, help="Run a modeller's code at the owner of the data; only approved outputs leave."
@@ -25,11 +23,7 @@ Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.",
 Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
 SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
 _SHOWN = 20_000
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(sandbox_app, name="sandbox", rich_help_panel="A party's own decisions")
+app = sandbox_app
 
 
 @sandbox_app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
@@ -40,7 +34,7 @@ def submit(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into the owner's inbox."""
-    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415 - slow import
+    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
 
     if not to.is_dir():
         raise ConfigError(f"inbox not found: {to}")
@@ -225,7 +219,8 @@ def mock_data(
 
 
 def _membership(home: Path | None) -> "tuple[Identity, Federation]":
-    from veilscore.terms.node_config import load_membership, load_node_config  # noqa: PLC0415
+    from veilscore.terms.membership import load_membership  # noqa: PLC0415
+    from veilscore.terms.node_config import load_node_config  # noqa: PLC0415
 
     own = find_home(home, None)
     return load_membership(own, load_node_config(own))

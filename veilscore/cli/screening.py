@@ -1,4 +1,4 @@
-"""Command about screenings: show what was kept, what was dropped, and why."""
+"""`veilscore screening`: what a screening kept, what it dropped, and why."""
 
 import json
 from typing import Annotated, Any
@@ -6,22 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
-from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Look at what a screening job found.")
-
-
-@app.callback()
-def _commands() -> None:
-    """Look at what a screening job found."""  # with it, `show` stays a command of its own
-
-
-def add_to(parent: typer.Typer) -> None:
-    """Register these commands."""
-    parent.add_typer(app, name="screening", rich_help_panel="Models and reports")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("show", epilog="Example: veilscore screening show wide-screen --federation trial")

@@ -11,21 +11,19 @@ Reveals: how many bits.
 Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES as a random permutation.
 Aborts: MessageError on a message of wrong size or range, an invalid point, or bits that do not agree.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from veilscore.arrays import Mask, Words
 from veilscore.crypto.garbled import TweakedHash
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.crypto.shares import shares_from_bytes, shares_to_bytes
 from veilscore.errors import MessageError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import T
 
 u64 = np.uint64
@@ -127,7 +125,7 @@ def _gates(n_values: int, n: int) -> int:
     return -(-n_values * n // 2)  # `advance` counts in pairs of tweaks
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,::1], u8[::1], u8, u8[:,:,::1])")
 def _tweaked(rows: Any, offset: Any, tweak: Any, blocks: Any) -> None:
     """sigma(row xor offset) xor tweak for each value and row: (k, n, 2)."""
     n = rows.shape[0]
@@ -138,7 +136,7 @@ def _tweaked(rows: Any, offset: Any, tweak: Any, blocks: Any) -> None:
             blocks[v, i, 1] = left ^ (tweak + u64(v * n + i))
 
 
-@njit(inline="always")
+@inlined
 def _residue(low: Any, high: Any) -> Any:
     """(low + 2^64 high) modulo T: uniform below T but for 2^-68, if both words are."""
     # upper half of high * _TOP_SHOUP, from products of 32 bits
@@ -153,7 +151,7 @@ def _residue(low: Any, high: Any) -> Any:
     return min(total, total - _T)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,:,:,::1], u8[:,:,:,::1], u8[:,::1], u8[:,::1], u8[:,::1])")
 def _give(y: Any, pi: Any, values: Any, share: Any, reply: Any) -> None:
     """The value owner's share -r0, and its reply x + r0 - r1."""
     for v in range(values.shape[0]):
@@ -167,7 +165,7 @@ def _give(y: Any, pi: Any, values: Any, share: Any, reply: Any) -> None:
             reply[v, i] = min(total, total - _T)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,:,::1], u8[:,:,::1], b1[::1], u8[:,::1], u8[:,::1])")
 def _take(y: Any, pi: Any, bits: Any, words: Any, out: Any) -> None:
     """The bit owner's share: the pad of its bit, and the word sent where the bit is set."""
     for v in range(words.shape[0]):

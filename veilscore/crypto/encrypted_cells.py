@@ -1,4 +1,4 @@
-"""Numbers of a holder under its own key, and the bank's points put on them, masked.
+"""Encrypts numbers of a holder under its own key, and puts the bank's points on them, masked.
 
 Source: BFV in slots (`veilscore.crypto.he`). A record is its cells, one after the other: 1 at each column's code, 0
     elsewhere (one-hot), or the indicators of boosted trees; cells of several records follow one another.
@@ -35,23 +35,19 @@ _USED_SLOTS = N_SLOTS - 1  # one stays free for a random weight (`he.encode_weig
 
 
 def n_ciphertexts(n_records: int, n_cells: int) -> int:
-    """Ciphertexts that hold the cells of all records, one record after the other."""
+    """Return the number of ciphertexts that hold the cells of all records, one record after the other."""
     if n_records < 1 or n_cells < 1:
         raise ParameterError(f"{n_records} records of {n_cells} cells: there is nothing to score")
     return -(-n_records * n_cells // _USED_SLOTS)
 
 
 def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> Words:
-    """Holder: cells (n_records, n_cells) of some records, 1 at each column's code.
+    """Holder: return the cells (n_records, n_cells) of some records, 1 at each column's code.
 
-    Parameters
-    ----------
     codes : integers (n_records, n_columns).
     n_codes : (n_columns,), codes of each column.
 
-    Raises
-    ------
-    SchemaError : a code is outside its column's map.
+    Raises SchemaError where a code is outside its column's map.
     """
     if codes.ndim != 2 or codes.shape[1] != len(n_codes):
         raise SchemaError(f"records have {codes.shape[-1]} columns, the model has {len(n_codes)}")
@@ -84,8 +80,6 @@ class EncodedPoints:
 def encode_points(points: NDArray[np.integer], n_records: int = 1) -> EncodedPoints:
     """Bank: encode the points of a holder's cells.
 
-    Parameters
-    ----------
     points : whole points (n_cells,), either sign, below T/2 in size.
     """
     if points.ndim != 1 or np.abs(points.astype(np.int64)).max(initial=0) > T // 2:
@@ -99,14 +93,10 @@ def encode_points(points: NDArray[np.integer], n_records: int = 1) -> EncodedPoi
 def check_points_fit(tables: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]], base_points: int = 0) -> None:
     """Refuse a model whose total could wrap modulo T.
 
-    Parameters
-    ----------
     tables : (points of each cell, codes of each column) of every party.
     base_points : constant part of the total.
 
-    Raises
-    ------
-    ParameterError : the largest possible total is not below T/2.
+    Raises ParameterError where the largest possible total is not below T/2.
     """
     largest = abs(base_points)
     for points, n_codes in tables:
@@ -120,8 +110,6 @@ def check_points_fit(tables: Iterable[tuple[NDArray[np.integer], NDArray[np.inte
 class Evaluated:
     """The bank's reply to a holder, and the mask that it has to take off the total later.
 
-    Parameters
-    ----------
     reply : masked ciphertexts for the holder; none where a spare was used.
     mask_total : uint64 (n_records,) modulo T, the bank's secret.
     factors : with a spare for trees, the bank's factors less their random numbers.
@@ -133,7 +121,7 @@ class Evaluated:
 
 
 def make_blinds(context: PublicContext, seed: bytes, n: int) -> tuple[Blind, ...]:
-    """Bank: masks of one reply of n ciphertexts, all from the seed that it is committed to (ADR 12)."""
+    """Bank: draw the masks of one reply of n ciphertexts, all from the seed that it is committed to (ADR 12)."""
     return seeded(derived(seed, "blinds"), lambda: tuple(context.blind() for _ in range(n)))
 
 
@@ -142,16 +130,12 @@ def evaluate(
 ) -> Evaluated:
     """Bank: put the points on a holder's encrypted cells, masked.
 
-    Parameters
-    ----------
     context : the holder's public keys.
     query : its `encrypt_cells`.
     points : of that holder's cells.
     blinds : prepared by `context.blind()`, one a ciphertext; made here if none are given.
 
-    Raises
-    ------
-    MessageError : wrong number of ciphertexts, or one that is not of these parameters.
+    Raises MessageError on a wrong number of ciphertexts, or one that is not of these parameters.
     """
     if len(query) != len(points.weights):
         raise MessageError(f"got {len(query)} ciphertexts for the records, expected {len(points.weights)}")
@@ -169,13 +153,9 @@ def evaluate(
 def open_partial(context: SecretContext, reply: Sequence[bytes], n_records: int, n_cells: int, share: Words) -> Words:
     """Holder: open the bank's masked reply, add up each record's slots and the zero-share.
 
-    Parameters
-    ----------
     share : what is added besides, (n_records,): a share of zero (`zero_share.zero_share`), or zero.
 
-    Returns
-    -------
-    The holder's partial, uint64 (n_records,) modulo T.
+    Returns the holder's partial, uint64 (n_records,) modulo T.
     """
     if len(reply) != n_ciphertexts(n_records, n_cells):
         raise MessageError(f"got {len(reply)} ciphertexts, expected {n_ciphertexts(n_records, n_cells)}")
@@ -190,10 +170,8 @@ def total_points(
     mask_totals: Sequence[Words],
     own_points: NDArray[np.integer],
 ) -> Integers:
-    """Bank: whole points of each record, all parties together.
+    """Bank: return the whole points of each record, all parties together.
 
-    Parameters
-    ----------
     partial_sum : from the coordinator, (n_records,).
     mask_totals : of every holder that took part.
     own_points : the bank's own part with the base points, (n_records,).
@@ -205,7 +183,7 @@ def total_points(
 
 
 def _record_sums(slots: Words, n_records: int, n_cells: int) -> Words:
-    """Sum modulo T of the cells of each record; slots are (n_ciphertexts, N_SLOTS)."""
+    """Return the sum modulo T of the cells of each record; slots are (n_ciphertexts, N_SLOTS)."""
     cells = slots[:, :_USED_SLOTS].reshape(-1)[: n_records * n_cells]
     sums: Words = cells.reshape(n_records, n_cells).sum(axis=1) % np.uint64(T)
     return sums

@@ -13,8 +13,6 @@ A circuit is a function of an engine (`Garbler`, `Evaluator`, `Plain`) and words
 is its bits, low bit first, and whose other axes are instances computed side by side; labels have a last axis of two
 64-bit words. XOR of words is `^`, for all engines.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 
 from veilscore.arrays import Mask, Words
 from veilscore.errors import MessageError
+from veilscore.kernels import kernel
 
 Labels = Words
 
@@ -212,7 +210,10 @@ def _flat(labels: Labels) -> Labels:
     return np.ascontiguousarray(labels).reshape(-1, 2)
 
 
-@njit(cache=True, nogil=True)
+@kernel(
+    "(Array(u8, 2, 'C', True), u8[:,::1], u8[::1], u8, u8[:,:,::1])",
+    "(u8[:,::1], u8[:,::1], u8[::1], u8, u8[:,:,::1])",
+)
 def _garbler_blocks(a: Any, b: Any, offset: Any, tweak: Any, blocks: Any) -> None:
     """sigma(label) xor tweak for both labels of both wires: (4, n, 2); sigma(l, r) = (l xor r, l)."""
     o0 = offset[0] ^ offset[1]
@@ -233,7 +234,10 @@ def _garbler_blocks(a: Any, b: Any, offset: Any, tweak: Any, blocks: Any) -> Non
         blocks[3, i, 1] = x1 ^ o1
 
 
-@njit(cache=True, nogil=True)
+@kernel(
+    "(u8[:,:,::1], u8[:,:,::1], Array(u8, 2, 'C', True), u8[:,::1], u8[::1], u8[:,::1], u8[:,::1])",
+    "(u8[:,:,::1], u8[:,:,::1], u8[:,::1], u8[:,::1], u8[::1], u8[:,::1], u8[:,::1])",
+)
 def _garble(y: Any, pi: Any, a: Any, b: Any, offset: Any, out: Any, table: Any) -> None:
     """Half gates: table (n, 4) holds the garbler's and the evaluator's row."""
     for i in range(a.shape[0]):
@@ -251,7 +255,7 @@ def _garble(y: Any, pi: Any, a: Any, b: Any, offset: Any, out: Any, table: Any) 
             out[i, w] = ha0 ^ (pa & tg) ^ hb0 ^ (pb & (te ^ a[i, w]))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(Array(u8, 2, 'C', True), u8[:,::1], u8, u8[:,:,::1])", "(u8[:,::1], u8[:,::1], u8, u8[:,:,::1])")
 def _evaluator_blocks(a: Any, b: Any, tweak: Any, blocks: Any) -> None:
     """sigma(label) xor tweak for the one label of both wires: (2, n, 2)."""
     for i in range(a.shape[0]):
@@ -262,7 +266,10 @@ def _evaluator_blocks(a: Any, b: Any, tweak: Any, blocks: Any) -> None:
         blocks[1, i, 1] = b[i, 0] ^ (j + np.uint64(1))
 
 
-@njit(cache=True, nogil=True)
+@kernel(
+    "(u8[:,:,::1], u8[:,:,::1], Array(u8, 2, 'C', True), u8[:,::1], Array(u8, 2, 'C', True), u8[:,::1])",
+    "(u8[:,:,::1], u8[:,:,::1], u8[:,::1], u8[:,::1], Array(u8, 2, 'C', True), u8[:,::1])",
+)
 def _evaluate(y: Any, pi: Any, a: Any, b: Any, table: Any, out: Any) -> None:
     """Half gates, the evaluator's side."""
     for i in range(a.shape[0]):

@@ -6,28 +6,32 @@ how many points there are, nor protect a scalar from whoever can read this proce
 
 Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; the identity is refused.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
-from rbcl._sodium import _sodium, lib_path
 
-from veilscore.errors import MessageError, SecretReuseError
+from veilscore.errors import MessageError, SecretReuseError, StateError
+from veilscore.files.machine import remove_file
+from veilscore.kernels import kernel
 from veilscore.wire.randomness import secret_bytes
+
+try:
+    from rbcl._sodium import _sodium, lib_path
+except OSError as error:  # rbcl unpacks its library into a temporary file
+    raise StateError(
+        f"libsodium cannot be loaded from a temporary file ({error}); set TMPDIR to a folder that can be written and "
+        "whose files may be run"
+    ) from error
 
 POINT_BYTES = 32
 DIGEST_BYTES = 64
@@ -37,9 +41,7 @@ _PARALLEL_FROM = 1024  # points; below, starting threads costs more than it save
 
 llvm.load_library_permanently(lib_path)
 _sodium.sodium_init()
-with contextlib.suppress(OSError):
-    # rbcl unpacks its library into a temporary file at each import and leaves it there
-    Path(lib_path).unlink()
+remove_file(lib_path)  # rbcl unpacks its library into a temporary file at each import and leaves it there
 
 _p = types.voidptr
 _scalarmult = types.ExternalFunction("crypto_scalarmult_ristretto255", types.int32(_p, _p, _p))
@@ -47,7 +49,7 @@ _from_hash = types.ExternalFunction("crypto_core_ristretto255_from_hash", types.
 _is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True), u1[::1])", "(u1[:,::1], u1[:,::1], u1[::1])")
 def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     """Out[i] = points[i]^scalar; returns how many encodings were not canonical or the identity."""
     bad = 0
@@ -57,7 +59,7 @@ def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True))")
 def _hash_rows(out: Any, digests: Any) -> int:
     """Out[i] = the point of the 64-byte digests[i]."""
     bad = 0
@@ -67,7 +69,7 @@ def _hash_rows(out: Any, digests: Any) -> int:
     return bad
 
 
-@njit(cache=True, nogil=True)
+@kernel("(Array(u1, 2, 'C', True),)")
 def _count_invalid(points: Any) -> int:
     """How many encodings are not canonical or the identity."""
     bad = 0
@@ -123,11 +125,6 @@ class Scalar:
         if self._bytes is None:
             raise SecretReuseError("this session's secret scalar was destroyed; start a new attempt")
         return self._bytes
-
-
-def default_workers() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_threads(

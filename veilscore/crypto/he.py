@@ -16,13 +16,8 @@ memory.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +25,7 @@ from tenseal import sealapi
 
 from veilscore.arrays import Words
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
+from veilscore.files.machine import memory_file
 from veilscore.lattice.params import ONLINE_T
 from veilscore.wire.randomness import secret_bytes, seeded
 
@@ -281,28 +277,11 @@ def _checked(slots: Words, size: int | None) -> Words:
     return slots
 
 
-@contextmanager
-def _memory_file(data: bytes = b"") -> Iterator[tuple[str, int]]:
-    """Path and descriptor of an anonymous file; SEAL reads and writes by path only."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("veilscore-he", os.MFD_CLOEXEC)
-        path = f"/proc/self/fd/{descriptor}"
-    else:
-        descriptor, path = tempfile.mkstemp(prefix="veilscore-he-")  # mode 0600
-    try:
-        os.pwrite(descriptor, data, 0)
-        yield path, descriptor
-    finally:
-        os.close(descriptor)
-        if not path.startswith("/proc/"):
-            Path(path).unlink()
-
-
 def _save(thing: Any) -> bytes:
     """Bytes of a SEAL object."""
-    with _memory_file() as (path, descriptor):
-        thing.save(path)
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    with memory_file() as file:  # SEAL reads and writes by path only
+        thing.save(file.path)
+        return file.read()
 
 
 def _load(into: Any, data: bytes, max_bytes: int) -> Any:
@@ -311,9 +290,9 @@ def _load(into: Any, data: bytes, max_bytes: int) -> Any:
         raise MessageError(f"a ciphertext or key of {len(data)} bytes is empty or above {max_bytes} bytes")
     if data[:2] != _MAGIC or int.from_bytes(data[8:16], "little") != len(data):
         raise MessageError("a ciphertext or key is truncated or not in SEAL's format")
-    with _memory_file(data) as (path, _):
+    with memory_file(data) as file:
         try:
-            into.load(_seal(), path)
+            into.load(_seal(), file.path)
         except _LOAD_ERRORS as error:
             raise MessageError("a ciphertext or key is broken, or of other parameters") from error
     return into

@@ -13,8 +13,6 @@ Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES-
     SHA-256 as a random oracle. A receiver that cheats is refused but for the bits of the offset that it guesses.
 Aborts: MessageError on a message of wrong size, an invalid point, or columns that do not agree.
 """
-# mypy: disable-error-code="untyped-decorator"
-# numba's decorators carry no types.
 
 from __future__ import annotations
 
@@ -23,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 from numpy.typing import NDArray
 from rbcl import crypto_core_ristretto255_add as add_points
 from rbcl import crypto_core_ristretto255_sub as subtract_points
@@ -31,6 +28,7 @@ from rbcl import crypto_core_ristretto255_sub as subtract_points
 from veilscore.arrays import Mask, Words
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
+from veilscore.kernels import inlined, kernel
 from veilscore.wire.protocol import pack_fields
 from veilscore.wire.randomness import secret_bytes
 
@@ -196,7 +194,7 @@ def _parities(label: bytes, number: int, data: bytes, columns: Labels) -> Labels
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[::1],)")
 def _multiples(point: Any) -> Any:
     """Products of a point with each value of each byte, modulo X^128 + X^7 + X^2 + X + 1: (16, 256, 2)."""
     out = np.zeros((16, 256, 2), np.uint64)
@@ -213,7 +211,7 @@ def _multiples(point: Any) -> Any:
     return out
 
 
-@njit(inline="always")
+@inlined
 def _times(low: Any, high: Any, multiples: Any) -> Any:
     a, b = np.uint64(0), np.uint64(0)
     for byte in range(8):
@@ -224,7 +222,7 @@ def _times(low: Any, high: Any, multiples: Any) -> Any:
     return a, b
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,::1], u8[:,:,::1], u8[:,::1])")
 def _evaluate(columns: Any, multiples: Any, out: Any) -> None:
     """Horner's rule, two words a coefficient, the last ones added at the end; two columns at once hide the latency."""
     n_words, last = columns.shape[1] - 2, columns.shape[0] - 1
@@ -250,7 +248,7 @@ def _rows(columns: Labels) -> Labels:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,::1], u8[:,::1])")
 def _transpose(columns: Any, out: Any) -> None:
     """Blocks of 64 x 64 bits by halving (Warren, Hacker's Delight, 7-3), low bit first."""
     block = np.empty(64, np.uint64)

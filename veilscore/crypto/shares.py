@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.arrays import Integers, Mask, Vector, Words
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import MessageError, ParameterError
-from veilscore.lattice.params import SCALE_BITS, T
+from veilscore.kernels import kernel
+from veilscore.lattice.params import SCALE_BITS, T_PRIMES, T
+from veilscore.lattice.sampling import dither
 
 _T = np.uint64(T)
+_LOW = np.uint64((1 << 30) - 1)
+_P, _Q = (np.uint64(prime) for prime in T_PRIMES)
+_P_INVERSE = np.uint64(pow(T_PRIMES[0], -1, T_PRIMES[1]))
 
 
 def to_ring(values: Integers) -> Words:
@@ -62,16 +67,10 @@ def join_halves(low: Words, high: Words) -> Words:
 
 
 def scale(shares: Words, factors: Integers) -> Words:
-    """Element by element product of shares with public or own signed integers below 2**31, modulo T."""
-    magnitude = np.abs(factors).astype(np.uint64)
-    if magnitude.max(initial=0) >= 1 << 31:
-        raise ParameterError("factor of a share must be below 2**31")
-    low = (shares & np.uint64(0x3FFFFFFF)) * magnitude % _T
-    high = (shares >> np.uint64(30)) * magnitude % _T
-    for _ in range(10):
-        high = (high << np.uint64(3)) % _T
-    product = (low + high) % _T
-    return np.where((factors < 0) & (product > 0), _T - product, product)
+    """Return the element by element product of shares with public or own signed integers below T/2, modulo T."""
+    if np.abs(factors).max(initial=0) >= T // 2:
+        raise ParameterError(f"factor of a share must be below {T // 2}")
+    return times(shares, to_ring(np.asarray(factors, np.int64)))
 
 
 def round_share(shares: Words, drop_bits: int) -> Words:
@@ -114,3 +113,65 @@ def bits_from_bytes(data: bytes, n_bits: int) -> Mask:
     if bits[n_bits:].any():
         raise MessageError("a mask has bits beyond its length")
     return bits[:n_bits]
+
+
+def times(left: Words, right: Words) -> Words:
+    """Return the product modulo T of ring elements, element by element; the two may be broadcast together."""
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    one, other = (
+        np.require(np.broadcast_to(part, shape), requirements=["C", "W"]).reshape(-1) for part in (left, right)
+    )
+    out = np.empty(one.size, np.uint64)
+    _times(one, other, out)
+    return out.reshape(shape)
+
+
+@kernel("(u8[::1], u8[::1], u8[::1])")
+def _times(left: Words, right: Words, out: Words) -> None:
+    # by residues modulo the two primes of T: a product of 60 bits by 60 fits no word
+    for i in range(out.size):
+        first = (left[i] % _P) * (right[i] % _P) % _P
+        second = (left[i] % _Q) * (right[i] % _Q) % _Q
+        out[i] = first + _P * ((second + _Q - first % _Q) % _Q * _P_INVERSE % _Q)
+
+
+def round_dithered(shares: Words, drop_bits: int) -> Words:
+    """Return the part of a share that is opened, dithered below its last bit.
+
+    Bare rounding would leak sums of the encryption noise, which the reader knows.
+    """
+    if drop_bits <= 0:
+        return shares
+    sd = float(1 << min(16, max(0, drop_bits - 2)))
+    return round_share(add(shares, dither(shares.shape, sd=sd)), drop_bits)
+
+
+def cell_sums(codes: CodeArray, n_codes: Integers, shares: Words) -> Words:
+    """Return the sums modulo T of shares (V, n) over the rows of each cell, in the clear: (V, cells)."""
+    first = np.concatenate(([0], np.cumsum(n_codes)))
+    low = np.zeros((int(first[-1]), shares.shape[0]), np.uint64)
+    high = np.zeros_like(low)
+    _add_words(codes, first[:-1], np.ascontiguousarray(shares.T), low, high)
+    return join_halves(low, high).T.copy()
+
+
+def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
+    """Return the sums modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
+    low, high = cells & _LOW, cells >> np.uint64(30)
+    zero = np.zeros((cells.shape[0], 1), np.uint64)
+    sums = [np.concatenate([zero, np.cumsum(part, axis=1)], axis=1) for part in (low, high)]
+    return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
+
+
+@kernel(
+    "(u1[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+    "(u2[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
+)
+def _add_words(codes: CodeArray, first: Integers, x: Words, low: Words, high: Words) -> None:
+    """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
+    for i in range(codes.shape[0]):
+        for c in range(codes.shape[1]):
+            cell = first[c] + np.int64(codes[i, c])
+            for v in range(x.shape[1]):
+                low[cell, v] += x[i, v] & np.uint64(0x3FFFFFFF)
+                high[cell, v] += x[i, v] >> np.uint64(30)

@@ -1,1 +1,1 @@
-"""From files and databases to codes."""
+"""Read files and databases, and turn their columns into codes."""

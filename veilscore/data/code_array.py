@@ -1,4 +1,4 @@
-"""Codes of rows as one array: what the protocols compute on."""
+"""Keep the codes of rows as one array, which is what the protocols compute on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from veilscore.errors import DataError
 
 @dataclass(frozen=True, repr=False)
 class Codes:
-    """Codes of rows, private to their owner; the numbers of codes are what peers may hear.
+    """Keeps codes of rows, private to their owner; peers may learn the numbers of codes.
 
-    Attributes
-    ----------
     codes : (n_samples, n_columns) uint8 or uint16, C order, codes[i, j] < n_codes[j].
     n_codes : (n_columns,) int64.
     missing : (n_columns,) int64, the code of missing values; or None (then no -1 in `take_rows`).
@@ -28,7 +26,6 @@ class Codes:
     missing: Integers | None = None
 
     def __post_init__(self) -> None:
-        """Check types, shapes and ranges."""
         if self.codes.dtype not in (np.uint8, np.uint16) or self.codes.ndim != 2:
             raise DataError("codes must be a (n_samples, n_columns) array of uint8 or uint16")
         n_codes = np.ascontiguousarray(self.n_codes, dtype=np.int64)
@@ -49,26 +46,21 @@ class Codes:
 
     @property
     def n_samples(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return int(self.codes.shape[0])
 
     @property
     def n_columns(self) -> int:
-        """Number of columns."""
+        """Return the number of columns."""
         return int(self.codes.shape[1])
 
     @property
     def n_cells(self) -> int:
-        """Number of (column, code) pairs."""
+        """Return the number of (column, code) pairs."""
         return int(self.n_codes.sum())
 
-    @property
-    def offsets(self) -> Integers:
-        """(n_columns,) int64: cell of (column, code) is offsets[column] + code."""
-        return np.cumsum(self.n_codes) - self.n_codes
-
     def take_rows(self, index: NDArray[np.integer[Any]]) -> Codes:
-        """Rows in the order of `index`, (n,) integers; -1 is an unknown firm: missing in every column."""
+        """Return the rows in the order of `index`, (n,) integers; -1 is an unknown firm: missing in every column."""
         if len(index) and not (index.min() >= -1 and index.max() < self.n_samples):
             raise DataError("a row index is out of range")
         unknown = index < 0

@@ -1,4 +1,4 @@
-"""Columns as small unsigned integers, and the secret map from values to them.
+"""Turn columns into small unsigned integers by a secret map from values to codes.
 
 The map stays with the owner of the columns. Code numbers are permuted with randomness of the operating
 system, so that a number tells a peer nothing about the value behind it. Losing the map kills the model:
@@ -19,7 +19,7 @@ from veilscore.arrays import Array, Integers
 from veilscore.data.code_array import Codes
 from veilscore.data.column_bins import Bins, bins_from_json, bins_to_json
 from veilscore.data.fit_bins import BinSizes, fit_bins
-from veilscore.data.table import Column, Kind, Table
+from veilscore.data.table import Column, Kind, Table, kind_of, missing_in
 from veilscore.errors import DataError, SchemaError
 from veilscore.wire.randomness import secret_generator
 
@@ -41,9 +41,6 @@ class PublicColumn:
 class TransformReport:
     """What the owner should know about rows just transformed; counts only.
 
-    Attributes
-    ----------
-    n_samples : number of rows.
     unseen : category column -> rows whose level was not seen in training (only columns with some).
     missing : column -> rows without a value.
     """
@@ -64,11 +61,11 @@ class ColumnMap:
 
     @property
     def missing(self) -> int:
-        """Code of missing values."""
+        """Return the code of missing values."""
         return int(self.permutation[self.bins.missing])
 
     def labels(self) -> tuple[str, ...]:
-        """Readable name of every code, by code; for the owner's own report."""
+        """Return the readable name of every code, by code; for the owner's own report."""
         by_bin = self.bins.labels()
         return tuple(by_bin[i] for i in np.argsort(self.permutation))
 
@@ -77,8 +74,6 @@ class ColumnMap:
 class CodeMap:
     """The secret map from a party's values to codes.
 
-    Attributes
-    ----------
     columns : maps of the columns kept, in the order of the codes.
     dropped : column -> why it was dropped.
     kinds : column -> kind, of every column at fitting, dropped ones included.
@@ -111,9 +106,6 @@ class CodeMap:
     ) -> CodeMap:
         """Fit bins on the owner's training rows.
 
-        Parameters
-        ----------
-        table : the owner's table.
         rows : index or mask of the fitting rows, default all.
         max_bin, min_bin_fraction, min_bin_count : see `BinSizes`.
         ordered : keep the order of number columns up to a secret flip, so that the bank can merge neighbours.
@@ -133,39 +125,39 @@ class CodeMap:
                 dropped[name] = reason
                 continue
             counts = np.bincount(bins.apply(chosen)[0], minlength=bins.n_bins).astype(np.int64)
-            columns.append(ColumnMap(name, bins, _permutation(bins, generator, ordered=ordered), counts))
+            columns.append(ColumnMap(name, bins, permutation_of(bins, generator, ordered=ordered), counts))
         if not columns and not allow_none:
             raise DataError(f"every column of {table.source} was dropped: {'; '.join(_reasons(dropped))}")
         return cls(tuple(columns), dropped, kinds, ordered, sizes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the owner should know about the fit."""
+        """Return what the owner should know about the fit."""
         return tuple(_reasons(self.dropped))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the columns kept, in the order of the codes; peers do not hear them."""
+        """Return the names of the columns kept, in the order of the codes; peers do not learn them."""
         return tuple(column.name for column in self.columns)
 
     @property
     def n_codes(self) -> Integers:
-        """(n_columns,) int64."""
+        """Return the number of codes of each column: (n_columns,) int64."""
         return np.array([column.bins.n_bins for column in self.columns], dtype=np.int64)
 
     @property
     def missing(self) -> Integers:
-        """(n_columns,) int64, the code of missing values of each column."""
+        """Return the code of missing values of each column: (n_columns,) int64."""
         return np.array([column.missing for column in self.columns], dtype=np.int64)
 
     def transform(self, table: Table) -> Codes:
-        """Codes of a table's rows; a changed schema raises SchemaError."""
+        """Return the codes of a table's rows; a changed schema raises SchemaError."""
         return self.transform_with_report(table)[0]
 
     def transform_with_report(self, table: Table) -> tuple[Codes, TransformReport]:
-        """Codes of a table's rows, and counts of unseen levels and missing values."""
+        """Return the codes of a table's rows, and counts of unseen levels and missing values."""
         self._check_schema(table)
-        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)
+        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)  # a column has at most 65 codes
         unseen, missing = {}, {}
         for j, column in enumerate(self.columns):
             bins, n_unseen = column.bins.apply(_as_kind(table.columns[column.name], column.bins.kind))
@@ -176,20 +168,16 @@ class CodeMap:
         return Codes(codes, self.n_codes, self.missing), TransformReport(table.n_rows, unseen, missing)
 
     def unknown_firms(self, n_samples: int) -> Codes:
-        """Codes of firms that the owner does not know: missing in every column."""
+        """Return the codes of firms that the owner does not know: missing in every column."""
         codes = np.tile(self.missing.astype(np.uint8), (n_samples, 1))
         return Codes(codes, self.n_codes, self.missing)
 
     def labels(self, name: str) -> tuple[str, ...]:
-        """Readable name of every code of a column, such as "(12.5, 30]", by code; for the owner only."""
+        """Return the readable name of every code of a column, such as "(12.5, 30]", by code; for the owner only."""
         return self._column(name).labels()
 
-    def edges(self, name: str) -> tuple[float, ...]:
-        """Cut points of a number column, ascending; empty for categories."""
-        return getattr(self._column(name).bins, "edges", ())
-
     def public_order(self) -> tuple[PublicColumn, ...]:
-        """Say what peers may know about the code numbers of each column."""
+        """Return what peers may know about the code numbers of each column."""
         if not self.ordered:
             return tuple(PublicColumn("unordered", None) for _ in self.columns)
         return tuple(
@@ -227,7 +215,7 @@ class CodeMap:
 
     @property
     def hash(self) -> str:
-        """Sha256 (hex) of everything in the map."""
+        """Return the sha256 (hex) of everything in the map."""
         return _hash(self._body())
 
     def _body(self) -> dict[str, Any]:
@@ -281,27 +269,23 @@ def _hash(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _permutation(bins: Bins, generator: np.random.Generator, *, ordered: bool) -> Integers:
+def permutation_of(bins: Bins, generator: np.random.Generator, *, ordered: bool = False) -> Integers:
+    """Draw which code each bin gets; with `ordered`, number bins keep their order, perhaps turned round."""
     if not (ordered and bins.kind == "number"):
         return generator.permutation(bins.n_bins)
+    # up or down by chance, so that the order tells no direction; missing last, where training expects it
     values = np.arange(bins.n_bins - 1)
     flipped = values[::-1] if generator.integers(2) else values
     return np.append(flipped, bins.missing).astype(np.int64)
 
 
-def _is_all_missing(values: Column) -> bool:
-    if values.dtype == object:
-        return all(value is None for value in values.tolist())
-    return bool(np.isnan(values).all())
-
-
 def _fits(values: Column, kind: str) -> bool:
-    """Whether values are of a kind; a column without any value is of both, as in a single record."""
-    return (values.dtype == object) == (kind == "category") or _is_all_missing(values)
+    """Say whether values are of a kind; a column without any value is of both, as in a single record."""
+    return kind_of(values) == kind or bool(missing_in(values).all())
 
 
 def _as_kind(values: Column, kind: str) -> Column:
-    if (values.dtype == object) == (kind == "category"):
+    if kind_of(values) == kind:
         return values
     return np.full(len(values), None, dtype=object) if kind == "category" else np.full(len(values), np.nan)
 

@@ -1,7 +1,7 @@
-"""Bins of one column: cut points of numbers, groups of levels of categories; fitted by `veilscore.data.fit_bins`.
+"""Define the bins of one column: cut points of numbers, groups of levels of categories (`data/fit_bins.py` fits them).
 
 Bins are numbered in the order of values here, missing last; `veilscore.data.codes` permutes the numbers before
-anyone else hears of them. A value equal to a cut point belongs to the bin below it, when fitting and after.
+anyone else learns of them. A value equal to a cut point belongs to the bin below it, when fitting and after.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,26 +23,20 @@ LEVELS_NAMED = 6  # levels of a group that its label names
 class NumberBins:
     """Bins of a number column: (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf), missing.
 
-    Attributes
-    ----------
     edges : ascending, distinct, finite cut points; one fewer than there are bins beside the missing one.
     """
 
+    kind: ClassVar[Kind] = "number"
     edges: tuple[float, ...]
 
     @property
-    def kind(self) -> Kind:
-        """Kind of column."""
-        return "number"
-
-    @property
     def n_bins(self) -> int:
-        """Bins, the missing one included."""
+        """Return the number of bins, the missing one included."""
         return len(self.edges) + 2
 
     @property
     def missing(self) -> int:
-        """Number of the missing bin."""
+        """Return the number of the missing bin."""
         return self.n_bins - 1
 
     @cached_property
@@ -51,11 +45,11 @@ class NumberBins:
         return np.array([*self.edges, np.inf], dtype=np.float64)
 
     def apply(self, values: Vector) -> tuple[Integers, int]:
-        """Bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
+        """Return the bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
         return np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False), 0
 
     def labels(self) -> tuple[str, ...]:
-        """Readable name of every bin."""
+        """Return the readable name of every bin."""
         cuts = ["-inf", *(_plain(edge) for edge in self.edges), "inf"]
         ranges = [f"({low}, {high}{')' if high == 'inf' else ']'}" for low, high in pairwise(cuts)]
         return (*ranges, "missing")
@@ -65,28 +59,22 @@ class NumberBins:
 class CategoryBins:
     """Bins of a category column: groups of levels, perhaps an "other" group, missing.
 
-    Attributes
-    ----------
     groups : levels of each bin beside the missing one.
     other : bin that takes rare and unseen levels, or None where there were no rare ones (unseen: missing).
     """
 
+    kind: ClassVar[Kind] = "category"
     groups: tuple[tuple[str, ...], ...]
     other: int | None
 
     @property
-    def kind(self) -> Kind:
-        """Kind of column."""
-        return "category"
-
-    @property
     def n_bins(self) -> int:
-        """Bins, the missing one included."""
+        """Return the number of bins, the missing one included."""
         return len(self.groups) + 1
 
     @property
     def missing(self) -> int:
-        """Number of the missing bin."""
+        """Return the number of the missing bin."""
         return self.n_bins - 1
 
     @cached_property
@@ -95,7 +83,7 @@ class CategoryBins:
         return {**found, None: self.missing}
 
     def apply(self, values: Column) -> tuple[Integers, int]:
-        """Bin of every value, (n,) int64, and the number of values whose level was not seen when fitting."""
+        """Return the bin of every value, (n,) int64, and the number of values whose level was not seen when fitting."""
         # a dictionary is several times faster on Python strings than numpy's comparison of fixed-width text
         looked_up = map(self._bin_of.get, values.tolist())
         bins = np.fromiter((-1 if found is None else found for found in looked_up), np.int64, len(values))
@@ -104,7 +92,7 @@ class CategoryBins:
         return bins, int(unseen.sum())
 
     def labels(self) -> tuple[str, ...]:
-        """Readable name of every bin."""
+        """Return the readable name of every bin."""
         names = []
         for i, group in enumerate(self.groups):
             more = (f"{len(group) - LEVELS_NAMED} more",) if len(group) > LEVELS_NAMED else ()
@@ -116,20 +104,20 @@ Bins = NumberBins | CategoryBins
 
 
 def _plain(edge: float) -> str:
-    """Shortest text of a float that reads back as the same."""
+    """Return the shortest text of a float that reads back as the same."""
     text = repr(edge)
     return text.removesuffix(".0")
 
 
 def bins_to_json(bins: Bins) -> dict[str, Any]:
-    """Bins as plain JSON values; floats survive exactly."""
+    """Return bins as plain JSON values; floats survive exactly."""
     if isinstance(bins, NumberBins):
         return {"kind": "number", "edges": list(bins.edges)}
     return {"kind": "category", "groups": [list(group) for group in bins.groups], "other": bins.other}
 
 
 def bins_from_json(data: dict[str, Any]) -> Bins:
-    """Bins from JSON values; anything inconsistent raises ValueError."""
+    """Read bins from JSON values; anything inconsistent raises ValueError."""
     if data["kind"] == "number":
         edges = tuple(float(edge) for edge in data["edges"])
         if not np.isfinite(edges).all() or not all(a < b for a, b in pairwise(edges)):

@@ -19,8 +19,6 @@ FEW_VALUES = 3  # a column with at most this many values is a flag: its bins sur
 class BinSizes:
     """Limits on bins.
 
-    Attributes
-    ----------
     max_bin : most bins of a column beside the missing one, 2 to 64.
     min_bin_fraction : a bin holds at least this share of the fitting rows; smaller ones are merged.
     min_bin_count : flags (at most `FEW_VALUES` values), and columns that the share would merge into one bin,
@@ -32,7 +30,6 @@ class BinSizes:
     min_bin_count: int = 30
 
     def __post_init__(self) -> None:
-        """Check the limits."""
         if not 2 <= self.max_bin <= 64:
             raise ConfigError(f"max_bin is {self.max_bin}; choose 2 to 64")
         if not 0 <= self.min_bin_fraction <= 0.5:
@@ -41,16 +38,16 @@ class BinSizes:
             raise ConfigError(f"min_bin_count is {self.min_bin_count}; choose 1 or more")
 
     def minimum(self, n_rows: int) -> int:
-        """Rows that an ordinary bin needs."""
+        """Return how many rows an ordinary bin needs."""
         return max(1, int(np.ceil(self.min_bin_fraction * n_rows)))
 
     def flag_minimum(self, n_rows: int) -> int:
-        """Rows that a bin of a flag needs."""
+        """Return how many rows a bin of a flag needs."""
         return min(self.min_bin_count, self.minimum(n_rows))
 
 
 def fit_bins(values: Column, kind: Kind, sizes: BinSizes) -> tuple[Bins | None, str]:
-    """Bins of a column from its fitting rows, or None and the reason why the column is dropped."""
+    """Return the bins of a column from its fitting rows, or None and the reason why the column is dropped."""
     bins: Bins = _fit_numbers(values, sizes) if kind == "number" else _fit_levels(values, sizes)
     counts = np.bincount(bins.apply(values)[0], minlength=bins.n_bins)
     if counts[-1] == len(values):
@@ -74,7 +71,7 @@ def _fit_numbers(values: Vector, sizes: BinSizes) -> NumberBins:
 
 
 def _quantile_cuts(counts: Integers, max_bin: int, minimum: int) -> Integers:
-    """Index of the last distinct value of every bin: heavy values alone, the others in equal shares.
+    """Return the index of the last distinct value of every bin: heavy values alone, the others in equal shares.
 
     A value is heavy when it holds more than a bin's share of what the heavy ones leave; taking heavy values
     out makes the share smaller, hence the repetition. A share is at least the smallest bin allowed, so that
@@ -100,7 +97,7 @@ def _quantile_cuts(counts: Integers, max_bin: int, minimum: int) -> Integers:
 
 
 def _equal_shares(cumulative: Integers, first: int, stop: int, share: float, minimum: int) -> list[int]:
-    """Last value of each bin of about `share` rows among the distinct values first, ..., stop - 1."""
+    """Return the last value of each bin of about `share` rows among the distinct values first, ..., stop - 1."""
     if first >= stop:
         return []
     done = int(cumulative[first - 1]) if first else 0
@@ -118,7 +115,7 @@ def _equal_shares(cumulative: Integers, first: int, stop: int, share: float, min
 
 
 def _merged(counts: Integers, n_distinct: int, n_rows: int, sizes: BinSizes) -> list[int]:
-    """Last of the bins merged into each kept bin: small ordered bins join their smaller neighbour."""
+    """Return the last of the bins merged into each kept bin: small ordered bins join their smaller neighbour."""
     minimum = sizes.flag_minimum(n_rows) if n_distinct <= FEW_VALUES else sizes.minimum(n_rows)
     kept = _merge_neighbours(counts.tolist(), minimum, sizes.max_bin)
     if len(kept) == 1 < len(counts):
@@ -150,7 +147,7 @@ def _fit_levels(values: Column, sizes: BinSizes) -> CategoryBins:
     minimum = floor if len(ranked) <= FEW_VALUES else sizes.minimum(n_rows)
     kept = [level for level, count in ranked if count >= minimum][: sizes.max_bin]
     if len(ranked) > len(kept) == sizes.max_bin:
-        kept.pop()
+        kept.pop()  # its place goes to the group of the others
     kept = kept or [level for level, _ in ranked[:1]]
     rare = [(level, count) for level, count in ranked if level not in set(kept)]
     groups: list[tuple[str, ...]] = [(level,) for level in kept]

@@ -1,4 +1,4 @@
-"""Ids of firms: one spelling per firm, and a refusal of ids that would silently match nobody.
+"""Bring ids of firms to one spelling per firm, and refuse ids that would silently match nobody.
 
 Source: GB 32100-2015, the Chinese unified social credit code (USCC): 18 characters of a 31-letter alphabet
 (digits and capitals without I, O, S, V, Z), the last one a check character with weights 3^i mod 31.
@@ -28,20 +28,10 @@ _USCC_VALUES = np.full(128, _NOT_IN_ALPHABET, dtype=np.uint8)
 _USCC_VALUES[[ord(letter) for letter in USCC_ALPHABET]] = np.arange(31, dtype=np.uint8)
 
 Ids = NDArray[np.str_]
-Flags = Mask
 
 
 def normalise_text(values: npt.ArrayLike) -> Ids:
-    """Ids as text: white space around them stripped, missing ones (None, NaN) empty, case kept.
-
-    Parameters
-    ----------
-    values : (n,) array of str, objects or integers.
-
-    Returns
-    -------
-    (n,) array of str.
-    """
+    """Return ids (n,) as text: white space around them stripped, missing ones (None, NaN) empty, case kept."""
     array: Array = np.asarray(values)
     if array.ndim != 1:
         raise IdError(f"ids must be one column, but have {array.ndim} dimensions; name a single id column")
@@ -55,15 +45,9 @@ def normalise_text(values: npt.ArrayLike) -> Ids:
 
 
 def normalise_uscc(values: npt.ArrayLike) -> Ids:
-    """USCC ids in one spelling: stripped, upper case, full-width forms turned into ASCII.
+    """Return USCC ids (n,) in one spelling: stripped, upper case, full-width forms turned into ASCII.
 
-    Parameters
-    ----------
-    values : (n,) array of str or objects; missing ones become empty.
-
-    Returns
-    -------
-    (n,) array of str. Malformed ids pass through: `check_ids` names them.
+    Missing ones become empty; malformed ones pass through, as `check_ids` names them.
     """
     ids = normalise_text(values)
     points = _code_points(ids).copy()
@@ -73,7 +57,7 @@ def normalise_uscc(values: npt.ArrayLike) -> Ids:
 
 
 def uscc_check_values(stems: NDArray[np.integer[Any]]) -> Integers:
-    """Check value in [0, 31) for stems given as (n, 17) letter values in [0, 31)."""
+    """Return the check value in [0, 31) for stems given as (n, 17) letter values in [0, 31)."""
     sums: Integers = stems.astype(np.int64) @ USCC_WEIGHTS
     return np.mod(-sums, 31)
 
@@ -85,8 +69,8 @@ def uscc_from_stems(stems: NDArray[np.integer[Any]]) -> Ids:
     return np.ascontiguousarray(points).view(f"<U{USCC_LENGTH}").ravel()
 
 
-def malformed_uscc(ids: Ids) -> Flags:
-    """(n,) flags: wrong length, foreign letter or wrong check character; empty ids are not flagged."""
+def malformed_uscc(ids: Ids) -> Mask:
+    """Flag ids (n,) of wrong length, with a foreign letter or a wrong check character; empty ones are not flagged."""
     filled = np.strings.str_len(ids) > 0
     points = _code_points(ids)
     if points.shape[1] < USCC_LENGTH:
@@ -100,16 +84,16 @@ def malformed_uscc(ids: Ids) -> Flags:
     return np.asarray(filled & (beyond | wrong_letter | wrong_check), dtype=np.bool_)
 
 
-def _never_malformed(ids: Ids) -> Flags:
+def _never_malformed(ids: Ids) -> Mask:
     return np.zeros(len(ids), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """How one kind of id is spelled and checked; `remedy` says what the owner can do about malformed ones."""
+    """Says how one kind of id is spelled and checked; `remedy` is what the owner can do about malformed ones."""
 
     normalise: Callable[[npt.ArrayLike], Ids]
-    malformed: Callable[[Ids], Flags]
+    malformed: Callable[[Ids], Mask]
     remedy: str
 
 
@@ -134,12 +118,12 @@ def normaliser_named(name: str) -> Normaliser:
 
 
 def normalise_ids(values: npt.ArrayLike, normaliser: str = "uscc") -> Ids:
-    """Ids in one spelling by the named normaliser; nothing is checked (see `check_ids`)."""
+    """Return ids in one spelling by the named normaliser; nothing is checked (see `check_ids`)."""
     return normaliser_named(normaliser).normalise(values)
 
 
 def duplicate_rows(ids: Ids) -> Integers:
-    """Rows (from 0) whose non-empty id stands in an earlier row already, ascending."""
+    """Return the rows (from 0) whose non-empty id stands in an earlier row already, ascending."""
     points = _code_points(ids).astype(np.uint64)
     multipliers = np.random.default_rng(0).integers(1, 2**63, points.shape[1], dtype=np.uint64) | np.uint64(1)
     digests = (points * multipliers).sum(axis=1, dtype=np.uint64)
@@ -155,10 +139,7 @@ def duplicate_rows(ids: Ids) -> Integers:
 def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set") -> None:
     """Raise IdError if any normalised id is empty, malformed or a duplicate.
 
-    Parameters
-    ----------
     ids : (n,) array of str as returned by `normalise_ids`.
-    normaliser : name of the kind of id.
     source : where the ids come from, for the message. Ids themselves never appear in it.
     """
     kind = normaliser_named(normaliser)
@@ -173,12 +154,15 @@ def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set
 
 
 def _describe(name: str, rows: Integers, remedy: str) -> str:
-    named = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED])
-    more = ", ..." if len(rows) > ROWS_NAMED else ""
-    return f"{len(rows)} {name} (row {named}{more}): {remedy}"
+    return f"{len(rows)} {name} (row {rows_text(rows)}): {remedy}"
+
+
+def rows_text(rows: Integers) -> str:
+    """Return row numbers, from 1, for a message; at most a few."""
+    return ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + (", ..." if len(rows) > ROWS_NAMED else "")
 
 
 def _code_points(ids: Ids) -> Limbs:
-    """Unicode code points as (n, width) uint32, zero-padded; width is at least 1."""
+    """Return Unicode code points as (n, width) uint32, zero-padded; width is at least 1."""
     ids = np.ascontiguousarray(ids.astype(f"<U{max(1, ids.dtype.itemsize // 4)}", copy=False))
     return ids.view(np.uint32).reshape(len(ids), -1) if len(ids) else np.zeros((0, 1), dtype=np.uint32)

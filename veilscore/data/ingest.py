@@ -33,26 +33,16 @@ def read_table(
 ) -> Table:
     """Read and check a data set.
 
-    Parameters
-    ----------
     source : path of a .csv, .tsv, .csv.gz or .parquet file, or an SQLAlchemy URL (with `table` or `query`).
     id_column, label_column, weight_column, date_column : columns that are no features.
     columns, exclude : feature columns to take (default: all others) and to leave out.
     normaliser : kind of id, see `veilscore.data.ids.NORMALISERS`.
     kinds : column -> "number" or "category", where known beforehand (`CodeMap.kinds` when scoring).
     table, query : what to read from a database.
-
-    Raises
-    ------
-    DataError and its children IdError, ColumnError, LabelError : with what to do; never with values of rows.
+    Raises DataError and its children IdError, ColumnError, LabelError: with what to do; never with values of rows.
     """
     selection = SourceColumns(
-        id_column,
-        label_column,
-        weight_column,
-        date_column,
-        None if columns is None else tuple(columns),
-        tuple(exclude),
+        id_column, label_column, weight_column, date_column, None if columns is None else tuple(columns), tuple(exclude)
     )
     if "://" in str(source):
         from veilscore.data.ingest_database import read_database  # noqa: PLC0415 (only banks with databases load it)
@@ -72,7 +62,7 @@ def read_table(
 
 
 def list_columns(source: str | Path, *, table: str | None = None, query: str | None = None) -> tuple[str, ...]:
-    """Names of all columns of a data set, in order, without reading its rows; parameters as of `read_table`."""
+    """Return the names of all columns of a data set, in order, without reading its rows (see `read_table`)."""
     if "://" in str(source):
         from veilscore.data.ingest_database import database_columns  # noqa: PLC0415 (as in `read_table`)
 

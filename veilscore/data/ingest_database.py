@@ -1,4 +1,4 @@
-"""Database tables and queries as typed arrays, through SQLAlchemy, a chunk of rows at a time.
+"""Read database tables and queries as typed arrays, through SQLAlchemy, a chunk of rows at a time.
 
 The rows come through a server-side cursor; each chunk becomes arrays before the next is fetched, so Python
 objects of `CHUNK_ROWS` rows at most exist at once. Passwords in the URL stay out of names and messages.
@@ -23,12 +23,8 @@ CHUNK_ROWS = 50_000
 def read_database(
     url: str, selection: SourceColumns, kinds: Mapping[str, Kind], *, table: str | None, query: str | None
 ) -> tuple[str, dict[str, Column], tuple[str, ...]]:
-    """Name of the source, arrays by column name, and names of the features.
+    """Return the name of the source, arrays by column name, and names of the features.
 
-    Parameters
-    ----------
-    url : SQLAlchemy URL.
-    selection : which columns play which part.
     kinds : columns whose kind is known beforehand.
     table, query : exactly one: a table ("name" or "schema.name") or a SELECT statement of the owner.
     """
@@ -37,7 +33,7 @@ def read_database(
 
 
 def database_columns(url: str, *, table: str | None, query: str | None) -> tuple[str, ...]:
-    """Names of all columns of a table or query, in order."""
+    """Return the names of all columns of a table or query, in order."""
     with (
         _opened(url, table, query) as (_, engine),
         engine.connect().execution_options(stream_results=True) as connection,
@@ -48,7 +44,7 @@ def database_columns(url: str, *, table: str | None, query: str | None) -> tuple
 
 @contextmanager
 def _opened(url: str, table: str | None, query: str | None) -> Iterator[tuple[str, sa.Engine]]:
-    """Name of the source and its engine; what the database says becomes DataError."""
+    """Yield the name of the source and its engine; what the database says becomes DataError."""
     if (table is None) == (query is None):
         raise DataError("a database source needs either a table or a query; name exactly one")
     try:
@@ -76,11 +72,7 @@ def _statement(table: str | None, query: str | None) -> sa.Executable:
 
 
 def _read(
-    engine: sa.Engine,
-    selection: SourceColumns,
-    kinds: Mapping[str, Kind],
-    source: str,
-    statement: sa.Executable,
+    engine: sa.Engine, selection: SourceColumns, kinds: Mapping[str, Kind], source: str, statement: sa.Executable
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     with engine.connect().execution_options(stream_results=True, max_row_buffer=CHUNK_ROWS) as connection:
         result = connection.execute(statement)
@@ -90,6 +82,7 @@ def _read(
             raise ColumnError(f"{source} has two columns named {repeated[0]!r}; rename one in the query")
         features = selection.features(available, source)
         names = (*features, selection.id_column, *selection.roles().values())
+        # ids are text although they may look like numbers, whose leading zeros would go
         forced: dict[str, Kind] = {**kinds, selection.id_column: "category"}
         positions = [available.index(name) for name in names]
         chunks = list(_typed_chunks(result.partitions(CHUNK_ROWS), names, positions, forced))
@@ -99,10 +92,7 @@ def _read(
 
 
 def _typed_chunks(
-    partitions: Iterator[Sequence[Any]],
-    names: Sequence[str],
-    positions: Sequence[int],
-    kinds: Mapping[str, Kind],
+    partitions: Iterator[Sequence[Any]], names: Sequence[str], positions: Sequence[int], kinds: Mapping[str, Kind]
 ) -> Iterator[dict[str, Column]]:
     known: dict[str, dict[Any, Any]] = {name: {} for name in names}
     for rows in partitions:
@@ -119,7 +109,7 @@ def _typed_chunks(
 
 
 def _joined(name: str, parts: list[Column]) -> Column:
-    """Chunks of one column as one array; a chunk without any filled cell fits either kind."""
+    """Join the chunks of one column; a chunk without any filled cell fits either kind."""
     kinds = {kind_of(part) for part in parts if not _is_empty(part)}
     if len(kinds) > 1:
         raise ColumnError(

@@ -1,4 +1,4 @@
-"""CSV and Parquet files as typed arrays, through DuckDB; see `veilscore.data.ingest` for how types are decided."""
+"""Read CSV and Parquet files as typed arrays, through DuckDB; `veilscore.data.ingest` says how types are decided."""
 
 from __future__ import annotations
 
@@ -19,38 +19,30 @@ from veilscore.errors import ColumnError, DataError
 
 MIXED_SHARE = 0.5  # share of numbers in a text column from which it counts as a number column with stray text
 MISSING = ("", "NA", "N/A", "NULL", "null", "NaN", "nan")
-_NUMBERS = (
-    "TINYINT",
-    "SMALLINT",
-    "INTEGER",
-    "BIGINT",
-    "HUGEINT",
-    "UTINYINT",
-    "USMALLINT",
-    "UINTEGER",
-    "UBIGINT",
-)
-_NUMERIC_TYPES = (*_NUMBERS, "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")
+_NUMERIC_TYPES = (
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
+    "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN",
+)  # fmt: skip
 _DATE_TYPES = ("DATE", "TIMESTAMP")
 
 
 def read_file(
     path: Path, selection: SourceColumns, kinds: Mapping[str, Kind]
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Arrays by column name, and the names of the features, of a CSV or Parquet file."""
+    """Return arrays by column name, and the names of the features, of a CSV or Parquet file."""
     with _opened(path) as database:
         return _read_relation(database, path, selection, kinds)
 
 
 def file_columns(path: Path) -> tuple[str, ...]:
-    """Names of all columns of a CSV or Parquet file, in order."""
+    """Return the names of all columns of a CSV or Parquet file, in order."""
     with _opened(path) as database:
         return tuple(_column_types(database, path))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database for reading a file that is there; what DuckDB says of it becomes DataError."""
+    """Yield a database for reading a file that is there; what DuckDB says of it becomes DataError."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist; check the path in the configuration")
     if path.stat().st_size == 0:
@@ -106,7 +98,7 @@ def csv_relation(path: Path) -> str:
     DuckDB's own detection may skip lines that it finds odd; a line of the wrong width must be an error.
     """
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        first = file.readline(1 << 20)
+        first = file.readline(1 << 20)  # a file of one endless line must not fill the memory
     try:
         header = first.decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError:
@@ -143,7 +135,7 @@ def _cell(name: str) -> str:
 def _count_castable(
     database: duckdb.DuckDBPyConnection, relation: str, names: list[str]
 ) -> dict[str, tuple[int, int, int]]:
-    """For each text column: filled cells, those that are numbers, those that are dates."""
+    """Count, for each text column, filled cells, those that are numbers, and those that are dates."""
     if not names:
         return {}
     parts = [
@@ -180,7 +172,7 @@ def _feature_sql(
 
 
 def _days_sql(expression: str) -> str:
-    """Days since 1970-01-01 as a number."""
+    """Write SQL that gives days since 1970-01-01 as a number."""
     return f"epoch({expression}) / 86400.0"
 
 
@@ -195,7 +187,7 @@ def _number_sql(database: duckdb.DuckDBPyConnection, relation: str, name: str, s
 
 
 def _unmasked(values: Any) -> Column:
-    """DuckDB's masked array as a plain one: NaN, NaT or None for missing."""
+    """Turn DuckDB's masked array into a plain one: NaN, NaT or None for missing."""
     if not isinstance(values, np.ma.MaskedArray):
         return np.asarray(values)
     fill: Any = {"f": np.nan, "M": np.datetime64("NaT")}.get(values.dtype.kind)
@@ -207,7 +199,7 @@ def _unmasked(values: Any) -> Column:
 
 
 def _reason(error: duckdb.Error) -> str:
-    """Where DuckDB stumbled, without the line itself that its message quotes."""
+    """Say where DuckDB stumbled, without the line itself that its message quotes."""
     text = str(error)
     line = re.search(r"Line: (\d+)", text)
     if "nicode" in text or "utf-8" in text.lower():

@@ -1,32 +1,27 @@
-"""Seeded, realistic small-firm data of a bank, a tax bureau and a business registry, with known true effects.
+"""Simulate small firms of a bank, a tax bureau and a business registry: seeded, realistic, with known true effects.
 
 Every firm has a latent quality and size that all parties' columns depend on, so the parties are correlated.
 The label depends on the columns alone: log-odds = intercept + drift * time + sum of coefficient * effect, an
-effect being a column's value moved and scaled as `veilscore.data.simulated_columns.EFFECTS` says. Values go missing
-after the label is drawn.
+effect being a column's value moved and scaled. Values go missing after the label is drawn. What columns a party has
+is said in its own package (`party_tax/simulated.py`), found by the entry points of the group "veilscore.simulated".
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import numpy as np
 
+from veilscore.arrays import Vector
 from veilscore.data.ids import Ids, uscc_from_stems
-from veilscore.data.simulated_columns import (
-    EFFECTS,
-    MISSING_SHARE,
-    Floats,
-    bank_columns,
-    registry_columns,
-    sigmoid,
-    tax_columns,
-)
+from veilscore.data.ingest_file import literal
 from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, StateError
 
@@ -34,7 +29,61 @@ PARTIES = ("bank", "tax", "registry")
 ABSENT_SHARE = {"bank": 0.05, "tax": 0.03, "registry": 0.03}  # share of firms that a party does not know
 ID_COLUMN, LABEL_COLUMN, DATE_COLUMN = "uscc", "default", "observation_date"
 FIRST_DAY, N_DAYS = np.datetime64("2022-01-01"), 3 * 365
+Floats = Vector
 Format = Literal["csv", "parquet"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """True effect of one column: coefficient * (transform(value) - centre) / scale, or of one level."""
+
+    column: str
+    transform: Literal["identity", "log1p", "asinh", "level"]
+    coefficient: float
+    centre: float = 0.0
+    scale: float = 1.0
+    level: str = ""
+
+    def log_odds(self, values: Column) -> Floats:
+        """Contribution of each row to the log-odds, (n,) float64."""
+        if self.transform == "level":
+            return np.where(values == self.level, self.coefficient, 0.0)
+        numbers: Floats = values
+        if self.transform == "log1p":
+            numbers = np.log1p(numbers)
+        elif self.transform == "asinh":
+            numbers = np.arcsinh(numbers)
+        return self.coefficient * (numbers - self.centre) / self.scale
+
+
+@dataclass(frozen=True)
+class SimulatedColumns:
+    """What a party has of simulated firms: how columns are drawn, what they do, which share goes missing."""
+
+    draw: Callable[[np.random.Generator, Floats, Floats], dict[str, Column]]
+    effects: tuple[Effect, ...]
+    missing: Mapping[str, float]
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Logistic function."""
+    return np.asarray(1 / (1 + np.exp(-x)), dtype=np.float64)
+
+
+def draw_levels(rng: np.random.Generator, n: int, shares: Mapping[str, float]) -> Column:
+    """Draw a category column, (n,) object array."""
+    names = np.array(list(shares), dtype=object)
+    return np.asarray(names[rng.choice(len(names), n, p=list(shares.values()))])
+
+
+@cache
+def simulated_columns(party: str) -> SimulatedColumns:
+    """Return the columns of a party of `PARTIES`."""
+    for entry in entry_points(group="veilscore.simulated", name=party):
+        found = entry.load()
+        if isinstance(found, SimulatedColumns):
+            return found
+    raise StateError(f"no installed package says what columns {party} has; install veilscore again")
 
 
 @dataclass(frozen=True)
@@ -67,15 +116,12 @@ def simulate(
 ) -> Simulation:
     """Simulate firms of three parties.
 
-    Parameters
-    ----------
     n_firms : number of firms, of which each party knows a few percent fewer.
     seed : the same seed gives the same data.
     folder : where to write files, or None.
     bad_rate : expected share of bad firms at the first date, in (0, 1).
     drift : rise of the log-odds from the first to the last observation date; firms get worse with it.
     columns : party -> number of feature columns; those beyond the 7 + 9 + 6 standard ones have no effect.
-    fmt : "csv" or "parquet".
     """
     if n_firms < 100 or not 0 < bad_rate < 1:
         raise ConfigError(f"{n_firms} firms at a bad rate of {bad_rate}: use 100 firms or more, a rate in (0, 1)")
@@ -85,14 +131,12 @@ def simulate(
     time = rng.random(n_firms)
     quality = rng.standard_normal(n_firms) - 0.25 * drift * time
     size = rng.standard_normal(n_firms)
-    features = {
-        "bank": bank_columns(rng, quality, size),
-        "tax": tax_columns(rng, quality, size),
-        "registry": registry_columns(rng, quality, size),
-    }
+    kinds = {party: simulated_columns(party) for party in PARTIES}
+    features = {party: kind.draw(rng, quality, size) for party, kind in kinds.items()}
     log_odds = {party: np.zeros(n_firms) for party in PARTIES}
-    for effect in EFFECTS:
-        log_odds[effect.party] += effect.log_odds(features[effect.party][effect.column])
+    for party, kind in kinds.items():
+        for effect in kind.effects:
+            log_odds[party] += effect.log_odds(features[party][effect.column])
     total = np.sum(list(log_odds.values()), axis=0)
     intercept = _intercept(total, bad_rate)
     eta = intercept + drift * time + total
@@ -100,7 +144,7 @@ def simulate(
     truth = _truth(label, eta, log_odds, intercept=intercept, drift=drift, seed=seed)
     for party in PARTIES:
         _pad(rng, party, features[party], quality, (columns or {}).get(party, 0))
-        _lose_values(rng, features[party])
+        _lose_values(rng, features[party], kinds[party].missing)
     simulation = Simulation(_tables(rng, features, label, time), truth)
     if folder is not None:
         simulation.write(Path(folder), fmt)
@@ -114,23 +158,22 @@ def simulate_to_folder(
     return dict(simulate(n_firms, seed, folder, bad_rate=bad_rate, drift=drift, fmt=fmt).truth)
 
 
-def _pad(rng: np.random.Generator, party: str, columns: dict[str, Column], quality: Floats, n_columns: int) -> None:
+def _pad(rng: np.random.Generator, party: str, columns: dict[str, Column], quality: Vector, n_columns: int) -> None:
     """Add columns that go along with quality but have no effect of their own."""
     for i in range(len(columns), n_columns):
         noise = rng.standard_normal(len(quality))
         columns[f"{party}_ratio_{i + 1}"] = np.round(np.sinh(0.3 * quality + noise), 4)
 
 
-def _lose_values(rng: np.random.Generator, columns: dict[str, Column]) -> None:
-    for name in columns.keys() & MISSING_SHARE.keys():
+def _lose_values(rng: np.random.Generator, columns: dict[str, Column], shares: Mapping[str, float]) -> None:
+    for name in sorted(shares):
         columns[name] = columns[name].copy()
-    for name in sorted(columns.keys() & MISSING_SHARE.keys()):
-        lost = rng.random(len(columns[name])) < MISSING_SHARE[name]
+        lost = rng.random(len(columns[name])) < shares[name]
         columns[name][lost] = None if columns[name].dtype == object else np.nan
 
 
 def _tables(
-    rng: np.random.Generator, features: Mapping[str, Mapping[str, Column]], label: Floats, time: Floats
+    rng: np.random.Generator, features: Mapping[str, Mapping[str, Column]], label: Vector, time: Vector
 ) -> dict[str, Table]:
     n_firms = len(label)
     ids = _firm_ids(rng, n_firms)
@@ -151,7 +194,7 @@ def _tables(
 
 
 def _firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
-    """Distinct valid codes: department 91, six digits of region, nine letters of which five number the firm."""
+    """Make distinct valid codes: department 91, six digits of region, nine letters of which five number the firm."""
     stems = np.empty((n_firms, 17), dtype=np.int64)
     stems[:, 0], stems[:, 1] = 9, 1
     stems[:, 2:8] = rng.integers(0, 10, (n_firms, 6))
@@ -161,8 +204,8 @@ def _firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
     return uscc_from_stems(stems)
 
 
-def _intercept(total: Floats, bad_rate: float) -> float:
-    """Intercept that gives the expected bad rate, by bisection."""
+def _intercept(total: Vector, bad_rate: float) -> float:
+    """Find the intercept that gives the expected bad rate, by bisection."""
     low, high = -40.0, 40.0
     sample = total[:100_000]
     for _ in range(50):
@@ -171,8 +214,8 @@ def _intercept(total: Floats, bad_rate: float) -> float:
     return round((low + high) / 2, 6)
 
 
-def _auc(label: Floats, score: Floats) -> float:
-    """Area under the ROC curve; scores are continuous, so ties do not matter."""
+def _auc(label: Vector, score: Vector) -> float:
+    """Return the area under the ROC curve; scores are continuous, so ties do not matter."""
     ranks = np.empty(len(score))
     ranks[np.argsort(score)] = np.arange(1, len(score) + 1)
     n_bad = label.sum()
@@ -183,7 +226,7 @@ def _auc(label: Floats, score: Floats) -> float:
 
 
 def _truth(
-    label: Floats, eta: Floats, log_odds: Mapping[str, Floats], *, intercept: float, drift: float, seed: int
+    label: Vector, eta: Vector, log_odds: Mapping[str, Vector], *, intercept: float, drift: float, seed: int
 ) -> dict[str, Any]:
     return {
         "n_firms": len(label),
@@ -193,7 +236,9 @@ def _truth(
         "drift": drift,
         "oracle_auc": round(_auc(label, eta), 6),
         "oracle_auc_of_party": {party: round(_auc(label, part), 6) for party, part in log_odds.items()},
-        "effects": [vars(effect) for effect in EFFECTS],
+        "effects": [
+            {"party": party, **vars(effect)} for party in PARTIES for effect in simulated_columns(party).effects
+        ],
     }
 
 
@@ -208,14 +253,13 @@ def _write_table(table: Table, path: Path, fmt: Format) -> None:
     arrays = {f"c{i}": values for i, values in enumerate(columns.values())}
     selected = ", ".join(f"{_sql(name, values, f'c{i}')} AS {name}" for i, (name, values) in enumerate(columns.items()))
     options = "FORMAT parquet" if fmt == "parquet" else "FORMAT csv, HEADER true"
-    target = str(path).replace("'", "''")
     with duckdb.connect() as database:
         database.register("simulated", arrays)
-        database.execute(f"COPY (SELECT {selected} FROM simulated) TO '{target}' ({options})")  # noqa: S608
+        database.execute(f"COPY (SELECT {selected} FROM simulated) TO {literal(str(path))} ({options})")  # noqa: S608
 
 
 def _sql(name: str, values: Column, alias: str) -> str:
-    """NaN is missing, so it must be written as NULL; dates without their time."""
+    """Write the SQL of one column: NaN is missing, so it becomes NULL; dates go without their time."""
     if name == DATE_COLUMN:
         return f"CAST({alias} AS DATE)"
     return f"CASE WHEN isnan({alias}) THEN NULL ELSE {alias} END" if values.dtype.kind == "f" else alias

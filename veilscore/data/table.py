@@ -1,4 +1,4 @@
-"""One party's data set in memory: ids, columns as numpy arrays, label; all checked once, on the way in.
+"""Keep one party's data set in memory: ids, columns as numpy arrays, label; all checked once, on the way in.
 
 Numbers are float64 with NaN for missing; categories are object arrays of str with None for missing. Whole
 numbers beyond 2^53 are rounded to float64, the same way in every table.
@@ -7,8 +7,6 @@ numbers beyond 2^53 are rounded to float64, the same way in every table.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -20,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from veilscore.arrays import Array, Vector
-from veilscore.data.ids import ROWS_NAMED, Ids, check_ids, normalise_ids
+from veilscore.arrays import Array, Mask, Vector
+from veilscore.data.ids import Ids, check_ids, normalise_ids, rows_text
 from veilscore.errors import ColumnError, DataError, LabelError
 
 Kind = Literal["number", "category"]
@@ -34,8 +32,6 @@ DAY = np.timedelta64(1, "D")
 class Table:
     """A checked data set; made by `make_table` or `veilscore.data.ingest.read_table`.
 
-    Attributes
-    ----------
     ids : (n_rows,) array of str, normalised, unique.
     columns : name -> (n_rows,) float64 (NaN missing) or object array of str (None missing).
     label : (n_rows,) float64 of 0 and 1 (1 is bad), or None.
@@ -59,18 +55,13 @@ class Table:
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.ids)
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Column name -> "number" or "category"."""
+        """Return column name -> "number" or "category"."""
         return {name: kind_of(values) for name, values in self.columns.items()}
-
-    @property
-    def schema_hash(self) -> str:
-        """Sha256 (hex) of names and kinds of the columns, whatever their order."""
-        return hash_schema(self.kinds)
 
     def take(self, rows: Array) -> Table:
         """Return the rows given by an index or mask array, in that order."""
@@ -85,13 +76,14 @@ class Table:
 
 
 def kind_of(values: Column) -> Kind:
-    """Kind of a column already typed."""
+    """Return the kind of a column already typed."""
     return "category" if values.dtype == object else "number"
 
 
-def hash_schema(kinds: Mapping[str, str]) -> str:
-    """Sha256 (hex) of names and kinds, whatever their order."""
-    return hashlib.sha256(json.dumps(dict(sorted(kinds.items()))).encode()).hexdigest()
+def missing_in(values: Column) -> Mask:
+    """Return which values of a typed column are missing: (n,)."""
+    none = np.array(None, dtype=object)
+    return np.equal(values, none) if kind_of(values) == "category" else np.isnan(values)
 
 
 def make_table(
@@ -107,16 +99,11 @@ def make_table(
 ) -> Table:
     """Check and type arrays and make a Table of them.
 
-    Parameters
-    ----------
     ids : (n,) ids, normalised here by `normaliser`.
     columns : name -> (n,) numbers, text, dates or booleans.
     label, weight, dates : (n,) arrays or None.
     kinds : columns whose kind is known beforehand (a code book of numbers is a "category").
-
-    Raises
-    ------
-    IdError, ColumnError, LabelError, DataError : with the column and row numbers (from 1), never values.
+    Raises IdError, ColumnError, LabelError, DataError: with the column and row numbers (from 1), never values.
     """
     ids = normalise_ids(ids, normaliser)
     check_ids(ids, normaliser, source=source)
@@ -172,18 +159,14 @@ def _typed_objects(name: str, array: Column, kind: Kind | None) -> Column:
 
 
 def _as_level(cell: Any) -> str:
-    """Text of a level: 3 and 3.0 are the same level."""
+    """Return the text of a level: 3 and 3.0 are the same level."""
     return f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _checked(name: str, values: Column, source: str) -> Column:
     if kind_of(values) == "number":
-        infinite = np.flatnonzero(np.isinf(values))
-        if len(infinite):
-            raise ColumnError(
-                f"column {name!r} of {source} has {len(infinite)} infinite values "
-                f"(row {rows_text(infinite)}); leave such cells empty or exclude the column"
-            )
+        remedy = "leave such cells empty or exclude the column"
+        _refuse_rows(np.isinf(values), ColumnError, f"column {name!r} of {source} has", remedy, "infinite values")
     return values
 
 
@@ -209,17 +192,9 @@ def checked_label(values: npt.ArrayLike, source: str) -> Vector:
         label = np.asarray(values).astype(np.float64)
     except (ValueError, TypeError):
         raise LabelError(f"the label of {source} is not 0/1; recode it: 1 for bad, 0 for good") from None
-    missing = np.flatnonzero(np.isnan(label))
-    if len(missing):
-        raise LabelError(
-            f"the label of {source} is missing in {len(missing)} rows (row {rows_text(missing)}); remove them"
-        )
-    wrong = np.flatnonzero((label != 0) & (label != 1))
-    if len(wrong):
-        raise LabelError(
-            f"the label of {source} is not 0/1 in {len(wrong)} rows (row {rows_text(wrong)}); recode it: "
-            f"1 for bad, 0 for good"
-        )
+    _refuse_rows(np.isnan(label), LabelError, f"the label of {source} is missing in", "remove them")
+    wrong = (label != 0) & (label != 1)
+    _refuse_rows(wrong, LabelError, f"the label of {source} is not 0/1 in", "recode it: 1 for bad, 0 for good")
     if label.min() == label.max():
         raise LabelError(f"the label of {source} has one value only; a model needs good and bad firms")
     return label
@@ -228,12 +203,9 @@ def checked_label(values: npt.ArrayLike, source: str) -> Vector:
 def checked_weight(values: npt.ArrayLike, source: str) -> Vector:
     """Return weights as (n,) float64; missing, infinite or non-positive ones raise ColumnError."""
     weight = typed_column("weight", values, "number")
-    wrong = np.flatnonzero(~(np.isfinite(weight) & (weight > 0)))
-    if len(wrong):
-        raise ColumnError(
-            f"the weight of {source} is missing, infinite or not positive in {len(wrong)} rows "
-            f"(row {rows_text(wrong)}); correct or remove them"
-        )
+    wrong = ~(np.isfinite(weight) & (weight > 0))
+    before = f"the weight of {source} is missing, infinite or not positive in"
+    _refuse_rows(wrong, ColumnError, before, "correct or remove them")
     return weight
 
 
@@ -246,24 +218,21 @@ def checked_dates(values: npt.ArrayLike, source: str) -> NDArray[np.datetime64]:
         dates = array.astype("datetime64[D]")
     except (ValueError, TypeError):
         raise ColumnError(f"the date column of {source} is not of dates; write them as YYYY-MM-DD") from None
-    missing = np.flatnonzero(np.isnat(dates))
-    if len(missing):
-        raise ColumnError(
-            f"the date of {source} is missing or unreadable in {len(missing)} rows "
-            f"(row {rows_text(missing)}); write it as YYYY-MM-DD"
-        )
+    before = f"the date of {source} is missing or unreadable in"
+    _refuse_rows(np.isnat(dates), ColumnError, before, "write it as YYYY-MM-DD")
     return dates
 
 
-def rows_text(rows: NDArray[np.intp]) -> str:
-    """Row numbers, from 1, for a message; at most a few."""
-    more = ", ..." if len(rows) > ROWS_NAMED else ""
-    return ", ".join(str(row + 1) for row in rows[:ROWS_NAMED]) + more
+def _refuse_rows(wrong: Mask, error: type[DataError], before: str, remedy: str, things: str = "rows") -> None:
+    """Raise an error that counts and names the wrong rows, if there are any."""
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        raise error(f"{before} {len(rows)} {things} (row {rows_text(rows)}); {remedy}")
 
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """Which columns of a source play which part."""
+    """Says which columns of a source play which part."""
 
     id_column: str
     label_column: str | None
@@ -273,7 +242,7 @@ class SourceColumns:
     exclude: tuple[str, ...]
 
     def features(self, available: Sequence[str], source: str) -> tuple[str, ...]:
-        """Names of the feature columns; a named column that is not there raises ColumnError."""
+        """Return the names of the feature columns; a named column that is not there raises ColumnError."""
         special = [self.id_column, self.label_column, self.weight_column, self.date_column]
         roles = [name for name in special if name is not None]
         if len(set(roles)) < len(roles):
@@ -288,13 +257,13 @@ class SourceColumns:
         return features
 
     def roles(self) -> dict[str, str]:
-        """Part -> column name, for those that are named."""
+        """Return part -> column name, for those that are named."""
         parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
         return {part: name for part, name in parts.items() if name is not None}
 
 
 def absent(name: str, available: Sequence[str], source: str) -> str:
-    """Message about a column that is not there, with the nearest name that is."""
+    """Return the message about a column that is not there, with the nearest name that is."""
     near = difflib.get_close_matches(name, available, n=1) or [
         other for other in available if other.lower() == name.lower()
     ]

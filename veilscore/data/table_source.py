@@ -1,4 +1,4 @@
-"""Data sets as notebooks hold them (tables, paths, arrays by name, data frames), read into checked tables."""
+"""Read data sets as notebooks hold them (tables, paths, arrays by name, data frames) into checked tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from veilscore.data.ingest import read_table
 from veilscore.data.table import Kind, Table, absent, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
-from veilscore.terms.parameters import Training
+from veilscore.terms.training import Training
 
 Source = Table | Path | str | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TableReader:
-    """Makes checked tables of what users pass."""
+    """Makes checked tables of what users pass; the fields name columns of data that is not a `Table`."""
 
     id: str
     label: str
@@ -28,7 +28,7 @@ class TableReader:
     parameters: Training
 
     def bank(self, party: str, source: Source) -> Table:
-        """Table of the bank with label, and weights and dates where the job uses them."""
+        """Return the bank's table with label, and weights and dates where the job uses them."""
         p = self.parameters
         table = self._read(party, source, label=self.label, weight=self.weight, dates=self.date)
         if table.label is None:
@@ -46,11 +46,11 @@ class TableReader:
         return table if p.weights else replace(table, weight=None)
 
     def holder(self, party: str, source: Source) -> Table:
-        """Table of a holder."""
+        """Return a holder's table."""
         return self._read(party, source)
 
     def again(self, party: str, source: Source, kinds: Mapping[str, Kind]) -> Table:
-        """Table to score: the columns of training only, of the kinds that they had."""
+        """Return a table to score: the columns of training only, of the kinds that they had."""
         if isinstance(source, Table):
             return _chosen(source, tuple(kinds), ())
         if isinstance(source, (str, Path)):

@@ -12,17 +12,18 @@ Aborts   : ForkError at the notary for a head that does not continue the one it 
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from typing import Protocol as Interface
 
 from cryptography.x509 import Certificate
+from pydantic import Field
 
 from veilscore.errors import ConfigError, EvidenceError, PeerError
-from veilscore.evidence.documents import Count, Document, Keys, Signer, Text
+from veilscore.evidence.documents import Document, Keys, Signer, Text, Time
 from veilscore.evidence.heads import SignedHead, check_successor
 from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import Logged
@@ -33,40 +34,33 @@ _TIMEOUT_S = 20.0
 
 
 class AnchoredHead(Document):
-    """Entry of a second log."""
+    """The entry by which a second log keeps another's head."""
 
     kind: Literal["anchored"] = "anchored"
     head: SignedHead
-    time_ms: Count
+    time_ms: Time
 
 
 class AnchorReceipt(Document):
-    """Proof that a head was known outside at a time; either `logged` or `token` (RFC 3161 response, hexadecimal)."""
+    """Proves that a head was known outside at a time: by `logged`, or else by `token` (RFC 3161, hexadecimal)."""
 
     kind: Literal["anchor_receipt"] = "anchor_receipt"
     anchor: Text
     head: SignedHead
     logged: Logged | None = None
-    token: str = ""
+    token: Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")] = ""
 
 
 class Anchor(Interface):
-    """Where heads can be anchored."""
+    """Takes heads from parties and keeps them outside the federation."""
 
     def submit(self, head: SignedHead, path: Callable[[int], Sequence[str]]) -> AnchorReceipt:
-        """Anchor a head.
-
-        Parameters
-        ----------
-        path : gives the consistency proof (hexadecimal) from an earlier size to this head.
-        """
+        """Anchor a head; `path` gives the consistency proof (hexadecimal) from an earlier size to it."""
 
 
 class SecondLog:
-    """A notary: a log of the heads of others, kept by another operator.
+    """A notary, which keeps the heads of others in a log of its own.
 
-    Parameters
-    ----------
     folder : the notary's; holds its log and the last head of each party.
     signer, keys : its identity, and the public keys of the notary and of the parties.
     """
@@ -81,11 +75,11 @@ class SecondLog:
         self._log.close()
 
     def seen(self, party: str) -> SignedHead | None:
-        """Last head of a party."""
-        return SignedHead.model_validate(self._heads.load_json(party)) if self._heads.has(party) else None
+        """Return the last head of a party, if it has one."""
+        return SignedHead.kept(self._heads, party) if self._heads.has(party) else None
 
     def submit(self, head: SignedHead, path: Callable[[int], Sequence[str]]) -> AnchorReceipt:
-        """Log a head that continues the last one of its party."""
+        """Log a head, which must continue the last one of its party."""
         before = self.seen(head.party)
         check_successor(before, head, () if before is None else path(before.size), self._keys)
         entry = AnchoredHead(head=head, time_ms=self._log.now_ms())
@@ -96,10 +90,8 @@ class SecondLog:
 
 
 class TimeStamps:
-    """A time-stamping authority.
+    """Has heads stamped by a time-stamping authority.
 
-    Parameters
-    ----------
     url : where it takes requests (HTTP POST, RFC 3161 section 3.4).
     roots : certificates under which its own must lie.
     """
@@ -127,7 +119,7 @@ def _post(url: str, body: bytes) -> bytes:
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310 - scheme is checked
             data: bytes = reply.read(_MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise PeerError(
             f"time-stamping authority {url} cannot be reached ({type(error).__name__}): try again"
         ) from error
@@ -162,12 +154,9 @@ def _verify_token(token: bytes, head: SignedHead, roots: Sequence[Certificate]) 
 
 
 def check_anchor(receipt: AnchorReceipt, keys: Keys, roots: Sequence[Certificate] = ()) -> list[str]:
-    """Verify an anchor's receipt offline; returns what it proves.
+    """Verify an anchor's receipt offline and return what it proves.
 
-    Raises
-    ------
-    EvidenceError : it proves nothing.
-    ConfigError : a time stamp without root certificates.
+    Raises EvidenceError where it proves nothing, ConfigError where a time stamp comes without root certificates.
     """
     head = receipt.head
     head.verify(keys)
@@ -175,11 +164,7 @@ def check_anchor(receipt: AnchorReceipt, keys: Keys, roots: Sequence[Certificate
     if (receipt.logged is None) == (not receipt.token):
         raise EvidenceError("an anchor's receipt holds a log entry or a time stamp, and one of them only")
     if receipt.logged is None:
-        try:
-            token = bytes.fromhex(receipt.token)
-        except ValueError as error:
-            raise EvidenceError("the time stamp is not hexadecimal") from error
-        stamped = _verify_token(token, head, roots)
+        stamped = _verify_token(bytes.fromhex(receipt.token), head, roots)
         return [f"A time-stamping authority saw {what} at {stamped.tst_info.gen_time:%Y-%m-%d %H:%M:%S} UTC."]
     receipt.logged.verify(keys)
     entry = AnchoredHead.parse(receipt.logged.entry.encode())

@@ -1,4 +1,4 @@
-"""Canonical JSON documents, and who may have signed them.
+"""Evidence is made of canonical JSON documents, and of signatures that public keys verify.
 
 A document is UTF-8 JSON, keys sorted, no spaces, no number but integers; other bytes for the same content are refused,
 so that a digest or signature over the bytes is one over the content.
@@ -31,21 +31,22 @@ SignatureHex = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,80}$")]
 Party = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Time = Annotated[int, Field(ge=0, lt=1 << 47)]  # milliseconds since the epoch, to the year 6429: a calendar has it
 Path64 = Annotated[tuple[Digest, ...], Field(max_length=64)]
 
 
 class Document(BaseModel):
-    """Base of every signed or logged document: exact keys, exact types, one form."""
+    """Base of every signed or logged document: it has exact keys, exact types and one form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
     def to_bytes(self) -> bytes:
-        """Canonical form."""
+        """Return the canonical form."""
         return canonical(self.model_dump(mode="json"))
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the canonical form; EvidenceError for anything else."""
+        """Return the document of a canonical form; EvidenceError for anything else."""
         if len(data) > MAX_DOCUMENT_BYTES:
             raise EvidenceError(f"{cls.__name__} of {len(data)} bytes is longer than {MAX_DOCUMENT_BYTES}")
         try:
@@ -63,7 +64,7 @@ def _errors(error: ValidationError | RecursionError) -> list[Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces; ValueError or TypeError for what JSON does not have."""
+    """Return JSON with sorted keys and no spaces; ValueError or TypeError for what JSON does not have."""
     return _ENCODER.encode(value).encode()
 
 
@@ -71,28 +72,28 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def digest(data: bytes) -> str:
-    """SHA-256, hexadecimal."""
+    """Return the SHA-256 of some bytes, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def unhex(path: tuple[str, ...]) -> list[bytes]:
-    """Hashes of a proof as bytes."""
+    """Return the hashes of a proof as bytes."""
     return [bytes.fromhex(step) for step in path]
 
 
 class Signer(Interface):
-    """What signs for a party: `veilscore.keys.identity.Identity`."""
+    """Signs for a party, as `veilscore.keys.identity.Identity` does."""
 
     @property
     def name(self) -> str:
-        """Name of the party."""
+        """Return the name of the party."""
 
     def sign(self, data: bytes, purpose: str) -> bytes:
-        """Signature bound to the purpose."""
+        """Return a signature that is bound to the purpose."""
 
 
 def signature_of(signer: Signer, data: bytes, purpose: str) -> str:
-    """Signature, hexadecimal; of the two that ECDSA allows the one with the smaller s, so that it has one form."""
+    """Return a signature, hexadecimal, in its one form: of the two that ECDSA allows, the one with the smaller s."""
     r, s = decode_dss_signature(signer.sign(data, purpose))
     return encode_dss_signature(r, min(s, _ORDER - s)).hex()
 
@@ -109,25 +110,20 @@ def _read_signature(text: str) -> bytes:
 
 
 class Keys(Interface):
-    """Public keys by party."""
+    """Verifies signatures of parties by their public keys."""
 
     def verify(self, party: str, data: bytes, signature: str, purpose: str, time_ms: int) -> None:
         """Check a signature (hexadecimal) that says it was made at `time_ms`; EvidenceError if it does not hold."""
 
 
 class FederationKeys:
-    """Keys of a federation, with those that members had before.
-
-    Parameters
-    ----------
-    current : gives the federation as it is now.
-    """
+    """Verifies by the keys of a federation's members, former ones too; `current` gives the federation as it is now."""
 
     def __init__(self, current: Callable[[], Federation]) -> None:
         self._current = current
 
     def verify(self, party: str, data: bytes, signature: str, purpose: str, time_ms: int) -> None:
-        """Check against every key that the member had at that time."""
+        """Check a signature against every key that the member had at that time."""
         try:
             self._current().keys_of(party).verify(data, _read_signature(signature), purpose, time_ms / 1000)
         except VeilscoreError as error:
@@ -135,7 +131,7 @@ class FederationKeys:
 
 
 class CertificateKeys:
-    """Keys from certificates alone (PEM); several of one party stand for its rotated keys."""
+    """Verifies by certificates alone; several of one party stand for its rotated keys."""
 
     def __init__(self, certificates: list[Certificate]) -> None:
         self._of: dict[str, list[Certificate]] = {}
@@ -143,7 +139,7 @@ class CertificateKeys:
             self._of.setdefault(certificate.name, []).append(certificate)
 
     def verify(self, party: str, data: bytes, signature: str, purpose: str, time_ms: int) -> None:
-        """Check against every certificate of this name that was valid at that time."""
+        """Check a signature against every certificate of this name that was valid at that time."""
         for certificate in self._of.get(party, ()):
             try:
                 certificate.check_valid(time_ms / 1000)
@@ -156,13 +152,13 @@ class CertificateKeys:
 
 
 class AnyKeys:
-    """Keys out of several files; each is tried in turn."""
+    """Verifies by keys out of several files, each tried in turn."""
 
     def __init__(self, keys: Sequence[Keys]) -> None:
         self._keys = tuple(keys)
 
     def verify(self, party: str, data: bytes, signature: str, purpose: str, time_ms: int) -> None:
-        """Check against each until one holds; EvidenceError of the first otherwise."""
+        """Check a signature against each until one holds; else EvidenceError of the first."""
         first: EvidenceError | None = None
         for keys in self._keys:
             try:
@@ -173,11 +169,9 @@ class AnyKeys:
 
 
 def load_keys(path: Path) -> Keys:
-    """Public keys from a federation file, or from a file of PEM certificates.
+    """Return the public keys of a federation file or of a file of PEM certificates.
 
-    Raises
-    ------
-    ConfigError, IdentityError : it is neither.
+    Raises ConfigError or IdentityError where it is neither.
     """
     try:
         with path.open("rb") as file:

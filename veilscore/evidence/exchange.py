@@ -1,4 +1,4 @@
-"""How the parties of a finished job sign each other's heads and gather its receipt, over the coordinator.
+"""The parties of a finished job sign each other's heads and gather its receipt, over the coordinator.
 
 Order, each round at all parties at once, the coordinator's own log included:
     close        each writes its statement on the job and returns it with its signed head, and the sizes of the others'
@@ -34,7 +34,7 @@ Sizes = Annotated[dict[Party, Count], Field(max_length=MAX_PARTIES)]
 
 
 class Nothing(Document):
-    """No content."""
+    """An answer without content."""
 
 
 class Closing(Document):
@@ -45,44 +45,41 @@ class Closing(Document):
 
 
 class ProofsWanted(Document):
-    """From which sizes to prove that the head of `size` entries continues them."""
+    """Says from which sizes to prove that the head of `size` entries continues them."""
 
     size: Count
     earlier: Annotated[tuple[Count, ...], Field(max_length=MAX_PARTIES)]
 
 
 class Proofs(Document):
-    """Consistency paths, in the order asked for."""
+    """Consistency paths, in the order of the sizes in `ProofsWanted`."""
 
     paths: Annotated[tuple[Path64, ...], Field(max_length=MAX_PARTIES)]
 
 
 class Offer(Document):
-    """A head to countersign, with the proof from the one seen before."""
+    """A head to countersign, with the proof that it continues the one seen before."""
 
     head: SignedHead
     path: Path64 = ()
 
 
 class Offers(Document):
-    """Heads of all others."""
+    """The heads of all others."""
 
     offers: Annotated[tuple[Offer, ...], Field(max_length=MAX_PARTIES)]
 
 
 class Countersigned(Document):
-    """One countersignature a head, by the party whose head it is."""
+    """Countersignatures by the party whose head each is for."""
 
     signatures: Annotated[dict[Party, Countersignature], Field(max_length=MAX_PARTIES)]
 
 
 class CrossSigning:
-    """One node's answers.
+    """Answers for one node, whose log `recorder` keeps.
 
-    Parameters
-    ----------
-    recorder : the node's log.
-    job_of : the job of an id if this node accepted it; raises otherwise.
+    job_of : returns the job of an id if this node accepted it, and raises otherwise.
     """
 
     def __init__(self, recorder: EvidenceRecorder, job_of: Callable[[str], Job]) -> None:
@@ -90,7 +87,7 @@ class CrossSigning:
         self._job_of = job_of
 
     def answer(self, ask: str, job_id: str, body: bytes) -> bytes:
-        """Answer one round; EvidenceError for an unknown one or whatever does not verify."""
+        """Answer one round; EvidenceError for an unknown one and for whatever does not verify."""
         job = self._job_of(job_id)
         if ask == "close":
             return self.close(job_id, job).to_bytes()
@@ -104,7 +101,7 @@ class CrossSigning:
         raise EvidenceError(f"round {ask[:20]!r} of cross-signing is unknown")
 
     def close(self, job_id: str, job: Job) -> Closing:
-        """State what happened."""
+        """Return this party's statement on the job, under a head of today."""
         index = self._recorder.job_finished(job_id, job)
         self._recorder.renew_head(MAX_AGE_MS // 2)
         others = {*job.parties, job.coordinator} - {self._recorder.node.name}
@@ -112,12 +109,12 @@ class CrossSigning:
         return Closing(statement=Logged.of(self._recorder.log, index), seen=seen)
 
     def prove(self, wanted: ProofsWanted) -> Proofs:
-        """Prove that the own head continues earlier ones."""
+        """Return proofs that the own head continues earlier ones."""
         log = self._recorder.log
         return Proofs(paths=tuple(tuple(h.hex() for h in log.consistency(n, wanted.size)) for n in wanted.earlier))
 
     def countersign(self, offered: Offers, job: Job) -> Countersigned:
-        """Check every head against the one seen before, then sign all or none."""
+        """Check every head against the one seen before, then countersign all or none."""
         recorder = self._recorder
         others = {*job.parties, job.coordinator} - {recorder.node.name}
         heads = {offer.head.party: offer for offer in offered.offers}
@@ -141,9 +138,9 @@ class CrossSigning:
         )
 
     def keep(self, receipt: JobReceipt, job_id: str) -> None:
-        """Verify the receipt and keep it; what it shows of this party must be its own."""
+        """Verify the receipt and keep it; its statement of this party must be the one logged here."""
         statements, _ = verify_job(receipt, self._recorder.keys)
-        mine = statements[self._recorder.node.name]
+        mine = statements.get(self._recorder.node.name)
         index = self._recorder.job_finished(job_id, self._job_of(job_id))
         if receipt.job_id != job_id or mine != JobStatement.parse(self._recorder.log.entry(index)):
             raise EvidenceError("the receipt is of another job, or shows another statement than this party's")
@@ -151,7 +148,7 @@ class CrossSigning:
 
 
 def assemble(job_id: str, job: Job, closings: dict[str, Closing], signed: dict[str, Countersigned]) -> JobReceipt:
-    """Receipt from what the parties returned; EvidenceError if one is missing or answered for another."""
+    """Return the receipt of what the parties answered; EvidenceError if one is missing or answered for another."""
     statements = []
     for party in (*job.parties, job.coordinator):
         if party not in closings or closings[party].statement.head.party != party:

@@ -1,4 +1,4 @@
-"""What a party's files say of a finished job: digests of model, consent, policy and results."""
+"""Reads from a party's files what it states of a finished job: digests of model, consent, policy and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT = {".json", ".npz", ".csv", ".parquet"}
 
 @dataclass(frozen=True)
 class Facts:
-    """Parts of a statement that come from files; empty where the party has none."""
+    """The parts of a statement that come from files; they are empty where the party has none."""
 
     policy: str
     consent: str
@@ -31,11 +31,9 @@ class Facts:
 
 
 def facts_of(home: Path, node: NodeConfig, job: Job, job_id: str, seed: bytes) -> Facts:
-    """Read them; StateError if a file is damaged.
+    """Read the facts of a job; StateError if a file is damaged.
 
-    Parameters
-    ----------
-    seed : secret of this job at this party; commitments to files and scores are salted by it.
+    seed : secret of this job at this party, which salts the commitments to files and scores.
     """
     folder = home / "jobs" / job_id
     named = getattr(job.parameters, "model", None)
@@ -55,7 +53,7 @@ def facts_of(home: Path, node: NodeConfig, job: Job, job_id: str, seed: bytes) -
 
 
 def policy_digest(node: NodeConfig) -> str:
-    """SHA-256 of the policy in force, every default filled in."""
+    """Return the SHA-256 of the policy in force, every default filled in."""
     return digest(canonical(node.policy.model_dump(mode="json")))
 
 
@@ -65,7 +63,7 @@ def _consent(folder: Path) -> str:
 
 
 def _model(folder: Path, kept: Path, job: Job) -> str:
-    """Hash of the model made or applied, where this party sees it."""
+    """Return the hash of the model made or applied, where this party sees it."""
     if job.task.startswith("train"):
         return str((_json(folder / "model.json") or {}).get("sha256", ""))
     seen = _json(folder / "scored.json") or {}

@@ -1,7 +1,7 @@
-"""Heads of logs: what a party signs of its own log, and what it countersigns of another's.
+"""A party signs heads of its own log and countersigns those of others.
 
 Source   : signed tree heads of RFC 9162, section 4.10; cosigning as in witnessed transparency logs.
-Parties  : every party of a job and the coordinator.
+Parties  : every party of a job, and the coordinator.
 Messages : SignedHead with a consistency proof from the head that the other saw before; Countersignature.
 Reveals  : number of entries and one hash.
 Assumes  : one honest party besides the owner: it refuses a second history, and its countersignature shows the first.
@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from veilscore.errors import EvidenceError
+from pydantic import ValidationError
+
+from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import (
     Count,
     Digest,
@@ -23,18 +25,20 @@ from veilscore.evidence.documents import (
     Party,
     SignatureHex,
     Signer,
+    Time,
     canonical,
     signature_of,
     unhex,
 )
 from veilscore.evidence.merkle import check_consistency
+from veilscore.files.store import JobStore
 
 HEAD = "evidence log head"
 COUNTERSIGN = "evidence log countersignature"
 
 
 class ForkError(EvidenceError):
-    """A party signed two heads that do not belong to one log; `heads` are the proof."""
+    """A party signed two heads that do not belong to one log; `heads` prove it."""
 
     def __init__(self, message: str, heads: tuple[SignedHead, SignedHead]) -> None:
         super().__init__(message, party=heads[0].party)
@@ -44,8 +48,6 @@ class ForkError(EvidenceError):
 class SignedHead(Document):
     """A party's signature over its log.
 
-    Parameters
-    ----------
     size : number of entries.
     root : of the Merkle tree over them.
     previous : SHA-256 of the head before it in the log, so that no head can be left out; empty for the first.
@@ -56,12 +58,12 @@ class SignedHead(Document):
     size: Count
     root: Digest
     previous: DigestOrNone
-    time_ms: Count
+    time_ms: Time
     signature: SignatureHex
 
     @classmethod
     def sign(cls, signer: Signer, size: int, root: bytes, previous: str, time_ms: int) -> Self:
-        """Sign with the party's key; `previous` as in the head."""
+        """Return a head signed with the party's key."""
         claim = _claim(signer.name, size, root.hex(), previous, time_ms)
         return cls(
             party=signer.name,
@@ -73,31 +75,39 @@ class SignedHead(Document):
         )
 
     def verify(self, keys: Keys) -> None:
-        """Check the signature; EvidenceError."""
+        """Check the signature; EvidenceError if it does not hold."""
         claim = _claim(self.party, self.size, self.root, self.previous, self.time_ms)
         keys.verify(self.party, claim, self.signature, HEAD, self.time_ms)
 
+    @classmethod
+    def kept(cls, store: JobStore, party: str) -> Self:
+        """Return the head of a party that a store keeps; StateError if it is damaged."""
+        try:
+            return cls.model_validate(store.load_json(party))
+        except ValidationError as error:
+            raise StateError(f"the head of {party} kept in {store.path} is damaged; restore it from backup") from error
+
     @property
     def root_bytes(self) -> bytes:
-        """Root as 32 bytes."""
+        """Return the root as 32 bytes."""
         return bytes.fromhex(self.root)
 
 
 class Countersignature(Document):
-    """A party's word that this head of another continues what it saw of that log before."""
+    """A party's signature that another's head continues what it saw of that log before."""
 
     by: Party
-    time_ms: Count
+    time_ms: Time
     signature: SignatureHex
 
     @classmethod
     def sign(cls, signer: Signer, head: SignedHead, time_ms: int) -> Self:
-        """Sign; only after `check_successor`."""
+        """Return a countersignature; call it only after `check_successor`."""
         signature = signature_of(signer, _counterclaim(signer.name, head, time_ms), COUNTERSIGN)
         return cls(by=signer.name, time_ms=time_ms, signature=signature)
 
     def verify(self, head: SignedHead, keys: Keys) -> None:
-        """Check that it is for this head; EvidenceError."""
+        """Check that it is for this head; EvidenceError if it is not."""
         if self.by == head.party:
             raise EvidenceError(f"{self.by} countersigned its own head, which proves nothing", party=self.by)
         keys.verify(self.by, _counterclaim(self.by, head, self.time_ms), self.signature, COUNTERSIGN, self.time_ms)
@@ -114,14 +124,9 @@ def _counterclaim(by: str, head: SignedHead, time_ms: int) -> bytes:
 def check_successor(seen: SignedHead | None, head: SignedHead, path: Sequence[str], keys: Keys) -> None:
     """Check that `head` is signed and continues the head seen before.
 
-    Parameters
-    ----------
     path : consistency proof from `seen` to `head`; empty if nothing was seen before.
-
-    Raises
-    ------
-    ForkError : it does not continue it although both are signed.
-    EvidenceError : wrong signature, or another party's head.
+    Raises ForkError where it does not continue it although both are signed, EvidenceError on a wrong signature or
+        another party's head.
     """
     head.verify(keys)
     if seen is None:

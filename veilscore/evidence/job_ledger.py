@@ -1,4 +1,4 @@
-"""What one node remembers of the jobs it was asked to take part in: its answer, and the attempts it has begun.
+"""A node remembers of each job it was asked to take part in its answer and the attempts it has begun.
 
 An attempt is written down before it starts and never starts again, so that no one-time secret is used twice,
 also after a crash.
@@ -22,10 +22,7 @@ _ANSWERS = {"pending": {"accepted", "refused", "cancelled"}, "accepted": {"cance
 class LedgerEntry:
     """One job as this node knows it.
 
-    Parameters
-    ----------
     status : pending, accepted, refused or cancelled.
-    reason : why, for whoever asks.
     attempts : step -> highest attempt begun.
     done : step -> attempt that finished.
     failures : step -> full text of its last error; stays at this node.
@@ -44,7 +41,7 @@ class LedgerEntry:
 
 
 class Ledger:
-    """Entries in one folder, one file each, written whole or not at all."""
+    """Keeps entries in one folder, one file each, written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self._store = JobStore(folder)
@@ -53,15 +50,15 @@ class Ledger:
             self._entries[name] = _from_json(name, self._store.load_json(name))
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """All jobs, oldest first."""
+        """Return all jobs, oldest first."""
         return tuple(sorted(self._entries.values(), key=lambda e: e.received_s))
 
     def get(self, job_id: str) -> LedgerEntry | None:
-        """One job, if known."""
+        """Return one job, if it is known."""
         return self._entries.get(job_id)
 
     def entry(self, job_id: str) -> LedgerEntry:
-        """One job; JobError if unknown."""
+        """Return one job; JobError if it is unknown."""
         entry = self._entries.get(job_id)
         if entry is None:
             raise JobError("no such job at this node: it was never proposed to it, or its home was replaced")

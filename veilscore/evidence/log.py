@@ -1,6 +1,6 @@
-"""A party's append-only log: one file, entries as canonical JSON, a signed Merkle head after each batch.
+"""A party's append-only log is one file of entries as canonical JSON, with a signed Merkle head after each batch.
 
-Lines of the file: ``E {entry}`` for each entry, then ``H {signed head}``; one write and one fsync for both. A batch
+Lines of the file: `E {entry}` for each entry, then `H {signed head}`; one write and one fsync for both. A batch
 counts once its head is on disk. What a crash leaves after the last head (a cut line, entries without a head, blocks of
 zeros) is a torn tail: nobody was told that it was logged. It is cut off at the next opening, which the log records.
 Where a caller waits (one score), an entry is written ahead of its head: it counts once it is on disk itself, and the
@@ -8,10 +8,9 @@ head over it and others like it follows in a moment. If a crash comes between, t
 their kinds alone, and records that they were found unsigned.
 
 Source  : RFC 9162 (tree and heads). Entries hold digests, sizes and times; a firm's id only inside a salted hash.
-Protects: any change of a byte, a missing, added or moved entry up to the last head anybody kept is found.
-Does not: stop the owner, or for entries ahead of their head whoever can write the file while the node is down, from
-          changing the end that nobody has seen; countersigned and anchored heads (heads.py, anchor.py) make that
-          visible.
+Protects: any change of a byte and any missing, added or moved entry is found, up to the last head anybody kept.
+Does not: stop the owner from changing the end that nobody has seen, or, for entries ahead of their head, whoever can
+          write the file while the node is down; countersigned and anchored heads (heads.py, anchor.py) make it visible.
 """
 
 from __future__ import annotations
@@ -40,13 +39,9 @@ _ENTRY, _HEAD = b"E ", b"H "
 
 @dataclass(frozen=True)
 class LogFile:
-    """What a log file holds up to its last head.
+    """A log file as it was read, up to its last head.
 
-    Attributes
-    ----------
     places : (offset, size) of every entry's JSON in the file.
-    head : the last signed head.
-    heads : all heads, where asked for.
     end : offset behind the last head; what follows is torn, or ahead of its head.
     torn : bytes behind it.
     """
@@ -60,16 +55,11 @@ class LogFile:
 
 
 def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> LogFile:
-    """Read a log file and recompute its tree; roots are compared with every head, signatures are not checked.
+    """Read a log file, recompute its tree and compare it with every head; signatures are not checked.
 
-    Parameters
-    ----------
     visit : called with index and JSON of every entry that a head covers.
-
-    Raises
-    ------
-    EvidenceError : something before the last head was changed, dropped, added or moved; says where.
-    StateError : the file cannot be read.
+    Raises EvidenceError where something before the last head was changed, dropped, added or moved, and says where;
+        StateError where the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -88,7 +78,7 @@ def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> Lo
         tag, body = data[start : start + 2], data[start + 2 : stop]
         if tag == _ENTRY:
             waiting.append((start + 2, len(body)))
-        elif end > sure:
+        elif end > sure:  # behind the last intact head nothing is known to be whole
             break
         elif tag == _HEAD:
             tree.extend(leaf_hash(data[at : at + n]) for at, n in waiting)
@@ -105,9 +95,9 @@ def scan(path: Path, *, visit: Callable[[int, bytes], None] | None = None) -> Lo
 
 
 def _sure(data: bytes) -> int:
-    """Where the last head begins that stands before any zero, which a crash of the machine leaves in the last write.
+    """Return the offset of the last intact head; a power loss can leave zero bytes in the last write, after it.
 
-    Zeros before the last head but one were never left by a crash: the end of `data`, so that they are found.
+    Zeros before the last head but one are no power loss: then it is the end of `data`, so that `scan` finds them.
     """
     last = data.rfind(b"\nH ")
     before = data.rfind(b"\nH ", 0, max(last, 0))
@@ -132,21 +122,16 @@ def _checked_head(body: bytes, tree: MerkleTree, before: Sequence[SignedHead], w
 
 
 class Log:
-    """One party's log, open for appending; usable from any thread, one process at a time.
+    """One party's log, open for appending by any thread of one process at a time.
 
-    Parameters
-    ----------
     folder : made if absent; holds log.jsonl.
     signer : gives the party's identity in use (it changes when keys are rotated).
     keys : to check the last head with.
     clock : seconds since the epoch.
     visit : called with index and JSON of every entry that is there already.
     ahead : kinds of entries that may be written ahead of their head.
-
-    Raises
-    ------
-    EvidenceError : the log was changed; it is left as it is.
-    StateError : it cannot be read or written, or another process has it.
+    Raises EvidenceError where the log was changed, and leaves it as it is; StateError where it cannot be read or
+        written, or another process has it.
     """
 
     def __init__(
@@ -190,7 +175,7 @@ class Log:
             self.append([entry | {"time_ms": self.now_ms()}])
 
     def _adopt(self, tail: bytes, visit: Callable[[int, bytes], None] | None) -> int:
-        """Take in the entries that a crash left without their head; returns how many."""
+        """Take in the entries that a crash left without their head, and return how many they are."""
         first = self.size
         for line in tail.split(b"\n")[:-1]:
             body = line[2:]
@@ -203,7 +188,7 @@ class Log:
         return self.size - first
 
     def _place(self, body: bytes) -> None:
-        """Note where an entry stands that is on disk now."""
+        """Note where an entry that is on disk now stands."""
         self._places.append((self._end + len(_ENTRY), len(body)))
         self._end += len(_ENTRY) + len(body) + 1
 
@@ -221,7 +206,7 @@ class Log:
         return descriptor
 
     def close(self) -> None:
-        """Let go of the file; entries that have no head yet get one, if it can be written."""
+        """Close the file; entries that have no head yet get one, if it can be written."""
         with self._lock:
             if self._file >= 0:
                 try:
@@ -232,17 +217,17 @@ class Log:
                     self._file = -1
 
     def now_ms(self) -> int:
-        """Time for an entry, milliseconds since the epoch."""
+        """Return the time for an entry, milliseconds since the epoch."""
         return int(self._clock() * 1000)
 
     @property
     def size(self) -> int:
-        """Number of entries."""
+        """Return the number of entries."""
         return len(self._places)
 
     @property
     def head(self) -> SignedHead:
-        """Head over everything in the log; signed now, if entries have none yet."""
+        """Return the head over everything in the log, signed now if entries have none yet."""
         with self._lock:
             self._sign_head()
             if self._head is None:
@@ -250,17 +235,12 @@ class Log:
             return self._head
 
     def append(self, entries: Sequence[dict[str, Any]], *, head_later: bool = False) -> range:
-        """Write entries and a head over them; returns their indices once they are on disk.
+        """Write entries and a head over them, and return their indices once they are on disk.
 
-        Parameters
-        ----------
         head_later : somebody waits, so entries alone are written, and the caller sees to it that `sign_head` is called
             in a moment. A signature takes half as long as an fsync, and one may stand for many entries.
-
-        Raises
-        ------
-        EvidenceError : no entry, too many, one that is too long, or of a kind that has its head with it.
-        StateError : the disk is full or cannot be written; nothing was appended.
+        Raises EvidenceError for no entry, too many, one that is too long, or one of a kind that has its head with it;
+            StateError where the disk is full or cannot be written, and then nothing was appended.
         """
         bodies = [canonical(entry) for entry in entries]
         if not 0 < len(bodies) <= MAX_BATCH or max(map(len, bodies)) > MAX_ENTRY_BYTES:
@@ -287,7 +267,7 @@ class Log:
             self._write([], with_head=True)
 
     def _write(self, bodies: list[bytes], *, with_head: bool) -> None:
-        """Entries onto the disk; behind them the head of the tree as it is, if wanted."""
+        """Write entries, and behind them a head of the tree as it is, if wanted."""
         data, head, signed = b"".join([_ENTRY + body + b"\n" for body in bodies]), self._head, b""
         if with_head:
             head = SignedHead.sign(self._signer(), self._tree.size, self._tree.root(), self._previous, self.now_ms())
@@ -314,7 +294,7 @@ class Log:
             raise StateError(f"log {self.path} cannot be written: {error.strerror}; free space, then go on") from error
 
     def _cut(self, end: int) -> None:
-        """Remove what stands behind `end`; until that is done nothing is written."""
+        """Remove what stands behind `end`; until that has succeeded nothing is written."""
         self._whole = False
         try:
             os.ftruncate(self._file, end)
@@ -330,7 +310,7 @@ class Log:
             raise StateError(f"log {self.path} cannot be written: {error.strerror}") from error
 
     def entry(self, index: int) -> bytes:
-        """JSON of one entry."""
+        """Return the JSON of one entry."""
         with self._lock:
             if not 0 <= index < self.size:
                 raise EvidenceError(f"the log has {self.size} entries, none with number {index}")
@@ -338,23 +318,23 @@ class Log:
             return os.pread(self._file, n, at)
 
     def entries(self, start: int = 0) -> Iterator[bytes]:
-        """JSON of the entries from `start` on."""
+        """Yield the JSON of the entries from `start` on."""
         for index in range(start, self.size):
             yield self.entry(index)
 
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        """Path of an entry in the tree of `size` entries."""
+        """Return the path of an entry in the tree of `size` entries."""
         with self._lock:
             return self._tree.inclusion(index, size)
 
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
-        """Path from the tree of `old` entries to that of `size`."""
+        """Return the path from the tree of `old` entries to that of `size`."""
         with self._lock:
             return self._tree.consistency(old, size)
 
 
 def _kind_of(body: bytes) -> str:
-    """Kind of an entry; empty if it is none, or not in canonical form."""
+    """Return the kind of an entry; "" if it is none, or not in canonical form."""
     try:
         entry = json.loads(body)
         return str(entry["kind"]) if canonical(entry) == body else ""

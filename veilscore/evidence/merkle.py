@@ -1,7 +1,9 @@
-"""Merkle trees over hashes, with inclusion and consistency proofs.
+"""Merkle trees prove that an entry is in a log, and that a longer log continues a shorter one.
 
-Source : RFC 9162, section 2.1 (the same trees as RFC 6962). A leaf is hashed as SHA-256(0x00 || data), two
-subtrees as SHA-256(0x01 || left || right); the left subtree of n leaves holds the largest power of two below n.
+A leaf is hashed as SHA-256(0x00 || data), two subtrees as SHA-256(0x01 || left || right); the left subtree of n leaves
+holds the largest power of two below n.
+
+Source : RFC 9162, section 2.1 (the same trees as RFC 6962).
 Assumes: SHA-256 is collision resistant.
 """
 
@@ -18,22 +20,17 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """Hash of one leaf's data."""
+    """Return the hash of one leaf's data."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Hash of two subtrees."""
+    """Return the hash of two subtrees."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 class MerkleTree:
-    """Append-only tree; keeps every complete subtree's hash, 64 bytes a leaf.
-
-    Parameters
-    ----------
-    leaves : hashes of leaves, 32 bytes each.
-    """
+    """Grows a tree over hashes of leaves (32 bytes); it keeps every complete subtree's hash, 64 bytes a leaf."""
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self._levels: list[list[bytes]] = [[]]  # level k: hashes of complete subtrees of 2^k leaves
@@ -41,12 +38,8 @@ class MerkleTree:
 
     @property
     def size(self) -> int:
-        """Number of leaves."""
+        """Return the number of leaves."""
         return len(self._levels[0])
-
-    def leaf(self, index: int) -> bytes:
-        """Hash of one leaf."""
-        return self._levels[0][index]
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Append hashes of leaves."""
@@ -67,12 +60,12 @@ class MerkleTree:
             del hashes[size >> level :]
 
     def root(self, size: int | None = None) -> bytes:
-        """Root of the first `size` leaves, by default all; EvidenceError if there are fewer."""
+        """Return the root of the first `size` leaves, by default all; EvidenceError if there are fewer."""
         size = self._checked(self.size if size is None else size)
         return self._subtree(0, size) if size else EMPTY_ROOT
 
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        """Path that proves leaf `index` in the tree of the first `size` leaves."""
+        """Return the path that proves leaf `index` in the tree of the first `size` leaves."""
         size = self._checked(self.size if size is None else size)
         if not 0 <= index < size:
             raise EvidenceError(f"there is no entry {index} in a tree of {size}")
@@ -85,7 +78,7 @@ class MerkleTree:
         return path[::-1]
 
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
-        """Path that proves the tree of `old` leaves to be the beginning of that of `size` leaves."""
+        """Return the path that proves the tree of `old` leaves to be the beginning of that of `size` leaves."""
         size = self._checked(self.size if size is None else size)
         if not 0 <= old <= size:
             raise EvidenceError(f"a tree of {size} entries does not continue one of {old}")
@@ -108,7 +101,7 @@ class MerkleTree:
         return size
 
     def _subtree(self, start: int, end: int) -> bytes:
-        """Hash over leaves start to end; `start` is a multiple of the smallest power of two that holds them."""
+        """Return the hash over leaves start to end; `start` is a multiple of the least power of two that holds them."""
         n = end - start
         if n & (n - 1) == 0:
             level = n.bit_length() - 1
@@ -118,22 +111,14 @@ class MerkleTree:
 
 
 def _split(n: int) -> int:
-    """Largest power of two below `n` (n > 1)."""
+    """Return the largest power of two below `n` (n > 1)."""
     return 1 << ((n - 1).bit_length() - 1)
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> None:
-    """Verify an inclusion proof (RFC 9162, 2.1.3.2).
+    """Verify that a leaf is entry `index` of the tree with `size` leaves and this root (RFC 9162, 2.1.3.2).
 
-    Parameters
-    ----------
-    leaf : hash of the leaf.
-    index, size : place of the leaf, number of leaves.
-    root : of the tree of that size.
-
-    Raises
-    ------
-    EvidenceError : the leaf is not there.
+    Raises EvidenceError where it is not.
     """
     _check_path(path)
     if not 0 <= index < size:
@@ -156,9 +141,7 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
 def check_consistency(old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> None:
     """Verify that the tree of `size` leaves continues that of `old` leaves (RFC 9162, 2.1.4.2).
 
-    Raises
-    ------
-    EvidenceError : it does not: entries were changed, dropped or put in between.
+    Raises EvidenceError where it does not: entries were changed, dropped or put in between.
     """
     _check_path(path)
     if not 0 <= old <= size:
@@ -178,7 +161,7 @@ def check_consistency(old: int, old_root: bytes, size: int, root: bytes, path: S
 
 
 def _roots_of(old: int, size: int, steps: Sequence[bytes]) -> tuple[bytes, bytes] | None:
-    """Both roots as a consistency proof has them; None if it is too long or too short."""
+    """Return both roots as a consistency proof has them; None if it is too long or too short."""
     at, last = old - 1, size - 1
     while at & 1:
         at, last = at >> 1, last >> 1

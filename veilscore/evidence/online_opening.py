@@ -1,4 +1,4 @@
-"""What bank and holders keep of online scores so that an auditor can run the bank's role again (docs/adr/0016).
+"""What bank and holders keep of online scores so that an auditor can run the bank's role again (docs/adr/0017).
 
     HOME/audit/online/COMMITMENT.json    of one spare that was used: seed, model, what was asked and opened (secret);
                                          or of one band: the set-up's seed, and the bank's own codes
@@ -53,8 +53,6 @@ Use = Literal["spare", "band"]
 class OnlineOpening(Document):
     """What the bank is bound to before a holder answers it.
 
-    Parameters
-    ----------
     use : "spare" or "band" (a set-up with the lead); `id` is that of the spare or set-up.
     seed : of all that the bank draws for it; never of another.
     software : versions that the same bytes need.
@@ -70,20 +68,18 @@ class OnlineOpening(Document):
 
     @property
     def commitment(self) -> bytes:
-        """SHA-256 of the opening; it hides while the seed is secret."""
+        """Return the SHA-256 of the opening; it hides while the seed is secret."""
         return hashlib.sha256(_DOMAIN + self.to_bytes()).digest()
 
     @property
     def seed_bytes(self) -> bytes:
-        """The seed as bytes."""
+        """Return the seed as bytes."""
         return bytes.fromhex(self.seed)
 
 
 class OnlineRecord(Document):
     """What was opened for one score at one holder.
 
-    Parameters
-    ----------
     opening : of the spare that was used.
     request, model : id as the holder knows the request; SHA-256 of the model.
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
@@ -107,8 +103,6 @@ class OnlineRecord(Document):
 class BandRecord(Document):
     """What the bank put into the circuit of one band.
 
-    Parameters
-    ----------
     own_codes : the bank's own codes, 2 bytes each: its points follow from them.
     """
 
@@ -121,12 +115,12 @@ class BandRecord(Document):
 
 @functools.cache
 def software_online() -> dict[str, str]:
-    """Versions of what computes here, the encryption library included."""
+    """Return the versions of what computes here, the encryption library included."""
     return {**software(), "tenseal": importlib.metadata.version("tenseal")}
 
 
 def draw_opening(bank: str, holder: str, use: Use, ident: str) -> OnlineOpening:
-    """Opening of one reply, drawn before the holder is asked."""
+    """Draw the opening of one reply, before the holder is asked."""
     seed = secrets.token_hex(SEED_BYTES)
     return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software_online())
 
@@ -141,7 +135,7 @@ def check_commitment(commitment: bytes, bank: str) -> None:
 
 
 def digests_of(*messages: Message) -> dict[str, str]:
-    """SHA-256 of messages by kind, hexadecimal; of an EncryptRecord without firm and consent."""
+    """Return the SHA-256 of messages by kind, hexadecimal; of an EncryptRecord without firm and consent."""
     found = {}
     for message in messages:
         logged = type(message)()
@@ -157,8 +151,6 @@ def digests_of(*messages: Message) -> dict[str, str]:
 class OpeningLogged:
     """Base of what a holder, whose log it is, writes down before something leaves it; `kind` is that of the entry.
 
-    Attributes
-    ----------
     commitment : of the bank, from before the holder answered.
     messages : kind -> digest of each message between the two under it.
     """
@@ -171,7 +163,7 @@ class OpeningLogged:
     messages: Mapping[str, str]
 
     def entry(self) -> dict[str, Any]:
-        """Form in the log."""
+        """Return the form in the log."""
         body = {"kind": self.kind, **vars(self)}
         del body["holder"]
         return body
@@ -192,8 +184,6 @@ class OpeningLogged:
 class ShareOpened(OpeningLogged):
     """What a holder logs before its part of a score leaves it.
 
-    Attributes
-    ----------
     model : SHA-256, as the bank told it.
     part : hash of its code map, for trees followed by that of its part of the model.
     spare : id of the spare that was used.
@@ -220,10 +210,8 @@ class BandOpened(OpeningLogged):
 
 
 class OnlineArchive:
-    """The bank's files for audits of online scores; all are kept up to a bound, then the oldest go first.
+    """Keeps the bank's files for audits of online scores up to a bound, beyond which the oldest go.
 
-    Parameters
-    ----------
     home : of the bank.
     rules : `audit` in node.yaml: days, and online_mb together.
     """
@@ -299,12 +287,9 @@ class OnlineArchive:
 
 
 def read_any(path: Path) -> OnlineRecord | BandRecord:
-    """Record of either kind.
+    """Read a record of either kind.
 
-    Raises
-    ------
-    FileNotFoundError : none is kept.
-    EvidenceError : it was changed.
+    Raises FileNotFoundError where none is kept, EvidenceError where it was changed.
     """
     data = path.read_bytes()
     try:

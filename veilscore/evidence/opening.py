@@ -1,4 +1,4 @@
-"""What the bank keeps of each attempt so that an auditor can run its role again.
+"""The bank keeps of each attempt what an auditor needs to run its role again.
 
     HOME/jobs/JOB/audit/STEP.ATTEMPT/opening.json   seed, job, configuration, digests of what the step reads (secret)
                                      messages       every message's digest, and the content of those received
@@ -30,7 +30,7 @@ from pydantic import Field
 
 from veilscore import __version__
 from veilscore.errors import EvidenceError, SecretReuseError, StateError
-from veilscore.evidence.documents import Count, Digest, Document, Party, Text
+from veilscore.evidence.documents import Count, Digest, Document, Party, Text, Time
 from veilscore.files.store import write_atomically
 from veilscore.release.binding import code_digest, file_digest
 from veilscore.terms.job import Job
@@ -49,10 +49,8 @@ Long = Annotated[str, Field(max_length=4 << 20)]
 
 
 class Opening(Document):
-    """What one attempt is bound to.
+    """Says what one attempt is bound to.
 
-    Parameters
-    ----------
     session : "job/step/attempt".
     seed : of all secrets of the bank in this attempt; never of another.
     job : the job, canonical.
@@ -64,7 +62,7 @@ class Opening(Document):
     kind: Literal["opening"] = "opening"
     session: Text
     seed: Digest = Field(repr=False)
-    time_ms: Count
+    time_ms: Time
     job: Long = Field(repr=False)
     node: Long = Field(repr=False)
     files: dict[Text, Digest]
@@ -72,7 +70,7 @@ class Opening(Document):
 
     @property
     def commitment(self) -> bytes:
-        """SHA-256 of the opening; it hides while the seed is secret."""
+        """Return the SHA-256 of the opening, which hides it while the seed is secret."""
         return hashlib.sha256(_DOMAIN + self.to_bytes()).digest()
 
 
@@ -90,7 +88,7 @@ def unkept(session: Session) -> Opening:
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes here."""
+    """Return the versions of what computes here."""
     return {
         "veilscore": __version__,
         "code": code_digest(),
@@ -101,7 +99,7 @@ def software() -> dict[str, str]:
 
 
 class Head(Document):
-    """What stands of one message in a record, before its content."""
+    """Describes one message in a record; its content follows."""
 
     sender: Party
     recipient: Party
@@ -113,7 +111,7 @@ class Head(Document):
 
 @dataclass(frozen=True)
 class Reads:
-    """What the bank reads in a step: its kind, patterns of paths below the home, and whether the data set itself."""
+    """Says what the bank reads in a kind of step: patterns of paths below the home, and perhaps its data set."""
 
     kind: str
     paths: tuple[str, ...]
@@ -127,13 +125,9 @@ class Reads:
 
 @dataclass(eq=False)
 class StepRecord:
-    """The bank's record of one attempt; without a folder nothing is kept.
+    """Records one attempt at the bank; without a folder nothing is kept.
 
-    Attributes
-    ----------
-    opening : of the attempt.
     bank : who records.
-    folder : where it is kept.
     max_bytes : a longer record is given up, and the attempt cannot be audited.
     """
 
@@ -148,7 +142,7 @@ class StepRecord:
         """Note one message, and keep what was received; StateError if the disk does not take it."""
         if self.folder is None:
             return
-        kept = b"" if entry.sender == self.bank else payload
+        kept = b"" if entry.sender == self.bank else payload  # what it sent, its role sends again from the seed
         head = Head(**{name: getattr(entry, name) for name in Head.model_fields}).to_bytes()
         self._size += _LENGTH.size + len(head) + len(kept)
         path = self.folder / MESSAGES
@@ -176,10 +170,7 @@ class StepRecord:
 def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads) -> StepRecord:
     """Draw the seed of an attempt at the bank and bind it to what the step will read.
 
-    Raises
-    ------
-    SecretReuseError : this attempt was begun before.
-    StateError : files cannot be read or written.
+    Raises SecretReuseError where this attempt was begun before, StateError where files cannot be read or written.
     """
     job_id, step, attempt = session.id.split("/")
     forget_old(home, node.audit)
@@ -214,10 +205,10 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads
 
 
 def _keep(source: Path, target: Path) -> str:
-    """Keep a file as it is now and return its digest; files of a home are replaced, never written into."""
+    """Keep a file as it is now and return its digest."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source, target)  # enough, since files of a home are replaced, never written into
     except OSError:
         shutil.copy2(source, target)
     return file_digest(target).hex()
@@ -252,19 +243,13 @@ def _cannot(verb: str, path: Path, error: OSError) -> StateError:
 
 
 def read_opening(folder: Path) -> Opening:
-    """Opening of an attempt.
-
-    Raises
-    ------
-    FileNotFoundError : there is none.
-    EvidenceError : it was changed.
-    """
+    """Return the opening of an attempt; FileNotFoundError where there is none, EvidenceError where it was changed."""
     return Opening.parse((folder / OPENING).read_bytes())
 
 
 @dataclass(frozen=True)
 class Noted:
-    """One message of a record; `at` is where its content starts in the file, if it was received."""
+    """One message of a record; its content, if it was received, starts in the file `at` an offset."""
 
     entry: TranscriptEntry
     at: int
@@ -272,12 +257,9 @@ class Noted:
 
 
 def read_messages(folder: Path, session: str) -> list[Noted]:
-    """Messages of an attempt in the order in which the bank saw them; a last one that was cut is left out.
+    """Return the messages of an attempt in the order in which the bank saw them; a last one that was cut is left out.
 
-    Raises
-    ------
-    FileNotFoundError : none were kept.
-    EvidenceError : the record was changed.
+    Raises FileNotFoundError where none were kept, EvidenceError where the record was changed.
     """
     with (folder / MESSAGES).open("rb") as file:
         return list(_noted(file, session))
@@ -300,7 +282,7 @@ def _noted(file: IO[bytes], session: str) -> Iterator[Noted]:
 
 
 def content(folder: Path, noted: Noted) -> bytes:
-    """Content of a received message; EvidenceError if it is not the one that was noted."""
+    """Return the content of a received message; EvidenceError if it is not the one that was noted."""
     with (folder / MESSAGES).open("rb") as file:
         file.seek(noted.at)
         data = file.read(noted.size)

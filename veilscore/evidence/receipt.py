@@ -1,4 +1,4 @@
-"""Receipts: what each party signed of a job, and of each released score, in one document that verifies offline.
+"""A receipt shows what each party signed of a job or of a released score, in one document that verifies offline.
 
 A party's statement on a job is an entry of its log, so the signature is that of the log's head, and the same head's
 countersignatures are those of the other parties. A batch of scores is one more Merkle tree whose root stands in the
@@ -27,6 +27,7 @@ from veilscore.evidence.documents import (
     Party,
     Path64,
     Text,
+    Time,
     canonical,
     unhex,
 )
@@ -46,10 +47,8 @@ Row = Annotated[str, Field(max_length=4000)]
 class Traffic(Document):
     """All messages of one step from one party to another, by digest; both must state the same.
 
-    Parameters
-    ----------
-    earlier : of an attempt that failed, the digest before each of the last messages, the newest first: the other side
-        may have got fewer.
+    earlier : of an attempt that failed, the digest before each of the last messages, newest first: the other side may
+        have got fewer.
     """
 
     sender: Party
@@ -69,7 +68,18 @@ class SignedAnswer(Document):
     answer: Text
     policy: Digest
     bound: Digest
-    time_ms: Count
+    time_ms: Time
+
+
+class StepBound(Document):
+    """What a bank is committed to before the first message of an attempt (`veilscore.evidence.opening`)."""
+
+    kind: Literal["step_bound"] = "step_bound"
+    job_id: Text
+    step: Text
+    attempt: Count
+    commitment: Digest
+    time_ms: Time
 
 
 class StepEntry(Document):
@@ -81,11 +91,11 @@ class StepEntry(Document):
     attempt: Count
     outcome: Literal["done", "failed"]
     traffic: tuple[Traffic, ...]
-    time_ms: Count
+    time_ms: Time
 
 
 class Scores(Document):
-    """The scores of a batch: number and root of the tree over them; `header` names the columns of a line."""
+    """The scores of a batch: their number and the root of the tree over them; `header` names the columns of a line."""
 
     count: Count
     header: Row
@@ -93,10 +103,8 @@ class Scores(Document):
 
 
 class JobStatement(Document):
-    """What one party says of a job when it is done.
+    """A party's statement on a job that is done.
 
-    Parameters
-    ----------
     request : SHA-256 of the job that was accepted.
     policy : SHA-256 of the party's policy at that time.
     bound : digest of what its acceptance was bound to (code, data set version, model version).
@@ -121,14 +129,12 @@ class JobStatement(Document):
     steps: tuple[StepEntry, ...]
     scores: Scores | None = None
     files: dict[Text, Digest]
-    time_ms: Count
+    time_ms: Time
 
 
 class OnlineStatement(Document):
-    """What the bank says of one score that was released online; ids only inside `request` and `output`.
+    """The bank's statement on one score that was released online; ids stand only inside `request` and `output`.
 
-    Parameters
-    ----------
     request, output : salted commitments to the request and the response as the caller got it.
     consent : SHA-256 of the consent document that came with the request; empty for none.
     ciphertexts : holder -> SHA-256 of the message that asked it to open its part; it stands in the holder's log too.
@@ -142,11 +148,11 @@ class OnlineStatement(Document):
     policy: Digest
     model: DigestOrNone
     ciphertexts: Annotated[dict[Party, Digest], Field(max_length=64)]
-    time_ms: Count
+    time_ms: Time
 
 
 class Logged(Document):
-    """An entry of a log, proved by a head and by who countersigned it."""
+    """An entry of a log, proved by a head and by those who countersigned it."""
 
     entry: str
     index: Count
@@ -156,13 +162,13 @@ class Logged(Document):
 
     @classmethod
     def of(cls, log: Log, index: int, head: SignedHead | None = None) -> Self:
-        """Prove one entry of an open log."""
+        """Return one entry of an open log with its proof."""
         head = log.head if head is None else head
         path = tuple(step.hex() for step in log.inclusion(index, head.size))
         return cls(entry=log.entry(index).decode(), index=index, path=path, head=head)
 
     def verify(self, keys: Keys) -> None:
-        """Check head, countersignatures and inclusion; EvidenceError."""
+        """Check head, countersignatures and inclusion; EvidenceError where one does not hold."""
         self.head.verify(keys)
         for one in self.countersignatures:
             one.verify(self.head, keys)
@@ -171,13 +177,7 @@ class Logged(Document):
 
 
 class JobReceipt(Document):
-    """All parties' statements on one job.
-
-    Parameters
-    ----------
-    request : the job in canonical form.
-    statements : one a party, each with the entry's proof.
-    """
+    """All parties' statements on one job; `request` is the job in canonical form."""
 
     kind: Literal["job_receipt"] = "job_receipt"
     job_id: Text
@@ -186,12 +186,7 @@ class JobReceipt(Document):
 
 
 class ScoreReceipt(Document):
-    """One score out of a batch.
-
-    Parameters
-    ----------
-    line : the score as released, in the columns that the bank's statement names.
-    """
+    """One score out of a batch; `line` has the columns that the bank's statement names."""
 
     kind: Literal["score_receipt"] = "score_receipt"
     job: JobReceipt
@@ -202,7 +197,7 @@ class ScoreReceipt(Document):
 
 
 class OnlineReceipt(Document):
-    """One score that was released online: statement, and request and output that it commits to (canonical JSON)."""
+    """One score released online: the statement, with the request and output that it commits to (canonical JSON)."""
 
     kind: Literal["online_receipt"] = "online_receipt"
     statement: Logged
@@ -211,7 +206,7 @@ class OnlineReceipt(Document):
     salt: Salt
 
     def stated(self) -> OnlineStatement:
-        """The statement, which must be on the request and output shown; EvidenceError."""
+        """Return the statement; EvidenceError unless it is on the request and output shown."""
         statement, salt = OnlineStatement.parse(self.statement.entry.encode()), bytes.fromhex(self.salt)
         for what, text, logged in (
             ("request", self.request, statement.request),
@@ -224,7 +219,7 @@ class OnlineReceipt(Document):
 
 
 def traffic_of(transcript: Transcript, *, failed: bool = False) -> tuple[Traffic, ...]:
-    """Digest of a transcript for each direction; sender and recipient compute the same from what each saw."""
+    """Return the digest of a transcript for each direction; sender and recipient come to the same."""
     hashes: dict[tuple[str, str], list[int]] = {}
     chains: dict[tuple[str, str], hashlib._Hash] = {}
     earlier: dict[tuple[str, str], deque[str]] = {}
@@ -255,21 +250,19 @@ def _chain(session: str, sender: str, recipient: str) -> hashlib._Hash:
 
 
 def digest_of(session: str, sender: str, recipient: str, entries: list[TranscriptEntry]) -> str:
-    """Digest of messages of one direction, also of none."""
+    """Return the digest of messages of one direction, also of none."""
     found = traffic_of(Transcript(entries=entries))
     return found[0].digest if found else _chain(session, sender, recipient).hexdigest()
 
 
 def commitment(salt: bytes, data: bytes) -> str:
-    """Salted hash, hexadecimal; hides `data` while the salt is secret."""
+    """Return a salted hash, hexadecimal, which hides `data` while the salt is secret."""
     return hashlib.sha256(len(salt).to_bytes(2, "little") + salt + data).hexdigest()
 
 
 class ScoreTree:
-    """Tree over the lines of a file of scores (CSV, a header first).
+    """Makes a tree over the lines of a file of scores (CSV, a header first).
 
-    Parameters
-    ----------
     content : the file as released.
     seed : 32 secret random bytes, kept by the bank; salts follow from it.
     """
@@ -284,11 +277,11 @@ class ScoreTree:
 
     @property
     def scores(self) -> Scores:
-        """What the bank's statement says of them."""
+        """Return what the bank's statement says of the scores."""
         return Scores(count=self._tree.size, header=self.header, root=self._tree.root().hex())
 
     def index_of(self, firm: str) -> int:
-        """Line of a firm (first column); EvidenceError if it is not there."""
+        """Return the number of the line of a firm (first column); EvidenceError if it is not there."""
         wanted = firm.encode()
         for index, line in enumerate(self._lines):
             if line.split(b",", 1)[0].strip(b'"') == wanted:
@@ -296,13 +289,13 @@ class ScoreTree:
         raise EvidenceError("this firm is not in the batch: give its id as it stands in the file of scores")
 
     def receipt(self, job: JobReceipt, index: int) -> ScoreReceipt:
-        """Receipt of one line."""
+        """Return the receipt of one line."""
         path = tuple(step.hex() for step in self._tree.inclusion(index))
         line, salt = self._lines[index].decode(), self._salts[index].hex()
         return ScoreReceipt(job=job, line=line, salt=salt, index=index, path=path)
 
 
 def check_score(receipt: ScoreReceipt, scores: Scores) -> None:
-    """Check that the line is one of the released scores; EvidenceError."""
+    """Check that the line is one of the released scores; EvidenceError if it is not."""
     leaf = leaf_hash(_SCORE + bytes.fromhex(receipt.salt) + receipt.line.encode())
     check_inclusion(leaf, receipt.index, scores.count, unhex(receipt.path), bytes.fromhex(scores.root))

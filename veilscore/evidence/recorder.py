@@ -1,4 +1,4 @@
-"""What a node writes into its log, and when: the one object that nodes and the coordinator call.
+"""The recorder writes a node's log; nodes and the coordinator call no other part of the evidence.
 
 Nothing has an effect before it is on disk: an answer to a proposal, a finished step and a released score are logged
 before they leave the node, and an error of the log (disk full) stops them.
@@ -38,6 +38,7 @@ from veilscore.evidence.receipt import (
     ScoreReceipt,
     ScoreTree,
     SignedAnswer,
+    StepBound,
     StepEntry,
     commitment,
     traffic_of,
@@ -48,7 +49,7 @@ from veilscore.terms.federation import Federation
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import pack_fields, unpack_fields
+from veilscore.wire.protocol import Charge, pack_fields, unpack_fields
 from veilscore.wire.transcript import Transcript
 
 FOLDER = "evidence"
@@ -61,10 +62,8 @@ _REMEMBERED = {"step", "answer", "job"}
 
 @dataclass(frozen=True, repr=False)
 class OnlineAsked:
-    """The part of a bank's statement on one score that is known before the score.
+    """The part of a bank's statement on one score that is known before the score is.
 
-    Attributes
-    ----------
     body : the request as canonical JSON; `commitment` is to it, under `salt`.
     consent : digest of the consent document; empty if none came.
     """
@@ -77,14 +76,12 @@ class OnlineAsked:
 
 
 class EvidenceRecorder:
-    """A node's log, the heads of others that it has seen, its receipts, and the secrets that open commitments.
+    """Keeps a node's log, the heads of others that it has seen, its receipts, and the secrets that open commitments.
 
     Files in HOME/evidence: log.jsonl, heads/PARTY.json (last head seen of each party), receipts/JOB.json,
     openings/JOB.json (secret: salts; delete one and the firms in that job can no longer be shown), online.db (bank:
     receipts of single scores, 90 days), forks/.
 
-    Parameters
-    ----------
     home, node : the node's own.
     signer, federation : give the identity and the federation in force now.
     """
@@ -112,21 +109,16 @@ class EvidenceRecorder:
     def open(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Read and check the log, and hold it until `close`; nothing else works before.
 
-        Parameters
-        ----------
         loop : where heads are signed a moment after entries that somebody waits for; without it, together with them.
-
-        Raises
-        ------
-        EvidenceError : the log was changed; the node does not start on it.
-        StateError : files cannot be read or written.
+        Raises EvidenceError where the log was changed (the node does not start on it), StateError where files cannot be
+            read or written.
         """
         self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read, ahead=_AHEAD)
         try:
             self._heads = JobStore(self._folder / "heads")
             self._openings = JobStore(self._folder / "openings")
             self._online = Journal(self._folder / ONLINE_FILE)
-            self._seen = {name: SignedHead.model_validate(self._heads.load_json(name)) for name in self._heads.names()}
+            self._seen = {name: SignedHead.kept(self._heads, name) for name in self._heads.names()}
         except BaseException:
             self.log.close()
             raise
@@ -166,13 +158,13 @@ class EvidenceRecorder:
 
     @cached_property
     def _policy(self) -> str:
-        """Digest of the policy, which a node reads when it starts."""
+        """Return the digest of the policy, which a node reads when it starts."""
         return policy_digest(self.node)
 
     # what the node calls
 
     def job_answered(self, entry: LedgerEntry) -> None:
-        """Before an answer to a proposal leaves, or when it changes: accepted, refused, pending, cancelled."""
+        """Log an answer to a proposal (accepted, refused, pending, cancelled) before it leaves or changes."""
         answer = SignedAnswer(
             job_id=entry.job_id,
             request=entry.job.sha256.hex(),
@@ -184,18 +176,31 @@ class EvidenceRecorder:
         self._append(answer.model_dump(mode="json"))
 
     def step_bound(self, session: str, commitment: bytes) -> None:
-        """Bank: before the first message of an attempt, what it is bound to (`veilscore.evidence.opening`)."""
+        """Log at the bank, before the first message of an attempt, what it is bound to (opening.py)."""
         job_id, step, attempt = session.split("/")
-        entry = {"kind": "step_bound", "job_id": job_id, "step": step, "attempt": int(attempt)}
-        self._append({**entry, "commitment": commitment.hex(), "time_ms": self.log.now_ms()})
+        entry = StepBound(
+            job_id=job_id,
+            step=step,
+            attempt=int(attempt),
+            commitment=commitment.hex(),
+            time_ms=self.log.now_ms(),
+        )
+        self._append(entry.model_dump(mode="json"))
+
+    def opening_charged(self, session: str, account: str, bank: str, charge: Charge) -> None:
+        """Holder: before an opening leaves, what it costs the account of its data set."""
+        job_id, step, attempt = session.split("/")
+        entry = {"kind": "spent", "job_id": job_id, "step": step, "attempt": int(attempt), "account": account}
+        spent = {"bank": bank, "opening": charge.opening, "rows": charge.rows, "mu2": repr(charge.mu2)}
+        self._append({**entry, **spent, "time_ms": self.log.now_ms()})
 
     def step_finished(self, session: str, transcript: Transcript) -> None:
-        """When an attempt is done, before others hear of it."""
+        """Log that an attempt is done, before others learn of it."""
         self._step(session, transcript, "done")
 
     def step_failed(self, session: str, transcript: Transcript) -> None:
-        """When an attempt has ended without a result; as well as can be, since the failure itself goes first."""
-        with contextlib.suppress(StateError):
+        """Log that an attempt has ended without a result, if the log can be written."""
+        with contextlib.suppress(StateError):  # the attempt's own error is the one to report
             self._step(session, transcript, "failed")
 
     def _step(self, session: str, transcript: Transcript, outcome: Literal["done", "failed"]) -> None:
@@ -211,7 +216,7 @@ class EvidenceRecorder:
         self._append(entry.model_dump(mode="json"))
 
     def job_finished(self, job_id: str, job: Job) -> int:
-        """Write the statement on a job that is done, once; returns its index."""
+        """Write the statement on a job that is done, once, and return its index."""
         with self._lock:
             if job_id in self._statements:
                 return self._statements[job_id]
@@ -234,18 +239,15 @@ class EvidenceRecorder:
             return self._append(statement.model_dump(mode="json"))
 
     def score_asked(self, request: pb.ScoreRequest) -> OnlineAsked:
-        """Bank: what its statement on a score will say of the request; made while the holders compute."""
+        """Return what the bank's statement on a score will say of the request; it is made while the holders compute."""
         salt, body = secrets.token_bytes(SALT_BYTES), _as_json(request)
         consent = digest(request.consent) if request.consent else ""
         return OnlineAsked(request.request_id, salt, body, commitment(salt, body), consent)
 
     def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> bytes:
-        """Bank: before a score leaves online; returns what its receipt is made of later, by `keep_receipt`.
+        """Log a score before it leaves the bank online, and return what `keep_receipt` makes its receipt of later.
 
-        `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
-
-        Parameters
-        ----------
+        The `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
         statement = {
@@ -263,15 +265,10 @@ class EvidenceRecorder:
         return pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
 
     def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
-        """Bank: after a score has left, keep its receipt, which shows request and response; may be repeated.
+        """Keep at the bank, after a score has left, its receipt, which shows request and response; it may be repeated.
 
-        Parameters
-        ----------
         left : from `score_released`; the log may have been closed and opened since.
-
-        Raises
-        ------
-        EvidenceError : the log is another one now.
+        Raises EvidenceError where the log is another one now.
         """
         number, salt, body = unpack_fields(left, 3)
         logged, output = Logged.of(self.log, int.from_bytes(number, "little")), _as_json(response).decode()
@@ -283,7 +280,7 @@ class EvidenceRecorder:
         self._online.keep(request_id, b"", receipt.to_bytes())
 
     def _sign_soon(self, after_s: float = _SOON_S) -> None:
-        """Event loop: sign what was logged ahead of its head, a moment after it has left; once for all till then."""
+        """Let the event loop sign in a moment, once for all, what is logged ahead of its head till then."""
         if self._signing is None or self._signing.done():
             self._signing = asyncio.create_task(self._sign(after_s))
 
@@ -297,11 +294,11 @@ class EvidenceRecorder:
             self._sign_soon(_AGAIN_S)
 
     def online_opened(self, opened: OpeningLogged) -> None:
-        """Holder: before its part of one score or the circuit of one band leaves, and ahead of its head."""
+        """Log at a holder, before its part of a score or the circuit of a band leaves, and ahead of a head."""
         self._append({**opened.entry(), "policy": self._policy, "time_ms": self.log.now_ms()})
 
     def renew_head(self, older_than_ms: int) -> None:
-        """Sign the log anew if its head is older than that; who countersigns looks at the date."""
+        """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""
         if self.log.now_ms() - self.log.head.time_ms > older_than_ms:
             self._append({"kind": "renewed", "time_ms": self.log.now_ms()})
 
@@ -309,7 +306,7 @@ class EvidenceRecorder:
 
     @property
     def seen(self) -> dict[str, SignedHead]:
-        """Last head seen of each other party."""
+        """Return the last head seen of each other party."""
         with self._lock:
             return dict(self._seen)
 
@@ -323,7 +320,7 @@ class EvidenceRecorder:
                 self._seen[name] = head
 
     def keep_fork(self, fork: ForkError) -> Path:
-        """Keep the proof that a party signed two histories; returns the file."""
+        """Keep the proof that a party signed two histories, and return the file."""
         first, second = fork.heads
         path = JobStore(self._folder / "forks").path / f"{first.party}-{first.size}-{second.size}.json"
         body = canonical([first.model_dump(mode="json"), second.model_dump(mode="json")])
@@ -335,7 +332,7 @@ class EvidenceRecorder:
     # receipts
 
     def save_receipt(self, receipt: JobReceipt) -> Path:
-        """Keep a job's receipt."""
+        """Keep a job's receipt, and return the file."""
         path = JobStore(self._folder / "receipts").path / f"{receipt.job_id}.json"
         write_atomically(path, lambda file: file.write(receipt.to_bytes()))
         return path
@@ -347,14 +344,14 @@ class EvidenceRecorder:
 
 
 def _as_json(message: Message) -> bytes:
-    """Canonical JSON of a request or response; the consent document in it stands as its digest."""
+    """Return the canonical JSON of a request or response, without the consent document in it."""
     body = json_format.MessageToDict(message, preserving_proto_field_name=True)
     body.pop("consent", None)
     return canonical(body)
 
 
 def online_receipt(home: Path, request_id: str) -> OnlineReceipt:
-    """Receipt of a score released online, from the bank's home; EvidenceError if there is none."""
+    """Return the receipt of a score released online, from the bank's home; EvidenceError if there is none."""
     path = home / FOLDER / ONLINE_FILE
     if not path.is_file():
         raise EvidenceError(f"no scores were released online from {home}")
@@ -372,7 +369,7 @@ def online_receipt(home: Path, request_id: str) -> OnlineReceipt:
 
 
 def read_seed(openings: JobStore, job_id: str) -> bytes:
-    """Secret of one job's salts; StateError if it is missing or damaged."""
+    """Return the secret of one job's salts; StateError if it is missing or damaged."""
     try:
         seed = bytes.fromhex(openings.load_json(job_id)["seed"])
     except (ValueError, KeyError, TypeError) as error:
@@ -383,7 +380,7 @@ def read_seed(openings: JobStore, job_id: str) -> bytes:
 
 
 def load_receipt(home: Path, job_id: str) -> JobReceipt:
-    """Receipt of a job that a node keeps; EvidenceError if there is none."""
+    """Return the receipt of a job that a node keeps; EvidenceError if there is none."""
     path = home / FOLDER / "receipts" / f"{job_id}.json"
     try:
         return JobReceipt.parse(path.read_bytes())
@@ -394,11 +391,9 @@ def load_receipt(home: Path, job_id: str) -> JobReceipt:
 
 
 def score_receipt(home: Path, job_id: str, firm: str) -> ScoreReceipt:
-    """Receipt of one firm's score of a batch, made from the bank's files.
+    """Return the receipt of one firm's score of a batch, made from the bank's files.
 
-    Raises
-    ------
-    EvidenceError : no such job or firm, or the file of scores is not the one that was logged.
+    Raises EvidenceError where there is no such job or firm, or the file of scores is not the one that was logged.
     """
     receipt = load_receipt(home, job_id)
     try:

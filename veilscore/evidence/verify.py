@@ -1,4 +1,4 @@
-"""Offline verification of receipts and logs with nothing but public keys.
+"""Receipts and logs are verified offline, with nothing but public keys.
 
 Each check returns what it proves, as sentences, or raises EvidenceError.
 """
@@ -6,8 +6,6 @@ Each check returns what it proves, as sentences, or raises EvidenceError.
 from __future__ import annotations
 
 import csv
-import datetime as dt
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,7 +26,9 @@ from veilscore.evidence.receipt import (
     Traffic,
     check_score,
 )
+from veilscore.keys.identity import utc_time
 from veilscore.terms.job import Job, check_job_id
+from veilscore.terms.settings import parse_json
 
 _KINDS: dict[str, type[Document]] = {
     "job_receipt": JobReceipt,
@@ -41,20 +41,12 @@ _KINDS: dict[str, type[Document]] = {
 def verify_receipt(data: bytes, keys: Keys, roots: Sequence[Certificate] = ()) -> list[str]:
     """Verify any receipt.
 
-    Parameters
-    ----------
-    data : the receipt's bytes.
-    keys : public keys, from a federation file or from certificates.
     roots : certificates of time-stamping authorities, for time stamps only.
-
-    Raises
-    ------
-    EvidenceError : it proves nothing; says what does not hold.
+    Raises EvidenceError where it proves nothing, and says what does not hold.
     """
     try:
-        kind = json.loads(data)["kind"]
-        document = _KINDS[kind]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        document = _KINDS[parse_json(data)["kind"]]
+    except (ValueError, TypeError, KeyError) as error:
         raise EvidenceError("this is not a receipt: not JSON, or of a kind that this version does not know") from error
     receipt: Document = document.parse(data)
     if isinstance(receipt, JobReceipt):
@@ -67,7 +59,7 @@ def verify_receipt(data: bytes, keys: Keys, roots: Sequence[Certificate] = ()) -
 
 
 def verify_job(receipt: JobReceipt, keys: Keys) -> tuple[dict[str, JobStatement], list[str]]:
-    """Statements by party, and what they prove together."""
+    """Return the statements by party, and what they prove together."""
     job = _job_of(receipt)
     statements = _statements(receipt, job, keys)
     _check_same(receipt, job, statements)
@@ -104,7 +96,7 @@ def _job_of(receipt: JobReceipt) -> Job:
 
 
 def _statements(receipt: JobReceipt, job: Job, keys: Keys) -> dict[str, JobStatement]:
-    """Proved statements of exactly the job's parties and its coordinator."""
+    """Return the proved statements of exactly the job's parties and its coordinator."""
     wanted = (*job.parties, job.coordinator)
     found: dict[str, JobStatement] = {}
     for logged in receipt.statements:
@@ -140,7 +132,7 @@ def _check_same(receipt: JobReceipt, job: Job, statements: dict[str, JobStatemen
 
 
 def _check_traffic(statements: dict[str, JobStatement]) -> None:
-    """Whatever one party says it exchanged with another, the other says too."""
+    """Refuse statements in which one party exchanged with another what that one does not state."""
     stated = {party: _channels(statement) for party, statement in statements.items()}
     for party, channels in stated.items():
         for key, traffic in channels.items():
@@ -173,7 +165,10 @@ def _verify_score(receipt: ScoreReceipt, keys: Keys) -> list[str]:
     if scores is None:
         raise EvidenceError("the bank's statement on this job names no scores")
     check_score(receipt, scores)
-    names, values = next(csv.reader([scores.header])), next(csv.reader([receipt.line]))
+    try:
+        names, values = next(csv.reader([scores.header])), next(csv.reader([receipt.line]))
+    except csv.Error as error:
+        raise EvidenceError("the score or its header is not a line of CSV") from error
     shown = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=False))
     return [f"This score was released: {shown} (number {receipt.index + 1} of {scores.count}).", *proved]
 
@@ -195,16 +190,10 @@ def _verify_online(receipt: OnlineReceipt, keys: Keys) -> list[str]:
 
 
 def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list[str]:
-    """Verify a log file: every entry, every head and signature, and heads of it that others kept.
+    """Verify a log file (log.jsonl): every entry, every head and signature, and heads of it that others kept.
 
-    Parameters
-    ----------
-    path : the file log.jsonl.
     known : heads of this log from elsewhere: receipts, other parties, anchors.
-
-    Raises
-    ------
-    EvidenceError : something was changed, dropped, added, moved or cut off; says what.
+    Raises EvidenceError where something was changed, dropped, added, moved or cut off, and says what.
     """
     found = scan(path)
     if found.head is None:
@@ -238,7 +227,7 @@ def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list
 
 
 def heads_in(data: bytes) -> list[SignedHead]:
-    """Heads that a job or score receipt shows (not verified)."""
+    """Return the heads that a job or score receipt shows, of which nothing is verified."""
     try:
         return [logged.head for logged in JobReceipt.parse(data).statements]
     except EvidenceError:
@@ -246,4 +235,4 @@ def heads_in(data: bytes) -> list[SignedHead]:
 
 
 def _date(time_ms: int) -> str:
-    return f"{dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{utc_time(time_ms / 1000):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,33 +1,38 @@
-"""What the parties of jobs signed of their attempts: collected from receipts and logs, for an audit of the bank."""
+"""Collects from receipts and logs what parties signed of their attempts, for an audit of the bank."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.online_opening import BandOpened, ShareOpened
-from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepEntry
+from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepBound, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.terms.job import Job
+from veilscore.terms.settings import parse_json
 
 Attempt = tuple[str, int]
 
 
-class Witnesses:
-    """Entries of attempts by job, attempt and party; everything in it was verified.
+def _body(data: bytes, party: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        body = parse_json(data)
+        if isinstance(body, dict):
+            return body
+    raise EvidenceError(f"{party}'s log holds an entry that is none", party=party)
 
-    Attributes
-    ----------
+
+class Witnesses:
+    """Keeps what was signed of attempts and scores, by job, attempt and party; everything in it was verified.
+
     attempts : job id -> (step, attempt) -> party -> its entry.
     jobs : job id -> the job, where a receipt shows it.
     answered : job id -> SHA-256 of the jobs that parties answered to.
     bound : job id -> (step, attempt) -> commitment, as the bank's own log has it.
-    opened : parts of online scores that holders opened.
-    bands : bands of single firms that leads opened.
-    trained : SHA-256 of a model -> job that made it by the bank's statement -> parties that state to have been in it.
     parties : whose logs were read.
     """
 
@@ -44,21 +49,21 @@ class Witnesses:
 
     @property
     def opened(self) -> list[ShareOpened]:
-        """See the class."""
+        """Return the parts of online scores that holders opened."""
         return list(self._opened.values())
 
     @property
     def bands(self) -> list[BandOpened]:
-        """See the class."""
+        """Return the bands of single firms that leads opened."""
         return list(self._bands.values())
 
     def made_in(self, job_id: str) -> str | None:
-        """SHA-256 of the model that a job made by the bank's statement."""
+        """Return the SHA-256 of the model that a job made by the bank's statement."""
         return self._made.get(job_id)
 
     @property
     def trained(self) -> dict[str, dict[str, frozenset[str]]]:
-        """See the class."""
+        """Return, by SHA-256 of a model, the jobs that made it by the bank's statement, with the parties of each."""
         found: dict[str, dict[str, frozenset[str]]] = {}
         for job_id, model in self._made.items():
             found.setdefault(model, {})[job_id] = frozenset(self._in_job[job_id])
@@ -82,7 +87,7 @@ class Witnesses:
         if head is None:
             raise EvidenceError(f"{path} holds no signed head")
         for data in entries:
-            body = json.loads(data)
+            body = _body(data, head.party)
             kind = body.get("kind")
             if kind == "step":
                 self._add(head.party, StepEntry.parse(data))
@@ -96,8 +101,8 @@ class Witnesses:
             elif kind == BandOpened.kind:
                 self._bands[head.party, data] = BandOpened.read(head.party, body)
             elif kind == "step_bound":
-                key = str(body["step"]), int(body["attempt"])
-                self.bound.setdefault(str(body["job_id"]), {})[key] = str(body["commitment"])
+                bound = StepBound.parse(data)
+                self.bound.setdefault(bound.job_id, {})[bound.step, bound.attempt] = bound.commitment
         self.parties.add(head.party)
         return head.party
 

@@ -1,1 +1,1 @@
-"""Identities, the federation and the gRPC channel between nodes."""
+"""Connections between nodes: gRPC with pinned TLS, sessions, and one attempt at a step."""

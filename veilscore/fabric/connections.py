@@ -1,4 +1,4 @@
-"""Which addresses a certificate has called from, to cut its connections when it is revoked.
+"""Remembers from which addresses a certificate has called, to cut its connections when it is revoked.
 
 gRPC offers no way to close one connection of a server, so the socket is found among this process's own by the
 address at its other end, and shut down; gRPC then ends the calls on it. A connection that has made no call yet is
@@ -20,13 +20,13 @@ _MOST_ADDRESSES = 256
 
 
 class Callers:
-    """Latest addresses of each certificate's connections."""
+    """Keeps the latest addresses of each certificate's connections."""
 
     def __init__(self) -> None:
         self._addresses: dict[str, OrderedDict[str, None]] = {}
 
     def seen(self, fingerprint: str, address: str) -> None:
-        """Keep that a call came from `address` (as gRPC writes it)."""
+        """Note that a call came from `address` (as gRPC writes it)."""
         known = self._addresses.setdefault(fingerprint, OrderedDict())
         known[address] = None
         known.move_to_end(address)
@@ -41,13 +41,13 @@ class Callers:
 
 
 def _plain(address: str) -> tuple[str, int]:
-    """Host and port of ``ipv4:1.2.3.4:80`` or ``ipv6:%5B::1%5D:80``."""
+    """Return host and port of `ipv4:1.2.3.4:80` or `ipv6:%5B::1%5D:80`."""
     host, _, port = unquote(address).partition(":")[2].rpartition(":")
     return _unmapped(host.strip("[]")), int(port) if port.isdigit() else -1
 
 
 def _unmapped(host: str) -> str:
-    """IPv4 address that a socket of both families shows as ::ffff:1.2.3.4."""
+    """Return an address as IPv4 where a socket of both families shows it as ::ffff:1.2.3.4."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host.partition("%")[0])
         return str(getattr(address, "ipv4_mapped", None) or address)

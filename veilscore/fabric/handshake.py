@@ -1,8 +1,8 @@
-"""Who is at the other end: certificate, dates, version, role and clock, before a request is parsed. No I/O.
+"""Before a node parses a request, it checks its peer's certificate, dates, version, role and clock. No I/O.
 
 Order, for each call: 1. certificate pinned (first, or as a successor), not replaced, not revoked, 2. dates,
-3. protocol version, 4. role; and once for each
-connection a `Hello` both ways with version, name, role and clock. The first wrong one raises IdentityError.
+3. protocol version, 4. role; and once for each connection a `Hello` both ways with version, name, role and clock.
+The first that is wrong raises IdentityError.
 """
 
 from __future__ import annotations
@@ -23,16 +23,11 @@ from veilscore.wire.protocol import VERSION
 
 @dataclass
 class Handshake:
-    """One node's checks of its peers.
+    """Checks the peers of one node.
 
-    Parameters
-    ----------
     clock : seconds since the epoch.
     clock_skew_s : largest difference between two nodes' clocks, seconds.
-
-    Raises
-    ------
-    IdentityError : the identity is not the one pinned in the federation, or not valid now.
+    Raises IdentityError where the identity is not the one pinned in the federation, or not valid now.
     """
 
     identity: Identity
@@ -43,7 +38,6 @@ class Handshake:
     _fingerprint_of_pem: dict[bytes, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Check this node itself first."""
         self.check_own(self.identity, self.federation)
 
     def check_own(self, identity: Identity, federation: Federation) -> None:
@@ -86,7 +80,7 @@ class Handshake:
         self.federation.member(peer.name).identity.check_valid(self.clock())
 
     def trusted(self, name: str) -> tuple[Certificate, ...]:
-        """Certificates that a member may show now; IdentityError if its keys are revoked."""
+        """Return the certificates that a member may show now; IdentityError if its keys are revoked."""
         accepted = self.federation.history.accepted(name, self.clock())
         if not accepted:
             refusal = self.federation.history.keys[name][-1].refusal(self.clock())
@@ -94,7 +88,7 @@ class Handshake:
         return accepted
 
     def hello(self) -> control_pb2.Hello:
-        """Greeting of this node."""
+        """Return the greeting of this node."""
         return control_pb2.Hello(
             version=self.version, party=self.identity.name, role=self.identity.role, clock_ms=self._clock_ms()
         )
@@ -108,6 +102,7 @@ class Handshake:
 
     def check_answer(self, reply: control_pb2.HelloReply, peer: Member, asked_s: float) -> None:
         """Check a peer's answer to the greeting sent when this node's clock said `asked_s`."""
+        # the peer looked at its clock about half-way between question and answer
         self._check_greeting(reply, peer, (asked_s + self.clock()) / 2)
 
     def _check_greeting(self, greeting: control_pb2.Hello | control_pb2.HelloReply, peer: Member, now_s: float) -> None:
@@ -123,12 +118,12 @@ class Handshake:
             )
 
     def fingerprint(self, pem: bytes) -> str:
-        """SHA-256 of a certificate as TLS gives it; IdentityError if it is none."""
+        """Return the SHA-256 of a certificate as TLS gives it; IdentityError if it is none."""
         known = self._fingerprint_of_pem.get(pem)
         if known is None:
             try:
                 known = x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()
-            except ValueError as error:
+            except (ValueError, x509.InvalidVersion) as error:
                 raise self._wrong("the connection has no readable certificate") from error
             self._fingerprint_of_pem[pem] = known  # TLS lets in pinned certificates only, so this stays small
         return known

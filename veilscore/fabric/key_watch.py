@@ -1,11 +1,12 @@
-"""Key statements at a running node: taken in from the federation file and from peers, passed on, acted upon.
+"""A running node takes in key statements from its federation file and from peers, passes them on and acts upon them.
 
 A node looks at its federation file once a second, so that `veilscore keys` can add to it while the node runs, and
 tells every member what it knows until that member has it. It goes over to its own new key when all members know the
 key, or when half of the overlap is over. Nothing is restarted and no call is ended, except those of a revoked key.
 
-Messages: KeyStatements both ways. Reveals: nothing secret; statements are signed by whom they bind.
-Aborts: a statement that does not hold is dropped and logged; one from the future waits until its time has come.
+Messages: KeyStatements both ways.
+Reveals: nothing secret; statements are signed by whom they bind.
+Aborts: never; a statement that does not hold is dropped, one from the future waits until its time has come.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from veilscore.errors import IdentityError, MessageError, VeilscoreError
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
 from veilscore.keys.rotation import KeyStatement, parse_statement
@@ -35,8 +36,6 @@ _LONGEST_PAUSE_S = 60.0
 class KeyWatch:
     """Keeps one node's keys up to date.
 
-    Parameters
-    ----------
     home, node : the node's home and configuration.
     fabric : whose keys are renewed; `KeyStatements` is registered at it.
     """
@@ -60,7 +59,7 @@ class KeyWatch:
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """End."""
+        """End the watch."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -74,6 +73,8 @@ class KeyWatch:
                     await act()
                 except VeilscoreError as error:
                     self._report(error.message)
+                except Exception as error:  # noqa: BLE001 - the keys of a running node stay watched, whatever a peer sent
+                    self._report(f"internal error: {type(error).__name__}")
 
     # statements
 
@@ -91,7 +92,7 @@ class KeyWatch:
         return [parse_statement(data, sender) for data in message.statement]
 
     async def _take(self, statements: Iterable[KeyStatement], source: str) -> None:
-        """Add what holds to the file and to the fabric."""
+        """Add the statements that hold to the fabric and to the file."""
         async with self._taking:
             latest_s = time.time() + self._fabric.limits.clock_skew_s
             before = self._fabric.federation
@@ -159,7 +160,7 @@ class KeyWatch:
     # the own key
 
     async def _go_over(self) -> None:
-        """Use the successor of the own key once the others know it."""
+        """Go over to the successor of the own key once the others know it."""
         federation, own = self._fabric.federation, self._fabric.identity
         key = federation.history.find(own.fingerprint)
         successor = federation.history.newest(self._fabric.name)

@@ -1,7 +1,7 @@
-"""One attempt at one step at one party: drives the protocol, measures it, and says how it went.
+"""An attempt at a step drives one party's role, measures it, and says how it went.
 
-What leaves the node is a `StepEvent`: progress, then done or failed. Errors about a party's own data or the size
-of its overlap are told to others only as a refusal; the full text stays in the node's ledger and log.
+What leaves the node is a `StepEvent`: progress, then done or failed. Others learn of an error about a party's own data
+or the size of its overlap only that it refused; the full text stays in the node's ledger and log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import resource
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, cast
 from typing import Protocol as Interface
@@ -29,11 +29,11 @@ from veilscore.errors import (
     RefusedError,
     VeilscoreError,
 )
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.store import JobStore
 from veilscore.v1 import control_pb2
 from veilscore.wire.driver import run
-from veilscore.wire.protocol import Progress, Protocol, Session
+from veilscore.wire.protocol import Charge, Progress, Protocol, Session
 from veilscore.wire.transcript import Transcript, TranscriptEntry
 
 SESSION_ID = re.compile(r"(?P<job>[a-z0-9_-]{1,80})/(?P<step>[a-z0-9_.-]{1,60})/(?P<attempt>[1-9][0-9]{0,5})")
@@ -41,12 +41,12 @@ _PROGRESS_EVERY_S = 0.2
 
 
 def session_id(job_id: str, step: str, attempt: int) -> str:
-    """Id of the session of one attempt."""
+    """Return the id of the session of one attempt."""
     return f"{job_id}/{step}/{attempt}"
 
 
 def parse_session_id(text: str) -> tuple[str, str, int]:
-    """Job, step and attempt of a session id; ProtocolError if it is malformed."""
+    """Return job, step and attempt of a session id; ProtocolError if it is malformed."""
     match = SESSION_ID.fullmatch(text)
     if match is None:
         raise ProtocolError("session id is malformed: expected job/step/attempt")
@@ -54,7 +54,7 @@ def parse_session_id(text: str) -> tuple[str, str, int]:
 
 
 class MessageRecord(Interface):
-    """Takes each message of an attempt, for an auditor; `evidence.opening.StepRecord` at a bank."""
+    """Keeps each message of an attempt for an auditor; at a bank it is `evidence.opening.StepRecord`."""
 
     def add(self, entry: TranscriptEntry, payload: bytes) -> None:
         """Keep one message."""
@@ -64,7 +64,7 @@ class MessageRecord(Interface):
 
 
 class _Guarded:
-    """A protocol that can be stopped from outside; `stop` returns only when no thread computes in it."""
+    """Makes a protocol one that can be stopped from outside."""
 
     def __init__(self, protocol: Protocol[None]) -> None:
         self._protocol = protocol
@@ -72,30 +72,26 @@ class _Guarded:
         self._stopped = False
 
     def send(self, answer: Message | None) -> Any:
-        """Advance, unless stopped."""
+        """Advance the protocol, unless it was stopped."""
         with self._lock:
             if self._stopped:
                 raise PeerError("the step was stopped")
             return self._protocol.send(answer)
 
     def stop(self) -> None:
-        """Wait for the move under way, then close the protocol."""
+        """Wait until no thread computes in the protocol, then close it."""
         with self._lock:
             self._stopped = True
             self._protocol.close()
 
 
 class StepRun:
-    """One attempt.
+    """Runs one attempt.
 
-    Parameters
-    ----------
-    fabric : this party's connections.
-    session : the attempt's session.
     protocol : this party's role.
     store : where checkpoints go.
     deadline_s : seconds until the attempt counts as failed.
-    record : bank: takes each message, for an auditor.
+    record : at the bank, keeps each message for an auditor.
     """
 
     def __init__(
@@ -106,10 +102,11 @@ class StepRun:
         store: JobStore,
         deadline_s: float,
         record: MessageRecord | None = None,
+        spend: Callable[[Charge], None] | None = None,
     ) -> None:
         self.session = session
         self.failure: str | None = None
-        self._record = record
+        self._record, self._spend = record, spend
         self.transcript = Transcript(sink=None if record is None else record.add)
         self._fabric = fabric
         self._guard = _Guarded(protocol)
@@ -121,7 +118,7 @@ class StepRun:
         self._log = structlog.get_logger("veilscore.step").bind(party=session.party, session=session.id)
 
     async def events(self) -> AsyncGenerator[control_pb2.StepEvent, None]:
-        """Run; yields progress and, last, done or failed. Leaving the iterator stops the attempt."""
+        """Run the attempt and yield progress and, last, done or failed; leaving the iterator stops it."""
         if self._task is not None:
             raise ProtocolError("an attempt runs once", session=self.session.id)
         self._task = asyncio.create_task(self._drive())
@@ -135,7 +132,7 @@ class StepRun:
             await self.stop("its order was withdrawn")
 
     async def stop(self, reason: str) -> None:
-        """Stop; returns when nothing of the attempt computes or writes any more."""
+        """Stop the attempt and return when nothing of it computes or writes any more."""
         task = self._task
         if task is not None and not task.done():
             self.failure = self.failure or f"stopped: {reason}"
@@ -158,6 +155,7 @@ class StepRun:
                     transcript=self.transcript,
                     progress=self._progress,
                     checkpoint=self._checkpoint,
+                    spend=self._spend,
                 )
             event = control_pb2.StepEvent(done=meter.done(self._fabric, self.session.id))
         except asyncio.CancelledError:
@@ -198,9 +196,9 @@ class StepRun:
 
 
 def told_to_others(error: BaseException, party: str) -> control_pb2.StepFailed:
-    """What the coordinator and the other parties hear of an error at `party`."""
+    """Return what the coordinator and the other parties learn of an error at `party`."""
     name = type(error).__name__
-    where = f"{party}'s own people see why with `veilscore inbox` and in its log"
+    where = f"{party}'s own people see why with `veilscore job inbox` and in its log"
     if isinstance(error, OverlapError):
         return control_pb2.StepFailed(error=RefusedError.__name__, message=f"{party} refused to go on; {where}")
     if isinstance(error, DataError):
@@ -213,12 +211,12 @@ def told_to_others(error: BaseException, party: str) -> control_pb2.StepFailed:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether a new attempt may go better: a peer was lost, slow or restarted."""
+    """Return whether a new attempt may go better: a peer was lost, slow or restarted."""
     return isinstance(error, PeerError) and not isinstance(error, (IdentityError, RefusedError))
 
 
 class _Meter:
-    """Wall time, processor time and peak memory of this process while a step runs."""
+    """Measures wall time, processor time and peak memory of this process while a step runs."""
 
     def __init__(self) -> None:
         # Linux resets the peak on this write; elsewhere the peak is that of the whole process.
@@ -228,7 +226,7 @@ class _Meter:
         self._cpu_s = time.process_time()
 
     def done(self, fabric: Fabric, session: str) -> control_pb2.StepDone:
-        """Everything measured since the start."""
+        """Return everything measured since the start."""
         return control_pb2.StepDone(
             seconds=time.monotonic() - self._wall_s,
             cpu_seconds=time.process_time() - self._cpu_s,

@@ -1,1 +1,1 @@
-"""What a node keeps on disk: job folders, SQLite files, journals."""
+"""What a node keeps on its disk: job folders, SQLite files and journals."""

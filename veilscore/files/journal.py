@@ -1,4 +1,4 @@
-"""What a node has answered online, so that a repeat gets the same bytes, also after a restart."""
+"""Keeps what a node has answered online, so that a repeated request gets the same bytes, even after a restart."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ _TABLES = (
 
 
 class Journal:
-    """Answers by key, in one SQLite file (mode 0600); usable from any thread.
+    """Keeps answers by key in one SQLite file of mode 0600, which any thread may use.
 
     A write survives the end of the process, not a loss of power: every key that an answer depends on lives in memory
     and is lost with it, so an opening under new keys cannot meet an old one. Answers older than 90 days are forgotten
     when the node starts, never while its keys live.
-
-    Raises
-    ------
-    StateError : the file cannot be read or written; names it.
+    Every method raises StateError, which names the file, if it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,21 +36,17 @@ class Journal:
             self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
 
     def get(self, key: str) -> tuple[bytes, bytes] | None:
-        """Digest of what was asked and the answer's bytes, if any."""
+        """Return the digest of the request and the bytes of the answer, or None."""
         with self._told(), self._lock:
             row = self._db.execute("SELECT digest, body FROM answered WHERE key = ?", (key,)).fetchone()
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
     def keep(self, key: str, digest: bytes, body: bytes, rest: bytes = b"") -> bytes:
-        """Keep an answer before it leaves; returns the one that counts, which is the first.
+        """Keep an answer before it leaves, and return the one that counts: the first under this key.
 
-        Parameters
-        ----------
-        rest : what is left to be done once it has left, by `unfinished` until it is said to be `finished`.
-
-        Raises
-        ------
-        ProtocolError : something else was answered under this key.
+        rest : what is left to be done once the answer has left; `unfinished` lists it until it is said to be
+            `finished`.
+        Raises ProtocolError where another request was answered under this key.
         """
         row = (key, digest, body, time.time())
         with self._told(), self._lock, transaction(self._db) if rest else nullcontext():
@@ -67,13 +60,13 @@ class Journal:
         return kept[1]
 
     def unfinished(self) -> list[tuple[str, bytes, bytes]]:
-        """Key, answer and rest of every answer after which something is left to be done."""
+        """Return key, answer and rest of every answer after which something is left to be done."""
         query = "SELECT key, body, rest FROM unfinished JOIN answered USING (key)"
         with self._told(), self._lock:
             return [(key, bytes(body), bytes(rest)) for key, body, rest in self._db.execute(query)]
 
     def finished(self, key: str) -> None:
-        """Say that nothing is left to be done after an answer."""
+        """Record that nothing is left to be done after an answer."""
         with self._told(), self._lock:
             self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
 

@@ -1,6 +1,6 @@
-"""SQLite files that single firms wait for, ledgers and journals: opened and written in one way.
+"""Opens and writes in one way the SQLite files that a single firm's score waits for: ledgers and journals.
 
-By the driver itself: SQLAlchemy takes several times what such a statement takes.
+They are used through the driver itself, because SQLAlchemy takes several times as long as such a statement.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ _BUSY_S = 10.0
 
 
 def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
-    """Connection to one file (mode 0600) with these tables, for one thread at a time.
+    """Open a file of mode 0600 with these tables, for one thread at a time; it is made if absent.
 
-    Raises
-    ------
-    StateError : the file cannot be made.
-    sqlite3.Error : it is no database, or cannot be read or written.
+    Raises StateError if the file cannot be made, sqlite3.Error if it is no database or cannot be read or written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +42,7 @@ def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def told(what: str, instead: str) -> Iterator[None]:
-    """Say of an error of SQLite which file it is, and what to do instead; StateError."""
+    """Turn an error of SQLite into a StateError that says which file it is (`what`) and what to do (`instead`)."""
     try:
         yield
     except sqlite3.Error as error:
@@ -56,7 +53,7 @@ def told(what: str, instead: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """What is read and written within is so together, against all processes; nothing of it stays after an error."""
+    """Run the block as one transaction against all processes; after an error nothing of it stays."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

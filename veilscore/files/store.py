@@ -1,4 +1,4 @@
-"""Files of one job at one party: arrays (npz, never pickled) and JSON, each written whole or not at all."""
+"""Keeps the files of one job at one party: arrays (npz, never pickled) and JSON, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,16 +24,9 @@ _READING = threading.Lock()
 
 
 class JobStore:
-    """Folder that one party keeps for one job (mode 0700, files 0600).
+    """Keeps the files of one job in a folder (mode 0700, files 0600), which is made if absent.
 
-    Parameters
-    ----------
-    path : the folder; made if absent.
-
-    Raises
-    ------
-    StateError
-        from every method: disk full, no permission, a file that is missing or damaged; names the path.
+    Every method raises StateError, which names the path: disk full, no permission, a file that is missing or damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -44,19 +37,19 @@ class JobStore:
             raise _state_error("make", self.path, error) from error
 
     def __repr__(self) -> str:
-        """Path only."""
+        """Show the path alone."""
         return f"JobStore({str(self.path)!r})"
 
     def has(self, name: str) -> bool:
-        """Whether arrays or JSON of this name were saved."""
+        """Say whether arrays or JSON of this name were saved."""
         return self._file(name, ".npz").exists() or self._file(name, ".json").exists()
 
     def names(self) -> tuple[str, ...]:
-        """Names of all that was saved, sorted."""
+        """Return the names of all that was saved, sorted."""
         return tuple(sorted({p.stem for p in self.path.iterdir() if p.suffix in {".npz", ".json"}}))
 
     def save_arrays(self, name: str, **arrays: Array) -> Path:
-        """Save named arrays (any shape; no object dtype); replaces what had this name."""
+        """Save named arrays of plain numbers in place of what had this name."""
         for key, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
                 raise StateError(f"array {key!r} of {name!r} has object dtype; only plain numbers are stored")
@@ -65,7 +58,7 @@ class JobStore:
         return target
 
     def load_arrays(self, name: str) -> dict[str, Array]:
-        """Arrays saved under `name`."""
+        """Return the arrays saved under a name."""
         source = self._file(name, ".npz")
         try:
             with _READING, source.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
@@ -76,7 +69,7 @@ class JobStore:
             raise _state_error("read", source, error) from error
 
     def save_json(self, name: str, value: Any, *, for_people: bool = True) -> Path:
-        """Save a JSON-able value; replaces what had this name. One line, not `for_people`, is written much faster."""
+        """Save a JSON-able value in place of what had this name; on one line, not `for_people`, it is much faster."""
         try:
             text = json.dumps(
                 value, indent=1 if for_people else None, sort_keys=True, ensure_ascii=False, allow_nan=False
@@ -88,7 +81,7 @@ class JobStore:
         return target
 
     def load_json(self, name: str) -> Any:
-        """Value saved under `name`."""
+        """Return the value saved under a name."""
         source = self._file(name, ".json")
         try:
             return json.loads(source.read_text(encoding="utf-8"))
@@ -98,7 +91,7 @@ class JobStore:
             raise _state_error("read", source, error) from error
 
     def delete(self, name: str) -> None:
-        """Remove what has this name, if anything."""
+        """Remove what has this name, if there is anything."""
         for suffix in (".npz", ".json"):
             try:
                 self._file(name, suffix).unlink(missing_ok=True)
@@ -112,7 +105,7 @@ class JobStore:
 
 
 def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
-    """Write a temporary file beside `target`, fsync, rename: a crash leaves the old file or the new one."""
+    """Write a temporary file beside `target`, sync and rename it: a crash leaves the old file or the new one."""
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
     except OSError as error:
@@ -124,7 +117,7 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(target)
-        _sync_folder(target.parent)
+        _sync_folder(target.parent)  # or a loss of power could undo the renaming
     except OSError as error:
         raise _state_error("write", target, error) from error
     finally:
@@ -150,5 +143,5 @@ def _state_error(verb: str, path: Path, error: Exception) -> StateError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, mode 0600."""
+    """Write a text file of mode 0600 whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))

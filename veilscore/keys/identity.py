@@ -1,33 +1,37 @@
-"""Who a node is: a P-256 key that never leaves its folder, and a self-signed certificate that peers pin.
+"""A node is known by a P-256 key that never leaves its folder, and by a self-signed certificate that peers pin.
 
 There is no certificate authority. The federation file holds each member's certificate, and a peer is who it
 says only if the certificate of its TLS connection has the pinned fingerprint. The same key signs acceptances.
 
 Source: NIST FIPS 186-5 (ECDSA, P-256), RFC 5280 (certificates).
-Protects: the private key at rest by file mode 0600 and, if a passphrase is given, by encryption (PKCS #8 under
+Protects: the private key at rest, by file mode 0600 and, if a passphrase is given, by encryption (PKCS #8 under
 scrypt, key_source.py). A certificate can commit to a recovery key, kept elsewhere, that revokes it (rotation.py).
 Does not protect: a key on a machine whose root user is hostile.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from veilscore.errors import ConfigError, IdentityError, StateError
-from veilscore.keys.key_source import PASSPHRASE_FILE_VARIABLE, PASSPHRASE_VARIABLE, default_source, encrypt_pkcs8
+from veilscore.keys.key_source import (
+    PASSPHRASE_FILE_VARIABLE,
+    PASSPHRASE_VARIABLE,
+    default_source,
+    encrypt_pkcs8,
+    write_new,
+)
 from veilscore.wire.protocol import VERSION
 
 ROLES = ("bank", "holder", "coordinator", "operator")
@@ -44,21 +48,18 @@ Passphrase = Callable[[], str | None]
 
 
 def passphrase_from_environment() -> str | None:
-    """Passphrase from VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE; None if neither is set."""
+    """Return the passphrase of VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE; None if neither is set."""
     return default_source().secret(Path())
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The public half of an identity.
+    """The public half of an identity, which checks its signatures.
 
-    Parameters
-    ----------
-    name : node name (common name and subject alternative name).
+    name : of the node (common name and subject alternative name).
     role : bank, holder, coordinator or operator (organisational unit).
     fingerprint : SHA-256 of the DER form, 64 hexadecimal digits.
     not_before, not_after : period of validity, UTC.
-    pem : the certificate itself.
     recovery : SHA-256 of the recovery public key, 64 hexadecimal digits, if the certificate commits to one.
     """
 
@@ -72,17 +73,8 @@ class Certificate:
     recovery: str | None = None
 
     def check_valid(self, now_s: float) -> None:
-        """Refuse a certificate outside its period.
-
-        Parameters
-        ----------
-        now_s : seconds since the epoch.
-
-        Raises
-        ------
-        IdentityError : expired or not yet valid; names the dates and what to do.
-        """
-        now = dt.datetime.fromtimestamp(now_s, dt.UTC)
+        """Refuse a certificate that is expired or not yet valid at `now_s`, in seconds since the epoch."""
+        now = utc_time(now_s)
         period = f"valid from {self.not_before:%Y-%m-%d %H:%M} to {self.not_after:%Y-%m-%d %H:%M} UTC"
         today = f"this node's clock says {now:%Y-%m-%d %H:%M}"
         if now > self.not_after:
@@ -99,12 +91,7 @@ class Certificate:
             )
 
     def verify(self, data: bytes, signature: bytes, purpose: str) -> None:
-        """Check a signature made by `Identity.sign`.
-
-        Raises
-        ------
-        IdentityError : the signature is not this node's, or not for this data and purpose.
-        """
+        """Check a signature by `Identity.sign`; IdentityError unless it is this node's for this data and purpose."""
         try:
             self.public_key.verify(signature, _labelled(data, purpose, self.fingerprint), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
@@ -116,35 +103,43 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Identity:
-    """A node's own certificate and private key; the key hides itself in repr."""
+    """A node's own certificate and private key, which signs; the key is absent from repr."""
 
     certificate: Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        """Node name."""
+        """Return the name of the node."""
         return self.certificate.name
 
     @property
     def role(self) -> str:
-        """Role that the certificate states."""
+        """Return the role that the certificate states."""
         return self.certificate.role
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the certificate, 64 hexadecimal digits."""
+        """Return the SHA-256 of the certificate, 64 hexadecimal digits."""
         return self.certificate.fingerprint
 
     def key_pem(self) -> bytes:
-        """Private key, unencrypted, for the TLS library only."""
+        """Return the private key unencrypted, for the TLS library only."""
         return self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     def sign(self, data: bytes, purpose: str) -> bytes:
-        """ECDSA signature of `data`, bound to the protocol version, `purpose` and this certificate."""
+        """Return an ECDSA signature of `data`, bound to the protocol version, `purpose` and this certificate."""
         return self._key.sign(_labelled(data, purpose, self.fingerprint), ec.ECDSA(hashes.SHA256()))
+
+
+def utc_time(at_s: float) -> dt.datetime:
+    """Return seconds since the epoch as a date; IdentityError beyond the calendar, since peers' dates are hostile."""
+    try:
+        return dt.datetime.fromtimestamp(at_s, dt.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise IdentityError("a date is not within the years 1 to 9999") from error
 
 
 def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
@@ -153,7 +148,7 @@ def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if a node can have it (it becomes a TLS host name); ConfigError otherwise."""
+    """Return `name` if a node can have it, as a TLS host name too; ConfigError otherwise."""
     if not NAME_PATTERN.fullmatch(name):
         raise ConfigError(
             f"node name {name!r} cannot be used: lower-case letters, digits, - and _, beginning with a letter, "
@@ -163,23 +158,37 @@ def check_name(name: str) -> str:
 
 
 def parse_certificate(pem: bytes) -> Certificate:
-    """Read one member's certificate.
+    """Return a member's certificate.
 
-    Raises
-    ------
-    IdentityError : not exactly one PEM certificate, not P-256, not self-signed, or name or role missing.
+    Raises IdentityError unless it is exactly one PEM certificate, P-256, self-signed, and states a name and a role.
     """
     if pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
         raise IdentityError("expected exactly one PEM certificate")
     try:
-        parsed = x509.load_pem_x509_certificate(pem)
-        parsed.verify_directly_issued_by(parsed)
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        return _checked(x509.load_pem_x509_certificate(pem))
+    except _UNREADABLE as error:
         raise IdentityError("certificate cannot be read: damaged, or not made by Veilscore") from error
+
+
+# All that `cryptography` raises of a certificate that another program made; an unknown curve is UnsupportedAlgorithm.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
+
+
+def _checked(parsed: x509.Certificate) -> Certificate:
     public_key = parsed.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or public_key.curve.name != "secp256r1":
         raise IdentityError("certificate has a key other than P-256")
+    parsed.verify_directly_issued_by(parsed)
+    names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     common = [str(a.value) for a in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     roles = [str(a.value) for a in parsed.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)]
     if len(common) != 1 or names.get_values_for_type(x509.DNSName) != common:
@@ -219,17 +228,12 @@ def create_identity(
 ) -> Identity:
     """Make a key and its certificate in `folder` (key.pem mode 0600, certificate.pem).
 
-    Parameters
-    ----------
     days : validity from now on; zero or less gives a certificate that has already expired.
-    passphrase : asked once; None leaves the key unencrypted.
-    recovery : True also makes recovery.pem, which can revoke the identity and should be kept elsewhere; a SHA-256
-        makes the certificate commit to a recovery key that exists.
-
-    Raises
-    ------
-    ConfigError : bad name or role, or the folder has an identity already.
-    StateError : the folder cannot be written.
+    passphrase : called once; None leaves the key unencrypted.
+    recovery : True also makes recovery.pem, which can revoke the identity and should be kept elsewhere; a SHA-256 makes
+        the certificate commit to a recovery key that exists.
+    Raises ConfigError on a bad name or role or where the folder has an identity already, StateError where it cannot be
+        written.
     """
     check_name(name)
     if role not in ROLES:
@@ -300,11 +304,11 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, role: str, days: fl
 
 
 def _write_all(folder: Path, files: list[tuple[str, bytes, int]]) -> None:
-    """Write all of them or none; FileExistsError if one is there."""
+    """Write all files or none; FileExistsError if one is there."""
     written: list[Path] = []
     try:
         for name, content, mode in files:
-            _write_new(folder / name, content, mode)
+            write_new(folder / name, content, mode)
             written.append(folder / name)
     except OSError:
         for path in written:
@@ -312,26 +316,11 @@ def _write_all(folder: Path, files: list[tuple[str, bytes, int]]) -> None:
         raise
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-
-
 def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_environment) -> Identity:
     """Read the identity in `folder`, after a rotation that of the key in use.
 
-    Raises
-    ------
-    ConfigError : missing files, wrong or missing passphrase.
-    IdentityError : damaged, not matching, expired, or the key can be read by other users.
+    Raises ConfigError where a file or the passphrase is missing or wrong, IdentityError where files are damaged, do not
+        match or are expired, or other users can read the key.
     """
     folder = current_folder(folder)
     key_path = folder / KEY_FILE
@@ -359,7 +348,7 @@ def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_envi
 
 
 def current_folder(folder: Path) -> Path:
-    """Folder of the key in use: `folder` itself, or the one in it that the file ``current`` names."""
+    """Return the folder of the key in use: `folder` itself, or the one in it that the file `current` names."""
     try:
         name = (folder / CURRENT_FILE).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -372,11 +361,11 @@ def current_folder(folder: Path) -> Path:
 
 
 def make_current(folder: Path, fingerprint: str) -> None:
-    """Let the key in the folder of this fingerprint be the one in use, at once or not at all."""
+    """Make the key in the folder of this fingerprint the one in use, at once or not at all."""
     temporary = folder / f".{CURRENT_FILE}.new"
     try:
         temporary.unlink(missing_ok=True)
-        _write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
+        write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
         temporary.replace(folder / CURRENT_FILE)
     except OSError as error:
         raise StateError(f"{folder / CURRENT_FILE} cannot be written: {error.strerror}") from error
@@ -403,7 +392,7 @@ def _load_key(pem: bytes, path: Path, passphrase: Passphrase) -> ec.EllipticCurv
         )
     try:
         key = serialization.load_pem_private_key(pem, secret.encode() if secret else None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = "wrong passphrase, or damaged" if encrypted else "damaged"
         raise ConfigError(f"{path} cannot be read: {reason}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -412,6 +401,6 @@ def _load_key(pem: bytes, path: Path, passphrase: Passphrase) -> ec.EllipticCurv
 
 
 def fingerprint_of_key(key: ec.EllipticCurvePublicKey) -> str:
-    """SHA-256 of a public key, 64 hexadecimal digits; a certificate commits to its recovery key by this."""
+    """Return the SHA-256 of a public key, 64 hexadecimal digits, by which a certificate commits to its recovery key."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).hexdigest()

@@ -1,23 +1,22 @@
-"""Which keys of a member are accepted, and when: what follows from the pinned certificates and the statements.
+"""The pinned certificates and the statements say which keys of a member are accepted, and when.
 
 Statements are applied in the order in which this node took them in, so that a backdated one displaces nothing. One
 that does not follow (wrong signature, not the newest key, unknown member) has no effect and is kept in `ignored`. A
 revoked key takes its successors with it, since a thief may have named them; the recovery key can name the one that
 goes on.
 
-Forks: of two successors that one key names, the one that came first counts; with a stolen key two nodes can come to
+Forks: of two successors that one key names, the one that came first counts. With a stolen key two nodes can come to
 differ, which their digests show, and the recovery key or a majority decides.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from veilscore.errors import IdentityError
-from veilscore.keys.identity import Certificate, parse_certificate
+from veilscore.keys.identity import Certificate, parse_certificate, utc_time
 from veilscore.keys.rotation import KeyStatement
 
 MAX_STATEMENTS_BY_MEMBER = 100
@@ -25,7 +24,7 @@ MAX_STATEMENTS_BY_MEMBER = 100
 
 @dataclass(frozen=True)
 class PinnedKey:
-    """One key of a member; times in seconds since the epoch, None for never."""
+    """One key of a member, and when it was retired or revoked: seconds since the epoch, None for never."""
 
     certificate: Certificate
     retired_s: float | None = None
@@ -33,7 +32,7 @@ class PinnedKey:
     reason: str = ""
 
     def refusal(self, at_s: float) -> str | None:
-        """Why the key is not accepted at a time; None if it is."""
+        """Return why the key is not accepted at a time; None if it is."""
         name, fingerprint = self.certificate.name, self.certificate.fingerprint[:16]
         if self.revoked_s is not None and at_s >= self.revoked_s:
             return f"key {fingerprint}... of {name} was revoked on {_date(self.revoked_s)} by {self.reason}"
@@ -44,7 +43,7 @@ class PinnedKey:
 
 @dataclass(frozen=True)
 class PartyKeys:
-    """All keys of one member, to check its signatures with."""
+    """Checks the signatures of one member with all of its keys."""
 
     name: str
     keys: tuple[PinnedKey, ...]
@@ -53,13 +52,8 @@ class PartyKeys:
     def verify(self, data: bytes, signature: bytes, purpose: str, signed_s: float | None = None) -> None:
         """Check a signature by any key that was accepted when it was made.
 
-        Parameters
-        ----------
         signed_s : when it was made, as something trusted says, seconds since the epoch; None: now.
-
-        Raises
-        ------
-        IdentityError : by none of this member's keys, or by one that was revoked or replaced at that time.
+        Raises IdentityError where it is by none of these keys, or by one that was revoked or replaced at that time.
         """
         at_s = self.now_s if signed_s is None else signed_s
         for key in reversed(self.keys):
@@ -78,10 +72,8 @@ class PartyKeys:
 
 @dataclass
 class KeyHistory:
-    """Keys of all members of one federation.
+    """Applies statements to the keys of all members of one federation.
 
-    Parameters
-    ----------
     federation : its name.
     voters : names of the nodes (not people), whose majority can revoke.
     keys : member -> its keys, oldest first.
@@ -96,7 +88,7 @@ class KeyHistory:
 
     @classmethod
     def of(cls, federation: str, pinned: Iterable[Certificate], statements: Iterable[KeyStatement]) -> KeyHistory:
-        """History of these members, by statements in the order in which they were taken in."""
+        """Return the history of these members, by statements in the order in which they were taken in."""
         certificates = tuple(pinned)
         voters = tuple(c.name for c in certificates if c.role != "operator")
         history = cls(federation, voters, {c.name: (PinnedKey(c),) for c in certificates})
@@ -110,20 +102,20 @@ class KeyHistory:
         return history
 
     def accepted(self, name: str, at_s: float) -> tuple[Certificate, ...]:
-        """Certificates of a member that are accepted at a time, newest first."""
+        """Return the certificates of a member that are accepted at a time, newest first."""
         return tuple(k.certificate for k in reversed(self.keys[name]) if k.refusal(at_s) is None)
 
     def newest(self, name: str) -> Certificate:
-        """Newest certificate of a member that was not revoked; the last one if all were."""
+        """Return the newest certificate of a member that was not revoked; the last one if all were."""
         standing = [k for k in self.keys[name] if k.revoked_s is None]
         return (standing or self.keys[name])[-1].certificate
 
     def find(self, fingerprint: str) -> PinnedKey | None:
-        """Key with this fingerprint, accepted or not."""
+        """Return the key with this fingerprint, accepted or not."""
         return next((k for keys in self.keys.values() for k in keys if k.certificate.fingerprint == fingerprint), None)
 
     def revoked(self, at_s: float) -> frozenset[str]:
-        """Fingerprints revoked at a time."""
+        """Return the fingerprints that are revoked at a time."""
         return frozenset(
             k.certificate.fingerprint
             for keys in self.keys.values()
@@ -132,12 +124,12 @@ class KeyHistory:
         )
 
     def missing_votes(self, member: str, fingerprint: str) -> int:
-        """How many more nodes must ask for this key before it is revoked."""
+        """Return how many more nodes must vote against this key before it is revoked."""
         return max(self._quorum(member) - len(self._votes.get(fingerprint, {})), 0)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the statements in force, by date; equal at nodes that know the same."""
+        """Return the SHA-256 of the statements in force, by date; it is equal at nodes that know the same."""
         return hashlib.sha256(b"".join(digest for _, digest in sorted(s.order for s in self.applied))).hexdigest()
 
     def _quorum(self, member: str) -> int:
@@ -166,13 +158,15 @@ class KeyHistory:
             raise IdentityError(f"{statement.member} has named another successor of this key already")
         if (statement.by, statement.signer) != (statement.member, statement.fingerprint):
             raise IdentityError("a successor is named by the key it follows")
-        _check_standing(old, statement.date_s if old.revoked_s is None else old.revoked_s)  # no backdating
+        # a thief could date the statement before the revocation, so a revoked key names no successor at any date
+        _check_standing(old, statement.date_s if old.revoked_s is None else old.revoked_s)
         statement.verify_member(old.certificate)
         new = self._successor(statement, old.certificate)
         retired = replace(old, retired_s=statement.ends_s)
         self.keys[statement.member] = (*keys[:place], retired, PinnedKey(new))
 
     def _recover(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
+        # after a revocation by votes the recovery key may still name the key that goes on
         if keys[place].revoked_s is not None and keys[place].reason == _BY_RECOVERY:
             raise IdentityError("this key was revoked already")
         statement.verify_recovery(keys[place].certificate.recovery)
@@ -182,7 +176,7 @@ class KeyHistory:
             self.keys[statement.member] = (*self.keys[statement.member], goes_on)
 
     def _replacement(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> PinnedKey | None:
-        """The key that goes on: a new one, or one that followed the revoked one and is taken out of its fate."""
+        """Return the key that goes on: a new one, or a successor of the revoked one, which is then spared."""
         if statement.certificate is None:
             return None
         new = _read_certificate(statement)
@@ -238,4 +232,4 @@ def _check_standing(key: PinnedKey, at_s: float) -> None:
 
 
 def _date(at_s: float) -> str:
-    return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{utc_time(at_s):%Y-%m-%d %H:%M:%S} UTC"

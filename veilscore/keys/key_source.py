@@ -1,4 +1,4 @@
-"""Where the passphrase of a private key comes from, and how the key is encrypted with it.
+"""Key sources give the passphrase with which a private key is encrypted at rest.
 
 A key at rest is PKCS #8 under scrypt and AES-256. The passphrase is a person's, or 256 random bits that a key
 management service or a hardware token wraps: then `passphrase.wrapped` lies beside the key and only the service can
@@ -6,8 +6,8 @@ open it. gRPC must be given the private key itself, so the key is in this proces
 token that signs without giving the key out cannot serve TLS here.
 
 Source: RFC 5958 (PKCS #8), RFC 8018 (PBES2), RFC 7914 (scrypt).
-Protects: a copied disk or backup. Does not protect: against whoever can run the unwrapping program or read the
-passphrase's place.
+Protects: a copied disk or backup.
+Does not protect: against whoever can run the unwrapping program or read the place of the passphrase.
 """
 
 from __future__ import annotations
@@ -41,40 +41,38 @@ class KeySource(Protocol):
     """Gives the passphrase of the identity in a folder."""
 
     def secret(self, folder: Path) -> str | None:
-        """Passphrase of the key in `folder`; None if this source has none.
+        """Return the passphrase of the key in `folder`; None if this source has none.
 
-        Raises
-        ------
-        ConfigError : the source is there but cannot be used; says what to do, never the passphrase.
+        Raises ConfigError where the source is there but cannot be used; it says what to do, never the passphrase.
         """
 
     def new_secret(self, folder: Path) -> str | None:
-        """Passphrase for a key about to be made in `folder`; None: the key stays unencrypted."""
+        """Return the passphrase for a key about to be made in `folder`; with None the key stays unencrypted."""
 
 
 @dataclass(frozen=True)
 class EnvironmentSource:
-    """A passphrase in an environment variable."""
+    """Takes the passphrase from an environment variable."""
 
     variable: str = PASSPHRASE_VARIABLE
 
     def secret(self, _folder: Path) -> str | None:
-        """Value of the variable; None if unset or empty."""
+        """Return the value of the variable; None if it is unset or empty."""
         return os.environ.get(self.variable) or None
 
     def new_secret(self, folder: Path) -> str | None:
-        """The same."""
+        """Return the same."""
         return self.secret(folder)
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A passphrase as the first line of a file of mode 0600, kept outside the home."""
+    """Takes the passphrase from the first line of a file of mode 0600, kept outside the home."""
 
     path: Path
 
     def secret(self, _folder: Path) -> str | None:
-        """First line of the file."""
+        """Return the first line of the file."""
         try:
             with self.path.open(encoding="utf-8") as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
@@ -88,16 +86,16 @@ class FileSource:
         return line
 
     def new_secret(self, folder: Path) -> str | None:
-        """The same."""
+        """Return the same."""
         return self.secret(folder)
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """A passphrase typed by a person; a node that starts in the background cannot use it."""
+    """Lets a person type the passphrase; a node that starts in the background cannot use it."""
 
     def secret(self, folder: Path) -> str | None:
-        """Ask once."""
+        """Ask for it once."""
         if not sys.stdin.isatty():
             raise ConfigError(
                 f"the passphrase of {folder} must be typed, and there is no terminal: start the node in the "
@@ -106,7 +104,7 @@ class PromptSource:
         return getpass.getpass(f"Passphrase of the key in {folder}: ") or None
 
     def new_secret(self, folder: Path) -> str | None:
-        """Ask twice."""
+        """Ask for it twice."""
         first = self.secret(folder)
         if first != getpass.getpass("The same again: "):
             raise ConfigError("the two passphrases differ")
@@ -115,10 +113,8 @@ class PromptSource:
 
 @dataclass(frozen=True)
 class CommandSource:
-    """256 random bits that an external program wraps: the hook for a key management service.
+    """Lets an external program wrap 256 random bits: the hook for a key management service.
 
-    Parameters
-    ----------
     wrap : program and arguments; gets the passphrase on standard input and writes the wrapped form.
     unwrap : the opposite. No shell is involved; its standard error is not shown, since it may hold secrets.
     """
@@ -150,8 +146,9 @@ class CommandSource:
             done = subprocess.run(  # noqa: S603 - the program that the node's own configuration names
                 command, input=given, capture_output=True, timeout=self.timeout_s, check=False
             )
-        except OSError as error:
-            raise ConfigError(f"key program {command[0]} cannot be run: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a ValueError where an argument has a zero byte
+            reason = getattr(error, "strerror", error)
+            raise ConfigError(f"key program {command[0]} cannot be run: {reason}") from error
         except subprocess.TimeoutExpired:
             raise ConfigError(f"key program {command[0]} gave no answer within {self.timeout_s:g} s") from None
         if done.returncode != 0 or not 0 < len(done.stdout) <= _MOST_BYTES:
@@ -164,10 +161,8 @@ class CommandSource:
 
 @dataclass(frozen=True)
 class TokenSource:
-    """256 random bits wrapped by a secret AES key in a PKCS #11 token; needs the library python-pkcs11.
+    """Lets a secret AES key in a PKCS #11 token wrap 256 random bits; needs the library python-pkcs11.
 
-    Parameters
-    ----------
     module : the token maker's shared library.
     token, label : of the token and of the AES key in it (CKA_ENCRYPT and CKA_DECRYPT).
     pin_variable : environment variable with the token's PIN.
@@ -212,15 +207,15 @@ class TokenSource:
 
 
 def default_source() -> KeySource:
-    """The file that VEILSCORE_KEY_PASSPHRASE_FILE names, or the variable VEILSCORE_KEY_PASSPHRASE."""
+    """Return the file that VEILSCORE_KEY_PASSPHRASE_FILE names, or else the variable VEILSCORE_KEY_PASSPHRASE."""
     path = os.environ.get(PASSPHRASE_FILE_VARIABLE)
     return FileSource(Path(path)) if path else EnvironmentSource()
 
 
 def encrypt_pkcs8(der: bytes, passphrase: str) -> bytes:
-    """PEM of a PKCS #8 key under scrypt and AES-256-CBC, which OpenSSL reads too.
+    """Return the PEM of a PKCS #8 key under scrypt and AES-256-CBC, which OpenSSL reads too.
 
-    Written here because `cryptography` writes PKCS #8 with 2048 rounds of PBKDF2 only; it reads this form.
+    It is written here because `cryptography` writes PKCS #8 with 2048 rounds of PBKDF2 only; it reads this form.
     """
     salt, vector = os.urandom(16), os.urandom(16)
     key = Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).derive(passphrase.encode())
@@ -267,14 +262,23 @@ def _read_wrapped(folder: Path) -> bytes:
         ) from error
 
 
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not be there yet (FileExistsError), whole or not at all, with its mode from the start."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def _write_wrapped(folder: Path, wrapped: bytes) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / WRAPPED_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(wrapped)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(folder / WRAPPED_FILE, wrapped, 0o600)
     except FileExistsError as error:
         raise ConfigError(f"{folder / WRAPPED_FILE} exists already: move the old identity away first") from error
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Statements about keys: a member goes over to a new key, or a key is no longer to be trusted.
+"""A key statement says that a member goes over to a new key, or that a key is no longer to be trusted.
 
 A statement is signed by whom it binds and carries everything needed to check it, so that it can be passed on by
 anybody. The list of them stands in the federation file under the certificates first pinned; `KeyHistory`
 (key_history.py) says what follows from it. Any two nodes with one set of statements come to one result.
 
 Source: the shape of RFC 5011 (old key signs new, both accepted for a time) and of RFC 5280 (revocation by date).
-Signed by: rotate: the old key and the new one. Revoke: the member's recovery key, which its certificate commits to,
-or (one statement each) a majority of the other nodes of the federation.
-Does not protect: against a thief of a key before anybody revokes it; a recovery key kept beside the key.
+Signed by: a rotation by the old key and the new one; a revocation by the member's recovery key, which its certificate
+commits to, or (one statement each) by a majority of the other nodes of the federation.
+Does not protect: against a thief of a key before anybody revokes it; a recovery key that is kept beside the key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import json
 from typing import Literal, TypeVar
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,64 +30,56 @@ MAX_OVERLAP_S = 90 * DAY_S
 MAX_STATEMENT_BYTES = 16 * 1024
 _LABEL = b"veilscore recovery statement 1\n"
 _HEX = r"^[0-9a-f]{64}$"
-_SIGNATURE = r"^[0-9a-f]{16,160}$"
+_SIGNATURE = r"^([0-9a-f]{2}){8,80}$"
 _PEM_CHARACTERS = 4096
+_LATEST_MS = 1 << 47  # in the year 6429: with an overlap a date stays within the calendar
 K = TypeVar("K", bound="KeyStatement")
 
 
 class KeyStatement(BaseModel):
-    """One signed statement.
-
-    Parameters
-    ----------
-    federation : name of the federation it holds in.
-    member, fingerprint : whose key, and which one.
-    certificate : rotate: the successor; revoke: the key that goes on, if any (recovery key only). PEM.
-    date_ms : when it was signed, milliseconds since the epoch.
-    overlap_s : rotate: for how long after that the old key stays accepted.
-    by : who signed: the member itself, or another one that asks for its key to be revoked.
-    signer : fingerprint of the key that signed, SHA-256 of the recovery key in its place.
-    recovery_key : the member's recovery public key, PEM, if that signed.
-    signature, successor_signature : hexadecimal; the second proves possession of the new key.
-    """
+    """Replaces or revokes a key, by signature."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kind: Literal["rotate", "revoke"]
-    federation: str = Field(max_length=200)
-    member: str = Field(max_length=63)
-    fingerprint: str = Field(pattern=_HEX)
-    certificate: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    date_ms: int = Field(ge=0, le=1 << 52)
-    overlap_s: int = Field(default=0, ge=0, le=MAX_OVERLAP_S)
-    by: str = Field(max_length=63)
-    signer: str = Field(pattern=_HEX)
-    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS)
-    signature: str = Field(default="00" * 8, pattern=_SIGNATURE)
-    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE)
+    kind: Literal["rotate", "revoke"] = Field(description="rotate: to a new key; revoke: it is not trusted any more")
+    federation: str = Field(max_length=200, description="name of the federation in which it holds")
+    member: str = Field(max_length=63, description="whose key")
+    fingerprint: str = Field(pattern=_HEX, description="which key: SHA-256 of its certificate")
+    certificate: str | None = Field(
+        default=None, max_length=_PEM_CHARACTERS, description="of the key that goes on, PEM; null where none does"
+    )
+    date_ms: int = Field(ge=0, le=_LATEST_MS, description="when it was signed, milliseconds since 1970 (UTC)")
+    overlap_s: int = Field(
+        default=0, ge=0, le=MAX_OVERLAP_S, description="seconds for which the old key stays accepted"
+    )
+    by: str = Field(max_length=63, description="who signed: the member, or another one that asks for the revocation")
+    signer: str = Field(pattern=_HEX, description="fingerprint of the key that signed, or SHA-256 of the recovery key")
+    recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS, description="recovery public key, PEM")
+    signature: str = Field(default="00" * 8, pattern=_SIGNATURE, description="signature, hexadecimal")
+    successor_signature: str | None = Field(default=None, pattern=_SIGNATURE, description="rotate: of the new key")
 
     @property
     def date_s(self) -> float:
-        """When it was signed, seconds since the epoch."""
+        """Return when it was signed, seconds since the epoch."""
         return self.date_ms / 1000
 
     @property
     def ends_s(self) -> float:
-        """Rotate: when the old key stops being accepted, seconds since the epoch."""
+        """Return when the old key of a rotation stops being accepted, seconds since the epoch."""
         return self.date_s + self.overlap_s
 
     def signed_bytes(self) -> bytes:
-        """What the signatures cover: every other field, as canonical JSON."""
+        """Return what the signatures cover: every other field, as canonical JSON."""
         content = self.model_dump(exclude={"signature", "successor_signature"})
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     def to_bytes(self) -> bytes:
-        """Form in which nodes pass it on."""
+        """Return the form in which nodes pass it on."""
         return self.model_dump_json(exclude_none=True).encode()
 
     @property
     def order(self) -> tuple[int, bytes]:
-        """Date and digest: what tells two statements apart; signatures do not, since ECDSA has many of one text."""
+        """Return date and digest, which tell two statements apart; ECDSA signatures do not, one text having many."""
         return self.date_ms, hashlib.sha256(self.signed_bytes()).digest()
 
     def verify_member(self, certificate: Certificate) -> None:
@@ -105,12 +97,12 @@ class KeyStatement(BaseModel):
             if not isinstance(key, ec.EllipticCurvePublicKey) or fingerprint_of_key(key) != commitment:
                 raise IdentityError(f"the recovery key is not the one that {self.member}'s certificate commits to")
             key.verify(bytes.fromhex(self.signature), _LABEL + self.signed_bytes(), ec.ECDSA(hashes.SHA256()))
-        except (ValueError, InvalidSignature) as error:
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
             raise IdentityError(f"signature of {self.member}'s recovery key is wrong") from error
 
 
 def parse_statement(data: bytes, sender: str) -> KeyStatement:
-    """Read a statement from a peer; IdentityError if it is none. Signatures are checked by `KeyHistory`."""
+    """Return the statement that a peer sent; IdentityError if it is none. `KeyHistory` checks its signatures."""
     if len(data) > MAX_STATEMENT_BYTES:
         raise IdentityError(f"key statement from {sender} has {len(data)} bytes, more than {MAX_STATEMENT_BYTES}")
     try:
@@ -120,7 +112,7 @@ def parse_statement(data: bytes, sender: str) -> KeyStatement:
 
 
 def rotate(old: Identity, new: Identity, federation: str, overlap_s: int, date_ms: int) -> KeyStatement:
-    """Statement by which `old` names `new` as its successor."""
+    """Return the statement by which `old` names `new` as its successor."""
     statement = KeyStatement(
         kind="rotate",
         federation=federation,
@@ -136,7 +128,7 @@ def rotate(old: Identity, new: Identity, federation: str, overlap_s: int, date_m
 
 
 def revoke_by_vote(voter: Identity, member: str, fingerprint: str, federation: str, date_ms: int) -> KeyStatement:
-    """One node's word that another member's key is not to be trusted; a majority of them is a revocation."""
+    """Return one node's vote that another member's key is not to be trusted; a majority of them revokes it."""
     statement = KeyStatement(
         kind="revoke",
         federation=federation,
@@ -157,7 +149,7 @@ def revoke_by_recovery(
     date_ms: int,
     replacement: Identity | None = None,
 ) -> KeyStatement:
-    """Revocation by the member's own recovery key; `replacement` is the key it goes on with."""
+    """Return a revocation by the member's own recovery key; `replacement` is the key it goes on with."""
     public = key.public_key()
     statement = KeyStatement(
         kind="revoke",

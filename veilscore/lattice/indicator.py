@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice import params as parameters
 from veilscore.lattice.ntt import fold, forward
 
@@ -127,7 +127,7 @@ class RowMatrix:
         return acc
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def indicator(column: NDArray[np.int32], code: int, out: Limbs) -> None:
     """Write the 0/1 polynomial of one cell in one block, both (N,)."""
     wanted = np.int32(code)
@@ -135,7 +135,7 @@ def indicator(column: NDArray[np.int32], code: int, out: Limbs) -> None:
         out[i] = u32(column[i] == wanted)
 
 
-@njit(inline="always")
+@inlined
 def fold_all(acc: Words, p: np.uint32) -> None:
     """Bring accumulators below 2^63 without changing them modulo p."""
     top = (u64(1) << u64(32)) % u64(p)
@@ -143,7 +143,7 @@ def fold_all(acc: Words, p: np.uint32) -> None:
         acc[i] = fold(acc[i], top)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(i4[::1], u4[:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,::1])")
 def hint(
     positions: NDArray[np.int32],
     multipliers: Limbs,
@@ -183,7 +183,7 @@ def hint(
             row[i] = u32(acc[i] % u64(p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(i4[:,::1], i8[::1], u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])")
 def block_sum(
     columns: NDArray[np.int32],
     n_codes: Integers,
@@ -227,7 +227,7 @@ def block_sum(
                 row[i] = u32(acc[v, i] % u64(p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], i8[::1], u4[:,::1], u8[:,::1])", "(u2[:,::1], i8[::1], u4[:,::1], u8[:,::1])")
 def cell_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None:
     """Add to acc (cells, 4) the limbs b (n, 4) of every row of the cell; no sum of 2^24 rows overflows."""
     for i in range(codes.shape[0]):
@@ -243,7 +243,7 @@ def cell_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None
             row[3] += b3
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[:,::1], i8[::1], u4[:,::1], u8[:,::1])", "(u2[:,::1], i8[::1], u4[:,::1], u8[:,::1])")
 def row_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None:
     """Add to acc (n, L) the limbs b (cells, L) of every cell of the row."""
     for i in range(codes.shape[0]):
@@ -253,7 +253,7 @@ def row_sums(codes: CodeArray, offsets: Integers, b: Limbs, acc: Words) -> None:
                 acc[i, limb] += u64(cell[limb])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], i4[:,::1], i8[:,:,::1])")
 def signed_dots(values: Limbs, small: NDArray[np.int32], out: Integers) -> None:
     """Write out[v, r, limb] = <values[r, limb], small[v]>: residues (R, L, N) by ternary vectors (V, N)."""
     for r in range(values.shape[0]):
@@ -267,7 +267,7 @@ def signed_dots(values: Limbs, small: NDArray[np.int32], out: Integers) -> None:
                 out[v, r, limb] = total
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,::1], i1[:,::1], i8[:,::1])")
 def secret_dots(values: Limbs, small: NDArray[np.int8], out: Integers) -> None:
     """Write out[r, limb] = <values[limb], small[r]>: residues (L, N) by many ternary vectors (R, N)."""
     wide = np.empty(small.shape[1], np.int32)

@@ -8,10 +8,10 @@ psi^(2 brv(i) + 1), so reversing an array of values replaces X by 1/X.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import Limbs, Words
+from veilscore.kernels import inlined, kernel
 
 U32 = np.uint32
 U64 = np.uint64
@@ -21,14 +21,14 @@ u32 = np.uint32
 u64 = np.uint64
 
 
-@njit(inline="always")
+@inlined
 def shoup(y: U32, w: U32, w_shoup: U32, p: U32) -> U32:
     """Y w mod p in [0, 2p), for any 32-bit y and w_shoup = floor(2^32 w / p)."""
     quotient = u64(u64(y) * u64(w_shoup)) >> u64(32)
     return u32(u64(y) * u64(w) - quotient * u64(p))
 
 
-@njit(inline="always")
+@inlined
 def barrett(z: U64, p: U64, mu: U64, bits: U64) -> U32:
     """Z mod p for z < 2^(2 bits), mu = floor(2^(2 bits) / p), p of that many bits."""
     quotient = ((z >> (bits - u64(1))) * mu) >> (bits + u64(1))
@@ -37,13 +37,13 @@ def barrett(z: U64, p: U64, mu: U64, bits: U64) -> U32:
     return min(r, u32(r - u32(p)))
 
 
-@njit(inline="always")
+@inlined
 def fold(z: U64, top: U64) -> U64:
     """Return a value below 2^63 congruent to z, given top = 2^32 mod p < 2^30."""
     return (z >> u64(32)) * top + (z & u64(0xFFFFFFFF))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def forward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
     """Transform one limb (N,) in place; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
@@ -66,7 +66,7 @@ def forward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
         a[j] = min(X, u32(X - p))
 
 
-@njit(inline="always")
+@inlined
 def _last_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, m: int) -> None:
     """Layers of distance 4, 2, 1, written so that the loop over groups becomes vector code."""
     two = u32(u64(p) * u64(2))
@@ -100,7 +100,7 @@ def _last_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, m: int) -> None:
         a[k + 1] = u32(X - Y + two)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def backward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, n_inv: U32, n_inv_shoup: U32) -> None:
     """Undo `forward` in place, with the tables of inverse powers; input and output in [0, p)."""
     two = u32(u64(p) * u64(2))
@@ -125,7 +125,7 @@ def backward(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32, n_inv: U32, n_inv_shoup
         a[j] = min(X, u32(X - p))
 
 
-@njit(inline="always")
+@inlined
 def _first_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
     """Inverse layers of distance 1, 2, 4."""
     two = u32(u64(p) * u64(2))
@@ -163,7 +163,7 @@ def _first_layers(a: Limbs, w: Limbs, w_shoup: Limbs, p: U32) -> None:
             a[j + 4] = shoup(u32(X - Y + two), w[m + i], w_shoup[m + i], p)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,::1], u4[:,::1], u4[::1])")
 def forward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs) -> None:
     """Transform a batch (B, L, N) in place."""
     for b in range(a.shape[0]):
@@ -171,7 +171,7 @@ def forward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs) -> None:
             forward(a[b, k], w[k], w_shoup[k], primes[k])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[::1], u4[::1])")
 def backward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs, n_inv: Limbs, n_inv_shoup: Limbs) -> None:
     """Undo `forward_all` in place."""
     for b in range(a.shape[0]):
@@ -179,7 +179,7 @@ def backward_all(a: Limbs, w: Limbs, w_shoup: Limbs, primes: Limbs, n_inv: Limbs
             backward(a[b, k], w[k], w_shoup[k], primes[k], n_inv[k], n_inv_shoup[k])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[::1], u8[::1], u4[:,:,::1])")
 def multiply_all(
     a: Limbs,
     b: Limbs,
@@ -199,7 +199,7 @@ def multiply_all(
                 z[j] = barrett(u64(x[j]) * u64(y[j]), p, mu[k], bits)
 
 
-@njit(inline="always")
+@inlined
 def _leading_zeros(p: U64) -> int:
     zeros = 64
     while p:
@@ -208,7 +208,7 @@ def _leading_zeros(p: U64) -> int:
     return zeros
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[::1])")
 def add_all(a: Limbs, b: Limbs, primes: Limbs) -> None:
     """Add b to a modulo the primes: a is (B, L, N), b is (B, L, N) or one (1, L, N) for all."""
     for i in range(a.shape[0]):
@@ -221,7 +221,7 @@ def add_all(a: Limbs, b: Limbs, primes: Limbs) -> None:
                 x[j] = min(total, u32(total - p))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[::1], u4[:,:,::1])")
 def negate_all(a: Limbs, primes: Limbs, out: Limbs) -> None:
     """Write out = -a modulo the primes, (B, L, N)."""
     for i in range(a.shape[0]):
@@ -232,7 +232,7 @@ def negate_all(a: Limbs, primes: Limbs, out: Limbs) -> None:
                 z[j] = min(u32(primes[k] - x[j]), u32(u32(0) - x[j]))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(i1[:,::1], u4[::1], u4[:,:,::1])")
 def lift_all(small: NDArray[np.int8], primes: Limbs, out: Limbs) -> None:
     """Write signed small integers (B, N) as residues (B, L, N)."""
     for i in range(small.shape[0]):

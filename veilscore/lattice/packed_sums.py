@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Limbs, Mask, Words
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.indicator import MAX_TERMS, CellRows, fold_all
 from veilscore.lattice.ntt import forward
 from veilscore.lattice.params import HISTOGRAM, NOISE_SD, TAIL_SDS, T, check_histogram
@@ -250,7 +250,10 @@ def _lane_ranges(rows: CellRows, wanted: Mask) -> Integers:
     return np.stack([before[rows.offsets], before[rows.offsets + rows.n_codes]], axis=1).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel(
+    "(u1[:,::1], i8[::1], i8[::1], i8, i8, u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])",
+    "(u2[:,::1], i8[::1], i8[::1], i8, i8, u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])",
+)
 def _group(
     codes: CodeArray,
     offsets: Integers,
@@ -294,7 +297,7 @@ def _group(
                 out[half, limb, i] = u32(acc[half, limb, i] % u64(primes[limb]))
 
 
-@njit(inline="always")
+@inlined
 def _signs(
     codes: CodeArray,
     offsets: Integers,

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
-from numba import njit
 
-from veilscore.arrays import Limbs, Words
+from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import MessageError, ParameterError
+from veilscore.kernels import kernel
 from veilscore.lattice.indicator import MAX_TERMS, fold_all
 from veilscore.lattice.params import PRODUCT, ParameterSet, check_product
 from veilscore.lattice.ring import pack, packed_size, ring, ring_of, unpack
@@ -233,6 +233,22 @@ class ProductEvaluator:
             raise ParameterError(f"a chunk is one block of at most {N} rows")
         return self._sum(*self._ciphertexts(chunk, n_folded(*v.shape)), fold(v, 0))
 
+    def add_sums(self, chunk: bytes, n_vectors: int, v: Words, terms: Integers, onto: Limbs | None = None) -> Limbs:
+        """Add several sums of a few products each to those of other blocks, not masked yet.
+
+        Parameters
+        ----------
+        chunk : `ProductKey.encrypt` of `n_vectors` vectors c, one whole block of rows.
+        v : uint64 (M, N); each is transformed once, however many sums it is in.
+        terms : (outputs, T, 2) pairs (i, m): to output o comes the sum over T of c_i v_m.
+        onto : uint32 (outputs, 2, L, N), changed and returned; None for zeros.
+        """
+        _check_vectors(v, "v", self._params.t)
+        c0, c1 = self._ciphertexts(chunk, n_vectors)
+        out = np.zeros((len(terms), 2, *c0.shape[1:]), np.uint32) if onto is None else onto
+        _add_sums(c0, c1, self._plain(v), terms, self._ring.primes_u32, out)
+        return out
+
     def close_sum(self, sums: list[Limbs], n_vectors: int, n_rows: int) -> tuple[bytes, Words]:
         """Return the masked reply for one block whose chunks gave these sums, and this party's share (n_rows,)."""
         check_product(n_vectors, self._openings, self._params)
@@ -276,7 +292,7 @@ class ProductEvaluator:
         return values
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[:,:,::1], u4[::1], u4[:,:,::1])")
 def _multiply_sum(c0: Limbs, c1: Limbs, v: Limbs, primes: Limbs, out: Limbs) -> None:
     """Write out[h] = sum over V of c_h[V] v[V], all (V, L, N)."""
     acc = np.empty(v.shape[2], np.uint64)
@@ -294,3 +310,23 @@ def _multiply_sum(c0: Limbs, c1: Limbs, v: Limbs, primes: Limbs, out: Limbs) -> 
             row = out[half, limb]
             for j in range(acc.size):
                 row[j] = np.uint32(acc[j] % np.uint64(primes[limb]))
+
+
+@kernel("(u4[:,:,::1], u4[:,:,::1], u4[:,:,::1], i8[:,:,::1], u4[::1], u4[:,:,:,::1])")
+def _add_sums(c0: Limbs, c1: Limbs, v: Limbs, terms: Integers, primes: Limbs, out: Limbs) -> None:
+    """Add to out[o, h] the sum over T < MAX_TERMS of c_h[terms[o, t, 0]] v[terms[o, t, 1]]."""
+    acc = np.empty(v.shape[2], np.uint64)
+    for o in range(terms.shape[0]):
+        for half in range(2):
+            c = c0 if half == 0 else c1
+            for limb in range(primes.size):
+                row = out[o, half, limb]
+                for j in range(acc.size):
+                    acc[j] = np.uint64(row[j])
+                for t in range(terms.shape[1]):
+                    x = c[terms[o, t, 0], limb]
+                    y = v[terms[o, t, 1], limb]
+                    for j in range(acc.size):
+                        acc[j] += np.uint64(x[j]) * np.uint64(y[j])
+                for j in range(acc.size):
+                    row[j] = np.uint32(acc[j] % np.uint64(primes[limb]))

@@ -11,11 +11,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import Integers, Limbs
 from veilscore.errors import MessageError, ParameterError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice import ntt
 from veilscore.lattice.params import ParameterSet
 
@@ -25,20 +25,25 @@ def primitive_root(p: int, order: int) -> int:
     for base in range(2, p):
         root = pow(base, (p - 1) // order, p)
         if pow(root, order // 2, p) == p - 1:
-            roots = [root]
-            for _ in range(order // 2 - 1):
-                roots.append(roots[-1] * root * root % p)
-            return min(roots)
+            # the others are its odd powers
+            return int((_powers(root * root % p, order // 2, p) * np.uint64(root) % np.uint64(p)).min())
     raise ParameterError(f"{p} has no root of unity of order {order}")
 
 
-def _powers(root: int, N: int, p: int) -> list[int]:
-    """Return root^brv(i) for i < N."""
-    bits = N.bit_length() - 1
-    plain = [1] * N
-    for i in range(1, N):
-        plain[i] = plain[i - 1] * root % p
-    return [plain[int(format(i, f"0{bits}b")[::-1], 2)] for i in range(N)]
+def _powers(root: int, n: int, p: int) -> NDArray[np.uint64]:
+    """Return root^i mod p for i < n, a power of two; p is below 2^32, so that no product overflows."""
+    powers = np.ones(1, np.uint64)
+    while powers.size < n:
+        powers = np.concatenate([powers, powers * np.uint64(pow(root, powers.size, p)) % np.uint64(p)])
+    return powers
+
+
+def _bit_reversed(n: int) -> NDArray[np.int64]:
+    """Return brv(i) for i < n, a power of two."""
+    order = np.zeros(1, np.int64)
+    while order.size < n:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
 
 
 class Ring:
@@ -67,9 +72,11 @@ class Ring:
         return f"Ring(N={self.N}, limbs={len(self.primes)})"
 
     def _tables(self, roots: list[int]) -> tuple[Limbs, Limbs]:
-        w = np.array([_powers(r, self.N, p) for r, p in zip(roots, self.primes, strict=True)], np.uint32)
-        wide = w.astype(np.uint64) << np.uint64(32)
-        return w, (wide // self.primes_u32.astype(np.uint64)[:, None]).astype(np.uint32)
+        """Return the powers root^brv(i) of each limb and their Shoup quotients, both (L, N)."""
+        order = _bit_reversed(self.N)
+        wide = np.stack([_powers(r, self.N, p)[order] for r, p in zip(roots, self.primes, strict=True)])
+        shoup = (wide << np.uint64(32)) // self.primes_u32.astype(np.uint64)[:, None]
+        return wide.astype(np.uint32), shoup.astype(np.uint32)
 
     @property
     def tables(self) -> tuple[Limbs, Limbs, Limbs]:
@@ -174,7 +181,7 @@ def unpack(data: bytes, shape: tuple[int, ...], primes: tuple[int, ...]) -> Limb
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], i8[::1], u1[::1])")
 def _pack(limbs: Limbs, width: Integers, out: NDArray[np.uint8]) -> None:
     k = 0
     for b in range(limbs.shape[0]):
@@ -192,14 +199,14 @@ def _pack(limbs: Limbs, width: Integers, out: NDArray[np.uint8]) -> None:
             k += row.size * step
 
 
-@njit(inline="always")
+@inlined
 def _split(row: Limbs, step: int, part: NDArray[np.uint8]) -> None:
     for i in range(row.size):
         for j in range(step):
             part[i * step + j] = (row[i] >> np.uint32(8 * j)) & np.uint32(255)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[::1], i8[::1], u4[::1], u4[:,:,::1])")
 def _unpack(raw: NDArray[np.uint8], width: Integers, primes: Limbs, out: Limbs) -> bool:
     k = 0
     good = True
@@ -219,7 +226,7 @@ def _unpack(raw: NDArray[np.uint8], width: Integers, primes: Limbs, out: Limbs) 
     return good
 
 
-@njit(inline="always")
+@inlined
 def _join(part: NDArray[np.uint8], step: int, row: Limbs) -> None:
     for i in range(row.size):
         value = np.uint32(0)

@@ -11,10 +11,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from veilscore.arrays import Limbs, Words
 from veilscore.errors import ParameterError
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice import ntt
 from veilscore.lattice.params import ParameterSet
 
@@ -152,13 +152,13 @@ def _reducers(primes: tuple[int, ...]) -> Words:
     return np.array(rows, np.uint64)
 
 
-@njit(inline="always")
+@inlined
 def _row(table: Words, i: int) -> tuple[np.uint64, ...]:
     # values, not views: the compiler must see that a loop's writes leave them alone
     return table[i, 0], table[i, 1], table[i, 2], table[i, -1]
 
 
-@njit(inline="always")
+@inlined
 def times(y: np.uint32, factor: tuple[np.uint64, ...]) -> np.uint32:
     """Y times a row of `_factors`, below its modulus, for any 32-bit y."""
     p = np.uint32(factor[2])
@@ -166,13 +166,13 @@ def times(y: np.uint32, factor: tuple[np.uint64, ...]) -> np.uint32:
     return min(r, np.uint32(r - p))
 
 
-@njit(inline="always")
+@inlined
 def reduced(z: np.uint64, prime: tuple[np.uint64, ...]) -> np.uint32:
     """Z modulo the prime of a row of `_reducers`, for z < 2^63."""
     return ntt.barrett(ntt.fold(ntt.fold(z, prime[1]), prime[1]), prime[0], prime[2], prime[3])
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u8[:,::1], u8[:,::1], u8[:,::1], u8[::1], u8[:,::1], u8, u4[:,:,::1])")
 def _remainder(
     limbs: Limbs,
     inverse: Words,
@@ -215,7 +215,7 @@ def _remainder(
                     z[i] = reduced(total[i], prime)
 
 
-@njit(inline="always")
+@inlined
 def _add_fraction(y: Limbs, digits: Words, shift: np.uint64, high: Words, low: Words) -> None:
     """Add y / d to sums kept as two digits; 1 / d has three."""
     mask = (u64(1) << shift) - u64(1)
@@ -227,13 +227,13 @@ def _add_fraction(y: Limbs, digits: Words, shift: np.uint64, high: Words, low: W
         low[i] += middle & mask
 
 
-@njit(inline="always")
+@inlined
 def _above(first: np.uint32, second: np.uint32, p1_inverse: tuple[np.uint64, ...]) -> np.uint64:
     """Return k of the integer first + p1 k below p1 p2 with these residues; p2 < p1 < 2 p2 < 2^31."""
     return u64(times(np.uint32(u64(second) + u64(2) * p1_inverse[2] - u64(first)), p1_inverse))
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u8[::1], u8[:,::1], u8[:,::1])")
 def _join(residues: Limbs, p: Words, p1_inverse: Words, out: Words) -> None:
     p1, inverse = p[0], _row(p1_inverse, 0)
     for b in range(out.shape[0]):
@@ -246,7 +246,7 @@ def _join(residues: Limbs, p: Words, p1_inverse: Words, out: Words) -> None:
                 z[i] = u64(first[i]) + p1 * _above(first[i], second[i], inverse)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u4[:,:,::1], u8[:,::1], u4[:,:,::1])")
 def _divide(v: Limbs, e: Limbs, D_inverse: Words, out: Limbs) -> None:
     for b in range(v.shape[0]):
         for m in range(v.shape[1]):
@@ -256,7 +256,7 @@ def _divide(v: Limbs, e: Limbs, D_inverse: Words, out: Limbs) -> None:
                 z[i] = times(np.uint32(u64(x[i]) + factor[2] - u64(r[i])), factor)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u8[::1], u8[:,::1], u8[::1], u8[::1], u8[:,::1], u8, u4[:,:,::1])")
 def _lift_centred(
     residues: Limbs,
     p: Words,
@@ -287,7 +287,7 @@ def _lift_centred(
                     z[i] = reduced(wide[i], prime)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,::1], u8[:,::1], u4[:,:,::1])")
 def _split(values: Words, message: Words, out: Limbs) -> None:
     for b in range(values.shape[0]):
         for m in range(message.shape[0]):
@@ -296,7 +296,7 @@ def _split(values: Words, message: Words, out: Limbs) -> None:
                 z[i] = reduced(x[i], prime)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[:,::1], u4[::1], u8[:,::1], u4[:,:,::1])", "(u8[:,::1], u4[::1], u8[:,::1], u4[:,:,:])")
 def _embed(values: Words, D_mod: Limbs, message: Words, limbs: Limbs) -> None:
     for b in range(values.shape[0]):
         for m in range(message.shape[0]):
@@ -305,7 +305,7 @@ def _embed(values: Words, D_mod: Limbs, message: Words, limbs: Limbs) -> None:
                 z[i] = reduced(u64(reduced(x[i], prime)) * scale + u64(z[i]), prime)
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[:,:,::1], u8[::1], u8[::1], u8, u8, u8[:,::1])")
 def _scale(limbs: Limbs, primes: Words, inverse: Words, t: np.uint64, shift: np.uint64, out: Words) -> None:
     half = u64(1) << (shift - u64(1))
     for b in range(limbs.shape[0]):

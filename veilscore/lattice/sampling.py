@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from typing import NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 from numpy.typing import NDArray
 
 from veilscore.arrays import Integers, Limbs, Words
 from veilscore.errors import ParameterError, SecretReuseError
+from veilscore.files.machine import process_id
+from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import DITHER_SD, T
 from veilscore.wire.randomness import secret_bytes
 
@@ -33,7 +33,7 @@ class _Stream:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        self._process = os.getpid()
+        self._process = process_id()
 
     def __repr__(self) -> str:
         """Show nothing of the key."""
@@ -45,7 +45,7 @@ class _Stream:
 
     def words(self, count: int) -> Words:
         """Return `count` uniform 64-bit words (a writable array)."""
-        if os.getpid() != self._process:
+        if process_id() != self._process:
             raise SecretReuseError("a random stream was carried into another process; make a new one there")
         out = np.empty(count + 2, np.uint64)  # OpenSSL wants room for a block more than it writes
         buffer = out.view(np.uint8).data
@@ -126,7 +126,7 @@ def dither(shape: tuple[int, ...], modulus: int = T, sd: float = DITHER_SD) -> W
     return residues
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u4[::1], u4, u4, u4[::1])")
 def _accept_below(words: Limbs, mask: np.uint32, p: np.uint32, out: Limbs) -> int:
     filled = 0
     for word in words:
@@ -137,7 +137,7 @@ def _accept_below(words: Limbs, mask: np.uint32, p: np.uint32, out: Limbs) -> in
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u1[::1], i1[::1])")
 def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     filled = 0
     for byte in raw:
@@ -148,14 +148,14 @@ def _accept_ternary(raw: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
     return filled
 
 
-@njit(cache=True, nogil=True)
+@kernel("(u8[::1], i1[::1])")
 def _centred_binomial(words: Words, out: NDArray[np.int8]) -> None:
     low = np.uint64((1 << 21) - 1)
     for i in range(words.size):
         out[i] = _popcount(words[i] & low) - _popcount((words[i] >> np.uint64(21)) & low)
 
 
-@njit(inline="always")
+@inlined
 def _popcount(x: np.uint64) -> np.int64:
     x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))

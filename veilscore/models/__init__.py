@@ -1,1 +1,1 @@
-"""The bank's plaintext mathematics: WOE, optimiser, model, metrics."""
+"""Hold the bank's plaintext mathematics (WOE, optimiser, trees, metrics) and its filed models."""

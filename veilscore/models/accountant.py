@@ -1,4 +1,4 @@
-"""How much opened sums may tell about one holder's codes: a bound in bits, and a refusal beyond it.
+"""Bound in bits how much opened sums may tell about one holder's codes, and refuse what goes beyond.
 
 Source: capacity of the Gaussian channel. A sum over a cell of m rows with independent noise of deviation s tells at
     most log2(1 + P / s^2) / 2 bits of which rows are in it, P the variance of the sum over that choice: at most
@@ -22,17 +22,13 @@ H_NOISE = 0.25  # noise of h in units of that of g: h of a row is at most 1/4
 
 @dataclass
 class Accountant:
-    """Bits told so far about one holder's codes; both parties keep the same count.
+    """Counts the bits told so far about one holder's codes; both parties keep the same count.
 
-    Parameters
-    ----------
-    n_rows : training rows.
     n_codes : codes of each of the holder's columns.
     noise_rows : deviation of the noise of g, in rows; 0 counts every opened sum at its full precision.
     max_weight : largest weight of a row.
     share : of rows times columns that may be told; None never refuses (and says so in the report).
-    spent : bits told in earlier attempts.
-    n_sums : sums opened in them.
+    spent, n_sums : bits told and sums opened in earlier attempts.
     """
 
     n_rows: int
@@ -45,31 +41,26 @@ class Accountant:
 
     @property
     def whole(self) -> float:
-        """Bits that the codes themselves hold."""
+        """Return the bits that the codes themselves hold."""
         return self.n_rows * sum(math.log2(max(k, 1)) for k in self.n_codes)
 
     @property
     def budget(self) -> float:
-        """Bits that may be told."""
+        """Return the bits that may be told."""
         return math.inf if self.share is None else self.share * self.whole
 
     def cost(self, cells: Iterable[int]) -> float:
-        """Bits of one opening.
-
-        Parameters
-        ----------
-        cells : opened cells of each column (either side's), over all nodes of the opening.
-        """
+        """Return the bits of one opening, by the opened cells of each column (either side's) over all its nodes."""
         total = 0.0
         for k in cells:
             for square, unit in zip(MEAN_SQUARE, (1.0, H_NOISE), strict=True):
-                sd = self.noise_rows * unit or 2.0**-20
+                sd = self.noise_rows * unit or 2.0**-20  # without noise: below the rounding of exact sums
                 signal = self.n_rows * square * self.max_weight**2 / (k * sd * sd)
                 total += k * math.log2(1.0 + signal) / 2.0
         return total
 
     def allows(self, cells: Iterable[int]) -> bool:
-        """Whether an opening still fits the budget."""
+        """Say whether an opening still fits the budget."""
         return self.spent + self.cost(cells) <= self.budget
 
     def charge(self, cells: Iterable[int]) -> None:

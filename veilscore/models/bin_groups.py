@@ -1,4 +1,4 @@
-"""Merging of one column's bins by their counts of bad and good rows: minimum size, monotone order."""
+"""Merge one column's bins by their counts of bad and good rows, to a minimum size and into monotone order."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ _CLEAR = 3.0  # standard errors between two bins that are not merged although on
 
 @dataclass(frozen=True)
 class CountedBin:
-    """Codes that share one WOE.
-
-    Attributes
-    ----------
-    codes : code numbers.
-    bad, good : weighted counts.
-    missing : the bin of missing values, alone.
-    """
+    """Holds the codes that share one WOE and their weighted counts; `missing` marks the bin of missing values alone."""
 
     codes: tuple[int, ...]
     bad: float
@@ -26,22 +19,22 @@ class CountedBin:
 
     @property
     def log_odds(self) -> float:
-        """ln((bad + 0.5) / (good + 0.5)); WOE but for a constant."""
+        """Return ln((bad + 0.5) / (good + 0.5)), which is the WOE but for a constant."""
         return math.log((self.bad + 0.5) / (self.good + 0.5))
 
     @property
     def variance(self) -> float:
-        """Of `log_odds`, by the delta method."""
+        """Return the variance of `log_odds`, by the delta method."""
         return 1.0 / (self.bad + 0.5) + 1.0 / (self.good + 0.5)
 
     @property
     def rate(self) -> float:
-        """Share of bad rows; 0.5 where empty."""
+        """Return the share of bad rows, 0.5 where there are none."""
         total = self.bad + self.good
         return self.bad / total if total > 0 else 0.5
 
     def with_(self, other: CountedBin) -> CountedBin:
-        """Both in one; no longer the bin of missing values alone."""
+        """Return both in one bin, which is no longer that of missing values alone."""
         return CountedBin(self.codes + other.codes, self.bad + other.bad, self.good + other.good)
 
 
@@ -50,7 +43,7 @@ def _differs(one: CountedBin, two: CountedBin) -> bool:
 
 
 def _partner(bins: list[CountedBin], index: int, *, ordered: bool) -> int:
-    """The bin most similar to `index`: a neighbour by value in an ordered column, else any."""
+    """Return the bin most similar to `index`: a neighbour by value in an ordered column, else any."""
     others = [k for k in range(len(bins)) if k != index]
     if ordered and not bins[index].missing:
         plain = [k for k in range(len(bins)) if not bins[k].missing]
@@ -74,7 +67,7 @@ def merge_small(bins: list[CountedBin], least: tuple[float, float], *, ordered: 
         index = min(small, key=size)
         partner = _partner(bins, index, ordered=ordered)
         if _differs(bins[index], bins[partner]):
-            kept.add(bins[index].codes)
+            kept.add(bins[index].codes)  # small but clearly different, such as a rare flag
             continue
         bins[partner] = bins[partner].with_(bins[index])
         del bins[index]

@@ -1,4 +1,4 @@
-"""A boosted model as the bank files it: the trees with points per leaf, with provenance and hash.
+"""Define a boosted model and a stack as the bank files them: trees with points per leaf, provenance and hash.
 
 Leaf points are whole units, fixed once at export, so that batch and online add the same numbers. A holder's column is
 known by its anonymous name and codes alone; which values they are stays with the holder (`trees.HolderTrees`).
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from veilscore.arrays import CodeArray, Integers
 from veilscore.errors import ConfigError
-from veilscore.models.model import ScoreModel
-from veilscore.models.trees import Tree, coefficients, shapes_digest
+from veilscore.models.model import Filed, ScoreModel
+from veilscore.models.trees import Tree
 
 
 class Boosted(ScoreModel):
     """A trained joint boosting model.
 
-    Attributes
-    ----------
     trees : in the order of training, with leaf weights in log-odds of bad.
     points : per tree, units of each leaf.
     parameters : the job's parameters, as trained.
@@ -42,11 +38,11 @@ class Boosted(ScoreModel):
 
     @property
     def boosted_trees(self) -> tuple[Tree, ...]:
-        """The trees that boosting grew."""
+        """Return the trees that boosting grew."""
         return self.trees
 
     def trees_of(self, holder: str) -> tuple[Tree, ...]:
-        """The trees with one holder, in order."""
+        """Return the trees with one holder, in order."""
         return tuple(tree for tree in self.trees if tree.holder == holder)
 
     def check_part(self, holder: str, digest: bytes) -> None:
@@ -56,42 +52,17 @@ class Boosted(ScoreModel):
                 f"{holder}'s part of model {self.name} is missing, changed or of another version", party=holder
             )
 
-    def unit_coefficients(self, holder: str, codes: CodeArray) -> tuple[Integers, Integers]:
-        """What the bank brings to the points of rows in one holder's trees.
-
-        Parameters
-        ----------
-        codes : (n, d_bank), the bank's codes of the rows.
-
-        Returns
-        -------
-        (n,) units that need nothing of the holder, and (n_bits, n) factors of the holder's indicators.
-        """
-        n_codes = self.parts[0].n_codes
-        constant, factors = np.zeros(codes.shape[0], np.int64), []
-        for tree, points in zip(self.trees, self.points, strict=True):
-            if tree.holder == holder:
-                c = coefficients(tree, np.array(points, dtype=np.int64), codes, n_codes)
-                constant += c[0]
-                factors.append(c[1:])
-        return constant, np.concatenate(factors) if factors else np.zeros((0, codes.shape[0]), np.int64)
-
     def largest_units(self) -> int:
-        """Bound of a total in units: what must fit the ring that totals are opened in."""
+        """Return a bound of a total in units, which must fit the ring that totals are opened in."""
         return abs(self.base_points) + sum(max(abs(p) for p in points) for points in self.points)
 
 
-class StackMember(BaseModel):
-    """One level-one model in the stack.
+class StackMember(Filed):
+    """One level-one model in the stack; `kind` "own" is the WOE of a column of the bank.
 
-    Attributes
-    ----------
-    kind : "scorecard", "boosting" or "own": the WOE of a column of the bank.
     name : what the report calls it.
-    weight : level two's weight of its log-odds, not negative.
+    weight : level two's weight of its log-odds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["scorecard", "boosting", "own"]
     name: str
@@ -99,13 +70,11 @@ class StackMember(BaseModel):
 
 
 class Stacked(Boosted):
-    """A stack: trees of all members with the points of their weighted sum.
+    """A stack: the trees of all members, with the points of their weighted sum.
 
-    Attributes
-    ----------
     members : level-one models with their weights.
     level_two_intercept : on the log-odds of the members, intercepts included.
-    n_boosted : how many trees are boosted ones; the others are columns of the scorecard, a leaf a code.
+    n_boosted : how many trees are boosted ones; each of the others is a column of the scorecard, a leaf a code.
     """
 
     format: Literal["veilscore-stacked/1"] = "veilscore-stacked/1"  # type: ignore[assignment]
@@ -115,10 +84,5 @@ class Stacked(Boosted):
 
     @property
     def boosted_trees(self) -> tuple[Tree, ...]:
-        """The trees of its boosted member."""
+        """Return the trees of its boosted member."""
         return self.trees[: self.n_boosted]
-
-
-def digests(trees: tuple[Tree, ...], holders: tuple[str, ...]) -> dict[str, str]:
-    """Digest of each holder's part."""
-    return {h: shapes_digest([tree for tree in trees if tree.holder == h]).hex() for h in holders}

@@ -1,12 +1,11 @@
-"""The bank's plaintext side of boosting: from bin counts to ranked columns, from grown trees to a filed model.
+"""Prepare boosting at the bank and file its result: from bin counts to ranked columns, from grown trees to a model.
 
-A split asks whether a code's rank in its column is at most some rank. Ranks follow the order of values where the bank
+A split tests whether a code's rank in its column is at most some rank. Ranks follow the order of values where the bank
 knows it, else the order of bad rates in the bin counts; the code of missing values, where known, stands last.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import math
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore import __version__
 from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.errors import DataError, JobError, ParameterError
@@ -24,24 +22,23 @@ from veilscore.lattice.sampling import PublicStream
 from veilscore.models.boosted import Boosted
 from veilscore.models.boosting_form import BankBoosting, Grown, Growth, HolderColumns
 from veilscore.models.calibrate import prior_correction
-from veilscore.models.counts import BinCounts, offsets
-from veilscore.models.model import Column, PartyPart, Provenance, Scaling
+from veilscore.models.counts import BinCounts, check_total, offsets
+from veilscore.models.filed import filed_fields, filed_part, scaling_of
+from veilscore.models.model import PartyPart
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
-from veilscore.models.woe import WoeTable, woe_table
+from veilscore.models.woe import WoeTable, counted_woe
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainBoosting
+from veilscore.terms.training import TrainBoosting
 
 LARGEST_SUM = 1 << 24  # weighted rows whose sums of g and h fit the share ring with room to spare
 DRAW_BITS = 29
 
 
 def growth(job: Job, n_train: int) -> Growth:
-    """Parameters of growth, the same at all parties: from the job and the number of training rows alone.
+    """Return the parameters of growth, which all parties find alike from the job and the number of training rows.
 
-    Raises
-    ------
-    DataError : too few training rows to set some aside.
+    Raises DataError where the training rows are too few to set some aside.
     """
     p = job.of(TrainBoosting)
     return Growth(
@@ -54,7 +51,7 @@ def growth(job: Job, n_train: int) -> Growth:
         colsample_bytree=p.colsample_bytree,
         own_columns=p.tree_columns == "own",
         early_stopping_rounds=p.early_stopping_rounds or 0,
-        max_weight=max(1.0, p.scale_pos_weight),
+        max_weight=max(1.0, p.scale_pos_weight),  # a good row weighs 1
         bounds=p.bounds,
         noise_rows=p.noise_rows,
         share=p.disclosure if p.bounds else None,
@@ -73,7 +70,7 @@ def growth(job: Job, n_train: int) -> Growth:
 
 
 def natural(code_map: CodeMap) -> HolderColumns:
-    """A holder's codes in the order of their values, for sealed choice: -1 in columns of categories."""
+    """Return a holder's codes in the order of their values, for sealed choice: -1 in columns of categories."""
     ranks = [
         _by_value(column) if column.bins.kind == "number" else np.full(column.permutation.size, -1, np.int64)
         for column in code_map.columns
@@ -84,7 +81,7 @@ def natural(code_map: CodeMap) -> HolderColumns:
 
 
 def _validation(p: TrainBoosting, n_train: int) -> Mask:
-    """Training rows that measure improvement (n_train,), drawn by row number so that every party finds the same."""
+    """Draw the training rows that measure improvement (n_train,), by row number so that every party finds the same."""
     mask = np.zeros(n_train, bool)
     if p.early_stopping_rounds is None:
         return mask
@@ -93,30 +90,21 @@ def _validation(p: TrainBoosting, n_train: int) -> Mask:
         raise DataError(f"{n_train} training rows are too few for a validation_fraction of {p.validation_fraction:g}")
     seed = hashlib.sha256(f"veilscore boosting validation {p.random_state}".encode()).digest()
     draw = PublicStream(seed, b"validation rows").uniform((1, n_train), (1 << DRAW_BITS,))[0]
+    # a stable sort breaks ties of the draw by row number, the same at every party
     mask[np.argsort(draw, kind="stable")[:count]] = True
     return mask
 
 
 def bank_boosting(
-    job: Job,
-    counts: Mapping[str, BinCounts],
-    rows: Mapping[str, Array],
-    code_map: CodeMap,
-    state: Mapping[str, Any],
+    job: Job, counts: Mapping[str, BinCounts], rows: Mapping[str, Array], code_map: CodeMap, state: Mapping[str, Any]
 ) -> BankBoosting:
-    """All that the bank brings to the protocol.
+    """Return all that the bank brings to the protocol.
 
-    Parameters
-    ----------
     counts : of every party, the bank first.
     rows : what the step `bin` saved.
-    code_map : the bank's own.
     state : checkpoint of an interrupted attempt, or empty.
-
-    Raises
-    ------
-    DataError : the rows that trees are grown on hold one class only.
-    JobError : a monotone constraint names no column, or one without order.
+    Raises DataError where the rows that trees are grown on hold one class only, JobError where a monotone constraint
+    names no column, or one without order.
     """
     p, train = job.of(TrainBoosting), rows["train"]
     target = rows["target"][train]
@@ -139,7 +127,7 @@ def bank_boosting(
 
 
 def _class_weights(job: Job, target: NDArray[np.int8]) -> tuple[float, float]:
-    """Weight of bad and of good rows, as grown on."""
+    """Return the weight of bad and of good rows, as grown on."""
     bad = float((target == 1).sum()) * job.of(TrainBoosting).scale_pos_weight
     good = float((target == 0).sum())
     if not bad or not good:
@@ -150,7 +138,7 @@ def _class_weights(job: Job, target: NDArray[np.int8]) -> tuple[float, float]:
 
 
 def _constraints(p: TrainBoosting, counts: Mapping[str, BinCounts]) -> dict[str, dict[int, Any]]:
-    """Wanted direction by party and number of the column; JobError for a column that is not there."""
+    """Return the wanted direction by party and number of the column; JobError for a column that is not there."""
     found: dict[str, dict[int, Any]] = {party: {} for party in counts}
     for key, direction in p.monotone_constraints.items():
         party = key.split(".", 1)[0]
@@ -162,7 +150,7 @@ def _constraints(p: TrainBoosting, counts: Mapping[str, BinCounts]) -> dict[str,
 
 
 def _ranked(counts: BinCounts, wanted: Mapping[int, Any], code_map: CodeMap | None = None) -> HolderColumns:
-    """Ranks of one party's codes; with the map (the bank's own), numbers rank by value."""
+    """Rank one party's codes; with the map (the bank's own), numbers rank by value."""
     at, ranks = offsets(counts.n_codes), []
     missing, constraints = np.zeros(counts.n_codes.size, bool), np.zeros(counts.n_codes.size, np.int64)
     for j in range(counts.n_codes.size):
@@ -181,19 +169,19 @@ def _ranked(counts: BinCounts, wanted: Mapping[int, Any], code_map: CodeMap | No
 
 
 def _log_odds(bad: Vector, good: Vector) -> Vector:
-    """Log-odds of bad of each code; a withheld or empty one stands at the column's average."""
+    """Return the log-odds of bad of each code; a withheld or empty one stands at the column's average."""
     total_bad, total_good = float(bad.sum()), float(good.sum())
     odds = np.log((bad + 0.5) / (good + 0.5))
     return np.where(bad + good > 0, odds, math.log((total_bad + 0.5) / (total_good + 0.5)))
 
 
 def _by_value(column: ColumnMap) -> Integers:
-    """Rank of each code of the bank's own number column: its bin, missing last."""
+    """Rank each code of a number column whose map is at hand by its bin, missing last."""
     return np.argsort(column.permutation).astype(np.int64)
 
 
 def _rank(odds: Vector, missing: int, *, ordered: bool) -> Integers:
-    """Rank of each code: by number where neighbours are neighbouring values, else by log-odds; missing last."""
+    """Rank each code by number where neighbours are neighbouring values, else by log-odds; missing last."""
     place = np.arange(odds.size) if ordered else np.argsort(odds, kind="stable")
     if missing >= 0:
         place = np.append(place[place != missing], missing)
@@ -203,7 +191,7 @@ def _rank(odds: Vector, missing: int, *, ordered: bool) -> Integers:
 
 
 def _direction(name: str, wanted: Any, column: tuple[Integers, Vector, Vector], missing: int, *, ordered: bool) -> int:
-    """+1 or -1 where bad odds must rise or fall with the rank; `column` is rank, log-odds and rows of each code."""
+    """Return +1 or -1 where bad odds must rise or fall with the rank; `column` is rank, log-odds, rows of each code."""
     if wanted != "auto":
         if not ordered:
             raise JobError(f"monotone_constraints: {name!r} is no number column, so its values have no order; use auto")
@@ -212,6 +200,7 @@ def _direction(name: str, wanted: Any, column: tuple[Integers, Vector, Vector], 
     rows = np.where(np.arange(rank.size) == missing, 0.0, rows)
     if not rows.sum():
         return 0
+    # the sign of the covariance of rank and log-odds over the rows
     centred = rank - np.average(rank, weights=rows)
     return int(np.sign((rows * centred * odds).sum()))
 
@@ -219,114 +208,66 @@ def _direction(name: str, wanted: Any, column: tuple[Integers, Vector, Vector], 
 def export(
     job: Job, data: BankBoosting, counts: Mapping[str, BinCounts], grown: Grown, *, n_holdout: int, job_id: str
 ) -> Boosted:
-    """The filed model: points of leaves are rounded once, here.
+    """Return the filed model; points of leaves are rounded once, here.
 
-    Raises
-    ------
-    ParameterError : totals would not fit the ring they are opened in.
+    Raises ParameterError where totals would not fit the ring they are opened in.
     """
     p = job.of(TrainBoosting)
-    scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
-    intercept = base_at_sample_rate(data)
-    if p.population_bad_rate is not None:
-        intercept = prior_correction(intercept, sample_rate(data), p.population_bad_rate)
-    now = dt.datetime.now(dt.UTC)
-    tables = tables_of(counts, data.target)
+    intercept = prior_correction(base_at_sample_rate(data), sample_rate(data), p.population_bad_rate)
+    tables, factor = tables_of(counts, data.target), scaling_of(job).factor
     model = Boosted(
-        name=job.name,
-        version=now.strftime("%Y%m%d.%H%M%S"),
-        scaling=scaling,
-        intercept=intercept,
-        base_points=round(scaling.offset - scaling.factor * intercept),
-        parts=tuple(_part(job, c, tables[party], grown.trees) for party, c in counts.items()),
-        bands={name: float(score) for name, score in p.bands.items()},
-        provenance=Provenance(
+        **filed_fields(
+            job,
+            intercept,
             job_id=job_id,
-            job_sha256=job.sha256.hex(),
-            purpose=job.purpose,
-            trained_at=now.isoformat(timespec="seconds"),
-            veilscore=__version__,
             n_train=data.target.size,
             n_holdout=n_holdout,
             n_openings=max(len(grown.improvements), len(grown.trees)),
+            # early stopping is how such a training is meant to end
             converged=not grown.stopped or p.early_stopping_rounds is not None,
         ),
+        parts=tuple(_part(job, c, tables[party], grown.trees) for party, c in counts.items()),
         trees=grown.trees,
-        points=tuple(tuple(round(-scaling.factor * weight) for weight in tree.weights) for tree in grown.trees),
+        points=tuple(tuple(round(-factor * weight) for weight in tree.weights) for tree in grown.trees),
         parameters=p.model_dump(mode="json"),
         holder_sha256=grown.holder_sha256,
     )
-    if model.largest_units() >= SCORE_T // 2:
-        raise ParameterError(
-            f"a total could reach {model.largest_units()} units, {SCORE_T // 2 - 1} fit: use fewer decimals of points"
-        )
+    check_total(model.largest_units(), SCORE_T)
     return model
 
 
 def sample_rate(data: BankBoosting) -> float:
-    """Bad rate of the rows that trees were grown on, before `scale_pos_weight`."""
+    """Return the bad rate of the rows that trees were grown on, before `scale_pos_weight`."""
     return float(data.target[~data.growth.validation].mean())
 
 
 def base_at_sample_rate(data: BankBoosting) -> float:
-    """Log-odds before the first tree at the sample's own bad rate: `scale_pos_weight` does not shift probabilities."""
+    """Return the log-odds before the first tree at the sample's own bad rate: `scale_pos_weight` must not shift PD."""
     rate = sample_rate(data)
     return math.log(rate / (1.0 - rate))
 
 
 def tables_of(counts: Mapping[str, BinCounts], target: NDArray[np.int8]) -> dict[str, WoeTable]:
-    """WOE of every party's bins, for the reader: boosting itself needs ranks only."""
+    """Return the WOE of every party's bins, for the reader of a report: boosting itself needs ranks only."""
     bad = float(target.sum())
-    return {
-        party: woe_table(
-            c.n_codes,
-            c.bad,
-            c.good,
-            total_bad=bad,
-            total_good=target.size - bad,
-            ordered=c.ordered,
-            missing_code=c.missing_code,
-        )
-        for party, c in counts.items()
-    }
+    return {party: counted_woe(c, bad, target.size - bad) for party, c in counts.items()}
 
 
 def _part(job: Job, counts: BinCounts, table: WoeTable, trees: tuple[Tree, ...]) -> PartyPart:
-    at, bank = offsets(counts.n_codes), counts.party == job.bank
+    bank = counts.party == job.bank
     used = {
         split.column
         for tree in trees
         for split in tree.splits
         if (split.side == "bank") == bank and (bank or tree.holder == counts.party)
     }
-    columns = []
-    for j, name in enumerate(counts.names):
-        cells = slice(int(at[j]), int(at[j + 1]))
-        columns.append(
-            Column(
-                name=name,
-                coefficient=None,
-                iv=float(table.iv[j]),
-                woe=tuple(table.woe[cells].tolist()),
-                points=(0,) * int(counts.n_codes[j]),
-                bad=tuple(counts.bad[cells].tolist()),
-                good=tuple(counts.good[cells].tolist()),
-                rows=tuple(counts.counts[cells].tolist()),
-                holdout_rows=tuple(counts.holdout_counts[cells].tolist()),
-                ordered=bool(counts.ordered[j]),
-                left_out="" if j in used else "in no tree",
-            )
-        )
-    return PartyPart(
-        party=counts.party,
-        role="bank" if bank else "holder",
-        map_sha256=counts.map_hash.hex(),
-        columns=tuple(columns),
+    return filed_part(
+        job, counts, table, [{"left_out": "" if j in used else "in no tree"} for j in range(len(counts.names))]
     )
 
 
 def fit_record(data: BankBoosting, grown: Grown) -> dict[str, Any]:
-    """What the bank keeps of the training, beside the model."""
+    """Return what the bank keeps of the training beside the model."""
     budgets = {h: data.growth.accountant(c.ranked.n_codes).budget for h, c in data.columns.items()}
     return {
         "intercept": base_at_sample_rate(data),

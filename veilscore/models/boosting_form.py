@@ -1,14 +1,16 @@
-"""What all parts of boosting share: parameters known to every party, ranked columns, fixed point."""
+"""Define what all parts of boosting share: parameters known to every party, ranked columns, fixed point."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.models.accountant import Accountant
+from veilscore.models.counts import offsets
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
 
@@ -24,13 +26,11 @@ MAX_WIDTH = 64
 class Growth:
     """Parameters of training that all parties know from the job.
 
-    Attributes
-    ----------
     noise_rows : deviation of the noise of an opened sum of g, in rows; 0 opens exact sums (`bounds` off).
-    bounds : at most n_node / 10 cells a node and side, and the accountant's budget.
+    bounds : at most n_node / 10 cells are opened a node and side, within the accountant's budget.
     share : of rows times columns that opened sums may tell, see `accountant`.
     validation : (n,) rows that are not trained on but measured, for early stopping.
-    sealed : splits are chosen on shares, nothing is opened but noised sums of leaves; else from noised sums of cells.
+    sealed : splits are chosen on shares and only noised sums of leaves are opened; else from noised sums of cells.
     """
 
     n_estimators: int
@@ -52,7 +52,7 @@ class Growth:
     sealed: bool = False
 
     def accountant(self, n_codes: Integers, spent: float = 0.0) -> Accountant:
-        """Count of what one holder's opened sums tell."""
+        """Return a count of what one holder's opened sums tell, on from the bits of earlier attempts."""
         n_train = int((~self.validation).sum())
         share = self.share if self.bounds else None
         return Accountant(n_train, tuple(n_codes.tolist()), self.noise_rows, self.max_weight, share, spent)
@@ -60,45 +60,35 @@ class Growth:
 
 @dataclass(frozen=True)
 class HolderColumns:
-    """What the bank knows of one holder's columns.
-
-    Attributes
-    ----------
-    ranked : the columns, ranked.
-    ranks : (cells,) rank of each code in its column.
-    """
+    """One party's columns as the bank knows them; `ranks` (cells,) is the rank of each code in its column."""
 
     ranked: Ranked
     ranks: Integers
 
     def unrank(self, column: int, codes: tuple[int, ...]) -> tuple[int, ...]:
-        """CodeArray of the holder's map that have these ranks."""
-        first = int(self.ranked.n_codes[:column].sum())
-        ranks = self.ranks[first : first + int(self.ranked.n_codes[column])].tolist()
+        """Return the codes of the holder's map that have these ranks."""
+        at = offsets(self.ranked.n_codes)
+        ranks = self.ranks[at[column] : at[column + 1]].tolist()
         return tuple(sorted(ranks.index(code) for code in codes))
 
 
 def rank_codes(codes: CodeArray, columns: HolderColumns) -> CodeArray:
-    """Ranks in place of codes (n, d)."""
+    """Put ranks in place of codes (n, d)."""
     out = np.empty_like(codes)
-    at = 0
-    for j, k in enumerate(columns.ranked.n_codes.tolist()):
-        out[:, j] = columns.ranks[at : at + k].astype(codes.dtype)[codes[:, j]]
-        at += k
+    for j, (start, stop) in enumerate(pairwise(offsets(columns.ranked.n_codes).tolist())):
+        out[:, j] = columns.ranks[start:stop].astype(codes.dtype)[codes[:, j]]
     return out
 
 
 @dataclass(frozen=True)
 class BankBoosting:
-    """All that the bank brings.
+    """All that the bank brings to the protocol.
 
-    Attributes
-    ----------
-    codes : (n, d_bank) codes of the training rows (validation rows included).
+    codes : (n, d_bank) codes of the training rows, validation rows included.
     own, columns : ranks of its own columns and of each holder's.
     target, weight : (n,) labels in {0, 1} and weights.
     base : log-odds of bad before the first tree.
-    trees, improvements : what an interrupted attempt had grown.
+    trees, improvements, spent : what an interrupted attempt had grown, and the bits it told.
     """
 
     codes: CodeArray
@@ -117,9 +107,7 @@ class BankBoosting:
 class Grown:
     """The bank's result.
 
-    Attributes
-    ----------
-    trees : kept ones, in order.
+    trees : the kept ones, in order.
     improvements : (n grown,) fall of the validation loss by each tree, where there are validation rows.
     spent : holder -> bits told of `Accountant.budget`.
     stopped : why training ended before `n_estimators`, or "".

@@ -1,4 +1,4 @@
-"""From log-odds to probabilities that hold: prior correction and recalibration.
+"""Make probabilities hold: correct log-odds for the population's bad rate, and recalibrate them on a hold-out.
 
 Source: King and Zeng, Political Analysis 9 (2001), for the prior; Cox, Biometrika 45 (1958), for slope and
 intercept.
@@ -6,22 +6,21 @@ intercept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.errors import ConfigError, LabelError, ParameterError
 from veilscore.models.loss import sigmoid
+from veilscore.models.model import Calibration
 
 
-def prior_correction(intercept: float, sample_bad_rate: float, population_bad_rate: float) -> float:
-    """Intercept for a population whose bad rate differs from the (weighted) training sample's.
+def prior_correction(intercept: float, sample_bad_rate: float, population_bad_rate: float | None) -> float:
+    """Return the intercept for a population whose bad rate, if given, differs from the training sample's.
 
-    Raises
-    ------
-    ConfigError : a rate is not between 0 and 1.
+    Raises ConfigError where a rate is not between 0 and 1.
     """
+    if population_bad_rate is None:
+        return intercept
     for name, rate in (("sample", sample_bad_rate), ("population", population_bad_rate)):
         if not 0 < rate < 1:
             raise ConfigError(f"The bad rate of the {name} is {rate:g}; it must lie between 0 and 1.")
@@ -32,35 +31,12 @@ def _logit(rate: float) -> float:
     return float(np.log(rate) - np.log1p(-rate))
 
 
-@dataclass(frozen=True)
-class Recalibration:
-    """Log-odds on new data: intercept + slope * eta. Slope 1 and intercept 0 mean a calibrated model."""
-
-    slope: float
-    intercept: float
-
-    def apply(self, eta: Vector) -> Vector:
-        """Recalibrated log-odds (n,)."""
-        return self.intercept + self.slope * np.asarray(eta, dtype=np.float64)
-
-    def theta(self, beta: Vector, intercept: float) -> tuple[Vector, float]:
-        """Coefficients and intercept with the recalibration worked in."""
-        return self.slope * beta, self.intercept + self.slope * intercept
-
-
-def recalibrate(eta: Vector, y: Vector, weight: Vector | None = None, *, fixed_slope: bool = False) -> Recalibration:
+def recalibrate(eta: Vector, y: Vector, weight: Vector | None = None) -> Calibration:
     """Fit slope and intercept on hold-out log-odds by Newton's method.
 
-    Parameters
-    ----------
-    eta, y : (n,) log-odds and labels in {0, 1}.
-    weight : (n,) positive, or None.
-    fixed_slope : keep slope 1, fit the intercept only.
-
-    Raises
-    ------
-    LabelError : the hold-out has one class only.
-    ParameterError : the classes are separated, or a higher log-odds does not mean a higher risk.
+    eta, y, weight : (n,) log-odds, labels in {0, 1} and positive weights.
+    Raises LabelError where the hold-out has one class only, ParameterError where the classes are separated or a higher
+    log-odds does not mean a higher risk.
     """
     eta, y = np.asarray(eta, np.float64), np.asarray(y, np.float64)
     w = np.ones_like(eta) if weight is None else np.asarray(weight, np.float64)
@@ -68,19 +44,19 @@ def recalibrate(eta: Vector, y: Vector, weight: Vector | None = None, *, fixed_s
         raise LabelError("The hold-out is all of one class; recalibration needs both.")
     x = np.stack([np.ones_like(eta), eta])
     fit = np.array([0.0, 1.0])
-    n_free = 1 if fixed_slope else 2
     for _ in range(100):
         p = sigmoid(fit @ x)
-        gradient = (x @ (w * (p - y)))[:n_free]
-        hessian = ((x * (w * p * (1.0 - p))) @ x.T)[:n_free, :n_free]
-        if np.linalg.cond(hessian) > 1e12:
+        gradient = x @ (w * (p - y))
+        hessian = (x * (w * p * (1.0 - p))) @ x.T
+        if np.linalg.cond(hessian) > 1e12:  # separated classes: the slope runs away and the curvature vanishes
             break
         move = np.linalg.solve(hessian, gradient)
-        fit[:n_free] -= move / max(1.0, float(np.abs(move).max()))
+        # steps of at most 1: a full Newton step from a poor start overshoots
+        fit -= move / max(1.0, float(np.abs(move).max()))
         if np.abs(move).max() < 1e-10:
             if fit[1] <= 0:
                 raise ParameterError(
                     "On the hold-out a higher score does not mean a lower risk; do not file this model."
                 )
-            return Recalibration(slope=float(fit[1]), intercept=float(fit[0]))
+            return Calibration(slope=float(fit[1]), intercept=float(fit[0]))
     raise ParameterError("Recalibration found no maximum: the hold-out is too small or perfectly separated.")

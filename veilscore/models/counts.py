@@ -1,4 +1,4 @@
-"""What the bank knows of binned columns: their codes, and counts by cell; cells are numbered column by column."""
+"""Define what the bank knows of binned columns: codes, and counts by cell; cells are numbered column by column."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from veilscore.models.loss import TURN
 class BinnedColumns:
     """A party's columns as codes over the bank's rows.
 
-    Attributes
-    ----------
     names : published names or aliases, one a column.
     codes : (n_samples, n_columns) uint8 or uint16.
     n_codes : (n_columns,) int64.
@@ -38,10 +36,10 @@ class BinnedColumns:
 
 @dataclass(frozen=True)
 class BinCounts:
-    """What the bank knows of one party's columns after binning; cells are numbered column by column.
+    """What the bank knows of one party's columns after binning.
 
-    ``bad`` and ``good`` are (cells,) weighted counts over the training rows, ``counts`` and ``holdout_counts``
-    (cells,) numbers of rows; withheld cells have zeros.
+    bad, good : (cells,) weighted counts over the training rows; withheld cells have zeros.
+    counts, holdout_counts : (cells,) numbers of rows.
     """
 
     party: str
@@ -58,12 +56,12 @@ class BinCounts:
 
 
 def offsets(n_codes: Integers) -> Integers:
-    """First cell of each column, and the number of cells at the end: (n_columns + 1,)."""
+    """Return the first cell of each column, and the number of cells at the end: (n_columns + 1,)."""
     return np.concatenate(([0], np.cumsum(n_codes)))
 
 
 def cell_counts(codes: CodeArray, n_codes: Integers, weights: Vector | None = None) -> Vector:
-    """Sum of weights (or number of rows) per cell: (cells,)."""
+    """Return the sum of weights (or number of rows) per cell: (cells,)."""
     return np.concatenate(
         [
             np.bincount(codes[:, column], weights=weights, minlength=int(n)).astype(np.float64)
@@ -73,14 +71,8 @@ def cell_counts(codes: CodeArray, n_codes: Integers, weights: Vector | None = No
     )
 
 
-def own_counts(
-    party: str,
-    columns: BinnedColumns,
-    target: NDArray[np.int8],
-    weight: Vector,
-    train: Mask,
-) -> BinCounts:
-    """The same counts for the bank's own columns, in the clear."""
+def own_counts(party: str, columns: BinnedColumns, target: NDArray[np.int8], weight: Vector, train: Mask) -> BinCounts:
+    """Count the bank's own columns in the clear, as binning counts the holders'."""
     codes, n_codes = columns.codes[train], columns.n_codes
     bad_weight = weight[train] * target[train]
     return BinCounts(
@@ -104,12 +96,17 @@ def check_range(parts: list[tuple[Integers, Integers]], base: int) -> None:
     for points, n_codes in parts:
         at = offsets(n_codes)
         largest += sum(int(np.abs(points[at[j] : at[j + 1]]).max()) for j in range(n_codes.size))
-    if largest >= TURN // 2:
-        raise ParameterError(f"a total could reach {largest} units, {TURN // 2 - 1} fit: use fewer decimals of points")
+    check_total(largest, TURN)
+
+
+def check_total(largest: int, ring: int) -> None:
+    """Refuse totals of up to so many units that they could wrap the ring they are opened in."""
+    if largest >= ring // 2:
+        raise ParameterError(f"a total could reach {largest} units, {ring // 2 - 1} fit: use fewer decimals of points")
 
 
 def row_sums(codes: CodeArray, n_codes: Integers, theta: Integers) -> Integers:
-    """Sum over columns of theta[column, code] for each row, in the clear: (n,)."""
+    """Return the sum over columns of theta[column, code] for each row, in the clear: (n,)."""
     total, at = np.zeros(codes.shape[0], np.int64), offsets(n_codes)
     for column in range(n_codes.size):
         total += theta[at[column] : at[column + 1]][codes[:, column]]

@@ -1,8 +1,7 @@
-"""The bank's plaintext side of training: from counts to a design, from a fit to a filed scorecard."""
+"""Prepare a scorecard's training at the bank, from counts to a design, and file its result."""
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore import __version__
 from veilscore.arrays import Array, Integers, Vector
 from veilscore.data.codes import CodeMap
 from veilscore.errors import JobError
+from veilscore.models.association import cramers_v
 from veilscore.models.calibrate import prior_correction, recalibrate
 from veilscore.models.counts import BinCounts, BinnedColumns, check_range, offsets
+from veilscore.models.filed import filed_fields, filed_part, scaling_of
 from veilscore.models.logistic_problem import (
     GRADIENT_FRACTION_BITS,
     MAX_WOE,
@@ -26,20 +26,20 @@ from veilscore.models.logistic_problem import (
     scales,
 )
 from veilscore.models.loss import for_bound, sigmoid
-from veilscore.models.model import Calibration, Column, M, PartyPart, Provenance, Scaling, Scorecard
+from veilscore.models.model import M, PartyPart, Scorecard
 from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserState, minimise
 from veilscore.models.standard_errors import standard_errors
-from veilscore.models.woe import WoeTable, join_tables, logistic_problem, select_columns, woe_table
+from veilscore.models.woe import WoeTable, counted_woe, join_tables, logistic_problem, select_columns
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
+
+MAX_SE_COLUMNS = 500  # with standard errors a holder answers for so many columns at most
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
     """What the optimiser works on.
 
-    Attributes
-    ----------
     training : input of the protocol.
     problem : what is known before the first opening.
     tables : party -> WOE.
@@ -60,31 +60,14 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The optimiser's result and, if asked for, standard errors (d + 1,), the intercept last."""
+    """The optimiser's result and, where the job wants them, standard errors (d + 1,), the intercept last."""
 
     result: OptimiseResult
     standard_errors: Vector | None
 
 
-def cramers_v(codes: Array, n_codes: Integers) -> NDArray[np.float32]:
-    """Cramer's V between columns of codes: (d, d)."""
-    n, d = codes.shape
-    result = np.eye(d, dtype=np.float32)
-    for i in range(d):
-        for j in range(i):
-            table = np.bincount(
-                codes[:, i].astype(np.int64) * n_codes[j] + codes[:, j], minlength=int(n_codes[i] * n_codes[j])
-            ).reshape(n_codes[i], n_codes[j])
-            expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
-            filled = expected > 0
-            chi2 = float((((table - expected) ** 2)[filled] / expected[filled]).sum())
-            used = min((table.sum(axis=1) > 0).sum(), (table.sum(axis=0) > 0).sum()) - 1
-            result[i, j] = result[j, i] = math.sqrt(chi2 / (n * used)) if used > 0 else 0.0
-    return np.round(result, 2)
-
-
 def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: bool, association: bool) -> BinnedColumns:
-    """A party's coded columns as binning describes them; without `names` they are numbered."""
+    """Describe a party's coded columns as binning needs them; without `names` they are numbered."""
     order = code_map.public_order()
     aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(len(order)))
     return BinnedColumns(
@@ -99,7 +82,7 @@ def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: bool, asso
 
 
 def fraction_bits(job: Job, n_train: int) -> int:
-    """Fraction bits of an opened gradient component, known to all parties."""
+    """Return the fraction bits of an opened gradient component, which all parties know."""
     bits = job.of(TrainScorecard).gradient_bits
     if bits is None:
         return GRADIENT_FRACTION_BITS
@@ -107,44 +90,31 @@ def fraction_bits(job: Job, n_train: int) -> int:
 
 
 def most_openings(job: Job) -> int:
-    """Gradients that a holder opens at most: the optimiser's, and with standard errors two a column more."""
+    """Return how many gradients a holder opens at most: the optimiser's, and with standard errors two a column more."""
     extra = 2 * MAX_SE_COLUMNS + 2 if job.of(TrainScorecard).standard_errors else 0
     return job.of(TrainScorecard).max_openings + extra
 
 
-MAX_SE_COLUMNS = 500
-
-
 def openings(job: Job, design: Design) -> int:
-    """Gradients that this training opens at most."""
+    """Return how many gradients this training opens at most."""
     extra = 2 * design.problem.n_columns + 2 if design.standard_errors else 0
     return job.of(TrainScorecard).max_openings + extra
 
 
 def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, Array]) -> Design:
-    """WOE, selection and everything known before the first gradient.
+    """Compute WOE, selection and everything that is known before the first gradient.
 
-    Raises
-    ------
-    JobError : no column is left.
+    Raises JobError where no column is left.
     """
     p, train = job.of(TrainScorecard), rows["train"]
     target, weight = rows["target"][train], rows["weight"][train]
     bits = scales(target.size).woe
     total_bad = float(weight @ target)
-    totals = {"total_bad": total_bad, "total_good": float(weight.sum()) - total_bad}
+    total_good = float(weight.sum()) - total_bad
     columns, tables, left_out, names = {}, {}, {}, []
     warnings: list[str] = []
     for party, c in counts.items():
-        table = woe_table(
-            c.n_codes,
-            c.bad,
-            c.good,
-            **totals,
-            ordered=c.ordered,
-            missing_code=c.missing_code,
-            monotone=p.monotone,
-        )
+        table = counted_woe(c, total_bad, total_good, monotone=p.monotone)
         table = replace(table, woe=np.clip(table.woe, -MAX_WOE, MAX_WOE)).quantised(bits)
         chosen = select_columns(
             [f"{party}: {name}" for name in c.names],
@@ -196,7 +166,7 @@ def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> L
 
 
 def _own_woe(training: BankTraining) -> Vector:
-    """WOE of the bank's own selected columns on the training rows: (n, d_bank selected)."""
+    """Return the WOE of the bank's own selected columns on the training rows: (n, d_bank selected)."""
     bank = next(iter(training.columns.values()))
     woe = np.ldexp(bank.woe_units.astype(np.float64), -training.scales.woe)
     at = offsets(bank.n_codes)
@@ -207,123 +177,82 @@ def _own_woe(training: BankTraining) -> Vector:
 
 
 def _exact_bound(own: Vector, low: Vector, high: Vector) -> Any:
-    """Bound of |eta|: the bank's own part exactly, row by row, and the extremes of the holders' columns."""
+    """Return a bound of |eta|: the bank's own part exactly, row by row, and the holders' columns at their extremes."""
     k = own.shape[1]
+    # few rows differ in their codes, and the bound is taken at every trial step
     distinct = np.unique(own, axis=0) if k else np.zeros((1, 0))
 
     def bound(beta: Vector, intercept: float) -> float:
         mine = distinct @ beta[:k] + intercept
         top = float(mine.max()) + float(np.maximum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
         bottom = float(mine.min()) + float(np.minimum(beta[k:] * low[k:], beta[k:] * high[k:]).sum())
-        return max(abs(top), abs(bottom)) * (1 + 1e-9) + 1e-3
+        return max(abs(top), abs(bottom)) * (1 + 1e-9) + 1e-3  # room for the rounding of shared tables
 
     return bound
 
 
 def fit(design: Design, state: OptimiserState) -> Generator[GradientStep, Vector, Fitted]:
-    """Optimise, then, if asked for, estimate standard errors from central differences of gradients."""
+    """Optimise, then estimate standard errors where the job wants them."""
     result = yield from minimise(design.problem, state)
     if not design.standard_errors:
         return Fitted(result, None)
-    inference = yield from standard_errors(design.problem, result)
-    return Fitted(result, inference.error)
+    return Fitted(result, (yield from standard_errors(design.problem, result)))
 
 
 def plain_gradient(design: Design, step: GradientStep) -> Vector:
-    """Gradient on the bank's own columns alone, in the clear: the bank-only model to compare with."""
+    """Return the gradient on the bank's own columns alone, in the clear, for the bank-only model to compare with."""
     own = _own_woe(design.training)
     residual = design.training.weight * (sigmoid(own @ step.beta + step.intercept) - design.training.target)
     return np.append(own.T @ residual, residual.sum())
 
 
 def export(job: Job, design: Design, counts: dict[str, BinCounts], fitted: Fitted, *, job_id: str) -> Scorecard:
-    """The filed model: points are rounded once, here."""
+    """Return the filed model; points are rounded once, here."""
     p, result = job.of(TrainScorecard), fitted.result
-    scaling = Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
     rate = 1 / (1 + math.exp(-design.problem.base_log_odds))
-    intercept = result.intercept
-    if p.population_bad_rate is not None:
-        intercept = prior_correction(intercept, rate, p.population_bad_rate)
+    intercept = prior_correction(result.intercept, rate, p.population_bad_rate)
     parts, at = [], 0
     for party, columns in design.training.columns.items():
         coefficients: list[int | None] = [None] * columns.n_codes.size
         for j in np.flatnonzero(columns.selected).tolist():
             coefficients[j] = at
             at += 1
-        parts.append(_part(job, party, design, counts[party], columns, coefficients, fitted, scaling))
-    base = round(scaling.offset - scaling.factor * intercept)
-    check_range([(part.points, part.n_codes) for part in parts], base)
-    now = dt.datetime.now(dt.UTC)
-    provenance = Provenance(
-        job_id=job_id,
-        job_sha256=job.sha256.hex(),
-        purpose=job.purpose,
-        trained_at=now.isoformat(timespec="seconds"),
-        veilscore=__version__,
-        n_train=design.training.target.size,
-        n_holdout=int(counts[job.bank].holdout_counts[: counts[job.bank].n_codes[0]].sum()),
-        n_openings=result.n_evaluations,
-        converged=result.converged,
-    )
+        parts.append(_part(job, design, counts[party], columns, coefficients, fitted))
+    check_range([(part.points, part.n_codes) for part in parts], scaling_of(job).base_points(intercept))
     return Scorecard(
-        name=job.name,
-        version=now.strftime("%Y%m%d.%H%M%S"),
-        scaling=scaling,
-        intercept=intercept,
-        base_points=base,
+        **filed_fields(
+            job,
+            intercept,
+            job_id=job_id,
+            n_train=design.training.target.size,
+            n_holdout=int(counts[job.bank].holdout_counts[: counts[job.bank].n_codes[0]].sum()),
+            n_openings=result.n_evaluations,
+            converged=result.converged,
+        ),
         parts=tuple(parts),
-        bands={name: float(score) for name, score in p.bands.items()},
-        provenance=provenance,
     )
 
 
 def _part(
-    job: Job,
-    party: str,
-    design: Design,
-    counts: BinCounts,
-    columns: PartyColumns,
-    coefficients: list[int | None],
-    fitted: Fitted,
-    scaling: Scaling,
+    job: Job, design: Design, counts: BinCounts, columns: PartyColumns, coefficients: list[int | None], fitted: Fitted
 ) -> PartyPart:
-    at, table = offsets(counts.n_codes), design.tables[party]
+    at, table, factor = offsets(counts.n_codes), design.tables[counts.party], scaling_of(job).factor
     woe = np.ldexp(columns.woe_units.astype(np.float64), -design.training.scales.woe)
     result = []
-    for j, name in enumerate(counts.names):
-        cells, index = slice(at[j], at[j + 1]), coefficients[j]
-        beta = None if index is None else float(fitted.result.beta[index])
-        shown = woe[cells] if index is not None else table.woe[cells]
-        points = np.rint(-scaling.factor * (beta or 0.0) * woe[cells]).astype(np.int64)
-        error = None
-        if fitted.standard_errors is not None and index is not None and np.isfinite(fitted.standard_errors[index]):
-            error = float(fitted.standard_errors[index])
-        result.append(
-            Column(
-                name=name,
-                coefficient=beta,
-                standard_error=error,
-                iv=float(table.iv[j]),
-                woe=tuple(shown.tolist()),
-                points=tuple(points.tolist()),
-                bad=tuple(counts.bad[cells].tolist()),
-                good=tuple(counts.good[cells].tolist()),
-                rows=tuple(counts.counts[cells].tolist()),
-                holdout_rows=tuple(counts.holdout_counts[cells].tolist()),
-                ordered=bool(counts.ordered[j]),
-                left_out=design.left_out[party][j],
-            )
-        )
-    return PartyPart(
-        party=party,
-        role="bank" if party == job.bank else "holder",
-        map_sha256=counts.map_hash.hex(),
-        columns=tuple(result),
-    )
+    for j, index in enumerate(coefficients):
+        own: dict[str, Any] = {"left_out": design.left_out[counts.party][j]}
+        if index is not None:
+            used, beta = woe[at[j] : at[j + 1]], float(fitted.result.beta[index])
+            points = np.rint(-factor * beta * used).astype(np.int64)
+            own |= {"coefficient": beta, "woe": tuple(used.tolist()), "points": tuple(points.tolist())}
+            if fitted.standard_errors is not None and np.isfinite(fitted.standard_errors[index]):
+                own["standard_error"] = float(fitted.standard_errors[index])
+        result.append(own)
+    return filed_part(job, counts, table, result)
 
 
 def fit_record(design: Design, fitted: Fitted) -> dict[str, Any]:
-    """What the bank keeps of the fit, beside the model."""
+    """Return what the bank keeps of the fit beside the model."""
     result = fitted.result
     return {
         "names": list(design.names),
@@ -340,8 +269,8 @@ def fit_record(design: Design, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def bank_only(design: Design) -> Vector:
-    """Coefficients of the same fit on the bank's own columns alone, intercept last."""
+def fit_alone(design: Design) -> OptimiseResult:
+    """Fit the bank's own columns alone, in the clear."""
     k = int(next(iter(design.training.columns.values())).selected.sum())
     problem, own = design.problem, _own_woe(design.training)
     alone = LogisticProblem(
@@ -360,11 +289,21 @@ def bank_only(design: Design) -> Vector:
         while True:
             step = steps.send(plain_gradient(design, step))
     except StopIteration as stop:
-        result: OptimiseResult = stop.value
+        return stop.value  # type: ignore[no-any-return]
+
+
+def bank_only(design: Design) -> Vector:
+    """Return the coefficients of the fit on the bank's own columns alone, the intercept last."""
+    result = fit_alone(design)
     return np.append(result.beta, result.intercept)
 
 
+def own_log_odds(design: Design, result: OptimiseResult) -> Vector:
+    """Return the log-odds of the training rows by the bank's own columns, (n,), after `fit_alone`."""
+    return _own_woe(design.training) @ result.beta + result.intercept
+
+
 def calibrated(model: M, units: Integers, target: NDArray[np.int8], weight: Vector) -> M:
-    """The model with its probabilities recalibrated on hold-out totals; points stay as they are."""
+    """Return the model with its probabilities recalibrated on hold-out totals; points stay as they are."""
     found = recalibrate(model.scaling.log_odds_bad(units), target.astype(np.float64), weight)
-    return model.model_copy(update={"calibration": Calibration(slope=found.slope, intercept=found.intercept)})
+    return model.model_copy(update={"calibration": found})

@@ -1,16 +1,81 @@
-"""Reading a filed model of any kind."""
+"""Fill the fields that filed models of all kinds share, and read a filed model of any kind."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from pydantic import ValidationError
 
+from veilscore import __version__
 from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted, Stacked
-from veilscore.models.model import M, Scorecard, ScoreModel
+from veilscore.models.counts import BinCounts, offsets
+from veilscore.models.model import Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
+from veilscore.models.woe import WoeTable
+from veilscore.terms.job import Job
+
+
+def scaling_of(job: Job) -> Scaling:
+    """Return the scale of points that a job asks for."""
+    p = job.training
+    return Scaling(base_score=p.base_score, base_odds=p.base_odds, pdo=p.pdo, decimals=p.points_decimals)
+
+
+def filed_fields(job: Job, intercept: float, **origin: Any) -> dict[str, Any]:
+    """Return the fields that do not depend on the kind of model; its version is the time of this call.
+
+    origin : the fields of `Provenance` that neither the job nor the clock gives.
+    """
+    scaling, now = scaling_of(job), dt.datetime.now(dt.UTC)
+    return {
+        "name": job.name,
+        "version": now.strftime("%Y%m%d.%H%M%S"),
+        "scaling": scaling,
+        "intercept": intercept,
+        "base_points": scaling.base_points(intercept),
+        "bands": {name: float(score) for name, score in job.training.bands.items()},
+        "provenance": Provenance(
+            job_sha256=job.sha256.hex(),
+            purpose=job.purpose,
+            trained_at=now.isoformat(timespec="seconds"),
+            veilscore=__version__,
+            **origin,
+        ),
+    }
+
+
+def filed_part(job: Job, counts: BinCounts, table: WoeTable, columns: Sequence[Mapping[str, Any]]) -> PartyPart:
+    """Return one party's part of a filed model.
+
+    columns : per column, the fields of `Column` that the kind of model gives; WOE is the table's and points are zero
+        where it gives none.
+    """
+    at, filed = offsets(counts.n_codes), []
+    for j, own in enumerate(columns):
+        cells = slice(int(at[j]), int(at[j + 1]))
+        fields = {
+            "name": counts.names[j],
+            "coefficient": None,
+            "iv": float(table.iv[j]),
+            "woe": tuple(table.woe[cells].tolist()),
+            "points": (0,) * int(counts.n_codes[j]),
+            "bad": tuple(counts.bad[cells].tolist()),
+            "good": tuple(counts.good[cells].tolist()),
+            "rows": tuple(counts.counts[cells].tolist()),
+            "holdout_rows": tuple(counts.holdout_counts[cells].tolist()),
+            "ordered": bool(counts.ordered[j]),
+        }
+        filed.append(Column(**{**fields, **own}))
+    return PartyPart(
+        party=counts.party,
+        role="bank" if counts.party == job.bank else "holder",
+        map_sha256=counts.map_hash.hex(),
+        columns=tuple(filed),
+    )
 
 
 @overload

@@ -1,7 +1,7 @@
-"""Which columns a boosted model leans on: gain, cover and number of splits, as the bank saw them in training.
+"""Tell which columns a boosted model leans on: gain, cover and number of splits, as the bank saw them in training.
 
 Nothing is scored for it and no partial score is read: the bank chose every split from opened sums, so it knows the gain
-of each and the anonymous column it asks.
+of each and the anonymous column it uses.
 """
 
 from __future__ import annotations
@@ -13,14 +13,7 @@ from veilscore.models.boosted import Boosted
 
 @dataclass(frozen=True)
 class Importance:
-    """One column of one party.
-
-    Attributes
-    ----------
-    gain : its share of the gain of all splits, 0 to 1.
-    cover : mean sum of h at its splits.
-    n_splits : how often it is asked.
-    """
+    """One column of one party: its share of the gain of all splits, mean sum of h at its splits, and their number."""
 
     party: str
     column: str
@@ -30,7 +23,7 @@ class Importance:
 
 
 def importance(model: Boosted) -> tuple[Importance, ...]:
-    """Columns that boosted trees ask, the greatest gain first."""
+    """Return the columns that boosted trees use, the greatest gain first."""
     bank = model.parts[0].party
     sums: dict[tuple[str, int], list[float]] = {}
     for tree in model.boosted_trees:
@@ -56,7 +49,7 @@ def importance(model: Boosted) -> tuple[Importance, ...]:
 
 
 def by_party(columns: tuple[Importance, ...]) -> dict[str, float]:
-    """Share of the gain of each party's columns."""
+    """Return the share of the gain of each party's columns."""
     shares: dict[str, float] = {}
     for item in columns:
         shares[item.party] = shares.get(item.party, 0.0) + item.gain

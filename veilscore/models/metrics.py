@@ -1,12 +1,11 @@
-"""How well a score ranks and predicts: AUC, Gini, KS, gains, calibration, stability, cut-offs.
+"""Measure how well a score ranks and predicts: AUC, Gini, KS, gains, calibration, cut-offs.
 
 Labels are 0 (good) and 1 (bad). A score is either a *risk* (a probability or log-odds: higher is worse) or
 *points* (higher is better: pass `points=True`). Ranking measures start from one sort into a `ScoreTable`,
 which can also be built from the good and bad counts of a histogram when scores of rows must not be seen.
 
 Sources: Fawcett, "An introduction to ROC analysis" (2006); DeLong et al. (1988) for the standard error of an
-AUC; Hosmer and Lemeshow (1980) for calibration; Siddiqi, "Credit Risk Scorecards" (2006) for gains,
-population stability and cut-offs.
+AUC; Hosmer and Lemeshow (1980) for calibration; Siddiqi, "Credit Risk Scorecards" (2006) for gains and cut-offs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from veilscore.arrays import Vector
 from veilscore.errors import DataError, LabelError
 
-Floats = Vector
 Label = npt.ArrayLike
 Values = npt.ArrayLike
 
@@ -47,12 +45,12 @@ class Curve:
 
     @property
     def fpr(self) -> tuple[float, ...]:
-        """Share of goods called bad when everything riskier than `score` is."""
+        """Return the share of goods called bad when everything riskier than `score` is."""
         return tuple(1 - value for value in self.good_below)
 
     @property
     def tpr(self) -> tuple[float, ...]:
-        """Share of bads called bad when everything riskier than `score` is."""
+        """Return the share of bads called bad when everything riskier than `score` is."""
         return tuple(1 - value for value in self.bad_below)
 
 
@@ -71,7 +69,7 @@ class Discrimination:
 
 @dataclass(frozen=True)
 class GainsRow:
-    """One group of rows of equal weight, riskiest group first (number 1)."""
+    """One group of rows of equal weight, the riskiest group first (number 1)."""
 
     group: int
     n: float
@@ -116,18 +114,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class ScoreStability:
-    """Population stability index of a score and the shares it came from (`edges`: inner ones only)."""
-
-    psi: float
-    edges: tuple[float, ...]
-    expected: tuple[float, ...]
-    actual: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class CutoffRow:
-    """One band of points, best band first; cumulative columns accept this band and all better ones."""
+    """One band of points, the best band first; cumulative columns accept this band and all better ones."""
 
     band: str
     low: float | None
@@ -141,22 +129,19 @@ class CutoffRow:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """Weights of goods and bads at each distinct risk.
+    """Keeps the weights of goods and bads at each distinct risk.
 
-    Parameters
-    ----------
     risk : (n_scores,) strictly ascending; the negative of the score if `points`.
     good, bad : (n_scores,) weights or counts, not negative, both sums positive.
     points : whether the caller's score is higher for better rows.
     """
 
-    risk: Floats
-    good: Floats
-    bad: Floats
+    risk: Vector
+    good: Vector
+    bad: Vector
     points: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse arrays that are not a score table."""
         if not self.risk.shape == self.good.shape == self.bad.shape or self.risk.ndim != 1:
             raise DataError("a score table needs three arrays of one length")
         if not (np.isfinite(self.good).all() and np.isfinite(self.bad).all()):
@@ -168,23 +153,23 @@ class ScoreTable:
         if self.good.sum() <= 0 or self.bad.sum() <= 0:
             raise LabelError("measures of ranking need at least one good and one bad row")
 
-    def _below(self) -> tuple[Floats, Floats]:
-        """Shares of goods and bads with at most each risk, from 0 (n_scores + 1 values each)."""
+    def _below(self) -> tuple[Vector, Vector]:
+        """Return the shares of goods and bads with at most each risk, from 0 (n_scores + 1 values each)."""
         good = np.concatenate(([0.0], np.cumsum(self.good)))
         bad = np.concatenate(([0.0], np.cumsum(self.bad)))
         return good / good[-1], bad / bad[-1]
 
-    def _score(self, index: NDArray[np.intp]) -> Floats:
+    def _score(self, index: NDArray[np.intp]) -> Vector:
         values = self.risk[np.maximum(index - 1, 0)]
         return -values if self.points else values
 
-    def placements(self) -> tuple[Floats, Floats]:
-        """Share of goods safer than each risk, and of bads riskier, ties counted half (DeLong's V10, V01)."""
+    def placements(self) -> tuple[Vector, Vector]:
+        """Return the share of goods safer than each risk and of bads riskier, ties counted half (DeLong's V10, V01)."""
         good, bad = self._below()
         return (good[:-1] + good[1:]) / 2, 1 - (bad[:-1] + bad[1:]) / 2
 
     def auc(self) -> float:
-        """Probability that a random bad is riskier than a random good, ties counted half."""
+        """Return the probability that a random bad is riskier than a random good, ties counted half."""
         return float(np.dot(self.placements()[0], self.bad) / self.bad.sum())
 
     def auc_se(self) -> float:
@@ -198,14 +183,14 @@ class ScoreTable:
         return math.sqrt(variance)
 
     def ks(self) -> Ks:
-        """Kolmogorov-Smirnov distance between goods and bads."""
+        """Return the Kolmogorov-Smirnov distance between goods and bads."""
         good, bad = self._below()
         gap = np.abs(good - bad)
         where = int(np.argmax(gap))
         return Ks(float(gap[where]), float(self._score(np.array([where]))[0]))
 
     def curve(self, max_points: int = 400) -> Curve:
-        """ROC and KS curve in at most `max_points` exact points, the ends and the KS point among them."""
+        """Return the ROC and KS curve in at most `max_points` exact points, the ends and the KS point among them."""
         good, bad = self._below()
         index = np.arange(good.size)
         if good.size > max_points:
@@ -216,7 +201,7 @@ class ScoreTable:
         return Curve(*(tuple(part.tolist()) for part in (self._score(index), good[index], bad[index])))
 
     def gains(self, n_groups: int = 10) -> tuple[GainsRow, ...]:
-        """Gains and lift by groups of equal weight; a tie across a border is shared out evenly."""
+        """Return gains and lift by groups of equal weight; a tie across a border is shared out evenly."""
         total = np.concatenate(([0.0], np.cumsum((self.good + self.bad)[::-1])))
         bads = np.concatenate(([0.0], np.cumsum(self.bad[::-1])))
         border = np.linspace(0, total[-1], n_groups + 1)
@@ -240,7 +225,7 @@ class ScoreTable:
         return tuple(rows)
 
     def discrimination(self) -> Discrimination:
-        """All measures of ranking at once."""
+        """Return all measures of ranking at once."""
         area, ks = self.auc(), self.ks()
         bads = float(self.bad.sum())
         return Discrimination(
@@ -257,16 +242,11 @@ class ScoreTable:
 def score_table(y: Label, score: Values, weight: Values | None = None, *, points: bool = False) -> ScoreTable:
     """Sort rows by score and add up goods and bads at each distinct score.
 
-    Parameters
-    ----------
     y : (n_samples,) labels, 1 = bad.
     score : (n_samples,) risk, or points with `points=True`; finite.
     weight : (n_samples,) not negative; 1 each by default.
-
-    Raises
-    ------
-    LabelError : labels other than 0 and 1, or one class only.
-    DataError : lengths differ, or scores or weights are not finite.
+    Raises LabelError for labels other than 0 and 1 or one class only, DataError where lengths differ or scores or
+    weights are not finite.
     """
     label, value, w = _checked(y, score, weight)
     risk = -value if points else value
@@ -274,29 +254,19 @@ def score_table(y: Label, score: Values, weight: Values | None = None, *, points
     risk, w = risk[order], w[order]
     bad = w * label[order]
     start = np.concatenate(([0], np.flatnonzero(np.diff(risk)) + 1))
-    if start.size < risk.size:
+    if start.size < risk.size:  # rounding may leave a class slightly below zero
         bads, total = np.add.reduceat(bad, start), np.add.reduceat(w, start)
         return ScoreTable(risk[start], np.maximum(total - bads, 0), bads, points=points)
     return ScoreTable(risk, w - bad, bad, points=points)
 
 
 def auc(y: Label, score: Values, weight: Values | None = None, *, points: bool = False) -> float:
-    """Area under the ROC curve, ties counted half (see `score_table` for arguments and errors)."""
+    """Return the area under the ROC curve, ties counted half (see `score_table` for arguments and errors)."""
     return score_table(y, score, weight, points=points).auc()
 
 
-def gini(y: Label, score: Values, weight: Values | None = None, *, points: bool = False) -> float:
-    """Twice the AUC less one."""
-    return 2 * auc(y, score, weight, points=points) - 1
-
-
-def ks(y: Label, score: Values, weight: Values | None = None, *, points: bool = False) -> Ks:
-    """Kolmogorov-Smirnov distance and the score where it is reached."""
-    return score_table(y, score, weight, points=points).ks()
-
-
 def auc_difference(y: Label, score: Values, other: Values, *, points: bool = False) -> tuple[float, float]:
-    """AUC of `score` less that of `other` on the same rows, and DeLong's standard error of the difference."""
+    """Return the AUC of `score` less that of `other` on the same rows, and DeLong's standard error of it."""
     label = _checked(y, score, None)[0] > 0
     first, second = (_row_placements(y, values, points=points) for values in (score, other))
     gap = first - second
@@ -304,8 +274,8 @@ def auc_difference(y: Label, score: Values, other: Values, *, points: bool = Fal
     return float(gap[label].mean()), math.sqrt(variance)
 
 
-def _row_placements(y: Label, score: Values, *, points: bool) -> Floats:
-    """Placement of each row among the rows of the other class."""
+def _row_placements(y: Label, score: Values, *, points: bool) -> Vector:
+    """Return the placement of each row among the rows of the other class."""
     table = score_table(y, score, points=points)
     value = np.asarray(score, dtype=np.float64)
     index = np.searchsorted(table.risk, -value if points else value)
@@ -314,13 +284,13 @@ def _row_placements(y: Label, score: Values, *, points: bool) -> Floats:
 
 
 def brier(y: Label, pd: Values, weight: Values | None = None) -> float:
-    """Mean squared difference of predicted probability and label."""
+    """Return the mean squared difference of predicted probability and label."""
     label, p, w = _checked_probability(y, pd, weight)
     return float(np.average((p - label) ** 2, weights=w))
 
 
 def log_loss(y: Label, pd: Values, weight: Values | None = None) -> float:
-    """Mean negative log-likelihood in nats; probabilities are kept one rounding step off 0 and 1."""
+    """Return the mean negative log-likelihood in nats; probabilities are kept one rounding step off 0 and 1."""
     label, p, w = _checked_probability(y, pd, weight)
     tiny = np.finfo(np.float64).eps
     p = np.clip(p, tiny, 1 - tiny)
@@ -328,7 +298,7 @@ def log_loss(y: Label, pd: Values, weight: Values | None = None) -> float:
 
 
 def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups: int = 10) -> CalibrationCurve:
-    """Predicted against observed bad rates in groups of like prediction (deciles; ties stay together).
+    """Compare predicted with observed bad rates in groups of like prediction (deciles; ties stay together).
 
     The Hosmer-Lemeshow statistic is read against as many degrees of freedom as groups, which is right for
     rows that the model was not fitted on; weights are read as counts.
@@ -342,6 +312,7 @@ def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups:
         if total <= 0:
             continue
         low, high = wilson(bad, total)
+        # the minima take off what rounding adds
         rows.append(CalibrationRow(total, min(mean / total, 1.0), min(bad / total, 1.0), low, high))
         spread = mean * (1 - mean / total)
         statistic += (bad - mean) ** 2 / spread if spread > 0 else 0.0
@@ -357,7 +328,7 @@ def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups:
 
 
 def wilson(n_bad: float, n: float) -> tuple[float, float]:
-    """Wilson's 95% interval of a rate of `n_bad` in `n`."""
+    """Return Wilson's 95% interval of a rate of `n_bad` in `n`."""
     z2, rate = 1.959964**2, n_bad / n
     middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(max(z2 * (rate * (1 - rate) + z2 / (4 * n)) / n, 0.0)) / (1 + z2 / n)
@@ -365,7 +336,7 @@ def wilson(n_bad: float, n: float) -> tuple[float, float]:
 
 
 def _chi2_tail(x: float, degrees: int) -> float:
-    """P(chi-squared with whole `degrees` > x), by the finite sums of Abramowitz and Stegun 26.4.4-5."""
+    """Return P(chi-squared with whole `degrees` > x), by the finite sums of Abramowitz and Stegun 26.4.4-5."""
     if x <= 0:
         return 1.0
     half, odd = x / 2, degrees % 2
@@ -374,44 +345,8 @@ def _chi2_tail(x: float, degrees: int) -> float:
     return min(tail + sum(math.exp(k * math.log(half) - math.lgamma(k + 1) - half) for k in powers), 1.0)
 
 
-def population_stability(expected: Values, actual: Values) -> float:
-    """Return the population stability index of two sets of bin counts.
-
-    An empty bin counts as half a row, so that the index stays finite.
-
-    Parameters
-    ----------
-    expected, actual : (n_bins,) counts, not negative, neither all zero.
-    """
-    e, a = (np.asarray(part, dtype=np.float64) for part in (expected, actual))
-    if e.shape != a.shape or e.ndim != 1:
-        raise DataError("population stability needs two sets of counts over the same bins")
-    if not (np.isfinite(e).all() and np.isfinite(a).all()) or (e < 0).any() or (a < 0).any():
-        raise DataError("population stability needs finite counts that are not negative")
-    if e.sum() <= 0 or a.sum() <= 0:
-        raise DataError("population stability needs at least one row on each side")
-    p, q = (np.maximum(part, 0.5) / part.sum() for part in (e, a))
-    return float(np.sum((q - p) * np.log(q / p)))
-
-
-def score_stability(expected: Values, actual: Values, *, n_bins: int = 10) -> ScoreStability:
-    """Return the population stability of a score, in bins of equal size of the expected scores."""
-    first, second = (np.asarray(part, dtype=np.float64) for part in (expected, actual))
-    if first.size == 0 or second.size == 0:
-        raise DataError("stability of a score needs at least one row on each side")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise DataError("scores must be finite")
-    edges = np.unique(np.quantile(first, np.linspace(0, 1, n_bins + 1)[1:-1]))
-    e, a = (
-        np.bincount(np.searchsorted(edges, part, side="left"), minlength=edges.size + 1).astype(np.float64)
-        for part in (first, second)
-    )
-    shares = (tuple((part / part.sum()).tolist()) for part in (e, a))
-    return ScoreStability(population_stability(e, a), tuple(edges.tolist()), *shares)
-
-
 def score_histogram(y: Label, score: Values, weight: Values | None = None, *, n_bins: int = 40) -> Histogram:
-    """Weights of goods and bads in `n_bins` bars of equal width."""
+    """Return the weights of goods and bads in `n_bins` bars of equal width."""
     label, value, w = _checked(y, score, weight)
     span = (float(value.min()), float(value.max()))
     good, edges = np.histogram(value, n_bins, span, weights=w * (1 - label))
@@ -420,17 +355,10 @@ def score_histogram(y: Label, score: Values, weight: Values | None = None, *, n_
 
 
 def cutoff_table(
-    y: Label,
-    points: Values,
-    edges: Values,
-    weight: Values | None = None,
-    *,
-    names: tuple[str, ...] | None = None,
+    y: Label, points: Values, edges: Values, weight: Values | None = None, *, names: tuple[str, ...] | None = None
 ) -> tuple[CutoffRow, ...]:
-    """Cut-off table by band of points, best band first.
+    """Return the cut-off table by band of points, the best band first.
 
-    Parameters
-    ----------
     points : (n_samples,) score, higher is better.
     edges : (n_bands - 1,) strictly ascending; a score equal to an edge is in the band above it.
     names : n_bands names from the best band to the worst; "A", "B", ... by default.
@@ -467,7 +395,7 @@ def _rate(part: float, whole: float) -> float | None:
     return float(part / whole) if whole > 0 else None
 
 
-def _checked(y: Label, score: Values, weight: Values | None) -> tuple[Floats, Floats, Floats]:
+def _checked(y: Label, score: Values, weight: Values | None) -> tuple[Vector, Vector, Vector]:
     """Return label, score and weight as float arrays of one length, or say what is wrong."""
     label, value = np.asarray(y, dtype=np.float64), np.asarray(score, dtype=np.float64)
     w = np.ones(label.shape) if weight is None else np.asarray(weight, dtype=np.float64)
@@ -484,7 +412,7 @@ def _checked(y: Label, score: Values, weight: Values | None) -> tuple[Floats, Fl
     return label, value, w
 
 
-def _checked_probability(y: Label, pd: Values, weight: Values | None) -> tuple[Floats, Floats, Floats]:
+def _checked_probability(y: Label, pd: Values, weight: Values | None) -> tuple[Vector, Vector, Vector]:
     label, p, w = _checked(y, pd, weight)
     if p.min() < 0 or p.max() > 1:
         raise DataError("predicted probabilities must lie between 0 and 1")

@@ -1,4 +1,4 @@
-"""The scorecard as the bank files it: WOE, coefficients and points per anonymous bin, with provenance and hash.
+"""Define the scorecard as the bank files it: WOE, coefficients and points per anonymous bin, with provenance and hash.
 
 Each holder's part of the meaning (which values are in which bin) stays with the holder; the model names its hash.
 Points are integers in units of 10**-decimals, fixed once at export, so that batch and online add the same numbers.
@@ -23,12 +23,14 @@ from veilscore.models.loss import sigmoid
 M = TypeVar("M", bound="ScoreModel")
 
 
-class _Part(BaseModel):
+class Filed(BaseModel):
+    """Base of what is filed as JSON: values never change, and unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Scaling(_Part):
-    """Points: `base_score` at good:bad odds of `base_odds`, and `pdo` more points double the odds."""
+class Scaling(Filed):
+    """Gives `base_score` points at good:bad odds of `base_odds`; `pdo` more points double the odds."""
 
     base_score: float = 600.0
     base_odds: float = Field(default=50.0, gt=0)
@@ -37,29 +39,33 @@ class Scaling(_Part):
 
     @property
     def units(self) -> int:
-        """Units in one point."""
+        """Return the units in one point."""
         return int(10**self.decimals)
 
     @property
     def factor(self) -> float:
-        """Units per log-odds."""
+        """Return the units per log-odds."""
         return self.pdo / math.log(2.0) * self.units
 
     @property
     def offset(self) -> float:
-        """Units at even odds."""
+        """Return the units at even odds."""
         return self.base_score * self.units - self.factor * math.log(self.base_odds)
 
+    def base_points(self, intercept: float) -> int:
+        """Return the units of a firm whose log-odds of bad are the intercept alone."""
+        return round(self.offset - self.factor * intercept)
+
     def log_odds_bad(self, units: Integers) -> Vector:
-        """Log-odds of bad at a total of units."""
+        """Return the log-odds of bad at a total of units."""
         return (self.offset - units.astype(np.float64)) / self.factor
 
 
-class Column(_Part):
+class Column(Filed):
     """One column of one party, with everything per code.
 
-    ``woe``, ``points`` (units), ``bad``, ``good`` and ``rows`` have one entry a code; a column that was not
-    selected has coefficient None, zero points and the reason in ``left_out``.
+    woe, points, bad, good, rows, holdout_rows : one entry a code; points are in units.
+    left_out : why the column was not selected; it then has coefficient None and zero points.
     """
 
     name: str
@@ -76,7 +82,7 @@ class Column(_Part):
     left_out: str = ""
 
 
-class PartyPart(_Part):
+class PartyPart(Filed):
     """All columns of one party and the hash of its code map."""
 
     party: str
@@ -86,24 +92,24 @@ class PartyPart(_Part):
 
     @property
     def n_codes(self) -> Integers:
-        """(d,) codes of each column."""
+        """Return the codes of each column: (d,)."""
         return np.array([len(c.woe) for c in self.columns], dtype=np.int64)
 
     @property
     def points(self) -> Integers:
-        """(cells,) points in units."""
+        """Return the points in units: (cells,)."""
         return np.array([p for c in self.columns for p in c.points], dtype=np.int64)
 
 
-class Calibration(_Part):
-    """PD from log-odds on the hold-out: intercept + slope * log-odds; slope 1 and intercept 0 where not asked for."""
+class Calibration(Filed):
+    """Gives PD from log-odds, intercept + slope * log-odds, as fitted on the hold-out; 1 and 0 without calibration."""
 
     slope: float = 1.0
     intercept: float = 0.0
 
 
-class Provenance(_Part):
-    """Where the model comes from."""
+class Provenance(Filed):
+    """Says where the model comes from."""
 
     job_id: str
     job_sha256: str
@@ -117,7 +123,7 @@ class Provenance(_Part):
     transcript_sha256: str = ""
 
 
-class ScoreModel(_Part):
+class ScoreModel(Filed):
     """What every model has that ends in points, a probability and a band: the bank's artefact."""
 
     format: str
@@ -133,28 +139,28 @@ class ScoreModel(_Part):
 
     @property
     def sha256(self) -> bytes:
-        """Digest of the canonical JSON: what holders hear as the model's identity."""
+        """Return the digest of the canonical JSON, by which holders know the model."""
         body = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(body.encode()).digest()
 
     def part(self, party: str) -> PartyPart:
-        """One party's part; ConfigError if the model has none."""
+        """Return one party's part; ConfigError if the model has none."""
         for part in self.parts:
             if part.party == party:
                 return part
         raise ConfigError(f"model {self.name} has no part of {party}; it has {', '.join(p.party for p in self.parts)}")
 
     def score(self, units: Integers) -> Vector:
-        """Points of totals in units."""
+        """Return the points of totals in units."""
         return units / self.scaling.units
 
     def probability(self, units: Integers) -> Vector:
-        """Probability of default at totals in units."""
+        """Return the probability of default at totals in units."""
         c = self.calibration
         return sigmoid(c.intercept + c.slope * self.scaling.log_odds_bad(units))
 
     def band(self, score: float) -> str:
-        """Band of a score: the one with the highest lowest score that it reaches, or "" where none is defined."""
+        """Return the highest band whose lowest score is reached; "" where the model has no bands."""
         reached = [(lowest, name) for name, lowest in self.bands.items() if score >= lowest]
         return max(reached)[1] if reached else ("below all bands" if self.bands else "")
 
@@ -172,7 +178,7 @@ class Scorecard(ScoreModel):
     format: Literal["veilscore-scorecard/1"] = "veilscore-scorecard/1"
 
     def own_units(self, codes: CodeArray) -> Integers:
-        """Base points and the bank's own part of rows (n, d_bank), in units."""
+        """Return base points and the bank's own part of rows (n, d_bank), in units."""
         bank = self.parts[0]
         total = np.full(codes.shape[0], self.base_points, np.int64)
         for column, part in enumerate(bank.columns):

@@ -1,4 +1,4 @@
-"""The bank's part of a boosted model as ONNX: one input a column of the bank, one a holder with the bits of its splits.
+"""Export the bank's part of a boosted model as ONNX: an input a column of the bank, one a holder with its splits' bits.
 
 Source: ONNX, operators TreeEnsemble (ai.onnx.ml 5) in double precision and LabelEncoder. A category becomes its place
 in the order that all splits on its column follow, so every split is "at most"; a missing category is the text "".
@@ -23,14 +23,11 @@ IR_VERSION = 10
 
 
 def to_onnx(model: Boosted, code_map: CodeMap) -> bytes:
-    """Serialised ONNX model; its output `log_odds` is (n, 1) double.
+    """Return the serialised ONNX model; its output `log_odds` is (n, 1) double.
 
-    Inputs are `column` (n, 1), double or text, for each column of the bank that is asked, and `HOLDER bits`
+    Inputs are `column` (n, 1), double or text, for each column of the bank that a split uses, and `HOLDER bits`
     (n, number of its splits), bool: whether the row goes left at each split that the metadata names in order.
-
-    Raises
-    ------
-    ConfigError : onnx is not installed, or the code map is not the model's.
+    Raises ConfigError where onnx is not installed or the code map is not the model's.
     """
     try:
         import onnx  # noqa: PLC0415 - an extra of the installation, and slow to load
@@ -51,7 +48,7 @@ def to_onnx(model: Boosted, code_map: CodeMap) -> bytes:
 
 
 class _Graph:
-    """Inputs, the features made of them, and the trees over features."""
+    """Holds the inputs, the features made of them, and the trees over features."""
 
     def __init__(self, helper: Any, part: dict[str, Any], bits: dict[str, tuple[str, ...]]) -> None:
         self.helper, self.part, self.bits = helper, part, bits
@@ -73,7 +70,7 @@ class _Graph:
         self._collect(node["right"])
 
     def _order(self, name: str) -> dict[str | None, float]:
-        """Place of each level so that every split takes the first ones; None stands for other levels."""
+        """Give each level a place such that every split takes the first ones; None stands for other levels."""
         column, tests = self.columns[name], self.tests[name]
         levels = [level for group in column["groups"] for level in group]
         taken: dict[str | None, int] = {level: sum(level in test["levels"] for test in tests) for level in levels}
@@ -184,7 +181,7 @@ class _Nodes:
 
 
 def _test(node: dict[str, Any], graph: _Graph) -> tuple[str, float, int, tuple[dict[str, Any], dict[str, Any]]]:
-    """Feature, threshold, whether missing goes to the true side, and the true and false child."""
+    """Return feature, threshold, whether missing goes to the true side, and the true and false child."""
     left, right = node["left"], node["right"]
     if "bit" in node:
         return node["bit"], 0.5, 0, (right, left)  # at most a half: the bit is not set

@@ -1,4 +1,4 @@
-"""The bank's optimiser: penalised logistic regression from gradients alone.
+"""Fit a penalised logistic regression from gradients alone: the bank's optimiser.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed., chapters 6 and 18; Portugal, Judice and Vicente,
 Math. Comp. 63 (1994), for the sign-constrained step.
@@ -9,9 +9,9 @@ are all kept (no limited memory) and the model of the Hessian is a dense matrix 
 function value exists; a step is judged by the directional derivative at its end. Before each step the exact bound
 of |eta| chooses the sigmoid series, or shortens the step.
 
-`minimise` is a generator without I/O: it yields a `Step` and is sent the gradient there. `OptimiserState` holds
-the answers so far and serialises to JSON; handed to a new `minimise` they are replayed, so a job resumes where it
-stopped.
+`minimise` is a generator without I/O: it yields a `GradientStep` and is sent the gradient there. `OptimiserState`
+holds the answers so far and serialises to JSON; handed to a new `minimise` they are replayed, so a job resumes where
+it stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.errors import MessageError, ParameterError, StateError
-from veilscore.models.logistic_problem import (
-    LogisticProblem,
-)
+from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import BOUNDS, SigmoidSeries, for_bound
 from veilscore.models.quadratic import minimise_quadratic
 
@@ -39,10 +37,8 @@ _WINDOW, _SETTLED = 5, 5.0  # and the last 5 points moved by at most 5 such chan
 
 @dataclass(frozen=True, eq=False)
 class GradientStep:
-    """A request for the gradient sum_i w_i (p_i - y_i) (x_i, 1) at one point.
+    """Asks for the gradient sum_i w_i (p_i - y_i) (x_i, 1) at one point.
 
-    Attributes
-    ----------
     number : 0, 1, ... over the whole job, resumed or not.
     beta, intercept : (d,) float64 and float; secret to the bank.
     series : the sigmoid series, valid at `bound`.
@@ -58,7 +54,7 @@ class GradientStep:
 
 @dataclass(frozen=True)
 class EvaluatedStep:
-    """One answered step, as `OptimiserState` keeps it."""
+    """Keeps one answered step in `OptimiserState`."""
 
     theta: tuple[float, ...] = field(repr=False)
     gradient: tuple[float, ...] = field(repr=False)
@@ -67,23 +63,18 @@ class EvaluatedStep:
 
 @dataclass
 class OptimiserState:
-    """Answered steps in order. Secret to the bank; `minimise` appends to it."""
+    """Keeps answered steps in order, secret to the bank; `minimise` appends to it."""
 
     evaluations: list[EvaluatedStep] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """Return the state as JSON values."""
         rows = [{"theta": list(e.theta), "gradient": list(e.gradient), "R": e.R} for e in self.evaluations]
         return {"version": 1, "evaluations": rows}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> OptimiserState:
-        """Inverse of `to_dict`.
-
-        Raises
-        ------
-        StateError : not a state of this version.
-        """
+        """Read what `to_dict` wrote; StateError where it is not a state of this version."""
         try:
             if data["version"] != 1:
                 raise StateError("The optimiser's state is of another version; train again from the start.")
@@ -101,9 +92,7 @@ class OptimiserProgress:
     """One line of the history: what the bank may log of an evaluation."""
 
     number: int
-    bound: float
     R: float
-    expected_change: float
     gradient_norm: float
     accepted: bool
 
@@ -112,15 +101,12 @@ class OptimiserProgress:
 class OptimiseResult:
     """The end of a fit.
 
-    Attributes
-    ----------
     beta, intercept : (d,) float64 and float.
     converged : False where `max_openings` ran out first.
     n_evaluations : gradients opened.
     gradient_norm : Newton decrement sqrt(g' B^-1 g) of the penalised gradient g over free coefficients.
-    expected_change : largest further change of a coefficient that the model expects.
     bound : exact bound of |eta| here.
-    history : one `Progress` per evaluation.
+    history : one `OptimiserProgress` per evaluation.
     """
 
     beta: Vector
@@ -128,14 +114,13 @@ class OptimiseResult:
     converged: bool
     n_evaluations: int
     gradient_norm: float
-    expected_change: float
     bound: float
     history: tuple[OptimiserProgress, ...]
 
 
 @dataclass
 class _Model:
-    """Quadratic model of the loss: start curvature and curvature pairs, updated by BFGS."""
+    """Models the loss as a quadratic: start curvature and curvature pairs, updated by BFGS."""
 
     problem: LogisticProblem
     start: Vector = field(init=False)
@@ -161,7 +146,6 @@ class _Model:
                 self._update(*pair)
 
     def _update(self, move: Vector, change: Vector) -> None:
-        """BFGS update."""
         image = self.hessian @ move
         along = float(move @ change)
         # A curvature below the noise of the two gradients would spoil the model in the last, short steps.
@@ -170,12 +154,12 @@ class _Model:
         self.hessian += np.outer(change, change) / along - np.outer(image, image) / float(move @ image)
 
     def noise_floor(self) -> float:
-        """What the noise of one gradient alone makes of the largest expected change, at 0.7 sigma."""
+        """Return what the noise of one gradient alone makes of the largest expected change, at 0.7 sigma."""
         inverse = np.linalg.inv(self.hessian)
         return _FLOOR_SIGMA * float(np.sqrt(((inverse * self.problem.noise) ** 2).sum(axis=1)).max())
 
     def step(self, theta: Vector, gradient: Vector) -> Vector:
-        """Minimiser of the model from theta, as a move (d + 1,)."""
+        """Return the minimiser of the model from theta, as a move (d + 1,)."""
         lower = np.full(len(theta), -np.inf)
         if self.problem.sign == "positive":
             lower[:-1] = -theta[:-1]
@@ -185,18 +169,11 @@ class _Model:
 def minimise(
     problem: LogisticProblem, state: OptimiserState | None = None
 ) -> Generator[GradientStep, Vector, OptimiseResult]:
-    """Fit, as a generator that yields `Step`, is sent (d + 1,) gradients and returns `OptimiseResult`.
+    """Fit, as a generator that yields `GradientStep`, is sent (d + 1,) gradients and returns `OptimiseResult`.
 
-    Parameters
-    ----------
-    problem : see `LogisticProblem`.
     state : answers of an earlier run, replayed before anything is asked; appended to as answers arrive.
-
-    Raises
-    ------
-    ParameterError : no step stays within the largest sigmoid series.
-    MessageError : a gradient of the wrong shape or not finite.
-    StateError : the state belongs to another problem.
+    Raises ParameterError where no step stays within the largest sigmoid series, MessageError for a gradient of the
+    wrong shape or not finite, StateError where the state belongs to another problem.
     """
     asker = _Asker(problem, state or OptimiserState())
     model = _Model(problem)
@@ -226,11 +203,7 @@ def minimise(
         # A convex loss: a slope at the end above the one at the start, turned round, means a step too long.
         slack = 2.0 * float(np.linalg.norm(move * problem.noise))
         accepted = end_slope <= abs(slope) + slack
-        history.append(
-            OptimiserProgress(
-                asker.number - 1, asker.bound, asker.R, expected, float(np.sqrt(max(-slope, 0))), accepted
-            )
-        )
+        history.append(OptimiserProgress(asker.number - 1, asker.R, float(np.sqrt(max(-slope, 0))), accepted))
         if not accepted:
             limit = max(_MIN_MOVE, 0.5 * float(np.abs(fraction * move) @ reach))
             continue
@@ -244,7 +217,6 @@ def minimise(
         converged=quiet >= _QUIET_STEPS,
         n_evaluations=asker.number,
         gradient_norm=float(np.sqrt(max(-float(gradient @ move), 0.0))),
-        expected_change=expected,
         bound=problem.eta_bound(theta),
         history=tuple(history),
     )
@@ -257,12 +229,11 @@ class _Asker:
     problem: LogisticProblem
     state: OptimiserState
     number: int = 0
-    bound: float = 0.0
     R: float = 0.0
 
     def ask(self, theta: Vector) -> Generator[GradientStep, Vector, Vector]:
-        """Gradient of the loss at theta (d + 1,), recorded or fresh."""
-        self.bound = self.problem.eta_bound(theta)
+        """Return the gradient of the loss at theta (d + 1,), recorded or fresh."""
+        bound = self.problem.eta_bound(theta)
         number, self.number = self.number, self.number + 1
         if number < len(self.state.evaluations):
             recorded = self.state.evaluations[number]
@@ -270,18 +241,24 @@ class _Asker:
                 raise StateError("The optimiser's state belongs to another problem; train again from the start.")
             self.R = recorded.R
             return np.array(recorded.gradient)
-        series = for_bound(self.bound)
+        series = for_bound(bound)
         self.R = series.R
-        answer = yield GradientStep(number, theta[:-1].copy(), float(theta[-1]), series, self.bound)
-        gradient = np.asarray(answer, dtype=np.float64)
-        if gradient.shape != theta.shape or not np.isfinite(gradient).all():
-            raise MessageError(f"The gradient must be {len(theta)} finite numbers.")
+        answer = yield GradientStep(number, theta[:-1].copy(), float(theta[-1]), series, bound)
+        gradient = checked_gradient(answer, len(theta))
         self.state.evaluations.append(EvaluatedStep(tuple(theta.tolist()), tuple(gradient.tolist()), series.R))
         return gradient
 
 
+def checked_gradient(answer: Vector, size: int) -> Vector:
+    """Return an answered gradient as (size,) float64; MessageError where it is of another shape or not finite."""
+    gradient = np.asarray(answer, dtype=np.float64)
+    if gradient.shape != (size,) or not np.isfinite(gradient).all():
+        raise MessageError(f"The gradient must be {size} finite numbers.")
+    return gradient
+
+
 def _within_series(problem: LogisticProblem, theta: Vector, move: Vector, fraction: float) -> float:
-    """Largest fraction / 2^k of the move whose bound of |eta| a sigmoid series covers."""
+    """Return the largest fraction / 2^k of the move whose bound of |eta| a sigmoid series covers."""
     for _ in range(30):
         if problem.eta_bound(theta + fraction * move) <= BOUNDS[-1]:
             return fraction

@@ -1,4 +1,4 @@
-"""Quadratic minimisation under lower bounds, for the optimiser's steps.
+"""Minimise a quadratic under lower bounds, for the optimiser's steps.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 16.3 (primal active set).
 """
@@ -14,26 +14,16 @@ _SLACK = 1e-10  # of the largest gradient component: a multiplier so small is ze
 
 
 def minimise_quadratic(hessian: Vector, gradient: Vector, lower: Vector) -> Vector:
-    """Minimiser of g'p + p'Bp / 2 over p >= lower.
+    """Return the minimiser (m,) of g'p + p'Bp / 2 over p >= lower; a variable at its bound equals it exactly.
 
-    Parameters
-    ----------
     hessian : (m, m) float64, symmetric positive definite.
-    gradient : (m,) float64.
     lower : (m,) float64, at most 0, -inf where a variable is free.
-
-    Returns
-    -------
-    (m,) float64; a variable at its bound equals it exactly.
-
-    Raises
-    ------
-    ParameterError : the matrix is not positive definite.
+    Raises ParameterError where the matrix is not positive definite.
     """
     p = np.zeros(len(gradient))
     free = p > lower
     tolerance = _SLACK * max(1.0, float(np.abs(gradient).max(initial=0.0)))
-    for _ in range(20 * (len(gradient) + 1)):
+    for _ in range(20 * (len(gradient) + 1)):  # a variable changes sides a few times; the limit stops a cycle
         target = _solve(hessian, gradient, lower, free)
         blocked = free & (target < lower)
         if blocked.any():
@@ -51,13 +41,8 @@ def minimise_quadratic(hessian: Vector, gradient: Vector, lower: Vector) -> Vect
     raise ParameterError("The sign-constrained step did not end; use fewer or less collinear columns.")
 
 
-def _solve(
-    hessian: Vector,
-    gradient: Vector,
-    lower: Vector,
-    free: Mask,
-) -> Vector:
-    """Minimiser with the variables outside `free` at their bounds."""
+def _solve(hessian: Vector, gradient: Vector, lower: Vector, free: Mask) -> Vector:
+    """Return the minimiser with the variables outside `free` at their bounds."""
     p = np.where(free, 0.0, lower)
     right = -gradient[free] - hessian[np.ix_(free, ~free)] @ p[~free]
     try:

@@ -1,4 +1,4 @@
-"""Plaintext side of feature screening: what an owner measures of its columns, and how the bank chooses.
+"""Measure columns at their owner for feature screening, and choose among them at the bank.
 
 An owner leaves out, before anything is counted, columns with one value, columns missing in too many of its training
 rows, and columns whose population stability between training and hold-out rows is above the limit: both are its own
@@ -21,21 +21,28 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Vector
 from veilscore.data.codes import CodeMap
-from veilscore.data.table import Table
+from veilscore.data.table import Table, missing_in
 from veilscore.models.counts import BinCounts
-from veilscore.models.metrics import population_stability
-from veilscore.models.woe import woe_table
+from veilscore.models.stability import population_stability
+from veilscore.models.woe import counted_woe
 
 MIN_HOLDOUT = 30  # fewer hold-out rows of an owner give no population stability
 DECIMALS = 3
+NO_STABILITY = -1.0
+MEASURED, CONSTANT, TOO_MISSING, UNSTABLE, BY_OWNER = range(5)
+REASONS = (  # by status
+    "",
+    "one value, or none",
+    "missing in too many rows",
+    "population stability above the limit",
+    "left out by its owner",
+)
 
 
 @dataclass(frozen=True)
 class ScreeningLimits:
     """What a column must keep to; None: no limit.
 
-    Attributes
-    ----------
     max_missing, max_stability : checked by the column's owner.
     min_iv, max_correlation, max_columns : checked by the bank.
     """
@@ -51,9 +58,7 @@ class ScreeningLimits:
 class OwnMeasures:
     """An owner's figures of a chunk of its columns, one an entry.
 
-    Attributes
-    ----------
-    status : (d,) uint8, see `veilscore.protocols.screening`.
+    status : (d,) uint8, an index into `REASONS`.
     missing_rate, stability : (d,) three decimals; `NO_STABILITY` where there is none.
     """
 
@@ -62,7 +67,7 @@ class OwnMeasures:
     stability: Vector
 
     def hidden(self) -> NDArray[np.uint8]:
-        """The status without its reason."""
+        """Return the status without its reason."""
         return np.where(self.status == MEASURED, MEASURED, BY_OWNER).astype(np.uint8)
 
 
@@ -74,10 +79,8 @@ def own_measures(
     limits: ScreeningLimits,
     min_count: int,
 ) -> OwnMeasures:
-    """Measure a chunk at its owner.
+    """Measure a chunk of columns at its owner.
 
-    Parameters
-    ----------
     table : the chunk; `code_map` was fitted on it.
     codes : (n_rows of the table, columns of the map).
     rows : the table's rows that train, and those held out.
@@ -94,31 +97,29 @@ def own_measures(
         if rows[1].size >= MIN_HOLDOUT:
             stability[k] = _stability(codes[:, at[name]], int(code_map.n_codes[at[name]]), rows)
         if limits.max_missing is not None and missing_rate[k] > limits.max_missing:
-            status[k] = MISSING
+            status[k] = TOO_MISSING
         elif limits.max_stability is not None and stability[k] > limits.max_stability:
             status[k] = UNSTABLE
     return OwnMeasures(status, np.round(missing_rate, DECIMALS), np.round(stability, DECIMALS))
 
 
 def _missing_rate(values: Array, min_count: int) -> float:
-    missing = sum(value is None for value in values.tolist()) if values.dtype == object else np.isnan(values).sum()
+    missing = int(missing_in(values).sum())
+    # a rate just above 0 or just below 1 would speak of a few single firms
     if missing < min_count:
         return 0.0
-    return float(missing) / values.size if values.size - missing >= min_count else 1.0
+    return missing / values.size if values.size - missing >= min_count else 1.0
 
 
 def _stability(codes: Array, n_codes: int, rows: tuple[Integers, Integers]) -> float:
     before, after = (np.bincount(codes[part], minlength=n_codes) for part in rows)
-    seen = (before > 0) | (after > 0)
-    return population_stability(before[seen], after[seen])
+    return population_stability(before, after)
 
 
 @dataclass(frozen=True)
 class ScreenedColumn:
     """One row of the result.
 
-    Attributes
-    ----------
     iv : None where the column was left out before counting.
     missing_rate, stability : None where not published or not measured.
     kept, reason : whether it enters training, and why not.
@@ -133,22 +134,23 @@ class ScreenedColumn:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredChunk:
+    """What the bank knows of a chunk of one party's columns; `counts` are those of the measured ones."""
+
+    party: str
+    names: tuple[str, ...]
+    status: NDArray[np.uint8]
+    missing_rate: Vector | None
+    stability: Vector | None
+    counts: BinCounts | None
+
+
 def measured_columns(chunk: MeasuredChunk, total_bad: float, total_good: float) -> list[ScreenedColumn]:
-    """The bank's rows for a chunk: IV as in training, before any choice by it."""
+    """Return the bank's rows for a chunk: IV as in training, before any choice by it."""
     ivs = iter(())
     if chunk.counts is not None:
-        c = chunk.counts
-        ivs = iter(
-            woe_table(
-                c.n_codes,
-                c.bad,
-                c.good,
-                total_bad=total_bad,
-                total_good=total_good,
-                ordered=c.ordered,
-                missing_code=c.missing_code,
-            ).iv.tolist()
-        )
+        ivs = iter(counted_woe(chunk.counts, total_bad, total_good).iv.tolist())
     rows = []
     for k, (name, status) in enumerate(zip(chunk.names, chunk.status.tolist(), strict=True)):
         shift = None if chunk.stability is None else float(chunk.stability[k])
@@ -171,8 +173,6 @@ def choose(
 ) -> list[ScreenedColumn]:
     """Choose what enters training.
 
-    Parameters
-    ----------
     columns : all parties' columns, each party's in the order of its numbers.
     pairs : party -> (P, 2) numbers of its columns that are associated above the limit.
     """
@@ -220,13 +220,13 @@ def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(body: Mapping[str, Any]) -> str:
-    """Sha256 (hex) of everything but the hash itself."""
+    """Return the sha256 (hex) of everything but the hash itself."""
     text = json.dumps({k: v for k, v in body.items() if k != "sha256"}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_csv(columns: Sequence[ScreenedColumn]) -> str:
-    """All columns, kept ones first, the highest IV first."""
+    """Write all columns, kept ones first, the highest IV first."""
     out = io.StringIO()
     fields = ["party", "column", "iv", "population_stability", "missing_rate", "kept", "reason"]
     writer = csv.writer(out, lineterminator="\n")
@@ -241,37 +241,10 @@ def to_csv(columns: Sequence[ScreenedColumn]) -> str:
 
 
 def to_json(columns: Sequence[ScreenedColumn]) -> list[dict[str, Any]]:
-    """Rows as JSON values; `from_json` reads them."""
+    """Return rows as JSON values; `from_json` reads them."""
     return [asdict(column) for column in columns]
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> list[ScreenedColumn]:
-    """Inverse of `to_json`."""
+    """Read what `to_json` made."""
     return [ScreenedColumn(**row) for row in rows]
-
-
-MEASURED, CONSTANT, MISSING, UNSTABLE, BY_OWNER = range(5)
-
-
-REASONS = (
-    "",
-    "one value, or none",
-    "missing in too many rows",
-    "population stability above the limit",
-    "left out by its owner",
-)
-
-
-NO_STABILITY = -1.0
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredChunk:
-    """What the bank knows of a chunk: as `ColumnChunk`, with counts instead of codes."""
-
-    party: str
-    names: tuple[str, ...]
-    status: NDArray[np.uint8]
-    missing_rate: Vector | None
-    stability: Vector | None
-    counts: BinCounts | None

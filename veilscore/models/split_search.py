@@ -1,4 +1,4 @@
-"""The bank's choice of splits from opened sums: coarsening, gains, monotone bounds, leaf weights.
+"""Choose splits from opened sums at the bank: coarsening, gains, monotone bounds, leaf weights.
 
 Source: Chen and Guestrin 2016 (XGBoost), gains and weights as in its code: G^2 / (H + reg_lambda), no factor 1/2.
 All codes here are *ranked*: within a column neighbouring codes are neighbouring values (or neighbouring WOE, where the
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.kernels import kernel
+from veilscore.models.counts import offsets
 
 MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
 CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
@@ -23,8 +24,6 @@ CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
 class Ranked:
     """One party's columns, ranked.
 
-    Attributes
-    ----------
     n_codes : (d,) codes of each column, that of missing values included.
     missing : (d,) bool, whether the last code means missing.
     constraints : (d,) int, +1 or -1 where bad odds must rise or fall with the code, else 0.
@@ -36,33 +35,28 @@ class Ranked:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
+        """Return the number of cells."""
         return int(self.n_codes.sum())
 
     def coarse(self, width: int, columns: Integers) -> Coarse:
-        """At most `width` bins a column (missing apart), by merging 2, 4, 8... neighbours; only some columns."""
-        starts, n_bins, factors = [], [], []
-        first = np.concatenate(([0], np.cumsum(self.n_codes)))
+        """Merge 2, 4, 8... neighbours of some columns, until each has at most `width` bins, missing apart."""
+        starts, ends, n_bins, factors = list[int](), list[int](), [], []
+        first = offsets(self.n_codes)
         for j in columns.tolist():
             bins = int(self.n_codes[j] - self.missing[j])
             factor = 1
             while -(-bins // factor) > width:
                 factor *= 2
             cells = list(range(0, bins, factor)) + ([bins] if self.missing[j] else [])
-            starts += [int(first[j]) + cell for cell in cells]
+            cells = [int(first[j]) + cell for cell in cells]
+            starts += cells
+            ends += [*cells[1:], int(first[j + 1])]
             n_bins.append(len(cells))
             factors.append(factor)
-        ends = np.zeros(len(starts), np.int64)
-        at = 0
-        for j, count in zip(columns.tolist(), n_bins, strict=True):
-            ends[at : at + count] = [*starts[at + 1 : at + count], int(first[j + 1])]
-            at += count
-        return Coarse(
-            columns, np.array(factors, np.int64), np.array(n_bins, np.int64), np.array(starts, np.int64), ends
-        )
+        return Coarse(columns, *(np.array(part, np.int64) for part in (factors, n_bins, starts, ends)))
 
     def fit_width(self, widest: int, columns: Integers, max_cells: float) -> int:
-        """Largest width of at most `widest` whose cells are at most `max_cells`, or 0 if `MIN_COARSE` is too many."""
+        """Return the largest width up to `widest` with at most `max_cells` cells, or 0 if `MIN_COARSE` is too many."""
         width = widest
         while width >= MIN_COARSE:
             if self.coarse(width, columns).n_bins.sum() <= max_cells:
@@ -75,8 +69,6 @@ class Ranked:
 class Coarse:
     """Cells of some columns after merging.
 
-    Attributes
-    ----------
     columns, factors, n_bins : (c,) which columns, codes merged in each bin, bins (missing included).
     starts, ends : (cells,) first and last + 1 fine cell of each coarse one.
     """
@@ -92,8 +84,6 @@ class Coarse:
 class Rules:
     """Parameters of growth, named as in XGBoost.
 
-    Attributes
-    ----------
     min_rows : fewest rows in a child, enforced as sum h >= min_rows / 4.
     noise : deviation of the noise of g in an opened cell; the gain that it alone would bring is taken off.
     """
@@ -108,11 +98,12 @@ class Rules:
 
     @property
     def least_h(self) -> float:
-        """Smallest sum of h in a child."""
+        """Return the smallest sum of h in a child."""
         return max(self.min_child_weight, self.min_rows / 4.0)
 
     def weight(self, g: float, h: float, bounds: tuple[float, float]) -> float:
-        """Leaf weight before the learning rate, inside its monotone bounds."""
+        """Return the leaf weight before the learning rate, inside its monotone bounds."""
+        # noise can push an opened sum of h below what min_rows guarantees
         w = -g / (max(h, self.min_rows / 4.0, 0.0) + self.reg_lambda)
         if self.max_delta_step > 0:
             w = max(-self.max_delta_step, min(self.max_delta_step, w))
@@ -142,10 +133,8 @@ def best_split(
     rules: Rules,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> FoundSplit | None:
-    """Best split of a node on one side, or None.
+    """Return the best split of a node on one side, or None.
 
-    Parameters
-    ----------
     sums : g and h per coarse cell, each (cells,).
     total : g and h of the node.
     bounds : least and greatest weight that monotone ancestors allow.
@@ -176,7 +165,7 @@ def best_split(
 
 
 def left_codes(ranked: Ranked, found: FoundSplit) -> tuple[int, ...]:
-    """Ranked codes that go left."""
+    """Return the ranked codes that go left."""
     last = int(ranked.n_codes[found.column]) - 1
     codes = tuple(range(found.code + 1))
     return (*codes, last) if ranked.missing[found.column] and found.missing_left else codes
@@ -185,7 +174,7 @@ def left_codes(ranked: Ranked, found: FoundSplit) -> tuple[int, ...]:
 def child_bounds(
     found: FoundSplit, bounds: tuple[float, float], rules: Rules
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bounds of the children's weights: under a constraint neither crosses the middle of the two."""
+    """Return the bounds of the children's weights: under a constraint neither crosses the middle of the two."""
     if found.constraint == 0:
         return bounds, bounds
     middle = (rules.weight(*found.left, bounds) + rules.weight(*found.right, bounds)) / 2
@@ -194,23 +183,18 @@ def child_bounds(
     return (middle, bounds[1]), (bounds[0], middle)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _score(g: float, h: float, reg: float, low: float, high: float) -> tuple[float, float]:
-    """Weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
+    """Return the weight, clipped to its bounds, and -(2 g w + (h + reg) w^2)."""
     w = min(max(-g / (h + reg), low), high)
     return w, -(2.0 * g * w + (h + reg) * w * w)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel("(f8[::1], f8[::1], i8[::1], b1[::1], i8[::1], f8[::1])")
 def _scan(
-    G: Vector,
-    H: Vector,
-    n_bins: Integers,
-    missing: Mask,
-    constraints: Integers,
-    node: Vector,
+    G: Vector, H: Vector, n_bins: Integers, missing: Mask, constraints: Integers, node: Vector
 ) -> tuple[int, int, bool, float, float, float]:
-    """Index of the column, bin, missing left, gain, and left sums of the best split; index -1 where there is none."""
+    """Return column's index, bin, missing left, gain and left sums of the best split; index -1 where there is none."""
     total_g, total_h, reg, least, low, high, gamma, noise = node
     best = (-1, 0, False, 0.0, 0.0, 0.0)
     if total_h + reg <= 0.0:
@@ -235,6 +219,7 @@ def _scan(
                 if constraints[c] * (wr - wl) < 0.0:
                     continue
                 cells = b + 1 + side
+                # less what the noise of the cells alone would bring to both children
                 gain = left + right - parent - noise * cells * (1.0 / (h + reg) + 1.0 / (rest + reg))
                 if gain > gamma and gain > best[3]:
                     best = (c, b, side == 1, gain, g, h)

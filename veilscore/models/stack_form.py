@@ -1,24 +1,27 @@
-"""What bank and holder bring to a stack, and what the bank may ask of the shares (`veilscore.protocols.stacking`)."""
+"""Define what bank and holder bring to a stack, and what the bank may ask of the shares (`protocols.stacking`)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore.arrays import CodeArray, Integers, Mask, Vector
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import ParameterError
 from veilscore.lattice.params import T
-from veilscore.models.counts import row_sums
+from veilscore.models.counts import offsets, row_sums
 from veilscore.models.logistic_problem import LEAD_EXTRA_BITS
-from veilscore.models.trees import Tree
+from veilscore.models.trees import Tree, leaf_range
 
 MARGIN_BITS = 12  # fraction bits of a shared margin
 
 
 OPEN_BITS = 14  # fraction bits of an opened gradient component
+SPLITS_AT_ONCE = 64  # vectors of one product
 
 
 MIN_TABLE_BITS, MAX_TABLE_BITS = 18, 35
@@ -28,8 +31,6 @@ MIN_TABLE_BITS, MAX_TABLE_BITS = 18, 35
 class CellsColumn:
     """Bank: out-of-fold margins of a scorecard.
 
-    Attributes
-    ----------
     theta : party -> (k, cells) log-odds of each cell in each fold's fit.
     intercept : (k,).
     """
@@ -58,10 +59,8 @@ StackColumn = CellsColumn | TreesColumn | ClearColumn
 
 @dataclass(frozen=True)
 class BankStack:
-    """All that the bank brings.
+    """All that the bank brings to a stack.
 
-    Attributes
-    ----------
     codes, n_codes : (n, d) codes of the training rows and (d,); d may be 0.
     holder_n_codes : per holder (d,).
     fold : (n,) number of each row's fold; its margins come from the models that did not train on it.
@@ -77,6 +76,11 @@ class BankStack:
     target: NDArray[np.int8]
     weight: Vector
 
+    @cached_property
+    def bounds(self) -> tuple[Vector, Vector]:
+        """Return the least and greatest margin of each row in each column, as the bank knows it: (n, columns) each."""
+        return _bounds(self)
+
 
 @dataclass(frozen=True)
 class HolderStack:
@@ -90,17 +94,15 @@ class HolderStack:
 
 @dataclass(frozen=True)
 class Moments:
-    """Ask for sums over rows of x_j x_k, j <= k, and of x_j: answered by ((M, M), (M,))."""
+    """Asks for the sums over rows of x_j x_k, j <= k, and of x_j: answered by ((M, M), (M,))."""
 
     columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Ask for sum_i w_i (p_i - y_i) (x_i, 1): answered by (M + 1,).
+    """Asks for sum_i w_i (p_i - y_i) (x_i, 1): answered by (M + 1,).
 
-    Attributes
-    ----------
     weight : (n,) weights of the rows, zero for rows left out; secret to the bank, as are `beta` and `intercept`.
     radius : range of the series, one of `loss.BOUNDS`, beyond every |eta|.
     """
@@ -114,10 +116,8 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Losses:
-    """Ask for the logistic loss of each fold, not weighted: answered by (k,).
+    """Asks for the logistic loss of each fold, not weighted: answered by (k,).
 
-    Attributes
-    ----------
     beta, intercept : (k, M) and (k,), those that a fold's rows are measured with.
     """
 
@@ -129,7 +129,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class OpenScores:
-    """Ask for each row's log-odds, rounded to 2**-SCORE_BITS; parameters as in `Losses`: answered by (n,)."""
+    """Asks for each row's log-odds, rounded to 2**-SCORE_BITS; parameters as in `Losses`: answered by (n,)."""
 
     columns: tuple[int, ...]
     beta: Vector
@@ -141,7 +141,7 @@ StackRequest = Moments | Gradient | Losses | OpenScores
 
 @dataclass(frozen=True)
 class StackLimits:
-    """What a holder answers at most, from the job."""
+    """How many requests of each kind a holder answers at most, from the job."""
 
     moments: int
     gradients: int
@@ -150,11 +150,9 @@ class StackLimits:
 
 
 def table_bits(n_samples: int, reach_bits: int) -> tuple[int, int]:
-    """Fraction bits of the bank's and the lead's tables, so that no inner product can wrap the share ring.
+    """Return the fraction bits of the bank's and the lead's tables, such that no inner product can wrap the share ring.
 
-    Raises
-    ------
-    ParameterError : too many rows for the ring.
+    Raises ParameterError where there are too many rows for the ring.
     """
     room = math.floor(math.log2(T / 2) - math.log2(max(n_samples, 2))) - reach_bits - MARGIN_BITS
     if room < MIN_TABLE_BITS:
@@ -164,25 +162,8 @@ def table_bits(n_samples: int, reach_bits: int) -> tuple[int, int]:
     return bank, bits - bank
 
 
-def reach(tree: Tree, codes: CodeArray, n_codes: Integers) -> tuple[Vector, Vector]:
-    """Bank: least and greatest value that a tree can give each row, whatever the holder's codes: (n,) each."""
-    from veilscore.models.trees import goes_left  # noqa: PLC0415
-
-    n = codes.shape[0]
-    left = {k: goes_left(s, codes, n_codes) for k, s in enumerate(tree.splits) if s.side == "bank"}
-    low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    for leaf, path in tree.paths():
-        mine = np.ones(n, bool)
-        for k, is_left in path:
-            if k in left:
-                mine &= left[k] if is_left else ~left[k]
-        low[mine] = np.minimum(low[mine], tree.weights[leaf])
-        high[mine] = np.maximum(high[mine], tree.weights[leaf])
-    return low, high
-
-
-def bounds(data: BankStack) -> tuple[Vector, Vector]:
-    """Least and greatest margin of each row in each column, from what the bank knows: (n, columns) each."""
+def _bounds(data: BankStack) -> tuple[Vector, Vector]:
+    """Return the least and greatest margin of each row in each column, from what the bank knows: (n, columns) each."""
     low = np.zeros((data.target.size, len(data.columns)))
     high = np.zeros_like(low)
     for c, column in enumerate(data.columns):
@@ -198,13 +179,13 @@ def bounds(data: BankStack) -> tuple[Vector, Vector]:
 def _fold_bounds(data: BankStack, column: CellsColumn | TreesColumn, f: int, rows: Mask) -> tuple[Vector, Vector]:
     codes = data.codes[rows]
     if isinstance(column, TreesColumn):
-        pairs = [reach(tree, codes, data.n_codes) for tree in column.trees[f]]
+        pairs = [leaf_range(tree, codes, data.n_codes) for tree in column.trees[f]]
         zero = np.full(int(rows.sum()), float(column.base[f]))
         return zero + sum(low for low, _ in pairs), zero + sum(high for _, high in pairs)
     mine = float(column.intercept[f]) + own_cells(data, column, f, codes)
     low, high = mine.copy(), mine.copy()
     for holder, n_codes in data.holder_n_codes.items():
-        at = np.concatenate(([0], np.cumsum(n_codes)))[:-1]
+        at = offsets(n_codes)[:-1]
         theta = column.theta[holder][f]
         low += np.minimum.reduceat(theta, at).sum()
         high += np.maximum.reduceat(theta, at).sum()
@@ -216,3 +197,30 @@ def own_cells(data: BankStack, column: CellsColumn, f: int, codes: CodeArray) ->
     (bank,) = set(column.theta) - set(data.holder_n_codes)
     units = np.rint(np.ldexp(column.theta[bank][f], MARGIN_BITS)).astype(np.int64)
     return np.ldexp(row_sums(codes, data.n_codes, units).astype(np.float64), -MARGIN_BITS)
+
+
+def product_groups(trees: Sequence[Tree]) -> Iterator[list[Tree]]:
+    """Yield the trees that have a split of the holder, in groups that one product takes."""
+    group, size = list[Tree](), 0
+    for tree in trees:
+        count = len(tree.holder_splits)
+        if group and size + count > SPLITS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        if count:
+            group.append(tree)
+            size += count
+    if group:
+        yield group
+
+
+def leaf_units(tree: Tree) -> Integers:
+    """Return the leaf weights of a tree in the units of a shared margin."""
+    units: Integers = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
+    return units
+
+
+def of_own_fold(found: Words, fold: Integers, n_columns: int) -> Words:
+    """Take values (columns * k, n), by column and fold, to those of each row's own fold: (columns, n)."""
+    picked: Words = np.take_along_axis(found.reshape(n_columns, -1, fold.size), fold[None, None, :], axis=1)[:, 0]
+    return picked

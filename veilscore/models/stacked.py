@@ -1,6 +1,6 @@
-"""Level two of a stack, and the stack as the bank files it: one model of trees, with one version and one hash.
+"""Fit level two of a stack and file the stack: one model of trees, with one version and one hash.
 
-A column of a scorecard is a tree that asks one code after the other, so a stack is a sum of trees and is scored,
+A column of a scorecard is a tree that tests one code after the other, so a stack is a sum of trees and is scored,
 explained and released as boosting is. Leaf points are the member's log-odds times its weight, rounded once, here.
 """
 
@@ -21,6 +21,7 @@ from veilscore.lattice.params import SCORE_T
 from veilscore.lattice.sampling import PublicStream
 from veilscore.models.boosted import Boosted, Stacked, StackMember
 from veilscore.models.calibrate import prior_correction
+from veilscore.models.counts import check_total, offsets
 from veilscore.models.logistic_problem import LogisticProblem
 from veilscore.models.loss import for_bound
 from veilscore.models.model import M, PartyPart, Scorecard
@@ -33,7 +34,6 @@ from veilscore.models.stack_form import (
     Moments,
     OpenScores,
     StackLimits,
-    bounds,
     table_bits,
 )
 from veilscore.models.trees import Split, Tree
@@ -54,12 +54,13 @@ class LevelTwo:
 
 
 def folds(n: int, k: int, seed: int) -> Integers:
-    """Fold of each training row (n,), drawn by row number so that every party finds the same."""
+    """Draw the fold of each training row (n,), by row number so that every party finds the same."""
     if not 2 <= k <= n:
         raise DataError(f"{n} training rows do not make {k} folds")
     key = hashlib.sha256(f"veilscore folds {seed}".encode()).digest()
     draw = PublicStream(key, b"folds").uniform((1, n), (1 << DRAW_BITS,))[0]
     fold = np.empty(n, np.int64)
+    # a stable sort breaks ties of the draw by row number, the same at every party
     fold[np.argsort(draw, kind="stable")] = np.arange(n) % k
     return fold
 
@@ -77,7 +78,7 @@ def check_folds(fold: Integers, target: NDArray[np.int8]) -> None:
 
 
 def log_odds(target: NDArray[np.int8], weight: Vector) -> float:
-    """Log-odds of bad, weighted."""
+    """Return the log-odds of bad, weighted."""
     bad = float(weight @ target)
     return math.log(bad / (float(weight.sum()) - bad))
 
@@ -85,18 +86,16 @@ def log_odds(target: NDArray[np.int8], weight: Vector) -> float:
 def fit_level_two(
     data: BankStack, columns: tuple[int, ...], weight: Vector, limits: tuple[Vector, Vector] | None = None
 ) -> Generator[Any, Any, LevelTwo]:
-    """Non-negative logistic regression on some columns, as requests of `bank_stack`.
+    """Fit a non-negative logistic regression on some columns, as requests of `bank_stack`.
 
-    Parameters
-    ----------
     weight : (n,) weights of the rows; zero leaves a row out.
-    limits : `protocols.stacking.bounds` of the data, if at hand.
+    limits : `stack_form.bounds` of the data, if at hand.
     """
     chosen = list(columns)
-    low, high = (side[:, chosen] for side in (bounds(data) if limits is None else limits))
+    low, high = (side[:, chosen] for side in (data.bounds if limits is None else limits))
     base = log_odds(data.target, weight)
     second, first = yield Moments(columns)
-    n, share = data.target.size, float((weight > 0).mean())
+    n, share = data.target.size, float((weight > 0).mean())  # moments are over all rows, also those left out
     rate = 1.0 / (1.0 + math.exp(-base))
     gram = np.block([[second, first[:, None]], [first[None], np.array([[float(n)]])]])
     zero = np.zeros(len(columns))
@@ -118,7 +117,7 @@ def fit_level_two(
         fraction_bits=OPEN_BITS,
         row_noise=for_bound(16.0).row_noise(*tables),
     )
-    steps = minimise(problem)
+    steps = minimise(problem)  # no `yield from`: its steps are put to the holders as requests of their own kind
     try:
         step = next(steps)
         while True:
@@ -129,7 +128,7 @@ def fit_level_two(
 
 
 def column_trees(holder: str, n_codes: Integers, side: Literal["bank", "holder"]) -> tuple[Tree, ...]:
-    """A tree without weights for each column of two codes or more: code c reaches leaf c.
+    """Return a tree without weights for each column of two codes or more: code c reaches leaf c.
 
     Both parties make them from the number of codes, so nothing is said of which columns a scorecard uses.
     """
@@ -145,11 +144,11 @@ def column_trees(holder: str, n_codes: Integers, side: Literal["bank", "holder"]
 
 
 def cell_trees(parts: tuple[PartyPart, ...], theta: Mapping[str, Vector], lead: str, rate: float) -> tuple[Tree, ...]:
-    """Trees of log-odds (cells,) of each party, the bank's first; the bank's own name the lead as their partner."""
+    """Return trees of the parties' log-odds by cell, the bank's first; the bank's own name the lead as partner."""
     found = []
     for part in parts:
         n_codes = part.n_codes
-        at = np.concatenate(([0], np.cumsum(n_codes)))
+        at = offsets(n_codes)
         side: Literal["bank", "holder"] = "bank" if part.role == "bank" else "holder"
         for tree in column_trees(lead if part.role == "bank" else part.party, n_codes, side):
             j = tree.splits[0].column
@@ -165,7 +164,7 @@ def cell_trees(parts: tuple[PartyPart, ...], theta: Mapping[str, Vector], lead: 
 
 
 def scorecard_theta(card: Scorecard) -> dict[str, Vector]:
-    """Log-odds of each cell of a scorecard, by party."""
+    """Return the log-odds of each cell of a scorecard, by party."""
     return {
         part.party: np.array([w * (column.coefficient or 0.0) for column in part.columns for w in column.woe])
         for part in card.parts
@@ -173,7 +172,7 @@ def scorecard_theta(card: Scorecard) -> dict[str, Vector]:
 
 
 def own_theta(card: Scorecard, name: str) -> dict[str, Vector]:
-    """Log-odds of each cell of the member that is the WOE of one column of the bank: zero everywhere else."""
+    """Return the log-odds by cell of the member that is the WOE of one column of the bank: zero everywhere else."""
     bank = card.parts[0]
     if name not in [column.name for column in bank.columns]:
         raise ParameterError(f"own_scores: the bank has no column {name!r}")
@@ -185,18 +184,15 @@ def own_theta(card: Scorecard, name: str) -> dict[str, Vector]:
 def member_units(
     trees: tuple[Tree, ...], weight: float, factor: float
 ) -> tuple[tuple[Tree, ...], tuple[tuple[int, ...], ...]]:
-    """Trees of one member with weighted leaves, and the units of each leaf."""
+    """Return the trees of one member with weighted leaves, and the units of each leaf."""
     weighted = tuple(t.model_copy(update={"weights": tuple(weight * w for w in t.weights)}) for t in trees)
     return weighted, tuple(tuple(round(-factor * w) for w in tree.weights) for tree in weighted)
 
 
 def with_prior(model: M, rate: float, population_bad_rate: float | None) -> M:
-    """The model with its intercept, and so its base points, corrected to the population's bad rate, if one is given."""
-    if population_bad_rate is None:
-        return model
+    """Correct the model's intercept, and so its base points, to the population's bad rate, if one is given."""
     intercept = prior_correction(model.intercept, rate, population_bad_rate)
-    base = round(model.scaling.offset - model.scaling.factor * intercept)
-    return model.model_copy(update={"intercept": intercept, "base_points": base})
+    return model.model_copy(update={"intercept": intercept, "base_points": model.scaling.base_points(intercept)})
 
 
 def export(
@@ -207,16 +203,11 @@ def export(
     holder_sha256: Mapping[str, str],
     rate: float,
 ) -> Stacked:
-    """The filed stack, from the level-one models that were fitted on all training rows.
+    """Return the filed stack, from the level-one models that were fitted on all training rows.
 
-    Parameters
-    ----------
     holder_sha256 : digest of each holder's part: its boosted trees, then `column_trees` of its columns.
     rate : bad rate of the training rows.
-
-    Raises
-    ------
-    ParameterError : totals would not fit the ring they are opened in.
+    Raises ParameterError where totals would not fit the ring they are opened in.
     """
     factor, intercept = boosted.scaling.factor, level_two_intercept
     theta: dict[str, Vector] = {}
@@ -232,43 +223,30 @@ def export(
         theta = {party: member.weight * cells + theta.get(party, 0.0) for party, cells in added.items()}
     lead = next(part.party for part in card.parts if part.role == "holder")
     sums, units = member_units(cell_trees(card.parts, theta, lead, rate), 1.0, factor)
-    used = {
-        (part.party, j)
-        for part in card.parts
-        for j, column in enumerate(part.columns)
-        if column.coefficient is not None
-    }
-    parts = tuple(
-        part.model_copy(
-            update={
-                "columns": tuple(
-                    column.model_copy(update={"left_out": ""}) if (part.party, j) in used else column
-                    for j, column in enumerate(part.columns)
-                )
-            }
-        )
-        for part in boosted.parts
-    )
+    kept = ("name", "version", "scaling", "bands", "provenance", "parameters")
     stacked = Stacked(
-        name=boosted.name,
-        version=boosted.version,
-        scaling=boosted.scaling,
+        **{name: getattr(boosted, name) for name in kept},
         intercept=intercept,
-        base_points=round(boosted.scaling.offset - factor * intercept),
-        parts=parts,
-        bands=boosted.bands,
-        provenance=boosted.provenance,
+        base_points=boosted.scaling.base_points(intercept),
+        parts=tuple(_with_use(part, card.part(part.party)) for part in boosted.parts),
         trees=(*trees, *sums),
         points=(*points, *units),
-        parameters=boosted.parameters,
         holder_sha256=dict(holder_sha256),
         members=members,
         level_two_intercept=level_two_intercept,
         n_boosted=len(trees),
     )
-    if stacked.largest_units() >= SCORE_T // 2:
-        raise ParameterError(f"totals of up to {stacked.largest_units()} units do not fit: use fewer points_decimals")
+    check_total(stacked.largest_units(), SCORE_T)
     return stacked
+
+
+def _with_use(boosted: PartyPart, card: PartyPart) -> PartyPart:
+    """Return a part of which a column counts as left out only where neither the trees nor the scorecard use it."""
+    columns = tuple(
+        column if of_card.coefficient is None else column.model_copy(update={"left_out": ""})
+        for column, of_card in zip(boosted.columns, card.columns, strict=True)
+    )
+    return boosted.model_copy(update={"columns": columns})
 
 
 # --- choice among candidates -----------------------------------------------------------------------------------------
@@ -278,8 +256,6 @@ def export(
 class Selected:
     """What the folds say of each candidate and of the stack of the best two.
 
-    Attributes
-    ----------
     losses : (n_candidates + 1, k) logistic loss of each fold's rows, summed; the stack last.
     members : columns of the stack: the best scorecard, the best trees, the bank's own scores.
     level_two : the stack's weights, fitted on all rows.
@@ -293,12 +269,13 @@ class Selected:
 
 
 def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: bool) -> Generator[Any, Any, Selected]:
-    """Losses of all candidates, the stack of the best scorecard and the best trees, as requests of `bank_stack`.
+    """Compare all candidates by their losses and stack the best scorecard with the best trees.
 
-    The stack's loss on a fold is that of level two fitted without it; columns after the candidates are the bank's own.
+    It yields requests of `bank_stack`. The stack's loss on a fold is that of level two fitted without it; columns after
+    the candidates are the bank's own.
     """
     k = int(data.fold.max()) + 1
-    limits = bounds(data)
+    limits = data.bounds
     one, zero = np.ones((k, 1)), np.zeros(k)
     losses: list[Vector] = []
     for c in range(n_candidates):
@@ -327,7 +304,7 @@ def select(data: BankStack, n_scorecards: int, n_candidates: int, *, scores: boo
 
 
 def most_asked(n_candidates: int, k: int, *, scores: bool) -> StackLimits:
-    """How many sums `select` asks at most; a holder answers no more."""
+    """Return how many sums `select` asks for at most; a holder answers no more."""
     return StackLimits(
         moments=k + 1, gradients=(k + 1) * MAX_GRADIENTS, losses=n_candidates + 1, scores=3 if scores else 0
     )

@@ -1,4 +1,4 @@
-"""All trees of a model with one holder, flattened so that one record takes a few array operations.
+"""Flatten all trees of a model with one holder, so that one record takes a few array operations.
 
 Splits and leaves are numbered through, tree by tree. A condition "split k goes this way" is an entry; a target (a node,
 a leaf, an indicator) is met where all its entries are. Every target begins with one entry on a split that does not
@@ -17,16 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
-from veilscore.errors import SchemaError
-from veilscore.models.trees import Tree, goes_left
-
-Ints = Integers
-Floats = Vector
-Bools = Mask
+from veilscore.models.trees import Tree, left_table
 
 
 class Paths:
-    """Targets and the conditions on the way to them."""
+    """Keeps targets and the conditions on the way to them."""
 
     def __init__(self, targets: Iterable[Sequence[tuple[int, bool]]], n_splits: int) -> None:
         rows = [[(n_splits, True), *path] for path in targets]
@@ -35,56 +30,44 @@ class Paths:
         self._left = np.array([left for _, left in entries], dtype=bool)
         self._start = np.cumsum([0, *map(len, rows)])[:-1].astype(np.int64)
 
-    def met(self, left: Bools) -> Bools:
-        """Which targets are reached, by the way of each split (n_splits,): (n_targets,)."""
+    def met(self, left: Mask) -> Mask:
+        """Return which targets are reached, by the way of each split (n_splits,): (n_targets,)."""
         if not self._start.size:
             return np.zeros(0, bool)
         ways = np.append(left, True)
-        reached: Bools = np.logical_and.reduceat(ways[self._split] == self._left, self._start)
+        reached: Mask = np.logical_and.reduceat(ways[self._split] == self._left, self._start)
         return reached
 
-    def chance(self, share_left: Floats) -> Floats:
-        """Chance of each target, by the chance that each split goes left (n_splits,): (n_targets,)."""
+    def chance(self, share_left: Vector) -> Vector:
+        """Return the chance of each target, by the chance that each split goes left (n_splits,): (n_targets,)."""
         if not self._start.size:
             return np.zeros(0)
         ways = np.append(share_left, 1.0)[self._split]
-        product: Floats = np.multiply.reduceat(np.where(self._left, ways, 1.0 - ways), self._start)
+        product: Vector = np.multiply.reduceat(np.where(self._left, ways, 1.0 - ways), self._start)
         return product
 
 
 class SplitTable:
-    """Way of each of some splits for a record's codes."""
+    """Tells which way a record's codes go at each of one side's splits."""
 
-    def __init__(self, trees: Sequence[Tree], side: str, n_codes: Ints) -> None:
+    def __init__(self, trees: Sequence[Tree], side: str, n_codes: Integers) -> None:
         splits = [split for tree in trees for split in tree.splits]
         self.numbers = np.array([k for k, s in enumerate(splits) if s.side == side], dtype=np.int64)
         mine = [splits[k] for k in self.numbers]
         self.columns = np.array([s.column for s in mine], dtype=np.int64)
         self._rows = np.arange(len(mine))
-        self._table = np.zeros((len(mine), int(n_codes.max(initial=1))), bool)
-        if any(s.column >= n_codes.size for s in mine):
-            raise SchemaError("a tree asks for a column that is not in this party's code map")
-        for k, split in enumerate(mine):
-            every = np.zeros((int(n_codes[split.column]), n_codes.size), np.uint16)
-            every[:, split.column] = np.arange(every.shape[0])
-            self._table[k, : every.shape[0]] = goes_left(split, every, n_codes)
+        self._table = left_table(mine, n_codes)
 
-    def left(self, codes: CodeArray) -> Bools:
-        """Which of the splits a record (n_columns,) goes left at."""
-        ways: Bools = self._table[self._rows, codes[self.columns]]
+    def left(self, codes: CodeArray) -> Mask:
+        """Return which of the splits a record (n_columns,) goes left at."""
+        ways: Mask = self._table[self._rows, codes[self.columns]]
         return ways
 
 
 class HolderBits:
-    """A holder's indicators e_s of one record.
+    """Gives a holder's indicators e_s of one record, from its part of the model and the codes (d,) of its columns."""
 
-    Parameters
-    ----------
-    trees : its part of the model.
-    n_codes : (d,), codes of its columns.
-    """
-
-    def __init__(self, trees: Sequence[Tree], n_codes: Ints) -> None:
+    def __init__(self, trees: Sequence[Tree], n_codes: Integers) -> None:
         self._splits = SplitTable(trees, "holder", n_codes)
         self._n_splits = sum(len(tree.splits) for tree in trees)
         targets = []
@@ -106,15 +89,13 @@ class HolderBits:
 class BankRecord:
     """One record in the trees with one holder, as far as the bank knows it; in units.
 
-    Attributes
-    ----------
     constant : what needs nothing of the holder.
     factors : (n_bits,) of the holder's indicators.
     lowest, highest : of the sum of factors and indicators.
     """
 
     constant: int
-    factors: Ints
+    factors: Integers
     lowest: int
     highest: int
 
@@ -122,16 +103,13 @@ class BankRecord:
 class BankTrees:
     """The bank's side of all trees with one holder.
 
-    Parameters
-    ----------
     trees : whole, in the order of the model.
     points : units of each tree's leaves.
-    n_codes : (d,), codes of the bank's columns.
-    holder_n_codes : of the holder's.
+    n_codes, holder_n_codes : (d,), codes of the bank's columns and of the holder's.
     """
 
     def __init__(
-        self, trees: Sequence[Tree], points: Sequence[Sequence[int]], n_codes: Ints, holder_n_codes: Ints
+        self, trees: Sequence[Tree], points: Sequence[Sequence[int]], n_codes: Integers, holder_n_codes: Integers
     ) -> None:
         self._n_splits = sum(len(tree.splits) for tree in trees)
         self.own = SplitTable(trees, "bank", n_codes)
@@ -143,7 +121,7 @@ class BankTrees:
         self._expect(trees, points)
 
     def _compile(self, trees: Sequence[Tree]) -> None:
-        """Conditions of leaves and nodes, and which factors a leaf's points go to."""
+        """Collect the conditions of leaves and nodes, and which factors a leaf's points go to."""
         leaves, nodes = list[list[tuple[int, bool]]](), list[list[tuple[int, bool]]]()
         terms = list[tuple[int, int, int]]()
         bit = {int(k): i + 1 for i, k in enumerate(self.others.numbers)}
@@ -152,7 +130,7 @@ class BankTrees:
             paths = dict(tree.paths())
             for leaf in range(tree.n_leaves):
                 path = [(first + k, left, tree.splits[k].side) for k, left in paths[leaf]]
-                signs = {0: 1}
+                signs = {0: 1}  # as in `trees.coefficients`
                 for k, left, side in path:
                     if side == "holder":
                         signs = {bit[k]: 1} if left else {**signs, bit[k]: -1}
@@ -162,7 +140,7 @@ class BankTrees:
         self._terms = np.array(terms, dtype=np.int64).reshape(-1, 3).T
 
     def _expect(self, trees: Sequence[Tree], points: Sequence[Sequence[int]]) -> None:
-        """Mean points below each node's children, and the share of cover that goes left."""
+        """Compute the mean points below each node's children, and the share of cover that goes left."""
         below, shares, self.mean = [], [], 0.0
         for tree, tree_points in zip(trees, points, strict=True):
             leaf_cover = _leaf_covers(tree)
@@ -182,7 +160,7 @@ class BankTrees:
         self._share = np.array(shares, dtype=np.float64)
 
     def record(self, codes: CodeArray) -> BankRecord:
-        """One record's constant, factors and bounds, by the bank's codes (n_columns,)."""
+        """Return one record's constant, factors and bounds, by the bank's codes (n_columns,)."""
         left = np.zeros(self._n_splits, bool)
         left[self.own.numbers] = self.own.left(codes)
         reached = self._leaves.met(left)
@@ -197,11 +175,9 @@ class BankTrees:
         high = np.maximum.reduceat(np.where(reached, self._points, -far), self._first_leaf).sum()
         return BankRecord(int(c[0]), c[1:], int(low - c[0]), int(high - c[0]))
 
-    def contributions(self, known: Sequence[tuple[Integers, Bools]]) -> Floats:
-        """Contribution of each split (n_splits,) in units; 0 where its way is not known.
+    def contributions(self, known: Sequence[tuple[Integers, Mask]]) -> Vector:
+        """Return the contribution of each split (n_splits,) in units; 0 where its way is not known.
 
-        Parameters
-        ----------
         known : numbers of splits and whether the record goes left at them.
         """
         share, is_known = self._share.copy(), np.zeros(self._n_splits, bool)
@@ -220,7 +196,7 @@ def _numbered(trees: Sequence[Tree]) -> Iterable[tuple[int, Tree]]:
 
 
 def _above(tree: Tree) -> list[list[tuple[int, bool]]]:
-    """Splits on the way to each inner node, and whether it lies to their left."""
+    """Return the splits on the way to each inner node, and whether it lies to their left."""
     above: list[list[tuple[int, bool]]] = [[] for _ in tree.splits]
     for k, split in enumerate(tree.splits):
         for child, left in ((split.left, True), (split.right, False)):
@@ -230,7 +206,7 @@ def _above(tree: Tree) -> list[list[tuple[int, bool]]]:
 
 
 def _leaf_covers(tree: Tree) -> tuple[float, ...]:
-    """Cover of each leaf; where it was not kept, what is left of the parent's, shared by its leaves."""
+    """Return the cover of each leaf; where it was not kept, what is left of the parent's, shared by its leaves."""
     if tree.covers or not tree.splits:
         return tree.covers or (1.0,)
     covers = [0.0] * tree.n_leaves

@@ -1,4 +1,4 @@
-"""Trees over the codes of the bank and one holder: their form, their values, and the form that is scored in two halves.
+"""Define trees over the codes of the bank and one holder, their values, and the form that is scored in two halves.
 
 A row's value in a tree is the sum over leaves of w_l B_l H_l, where B_l says that the bank's codes allow the leaf and
 H_l that the holder's do. The holder's side is spanned by 1 and one indicator e_s for each of its splits ("its codes
@@ -14,25 +14,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from veilscore.arrays import Array, CodeArray, Integers, Mask, Vector
 from veilscore.errors import ConfigError, SchemaError
+from veilscore.models.model import Filed
 
 MAX_SPLITS = 1 << 10  # of one tree
 MAX_TREES = 1 << 12
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Split(_Part):
+class Split(Filed):
     """One inner node.
 
-    Attributes
-    ----------
-    side : whose column is asked.
+    side : whose column it tests.
     column : index of the column among its party's columns; -1 where it is not told.
     codes : codes of that column that go left, ascending.
     left, right : the children: k >= 0 is the tree's split k, -1 - l its leaf l.
@@ -48,11 +43,9 @@ class Split(_Part):
     cover: float = 0.0
 
 
-class Tree(_Part):
+class Tree(Filed):
     """A tree of the bank with one holder; a child always has a higher index than its parent.
 
-    Attributes
-    ----------
     holder : the partner.
     splits : inner nodes, the root first; none for a tree of one leaf.
     weights : log-odds of bad of each leaf, learning rate included; empty in a holder's part.
@@ -82,22 +75,22 @@ class Tree(_Part):
 
     @property
     def n_leaves(self) -> int:
-        """Number of leaves."""
+        """Return the number of leaves."""
         return len(self.splits) + 1
 
     @property
     def holder_splits(self) -> tuple[int, ...]:
-        """Indices of the holder's splits, in the order of their indicators e_s."""
+        """Return the indices of the holder's splits, in the order of their indicators e_s."""
         return tuple(k for k, split in enumerate(self.splits) if split.side == "holder")
 
     @property
     def asks(self) -> Literal["bank", "holder", "both"]:
-        """Whose columns the tree's splits ask; the bank's where there is no split."""
+        """Say whose columns the tree's splits test; the bank's where there is no split."""
         sides = {split.side for split in self.splits}
         return "both" if len(sides) > 1 else "holder" if "holder" in sides else "bank"
 
     def shape(self) -> Tree:
-        """What the holder hears of the tree: its own splits whole, of the bank's only where they stand."""
+        """Return what the holder learns of the tree: its own splits whole, of the bank's only where they stand."""
         hidden: dict[str, Any] = {"column": 0, "codes": ()}
         splits = tuple(
             s.model_copy(update={"gain": 0.0, "cover": 0.0, **({} if s.side == "holder" else hidden)})
@@ -106,12 +99,12 @@ class Tree(_Part):
         return Tree(holder=self.holder, splits=splits, weights=())
 
     def skeleton(self) -> Tree:
-        """Where splits stand and whose they are: what both parties know of a tree whose splits were chosen sealed."""
+        """Return where splits stand and whose they are, which is what both parties know of a sealed tree."""
         splits = tuple(s.model_copy(update={"column": -1, "codes": (), "gain": 0.0, "cover": 0.0}) for s in self.splits)
         return Tree(holder=self.holder, splits=splits, weights=())
 
     def with_columns(self, columns: Iterator[int]) -> Tree:
-        """The tree with the holder's anonymous columns filled in, taken from an iterator."""
+        """Fill in the holder's anonymous columns, taken from an iterator."""
         splits = tuple(
             s if s.side == "bank" else s.model_copy(update={"column": int(next(columns))}) for s in self.splits
         )
@@ -130,28 +123,31 @@ class Tree(_Part):
             stack.append((split.left, [*path, (node, True)]))
 
 
-def goes_left(split: Split, codes: CodeArray, n_codes: Integers) -> Mask:
-    """Which rows go left at a split of the party with these codes (n, d): (n,).
+def left_table(splits: Sequence[Split], n_codes: Integers) -> Mask:
+    """Return whether a row goes left at each of a party's splits, by its code: (n_splits, most codes).
 
-    Raises
-    ------
-    SchemaError : the split asks a column or code that the party does not have.
+    Raises SchemaError where a split uses a column or code that the party does not have.
     """
-    if split.column >= n_codes.size or any(not 0 <= code < n_codes[split.column] for code in split.codes):
-        raise SchemaError("a tree asks for a column or code that is not in this party's code map")
-    table = np.zeros(int(n_codes[split.column]), bool)
-    table[list(split.codes)] = True
-    goes: Mask = table[codes[:, split.column]]
-    return goes
+    table = np.zeros((len(splits), int(n_codes.max(initial=1))), bool)
+    for k, split in enumerate(splits):
+        if split.column >= n_codes.size or any(not 0 <= code < n_codes[split.column] for code in split.codes):
+            raise SchemaError("a tree asks for a column or code that is not in this party's code map")
+        table[k, list(split.codes)] = True
+    return table
+
+
+def goes_left(split: Split, codes: CodeArray, n_codes: Integers) -> Mask:
+    """Return which rows go left at a split of the party with these codes (n, d): (n,); raises as `left_table`."""
+    return np.asarray(left_table((split,), n_codes)[0, codes[:, split.column]])
 
 
 def indicators(tree: Tree, codes: CodeArray, n_codes: Integers) -> Mask:
-    """Holder: e_s of each of its splits in the tree, for rows (n, d): (n_holder_splits, n)."""
+    """Return the holder's e_s of each of its splits in the tree, for rows (n, d): (n_holder_splits, n)."""
     n = codes.shape[0]
     allowed: dict[int, Mask | None] = {0: None}  # None: every row
     found = []
     for k, split in enumerate(tree.splits):
-        at = allowed.pop(k)
+        at = allowed.pop(k)  # there already: a child stands after its parent
         left = right = at
         if split.side == "holder":
             goes = goes_left(split, codes, n_codes)
@@ -175,27 +171,17 @@ def _open_to_bank(
         yield leaf, path, mine
 
 
-def coefficients(
-    tree: Tree,
-    values: Array,
-    codes: CodeArray,
-    n_codes: Integers,
-) -> Array:
-    """Bank: c of each row, for one value a leaf.
+def coefficients(tree: Tree, values: Array, codes: CodeArray, n_codes: Integers) -> Array:
+    """Return the bank's c of each row, for one value a leaf: (1 + n_holder_splits, n), the constant first.
 
-    Parameters
-    ----------
-    values : (n_leaves,) or (n_leaves, n), e.g. leaf weights as floats or as points; float64 or int64.
+    values : (n_leaves,) or (n_leaves, n), e.g. leaf weights as floats or as points; float64 or int64, as is the result.
     codes, n_codes : the bank's codes of the rows (n, d) and (d,).
-
-    Returns
-    -------
-    (1 + n_holder_splits, n): the constant, then one row an e_s; of the type of `values`.
     """
     n = codes.shape[0]
     numbers = {k: i + 1 for i, k in enumerate(tree.holder_splits)}
     out = np.zeros((1 + len(numbers), n), values.dtype)
     for leaf, path, mine in _open_to_bank(tree, codes, n_codes):
+        # H of the leaf: e of the last left turn (1 where there is none) less e of each right turn after it
         terms = {0: 1}
         for k, is_left in path:
             if k not in numbers:
@@ -211,7 +197,7 @@ def coefficients(
 
 
 def leaf_range(tree: Tree, codes: CodeArray, n_codes: Integers) -> tuple[Vector, Vector]:
-    """Bank: least and greatest weight that a row may get as far as its own codes (n, d) tell: (n,) each."""
+    """Return the least and greatest weight that a row may get as far as the bank's codes (n, d) tell: (n,) each."""
     n = codes.shape[0]
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
     for leaf, _, mine in _open_to_bank(tree, codes, n_codes):
@@ -220,34 +206,30 @@ def leaf_range(tree: Tree, codes: CodeArray, n_codes: Integers) -> tuple[Vector,
     return low, high
 
 
-def tree_values(
-    tree: Tree,
-    codes: dict[str, CodeArray],
-    n_codes: dict[str, Integers],
-    values: Array,
-) -> Array:
-    """Value of each row in the clear, from "bank" and "holder" codes: the two halves put together (tests, reports)."""
+def tree_values(tree: Tree, codes: dict[str, CodeArray], n_codes: dict[str, Integers], values: Array) -> Array:
+    """Return the value of each row in the clear: the two halves put together, for checks of what was trained.
+
+    codes, n_codes : of "bank" and "holder", (n, d) and (d,) each.
+    """
     c = coefficients(tree, values, codes["bank"], n_codes["bank"])
     e = indicators(tree, codes["holder"], n_codes["holder"])
     return np.asarray(c[0] + (c[1:] * e).sum(axis=0))
 
 
 def shapes_digest(trees: Sequence[Tree], salt: bytes = b"") -> bytes:
-    """Digest of what one holder knows of its trees: its part of the model has this hash."""
+    """Return the digest of what one holder knows of its trees: its part of the model has this hash."""
     body = json.dumps([tree.shape().model_dump(mode="json") for tree in trees], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(salt + body.encode()).digest()
 
 
 def skeletons_digest(trees: Sequence[Tree]) -> bytes:
-    """Digest of what both parties know of sealed trees."""
+    """Return the digest of what both parties know of sealed trees."""
     return shapes_digest([tree.skeleton() for tree in trees])
 
 
-class HolderTrees(_Part):
+class HolderTrees(Filed):
     """A holder's part of a boosted model: its own splits, and the shape of the trees around them.
 
-    Attributes
-    ----------
     holder, model : whose part of which model (name of the job).
     map_sha256 : hash of the code map that the splits' codes refer to.
     trees : shapes of the holder's trees, in the order of the model.
@@ -263,16 +245,16 @@ class HolderTrees(_Part):
 
     @property
     def sha256(self) -> bytes:
-        """Digest of the trees' shapes; the bank's model names it."""
+        """Return the digest of the trees' shapes; the bank's model names it."""
         return shapes_digest(self.trees, bytes.fromhex(self.salt))
 
     def to_json(self) -> str:
-        """JSON with its digest."""
+        """Return the part as JSON with its digest."""
         return json.dumps({"sha256": self.sha256.hex(), "part": self.model_dump(mode="json")}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> HolderTrees:
-        """Inverse of `to_json`; ConfigError if it is no such part or was changed."""
+        """Read what `to_json` wrote; ConfigError if it is no such part or was changed."""
         try:
             body = json.loads(text)
             part, stated = cls.model_validate(body["part"]), body["sha256"]
@@ -283,6 +265,6 @@ class HolderTrees(_Part):
         return part
 
     def bits(self, codes: CodeArray, n_codes: Integers) -> Mask:
-        """All indicators of all trees, in order: (n_bits, n)."""
+        """Return all indicators of all trees, in order: (n_bits, n)."""
         rows = [indicators(tree, codes, n_codes) for tree in self.trees]
         return np.concatenate(rows) if rows else np.zeros((0, codes.shape[0]), bool)

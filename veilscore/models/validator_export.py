@@ -1,4 +1,4 @@
-"""A boosted model for the bank's validators: its own splits in real values, the holders' as numbered bits.
+"""Export a boosted model for the bank's validators: its own splits in real values, the holders' as numbered bits.
 
 The export computes log-odds of bad from the bank's values and, for each split of a holder, whether the row goes left
 there. The bits' meaning stays with the holder; the export names the hash of the holder's part that has it. Rounding to
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from veilscore.data.codes import CodeMap, ColumnMap
-from veilscore.data.column_bins import NumberBins
+from veilscore.data.column_bins import NumberBins, bins_to_json
 from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted
 from veilscore.models.trees import Split, Tree
@@ -21,7 +21,7 @@ FORMAT = "veilscore-boosted-bank-part/1"
 
 
 def bit_names(model: Boosted) -> dict[str, tuple[str, ...]]:
-    """Per holder, the name of each of its splits: HOLDER/tree among its trees/split, in order."""
+    """Return, per holder, the name of each of its splits: HOLDER/tree among its trees/split, in order."""
     return {
         holder: tuple(f"{holder}/{t}/{k}" for t, tree in enumerate(model.trees_of(holder)) for k in tree.holder_splits)
         for holder in model.holder_sha256
@@ -29,16 +29,7 @@ def bit_names(model: Boosted) -> dict[str, tuple[str, ...]]:
 
 
 def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
-    """The bank's part as JSON values.
-
-    Parameters
-    ----------
-    code_map : the bank's own, of this model.
-
-    Raises
-    ------
-    ConfigError : the code map is not the model's.
-    """
+    """Return the bank's part as JSON values; ConfigError where the code map is not the model's."""
     bank = model.parts[0]
     if code_map.hash != bank.map_sha256:
         raise ConfigError(f"the code map is not that of model {model.name}: restore it from backup")
@@ -52,7 +43,7 @@ def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
         "intercept": model.intercept,
         "scaling": model.scaling.model_dump(),
         "calibration": model.calibration.model_dump(),
-        "columns": [_column(column) for column in code_map.columns],
+        "columns": [{"name": column.name, **bins_to_json(column.bins)} for column in code_map.columns],
         "holders": [
             {"holder": h, "map_sha256": maps[h], "part_sha256": digest, "bits": list(bit_names(model)[h])}
             for h, digest in model.holder_sha256.items()
@@ -62,20 +53,8 @@ def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
 
 
 def bank_part_json(model: Boosted, code_map: CodeMap) -> str:
-    """The same as text."""
+    """Return the bank's part as text."""
     return json.dumps(bank_part(model, code_map), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _column(column: ColumnMap) -> dict[str, Any]:
-    bins = column.bins
-    if isinstance(bins, NumberBins):
-        return {"name": column.name, "kind": "number", "edges": list(bins.edges)}
-    return {
-        "name": column.name,
-        "kind": "category",
-        "groups": [list(group) for group in bins.groups],
-        "other": bins.other,
-    }
 
 
 def _trees(model: Boosted, code_map: CodeMap) -> Iterator[dict[str, Any]]:
@@ -104,11 +83,9 @@ def _node(tree: Tree, node: int, number: int, code_map: CodeMap) -> dict[str, An
 
 
 def bank_test(split: Split, column: ColumnMap) -> dict[str, Any]:
-    """A split of the bank in real values: which go left.
+    """Return a split of the bank in real values: which go left.
 
-    Returns
-    -------
-    For a number column `at_most` (None: every value) and `missing` ("left" or "right"); for a category column the
+    A number column has `at_most` (None: every value) and `missing` ("left" or "right"); a category column has the
     `levels` that go left, and where `other` levels and `missing` go.
     """
     bins = column.bins

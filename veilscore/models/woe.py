@@ -1,4 +1,4 @@
-"""Weight of evidence and information value from good and bad counts of anonymous bins, at the bank.
+"""Compute weight of evidence and information value from good and bad counts of anonymous bins, at the bank.
 
 Convention, used in the whole package: woe = ln(share of all bad rows in the bin / share of all good rows in it),
 0.5 added to both counts of each bin, so a higher WOE is a higher risk and the right sign of a coefficient is
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.errors import DataError, LabelError
 from veilscore.models.bin_groups import CountedBin, merge_small, monotone_bins
+from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.logistic_problem import LogisticProblem
 
 MIN_CLASS_FRACTION = 0.05
@@ -29,10 +31,8 @@ _PRIOR_VARIANCE = 1.0  # of the true WOE of a bin, for shrinkage
 
 @dataclass(frozen=True, eq=False)
 class WoeTable:
-    """WOE of every cell; a cell is one (column, code), numbered column by column.
+    """WOE of every cell of some columns.
 
-    Attributes
-    ----------
     n_codes : (d,) int64, codes of each column.
     woe : (cells,) float64.
     group : (cells,) int64, number of the merged bin within the column, -1 for an empty cell.
@@ -52,24 +52,19 @@ class WoeTable:
 
     @property
     def n_columns(self) -> int:
-        """Number of columns."""
+        """Return the number of columns."""
         return len(self.n_codes)
 
-    @property
-    def offsets(self) -> Integers:
-        """(d,) first cell of each column."""
-        return np.cumsum(self.n_codes) - self.n_codes
-
     def units(self, bits: int) -> Integers:
-        """(cells,) int64, WOE in units of 2^-bits, rounded to nearest."""
+        """Return the WOE in units of 2^-bits, rounded to nearest: (cells,) int64."""
         return np.rint(np.ldexp(self.woe, bits)).astype(np.int64)
 
     def quantised(self, bits: int) -> WoeTable:
-        """WOE rounded to multiples of 2^-bits, exact in integers and in float64."""
+        """Round the WOE to multiples of 2^-bits, exact in integers and in float64."""
         return replace(self, woe=np.ldexp(self.units(bits).astype(np.float64), -bits))
 
     def select(self, columns: Mask) -> WoeTable:
-        """The table of the columns where the mask (d,) is true."""
+        """Return the table of the columns where the mask (d,) is true."""
         cells = np.repeat(columns, self.n_codes)
         return replace(
             self,
@@ -82,12 +77,12 @@ class WoeTable:
         )
 
     def transform(self, codes: Array) -> Vector:
-        """WOE of rows, (n, d) float64, from codes (n, d)."""
-        return np.asarray(self.woe[codes.astype(np.int64) + self.offsets])
+        """Return the WOE of rows, (n, d) float64, from codes (n, d)."""
+        return np.asarray(self.woe[codes.astype(np.int64) + offsets(self.n_codes)[:-1]])
 
 
 def join_tables(tables: Sequence[WoeTable]) -> WoeTable:
-    """One table of all parties' columns in the order given; the rows are the same."""
+    """Join all parties' columns in the order given; the rows are the same."""
     if not tables:
         raise DataError("No columns to join.")
     return WoeTable(
@@ -114,10 +109,8 @@ def woe_table(
     min_class_fraction: float = MIN_CLASS_FRACTION,
     monotone: bool = False,
 ) -> WoeTable:
-    """WOE of every cell of one party's columns.
+    """Return the WOE of every cell of one party's columns.
 
-    Parameters
-    ----------
     n_codes : (d,) codes of each column.
     bad, good : (cells,) weighted counts, zeros for a withheld cell.
     total_bad, total_good : weighted counts over all training rows.
@@ -125,11 +118,7 @@ def woe_table(
     missing_code : (d,) code of missing values, -1 where unknown; None: unknown everywhere.
     min_class_fraction : a bin below this share of all bad or of all good rows is merged.
     monotone : merge until WOE rises or falls with the value, in ordered columns; missing stays apart.
-
-    Raises
-    ------
-    LabelError : one class is empty.
-    DataError : counts do not fit `n_codes`, are negative or not finite.
+    Raises LabelError where one class is empty, DataError where counts do not fit `n_codes`, are negative or not finite.
     """
     d = len(n_codes)
     if not (total_bad > 0 and total_good > 0):
@@ -155,10 +144,24 @@ def woe_table(
     )
 
 
+def counted_woe(counts: BinCounts, total_bad: float, total_good: float, *, monotone: bool = False) -> WoeTable:
+    """Return the WOE of one party's counted columns; the totals are weighted counts over all training rows."""
+    return woe_table(
+        counts.n_codes,
+        counts.bad,
+        counts.good,
+        total_bad=total_bad,
+        total_good=total_good,
+        ordered=counts.ordered,
+        missing_code=counts.missing_code,
+        monotone=monotone,
+    )
+
+
 def _merged(
     counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool
 ) -> list[CountedBin]:
-    """Merged bins of one column, counts (2, n_codes)."""
+    """Return the merged bins of one column, from counts (2, n_codes)."""
     filled = [c for c in range(counts.shape[1]) if counts[:, c].sum() > 0 or (ordered and c != missing)]
     bins = [CountedBin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
     bins = merge_small(bins, least, ordered=ordered)
@@ -168,9 +171,9 @@ def _merged(
 def _column_woe(
     bins: list[CountedBin], n_codes: int, least: tuple[float, float], total_bad: float, total_good: float
 ) -> tuple[Vector, Integers, float]:
-    """WOE and group per code, and IV."""
+    """Return WOE and group per code, and IV."""
     woe, group, iv = np.zeros(n_codes), np.full(n_codes, -1, np.int64), 0.0
-    extra = 0.5 * len(bins)
+    extra = 0.5 * len(bins)  # so that the shares of all bins add up to one
     for number, merged in enumerate(bins):
         bad_share = (merged.bad + 0.5) / (total_bad + extra)
         good_share = (merged.good + 0.5) / (total_good + extra)
@@ -188,8 +191,6 @@ def _column_woe(
 class ColumnSelection:
     """Which columns enter the model.
 
-    Attributes
-    ----------
     selected : (d,) mask.
     reasons : d strings, empty where selected.
     warnings : lines for the bank.
@@ -210,9 +211,6 @@ def select_columns(
 ) -> ColumnSelection:
     """Drop columns without evidence and, of two that say the same, the one with the lower IV.
 
-    Parameters
-    ----------
-    names, iv : d names and (d,) information values.
     min_iv : columns below are left out, as is every column with IV 0.
     association : (d, d) correlation or Cramer's V in [-1, 1], NaN where unknown.
     max_association : largest absolute association of two selected columns; None: no limit.
@@ -238,10 +236,8 @@ def select_columns(
 
 
 def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: Any) -> LogisticProblem:
-    """The optimiser's problem from counts alone: curvature and first gradient without an opening.
+    """State the optimiser's problem from counts alone: curvature and first gradient without an opening.
 
-    Parameters
-    ----------
     table : the selected columns of all parties, WOE as the protocol uses it (`quantised`).
     own_woe : (n, d_own) WOE of the bank's own columns, the first of the table, each row times the square root of
         its weight; their exact second moments replace part of the guess of the Hessian. None: counts only.
@@ -249,7 +245,7 @@ def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: 
     """
     d, n = table.n_columns, table.bad + table.good
     rate = table.total_bad / (table.total_bad + table.total_good)
-    cells = [slice(a, a + k) for a, k in zip(table.offsets.tolist(), table.n_codes.tolist(), strict=True)]
+    cells = [slice(a, b) for a, b in pairwise(offsets(table.n_codes).tolist())]
     sums, squares, gradient = np.zeros(d + 1), np.zeros(d + 1), np.zeros(d + 1)
     for j, part in enumerate(cells):
         woe = table.woe[part]

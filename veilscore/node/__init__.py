@@ -1,1 +1,1 @@
-"""Jobs, policies, a node's files and what runs where."""
+"""A running node, a local federation, and a job in one process."""

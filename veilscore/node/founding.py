@@ -23,7 +23,7 @@ from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
-_HEADER = "# Configuration of one node; `veilscore node --help` explains. Unknown keys are refused.\n"
+_HEADER = "# Configuration of one node; `veilscore explain node` explains every key. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
 # datasets:
@@ -36,7 +36,7 @@ _EXAMPLE = """
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Where the parties' files are (FOLDER/<party>.csv or .parquet) and what their columns mean."""
+    """Says where the parties' files are (FOLDER/<party>.csv or .parquet) and what their columns mean."""
 
     folder: Path
     id_column: str = "uscc"
@@ -56,15 +56,10 @@ def found_federation(
 ) -> Federation:
     """Make one home for each party and the coordinator under `folder`.
 
-    Parameters
-    ----------
     parties : name -> role (bank or holder).
-    data : wires each party's file into its catalogue as ``main``.
+    data : puts each party's file into its catalogue as `main`.
     accept : auto (trials) or manual (a person approves each job at each node).
-
-    Raises
-    ------
-    ConfigError : a wrong name or role, no bank, a home that exists.
+    Raises ConfigError on a wrong name or role, no bank, or a home that exists.
     """
     for party, role in parties.items():
         if role not in {"bank", "holder"}:
@@ -102,7 +97,7 @@ def write_node_config(
     key: dict[str, str] | None = None,
     consent_issuers: dict[str, str] | None = None,
 ) -> NodeConfig:
-    """Write node.yaml of a new home."""
+    """Write node.yaml of a new home and return what it says."""
     content: dict[str, object] = {"name": name, "role": role}
     if key is not None:
         content["key"] = key
@@ -146,7 +141,7 @@ def _header(path: Path) -> list[str]:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that are free now, all different, below those that outgoing connections take."""
+    """Return ports that are free now, all different, below those that outgoing connections take."""
     found: list[int] = []
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     start = secrets.randbelow(8000)
@@ -161,7 +156,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def homes_in(folder: Path) -> dict[str, Path]:
-    """Homes of a local federation, coordinator first; ConfigError if there is none."""
+    """Return the homes of a local federation, coordinator first; ConfigError if there is none."""
     if not (folder / "federation.yaml").is_file():
         raise ConfigError(f"{folder} has no federation.yaml; make a local federation with `veilscore init {folder}`")
     federation = load_federation(folder / "federation.yaml")

@@ -1,4 +1,4 @@
-"""A whole job in one process, over the in-memory channel: for notebooks, tests and trials.
+"""Runs a whole job in one process, over the in-memory channel: for notebooks, tests and trials.
 
 The protocols, messages and files are those of real nodes; only the sockets are missing, and with them the separation
 of the parties. Do not use it where the data of two owners must stay apart.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,26 +20,24 @@ from veilscore.errors import JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
 from veilscore.protocols.adding import coordinator_add
-from veilscore.reports.report import StepCost
+from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
-from veilscore.tasks.context import StepContext
-from veilscore.tasks.table import answer_to, reads_of
+from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.table import answer_to, hold, reads_of
 from veilscore.terms.job import Job, new_job_id
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import NodePolicy
-from veilscore.wire.memory import Tamper, simulate
-from veilscore.wire.protocol import Session
+from veilscore.wire.memory import MemoryNetwork, Tamper, simulate
+from veilscore.wire.protocol import Charge, Session
 from veilscore.wire.transcript import Transcript
 
 
 @dataclass
 class LocalRun:
-    """A job's folders and transcripts, by party.
+    """Runs one job and keeps its folders and transcripts, by party.
 
-    Attributes
-    ----------
     stores : each party's job folder.
-    transcripts : party -> all messages it saw, with content if `keep` was asked for.
+    transcripts : party -> all messages it saw, with content if `open_job` was told to keep it.
     audited : keep at the bank what an auditor needs.
     """
 
@@ -50,7 +49,7 @@ class LocalRun:
     audited: bool = False
 
     def context(self, session: Session) -> StepContext:
-        """What the session's party has at hand."""
+        """Return what the session's party has at hand."""
         party = session.party
         role: Literal["bank", "holder"] = "bank" if party == self.job.bank else "holder"
         return StepContext(session, role, self.job, self.nodes[party], self.stores[party])
@@ -61,10 +60,10 @@ class LocalRun:
         attempt: int = 1,
         *,
         tamper: Tamper | None = None,
-        faults: Tamper | None = None,
+        network: MemoryNetwork | None = None,
         timeout_s: float = 120.0,
     ) -> None:
-        """Run one step at all its parties; what it checkpointed before an error is kept for the next attempt."""
+        """Run one step at all its parties; what it checkpointed before an error stays for the next attempt."""
         roles, sessions, record = {}, {}, None
         checkpoints: dict[str, list[dict[str, Any]]] = {}
         for party in self.job.parties_of(step):
@@ -85,10 +84,11 @@ class LocalRun:
                 roles,
                 sessions,
                 tamper=tamper,
-                faults=faults,
+                network=network,
                 timeout_s=timeout_s,
                 transcripts=self.transcripts,
                 checkpoints=checkpoints,
+                spend={holder: self._spend(holder, sessions[holder]) for holder in self.job.holders},
             )
         except VeilscoreError:
             for party, states in checkpoints.items():
@@ -100,6 +100,10 @@ class LocalRun:
                 self.transcripts[self.job.bank].sink = None
                 record.close()
 
+    def _spend(self, holder: str, session: Session) -> Callable[[Charge], None]:
+        account = account_of(self.stores[holder].path.parent.parent, self.nodes[holder], self.job)
+        return partial(account.spend, session.id)
+
     def run(self) -> LocalRun:
         """Run all steps."""
         for step in self.job.steps:
@@ -110,18 +114,14 @@ class LocalRun:
 def open_job(
     job: Job, nodes: Mapping[str, NodeConfig], folder: Path, *, keep: bool = False, audited: bool = False
 ) -> LocalRun:
-    """Prepare a job below `folder` (one home per party); policies are asked as real nodes ask them.
-
-    Raises
-    ------
-    RefusedError : a party's policy refuses the job.
-    """
+    """Prepare a job below `folder` (one home a party); RefusedError where a party's policy refuses it."""
     job_id = new_job_id(job)
     everyone = {**nodes, job.coordinator: NodeConfig(name=job.coordinator, role="coordinator")}
     for party in job.parties:
         answer = answer_to(job, everyone[party])
         if answer.status == "refused":
             raise RefusedError(answer.reason, party=party)
+        hold(folder / party, everyone[party], job, job_id)
     stores = {party: JobStore(folder / party / "jobs" / job_id) for party in everyone}
     transcripts = {party: Transcript(keep=keep) for party in everyone}
     return LocalRun(job, job_id, everyone, stores, transcripts, audited)
@@ -135,12 +135,16 @@ STEP_TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class GivenTable(StepContext):
-    """A context whose data set is already in memory."""
+    """A step's context whose data set is already in memory."""
 
     given: Table | None
 
     def table(self) -> Table:
         """Return the party's table."""
+        return self.whole_table()
+
+    def whole_table(self) -> Table:
+        """Return the party's table; it has the columns that a job may use, and no others."""
         if self.given is None:
             raise JobError(f"{self.session.party} has no data in this job")
         return self.given
@@ -148,13 +152,13 @@ class GivenTable(StepContext):
 
 @dataclass
 class TableRun(LocalRun):
-    """A job on tables in memory that notes what each step costs."""
+    """Runs a job on tables in memory and notes what each step costs."""
 
     tables: Mapping[str, Table] = field(default_factory=dict, repr=False)
     costs: list[StepCost] = field(default_factory=list)
 
     def context(self, session: Session) -> GivenTable:
-        """The same, with the party's table in place of its catalogue."""
+        """Return the same, with the party's table in place of its catalogue."""
         return GivenTable(**vars(super().context(session)), given=self.tables.get(session.party))
 
     def step(
@@ -163,13 +167,13 @@ class TableRun(LocalRun):
         attempt: int = 1,
         *,
         tamper: Tamper | None = None,
-        faults: Tamper | None = None,
+        network: MemoryNetwork | None = None,
         timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         """Run one step at all its parties and note what it cost."""
         start = time.perf_counter()
         before = {party: transcript.bytes_sent(party) for party, transcript in self.transcripts.items()}
-        super().step(step, attempt, tamper=tamper, faults=faults, timeout_s=timeout_s)
+        super().step(step, attempt, tamper=tamper, network=network, timeout_s=timeout_s)
         seconds = time.perf_counter() - start
         self.costs += [
             StepCost(
@@ -185,15 +189,9 @@ class TableRun(LocalRun):
 def run_on_tables(job: Job, tables: Mapping[str, Table], home: Path, *, policy: NodePolicy) -> TableRun:
     """Run a job to its end on tables in memory.
 
-    Parameters
-    ----------
     tables : party -> its data set, read and checked.
     home : folder with one home a party; models of earlier jobs are found there.
     policy : of every party.
-
-    Raises
-    ------
-    VeilscoreError : as the steps raise it.
     """
     dataset = DatasetConfig(
         path=Path(MEMORY),

@@ -1,4 +1,4 @@
-"""A party's node: answers proposals by its policy and runs its part of the steps that the coordinator orders.
+"""A party's node answers proposals by its policy and runs its part of the steps that the coordinator orders.
 
 Order of a job at a node: 1. Propose (answer signed, or pending until a person at the node decides), 2. RunStep for
 each step in the order of the job, each attempt once, 3. Cancel at any time. Anything else raises. What was accepted
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,43 +21,41 @@ from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
-from veilscore.keys.identity import ROLES, Identity
+from veilscore.kernels import keep_in
+from veilscore.keys.identity import ROLES
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
-from veilscore.tasks.context import StepContext
-from veilscore.tasks.table import answer_to, reads_of, request_of
+from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.people import authoriser, is_own
 from veilscore.v1 import control_pb2
 from veilscore.wire.inbox import WireLimits
-from veilscore.wire.protocol import Session
+from veilscore.wire.protocol import Charge, Session
 
-_ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node has not heard of, but not many
+_ATTEMPTS_AHEAD = 16  # a peer may have begun attempts that this node was not told of yet, but not many
 
 
 class Node:
-    """One party: bank or data holder.
+    """Runs one party: bank or data holder.
 
-    Parameters
-    ----------
     home : folder with node.yaml, identity/, federation.yaml; state/ and jobs/ are made in it.
     limits : bounds of the fabric.
-
-    Raises
-    ------
-    ConfigError, IdentityError, StateError : the home cannot be used; says what to do.
+    Raises ConfigError, IdentityError or StateError where the home cannot be used, and says what to do.
     """
 
     def __init__(self, home: Path | str, *, limits: WireLimits | None = None) -> None:
         self.home = Path(home)
+        keep_in(self.home / "cache")
         self.config = load_node_config(self.home)
         if self.config.role not in {"bank", "holder"}:
             raise ConfigError(f"{self.home} is the home of a {self.config.role}, not of a bank or holder")
@@ -82,11 +81,6 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
-
-    @property
-    def _identity(self) -> Identity:
-        """Identity in use now; it changes when the key is rotated."""
-        return self.fabric.identity
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -120,7 +114,7 @@ class Node:
         self._log.info("node stopped")
 
     def job_store(self, job_id: str) -> JobStore:
-        """Files of one job."""
+        """Return the files of one job."""
         return JobStore(self.home / "jobs" / check_job_id(job_id))
 
     # proposals
@@ -133,6 +127,8 @@ class Node:
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
             answer = answer_to(job, self.config)
+            if answer.status == "accepted":
+                answer = await asyncio.to_thread(self._hold, request.job_id, job, answer)
             refused = answer.status == "refused"
             bound = {} if refused else await asyncio.to_thread(bound_now, self.home, self.config, job)
             entry = self.ledger.get(request.job_id) or self.ledger.add(
@@ -142,13 +138,26 @@ class Node:
             self._log.info("job proposed", job=entry.job_id, answer=entry.status, purpose=job.purpose)
         return self._answer(entry)
 
+    def _hold(self, job_id: str, job: Job, answer: JobAnswer) -> JobAnswer:
+        """Keep from the account what the job may spend, or refuse it."""
+        try:
+            hold(self.home, self.config, job, job_id)
+        except RefusedError as refusal:
+            return JobAnswer("refused", refusal.message)
+        return answer
+
+    def _let_go(self, entry: LedgerEntry) -> None:
+        """Give back to the account what a job that is over held and did not spend."""
+        if self.config.role == "holder":
+            account_of(self.home, self.config, entry.job).let_go(entry.job_id)
+
     def _answer(self, entry: LedgerEntry) -> control_pb2.Acceptance:
         if entry.status == "pending":
             return control_pb2.Acceptance(job_id=entry.job_id, party=self.name, pending=True, reason=entry.reason)
         accepted = entry.status == "accepted"
         bound = canonical(entry.bound) if accepted else ""
         return sign_acceptance(
-            self._identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason, bound=bound
+            self.fabric.identity, entry.job_id, entry.job, accepted=accepted, reason=entry.reason, bound=bound
         )
 
     async def _decide(self, request: control_pb2.Acceptance, peer: Member) -> control_pb2.Acceptance:
@@ -156,11 +165,14 @@ class Node:
         reason = request.reason[:200] or f"{'approved' if request.accepted else 'rejected'} by {peer.name}"
         status = "accepted" if request.accepted else "refused"
         job = self.ledger.entry(request.job_id).job
+        if request.accepted:
+            await asyncio.to_thread(hold, self.home, self.config, job, request.job_id)
         bound = await asyncio.to_thread(bound_now, self.home, self.config, job) if request.accepted else None
         entry = self.ledger.answer(request.job_id, status, reason, bound)
         await asyncio.to_thread(self.evidence.job_answered, entry)
         if not request.accepted:
             await self._stop_job(request.job_id, reason)
+            await asyncio.to_thread(self._let_go, entry)
         self._log.info("job decided", job=entry.job_id, answer=entry.status, by=peer.name)
         return self._answer(entry)
 
@@ -182,6 +194,7 @@ class Node:
             entry = self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
             await asyncio.to_thread(self.evidence.job_answered, entry)
             await self._stop_job(request.job_id, "the job was cancelled")
+            await asyncio.to_thread(self._let_go, entry)
         return control_pb2.Empty()
 
     # steps
@@ -205,6 +218,8 @@ class Node:
                     if event.WhichOneof("event") == "done":
                         await asyncio.to_thread(self.evidence.step_finished, run.session.id, run.transcript)
                         self.ledger.finish(job_id, step, attempt)
+                        if step == self._own_steps(entry.job)[-1]:
+                            await asyncio.to_thread(self._let_go, entry)
                     yield event
         finally:
             if self._runs.get(job_id) is run:
@@ -225,7 +240,7 @@ class Node:
         return entry.job
 
     def _bind(self, entry: LedgerEntry, step: str, attempt: int) -> StepRecord | None:
-        """Bank: draw the seed of a new attempt, keep its opening, and log what it is bound to."""
+        """Draw at the bank the seed of a new attempt, keep its opening, and log what it is bound to."""
         if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
             return None
         session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
@@ -244,7 +259,14 @@ class Node:
         context = StepContext(session, role, job, self.config, store, opening=opening)
         limit_s = self.config.limits.step_deadline_s
         deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
-        return StepRun(self.fabric, session, role_with_report(step, context), store, deadline_s, record)
+        spend = partial(self._spend, context) if role == "holder" else None
+        return StepRun(self.fabric, session, role_with_report(step, context), store, deadline_s, record, spend)
+
+    def _spend(self, context: StepContext, charge: Charge) -> None:
+        """Write what an opening costs into the account, then into the log; it leaves after that."""
+        account = context.account()
+        account.spend(context.session.id, charge)
+        self.evidence.opening_charged(context.session.id, account.name, account.bank, charge)
 
     def _may_run(self, job_id: str, step: str) -> LedgerEntry:
         """Check that the job was accepted and that this step is next (or is the last one once more)."""
@@ -275,7 +297,7 @@ class Node:
             self.fabric.close_session(session, reason)
 
     def _accept_session(self, session: str, sender: str) -> bool:
-        """Whether messages of this session may come in from `sender`, perhaps before this node starts the step."""
+        """Return whether messages of a session may come in from `sender`, perhaps before this node starts the step."""
         job_id, step, attempt = parse_session_id(session)
         entry = self.ledger.get(job_id)
         if entry is None or entry.status != "accepted":

@@ -1,4 +1,4 @@
-"""Nodes as background processes of this machine: start, stop, and whether they run."""
+"""Starts and stops nodes as background processes of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from veilscore.errors import ConfigError, JobError, StateError
-from veilscore.node.serve import running_pid
+from veilscore.fabric.process import running_pid
 
 START_S = 30.0
 STOP_S = 15.0
@@ -31,7 +31,7 @@ def spawn(home: Path) -> subprocess.Popen[bytes]:
         log.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (log / "console.log").open("wb") as out:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-                [sys.executable, "-m", "veilscore.cli", "node", "start", str(home.resolve())],
+                [sys.executable, "-m", "veilscore", "node", "start", str(home.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -51,7 +51,7 @@ def check_alive(home: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(home: Path) -> str:
-    """End of what a node that did not start has printed, without frames."""
+    """Return the end of what a node that did not start has printed, without frames."""
     try:
         text = (home / "log" / "console.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -61,7 +61,7 @@ def last_words(home: Path) -> str:
 
 
 def stop(home: Path) -> bool:
-    """Stop the node of a home: asked first, killed after 15 s. Returns whether one ran."""
+    """Stop the node of a home (a signal first, after 15 s a kill) and return whether one ran."""
     pid = running_pid(home)
     if pid is None:
         return False

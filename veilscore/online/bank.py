@@ -27,7 +27,7 @@ from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import BandRecord, OnlineArchive, OnlineRecord
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
@@ -36,14 +36,14 @@ from veilscore.online.stock import BankStock
 from veilscore.protocols.online import CALLER, bank_score
 from veilscore.protocols.online_band import BankSetup
 from veilscore.protocols.online_desks import BankRequest
-from veilscore.protocols.online_parts import NotScoredError, Opened, Part
+from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened
 from veilscore.protocols.online_spares import BankSpare
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.people import is_own
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Caller, Served
+from veilscore.wire.calls import Calls, Served
 from veilscore.wire.protocol import Protocol
 
 DEFAULT_S, MOST_S = 10.0, 120.0
@@ -56,8 +56,6 @@ _LEFT_S = 0.005  # until a response has left the machine, before what comes afte
 class _Request:
     """One request at the bank: its role, and what is kept of it after its response has left.
 
-    Attributes
-    ----------
     ask : what holders are asked; its id says nothing of the caller's and is the same for a repeat.
     opens : what holders were asked to open, with what led to it; `sent` is the SHA-256 of each message.
     asked : the request's part of the bank's statement.
@@ -70,12 +68,12 @@ class _Request:
     note: str
     bands: Bands | None
     role: Served[Opened] = field(init=False)
-    opens: dict[str, tuple[Part, pb.OpenPartial]] = field(default_factory=dict)
+    opens: dict[str, tuple[FirmPart, pb.OpenPartial]] = field(default_factory=dict)
     setup: BankSetup | None = None
     sent: dict[str, str] = field(default_factory=dict)
     asked: OnlineAsked | None = None
 
-    def noted(self, part: Part, request: pb.OpenPartial) -> None:
+    def noted(self, part: FirmPart, request: pb.OpenPartial) -> None:
         """Remember what a holder is asked to open."""
         self.opens[part.holder] = part, request
         self.sent[part.holder] = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
@@ -85,7 +83,7 @@ class _Request:
         self.setup = setup
 
     def depends_on(self, holders: Sequence[str]) -> dict[str, Any]:
-        """What the sum of these holders' parts belongs to, so that it is an answer for the same again.
+        """Return what the sum of these holders' parts belongs to, so that it is an answer for the same again.
 
         For trees that is the bank's own codes too, which its factors follow; a band belongs to its cut-offs and to all
         that the bank adds, so always to its own codes.
@@ -99,8 +97,6 @@ class _Request:
 class OnlineBank:
     """Answers Score for the bank's own people and systems.
 
-    Parameters
-    ----------
     home, node, ledger : the node's own.
     """
 
@@ -119,13 +115,13 @@ class OnlineBank:
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._fabric: Fabric
-        self._caller: Caller
+        self._caller: Calls
         self._stock: BankStock
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
         self._fabric = fabric
-        self._caller = Caller(fabric.call, lambda do: asyncio.get_running_loop().run_in_executor(self._thread, do))
+        self._caller = Calls(fabric.call, lambda do: asyncio.get_running_loop().run_in_executor(self._thread, do))
         self._stock = BankStock(self._node.name, self._caller, self._archive)
         fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
 
@@ -153,10 +149,7 @@ class OnlineBank:
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
         """Score one firm.
 
-        Raises
-        ------
-        RefusedError : the caller is not of this bank.
-        MessageError : request id, firm id or on_missing is unusable.
+        Raises RefusedError where the caller is not of this bank, MessageError where the request is unusable.
         """
         if not is_own(self._node, peer):
             raise RefusedError(
@@ -257,8 +250,8 @@ class OnlineBank:
         self._stock.spares.drop(holder, model)
         return self._stock.make_spare(holder, model, limit_s)
 
-    def _opened_before(self, of: _Request, parts: Sequence[Part]) -> int | None:
-        """What these parts came to if all were released under one request that is kept here, else None."""
+    def _opened_before(self, of: _Request, parts: Sequence[FirmPart]) -> int | None:
+        """Return what these parts came to if all were released under one request that is kept here, else None."""
         released_as = {part.reply.released_as for part in parts}
         kept = self._journal.get(f"\n{next(iter(released_as))}") if len(released_as) == 1 else None
         if kept is None or "" in released_as:
@@ -270,12 +263,12 @@ class OnlineBank:
     # what is kept
 
     def _prepare_statement(self, of: _Request, request: pb.ScoreRequest) -> None:
-        """The request's part of the bank's statement, made while the holders compute."""
+        """Make the request's part of the bank's statement, while the holders compute."""
         if self.evidence is not None and of.asked is None:
             of.asked = self.evidence.score_asked(request)
 
     def _log_release(self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse) -> bytes:
-        """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
+        """Log what is released before it is; not in a thread, as going there and back takes as long."""
         self._prepare_statement(of, request)
         if self.evidence is None or of.asked is None:
             return b""

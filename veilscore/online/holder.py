@@ -22,7 +22,7 @@ from veilscore.errors import ConfigError, IdError, MessageError, PeerError, Prot
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import OpeningLogged, check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
@@ -38,7 +38,7 @@ from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_to_tell_who_is_known
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Caller, RoleEndedError, Served
+from veilscore.wire.calls import Calls, RoleEndedError, Served
 from veilscore.wire.protocol import Protocol
 
 _REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
@@ -49,8 +49,6 @@ _SETUPS_KEPT = 256  # at a lead, all banks; a hundred kB or so each
 class OnlineHolder:
     """Answers banks that score single firms.
 
-    Parameters
-    ----------
     home, node, ledger : the node's own.
     """
 
@@ -66,12 +64,12 @@ class OnlineHolder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
-        self._caller: Caller
+        self._caller: Calls
         self._desk: HolderDesk
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
-        self._caller = Caller(fabric.call, self._in_thread)
+        self._caller = Calls(fabric.call, self._in_thread)
         self._desk = HolderDesk(
             name=self.name,
             coordinator=fabric.federation.coordinator.name,
@@ -101,7 +99,7 @@ class OnlineHolder:
         fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_keys.answer)
 
     async def start(self) -> None:
-        """Nothing is left to be done: what was opened and not sent is lost with the keys."""
+        """Do nothing: what was opened and not sent is lost with the keys."""
 
     async def close(self) -> None:
         """End; keys are gone with it."""
@@ -179,7 +177,7 @@ class OnlineHolder:
         return self._context
 
     async def _find(self, bank: str, request: pb.EncryptRecord) -> HolderRecord:
-        """Record of the firm, once policy, consent and release control let the request pass; RefusedError."""
+        """Return the firm's record, once policy, consent and release control let the request pass; RefusedError."""
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         asked = Request(
             bank=bank,
@@ -231,7 +229,7 @@ class OnlineHolder:
         ]
 
     async def _n_cells(self, bank: str, asked: pb.PrepareSpare) -> int:
-        """Cells of the part that a spare is asked for."""
+        """Return the number of cells of the part that a spare is asked for."""
         self._node.policy.allows(Request(bank=bank, purpose=None, task=SCORE_ONLINE), self.name)
         origin = await self._origins.by_part(asked.map_hash.hex(), asked.part_hash.hex())
         return self._of_bank(origin, bank, asked.part_hash).n_cells
@@ -243,16 +241,12 @@ class OnlineHolder:
 
 
 def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: bytes) -> Bands:
-    """Holder: the bands that it keeps of a model, which must be those of the request.
+    """Return the bands that a holder keeps of a model, which must be those of the request.
 
-    Parameters
-    ----------
     folder : of the model in the holder's home.
     map_hash, bands_hash : of the request.
 
-    Raises
-    ------
-    RefusedError : none are kept, they are others, or the policy does not let them out; says what to do.
+    Raises RefusedError where none are kept, they are others, or the policy does not let them out; says what to do.
     """
     try:
         kept = KeptBands.load(folder)

@@ -52,17 +52,17 @@ class ModelSides:
         return ModelSides(artefact, _side(own, None), sides, trees)
 
     def own_units(self, codes: CodeArray) -> int:
-        """Base points and the bank's own part of one firm."""
+        """Return the base points and the bank's own part of one firm."""
         if isinstance(self.artefact, Scorecard):
             return int(self.artefact.own_units(codes)[0])
         return self.artefact.base_points + self.constant
 
     def units_without(self, codes: CodeArray, neutral: Iterable[str]) -> int:
-        """Units of one firm but for the parts of holders that open one: the bank's, and averages of the neutral."""
+        """Return the units of one firm but for the parts that are opened: the bank's, and averages of the neutral."""
         return self.own_units(codes) + sum(self.holders[h].average for h in neutral)
 
     def of_record(self, codes: CodeArray) -> Self:
-        """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
+        """Return the model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
         if not self.trees:
             return self
         sides, constant = {}, 0
@@ -83,8 +83,6 @@ class ModelSides:
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
-    Attributes
-    ----------
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 
@@ -95,12 +93,12 @@ class BankModel(ModelSides):
     stock: BankModel | None = None
 
     def of_record(self, codes: CodeArray) -> Self:
-        """See `ModelSides`."""
+        """Return the model for one record (`ModelSides`)."""
         return replace(super().of_record(codes), stock=self) if self.trees else self
 
 
 class BankModels:
-    """Models in a bank's home by name; read at first use and again when a file changes."""
+    """Keeps the models of a bank's home by name; reads them at first use and again when a file changes."""
 
     def __init__(self, home: Path, origins: Origins) -> None:
         self._folder = home / "models"
@@ -108,7 +106,7 @@ class BankModels:
         self._models: dict[str, tuple[object, BankModel]] = {}
 
     async def get(self, name: str) -> BankModel:
-        """One model, read in a thread where need be; ConfigError, SchemaError or StateError if it cannot be used."""
+        """Return a model, read in a thread if need be; ConfigError, SchemaError or StateError if it cannot be used."""
         folder = self._folder / name
         paths = folder / "model.json", folder / "code_map.json"
         if not name or name != folder.name or not paths[0].is_file():
@@ -141,7 +139,7 @@ class BankModels:
 
 
 def bank_trees(model: Boosted) -> dict[str, BankTrees]:
-    """The bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
+    """Return the bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
     if model.largest_units() >= he.T // 2:
         raise ParameterError(
             f"a total of {model.name} could reach {model.largest_units()} units, {he.T // 2 - 1} fit online scoring: "
@@ -177,13 +175,11 @@ def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -
 
 
 def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[CodeArray, list[str]]:
-    """CodeArray (1, n_columns) of one firm's columns given as text, and the columns with a level not seen in training.
+    """Return the codes (1, n_columns) of a firm's columns given as text, and the columns with a level not seen before.
 
     Empty text and the usual words for missing are missing; a date (YYYY-MM-DD) counts in days since 1970-01-01.
 
-    Raises
-    ------
-    DataError : a column of the model is absent, an unknown one is given, or a number cannot be read.
+    Raises DataError where a column of the model is absent, an unknown one is given, or a number cannot be read.
     """
     absent = [name for name in code_map.names if name not in features]
     unknown = [name for name in features if name not in code_map.kinds]

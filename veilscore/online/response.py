@@ -1,4 +1,4 @@
-"""A request for a score as its caller sees it: what it may ask, the bank's own record, the response with its reasons.
+"""Reads a request for a score and writes its response: what may be asked, the bank's own record, the reasons.
 
 Reasons are points that a firm loses against the best bin of a column. The bank computes them, since only it knows
 points: for its own columns always; for a holder's column if the holder's policy names it in `reason_columns` and the
@@ -20,7 +20,7 @@ from veilscore.arrays import CodeArray
 from veilscore.errors import ConfigError, MessageError, PeerError
 from veilscore.online.model import BankModel, codes_of_features
 from veilscore.protocols.online import ON_MISSING
-from veilscore.protocols.online_parts import Opened, Part
+from veilscore.protocols.online_parts import FirmPart, Opened
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
@@ -44,7 +44,7 @@ def check_request(request: pb.ScoreRequest) -> None:
 
 
 def request_digest(request: pb.ScoreRequest) -> bytes:
-    """What must be the same in a repeat: all but the time allowed, the number of reasons and the consent."""
+    """Return a digest of what must be the same in a repeat: all but time allowed, number of reasons and consent."""
     same = pb.ScoreRequest()
     same.CopyFrom(request)
     for name in ("timeout_s", "n_reasons", "consent"):
@@ -55,7 +55,7 @@ def request_digest(request: pb.ScoreRequest) -> bytes:
 
 
 async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[CodeArray, str]:
-    """Bank's own codes of the firm, and what the caller should know about them."""
+    """Return the bank's own codes of the firm, and what the caller should know about them."""
     if request.features:
         codes, unseen = codes_of_features(model.code_map, request.features)
         return codes, f"levels not seen in training: {', '.join(unseen)}" if unseen else ""
@@ -68,7 +68,7 @@ async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[CodeAr
 
 
 def bands_of(model: BankModel, request: pb.ScoreRequest) -> Bands | None:
-    """Bands that the request asks for, None for a score; ConfigError if the model has none."""
+    """Return the bands that the request asks for, None for a score; ConfigError if the model has none."""
     if request.output != "band":
         return None
     artefact = model.artefact
@@ -86,10 +86,8 @@ def units_without(model: BankModel, own_codes: CodeArray, opened: Opened) -> int
 def scored(
     request: pb.ScoreRequest, model: BankModel, own_codes: CodeArray, note: str, opened: Opened, bands: Bands | None
 ) -> pb.ScoreResponse:
-    """Response with a score, or with a band where bands are given.
+    """Return the response with a score, or with a band where bands are given.
 
-    Parameters
-    ----------
     note : what the caller should know about the bank's own codes.
     """
     neutral = [h for h in model.holders if h not in opened.taking_part]
@@ -122,9 +120,9 @@ def unscored(
     status: str,
     message: str,
     model: BankModel | None = None,
-    parts: Mapping[str, Part] | None = None,
+    parts: Mapping[str, FirmPart] | None = None,
 ) -> pb.ScoreResponse:
-    """Response without a score; with the parties' status where holders were asked."""
+    """Return a response without a score; with the parties' status where holders were asked."""
     response = pb.ScoreResponse(request_id=request.request_id, status=status, message=message, model=request.model)
     if model is not None:
         response.model_version, response.model_sha256 = model.artefact.version, model.sha256
@@ -136,7 +134,7 @@ def unscored(
 
 
 def _reasons(model: BankModel, own_codes: CodeArray, opened: Opened) -> list[_Line]:
-    """What bins cost: each column of the bank, those that holders let it know, and the rest of the holders."""
+    """Return what bins cost: each column of the bank, those that holders let it know, and the rest of the holders."""
     found = [
         (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.labels[j][int(code)]}")
         for j, (name, code) in enumerate(zip(model.own.names, own_codes[0], strict=True))
@@ -153,7 +151,7 @@ def _reasons(model: BankModel, own_codes: CodeArray, opened: Opened) -> list[_Li
 
 
 def _tree_reasons(model: BankModel, own_codes: CodeArray, opened: Opened) -> list[_Line]:
-    """What the firm loses against the average firm: by column of the bank, and in all that holders brought."""
+    """Return what the firm loses against the average one: by column of the bank, and in all that holders brought."""
     lost = np.zeros(len(model.own.names))
     for trees in model.trees.values():
         left = trees.own.left(own_codes[0])
@@ -173,5 +171,5 @@ def _of_holders(what: str, holders: Sequence[str], units: int) -> _Line:
 
 
 def plain(text: str) -> str:
-    """Text from a peer, printable and short."""
+    """Return text from a peer, printable and short."""
     return "".join(c if c.isprintable() else " " for c in text[:200])

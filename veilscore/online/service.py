@@ -1,6 +1,6 @@
-"""Online scoring of single firms between nodes, as its callers see it, and how a node offers its side of it.
+"""Offers a node's side of online scoring, and says what its callers see of it.
 
-Source   : `veilscore.protocols.online` (roles and messages), `online_spares` and `online_band` beside it; ADR 16.
+Source   : `veilscore.protocols.online` (roles and messages), `online_spares` and `online_band` beside it; ADR 17.
 Parties  : a loan system asks its own bank (`online.bank`: Score), which asks the holders (`online.holder`); the
            coordinator adds (`coordinator.totals`). While idle, the nodes make spares and set-ups (`online.stock`).
 Reveals  : to the bank, the firm's total, hence what all holders' parts add up to, and a holder's part if only one
@@ -43,12 +43,12 @@ from typing import Protocol, cast
 
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.recorder import EvidenceRecorder
-from veilscore.fabric.grpc_channel import Fabric
+from veilscore.fabric.fabric import Fabric
 from veilscore.terms.node_config import NodeConfig
 
 
 class OnlineSide(Protocol):
-    """One node's side of online scoring; what it releases goes into the node's log first, where there is one."""
+    """What a node has of online scoring; what it releases goes into the node's log first, where there is one."""
 
     evidence: EvidenceRecorder | None
 
@@ -59,11 +59,11 @@ class OnlineSide(Protocol):
         """Finish what the previous run left over; the log is open."""
 
     async def close(self) -> None:
-        """End."""
+        """Stop, and give up what still runs."""
 
 
 def online_side(home: Path, node: NodeConfig, ledger: Ledger) -> OnlineSide:
-    """Side of a bank's or a holder's node, by its role; loads the encryption library."""
+    """Return the side of a bank's or a holder's node, by its role; loads the encryption library."""
     name = "Bank" if node.role == "bank" else "Holder"
     side = getattr(importlib.import_module(f"veilscore.online.{name.lower()}"), f"Online{name}")
     return cast("OnlineSide", side(home, node, ledger))

@@ -1,4 +1,4 @@
-"""Keys that the holders of an online score agree on pairwise and directly: neither bank nor coordinator has one."""
+"""Agrees on keys with the other holders of an online score, directly: neither bank nor coordinator has one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ class _PeerKey:
 
 
 class ShareKeys:
-    """One start of a holder: its half key, made anew each time, and what it agreed on with others.
+    """Keeps what one start of a holder has: its half key, made anew each time, and what it agreed on with others.
 
-    Attributes
-    ----------
     id : SHA-256 of its public half. All holders of a request learn all ids from the bank, so a holder that was
         restarted on the way is noticed before anything is opened: shares of zero under keys that differ would not
         add up to zero.

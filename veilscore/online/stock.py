@@ -20,7 +20,7 @@ from veilscore.online.model import BankModel
 from veilscore.protocols.online_band import BankSetup, bank_setup
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Caller, run_calls
+from veilscore.wire.calls import Calls, run_calls
 from veilscore.wire.protocol import Protocol, call, work
 from veilscore.wire.randomness import secret_bytes
 
@@ -32,7 +32,7 @@ _IDLE_S = 0.2  # without a request, before spares are made
 
 
 class HolderSpares:
-    """All finished spares of a holder, by bank and spare id; the oldest go first."""
+    """Keeps a holder's finished spares by bank and id; the oldest go first."""
 
     def __init__(self) -> None:
         self._spares: OrderedDict[tuple[str, str], HolderSpare] = OrderedDict()
@@ -50,7 +50,7 @@ class HolderSpares:
 
 
 class BankSpares:
-    """The bank's stock by holder and model."""
+    """Keeps the bank's spares by holder and model."""
 
     def __init__(self) -> None:
         self._stock: dict[tuple[str, str], tuple[BankModel, deque[BankSpare]]] = {}
@@ -76,7 +76,7 @@ class BankSpares:
             kept[1].clear()
 
     def most_wanted(self) -> tuple[str, BankModel, int] | None:
-        """Holder and model with the smallest stock, and its size; None if all are full."""
+        """Return holder and model with the smallest stock, and its size; None if all are full."""
         short = [
             (len(stock), holder, name) for (holder, name), (_, stock) in self._stock.items() if len(stock) < SPARES
         ]
@@ -87,10 +87,8 @@ class BankSpares:
 
 
 class BankSetups:
-    """The bank's set-ups with each lead; of a lead that does not answer none is made before a request needs one.
+    """Keeps the bank's set-ups with each lead; with one that does not answer none is made before a request needs it.
 
-    Parameters
-    ----------
     make : makes one with a lead.
     """
 
@@ -101,7 +99,7 @@ class BankSetups:
 
     @property
     def wanted(self) -> str:
-        """Lead whose stock is not full; "" if there is none."""
+        """Return the lead whose stock is not full; "" if there is none."""
         return next((lead for lead, stock in self._stock.items() if len(stock) < STOCK), "")
 
     def fill(self, lead: str, least: int = STOCK) -> Protocol[None]:
@@ -114,7 +112,7 @@ class BankSetups:
                 self.drop(lead)
                 raise
 
-    def begin(self, lead: str, caller: Caller) -> None:
+    def begin(self, lead: str, caller: Calls) -> None:
         """See to it that there is a set-up with the likely lead, while holders encrypt."""
         if not self._stock.get(lead) and lead not in self._ahead:
             task = self._ahead[lead] = caller.begin(run_calls(self.fill(lead, 1), caller))
@@ -138,16 +136,14 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 
 class BankStock:
-    """All that the bank has ready, and how it makes more (`protocols.online_spares.BankSecrets`).
+    """Keeps all that the bank has ready, and makes more (`protocols.online_spares.BankSecrets`).
 
-    Parameters
-    ----------
     name : of the bank.
     caller : of its node.
     archive : keeps what an auditor needs of spares.
     """
 
-    def __init__(self, name: str, caller: Caller, archive: OnlineArchive) -> None:
+    def __init__(self, name: str, caller: Calls, archive: OnlineArchive) -> None:
         self._name, self._caller, self._archive = name, caller, archive
         self.spares = BankSpares()
         self.setups = BankSetups(self._setup)
@@ -160,7 +156,7 @@ class BankStock:
         return draw_opening(self._name, holder, use, ident)
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
-        """Public keys of a holder, asked for once for each of its starts."""
+        """Return the public keys of a holder, asked for once for each of its starts."""
         kept = self._contexts.get(holder)
         if kept is None or kept.keys_id != keys_id:
             keys = yield from call(holder, pb.AskKeys(), pb.HolderKeys)
@@ -185,10 +181,8 @@ class BankStock:
         return bank_setup(self.opening(lead, "band", secret_bytes(16).hex()))
 
     def refill(self, idle_since_s: Callable[[], float | None]) -> None:
-        """After a request: make what is wanted, once requests are over.
+        """Begin after a request to make what is wanted, once requests are over.
 
-        Parameters
-        ----------
         idle_since_s : monotonic time since when there was no request; None while there is one.
         """
         if self._refill is None or self._refill.done():

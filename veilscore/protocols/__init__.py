@@ -1,1 +1,1 @@
-"""One protocol a file, both roles in it, no I/O."""
+"""Each file is one protocol, with both roles in it and no I/O."""

@@ -1,8 +1,12 @@
-"""What the coordinator computes of scores: sums of parts that are masked twice, of a batch or of one firm online.
+"""Adds scores at the coordinator: parts that are masked twice, of a batch or of one firm online.
 
-Source   : additive shares of zero between holders (`veilscore.crypto.zero_share`), and the bank's own masks.
-Parties  : the holders send their masked parts, the coordinator adds, the bank takes its masks off the sum.
-Reveals  : to the coordinator the number of rows; each part is uniform without the bank's masks, and so is their sum.
+Source   : Additive shares of zero between holders (`veilscore.crypto.zero_share`), and the bank's own masks.
+Parties  : The holders send their masked parts, the coordinator adds, the bank takes its masks off the sum.
+Messages : BatchBankRound0, BatchHolderPartial of each holder -> BatchCoordinatorTotal; online, the control plane
+           carries the partials.
+Reveals  : The coordinator learns the number of rows; each part is uniform without the bank's masks, and so is their
+           sum.
+Assumes  : The coordinator and the bank do not collude with all holders but one.
 Aborts   : MessageError on a wrong size or range.
 """
 
@@ -21,10 +25,11 @@ from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Protocol, Session, receive, receive_parts, send_parts
 
 MAX_ROWS = 1 << 26
+_PARTIAL_BYTES = 8
 
 
 def coordinator_add(session: Session) -> Protocol[None]:
-    """Coordinator: add the holders' masked partials and pass the sum to the bank."""
+    """Coordinator: add the holders' masked partials of a batch and pass the sum to the bank."""
     start = yield from receive(session.bank, pb.BatchBankRound0)
     if not 0 < start.n_scored <= MAX_ROWS:
         raise MessageError(f"a batch has 1 to {MAX_ROWS} rows, not {start.n_scored}", party=session.bank)
@@ -36,27 +41,19 @@ def coordinator_add(session: Session) -> Protocol[None]:
     yield from send_parts(session.bank, pb.BatchCoordinatorTotal, shares.shares_to_bytes(total % np.uint64(modulus)))
 
 
-_PARTIAL_BYTES = 8
-
-
 def add_partials(partials: Sequence[Words]) -> Words:
-    """Coordinator: sum of all holders' partials modulo ONLINE_T."""
+    """Return the sum of all holders' partials of online scores modulo ONLINE_T."""
     total: Words = np.stack(partials).sum(axis=0) % np.uint64(ONLINE_T)
     return total
 
 
 def pack_partial(partial: Words) -> bytes:
-    """Bytes of partials or sums: 8 a record, little endian."""
+    """Write partials or sums as bytes: 8 a record, little endian."""
     return partial.astype("<u8").tobytes()
 
 
 def parse_partial(data: bytes, n_records: int, sender: str) -> Words:
-    """Read `pack_partial` from a peer.
-
-    Raises
-    ------
-    MessageError : wrong length, or a value not below ONLINE_T.
-    """
+    """Read what `pack_partial` wrote at a peer; MessageError on a wrong length, or a value not below ONLINE_T."""
     if len(data) != _PARTIAL_BYTES * n_records:
         raise MessageError(f"a partial of {n_records} records has {len(data)} bytes", party=sender)
     values = np.frombuffer(data, "<u8").astype(np.uint64)

@@ -1,25 +1,24 @@
-"""Private set intersection between the bank and one holder: only the holder learns which firms they share.
+"""Intersects the sets of the bank and one holder privately: only the holder learns which firms they share.
 
-Source: Meadows 1986; Huberman, Franklin and Hogg 1999 (Diffie-Hellman), over ristretto255
-(`veilscore.crypto.group`).
-Parties: bank B (its rows are the job's rows) and one holder H; run once for each holder.
-Messages: 1. B -> H `AlignBankRound1`: H(id)^a in row order. 2. H -> B `AlignHolderRound1`: its own H(id)^b,
-shuffled. 3. B -> H `AlignBankRound2`: those raised to a, in the order received. 4. H -> B
-`AlignHolderRound2`: whether it goes on. Rounds 1 to 3 come in parts that interleave, so that both sides
-compute at the same time and no queue holds more than a few parts.
-Reveals: to B the size of H's set, and whether the overlap reached H's minimum; to H the size of B's set,
-and which of its firms are in which of B's rows. Nobody learns anything else, and no id is sent in any form
-that can be compared without the other's scalar.
-Assumes: decisional Diffie-Hellman in ristretto255, SHA-512 as a random oracle, semi-honest parties. A
-holder that puts guessed ids into its set learns whether they are in B's: the cap on set sizes limits that,
-nothing here prevents it. Scalars are fresh for each session and pair and destroyed at its end; the
-session's label enters the hash.
-Aborts: `IdError` (own ids empty or repeated), `ParameterError` (own set over the cap), `MessageError` (a
-part of wrong size, order or count; an invalid, identity or repeated point), `OverlapError` at H,
-`RefusedError` at B.
+Source   : Meadows 1986; Huberman, Franklin and Hogg 1999 (Diffie-Hellman), over ristretto255
+           (`veilscore.crypto.group`).
+Parties  : The bank B, whose rows are the job's rows, and one holder H; the protocol runs once for each holder.
+Messages : B sends its H(id)^a in row order (`AlignBankRound1`); H sends its own H(id)^b, shuffled
+           (`AlignHolderRound1`); B returns those raised to a, in the order received (`AlignBankRound2`); H says whether
+           it goes on (`AlignHolderRound2`). The first three come in parts that interleave, so that both sides compute
+           at the same time and no queue holds more than a few parts.
+Reveals  : B learns the size of H's set, and whether the overlap reached H's minimum. H learns the size of B's set, and
+           which of its firms are in which of B's rows. Nobody learns anything else, and no id is sent in any form that
+           can be compared without the other's scalar.
+Assumes  : Decisional Diffie-Hellman is hard in ristretto255, SHA-512 is a random oracle, and parties are semi-honest. A
+           holder that puts guessed ids into its set learns whether they are in B's: the cap on set sizes limits that,
+           nothing here prevents it. Scalars are fresh for each session and pair and destroyed at its end; the session's
+           label enters the hash.
+Aborts   : IdError where own ids are empty or repeated, ParameterError where the own set is over the cap, MessageError
+           on a part of wrong size, order or count or an invalid, identity or repeated point, OverlapError at H,
+           RefusedError at B.
 
-Another protocol (one from an oblivious PRF, say) replaces this one by offering the same functions and
-results.
+Another protocol (one from an oblivious PRF, say) replaces this one by offering the same functions and results.
 """
 
 from __future__ import annotations
@@ -31,16 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import Integers
-from veilscore.crypto.group import (
-    POINT_BYTES,
-    Scalar,
-    check_points,
-    default_workers,
-    hash_to_group,
-    parse_points,
-    raise_points,
-)
+from veilscore.crypto.group import POINT_BYTES, Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import IdError, MessageError, OverlapError, ParameterError, RefusedError
+from veilscore.files.machine import processors
+from veilscore.protocols.blocks import check_part
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
 from veilscore.wire.randomness import secret_bytes
@@ -50,25 +43,18 @@ _MAX_ID_BYTES = 256  # normalised ids are far shorter; longer ones are free text
 
 @dataclass(frozen=True)
 class AlignLimits:
-    """What both sides agree on, and what each accepts.
+    """What both sides agree on, and what each accepts."""
 
-    Parameters
-    ----------
-    max_ids : largest set that is sent or accepted.
-    part_size : ids in each part but the last; the same on both sides.
-    workers : threads of this side; by default one for each processor.
-    """
-
-    max_ids: int = 5_000_000
-    part_size: int = 8192
-    workers: int = field(default_factory=default_workers)
+    max_ids: int = 5_000_000  # largest set that is sent or accepted
+    part_size: int = 8192  # ids in each part but the last; it must be the same on both sides
+    workers: int = field(default_factory=processors)  # threads of this side; by default one for each processor
 
     def parts(self, n_ids: int) -> int:
-        """Parts in which a set of `n_ids` travels."""
+        """Return the number of parts in which a set of `n_ids` travels."""
         return -(-n_ids // self.part_size)
 
     def size_of(self, part: int, n_ids: int) -> int:
-        """Ids in one part of a set of `n_ids`."""
+        """Return how many ids one part of a set of `n_ids` has."""
         return min(self.part_size, n_ids - part * self.part_size)
 
 
@@ -84,28 +70,15 @@ class AlignBankResult:
 
 @dataclass(frozen=True)
 class AlignHolderResult:
-    """What the holder learns.
+    """What the holder learns."""
 
-    Parameters
-    ----------
-    row_of : int64 (n_bank,): the holder's own row for each of the bank's, -1 where it does not know the firm.
-    """
-
-    row_of: Integers = field(repr=False)
+    row_of: Integers = field(repr=False)  # (n_bank,) its own row for each of the bank's, -1 where it knows no such firm
 
 
 def bank_align(
     session: Session, holder: str, ids: Sequence[str], limits: AlignLimits = DEFAULT_LIMITS
 ) -> Protocol[AlignBankResult]:
-    """Bank's side against one holder.
-
-    Parameters
-    ----------
-    session : this step's session.
-    holder : the holder's name.
-    ids : normalised ids of the bank's rows, in row order, none twice.
-    limits : set sizes and parts.
-    """
+    """Bank: align its ids, in row order and none twice, with one holder's."""
     _check_ids(ids, limits)
     own = _Outgoing(ids, session.label("align", session.bank, holder), limits)
     incoming = _Incoming(holder, limits)
@@ -115,8 +88,7 @@ def bank_align(
             if part < own.parts:
                 points = own.raised(part, a)
                 yield Send(
-                    holder,
-                    AlignBankRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes()),
+                    holder, AlignBankRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes())
                 )
             # one part behind, so that neither side waits while the other computes
             if 1 <= part <= incoming.parts_or(1):
@@ -135,22 +107,15 @@ def bank_align(
 def holder_align(
     session: Session, ids: Sequence[str], *, min_overlap: int = 1, limits: AlignLimits = DEFAULT_LIMITS
 ) -> Protocol[AlignHolderResult]:
-    """Holder's side.
+    """Holder: align its ids, none twice, with the bank's; `session.party` is the holder.
 
-    Parameters
-    ----------
-    session : this step's session; `session.party` is the holder.
-    ids : normalised ids of the holder's rows, none twice.
     min_overlap : the fewest common firms with which the holder goes on.
-    limits : set sizes and parts.
-
-    Raises
-    ------
-    OverlapError : fewer than `min_overlap` firms in common; carries the number, so it stays with the holder.
+    Raises OverlapError where fewer are common; it carries their number, so it stays with the holder.
     """
     _check_ids(ids, limits)
     bank = session.bank
-    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))  # uniform but for 64-bit ties
+    # shuffled (uniformly but for 64-bit ties), or the order of its points would tell the bank about its rows
+    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))
     own = _Outgoing([ids[i] for i in order], session.label("align", bank, session.party), limits)
     incoming = _Incoming(bank, limits)
     doubled_bank: list[NDArray[np.uint8]] = []
@@ -161,8 +126,7 @@ def holder_align(
             if part < own.parts:
                 points = own.raised(part, b)
                 yield Send(
-                    bank,
-                    AlignHolderRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes()),
+                    bank, AlignHolderRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes())
                 )
             if part < incoming.parts_or(1):
                 received = incoming.take((yield from receive(bank, AlignBankRound1)))
@@ -188,7 +152,7 @@ def holder_align(
 
 
 class _Outgoing:
-    """Own set, hashed and raised part by part."""
+    """Hashes the own set and raises it part by part."""
 
     def __init__(self, ids: Sequence[str], label: bytes, limits: AlignLimits) -> None:
         self.n_ids = len(ids)
@@ -198,7 +162,7 @@ class _Outgoing:
         self._limits = limits
 
     def raised(self, part: int, scalar: Scalar) -> NDArray[np.uint8]:
-        """Points of one part, uint8 (size, 32)."""
+        """Return the points of one part, uint8 (size, 32)."""
         low = part * self._limits.part_size
         ids = self._ids[low : low + self._limits.part_size]
         workers = self._limits.workers
@@ -206,7 +170,7 @@ class _Outgoing:
 
 
 class _Incoming:
-    """The peer's set: its size is fixed by the first part, and each part must be the next one, and whole."""
+    """Takes the peer's set: its first part fixes the size, and each part must be the next one, and whole."""
 
     def __init__(self, peer: str, limits: AlignLimits) -> None:
         self.n_ids = 0
@@ -219,16 +183,15 @@ class _Incoming:
         return self._limits.parts(self.n_ids) if self.n_ids else unknown
 
     def take(self, message: AlignBankRound1 | AlignHolderRound1) -> NDArray[np.uint8]:
-        """Points of the next part, uint8 (size, 32)."""
+        """Return the points of the next part, uint8 (size, 32)."""
         if not 1 <= message.n_ids <= self._limits.max_ids:
             raise MessageError(
-                f"a set of {message.n_ids} ids is empty or over the limit of {self._limits.max_ids}",
-                party=self._peer,
+                f"a set of {message.n_ids} ids is empty or over the limit of {self._limits.max_ids}", party=self._peer
             )
         if self.n_ids not in (0, message.n_ids):
             raise MessageError("the set's size changed between parts", party=self._peer)
         self.n_ids = message.n_ids
-        _check_part(message.part, message.parts, len(self._points), self.parts_or(0), self._peer)
+        check_part(message, len(self._points), self.parts_or(0), self._peer)
         points = parse_points(message.points, self._limits.size_of(message.part, self.n_ids))
         self._points.append(points)
         return points
@@ -240,30 +203,21 @@ class _Incoming:
             raise MessageError("the peer's set has the same id twice", party=self._peer)
 
 
-def _check_part(part: int, parts: int, expected: int, expected_parts: int, peer: str) -> None:
-    if part != expected or parts != expected_parts:
-        raise MessageError(
-            f"got part {part} of {parts}, expected part {expected} of {expected_parts}: a part is missing, "
-            "repeated or out of order, or the two sides use different part sizes",
-            party=peer,
-        )
-
-
 def _take_reply(reply: AlignBankRound2, part: int, own: _Outgoing, limits: AlignLimits, bank: str) -> NDArray[np.uint8]:
-    """Own points as the bank raised them, checked."""
-    _check_part(reply.part, reply.parts, part, own.parts, bank)
+    """Return the own points as the bank raised them, checked."""
+    check_part(reply, part, own.parts, bank)
     points = parse_points(reply.points, limits.size_of(part, own.n_ids))
     check_points(points, workers=limits.workers)
     return points
 
 
 def _keys(points: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    """Points as fixed-length byte strings, which sort and compare as wholes."""
+    """Return points as fixed-length byte strings, which sort and compare as wholes."""
     return np.ascontiguousarray(points).view(f"S{POINT_BYTES}").ravel()
 
 
 def _match(bank_points: NDArray[np.uint8], own_points: NDArray[np.uint8], order: Integers, bank: str) -> Integers:
-    """Left join of the bank's doubled points with the holder's; own_points[k] belongs to row order[k]."""
+    """Return the left join of the bank's doubled points with the holder's; own_points[k] belongs to row order[k]."""
     keys = _keys(own_points)
     rank = np.argsort(keys)
     keys = keys[rank]
@@ -275,7 +229,6 @@ def _match(bank_points: NDArray[np.uint8], own_points: NDArray[np.uint8], order:
 
 
 def _check_ids(ids: Sequence[str], limits: AlignLimits) -> None:
-    """Own ids must be whole before anything is sent."""
     if len(ids) == 0:
         raise IdError("there are no ids to align: the data set is empty after filtering")
     if len(ids) > limits.max_ids:

@@ -1,13 +1,14 @@
-"""Good and bad counts per anonymous bin.
+"""Counts good and bad rows per anonymous bin of every holder's columns.
 
-Source   : design page, sections 1 and 5 (WOE counts by the secure histogram).
-Parties  : the bank (label) and each holder (codes), pairwise.
-Messages : BinBankRound1 (training mask) -> BinHolderRound1 (shape of the codes), BinHolderHints
-           -> BinBankRound2 (encrypted vectors) -> BinHolderRound2 (dithered shares).
-Reveals  : to the bank, the number of columns and codes, row counts and weighted good and bad counts per anonymous
-           bin of at least the holder's minimum size (smaller ones are withheld), and, only if asked for and
-           allowed, the order of bins up to direction and the association of columns; to a holder, which rows train.
-Assumes  : semi-honest parties; ring-LWE.
+Source   : Design page, sections 1 and 5 (WOE counts by the secure histogram).
+Parties  : The bank has the label, each holder has codes; they meet pairwise.
+Messages : BinBankRound1 (training mask) -> BinHolderRound1 (shape of the codes), BinHolderHints -> BinBankRound2
+           (encrypted vectors) -> BinHolderRound2 (dithered shares).
+Reveals  : The bank learns the number of columns and codes, row counts and weighted good and bad counts per anonymous
+           bin of at least the holder's minimum size (smaller ones are withheld), and, only if the job asks for it and
+           the holder allows it, the order of bins up to direction and the association of columns. A holder learns which
+           rows train.
+Assumes  : Parties are semi-honest, and ring-LWE is hard.
 Aborts   : MessageError on any wrong size, shape or range.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +48,10 @@ MAX_HINT_BYTES = 1 << 33
 
 
 def bank_bin(
-    session: Session,
-    target: NDArray[np.int8],
-    weight: Vector | None,
-    train: Mask,
+    session: Session, target: NDArray[np.int8], weight: Vector | None, train: Mask
 ) -> Protocol[dict[str, BinCounts]]:
-    """Bank: counts of every holder's cells.
+    """Bank: return the counts of every holder's cells.
 
-    Parameters
-    ----------
     target : (n_samples,) 1 = bad.
     weight : (n_samples,) positive, or None for ones.
     train : (n_samples,) which rows train.
@@ -72,8 +69,7 @@ def bank_bin(
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
         query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, MAX_HINT_BYTES)))
         request, own[holder] = query.query(vectors)
-        data = pack_fields(request.b, request.beta, request.alpha)
-        yield from send_parts(holder, pb.BinBankRound2, data)
+        yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
     result = {}
     for done, holder in enumerate(session.holders, start=1):
@@ -84,16 +80,10 @@ def bank_bin(
 
 
 def holder_bin(
-    session: Session,
-    fit: Callable[[Mask], BinnedColumns],
-    n_samples: int,
-    min_count: int,
-    earlier: Mask | None = None,
+    session: Session, fit: Callable[[Mask], BinnedColumns], n_samples: int, min_count: int, earlier: Mask | None = None
 ) -> Protocol[tuple[BinnedColumns, Mask]]:
-    """Holder: answer the bank's histogram of its label; returns the coded columns and the training mask.
+    """Holder: answer the bank's histogram of its label; return the coded columns and the training mask.
 
-    Parameters
-    ----------
     fit : makes the codes of all aligned rows, given which of them train.
     n_samples : aligned rows.
     min_count : cells with fewer training rows are withheld, empty ones too, so that nobody can tell them apart.
@@ -101,11 +91,7 @@ def holder_bin(
         withheld, too, where the difference of the two has fewer rows.
     """
     request = yield from receive(session.bank, pb.BinBankRound1)
-    if request.n_samples != n_samples:
-        raise MessageError(f"the bank bins {request.n_samples} rows, aligned were {n_samples}", party=session.bank)
-    train = shares.bits_from_bytes(request.train_mask, n_samples)
-    if int(train.sum()) != request.n_train or request.n_train == 0:
-        raise MessageError("the training mask is empty or contradicts its count", party=session.bank)
+    train = training_rows(session, request, n_samples)
     columns = fit(train)
     counts = cell_counts(columns.codes[train], columns.n_codes).astype(np.int64)
     withheld = withheld_cells(counts, columns.n_codes, min_count)
@@ -117,26 +103,34 @@ def holder_bin(
     yield Send(session.bank, shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
     label = session.label("bin", session.party, session.bank)
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, label)
-    hints = b"".join(histogram.hint_chunks())
-    yield from send_parts(session.bank, pb.BinHolderHints, hints)
-    data = yield from receive_parts(
-        session.bank, pb.BinBankRound2, 64 * int(request.n_train) + 64 * counts.size + (1 << 20)
-    )
+    yield from send_parts(session.bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
+    most_bytes = 64 * int(request.n_train) + 64 * counts.size + (1 << 20)
+    data = yield from receive_parts(session.bank, pb.BinBankRound2, most_bytes)
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2, counts.size):
         raise MessageError("the bank asked for other vectors than good and bad", party=session.bank)
     share = shares.add(share, dither(share.shape))
-    for vector in range(2):
+    for vector in range(2):  # uniform, so that the bank's sum of shares says nothing of a cell that is withheld
         share[vector, withheld] = [secrets.randbelow(T) for _ in range(int(withheld.sum()))]
     yield Send(session.bank, pb.BinHolderRound2(shares=shares.shares_to_bytes(share)))
     return columns, train
 
 
-def withheld_cells(counts: Integers, n_codes: Integers, min_count: int) -> Mask:
-    """Which cells the bank does not see: (cells,).
+def training_rows(session: Session, request: Any, n_samples: int) -> Mask:
+    """Return which of the aligned rows train, as the bank's request says."""
+    if request.n_samples != n_samples:
+        raise MessageError(f"the bank names {request.n_samples} rows, aligned were {n_samples}", party=session.bank)
+    train = shares.bits_from_bytes(request.train_mask, n_samples)
+    if int(train.sum()) != request.n_train or request.n_train == 0:
+        raise MessageError("the training mask is empty or contradicts its count", party=session.bank)
+    return train
 
-    Those below the minimum, and in a column whose hidden rows are still fewer than it (the bank knows the total)
-    the smallest others until they are not.
+
+def withheld_cells(counts: Integers, n_codes: Integers, min_count: int) -> Mask:
+    """Return which cells the bank does not see: (cells,).
+
+    They are those below the minimum, and in a column whose hidden rows are still fewer than it (the bank knows the
+    total) the smallest others until they are not.
     """
     withheld: Mask = counts < min_count
     at = offsets(n_codes)

@@ -1,7 +1,7 @@
-"""Secure products in a stream of blocks, and plain sums of shares over cells: what boosting does in every step.
+"""Multiplies secretly in a stream of blocks of rows, as boosting and stacking do in every step.
 
-Both roles work on a few blocks of rows at a time, so one side encrypts while the other multiplies, and a side that
-waits for nobody uses all cores.
+Both roles work on a few blocks at a time, so one side encrypts while the other multiplies, and a side that waits for
+nobody uses all cores.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 
-from veilscore.arrays import CodeArray, Integers, Words
-from veilscore.crypto.shares import join_halves
+from veilscore.arrays import Words
 from veilscore.errors import MessageError
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.slots import N
@@ -27,7 +25,6 @@ R = TypeVar("R")
 BLOCK = 2 * N  # rows of one message; shorter ones cost more to hand over than they gain in overlap
 WORKERS = 2
 AHEAD = 4  # blocks or groups that a party computes while the network is busy; bounds its memory
-LOW = np.uint64((1 << 30) - 1)
 
 
 def _blocks(n: int) -> list[slice]:
@@ -35,7 +32,7 @@ def _blocks(n: int) -> list[slice]:
 
 
 def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterator[R]:
-    """Results of tasks in order, a few of them computed in advance."""
+    """Yield the results of tasks in order, a few of them computed in advance."""
     running: deque[Future[R]] = deque()
     for task in tasks:
         running.append(pool.submit(in_order(task)))
@@ -53,18 +50,11 @@ def bank_product(
     n_outputs: int | None,
     kinds: tuple[Any, Any],
 ) -> Protocol[Words]:
-    """Key owner: share of the sums over V of u_v v_v.
+    """Key owner: return its share of the sums over V of u_v v_v, uint64 (n,) or (n_outputs, n).
 
-    Parameters
-    ----------
-    n : rows.
     rows_of : u of a block of rows: uint64 (V, rows) below t.
     n_outputs : outputs of the same u, or None for one without that axis.
-    kinds : message of the ciphertexts (part, parts, ciphertexts) and of the replies (part, parts, reply).
-
-    Returns
-    -------
-    uint64 (n,) or (n_outputs, n).
+    kinds : types of the messages with ciphertexts (part, parts, ciphertexts) and with replies (part, parts, reply).
     """
     blocks = _blocks(n)
     out = np.empty((n_outputs or 1, n), np.uint64)
@@ -81,7 +71,7 @@ def bank_product(
         running = []
         for part, rows in enumerate(blocks):
             message: Any = yield from receive(holder, kinds[1])
-            _check_part(message, part, len(blocks), holder)
+            check_part(message, part, len(blocks), holder)
             running.append(pool.submit(decrypted, rows, list(message.reply)))
         for one in running:
             one.result()
@@ -91,7 +81,7 @@ def bank_product(
 def holder_product(
     bank: str, evaluator: ProductEvaluator, n: int, rows_of: Callable[[slice], Words], kinds: tuple[Any, Any]
 ) -> Protocol[Words]:
-    """Evaluator: share of the same; `rows_of` gives v of a block, (V, rows) or (n_outputs, V, rows)."""
+    """Evaluator: return its share of the same; `rows_of` gives v of a block, (V, rows) or (n_outputs, V, rows)."""
     blocks = _blocks(n)
     shares: list[Words] = []
     running: deque[Future[tuple[list[bytes], Words]]] = deque()
@@ -104,7 +94,7 @@ def holder_product(
     with ThreadPoolExecutor(WORKERS) as pool:
         for part, rows in enumerate(blocks):
             message: Any = yield from receive(bank, kinds[0])
-            _check_part(message, part, len(blocks), bank)
+            check_part(message, part, len(blocks), bank)
             work = partial(evaluator.multiply_sum, list(message.ciphertexts), rows_of(rows))
             running.append(pool.submit(in_order(work)))
             if len(running) > WORKERS:
@@ -114,36 +104,11 @@ def holder_product(
     return np.concatenate(shares, axis=-1)
 
 
-def _check_part(message: Any, part: int, parts: int, sender: str) -> None:
+def check_part(message: Any, part: int, parts: int, sender: str) -> None:
+    """Refuse a message of a stream that is not the one that is due."""
     if (message.part, message.parts) != (part, parts):
         raise MessageError(
-            f"block {message.part} of {message.parts} arrived where {part} of {parts} was due", party=sender
+            f"part {message.part} of {message.parts} arrived where {part} of {parts} was due: one is missing, repeated "
+            "or out of order, or the two sides use different part sizes",
+            party=sender,
         )
-
-
-def word_sums(codes: CodeArray, n_codes: Integers, x: Words) -> Words:
-    """Sum modulo T of shares (V, n) over the rows of each cell, in the clear: (V, cells)."""
-    first = np.concatenate(([0], np.cumsum(n_codes)))
-    low = np.zeros((int(first[-1]), x.shape[0]), np.uint64)
-    high = np.zeros_like(low)
-    _add_words(codes, first[:-1], np.ascontiguousarray(x.T), low, high)
-    return join_halves(low, high).T.copy()
-
-
-def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
-    """Sum modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
-    low, high = cells & LOW, cells >> np.uint64(30)
-    zero = np.zeros((cells.shape[0], 1), np.uint64)
-    sums = [np.concatenate([zero, np.cumsum(part, axis=1)], axis=1) for part in (low, high)]
-    return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_words(codes: CodeArray, first: Integers, x: Words, low: Words, high: Words) -> None:
-    """Add the halves of x (n, V) of every row to its cells (cells, V); no sum of 2^30 rows overflows."""
-    for i in range(codes.shape[0]):
-        for c in range(codes.shape[1]):
-            cell = first[c] + np.int64(codes[i, c])
-            for v in range(x.shape[1]):
-                low[cell, v] += x[i, v] & np.uint64(0x3FFFFFFF)
-                high[cell, v] += x[i, v] >> np.uint64(30)

@@ -1,17 +1,19 @@
-"""Joint gradient boosting: each tree is grown by the bank with one holder; rows, gradients and margins stay shared.
+"""Boosts jointly: the bank grows each tree with one holder; rows, gradients and margins stay shared.
 
-Source   : design page, section 6; docs/protocols/boosting.md.
-Parties  : the bank (label, choice of splits, leaf weights) and holders, one a tree, in turn.
-Messages : once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints, BoostPoints. Per tree:
+Source   : Design page, section 6; docs/protocols/boosting.md.
+Parties  : The bank has the label and finds leaf weights and, where sums are opened, splits; holders take part one a
+           tree, in turn.
+Messages : Once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints, BoostPoints. Per tree:
            BoostBankTree (BoostHolderMargin from the last partner), BoostBankTables -> BoostHolderGradients (shares of g
            and h); per level: BoostBankStep (open) -> BoostHolderSums, BoostBankStep (split), BoostChoices ->
            BoostProducts both ways (`bit_products.py`: shares of g and h in the children), BoostBankVectors and
            BoostHolderVectors (their sums per cell); last: BoostBankStep (leaves), BoostChoices -> BoostProducts (the
-           margins), BoostBankBlock -> BoostHolderBlock and BoostHolderImprovement (validation rows).
-Reveals  : to the bank, noised sums of g and h per opened cell and node, within the accountant's budget; the improvement
-           on validation rows, one number a tree. To a tree's holder, the shape of the tree and its own splits.
-Assumes  : semi-honest parties, ring-LWE, computational Diffie-Hellman in ristretto255, AES as a random permutation.
-           No two parties collude.
+           margins), BoostBankBlock -> BoostHolderBlock and BoostHolderImprovement (`boosting_validation.py`).
+Reveals  : The bank learns noised sums of g and h per opened cell and node, within the accountant's budget, and the
+           improvement on validation rows, one number a tree. A tree's holder learns the shape of the tree and its own
+           splits.
+Assumes  : Parties are semi-honest, and no two collude; ring-LWE and computational Diffie-Hellman in ristretto255 are
+           hard; AES is a random permutation.
 Aborts   : MessageError on any wrong size, range or order; RefusedError where an opening would exceed the budget.
 """
 
@@ -23,80 +25,50 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Integers, Mask, Words
+from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.crypto import shares
-from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.errors import MessageError, RefusedError
 from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
-from veilscore.lattice.params import PRODUCT
 from veilscore.lattice.product import ProductEvaluator, ProductKey
-from veilscore.lattice.rounding import exact_scale
-from veilscore.lattice.sampling import PublicStream, dither
 from veilscore.models import harmonics
-from veilscore.models.boosting_form import (
-    EXACT_BITS,
-    SCALE,
-    BankBoosting,
-    Grown,
-    Growth,
-    HolderColumns,
-    rank_codes,
-)
-from veilscore.models.split_search import (
-    Ranked,
-)
+from veilscore.models.boosting_form import SCALE, BankBoosting, Grown, Growth, HolderColumns, rank_codes
 from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
 from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
 from veilscore.protocols.blocks import bank_product, holder_product
+from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree, trees_of_keys
-from veilscore.protocols.boosting_shares import BankShares, HolderShares
-from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout, subtract, vector_share
+from veilscore.protocols.boosting_shares import (
+    BankShares,
+    HolderShares,
+    bank_ranked,
+    chosen_columns,
+    holder_columns,
+    partners,
+    remask,
+    sampled_rows,
+    tree_label,
+)
+from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout
+from veilscore.protocols.boosting_validation import bank_improvement, holder_improvement, weight_bits
 from veilscore.protocols.sealed_argmax import bank_setup, holder_setup
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.wire.randomness import secret_bytes
 
 BANK_TABLE, HOLDER_TABLE = 15, 18  # the holder's tables carry the coefficients, so their error is not shrunk by them
-SEED_BYTES = 32
-MAX_WEIGHT_BITS = 16  # fraction bits of leaf weights in the sums over validation rows
-
-
-def partners(session: Session, growth: Growth) -> list[tuple[str, str]]:
-    """(holder, sides) of each tree in turn: with own columns alone, a tree is the bank's or a holder's."""
-    if not growth.own_columns:
-        order = [(holder, "both") for holder in session.holders]
-    else:
-        order = [(session.holders[-1], "bank"), *((holder, "holder") for holder in session.holders)]
-    return [order[t % len(order)] for t in range(growth.n_estimators)]
-
-
-def _sampled(growth: Growth, seed: bytes, n: int) -> Mask:
-    """Rows a tree is grown on: not validation rows and, with a seed, a sample of the others; the same at both."""
-    rows = ~growth.validation
-    if seed:
-        draw = PublicStream(seed, b"boosting rows").uniform((1, n), (1 << 29,))[0]
-        rows &= draw < growth.subsample * float(1 << 29)
-    return rows
-
-
-def _remask(seed: bytes, n: int) -> Words:
-    """Words uniform below T from a seed, for handing a share from one holder to the next."""
-    scale = exact_scale(PRODUCT)
-    return scale.join(PublicStream(seed, b"boosting remask").uniform((2, n), tuple(scale.message.tolist())))
+SEED_BYTES = 32  # of a seed from which both parties draw alike
 
 
 def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
     """Bank: grow the trees.
 
-    Raises
-    ------
-    RefusedError : not even the first tree fits the budget of opened sums.
+    Raises RefusedError where not even the first tree fits the budget of opened sums.
     """
     bank = Bank(session, data)
     yield from bank.set_up()
     yield from bank.rebuild()
-    growth = data.growth
-    stopped = ""
+    growth, stopped = data.growth, ""
     order = partners(session, growth)
     for number in range(len(bank.trees), growth.n_estimators):
         if _no_better(bank.improvements, growth.early_stopping_rounds):
@@ -125,15 +97,15 @@ def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
 
 
 def _no_better(improvements: list[float], rounds: int) -> bool:
-    """Whether the best tree so far lies `rounds` back."""
+    """Say whether the best tree so far lies `rounds` back."""
     return bool(rounds) and len(improvements) - 1 - int(np.argmax(np.cumsum(improvements or [0.0]))) >= rounds
 
 
 class Bank(BankShares):
-    """The bank's role, tree by tree."""
+    """Plays the bank's role, tree by tree."""
 
     def close(self, holder: str, trees: tuple[Tree, ...]) -> Protocol[tuple[tuple[Tree, ...], str]]:
-        """Agree with a holder on its trees of the model; returns all trees, with what it tells, and its digest."""
+        """Agree with a holder on its trees of the model; return all trees, with what it tells, and its digest."""
         own = [tree for tree in trees if tree.holder == holder]
         digest = skeletons_digest(own) if self.growth.sealed else shapes_digest(own)
         yield Send(holder, pb.BoostBankTree(finished=True, kept=len(own), kept_sha256=digest))
@@ -146,8 +118,8 @@ class Bank(BankShares):
         if len(part.columns) != count or max(part.columns) >= self.holder_ranked[holder].n_codes.size:
             raise MessageError("the holder names columns that are not there", party=holder)
         columns = iter(part.columns)
-        told = [t.with_columns(columns) if t.holder == holder else t for t in trees]
-        return tuple(told), part.sha256.hex()
+        told = tuple(t.with_columns(columns) if t.holder == holder else t for t in trees)
+        return told, part.sha256.hex()
 
     def set_up(self) -> Protocol[None]:
         """Exchange hints with every holder; they serve all trees."""
@@ -156,23 +128,20 @@ class Bank(BankShares):
             label = session.label("boost bank cells", session.bank, holder)
             codes = HistogramCodes(self.ranked_codes, own.n_codes, label)
             self.cells[holder] = codes
-            yield Send(
-                holder,
-                pb.BoostBankRound0(
-                    bank_n_codes=own.n_codes.tolist(),
-                    ranks=columns.ranks.astype("<u2").tobytes(),
-                    missing=columns.ranked.missing.tolist(),
-                    bank_missing=own.missing.tolist(),
-                ),
+            start = pb.BoostBankRound0(
+                bank_n_codes=own.n_codes.tolist(),
+                ranks=columns.ranks.astype("<u2").tobytes(),
+                missing=columns.ranked.missing.tolist(),
+                bank_missing=own.missing.tolist(),
             )
+            yield Send(holder, start)
             yield from send_parts(holder, pb.BoostBankHints, b"".join(codes.hint_chunks()))
         for holder, columns in self.data.columns.items():
-            start = yield from receive(holder, pb.BoostHolderRound0)
-            before = start.spent
-            if not 0 <= before < np.inf:
+            reply = yield from receive(holder, pb.BoostHolderRound0)
+            if not 0 <= reply.spent < np.inf:
                 raise MessageError("the bits told in earlier attempts are out of range", party=holder)
             # an interrupted tree is not in the bank's checkpoint, but it is in the holder's
-            self.accountants[holder].spent = max(self.accountants[holder].spent, before)
+            self.accountants[holder].spent = max(self.accountants[holder].spent, reply.spent)
             label = session.label("boost holder cells", holder, session.bank)
             vectors = HistogramVectors(self.n, columns.ranked.n_codes, label)
             vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, MAX_HINT_BYTES)))
@@ -180,61 +149,48 @@ class Bank(BankShares):
             self.holder_ranked[holder] = columns.ranked
             self.bits[holder] = yield from bit_setup(session, holder)
             if self.growth.sealed:
-                missing = np.array(start.missing, dtype=bool)
+                missing = np.array(reply.missing, dtype=bool)
                 if missing.size != columns.ranked.n_codes.size:
                     raise MessageError("the holder's ranks do not fit its columns", party=holder)
                 self.holder_ranked[holder] = replace(columns.ranked, missing=missing)
                 self.sealed[holder] = yield from bank_setup(session, holder, pb.BoostSealed)
 
     def rebuild(self) -> Protocol[None]:
-        """After an interruption: the margins of the trees already grown, as fresh shares."""
+        """After an interruption: share the margins of the trees already grown anew."""
         for holder in self.session.holders:
             grown = [tree for tree in self.data.trees if tree.holder == holder]
             if not grown:
                 continue
-            yield from self._turn_to(holder, len(self.data.trees), "rebuild", grown)
+            known = [t.skeleton() if self.growth.sealed else t.shape() for t in grown]
+            shapes = json.dumps([t.model_dump(mode="json") for t in known]).encode()
+            yield from self._turn_to(holder, len(self.data.trees), shapes=shapes)
             for tree in grown:
                 yield from self._add_margin(tree)
         self.trees = list(self.data.trees)
 
-    def _turn_to(self, holder: str, number: int, purpose: str, grown: list[Tree], **more: Any) -> Protocol[ProductKey]:
+    def _turn_to(self, holder: str, number: int, **more: Any) -> Protocol[None]:
         """Make `holder` the partner: the last one hands its margin share over, masked anew."""
-        session = self.session
-        key = ProductKey(session.label(f"boost {purpose} {number} {holder}", session.bank, holder))
         previous, seed = "", b""
         if self.partner != holder:  # the first partner's share is masked too: it may have no split of its own
             previous, seed = self.partner, secret_bytes(SEED_BYTES)
             if previous:
                 yield Send(previous, pb.BoostBankTree(tree=number, hand_over_to=holder))
-            self.margin = subtract(self.margin, _remask(seed, self.n))
+            self.margin = subtract(self.margin, remask(seed, self.n))
         self.partner = holder
-        known = [t.skeleton() if self.growth.sealed else t.shape() for t in grown]
-        shapes = json.dumps([t.model_dump(mode="json") for t in known]).encode() if known else b""
-        yield Send(
-            holder,
-            pb.BoostBankTree(
-                tree=number,
-                product_public=key.public(),
-                previous=previous,
-                remask_seed=seed,
-                shapes=shapes,
-                **more,
-            ),
-        )
-        return key
+        yield Send(holder, pb.BoostBankTree(tree=number, previous=previous, remask_seed=seed, **more))
 
     def tree(self, number: int, holder: str, sides: str) -> Protocol[Tree | None]:
-        """Grow one tree; None where the budget does not allow to open its root."""
+        """Grow one tree; return None where the budget does not allow to open its root."""
         columns = self._columns(number, holder, sides)
         if not self.growth.sealed and not self._root_fits(holder, columns):
             return None
         series = harmonics.for_bound(float(np.abs(self.reach).max()) * (1 + 1e-9))
         seed = secret_bytes(SEED_BYTES) if self.growth.subsample < 1 else b""
-        key = yield from self._turn_to(
+        key = ProductKey(tree_label(self.session, number, holder))
+        yield from self._turn_to(
             holder,
             number,
-            "tree",
-            [],
+            product_public=key.public(),
             harmonic=series.r,
             rows_seed=seed,
             bank_columns=columns[0].tolist(),
@@ -247,22 +203,21 @@ class Bank(BankShares):
                 self.sealed_trees[holder] = 0
             self.sealed_trees[holder] = self.sealed_trees.get(holder, 0) + 1
         gradients = yield from self._gradients(key, holder, series)
-        rows = _sampled(self.growth, seed, self.n)
+        rows = sampled_rows(self.growth, seed, self.n)
         form = SealedBankTree if self.growth.sealed else BankTree
         grower = form(self, holder, columns, vector_share(gradients, rows), int(rows.sum()))
-        tree = yield from grower.grow()
-        tree = self._within_reach(tree)
+        tree = self._within_reach((yield from grower.grow()))
         validate = bool(self.growth.validation.any())
-        bits = self._improvement_bits(tree) if validate else 0
+        bits = weight_bits(self.growth, tree) if validate else 0
         yield Send(holder, pb.BoostBankStep(kind=pb.BoostBankStep.LEAVES, validate=validate, weight_bits=bits))
         yield from self._add_margin(tree)
         if validate:
-            self.improvements.append((yield from self._improvement(key, tree, gradients)))
+            self.improvements.append((yield from bank_improvement(self, key, tree, gradients)))
         self.trees.append(tree)
         return tree
 
     def _columns(self, number: int, holder: str, sides: str) -> tuple[Integers, Integers]:
-        """Columns this tree may ask on either side."""
+        """Draw the columns that this tree may split on, on either side."""
         draw = np.random.default_rng((self.growth.seed, number))
         found = []
         for side, ranked in (("bank", self.data.own.ranked), ("holder", self.data.columns[holder].ranked)):
@@ -279,7 +234,7 @@ class Bank(BankShares):
         return self.accountants[holder].allows(cells) and bool(cells)
 
     def _gradients(self, key: ProductKey, holder: str, series: harmonics.Harmonics) -> Protocol[Words]:
-        """Share (2, n) of g = w (p - y) and h = w p (1 - p)."""
+        """Return the share (2, n) of g = w (p - y) and h = w p (1 - p)."""
         weight = self.data.weight
 
         def tables(rows: slice) -> Words:
@@ -315,56 +270,18 @@ class Bank(BankShares):
         room = max(0.0, limit - reached)
         return tree.model_copy(update={"weights": tuple(w * room / largest for w in tree.weights)})
 
-    def _improvement_bits(self, tree: Tree) -> int:
-        """Fraction bits of the leaf weights in the validation sums, so that they cannot wrap."""
-        largest = max(1.0, *(abs(w) for w in tree.weights)) ** 2
-        n_rows = float(self.growth.validation.sum()) * self.growth.max_weight
-        room = 58 - SCALE - int(np.ceil(np.log2(n_rows * largest + 1)))
-        if room < 1:
-            raise ParameterError(f"{n_rows:.0f} validation rows do not fit the share ring: hold fewer")
-        return min(room, MAX_WEIGHT_BITS)
-
-    def _improvement(self, key: ProductKey, tree: Tree, gradients: Words) -> Protocol[float]:
-        """Fall of the loss on the validation rows, to second order: -sum over leaves of G w + H w^2 / 2."""
-        rows = self.growth.validation
-        bits = self._improvement_bits(tree)
-        codes, n_codes = self.data.codes[rows], self.data.own.ranked.n_codes
-        w = np.array(tree.weights)
-        factors = [
-            coefficients(tree, np.rint(np.ldexp(values, bits)).astype(np.int64), codes, n_codes)
-            for values in (w, w * w / 2)
-        ]
-        g, h = gradients[:, rows]
-        own = shares.add(
-            shares.scale(np.broadcast_to(g, factors[0].shape), factors[0]),
-            shares.scale(np.broadcast_to(h, factors[1].shape), factors[1]),
-        )
-        u = np.concatenate([own[1:], shares.to_ring(factors[0]), shares.to_ring(factors[1])])
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        product = yield from bank_product(tree.holder, key, int(rows.sum()), lambda r: u[:, r], None, kinds)
-        share = shares.add(shares.sum_shares(own[0])[None], shares.sum_shares(product)[None])
-        message = yield from receive(tree.holder, pb.BoostHolderImprovement)
-        opened = shares.shares_from_bytes(message.share, (1,))
-        drop = SCALE + bits - EXACT_BITS
-        return -float(shares.open_rounded(share, opened, max(drop, 0), SCALE + bits)[0])
-
 
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HolderResult:
-    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened.
-
-    Attributes
-    ----------
-    salt : of the digest that the bank was told, where it does not know the splits.
-    """
+    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened."""
 
     trees: tuple[Tree, ...]
     spent: float
     n_sums: int = 0
-    salt: bytes = field(default=b"", repr=False)
+    salt: bytes = field(default=b"", repr=False)  # of the digest that the bank learns, where it does not know splits
 
 
 def holder_boost(
@@ -381,17 +298,14 @@ def holder_boost(
 ) -> Protocol[HolderResult]:
     """Holder: take part in the trees that the bank grows with it.
 
-    Parameters
-    ----------
     codes, n_codes : (n, d) codes of the training rows and (d,) codes of each column.
     spent, n_sums : bits told and sums opened in earlier attempts; kept in a checkpoint before each opening.
     natural : sealed choice: ranks of the codes in the order of their values, -1 in columns that have none.
     earlier : sealed choice: this party's trees of earlier attempts, from its checkpoint.
-    tell_columns : sealed choice: tell the bank which anonymous column each split asks (for importances).
+    tell_columns : sealed choice: tell the bank which anonymous column each split is on (for importances).
     """
     holder = Holder(session, codes, n_codes, growth, spent)
-    holder.natural, holder.earlier = natural, earlier
-    holder.accountant.n_sums = n_sums
+    holder.natural, holder.earlier, holder.accountant.n_sums = natural, earlier, n_sums
     yield from holder.set_up()
     while True:
         message = yield from receive(session.bank, pb.BoostBankTree)
@@ -415,22 +329,19 @@ def holder_boost(
 
 
 class Holder(HolderShares):
-    """A holder's role, tree by tree."""
+    """Plays a holder's role, tree by tree."""
 
     def set_up(self) -> Protocol[None]:
-        """Exchange hints; they serve all trees."""
+        """Exchange hints with the bank; they serve all trees."""
         session, bank = self.session, self.session.bank
         start = yield from receive(bank, pb.BoostBankRound0)
-        self.bank_ranked = _bank_columns(start, bank)
-        self.columns = _ranks_from(start, self.n_codes, bank)
-        if self.growth.sealed:
-            self.columns = _own_order(self.columns, self.natural)
+        self.bank_ranked = bank_ranked(start, bank)
+        self.columns = holder_columns(start, self.n_codes, self.natural if self.growth.sealed else None, bank)
         missing = self.columns.ranked.missing.tolist() if self.growth.sealed else []
         yield Send(bank, pb.BoostHolderRound0(spent=self.accountant.spent, missing=missing))
         self.ranked_codes = rank_codes(self.codes, self.columns)
-        self.vectors = HistogramVectors(
-            self.n, self.bank_ranked.n_codes, session.label("boost bank cells", bank, session.party)
-        )
+        label = session.label("boost bank cells", bank, session.party)
+        self.vectors = HistogramVectors(self.n, self.bank_ranked.n_codes, label)
         label = session.label("boost holder cells", session.party, bank)
         self.cells = HistogramCodes(self.ranked_codes, self.n_codes, label)
         yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
@@ -440,7 +351,7 @@ class Holder(HolderShares):
             self.sealed = yield from holder_setup(session, pb.BoostSealed)
 
     def kept(self, message: Any) -> tuple[Tree, ...]:
-        """The model's trees with this holder, if both parties know the same ones."""
+        """Return the model's trees with this holder; MessageError if the parties do not know the same ones."""
         trees = tuple(self.trees[: message.kept])
         digest = skeletons_digest(trees) if self.growth.sealed else shapes_digest(trees)
         if message.kept > len(self.trees) or digest != bytes(message.kept_sha256):
@@ -455,7 +366,7 @@ class Holder(HolderShares):
         self.margin = np.zeros(self.n, np.uint64)
 
     def begin(self, message: Any) -> Protocol[None]:
-        """Take over the margins where another holder had them; take the tree's key."""
+        """Take over the margins where another holder had them."""
         session, bank = self.session, self.session.bank
         if message.previous:
             if message.previous not in session.holders or message.previous == session.party:
@@ -465,13 +376,10 @@ class Holder(HolderShares):
         if message.remask_seed:
             if len(message.remask_seed) != SEED_BYTES:
                 raise MessageError(f"a seed has {SEED_BYTES} bytes", party=bank)
-            self.margin = shares.add(self.margin, _remask(bytes(message.remask_seed), self.n))
-        purpose = "rebuild" if message.shapes else "tree"
-        label = session.label(f"boost {purpose} {message.tree} {session.party}", bank, session.party)
-        self.evaluator = ProductEvaluator(bytes(message.product_public), label)
+            self.margin = shares.add(self.margin, remask(bytes(message.remask_seed), self.n))
 
     def rebuild(self, shapes: bytes) -> Protocol[None]:
-        """Margins of trees from before an interruption."""
+        """Share the margins of trees from before an interruption anew."""
         try:
             trees = [Tree.model_validate(body) for body in json.loads(shapes)]
         except (ValueError, TypeError) as error:
@@ -489,31 +397,34 @@ class Holder(HolderShares):
         self.n_trees = len(trees)
 
     def tree(self, message: Any) -> Protocol[None]:
-        """One tree, from gradients to margins."""
+        """Take part in one tree, from gradients to margins."""
+        bank = self.session.bank
         if self.n_trees >= self.growth.n_estimators:
-            raise MessageError("the bank asks for more trees than the job has", party=self.session.bank)
+            raise MessageError("the bank asks for more trees than the job has", party=bank)
         self.n_trees += 1
+        label = tree_label(self.session, int(message.tree), self.session.party)
+        self.evaluator = ProductEvaluator(bytes(message.product_public), label)
         series = harmonics.harmonics(int(message.harmonic))
         seed = bytes(message.rows_seed)
         if len(seed) not in {0, SEED_BYTES}:
-            raise MessageError(f"a seed has {SEED_BYTES} bytes", party=self.session.bank)
+            raise MessageError(f"a seed has {SEED_BYTES} bytes", party=bank)
         columns = (
-            _chosen(message.bank_columns, self.bank_ranked, self.session.bank),
-            _chosen(message.holder_columns, self.columns.ranked, self.session.bank),
+            chosen_columns(message.bank_columns, self.bank_ranked, bank),
+            chosen_columns(message.holder_columns, self.columns.ranked, bank),
         )
-        if self.growth.sealed:
+        if self.growth.sealed:  # the keys of a set-up open so much and no more: both parties count alike
             n_cells = self.bank_ranked.n_cells + self.columns.ranked.n_cells
             if self.sealed_trees >= trees_of_keys(self.growth, n_cells):
                 self.sealed, self.sealed_trees = (yield from holder_setup(self.session, pb.BoostSealed)), 0
             self.sealed_trees += 1
         gradients = yield from self._gradients(series)
-        rows = _sampled(self.growth, seed, self.n)
+        rows = sampled_rows(self.growth, seed, self.n)
         form = SealedHolderTree if self.growth.sealed else HolderTree
         grower = form(self, columns, vector_share(gradients, rows), int(rows.sum()))
         tree, step = yield from grower.follow()
         yield from self._add_margin(tree)
         if step.validate:
-            yield from self._improvement(tree, gradients, int(step.weight_bits))
+            yield from holder_improvement(self, tree, gradients, int(step.weight_bits))
         self.trees.append(tree)
         yield Checkpoint(self.state())
 
@@ -533,59 +444,3 @@ class Holder(HolderShares):
             return
         product, _ = yield from bit_products(self.bits, e.reshape(-1), 1, NO_VALUES)
         self.margin = shares.add(self.margin, shares.sum_shares(product.reshape(-1, self.n), axis=0))
-
-    def _improvement(self, tree: Tree, gradients: Words, weight_bits: int) -> Protocol[None]:
-        if weight_bits > MAX_WEIGHT_BITS:
-            raise MessageError("leaf weights of so many bits are not asked", party=self.session.bank)
-        rows = self.growth.validation
-        n = int(rows.sum())
-        if not n:
-            raise MessageError("the bank asks to validate, the job holds no validation rows", party=self.session.bank)
-        e = np.concatenate([np.ones((1, n), bool), indicators(tree, self.codes[rows], self.n_codes)])
-        g, h = gradients[:, rows]
-        v = np.concatenate([e[1:].astype(np.uint64), np.where(e, g, np.uint64(0)), np.where(e, h, np.uint64(0))])
-        kinds = (pb.BoostBankBlock, pb.BoostHolderBlock)
-        product = yield from holder_product(self.session.bank, self.evaluator, n, lambda r: v[:, r], kinds)
-        drop = max(0, SCALE + weight_bits - EXACT_BITS)
-        share = shares.add(shares.sum_shares(product)[None], dither((1,), sd=float(1 << max(0, drop - 2))))
-        opened = shares.round_share(share, drop)
-        yield Send(self.session.bank, pb.BoostHolderImprovement(share=shares.shares_to_bytes(opened)))
-
-
-def _bank_columns(start: Any, bank: str) -> Ranked:
-    n_codes, missing = np.array(start.bank_n_codes, dtype=np.int64), np.array(start.bank_missing, dtype=bool)
-    if missing.size != n_codes.size or (n_codes.size and (n_codes.min() < 1 or n_codes.max() > 1 << 16)):
-        raise MessageError("the bank's number of codes is out of range", party=bank)
-    return Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64))
-
-
-def _ranks_from(start: Any, n_codes: Integers, bank: str) -> HolderColumns:
-    missing = np.array(start.missing, dtype=bool)
-    cells = int(n_codes.sum())
-    if missing.size != n_codes.size or len(start.ranks) != 2 * cells:
-        raise MessageError("the bank's ranks do not fit this party's columns", party=bank)
-    ranks = np.frombuffer(start.ranks, "<u2").astype(np.int64)
-    at = 0
-    for k in n_codes.tolist():
-        if not np.array_equal(np.sort(ranks[at : at + k]), np.arange(k)):
-            raise MessageError("the bank's ranks do not number this party's codes", party=bank)
-        at += k
-    return HolderColumns(Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64)), ranks)
-
-
-def _own_order(columns: HolderColumns, natural: HolderColumns | None) -> HolderColumns:
-    """The bank's ranks (by WOE), and the order of the values where a column has one."""
-    if natural is None:
-        return columns
-    first = np.concatenate(([0], np.cumsum(columns.ranked.n_codes)))[:-1]
-    has_order = natural.ranks[first] >= 0
-    ranks = np.where(np.repeat(has_order, columns.ranked.n_codes), natural.ranks, columns.ranks)
-    missing = np.where(has_order, natural.ranked.missing, columns.ranked.missing)
-    return HolderColumns(replace(columns.ranked, missing=missing), ranks)
-
-
-def _chosen(columns: Any, ranked: Ranked, bank: str) -> Integers:
-    chosen = np.array(columns, dtype=np.int64)
-    if chosen.size and (np.any(np.diff(chosen) <= 0) or chosen[-1] >= ranked.n_codes.size):
-        raise MessageError("the bank names columns that are not there", party=bank)
-    return chosen

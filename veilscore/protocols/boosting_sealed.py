@@ -18,7 +18,8 @@ from veilscore.lattice.product import OPENINGS
 from veilscore.models.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
 from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Split, Tree
-from veilscore.protocols.boosting_tree import BankTree, GrowingNode, HolderTree, noised, subtract, tree_of
+from veilscore.protocols.boosting_nodes import GrowingNode, noised, subtract, tree_of
+from veilscore.protocols.boosting_tree import BankTree, HolderTree
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.v1 import boosting_pb2 as pb

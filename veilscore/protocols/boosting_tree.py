@@ -1,4 +1,4 @@
-"""One tree of joint boosting while it grows, its splits chosen by the bank from noised sums; both roles.
+"""Grows one tree of joint boosting whose splits the bank chooses from noised sums; both roles.
 
 Source   : design page, section 6; docs/protocols/boosting.md. Messages, reveals and aborts: `boosting.py`.
 """
@@ -6,7 +6,7 @@ Source   : design page, section 6; docs/protocols/boosting.md. Messages, reveals
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,7 @@ import numpy as np
 from veilscore.arrays import Integers, Mask, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError, RefusedError
-from veilscore.lattice.params import T
-from veilscore.lattice.sampling import dither
-from veilscore.models.accountant import H_NOISE
-from veilscore.models.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE, Growth
+from veilscore.models.boosting_form import EXACT_BITS, MAX_WIDTH, NOISE_MARGIN, ROUNDING_BITS, SCALE, SURE
 from veilscore.models.split_search import (
     CELLS_PER_ROW,
     Coarse,
@@ -29,43 +26,25 @@ from veilscore.models.split_search import (
 )
 from veilscore.models.trees import MAX_SPLITS, Split, Tree
 from veilscore.protocols.binning import MAX_HINT_BYTES
-from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
-from veilscore.protocols.blocks import merge_cells, word_sums
+from veilscore.protocols.boosting_nodes import (
+    GrowingNode,
+    check_vectors,
+    keep_cells,
+    members,
+    noised,
+    subtract,
+    together,
+    tree_of,
+)
 from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive, receive_parts, send_parts
-
-_T = np.uint64(T)
-MAX_WORDS = 1 << 20  # of the vectors summed at once; 14 bytes of message each
-
-
-@dataclass(eq=False)
-class GrowingNode:
-    """A node of the growing tree; both parties keep the same numbers, each its own shares."""
-
-    number: int
-    depth: int
-    vectors: Words  # (2, n) share of g and h in the node's rows
-    cells: Words = field(default_factory=lambda: np.zeros((2, 0), np.uint64))  # share of their sums per cell
-    total: tuple[float, float] = (0.0, 0.0)
-    weight_bounds: tuple[float, float] = (-np.inf, np.inf)
-    least_rows: float = 0.0  # lower bound of the number of rows, from sum h less what noise may add
-
-
-def vector_share(values: Words, rows: Mask) -> Words:
-    """Share of values (..., n) in some rows, zero elsewhere."""
-    return np.where(rows, values, np.uint64(0))
-
-
-def subtract(left: Words, right: Words) -> Words:
-    """Difference of shares modulo T."""
-    return shares.add(left, np.where(right > 0, _T - right, np.uint64(0)))
 
 
 def opened_layout(
     nodes: list[Any], own: Ranked, other: Ranked, columns: tuple[Integers, Integers]
 ) -> tuple[list[tuple[Coarse | None, Coarse | None]], list[int]]:
-    """Coarse cells of each node on the bank's and the holder's side, and opened cells of each column over all nodes."""
+    """Return the coarse cells of each node on both sides, and how many cells of each column all nodes open together."""
     layouts, totals = [], np.zeros(columns[0].size + columns[1].size, np.int64)
     for node in nodes:
         bank = own.coarse(node.bank_width, columns[0]) if node.bank_width else None
@@ -79,53 +58,21 @@ def opened_layout(
 
 
 def coarse_cells(cells: Words, layout: tuple[Coarse | None, Coarse | None], first_holder: int) -> Words:
-    """Share (2, opened) of one node's opened sums, the bank's side first."""
+    """Return the share (2, opened) of one node's opened sums, the bank's side first."""
     bank, holder = layout
     parts = []
     if bank is not None:
-        parts.append(merge_cells(cells, bank.starts, bank.ends))
+        parts.append(shares.merge_cells(cells, bank.starts, bank.ends))
     if holder is not None:
-        parts.append(merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
+        parts.append(shares.merge_cells(cells, holder.starts + first_holder, holder.ends + first_holder))
     return np.concatenate(parts, axis=1)
 
 
-def members(keys: BitKeys, plans: list[tuple[Words, Mask | None]]) -> Protocol[list[Words]]:
-    """Share (2, n) of g and h in each computed child, of nodes with shares (2, n) and own rows, None at the other's."""
-    bits = [rows for _, rows in plans if rows is not None]
-    numbers = [vectors for vectors, rows in plans if rows is None]
-    none = np.zeros((2, 0), np.uint64)
-    products = yield from bit_products(
-        keys, np.concatenate([NO_BITS, *bits]), 2, np.concatenate([none, *numbers], axis=1)
-    )
-    n = plans[0][0].shape[1]
-    taken, given = (iter([part[:, at : at + n] for at in range(0, part.shape[1], n)]) for part in products)
-    return [
-        next(given) if rows is None else shares.add(vector_share(vectors, rows), next(taken)) for vectors, rows in plans
-    ]
-
-
-def tree_of(holder: str, records: list[tuple[int, int, int, Split]]) -> tuple[Tree, list[int]]:
-    """The tree of splits in the order they were made, and the node number of each leaf."""
-    index = {node: k for k, (node, _, _, _) in enumerate(records)}
-    children = {child for _, left, right, _ in records for child in (left, right)} or {0}
-    leaves = sorted(child for child in children if child not in index)
-    place = {node: -1 - i for i, node in enumerate(leaves)} | index
-    splits = tuple(
-        split.model_copy(update={"left": place[left], "right": place[right]}) for _, left, right, split in records
-    )
-    return Tree(holder=holder, splits=splits, weights=()), leaves
-
-
 class BankTree:
-    """One tree while it grows, at the bank."""
+    """Grows one tree at the bank."""
 
     def __init__(
-        self,
-        bank: BankShares,
-        holder: str,
-        columns: tuple[Integers, Integers],
-        root: Words,
-        n_rows: int,
+        self, bank: BankShares, holder: str, columns: tuple[Integers, Integers], root: Words, n_rows: int
     ) -> None:
         self.bank, self.holder, self.columns = bank, holder, columns
         self.growth = bank.growth
@@ -138,7 +85,7 @@ class BankTree:
         self.leaves: dict[int, float] = {}
 
     def grow(self) -> Protocol[Tree]:
-        """Open, choose, split, until nothing gains; returns the tree with its leaf weights."""
+        """Open, choose and split until nothing gains; return the tree with its leaf weights."""
         growth = self.growth
         most = growth.max_leaves or 1 << growth.max_depth
         yield from self._sum_cells([self.root])
@@ -204,7 +151,7 @@ class BankTree:
         return found
 
     def _best(self, node: GrowingNode, layout: tuple[Coarse | None, Coarse | None], sums: Vector) -> FoundSplit | None:
-        """Best split of one node from its opened sums; also sets its total, the mean over the opened columns."""
+        """Return the best split of one node, or None; also set its total, the mean over the opened columns."""
         sides = [
             (side, ranked, coarse)
             for side, ranked, coarse in zip(
@@ -221,13 +168,7 @@ class BankTree:
             part = sums[:, at : at + coarse.starts.size]
             at += coarse.starts.size
             found = best_split(
-                side,
-                ranked,
-                coarse,
-                (part[0].copy(), part[1].copy()),
-                node.total,
-                self.rules,
-                node.weight_bounds,
+                side, ranked, coarse, (part[0].copy(), part[1].copy()), node.total, self.rules, node.weight_bounds
             )
             if found is not None and (best is None or found.gain > best.gain):
                 best = found
@@ -310,7 +251,6 @@ class BankTree:
         return made[0], made[1]
 
     def _members(self, plans: list[tuple[GrowingNode, Split, bool]]) -> Protocol[list[Words]]:
-        """Share of g and h in the computed child of each node: (2, n) each."""
         rows = [self._goes(split, left=left) if split.side == "bank" else None for _, split, left in plans]
         vectors = [node.vectors for node, _, _ in plans]
         return (yield from members(self.bank.bits[self.holder], list(zip(vectors, rows, strict=True))))
@@ -322,7 +262,7 @@ class BankTree:
         return goes if left else ~goes
 
     def _sum_cells(self, nodes: list[GrowingNode]) -> Protocol[None]:
-        """Shares of the nodes' sums over the bank's cells and the holder's, some nodes at once."""
+        """Share the nodes' sums over the bank's cells and the holder's, some nodes at once."""
         bank = self.bank
         for some in together(nodes, bank.n):
             vectors = np.concatenate([node.vectors for node in some])
@@ -332,38 +272,17 @@ class BankTree:
                 query, holder_cells = bank.vectors[self.holder].query(vectors)
                 yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
             if self.columns[0].size:
-                own = word_sums(bank.ranked_codes, self.own.ranked.n_codes, vectors)
+                own = shares.cell_sums(bank.ranked_codes, self.own.ranked.n_codes, vectors)
                 codes = bank.cells[self.holder]
                 data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
                 share = codes.evaluate(codes.unpack(data))
                 check_vectors(share, some, self.holder)
                 bank_cells = shares.add(share, own)
-            _keep_cells(some, bank_cells, holder_cells)
-
-
-def together(nodes: list[GrowingNode], n_rows: int) -> list[list[GrowingNode]]:
-    """Nodes in groups whose sums are made at once: more of them cost less each, but memory."""
-    size = max(1, MAX_WORDS // (2 * n_rows))
-    return [nodes[start : start + size] for start in range(0, len(nodes), size)]
-
-
-def check_vectors(share: Words, nodes: list[GrowingNode], party: str) -> None:
-    """Refuse sums of another number of vectors than g and h of each node."""
-    if share.shape[0] != 2 * len(nodes):
-        raise MessageError(
-            f"histograms of g and h of {len(nodes)} nodes have two vectors each, not {share.shape[0]} in all",
-            party=party,
-        )
-
-
-def _keep_cells(nodes: list[GrowingNode], bank_cells: Words, holder_cells: Words) -> None:
-    cells = np.concatenate([bank_cells, holder_cells], axis=1)
-    for i, node in enumerate(nodes):
-        node.cells = cells[2 * i : 2 * i + 2]
+            keep_cells(some, bank_cells, holder_cells)
 
 
 class HolderTree:
-    """One tree while it grows, at the holder."""
+    """Follows one tree at the holder."""
 
     def __init__(self, holder: HolderShares, columns: tuple[Integers, Integers], root: Words, n_rows: int) -> None:
         self.holder, self.columns, self.growth = holder, columns, holder.growth
@@ -376,7 +295,7 @@ class HolderTree:
         self.opened: set[int] = set()
 
     def follow(self) -> Protocol[tuple[Tree, Any]]:
-        """Do what the bank asks until the tree is whole; returns it, and the step that ended it."""
+        """Do what the bank requests until the tree is whole; return it, and the step that ended it."""
         yield from self._sum_cells([self.nodes[0]])
         while True:
             step = yield from receive(self.bank, pb.BoostBankStep)
@@ -475,7 +394,6 @@ class HolderTree:
         return table[self.holder.codes[:, split.column]]
 
     def _members(self, plans: list[tuple[GrowingNode, Mask | None, bool]]) -> Protocol[list[Words]]:
-        """This party's share of g and h in the computed child of each node."""
         rows = [goes if goes is None or left else ~goes for _, goes, left in plans]
         vectors = [node.vectors for node, _, _ in plans]
         return (yield from members(self.holder.bits, list(zip(vectors, rows, strict=True))))
@@ -490,19 +408,9 @@ class HolderTree:
                 query, bank_cells = holder.vectors.query(vectors)
                 yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
             if self.columns[1].size:
-                own = word_sums(holder.ranked_codes, holder.n_codes, vectors)
+                own = shares.cell_sums(holder.ranked_codes, holder.n_codes, vectors)
                 data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
                 share = holder.cells.evaluate(holder.cells.unpack(data))
                 check_vectors(share, some, self.bank)
                 holder_cells = shares.add(share, own)
-            _keep_cells(some, bank_cells, holder_cells)
-
-
-def noised(share: Words, growth: Growth) -> Words:
-    """Noise of `noise_rows` rows on g and a quarter of it on h, then rounding; without noise, dither alone."""
-    unit = float(1 << SCALE) * growth.noise_rows * growth.max_weight
-    least = float(1 << 16)  # bare rounding would leak sums of the encryption noise, which the bank knows
-    g = dither(share.shape[1:], sd=max(unit, least))
-    h = dither(share.shape[1:], sd=max(unit * H_NOISE, least))
-    bits = ROUNDING_BITS if growth.noise_rows else EXACT_BITS
-    return shares.round_share(shares.add(share, np.stack([g, h])), SCALE - bits)
+            keep_cells(some, bank_cells, holder_cells)

@@ -1,7 +1,7 @@
-"""Scoring one firm online: the bank learns its total or its band, a holder that the firm is scored, nobody else more.
+"""Scores one firm online: the bank learns its total or its band, a holder that the firm is scored, nobody else more.
 
 Source   : sums of encrypted cells, made as spares (`online_spares.py`, ADR 4); shares of zero between holders
-           (`crypto/zero_share.py`); bands by a garbled circuit (`online_band.py`); roles as in ADR 16.
+           (`crypto/zero_share.py`); bands by a garbled circuit (`online_band.py`); roles as in ADR 17.
 Parties  : the bank (points of every cell), holders (the record's codes of their own columns), the coordinator; of a
            band the lead, the first holder that takes part, instead of the coordinator.
 Messages : 0. A spare with each holder, from the stock or made now.
@@ -39,7 +39,7 @@ from veilscore.evidence.online_opening import ShareOpened, digests_of
 from veilscore.protocols.adding import pack_partial, parse_partial
 from veilscore.protocols.online_band import CALLS, BankSetup, check_same, labels_of, lead_serves, lost, sha256_of
 from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord
-from veilscore.protocols.online_parts import NotScoredError, Opened, Part, as_if_sent, read_part, taking_part
+from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
 from veilscore.protocols.online_spares import HolderSpare, Side
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -65,7 +65,7 @@ class _NotOpenedError(PeerError):
 
 
 def bank_score(of: BankRequest) -> Protocol[Opened]:
-    """Bank: one request; what a repeat under its id cannot mend ends the role, as where nobody may open."""
+    """Bank: score one firm; what a repeat under the request's id cannot mend ends the role."""
     yield Serve(CALLER, (pb.ScoreRequest,))
     parts = yield from together({holder: _or_why_not(of, holder) for holder in of.sides})
     again = [part.holder for part in parts.values() if part.reply.released_as]
@@ -85,7 +85,7 @@ def bank_score(of: BankRequest) -> Protocol[Opened]:
     return Opened(parts, tuple(part.holder for part in chosen), found)
 
 
-def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[Part]:
+def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[FirmPart]:
     """Bank: ask one holder for the firm's record under a spare; raises what the holder answers instead."""
     side, spare = of.sides[holder], of.take_spare(holder) or (yield from of.make_spare(holder))
     request = pb.EncryptRecord()
@@ -108,12 +108,10 @@ def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protoco
 
 
 def bank_opens(
-    of: BankRequest, part: Part, parties: Sequence[str], share_key_ids: Mapping[str, bytes]
+    of: BankRequest, part: FirmPart, parties: Sequence[str], share_key_ids: Mapping[str, bytes]
 ) -> Protocol[pb.OpenedPartial]:
     """Bank: have one holder open its part together with the others.
 
-    Parameters
-    ----------
     parties : who takes part; of a band the lead first.
     share_key_ids : party -> which of its keys its share of zero is made with.
     """
@@ -134,20 +132,20 @@ def bank_opens(
         raise _NotOpenedError(part.holder, error) from error
 
 
-def _or_why_not(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[Part]:
+def _or_why_not(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[FirmPart]:
     try:
         return (yield from bank_record(of, holder, fresh=fresh))
     except VeilscoreError as error:
-        return Part(holder, "refused" if isinstance(error, RefusedError) else "failed", error.message[:200])
+        return FirmPart(holder, "refused" if isinstance(error, RefusedError) else "failed", error.message[:200])
 
 
-def _opens(of: BankRequest, chosen: Sequence[Part]) -> dict[str, Protocol[pb.OpenedPartial]]:
+def _opens(of: BankRequest, chosen: Sequence[FirmPart]) -> dict[str, Protocol[pb.OpenedPartial]]:
     holders, ids = [part.holder for part in chosen], {part.holder: part.reply.share_key_id for part in chosen}
     return {part.holder: bank_opens(of, part, holders, ids) for part in chosen}
 
 
-def _total(of: BankRequest, parts: Mapping[str, Part], chosen: Sequence[Part]) -> Protocol[int]:
-    """Units of all who take part, masks taken off; ProtocolError if the model allows no such sum."""
+def _total(of: BankRequest, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
+    """Open the units of all who take part, and take the masks off; ProtocolError if the model allows no such sum."""
     request = pb.TotalRequest(request_id=of.ask.request_id, with_parties=[part.holder for part in chosen])
 
     def attempt() -> Protocol[pb.TotalReply]:
@@ -166,15 +164,15 @@ def _total(of: BankRequest, parts: Mapping[str, Part], chosen: Sequence[Part]) -
     return units
 
 
-def own_share(sides: Mapping[str, Side], own_units: int, chosen: Sequence[Part]) -> int:
-    """The bank's share of the total, where the lead's is the sum of the holders' partials."""
+def own_share(sides: Mapping[str, Side], own_units: int, chosen: Sequence[FirmPart]) -> int:
+    """Return the bank's share of the total, where the lead's is the sum of the holders' partials."""
     holders = {part.holder for part in chosen}
     averages = sum(side.average for holder, side in sides.items() if holder not in holders)
     return own_units + averages - sum(part.mask or 0 for part in chosen)
 
 
-def _band(of: BankRequest, bands: Bands, parts: Mapping[str, Part], chosen: Sequence[Part]) -> Protocol[int]:
-    """Number of the band; asked for again, the same labels are sent."""
+def _band(of: BankRequest, bands: Bands, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
+    """Open the number of the band; asked for again, the same labels are sent."""
     lead, share = chosen[0].holder, own_share(of.sides, of.own_units, chosen)
     yield from _until_done(parts, lambda: together(_opens(of, chosen)))
     sent: list[tuple[BankSetup, pb.BandLabels]] = []
@@ -202,7 +200,7 @@ def _band(of: BankRequest, bands: Bands, parts: Mapping[str, Part], chosen: Sequ
         raise ProtocolError(f"{lead} opened no band ({error.message}); use a new request id") from error
 
 
-def _until_done(parts: Mapping[str, Part], attempt: Callable[[], Protocol[R]]) -> Protocol[R]:
+def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]]) -> Protocol[R]:
     """Attempt until it succeeds: the caller is told of a failure, and may repeat the request.
 
     Then the same bytes go out, so that nothing is opened twice: a holder that has opened answers the same again.
@@ -232,7 +230,7 @@ class _Asked:
 
 
 def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]:
-    """Holder: one request id of a bank, until nothing of it has to be kept in memory any more.
+    """Holder: serve one request id of a bank, until nothing of it has to be kept in memory any more.
 
     1. EncryptRecord, perhaps again; 2. OpenPartial, of which one is opened: the same bytes bring the same partial
     again, also after a restart, and anything else is refused; 3. at the lead of a band, its circuit.
@@ -284,7 +282,7 @@ def _until_opened(
 
 
 def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _Asked) -> Protocol[pb.EncryptedRecord]:
-    """The record of a firm under a spare, or less where it need not be opened."""
+    """Send the record of a firm under a spare, or less where it need not be opened."""
     check_record(request, bank)
     record = yield from work(partial(desk.find, bank, request))
     if asked.record is not None and _same(request) != _same(asked.request):
@@ -318,7 +316,7 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _A
 
 
 def _same(request: pb.EncryptRecord) -> tuple[object, ...]:
-    """What is the same in all calls for a record under one request id."""
+    """Return what is the same in all calls for a record under one request id."""
     part = request.map_hash, request.part_hash
     return request.firm_id, request.model_hash, request.on_missing, request.bands_hash, *part
 
@@ -326,7 +324,7 @@ def _same(request: pb.EncryptRecord) -> tuple[object, ...]:
 def _open(
     desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, record: HolderRecord
 ) -> Protocol[tuple[bytes, bytes]]:
-    """Open this holder's part, once; its digest and the partial, which are on disk before they leave."""
+    """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
     parties = tuple(request.with_parties)
     _check_parties(desk, bank, request, record)
     keys = yield from desk.share_keys(parties, dict(request.share_key_ids))

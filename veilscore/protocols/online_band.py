@@ -1,4 +1,4 @@
-"""The band of one firm online: bank and lead hold shares of its total, and the band is opened to the bank alone.
+"""Opens the band of one firm online to the bank alone, from shares of its total that bank and lead hold.
 
 Source   : the circuit of `veilscore.protocols.banding` for one row; shares of `veilscore.protocols.online`, modulo T.
 Parties  : the bank (evaluates; its share is its own units less its masks), the lead (garbles; its share is the sum of
@@ -40,13 +40,13 @@ from veilscore.wire.randomness import derived, seeded
 
 
 def names_of(bank: str, lead: str, setup_id: str) -> bytes:
-    """Label of one set-up, the same on both sides."""
+    """Return the label of one set-up, the same on both sides."""
     return pack_fields(b"veilscore/1 online band", bank.encode(), lead.encode(), setup_id.encode())
 
 
 @lru_cache(maxsize=64)
 def _circuit(limits: tuple[int, ...]) -> BandCircuit:
-    """Circuits are kept: counting the gates of one takes as long as running it."""
+    """Return a circuit; they are kept, as counting the gates of one takes as long as running it."""
     return BandCircuit(limits, T)
 
 
@@ -56,8 +56,6 @@ def _circuit(limits: tuple[int, ...]) -> BandCircuit:
 class BankBand:
     """The bank's half of one set-up.
 
-    Parameters
-    ----------
     names : `names_of` the set-up.
     seed : of all secrets of this set-up; of no other.
     """
@@ -73,7 +71,7 @@ class BankBand:
 
     @property
     def point(self) -> bytes:
-        """Base point for the lead."""
+        """Return the base point for the lead."""
         return self._receiver.base()
 
     def accept(self, choices: bytes) -> None:
@@ -83,8 +81,6 @@ class BankBand:
     def labels(self, share: int, bands: Bands) -> bytes:
         """Return the message that asks for the labels of the bank's share; once.
 
-        Parameters
-        ----------
         share : of the total, of any sign.
         bands : of the model.
         """
@@ -97,7 +93,7 @@ class BankBand:
         return self._sent[1]
 
     def open(self, tables: bytes, decoding: bytes) -> int:
-        """Run the lead's circuit, after `labels`: number of the band."""
+        """Run the lead's circuit, after `labels`, and return the number of the band."""
         if self._sent is None:
             raise MessageError("garbled tables came before labels were asked for")
         circuit, _, labels = self._sent
@@ -146,8 +142,6 @@ def labels_of(setup: BankSetup, request_id: str, share: int, bands: Bands) -> pb
 class LeadBand:
     """The lead's half of one set-up, for one circuit.
 
-    Parameters
-    ----------
     names : `names_of` the set-up.
     point : the bank's base point.
     """
@@ -162,10 +156,8 @@ class LeadBand:
         return "<LeadBand>"
 
     def answer(self, labels: bytes, share: Words, bands: Bands) -> tuple[bytes, bytes]:
-        """Garble: tables and the bits that decode the band.
+        """Garble; return tables and the bits that decode the band.
 
-        Parameters
-        ----------
         labels : the bank's message.
         share : (1,) sum of the holders' partials modulo T.
         bands : that the lead keeps of the model.
@@ -194,12 +186,12 @@ class LeadSetup:
 
     @property
     def choices(self) -> pb.BandChoices:
-        """What the bank is sent for it."""
+        """Return what the bank is sent for it."""
         return pb.BandChoices(points=self.role.choices)
 
 
 def sum_of_parts(parts: Sequence[bytes], parties: Sequence[str]) -> Words:
-    """Lead: sum (1,) modulo T of the parts of all that take part."""
+    """Lead: return the sum (1,) modulo T of the parts of all that take part."""
     return add_partials([parse_partial(part, 1, party) for part, party in zip(parts, parties, strict=True)])
 
 
@@ -207,12 +199,12 @@ CALLS = (pb.EncryptRecord, pb.OpenPartial, pb.BandLabels)  # of a bank at a hold
 
 
 def lost(holder: str) -> RefusedError:
-    """Refusal where nothing of a request is in memory any more."""
+    """Return the refusal where nothing of a request is in memory any more."""
     return RefusedError(f"{holder} was restarted since, or is overloaded; use a new request id", party=holder)
 
 
 def sha256_of(message: Message) -> bytes:
-    """SHA-256 of a whole message."""
+    """Return the SHA-256 of a whole message."""
     return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
@@ -238,8 +230,6 @@ def lead_serves(
 
     Other labels, under another set-up or not, are refused: a bank that shifts its share could search for the score.
 
-    Parameters
-    ----------
     parties : who takes part, this lead first.
     opened : digest of the OpenPartial that was opened, and the lead's own part.
     bands : cut-offs that it keeps of the model.

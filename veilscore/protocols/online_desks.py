@@ -1,4 +1,4 @@
-"""What the roles of one score take from their nodes: plain values and small functions; audits and tests give others."""
+"""Says what the roles of one score take from their nodes: values and small functions; audits and tests give others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.evidence.online_opening import BandOpened, ShareOpened
 from veilscore.protocols.online_band import BankSetup, LeadSetup
-from veilscore.protocols.online_parts import Part
+from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
 from veilscore.release.single import Passed
 from veilscore.terms.bands import Bands
@@ -24,8 +24,6 @@ Keys = dict[str, PairwiseKey]
 class BankRequest:
     """What the bank's role takes from its node for one request; the defaults are those of a request without a node.
 
-    Attributes
-    ----------
     ask : what each holder is asked, but for what belongs to that holder.
     sides : the bank's points for each holder, in the order of the model.
     own_units : units of the firm without any holder's part.
@@ -48,8 +46,8 @@ class BankRequest:
     limit_s: float = 10.0
     put_back: Callable[[str, BankSpare], object] = lambda *_: None
     drop_setups: Callable[[str], object] = lambda _: None
-    opened_before: Callable[[Sequence[Part]], int | None] = lambda _: None
-    note: Callable[[Part, pb.OpenPartial], object] = lambda *_: None
+    opened_before: Callable[[Sequence[FirmPart]], int | None] = lambda _: None
+    note: Callable[[FirmPart, pb.OpenPartial], object] = lambda *_: None
     note_band: Callable[[BankSetup], object] = lambda _: None
 
 
@@ -57,8 +55,6 @@ class BankRequest:
 class HolderRecord:
     """What a holder's node has for a request that its policy, consent and release control let pass.
 
-    Attributes
-    ----------
     cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
     reason_codes : codes of columns that its policy lets the bank know.
     holders : of the model, in order.
@@ -78,8 +74,6 @@ class HolderRecord:
 class HolderDesk:
     """What a holder's role takes from its node.
 
-    Attributes
-    ----------
     discloses_unknown, without_others : of its policy: whether banks learn which firms it does not know, and whether it
         opens its part without all holders of the model.
     share_key_id, share_keys : which key of its own its shares of zero are made with; agrees on a key with each other

@@ -1,4 +1,4 @@
-"""Spares: the encryption of an online score done on random numbers, before the request comes or when it has come.
+"""Makes spares: the encryption of an online score done on random numbers, before the request or when it has come.
 
 Source   : correlated randomness in the manner of Beaver 1991, over sums of encrypted cells; ADR 4.
 Parties  : the bank, one holder.
@@ -54,8 +54,6 @@ _HASH_BYTES = 32
 class Side:
     """The bank's points for one party, in units.
 
-    Attributes
-    ----------
     points : one array of points a column, by code.
     average : the part of the average training firm: each column's mean over the training rows, rounded.
     encoded : its points for `evaluate`; None for the bank's own side, and for trees.
@@ -75,21 +73,21 @@ class Side:
 
     @cached_property
     def cells(self) -> Integers:
-        """Points of all cells, column by column; for trees the record's factors."""
+        """Return the points of all cells, column by column; for trees the record's factors."""
         return np.concatenate(self.points) if self.factors is None else self.factors
 
     @property
     def lowest(self) -> int:
-        """Smallest part that a firm can have."""
+        """Return the smallest part that a firm can have."""
         return self.bounds[0] if self.bounds is not None else sum(int(p.min()) for p in self.points)
 
     @property
     def highest(self) -> int:
-        """Largest part that a firm can have."""
+        """Return the largest part that a firm can have."""
         return self.bounds[1] if self.bounds is not None else sum(int(p.max()) for p in self.points)
 
     def lost(self, column: int, code: int) -> int:
-        """Units that a code costs against the column's best."""
+        """Return the units that a code costs against the column's best."""
         return int(self.points[column].max() - self.points[column][code])
 
 
@@ -100,7 +98,7 @@ class BankSecrets(Interface):
         """Draw what the next reply to a holder is bound to."""
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
-        """Public keys of a holder, asked for where they are not known."""
+        """Return the public keys of a holder, asked for where they are not known."""
 
     def keep(self, opening: OnlineOpening, prepared: pb.PreparedSpare) -> None:
         """Keep what an auditor needs of a spare; on disk."""
@@ -116,16 +114,16 @@ class BankSpare:
     opening: OnlineOpening = field(repr=False)
 
     def mask_of(self, difference: bytes, cells: Integers, holder: str) -> int:
-        """What the bank has to take off the total, given the holder's difference; `cells` are its points or factors."""
+        """Return what the bank has to take off the total, by the holder's difference; `cells` are points or factors."""
         return (self.mask - _dot(_parse(difference, cells.size, holder), cells % T)) % T
 
     def factors_of(self, cells: Integers) -> bytes:
-        """The record's factors less the random numbers, for trees; empty for a scorecard."""
+        """Return the record's factors less the random numbers, for trees; empty for a scorecard."""
         return b"" if self.random is None else ((cells - self.random) % T).astype("<u4").tobytes()
 
 
 def random_factors(seed: bytes, n: int) -> Integers:
-    """What stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
+    """Draw what stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
     return seeded(derived(seed, "factors"), lambda: uniform_slots(n)).astype(np.int64)
 
 
@@ -134,8 +132,6 @@ def bank_spare(
 ) -> Protocol[BankSpare]:
     """Bank: make a spare with a holder.
 
-    Parameters
-    ----------
     n_cells : of the holder; for trees the points of a record are not known yet, so random ones stand for them.
     limit_s : how long the holder may take for an answer.
     """
@@ -156,7 +152,7 @@ def bank_spare(
 def _evaluated(
     context: PublicContext, prepared: pb.PreparedSpare, side: Side, random: Integers | None, opening: OnlineOpening
 ) -> tuple[tuple[bytes, ...], int]:
-    """The bank's masked reply, and its mask."""
+    """Return the bank's masked reply, and its mask."""
     lifted = side.cells if random is None else np.where(random > T // 2, random - T, random)
     points = encode_points(lifted) if random is not None or side.encoded is None else side.encoded
     query = tuple(prepared.ciphertext_enc)
@@ -171,8 +167,6 @@ def _evaluated(
 class HolderSpare:
     """A holder's half: random numbers r (n_cells,) modulo T, and s, the bank's reply as it was opened.
 
-    Attributes
-    ----------
     part : what it is for: hash of the code map, for trees followed by that of the holder's part.
     commitment : of the bank, to the seed of its half.
     messages : digests of what the two sent for it, by kind.
@@ -188,7 +182,7 @@ class HolderSpare:
     used: bool = False
 
     def difference(self, cells: Words) -> bytes:
-        """Cells of a record (n_cells,) minus r modulo T, 4 bytes a cell; once."""
+        """Return the cells of a record (n_cells,) minus r modulo T, 4 bytes a cell; once."""
         if self.used:
             raise SecretReuseError("a spare was asked for twice: each record takes a new one")
         self.used = True
@@ -196,7 +190,7 @@ class HolderSpare:
         return difference.astype("<u4").tobytes()
 
     def partial(self, factors: bytes, bank: str) -> int:
-        """The holder's partial modulo T, but for its zero-share; `factors` are the bank's c - a, for trees alone."""
+        """Return the partial modulo T, but for the zero-share; `factors` are the bank's c - a, for trees alone."""
         if bool(factors) != (len(self.part) > _HASH_BYTES):
             raise MessageError("a request to open does not fit its spare", party=bank)
         if not factors:
@@ -210,10 +204,8 @@ def holder_spare(
     n_cells_of: Callable[[str, pb.PrepareSpare], Coroutine[Any, Any, int]],
     keep: Callable[[str, HolderSpare], None],
 ) -> Protocol[None]:
-    """Holder: its side of one spare.
+    """Holder: make its side of one spare.
 
-    Parameters
-    ----------
     secret : gives its keys; makes them at the first use, which takes time.
     n_cells_of : cells of the part that a bank asks a spare for; RefusedError where there is none, or policy forbids it.
     keep : takes the spare into the stock.
@@ -245,5 +237,5 @@ def _parse(data: bytes, n_cells: int, sender: str) -> Integers:
 
 
 def _dot(left: Integers, right: Integers) -> int:
-    """Inner product modulo T of numbers below T."""
+    """Return the inner product modulo T of numbers below T."""
     return int((left * right % T).sum()) % T

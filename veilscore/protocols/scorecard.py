@@ -1,20 +1,20 @@
-"""Joint training of a scorecard: logistic regression on WOE without showing a row's log-odds to anyone.
+"""Trains a scorecard jointly: logistic regression on WOE that shows nobody the log-odds of a row.
 
-Source   : design page, sections 1 to 5.
-Parties  : the bank (label, WOE, coefficients), the lead holder and any number of other holders.
-Messages : once: TrainBankRound0, TrainHolderHistogramHints, TrainHolderLookupHints, TrainBankHints; per step:
+Source   : Design page, sections 1 to 5.
+Parties  : The bank has the label, the WOE and the coefficients; the lead holder and any number of others have codes.
+Messages : Once: TrainBankRound0, TrainHolderHistogramHints, TrainHolderLookupHints, TrainBankHints. Per step:
            TrainBankStep, TrainBankEta -> shares of eta; TrainHolderEta (others to the lead); TrainBankTables ->
            TrainLeadSigmoid, TrainLeadCells (shares of the residual, of the bank's cells), TrainLeadResidual;
            TrainBankResidual -> TrainHolderGradient (the gradient of the holder's columns, rounded).
-Reveals  : to the bank, d + 1 rounded gradient components a step; to holders, the number of steps and R of each.
-Assumes  : semi-honest parties, ring-LWE. The bank together with the lead learns the other holders' eta.
-Aborts   : MessageError on any wrong size, shape or range; more steps than the job allows.
+Reveals  : The bank learns d + 1 rounded gradient components a step; holders learn the number of steps and R of each.
+Assumes  : Parties are semi-honest, and ring-LWE is hard. The bank together with the lead learns the other holders' eta.
+Aborts   : MessageError on any wrong size, shape or range, and on more steps than the job allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,15 +22,14 @@ from veilscore.arrays import CodeArray, Integers, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
-from veilscore.lattice.params import T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
-from veilscore.lattice.sampling import dither
 from veilscore.models.counts import row_sums
 from veilscore.models.logistic_problem import BankTraining, column_sums, scales
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.models.optimise import GradientStep, OptimiserState
 from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.protocols.blocks import check_part
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -46,25 +45,7 @@ from veilscore.wire.protocol import (
 )
 
 BLOCK = 8192  # rows of one product ciphertext
-_T = np.uint64(T)
 R = TypeVar("R")
-
-
-def share_cells(codes: CodeArray, n_codes: Integers, share: Words) -> Words:
-    """Sum modulo T of a share (n,) over the rows of each cell, in the clear: (cells,).
-
-    Halves of 30 bits keep every float64 sum exact up to 2**23 rows.
-    """
-    low, high = share & np.uint64((1 << 30) - 1), share >> np.uint64(30)
-    sums = []
-    for column, n in enumerate(n_codes):
-        code = codes[:, column]
-        lows = np.bincount(code, weights=low, minlength=int(n)).astype(np.uint64)
-        highs = np.bincount(code, weights=high, minlength=int(n)).astype(np.uint64) % _T
-        for _ in range(10):
-            highs = (highs << np.uint64(3)) % _T
-        sums.append((lows % _T + highs) % _T)
-    return np.concatenate(sums) if sums else np.zeros(0, np.uint64)
 
 
 def bank_train(
@@ -74,10 +55,8 @@ def bank_train(
     state: OptimiserState,
     max_openings: int,
 ) -> Protocol[R]:
-    """Bank: answer every gradient that the optimiser asks for.
+    """Bank: answer every gradient that the optimiser requests, and return the optimiser's result.
 
-    Parameters
-    ----------
     steps : the optimiser, which yields steps and is sent (d + 1,) gradients, columns in party order, intercept last.
     state : what the optimiser appends its answers to; checkpointed after each step.
     """
@@ -100,7 +79,7 @@ def bank_train(
 
 
 class _Bank:
-    """The bank's keys and hints of one training session."""
+    """Keeps the bank's keys and hints of one training session."""
 
     def __init__(self, session: Session, training: BankTraining) -> None:
         self.session = session
@@ -119,7 +98,7 @@ class _Bank:
         )
 
     def set_up(self) -> Protocol[None]:
-        """Exchange keys and hints."""
+        """Exchange keys and hints with every holder."""
         session, columns = self.session, self.data.columns
         public = self.key.public()
         for holder in session.holders:
@@ -140,7 +119,7 @@ class _Bank:
             self.histogram[holder], self.lookup[holder] = vectors, table
 
     def gradient(self, step: GradientStep) -> Protocol[Vector]:
-        """One gradient: shares of eta, of p, of the cell sums, then the opened inner products."""
+        """Return one gradient: share eta, p and the cell sums, then open the inner products."""
         residual = yield from self._residual(step)
         own_cells = yield from self._own_cells(residual)
         cell_shares = {}
@@ -159,7 +138,7 @@ class _Bank:
         return np.concatenate([*selected, [intercept]])
 
     def _residual(self, step: GradientStep) -> Protocol[Words]:
-        """Bank's share of w (p - y) at the residual's scale."""
+        """Return the bank's share of w (p - y) at the residual's scale."""
         session, data, series = self.session, self.data, step.series
         eta = np.full(self.n, round(step.intercept / series.unit) % TURN, dtype=np.int64)
         at = 0
@@ -184,25 +163,25 @@ class _Bank:
         probability = np.empty(self.n, np.uint64)
         for block in range(n_blocks):
             reply = yield from receive(session.lead, pb.TrainLeadSigmoid)
-            _check_part(reply, block, n_blocks, session.lead)
+            check_part(reply, block, n_blocks, session.lead)
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
             probability[rows] = self.key.decrypt([reply.reply], rows.stop - rows.start)
         return shares.add(probability, shares.encode(data.weight * (0.5 - data.target), data.scales.residual))
 
     def _own_cells(self, residual: Words) -> Protocol[Words]:
-        """Bank's share of the residual summed over its own cells: its own share in the clear, the lead's by (1)."""
+        """Return the bank's share of the residual's sums over its own cells: the lead's share meets them by a query."""
         if self.cells is None:
             return np.zeros(0, np.uint64)
         data = yield from receive_parts(self.session.lead, pb.TrainLeadCells, _query_bytes(self.n, self.own.n_cells))
         share = self.cells.evaluate(HistogramQuery(*unpack_fields(data, 3)))
         if share.shape[0] != 1:
             raise MessageError("the lead asked for more than one vector", party=self.session.lead)
-        return shares.add(share[0], share_cells(self.data.own_codes, self.own.n_codes, residual))
+        return shares.add(share[0], shares.cell_sums(self.data.own_codes, self.own.n_codes, residual[None])[0])
 
     def _open(
         self, holder: str, cells: Words, own_cells: Words, residual: Words
     ) -> Protocol[tuple[Vector, tuple[Vector, float]]]:
-        """Gradient of a holder's columns and, from the lead, of the bank's own and of the intercept."""
+        """Return the gradient of a holder's columns and, from the lead, of the bank's own and of the intercept."""
         columns, lead = self.data.columns[holder], holder == self.session.lead
         message = yield from receive(holder, pb.TrainHolderGradient)
         woe, share = columns.woe_units, cells
@@ -226,18 +205,10 @@ class _Bank:
 
 
 def holder_train(
-    session: Session,
-    codes: CodeArray,
-    n_codes: Integers,
-    *,
-    fraction_bits: int,
-    max_openings: int,
-    opened: int = 0,
+    session: Session, codes: CodeArray, n_codes: Integers, *, fraction_bits: int, max_openings: int, opened: int = 0
 ) -> Protocol[int]:
-    """Holder: take part in training; returns the number of gradients it helped to open.
+    """Holder: take part in training; return the number of gradients that it helped to open.
 
-    Parameters
-    ----------
     codes, n_codes : (n, d) codes of the training rows and (d,) number of codes.
     fraction_bits : rounding of the gradient, from the job.
     max_openings : more steps than this, over all attempts at the job, are refused.
@@ -263,15 +234,9 @@ def holder_train(
 
 
 class _Holder:
-    """A holder's hints and keys of one training session."""
+    """Keeps a holder's hints and keys of one training session."""
 
-    def __init__(
-        self,
-        session: Session,
-        codes: CodeArray,
-        n_codes: Integers,
-        fraction_bits: int,
-    ) -> None:
+    def __init__(self, session: Session, codes: CodeArray, n_codes: Integers, fraction_bits: int) -> None:
         self.session, self.codes, self.n_codes = session, codes, n_codes
         self.n, self.n_cells = codes.shape[0], int(n_codes.sum())
         self.scales, self.fraction_bits = scales(self.n), fraction_bits
@@ -282,7 +247,7 @@ class _Holder:
         self.bank_n_codes = np.zeros(0, np.int64)
 
     def set_up(self) -> Protocol[None]:
-        """Exchange keys and hints."""
+        """Exchange keys and hints with the bank."""
         session = self.session
         yield from send_parts(session.bank, pb.TrainHolderHistogramHints, b"".join(self.histogram.hint_chunks()))
         yield from send_parts(session.bank, pb.TrainHolderLookupHints, b"".join(self.lookup.hint_chunks()))
@@ -304,7 +269,7 @@ class _Holder:
         self.bank_cells.add_hints((yield from receive_parts(session.bank, pb.TrainBankHints, MAX_HINT_BYTES)))
 
     def gradient(self, series: SigmoidSeries) -> Protocol[None]:
-        """One step, as the lead or as another holder."""
+        """Take part in one step, as the lead or as another holder."""
         session = self.session
         data = yield from receive_parts(session.bank, pb.TrainBankEta, self.lookup.query_bytes)
         eta = self.lookup.evaluate_bytes(data)
@@ -325,11 +290,11 @@ class _Holder:
         share = self.histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
         if share.shape[0] != 1:
             raise MessageError("the bank asked for more than one vector", party=session.bank)
-        cells = shares.add(share[0], share_cells(self.codes, self.n_codes, residual))
+        cells = shares.add(share[0], shares.cell_sums(self.codes, self.n_codes, residual[None])[0])
         yield Send(session.bank, self._opened(np.concatenate([cells, own]), residual))
 
     def _lead_residual(self, series: SigmoidSeries, eta: Words) -> Protocol[Words]:
-        """Lead's share of w (p - 1/2) at the residual's scale."""
+        """Return the lead's share of w (p - 1/2) at the residual's scale."""
         session = self.session
         for other in session.holders[1:]:
             message = yield from receive(other, pb.TrainHolderEta)
@@ -338,7 +303,7 @@ class _Holder:
         residual = np.empty(self.n, np.uint64)
         for block in range(n_blocks):
             tables = yield from receive(session.bank, pb.TrainBankTables)
-            _check_part(tables, block, n_blocks, session.bank)
+            check_part(tables, block, n_blocks, session.bank)
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self.n))
             sines, cosines = series.encoded_tables(eta[rows], self.scales.lead_table, weighted=True)
             own = shares.to_ring(np.concatenate([cosines, sines]))
@@ -347,28 +312,16 @@ class _Holder:
         return residual
 
     def _opened(self, cells: Words, residual: Words) -> pb.TrainHolderGradient:
-        """Inner products with the bank's WOE under encryption; only their rounded sums per column are opened."""
+        """Multiply with the bank's WOE under encryption; only the rounded sums of each column are opened."""
         reply, share = self.evaluator.multiply_sum(self.woe_enc, cells[None, :])
         sums = column_sums(share, np.concatenate([self.n_codes, self.bank_n_codes]))
-        opened = self._round(sums, self.scales.residual + self.scales.woe)
+        drop = self.scales.residual - self.fraction_bits
+        opened = shares.round_dithered(sums, drop + self.scales.woe)
         if self.is_lead:
-            total = shares.sum_shares(residual)[None]
-            opened = np.concatenate([opened, self._round(total, self.scales.residual)])
+            opened = np.concatenate([opened, shares.round_dithered(shares.sum_shares(residual)[None], drop)])
         return pb.TrainHolderGradient(reply=b"".join(reply), rounded=shares.shares_to_bytes(opened))
-
-    def _round(self, share: Words, scale_bits: int) -> Words:
-        # dithered first: bare rounding would leak sums of the encryption noise, which the other side knows
-        sd = float(1 << min(16, scale_bits - self.fraction_bits - 2))
-        return shares.round_share(shares.add(share, dither(share.shape, sd=sd)), scale_bits - self.fraction_bits)
 
 
 def _query_bytes(n_samples: int, n_cells: int) -> int:
-    """Upper bound of a histogram query of one vector."""
+    """Return an upper bound of a histogram query of one vector."""
     return 32 * (n_samples + 2 * 4096) + 32 * n_cells + (1 << 20)
-
-
-def _check_part(message: Any, part: int, parts: int, sender: str) -> None:
-    if (message.part, message.parts) != (part, parts):
-        raise MessageError(
-            f"block {message.part} of {message.parts} arrived where {part} of {parts} was due", party=sender
-        )

@@ -1,19 +1,20 @@
-"""Batch scoring, also of the hold-out: points or bands of many firms by the secure lookup sum.
+"""Scores many firms in a batch, also of the hold-out: points or bands by the secure lookup sum.
 
 What a scorecard and trees (`veilscore.protocols.tree_scoring`) share stands here too: the request, the holders'
 answers, the zero-shares and the opening of the total, or of its band alone (`veilscore.protocols.banding`).
 
-Source   : design page, sections 3 and 8.
-Parties  : the bank (points of every cell), the holders (codes), the coordinator (adds masked partials).
-Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does
-           not know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
-           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank).
-           For bands the coordinator has no part: BandHolderPartial (to the lead), then the messages of `banding`.
-Reveals  : to the bank, each firm's total points (with one holder that is the holder's part), or its band alone. To a
-           holder, which of the aligned rows are scored, and by which model hash. To the coordinator, the number of
-           rows.
-Assumes  : ring-LWE; the bank and the coordinator (for bands, the lead) do not collude with all holders but one.
-Aborts   : RefusedError where a holder refuses; SchemaError where a holder's code map is not the model's.
+Source   : Design page, sections 3 and 8.
+Parties  : The bank has points of every cell, the holders have codes, the coordinator adds masked partials.
+Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does not
+           know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
+           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank). For bands the coordinator has
+           no part: BandHolderPartial (to the lead), then the messages of `banding`.
+Reveals  : The bank learns each firm's total points (with one holder that is the holder's part), or its band alone. A
+           holder learns which of the aligned rows are scored, and by which model hash. The coordinator learns the
+           number of rows.
+Assumes  : Ring-LWE is hard; the bank and the coordinator (for bands, the lead) do not collude with all holders but one.
+Aborts   : RefusedError where a holder refuses; SchemaError where a holder's code map is not the model's; ProtocolError
+           where the parts do not add up to possible scores.
 """
 
 from __future__ import annotations
@@ -49,48 +50,28 @@ from veilscore.wire.protocol import (
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What the bank gets.
+    """What the bank learns of a batch."""
 
-    Attributes
-    ----------
-    points : (n_scored,) int64 totals in the model's units, the bank's own part included.
-    unknown : holder -> (n_scored,) which firms it does not know, or None where its policy keeps that to itself.
-    """
-
-    points: Integers
-    unknown: dict[str, Mask | None]
+    points: Integers  # (n_scored,) int64 totals in the model's units, the bank's own part included
+    unknown: dict[str, Mask | None]  # holder -> (n_scored,) which firms it does not know; None: it does not say
 
 
 @dataclass(frozen=True)
 class BandResult:
-    """What the bank gets where bands alone are released.
+    """What the bank learns where bands alone are released."""
 
-    Attributes
-    ----------
-    bands : (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`).
-    unknown : as in `BatchResult`.
-    """
-
-    bands: Integers
-    unknown: dict[str, Mask | None]
+    bands: Integers  # (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`)
+    unknown: dict[str, Mask | None]  # as in `BatchResult`
 
 
 @dataclass(frozen=True)
 class HolderPart:
-    """What the bank's model has of one holder.
+    """What the bank's model has of one holder."""
 
-    Attributes
-    ----------
-    n_codes : (d,) codes of each column.
-    points : (cells,) int64 points of each cell in the model's units.
-    map_hash : sha256 of the holder's code map.
-    trees_hash : of the holder's part of a boosted model, which has no `points`; empty for a scorecard.
-    """
-
-    n_codes: Integers
-    points: Integers
-    map_hash: bytes
-    trees_hash: bytes = b""
+    n_codes: Integers  # (d,) codes of each column
+    points: Integers  # (cells,) int64 points of each cell in the model's units
+    map_hash: bytes  # sha256 of the holder's code map
+    trees_hash: bytes = b""  # of the holder's part of a boosted model, which has no `points`; empty for a scorecard
 
 
 def bank_score(
@@ -101,10 +82,8 @@ def bank_score(
     parts: dict[str, HolderPart],
     model_hash: bytes,
 ) -> Protocol[BatchResult]:
-    """Bank: total points of the scored rows.
+    """Bank: return the total points of the scored rows.
 
-    Parameters
-    ----------
     rows : (n_samples,) which of the aligned rows are scored.
     own_points : (n_scored,) base points and the bank's own part, in the model's units.
     parts : each holder's part of the model.
@@ -114,9 +93,9 @@ def bank_score(
     total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash)
     total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
     total = np.where(total >= TURN // 2, total - TURN, total)
-    at = {holder: offsets(part.n_codes)[:-1] for holder, part in parts.items()}
-    low = sum(int(np.minimum.reduceat(part.points, at[holder]).sum()) for holder, part in parts.items())
-    high = sum(int(np.maximum.reduceat(part.points, at[holder]).sum()) for holder, part in parts.items())
+    columns = [(part.points, offsets(part.n_codes)[:-1]) for part in parts.values()]
+    low = sum(int(np.minimum.reduceat(points, at).sum()) for points, at in columns)
+    high = sum(int(np.maximum.reduceat(points, at).sum()) for points, at in columns)
     check_possible(total - own_points, low, high, session)
     return BatchResult(total, unknown)
 
@@ -132,14 +111,9 @@ def check_possible(units: Integers, low: int, high: int, session: Session) -> No
 
 
 def bank_score_bands(
-    session: Session,
-    rows: Mask,
-    own_points: Integers,
-    parts: dict[str, HolderPart],
-    model_hash: bytes,
-    bands: Bands,
+    session: Session, rows: Mask, own_points: Integers, parts: dict[str, HolderPart], model_hash: bytes, bands: Bands
 ) -> Protocol[BandResult]:
-    """Bank: bands of the scored rows; parameters as in `bank_score`."""
+    """Bank: return the bands of the scored rows; parameters as in `bank_score`."""
     total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash, bands)
     return BandResult((yield from bank_bands(session, total, bands, TURN)), unknown)
 
@@ -152,7 +126,7 @@ def _bank_shares(
     model_hash: bytes,
     bands: Bands | None = None,
 ) -> Protocol[tuple[Integers, dict[str, Mask | None]]]:
-    """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
+    """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
     unknown = yield from ask_holders(session, rows, parts, model_hash, bands)
     total = own_points.astype(np.int64).copy()
@@ -167,31 +141,23 @@ def _bank_shares(
 
 
 def ask_holders(
-    session: Session,
-    rows: Mask,
-    parts: dict[str, HolderPart],
-    model_hash: bytes,
-    bands: Bands | None = None,
+    session: Session, rows: Mask, parts: dict[str, HolderPart], model_hash: bytes, bands: Bands | None = None
 ) -> Protocol[dict[str, Mask | None]]:
-    """Bank: announce the batch; returns the firms unknown to each holder that discloses them.
+    """Bank: announce the batch; return the firms unknown to each holder that discloses them.
 
-    Raises
-    ------
-    RefusedError : a holder refuses, with its reason.
+    Raises RefusedError where a holder refuses, with its reason.
     """
     n_scored = int(rows.sum())
     for holder in session.holders:
-        yield Send(
-            holder,
-            pb.BatchBankRound1(
-                n_samples=rows.size,
-                rows=shares.bits_to_bytes(rows),
-                model_hash=model_hash,
-                map_hash=parts[holder].map_hash,
-                part_hash=parts[holder].trees_hash,
-                bands_hash=b"" if bands is None else bands.sha256,
-            ),
+        request = pb.BatchBankRound1(
+            n_samples=rows.size,
+            rows=shares.bits_to_bytes(rows),
+            model_hash=model_hash,
+            map_hash=parts[holder].map_hash,
+            part_hash=parts[holder].trees_hash,
+            bands_hash=b"" if bands is None else bands.sha256,
         )
+        yield Send(holder, request)
     unknown: dict[str, Mask | None] = {}
     for holder in session.holders:
         reply = yield from receive(holder, pb.BatchHolderRound1)
@@ -204,35 +170,26 @@ def ask_holders(
 
 
 def receive_total(coordinator: str, n_scored: int, modulus: int) -> Protocol[Integers]:
-    """Bank: sum of the holders' masked shares modulo `modulus`, (n_scored,)."""
+    """Bank: return the sum of the holders' masked shares modulo `modulus`, (n_scored,)."""
     data = yield from receive_parts(coordinator, pb.BatchCoordinatorTotal, 8 * n_scored)
     return shares.shares_from_bytes(data, (n_scored,), below=modulus).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class HolderAnswer:
-    """A holder's decision on one batch: codes of the scored rows, or a refusal.
+    """A holder's decision on one batch: codes of the scored rows, or a refusal."""
 
-    Attributes
-    ----------
-    codes : (n_scored, d) codes.
-    unknown : (n_scored,) firms without a record here; they have the missing codes.
-    disclose_unknown : tell the bank which those are.
-    refusal : why not, told to the bank; then the rest is ignored.
-    bands : where bands alone are released: those that this holder keeps of the model, or accepted with the job.
-    """
-
-    codes: CodeArray
+    codes: CodeArray  # (n_scored, d) codes
     n_codes: Integers
-    unknown: Mask
-    disclose_unknown: bool
-    refusal: str = ""
-    bands: Bands | None = None
+    unknown: Mask  # (n_scored,) firms without a record here; they have the missing codes
+    disclose_unknown: bool  # whether the bank is told which those are
+    refusal: str = ""  # the reason that the bank is told; the rest is then ignored
+    bands: Bands | None = None  # released alone: those that it keeps of the model, or accepted with the job
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a holder hears of a batch before it decides.
+    """What a holder learns of a batch before it decides.
 
     `trees_hash` is empty for a scorecard, `bands_hash` where scores are asked for.
     """
@@ -245,7 +202,7 @@ class BatchRequest:
 
 
 def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
-    """Holder: the bank's request, checked."""
+    """Holder: take the bank's request and check it."""
     request = yield from receive(session.bank, pb.BatchBankRound1)
     if request.n_samples != n_samples:
         raise MessageError(f"the bank scores among {request.n_samples} rows, aligned were {n_samples}")
@@ -256,11 +213,9 @@ def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
 
 
 def holder_score(session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer) -> Protocol[int]:
-    """Holder: answer a batch; returns the number of rows it helped to score.
+    """Holder: answer a batch; return the number of rows that it helped to score.
 
-    Raises
-    ------
-    RefusedError : with the holder's own reason, after the bank was told.
+    Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
     lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
@@ -272,11 +227,9 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
 
 
 def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:
-    """Holder: tell the bank its decision; if it takes part, agree on keys with the other holders.
+    """Holder: tell the bank its decision; if it takes part, return the keys agreed on with the other holders.
 
-    Raises
-    ------
-    RefusedError : with the holder's own reason, after the bank was told.
+    Raises RefusedError with the holder's own reason, after the bank was told.
     """
     refusal = answer.refusal
     if not refusal and request.bands_hash != (b"" if answer.bands is None else answer.bands.sha256):
@@ -284,15 +237,13 @@ def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Pro
     if refusal:
         yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=refusal))
         raise RefusedError(f"batch refused: {refusal}", session=session.id, party=session.party)
-    yield Send(
-        session.bank,
-        pb.BatchHolderRound1(
-            accepted=True,
-            n_codes=answer.n_codes.tolist(),
-            discloses_unknown=answer.disclose_unknown,
-            unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
-        ),
+    reply = pb.BatchHolderRound1(
+        accepted=True,
+        n_codes=answer.n_codes.tolist(),
+        discloses_unknown=answer.disclose_unknown,
+        unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
     )
+    yield Send(session.bank, reply)
     return (yield from _zero_share_keys(session))
 
 
@@ -305,7 +256,7 @@ def release_share(
     keys: dict[str, PairwiseKey],
     modulus: int,
 ) -> Protocol[None]:
-    """Holder: its share (n_scored,) of the total, masked by a share of zero, to whoever adds up.
+    """Holder: send its share (n_scored,) of the total, masked by a share of zero, to whoever adds up.
 
     That is the coordinator for scores. For bands it is the lead, which goes on with the sum; the bank's share is on it.
     """
@@ -323,7 +274,7 @@ def release_share(
 
 
 def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:
-    """Pairwise keys with the other holders, agreed directly so that neither bank nor coordinator knows one."""
+    """Agree on pairwise keys with the other holders directly, so that neither bank nor coordinator knows one."""
     others = [holder for holder in session.holders if holder != session.party]
     private = X25519PrivateKey.generate()
     for other in others:
@@ -331,7 +282,6 @@ def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:
     keys = {}
     for other in others:
         message = yield from receive(other, pb.BatchHolderKey)
-        first, second = sorted((session.party, other))
-        label = session.label("zero-share", first, second)
+        label = session.label("zero-share", *sorted((session.party, other)))
         keys[other] = pairwise_key(private, bytes(message.public_key), label)
     return keys

@@ -1,27 +1,27 @@
-"""Feature screening: bad counts per anonymous bin of thousands of columns, chunk by chunk, in bounded memory.
+"""Screens features: it opens bad counts per anonymous bin of thousands of columns, chunk by chunk.
 
-Source   : binning (`veilscore.protocols.binning`) with packed sums (`veilscore.lattice.packed_sums`) in place of hints:
+Source   : Binning (`veilscore.protocols.binning`) with packed sums (`veilscore.lattice.packed_sums`) in place of hints:
            one vector, the label, meets all columns, so the bank encrypts it once and the holders sum.
-Parties  : the bank (label) and each holder (codes), pairwise.
+Parties  : The bank has the label, each holder has codes; they meet pairwise.
 Messages : ScreenBankRound1 (training mask, public key), ScreenBankLabel (ciphertexts), then for each chunk of columns
            ScreenHolderChunk (shape), ScreenHolderSums, ScreenHolderShares (dithered) and ScreenBankNext; at the end
            ScreenHolderPairs, if a limit of association is set, and ScreenBankKept.
-Reveals  : to the bank, what binning reveals (columns, codes, row counts and bad counts per anonymous bin of at least
+Reveals  : The bank learns what binning reveals (columns, codes, row counts and bad counts per anonymous bin of at least
            the holder's minimum size) but no hold-out counts; where the holder publishes them, missing rate and
-           population stability of each column to three decimals (the missing rate may tell which bin is that of
-           missing values); which pairs of its columns are associated above the limit.
-           To a holder, which rows train and which of its columns are kept.
-Assumes  : semi-honest parties; ring-LWE.
+           population stability of each column to three decimals (the missing rate may tell which bin is that of missing
+           values); and which pairs of its columns are associated above the limit. A holder learns which rows train and
+           which of its columns are kept.
+Assumes  : Parties are semi-honest, and ring-LWE is hard.
 Aborts   : MessageError on any wrong size, shape or range.
 
 Association within a party could be pruned at either side. A ranking of its columns by IV would tell the holder, who
 knows the columns, thousands of bits about the label; the pairs above the limit tell the bank a bit a pair about columns
-without names, less than the matrix of binning. So the holder sends the pairs, and hears what is kept alone.
+without names, less than the matrix of binning. So the holder sends the pairs, and learns only what is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from veilscore.lattice.params import SCALE_BITS
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, cell_counts
 from veilscore.models.screening import MEASURED, NO_STABILITY, REASONS, MeasuredChunk
-from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, withheld_cells
+from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows, withheld_cells
 from veilscore.v1 import screening_pb2 as pb
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -58,36 +58,21 @@ WINDOW = 2  # chunks that a holder may be ahead of the bank: what waits unread s
 
 @dataclass(frozen=True, eq=False)
 class ColumnChunk:
-    """Some columns of a party, in the order of its data set.
+    """Some columns of a party, in the order of its data set."""
 
-    Attributes
-    ----------
-    names : published names or aliases, one a column.
-    status : (n_columns,) uint8, `MEASURED` or why a column was left out before counting.
-    missing_rate, stability : (n_columns,) float64 to three decimals, `NO_STABILITY` where there is none; None: not
-        published.
-    columns : codes of the measured columns, in order; None if there are none.
-    """
-
-    names: tuple[str, ...]
-    status: NDArray[np.uint8]
-    missing_rate: Vector | None
-    stability: Vector | None
-    columns: BinnedColumns | None
+    names: tuple[str, ...]  # published names or aliases, one a column
+    status: NDArray[np.uint8]  # (n_columns,) uint8, `MEASURED` or why a column was left out before counting
+    missing_rate: Vector | None  # (n_columns,) to three decimals; None: not published
+    stability: Vector | None  # likewise; `NO_STABILITY` where there is none
+    columns: BinnedColumns | None  # codes of the measured columns, in order; None if there are none
 
 
 @dataclass(frozen=True, eq=False)
 class Screened:
-    """All that the bank gathered of one holder.
+    """All that the bank gathered of one holder."""
 
-    Attributes
-    ----------
-    chunks : what `measure` made of each chunk.
-    pairs : (P, 2) int64 columns that are associated above the limit, the smaller number first.
-    """
-
-    chunks: list[list[dict[str, Any]]]
-    pairs: Integers
+    chunks: list[list[dict[str, Any]]]  # what `measure` made of each chunk
+    pairs: Integers  # (P, 2) int64 columns that are associated above the limit, the smaller number first
 
 
 def bank_screen(
@@ -101,13 +86,11 @@ def bank_screen(
     own: Callable[[], None] | None = None,
     done: Mapping[str, list[list[dict[str, Any]]]] | None = None,
 ) -> Protocol[None]:
-    """Bank: measure every holder's columns, choose, tell each holder what is kept.
+    """Bank: measure every holder's columns, choose, and tell each holder what is kept.
 
-    Parameters
-    ----------
     target : (n_samples,) 1 = bad.
     train : (n_samples,) which rows train.
-    measure : makes JSON-able records, one a column, of a chunk; what a chunk leaves behind.
+    measure : makes JSON-able records, one a column, of a chunk; they are what a chunk leaves behind.
     choose : from all holders' records, once all are there: a mask a holder of what is kept, and the hash of the result.
     with_pairs : whether holders send associated pairs.
     own : what the bank does on its own columns, while the holders begin.
@@ -133,12 +116,10 @@ def bank_screen(
     yield from interleave(parts)
     screened = {}
     for holder, chunks in found.items():
-        pairs = np.zeros((0, 2), np.int64)
+        data = b""
         if with_pairs:
-            pairs = _check_pairs(
-                holder, (yield from receive_parts(holder, pb.ScreenHolderPairs, 8 * MAX_PAIRS)), sum(map(len, chunks))
-            )
-        screened[holder] = Screened(chunks, pairs)
+            data = yield from receive_parts(holder, pb.ScreenHolderPairs, 8 * MAX_PAIRS)
+        screened[holder] = Screened(chunks, _check_pairs(holder, data, sum(map(len, chunks))))
     kept, digest = choose(screened)
     for holder in session.holders:
         yield Send(holder, pb.ScreenBankKept(kept=shares.bits_to_bytes(kept[holder]), screening_hash=digest))
@@ -172,8 +153,8 @@ def _bank_measure(
         yield Progress(f"columns of {holder}", len(chunks), message.chunks)
 
 
-def _bank_open(holder: str, key: SumsKey, shape: BinCounts, n_train: int) -> Generator[Any, Any, BinCounts]:
-    """Good and bad counts of the cells that are shown; the others stay zero."""
+def _bank_open(holder: str, key: SumsKey, shape: BinCounts, n_train: int) -> Protocol[BinCounts]:
+    """Open good and bad counts of the cells that are shown; the others stay zero."""
     shown = shape.counts > 0
     n_cells = int(shown.sum())
     reply = yield from receive_parts(holder, pb.ScreenHolderSums, reply_bytes(n_train, n_cells))
@@ -194,17 +175,15 @@ def holder_screen(
     min_count: int,
     pairs: Callable[[], Integers] | None = None,
 ) -> Protocol[tuple[Mask, bytes]]:
-    """Holder: answer with the bad counts of its columns; returns the mask of kept columns and the screening's hash.
+    """Holder: answer with the bad counts of its columns; return the mask of kept columns and the screening's hash.
 
-    Parameters
-    ----------
     open_chunks : given which rows train, the number of chunks and the chunks, made one at a time.
     n_samples : aligned rows.
     min_count : cells with fewer training rows are withheld, as in binning.
     pairs : gives the pairs of all columns above the limit, after the last chunk; None if no limit is set.
     """
     request = yield from receive(session.bank, pb.ScreenBankRound1)
-    train = _check_request(session, request, n_samples)
+    train = training_rows(session, request, n_samples)
     sums = SumsEvaluator(session.label("screen", session.bank, session.party), int(train.sum()), request.public_key)
     sums.add((yield from receive_parts(session.bank, pb.ScreenBankLabel, query_bytes(int(train.sum())))))
     n_chunks, chunks = open_chunks(train)
@@ -216,7 +195,8 @@ def holder_screen(
         if number < request.chunks_done:
             continue
         if unread == WINDOW:
-            unread -= yield from _read_next(session, number - WINDOW)
+            yield from _read_next(session, number - WINDOW)
+            unread -= 1
         yield from _send_chunk(session, chunk, (number, n_chunks), train, min_count, sums)
         unread += 1
         yield Progress("columns", number + 1, n_chunks)
@@ -233,30 +213,15 @@ def holder_screen(
     return kept, answer.screening_hash
 
 
-def _read_next(session: Session, number: int) -> Generator[Any, Any, int]:
-    """Wait until the bank has read a chunk; 1."""
+def _read_next(session: Session, number: int) -> Protocol[None]:
+    """Wait until the bank has read a chunk."""
     message = yield from receive(session.bank, pb.ScreenBankNext)
     if message.chunk != number:
         raise MessageError(f"the bank read chunk {message.chunk} in place of {number}", party=session.bank)
-    return 1
-
-
-def _check_request(session: Session, request: pb.ScreenBankRound1, n_samples: int) -> Mask:
-    if request.n_samples != n_samples:
-        raise MessageError(f"the bank screens {request.n_samples} rows, aligned were {n_samples}", party=session.bank)
-    train = shares.bits_from_bytes(request.train_mask, n_samples)
-    if int(train.sum()) != request.n_train or request.n_train == 0:
-        raise MessageError("the training mask is empty or contradicts its count", party=session.bank)
-    return train
 
 
 def _send_chunk(
-    session: Session,
-    chunk: ColumnChunk,
-    place: tuple[int, int],
-    train: Mask,
-    min_count: int,
-    sums: SumsEvaluator,
+    session: Session, chunk: ColumnChunk, place: tuple[int, int], train: Mask, min_count: int, sums: SumsEvaluator
 ) -> Protocol[None]:
     """Describe a chunk and, if the bank may see any cell of it, answer with its sums."""
     columns, shape, shown = chunk.columns, None, np.zeros(0, bool)
@@ -304,7 +269,7 @@ def _check_chunk(holder: str, message: pb.ScreenHolderChunk, n_train: int) -> Me
 
 
 def _numbers(holder: str, values: Any, bounds: tuple[float, float], n_columns: int) -> Vector | None:
-    """One published number a column, or None where the holder publishes none."""
+    """Return one published number a column, or None where the holder publishes none."""
     if not len(values):
         return None
     found: Vector = np.rint(np.array(values, dtype=np.float64) * 1e3) / 1e3

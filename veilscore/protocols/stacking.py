@@ -1,15 +1,18 @@
-"""Stacking: out-of-fold margins of level-one models stay shares; a few weights on them are fitted from shares.
+"""Stacks models: out-of-fold margins of level-one models stay shares, and a few weights on them are fitted from shares.
 
-Source   : design page, section 7; `scorecard.py` (sigmoid on shares), docs/protocols/boosting.md.
-Parties  : the bank (label, level-one models, weights), the lead, the other holders (codes, their part of the trees).
-Messages : once: StackBankKey, StackHolderHints, StackBankQuery (a table of cells a fold), StackBankBlock ->
-           StackHolderBlock (trees of a fold), StackHolderShare (others to the lead). Per request of the bank:
+Source   : Design page, section 7; `scorecard.py` for the sigmoid on shares; docs/protocols/boosting.md.
+Parties  : The bank has the label, the level-one models and the weights; the holders have codes and their part of the
+           trees; the lead holds the other holders' shares too.
+Messages : Once: StackBankKey, StackHolderHints, StackBankQuery (a table of cells a fold), StackBankBlock ->
+           StackHolderBlock (trees of a fold), StackHolderShare (the others to the lead). For each request of the bank:
            StackBankStep, StackBankBlock -> StackHolderBlock (log-odds, sigmoid, inner products), StackHolderOpened.
-Reveals  : to the bank, rounded sums over all rows: second moments of the margins once a fit, M + 1 gradient components
-           a step, one loss a fold and candidate; with `scores` (policy of every holder), the rounded out-of-fold
-           log-odds of each row. To the lead, number and kind of requests, range R and members of each, and the
-           largest margin as a power of two; no weight, no margin. Folds are drawn by row number: all parties know them.
-Assumes  : semi-honest parties, ring-LWE. The bank together with the lead learns the other holders' part of a margin.
+Reveals  : The bank learns rounded sums over all rows: second moments of the margins once a fit, M + 1 gradient
+           components a step, one loss a fold and candidate; with `scores` (which the policy of every holder must allow)
+           the rounded out-of-fold log-odds of each row. The lead learns number and kind of requests, the range R and
+           the members of each, and the largest margin as a power of two; no weight, no margin. Folds are drawn by row
+           number, so all parties know them.
+Assumes  : Parties are semi-honest, and ring-LWE is hard. The bank together with the lead learns the other holders' part
+           of a margin.
 Aborts   : MessageError on any wrong size, range or order, and on more requests than the job allows.
 
 A margin is an integer modulo T in units of 2**-MARGIN_BITS log-odds. A multiple of it by an integer is exact modulo T;
@@ -19,7 +22,7 @@ log-odds of level two are such multiples in units of 2 L / T, so that a turn of 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +33,6 @@ from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import HISTOGRAM, T
 from veilscore.lattice.product import ProductEvaluator, ProductKey
-from veilscore.lattice.sampling import dither
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.models.softplus import softplus_series
 from veilscore.models.stack_form import (
@@ -47,8 +49,10 @@ from veilscore.models.stack_form import (
     StackLimits,
     StackRequest,
     TreesColumn,
-    bounds,
+    leaf_units,
+    of_own_fold,
     own_cells,
+    product_groups,
     table_bits,
 )
 from veilscore.models.trees import Tree, coefficients, indicators
@@ -57,64 +61,41 @@ from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
-WEIGHT_BITS = 14  # and of level two's weights where scores are opened
-MOMENT_BITS = 6
+WEIGHT_BITS = 14  # fraction bits of level two's weights where scores are opened
+MOMENT_BITS = 6  # fraction bits of an opened second moment, of which level two takes its first curvature
 SCORE_BITS = 6  # an opened score is right to 1/64 of log-odds
 MAX_REACH_BITS = 7
-MAX_COLUMNS = 64
 MAX_MEMBERS = 4  # of one request
-SPLITS_AT_ONCE = 64  # vectors of one product
 _KINDS = (pb.StackBankBlock, pb.StackHolderBlock)
+_STEPS: dict[type[StackRequest], Any] = {
+    Moments: pb.StackBankStep.MOMENTS,
+    Gradient: pb.StackBankStep.GRADIENT,
+    Losses: pb.StackBankStep.LOSSES,
+    OpenScores: pb.StackBankStep.SCORES,
+}
+_LIMITS = dict(zip(_STEPS.values(), ("moments", "gradients", "losses", "scores"), strict=True))
 R = TypeVar("R")
-
-
-def times(left: Words, right: Words) -> Words:
-    """Product modulo T of ring elements, element by element."""
-    low = (right & np.uint64((1 << 30) - 1)).astype(np.int64)
-    high = (right >> np.uint64(30)).astype(np.int64)
-    shifted = shares.scale(shares.scale(left, high), np.full(1, 1 << 30))
-    return shares.add(shares.scale(left, low), shifted)
-
-
-def to_turn(share: Words) -> Words:
-    """A share modulo T as one modulo 2**24 of the same turn; two of them then add up within one unit."""
-    return (np.rint(share.astype(np.float64) * (TURN / T)).astype(np.uint64)) % np.uint64(TURN)
-
-
-def _groups(trees: Sequence[Tree]) -> Iterator[list[int]]:
-    """Numbers of trees that are multiplied together, those with a split of the holder."""
-    group: list[int] = []
-    size = 0
-    for number, tree in enumerate(trees):
-        count = len(tree.holder_splits)
-        if group and size + count > SPLITS_AT_ONCE:
-            yield group
-            group, size = [], 0
-        if count:
-            group.append(number)
-            size += count
-    if group:
-        yield group
 
 
 # --- the bank --------------------------------------------------------------------------------------------------------
 
 
-def bank_stack(session: Session, data: BankStack, requests: Generator[StackRequest, Any, R]) -> Protocol[R]:
-    """Bank: share the margins, then answer what the fit asks; returns the fit's result.
+def bank_stack(
+    session: Session, data: BankStack, requests: Generator[StackRequest, Any, R], limits: StackLimits
+) -> Protocol[R]:
+    """Bank: share the margins, then answer what the fit requests; return the fit's result.
 
-    Raises
-    ------
-    ParameterError : margins or rows too large for the ring.
+    limits : what the holders answer at most.
+    Raises ParameterError where margins or rows are too large for the ring.
     """
-    bank = _Bank(session, data)
+    bank, most = _Bank(session, data), sum(getattr(limits, name) for name in _LIMITS.values())
     yield from bank.margins()
     try:
         request, number = next(requests), 0
         while True:
             answer = yield from bank.answer(request)
             number += 1
-            yield Progress("sums on shares", number, number)
+            yield Progress("sums on shares", number, most)
             request = requests.send(answer)
     except StopIteration as stop:
         yield Send(session.lead, pb.StackBankStep(kind=pb.StackBankStep.FINISHED))
@@ -122,25 +103,20 @@ def bank_stack(session: Session, data: BankStack, requests: Generator[StackReque
 
 
 class _Bank:
-    """The bank's shares of the margins."""
+    """Holds the bank's shares of the margins."""
 
     def __init__(self, session: Session, data: BankStack) -> None:
         self.session, self.data, self.n = session, data, data.target.size
-        low, high = bounds(data)
-        largest = max(float(np.abs(low).max()), float(np.abs(high).max()), 1.0)
+        largest = max(1.0, *(float(np.abs(side).max()) for side in data.bounds))
         self.reach_bits = math.ceil(math.log2(largest + 2.0**-MARGIN_BITS))
         if self.reach_bits > MAX_REACH_BITS:
             raise ParameterError(f"margins may reach {largest:.0f} log-odds: lower learning_rate or n_estimators")
         self.bits = table_bits(self.n, self.reach_bits)
+        self.residual_bits = sum(self.bits)
         self.x = np.zeros((len(data.columns), self.n), np.uint64)
 
-    @property
-    def residual_bits(self) -> int:
-        """Fraction bits of a residual."""
-        return sum(self.bits)
-
     def margins(self) -> Protocol[None]:
-        """Shares of every column's margins with the lead."""
+        """Share every column's margins with the lead."""
         session, data = self.session, self.data
         keys = {}
         for holder in session.holders:
@@ -171,7 +147,7 @@ class _Bank:
             self.x[c, rows] = shares.add(self.x[c, rows], shares.encode(value, MARGIN_BITS))
 
     def _look_up(self, holder: str) -> Protocol[None]:
-        """Shares of a holder's part of scorecards: one table a column and fold, each row keeps its fold's."""
+        """Share a holder's part of scorecards: one table a column and fold, of which each row keeps its own fold's."""
         session, data = self.session, self.data
         label = session.label("stack cells", holder, session.bank)
         table = LookupTable(self.n, data.holder_n_codes[holder], label, params=HISTOGRAM)
@@ -180,11 +156,11 @@ class _Bank:
         theta = np.concatenate([column.theta[holder] for _, column in cells])
         query, found = table.query_many(np.rint(np.ldexp(theta, MARGIN_BITS)).astype(np.int64))
         yield from send_parts(holder, pb.StackBankQuery, query.pack())
-        for (c, _), share in zip(cells, _of_fold(found, data.fold, len(cells)), strict=True):
+        for (c, _), share in zip(cells, of_own_fold(found, data.fold, len(cells)), strict=True):
             self.x[c] = shares.add(self.x[c], share)
 
     def _trees(self, holder: str, key: ProductKey) -> Protocol[None]:
-        """Shares of the trees with a holder, fold by fold."""
+        """Share the trees with a holder, fold by fold."""
         data = self.data
         for c, column in enumerate(data.columns):
             if not isinstance(column, TreesColumn):
@@ -192,98 +168,85 @@ class _Bank:
             for f, all_trees in enumerate(column.trees):
                 rows = np.flatnonzero(data.fold == f)
                 trees = [tree for tree in all_trees if tree.holder == holder]
-                products = set()
-                for group in _groups(trees):
-                    products.update(group)
-                    yield from self._group(holder, key, c, rows, [trees[t] for t in group])
-                for tree in (tree for t, tree in enumerate(trees) if t not in products):
-                    value = coefficients(tree, _leaf_units(tree), data.codes[rows], data.n_codes)[0]
+                for group in product_groups(trees):
+                    yield from self._group(holder, key, c, rows, group)
+                for tree in (tree for tree in trees if not tree.holder_splits):
+                    value = coefficients(tree, leaf_units(tree), data.codes[rows], data.n_codes)[0]
                     self.x[c, rows] = shares.add(self.x[c, rows], shares.to_ring(value))
 
     def _group(self, holder: str, key: ProductKey, c: int, rows: Integers, trees: list[Tree]) -> Protocol[None]:
-        parts = [coefficients(tree, _leaf_units(tree), self.data.codes[rows], self.data.n_codes) for tree in trees]
+        parts = [coefficients(tree, leaf_units(tree), self.data.codes[rows], self.data.n_codes) for tree in trees]
         u = shares.to_ring(np.concatenate([part[1:] for part in parts]))
         product = yield from bank_product(holder, key, rows.size, lambda r: u[:, r], None, _KINDS)
         own = shares.to_ring(np.sum([part[0] for part in parts], axis=0))
         self.x[c, rows] = shares.add(self.x[c, rows], shares.add(own, product))
 
     def answer(self, request: StackRequest) -> Protocol[Any]:
-        """What the fit asked for."""
+        """Announce a request to the lead and return what the fit asked for."""
+        radius = request.radius if isinstance(request, Gradient | Losses) else 0.0
+        kind = _STEPS[type(request)]
+        yield Send(self.session.lead, pb.StackBankStep(kind=kind, radius=radius, columns=request.columns))
+        x = self.x[list(request.columns)]
         if isinstance(request, Moments):
-            return (yield from self._moments(request))
+            return (yield from self._moments(x))
         if isinstance(request, Gradient):
-            return (yield from self._gradient(request))
+            return (yield from self._gradient(request, x))
         if isinstance(request, Losses):
-            return (yield from self._losses(request))
-        return (yield from self._scores(request))
-
-    def _ask(self, kind: Any, columns: tuple[int, ...], radius: float = 0.0) -> Protocol[None]:
-        yield Send(self.session.lead, pb.StackBankStep(kind=kind, radius=radius, columns=columns))
+            return (yield from self._losses(request, x))
+        return (yield from self._scores(request, x))
 
     def _product(self, u: Words, n_outputs: int | None = None) -> Protocol[Words]:
         lead = self.session.lead
         return (yield from bank_product(lead, self.key, self.n, lambda r: u[:, r], n_outputs, _KINDS))
 
-    def _open(self, own: Words, scale: Sequence[int], keep: Sequence[int]) -> Protocol[Vector]:
-        """Sums from own shares and the lead's rounded ones, each of its own scale and precision."""
+    def _open(self, own: Words, scale: Sequence[int], keep: int) -> Protocol[Vector]:
+        """Open sums, each of its own scale, from own shares and the lead's, which are rounded to `keep` bits."""
         message = yield from receive(self.session.lead, pb.StackHolderOpened)
         rounded = shares.shares_from_bytes(message.rounded, own.shape)
-        opened = [
-            shares.open_rounded(own[i : i + 1], rounded[i : i + 1], max(0, s - k), s)[0]
-            for i, (s, k) in enumerate(zip(scale, keep, strict=True))
-        ]
-        return np.array(opened)
+        one = [slice(i, i + 1) for i in range(len(scale))]
+        opened = [shares.open_rounded(own[i], rounded[i], max(0, s - keep), s) for i, s in zip(one, scale, strict=True)]
+        return np.concatenate(opened)
 
-    def _moments(self, request: Moments) -> Protocol[tuple[Vector, Vector]]:
-        yield from self._ask(pb.StackBankStep.MOMENTS, request.columns)
-        x = self.x[list(request.columns)]
+    def _moments(self, x: Words) -> Protocol[tuple[Vector, Vector]]:
         pairs = _pairs(len(x))
         product = yield from self._product(x, len(pairs))
-        own = [shares.add(shares.sum_shares(times(x[j], x[k])[None]), shares.sum_shares(p)[None])[0]
-               for (j, k), p in zip(pairs, product, strict=True)]  # fmt: skip
-        sums = np.array([*own, *shares.sum_shares(x)], np.uint64)
-        scale = [2 * MARGIN_BITS] * len(pairs) + [MARGIN_BITS] * len(x)
-        opened = yield from self._open(sums, scale, [MOMENT_BITS] * len(sums))
+        opened = yield from self._open(*_moments(x, product), MOMENT_BITS)
         second = np.zeros((len(x), len(x)))
         for (j, k), value in zip(pairs, opened, strict=False):
             second[j, k] = second[k, j] = value
         return second, opened[len(pairs) :]
 
     def _eta(self, x: Words, factors: Integers, constant: Integers) -> Protocol[Words]:
-        """Share modulo T of sum_m factors_m x_m + constant; factors (M,) or (M, n) and constant (n,) are the bank's."""
-        u = _constants(factors, self.n)
+        """Return the share modulo T of sum_m factors_m x_m + constant; factors are (M,) or (M, n), constant (n,)."""
+        ring = shares.to_ring(factors)
+        u = np.ascontiguousarray(np.broadcast_to(ring[:, None] if ring.ndim == 1 else ring, x.shape))
         product = yield from self._product(u)
-        return shares.add(shares.add(shares.sum_shares(times(x, u), axis=0), product), shares.to_ring(constant))
+        own = shares.sum_shares(shares.times(x, u), axis=0)
+        return shares.add(shares.add(own, product), shares.to_ring(constant))
 
-    def _turn(self, request: Gradient | Losses, series: SigmoidSeries) -> Protocol[Words]:
-        """Share modulo 2**24 of the log-odds, a turn being a period."""
+    def _turn(self, request: Gradient | Losses, x: Words, series: SigmoidSeries) -> Protocol[Words]:
+        """Return the share modulo 2**24 of the log-odds, of which a turn is a period of the series."""
         beta, intercept = np.asarray(request.beta), np.asarray(request.intercept)
         if beta.ndim == 2:
             beta, intercept = beta[self.data.fold].T, intercept[self.data.fold]
         per_unit = T / (2.0 * series.L)
         factors = _wrap(np.rint(beta * (per_unit * 2.0**-MARGIN_BITS)))
         constant = np.broadcast_to(_wrap(np.rint(intercept * per_unit)), (self.n,))
-        return to_turn((yield from self._eta(self.x[list(request.columns)], factors, constant)))
+        return _to_turn((yield from self._eta(x, factors, constant)))
 
-    def _gradient(self, request: Gradient) -> Protocol[Vector]:
-        yield from self._ask(pb.StackBankStep.GRADIENT, request.columns, request.radius)
+    def _gradient(self, request: Gradient, x: Words) -> Protocol[Vector]:
         series = sigmoid_series(int(request.radius))
-        turn = yield from self._turn(request, series)
+        turn = yield from self._turn(request, x, series)
         table = np.concatenate(series.tables(turn)) * np.ldexp(request.weight, self.bits[0])
         product = yield from self._product(shares.to_ring(np.rint(table).astype(np.int64)))
         known = shares.encode(request.weight * (0.5 - self.data.target), self.residual_bits)
         r = shares.add(product, known)
-        x = self.x[list(request.columns)]
         cross = yield from self._product(np.concatenate([r[None], x]), len(x))
-        own = shares.add(shares.sum_shares(times(x, np.broadcast_to(r, x.shape))), shares.sum_shares(cross))
-        sums = np.append(own, shares.sum_shares(r[None]))
-        scale = [self.residual_bits + MARGIN_BITS] * len(x) + [self.residual_bits]
-        return (yield from self._open(sums, scale, [OPEN_BITS] * len(sums)))
+        return (yield from self._open(*_inner_products(x, r, cross, self.residual_bits), OPEN_BITS))
 
-    def _losses(self, request: Losses) -> Protocol[Vector]:
-        yield from self._ask(pb.StackBankStep.LOSSES, request.columns, request.radius)
+    def _losses(self, request: Losses, x: Words) -> Protocol[Vector]:
         series = sigmoid_series(int(request.radius))
-        turn = yield from self._turn(request, series)
+        turn = yield from self._turn(request, x, series)
         sines, cosines = series.tables(turn)
         data, bits = self.data, self.residual_bits
         table = np.rint(np.ldexp(np.concatenate([cosines, sines]), self.bits[0])).astype(np.int64)
@@ -292,18 +255,16 @@ class _Bank:
         u = np.concatenate([shares.to_ring(table), shares.to_ring(factors)])
         product = yield from self._product(u)
         known = shares.encode(softplus_series(request.radius).constant + lean * request.intercept[data.fold], bits)
-        x = self.x[list(request.columns)]
-        own = shares.add(shares.sum_shares(times(x, shares.to_ring(factors)), axis=0), shares.add(product, known))
-        sums = _fold_sums(own, data.fold)
-        return (yield from self._open(sums, [bits] * sums.size, [OPEN_BITS] * sums.size))
+        clear = shares.sum_shares(shares.times(x, shares.to_ring(factors)), axis=0)
+        sums = _fold_sums(shares.add(clear, shares.add(product, known)), data.fold)
+        return (yield from self._open(sums, [bits] * sums.size, OPEN_BITS))
 
-    def _scores(self, request: OpenScores) -> Protocol[Vector]:
-        yield from self._ask(pb.StackBankStep.SCORES, request.columns)
+    def _scores(self, request: OpenScores, x: Words) -> Protocol[Vector]:
         fold = self.data.fold
         factors = np.rint(np.ldexp(request.beta[fold].T, WEIGHT_BITS)).astype(np.int64)
         scale = WEIGHT_BITS + MARGIN_BITS
         constant = np.rint(np.ldexp(request.intercept[fold], scale)).astype(np.int64)
-        eta = yield from self._eta(self.x[list(request.columns)], factors, constant)
+        eta = yield from self._eta(x, factors, constant)
         message = yield from receive_parts(self.session.lead, pb.StackHolderShare, 8 * self.n)
         rounded = shares.shares_from_bytes(message, (self.n,))
         return shares.open_rounded(eta, rounded, scale - SCORE_BITS, scale)
@@ -315,52 +276,40 @@ class _Bank:
 def holder_stack(
     session: Session, data: HolderStack, limits: StackLimits, *, asked: int = 0
 ) -> Protocol[dict[str, int]]:
-    """Holder: share the margins and, as the lead, answer what the bank asks, up to the limits.
+    """Holder: share the margins and, as the lead, answer what the bank requests, up to the limits.
 
-    Parameters
-    ----------
     asked : requests answered in earlier attempts; kept in a checkpoint before each answer.
-
-    Returns
-    -------
-    How many requests of each kind it answered.
+    Returns how many requests of each kind were answered.
     """
     holder = _Holder(session, data)
     yield from holder.margins()
-    counts = dict.fromkeys(("moments", "gradients", "losses", "scores"), 0)
+    counts = dict.fromkeys(_LIMITS.values(), 0)
     if session.party != session.lead:
         return counts
-    names = {
-        pb.StackBankStep.MOMENTS: "moments",
-        pb.StackBankStep.GRADIENT: "gradients",
-        pb.StackBankStep.LOSSES: "losses",
-        pb.StackBankStep.SCORES: "scores",
-    }
     while True:
         step = yield from receive(session.bank, pb.StackBankStep)
         if step.kind == pb.StackBankStep.FINISHED:
             return counts
-        if step.kind not in names:
+        if step.kind not in _LIMITS:
             raise MessageError("the bank asks for something that does not exist", party=session.bank)
-        name = names[step.kind]
+        name = _LIMITS[step.kind]
         counts[name] += 1
-        if counts[name] > getattr(limits, name):
-            raise MessageError(
-                f"the bank asks for more than the {getattr(limits, name)} {name} of the job", party=session.bank
-            )
+        most = getattr(limits, name)
+        if counts[name] > most:
+            raise MessageError(f"the bank asks for more than the {most} {name} of the job", party=session.bank)
         yield Checkpoint({"asked": asked + sum(counts.values())})
         yield from holder.answer(step)
 
 
 class _Holder:
-    """A holder's shares of the margins."""
+    """Holds a holder's shares of the margins."""
 
     def __init__(self, session: Session, data: HolderStack) -> None:
         self.session, self.data, self.n = session, data, data.codes.shape[0]
         self.x = np.zeros((len(data.columns), self.n), np.uint64)
 
     def margins(self) -> Protocol[None]:
-        """Shares of its part of every column's margins; others than the lead pass theirs on."""
+        """Share its part of every column's margins; all but the lead pass theirs on to the lead."""
         session, data = self.session, self.data
         start = yield from receive(session.bank, pb.StackBankKey)
         if start.reach_bits > MAX_REACH_BITS:
@@ -375,7 +324,7 @@ class _Holder:
                 yield from self._trees(c, trees)
         if session.party != session.lead:
             yield from send_parts(session.lead, pb.StackHolderShare, shares.shares_to_bytes(self.x))
-            self.x[:] = 0
+            self.x[:] = 0  # the lead has it now
             return
         for other in session.holders[1:]:
             message = yield from receive_parts(other, pb.StackHolderShare, 8 * self.x.size)
@@ -392,24 +341,22 @@ class _Holder:
         found = lookup.evaluate_many(lookup.unpack(message))
         if found.shape[0] != n_tables:
             raise MessageError(f"{n_tables} tables were due, {found.shape[0]} came", party=session.bank)
-        for c, share in zip(cells, _of_fold(found, data.fold, len(cells)), strict=True):
+        for c, share in zip(cells, of_own_fold(found, data.fold, len(cells)), strict=True):
             self.x[c] = shares.add(self.x[c], share)
 
     def _trees(self, c: int, trees: tuple[tuple[Tree, ...], ...]) -> Protocol[None]:
         data = self.data
         for f, fold_trees in enumerate(trees):
             rows = np.flatnonzero(data.fold == f)
-            for group in _groups(fold_trees):
-                bits = [indicators(fold_trees[t], data.codes[rows], data.n_codes) for t in group]
-                v = np.concatenate(bits).astype(np.uint64)
-                product = yield from self._product(v)
+            for group in product_groups(fold_trees):
+                bits = [indicators(tree, data.codes[rows], data.n_codes) for tree in group]
+                product = yield from self._product(np.concatenate(bits).astype(np.uint64))
                 self.x[c, rows] = shares.add(self.x[c, rows], product)
 
     def answer(self, step: Any) -> Protocol[None]:
-        """One request, checked."""
+        """Check one request and answer it."""
         columns = list(step.columns)
-        distinct = len(set(columns)) == len(columns)
-        if not 1 <= len(columns) <= MAX_MEMBERS or not distinct or max(columns) >= len(self.x):
+        if not 1 <= len(columns) == len(set(columns)) <= MAX_MEMBERS or max(columns) >= len(self.x):
             raise MessageError("the bank names members that are not there", party=self.session.bank)
         x = self.x[columns]
         if step.kind == pb.StackBankStep.MOMENTS:
@@ -426,10 +373,9 @@ class _Holder:
     def _product(self, v: Words) -> Protocol[Words]:
         return (yield from holder_product(self.session.bank, self.evaluator, v.shape[-1], lambda r: v[..., r], _KINDS))
 
-    def _send(self, sums: Words, scale: Sequence[int], keep: Sequence[int]) -> Protocol[None]:
-        rounded = [_rounded(sums[i : i + 1], s - k)[0] for i, (s, k) in enumerate(zip(scale, keep, strict=True))]
-        words = shares.shares_to_bytes(np.array(rounded, np.uint64))
-        yield Send(self.session.bank, pb.StackHolderOpened(rounded=words))
+    def _send(self, sums: Words, scale: Sequence[int], keep: int) -> Protocol[None]:
+        rounded = [shares.round_dithered(sums[i : i + 1], s - keep) for i, s in enumerate(scale)]
+        yield Send(self.session.bank, pb.StackHolderOpened(rounded=shares.shares_to_bytes(np.concatenate(rounded))))
 
     def _moments(self, x: Words) -> Protocol[None]:
         pairs = _pairs(len(x))
@@ -438,56 +384,39 @@ class _Holder:
             v[i, j] = shares.add(v[i, j], x[k])
             v[i, k] = shares.add(v[i, k], x[j])
         product = yield from self._product(v)
-        own = [shares.sum_shares(np.stack([times(x[j], x[k]), p]).reshape(-1))
-               for (j, k), p in zip(pairs, product, strict=True)]  # fmt: skip
-        sums = np.array([*own, *shares.sum_shares(x)], np.uint64)
-        scale = [2 * MARGIN_BITS] * len(pairs) + [MARGIN_BITS] * len(x)
-        yield from self._send(sums, scale, [MOMENT_BITS] * len(sums))
-
-    def _eta(self, x: Words) -> Protocol[Words]:
-        return (yield from self._product(x))
+        yield from self._send(*_moments(x, product), MOMENT_BITS)
 
     def _gradient(self, x: Words, series: SigmoidSeries) -> Protocol[None]:
-        turn = to_turn((yield from self._eta(x)))
+        turn = _to_turn((yield from self._product(x)))
         sines, cosines = series.encoded_tables(turn, self.bits[1], weighted=True)
         r = yield from self._product(shares.to_ring(np.concatenate([cosines, sines])))
         v = np.zeros((len(x), 1 + len(x), self.n), np.uint64)
         v[:, 0] = x
         v[np.arange(len(x)), 1 + np.arange(len(x))] = r
         cross = yield from self._product(v)
-        own = shares.add(shares.sum_shares(times(x, np.broadcast_to(r, x.shape))), shares.sum_shares(cross))
-        sums = np.append(own, shares.sum_shares(r[None]))
-        bits = sum(self.bits)
-        yield from self._send(sums, [bits + MARGIN_BITS] * len(x) + [bits], [OPEN_BITS] * len(sums))
+        yield from self._send(*_inner_products(x, r, cross, sum(self.bits)), OPEN_BITS)
 
     def _losses(self, x: Words, radius: int) -> Protocol[None]:
-        turn = to_turn((yield from self._eta(x)))
+        turn = _to_turn((yield from self._product(x)))
         sines, cosines = sigmoid_series(radius).tables(turn)
         d = np.ldexp(softplus_series(radius).cosines, self.bits[1])[: len(cosines), None]
         table = np.rint(np.concatenate([d * cosines, -d * sines])).astype(np.int64)
         product = yield from self._product(np.concatenate([shares.to_ring(table), x]))
         sums = _fold_sums(product, self.data.fold)
-        yield from self._send(sums, [sum(self.bits)] * sums.size, [OPEN_BITS] * sums.size)
+        yield from self._send(sums, [sum(self.bits)] * sums.size, OPEN_BITS)
 
     def _scores(self, x: Words) -> Protocol[None]:
-        eta = yield from self._eta(x)
-        rounded = _rounded(eta, WEIGHT_BITS + MARGIN_BITS - SCORE_BITS)
+        eta = yield from self._product(x)
+        rounded = shares.round_dithered(eta, WEIGHT_BITS + MARGIN_BITS - SCORE_BITS)
         yield from send_parts(self.session.bank, pb.StackHolderShare, shares.shares_to_bytes(rounded))
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _leaf_units(tree: Tree) -> Integers:
-    units: Integers = np.rint(np.ldexp(np.array(tree.weights), MARGIN_BITS)).astype(np.int64)
-    return units
-
-
-def _of_fold(found: Words, fold: Integers, n_columns: int) -> Words:
-    """(columns * k, n) shares, by column and fold, to those of each row's own fold: (columns, n)."""
-    by_fold = found.reshape(n_columns, -1, fold.size)
-    picked: Words = np.take_along_axis(by_fold, fold[None, None, :], axis=1)[:, 0]
-    return picked
+def _to_turn(share: Words) -> Words:
+    """Take a share modulo T to one modulo 2**24 of the same turn; two of them then add up within one unit."""
+    return (np.rint(share.astype(np.float64) * (TURN / T)).astype(np.uint64)) % np.uint64(TURN)
 
 
 def _pairs(n: int) -> list[tuple[int, int]]:
@@ -495,22 +424,26 @@ def _pairs(n: int) -> list[tuple[int, int]]:
 
 
 def _wrap(values: Vector) -> Integers:
-    """Whole numbers, modulo T where they are larger than half of it: a turn more or less is none."""
+    """Take whole numbers to the integers modulo T nearest zero: a turn more or less is none."""
     return (values - np.rint(values / T) * float(T)).astype(np.int64)
 
 
-def _constants(factors: Integers, n: int) -> Words:
-    ring = shares.to_ring(factors)
-    return np.ascontiguousarray(np.broadcast_to(ring[:, None] if ring.ndim == 1 else ring, (len(ring), n)))
+def _moments(x: Words, cross: Words) -> tuple[Words, list[int]]:
+    """Return the share of the sums of x_j x_k and of x_j, and the scale of each.
+
+    cross : share of what one party's factors make with the other's; each makes the rest of its own two.
+    """
+    pairs = _pairs(len(x))
+    own = [shares.add(shares.times(x[j], x[k]), p) for (j, k), p in zip(pairs, cross, strict=True)]
+    sums = shares.sum_shares(np.concatenate([np.stack(own), x]))
+    return sums, [2 * MARGIN_BITS] * len(pairs) + [MARGIN_BITS] * len(x)
+
+
+def _inner_products(x: Words, r: Words, cross: Words, bits: int) -> tuple[Words, list[int]]:
+    """Return the share of the sums of r x_m and of r, at scale `bits`, and the scale of each; as in `_moments`."""
+    own = shares.add(shares.times(x, np.broadcast_to(r, x.shape)), cross)
+    return shares.sum_shares(np.concatenate([own, r[None]])), [bits + MARGIN_BITS] * len(x) + [bits]
 
 
 def _fold_sums(share: Words, fold: Integers) -> Words:
-    k = int(fold.max()) + 1
-    return np.array([shares.sum_shares(share[fold == f]) for f in range(k)], np.uint64)
-
-
-def _rounded(share: Words, drop: int) -> Words:
-    """The part of a share that is opened; dithered first, for the low bits tell of the encryption noise."""
-    if drop <= 0:
-        return share
-    return shares.round_share(shares.add(share, dither(share.shape, sd=float(1 << min(16, max(0, drop - 2))))), drop)
+    return np.array([shares.sum_shares(share[fold == f]) for f in range(int(fold.max()) + 1)], np.uint64)

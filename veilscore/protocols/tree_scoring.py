@@ -1,17 +1,18 @@
-"""Batch scoring of boosted trees, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
+"""Scores boosted trees in a batch, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
 
-Source   : design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, sections 2a and 3.
-Parties  : the bank (leaf points, its codes), the holders (codes, their splits), the coordinator (adds masked partials).
-Messages : as in `veilscore.protocols.scoring`; between request and partial, for each holder:
-           trees of its columns alone: BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree;
-           the others: BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of
-           the bank's factors c with the holder's indicators e (`veilscore.models.trees`).
-           Trees that ask the bank alone need no message.
-           Bands alone are opened as there.
-Reveals  : as in `veilscore.protocols.scoring`. A holder knows its splits and the shape of its trees from training.
-Assumes  : ring-LWE; the bank and the coordinator do not collude with all holders but one.
-Aborts   : RefusedError where a holder refuses; ParameterError where totals or rows do not fit the ring;
-           MessageError on a message of wrong size, range or order.
+Source   : Design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, sections 2a and 3.
+Parties  : The bank has leaf points and its codes, the holders have codes and their splits, the coordinator adds masked
+           partials.
+Messages : As in `veilscore.protocols.scoring`; between request and partial, for each holder: for trees on its columns
+           alone BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree; for the others
+           BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of the bank's
+           factors c with the holder's indicators e (`veilscore.models.trees`). Trees on the bank's columns alone need
+           no message. Bands alone are opened as there.
+Reveals  : What `veilscore.protocols.scoring` reveals. A holder knows its splits and the shape of its trees from
+           training.
+Assumes  : Ring-LWE is hard; the bank and the coordinator do not collude with all holders but one.
+Aborts   : RefusedError where a holder refuses; ParameterError where totals or rows do not fit the ring; MessageError on
+           a message of wrong size, range or order.
 """
 
 from __future__ import annotations
@@ -51,8 +52,6 @@ from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
 Units = Integers
-
-
 GROUP = 64  # vectors of one message: 8 MB at a full block
 
 
@@ -79,11 +78,9 @@ def forms(trees: Sequence[Tree], n_rows: int) -> Forms:
 
 
 def bounds(model: Boosted) -> tuple[int, int]:
-    """Smallest and largest total that the model allows, in units.
+    """Return the smallest and the largest total that the model allows, in units.
 
-    Raises
-    ------
-    ParameterError : they lie too far apart to be opened.
+    Raises ParameterError where they lie too far apart to be opened.
     """
     low = model.base_points + sum(min(points) for points in model.points)
     high = model.base_points + sum(max(points) for points in model.points)
@@ -95,11 +92,9 @@ def bounds(model: Boosted) -> tuple[int, int]:
 
 
 def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart]:
-    """What the request tells each holder of its part.
+    """Return what the request tells each holder of its part.
 
-    Raises
-    ------
-    ConfigError : the holders of the job are not those of the model.
+    Raises ConfigError where the holders of the job are not those of the model.
     """
     missing = {tree.holder for tree in model.trees if tree.asks != "bank"} - set(holders)
     strangers = set(holders) - set(model.holder_sha256)
@@ -109,10 +104,7 @@ def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart
     none = np.zeros(0, np.int64)
     return {
         h: HolderPart(
-            (part := model.part(h)).n_codes,
-            none,
-            bytes.fromhex(part.map_sha256),
-            bytes.fromhex(model.holder_sha256[h]),
+            (part := model.part(h)).n_codes, none, bytes.fromhex(part.map_sha256), bytes.fromhex(model.holder_sha256[h])
         )
         for h in holders
     }
@@ -121,10 +113,8 @@ def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart
 def bank_score_trees(
     session: Session, coordinator: str, rows: Mask, own_codes: CodeArray, model: Boosted
 ) -> Protocol[BatchResult]:
-    """Bank: total points of the scored rows.
+    """Bank: return the total points of the scored rows.
 
-    Parameters
-    ----------
     rows : (n_samples,) which of the aligned rows are scored.
     own_codes : (n_scored, d_bank), the bank's codes of those rows.
     """
@@ -141,11 +131,9 @@ def bank_score_trees(
 def bank_score_trees_bands(
     session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands
 ) -> Protocol[BandResult]:
-    """Bank: bands of the scored rows; parameters as in `bank_score_trees`.
+    """Bank: return the bands of the scored rows; parameters as in `bank_score_trees`.
 
-    Raises
-    ------
-    ParameterError : totals do not fit the ring as signed numbers.
+    Raises ParameterError where totals do not fit the ring as signed numbers.
     """
     BandCircuit(bands.limits, SCORE_T).check_totals(*bounds(model))
     total, unknown = yield from _bank_shares(session, rows, own_codes, model, bands)
@@ -155,7 +143,7 @@ def bank_score_trees_bands(
 def _bank_shares(
     session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands | None = None
 ) -> Protocol[tuple[Units, dict[str, Mask | None]]]:
-    """Bank: its shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
+    """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
     parts = holder_parts(model, session.holders)
     plans = {h: _BankTrees(model, h, n_scored) for h in session.holders}
@@ -174,7 +162,7 @@ def _bank_shares(
 
 
 class _BankTrees:
-    """The bank's side of one holder's trees."""
+    """Computes the bank's side of one holder's trees."""
 
     def __init__(self, model: Boosted, holder: str, n_rows: int) -> None:
         both = zip(model.trees, model.points, strict=True)
@@ -184,7 +172,7 @@ class _BankTrees:
         self.forms = forms([tree for tree, _ in self._trees], n_rows)
 
     def look_up(self, session: Session, n_rows: int) -> Protocol[Units]:
-        """Bank's share of the trees that ask the holder alone, (n_rows,)."""
+        """Return the bank's share of the trees that split on the holder's columns alone, (n_rows,)."""
         mine = [self._trees[i] for i in self.forms.looked_up]
         n_codes = np.array([tree.n_leaves for tree, _ in mine], dtype=np.int64)
         label = session.label("score trees", self._holder, session.bank)
@@ -195,7 +183,7 @@ class _BankTrees:
         return share.astype(np.int64)
 
     def multiply(self, session: Session, codes: CodeArray) -> Protocol[Units]:
-        """Bank's share of the other trees, (n_rows,), block by block."""
+        """Return the bank's share of the other trees, (n_rows,), block by block."""
         n_blocks = -(-codes.shape[0] // N)
         n_bits = sum(len(self._trees[i][0].holder_splits) for i in self.forms.multiplied)
         check_product(n_bits, n_blocks * N, PRODUCT_OPEN)
@@ -204,7 +192,7 @@ class _BankTrees:
         total = np.zeros(codes.shape[0], np.int64)
         with ThreadPoolExecutor(WORKERS) as pool:
             for block, part, chunk in ahead(pool, self._groups(key, codes, total)):
-                if part == 0 and block > 1:
+                if part == 0 and block > 1:  # two blocks behind, so that neither side waits while the other computes
                     yield from self._reply(key, block - 2, total)
                 yield Send(self._holder, pb.BatchBankFactors(block=block, part=part, ciphertext_enc=chunk))
         for block in range(max(0, n_blocks - 2), n_blocks):
@@ -214,7 +202,7 @@ class _BankTrees:
     def _groups(
         self, key: ProductKey, codes: CodeArray, total: Units
     ) -> Iterator[Callable[[], tuple[int, int, bytes]]]:
-        """Yield the work of each message in order; adds what needs nothing of the holder to the total."""
+        """Yield the work of each message in order; add what needs nothing of the holder to the total."""
         for block in range(-(-codes.shape[0] // N)):
             rows = slice(block * N, (block + 1) * N)
             mine = [self._trees[i] for i in self.forms.multiplied]
@@ -250,15 +238,10 @@ def _product_label(session: Session, holder: str) -> bytes:
 def holder_score_trees(
     session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer, trees: Sequence[Tree]
 ) -> Protocol[int]:
-    """Holder: answer a batch; returns the number of rows it helped to score.
+    """Holder: answer a batch; return the number of rows that it helped to score.
 
-    Parameters
-    ----------
     trees : its part of the model, of which the request names the hash (the caller checks that).
-
-    Raises
-    ------
-    RefusedError : with the holder's own reason, after the bank was told.
+    Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
     n_scored = int(request.rows.sum())
@@ -273,7 +256,7 @@ def holder_score_trees(
 
 
 def _holder_look_up(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
-    """Holder's share of the trees that ask its columns alone, (n_scored,)."""
+    """Return the holder's share of the trees on its columns alone, (n_scored,)."""
     n_codes = np.array([tree.n_leaves for tree in trees], dtype=np.int64)
     leaves = leaf_index(trees, answer.codes, answer.n_codes)
     label = session.label("score trees", session.party, session.bank)
@@ -285,7 +268,7 @@ def _holder_look_up(session: Session, answer: HolderAnswer, trees: Sequence[Tree
 
 
 def _holder_multiply(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
-    """Holder's share of the other trees, (n_scored,), block by block."""
+    """Return the holder's share of the other trees, (n_scored,), block by block."""
     n_rows = answer.codes.shape[0]
     n_blocks = -(-n_rows // N)
     start = yield from receive(session.bank, pb.BatchBankKey)

@@ -1,4 +1,4 @@
-"""How a batch passes the holder: consent lists before alignment, coverage after it, the ledger before opening.
+"""A holder checks a batch three times: consent lists before alignment, coverage after it, the ledger before opening.
 
 Messages : BatchConsent (bank to each holder): the consent lists the bank has for the job's purpose, task and model.
 Reveals  : to a holder, which firms it can guess are on the lists (see `veilscore.release.consent`).
@@ -22,15 +22,16 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, MessageError, RefusedError
 from veilscore.files.store import JobStore
 from veilscore.release.budget import ReleaseBudget
-from veilscore.release.consent import Ask, Consent, Signed, kind_of, stated_scope
+from veilscore.release.consent import Ask, Consent, Signed, body_of, claim_of
 from veilscore.release.gate import MAX_LISTS, ConsentGate
 from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger, counted_map
 from veilscore.terms.bands import Bands
 from veilscore.terms.job import Job
 from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.settings import read_text
 from veilscore.v1 import score_pb2
-from veilscore.wire.protocol import Protocol, Send, Session, receive_parts, send_parts
+from veilscore.wire.protocol import Protocol, Send, Session, pack_fields, receive_parts, send_parts, unpack_fields
 
 R = TypeVar("R")
 MAX_BYTES = 1 << 30
@@ -39,64 +40,46 @@ _COUNT_BYTES = 8
 
 
 def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ...]:
-    """Consent lists in a bank's HOME/consents/lists that say they cover the job, newest first, as they travel.
+    """Return the consent lists in a bank's HOME/consents/lists that say they cover the job at a time (default now).
 
-    Parameters
-    ----------
-    at_s : when; default now.
+    They come newest first, as they travel.
     """
     ask = ask_of(job, at_s)
     folder = home / "consents" / "lists"
     paths = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True) if folder.is_dir() else []
     found = []
     for path in paths:
-        signed = Signed.from_text(path.read_text(encoding="utf-8"), str(path))
-        if kind_of(signed) != "list":
+        signed = Signed.from_text(read_text(path, "consent list"), str(path))
+        if body_of(signed)["kind"] != "list":
             raise ConfigError(f"{path} is not a consent list: move it away")
-        if not ask.refusal(stated_scope(signed), ""):
+        if not ask.refusal(claim_of(signed).scope, ""):
             found.append(signed.to_message().SerializeToString())
     return tuple(found[:MAX_LISTS])
 
 
 def ask_of(job: Job, at_s: float | None = None) -> Ask:
-    """What a batch job asks for, at a time (default now)."""
+    """Return what a batch job asks for, at a time (default now)."""
     return Ask(job.purpose, job.task, job.bank, job.of(ScoreBatch).model, time.time() if at_s is None else at_s)
 
 
 def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
-    """Bank: send the lists to every holder, also none."""
-    data = len(lists).to_bytes(_COUNT_BYTES, "little")
-    data += b"".join(len(one).to_bytes(_COUNT_BYTES, "little") + one for one in lists)
+    """Send the bank's lists to every holder, also where there is none."""
+    data = len(lists).to_bytes(_COUNT_BYTES, "little") + pack_fields(*lists)
     for holder in session.holders:
         yield from send_parts(holder, score_pb2.BatchConsent, data)
 
 
 def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
-    """Holder: receive and verify the lists.
-
-    Raises
-    ------
-    RefusedError : there is none, or one is not for this batch.
-    """
+    """Receive and verify the lists at a holder; RefusedError where there is none, or one is not for this batch."""
     data = yield from receive_parts(session.bank, score_pb2.BatchConsent, MAX_BYTES)
-    return gate.check_lists(_unpack(data, session.bank), ask)
-
-
-def _unpack(data: bytes, bank: str) -> list[bytes]:
-    n, at, found = int.from_bytes(data[:_COUNT_BYTES], "little"), _COUNT_BYTES, []
+    n = int.from_bytes(data[:_COUNT_BYTES], "little")
     if n > MAX_LISTS:
-        raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=bank)
-    for _ in range(n):
-        size = int.from_bytes(data[at : at + _COUNT_BYTES], "little")
-        found.append(data[at + _COUNT_BYTES : at + _COUNT_BYTES + size])
-        at += _COUNT_BYTES + size
-    if at != len(data):
-        raise MessageError("consent lists are cut or lengthened", party=bank)
-    return found
+        raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=session.bank)
+    return gate.check_lists(unpack_fields(data[_COUNT_BYTES:], n), ask)
 
 
 def check_covered(gate: ConsentGate, consents: Sequence[Consent], ids: NDArray[np.str_]) -> None:
-    """Refuse a batch with a firm of this holder that no list covers; ids are those of the matched rows."""
+    """Refuse a batch with a firm of this holder that no list covers; `ids` are those of the matched rows."""
     if not gate.covered(consents, ids).all():
         raise RefusedError("at least one firm of the batch has no valid consent; leave it out or bring its consent")
 
@@ -120,13 +103,7 @@ def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act:
 
 
 class BatchGuard:
-    """One attempt at scoring many firms, as a holder's policy sees it.
-
-    Parameters
-    ----------
-    home : the holder's.
-    policy, job, session : of the attempt.
-    """
+    """Holds one attempt at scoring many firms against a holder's policy; `home` is the holder's."""
 
     def __init__(self, home: Path, policy: NodePolicy, job: Job, session: Session) -> None:
         self._home = home
@@ -139,16 +116,14 @@ class BatchGuard:
         self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
 
     def receive_consents(self) -> Protocol[tuple[Consent, ...]]:
-        """Before alignment: the bank's lists, verified; nothing in training, which needs none."""
+        """Return, before alignment, the bank's lists, verified; training needs none."""
         if self._training:
             return ()
         return (yield from holder_receive_lists(self._session, self._gate, ask_of(self._job)))
 
     def keep(self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: Integers) -> None:
-        """After alignment: refuse firms without consent, then save what scoring needs.
+        """Refuse, after alignment, firms without consent, then save what scoring needs.
 
-        Parameters
-        ----------
         ids : (n_own,) normalised ids of the holder's data set.
         row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
         """
@@ -165,10 +140,9 @@ class BatchGuard:
     def check_release(
         self, store: JobStore, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None = None
     ) -> None:
-        """Refuse, before anything is computed, a batch that may not be scored, with what the bank may learn of why.
+        """Refuse, before anything is computed, a batch that may not be scored, with a reason that the bank may learn.
 
-        known : (n_samples,) rows that are scored and known here; bands : where bands alone are opened.
-        Raises RefusedError.
+        known : (n_samples,) rows that are scored and known here; bands : given where bands alone are opened.
         """
         if self._needed and not self._still_valid(store):
             raise RefusedError("consent has expired or was revoked since the batch was aligned; submit the job again")
@@ -192,7 +166,7 @@ class BatchGuard:
         code_map: CodeMap,
         bands: Bands | None = None,
     ) -> Protocol[R]:
-        """Run the scoring protocol; the ledger knows of it before the opened share leaves."""
+        """Run the scoring protocol, writing it into the ledger before the opened share leaves."""
 
         def admit() -> None:
             if self._counts:

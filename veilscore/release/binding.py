@@ -1,4 +1,4 @@
-"""What an acceptance is bound to at a party: code, version of its data set and of the model, its policy.
+"""An acceptance is bound at a party to its code, its policy, and the versions of its data set and of the model.
 
 A party notes these digests when it accepts a job, signs them with its answer, and compares them before each step: what
 was approved is what runs. Digests of data sets and policies are salted with a secret of the party, so that others see
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -21,23 +22,26 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import ScoreBatch
 
+PACKAGES = ("veilscore", "coordinator", "party_bank", "party_registry", "party_tax")  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 _PIECE = 1 << 20
 
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 over the sources of the installed veilscore package, as they were when this process first asked."""
-    root = Path(__file__).resolve().parent.parent
+    """Return a SHA-256 over the sources of every package that runs, as they were at this process's first call."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name, content = path.relative_to(root).as_posix().encode(), path.read_bytes()
-        digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
+    for package in PACKAGES:
+        found = importlib.util.find_spec(package)  # a wheel may leave an institution out
+        for root in () if found is None else found.submodule_search_locations or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                name, content = f"{package}/{path.relative_to(root).as_posix()}".encode(), path.read_bytes()
+                digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
 
 def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
-    """Digests that a job would run with at this party now; a model that is not there yet has none."""
+    """Return the digests that a job would run with at this party now; a model that is not there yet has none."""
     salt = _salt(home)
     name = job.datasets[node.name]
     bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
@@ -49,7 +53,7 @@ def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
 
 
 def with_model_version(job: Job, home: Path) -> Job:
-    """The job with the version of the model that the bank's home has, where it names none; else the job as it is."""
+    """Return the job with the version of the model that the bank's home has, unless it names one or there is none."""
     path = home / "models" / job.of(ScoreBatch).model / "model.json" if job.task == "score_batch" else None
     if path is None or job.of(ScoreBatch).model_sha256 is not None or not path.is_file():
         return job
@@ -58,12 +62,7 @@ def with_model_version(job: Job, home: Path) -> Job:
 
 
 def check_bound(agreed: dict[str, str], now: dict[str, str], party: str) -> None:
-    """Refuse to run what is not what was accepted.
-
-    Raises
-    ------
-    RefusedError : names each thing that differs.
-    """
+    """Refuse to run what is not what was accepted; RefusedError names each thing that differs."""
     differing = [name for name in NAMES if agreed.get(name, "") != now.get(name, "")]
     if agreed and differing:
         what = " and ".join(NAMES[name] for name in differing)
@@ -74,12 +73,12 @@ def check_bound(agreed: dict[str, str], now: dict[str, str], party: str) -> None
 
 
 def canonical(bound: dict[str, str]) -> str:
-    """The text that is signed."""
+    """Return the text that is signed."""
     return json.dumps(bound, sort_keys=True, separators=(",", ":"))
 
 
 def _model_digest(home: Path, name: str) -> str:
-    """Digest of the party's files of a model: the bank's points and map, a holder's map and bands."""
+    """Return the digest of the party's files of a model: the bank's points and map, a holder's map and bands."""
     digest = hashlib.sha256()
     for file in ("model.json", "code_map.json", "bands.json"):
         path = home / "models" / name / file
@@ -89,12 +88,12 @@ def _model_digest(home: Path, name: str) -> str:
 
 
 def dataset_version(home: Path, dataset: DatasetConfig) -> str:
-    """Salted digest of a data set as it is now."""
+    """Return the salted digest of a data set as it is now."""
     return _dataset_digest(_salt(home), dataset)
 
 
 def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
-    """Salted digest of a file's bytes; of a database only of where and how it is read."""
+    """Return the salted digest of a file's bytes, or of a database only of where and how it is read."""
     meaning = dataset.model_dump_json(exclude={"path"}).encode()
     if dataset.path is None or not dataset.path.is_file():
         return _salted(salt, meaning)
@@ -102,7 +101,7 @@ def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes; read once while time, size and inode stay."""
+    """Return the SHA-256 of a file's bytes, which are read once while time, size and inode stay."""
     status = path.stat()
     return _file_digest(path, (status.st_mtime_ns, status.st_size, status.st_ino))
 
@@ -121,7 +120,7 @@ def _salted(salt: bytes, data: bytes) -> str:
 
 
 def _salt(home: Path) -> bytes:
-    """Secret of a home, made when first needed (mode 0600)."""
+    """Return the secret of a home, made when first needed (mode 0600)."""
     path = home / "state" / "binding.key"
     try:
         if not path.is_file():

@@ -1,11 +1,11 @@
-"""Rules over a holder's ledger: distinct models a firm, repeats, smallest batch and smallest difference, rates.
+"""Rules over a holder's ledger bound models a firm, repeats, rates, the smallest batch and the smallest difference.
 
 A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
 codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same
 firms under nearly the same batch tell who came or left, so batches of one model are equal or differ by many.
 
-What this does not stop: a bank that states one model's hash and applies another's points. Each opening then counts as
-a repeat, of which there are few; that it happened is for an audit to find.
+This does not stop a bank that states one model's hash and applies another's points. Each opening then counts as a
+repeat, of which there are few; that it happened is for an audit to find.
 """
 
 from __future__ import annotations
@@ -24,13 +24,9 @@ _Counts = int | Integers  # of one firm, or (n,)
 
 
 class ReleaseBudget:
-    """Decides on one holder's releases and writes them down.
+    """Decides on one holder's releases by the rules of its policy, and writes them down.
 
-    Parameters
-    ----------
-    ledger : the holder's.
-    rules : of its policy.
-    n_columns : columns it has in the model.
+    n_columns : how many columns the holder has in the model.
     """
 
     def __init__(self, ledger: ReleaseLedger, rules: ReleaseRules, n_columns: int) -> None:
@@ -53,9 +49,7 @@ class ReleaseBudget:
     def check_batch(self, release: Release) -> None:
         """Refuse a batch or a hold-out before anything is computed.
 
-        Raises
-        ------
-        RefusedError : says which rule; names no firm and no number that depends on single firms.
+        RefusedError says which rule forbids it; it names no firm and no number that depends on single firms.
         """
         if self._rules.control == "off":
             return
@@ -69,11 +63,9 @@ class ReleaseBudget:
         self._check_models(release, past)
 
     def check_single(self, release: Release, *, fresh: bool) -> str:
-        """Refuse a single firm, or say under which reference the same was released before.
+        """Refuse a single firm, or return the reference of an earlier release whose result still holds.
 
-        Returns
-        -------
-        Reference of the earlier release whose result still holds, or "" if this has to be opened.
+        The reference is "" where the score has to be opened; so it is always if `fresh`.
         """
         if self._rules.control == "off":
             return ""
@@ -93,9 +85,7 @@ class ReleaseBudget:
     def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
 
-        Raises
-        ------
-        RefusedError : another release came first, or the token was used meanwhile.
+        Raises RefusedError where another release came first or the token was used meanwhile.
         """
         with self._ledger.exclusive():
             if release.kind == ONLINE:
@@ -158,7 +148,7 @@ class ReleaseBudget:
 
 
 def models_of(past: Iterable[Release], *more: Release) -> dict[str, Words]:
-    """Firms by model, in order and as often as released; `more` are named alike but do not count."""
+    """Return firms by model, in order and as often as released; `more` are named alike but do not count."""
     past = tuple(past)
     parts: dict[str, list[Words]] = defaultdict(list)
     names = _names((*past, *more))
@@ -173,7 +163,7 @@ def _name(release: Release, past: Sequence[Release]) -> str:
 
 
 def _names(releases: Sequence[Release]) -> list[str]:
-    """Under which name each counts: the first model scored on a map is one with the map's hold-out scores."""
+    """Return under which name each counts: the first model scored on a map is one with the map's hold-out scores."""
     first: dict[str, str] = {}
     for release in releases:
         if release.kind != EVALUATION:
@@ -187,6 +177,6 @@ def _names(releases: Sequence[Release]) -> list[str]:
 
 
 def how_often(firms: Words, released: Words) -> Integers:
-    """How often each of `firms` (n,) stands in `released` (m,), which is in order; (n,)."""
+    """Return how often each of `firms` (n,) stands in `released` (m,), which is in order."""
     times: Integers = np.searchsorted(released, firms, "right") - np.searchsorted(released, firms, "left")
     return times

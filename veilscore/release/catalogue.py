@@ -1,4 +1,4 @@
-"""What a holder publishes of a data set: a signed document with its schema, counts and terms, never a row.
+"""A holder publishes a data set as a signed document with its schema, counts and terms, never a row.
 
 The document goes to banks by any way (mail, a shared folder) and is verified against the owner's pinned certificate.
 Counts are rounded, names of columns are told only where the policy publishes them, and the version is the salted
@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,27 +22,61 @@ from veilscore.files.store import write_atomically
 from veilscore.keys.identity import Certificate, Identity
 from veilscore.release.binding import dataset_version
 from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.settings import Strict, parse_json
 
 PURPOSE = "data set publication"
-FORMAT = "veilscore-dataset/1"
+FORMAT: Literal["veilscore-dataset/1"] = "veilscore-dataset/1"
 ROUND_TO = 100  # rows; a count that is exact would tell when a single firm came
+# the rules of the policy that a bank has to know before it asks
+_TERMS = {
+    "purposes",
+    "tasks",
+    "banks",
+    "min_overlap",
+    "min_bin_count",
+    "consent",
+    "valid_from",
+    "valid_to",
+    "release",
+}
+
+
+class PublishedColumn(Strict):
+    """Tells of one column its kind and its share of missing values, in whole percent."""
+
+    name: str
+    kind: str
+    missing_percent: int
+
+
+class PublishedDataset(Strict):
+    """Tells of a data set its size, its columns and the terms of its owner."""
+
+    format: Literal["veilscore-dataset/1"] = FORMAT
+    owner: str
+    dataset: str
+    version: str
+    published_s: int
+    n_rows: int
+    columns: tuple[PublishedColumn, ...]
+    terms: dict[str, Any]
+    mock: str
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published data set: its canonical JSON and the owner's signature."""
+    """A published data set as it travels: canonical JSON and the owner's signature of it."""
 
     body: str
     signature: bytes
 
     @property
-    def content(self) -> dict[str, Any]:
-        """The document; trust it after `verify_published`."""
-        found: dict[str, Any] = json.loads(self.body)
-        return found
+    def content(self) -> PublishedDataset:
+        """Return what the document says; trust it after `verify_published`."""
+        return PublishedDataset.model_validate_json(self.body)
 
     def to_text(self) -> str:
-        """JSON for a file."""
+        """Return JSON for a file."""
         return json.dumps({"body": self.body, "signature": self.signature.hex()}, indent=1)
 
 
@@ -51,15 +85,9 @@ def publish(
 ) -> Path:
     """Read a data set of the catalogue, sign what may be told of it, save HOME/published/NAME.json.
 
-    Parameters
-    ----------
     mock : where its mock data are (a file name or address), if there are any.
     normaliser : kind of its ids.
-
-    Raises
-    ------
-    ConfigError : no such data set.
-    DataError : it cannot be read.
+    Raises ConfigError where there is no such data set, DataError where it cannot be read.
     """
     if name not in node.datasets:
         raise ConfigError(f"{node.name} has no data set named {name!r}; node.yaml has {', '.join(node.datasets)}")
@@ -73,18 +101,17 @@ def publish(
         query=dataset.query,
         normaliser=normaliser,
     )
-    content = {
-        "format": FORMAT,
-        "owner": node.name,
-        "dataset": name,
-        "version": dataset_version(home, dataset),
-        "published_s": int(time.time()),
-        "n_rows": ROUND_TO * round(table.n_rows / ROUND_TO),
-        "columns": _columns(table, f"{node.name}.c", names=policy.publish_column_names),
-        "terms": _terms(node),
-        "mock": mock,
-    }
-    body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    content = PublishedDataset(
+        owner=node.name,
+        dataset=name,
+        version=dataset_version(home, dataset),
+        published_s=int(time.time()),
+        n_rows=ROUND_TO * round(table.n_rows / ROUND_TO),
+        columns=_columns(table, f"{node.name}.c", names=policy.publish_column_names),
+        terms=policy.model_dump(mode="json", include=_TERMS) | {"issuers": sorted(policy.consent_issuers)},
+        mock=mock,
+    )
+    body = json.dumps(content.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     document = Published(body, identity.sign(body.encode(), PURPOSE))
     path = home / "published" / f"{name}.json"
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -92,49 +119,31 @@ def publish(
     return path
 
 
-def _columns(table: Table, alias: str, *, names: bool) -> list[dict[str, Any]]:
-    """Kind of each column and its share of missing values, rounded to whole percent."""
+def _columns(table: Table, alias: str, *, names: bool) -> tuple[PublishedColumn, ...]:
     found = []
     for number, (name, kind) in enumerate(sorted(table.kinds.items()), start=1):
         values = table.columns[name]
         gone = np.isnan(values) if kind == "number" else np.equal(values, np.array(None, dtype=object))
         share = round(100 * float(np.mean(gone)))
-        found.append({"name": name if names else f"{alias}{number}", "kind": kind, "missing_percent": share})
-    return found
-
-
-def _terms(node: NodeConfig) -> dict[str, Any]:
-    """The rules of the policy that a bank has to know before it asks."""
-    told = (
-        "purposes",
-        "tasks",
-        "banks",
-        "min_overlap",
-        "min_bin_count",
-        "consent",
-        "valid_from",
-        "valid_to",
-        "release",
-    )
-    return node.policy.model_dump(mode="json", include=set(told)) | {"issuers": sorted(node.policy.consent_issuers)}
+        found.append(PublishedColumn(name=name if names else f"{alias}{number}", kind=kind, missing_percent=share))
+    return tuple(found)
 
 
 def read_published(text: str, source: str) -> Published:
-    """Document of a file; ConfigError if it is none."""
+    """Return the document of a file; ConfigError if it is none."""
     try:
-        parts = json.loads(text)
+        parts = parse_json(text)
         document = Published(parts["body"], bytes.fromhex(parts["signature"]))
-        stated = document.content["format"], document.content["owner"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{source} is not a published data set") from error
-    if stated[0] != FORMAT or not isinstance(stated[1], str):
-        raise ConfigError(f"{source} is not a published data set of this version ({FORMAT})")
+        _ = document.content
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        raise ConfigError(f"{source} is not a published data set of this version ({FORMAT})") from error
     return document
 
 
-def verify_published(document: Published, certificate: Certificate) -> dict[str, Any]:
-    """Content of a document, if the owner of this certificate signed it; IdentityError otherwise."""
+def verify_published(document: Published, certificate: Certificate) -> PublishedDataset:
+    """Return what a document says, if the owner of this certificate signed it; IdentityError otherwise."""
     certificate.verify(document.body.encode(), document.signature, PURPOSE)
-    if document.content["owner"] != certificate.name:
+    content = document.content
+    if content.owner != certificate.name:
         raise IdentityError(f"the document is not about a data set of {certificate.name}", party=certificate.name)
-    return document.content
+    return content

@@ -1,4 +1,4 @@
-"""Consent of firms: signed tokens for one firm, signed lists for many, signed revocations; verified offline.
+"""Firms consent by signed tokens for one firm and signed lists for many; signed revocations end it. All verify offline.
 
 Source    : Ed25519 (RFC 8032); commitments are SHA-256 of a random salt and the firm's id.
 Parties   : the issuer (a portal of the bank or of the government, where the firm itself says yes), the bank (carries
@@ -12,10 +12,8 @@ Assumes   : the issuer's key is its own, and it signs for a firm only what the f
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
-import math
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Mask, Words
 from veilscore.errors import ConfigError, IdentityError, MessageError, ParameterError
+from veilscore.terms.settings import parse_json
 from veilscore.v1 import control_pb2
 
 TASKS = ("score_online", "score_batch")
@@ -38,16 +37,15 @@ SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_FIRMS = 1 << 24
 MAX_BODY_BYTES = 1 << 20
+_LATEST_S = 253_402_300_799.0  # the end of the year 9999, and of the calendar
 _LABEL = b"veilscore/1 consent firm"
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a firm agreed to.
+    """Says what a firm agreed to.
 
-    Attributes
-    ----------
-    purpose : compared word for word with the job's or request's.
+    purpose : compared word for word with that of the job or request.
     tasks : out of `TASKS`.
     bank : name of the bank; empty for any.
     models : names of models; empty for any.
@@ -68,16 +66,44 @@ class Scope:
         unknown = set(self.tasks) - set(TASKS)
         if unknown:
             raise ParameterError(f"a consent names an unknown task; known: {', '.join(TASKS)}")
-        if not (math.isfinite(self.not_before_s) and self.not_before_s < self.expires_s < math.inf):
-            raise ParameterError("a consent expires after it begins")
+        if not 0 <= self.not_before_s < self.expires_s <= _LATEST_S:
+            raise ParameterError("a consent expires after it begins, before the year 10000")
 
 
 _STATED = tuple(f.name for f in fields(Scope))
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What the body of a token or list says, verified or not.
+
+    salt : of its commitments.
+    once : the token serves one request only.
+    id : 128 random bits, hexadecimal; what a revocation names.
+    """
+
+    scope: Scope
+    salt: bytes = field(repr=False)
+    once: bool
+    id: str
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> Self:
+        """Return what a body says; MessageError where a field is missing or cannot be."""
+        try:
+            stated = {name: body[name] for name in _STATED}
+            scope = Scope(**stated | {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])})
+            salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
+        except (KeyError, TypeError, ValueError, ParameterError) as error:
+            raise MessageError("a consent lacks a field or has one that cannot be") from error
+        if len(salt) != SALT_BYTES or not isinstance(once, bool) or not isinstance(number, str) or len(number) != 32:
+            raise MessageError("a consent has a field of the wrong size")
+        return cls(scope, salt, once, number)
+
+
+@dataclass(frozen=True)
 class Ask:
-    """What a bank wants to do now, to be held against a scope."""
+    """Says what a bank wants to do now, to be held against a scope."""
 
     purpose: str
     task: str
@@ -86,7 +112,7 @@ class Ask:
     now_s: float
 
     def refusal(self, scope: Scope, what: str) -> str:
-        """Why `scope` does not allow this, as the bank may hear it; empty if it does."""
+        """Return why `scope` does not allow this, in words that the bank may learn; "" if it does."""
         for holds, text in (
             (scope.purpose == self.purpose, f"is for another purpose than {self.purpose[:60]!r}"),
             (self.task in scope.tasks, f"does not cover task {self.task}"),
@@ -102,13 +128,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Consent:
-    """A verified token or list.
+    """A token or list that was verified; `Claim` has the meaning of its fields.
 
-    Attributes
-    ----------
-    kind : token or list.
-    id : 128 random bits, hexadecimal; what a revocation names.
-    once : the token serves one request only.
     commitments : (n, 32) uint8, in the order of their bytes.
     """
 
@@ -121,17 +142,17 @@ class Consent:
     commitments: NDArray[np.uint8] = field(repr=False, compare=False)
 
     def covers_one(self, firm: str) -> bool:
-        """Whether a token is this firm's (normalised id)."""
+        """Return whether a token is this firm's (normalised id)."""
         return commit_one(self.salt, firm) == self.commitments.tobytes()
 
     def covers(self, ids: Iterable[str]) -> Mask:
-        """Which of these firms (normalised ids) are covered; (n,)."""
+        """Return which of these firms (normalised ids) are covered, (n,)."""
         return is_in(commit(self.salt, ids), self.commitments)
 
 
 @dataclass(frozen=True)
 class Revocations:
-    """A verified revocation list: ids of tokens and lists, and single firms of a list as `id:commitment`."""
+    """A revocation list that was verified: ids of tokens and lists, and single firms of a list as `id:commitment`."""
 
     issuer: str
     issued_s: float
@@ -147,7 +168,7 @@ class Signed:
     commitments: bytes = b""
 
     def to_text(self) -> str:
-        """JSON for a file."""
+        """Return JSON for a file."""
         parts = {"body": self.body.decode(), "signature": base64.b64encode(self.signature).decode()}
         if self.commitments:
             parts["commitments"] = base64.b64encode(self.commitments).decode()
@@ -155,21 +176,21 @@ class Signed:
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Self:
-        """Document of a file; ConfigError if it is none."""
+        """Return the document of a file; ConfigError if it is none."""
         try:
-            parts = json.loads(text)
+            parts = parse_json(text)
             blobs = [base64.b64decode(parts.get(name, ""), validate=True) for name in ("signature", "commitments")]
             return cls(parts["body"].encode(), *blobs)
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{source} is not a consent document: damaged, or another file") from error
 
     def to_message(self) -> control_pb2.SignedConsent:
-        """Message for the wire."""
+        """Return the message for the wire."""
         return control_pb2.SignedConsent(body=self.body, signature=self.signature, commitments=self.commitments)
 
     @classmethod
     def from_bytes(cls, data: bytes, party: str) -> Self:
-        """Document of a peer's bytes; MessageError if they are none."""
+        """Return the document of a peer's bytes; MessageError if they are none."""
         try:
             message = control_pb2.SignedConsent.FromString(data)
         except DecodeError as error:
@@ -178,7 +199,7 @@ class Signed:
 
 
 def commit(salt: bytes, ids: Iterable[str]) -> NDArray[np.uint8]:
-    """Commitments (n, 32) to firm ids in their order."""
+    """Return commitments (n, 32) to firm ids in their order."""
     base = hashlib.sha256(_LABEL + salt)
 
     def one(firm: str) -> bytes:
@@ -191,12 +212,12 @@ def commit(salt: bytes, ids: Iterable[str]) -> NDArray[np.uint8]:
 
 
 def commit_one(salt: bytes, firm: str) -> bytes:
-    """Commitment to one firm id."""
+    """Return the commitment to one firm id."""
     return hashlib.sha256(_LABEL + salt + firm.encode()).digest()
 
 
 def is_in(rows: NDArray[np.uint8], ordered: NDArray[np.uint8]) -> Mask:
-    """Which rows (n, 32) are among `ordered` (m, 32), which is in the order of its bytes; (n,)."""
+    """Return which rows (n, 32) are among `ordered` (m, 32), which is in the order of its bytes."""
     if not len(ordered):
         return np.zeros(len(rows), bool)
     keys, wanted = _as_keys(ordered), _as_keys(rows)
@@ -208,7 +229,7 @@ def is_in(rows: NDArray[np.uint8], ordered: NDArray[np.uint8]) -> Mask:
 
 
 def _as_keys(rows: NDArray[np.uint8]) -> Words:
-    """First 8 bytes of each row as an integer that sorts as the bytes do."""
+    """Return the first 8 bytes of each row as an integer that sorts as the bytes do."""
     return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)
 
 
@@ -220,13 +241,13 @@ def _in_order(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def issue_token(key: Ed25519PrivateKey, issuer: str, firm: str, scope: Scope, *, once: bool = True) -> Signed:
-    """Issuer: consent of one firm (its normalised id); by default for one request."""
+    """Return the issuer's token for one firm (its normalised id), by default for one request."""
     salt = secrets.token_bytes(SALT_BYTES)
     return _sign(key, "token", issuer, _body(scope, salt, once=once), commit(salt, [firm]).tobytes())
 
 
 def issue_list(key: Ed25519PrivateKey, issuer: str, firms: Sequence[str], scope: Scope) -> Signed:
-    """Issuer: consent of many firms (normalised ids), one signature; used as often as needed while it is valid."""
+    """Return the issuer's list for many firms (normalised ids), which serves as often as needed while it is valid."""
     if not 0 < len(firms) <= MAX_FIRMS or len(set(firms)) != len(firms):
         raise ParameterError(f"a consent list has 1 to {MAX_FIRMS} firms, each once")
     salt = secrets.token_bytes(SALT_BYTES)
@@ -237,7 +258,7 @@ def issue_list(key: Ed25519PrivateKey, issuer: str, firms: Sequence[str], scope:
 def issue_revocations(
     key: Ed25519PrivateKey, issuer: str, revoked: Iterable[str], now_s: float | None = None
 ) -> Signed:
-    """Issuer: all that it has revoked so far."""
+    """Return the issuer's list of all that it has revoked so far."""
     body = {"issued_s": time.time() if now_s is None else now_s, "revoked": sorted(set(revoked))}
     return _sign(key, "revocations", issuer, body, b"")
 
@@ -263,56 +284,48 @@ def _labelled(kind: str, body: bytes) -> bytes:
 def read_consent(signed: Signed, issuers: dict[str, str]) -> Consent:
     """Check a token or list against the issuers' public keys (name -> 64 hexadecimal digits).
 
-    Raises
-    ------
-    IdentityError : not of these issuers, or changed after it was signed.
-    MessageError : its shape is wrong although the signature holds.
+    Raises IdentityError where it is not of these issuers or was changed after it was signed, MessageError where its
+        shape is wrong although the signature holds.
     """
     body = _verified(signed, issuers, ("token", "list"))
-    try:
-        stated = {name: body[name] for name in _STATED}
-        stated |= {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])}
-        salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
-        scope = Scope(**stated)
-    except (KeyError, TypeError, ValueError, ParameterError) as error:
-        raise MessageError("a consent lacks a field or has one that cannot be") from error
+    claim = Claim.of(body)
     n, left = divmod(len(signed.commitments), COMMITMENT_BYTES)
-    sizes = len(salt) == SALT_BYTES and left == 0 and (n == 1 if body["kind"] == "token" else 0 < n <= MAX_FIRMS)
-    if not sizes or not isinstance(once, bool) or not isinstance(number, str) or len(number) != 32:
+    if left or not (n == 1 if body["kind"] == "token" else 0 < n <= MAX_FIRMS):
         raise MessageError("a consent has a field of the wrong size")
     commitments = np.frombuffer(signed.commitments, np.uint8).reshape(n, COMMITMENT_BYTES)
     keys = _as_keys(commitments) if n > 1 else commitments[:0]
     if (keys[1:] < keys[:-1]).any():
         raise MessageError("the commitments of a consent list are out of order")
-    return Consent(body["kind"], body["issuer"], number, scope, once, salt, commitments)
+    return Consent(body["kind"], body["issuer"], claim.id, claim.scope, claim.once, claim.salt, commitments)
 
 
 def read_revocations(signed: Signed, issuers: dict[str, str]) -> Revocations:
-    """Check a revocation list; errors as `read_consent`."""
+    """Check a revocation list; the errors are those of `read_consent`."""
     body = _verified(signed, issuers, ("revocations",))
     revoked, issued_s = body.get("revoked"), body.get("issued_s")
     if not isinstance(revoked, list) or not all(isinstance(r, str) for r in revoked):
         raise MessageError("a revocation list has no list of ids")
-    if not isinstance(issued_s, (int, float)):
+    if not isinstance(issued_s, (int, float)) or not 0 <= issued_s <= _LATEST_S:
         raise MessageError("a revocation list does not say when it was issued")
     return Revocations(body["issuer"], float(issued_s), frozenset(revoked))
 
 
-def kind_of(signed: Signed) -> str:
-    """What a document says it is: token, list or revocations; nothing is verified. ConfigError if it says nothing."""
+def body_of(signed: Signed) -> dict[str, Any]:
+    """Return what a document says, of which nothing is verified; ConfigError if it does not even say its kind."""
     try:
-        return str(json.loads(signed.body)["kind"])
+        body: dict[str, Any] = parse_json(signed.body)
+        if isinstance(body["kind"], str):
+            return body
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError("the document does not say of which kind it is") from error
+    raise ConfigError("the document does not say of which kind it is")
 
 
-def stated_scope(signed: Signed) -> Scope:
-    """What a document says it allows; nothing is verified. ConfigError if it says nothing."""
+def claim_of(signed: Signed) -> Claim:
+    """Return what a token or list says, of which nothing is verified; ConfigError if it says nothing."""
     try:
-        body = json.loads(signed.body)
-        stated = {name: body[name] for name in _STATED}
-        return Scope(**stated | {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])})
-    except (ValueError, KeyError, TypeError, ParameterError) as error:
+        return Claim.of(body_of(signed))
+    except MessageError as error:
         raise ConfigError("the consent does not say what it allows: damaged, or another document") from error
 
 
@@ -326,8 +339,8 @@ def _verified(signed: Signed, issuers: dict[str, str], kinds: tuple[str, ...]) -
     if not 0 < len(signed.body) <= most:
         raise MessageError("the body of a consent is empty or too long")
     try:
-        body = json.loads(signed.body)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(signed.body)
+    except ValueError as error:
         raise MessageError("the body of a consent cannot be read") from error
     if not isinstance(body, dict) or body.get("kind") not in kinds:
         raise MessageError(f"a consent document is not a {' or '.join(kinds)}")

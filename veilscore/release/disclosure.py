@@ -1,4 +1,4 @@
-"""A holder's count of what boosting told of each of its data sets, over all jobs, in bits (`models/accountant.py`).
+"""A holder counts what boosting told of each of its data sets, over all jobs, in bits (`models/accountant.py`).
 
 One number a data set and job, in one SQLite file of the home. It is raised before anything is opened and never lowered;
 a repeated attempt goes on from it, whatever became of the job's folder.
@@ -29,18 +29,13 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class DisclosureLedger:
-    """Bits told of one data set by one job and by all.
+    """Counts the bits told of one data set by one job and by all.
 
-    Parameters
-    ----------
     path : the SQLite file, made if absent.
     dataset : name of the data set at this node.
     job_id : the job that is counted here.
     most : bits of all jobs together; None only counts.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Every method raises StateError where the file cannot be read or written.
     """
 
     path: Path
@@ -49,23 +44,18 @@ class DisclosureLedger:
     most: float | None
 
     def of_job(self) -> float:
-        """Bits that this job has told."""
+        """Return the bits that this job has told."""
         return self._transaction(lambda db: self._sum(db, "job_id = ?", self.job_id))
 
     def total(self) -> float:
-        """Bits that all jobs on this data set have told."""
+        """Return the bits that all jobs on this data set have told."""
         return self._transaction(self._sum)
 
     def charge(self, bits: float, kept: sqlite3.Connection | None = None) -> None:
         """Raise this job's count to `bits`, told by all its attempts.
 
-        Parameters
-        ----------
         kept : connection to the file, where it is open already.
-
-        Raises
-        ------
-        RefusedError : all jobs together would tell more than the policy allows; nothing is counted then.
+        Raises RefusedError where all jobs together would tell more than the policy allows; nothing is counted then.
         """
 
         def write(db: sqlite3.Connection) -> None:
@@ -81,7 +71,7 @@ class DisclosureLedger:
         self._transaction(write, kept)
 
     def guard(self, protocol: Protocol[R]) -> Protocol[R]:
-        """Run a holder's boosting; what its checkpoints say is spent, before each opening, is charged first."""
+        """Run a holder's boosting and charge what it is about to tell, which it checkpoints before each opening."""
         answer: Message | None = None
         # kept open: opening and closing cost more than an entry
         with closing(protocol), closing(self._open()) as kept:

@@ -1,4 +1,4 @@
-"""The holder's gate: no record of a firm is touched for a score before the firm's consent was verified here.
+"""The holder's gate verifies a firm's consent before any record of the firm is touched for a score.
 
 Revocation lists are files in HOME/consents/revocations, brought by the holder's own people; all that were ever put
 there count, so an older list cannot bring a revoked consent back.
@@ -25,7 +25,10 @@ MAX_LISTS = 64
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was verified: (issuer, id), to be used up when the score is opened; None if it may serve again."""
+    """A token that was verified.
+
+    spend : its (issuer, id), to be used up when the score is opened; None if it may serve again.
+    """
 
     spend: tuple[str, str] | None = None
 
@@ -33,10 +36,8 @@ class Token:
 class ConsentGate:
     """Verifies tokens and lists by a holder's policy.
 
-    Parameters
-    ----------
     home : the holder's; its consents/revocations folder is read again when it changes.
-    required : whether the policy asks for consent at all.
+    required : whether the policy wants consent at all.
     issuers : name -> public key (64 hexadecimal digits).
     """
 
@@ -48,21 +49,17 @@ class ConsentGate:
 
     @property
     def required(self) -> bool:
-        """Whether consent is asked for."""
+        """Return whether the policy wants consent."""
         return self._required
 
     def check_token(self, data: bytes, firm: str, ask: Ask, ledger: ReleaseLedger, reference: str) -> Token:
         """Verify one firm's token.
 
-        Parameters
-        ----------
         data : a `SignedConsent` message as it came from the bank.
         firm : the firm's normalised id.
         reference : of the request; a token for one request is refused for any other.
-
-        Raises
-        ------
-        RefusedError : missing, forged, expired, revoked, replayed, of another firm, purpose, bank, task or model.
+        Raises RefusedError where the token is missing, forged, expired, revoked, replayed, or of another firm, purpose,
+            bank, task or model.
         """
         if not self._required:
             return Token()
@@ -80,9 +77,7 @@ class ConsentGate:
     def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
         """Verify the lists of a batch; `covered` says which firms they cover.
 
-        Raises
-        ------
-        RefusedError : none was sent, or one is forged, expired, revoked or not for this.
+        Raises RefusedError where none was sent, or one is forged, expired, revoked or not for this batch.
         """
         if not self._required:
             return ()
@@ -94,7 +89,7 @@ class ConsentGate:
         return tuple(self._verified(data, ask, "list", "a consent list") for data in lists)
 
     def covered(self, consents: Sequence[Consent], ids: NDArray[np.str_]) -> Mask:
-        """Which firms (normalised ids) have a consent on these lists that was not revoked for them; (n,)."""
+        """Return which firms (normalised ids) have a consent on these lists that was not revoked for them, (n,)."""
         if not self._required:
             return np.ones(len(ids), bool)
         revoked = self.revoked()
@@ -122,7 +117,7 @@ class ConsentGate:
         return consent
 
     def revoked(self) -> frozenset[str]:
-        """All that the issuers have revoked, as far as this holder was told."""
+        """Return all that the issuers have revoked, as far as this holder was told."""
         state = self._state()
         if self._read[0] != state:
             paths = [self._folder / name for name in sorted(state)]
@@ -133,7 +128,7 @@ class ConsentGate:
         return self._read[1]
 
     def _state(self) -> dict[str, tuple[int, int]]:
-        """Time and size of every list; no list counts as absent because it cannot be looked at."""
+        """Return time and size of every list; none counts as absent because it cannot be looked at (StateError)."""
         try:
             with os.scandir(self._folder) as entries:  # a caller waits: a third of the time of pathlib's glob
                 found = {e.name: e.stat() for e in entries if e.name.endswith(".json")}
@@ -145,6 +140,6 @@ class ConsentGate:
 
 
 def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> Mask:
-    """Which rows (n, 32) are among commitments in hexadecimal; (n,)."""
+    """Return which rows (n, 32) are among commitments in hexadecimal; what is no commitment is left out."""
     good = sorted(s for s in single if len(s) == 64 and set(s) <= set("0123456789abcdef"))
     return is_in(rows, np.frombuffer(bytes.fromhex("".join(good)), np.uint8).reshape(-1, rows.shape[1]))

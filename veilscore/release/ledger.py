@@ -1,4 +1,4 @@
-"""A holder's memory of what it released: which firms by which models, in which batches, with which tokens.
+"""A holder remembers what it released: which firms by which models, in which batches, with which tokens.
 
 Everything is in one SQLite file of the holder's home and survives restarts. Firms are kept as keyed hashes of 64 bits
 (the key is in the file: it hides ids from a glance, not from a thief). Equal hashes of two firms, likely once in 2**23
@@ -57,16 +57,14 @@ _USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) 
 
 
 def counted_map(code_map: bytes, bands: bytes) -> str:
-    """What stands for a code map in a release: where bands alone are opened, the digest of their cut-offs is in it."""
+    """Return what stands for a code map in a release; of bands, the digest of their cut-offs is in it."""
     return (hashlib.sha256(code_map + bands).digest() if bands else code_map).hex()
 
 
 @dataclass(frozen=True)
 class Release:
-    """One opening.
+    """One opening, as the ledger counts it.
 
-    Attributes
-    ----------
     kind : batch, online or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
     model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
@@ -87,16 +85,11 @@ class Release:
 
 
 class ReleaseLedger:
-    """Releases of one holder; usable from any thread.
+    """Keeps the releases of one holder; it may be used from any thread.
 
-    Parameters
-    ----------
     path : the SQLite file, made if absent.
     clock : seconds since the epoch.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Every method raises StateError where the file cannot be read or written.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -126,11 +119,11 @@ class ReleaseLedger:
         self._db.close()
 
     def now_s(self) -> float:
-        """Seconds since the epoch by this ledger's clock."""
+        """Return the seconds since the epoch by this ledger's clock."""
         return self._clock()
 
     def firms(self, ids: Iterable[str]) -> Firms:
-        """Keyed hashes (n,) of normalised ids, in their order."""
+        """Return keyed hashes (n,) of normalised ids, in their order."""
         base = hashlib.blake2b(key=self._key, digest_size=8)
 
         def one(firm: str) -> bytes:
@@ -141,38 +134,36 @@ class ReleaseLedger:
         return np.frombuffer(b"".join([one(firm) for firm in ids]), "<u8").astype(np.uint64)
 
     def record_digest(self, codes: CodeArray) -> bytes:
-        """Keyed digest of a firm's codes (1, n_columns)."""
+        """Return the keyed digest of a firm's codes (1, n_columns)."""
         return hashlib.blake2b(codes.astype("<u8").tobytes(), key=self._key, digest_size=16).digest()
 
     # what was released
 
     def releases(self, since_s: float) -> tuple[Release, ...]:
-        """All releases since a time, oldest first."""
+        """Return all releases since a time, oldest first."""
         with self._reading():
             self._catch_up()
             found = [*self._many, *(r for one in self._single.values() for r in one)]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def of_firm(self, firm: int, since_s: float) -> tuple[Release, ...]:
-        """Releases that one firm is in, oldest first."""
+        """Return the releases that one firm is in, oldest first."""
         with self._reading():
             self._catch_up()
             found = [*self._single.get(firm, []), *(r for r in self._many if _holds(r.firms, firm))]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def count_since(self, bank: str, kind: str, since_s: float) -> int:
-        """Releases of a bank and kind since a time."""
+        """Return how many releases of a bank and kind there were since a time."""
         with self._reading():
             self._catch_up()
             times = self._times.get((bank, kind), [])
             return len(times) - bisect.bisect_left(times, since_s)
 
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
-        """Write a release down before it leaves, and use up a token (issuer, id); all or nothing.
+        """Write a release down before it leaves, and use up a token (issuer, id), both or neither.
 
-        Raises
-        ------
-        RefusedError : the token was used for another request.
+        Raises RefusedError where the token was used for another request.
         """
         with self.exclusive():
             if token is not None:
@@ -193,7 +184,7 @@ class ReleaseLedger:
     # tokens
 
     def token_used(self, issuer: str, token: str, reference: str) -> bool:
-        """Whether a token was used up by another request than this one."""
+        """Return whether a token was used up by another request than this one."""
         with self._reading():
             found = self._used_by(issuer, token)
         return found is not None and found != reference
@@ -239,7 +230,7 @@ class ReleaseLedger:
         return found
 
     def _catch_up(self) -> None:
-        """Read releases that are new since the last time, once a transaction; another process may have written some."""
+        """Read the releases that are new, at most once a transaction; another process may have written some."""
         rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
         self._current = self._busy
         for kind, bank, reference, model, code_map, packed, record, at_s, number in rows:
@@ -254,13 +245,13 @@ class ReleaseLedger:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """One statement that reads, which needs no transaction of its own."""
+        """Hold the lock for one statement that reads, which needs no transaction of its own."""
         with self._lock, self._told():
             yield
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One transaction; what is checked and written within it is so together, against all threads and processes."""
+        """Hold one transaction: no other thread or process writes between what is checked and what is written in it."""
         with self._lock:
             if self._busy:
                 yield

@@ -18,8 +18,6 @@ from veilscore.v1.control_pb2 import EncryptRecord
 class Passed:
     """A request that may go on.
 
-    Attributes
-    ----------
     release : what its opening would be.
     token : consent to use up with it.
     released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
@@ -34,8 +32,6 @@ class Passed:
 class SingleGuard:
     """Consent and release control of a holder's online side.
 
-    Parameters
-    ----------
     home : the holder's.
     policy : its own.
     """
@@ -57,8 +53,6 @@ class SingleGuard:
     def check_release(self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
-        Parameters
-        ----------
         codes : (1, n_columns) of the firm.
         """
         release = Release(

@@ -1,1 +1,1 @@
-"""What a party shows of a job."""
+"""Show what a party may see of a training job: data, views, charts and one offline page."""

@@ -1,4 +1,4 @@
-"""The bank's report of a training job: metrics, weights, and bins by number."""
+"""Make the bank's report of a training job: metrics, weights, and bins by number."""
 
 from __future__ import annotations
 
@@ -6,38 +6,49 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
-from veilscore.reports import report
 from veilscore.reports.boosting import boosting_of, boosting_warnings
-from veilscore.reports.measures import BankFiles, column_shift, learned_of, measured, read_files, stability_of
-from veilscore.reports.report import ReportData
+from veilscore.reports.data import (
+    BinRow,
+    ColumnBins,
+    Convergence,
+    Dropped,
+    ModelRow,
+    PartyRow,
+    ReportData,
+    ReportedJob,
+    ScorecardSection,
+    Stability,
+    StepCost,
+)
+from veilscore.reports.measures import (
+    BankFiles,
+    column_shift,
+    learned_of,
+    measured,
+    privacy_of,
+    read_files,
+    stability_of,
+)
 from veilscore.reports.selection import selection_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.training import TrainScorecard
 
 
 def bank_report(
-    store: JobStore,
-    job: Job,
-    *,
-    costs: Iterable[report.StepCost] = (),
-    parties: Sequence[report.Party] | None = None,
+    store: JobStore, job: Job, *, costs: Iterable[StepCost] = (), parties: Sequence[PartyRow] | None = None
 ) -> ReportData:
-    """Report for the bank.
+    """Return the bank's report.
 
-    Parameters
-    ----------
     store : the bank's job folder after `train`, and `evaluate` where the job has it.
     costs : times and bytes, if known yet (`add_costs` adds them later).
     parties : who took part, where more is known (fingerprints, dates, refusals) than the folder says.
-
-    Raises
-    ------
-    StateError : the folder lacks what the steps save.
+    Raises StateError where the folder lacks what the steps save.
     """
     files = read_files(store, filed_job(job, store))
     fields, notes = measured(files)
@@ -55,28 +66,28 @@ def bank_report(
         convergence=_convergence(files),
         costs=tuple(costs),
         learned=learned_of(job, evaluated=files.holdout is not None),
+        privacy=privacy_of(job),
         warnings=(*notes, *_bank_warnings(files)),
         **fields,
     )
 
 
-def _convergence(files: BankFiles) -> report.Convergence | None:
-    """Norms of the gradient; trees have none."""
+def _convergence(files: BankFiles) -> Convergence | None:
+    """Return the norms of the gradient; trees have none."""
     if files.design is None:
         return None
     history = [step["gradient_norm"] for step in files.fit["history"]]
-    return report.Convergence(
-        gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (),
-        converged=files.fit["converged"],
+    return Convergence(
+        gradient_norm=(*history[1:], files.fit["gradient_norm"]) if history else (), converged=files.fit["converged"]
     )
 
 
-def _bank_job(files: BankFiles) -> report.ReportedJob:
+def _bank_job(files: BankFiles) -> ReportedJob:
     model, p = files.model, files.job.training
     filed = model.provenance
     drawn = f"{p.holdout_fraction:.0%} drawn at random within goods and bads, seed {p.holdout_seed}"
     dated = f"from {p.holdout_from} on" if p.holdout_from else drawn
-    return report.ReportedJob(
+    return ReportedJob(
         name=files.job.name,
         job_id=filed.job_id,
         purpose=files.job.purpose,
@@ -93,10 +104,10 @@ def _bank_job(files: BankFiles) -> report.ReportedJob:
     )
 
 
-def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
+def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
     sizes = {files.job.bank: files.aligned["n_rows"], **files.aligned["sizes"]}
     owners = [
-        report.Party(
+        PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
             detail=f"{sum(not c.left_out for c in part.columns)} columns in the model",
@@ -105,19 +116,19 @@ def _bank_parties(files: BankFiles) -> tuple[report.Party, ...]:
         )
         for part in files.model.parts
     ]
-    return (*owners, report.Party(name=files.job.coordinator, role="coordinator"))
+    return (*owners, PartyRow(name=files.job.coordinator, role="coordinator"))
 
 
-def _weights(files: BankFiles) -> report.ScorecardSection:
+def _weights(files: BankFiles) -> ScorecardSection:
     scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
     for part in files.model.parts:
         for column in part.columns:
             if column.coefficient is None:
-                dropped.append(report.Dropped(column=column.name, party=part.party, reason=column.left_out))
+                dropped.append(Dropped(column=column.name, party=part.party, reason=column.left_out))
                 continue
             rows.append(
-                report.ModelRow(
+                ModelRow(
                     column=column.name,
                     party=part.party,
                     coefficient=column.coefficient,
@@ -129,8 +140,8 @@ def _weights(files: BankFiles) -> report.ScorecardSection:
                 )
             )
     unused = files.code_map.dropped.items()
-    dropped += [report.Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
-    return report.ScorecardSection(
+    dropped += [Dropped(column=name, party=files.job.bank, reason=reason) for name, reason in unused]
+    return ScorecardSection(
         rows=tuple(rows),
         intercept=files.model.intercept,
         base_score=scaling.base_score,
@@ -140,39 +151,42 @@ def _weights(files: BankFiles) -> report.ScorecardSection:
     )
 
 
-def _bank_bins(files: BankFiles, party: str) -> list[report.ColumnBins]:
-    """Merged bins of one party's columns; the bank's own in order of value with labels, others by falling WOE."""
+def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
+    """Return the merged bins of a party's columns; the bank's own by value and with labels, others by falling WOE."""
     table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
     at, result = offsets(table.n_codes), []
+    noised = files.fit.get("holders", {}).get(party)  # counts of a private job's holders are not known
     for j, column in enumerate(part.columns):
         group = table.group[at[j] : at[j + 1]]
+        rows = column.rows if noised is None else noised["weight"][at[j] : at[j + 1]]
         own = files.code_map.columns[j] if party == files.job.bank else None
         cells = []
         for number in np.unique(group).tolist():
             codes = np.flatnonzero(group == number).tolist()
             bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
-            cell = report.BinRow(
+            cell = BinRow(
                 codes=tuple(codes),
-                share=sum(column.rows[code] for code in codes) / max(sum(column.rows), 1),
+                share=sum(rows[code] for code in codes) / max(sum(rows), 1),
                 label=range_label(own, codes) if own else None,
                 bad_rate=min(bad / (bad + good), 1.0) if bad + good > 0 else None,
                 woe=column.woe[codes[0]],
                 points=column.points[codes[0]] / units if files.design is not None else None,
             )
+            # the order of others' values is not the bank's to know
             cells.append((_place(own, codes) if own else -column.woe[codes[0]], cell))
         cells.sort(key=lambda pair: pair[0])
         ranked = tuple(cell for _, cell in cells)
-        result.append(report.ColumnBins(column=column.name, party=party, bins=ranked, iv=column.iv))
+        result.append(ColumnBins(column=column.name, party=party, bins=ranked, iv=column.iv))
     return result
 
 
 def _place(column: ColumnMap, codes: Sequence[int]) -> int:
-    """Number of the first bin among codes, in the order of values."""
+    """Return the number of the first bin among codes, in the order of values."""
     return int(np.argsort(column.permutation)[list(codes)].min())
 
 
 def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
-    """Label of the codes of a merged bin; neighbouring ranges become one."""
+    """Return the label of the codes of a merged bin; neighbouring ranges become one."""
     names = column.bins.labels()
     parts: list[tuple[int, int]] = []
     bins = sorted(np.argsort(column.permutation)[list(codes)].tolist())
@@ -187,7 +201,7 @@ def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
     )
 
 
-def _bank_stability(files: BankFiles) -> report.Stability | None:
+def _bank_stability(files: BankFiles) -> Stability | None:
     shifts = [
         column_shift(column.name, part.party, np.array(column.rows, float), np.array(column.holdout_rows, float))
         for part in files.model.parts
@@ -198,7 +212,8 @@ def _bank_stability(files: BankFiles) -> report.Stability | None:
 
 def _bank_warnings(files: BankFiles) -> list[str]:
     lines = _scorecard_warnings(files) if files.design is not None else boosting_warnings(files)
-    withheld = [party for party, c in files.counts.items() if _withheld(c, int(files.train.sum()))]
+    told = {files.job.bank} if files.job.training.private else set(files.counts)
+    withheld = [party for party in files.counts if party in told and _withheld(files.counts[party], files.train)]
     if withheld:
         effect = "and score 0 points" if files.design is not None else "and stand at the average among the others"
         lines.append(f"Bins below the holder's minimum size were withheld, {effect}: {', '.join(withheld)}.")
@@ -230,6 +245,6 @@ def _scorecard_warnings(files: BankFiles) -> list[str]:
     return lines
 
 
-def _withheld(counts: BinCounts, n_train: int) -> bool:
-    """Whether some column's bins do not add up to all training rows."""
-    return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < n_train).any())
+def _withheld(counts: BinCounts, train: Mask) -> bool:
+    """Say whether some column's bins do not add up to all training rows."""
+    return bool((np.add.reduceat(counts.counts, offsets(counts.n_codes)[:-1]) < int(train.sum())).any())

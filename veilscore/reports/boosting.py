@@ -1,4 +1,4 @@
-"""What reports of a boosting job show beside those of a scorecard: trees, importance, what opened sums told."""
+"""Report what a boosting job has beside a scorecard's: trees, importance, what opened sums told."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted
 from veilscore.models.importance import by_party, importance
-from veilscore.reports import report
+from veilscore.reports.data import Boosting, Disclosure, Dropped, ImportanceRow, TreesTaken
 from veilscore.reports.measures import BankFiles
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainBoosting
+from veilscore.terms.training import TrainBoosting
 
 SHOWN = (  # parameters of growth and of what is opened, in the order of the page
     "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",
@@ -21,31 +21,31 @@ SHOWN = (  # parameters of growth and of what is opened, in the order of the pag
 )  # fmt: skip
 
 
-def boosting_of(files: BankFiles) -> report.Boosting | None:
-    """Trees, importance and disclosure, for the bank; None for a scorecard."""
+def boosting_of(files: BankFiles) -> Boosting | None:
+    """Return trees, importance and disclosure, for the bank; None for a scorecard."""
     model, p = files.model, files.job.parameters
     if not isinstance(model, Boosted):
         return None
     columns, fit = importance(model), files.fit
     unused = [
-        report.Dropped(column=column.name, party=part.party, reason=column.left_out)
+        Dropped(column=column.name, party=part.party, reason=column.left_out)
         for part in model.parts
         for column in part.columns
         if column.left_out
     ]
-    unused += [report.Dropped(column=n, party=files.job.bank, reason=why) for n, why in files.code_map.dropped.items()]
-    return report.Boosting(
+    unused += [Dropped(column=n, party=files.job.bank, reason=why) for n, why in files.code_map.dropped.items()]
+    return Boosting(
         parameters={name: _text(getattr(p, name)) for name in SHOWN},
         n_trees=len(model.boosted_trees),
         n_grown=max(len(fit["improvements"]), len(model.boosted_trees)),
         stopped=fit["stopped"],
         limits=_limits(files.job.of(TrainBoosting)),
-        importance=tuple(report.ImportanceRow(**vars(item)) for item in columns),
+        importance=tuple(ImportanceRow(**vars(item)) for item in columns),
         parties=by_party(columns),
         unused=tuple(unused),
         validation=tuple(accumulate(fit["improvements"])),
         disclosure=tuple(
-            report.Disclosure(
+            Disclosure(
                 party=h,
                 n_trees=sum(tree.holder == h for tree in model.boosted_trees),
                 spent=fit["spent"][h],
@@ -57,7 +57,7 @@ def boosting_of(files: BankFiles) -> report.Boosting | None:
 
 
 def boosting_warnings(files: BankFiles) -> list[str]:
-    """Lines for the bank on trees that were not grown, and on bounds."""
+    """Return lines for the bank on trees that were not grown, and on bounds."""
     if not isinstance(files.model, Boosted):
         return []
     lines = []
@@ -73,12 +73,12 @@ def boosting_warnings(files: BankFiles) -> list[str]:
     return lines
 
 
-def trees_taken(store: JobStore, job: Job) -> report.TreesTaken | None:
-    """What a holder's folder says of its part in boosting; None for a scorecard."""
+def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
+    """Return what a holder's folder says of its part in boosting; None for a scorecard."""
     if not store.has("boosted"):
         return None
     saved = store.load_json("boosted")
-    return report.TreesTaken(
+    return TreesTaken(
         n_trees=saved["n_trees"],
         n_splits=saved["n_splits"],
         n_sums=saved["n_sums"],
@@ -90,7 +90,7 @@ def trees_taken(store: JobStore, job: Job) -> report.TreesTaken | None:
 
 
 def _limits(p: TrainBoosting) -> str:
-    """What limited opened sums, in a sentence."""
+    """Say in a sentence what limited opened sums."""
     if p.splits == "sealed":
         budget = (
             f"within a budget of {p.disclosure:g} of what each holder's codes hold" if p.bounds else "without a budget"

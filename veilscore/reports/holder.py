@@ -1,4 +1,4 @@
-"""A holder's report of a training job: its own columns by its own labels, and what was learned."""
+"""Make a holder's report of a training job: its own columns by its own labels, and what was learned."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import cell_counts, offsets
-from veilscore.reports import report
+from veilscore.release.account import Account
 from veilscore.reports.boosting import trees_taken
-from veilscore.reports.measures import column_shift, learned_of, stability_of
-from veilscore.reports.report import ReportData
+from veilscore.reports.data import BinRow, ColumnBins, ColumnStability, PartyRow, ReportData, ReportedJob, StepCost
+from veilscore.reports.measures import column_shift, learned_of, privacy_of, stability_of
 from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
 
 
-def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[report.StepCost] = ()) -> ReportData:
-    """Report for one holder: its own columns by its own labels, what it helped with and what was learned.
+def holder_report(
+    store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = (), account: Account | None = None
+) -> ReportData:
+    """Return one holder's report: its columns by its own labels, what it helped with and what was learned.
 
-    Parameters
-    ----------
-    store : the holder's job folder after its last step.
-
-    Raises
-    ------
-    StateError : the folder lacks what the steps save.
+    store : the holder's job folder after its last step; account : that of its data set with the bank.
+    Raises StateError where the folder lacks what the steps save.
     """
     code_map = CodeMap.from_json(store.load_json("code_map"))
     rows, aligned = store.load_arrays("rows"), store.load_json("aligned")
@@ -38,7 +35,7 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
     return ReportData(
         audience="holder",
         party=party,
-        job=report.ReportedJob(
+        job=ReportedJob(
             name=job.name,
             job_id=store.path.name,
             purpose=job.purpose,
@@ -56,37 +53,37 @@ def holder_report(store: JobStore, job: Job, party: str, *, costs: Iterable[repo
         stability=stability_of(shifts),
         costs=tuple(cost for cost in costs if cost.party == party),
         learned=learned_of(job, evaluated=scored is not None),
+        privacy=privacy_of(job, account=account),
         warnings=(*code_map.warnings, *aligned["warnings"]),
     )
 
 
 def _own_columns(
     code_map: CodeMap, names: Sequence[str], party: str, rows: Mapping[str, Array]
-) -> tuple[list[report.ColumnBins], list[report.ColumnStability | None]]:
-    """Bins of every column in the order of values, over the training rows, and how far the hold-out has moved."""
+) -> tuple[list[ColumnBins], list[ColumnStability | None]]:
+    """Return bins of every column by value, over the training rows, and how far the hold-out has moved."""
     train, codes = rows["train"], rows["codes"]
     before, after = (cell_counts(codes[chosen], code_map.n_codes) for chosen in (train, ~train))
     at, bins, shifts = offsets(code_map.n_codes), [], []
-    for j, column in enumerate(code_map.columns):
+    for j, column in enumerate(code_map.columns):  # its permutation lists the codes by value
         cells = slice(at[j], at[j + 1])
         shares, labels = before[cells] / max(train.sum(), 1), column.labels()
         shown = [
-            report.BinRow(codes=(code,), share=float(shares[code]), label=labels[code])
-            for code in column.permutation.tolist()
+            BinRow(codes=(code,), share=float(shares[code]), label=labels[code]) for code in column.permutation.tolist()
         ]
-        bins.append(report.ColumnBins(column=names[j], party=party, bins=tuple(shown)))
+        bins.append(ColumnBins(column=names[j], party=party, bins=tuple(shown)))
         shifts.append(column_shift(names[j], party, before[cells], after[cells]))
     return bins, shifts
 
 
 def _own_titles(code_map: CodeMap, published: Sequence[str]) -> list[str]:
-    """Names of the owner's columns, each with the alias that the bank sees where that differs."""
+    """Return names of the owner's columns, each with the alias that the bank sees where that differs."""
     pairs = zip(code_map.names, published, strict=True)
     return [name if name == alias else f"{name} ({alias})" for name, alias in pairs]
 
 
 def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> str:
-    """What the holder helped with, in one sentence."""
+    """Say in one sentence what the holder helped with."""
     lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} firms"]
     if store.has("trained"):
         lines.append(f"took part in {store.load_json('trained')['n_steps']:,} steps of training")
@@ -99,9 +96,9 @@ def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> s
 
 def _holder_parties(
     job: Job, party: str, aligned: Mapping[str, Any], detail: str, n_columns: int, n_bank: int
-) -> tuple[report.Party, ...]:
-    shown = [report.Party(name=job.bank, role="label holder", n_rows=n_bank)]
+) -> tuple[PartyRow, ...]:
+    shown = [PartyRow(name=job.bank, role="label holder", n_rows=n_bank)]
     for holder in job.holders:
         own = {"detail": detail, "n_rows": aligned["n_rows"], "n_columns": n_columns} if holder == party else {}
-        shown.append(report.Party.model_validate({"name": holder, "role": "feature holder", **own}))
-    return (*shown, report.Party(name=job.coordinator, role="coordinator"))
+        shown.append(PartyRow.model_validate({"name": holder, "role": "feature holder", **own}))
+    return (*shown, PartyRow(name=job.coordinator, role="coordinator"))

@@ -1,7 +1,8 @@
-"""What reports of a training job measure, from the files of the job folder."""
+"""Measure what reports of a training job show, from the files of the job folder."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,18 @@ from veilscore.models.counts import BinCounts
 from veilscore.models.filed import load_model
 from veilscore.models.loss import sigmoid
 from veilscore.models.model import ScoreModel
+from veilscore.models.residual_card import as_woe
+from veilscore.models.stability import population_stability
 from veilscore.models.woe import WoeTable
+from veilscore.release.account import Account
 from veilscore.reports import report
+from veilscore.reports.data import ChargeRow, ColumnStability, Improvement, LearnedRow, PrivacySection, Stability
 from veilscore.tasks.binning import load_counts
-from veilscore.tasks.table import leakage_table
+from veilscore.tasks.table import charges_of, leakage_table
+from veilscore.tasks.task import EXACT
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.terms.privacy import best_guess, total
+from veilscore.terms.training import TrainScorecard
 
 _ONE_CLASS = "The hold-out has rows of one class only, so nothing can be measured on it; use a larger one."
 FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fifth")
@@ -51,20 +58,25 @@ class BankFiles:
 
     @property
     def shift(self) -> float:
-        """Prior correction in the model's intercept, in log-odds."""
+        """Return the prior correction in the model's intercept, in log-odds."""
         return self.model.intercept - float(self.fit["intercept"])
 
 
 def read_files(store: JobStore, job: Job) -> BankFiles:
     """Read the bank's job folder; StateError names what is missing."""
-    rows, counts = store.load_arrays("rows"), load_counts(store)
-    design = modelling.design(job, counts, rows) if isinstance(job.parameters, TrainScorecard) else None
-    target = rows["target"][rows["train"]]
+    rows, counts, model = store.load_arrays("rows"), load_counts(store), load_model(store.path / "model.json")
+    design = None
+    if isinstance(job.parameters, TrainScorecard):  # a private one designs the bank's own columns alone
+        known = {job.bank: counts[job.bank]} if job.training.private else counts
+        design = modelling.design(job, known, rows)
+        tables = {**_filed_tables(model), **design.tables}
+    else:
+        tables = boosting_design.tables_of(counts, rows["target"][rows["train"]])
     return BankFiles(
         job=job,
-        model=load_model(store.path / "model.json"),
+        model=model,
         design=design,
-        tables=boosting_design.tables_of(counts, target) if design is None else design.tables,
+        tables=tables,
         counts=counts,
         code_map=CodeMap.from_json(store.load_json("code_map")),
         fit=store.load_json("fit"),
@@ -75,8 +87,17 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
     )
 
 
+def _filed_tables(model: ScoreModel) -> dict[str, WoeTable]:
+    """Return the effect of each code as a model has it, by party."""
+    found = {}
+    for part in model.parts:
+        effect = np.array([value for column in part.columns for value in column.woe])
+        found[part.party] = as_woe(part.n_codes, effect, np.array([column.iv for column in part.columns]))
+    return found
+
+
 def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the report that need hold-out scores, and lines on what is missing and why."""
+    """Return the fields that need hold-out scores, and lines on what is missing and why."""
     if files.holdout is None:
         return {}, [_why_not_measured(files)]
     if "band" in files.holdout:
@@ -84,6 +105,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     y, units, weight = (files.holdout[name] for name in ("target", "units", "weight"))
     if np.unique(y).size < 2:
         return {}, [_ONE_CLASS]
+    # equal weights are as none: only unweighted rows give the gain a standard error
     points, w = files.model.score(units), weight if np.ptp(weight) > 0 else None
     own, notes = _bank_only_points(files)
     table = metrics.score_table(y, points, w, points=True)
@@ -97,7 +119,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
         evaluations.append(report.evaluate("bank only", "the bank's own columns", table))
         if w is None:
             difference = metrics.auc_difference(y, points, own, points=True)
-            fields["improvement"] = report.Improvement(auc=difference[0], standard_error=difference[1])
+            fields["improvement"] = Improvement(auc=difference[0], standard_error=difference[1])
         else:
             notes.append("Rows have weights: the gain over the bank's own columns is shown without standard error.")
     if files.shift:
@@ -122,7 +144,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
 
 
 def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
-    """Rows and bad rate of each band: all that can be said where bands alone were opened."""
+    """Return rows and bad rate of each band: all that can be said where bands alone were opened."""
     y, weight = holdout["target"], holdout["weight"]
     if np.unique(y).size < 2:
         return {}, [_ONE_CLASS]
@@ -136,6 +158,8 @@ def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[di
 
 
 def _why_not_measured(files: BankFiles) -> str:
+    if files.job.training.private:
+        return "The job opened no curve of the hold-out (holdout_scores: false), so no metrics can be shown."
     if files.train.all():
         return "The job set no rows aside (holdout_fraction: 0), so no metrics can be shown."
     if not files.job.training.holdout_scores:
@@ -147,7 +171,7 @@ def _why_not_measured(files: BankFiles) -> str:
 
 
 def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
-    """Points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
+    """Return points of the hold-out rows by the same fit on the bank's own columns alone, (n_holdout,)."""
     if files.design is None:
         return None, ["No trees were grown on the bank's own columns alone, so there is no such score to compare with."]
     scaling, held = files.model.scaling, files.codes[~files.train]
@@ -167,7 +191,7 @@ def _bank_only_points(files: BankFiles) -> tuple[Vector | None, list[str]]:
 def _cutoffs(
     bands: Mapping[str, float], y: Array, points: Vector, weight: Vector | None
 ) -> tuple[metrics.CutoffRow, ...]:
-    """Table by the model's bands, or by fifths of the hold-out where it has none."""
+    """Return the table by the model's bands, or by fifths of the hold-out where it has none."""
     if not bands:
         edges = np.unique(np.round(np.quantile(points, [0.2, 0.4, 0.6, 0.8])))
         names = FIFTHS if edges.size == len(FIFTHS) - 1 else None
@@ -175,28 +199,44 @@ def _cutoffs(
     ranked = sorted(bands, key=lambda name: bands[name], reverse=True)
     edges = np.array([bands[name] for name in reversed(ranked)])
     rows = metrics.cutoff_table(y, points, edges, weight, names=(*ranked, "below all bands"))
-    return rows if rows[-1].n else rows[:-1]
+    return rows if rows[-1].n else rows[:-1]  # "below all bands" is shown only where somebody is there
 
 
-def column_shift(column: str, party: str, before: Vector, after: Vector) -> report.ColumnStability | None:
-    """Population stability of one column from its rows per cell; None where a side has no rows."""
-    seen = (before > 0) | (after > 0)
+def column_shift(column: str, party: str, before: Vector, after: Vector) -> ColumnStability | None:
+    """Return the population stability of one column from its rows per cell; None where a side has no rows."""
     if not before.sum() or not after.sum():
         return None
-    psi = metrics.population_stability(before[seen], after[seen])
-    return report.ColumnStability(column=column, party=party, psi=psi)
+    return ColumnStability(column=column, party=party, psi=population_stability(before, after))
 
 
-def stability_of(shifts: Iterable[report.ColumnStability | None]) -> report.Stability | None:
-    """Stability of the columns that have one."""
+def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:
+    """Return the stability of the columns that have one."""
     known = tuple(shift for shift in shifts if shift is not None)
-    return report.Stability(columns=known) if known else None
+    return Stability(columns=known) if known else None
 
 
-def learned_of(job: Job, *, evaluated: bool) -> tuple[report.LearnedRow, ...]:
-    """What each role learned in the steps that ran."""
+def privacy_of(job: Job, *, account: Account | None = None) -> PrivacySection | None:
+    """Return what the job's openings tell of a firm at each holder; None where it opens none.
+
+    account : the holder's own, whose year the section then shows.
+    """
+    charges = charges_of(job.parameters)
+    if not charges:
+        return None
+    year: dict[str, Any] = {}
+    if account is not None:
+        year = {"year_spent": math.sqrt(account.spent()), "year_limit": account.rules.year}
+    if EXACT in charges:
+        return PrivacySection(exact=True, **year)
+    rows = tuple(ChargeRow(opening=c.opening, rows=c.rows, mu=math.sqrt(c.mu2)) for c in charges)
+    mu = math.sqrt(total(charges))
+    return PrivacySection(mu=mu, guess=best_guess(mu), guess_of_ten=best_guess(mu, 10), charges=rows, **year)
+
+
+def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:
+    """Return what each role learned in the steps that ran."""
     return tuple(
-        report.LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
         for row in leakage_table(job.parameters)
         if evaluated or row.step != "evaluate"
     )

@@ -1,4 +1,4 @@
-"""Charts for notebooks and for the report.
+"""Draw charts for notebooks and for the report.
 
 Each function returns a `Chart`, a matplotlib figure that notebooks show as inline SVG. Nothing touches
 pyplot, so no figure stays registered and no display is needed. `Chart.to_svg` is deterministic, loads nothing
@@ -21,7 +21,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks, ScoreStability
+from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks
+from veilscore.models.stability import ScoreStability
 
 PALETTE: Final = {
     "ink": "#1b2430",
@@ -40,13 +41,7 @@ _RC_LOCK: Final = threading.Lock()
 
 
 class Chart(Figure):
-    """A figure with one styled pair of axes.
-
-    Parameters
-    ----------
-    title : shown to screen readers and as a tooltip.
-    xlabel, ylabel : axis labels.
-    """
+    """A figure with one styled pair of axes; its title is for screen readers and tooltips."""
 
     def __init__(self, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
         super().__init__(figsize=(4.9, 3.3), dpi=100, layout="constrained")
@@ -64,7 +59,7 @@ class Chart(Figure):
             label.set(color=PALETTE["ink"], fontsize=8.5)
 
     def legend_(self, where: Any = "best") -> None:
-        """Legend without a frame, in the chart's type."""
+        """Add a legend without a frame, in the chart's type."""
         self.axes_.legend(loc=where, frameon=False, fontsize=8, labelcolor=PALETTE["ink"], handlelength=2.4)
 
     def note(self, x: float, y: float, text: str, **where: Any) -> None:
@@ -105,7 +100,7 @@ def _inline(svg: str, title: str) -> str:
 
 
 def _tag(tag: str, names: Mapping[str, str]) -> str:
-    """One tag with its ids scoped or dropped, its colours named, its font the page's."""
+    """Return one tag with its ids scoped or dropped, its colours named, its font the page's."""
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
     tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, tag)
     for name, colour in PALETTE.items():
@@ -126,33 +121,18 @@ def _escape(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib neither reads as a formula nor hides from the legend."""
+    """Return text that matplotlib neither reads as a formula nor hides from the legend."""
     return text.replace("$", r"\$").lstrip("_") or " "
 
 
 def roc_chart(curves: Mapping[str, Curve]) -> Chart:
-    """ROC curves by name, the first one drawn as the main one."""
+    """Draw ROC curves by name, the first one as the main one."""
     chart = Chart("ROC curves: " + ", ".join(curves), "share of goods declined", "share of bads declined")
-    axes = chart.axes_
-    axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=(0, (1, 3)))
-    for number, (name, curve) in enumerate(curves.items()):
-        colour, dash = _LINES[number % len(_LINES)]
-        axes.plot(
-            curve.fpr,
-            curve.tpr,
-            color=PALETTE[colour],
-            linestyle=dash,
-            linewidth=1.8 if number == 0 else 1.4,
-            label=_literal(name),
-            zorder=5 - number,
-        )
-    _shares(axes)
-    chart.legend_("lower right")
-    return chart
+    return _with_lines(chart, {name: (curve.fpr, curve.tpr) for name, curve in curves.items()})
 
 
 def ks_chart(curve: Curve, ks: Ks, score_name: str = "score") -> Chart:
-    """Cumulative distributions of goods and bads, with their largest distance."""
+    """Draw the cumulative distributions of goods and bads, with their largest distance."""
     chart = Chart(
         f"Cumulative distributions of goods and bads; largest distance {ks.value:.3f} at {ks.score:.4g}",
         _literal(score_name),
@@ -179,30 +159,45 @@ def ks_chart(curve: Curve, ks: Ks, score_name: str = "score") -> Chart:
 
 
 def gains_chart(gains: Mapping[str, Sequence[GainsRow]]) -> Chart:
-    """Share of all bads found in the riskiest part of the rows."""
+    """Draw the share of all bads found in the riskiest part of the rows."""
     chart = Chart("Gains: " + ", ".join(gains), "share of rows, riskiest first", "share of bads found")
+    lines = {
+        name: ([0, *(row.group / len(rows) for row in rows)], [0, *(row.captured for row in rows)])
+        for name, rows in gains.items()
+    }
+    return _with_lines(chart, lines, marker="o", markersize=3)
+
+
+def _with_lines(chart: Chart, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], **style: Any) -> Chart:
+    """Draw lines between shares by name, the first as the main one, over the diagonal of a score without power."""
     axes = chart.axes_
-    axes.plot([0, 1], [0, 1], color=PALETTE["soft"], linewidth=0.8, linestyle=(0, (1, 3)))
-    for number, (name, rows) in enumerate(gains.items()):
+    _diagonal(axes)
+    for number, (name, (x, y)) in enumerate(lines.items()):
         colour, dash = _LINES[number % len(_LINES)]
-        share = [row.group / len(rows) for row in rows]
+        width = 1.8 if number == 0 else 1.4
         axes.plot(
-            [0, *share],
-            [0, *(row.captured for row in rows)],
+            x,
+            y,
             color=PALETTE[colour],
             linestyle=dash,
-            linewidth=1.8 if number == 0 else 1.4,
-            marker="o",
-            markersize=3,
+            linewidth=width,
             label=_literal(name),
+            zorder=5 - number,
+            **style,
         )
-    _shares(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     chart.legend_("lower right")
     return chart
 
 
+def _diagonal(axes: Any, top: float = 1.0) -> None:
+    axes.plot([0, top], [0, top], color=PALETTE["soft"], linewidth=0.8, linestyle=(0, (1, 3)))
+
+
 def lift_chart(rows: Sequence[GainsRow]) -> Chart:
-    """Bad rate of each tenth of the rows over the overall bad rate."""
+    """Draw the bad rate of each tenth of the rows over the overall bad rate."""
     chart = Chart("Lift by tenth of the rows, riskiest first", "tenth of the rows, riskiest first", "lift")
     axes = chart.axes_
     groups = [row.group for row in rows]
@@ -210,13 +205,7 @@ def lift_chart(rows: Sequence[GainsRow]) -> Chart:
     axes.axhline(1, color=PALETTE["ink"], linewidth=0.9, linestyle="--")
     for row in rows:
         chart.note(
-            row.group,
-            row.lift,
-            f"{row.lift:.2f}",
-            ha="center",
-            va="bottom",
-            xytext=(0, 2),
-            textcoords="offset points",
+            row.group, row.lift, f"{row.lift:.2f}", ha="center", va="bottom", xytext=(0, 2), textcoords="offset points"
         )
     axes.set_xticks(groups)
     axes.grid(visible=False, axis="x")
@@ -224,7 +213,7 @@ def lift_chart(rows: Sequence[GainsRow]) -> Chart:
 
 
 def score_chart(histogram: Histogram, score_name: str = "score", cutoffs: Sequence[float] = ()) -> Chart:
-    """Distribution of the score within goods and within bads, with band edges as vertical lines."""
+    """Draw the distribution of the score within goods and within bads, with band edges as vertical lines."""
     chart = Chart("Score distribution of goods and bads", _literal(score_name), "share of class")
     axes = chart.axes_
     for name, part, dash in (("good", histogram.good, "-"), ("bad", histogram.bad, "--")):
@@ -241,7 +230,7 @@ def score_chart(histogram: Histogram, score_name: str = "score", cutoffs: Sequen
 
 
 def calibration_chart(found: CalibrationCurve) -> Chart:
-    """Observed against predicted bad rate by group, with 95% intervals."""
+    """Draw the observed against the predicted bad rate by group, with 95% intervals."""
     chart = Chart("Observed against predicted bad rate", "predicted bad rate", "observed bad rate")
     axes = chart.axes_
     x = [row.predicted for row in found.rows]
@@ -249,7 +238,7 @@ def calibration_chart(found: CalibrationCurve) -> Chart:
     below = [row.observed - row.observed_low for row in found.rows]
     above = [row.observed_high - row.observed for row in found.rows]
     top = min(1.0, 1.05 * max([*x, *(row.observed_high for row in found.rows), 0.01]))
-    axes.plot([0, top], [0, top], color=PALETTE["soft"], linewidth=0.8, linestyle=(0, (1, 3)))
+    _diagonal(axes, top)
     axes.errorbar(
         x,
         y,
@@ -267,7 +256,7 @@ def calibration_chart(found: CalibrationCurve) -> Chart:
 
 
 def stability_chart(found: ScoreStability, expected_name: str, actual_name: str) -> Chart:
-    """Shares of two populations in the bins of a score."""
+    """Draw the shares of two populations in the bins of a score."""
     chart = Chart(
         f"Share of rows by score bin; population stability index {found.psi:.3f}",
         "score bin, lowest score first",
@@ -289,7 +278,7 @@ def stability_chart(found: ScoreStability, expected_name: str, actual_name: str)
 
 
 def convergence_chart(gradient_norm: Sequence[float], tolerance: float | None = None) -> Chart:
-    """Norm of the gradient at each step, on a logarithmic scale."""
+    """Draw the norm of the gradient at each step, on a logarithmic scale."""
     chart = Chart("Norm of the gradient at each step", "step", "gradient norm (log scale)")
     axes = chart.axes_
     steps = range(1, len(gradient_norm) + 1)
@@ -314,7 +303,7 @@ def convergence_chart(gradient_norm: Sequence[float], tolerance: float | None = 
 
 
 def validation_chart(fall: Sequence[float], n_kept: int) -> Chart:
-    """Fall of the loss on validation rows up to each tree, and how many trees are kept."""
+    """Draw the fall of the loss on validation rows up to each tree, and how many trees are kept."""
     chart = Chart("Fall of the validation loss up to each tree", "trees", "fall of the validation loss")
     axes = chart.axes_
     axes.plot(range(len(fall) + 1), [0.0, *fall], color=PALETTE["joint"], linewidth=1.6, label="validation rows")
@@ -322,12 +311,6 @@ def validation_chart(fall: Sequence[float], n_kept: int) -> Chart:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     chart.legend_("lower right")
     return chart
-
-
-def _shares(axes: Any) -> None:
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
 
 
 def _not_negative(values: Sequence[float]) -> list[float]:

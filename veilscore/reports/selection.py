@@ -1,15 +1,15 @@
-"""What reports of a stack or a selection show: every candidate on the folds, and the stack's weights."""
+"""Report what a stack or a selection has beside one model: every candidate on the folds, and the stack's weights."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from veilscore.files.store import JobStore
-from veilscore.reports import report
+from veilscore.reports.data import CandidateRow, SelectionSection
 
 
-def selection_of(store: JobStore) -> report.SelectionSection | None:
-    """Candidates, best first, for the bank; None for a job that fits one model."""
+def selection_of(store: JobStore) -> SelectionSection | None:
+    """Return the candidates, best first, for the bank; None for a job that fits one model."""
     if not store.has("selection"):
         return None
     saved = store.load_json("selection")
@@ -19,8 +19,8 @@ def selection_of(store: JobStore) -> report.SelectionSection | None:
         losses = np.array(one["losses"])
         shown = {name: one[name] for name in ("name", "kind", "varied", "auc", "filed", "in_stack")}
         loss, deviation = float(losses.sum() / rows.sum()), float(np.std(losses / rows, ddof=1))
-        found.append(report.CandidateRow(**shown, loss=loss, deviation=deviation))
-    return report.SelectionSection(
+        found.append(CandidateRow(**shown, loss=loss, deviation=deviation))
+    return SelectionSection(
         folds=rows.size,
         candidates=tuple(sorted(found, key=lambda one: one.loss)),
         weights=saved["weights"],

@@ -1,1 +1,1 @@
-"""Code of a modeller, run at the owner of the data in a sandbox; only declared and approved outputs leave."""
+"""Code of a modeller runs at the owner of the data in a sandbox; only declared and approved outputs leave."""

@@ -1,4 +1,4 @@
-"""First code inside the sandbox: hand the output folder to the owner, take the last limits, then run the submission.
+"""Inside the sandbox this runs first: it hands the output folder out, sets the last limits, and runs the submission.
 
 The text of this file is given to `python -c`. It has the owner's trust, since it runs before the submission does. The
 folders go out as open descriptors: their memory file systems live on after every process in the sandbox has ended,

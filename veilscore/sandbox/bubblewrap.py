@@ -1,4 +1,4 @@
-"""Run one Python file under bubblewrap, with nothing of the machine but a read-only Python, the code and the data.
+"""Runs one Python file under bubblewrap, with nothing of the machine but a read-only Python, the code and the data.
 
 Source: bwrap(1), namespaces(7). New user, mount, pid, network, IPC, UTS and cgroup namespaces; every capability
 dropped; `no_new_privs`; a seccomp filter; the root, /dev, code and data read-only; /tmp and /outputs file systems in
@@ -46,10 +46,8 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Inside:
-    """What is put into the sandbox.
+    """Says what is put into the sandbox.
 
-    Parameters
-    ----------
     code : folder, seen as /code.
     data : folder with data.csv, seen as /data.
     entry : Python file to run, relative to `code`.
@@ -63,12 +61,12 @@ class Inside:
 
 
 def default_python() -> Path:
-    """Interpreter that runs Veilscore, as the environment calls it."""
+    """Return the interpreter that runs Veilscore, as the environment calls it."""
     return Path(os.path.normpath(sys.executable))  # links stay: they make it a virtual environment
 
 
 def bwrap() -> str:
-    """Path of bubblewrap; SandboxUnavailableError with the install line if it is absent."""
+    """Return the path of bubblewrap; SandboxUnavailableError with the install line if it is absent."""
     found = shutil.which("bwrap")
     if found is None:
         raise SandboxUnavailableError(f"bubblewrap is not on this machine and code is never run without it; {INSTALL}")
@@ -76,11 +74,9 @@ def bwrap() -> str:
 
 
 def check_host() -> None:
-    """Make an empty sandbox once, to know whether this machine can.
+    """Make an empty sandbox, to know whether this machine can.
 
-    Raises
-    ------
-    SandboxUnavailableError : bubblewrap or libseccomp is missing, or the kernel forbids namespaces.
+    Raises SandboxUnavailableError where bubblewrap or libseccomp is missing, or the kernel forbids namespaces.
     """
     filter_program()
     program = bwrap()
@@ -103,12 +99,10 @@ def check_host() -> None:
 def command_line(
     inside: Inside, limits: SandboxLimits, *, control: int, info: int, seccomp: int, bootstrap: str
 ) -> list[str]:
-    """The whole command.
+    """Return the whole command.
 
-    Parameters
-    ----------
-    control, info, seccomp : descriptors that the command inherits: socket for folders, where bubblewrap says the
-        process id of the sandbox, and the filter.
+    control, info, seccomp : descriptors that the command inherits: the socket for folders, the pipe on which bubblewrap
+        says the process id of the sandbox, and the filter.
     bootstrap : text of the first Python inside.
     """
     program = bwrap()
@@ -150,7 +144,7 @@ def _isolation() -> list[str]:
 
 
 def _as_plain_user(program: str, reachable: list[Path], report: list[str]) -> list[str]:
-    """Nothing for a plain user; for root, what makes `reachable` visible and then gives root up.
+    """Return nothing for a plain user, and for root the command that makes `reachable` visible and gives root up.
 
     The first bubblewrap has a process namespace of its own, whose end ends all within: a death signal alone would not
     reach the second, which is another user's.
@@ -179,11 +173,9 @@ def _system_folder(path: str) -> tuple[str, ...]:
 
 @functools.cache
 def python_folders(python: Path) -> tuple[Path, ...]:
-    """Folders that an interpreter needs beyond /usr: its environment and what that was made from.
+    """Return the folders that an interpreter needs beyond /usr: its environment and what that was made from.
 
-    Raises
-    ------
-    ConfigError : it does not run, or it lies where nearly everything would have to be shown.
+    Raises ConfigError where it does not run, or lies where nearly everything would have to be shown.
     """
     ask = "import sys; print(sys.prefix, sys.base_prefix, sep='\\n')"
     try:
@@ -199,12 +191,7 @@ def python_folders(python: Path) -> tuple[Path, ...]:
 
 
 def check_hidden(home: Path, inside: Inside) -> None:
-    """Refuse to run where the owner's home lies inside a folder that the code would see.
-
-    Raises
-    ------
-    ConfigError : names the folder.
-    """
+    """Refuse to run where the owner's home lies inside a folder that the code would see (ConfigError)."""
     resolved = home.resolve()
     for folder in (*map(Path, _SYSTEM), *python_folders(inside.python)):
         if resolved.is_relative_to(folder.resolve()):
@@ -212,7 +199,7 @@ def check_hidden(home: Path, inside: Inside) -> None:
 
 
 def filter_file(stack: ExitStack) -> int:
-    """Descriptor of a file with the filter; closed by `stack`."""
+    """Return the descriptor of a file with the filter, which `stack` closes."""
     descriptor = os.memfd_create("seccomp", 0)
     stack.callback(os.close, descriptor)
     os.write(descriptor, filter_program())

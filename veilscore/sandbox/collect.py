@@ -1,4 +1,4 @@
-"""Take declared outputs out of a folder that hostile code has written; nobody may be writing to it any more."""
+"""Takes declared outputs out of a folder that hostile code has written; nobody may be writing to it any more."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ Declared = dict[str, int]  # name of a file -> most bytes
 
 
 def collect(folder: int, declared: Mapping[str, int]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Contents of the declared files, and why others were not taken.
+    """Return the content of each declared file by its name, and why others were not taken.
 
-    Parameters
-    ----------
-    folder : open descriptor of the folder.
-    declared : name -> most bytes.
-
-    Returns
-    -------
-    name -> content; reasons. Names of undeclared files are the code's to choose, so they are only counted.
+    folder : open descriptor of the folder; declared : name -> most bytes.
+    Names of undeclared files are the code's to choose and could carry data, so they are only counted.
     """
     taken: dict[str, bytes] = {}
     refused: list[str] = []

@@ -1,4 +1,4 @@
-"""The owner's desk: what was submitted, what was approved, what ran and what was released, in HOME/sandbox.
+"""The owner's desk keeps in HOME/sandbox what was submitted, what was approved, what ran and what was released.
 
 Parties: a modeller submits; the owner's people approve the code, run it, look at its outputs and approve their release.
 An approval is signed and binds submission, data set version and policy by digest; a run takes the frozen submission,
@@ -30,7 +30,8 @@ from veilscore.sandbox.release import OUTPUTS, RELEASE, RELEASE_FILE, read_outpu
 from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import SANDBOX, Request
 
 APPROVAL = "sandbox approval"
@@ -42,8 +43,6 @@ RUN = "sandbox run"
 class Entry:
     """One submission as the owner sees it.
 
-    Parameters
-    ----------
     status : waiting, approved, refused, failed (ran without outputs that pass), gated (outputs wait), released.
     """
 
@@ -53,15 +52,9 @@ class Entry:
 
 
 class Desk:
-    """The sandbox of one home.
+    """Takes submissions at the home of a data holder or bank, runs what was approved, and releases outputs.
 
-    Parameters
-    ----------
-    home : a data holder's or bank's home.
-
-    Raises
-    ------
-    ConfigError, IdentityError, StateError : the home cannot be used.
+    Raises ConfigError, IdentityError or StateError where the home cannot be used.
     """
 
     def __init__(self, home: Path) -> None:
@@ -78,7 +71,7 @@ class Desk:
     # what came in
 
     def receive(self) -> tuple[str, ...]:
-        """Freeze what is new in the inbox; returns why others were left there."""
+        """Freeze what is new in the inbox, and return why others were left there."""
         problems = []
         for folder in sorted(self.inbox.iterdir()):
             if folder.name.startswith(".") or (self._kept / folder.name).exists():
@@ -90,11 +83,9 @@ class Desk:
         return tuple(problems)
 
     def accept(self, submission: Submission) -> str:
-        """Check who sent it and for whom, and freeze it; this is where another transport would come in.
+        """Check who sent a submission and for whom, freeze it and return its id; every transport ends here.
 
-        Raises
-        ------
-        RefusedError : the policy does not take it. IdentityError : signature. ConfigError : unknown sender.
+        Raises RefusedError where the policy does not take it, IdentityError for an unknown sender or a wrong signature.
         """
         manifest = submission.manifest
         submission.verify(self.federation.member(submission.sender).identity)
@@ -115,7 +106,7 @@ class Desk:
         return submission.sha256
 
     def _allowed(self, submission: Submission) -> None:
-        """Ask the node's policy, as every other path does; a sender that sandbox.yaml names needs no bank there."""
+        """Refuse what the node's policy does not allow; a sender named in sandbox.yaml need not be among its banks."""
         known = submission.sender in self.policy.senders
         request = Request(
             bank=None if known else submission.sender,
@@ -126,11 +117,11 @@ class Desk:
         self.config.policy.allows(request, self.identity.name)
 
     def entries(self) -> tuple[Entry, ...]:
-        """All frozen submissions, in the order of their ids."""
+        """Return all frozen submissions, in the order of their ids."""
         return tuple(self.entry(path.name) for path in sorted(self._kept.iterdir()) if not path.name.startswith("."))
 
     def entry(self, text: str) -> Entry:
-        """The submission whose id begins with `text`; its content is checked against its id."""
+        """Return the submission whose id begins with `text`, its content checked against its id."""
         found = [path.name for path in self._kept.iterdir() if path.name.startswith(text) and text]
         if len(found) != 1:
             raise SandboxError(f"{len(found) or 'no'} submissions here whose id begins with {text[:64]!r}")
@@ -160,7 +151,7 @@ class Desk:
     # decisions
 
     def approve(self, text: str, reason: str = "") -> Entry:
-        """Approve the code, for the data set and the policy as they are now; replaces an earlier decision."""
+        """Approve the code for the data set and the policy as they are now, in place of an earlier decision."""
         entry = self.entry(text)
         if entry.status == "released":
             raise SandboxError("its outputs were released already: a new result needs a new submission")
@@ -194,10 +185,8 @@ class Desk:
     def run(self, text: str) -> RunOutcome:
         """Run an approved submission on the private data and put its outputs through the gate.
 
-        Raises
-        ------
-        SandboxError : not approved, changed since, or its outputs do not pass.
-        SandboxUnavailableError : no sandbox can be made here.
+        Raises SandboxError where it is not approved or was changed since, SandboxUnavailableError where no sandbox can
+            be made.
         """
         entry = self.entry(text)
         folder = self._kept / entry.id
@@ -223,7 +212,7 @@ class Desk:
 
     @contextmanager
     def _staged(self, submission: Submission, data: bytes) -> Iterator[Inside]:
-        """Code and data that were just checked, in a folder of this run; the frozen one is not read again."""
+        """Put code and data that were just checked into a folder of this run; the frozen one is not read again."""
         check_host()
         with tempfile.TemporaryDirectory(prefix="veilscore-sandbox-") as temporary:
             stage = Path(temporary)
@@ -266,18 +255,16 @@ class Desk:
         write_signed(folder / "run.json", record, RUN, self.identity)
 
     def report(self, text: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Record of the run and the outputs that wait for release, for the owner's eyes."""
+        """Return the record of the run and the outputs that wait for release, for the owner's eyes."""
         entry = self.entry(text)
         folder = self._kept / entry.id
         record = self._signed(folder, "run.json", RUN)
         return record, read_outputs(folder / "gated", record.get("outputs", {}))
 
     def release(self, text: str, reason: str = "") -> Path:
-        """Second approval: sign the outputs and put them into the outbox; again gives the same ones.
+        """Sign the outputs, put them into the outbox and return their folder; once released they stay as they are.
 
-        Raises
-        ------
-        SandboxError : there is nothing that passed the gate, or it was changed since.
+        Raises SandboxError where there is nothing that passed the gate, or it was changed since.
         """
         entry = self.entry(text)
         if entry.status == "released":
@@ -293,12 +280,7 @@ class Desk:
         return target
 
     def released(self, text: str) -> tuple[Submission, Path]:
-        """A submission whose outputs were released, and the folder that holds them.
-
-        Raises
-        ------
-        SandboxError : nothing of it was released.
-        """
+        """Return a submission and the folder with its released outputs; SandboxError where nothing was released."""
         entry = self.entry(text)
         if entry.status != "released":
             raise SandboxError(f"submission {entry.id[:12]} is {entry.status}: only released outputs go back")

@@ -1,4 +1,4 @@
-"""The output gate: what a declared output must be to leave, and the form in which it leaves.
+"""The output gate checks what a declared output must be to leave, and gives it the form in which it leaves.
 
 Nothing is passed on as it was written: numbers, tables and JSON are read strictly, rounded and written again, so that
 spacing, digits and order carry nothing. The gate bounds what can leave; that the count behind a number is true, only
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from veilscore.errors import SandboxError
 from veilscore.sandbox.noise import laplace
 from veilscore.sandbox.policy import SandboxPolicy
 from veilscore.sandbox.submission import Manifest, Output, canonical
+from veilscore.terms.settings import parse_json
 
 COUNT = "count"
 _TEXT = re.compile(r"[A-Za-z0-9 _.,:+()<>=\[\]-]{0,40}")
@@ -29,12 +29,8 @@ _MAX_DEPTH = 3
 
 @dataclass(frozen=True)
 class Gated:
-    """Outputs as they may leave, and what the owner should know about them.
+    """Holds outputs as they may leave, and notes for the owner on what was withheld or noised.
 
-    Parameters
-    ----------
-    files : name -> content.
-    notes : for the owner: what was withheld or noised.
     epsilon : privacy loss spent.
     """
 
@@ -44,12 +40,7 @@ class Gated:
 
 
 def check_policy(manifest: Manifest, policy: SandboxPolicy) -> None:
-    """Refuse declared outputs that the policy cannot let out whatever they hold.
-
-    Raises
-    ------
-    SandboxError : says which and why.
-    """
+    """Refuse declared outputs that the policy cannot let out whatever they hold; SandboxError says which and why."""
     epsilon = sum(output.noise.epsilon for output in manifest.outputs.values() if output.noise is not None)
     if epsilon > policy.max_epsilon:
         raise SandboxError(f"the outputs would spend epsilon {epsilon:g}; at most {policy.max_epsilon:g} is allowed")
@@ -65,14 +56,8 @@ def check_policy(manifest: Manifest, policy: SandboxPolicy) -> None:
 def gate(outputs: Mapping[str, bytes], manifest: Manifest, policy: SandboxPolicy, n_rows: int) -> Gated:
     """Check every declared output and bring it into the form in which it may leave.
 
-    Parameters
-    ----------
-    outputs : as collected.
     n_rows : firms in the data set; no count may be above it.
-
-    Raises
-    ------
-    SandboxError : an output does not pass; the message names the output and the rule, no content.
+    Raises SandboxError where an output does not pass; it names the output and the rule, no content.
     """
     check_policy(manifest, policy)
     files: dict[str, bytes] = {}
@@ -100,7 +85,7 @@ class _Bounds:
         return SandboxError(f"output {self.name}: {why}; nothing leaves")
 
     def count(self, value: object) -> int:
-        """A claimed number of firms; SandboxError unless it is a whole number up to the rows there are."""
+        """Return a claimed number of firms; SandboxError unless it is a whole number up to the rows there are."""
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= self.n_rows:
             raise self.refuse("a count is not a whole number up to the number of rows")
         return value
@@ -124,8 +109,8 @@ class _Bounds:
 
     def json(self, content: bytes, keys: set[str]) -> dict[str, Any]:
         try:
-            value = json.loads(content.decode("ascii"))
-        except (ValueError, RecursionError):
+            value = parse_json(content.decode("ascii"))
+        except ValueError:
             raise self.refuse("it is not JSON") from None
         if not isinstance(value, dict) or set(value) != keys:
             raise self.refuse(f"its keys are not {', '.join(sorted(keys))}")

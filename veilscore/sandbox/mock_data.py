@@ -1,4 +1,4 @@
-"""Mock data for developing code: each column drawn by itself from coarse marginals of the owner's data, never rows.
+"""Draws mock data for developing code: each column by itself from coarse marginals of the owner's data, never rows.
 
 The privacy rule, for k (`min_group_size` of the policy):
 - Columns are drawn independently, so no relation between columns, nor to the label, is shown.
@@ -28,17 +28,11 @@ Floats = Vector
 
 
 def mock_csv(table: Table, n_rows: int, k: int, rng: np.random.Generator, *, show_ids: bool = False) -> bytes:
-    """Mock rows in the form of `private_data.table_csv`.
+    """Return `n_rows` mock rows in the form of `private_data.table_csv`.
 
-    Parameters
-    ----------
-    n_rows : rows to draw.
     k : fewest rows behind anything shown.
     rng : its seed is no secret; what it draws from is public once this file is.
-
-    Raises
-    ------
-    DataError : the data set has fewer than 2k rows.
+    Raises DataError where the data set has fewer than 2k rows.
     """
     if table.n_rows < 2 * k:
         raise DataError(f"{table.source} has fewer than {2 * k} rows: too few to draw mock data from")
@@ -72,7 +66,7 @@ def _mock(values: Column, n_rows: int, k: int, rng: np.random.Generator) -> Colu
 
 
 def group_means(ordered: Floats, k: int) -> Floats:
-    """Means of groups of at least k sorted values after top and bottom coding, to 3 significant digits."""
+    """Return the means of groups of at least k sorted values after top and bottom coding, to 3 significant digits."""
     coded = np.clip(ordered, ordered[k - 1], ordered[-k])
     n_groups = min(_MAX_GROUPS, len(coded) // k)
     starts = np.arange(n_groups) * len(coded) // n_groups
@@ -99,7 +93,7 @@ def _mock_category(values: Column, n_rows: int, k: int, rng: np.random.Generator
 
 
 def _share(count: int, n: int, k: int) -> float:
-    """Share to hundredths; fewer than k of either kind is shown as none of it."""
+    """Return a share to hundredths; fewer than k of either kind are shown as none of it."""
     if count < k:
         return 0.0
     return 1.0 if n - count < k else round(count / n, 2)

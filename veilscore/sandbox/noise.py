@@ -1,4 +1,4 @@
-"""Laplace noise on one number through OpenDP, the only module that imports it.
+"""Adds Laplace noise to one number through OpenDP, which no other module imports.
 
 Source: Dwork, McSherry, Nissim, Smith 2006; sampled by OpenDP, whose sampler is safe against attacks on floating point.
 Gives: epsilon-differential privacy for the number, if one firm changes it by at most the sensitivity after it was cut
@@ -16,12 +16,7 @@ INSTALL = "pip install 'veilscore[dp]'"
 
 
 def laplace(value: float, noise: Noise) -> float:
-    """`value` cut to the bounds, with noise of scale sensitivity / epsilon.
-
-    Raises
-    ------
-    SandboxError : OpenDP is not installed.
-    """
+    """Return `value` cut to the bounds, with noise of scale sensitivity / epsilon; SandboxError without OpenDP."""
     dp = _opendp()
     width = noise.sensitivity if noise.sensitivity is not None else noise.upper - noise.lower
     mechanism = dp.m.make_laplace(

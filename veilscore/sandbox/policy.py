@@ -1,4 +1,4 @@
-"""What an owner allows of submitted code, in HOME/sandbox.yaml; without that file the defaults below hold."""
+"""An owner says in HOME/sandbox.yaml what submitted code may do; without that file the defaults below hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 class SandboxLimits(Strict):
-    """What one run may use; a run that goes over is ended and gives no outputs."""
+    """Bounds what one run may use; a run that goes over is ended and gives no outputs."""
 
     memory_bytes: int = Field(default=2048 * MIB, ge=128 * MIB, description="of one process, and of all together")
     processes: int = Field(default=32, ge=1, le=4096, description="processes and threads at one time")
@@ -31,7 +31,7 @@ class SandboxLimits(Strict):
 
 
 class SandboxPolicy(Strict):
-    """Who may submit code, for what, and what may leave."""
+    """Says who may submit code, for what, and what may leave."""
 
     senders: tuple[Name, ...] = Field(default=(), description="members who may submit; empty: any of the federation")
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
@@ -49,11 +49,11 @@ class SandboxPolicy(Strict):
 
     @property
     def sha256(self) -> str:
-        """Digest of every setting; an approval holds for exactly these."""
+        """Return the digest of every setting; an approval holds for exactly these."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def load_policy(home: Path) -> SandboxPolicy:
-    """Policy of a home; ConfigError if sandbox.yaml is wrong."""
+    """Return the policy of a home; ConfigError if sandbox.yaml is wrong."""
     path = home / FILE
     return load(SandboxPolicy, path, "sandbox policy") if path.exists() else SandboxPolicy()

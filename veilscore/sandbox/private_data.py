@@ -1,4 +1,4 @@
-"""The owner's data set as the file that code in the sandbox reads, and the digest that names its version.
+"""Makes of the owner's data set the file that code in the sandbox reads, and the digest that names its version.
 
 Columns that node.yaml excludes are not in it, nor ids unless the policy says so. Mock data has the same form.
 """
@@ -20,7 +20,7 @@ from veilscore.terms.node_config import NodeConfig
 
 
 def read_dataset(config: NodeConfig, name: str) -> Table:
-    """The data set `name` of a node; ConfigError if it has none of that name."""
+    """Return the data set `name` of a node; ConfigError if it has none of that name."""
     dataset = config.datasets.get(name)
     if dataset is None:
         raise ConfigError(f"{config.name} has no data set named {name!r}; it has: {', '.join(config.datasets)}")
@@ -38,7 +38,7 @@ def read_dataset(config: NodeConfig, name: str) -> Table:
 
 
 def table_csv(table: Table, *, show_ids: bool = False) -> bytes:
-    """A table as CSV: columns, then label, weight and date where it has them; empty cells are missing."""
+    """Return a table as CSV: columns, then label, weight and date where it has them; empty cells are missing."""
     columns: dict[str, Column] = dict(table.columns)
     if show_ids:
         columns = {"id": table.ids, **columns}
@@ -51,7 +51,7 @@ def table_csv(table: Table, *, show_ids: bool = False) -> bytes:
 
 
 def columns_csv(columns: dict[str, Column]) -> bytes:
-    """Columns as CSV with a header; NaN and None are empty."""
+    """Return columns as CSV with a header; NaN and None are empty."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -70,5 +70,5 @@ def _cells(values: Column) -> Iterable[Any]:
 
 
 def version_of(content: bytes) -> str:
-    """SHA-256 of the file, 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Released outputs: files, and the record in which the owner signed their digests, the submission and its reason.
+"""A release is files, and a record in which the owner signed their digests, the submission and a reason.
 
 The record and the outputs may travel by any transport: whoever sent the submission checks them by the owner's key.
 """
@@ -24,21 +24,10 @@ _MAX_BYTES = 64 << 20
 
 
 def read_release(folder: Path, owner: Certificate, submission: Submission, outputs: str = OUTPUTS) -> dict[str, bytes]:
-    """Read a release at the modeller: it must be the owner's, about this code, and hold what the code declared.
+    """Return the outputs of a release, by name, at the modeller who sent the submission.
 
-    Parameters
-    ----------
-    folder : with release.json.
-    submission : what was sent; its digest covers the code, its sender and the outputs it may give.
-    outputs : folder below `folder` that holds the files.
-
-    Returns
-    -------
-    name -> content.
-
-    Raises
-    ------
-    SandboxError, IdentityError : changed, incomplete, of other code, or not the owner's.
+    folder : with release.json; outputs : folder below it that holds the files.
+    Raises SandboxError or IdentityError where the release is changed, incomplete, of other code, or not the owner's.
     """
     record = read_signed(folder / RELEASE_FILE, RELEASE, owner)
     if record.get("submission") != submission.sha256:
@@ -50,7 +39,7 @@ def read_release(folder: Path, owner: Certificate, submission: Submission, outpu
 
 
 def write_outputs(folder: Path, files: Mapping[str, bytes], *, shared: bool = False) -> None:
-    """Write outputs into a new folder, in place of one that was there; `shared`: other accounts here may read them."""
+    """Write outputs into a new folder, in place of one that was there; if `shared`, other accounts may read them."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
@@ -67,7 +56,7 @@ def write_file(path: Path, content: bytes, *, shared: bool = False) -> None:
 
 
 def read_outputs(folder: Path, digests: Mapping[str, Any]) -> dict[str, bytes]:
-    """Read the files named in `digests`; SandboxError if one is not what was signed."""
+    """Return the files named in `digests`; SandboxError if one is not what was signed."""
     outputs = {}
     for name, digest in digests.items():
         if name != folder.joinpath(name).name:

@@ -1,4 +1,4 @@
-"""One sandboxed run: start it, hold it to its limits, end every process of it, then take its outputs.
+"""Starts one sandboxed run, holds it to its limits, ends every process of it, then takes its outputs.
 
 The clock, the memory of all processes together and the number of files are watched from outside, 20 times a second;
 what one process may use is bounded by the kernel (see bootstrap.py), disks by file systems in memory of fixed size.
@@ -34,10 +34,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run did; nothing in it may leave the owner before the gate has seen it.
+    """Says what a run did; nothing in it may leave the owner before the gate has seen it.
 
-    Parameters
-    ----------
     status : done, failed (exit code other than 0), or the limit it went over: wall time, memory, files.
     exit_code : of the code; 128 + n where signal n ended it (9 or 24: CPU time or memory, by the kernel).
     outputs : declared name -> content.
@@ -55,12 +53,7 @@ class RunOutcome:
 
 
 def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> RunOutcome:
-    """Run `inside.entry` and collect what it was declared to write.
-
-    Raises
-    ------
-    SandboxUnavailableError : bubblewrap or libseccomp is missing, or the sandbox could not be made.
-    """
+    """Run `inside.entry` and collect its declared outputs; SandboxUnavailableError if no sandbox can be made."""
     with ExitStack() as stack:
         started = time.monotonic()
         run = _Run(stack, inside, limits)
@@ -80,7 +73,7 @@ def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> Run
 
 
 class _Run:
-    """The processes of one run, as the owner holds them."""
+    """Holds the processes of one run."""
 
     def __init__(self, stack: ExitStack, inside: Inside, limits: SandboxLimits) -> None:
         self._limits = limits
@@ -203,7 +196,7 @@ class _Run:
 
 
 def _tree(pid: int) -> list[int]:
-    """`pid` and its descendants, as /proc lists them now."""
+    """Return `pid` and its descendants, as /proc lists them now."""
     found = [pid]
     for parent in found:
         with suppress(OSError, ValueError):

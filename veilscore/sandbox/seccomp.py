@@ -1,4 +1,4 @@
-"""The system calls that sandboxed code may make: an allow-list, compiled to BPF by libseccomp.
+"""Sandboxed code may make the system calls of an allow-list, which libseccomp compiles to BPF.
 
 Everything that is not on the list answers EPERM: mount, ptrace, namespaces, keys, bpf, io_uring, sockets other than
 a pair of its own. clone3 answers ENOSYS, so that libc falls back to clone, whose flags can be inspected. A call
@@ -50,11 +50,9 @@ _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ 
 
 @functools.cache
 def filter_program() -> bytes:
-    """The filter as BPF, as `bwrap --seccomp` reads it; compiled once a process.
+    """Return the filter as BPF, as `bwrap --seccomp` reads it, compiled once a process.
 
-    Raises
-    ------
-    SandboxUnavailableError : libseccomp or pyseccomp is not installed; says how to install it.
+    Raises SandboxUnavailableError where libseccomp or pyseccomp is not installed, and says how to install it.
     """
     library = _library()
     rules = library.SyscallFilter(library.ERRNO(errno.EPERM))

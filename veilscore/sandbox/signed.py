@@ -1,17 +1,14 @@
-"""Decisions as JSON files that their maker signed: approval, refusal, release."""
+"""Decisions (approval, refusal, release) are JSON files that their maker signed."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from veilscore.errors import SandboxError
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import Certificate, Identity
-from veilscore.sandbox.submission import canonical, read_regular
-
-_MAX_BYTES = 1 << 20
+from veilscore.sandbox.submission import canonical, read_record
 
 
 def write_signed(path: Path, content: dict[str, Any], purpose: str, identity: Identity) -> None:
@@ -22,22 +19,20 @@ def write_signed(path: Path, content: dict[str, Any], purpose: str, identity: Id
 
 
 def read_signed(path: Path, purpose: str, certificate: Certificate) -> dict[str, Any]:
-    """Content of a file written by `write_signed`.
+    """Return the content of a file that `write_signed` wrote.
 
-    Raises
-    ------
-    SandboxError : missing or damaged.
-    IdentityError : not signed by `certificate` for this purpose, or changed.
+    Raises SandboxError where it is missing or damaged, IdentityError where it was changed or is not signed by
+        `certificate` for this purpose.
     """
     if not path.exists():
         raise SandboxError(f"there is no {path.name} in {path.parent.name[:12]}")
     try:
-        text = read_regular(path, _MAX_BYTES, path.name)
-        stored = json.loads(text)
-        if canonical(stored) != text:  # a doubled key would be read as its last value
-            raise ValueError  # noqa: TRY301 - the same sentence
-        content, signature = dict(stored["content"]), bytes.fromhex(stored["signature"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        stored = read_record(path, path.name)
+        content: object = stored["content"]
+        signature = bytes.fromhex(stored["signature"])
+    except (ValueError, KeyError, TypeError) as error:
         raise SandboxError(f"{path.name} is damaged: decide again") from error
+    if not isinstance(content, dict):
+        raise SandboxError(f"{path.name} is damaged: decide again")
     certificate.verify(canonical(content), signature, purpose)
     return content

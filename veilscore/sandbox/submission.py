@@ -1,4 +1,4 @@
-"""What a modeller sends to the owner of data: code, what it is for, and what it will write; bound by one digest.
+"""A modeller sends the owner of data code, what it is for, and what it will write, bound by one digest.
 
 On disk a submission is a folder ID/ with submission.json (manifest, sender, signature) and code/. The digest covers
 the manifest, the sender and path and content of every file, so that what is read, approved and run is the same thing.
@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -22,7 +22,7 @@ from veilscore.errors import ConfigError, SandboxError, StateError
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import NAME_PATTERN, Certificate, Identity
 from veilscore.terms.parameters import Name
-from veilscore.terms.settings import Strict, load, parse
+from veilscore.terms.settings import Strict, load, parse, parse_json
 
 MANIFEST = "submission.yaml"
 RECORD = "submission.json"
@@ -31,13 +31,14 @@ PURPOSE = "sandbox submission"
 MAX_FILES = 200
 MAX_BYTES = 5 << 20
 MAX_DEPTH = 16
+_MAX_RECORD = 1 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
 
 
 class Noise(Strict):
-    """Differential privacy of one number: it is cut to [lower, upper] and gets Laplace noise."""
+    """Asks for differential privacy of one number: it is cut to [lower, upper] and gets Laplace noise."""
 
     epsilon: float = Field(gt=0, le=10, allow_inf_nan=False)
     lower: float = Field(allow_inf_nan=False)
@@ -59,7 +60,7 @@ class Noise(Strict):
 
 
 class Output(Strict):
-    """One declared output file; see docs/sandbox.md for the form of each kind."""
+    """Declares one output file; see docs/sandbox.md for the form of each kind."""
 
     kind: Literal["number", "table", "json", "artefact"]
     max_bytes: int = Field(default=65536, ge=1, le=64 << 20)
@@ -81,7 +82,7 @@ class Output(Strict):
 
 
 class Manifest(Strict):
-    """submission.yaml, as the modeller writes it."""
+    """Says what the modeller writes into submission.yaml."""
 
     name: Name
     owner: Name = Field(description="the data holder")
@@ -95,8 +96,6 @@ class Manifest(Strict):
 class Submission:
     """A submission in memory.
 
-    Parameters
-    ----------
     sender : member who signed it.
     files : path below code/ -> content.
     signature : by the sender, over `sha256`.
@@ -109,7 +108,7 @@ class Submission:
 
     @property
     def sha256(self) -> str:
-        """Digest of everything but the signature, 64 hexadecimal digits; also the submission's id."""
+        """Return the digest of everything but the signature, 64 hexadecimal digits; it is also the submission's id."""
         content = {
             "manifest": self.manifest.model_dump(mode="json"),
             "sender": self.sender,
@@ -123,16 +122,14 @@ class Submission:
 
 
 def canonical(content: object) -> bytes:
-    """One byte form of JSON: sorted keys, no spaces, ASCII."""
+    """Return JSON in its one form: sorted keys, no spaces, ASCII."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def make_submission(folder: Path, identity: Identity) -> Submission:
     """Read a folder with submission.yaml and code, and sign it.
 
-    Raises
-    ------
-    ConfigError, SandboxError : the manifest or a file is not as it must be.
+    Raises ConfigError or SandboxError where the manifest or a file is not as it must be.
     """
     manifest = load(Manifest, folder / MANIFEST, "manifest of the submission")
     files = read_files(folder)
@@ -172,24 +169,20 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def read_submission(folder: Path) -> Submission:
-    """Read what somebody else wrote; its digest must be the folder's name. The signature is checked by `verify`.
+    """Return the submission that somebody else wrote; its digest must be the folder's name. `verify` checks who signed.
 
-    Raises
-    ------
-    ConfigError, SandboxError : too large, links, other files, damaged, or changed since it was named.
+    Raises ConfigError or SandboxError where it is too large, damaged or changed since it was named, or holds links or
+        other files.
     """
     if folder.is_symlink() or (folder / CODE).is_symlink():
         raise SandboxError(f"submission {folder.name[:12]} is a link, or its code is")
     try:
-        stored = read_regular(folder / RECORD, 1 << 20)
-        record = json.loads(stored)
-        if canonical(record) != stored:  # a doubled key would be read as its last value
-            raise ValueError  # noqa: TRY301 - the same sentence
+        record = read_record(folder / RECORD, "the submission")
         sender, signature = record["sender"], bytes.fromhex(record["signature"])
         if not NAME_PATTERN.fullmatch(sender):
             raise ValueError  # noqa: TRY301
         manifest = parse(Manifest, record["manifest"], f"submission {folder.name[:12]}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise SandboxError(f"submission {folder.name[:12]} cannot be read: {RECORD} is damaged") from error
     except ConfigError as error:  # it repeats keys of the manifest, which may hold anything
         raise SandboxError(plain_line(str(error))) from error
@@ -199,8 +192,20 @@ def read_submission(folder: Path) -> Submission:
     return found
 
 
+def read_record(path: Path, what: str) -> dict[str, Any]:
+    """Return the mapping in a file of canonical JSON; ValueError for other content, SandboxError for no file."""
+    stored = read_regular(path, _MAX_RECORD, what)
+    record = parse_json(stored)
+    try:
+        if isinstance(record, dict) and canonical(record) == stored:  # a doubled key would be read as its last value
+            return record
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+    raise ValueError("not canonical JSON")
+
+
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` by its path; links, devices, odd names and large folders are refused."""
+    """Return every file below `folder` by its path; SandboxError for links, devices, odd names and large folders."""
     files: dict[str, bytes] = {}
     total = 0
     for place, folders, names in os.walk(folder, followlinks=False, onerror=_unreadable):
@@ -221,11 +226,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def read_regular(path: Path | str, most: int, what: str = "the submission") -> bytes:
-    """Content of a regular file of at most `most` bytes, reached without following a last link.
+    """Return the content of a regular file of at most `most` bytes, without following a last link.
 
-    Raises
-    ------
-    SandboxError : it is no such file; `what` names the thing it belongs to.
+    Raises SandboxError where it is no such file; `what` names the thing it belongs to.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -241,7 +244,7 @@ def read_regular(path: Path | str, most: int, what: str = "the submission") -> b
 
 
 def plain_line(text: str, most: int = 300) -> str:
-    """Somebody else's text on one line of a terminal: without control characters, and cut."""
+    """Return somebody else's text for one line of a terminal: without control characters, and cut."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
 
 

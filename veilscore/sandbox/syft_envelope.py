@@ -1,4 +1,4 @@
-"""Writing PySyft's job folders, in PySyft's own formats: a submission on its way out, its released outputs back.
+"""Writes PySyft's job folders in PySyft's own formats: a submission on its way out, its released outputs back.
 
 The only module that imports syft_job (0.1.40). Its `submit_python_job` is not used: it would write the path of the code
 on this machine into config.yaml, and into run.sh where PySyft was installed from. Everything is written aside in the
@@ -45,19 +45,11 @@ _MAX_STATE = 1 << 16
 
 
 def pack(submission: Submission, identity: Identity, job: SyftJob) -> Path:
-    """Write a submission as a PySyft job; one that was packed before is left as it is.
+    """Write a submission as a PySyft job and return its folder, for PySyft to push; one packed before stays as it is.
 
-    Parameters
-    ----------
     identity : of the sender, who signs the envelope.
-
-    Returns
-    -------
-    The job's folder, for PySyft to push.
-
-    Raises
-    ------
-    ConfigError : PySyft is not installed. SandboxError : PySyft would not carry a file. StateError : disk.
+    Raises ConfigError where PySyft is not installed, SandboxError where it would not carry a file, StateError of the
+        disk.
     """
     library = _syft_job()
     check_carried(submission)
@@ -92,18 +84,10 @@ def pack(submission: Submission, identity: Identity, job: SyftJob) -> Path:
 def deposit(job: SyftJob, files: Mapping[str, bytes]) -> Path:
     """Put released outputs into the owner's side of a job, open them to the sender, and call the job done.
 
-    Parameters
-    ----------
-    files : name -> content; nothing else goes back. The same ones again change nothing.
-
-    Returns
-    -------
-    The folder of outputs, for PySyft to carry at its next sync.
-
-    Raises
-    ------
-    ConfigError : PySyft is not installed. SandboxError : PySyft itself ran the job, or other outputs are there.
-    StateError : disk, or PySyft's files are damaged.
+    Returns their folder, which PySyft carries at its next sync. The same outputs again change nothing.
+    files : name -> content; nothing else goes back.
+    Raises ConfigError where PySyft is not installed, SandboxError where PySyft itself ran the job or other outputs are
+        there, StateError where the disk or PySyft's files are damaged.
     """
     library = _syft_job()
     outputs = no_links(job.review, job.syftbox) / OUTPUTS
@@ -165,7 +149,7 @@ def _open_to_sender(library: ModuleType, job: SyftJob) -> None:
 
 @contextmanager
 def _aside(job: SyftJob) -> Iterator[SyftJob]:
-    """The same job below a folder of this call in the SyftBox; errors of the disk become a StateError."""
+    """Yield the same job below a folder of this call in the SyftBox; errors of the disk become a StateError."""
     try:
         with tempfile.TemporaryDirectory(dir=job.syftbox, prefix=".veilscore-") as temporary:
             yield replace(job, syftbox=Path(temporary))

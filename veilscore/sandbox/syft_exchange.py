@@ -1,4 +1,4 @@
-"""The whole way of a submission over PySyft: received by the owner's desk, its release given back, read by its sender.
+"""A submission over PySyft is received by the owner's desk, its release is given back and read by its sender.
 
 Between the two the submission goes the way of every other one: approved by digest, run in bubblewrap, gated, released.
 The envelope of each received job is kept in HOME/sandbox/syft/SENDER/, and says where its outputs may go.
@@ -32,15 +32,9 @@ _MAX_PEERS = 1000
 
 
 def receive(desk: Desk, owner: str, syftbox: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Freeze what PySyft brought and is new; the owner's people then read and approve it as always.
+    """Freeze what PySyft brought and is new; return the ids that were received, and why other jobs were left.
 
-    Parameters
-    ----------
-    owner : e-mail address of the owner.
-
-    Returns
-    -------
-    Ids that were received; why other jobs were left.
+    owner : e-mail address of the owner, whose people then read and approve the code as always.
     """
     _check_apart(desk, syftbox)
     received: list[str] = []
@@ -70,15 +64,9 @@ def _receive_one(desk: Desk, job: SyftJob, kept: Path) -> str:
 
 
 def give_back(desk: Desk, text: str, owner: str, syftbox: Path) -> Path:
-    """Deposit released outputs, with the owner's signed record of them, as the result of the job they came in.
+    """Deposit released outputs and their signed record as the result of the job they came in; return their folder.
 
-    Returns
-    -------
-    The folder of outputs.
-
-    Raises
-    ------
-    SandboxError : nothing was released, it did not come by PySyft to this address, or PySyft itself ran it.
+    Raises SandboxError where nothing was released, it did not come by PySyft to this address, or PySyft itself ran it.
     """
     _check_apart(desk, syftbox)
     submission, folder = desk.released(text)
@@ -95,20 +83,11 @@ def give_back(desk: Desk, text: str, owner: str, syftbox: Path) -> Path:
 def read_result(
     identity: Identity, federation: Federation, text: str, sender: str, syftbox: Path
 ) -> tuple[str, dict[str, bytes]]:
-    """Read a result at the modeller: signed by the owner, about exactly the code that this identity signed.
+    """Return the id of a submission and its outputs, by name, which the owner signed for the code of this identity.
 
-    Parameters
-    ----------
-    text : id of the submission, or how it begins.
-    sender : e-mail address of the modeller.
-
-    Returns
-    -------
-    The id; name of each output -> content.
-
-    Raises
-    ------
-    SandboxError, IdentityError : there is no such job or no result yet, or something is not as it was signed.
+    text : id of the submission, or how it begins; sender : e-mail address of the modeller.
+    Raises SandboxError or IdentityError where there is no such job or no result yet, or something is not as it was
+        signed.
     """
     jobs = []
     for owner in sorted(names_in(syftbox, _MAX_PEERS)):

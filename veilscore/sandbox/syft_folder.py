@@ -1,4 +1,4 @@
-"""PySyft's job folders and how they are read: nothing in them is believed, and PySyft is not needed.
+"""Reads PySyft's job folders without PySyft, and believes nothing in them.
 
 Layout (syft-job 0.1.40, protocol 1) below a SyftBox folder, which PySyft carries; OWNER, SENDER are e-mail addresses:
 
@@ -45,17 +45,11 @@ _TAKEN = frozenset({PERMISSIONS, "node_modules"})  # PySyft reads the first as i
 
 @dataclass(frozen=True)
 class SyftJob:
-    """Where one job lies.
+    """Says where one job lies.
 
-    Parameters
-    ----------
     syftbox : the folder that PySyft keeps on this machine.
     owner, sender : e-mail addresses.
-    name : of the job.
-
-    Raises
-    ------
-    ConfigError : an address or the name is of another form.
+    Raises ConfigError where an address or the name is of another form.
     """
 
     syftbox: Path
@@ -76,21 +70,21 @@ class SyftJob:
 
     @property
     def inbox(self) -> Path:
-        """What the sender wrote."""
+        """Return the folder that the sender wrote."""
         return _jobs(self.syftbox, self.owner, "inbox") / self.sender / "v1" / self.name
 
     @property
     def review(self) -> Path:
-        """What the owner wrote."""
+        """Return the folder that the owner wrote."""
         return _jobs(self.syftbox, self.owner, "review") / self.sender / "v1" / self.name
 
     def envelope(self, submission: Submission) -> dict[str, str]:
-        """What the sender signs of a submission that goes in this job."""
+        """Return what the sender signs of a submission that goes in this job."""
         return {"submission": submission.sha256, "from": self.sender, "to": self.owner}
 
 
 def syftbox_of(email: str, given: Path | None) -> Path:
-    """Folder that PySyft keeps for this person, its own default if none is given; ConfigError if it is not there."""
+    """Return the folder that PySyft keeps for a person, its default if none is given; ConfigError if there is none."""
     folder = given or Path.home() / f"SyftBox_{email_address(email)}"
     if not folder.is_dir():
         raise ConfigError(f"SyftBox folder not found: {folder}; log in with PySyft once, or give --syftbox FOLDER")
@@ -98,7 +92,7 @@ def syftbox_of(email: str, given: Path | None) -> Path:
 
 
 def jobs_sent_to(owner: str, syftbox: Path) -> tuple[list[SyftJob], list[str]]:
-    """Veilscore's jobs in an owner's inbox, and for what cannot be one the reason."""
+    """Return Veilscore's jobs in an owner's inbox, and why others cannot be one."""
     jobs: list[SyftJob] = []
     problems: list[str] = []
     inbox = no_links(_jobs(syftbox, email_address(owner), "inbox"), syftbox)
@@ -112,11 +106,10 @@ def jobs_sent_to(owner: str, syftbox: Path) -> tuple[list[SyftJob], list[str]]:
 
 
 def unpack(job: SyftJob) -> Submission:
-    """Read the submission out of a job: all around it must be exactly as `pack` writes it.
+    """Return the submission in a job; all around it must be exactly as `pack` writes it.
 
-    Raises
-    ------
-    SandboxError, ConfigError : links, devices, other or large files, no or two submissions, or it was changed.
+    Raises SandboxError or ConfigError where it was changed, or holds links, devices, other or large files, or not
+        exactly one submission.
     """
     folder = job.inbox
     wrapped = no_links(folder / CODE / WRAPPED, job.syftbox)
@@ -141,9 +134,7 @@ def unpack(job: SyftJob) -> Submission:
 def check_envelope(path: Path, job: SyftJob, submission: Submission, sender: Certificate) -> None:
     """Check that the sender signed for this submission to go from and to the addresses of this job.
 
-    Raises
-    ------
-    SandboxError, IdentityError : damaged, not the sender's, or of other addresses or code.
+    Raises SandboxError or IdentityError where the envelope is damaged, not the sender's, or of other addresses or code.
     """
     signed = read_signed(path, ENVELOPE, sender)
     if not job.envelope(submission).items() <= signed.items():
@@ -151,12 +142,7 @@ def check_envelope(path: Path, job: SyftJob, submission: Submission, sender: Cer
 
 
 def check_carried(submission: Submission) -> None:
-    """Refuse what PySyft would not carry unchanged: it sends code as UTF-8 text and rewrites line ends.
-
-    Raises
-    ------
-    SandboxError : names the file or output.
-    """
+    """Refuse (SandboxError) what PySyft would not carry unchanged: it sends UTF-8 text and rewrites line ends."""
     for path, content in submission.files.items():
         if not _TAKEN.isdisjoint(path.split("/")):
             raise SandboxError(f"PySyft does not carry a file named {path}: rename it")
@@ -168,7 +154,7 @@ def check_carried(submission: Submission) -> None:
 
 
 def names_in(folder: Path, most: int) -> set[str]:
-    """Names in a folder, none if it is not there; SandboxError if they are more than `most`, or it is no folder."""
+    """Return the names in a folder, none if it is not there; SandboxError if they are too many or it is no folder."""
     try:
         with os.scandir(folder) as entries:
             names = {entry.name for entry in islice(entries, most + 1)}

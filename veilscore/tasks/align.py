@@ -7,7 +7,7 @@ from typing import Any
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.release.batch import bank_send_lists, lists_in
 from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
-from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
 from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.roles import Leak
 from veilscore.wire.protocol import Protocol, interleave
@@ -38,10 +38,7 @@ def _holder_align(context: StepContext) -> Protocol[None]:
     consents = yield from guard.receive_consents()
     table = context.table()
     result = yield from holder_align(
-        context.session,
-        table.ids.tolist(),
-        min_overlap=context.node.policy.min_overlap,
-        limits=_limits(context),
+        context.session, table.ids.tolist(), min_overlap=context.node.policy.min_overlap, limits=_limits(context)
     )
     guard.keep(context.store, consents, table.ids, result.row_of)
     context.store.save_arrays("row_of", row_of=result.row_of)
@@ -64,6 +61,7 @@ ALIGN = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost,
+    spends=no_openings,
     learns=(
         COMMITTED,
         Leak("AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),

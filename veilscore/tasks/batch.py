@@ -41,11 +41,23 @@ from veilscore.tasks.context import (
     load_trees,
     no_files,
 )
-from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.task import (
+    COMMITTED,
+    USUAL_CELLS,
+    Cost,
+    Sizes,
+    Step,
+    Task,
+    by_name,
+    costed,
+    exact_openings,
+    no_openings,
+)
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import ScoreBatch, TrainBoosting, Training
+from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.training import TrainBoosting, Training
 from veilscore.wire.protocol import Protocol
 
 MIN_HOLDOUT = 30
@@ -264,10 +276,6 @@ def _scoring_cost(n: float, sizes: Sizes, *, bands: bool) -> Cost:
     return costed(sent + bands * _BAND_BYTES * n, m * n * 5e-6 + bands * _BAND_S * n)
 
 
-def _score_cost(p: ScoreBatch, sizes: Sizes) -> Cost:
-    return _scoring_cost(sizes.bank, sizes, bands=p.opens == "band")
-
-
 def _evaluate_cost(p: Training, sizes: Sizes) -> Cost:
     n, bands = sizes.held or sizes.bank / 4, p.opens == "band"
     trees = [c.parameters.n_estimators for c in p.candidates if isinstance(c.parameters, TrainBoosting)]
@@ -295,10 +303,6 @@ def _refuse_scores_of_the_holdout(policy: NodePolicy, p: Training) -> None:
 def _refuse_scores(policy: NodePolicy, p: ScoreBatch) -> None:
     if p.opens == "score" and policy.release.bands_only:
         raise RefusedError("releases bands only; set output: band")
-
-
-def _refuse_to_tell_who_is_known(policy: NodePolicy, p: ScoreBatch) -> None:
-    refuse_to_tell_who_is_known(policy, p.on_missing)
 
 
 _LEARNS = (
@@ -331,6 +335,7 @@ def evaluation(made_by: str) -> Step:
         reads_data=False,
         reads_home=no_files,
         cost=_evaluate_cost,
+        spends=exact_openings,
         learns=_LEARNS,
         tells_besides={},
         refusals=(_refuse_scores_of_the_holdout,),
@@ -344,15 +349,17 @@ SCORE = Step(
     reads=ALIGNED,
     reads_data=True,
     reads_home=files_of_columns,
-    cost=_score_cost,
+    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
+    spends=no_openings,
     learns=_LEARNS,
     tells_besides={},
-    refusals=(_refuse_scores, _refuse_to_tell_who_is_known),
+    refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
 )
 
 ALIGN_WITH_CONSENT = replace(
     ALIGN,
     reads_home=lambda p: (*files_of_columns(p), CONSENT_LISTS),
+    spends=no_openings,
     learns=(
         Leak(
             "BatchConsent",

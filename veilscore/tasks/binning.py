@@ -1,4 +1,4 @@
-"""Step bin, of every task that trains: codes are fitted on training rows, the bank gets counts of anonymous bins."""
+"""Step bin, of every task that trains: codes are fitted on training rows, the bank learns counts of anonymous bins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Mask
+from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
@@ -14,16 +14,26 @@ from veilscore.models.design import columns_of
 from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
-from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
 
 BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
 HINTS_BYTES = USUAL_CELLS * 4096 * 14.0  # of a holder's cells, one ring element each
+_ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
+    "n_codes": np.int64,
+    "bad": np.float64,
+    "good": np.float64,
+    "counts": np.int64,
+    "holdout_counts": np.int64,
+    "ordered": bool,
+    "missing_code": np.int64,
+}
 
 
-def _bank_bin(context: StepContext) -> Protocol[None]:
-    job, p, store = context.job, context.job.training, context.store
+def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
+    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+    job, p = context.job, context.job.training
     table = aligned_table(context)
     train = split(table, job)
     # the bank may always know the order of its own bins, so that it merges neighbours
@@ -32,11 +42,17 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     columns = columns_of(code_map, codes, party=job.bank, names=True, association=p.tells_association)
     target = np.asarray(table.label, dtype=np.int8)
     weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
-    held = yield from bank_bin(context.session, target, None if table.weight is None else weight, train)
-    counts = {job.bank: own_counts(job.bank, columns, target, weight, train), **held}
+    return columns, {"codes": codes, "target": target, "weight": weight, "train": train}, code_map
+
+
+def _bank_bin(context: StepContext) -> Protocol[None]:
+    bank, store = context.job.bank, context.store
+    columns, rows, code_map = own_rows(context)
+    target, weight, train = rows["target"], rows["weight"], rows["train"]
+    held = yield from bank_bin(context.session, target, weight if context.job.training.weights else None, train)
     store.save_json("code_map", code_map.to_json())
-    store.save_arrays("rows", codes=codes, target=target, weight=weight, train=train)
-    save_counts(store, counts)
+    store.save_arrays("rows", **rows)
+    save_counts(store, {bank: own_counts(bank, columns, target, weight, train), **held})
 
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
@@ -72,41 +88,28 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:
     """Keep the counts of all parties, the bank first."""
-    body = []
-    for party, c in counts.items():
-        body.append(
-            {
-                "party": party,
-                "names": list(c.names),
-                "n_codes": c.n_codes.tolist(),
-                "bad": c.bad.tolist(),
-                "good": c.good.tolist(),
-                "counts": c.counts.tolist(),
-                "holdout_counts": c.holdout_counts.tolist(),
-                "ordered": c.ordered.tolist(),
-                "missing_code": c.missing_code.tolist(),
-                "map_hash": c.map_hash.hex(),
-                "association": None if c.association is None else c.association.tolist(),
-            }
-        )
+    body = [
+        {
+            "party": party,
+            "names": list(c.names),
+            "map_hash": c.map_hash.hex(),
+            "association": None if c.association is None else c.association.tolist(),
+            **{name: getattr(c, name).tolist() for name in _ARRAYS},
+        }
+        for party, c in counts.items()
+    ]
     store.save_json("counts", body)
 
 
 def load_counts(store: JobStore) -> dict[str, BinCounts]:
-    """Inverse of `save_counts`."""
+    """Return what `save_counts` kept."""
     return {
         c["party"]: BinCounts(
             party=c["party"],
             names=tuple(c["names"]),
-            n_codes=np.array(c["n_codes"], dtype=np.int64),
-            bad=np.array(c["bad"]),
-            good=np.array(c["good"]),
-            counts=np.array(c["counts"], dtype=np.int64),
-            holdout_counts=np.array(c["holdout_counts"], dtype=np.int64),
-            ordered=np.array(c["ordered"], dtype=bool),
-            missing_code=np.array(c["missing_code"], dtype=np.int64),
             map_hash=bytes.fromhex(c["map_hash"]),
             association=None if c["association"] is None else np.array(c["association"], dtype=np.float32),
+            **{name: np.array(c[name], dtype=dtype) for name, dtype in _ARRAYS.items()},
         )
         for c in store.load_json("counts")
     }
@@ -124,6 +127,7 @@ BIN = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("BinBankRound1", "holder", "opened", "which rows train and which are held out"),

@@ -16,10 +16,10 @@ from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
-from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
-from veilscore.terms.parameters import TrainBoosting
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import TrainBoosting
 from veilscore.wire.protocol import Protocol
 
 _TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in all
@@ -128,6 +128,7 @@ BOOST = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak(
@@ -141,7 +142,7 @@ BOOST = Step(
         Leak("BoostHolderRound0", "bank", "public", "nothing", "which of its columns are numbers"),
         *hidden("holder", "hint", "BoostBankHints"),
         *hidden("bank", "hint", "BoostHolderHints"),
-        Leak("BoostBankTree", "holder", "opened", "number of trees, columns each may ask, range of the margins"),
+        Leak("BoostBankTree", "holder", "opened", "number of trees, columns each may split on, range of the margins"),
         *hidden("holder", "masked", "BoostHolderMargin", "BoostPoints", "BoostChoices", "BoostProducts"),
         *hidden("bank", "masked", "BoostHolderGradients", "BoostPoints", "BoostChoices", "BoostProducts"),
         *hidden("holder", "ciphertext", "BoostBankTables", "BoostBankBlock", "BoostBankVectors"),
@@ -157,13 +158,8 @@ BOOST = Step(
             "sums of gradients per opened bin and node, with noise and within the budget; the splits",
             "two sums of gradients per leaf, with noise and within the budget",
         ),
-        Leak("BoostHolderPart", "bank", "opened", "hash of its part of the model; the columns its splits ask"),
-        Leak(
-            "BoostHolderImprovement",
-            "bank",
-            "opened",
-            "fall of the loss on the validation rows, one number a tree",
-        ),
+        Leak("BoostHolderPart", "bank", "opened", "hash of its part of the model; the columns its splits are on"),
+        Leak("BoostHolderImprovement", "bank", "opened", "fall of the loss on the validation rows, one number a tree"),
     ),
     tells_besides={
         "ordered": Learned("ordered bins", "order of each number column's bins, up to direction", "nothing", "nothing"),

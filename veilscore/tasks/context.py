@@ -21,12 +21,14 @@ from veilscore.models import screening
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
+from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
 from veilscore.release.disclosure import DisclosureLedger
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures, Training
+from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
 CONSENT_LISTS = "consents/lists/*.json"
@@ -34,23 +36,19 @@ CONSENT_LISTS = "consents/lists/*.json"
 
 @dataclass(frozen=True)
 class StepContext:
-    """What one party has at hand in one step.
-
-    whole : of a fit within a job, the folder of the job; `store` is then the fit's own.
-    opening : bank: what this attempt is bound to.
-    """
+    """What one party has at hand in one step."""
 
     session: Session
     role: Literal["bank", "holder", "coordinator"]
     job: Job
     node: NodeConfig
     store: JobStore
-    whole: Path | None = field(default=None, kw_only=True)
-    opening: Opening | None = field(default=None, kw_only=True)
+    whole: Path | None = field(default=None, kw_only=True)  # of a fit within a job: the job's folder
+    opening: Opening | None = field(default=None, kw_only=True)  # bank: what this attempt is bound to
 
     @property
     def job_id(self) -> str:
-        """Id of the job that the step is of."""
+        """Return the id of the job that the step is of."""
         return self.session.id.split("/", maxsplit=1)[0]
 
     def table(self) -> Table:
@@ -80,6 +78,19 @@ class StepContext:
             query=dataset.query,
             kinds=dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {},
             **special,
+        )
+
+    def whole_table(self) -> Table:
+        """Return the party's data set with all columns that any job may use, whatever this job names."""
+        dataset = self.node.datasets[self.job.datasets[self.session.party]]
+        named = (dataset.label_column, dataset.weight_column, dataset.date_column)
+        return read_table(
+            dataset.source,
+            dataset.id_column,
+            exclude=(*dataset.exclude, *sorted(filter(None, named))),
+            normaliser=self.job.parameters.id_normaliser,
+            table=dataset.table,
+            query=dataset.query,
         )
 
     def _included(self) -> tuple[str, ...] | None:
@@ -141,15 +152,22 @@ class StepContext:
         return columns
 
     def home(self) -> Path:
-        """The node's home."""
+        """Return the node's home."""
         return (self.whole or self.store.path).parent.parent
 
     def guard(self) -> BatchGuard:
-        """Holder only: consent and release control of this attempt."""
+        """Holder: return the consent and release control of this attempt."""
         return BatchGuard(self.home(), self.node.policy, self.job, self.session)
 
+    def account(self) -> Account:
+        """Holder: return the account of its data set with the job's bank."""
+        return account_of(self.home(), self.node, self.job)
+
     def disclosures(self, whole: float) -> DisclosureLedger:
-        """Holder only: what boosting told of this data set over all jobs; `whole`: bits that the codes hold."""
+        """Holder: return the ledger of what boosting told of this data set over all jobs.
+
+        whole : bits that the codes hold, of which the policy allows a share.
+        """
         policy, dataset = self.node.policy, self.job.datasets[self.session.party]
         most = policy.max_disclosure_total * whole if policy.boosting_bounds == "required" else None
         path = self.home() / "state" / "disclosure.db"
@@ -157,24 +175,30 @@ class StepContext:
         return DisclosureLedger(path, dataset, job if self.whole is None else f"{job}/{step}", most)
 
     def models(self) -> Path:
-        """Folder of the models this node keeps, or of those of a fit within a job."""
+        """Return the folder of the models this node keeps, or of those of a fit within a job."""
         return self.home() / "models" if self.whole is None else self.store.path / "models"
 
     def code_map(self) -> CodeMap:
-        """The party's code map of the model that the job applies (or has just trained)."""
+        """Return the party's code map of the model that the job applies (or has just trained)."""
         if isinstance(self.job.parameters, Training):
             return CodeMap.from_json(self.store.load_json("code_map"))
         return load_code_map(self.models(), self.job.of(ScoreBatch).model)
 
     def model(self) -> ScoreModel:
-        """Bank only: the model that is trained or applied."""
+        """Bank: return the model that is trained or applied."""
         if isinstance(self.job.parameters, Training):
             return load_model(self.store.path / "model.json")
         return load_model(self.models() / self.job.of(ScoreBatch).model / "model.json")
 
 
+def account_of(home: Path, node: NodeConfig, job: Job) -> Account:
+    """Return the account of the data set that a job uses at a holder, with the job's bank."""
+    dataset = job.datasets[node.name]
+    return Account(home / FILE, node.datasets[dataset].account or dataset, job.bank, node.policy.privacy)
+
+
 def load_code_map(models: Path, name: str) -> CodeMap:
-    """Code map of a model this node keeps."""
+    """Return the code map of a model this node keeps; SchemaError if it is not there."""
     path = models / name / "code_map.json"
     if not path.is_file():
         raise SchemaError(
@@ -184,12 +208,12 @@ def load_code_map(models: Path, name: str) -> CodeMap:
 
 
 def digest_of_ids(table: Table) -> str:
-    """Digest of a data set's ids in order: steps refuse a data set that changed under a job."""
+    """Return the digest of a data set's ids in order: steps refuse a data set that changed under a job."""
     return hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest()
 
 
 def aligned_table(context: StepContext, columns: tuple[str, ...] | None = None) -> Table:
-    """The party's data set, or some columns of it; DataError if its rows are not those that were aligned."""
+    """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned."""
     table = context.table() if columns is None else context.columns(columns)
     if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
         raise DataError(
@@ -200,7 +224,7 @@ def aligned_table(context: StepContext, columns: tuple[str, ...] | None = None) 
 
 
 def split(table: Table, job: Job) -> Mask:
-    """Training rows: not held out by date, or by a seeded draw stratified on the label; (n_rows,)."""
+    """Return which rows train, (n_rows,): not those held out by date, or by a seeded draw stratified on the label."""
     p = job.of(Sampled)
     if p.holdout_from is not None:
         if table.dates is None:
@@ -239,7 +263,7 @@ def keep_model(context: StepContext, model: ScoreModel) -> None:
 
 
 def load_trees(models: Path, name: str) -> HolderTrees:
-    """This party's part of a boosted model; ConfigError if it is missing or was changed."""
+    """Return this party's part of a boosted model; ConfigError if it is missing or was changed."""
     path = models / name / "trees.json"
     if not path.is_file():
         raise ConfigError(f"this party's part of model {name} is missing; restore it from backup")

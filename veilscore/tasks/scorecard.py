@@ -13,10 +13,22 @@ from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed
-from veilscore.terms.parameters import TrainScorecard
+from veilscore.tasks.residual import CELLS, FIT
+from veilscore.tasks.task import (
+    COMMITTED,
+    PRODUCT_BYTES,
+    USUAL_CELLS,
+    Cost,
+    Sizes,
+    Step,
+    Task,
+    by_name,
+    costed,
+    exact_openings,
+)
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 USUAL_STEPS, USUAL_TERMS = 25, 15  # gradients of a training, terms of the sigmoid's series
@@ -60,14 +72,6 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     keep_code_map(context, code_map)
 
 
-def gradients_cost(n_gradients: int, sizes: Sizes) -> Cost:
-    """Return what gradients on shares take, with their hints."""
-    m, train = len(sizes.holders), sizes.train
-    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
-    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
-    return costed(2 * m * HINTS_BYTES + n_gradients * one, n_gradients * (ROW_S * train + 0.05))
-
-
 def _refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
     if p.monotone and not policy.allow_order:
         raise RefusedError("monotone (order of bins) is not allowed; set monotone: false")
@@ -79,7 +83,10 @@ def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    return gradients_cost(USUAL_STEPS, sizes)
+    m, train = len(sizes.holders), sizes.train
+    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
+    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
+    return costed(2 * m * HINTS_BYTES + USUAL_STEPS * one, USUAL_STEPS * (ROW_S * train + 0.05))
 
 
 TRAIN = Step(
@@ -90,6 +97,7 @@ TRAIN = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         *hidden("holder", "ciphertext", "TrainBankRound0", "TrainBankEta", "TrainBankResidual"),
@@ -114,4 +122,12 @@ TRAIN = Step(
     refusals=(_refuse_order, _refuse_standard_errors),
 )
 
-TASK = Task(TrainScorecard, by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train")))
+_EXACT = by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))
+_PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT)
+
+
+def _step(p: TrainScorecard, name: str) -> Step:
+    return (_PRIVATE if p.private else _EXACT)(p, name)
+
+
+TASK = Task(TrainScorecard, _step)

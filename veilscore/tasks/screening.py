@@ -1,4 +1,4 @@
-"""Feature screening at a node: columns read and coded chunk by chunk, the result filed, kept columns looked up.
+"""Task screen_features: columns are read and coded chunk by chunk, the result is filed, kept columns are looked up.
 
     jobs/JOB/screening.json, screening.csv     bank: every column with its figures, kept or dropped and why
     screenings/NAME/kept.json                  each party: its own names of its kept columns, and the result's hash
@@ -29,7 +29,7 @@ from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, 
 from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk, Screened, bank_screen, holder_screen
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
-from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed
+from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, hidden
@@ -48,31 +48,24 @@ def _limits(context: StepContext) -> ScreeningLimits:
 
 @dataclass
 class _OwnColumns:
-    """One party's columns in chunks.
+    """Reads one party's columns in chunks.
 
-    Attributes
-    ----------
-    row_of : (n_samples,) row of the data set of each aligned firm, -1 unknown.
-    train : (n_samples,) which rows train.
-    names : all columns.
     sample : for association, codes (columns, sampled rows) and numbers of codes of each chunk, 0 where not measured.
     """
 
     context: StepContext
-    row_of: Integers
-    train: Mask
+    row_of: Integers  # (n_samples,) row of the data set of each aligned firm, -1 unknown
+    train: Mask  # (n_samples,) which rows train
     names: tuple[str, ...]
     sample: list[tuple[Array, Integers]] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
-        """BinnedColumns of a chunk."""
+    def size(self) -> int:  # of a chunk
         n_rows = int(self.context.store.load_json("aligned")["n_rows"])
         return int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
 
     @property
     def n_chunks(self) -> int:
-        """Number of chunks."""
         return -(-len(self.names) // self.size)
 
     def chunks(self, *, own: bool) -> Iterator[ColumnChunk]:
@@ -117,14 +110,9 @@ class _OwnColumns:
         )
 
     def _measured(
-        self,
-        code_map: CodeMap,
-        codes: Array,
-        measured: Mask,
-        aliases: tuple[str, ...],
-        names: tuple[str, ...],
+        self, code_map: CodeMap, codes: Array, measured: Mask, aliases: tuple[str, ...], names: tuple[str, ...]
     ) -> BinnedColumns | None:
-        """Codes of the measured columns alone."""
+        """Return the codes of the measured columns alone."""
         if not measured.any():
             return None
         alias_of = {name: alias for name, alias, keep in zip(names, aliases, measured, strict=True) if keep}
@@ -150,7 +138,7 @@ class _OwnColumns:
         self.sample.append((codes, n_codes))
 
     def pairs(self) -> Integers:
-        """Pairs of columns associated above the limit; the sample is dropped."""
+        """Return the pairs of columns associated above the limit; the sample is dropped."""
         limit = self.context.job.of(ScreenFeatures).max_correlation
         codes = np.concatenate([part for part, _ in self.sample])
         n_codes = np.concatenate([part for _, part in self.sample])
@@ -159,7 +147,6 @@ class _OwnColumns:
 
 
 def _bank_screen(context: StepContext) -> Protocol[None]:
-    """The bank's part of step "screen"."""
     job, store, p = context.job, context.store, context.job.of(ScreenFeatures)
     names = context.feature_names()
     table = aligned_table(context, names[:1])
@@ -205,7 +192,6 @@ def _in_the_clear(party: str, chunk: ColumnChunk, target: NDArray[np.int8], trai
 
 
 def _holder_screen(context: StepContext) -> Protocol[None]:
-    """A holder's part of step "screen"."""
     policy, row_of = context.node.policy, context.store.load_arrays("row_of")["row_of"]
     names = context.feature_names()
     columns = _OwnColumns(context, row_of, np.zeros(0, bool), names)
@@ -227,7 +213,7 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
 
 
 def _file_result(context: StepContext, columns: list[ScreenedColumn], train: Mask) -> bytes:
-    """Write the bank's table; returns its hash, which the salt keeps from telling anything."""
+    """Write the bank's table; return its hash, which the salt keeps from telling anything."""
     job = context.job
     body = screening.sealed(
         {
@@ -241,12 +227,8 @@ def _file_result(context: StepContext, columns: list[ScreenedColumn], train: Mas
             "salt": secret_bytes(32).hex(),
         }
     )
-    folder = context.screening_folder(job.name)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    table = screening.to_csv(columns)
-    for place in (context.store.path, folder):
-        write_text(place / "screening.json", json.dumps(body, indent=1, sort_keys=True))
-        write_text(place / "screening.csv", table)
+    _file(context, "screening.json", json.dumps(body, indent=1, sort_keys=True))
+    _file(context, "screening.csv", screening.to_csv(columns))
     return bytes.fromhex(body["sha256"])
 
 
@@ -261,10 +243,14 @@ def _file_kept(context: StepContext, names: tuple[str, ...], aliases: list[str],
             "aliases": [aliases[k] for k in chosen],
         }
     )
+    _file(context, "kept.json", json.dumps(body, indent=1, sort_keys=True))
+
+
+def _file(context: StepContext, name: str, text: str) -> None:
     folder = context.screening_folder(context.job.name)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (context.store.path, folder):
-        write_text(place / "kept.json", json.dumps(body, indent=1, sort_keys=True))
+        write_text(place / name, text)
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
@@ -286,6 +272,7 @@ SCREEN = Step(
     reads_data=True,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("ScreenBankRound1", "holder", "opened", "which rows train and which are held out"),

@@ -2,8 +2,7 @@
 
     align -> bin -> bin.fold1 .. k -> for each candidate NAME: NAME, NAME.fold1 .. k -> stack -> evaluate
 
-A fit is a training job within the job: the same protocol on the rows outside a fold, in a folder of its own below the
-job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows a label of the rows it is measured on.
+`stack_folds.py` has the fits; this file has the stack on them, and the records of all steps.
 
     selection.json   bank: loss of every candidate by fold, the stack's weights, what was chosen
     choice.json      each party: which candidates the filed model is made of
@@ -11,45 +10,47 @@ job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from veilscore.arrays import Array, Integers, Mask, Vector
+from veilscore.arrays import Array, Integers, Vector
 from veilscore.data.codes import CodeMap
 from veilscore.errors import MessageError, RefusedError
 from veilscore.files.store import JobStore, write_text
 from veilscore.models import design as designing
 from veilscore.models import metrics, stacked
 from veilscore.models.boosted import Boosted, StackMember
-from veilscore.models.counts import BinnedColumns, cell_counts, offsets
-from veilscore.models.design import columns_of
+from veilscore.models.counts import offsets
 from veilscore.models.filed import load_model
 from veilscore.models.loss import log_loss
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.models.stack_form import BankStack, CellsColumn, ClearColumn, HolderStack, StackColumn, TreesColumn
-from veilscore.models.trees import HolderTrees
-from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.protocols.stacking import bank_stack, holder_stack
 from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
-from veilscore.tasks.binning import BIN, BINNED, load_counts, save_counts
-from veilscore.tasks.boosting import BOOST
-from veilscore.tasks.context import StepContext, keep_code_map, keep_model, load_trees, no_files
-from veilscore.tasks.scorecard import ROW_S, TRAIN, USUAL_STEPS, USUAL_TERMS
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed
+from veilscore.tasks.binning import BIN, BINNED, load_counts
+from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.scorecard import ROW_S, USUAL_STEPS, USUAL_TERMS
+from veilscore.tasks.stack_folds import (
+    bin_of_fold,
+    fit_job,
+    fit_of,
+    folder_of,
+    folds_of,
+    models_of,
+    rows_outside,
+    trees_of,
+)
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed, exact_openings
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.training import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, receive
-
-Fits = Mapping[tuple[str, str], Callable[[StepContext], Protocol[None]]]
-
 
 _KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
     pb.StackBankChoice.SCORECARD: "scorecard",
@@ -59,109 +60,11 @@ _KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
 
 
 def filed_job(job: Job, store: JobStore) -> Job:
-    """The job that would fit the filed model alone, for reports: the boosted one of a stack."""
+    """Return the job that would fit the filed model alone, for reports: the boosted one of a stack."""
     if not store.has("choice"):
         return job
     choice = store.load_json("choice")
     return job.of_candidate(job.candidates[choice["scorecard" if choice["kind"] == "scorecard" else "boosting"]])
-
-
-def _folds(job: Job, train: Mask) -> Integers:
-    """Fold of each training row, (n_train,), from 0."""
-    return stacked.folds(int(train.sum()), job.of(TrainStack).folds, job.of(TrainStack).fold_seed)
-
-
-def _outside(job: Job, train: Mask, fold: int) -> Mask:
-    """Training rows outside a fold (from 1; 0: all), as a mask of all aligned rows."""
-    rows = train.copy()
-    if fold:
-        rows[np.flatnonzero(train)[_folds(job, train) == fold - 1]] = False
-    return rows
-
-
-# --- bin counts of a fold's training rows ----------------------------------------------------------------------------
-
-
-def _bank_bin(context: StepContext, *, fold: int) -> Protocol[None]:
-    job, store = context.job, context.store
-    rows, whole = store.load_arrays("rows"), load_counts(store)
-    train, target = rows["train"], rows["target"]
-    stacked.check_folds(_folds(job, train), target[train])
-    mask = _outside(job, train, fold)
-    found = yield from bank_bin(context.session, target, None, mask)
-    for holder, counts in found.items():
-        if counts.map_hash != whole[holder].map_hash:
-            raise MessageError("the holder's code map is not that of the step bin", party=holder)
-        found[holder] = replace(counts, association=whole[holder].association)
-    own, codes = whole[job.bank], rows["codes"]
-    bad = target[mask].astype(np.float64)
-    own = replace(
-        own,
-        bad=cell_counts(codes[mask], own.n_codes, bad),
-        good=cell_counts(codes[mask], own.n_codes, 1.0 - bad),
-        counts=cell_counts(codes[mask], own.n_codes).astype(np.int64),
-        holdout_counts=cell_counts(codes[~mask], own.n_codes).astype(np.int64),
-    )
-    save_counts(_folder(context, f"bin.fold{fold}"), {job.bank: own, **found})
-
-
-def _holder_bin(context: StepContext, *, fold: int) -> Protocol[None]:
-    store, job = context.store, context.job
-    rows = store.load_arrays("rows")
-    code_map = CodeMap.from_json(store.load_json("code_map"))
-    mask = _outside(job, rows["train"], fold)
-
-    def fit(train: Mask) -> BinnedColumns:
-        if not np.array_equal(train, mask):
-            raise MessageError(f"the bank bins other rows than those outside fold {fold}", party=job.bank)
-        names = context.node.policy.publish_column_names
-        return columns_of(code_map, rows["codes"], party=context.session.party, names=names, association=False)
-
-    policy = context.node.policy
-    yield from holder_bin(context.session, fit, mask.size, policy.min_bin_count, earlier=rows["train"])
-
-
-# --- fits ------------------------------------------------------------------------------------------------------------
-
-
-def _folder(context: StepContext, name: str) -> JobStore:
-    return JobStore(context.store.path / name)
-
-
-def fit_job(job: Job, candidate: Candidate) -> Job:
-    """The job of one fit: probabilities as in the sample, and its part of what all fits of trees may tell."""
-    changes: dict[str, Any] = {"population_bad_rate": None, "calibrate": False}
-    if isinstance(candidate.parameters, TrainBoosting):
-        n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.of(TrainStack).folds + 1)
-        changes["disclosure"] = candidate.parameters.disclosure / n_fits
-    return job.of_candidate(replace(candidate, parameters=candidate.parameters.model_copy(update=changes)))
-
-
-def _fit(context: StepContext, *, step: str, candidate: Candidate, fold: int, fitting: Step) -> Protocol[None]:
-    """Fit one candidate on the rows outside a fold, with files of its own; `fitting` is the step of its own task."""
-    store, own = context.store, _folder(context, step)
-    rows = store.load_arrays("rows")
-    own.save_arrays("rows", **{**rows, "train": _outside(context.job, rows["train"], fold)})
-    own.save_json("code_map", store.load_json("code_map"))
-    if context.role == "bank":
-        save_counts(own, load_counts(_folder(context, f"bin.fold{fold}") if fold else store))
-    if store.has(f"checkpoint_{step}"):
-        own.save_json(f"checkpoint_{fitting.kind}", store.load_json(f"checkpoint_{step}"))
-    role = fitting.bank if context.role == "bank" else fitting.holder
-    yield from role(replace(context, job=fit_job(context.job, candidate), store=own, whole=store.path))
-    own.delete("rows")
-    store.delete(f"checkpoint_{step}")
-
-
-def _models(context: StepContext, candidate: Candidate) -> list[ScoreModel]:
-    """The bank's fits of a candidate without each fold, in order."""
-    folds = range(1, context.job.of(TrainStack).folds + 1)
-    return [load_model(context.store.path / f"{candidate.name}.fold{f}" / "model.json") for f in folds]
-
-
-def _trees(context: StepContext, step: str) -> HolderTrees:
-    """A holder's part of one fit."""
-    return load_trees(context.store.path / step / "models", context.job.name)
 
 
 # --- the stack -------------------------------------------------------------------------------------------------------
@@ -172,7 +75,8 @@ def _bank_stack(context: StepContext) -> Protocol[None]:
     data = _bank_data(context)
     cards = sum(isinstance(c.parameters, TrainScorecard) for c in job.candidates)
     requests = stacked.select(data, cards, len(job.candidates), scores=p.fold_scores)
-    found = yield from bank_stack(context.session, data, requests)
+    limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
+    found = yield from bank_stack(context.session, data, requests, limits)
     card, trees = found.members[:2]
     total = found.losses.sum(axis=1)
     kinds = {"scorecard": total[card], "boosting": total[trees], "stack": total[-1]}
@@ -199,9 +103,9 @@ def _bank_data(context: StepContext) -> BankStack:
     job, store = context.job, context.store
     rows, counts = store.load_arrays("rows"), load_counts(store)
     train = rows["train"]
-    codes, fold = np.ascontiguousarray(rows["codes"][train]), _folds(job, train)
+    codes, fold = np.ascontiguousarray(rows["codes"][train]), folds_of(job, train)
     n_codes = {party: c.n_codes for party, c in counts.items()}
-    models = [_models(context, candidate) for candidate in job.candidates]
+    models = [models_of(context, candidate) for candidate in job.candidates]
     columns = [_column(fits) for fits in models]
     cards = [model for model in models[0] if isinstance(model, Scorecard)]
     for name in job.of(TrainStack).own_scores:
@@ -219,7 +123,7 @@ def _bank_data(context: StepContext) -> BankStack:
 
 
 def _column(models: list[ScoreModel]) -> StackColumn:
-    """Out-of-fold margins of one candidate."""
+    """Return the out-of-fold margins of one candidate."""
     intercept = np.array([model.intercept for model in models])
     if all(isinstance(model, Boosted) for model in models):
         return TreesColumn(tuple(model.trees for model in models if isinstance(model, Boosted)), intercept)
@@ -228,20 +132,16 @@ def _column(models: list[ScoreModel]) -> StackColumn:
 
 
 def _of_cells(codes: Array, n_codes: Integers, fold: Integers, cells: list[Vector]) -> Vector:
-    """Sum over columns of each row's cells, of its own fold's table: (n,)."""
+    """Return the sum over columns of each row's cells, of its own fold's table: (n,)."""
     at = codes.astype(np.int64) + offsets(n_codes)[:-1]
     table = np.stack(cells)
     return np.asarray(table[fold[:, None], at].sum(axis=1), np.float64)
 
 
 def _filed(
-    context: StepContext,
-    found: stacked.Selected,
-    choice: Mapping[str, Any],
-    digests: Mapping[str, str],
-    rate: float,
+    context: StepContext, found: stacked.Selected, choice: Mapping[str, Any], digests: Mapping[str, str], rate: float
 ) -> tuple[ScoreModel, dict[str, Any]]:
-    """The chosen model, fitted on all training rows, and the record of its fit."""
+    """Return the chosen model, fitted on all training rows, and the record of its fit."""
     job, path = context.job, context.store.path
     names = {kind: job.candidates[choice[kind]].name for kind in ("scorecard", "boosting")}
     fit = JobStore(path / names["scorecard" if choice["kind"] == "scorecard" else "boosting"]).load_json("fit")
@@ -272,7 +172,7 @@ def _filed(
 
 
 def _boosted_steps(job: Job) -> tuple[str, ...]:
-    """Steps that grow trees: what they tell counts together."""
+    """Return the steps that grow trees: what they tell counts together."""
     names = {c.name for c in job.candidates if isinstance(c.parameters, TrainBoosting)}
     return tuple(step for step in job.steps if step.split(".")[0] in names)
 
@@ -283,47 +183,31 @@ def _added(values: Iterable[float | None]) -> float | None:
 
 
 def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind: str) -> dict[str, Any]:
-    """What the folds say of every candidate, of the stack, and of the bank's own columns alone."""
+    """Return what the folds say of every candidate, of the stack, and of the bank's own columns alone."""
     job = context.job
     card, trees = found.members[:2]
     own = _bank_only(context, job.candidates[card], data)
+    target, folds = data.target.astype(float), range(job.of(TrainStack).folds)
+
+    def row(name: str, kind: str, losses: list[float], scores: Vector | None, **more: Any) -> dict[str, Any]:
+        auc = None if scores is None else float(metrics.auc(target, scores))
+        return {"name": name, "kind": kind, "losses": losses, "auc": auc, "varied": {}, "in_stack": False, **more}
+
     rows = [
-        {
-            "name": c.name,
-            "kind": "scorecard" if isinstance(c.parameters, TrainScorecard) else "boosting",
-            "varied": {name: str(value) for name, value in c.varied.items()},
-            "losses": found.losses[i].tolist(),
-            "auc": _auc(data, found.scores.get(i)),
-            "filed": i == {"scorecard": card, "boosting": trees}.get(kind, -1),
-            "in_stack": i in found.members,
-        }
+        row(
+            c.name,
+            "scorecard" if isinstance(c.parameters, TrainScorecard) else "boosting",
+            found.losses[i].tolist(),
+            found.scores.get(i),
+            varied={name: str(value) for name, value in c.varied.items()},
+            filed=i == {"scorecard": card, "boosting": trees}.get(kind, -1),
+            in_stack=i in found.members,
+        )
         for i, c in enumerate(job.candidates)
     ]
-    common: dict[str, Any] = {"varied": {}, "in_stack": False}
-    rows.append(
-        {
-            **common,
-            "name": "stack",
-            "kind": "stack",
-            "losses": found.losses[-1].tolist(),
-            "auc": _auc(data, found.scores.get(-1)),
-            "filed": kind == "stack",
-        }
-    )
-    alone = [
-        log_loss(own[data.fold == f], data.target[data.fold == f].astype(float))
-        for f in range(job.of(TrainStack).folds)
-    ]
-    rows.append(
-        {
-            **common,
-            "name": "bank's own columns",
-            "kind": "bank only",
-            "losses": alone,
-            "auc": _auc(data, own),
-            "filed": False,
-        }
-    )
+    rows.append(row("stack", "stack", found.losses[-1].tolist(), found.scores.get(-1), filed=kind == "stack"))
+    alone = [log_loss(own[data.fold == f], target[data.fold == f]) for f in folds]
+    rows.append(row("bank's own columns", "bank only", alone, own, filed=False))
     names = [job.candidates[card].name, job.candidates[trees].name, *job.of(TrainStack).own_scores]
     return {
         "candidates": rows,
@@ -334,17 +218,13 @@ def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind
     }
 
 
-def _auc(data: BankStack, scores: Vector | None) -> float | None:
-    return None if scores is None else float(metrics.auc(data.target.astype(float), scores))
-
-
 def _bank_only(context: StepContext, candidate: Candidate, data: BankStack) -> Vector:
-    """Out-of-fold log-odds by the same scorecard on the bank's own columns alone, in the clear, (n,)."""
+    """Return out-of-fold log-odds by the same scorecard on the bank's own columns alone, in the clear, (n,)."""
     job, rows = fit_job(context.job, candidate), context.store.load_arrays("rows")
     cells, intercepts = [], []
     for f in range(1, context.job.of(TrainStack).folds + 1):
-        counts = load_counts(_folder(context, f"bin.fold{f}"))
-        mask = _outside(context.job, rows["train"], f)
+        counts = load_counts(folder_of(context, f"bin.fold{f}"))
+        mask = rows_outside(context.job, rows["train"], f)
         design = designing.design(job, counts, {**rows, "train": mask})
         *beta, intercept = designing.bank_only(design).tolist()
         columns = design.training.columns[job.bank]
@@ -365,12 +245,12 @@ def _holder_stack(context: StepContext) -> Protocol[None]:
     columns: list[Any] = [
         "cells"
         if isinstance(c.parameters, TrainScorecard)
-        else tuple(_trees(context, f"{c.name}.fold{f}").trees for f in folds)
+        else tuple(trees_of(context, f"{c.name}.fold{f}").trees for f in folds)
         for c in job.candidates
     ]
     columns += ["clear"] * len(p.own_scores)
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
-    data = HolderStack(codes, code_map.n_codes, _folds(job, rows["train"]), tuple(columns))
+    data = HolderStack(codes, code_map.n_codes, folds_of(job, rows["train"]), tuple(columns))
     limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
     asked = yield from holder_stack(context.session, data, limits)
     message = yield from receive(job.bank, pb.StackBankChoice)
@@ -393,54 +273,25 @@ def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
 
 
 def _keep_part(context: StepContext, choice: Mapping[str, Any], code_map: CodeMap) -> bytes:
-    """Keep this holder's part of the filed model; returns its digest, empty for a scorecard."""
+    """Keep this holder's part of the filed model; return its digest, empty for a scorecard."""
     job, store, party = context.job, context.store, context.session.party
     keep_code_map(context, code_map)
     if choice["kind"] == "scorecard":
-        store.save_json("trained", _folder(context, job.candidates[choice["scorecard"]].name).load_json("trained"))
+        store.save_json("trained", folder_of(context, job.candidates[choice["scorecard"]].name).load_json("trained"))
         return b""
     step = job.candidates[choice["boosting"]].name
-    part = _trees(context, step)
+    part = trees_of(context, step)
     if choice["kind"] == "stack":
         cells = stacked.column_trees(party, code_map.n_codes, "holder")
         part = part.model_copy(update={"trees": (*part.trees, *cells)})
     write_text(context.models() / job.name / "trees.json", part.to_json())
-    told = [_folder(context, name).load_json("boosted") for name in _boosted_steps(job)]
+    told = [folder_of(context, name).load_json("boosted") for name in _boosted_steps(job)]
     whole = {name: _added(one[name] for one in told) for name in ("n_sums", "spent", "budget")}
-    store.save_json("boosted", {**_folder(context, step).load_json("boosted"), **whole, "sha256": part.sha256.hex()})
+    store.save_json("boosted", {**folder_of(context, step).load_json("boosted"), **whole, "sha256": part.sha256.hex()})
     return part.sha256
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
-
-
-def _bin_of_fold(fold: int) -> Step:
-    return replace(
-        BIN,
-        bank=partial(_bank_bin, fold=fold),
-        holder=partial(_holder_bin, fold=fold),
-        reads=BINNED,
-        reads_data=False,
-        reads_home=no_files,
-    )
-
-
-def _fit_of(candidate: Candidate, step: str, fold: int) -> Step:
-    """Return the record of one fit: that of the candidate's own task, on its own parameters."""
-    fitting = TRAIN if isinstance(candidate.parameters, TrainScorecard) else BOOST
-    role = partial(_fit, step=step, candidate=candidate, fold=fold, fitting=fitting)
-
-    def own(rule: Callable[[NodePolicy, Any], None]) -> Callable[[NodePolicy, Any], None]:
-        return lambda policy, _parameters: rule(policy, candidate.parameters)
-
-    return replace(
-        fitting,
-        bank=role,
-        holder=role,
-        reads={**BINNED, **({f"bin.fold{fold}/counts.json": f"bin.fold{fold}"} if fold else {})},
-        cost=lambda _parameters, sizes: fitting.cost(candidate.parameters, sizes),
-        refusals=tuple(own(rule) for rule in fitting.refusals),
-    )
 
 
 def _cost(p: TrainStack, sizes: Sizes) -> Cost:
@@ -466,6 +317,7 @@ STACK = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost,
+    spends=exact_openings,
     learns=(
         COMMITTED,
         Leak("StackBankKey", "holder", "public", "how large margins may get, as a power of two"),
@@ -506,10 +358,10 @@ def _step(p: TrainStack, name: str) -> Step:
         made = {f"{fit}/{file}.json": fit for fit in fits for file in ("model", "fit")}
         return replace(STACK, reads={**BINNED, **{f"bin.fold{f}/counts.json": f"bin.fold{f}" for f in folds}, **made})
     if what == "bin":
-        return _bin_of_fold(int(fold)) if fold else BIN
+        return bin_of_fold(int(fold)) if fold else BIN
     if name in _OTHER:
         return _OTHER[name]
-    return _fit_of(next(c for c in p.candidates if c.name == what), name, int(fold or 0))
+    return fit_of(next(c for c in p.candidates if c.name == what), name, int(fold or 0))
 
 
 _OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 
+from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
 from veilscore.evidence.opening import DATASET, Reads, unkept
 from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
-from veilscore.tasks.context import StepContext
-from veilscore.tasks.task import Cost, Sizes, Step, Task
+from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.fixed_bins import charge_of, load
+from veilscore.tasks.task import EXACT, Cost, Sizes, Step, Task
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Output, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy, Request
+from veilscore.terms.privacy import total
 from veilscore.terms.roles import Leak, Learned
-from veilscore.wire.protocol import Protocol
+from veilscore.wire.protocol import Charge, Protocol
 
 TASKS: dict[str, Task] = {
     task.name: task for task in (scorecard.TASK, boosting.TASK, *stack.TASKS, batch.TASK, screening.TASK)
@@ -49,10 +54,12 @@ def role_of(step: str, context: StepContext) -> Protocol[None]:
 
 
 def protocol_for(step: str, context: StepContext) -> Protocol[None]:
-    """Return one party's role in a step; the bank's is committed to before it starts, a holder's gets to know that."""
+    """Return one party's role in a step, with the bank's commitment before it, which a holder waits for."""
     role = role_of(step, context)
     if context.role == "bank":
         return bank_committed(context.session, context.opening or unkept(context.session), role)
+    if EXACT in step_of(context.job, step).spends(context.job.parameters):
+        context.account().void(context.job_id)
     return holder_committed(context.session, role)
 
 
@@ -89,6 +96,25 @@ def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output, *, sealed: 
         )
         for row, learned in rows.items()
     )
+
+
+# --- what it tells, counted ------------------------------------------------------------------------------------------
+
+
+def charges_of(p: Parameters) -> tuple[Charge, ...]:
+    """Return what all openings of a job cost each holder's account, but for its fixed bins."""
+    return tuple(charge for step in steps_of(p).values() for charge in step.spends(p))
+
+
+def hold(home: Path, node: NodeConfig, job: Job, job_id: str) -> None:
+    """Keep from a holder's account what an accepted job may spend; RefusedError if there is not enough left."""
+    charges = charges_of(job.parameters)
+    if node.role == "bank" or not charges or EXACT in charges:
+        return
+    account, fixed = account_of(home, node, job), load(home, job.datasets[node.name])
+    bins = Charge("bins", "all", MU**2) if fixed is None else charge_of(fixed)
+    known = fixed is not None and account.knows(bins.opening)
+    account.hold(job_id, total(charges if known else (*charges, bins)))
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------
@@ -146,16 +172,19 @@ def request_of(job: Job, node: NodeConfig) -> Request:
         raise RefusedError(f"{node.name} has role {node.role}, not the role this job gives it", party=node.name)
     if dataset not in node.datasets:
         raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
-    rules: tuple[Callable[[NodePolicy], None], ...] = ()
+    asked = Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset)
     if node.role == "bank":
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")
-    else:
-        records = steps_of(p).values()
-        rules = tuple(partial(_asked_of, rule, p) for step in records for rule in step.refusals)
-    return Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset, rules=rules)
+        return asked
+    records = steps_of(p).values()
+    rules = tuple(partial(_refuse, rule, p) for step in records for rule in step.refusals)
+    charges = charges_of(p)
+    if EXACT in charges:
+        return replace(asked, rules=rules, disclosure="exact")
+    return replace(asked, rules=rules, disclosure="private" if charges else "", mu=math.sqrt(total(charges)))
 
 
-def _asked_of(rule: Callable[[NodePolicy, Parameters], None], p: Parameters, policy: NodePolicy) -> None:
+def _refuse(rule: Callable[[NodePolicy, Parameters], None], p: Parameters, policy: NodePolicy) -> None:
     rule(policy, p)
 
 

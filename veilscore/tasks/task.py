@@ -1,12 +1,13 @@
 """What a task is: its parameters and its steps, and what is true of each step.
 
 Everything that others ask of a task is a loop over these records: the table of who learns what, the estimate of
-`veilscore plan`, the files that an auditor lays out again, what a holder's policy is asked. The table of all tasks is
-`veilscore.tasks.table`.
+`veilscore plan`, the files that an auditor lays out again, the rules that a holder's policy checks. The table of all
+tasks is `veilscore.tasks.table`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from veilscore.tasks.context import StepContext
 from veilscore.terms.parameters import Parameters
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned
-from veilscore.wire.protocol import Protocol
+from veilscore.wire.protocol import Charge, Protocol
 
 Role = Callable[[StepContext], Protocol[None]]
 COMMITTED = Leak("StepCommitment", "holder", "public")  # of every step of the bank's (`protocols.commitment`)
@@ -51,29 +52,32 @@ def costed(n_bytes: float, compute_s: float) -> Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a task.
+    """One step of a task, and all that others loop over."""
 
-    kind : row of the table of who learns what, name in audit rules; a fit of a stack is "train" or "boost".
-    bank, holder : their roles; the coordinator's, where it has one, is `veilscore.protocols.adding`.
-    reads : file below the job's folder that the bank reads -> the step that made it.
-    reads_data : whether the bank reads its data set itself.
-    reads_home : by parameters, patterns of other files that the bank reads, below its home.
-    cost : what it takes.
-    learns : each message that tells something or hides something, by who receives it.
-    tells_besides : option of the parameters -> row of the table where the option is on.
-    refusals : rules of a holder's policy on what the parameters ask for; each raises RefusedError.
-    """
-
-    kind: str
-    bank: Role
+    kind: str  # row of the table of who learns what, name in audit rules; a fit of a stack is "train" or "boost"
+    bank: Role  # the coordinator's role, where it has one, is `veilscore.protocols.adding`
     holder: Role
-    reads: Mapping[str, str]
-    reads_data: bool
-    reads_home: Callable[[Any], tuple[str, ...]]
-    cost: Callable[[Any, Sizes], Cost]
-    learns: tuple[Leak, ...]
-    tells_besides: Mapping[str, Learned]
-    refusals: tuple[Callable[[NodePolicy, Any], None], ...]
+    reads: Mapping[str, str]  # file below the job's folder that the bank reads -> the step that made it
+    reads_data: bool  # whether the bank reads its data set itself
+    reads_home: Callable[[Any], tuple[str, ...]]  # by parameters, patterns of other files below its home
+    cost: Callable[[Any, Sizes], Cost]  # what it takes
+    spends: Callable[[Any], tuple[Charge, ...]]  # by parameters, what its openings cost the account of each holder
+    learns: tuple[Leak, ...]  # each message that tells something or hides something, by who receives it
+    tells_besides: Mapping[str, Learned]  # option of the parameters -> row of the table where the option is on
+    refusals: tuple[Callable[[NodePolicy, Any], None], ...]  # a holder's rules on parameters; each raises RefusedError
+
+
+EXACT = Charge("exact sums", "all", math.inf)  # no noise, hence no bound: the account is void from then on
+
+
+def exact_openings(_parameters: Any) -> tuple[Charge, ...]:
+    """Return the charge of a step that opens sums as they are."""
+    return (EXACT,)
+
+
+def no_openings(_parameters: Any) -> tuple[Charge, ...]:
+    """Return no charge: nothing leaves that depends on a firm's record, or it is counted in bits (`release/`)."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name in a job's file."""
+        """Return the task's name in a job's file."""
         return self.parameters.task
 
 
 def by_name(**steps: Step) -> Callable[[Any, str], Step]:
-    """Find steps that are the same for all parameters."""
+    """Return a way to find steps that are the same for all parameters."""
     return lambda _parameters, name: steps[name]

@@ -1,4 +1,4 @@
-"""A party's signed word that it accepts or refuses one job.
+"""A party signs that it accepts or refuses one job.
 
 The signature covers the job's id and digest, the party, its answer, and what it was bound to (code, data set, model and
 policy: `veilscore.release.binding`), so that nobody can use it for another job or turn a refusal into an acceptance.
@@ -19,7 +19,7 @@ _MOST_BOUND = 4096
 def sign_acceptance(
     identity: Identity, job_id: str, job: Job, *, accepted: bool, reason: str, bound: str = ""
 ) -> control_pb2.Acceptance:
-    """Signed answer of the party of `identity`."""
+    """Return the signed answer of the party of `identity`."""
     data = _signed_bytes(job_id, identity.name, job.sha256, bound, accepted=accepted)
     return control_pb2.Acceptance(
         job_id=job_id,
@@ -37,10 +37,7 @@ def verify_acceptance(
 ) -> None:
     """Check that `answer` is this party's word on exactly this job.
 
-    Raises
-    ------
-    ProtocolError : it is about another job or from another party.
-    IdentityError : the signature is wrong.
+    Raises ProtocolError where it is about another job or party, IdentityError where the signature is wrong.
     """
     if (answer.job_id, answer.party, answer.job_sha256) != (job_id, certificate.name, job.sha256):
         raise ProtocolError(f"answer of {certificate.name} is about another job or party", party=certificate.name)

@@ -1,4 +1,4 @@
-"""Bands of a score: their names and cut-offs, and what of them a holder keeps from the job that trained a model."""
+"""Bands of a score have names and cut-offs; a holder keeps those of the job that trained a model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ BELOW = "below all bands"
 
 @dataclass(frozen=True)
 class Bands:
-    """Bands by rising score; band 0 is below all that have a name.
+    """Keeps bands by rising score; band 0 is below all that have a name.
 
-    Attributes
-    ----------
     names : of all bands, that below all others first.
     limits : lowest total of each band but the first, in units of the model, ascending.
     """
@@ -32,12 +30,7 @@ class Bands:
 
     @classmethod
     def of(cls, bands: Mapping[str, float], units: int) -> Bands:
-        """Bands by name and lowest score, at so many units a point.
-
-        Raises
-        ------
-        ConfigError : there is none.
-        """
+        """Return bands of these names and lowest scores, at so many units a point; ConfigError where there is none."""
         if not bands:
             raise ConfigError("bands are asked for and none is defined: name them, for example bands: {A: 600, B: 550}")
         ranked = sorted(bands, key=lambda name: bands[name])
@@ -45,23 +38,21 @@ class Bands:
 
     @property
     def sha256(self) -> bytes:
-        """Digest of the cut-offs: two sets of bands with the same tell the same."""
+        """Return the digest of the cut-offs alone: two sets of bands with the same cut-offs tell the same."""
         return hashlib.sha256(b"veilscore/bands/v1" + np.array(self.limits, "<i8").tobytes()).digest()
 
     def index(self, units: Integers) -> Integers:
-        """Number of the band of each total, in the clear."""
+        """Return the number of the band of each total, in the clear."""
         return np.searchsorted(np.array(self.limits, np.int64), units, side="right").astype(np.int64)
 
     def narrowest(self, units: int) -> float:
-        """Smallest distance of two cut-offs, in points; infinite where there is one."""
+        """Return the smallest distance of two cut-offs, in points; it is infinite where there is one."""
         return min((b - a for a, b in zip(self.limits, self.limits[1:], strict=False)), default=np.inf) / units
 
 
 class KeptBands(BaseModel):
-    """What a holder keeps of the job that trained a model, to say later which bands that model has.
+    """Keeps at a holder what it needs of the job that trained a model, to say later which bands that model has.
 
-    Attributes
-    ----------
     bands : name -> lowest score, as in the job; may be empty.
     decimals, pdo : of its points.
     map_sha256 : of the holder's code map of the model.
@@ -76,17 +67,17 @@ class KeptBands(BaseModel):
 
     @property
     def units(self) -> int:
-        """Units in one point."""
+        """Return how many units make one point."""
         return int(10**self.decimals)
 
     def save(self, folder: Path) -> None:
-        """Write bands.json."""
+        """Write bands.json, whole or not at all."""
         text = self.model_dump_json(indent=1)
         write_atomically(folder / "bands.json", lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> KeptBands:
-        """Read bands.json; ConfigError where it is missing or damaged."""
+        """Return what bands.json keeps; ConfigError where it is missing or damaged."""
         try:
             return cls.model_validate_json((folder / "bands.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

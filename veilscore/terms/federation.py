@@ -1,4 +1,4 @@
-"""The federation file: who takes part, where they listen, and the certificate each is pinned to.
+"""The federation file says who takes part, where they listen, and which certificate each is pinned to.
 
 Every member keeps its own copy and checks it by eye or by telephone against the others' fingerprints;
 nothing in it is secret. All trust between nodes comes from this file: the certificates that members pin, and under
@@ -7,11 +7,7 @@ them the signed statements by which keys are replaced and revoked (rotation.py),
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import fcntl
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -19,40 +15,28 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
+from veilscore.files.store import write_text
 from veilscore.keys.identity import Certificate, check_name, parse_certificate
 from veilscore.keys.key_history import KeyHistory, PartyKeys
 from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.settings import Strict, nearest, parse, parse_yaml, read_text
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=BaseModel)
 Role = Literal["bank", "holder", "coordinator", "operator"]
+_MOST_BYTES = 1 << 26  # every member may add 100 statements (key_history.py), each with a certificate
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+class Member(Strict):
+    """Names one member of a federation and pins its certificate."""
 
-
-class Member(_Strict):
-    """One member.
-
-    Parameters
-    ----------
-    name : node name, the same as in the certificate.
-    role : bank, holder, coordinator or operator, the same as in the certificate.
-    address : host:port where peers reach the node; an operator has none.
-    fingerprint : SHA-256 of the certificate, hexadecimal; colons and capitals are accepted.
-    certificate : PEM.
-    """
-
-    name: str
-    role: Role
-    address: str | None = None
-    fingerprint: str
-    certificate: str
+    name: str = Field(description="name of the node or person, as in the certificate")
+    role: Role = Field(description="as in the certificate; operator: a person")
+    address: str | None = Field(default=None, description="host:port where peers reach the node; an operator has none")
+    fingerprint: str = Field(description="SHA-256 of the certificate, hexadecimal; colons and capitals are accepted")
+    certificate: str = Field(description="the certificate that all pin, PEM")
 
     @field_validator("name")
     @classmethod
@@ -88,23 +72,18 @@ class Member(_Strict):
 
     @cached_property
     def identity(self) -> Certificate:
-        """The certificate, parsed."""
+        """Return the certificate, parsed."""
         return _as_value_error(parse_certificate, self.certificate.encode())
 
 
-class Federation(_Strict):
-    """All members; see `load_federation` for the file.
+class Federation(Strict):
+    """Lists the members, and the statements by which their keys changed."""
 
-    Parameters
-    ----------
-    name : name of the federation.
-    members : exactly one coordinator, at least one bank; with the certificates first pinned.
-    statements : signed statements about keys; `member` and `history` take them into account.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    statements: tuple[KeyStatement, ...] = ()
+    name: str = Field(description="name of the federation")
+    members: tuple[Member, ...] = Field(description="one coordinator, at least one bank; certificates as first pinned")
+    statements: tuple[KeyStatement, ...] = Field(
+        default=(), description="signed statements that replace or revoke keys; nodes write them"
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Federation:
@@ -129,7 +108,7 @@ class Federation(_Strict):
 
     @cached_property
     def history(self) -> KeyHistory:
-        """What follows from the pinned certificates and the statements."""
+        """Return which keys are accepted, as follows from the pinned certificates and the statements."""
         return KeyHistory.of(self.name, [m.identity for m in self.members], self.statements)
 
     @cached_property
@@ -137,26 +116,19 @@ class Federation(_Strict):
         return {m.name: _with_certificate(m, self.history.newest(m.name)) for m in self.members}
 
     def member(self, name: str) -> Member:
-        """Member called `name`, with its newest certificate; IdentityError naming the nearest one otherwise."""
+        """Return the member called `name`, with its newest certificate; IdentityError names the nearest."""
         if name in self._newest:
             return self._newest[name]
         raise IdentityError(
-            f"no member {name!r} in federation {self.name}{_nearest(name, [m.name for m in self.members])}"
+            f"no member {name!r} in federation {self.name}; {nearest(name, [m.name for m in self.members])}"
         )
 
-    def by_fingerprint(self, fingerprint: str, now_s: float | None = None) -> Member | None:
-        """Member with an accepted key of this fingerprint, if any; `now_s`: seconds since the epoch."""
-        key = self.history.find(fingerprint)
-        if key is None or key.refusal(time.time() if now_s is None else now_s) is not None:
-            return None
-        return self._newest[key.certificate.name]
-
     def keys_of(self, name: str, now_s: float | None = None) -> PartyKeys:
-        """All keys of a member, to check its signatures with; also those it had at the time of a signature."""
+        """Return all keys of a member, also former ones, to check its signatures with."""
         return PartyKeys(self.member(name).name, self.history.keys[name], time.time() if now_s is None else now_s)
 
     def with_statements(self, statements: Iterable[KeyStatement]) -> Federation:
-        """Return the same federation with these statements added at the end, those only that have an effect."""
+        """Return the same federation with those of these statements added at the end that have an effect."""
         every = {s.order: s for s in self.statements}
         for statement in sorted(statements, key=lambda s: s.order):
             every.setdefault(statement.order, statement)
@@ -164,20 +136,13 @@ class Federation(_Strict):
         return Federation(name=self.name, members=self.members, statements=tuple(history.applied))
 
     def with_role(self, role: Role) -> tuple[Member, ...]:
-        """Members of one role, in the order of the file."""
+        """Return the members of one role, in the order of the file."""
         return tuple(m for m in self.members if m.role == role)
 
     @property
     def coordinator(self) -> Member:
-        """The coordinator."""
+        """Return the coordinator."""
         return self.with_role("coordinator")[0]
-
-    def with_address(self, name: str, address: str) -> Federation:
-        """Return the same federation with one member at another address."""
-        check_address(address)
-        self.member(name)
-        members = tuple(m.model_copy(update={"address": address}) if m.name == name else m for m in self.members)
-        return Federation.model_construct(name=self.name, members=members, statements=self.statements)
 
 
 def _with_certificate(member: Member, certificate: Certificate) -> Member:
@@ -187,8 +152,8 @@ def _with_certificate(member: Member, certificate: Certificate) -> Member:
 
 
 def member_of(certificate: Certificate, address: str | None) -> Member:
-    """Entry of the federation file for a node's certificate."""
-    return _validated(
+    """Return the entry of the federation file for a node's certificate."""
+    return parse(
         Member,
         {
             "name": certificate.name,
@@ -202,27 +167,14 @@ def member_of(certificate: Certificate, address: str | None) -> Member:
 
 
 def make_federation(name: str, members: list[Member]) -> Federation:
-    """Federation of these members, checked like a file."""
-    return _validated(Federation, {"name": name, "members": members}, "federation")
+    """Return a federation of these members, checked like a file."""
+    return parse(Federation, {"name": name, "members": members}, "federation")
 
 
 def load_federation(path: Path) -> Federation:
-    """Read and check federation.yaml.
-
-    Raises
-    ------
-    ConfigError : missing or not YAML; an unknown key (with the nearest known one), two members with one name,
-        address or identity, a fingerprint or role other than the certificate's, no bank, not one coordinator.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"federation file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise ConfigError(f"federation file {path} is not valid YAML{line}") from error
-    return _validated(Federation, content, f"federation file {path}")
+    """Read and check federation.yaml; ConfigError says what is missing or does not fit, and where."""
+    source = f"federation file {path}"
+    return parse(Federation, parse_yaml(read_text(path, "federation file"), source, _MOST_BYTES), source)
 
 
 def save_federation(federation: Federation, path: Path) -> None:
@@ -233,25 +185,16 @@ def save_federation(federation: Federation, path: Path) -> None:
     text = yaml.dump(content, Dumper=_BlockDumper, sort_keys=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
     except OSError as error:
         raise StateError(f"federation file {path} cannot be written: {error.strerror}") from error
+    write_text(path, text)
 
 
 def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
-    """Put statements into a federation file that nodes and commands may change at the same time; returns it."""
+    """Put statements into a federation file, which nodes and commands may change at the same time, and return it."""
     try:
         with path.with_name(f".{path.name}.lock").open("a", encoding="ascii") as lock:
+            # a file of its own is locked: the federation file is replaced, and a lock on it would go with it
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = load_federation(path)
             after = before.with_statements(statements)
@@ -263,7 +206,7 @@ def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation
 
 
 class _BlockDumper(yaml.SafeDumper):
-    """Writes certificates as block text, so that they can be compared by eye."""
+    """Writes certificates as block text, so that people can compare them by eye."""
 
 
 def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -289,27 +232,6 @@ def _twice(what: str, first: str, second: str, value: str) -> str:
     if what == "address":
         return f"members {first} and {second} have one address, {value}"
     return f"two nodes with one identity: members {first} and {second} have the same {what}"
-
-
-def _validated(model: type[Model], content: Any, where: str) -> Model:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(_describe(e) for e in error.errors())}") from error
-
-
-def _describe(error: ErrorDetails) -> str:
-    place = ".".join(str(part + 1) if isinstance(part, int) else part for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        model = Member if len(error["loc"]) > 1 else Federation
-        return f"unknown key {place}{_nearest(str(error['loc'][-1]), list(model.model_fields))}"
-    text = error["msg"].removeprefix("Value error, ")
-    return f"{place}: {text}" if place else text
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f": did you mean {close[0]}?" if close else f" (known: {', '.join(known)})"
 
 
 def _as_value_error(check: Callable[[Any], T], value: object) -> T:

@@ -1,8 +1,7 @@
-"""A job: who computes what, on which data sets, for which purpose. Names and parameters only, never data.
+"""A job says who computes what, on which data sets, for which purpose: names and parameters only, never data.
 
-A job is typed by a user as YAML, travels in its canonical form (JSON with every default filled in, keys
-sorted), and every party accepts its SHA-256. Two versions with different defaults therefore never agree on a
-job by accident.
+A user types it as YAML, it travels in its canonical form (JSON with every default filled in, keys sorted), and every
+party accepts its SHA-256. Two versions with different defaults therefore never agree on a job by accident.
 """
 
 from __future__ import annotations
@@ -18,42 +17,39 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from veilscore.errors import JobError
-from veilscore.terms.parameters import (
-    PARAMETERS,
-    Candidate,
-    ChosenColumns,
-    Name,
-    Parameters,
-    Sampled,
-    TrainBoosting,
-    Training,
-)
+from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
+from veilscore.terms.training import Candidate, TrainBoosting, Training
 
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 WITH_COORDINATOR = frozenset({"evaluate", "score"})  # steps in which it adds masked partials of scores
 P = TypeVar("P", bound=Parameters)
 
 
-class Job(Strict):
-    """One job as all parties see it."""
+def known_tasks() -> tuple[str, ...]:
+    """Return the names of all tasks, those that train first."""
+    return tuple(sorted(PARAMETERS, key=lambda task: not issubclass(PARAMETERS[task], Training)))
 
-    name: Name
-    purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies compare it")
+
+class Job(Strict):
+    """A job as all parties see it: who computes what, on which data sets, for which purpose."""
+
+    name: Name = Field(description="name of the job; of a training job also that of its model")
+    purpose: str = Field(min_length=1, max_length=200, description="why; holders' policies and consents compare it")
     task: str = Field(description="what is computed")
-    bank: Name
-    coordinator: Name = "coordinator"
-    holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="the first is the lead")
-    datasets: dict[Name, Name] = Field(description="party: name of the data set in its own catalogue")
+    bank: Name = Field(description="the bank, which has label and result")
+    coordinator: Name = Field(default="coordinator", description="who orders the steps and keeps their state")
+    holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="data holders; the first is the lead")
+    datasets: dict[Name, Name] = Field(description="for each party, the name of the data set in its own catalogue")
     parameters: SerializeAsAny[Parameters] = Field(
-        default_factory=dict, validate_default=True, description="of the task; every one has a default"
+        default_factory=dict, validate_default=True, description="parameters of the task"
     )
 
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
         if task not in PARAMETERS:
-            raise ValueError(f"{task[:60]!r} is unknown; known tasks: {', '.join(PARAMETERS)}")
+            raise ValueError(f"{task[:60]!r} is unknown; known tasks: {', '.join(known_tasks())}")
         return task
 
     @field_validator("parameters", mode="before")
@@ -94,17 +90,17 @@ class Job(Strict):
 
     @property
     def parties(self) -> tuple[str, ...]:
-        """Bank first, then the holders in order."""
+        """Return the bank, then the holders in order."""
         return (self.bank, *self.holders)
 
     @property
     def columns(self) -> dict[str, ChosenColumns]:
-        """Column choice per party; empty where the task has none."""
+        """Return the choice of columns of each party; empty where the task has none."""
         return self.parameters.columns if isinstance(self.parameters, Sampled) else {}
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The models that a training job fits: one, or those of a stack or a selection."""
+        """Return the models that a training job fits: one, or those of a stack or a selection."""
         return self.parameters.candidates if isinstance(self.parameters, Training) else ()
 
     def of_candidate(self, candidate: Candidate) -> Job:
@@ -119,12 +115,12 @@ class Job(Strict):
 
     @property
     def training(self) -> Training:
-        """Parameters of a training job of any kind; JobError for another task."""
+        """Return the parameters of a training job of any kind; JobError for another task."""
         return self.of(Training)
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Names of the job's steps, in order."""
+        """Return the names of the job's steps, in order."""
         return self.parameters.steps
 
     def parties_of(self, step: str) -> tuple[str, ...]:
@@ -133,30 +129,30 @@ class Job(Strict):
         return (*self.parties, self.coordinator) if adds else self.parties
 
     def canonical(self) -> bytes:
-        """UTF-8 JSON, keys sorted, every default filled in; the same bytes at every party."""
+        """Return UTF-8 JSON with sorted keys and every default filled in: the same bytes at every party."""
         return json.dumps(
             self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()
 
     @property
     def sha256(self) -> bytes:
-        """Digest of the canonical form: what a party accepts."""
+        """Return the digest of the canonical form, which is what a party accepts."""
         return hashlib.sha256(self.canonical()).digest()
 
 
 def parse_job(text: str, source: str = "job") -> Job:
-    """Job from YAML (or canonical JSON) text; ConfigError names the key at fault."""
+    """Return the job of a YAML (or canonical JSON) text; ConfigError names the key at fault."""
     return parse(Job, parse_yaml(text, source), source)
 
 
 def load_job(path: Path | str) -> Job:
-    """Job from a YAML file."""
+    """Return the job of a YAML file."""
     path = Path(path)
     return parse_job(read_text(path, "job file"), str(path))
 
 
 def new_job_id(job: Job) -> str:
-    """Fresh id: name, 32 random bits (no session id is ever used twice), 64 bits of the job's digest.
+    """Return a fresh id: name, 32 random bits (no session id is ever used twice), 64 bits of the job's digest.
 
     The digest stops a coordinator from giving two parties different jobs under one id.
     """
@@ -167,7 +163,7 @@ def check_job_id(job_id: str, job: Job | None = None) -> str:
     """Return `job_id` if it is well-formed (it names a folder) and is of `job`, else raise JobError."""
     match = JOB_ID.fullmatch(job_id)
     if match is None:
-        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore list` shows it")
+        raise JobError("job id is malformed: expected NAME-NUMBER-DIGEST as `veilscore job list` shows it")
     if job is not None and (match["name"], match["digest"]) != (job.name, job.sha256.hex()[:16]):
         raise JobError("job id does not belong to this job: name or digest differ")
     return job_id

@@ -22,17 +22,28 @@ _NEEDS = {"file": ("path",), "command": ("unwrap",), "pkcs11": ("module", "token
 
 
 class KeyConfig(Strict):
-    """Where the passphrase comes from; by default VEILSCORE_KEY_PASSPHRASE_FILE or VEILSCORE_KEY_PASSPHRASE."""
+    """Says where the passphrase of the node's key comes from."""
 
-    source: Literal["default", "environment", "file", "prompt", "command", "pkcs11"] = "default"
-    variable: str = Field(default="VEILSCORE_KEY_PASSPHRASE", pattern=r"^[A-Z_][A-Z0-9_]*$")
-    path: Path | None = Field(default=None, description="file: mode 0600, best not on the disk of the home")
-    unwrap: tuple[str, ...] = Field(default=(), description="command: program and arguments: unwraps")
-    wrap: tuple[str, ...] = Field(default=(), description="command: the opposite; needed to make keys")
+    source: Literal["default", "environment", "file", "prompt", "command", "pkcs11"] = Field(
+        default="default",
+        description="default: the file named by VEILSCORE_KEY_PASSPHRASE_FILE, or VEILSCORE_KEY_PASSPHRASE",
+    )
+    variable: str = Field(
+        default="VEILSCORE_KEY_PASSPHRASE",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="environment: the variable with the passphrase",
+    )
+    path: Path | None = Field(default=None, description="file: mode 0600, first line, best not on the home's disk")
+    unwrap: tuple[str, ...] = Field(default=(), description="command: program and arguments that unwrap the passphrase")
+    wrap: tuple[str, ...] = Field(default=(), description="command: program and arguments that wrap it, to make keys")
     module: Path | None = Field(default=None, description="pkcs11: the token maker's shared library")
-    token: str | None = None
-    label: str | None = Field(default=None, description="pkcs11: of the AES key in the token")
-    pin_variable: str = Field(default="VEILSCORE_TOKEN_PIN", pattern=r"^[A-Z_][A-Z0-9_]*$")
+    token: str | None = Field(default=None, description="pkcs11: label of the token")
+    label: str | None = Field(default=None, description="pkcs11: label of the AES key in the token")
+    pin_variable: str = Field(
+        default="VEILSCORE_TOKEN_PIN",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="pkcs11: environment variable with the PIN",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -42,7 +53,7 @@ class KeyConfig(Strict):
         return self
 
     def open(self, home: Path) -> KeySource:
-        """Key source of a home; relative paths are relative to it."""
+        """Return the key source of a home, below which relative paths begin."""
         if self.source == "environment":
             return EnvironmentSource(self.variable)
         if self.source == "file":

@@ -1,4 +1,4 @@
-"""A node's own node.yaml: who it is, its data sets, its people, and its policy."""
+"""A node's own node.yaml says who it is, which data sets and people it has, and what its policy is."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
-from veilscore.keys.identity import Identity, current_folder, load_identity
-from veilscore.terms.federation import Federation, load_federation
 from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled, Training
+from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.settings import Strict, load
+from veilscore.terms.training import Training
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator"]
 
 
 class DatasetConfig(Strict):
-    """One entry of a node's catalogue: a file or a database table or query, and what its columns mean."""
+    """Names a data set of a node's catalogue (a file, or a table or query of a database) and what its columns mean."""
 
-    path: Path | None = Field(default=None, description="CSV or Parquet; relative paths are relative to the home")
-    url: str | None = Field(default=None, description="SQLAlchemy URL without password")
-    password_env: str | None = Field(None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="variable with the password")
-    table: str | None = None
-    query: str | None = None
-    id_column: ColumnName
-    label_column: ColumnName | None = None
-    weight_column: ColumnName | None = None
-    date_column: ColumnName | None = None
-    exclude: tuple[ColumnName, ...] = ()
+    path: Path | None = Field(default=None, description="CSV or Parquet file; a relative path begins at the home")
+    url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
+    password_env: str | None = Field(
+        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    )
+    table: str | None = Field(default=None, description="table of the database")
+    query: str | None = Field(default=None, description="SQL query, in place of table")
+    id_column: ColumnName = Field(description="column with the ids of firms")
+    label_column: ColumnName | None = Field(default=None, description="bank: column with the label, 1: bad, 0: good")
+    weight_column: ColumnName | None = Field(default=None, description="bank: column with weights of rows")
+    date_column: ColumnName | None = Field(default=None, description="bank: column with each row's day of observation")
+    exclude: tuple[ColumnName, ...] = Field(default=(), description="columns that are never used")
+    account: Name | None = Field(
+        default=None,
+        description="account that private jobs on it are charged to; null: its own",
+    )
 
     @field_validator("url")
     @classmethod
@@ -49,7 +54,7 @@ class DatasetConfig(Strict):
         return self
 
     def check_columns(self, p: Parameters, named: str) -> None:
-        """Refuse what needs a column with a meaning that the bank's data set does not name."""
+        """Refuse parameters that need a column (label, weight, date) which the bank's data set does not name."""
         if not isinstance(p, Sampled):
             return
         for needed, column, key in (
@@ -62,17 +67,13 @@ class DatasetConfig(Strict):
 
     @property
     def source(self) -> str | Path:
-        """What `ingest.read_table` takes; the password, if any, comes from the environment.
-
-        Do not print or log it.
-        """
+        """Return what `ingest.read_table` takes, with the password of a database: do not print or log it."""
         if self.path is not None:
             return self.path
         return database_url(self.url or "", self.password_env)
 
 
 def _without_password(url: str) -> str:
-    """Return `url` if it parses and holds no password; ValueError otherwise."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
@@ -86,7 +87,7 @@ def _without_password(url: str) -> str:
 
 
 def database_url(url: str, password_env: str | None) -> str:
-    """URL with the password of the environment variable put in; ConfigError if the variable is not set."""
+    """Return the URL with the password of the environment variable put in; ConfigError if the variable is not set."""
     if password_env is None:
         return url
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
@@ -98,45 +99,49 @@ def database_url(url: str, password_env: str | None) -> str:
 
 
 class NodeLimits(Strict):
-    """Bounds of what a node takes from peers and spends on a job."""
+    """Bounds what a node takes from peers and spends on a job."""
 
-    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400)
+    step_deadline_s: float = Field(default=3600, gt=0, le=7 * 86400, description="longest time of one step, seconds")
     max_jobs: int = Field(default=4, ge=1, le=64, description="jobs it computes for at one time")
 
 
 class AuditRules(Strict):
-    """What a bank keeps for an auditor (`veilscore.evidence.opening`); what is not kept cannot be audited."""
+    """Says what a bank keeps for an auditor; what is not kept cannot be audited."""
 
-    steps: tuple[Name, ...] | Literal["all"] = Field(
-        default="all", description="kinds of steps: align, bin, screen, train, boost, stack, evaluate, score"
-    )
-    days: int = Field(default=90, ge=1, description="older openings are deleted")
-    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt")
+    steps: tuple[Name, ...] | Literal["all"] = Field(default="all", description="steps whose openings are kept")
+    days: int = Field(default=90, ge=1, description="openings older than this many days are deleted")
+    max_mb: int = Field(default=8192, ge=1, description="longest record of one attempt at a step, MB")
     online_mb: int = Field(
-        default=8192, ge=0, description="of online scores together, about 0.2 MB a holder and score; 0: none are kept"
+        default=8192,
+        ge=0,
+        description="records of online scores together, MB, about 0.2 MB a holder and score; 0: none are kept",
     )
 
 
 class NodeConfig(Strict):
-    """A node's own node.yaml."""
+    """Says who a node is, which data sets and people it has, and what its policy is."""
 
-    name: Name
-    role: Literal["bank", "holder", "coordinator", "operator"]
-    federation: Path = Path("federation.yaml")
-    identity: Path = Path("identity")
+    name: Name = Field(description="name of the node, as in its certificate")
+    role: Literal["bank", "holder", "coordinator", "operator"] = Field(description="operator: a person, not a node")
+    federation: Path = Field(
+        default=Path("federation.yaml"), description="the federation file; a relative path begins at the home"
+    )
+    identity: Path = Field(default=Path("identity"), description="folder with key and certificate")
     listen: str | None = Field(default=None, description="host:port to bind, if not the federation's")
     operators: tuple[Name, ...] = Field(default=(), description="people who have every role here")
-    people: dict[Name, tuple[PersonRole, ...]] = Field(
-        default_factory=dict, description="people and their roles here: modeller, steward, auditor, operator"
+    people: dict[Name, tuple[PersonRole, ...]] = Field(default_factory=dict, description="people and their roles here")
+    works_at: Name | None = Field(default=None, description="operator: the party whose node this person works at")
+    key: KeyConfig = Field(default=KeyConfig(), description="where the passphrase of the node's key comes from")
+    state_url: str | None = Field(
+        default=None, description="coordinator: database of its jobs, SQLAlchemy URL without password; null: SQLite"
     )
-    works_at: Name | None = Field(default=None, description="operator: the party this person works for")
-    key: KeyConfig = KeyConfig()
-    state_url: str | None = Field(default=None, description="coordinator: SQLAlchemy URL; default SQLite")
-    state_password_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
-    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict)
-    policy: NodePolicy = NodePolicy()
-    limits: NodeLimits = NodeLimits()
-    audit: AuditRules = AuditRules()
+    state_password_env: str | None = Field(
+        default=None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    )
+    datasets: dict[Name, DatasetConfig] = Field(default_factory=dict, description="its catalogue, by name")
+    policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
+    limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
+    audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
 
     @field_validator("state_url")
     @classmethod
@@ -145,7 +150,7 @@ class NodeConfig(Strict):
 
 
 def load_node_config(home: Path | str) -> NodeConfig:
-    """node.yaml of a home; relative data paths become paths under the home."""
+    """Return node.yaml of a home, with relative paths put below the home."""
     home = Path(home)
     config = load(NodeConfig, home / "node.yaml", "node configuration")
     datasets = {
@@ -159,16 +164,3 @@ def load_node_config(home: Path | str) -> NodeConfig:
             "identity": home / config.identity,
         }
     )
-
-
-def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federation]:
-    """Identity and federation of a home, checked against its node.yaml."""
-    source = config.key.open(home)
-    identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
-    federation = load_federation(config.federation)
-    if (identity.name, identity.role) != (config.name, config.role):
-        raise ConfigError(
-            f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
-            f"of {identity.name} ({identity.role}); correct node.yaml or move the right identity there"
-        )
-    return identity, federation

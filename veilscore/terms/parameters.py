@@ -1,19 +1,15 @@
-"""Parameters of every task, as a user types them and all parties agree on them; names as in scikit-learn and XGBoost.
+"""Parameters of a job, as a user types them and all parties agree on them: what tasks share, scoring and screening.
 
-A task's parameters say which steps its jobs have, in order, and what in them tells more or less than usual. A subclass
-that names its `task` is found by that name in a job.
+A task's parameters say which steps its jobs have, in order, and what in them tells more or less than usual. Those of
+training tasks are in training.py; names are those of scikit-learn and XGBoost where these have one.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.terms.settings import Strict
 
@@ -21,434 +17,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Output = Literal["score", "band"]
-MAX_BANDS = 63
-MAX_CANDIDATES = 12
-MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
-
+MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
-
-
-class Parameters(Strict):
-    """What every task has. A subclass with a `task` of its own is what jobs of that task take."""
-
-    task: ClassVar[str] = ""
-    id_normaliser: str = Field(default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$")
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Let jobs of the subclass's task find it."""
-        super().__init_subclass__(**options)
-        if "task" in cls.__dict__:
-            PARAMETERS[cls.task] = cls
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Names of the steps of a job with these parameters, in order."""
-        raise NotImplementedError
-
-    @property
-    def opens(self) -> Output:
-        """What is opened to the bank of a row that is scored."""
-        return "score"
-
-    @property
-    def tells(self) -> dict[str, bool]:
-        """Options that change who learns what, by the names under which steps list what they tell besides."""
-        return {}
-
-
-class ChosenColumns(Strict):
-    """Which columns of one party take part: all (default), only `include`, or all but `exclude`."""
-
-    include: tuple[ColumnName, ...] | None = None
-    exclude: tuple[ColumnName, ...] = ()
-
-
-class Sampled(Parameters):
-    """What tasks have that bin columns on training rows and set others aside."""
-
-    max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column")
-    min_bin_fraction: float = Field(default=0.05, gt=0, le=0.5, description="smallest share of the rows in a bin")
-    holdout_fraction: float = Field(default=0.25, ge=0, lt=1, description="share of rows set aside before binning")
-    holdout_seed: int = Field(default=0, ge=0, lt=2**63)
-    holdout_from: dt.date | None = Field(default=None, description="rows from this date on are the hold-out")
-    columns: dict[Name, ChosenColumns] = Field(default_factory=dict, description="per party")
-
-
-class Training(Sampled):
-    """What every training task has: binning, hold-out, the scale of points, columns."""
-
-    holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS, bands on it")
-    holdout_output: Literal["score", "band"] = Field(
-        default="score", description="what the bank gets of a hold-out row; band: no score is opened to anyone"
-    )
-    base_score: float = Field(default=600, allow_inf_nan=False)
-    base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
-    pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
-    population_bad_rate: float | None = Field(default=None, gt=0, lt=1, description="prior correction")
-    points_decimals: int = Field(default=2, ge=0, le=3, description="decimals of released points")
-    calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
-    bands: dict[str, int] = Field(default_factory=dict, description="name of a band: its lowest score")
-    weights: bool = Field(default=False, description="use the bank's weight_column")
-    columns_from: ScreeningName | None = Field(
-        default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
-    )
-
-    @property
-    def fits(self) -> tuple[str, ...]:
-        """Steps between binning and evaluation."""
-        raise NotImplementedError
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The models that a job fits."""
-        return ()
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Align, bin, fit and, where the hold-out is scored, evaluate."""
-        has_holdout = self.holdout_from is not None or self.holdout_fraction > 0
-        return ("align", "bin", *self.fits, *(("evaluate",) if self.holdout_scores and has_holdout else ()))
-
-    @property
-    def opens(self) -> Output:
-        """What is opened to the bank of a hold-out row."""
-        return self.holdout_output
-
-    @property
-    def tells_order(self) -> bool:
-        """Whether the bank hears the order of the bins of holders' number columns."""
-        return False
-
-    @property
-    def tells_association(self) -> bool:
-        """Whether the bank hears how holders' columns are associated."""
-        return False
-
-    @model_validator(mode="after")
-    def _one_correction(self) -> Self:
-        if self.calibrate and self.population_bad_rate is not None:
-            raise ValueError("calibrate and population_bad_rate both set the level of PD; choose one")
-        return self
-
-    @model_validator(mode="after")
-    def _one_choice_of_columns(self) -> Self:
-        if self.columns_from is not None and any(chosen.include is not None for chosen in self.columns.values()):
-            raise ValueError("columns_from and columns.include both choose columns; leave one out (exclude may stay)")
-        return self
-
-    @field_validator("bands")
-    @classmethod
-    def _distinct_bands(cls, bands: dict[str, int]) -> dict[str, int]:
-        return _distinct(bands)
-
-    @model_validator(mode="after")
-    def _bands_of_the_holdout(self) -> Self:
-        if self.holdout_output == "band" and not self.bands:
-            raise ValueError("holdout_output: band needs bands, for example bands: {A: 600, B: 550}")
-        if self.holdout_output == "band" and self.calibrate:
-            raise ValueError("calibrate needs hold-out scores; with holdout_output: band set calibrate: false")
-        return self
-
-
-class TrainScorecard(Training):
-    """Parameters of `train_scorecard`: align, bin, train, evaluate."""
-
-    task: ClassVar[str] = "train_scorecard"
-    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
-    sign: Literal["positive"] | None = Field(default=None, description="'positive': no coefficient of the wrong sign")
-    C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
-    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
-    max_correlation: float | None = Field(default=None, gt=0, le=1)
-    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradient openings")
-    gradient_bits: int | None = Field(default=None, ge=8, le=40, description="None: ceil(log2 n) + 14")
-    standard_errors: bool = False
-
-    @property
-    def fits(self) -> tuple[str, ...]:
-        """One fit."""
-        return ("train",)
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The one model."""
-        return (Candidate(self.task, self, {}),)
-
-    @property
-    def tells_order(self) -> bool:
-        """Monotone WOE needs the order."""
-        return self.monotone
-
-    @property
-    def tells_association(self) -> bool:
-        """Selection by correlation needs it."""
-        return self.max_correlation is not None
-
-    @property
-    def tells(self) -> dict[str, bool]:
-        """Monotone WOE and standard errors tell more."""
-        return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
-
-
-class TrainBoosting(Training):
-    """Parameters of `train_boosting`: align, bin, boost, evaluate; named as in XGBoost where it has them."""
-
-    task: ClassVar[str] = "train_boosting"
-    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
-    min_bin_fraction: float = Field(default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin")
-    n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees")
-    max_depth: int = Field(default=4, ge=0, le=6, description="0: no limit but max_leaves")
-    max_leaves: int = Field(default=0, ge=0, le=1024, description="0: no limit but max_depth")
-    grow_policy: Literal["depthwise", "lossguide"] = "depthwise"
-    learning_rate: float = Field(default=0.1, gt=0, le=1)
-    reg_lambda: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="L2 of leaf weights")
-    gamma: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="least gain of a split")
-    min_child_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="least sum of h in a child")
-    min_leaf_rows: int = Field(default=30, ge=0, description="fewest rows in a child, kept by sum of h >= rows / 4")
-    subsample: float = Field(default=1.0, gt=0, le=1, description="share of rows that each tree is grown on")
-    colsample_bytree: float = Field(default=1.0, gt=0, le=1, description="share of each side's columns a tree may ask")
-    scale_pos_weight: float = Field(default=1.0, gt=0, le=1000, description="weight of bad rows")
-    max_delta_step: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="largest leaf weight; 0: any")
-    early_stopping_rounds: int | None = Field(default=None, ge=1, description="trees without improvement; None: off")
-    validation_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
-    )
-    monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
-        default_factory=dict, description="party.column: 1 or -1 (bank's columns), or auto: the direction of its WOE"
-    )
-    random_state: int = Field(default=0, ge=0, lt=2**63)
-    tree_columns: Literal["paired", "own"] = Field(
-        default="paired", description="a tree asks the bank's and one holder's columns, or one party's alone"
-    )
-    splits: Literal["sealed", "bounded"] = Field(
-        default="sealed", description="chosen on shares with sums of leaves opened alone, or from noised sums"
-    )
-    bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
-    noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
-    disclosure: float = Field(default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns")
-    ordered: bool = Field(default=True, description="bins of holders' numbers in order, else ranked by bad rate")
-
-    @property
-    def fits(self) -> tuple[str, ...]:
-        """One fit."""
-        return ("boost",)
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The one model."""
-        return (Candidate(self.task, self, {}),)
-
-    @property
-    def tells_order(self) -> bool:
-        """Bounded splits follow the order of values where it is told; sealed ones without telling it."""
-        return self.ordered and self.splits == "bounded"
-
-    @property
-    def tells(self) -> dict[str, bool]:
-        """The order of bins, and sums without bounds, tell more; sealed choice of splits tells less."""
-        return {
-            **super().tells,
-            "ordered": self.tells_order,
-            "unbounded": not self.bounds,
-            "sealed": self.splits == "sealed",
-        }
-
-    @model_validator(mode="after")
-    def _growth_ends(self) -> Self:
-        if self.max_depth == 0 and self.max_leaves == 0:
-            raise ValueError("max_depth: 0 needs max_leaves; without either a tree would never end")
-        if self.max_leaves == 1:
-            raise ValueError("max_leaves: a tree of one leaf says nothing; use 2 or more, or 0 for no limit")
-        return self
-
-    @model_validator(mode="after")
-    def _sealed_growth(self) -> Self:
-        leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
-        if self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
-            raise ValueError("lossguide, max_leaves and monotone_constraints need splits: bounded")
-        return self
-
-    @model_validator(mode="after")
-    def _noise_with_bounds(self) -> Self:
-        if self.bounds and self.noise_rows < MIN_NOISE_ROWS:
-            raise ValueError(f"noise_rows is below {MIN_NOISE_ROWS:g}: add noise, or set bounds: false")
-        return self
-
-    @model_validator(mode="after")
-    def _no_weights(self) -> Self:
-        if self.weights:
-            raise ValueError("weights: boosting takes no weights of rows; scale_pos_weight balances the classes")
-        return self
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A level-one model of a stack or a selection, fitted on all training rows and once without each fold.
-
-    Attributes
-    ----------
-    name : names its steps.
-    parameters : its own, with what all candidates share.
-    varied : the values that the grid varies.
-    """
-
-    name: str
-    parameters: TrainScorecard | TrainBoosting
-    varied: dict[str, Any]
-
-    @property
-    def task(self) -> str:
-        """The task that fits it."""
-        return self.parameters.task
-
-
-class TrainStack(Training):
-    """Parameters of `train_stack`: a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
-
-    task: ClassVar[str] = "train_stack"
-    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column")
-    min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
-    folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
-    fold_seed: int = Field(default=0, ge=0, lt=2**63)
-    scorecard: dict[str, Any] = Field(default_factory=dict, description="parameters of train_scorecard, by name")
-    boosting: dict[str, Any] = Field(default_factory=dict, description="parameters of train_boosting, by name")
-    own_scores: tuple[ColumnName, ...] = Field(
-        default=(), max_length=2, description="the bank's score columns that the stack takes in too, as their WOE"
-    )
-    fold_scores: bool = Field(default=False, description="open the out-of-fold score of each training row, for AUC")
-
-    @property
-    def fits(self) -> tuple[str, ...]:
-        """The counts of each fold, each candidate on all training rows and without each fold, and the stack."""
-        folds = [f"fold{f}" for f in range(1, self.folds + 1)]
-        each = (step for c in self.candidates for step in (c.name, *(f"{c.name}.{fold}" for fold in folds)))
-        return (*(f"bin.{fold}" for fold in folds), *each, "stack")
-
-    @property
-    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
-        """Which model the job files."""
-        return "stack"
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All level-one models, scorecards first."""
-        return (*self._candidates("scorecard", {}), *self._candidates("boosting", {}))
-
-    def _candidates(
-        self, kind: Literal["scorecard", "boosting"], grid: Mapping[str, tuple[Any, ...]]
-    ) -> tuple[Candidate, ...]:
-        own = self.scorecard if kind == "scorecard" else self.boosting
-        form = TrainScorecard if kind == "scorecard" else TrainBoosting
-        for name in (*own, *grid):
-            if name in Training.model_fields:
-                raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
-            if name in own and name in grid:
-                raise ValueError(f"{name} stands in {kind} and in {kind}_grid; leave one out")
-        if math.prod(len(values) for values in grid.values()) > MAX_CANDIDATES:
-            raise ValueError(f"{kind}_grid: at most {MAX_CANDIDATES} candidates in all")
-        common = {name: getattr(self, name) for name in Training.model_fields}
-        points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        return tuple(
-            Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
-            for i, point in enumerate(points, start=1)
-        )
-
-    @property
-    def tells_order(self) -> bool:
-        """Whether a candidate needs the order of bins."""
-        return any(c.parameters.tells_order for c in self.candidates)
-
-    @property
-    def tells_association(self) -> bool:
-        """Whether a candidate needs the association of columns."""
-        return any(c.parameters.tells_association for c in self.candidates)
-
-    @property
-    def tells(self) -> dict[str, bool]:
-        """What any candidate tells more, and the scores of training rows."""
-        every = [c.parameters.tells for c in self.candidates]
-        some = {name: any(t.get(name, False) for t in every) for name in ("monotone", "ordered", "unbounded")}
-        sealed = all(t.get("sealed", True) for t in every)
-        return {**super().tells, **some, "sealed": sealed, "folds": True, "fold_scores": self.fold_scores}
-
-    @model_validator(mode="after")
-    def _candidates_are_valid(self) -> Self:
-        if self.weights:
-            raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
-        if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
-            raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
-        return self
-
-
-class SelectModel(TrainStack):
-    """Parameters of `select_model`: as `train_stack`, for a small grid; files the model of the least loss on folds."""
-
-    task: ClassVar[str] = "select_model"
-    scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
-        default="best", description="best: the least loss on the folds, among all kinds"
-    )
-
-    @property
-    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
-        """Which model the job files."""
-        return self.choose
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All points of both grids, scorecards first."""
-        return (
-            *self._candidates("scorecard", self.scorecard_grid),
-            *self._candidates("boosting", self.boosting_grid),
-        )
-
-    @model_validator(mode="after")
-    def _small_grid(self) -> Self:
-        sizes = [len(values) for grid in (self.scorecard_grid, self.boosting_grid) for values in grid.values()]
-        if 0 in sizes or len(self.candidates) > MAX_CANDIDATES:
-            raise ValueError(f"a grid has at least one value a parameter, and {MAX_CANDIDATES} candidates in all")
-        return self
-
-
-class ScoreBatch(Parameters):
-    """Parameters of `score_batch`: score the firms of the bank's data set with a trained model."""
-
-    task: ClassVar[str] = "score_batch"
-    model: Name
-    on_missing: Literal["fail", "missing_code"] = Field(
-        "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
-    )
-    min_batch: int = Field(default=30, ge=1, description="fewer firms are refused")
-    model_sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; None: that of the first run"
-    )
-    output: Literal["score", "band"] = Field(
-        default="score", description="what the bank gets of a firm; band: no score is opened to anyone"
-    )
-    bands: dict[str, int] = Field(
-        default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
-    )
-
-    @property
-    def opens(self) -> Output:
-        """What is opened to the bank of a firm."""
-        return self.output
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Align, then score."""
-        return ("align", "score")
-
-    @field_validator("bands")
-    @classmethod
-    def _distinct_bands(cls, bands: dict[str, int]) -> dict[str, int]:
-        return _distinct(bands)
-
-    @model_validator(mode="after")
-    def _bands_with_output(self) -> Self:
-        if self.bands and self.output != "band":
-            raise ValueError("bands are given and output is score; set output: band, or leave them out")
-        return self
 
 
 def _distinct(bands: dict[str, int]) -> dict[str, int]:
@@ -459,21 +29,120 @@ def _distinct(bands: dict[str, int]) -> dict[str, int]:
     return bands
 
 
-class ScreenFeatures(Sampled):
-    """Parameters of `screen_features`: align, then measure all columns and choose which enter training."""
+BandLimits = Annotated[dict[str, int], AfterValidator(_distinct)]
 
-    task: ClassVar[str] = "screen_features"
-    min_iv: float = Field(default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped")
-    max_missing: float | None = Field(default=0.95, ge=0, le=1, description="largest share of missing values")
-    max_stability: float | None = Field(
-        default=0.25, gt=0, allow_inf_nan=False, description="largest population stability, training to hold-out"
+
+class Parameters(Strict):
+    """Every task has these.
+
+    A subclass with a `task` of its own is what jobs of that task take.
+    """
+
+    task: ClassVar[str] = ""
+    id_normaliser: str = Field(
+        default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="kind of id: uscc or text"
     )
-    max_correlation: float | None = Field(
-        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party"
-    )
-    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties together")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Enter the subclass in PARAMETERS, where jobs of its task find it."""
+        super().__init_subclass__(**options)
+        if "task" in cls.__dict__:
+            PARAMETERS[cls.task] = cls
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Align, then screen."""
+        """Return the names of the steps of a job with these parameters, in order."""
+        raise NotImplementedError
+
+    @property
+    def opens(self) -> Output:
+        """Return what is opened to the bank of a row that is scored."""
+        return "score"
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Return which options change who learns what, by the names under which steps list what they tell besides."""
+        return {}
+
+
+class ChosenColumns(Strict):
+    """Chooses which columns of one party take part: all (default), only `include`, or all but `exclude`."""
+
+    include: tuple[ColumnName, ...] | None = Field(default=None, description="only these columns; null: all")
+    exclude: tuple[ColumnName, ...] = Field(default=(), description="all but these columns")
+
+
+class Sampled(Parameters):
+    """Every task that bins columns on training rows and sets other rows aside has these too."""
+
+    max_bin: int = Field(default=20, ge=2, le=64, description="most bins of a column, beside that of missing values")
+    min_bin_fraction: float = Field(default=0.05, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    holdout_fraction: float = Field(default=0.25, ge=0, lt=1, description="share of rows set aside before binning")
+    holdout_seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed sets the same firms aside")
+    holdout_from: dt.date | None = Field(
+        default=None, description="rows from this day on are set aside instead (the bank's date_column)"
+    )
+    columns: dict[Name, ChosenColumns] = Field(
+        default_factory=dict, description="party: which of its columns take part"
+    )
+
+
+class ScoreBatch(Parameters):
+    """Scores the firms of the bank's data set with a trained model: steps align, score."""
+
+    task: ClassVar[str] = "score_batch"
+    model: Name = Field(description="name of the model: that of the job that trained it")
+    on_missing: Literal["fail", "missing_code"] = Field(
+        "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
+    )
+    min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
+    model_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; null: the one in the bank's home"
+    )
+    output: Literal["score", "band"] = Field(
+        default="score", description="what the bank gets of a firm; band: no score is opened to anyone"
+    )
+    bands: BandLimits = Field(
+        default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
+    )
+
+    @property
+    def opens(self) -> Output:
+        """Return what is opened to the bank of a firm."""
+        return self.output
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Return the two steps."""
+        return ("align", "score")
+
+    @model_validator(mode="after")
+    def _bands_with_output(self) -> Self:
+        if self.bands and self.output != "band":
+            raise ValueError("bands are given and output is score; set output: band, or leave them out")
+        return self
+
+
+class ScreenFeatures(Sampled):
+    """Measures all columns and chooses which enter training: steps align, screen."""
+
+    task: ClassVar[str] = "screen_features"
+    min_iv: float = Field(default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped")
+    max_missing: float | None = Field(
+        default=0.95, ge=0, le=1, description="largest share of missing values; null: any"
+    )
+    max_stability: float | None = Field(
+        default=0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest population stability, training to hold-out; null: any",
+    )
+    max_correlation: float | None = Field(
+        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party; null: any"
+    )
+    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties; null: any")
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Return the two steps."""
         return ("align", "screen")

@@ -1,8 +1,8 @@
-"""What people may do at a node: the one table of roles and calls.
+"""What people may do at a node stands in one table of roles and calls.
 
 A person is a member of the federation with role operator, so has a pinned certificate like a node; node.yaml of each
 node says which roles that person has there (`people`), and an entry under `operators` has all. A node's own key may
-do what the node may. The table is asked for every call, before the request is parsed; a call that is missing in it
+do what the node may. Every call is looked up in the table before its request is parsed; a call that is missing in it
 is refused to everybody but nodes, and a test fails.
 """
 
@@ -59,19 +59,19 @@ ACCESS: dict[str, frozenset[str]] = {
 
 
 def roles_of(node: NodeConfig, name: str) -> frozenset[str]:
-    """Roles of a person at the node of this configuration; none for a stranger."""
+    """Return the roles of a person at the node of this configuration; a stranger has none."""
     if name in node.operators:
         return frozenset(PERSON_ROLES)
     return frozenset(node.people.get(name, ()))
 
 
 def is_own(node: NodeConfig, peer: Member) -> bool:
-    """Whether the caller is the node itself, or a person with any role here."""
+    """Return whether the caller is the node itself, or a person with any role here."""
     return peer.name == node.name or (peer.role == "operator" and bool(roles_of(node, peer.name)))
 
 
 def sees_job(node: NodeConfig, peer: Member, bank: str, submitted_by: str) -> bool:
-    """Whether the caller may see a job at this coordinator: its bank, its submitter, or an auditor."""
+    """Return whether the caller may see a job at this coordinator: its bank, its submitter, or an auditor."""
     if peer.role != "operator":
         return peer.name == bank
     roles = roles_of(node, peer.name)
@@ -79,12 +79,7 @@ def sees_job(node: NodeConfig, peer: Member, bank: str, submitted_by: str) -> bo
 
 
 def check_person(node: NodeConfig, method: str, peer: Member) -> None:
-    """Refuse a call for which a person has no role.
-
-    Raises
-    ------
-    RefusedError : names the role that is needed, and where it is given.
-    """
+    """Refuse a call for which a person has no role; RefusedError names the role needed and where to give it."""
     needed = ACCESS.get(method, _NODES_ONLY)
     if peer.role != "operator" or needed is _ANY_MEMBER:
         return
@@ -102,5 +97,5 @@ def check_person(node: NodeConfig, method: str, peer: Member) -> None:
 
 
 def authoriser(node: NodeConfig) -> Callable[[str, Member], None]:
-    """`check_person` for one node, as the fabric asks it."""
+    """Return `check_person` for one node, in the form that the fabric calls."""
     return lambda method, peer: check_person(node, method, peer)

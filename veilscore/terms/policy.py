@@ -1,8 +1,8 @@
-"""What a node allows: one policy, asked by every path on which something is asked of the node.
+"""A node has one policy, and every path on which something is asked of the node goes through it.
 
-Whoever asks for a job, a step of one, a score, a band or a run of code becomes a `Request`, and `NodePolicy.allows`
-raises `RefusedError` with the reason that the asker may learn. What only one task knows (which options tell more) comes
-with the request as rules, from the records of the task's steps. Bounds that need the data (overlap, bin sizes, what was
+A job, a step of one, a score, a band or a run of code becomes a `Request`, and `NodePolicy.allows` raises
+`RefusedError` with the reason that the asker may learn. What only one task knows (which options tell more) comes with
+the request as rules, from the records of the task's steps. Bounds that need the data (overlap, bin sizes, what was
 released before) are checked by the step that has it.
 """
 
@@ -16,7 +16,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from veilscore.errors import RefusedError
+from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
+from veilscore.terms.privacy import Disclosure, PrivacyRules
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
@@ -25,12 +27,13 @@ SCORE_ONLINE, SANDBOX = "score_online", "sandbox"  # what is asked of a node bes
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a node, whatever the path.
+    """Says what is asked of a node, whatever the path.
 
     bank, purpose : None where the act has none, never because somebody left it out.
     task : of a job, or "score_online" or "sandbox".
-    opens : what the bank gets of single firms, "" if nothing; `to_get_bands` tells it how to ask for bands instead.
-    rules : raise RefusedError where the policy does not allow what the parameters ask for.
+    disclosure, mu : of a job that opens sums over rows; mu is what a private one may spend.
+    opens : what the bank gets of single firms, "" if nothing; to_get_bands : tells it how to ask for bands instead.
+    rules : each raises RefusedError where the policy does not allow what the parameters ask for.
     """
 
     bank: str | None
@@ -39,20 +42,22 @@ class Request:
     dataset: str = ""
     opens: Output | Literal[""] = ""
     to_get_bands: str = ""
+    disclosure: Disclosure | Literal[""] = ""
+    mu: float = 0.0
     rules: tuple[Callable[[NodePolicy], None], ...] = ()
 
 
 class NodePolicy(Strict):
-    """What jobs a node takes part in and what it lets others learn."""
+    """Says in which jobs a node takes part and what it lets others learn."""
 
-    accept: Literal["auto", "manual"] = "manual"
-    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes; empty: any")
-    tasks: tuple[str, ...] = Field(
-        default_factory=lambda: tuple(PARAMETERS), description="tasks it takes part in; default: all"
+    accept: Literal["auto", "manual"] = Field(
+        default="manual", description="manual: a person decides on what no agreement covers"
     )
+    purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
+    tasks: tuple[str, ...] = Field(default_factory=known_tasks, description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
-    min_overlap: int = Field(default=30, ge=1, description="fewer firms in common: refuse")
-    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin it shows")
+    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
+    min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
     publish_screening: bool = Field(
@@ -60,35 +65,48 @@ class NodePolicy(Strict):
     )
     allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
     boosting_bounds: Literal["required", "off"] = Field(
-        default="required", description="limits on what the sums that boosting opens may tell"
+        default="required", description="required: jobs limit what the sums that boosting opens tell (noise, budget)"
     )
     tell_split_columns: bool = Field(
-        default=True, description="tell the bank which anonymous column a sealed split of this node asks"
+        default=True, description="tell the bank which anonymous column a sealed split of this node uses"
     )
-    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of those sums, in rows")
-    max_disclosure: float = Field(default=1.0, gt=0, description="their largest budget, in rows times columns")
+    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of sums that boosting opens, in rows")
+    max_disclosure: float = Field(
+        default=1.0, gt=0, description="largest budget of the sums that a boosting job opens, in rows times columns"
+    )
     max_disclosure_total: float = Field(
         default=4.0, gt=0, description="the same for all boosting jobs on a data set together"
     )
     holdout_scores: Literal["allow", "refuse"] = Field(
-        default="allow", description="scores of hold-out rows to the bank"
+        default="allow", description="whether the bank may get scores of hold-out rows"
     )
     fold_scores: Literal["allow", "refuse"] = Field(
-        default="refuse", description="out-of-fold scores of training rows to the bank, in model selection"
+        default="refuse", description="whether the bank may get out-of-fold scores of training rows"
     )
-    allow_standard_errors: bool = False
-    disclose_unknown: bool = Field(default=False, description="tell the bank which firms are unknown here")
+    allow_standard_errors: bool = Field(
+        default=False, description="allow standard errors of coefficients, by further openings"
+    )
+    disclose_unknown: bool = Field(default=False, description="tell the bank which of its firms are unknown here")
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
-    online_scoring: bool = True
+    online_scoring: bool = Field(default=True, description="answer online scores of single firms")
     online_without_others: bool = Field(
         default=False, description="open its part of an online score although other holders are missing"
     )
     valid_from: dt.date | None = Field(default=None, description="before this day it takes part in nothing new")
     valid_to: dt.date | None = Field(default=None, description="after this day it takes part in nothing new")
     agreements: tuple[StandingRule, ...] = Field(default=(), description="with accept: manual, what needs no person")
-    consent: Literal["required", "off"] = Field(default="required", description="of a firm before it is scored")
-    consent_issuers: dict[Name, PublicKeyHex] = Field(default_factory=dict)
-    release: ReleaseRules = ReleaseRules()
+    consent: Literal["required", "off"] = Field(
+        default="required", description="required: a firm consents before it is scored"
+    )
+    consent_issuers: dict[Name, PublicKeyHex] = Field(
+        default_factory=dict, description="Ed25519 key of each issuer of consents"
+    )
+    release: ReleaseRules = Field(default=ReleaseRules(), description="what it lets out through scores")
+    privacy: PrivacyRules = Field(default=PrivacyRules(), description="what private jobs may tell of a firm, as mu")
+    exact_for: dict[Name, dt.date] = Field(
+        default_factory=dict,
+        description="bank: last day on which its jobs may be exact, which ends the promise",
+    )
 
     @field_validator("consent", "boosting_bounds", mode="before")
     @classmethod
@@ -96,10 +114,9 @@ class NodePolicy(Strict):
         return "off" if value is False else value  # YAML reads a bare off as false
 
     def allows(self, request: Request, node: str, today: dt.date | None = None) -> None:
-        """Refuse what this policy does not allow, whatever the path it is asked on.
+        """Refuse what this policy does not allow, whatever the path, with the first reason as RefusedError.
 
         node : name of the node whose policy this is; today : the day that counts, now by default.
-        Raises RefusedError with the first reason.
         """
         for holds, reason in (
             (
@@ -118,6 +135,10 @@ class NodePolicy(Strict):
             (
                 request.task not in PARAMETERS or request.task in self.tasks,
                 f"{node} does not allow task {request.task}",
+            ),
+            (
+                request.disclosure != "private" or request.mu <= self.privacy.job * (1 + 1e-9),
+                f"{node} lets a job spend mu {self.privacy.job:g} and this one asks for {request.mu:g}; lower mu",
             ),
             (
                 request.opens != "score" or not self.release.bands_only,

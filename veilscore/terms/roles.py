@@ -1,4 +1,4 @@
-"""Who learns what: the words in which each step of a task says it (`veilscore.tasks.task.Step.learns`).
+"""Each step of a task says in these words who learns what (`veilscore.tasks.task.Step.learns`).
 
 Every message kind stands there once for each role that receives it, with the form of its content: "ciphertext" and
 "hint" are ring-LWE samples, "masked" is uniform without another party's mask, "public" is sizes, order and hashes,
@@ -16,7 +16,7 @@ Form = Literal["ciphertext", "hint", "masked", "public", "opened"]
 
 @dataclass(frozen=True)
 class Leak:
-    """What one role gets from one kind of message.
+    """Says what one role gets from one kind of message.
 
     sealed : what it learns instead where boosting chooses splits sealed.
     only : sent only where this is released of a row.
@@ -33,13 +33,13 @@ class Leak:
 
 
 def hidden(to: PartyRole, form: Form, *kinds: str) -> tuple[Leak, ...]:
-    """Messages from which the receiver learns nothing."""
+    """Return one record for each kind of message from which the receiver learns nothing."""
     return tuple(Leak(kind, to, form) for kind in kinds)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """One row of the table that reports and `veilscore job plan` show."""
+    """A row of the table of who learns what, which reports and `veilscore job plan` show."""
 
     step: str
     bank: str

@@ -1,7 +1,7 @@
-"""The parts of a holder's policy that govern consent, releases and standing agreements (typed in node.yaml).
+"""The parts of a holder's policy that govern releases and standing agreements (typed in node.yaml).
 
-For example: `consent: required`, `consent_issuers: {portal: 64 hexadecimal digits of its Ed25519 key}`,
-`release: {output: score, min_batch: 30}`, `agreements: [{banks: [bank], purposes: [credit], valid_to: 2027-12-31}]`.
+For example: `release: {output: score, min_batch: 30}` and
+`agreements: [{banks: [bank], purposes: [credit], valid_to: 2027-12-31}]`.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ MOST_MODELS = 5  # default budget never above this, however many columns a holde
 
 
 class ReleaseRules(Strict):
-    """How much of its records a holder lets out through scores."""
+    """Bounds how much of its records a holder lets out through scores."""
 
     control: Literal["on", "off"] = Field(default="on", description="off: nothing is counted or refused here")
-    output: Literal["score", "band"] = Field(default="score", description="band: no scores leave")
+    output: Literal["score", "band"] = Field(default="score", description="what may leave of a firm; band: no scores")
     max_bands: int = Field(default=10, ge=1, le=63, description="with output: band, most bands with a name")
     min_band_width: float = Field(
-        default=0.25, ge=0, description="with output: band, narrowest band, in doublings of the odds (pdo)"
+        default=0.25, ge=0, description="narrowest band with output: band, in doublings of the odds"
     )
     models_per_firm: int | None = Field(
-        default=None, ge=1, description="distinct models a firm is scored by; None: a quarter of the columns, at most 5"
+        default=None, ge=1, description="distinct models a firm is scored by; null: a quarter of the columns, at most 5"
     )
     evaluations_per_firm: int | None = Field(
-        default=None, ge=1, description="the same with hold-out scores of training; None: half of the columns"
+        default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
     )
-    repeats_per_model: int = Field(default=2, ge=0, description="openings of a firm and model after the first")
-    window_days: float = Field(default=365, gt=0, description="releases older than this no longer count")
-    min_batch: int = Field(default=30, ge=1, description="fewer firms in a batch: refuse")
+    repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
+    window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
+    min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
     min_difference: int = Field(
         default=30, ge=1, description="a batch differs from each earlier one of its model by none or this many firms"
     )
-    online_per_hour: int = Field(default=20_000, ge=1, description="single firms a bank may score")
-    batches_per_day: int = Field(default=50, ge=1, description="batches a bank may score")
+    online_per_hour: int = Field(default=20_000, ge=1, description="single firms that a bank may score in an hour")
+    batches_per_day: int = Field(default=50, ge=1, description="batches that a bank may score in a day")
 
     @property
     def bands_only(self) -> bool:
-        """Whether scores are kept back."""
+        """Return whether scores are kept back."""
         return self.control == "on" and self.output == "band"
 
     def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
-        """Refuse bands that would tell too much; `units` in one point, `pdo` points double the odds.
+        """Refuse bands that would tell too much, with a reason that the bank may learn.
 
-        Raises RefusedError with what the bank may learn of the reason.
+        units : in one point; pdo : points that double the odds.
         """
         if not self.bands_only:
             return
@@ -68,23 +68,23 @@ class ReleaseRules(Strict):
             )
 
     def models_allowed(self, n_columns: int) -> int:
-        """Most distinct models a firm is scored by."""
+        """Return by how many distinct models a firm may be scored."""
         return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
 
     def evaluations_allowed(self, n_columns: int) -> int:
-        """Most distinct models a firm is scored by, hold-out scores included."""
+        """Return by how many distinct models a firm may be scored, hold-out scores included."""
         return max(self.models_allowed(n_columns), self.evaluations_per_firm or max(2, n_columns // 2))
 
 
 class StandingRule(Strict):
-    """Jobs that are accepted without asking a person; empty lists mean any."""
+    """Covers jobs that are accepted without asking a person; empty lists mean any."""
 
-    banks: tuple[RuleName, ...] = ()
-    purposes: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    datasets: tuple[RuleName, ...] = ()
-    valid_from: dt.date | None = None
-    valid_to: dt.date | None = None
+    banks: tuple[RuleName, ...] = Field(default=(), description="banks; empty: any")
+    purposes: tuple[str, ...] = Field(default=(), description="purposes, word for word; empty: any")
+    tasks: tuple[str, ...] = Field(default=(), description="tasks; empty: any")
+    datasets: tuple[RuleName, ...] = Field(default=(), description="data sets of this node; empty: any")
+    valid_from: dt.date | None = Field(default=None, description="first day on which the rule holds")
+    valid_to: dt.date | None = Field(default=None, description="last day on which the rule holds")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -93,11 +93,11 @@ class StandingRule(Strict):
         return self
 
     def covers(self, bank: str, purpose: str, task: str, dataset: str, today: dt.date) -> bool:
-        """Whether a job falls under this rule."""
+        """Return whether a job falls under this rule."""
         named = ((self.banks, bank), (self.purposes, purpose), (self.tasks, task), (self.datasets, dataset))
         return in_period(self.valid_from, self.valid_to, today) and all(not some or one in some for some, one in named)
 
 
 def in_period(first: dt.date | None, last: dt.date | None, today: dt.date) -> bool:
-    """Whether `today` is in a period whose ends are included and may be open."""
+    """Return whether `today` is in a period whose ends are included and may be open."""
     return (first is None or first <= today) and (last is None or today <= last)

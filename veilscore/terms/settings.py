@@ -1,4 +1,4 @@
-"""How files that a user writes (job, node, policy) are read: strictly, with errors that name the key.
+"""Files that a user writes (job, node, policy) are read strictly, with errors that name the key; so is JSON of others.
 
 YAML is read without custom tags, aliases (they can grow without bound) or doubled keys; unknown keys are
 refused and the nearest known one is named.
@@ -7,6 +7,8 @@ refused and the nearest known one is named.
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from veilscore.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
+_LONGEST_NUMBER = 400  # a double has at most 309 digits before the point; 1:1:1... of base 60 takes quadratic time
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 
 
 class Strict(BaseModel):
-    """Base of every model that a user types: frozen, no unknown keys."""
+    """Base of every model that a user types: it is frozen and refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -30,14 +34,18 @@ class Strict(BaseModel):
             known = list(cls.model_fields)
             for key in data:
                 if key not in known:
-                    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                    raise ValueError(f"unknown key {str(key)[:60]!r}; {hint}")
+                    raise ValueError(f"unknown key {str(key)[:60]!r}; {nearest(str(key), known)}")
         return data
 
 
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return the known word that somebody may have meant, as a question, or all of them."""
+    near = difflib.get_close_matches(word[:200], known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that also refuses aliases and doubled keys."""
+    """Safe loader that also refuses aliases, doubled keys, and values that cannot be what they look like."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
@@ -45,9 +53,19 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - signature of the base class
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_NUMBER and node.tag in _NUMBERS:
+            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            # what PyYAML raises of 2026-99-99, 0b_, !!bool x and the like
+            problem = f"a value cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - signature of the base class
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # a scalar may be tagged !!map
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str):
                 if key in seen:
@@ -61,16 +79,10 @@ class _StrictLoader(yaml.SafeLoader):
 S = TypeVar("S", bound=BaseModel)
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """Parse a YAML mapping.
-
-    Raises
-    ------
-    ConfigError
-        not YAML, too long, not a mapping; the message names `source` and the line.
-    """
-    if len(text.encode()) > MAX_YAML_BYTES:
-        raise ConfigError(f"{source}: longer than {MAX_YAML_BYTES} bytes")
+def parse_yaml(text: str, source: str, most_bytes: int = MAX_YAML_BYTES) -> dict[str, Any]:
+    """Return the mapping that a YAML text holds; for any other text a ConfigError names `source` and the line."""
+    if len(text.encode(errors="surrogatepass")) > most_bytes:
+        raise ConfigError(f"{source}: longer than {most_bytes} bytes")
     try:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
@@ -82,8 +94,16 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     return data
 
 
+def parse_json(data: bytes | str) -> Any:
+    """Return the value of JSON text from anywhere; ValueError for any other text, also for one nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
 def parse(model: type[S], data: object, source: str) -> S:
-    """Validate `data` as `model`; every problem becomes one line of a `ConfigError`."""
+    """Return `data` validated as `model`; a ConfigError has every problem."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -91,19 +111,18 @@ def parse(model: type[S], data: object, source: str) -> S:
 
 
 def explain(error: ValidationError) -> list[str]:
-    """One readable line a problem: the path of the key, then what is wrong."""
+    """Return one readable line a problem: the path of the key (the first of a list is 1), then what is wrong."""
     lines = []
     for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "missing":
-            text = "is missing"
+        where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in item["loc"])
+        plain = {"missing": "is missing", "extra_forbidden": "unknown key"}
+        text = plain.get(item["type"], item["msg"].removeprefix("Value error, "))
         lines.append(f"{where}: {text}" if where else text)
     return lines
 
 
 def read_text(path: Path, what: str) -> str:
-    """Text of a file the user names; ConfigError with `what` it should have been otherwise."""
+    """Return the text of a file that the user names; ConfigError says `what` it should have been."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -113,5 +132,5 @@ def read_text(path: Path, what: str) -> str:
 
 
 def load(model: type[S], path: Path, what: str) -> S:
-    """Read and validate one YAML file."""
+    """Return one YAML file, validated as `model`; ConfigError names the key at fault."""
     return parse(model, parse_yaml(read_text(path, what), str(path)), str(path))

@@ -7,14 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BinBankRound1(_message.Message):
-    __slots__ = ("n_samples", "train_mask", "n_train")
+    __slots__ = ("n_samples", "train_mask", "n_train", "max_bin", "rows_per_firm")
     N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TRAIN_MASK_FIELD_NUMBER: _ClassVar[int]
     N_TRAIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_BIN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_FIRM_FIELD_NUMBER: _ClassVar[int]
     n_samples: int
     train_mask: bytes
     n_train: int
-    def __init__(self, n_samples: _Optional[int] = ..., train_mask: _Optional[bytes] = ..., n_train: _Optional[int] = ...) -> None: ...
+    max_bin: int
+    rows_per_firm: int
+    def __init__(self, n_samples: _Optional[int] = ..., train_mask: _Optional[bytes] = ..., n_train: _Optional[int] = ..., max_bin: _Optional[int] = ..., rows_per_firm: _Optional[int] = ...) -> None: ...
 
 class BinHolderRound1(_message.Message):
     __slots__ = ("columns", "n_codes", "counts", "holdout_counts", "ordered", "missing_code", "association", "map_hash")
@@ -183,3 +187,69 @@ class TrainHolderGradient(_message.Message):
     reply: bytes
     rounded: bytes
     def __init__(self, reply: _Optional[bytes] = ..., rounded: _Optional[bytes] = ...) -> None: ...
+
+class ResidualHolderColumns(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: int
+    def __init__(self, columns: _Optional[int] = ...) -> None: ...
+
+class ResidualBankTables(_message.Message):
+    __slots__ = ("product_public", "x_enc", "moments")
+    PRODUCT_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    X_ENC_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    product_public: bytes
+    x_enc: _containers.RepeatedScalarFieldContainer[bytes]
+    moments: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, product_public: _Optional[bytes] = ..., x_enc: _Optional[_Iterable[bytes]] = ..., moments: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ResidualHolderHints(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ResidualBankLookup(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ResidualBankBlock(_message.Message):
+    __slots__ = ("part", "parts", "ciphertexts")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ResidualHolderBlock(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ResidualHolderOpened(_message.Message):
+    __slots__ = ("reply", "gradient", "moments")
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    reply: bytes
+    gradient: bytes
+    moments: bytes
+    def __init__(self, reply: _Optional[bytes] = ..., gradient: _Optional[bytes] = ..., moments: _Optional[bytes] = ...) -> None: ...

@@ -1,1 +1,1 @@
-"""Messages, how they travel, and where secrets come from."""
+"""Protocols as generators, the driver that runs them, how messages travel, and where secrets come from."""

@@ -1,4 +1,4 @@
-"""Drive roles that call and are called (`Call`, `Serve`): what is asked for one firm, between nodes or in memory.
+"""Drives roles that call and are called (`Call`, `Serve`): what is asked for one firm, between nodes or in memory.
 
 Roles compute where they are driven, in the event loop: from one command to the next they take microseconds, where a
 turn in another thread would cost as much as the rest. What takes longer they yield as `Work`.
@@ -23,17 +23,15 @@ PATIENCE_S = 10.0
 
 
 class MakeCall(Interface):
-    """Calls a peer: `veilscore.fabric.grpc_channel.Fabric.call`, or in memory the role of the peer."""
+    """Calls a peer: `veilscore.fabric.fabric.Fabric.call`, or in memory the role of the peer."""
 
     def __call__(self, to: str, method: str, request: Any, reply: type[Any], /, *, timeout_s: float) -> Awaitable[Any]:
-        """Reply of the peer; raises its error."""
+        """Return the reply of the peer, or raise its error."""
 
 
-class Caller:
+class Calls:
     """What roles at one party call others with, and where their work is done.
 
-    Parameters
-    ----------
     call : makes a call; its method has the name of the request's type.
     do : does work that holds up nobody else: in a thread of the party.
     """
@@ -43,7 +41,7 @@ class Caller:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def perform(self, command: Command) -> Any:
-        """Do what a role has yielded; returns what it waits for."""
+        """Do what a role has yielded, and return what it waits for."""
         if isinstance(command, Call):
             method = type(command.request).__name__
             return await self._call(command.to, method, command.request, command.reply, timeout_s=command.timeout_s)
@@ -96,7 +94,7 @@ def _raise_the_first_error(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.result()
 
 
-async def run_calls(role: Protocol[R], caller: Caller) -> R:
+async def run_calls(role: Protocol[R], caller: Calls) -> R:
     """Drive a role that calls others and is not called, to its end."""
     answer, failure = None, None
     with contextlib.closing(role):
@@ -121,12 +119,10 @@ class Served(Generic[R]):
 
     A caller that gives up does not stop the role in the middle of an answer.
 
-    Attributes
-    ----------
     ended : whether the role has returned or failed; it then answers nothing any more.
     """
 
-    def __init__(self, role: Protocol[R], caller: Caller) -> None:
+    def __init__(self, role: Protocol[R], caller: Calls) -> None:
         self._role, self._caller = role, caller
         self._lock = asyncio.Lock()
         self._serve: Serve | None = None
@@ -136,26 +132,19 @@ class Served(Generic[R]):
         self.ended = False
 
     async def ask(self, sender: str, request: Message, end_s: float | None = None, late: str = "") -> Any:
-        """Hand a call to the role; returns its answer, or where the role ends without one its result.
+        """Hand a call to the role; return its answer, or where the role ends without one its result.
 
-        Parameters
-        ----------
         end_s : time of the event loop at which the role is told that it is late, where it waits.
 
-        Raises
-        ------
-        RoleEndedError : it ended while the call waited for its turn.
-        ProtocolError : it waits for no call of this kind now.
-        VeilscoreError : what the role refuses it with, or fails with.
+        Raises RoleEndedError where it ended while the call waited for its turn, ProtocolError where it waits for no
+            call of this kind now, and what the role refuses the call with or fails with.
         """
         return await asyncio.shield(self._caller.begin(self._ask(sender, request, end_s, late)))
 
     def put(self, sender: str, message: Message) -> None:
         """Keep a message of another party until the role receives it; the same again changes nothing.
 
-        Raises
-        ------
-        ProtocolError : it sent another one before.
+        Raises ProtocolError where it sent another one before.
         """
         if self._inbox.setdefault(sender, message) != message:
             raise ProtocolError(
@@ -202,7 +191,7 @@ class Served(Generic[R]):
                     failure = error
 
     def _next(self, answer: Any, failure: VeilscoreError | None) -> Command | None:
-        """What the role yields next; None at its end."""
+        """Return what the role yields next; None at its end."""
         try:
             return self._role.send(answer) if failure is None else self._role.throw(failure)
         except StopIteration as stop:

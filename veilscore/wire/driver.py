@@ -10,8 +10,8 @@ from typing import Protocol as Interface
 
 from google.protobuf.message import Message
 
-from veilscore.errors import VeilscoreError
-from veilscore.wire.protocol import Progress, Protocol, Receive, Send, Session, decode, encode
+from veilscore.errors import ProtocolError, VeilscoreError
+from veilscore.wire.protocol import Charge, Progress, Protocol, Receive, Send, Session, decode, encode
 from veilscore.wire.transcript import Transcript
 
 _SENT_AHEAD = 4
@@ -37,13 +37,15 @@ async def run(
     transcript: Transcript | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
+    spend: Callable[[Charge], None] | None = None,
 ) -> R:
     """Drive one role over a channel until it returns; errors leave with session and party.
 
-    The generator computes in a worker thread, so that a node goes on answering while it works.
+    The generator computes in a worker thread, so that a node goes on answering while it works. A role that opens
+    something of a holder's records needs `spend`, which writes the charge down or refuses it.
     """
     try:
-        return await _drive(protocol, channel, session, transcript or Transcript(), progress, checkpoint)
+        return await _drive(protocol, channel, session, transcript or Transcript(), progress, checkpoint, spend)
     except VeilscoreError as error:
         error.session, error.party = error.session or session.id, error.party or session.party
         raise
@@ -56,6 +58,7 @@ async def _drive(
     transcript: Transcript,
     progress: Callable[[Progress], None] | None,
     checkpoint: Callable[[dict[str, Any]], None] | None,
+    spend: Callable[[Charge], None] | None,
 ) -> R:
     role, outbox = _Role(protocol, session, transcript), _Outbox(channel)
     asked, arrived = None, b""
@@ -70,6 +73,10 @@ async def _drive(
             elif isinstance(command, Progress):
                 if progress:
                     progress(command)
+            elif isinstance(command, Charge):
+                if spend is None:
+                    raise ProtocolError(f"nobody keeps an account of what is opened here ({command.opening})")
+                await asyncio.to_thread(spend, command)
             else:
                 await outbox.flush()
                 if finished:

@@ -1,8 +1,7 @@
-"""How one message is cut for the wire: a header, then its bytes in pieces of at most 1 MiB. No I/O.
+"""Cuts one message for the wire into a header and pieces of at most 1 MiB, and puts it together again; no I/O.
 
-Source: protos/veilscore/v1/wire.proto (`Chunk`, `Header`).
-Assumes: every byte comes from a peer who may lie; sizes are counted as pieces arrive, the digest is checked
-last.
+Source: protos/veilscore/v1/wire.proto (`Chunk`, `Header`). Every byte comes from a peer who may lie, so sizes are
+counted as pieces arrive, and the digest is checked last.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _KIND_OF_FIELD: dict[int, str] = {
 
 
 def kind_of(payload: bytes) -> str:
-    """Name of the message type in a serialised `Body`, from its first tag; nothing else is parsed."""
+    """Return the name of the message type in a serialised `Body`; only its first tag is read."""
     tag = 0
     for position, byte in enumerate(payload[:4]):
         tag |= (byte & 0x7F) << (7 * position)
@@ -47,7 +46,7 @@ def parse(kind: type[M], data: bytes, sender: str) -> M:
 
 
 def data_prefix(size: int) -> bytes:
-    """First bytes of `Chunk(data=...)`: joined to the data they save two copies of it."""
+    """Return the first bytes of `Chunk(data=...)`: joining them to the data saves two copies of it."""
     return b"\x12" + varint(size)
 
 
@@ -81,7 +80,7 @@ def pieces(header: wire_pb2.Header, payload: bytes) -> Iterator[bytes]:
 
 
 class Assembly:
-    """One message while its pieces arrive, counted as they come: no more than was declared is kept."""
+    """One message while its pieces arrive; no more than its header declared is kept."""
 
     def __init__(self, header: wire_pb2.Header) -> None:
         self._header = header
@@ -98,7 +97,7 @@ class Assembly:
         self._buffer.write(piece)
 
     def finish(self) -> Payload:
-        """Whole message; MessageError if it is shorter than declared or its digest differs."""
+        """Return the whole message; MessageError if it is shorter than declared or its digest differs."""
         if self._buffer.tell() != self._header.size_bytes:
             raise self._wrong(f"truncated: {self._buffer.tell()} of {self._header.size_bytes} bytes arrived")
         digest = self._hash.digest()

@@ -1,11 +1,11 @@
-"""What has arrived in one session and waits to be read: order, repeats and a bound on memory. No I/O.
+"""Holds what has arrived in one session and waits to be read: order, repeats and a bound on memory; no I/O.
 
 Rules, for each sender of a session:
-1. sequences count from 0 without gaps; one that is too early is refused (senders wait for each
-   acknowledgement, so a gap means that a node was restarted within a step);
-2. a repeat with the same digest is acknowledged and dropped, with another digest it is refused;
-3. unread bytes of a session stay below `Limits.inbox_bytes`; a sender waits for space, except that a message
-   somebody is already waiting for always gets in (otherwise a full inbox could wait for itself).
+1. Sequences count from 0 without gaps; one that is too early is refused (senders wait for each acknowledgement, so a
+   gap means that a node was restarted within a step).
+2. A repeat with the same digest is acknowledged and dropped, one with another digest is refused.
+3. Unread bytes of a session stay below `WireLimits.inbox_bytes`; a sender waits for space, except that a message that
+   somebody already waits for always gets in (otherwise a full inbox could wait for itself).
 All methods belong to the event loop's thread.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from veilscore.errors import ConfigError, PeerError, ProtocolError
@@ -24,35 +24,22 @@ MIB = 1 << 20
 
 
 class QueueFullError(PeerError):
-    """The reader is too slow: no space in the inbox before the deadline. The sender may try again."""
+    """The reader was too slow: there was no space in the inbox before the deadline, and the sender may try again."""
 
 
 @dataclass(frozen=True)
 class WireLimits:
-    """Bounds on sizes and times of the fabric; sizes in bytes, times in seconds.
+    """Bounds on sizes (bytes) and times (seconds) of the fabric."""
 
-    Parameters
-    ----------
-    message_bytes : one protocol message.
-    inbox_bytes : unread messages of one session, all senders.
-    control_bytes : one request or reply of the control plane.
-    retry_s : how long a message is retried before the peer counts as lost.
-    receive_timeout_s : how long a step waits for a peer's next message.
-    deliver_timeout_s : one attempt at a message, plus one second for each MiB.
-    queue_wait_s : how long a full inbox makes a sender wait before it is told so.
-    connect_timeout_s : first contact before a stream.
-    clock_skew_s : largest difference between two nodes' clocks.
-    """
-
-    message_bytes: int = 256 * MIB
-    inbox_bytes: int = 256 * MIB
-    control_bytes: int = 16 * MIB
-    retry_s: float = 120.0
-    receive_timeout_s: float = 600.0
-    deliver_timeout_s: float = 60.0
-    queue_wait_s: float = 20.0
-    connect_timeout_s: float = 10.0
-    clock_skew_s: float = 300.0
+    message_bytes: int = 256 * MIB  # one protocol message
+    inbox_bytes: int = 256 * MIB  # unread messages of one session, from all senders
+    control_bytes: int = 16 * MIB  # one request or reply of the control plane
+    retry_s: float = 120.0  # how long a message is retried before the peer counts as lost
+    receive_timeout_s: float = 600.0  # how long a step waits for a peer's next message
+    deliver_timeout_s: float = 60.0  # one attempt at a message, plus one second for each MiB
+    queue_wait_s: float = 20.0  # how long a full inbox makes a sender wait before it is told so
+    connect_timeout_s: float = 10.0  # first contact before a stream
+    clock_skew_s: float = 300.0  # largest difference between two nodes' clocks
 
     def __post_init__(self) -> None:
         """Refuse limits that cannot work together."""
@@ -63,7 +50,7 @@ class WireLimits:
             )
 
     def attempt_s(self, size_bytes: int) -> float:
-        """Deadline of one attempt at a message of this size, seconds."""
+        """Return the deadline of one attempt at a message of this size, in seconds."""
         return self.deliver_timeout_s + size_bytes / MIB
 
 
@@ -77,7 +64,7 @@ class _Sender:
 
 
 class Inbox:
-    """Messages of one session for one party."""
+    """Holds the messages of one session for one party."""
 
     def __init__(self, session: str, limits: WireLimits) -> None:
         self.session = session
@@ -136,7 +123,7 @@ class Inbox:
             self._wake()
 
     def put(self, header: wire_pb2.Header, payload: bytes) -> bool:
-        """Store a complete message; returns True if it was there already."""
+        """Store a complete message; return True if it was there already."""
         if self.has_it(header):
             return True
         known = self._senders[header.sender]
@@ -148,7 +135,7 @@ class Inbox:
         return False
 
     async def get(self, sender: str, timeout_s: float) -> bytes:
-        """Next message from `sender`; PeerError if none comes within `timeout_s` or the session is closed."""
+        """Return the next message from a sender; PeerError if none comes in time or the session is closed."""
         known = self._senders.setdefault(sender, _Sender())
         known.readers += 1
         self._wake()
@@ -167,7 +154,7 @@ class Inbox:
         return payload
 
     def close(self, reason: str) -> None:
-        """Drop what is unread and wake everybody; last digests stay, to acknowledge a late repeat."""
+        """Drop what is unread and wake all who wait; the last digests stay, so that a late repeat is acknowledged."""
         self.closed = reason
         for known in self._senders.values():
             self.used_bytes -= sum(map(len, known.queue))
@@ -177,25 +164,20 @@ class Inbox:
         self._wake()
 
     async def _until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `ready`; False when the time is over."""
+        """Wait until `ready`, and return False when the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while True:
                     self.check_open()
                     if ready():
                         return True
-                    with self._waiter() as waiter:
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                    try:
                         await waiter
+                    finally:
+                        self._waiters.discard(waiter)
         return False
-
-    @contextlib.contextmanager
-    def _waiter(self) -> Iterator[asyncio.Future[None]]:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            yield waiter
-        finally:
-            self._waiters.discard(waiter)
 
     def _wake(self) -> None:
         for waiter in self._waiters:

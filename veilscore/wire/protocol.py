@@ -1,8 +1,8 @@
 """Protocols as state machines without I/O; `veilscore.wire.driver` and `veilscore.wire.calls` run them.
 
-A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`) and returns its
-result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it waits for
-is part of the state: any other message, a message from another session or out of order raises.
+A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`, `Charge`) and
+returns its result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it
+waits for is part of the state: any other message, a message from another session or out of order raises.
 
 Steps of jobs send and receive in a session. What is asked for one firm goes by calls between nodes, each with its
 reply: the caller's role yields `Call`, the role that is called `Serve` and then `Send` or `Refuse`; several at once are
@@ -11,9 +11,10 @@ reply: the caller's role yields `Call`, the role that is called `Serve` and then
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from google.protobuf.message import DecodeError, Message
 
@@ -76,6 +77,27 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+Rows = Literal["train", "holdout", "all"]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Write down what the next opening costs at this holder; the role goes on once that is done.
+
+    opening : names it in the account, the log and reports.
+    rows : which rows it is a sum over; a firm's training and hold-out rows are never the same.
+    mu2 : square of mu (`veilscore.terms.privacy`).
+    """
+
+    opening: str
+    rows: Rows
+    mu2: float
+
+    def sigma(self, sensitivity: float) -> float:
+        """Deviation of the noise that sums of this sensitivity need."""
+        return sensitivity / math.sqrt(self.mu2)
+
+
 @dataclass(frozen=True)
 class Call:
     """Send `request` to the party named `to` and wait for its reply, of type `reply`.
@@ -123,7 +145,7 @@ class Together:
     enough: str = ""
 
 
-Command = Send | Receive | Progress | Checkpoint | Call | Serve | Refuse | Work | Together
+Command = Send | Receive | Progress | Checkpoint | Charge | Call | Serve | Refuse | Work | Together
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
 Protocol = Generator[Command, Any, R]
@@ -159,8 +181,6 @@ def together(parts: Mapping[str, Protocol[R]], enough: str = "") -> Generator[Co
 
     The first error ends the others where they wait, and is raised here.
 
-    Parameters
-    ----------
     enough : the part whose end is waited for; the others then go on, and nobody looks at what becomes of them. Empty:
         all are waited for.
     """
@@ -240,8 +260,6 @@ def unpack_fields(data: bytes, n_fields: int) -> tuple[bytes, ...]:
 class Session:
     """One run of one step: who takes part, and the labels that separate its hashes and keys from all others.
 
-    Parameters
-    ----------
     id : "job/step/attempt", unique for ever.
     party : this party's name.
     bank : the label holder's name.

@@ -1,4 +1,4 @@
-"""Where secrets come from: the operating system, or one seed that a role is committed to, so that it can be replayed.
+"""Draws secrets from the operating system, or from one seed that a role is committed to, so that it can be replayed.
 
 A role that runs under `replayable` draws everything from its seed; `secret_bytes` is the one place that all code with
 secrets calls. Each draw is SHAKE-256 of the seed and a counter, so what one draw takes does not move the next; work
@@ -27,7 +27,7 @@ _DERIVED = b"veilscore/1 seed of\0"
 
 
 class _Seeded:
-    """Numbered draws from one seed; usable from any thread, in one process only."""
+    """Draws secrets by number from one seed, for any thread of one process."""
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
@@ -75,12 +75,12 @@ def in_order(work: Callable[[], R]) -> Callable[[], R]:
 
 
 def derived(seed: bytes, label: str) -> bytes:
-    """Return the seed of one purpose out of a seed; those of other labels say nothing of it."""
+    """Return the seed of one purpose out of a seed; the seeds of other labels say nothing of it."""
     return hashlib.shake_256(_DERIVED + seed + label.encode()).digest(SEED_BYTES)
 
 
 def seeded(seed: bytes, work: Callable[[], R]) -> R:
-    """Do `work` with all its secrets from `seed`; the same seed gives the same again."""
+    """Do `work` with all its secrets drawn from `seed`; the same seed gives the same result again."""
     return _under(_Seeded(seed), work)
 
 

@@ -1,4 +1,4 @@
-"""What a party saw of a session: each message by its digest, and its content where somebody keeps it."""
+"""Records what a party saw of a session: each message by its digest, and its content where somebody keeps it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Payload(bytes):
 
     @classmethod
     def checked(cls, data: bytes | memoryview, digest: bytes) -> Payload:
-        """Bytes whose digest is known."""
+        """Return the bytes of a message whose digest was compared already."""
         payload = cls(data)
         payload.digest = digest
         return payload
 
 
 def sha256_of(payload: bytes) -> bytes:
-    """SHA-256 of a message, not taken again where it was."""
+    """Return the SHA-256 of a message, without taking it again where it is known."""
     return payload.digest if isinstance(payload, Payload) else hashlib.sha256(payload).digest()
 
 
 @dataclass(frozen=True)
 class TranscriptEntry:
-    """One message as a party saw it (no content, only its digest)."""
+    """One message as a party saw it: no content, only its digest."""
 
     session: str
     sender: str
@@ -42,9 +42,10 @@ class TranscriptEntry:
 
 @dataclass
 class Transcript:
-    """Append-only list of messages of one party, with a running hash over both directions.
+    """Lists one party's messages in both directions, with their digests; it only grows.
 
-    Content is kept only where `keep` is set (tests that attack a recorded run); `sink` takes each message as it passes.
+    keep : whether content is kept too, for tests that attack a recorded run.
+    sink : takes each entry with its bytes as the message passes.
     """
 
     keep: bool = False
@@ -53,16 +54,10 @@ class Transcript:
     sink: Callable[[TranscriptEntry, bytes], None] | None = field(default=None, repr=False)
 
     def add(self, session: str, sender: str, recipient: str, sequence: int, message: Message, payload: bytes) -> bytes:
-        """Record one message; returns its digest."""
+        """Record one message and return its digest."""
         digest = sha256_of(payload)
         entry = TranscriptEntry(
-            session,
-            sender,
-            recipient,
-            sequence,
-            type(message).__name__,
-            len(payload),
-            digest.hex(),
+            session, sender, recipient, sequence, type(message).__name__, len(payload), digest.hex()
         )
         self.entries.append(entry)
         if self.keep:
@@ -72,5 +67,5 @@ class Transcript:
         return digest
 
     def bytes_sent(self, party: str) -> int:
-        """Bytes that `party` sent."""
+        """Return how many bytes a party sent."""
         return sum(e.size_bytes for e in self.entries if e.sender == party)

@@ -1,4 +1,4 @@
-"""All sessions of one node: which are accepted, what each counted, and when they end. No I/O."""
+"""The sessions of one node: which are accepted, what each counted, and when they end. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOSED_KEPT = 1024  # ended sessions whose last digests and byte counts are rem
 
 @dataclass(frozen=True)
 class KindTraffic:
-    """Messages and bytes of one kind that one party sent another in one session."""
+    """Counts messages and bytes of one kind that one party sent another in one session."""
 
     sender: str
     recipient: str
@@ -29,11 +29,11 @@ class KindTraffic:
 
 
 @dataclass
-class Sessions:
+class SessionState:
     """One session as this node sees it: what arrived, what it sends, what it counted.
 
-    A send that failed or was cancelled may have arrived all the same, so its number is kept for the same bytes:
-    `unconfirmed` has the digest by recipient.
+    unconfirmed : recipient -> digest of a message that failed or was cancelled and may have arrived all the same; its
+        number is kept for the same bytes.
     """
 
     inbox: Inbox
@@ -56,7 +56,7 @@ class Sessions:
         return sequence
 
     def confirm(self, to: str) -> None:
-        """Go on to the next sequence, the recipient has this one."""
+        """Go on to the next sequence, now that the recipient has this one."""
         self.next_sequence[to] = self.next_sequence.get(to, 0) + 1
         del self.unconfirmed[to]
 
@@ -67,11 +67,9 @@ class Sessions:
         self.counts[key] = (messages + 1, size + len(payload))
 
 
-class Exchanges:
-    """All sessions of the node called `party`.
+class Sessions:
+    """Keeps all sessions of the node called `party`.
 
-    Parameters
-    ----------
     accept_session : called as (session id, sender) at a sender's first message of a session.
     """
 
@@ -79,22 +77,20 @@ class Exchanges:
         self._party = party
         self._limits = limits
         self._accept_session = accept_session
-        self._exchanges: OrderedDict[str, Sessions] = OrderedDict()
+        self._sessions: OrderedDict[str, SessionState] = OrderedDict()
 
-    def get(self, session_id: str) -> Sessions:
-        """Exchange of a session, new if there is none."""
-        if session_id not in self._exchanges:
-            self._exchanges[session_id] = Sessions(Inbox(session_id, self._limits))
-        return self._exchanges[session_id]
+    def get(self, session_id: str) -> SessionState:
+        """Return the state of a session, new if there is none."""
+        if session_id not in self._sessions:
+            self._sessions[session_id] = SessionState(Inbox(session_id, self._limits))
+        return self._sessions[session_id]
 
-    def incoming(self, header: wire_pb2.Header, peer: str) -> Sessions:
-        """Exchange that a header from `peer` belongs to.
+    def incoming(self, header: wire_pb2.Header, peer: str) -> SessionState:
+        """Return the session that a header from `peer` belongs to.
 
-        Raises
-        ------
-        IdentityError : the sender in the header is not the peer of the connection.
-        ProtocolError : another recipient, or a session that this node does not accept from this peer.
-        MessageError : over the size limit, or a malformed header.
+        Raises IdentityError where the sender in the header is not the peer of the connection, ProtocolError for another
+            recipient or a session that is not accepted from this peer, MessageError for a message that is too long or a
+            malformed header.
         """
         party = self._party
         if header.sender != peer:
@@ -111,7 +107,7 @@ class Exchanges:
                 session=session,
                 party=party,
             )
-        known = self._exchanges.get(session)
+        known = self._sessions.get(session)
         if known is None or peer not in known.accepted:
             if not self._accept_session(session, peer):
                 raise ProtocolError(
@@ -125,23 +121,23 @@ class Exchanges:
 
     def close(self, session_id: str, reason: str) -> None:
         """End a session: drop what is unread, wake readers, cancel what is being sent."""
-        exchange = self.get(session_id)
-        if exchange.inbox.closed is not None:
+        state = self.get(session_id)
+        if state.inbox.closed is not None:
             return
-        exchange.inbox.close(reason)
-        for call in list(exchange.calls):
+        state.inbox.close(reason)
+        for call in list(state.calls):
             call.cancel()
-        self._exchanges.move_to_end(session_id)
-        closed = [key for key, value in self._exchanges.items() if value.inbox.closed is not None]
+        self._sessions.move_to_end(session_id)
+        closed = [key for key, value in self._sessions.items() if value.inbox.closed is not None]
         for key in closed[:-_CLOSED_KEPT]:
-            del self._exchanges[key]
+            del self._sessions[key]
 
     def close_all(self, reason: str) -> None:
         """End every session."""
-        for session_id in list(self._exchanges):
+        for session_id in list(self._sessions):
             self.close(session_id, reason)
 
     def traffic(self, session_id: str) -> list[KindTraffic]:
-        """Messages and bytes of one session by sender, recipient and kind."""
-        exchange = self._exchanges.get(session_id)
-        return [KindTraffic(*key, *count) for key, count in exchange.counts.items()] if exchange else []
+        """Return messages and bytes of one session by sender, recipient and kind."""
+        state = self._sessions.get(session_id)
+        return [KindTraffic(*key, *count) for key, count in state.counts.items()] if state else []

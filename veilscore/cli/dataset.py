@@ -1,4 +1,4 @@
-"""Commands about published data sets: dataset publish, dataset show."""
+"""`veilscore dataset`: what holders publish of their data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,23 +6,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import console, table
-from veilscore.cli.jobs import FederationOption, HomeOption
-from veilscore.cli.models import PartyOption
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.release.catalogue import publish, read_published, verify_published
-from veilscore.terms.node_config import load_membership, load_node_config
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import read_text
 
-dataset_app = typer.Typer(no_args_is_help=True, help="What holders publish of their data sets.")
+app = typer.Typer(no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(dataset_app, name="dataset", rich_help_panel="Trust")
-
-
-@dataset_app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")
+@app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")
 def publish_dataset(
     name: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
     *,
@@ -39,7 +33,7 @@ def publish_dataset(
     console().print(escape(str(publish(own, config, name, identity, mock=mock, normaliser=normaliser))), soft_wrap=True)
 
 
-@dataset_app.command("show", epilog="Example: veilscore dataset show tax-main.json --home /srv/bank")
+@app.command("show", epilog="Example: veilscore dataset show tax-main.json --home /srv/bank")
 def show_dataset(
     file: Annotated[Path, typer.Argument(help="File that a holder published.")],
     *,
@@ -50,12 +44,12 @@ def show_dataset(
     own = find_home(home, federation)
     _, members = load_membership(own, load_node_config(own))
     document = read_published(read_text(file, "published data set"), str(file))
-    content = verify_published(document, members.member(document.content["owner"]).identity)
+    content = verify_published(document, members.member(document.content.owner).identity)
     out = console()
     out.print(
-        f"{escape(content['dataset'])} of {escape(content['owner'])}, version {content['version'][:16]}, about "
-        f"{content['n_rows']} rows; signature is right"
+        f"{escape(content.dataset)} of {escape(content.owner)}, version {escape(content.version[:16])}, about "
+        f"{content.n_rows} rows; signature is right"
     )
-    rows = ((c["name"], c["kind"], f"{c['missing_percent']} %") for c in content["columns"])
+    rows = ((c.name, c.kind, f"{c.missing_percent} %") for c in content.columns)
     out.print(table("Columns", ("column", "kind", "missing"), rows))
-    out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content["terms"].items()))))
+    out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content.terms.items()))))

@@ -1,8 +1,5 @@
-"""Commands about what is kept: model list, show, export, import; report; backup."""
+"""`veilscore model`: look at, export and import what training jobs filed."""
 
-import io
-import tarfile
-import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,34 +7,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from veilscore.cli.connection import connect, find_home, run
 from veilscore.cli.display import console, table
-from veilscore.cli.jobs import FederationOption, HomeOption, JobText
-from veilscore.errors import ConfigError, JobError, StateError
+from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.errors import ConfigError
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
 from veilscore.models.model import ScoreModel
-from veilscore.terms.node_config import load_node_config
-from veilscore.v1 import control_pb2
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
-PartyOption = Annotated[str | None, typer.Option("--party", help="With --federation: whose home; default the bank's.")]
-_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "state")
 
-model_app = typer.Typer(no_args_is_help=True, help="Look at, export and import models.")
+app = typer.Typer(no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    panel = "Models and reports"
-    app.add_typer(model_app, name="model", rich_help_panel=panel)
-    app.command(rich_help_panel=panel, epilog="Example: veilscore report --federation trial --party tax")(report)
-    app.command(rich_help_panel=panel, epilog="Example: veilscore backup tax.tar.gz --home /srv/tax")(backup)
-
-
-@model_app.command("list", epilog="Example: veilscore model list --federation trial")
+@app.command("list", epilog="Example: veilscore model list --federation trial")
 def list_models(*, home: HomeOption = None, federation: FederationOption = None) -> None:
     """List the bank's models."""
     folder = find_home(home, federation) / "models"
@@ -49,7 +33,7 @@ def list_models(*, home: HomeOption = None, federation: FederationOption = None)
     console().print(table(str(folder), ("model", "kind", "version", "hash", "trained", "purpose"), rows))
 
 
-@model_app.command("show", epilog="Example: veilscore model show joint-scorecard --federation trial")
+@app.command("show", epilog="Example: veilscore model show joint-scorecard --federation trial")
 def show_model(name: ModelName, *, home: HomeOption = None, federation: FederationOption = None) -> None:
     """Show a model: what every column brings, scaling, bands, provenance."""
     model = load_model(_file(find_home(home, federation), name))
@@ -124,7 +108,7 @@ def _show_trees(out: Console, model: Boosted) -> None:
     out.print(table("Facts", ("what", "value"), [*_facts(model), opened]))
 
 
-@model_app.command("export", epilog="Example: veilscore model export joint-scorecard scorecard.json --home /srv/bank")
+@app.command("export", epilog="Example: veilscore model export joint-scorecard scorecard.json --home /srv/bank")
 def export_model(
     name: ModelName,
     file: Annotated[Path, typer.Argument(help="File to write.")],
@@ -162,7 +146,7 @@ def _export_part(home: Path, model: ScoreModel, file: Path, *, onnx: bool) -> No
     write_atomically(file, lambda target: target.write(data))
 
 
-@model_app.command("import", epilog="Example: veilscore model import scorecard.json --home /srv/bank")
+@app.command("import", epilog="Example: veilscore model import scorecard.json --home /srv/bank")
 def import_model(
     file: Annotated[Path, typer.Argument(help="JSON file written by `veilscore model export`.")],
     *,
@@ -181,61 +165,5 @@ def import_model(
     console().print(f"{model.name} version {model.version}, hash {model.sha256.hex()}")
 
 
-def report(
-    job: JobText = None,
-    *,
-    home: HomeOption = None,
-    federation: FederationOption = None,
-    party: PartyOption = None,
-    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = False,
-) -> None:
-    """Complete a finished job's report with times and bytes, and say where it is."""
-    from veilscore.reports.report import StepCost  # noqa: PLC0415 - loads matplotlib, slow
-    from veilscore.reports.write import add_costs  # noqa: PLC0415
-
-    info = run(_info(job, find_home(home, federation)))
-    costs = [
-        StepCost(step=s.step, party=p, seconds=d.seconds, bytes_sent=d.bytes_sent, cpu_seconds=d.cpu_seconds)
-        for s in info.steps
-        for p, d in sorted(s.party_done.items())
-    ]
-    folder = find_home(home, federation, party) / "jobs" / info.job_id
-    if not (folder / "report.json").is_file():
-        raise JobError(f"no report in {folder}: reports are written when a training job is done; it is {info.status}")
-    page = add_costs(folder / "report.json", costs)
-    console().print(f"report: {page.resolve()}")
-    if browser:
-        webbrowser.open(page.resolve().as_uri())
-
-
-def backup(
-    file: Annotated[Path, typer.Argument(help="New .tar.gz file; it holds keys and maps, so keep it safe.")],
-    *,
-    home: HomeOption = None,
-    federation: FederationOption = None,
-    party: PartyOption = None,
-) -> None:
-    """Save a node's identity, configuration, state and models with their code maps.
-
-    Without its code map a holder's part of a model cannot be applied any more. Restore by unpacking into a new home.
-    """
-    source = find_home(home, federation, party)
-    if file.exists():
-        raise StateError(f"{file} exists already; choose a new name, so that no older backup is lost")
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name in _BACKED_UP:
-            if (source / name).exists():
-                archive.add(source / name, arcname=f"{load_node_config(source).name}/{name}")
-    write_atomically(file, lambda target: target.write(content.getvalue()))
-    console().print(f"{file}: {', '.join(n for n in _BACKED_UP if (source / n).exists())} of {source}")
-
-
 def _file(home: Path, name: str) -> Path:
     return home / "models" / name / "model.json"
-
-
-async def _info(job: str | None, home: Path) -> control_pb2.JobInfo:
-    async with connect(home) as connection:
-        ref = control_pb2.JobRef(job_id=await connection.job_id(job))
-        return await connection.coordinator("Show", ref, control_pb2.JobInfo)

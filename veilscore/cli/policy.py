@@ -1,4 +1,4 @@
-"""Commands about a party's own rules: policy show, policy check."""
+"""`veilscore policy`: a party's own rules, and what it would answer to a job."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,23 +7,16 @@ import typer
 import yaml
 from rich.markup import escape
 
-from veilscore.cli.connection import find_home
 from veilscore.cli.display import coloured, console
-from veilscore.cli.jobs import FederationOption, HomeOption
-from veilscore.cli.models import PartyOption
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.tasks.table import answer_to
 from veilscore.terms.job import load_job
 from veilscore.terms.node_config import load_node_config
 
-policy_app = typer.Typer(no_args_is_help=True, help="Who may ask this party for what, and how much it lets out.")
+app = typer.Typer(no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    app.add_typer(policy_app, name="policy", rich_help_panel="Trust")
-
-
-@policy_app.command("show", epilog="Example: veilscore policy show --home /srv/tax")
+@app.command("show", epilog="Example: veilscore policy show --home /srv/tax")
 def show(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
     """Show the policy with every default filled in, as the node reads it from node.yaml."""
     config = load_node_config(find_home(home, federation, party))
@@ -31,7 +24,7 @@ def show(*, home: HomeOption = None, federation: FederationOption = None, party:
     console().print(escape(text), soft_wrap=True)
 
 
-@policy_app.command("check", epilog="Example: veilscore policy check job.yaml --home /srv/tax")
+@app.command("check", epilog="Example: veilscore policy check job.yaml --home /srv/tax")
 def check(
     job: Annotated[Path, typer.Argument(help="Job file.")],
     *,

@@ -1,34 +1,50 @@
-"""Commands that run nodes: node start, stop, status; up and down for a local federation."""
+"""Nodes: `veilscore node` for one home, `up` and `down` for a local federation, `backup` of what a node cannot lose."""
 
 import asyncio
 import contextlib
+import importlib
+import io
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from veilscore.cli.connection import Connection, connect, run
+from veilscore.cli.connection import Connection, connect, reach
 from veilscore.cli.display import console, table
-from veilscore.errors import JobError, PeerError
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.errors import ConfigError, JobError, PeerError, StateError
+from veilscore.fabric.process import Service, running_pid, serve
+from veilscore.files.store import write_atomically
 from veilscore.node import processes
 from veilscore.node.founding import homes_in
-from veilscore.node.serve import running_pid, serve
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
-node_app = typer.Typer(no_args_is_help=True, help="Start, stop or look at the node of one home.")
+app = typer.Typer()
+node_app = typer.Typer(no_args_is_help=True)
+app.add_typer(node_app, name="node")
 
 Home = Annotated[Path, typer.Argument(help="The node's home: node.yaml, identity/, federation.yaml.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a local federation, as `veilscore init` made it.")]
+_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "state")
+# Named as text and imported when a node starts: the command needs no institution but the one that it runs.
+_SERVED = {
+    "bank": "veilscore.node.node:Node",
+    "holder": "veilscore.node.node:Node",
+    "coordinator": "coordinator.service:Coordinator",
+}
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    panel = "Run nodes"
-    app.add_typer(node_app, name="node", rich_help_panel=panel)
-    app.command(rich_help_panel=panel, epilog="Example: veilscore up trial")(up)
-    app.command(rich_help_panel=panel, epilog="Example: veilscore down trial")(down)
+def open_node(home: Path) -> Service:
+    """Node or coordinator of a home, by the role in its node.yaml; ConfigError for an operator's home."""
+    role = load_node_config(home).role
+    if role not in _SERVED:
+        raise ConfigError(f"{home} is an {role}'s home: it commands nodes and runs none")
+    module, _, name = _SERVED[role].partition(":")
+    service: Service = getattr(importlib.import_module(module), name)(home)
+    return service
 
 
 @node_app.command(epilog="Example: veilscore node start /srv/tax --detach")
@@ -39,10 +55,10 @@ def start(
 ) -> None:
     """Run the node of a home: a bank's, a holder's or the coordinator's, as node.yaml says."""
     if not detach:
-        serve(home)
+        serve(home, open_node)
         return
     process = processes.spawn(home)
-    run(_until_up({load_node_config(home).name: home}, {home: process}))
+    asyncio.run(_until_up({load_node_config(home).name: home}, {home: process}))
     console().print(f"node runs, process {process.pid}; stop it with `veilscore node stop {home}`")
 
 
@@ -57,18 +73,22 @@ def status(home: Home) -> None:
     """Show whether the node runs and which members of its federation answer it."""
     pid = running_pid(home)
     console().print(f"node of {home}: {'does not run' if pid is None else f'runs, process {pid}'}")
-    run(_show_members(home))
+    reach(home, _show_members)
 
 
+@app.command(epilog="Example: veilscore up trial")
 def up(folder: Folder) -> None:
-    """Start every node of a local federation, each a process of its own, and wait until all answer."""
+    """Start every node of a local federation and wait until all answer.
+
+    Each is a process of its own.
+    """
     homes = homes_in(folder)
     started: dict[Path, subprocess.Popen[bytes]] = {}
     try:
         for home in homes.values():
             if running_pid(home) is None:
                 started[home] = processes.spawn(home)
-        run(_until_up(homes, started))
+        asyncio.run(_until_up(homes, started))
     except BaseException:
         for process in started.values():
             process.terminate()
@@ -77,11 +97,36 @@ def up(folder: Folder) -> None:
     console().print(table(f"Federation {folder}", ("node", "role", "process", "home"), rows))
 
 
+@app.command(epilog="Example: veilscore down trial")
 def down(folder: Folder) -> None:
-    """Stop every node of a local federation; unfinished jobs go on at the next `veilscore up`."""
+    """Stop every node of a local federation; jobs go on at the next `veilscore up`."""
     homes = homes_in(folder)
     stopped = [name for name, home in reversed(homes.items()) if processes.stop(home)]
     console().print(f"stopped: {', '.join(stopped)}" if stopped else "no node was running")
+
+
+@app.command(epilog="Example: veilscore backup tax.tar.gz --home /srv/tax")
+def backup(
+    file: Annotated[Path, typer.Argument(help="New .tar.gz file; it holds keys and maps, so keep it safe.")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Save a node's identity, configuration, state and models with their code maps.
+
+    Without its code map a holder's part of a model cannot be applied any more. Restore by unpacking into a new home.
+    """
+    source = find_home(home, federation, party)
+    if file.exists():
+        raise StateError(f"{file} exists already; choose a new name, so that no older backup is lost")
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name in _BACKED_UP:
+            if (source / name).exists():
+                archive.add(source / name, arcname=f"{load_node_config(source).name}/{name}")
+    write_atomically(file, lambda target: target.write(content.getvalue()))
+    console().print(f"{file}: {', '.join(n for n in _BACKED_UP if (source / n).exists())} of {source}")
 
 
 async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen[bytes]]) -> None:
@@ -112,11 +157,10 @@ async def _answers(name: str, home: Path) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _show_members(home: Path) -> None:
-    async with connect(home) as connection:
-        members = [m for m in connection.federation.members if m.address is not None]
-        answers = await asyncio.gather(*(_answer(connection, m.name) for m in members))
-        rows = [(m.name, m.role, m.address, answer) for m, answer in zip(members, answers, strict=True)]
+async def _show_members(connection: Connection) -> None:
+    members = [m for m in connection.federation.members if m.address is not None]
+    answers = await asyncio.gather(*(_answer(connection, m.name) for m in members))
+    rows = [(m.name, m.role, m.address, answer) for m, answer in zip(members, answers, strict=True)]
     console().print(table("Members", ("member", "role", "address", "answer"), rows))
 
 

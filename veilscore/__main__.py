@@ -1,4 +1,4 @@
-"""``python -m veilscore.cli``: the `veilscore` command."""
+"""``python -m veilscore``: the `veilscore` command."""
 
 from veilscore.cli import main
 

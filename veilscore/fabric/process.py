@@ -1,4 +1,7 @@
-"""Runs one node as a process: log, lock, pid file, signals."""
+"""Runs one node as a process: log, lock, pid file, signals.
+
+The caller says which class is served, so that party and coordinator share this file and know nothing of each other.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,27 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import structlog
 
-from coordinator.service import Coordinator
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
-from veilscore.node.node import Node
 from veilscore.terms.node_config import load_node_config
 
 _LOG_BYTES = 10 << 20
 _LOG_FILES = 5
 
 
-def open_node(home: Path | str) -> Node | Coordinator:
-    """Node or coordinator of a home, by the role in its node.yaml."""
-    role = load_node_config(home).role
-    if role == "coordinator":
-        from coordinator.service import Coordinator  # noqa: PLC0415 - parties do not need it
+class Service(Protocol):
+    """A node that runs as a process: a party's, or the coordinator's."""
 
-        return Coordinator(home)
-    if role == "operator":
-        raise ConfigError(f"{home} is an operator's home: it commands nodes and runs none")
-    return Node(home)
+    async def start(self) -> None:
+        """Listen, and go on with what was unfinished."""
+
+    async def stop(self) -> None:
+        """End what runs and close all connections."""
 
 
 def log_to(home: Path) -> None:
@@ -99,7 +98,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 
 
 def running_pid(home: Path) -> int | None:
-    """Process id of the node that runs on a home, or None."""
+    """Return the process id of the node that runs on a home, or None."""
     try:
         with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
             try:
@@ -112,8 +111,8 @@ def running_pid(home: Path) -> int | None:
         return None
 
 
-async def serve_until_stopped(node: Node | Coordinator) -> None:
-    """Start, wait for SIGTERM or SIGINT, stop gracefully."""
+async def serve_until_stopped(node: Service) -> None:
+    """Start the node, wait for SIGTERM or SIGINT, and stop it gracefully."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -134,8 +133,8 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 256 << 20)
 
 
-def serve(home: Path | str) -> None:
-    """Run the node of a home until it is told to stop."""
+def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
+    """Run the node that `open_node` makes of a home until it is told to stop."""
     home = Path(home).resolve()
     if not home.is_dir():
         raise ConfigError(f"no such home: {home}; `veilscore init` makes one")
@@ -145,8 +144,8 @@ def serve(home: Path | str) -> None:
         asyncio.run(serve_until_stopped(open_node(home)))
 
 
-def main(program: str, *, role: str) -> None:
-    """Entry point of a party's package; exit code 2 if the home cannot be used."""
+def main(program: str, role: str, open_node: Callable[[Path], Service]) -> None:
+    """Run an institution's package as a program; exit code 2 if the home cannot be used."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=f"Run a {role}'s node.")
     parser.add_argument("--home", type=Path, required=True, help="folder with node.yaml and identity/")
     home: Path = parser.parse_args().home
@@ -154,7 +153,7 @@ def main(program: str, *, role: str) -> None:
         found = load_node_config(home).role
         if found != role:
             raise ConfigError(f"{home} is the home of a {found}; {program} runs a {role}")
-        serve(home)
+        serve(home, open_node)
     except VeilscoreError as error:
         sys.stderr.write(f"{program}: {error}\n")
         raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""Command about single firms: score."""
+"""`veilscore score`: one firm, now."""
 
 import secrets
 import time
@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from veilscore.cli.connection import connect, find_home, run
+from veilscore.cli.connection import Connection, reach
 from veilscore.cli.display import coloured, console, table
-from veilscore.cli.jobs import FederationOption, HomeOption
+from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
 from veilscore.release.issuer import set_aside, spellings, token_for
@@ -20,14 +20,10 @@ from veilscore.v1 import control_pb2
 _PATIENCE_S = 5.0  # beyond the request's own timeout, for the answer to come back
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command(
-        rich_help_panel="Models and reports",
-        epilog="Example: veilscore score 91310000MA1K35TQ6F --model joint-scorecard --federation trial",
-    )(score)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: veilscore score 91310000MA1K35TQ6F --model joint-scorecard --federation trial")
 def score(
     firm: Annotated[str, typer.Argument(help="The firm's id.")],
     *,
@@ -43,7 +39,7 @@ def score(
         typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
     ] = "fail",
     output: Annotated[
-        Literal["score", "band"], typer.Option(help="band: the band alone; nobody sees the score, also not the bank.")
+        Literal["score", "band"], typer.Option(help="band: the band alone; nobody, not even the bank, sees the score.")
     ] = "score",
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
     consent: Annotated[
@@ -53,7 +49,7 @@ def score(
         list[str] | None, typer.Option(help="COLUMN=VALUE of the bank's own columns; default: its data set's row.")
     ] = None,
 ) -> None:
-    """Score one firm now: total points, band, probability of default, status of every party, reasons.
+    """Score one firm now: points, band, probability of default, status of every party, reasons.
 
     The firm's record stays encrypted at the holders' keys; the bank learns the total only, or with `--output band` the
     band only.
@@ -76,17 +72,15 @@ def score(
     else:
         kept = token_for(own, spellings(firm), time.time())
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
-    response = run(_ask(own, request, timeout))
+
+    async def ask(connection: Connection) -> control_pb2.ScoreResponse:
+        wait_s = timeout + _PATIENCE_S
+        return await connection.call(connection.node, "Score", request, control_pb2.ScoreResponse, wait_s)
+
+    response = reach(own, ask)
     if kept is not None and response.status in {"scored", "fallback"}:
         set_aside(*kept)
     show_score(response)
-
-
-async def _ask(home: Path, request: control_pb2.ScoreRequest, timeout_s: float) -> control_pb2.ScoreResponse:
-    async with connect(home) as connection:
-        return await connection.call(
-            connection.node, "Score", request, control_pb2.ScoreResponse, timeout_s + _PATIENCE_S
-        )
 
 
 def show_score(response: control_pb2.ScoreResponse) -> None:

@@ -1,0 +1,257 @@
+"""The residual scorecard: its sums against plain ones, its noise against what is charged, its coefficients."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veilscore.errors import MessageError, ParameterError
+from veilscore.models import residual as model
+from veilscore.models.counts import BinnedColumns, offsets
+from veilscore.models.residual import (
+    WEIGHT_FACTOR,
+    CellSums,
+    HolderSums,
+    Tables,
+    cells_sensitivity,
+    coefficients,
+    plain_sums,
+    quantised,
+    tables,
+)
+from veilscore.protocols.residual import bank_cells, bank_fit, gradient_bits, holder_cells, holder_fit
+from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Charge, Session
+
+HOLDERS = ("tax", "registry")
+QUIET = 1e14  # mu squared of an opening whose noise is far below a unit
+
+
+def world(n=9000, seed=0):
+    rng = np.random.default_rng(seed)
+    n_codes = {"tax": np.array([6, 4, 9]), "registry": np.array([3, 5])}
+    codes = {h: np.stack([rng.integers(0, k, n) for k in m], axis=1).astype(np.uint8) for h, m in n_codes.items()}
+    offset = rng.normal(-1.5, 0.8, n)
+    eta = offset + 0.4 * (codes["tax"][:, 0] > 3) - 0.5 * (codes["registry"][:, 1] == 2)
+    y = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(float)
+    p = 1 / (1 + np.exp(-offset))
+    return codes, n_codes, y - p, p * (1 - p)
+
+
+def binned(codes, n_codes):
+    d = n_codes.size
+    names = tuple(f"c{j}" for j in range(d))
+    return BinnedColumns(names, codes, n_codes, np.zeros(d, bool), np.full(d, -1), bytes(32))
+
+
+def sessions(step, holders=HOLDERS):
+    return {party: Session(f"job-1/{step}/1", party, "bank", holders) for party in ("bank", *holders)}
+
+
+def run_cells(codes, n_codes, r, W, train, mu2=QUIET, rows_per_firm=1, stated=None):
+    session, spent = sessions("bin", tuple(codes)), {h: [] for h in codes}
+    charge = Charge("cells", "train", mu2)
+    roles = {
+        "bank": bank_cells(
+            session["bank"],
+            r[train],
+            W[train],
+            train,
+            max_bin=lambda _d: 10,
+            sigma=lambda d: charge.sigma(cells_sensitivity(d)),
+            rows_per_firm=stated or rows_per_firm,
+        )
+    }
+    for h in codes:
+        roles[h] = holder_cells(
+            session[h],
+            lambda _k, h=h: binned(codes[h], n_codes[h]),
+            train.size,
+            charge,
+            n_columns=n_codes[h].size,
+            rows_per_firm=lambda _t: rows_per_firm,
+        )
+    found = simulate(roles, session, spend={h: spent[h].append for h in codes})
+    return found, spent
+
+
+def run_fit(found, made, codes, n_codes, W, train, mu2=QUIET):
+    session, spent = sessions("train", tuple(codes)), {h: [] for h in codes}
+    charges = {name: Charge(name, "train", mu2) for name in ("gradient", "moments")}
+    roles = {
+        "bank": bank_fit(session["bank"], made, {h: found["bank"][h][2] for h in codes}, W[train], charges),
+        **{h: holder_fit(session[h], codes[h][train], n_codes[h], found[h][2], charges) for h in codes},
+    }
+    return simulate(roles, session, spend={h: spent[h].append for h in codes})["bank"], spent
+
+
+def test_sums_equal_the_plain_ones_where_the_noise_is_small():
+    codes, n_codes, r, W = world()
+    train = np.arange(r.size) % 4 != 0
+    found, spent = run_cells(codes, n_codes, r, W, train)
+    made = {}
+    for h in HOLDERS:
+        shape, sums, _ = found["bank"][h]
+        plain = plain_sums(codes[h][train], n_codes[h], r[train], W[train])
+        np.testing.assert_allclose(sums.residual, plain[0], atol=0.02)
+        np.testing.assert_allclose(sums.weight, plain[1], atol=0.02)
+        assert not shape.counts.any(), "row counts are never told"
+        made[h] = quantised(tables(sums, float(r[train].sum()), float(W[train].sum())))
+        assert [c.opening for c in spent[h]] == ["cells"]
+    fitted, spent = run_fit(found, made, codes, n_codes, W, train)
+    for h in HOLDERS:
+        x = made[h].x[codes[h][train] + offsets(n_codes[h])[:-1]]
+        np.testing.assert_allclose(fitted[h].gradient, x.T @ r[train], atol=0.02)
+        np.testing.assert_allclose(fitted[h].moments, (x * W[train][:, None]).T @ x, atol=0.15)
+        assert [c.opening for c in spent[h]] == ["gradient", "moments"]
+
+
+def test_the_noise_of_every_opening_is_what_its_charge_says():
+    codes, n_codes, r, W = world(2000)
+    train = np.ones(r.size, bool)
+    plain = plain_sums(codes["tax"], n_codes["tax"], r, W)
+    one = {"tax": codes["tax"]}
+    errors = {"residual": [], "weight": [], "gradient": [], "moments": []}
+    for _ in range(12):
+        found, _ = run_cells(one, n_codes, r, W, train, mu2=0.15)
+        sums = found["bank"]["tax"][1]
+        errors["residual"].append((sums.residual - plain[0]) / sums.sigma)
+        errors["weight"].append((sums.weight - plain[1]) * WEIGHT_FACTOR / sums.sigma)
+        assert sums.sigma == pytest.approx(math.sqrt(2 * 3 / 0.15))
+        made = {"tax": fixed_tables(n_codes["tax"])}
+        fitted, _ = run_fit(found, made, one, n_codes, W, train, mu2=0.1)
+        x = made["tax"].x[codes["tax"] + offsets(n_codes["tax"])[:-1]]
+        errors["gradient"].append((fitted["tax"].gradient - x.T @ r) / fitted["tax"].sigma_gradient)
+        moments = (fitted["tax"].moments - (x * W[:, None]).T @ x) / fitted["tax"].sigma_moments
+        errors["moments"].append(moments[np.triu_indices(3)])
+    for name, found in errors.items():
+        z = np.concatenate(found)
+        assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * z.size), name
+
+
+def fixed_tables(n_codes):
+    rng = np.random.default_rng(9)
+    x = rng.normal(0, 0.4, int(n_codes.sum()))
+    return quantised(Tables(n_codes, x, np.full(x.size, 50.0), np.full(n_codes.size, 0.1)))
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_one_firm_moves_no_pair_of_cells_by_more_than_one(p, y):
+    r, W = (y > 0.5) - p, p * (1 - p)
+    assert r * r + (WEIGHT_FACTOR * W) ** 2 <= 1 + 1e-12
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1), st.booleans())
+def test_one_firm_moves_the_triangle_of_moments_by_no_more_than_a_quarter(d, seed, corners):
+    rng = np.random.default_rng(seed)
+    m = np.abs(rng.normal(size=d)) + 1e-6
+    m /= np.linalg.norm(m)
+    draw = rng.choice([-1.0, 0.0, 1.0], (2, d)) if corners else rng.uniform(-1, 1, (2, d))
+    a, b = draw * m
+    moved = (np.outer(a, a) - np.outer(b, b))[np.triu_indices(d)]
+    assert 0.25 * np.linalg.norm(moved) <= model.moments_sensitivity() + 1e-12
+
+
+def test_scaled_tables_have_the_norms_that_the_sensitivities_assume():
+    made = fixed_tables(np.array([6, 4, 9]))
+    at = offsets(made.n_codes)[:-1]
+    x, norm = made.for_gradient()
+    ranges = np.maximum.reduceat(x, at) - np.minimum.reduceat(x, at)
+    assert np.linalg.norm(ranges) == pytest.approx(1)
+    np.testing.assert_allclose(x * norm, made.x)
+    y, norm = made.for_moments()
+    assert np.linalg.norm(np.maximum.reduceat(np.abs(y), at)) == pytest.approx(1)
+    np.testing.assert_allclose(y * norm, made.x)
+
+
+def test_only_the_strongest_columns_have_moments_and_weights_stand_for_the_rest():
+    n_codes = np.full(30, 4)
+    rng = np.random.default_rng(3)
+    made = Tables(n_codes, rng.normal(0, 0.3, 120), np.full(120, 40.0), rng.random(30))
+    x, _ = made.for_moments()
+    assert (np.abs(x).reshape(30, 4).max(axis=1) > 0).sum() == model.MOST_MOMENTS
+
+
+def test_noise_alone_makes_no_table():
+    rng = np.random.default_rng(5)
+    n_codes = np.full(40, 8)
+    sigma = 30.0
+    H = np.full(320, 400.0)
+    drawn = rng.normal(0, sigma, 320) + rng.normal(0, np.sqrt(H))
+    made = tables(CellSums(n_codes, drawn, H + rng.normal(0, sigma / WEIGHT_FACTOR, 320), sigma), 0.0, 3200.0)
+    assert made.iv.mean() < 0.002
+    signal = CellSums(n_codes, drawn + np.tile([120.0, -120.0] * 4, 40), H, sigma)
+    assert tables(signal, 0.0, 3200.0).iv.mean() > 0.03
+
+
+def test_coefficients_are_those_of_newton_where_the_noise_is_small_and_shrink_where_it_is_large():
+    codes, n_codes, r, W = world(30_000, seed=4)
+    plain = plain_sums(codes["tax"], n_codes["tax"], r, W)
+    made = tables(CellSums(n_codes["tax"], *plain, 1e-3), float(r.sum()), float(W.sum()))
+    x = made.x[codes["tax"] + offsets(n_codes["tax"])[:-1]]
+    H, g = (x * W[:, None]).T @ x, x.T @ r
+    quiet = coefficients(made, HolderSums(g, H, 1e-6, 1e-6))
+    used = made.used
+    prior = np.linalg.solve(H[np.ix_(used, used)] + np.eye(used.sum()) / model.TAU**2, g[used])
+    np.testing.assert_allclose(quiet[used], prior, atol=0.03)
+    assert not quiet[~used].any()
+    loud = coefficients(made, HolderSums(g, H, 1e4, 1e-6))
+    assert np.abs(loud).max() < 0.1 * np.abs(quiet).max()
+    turned = coefficients(made, HolderSums(-g, H, 1e-6, 1e-6), positive=True)
+    assert (turned >= 0).all()
+
+
+def test_bins_follow_the_rarer_class_and_the_noise():
+    assert model.most_bins(6000, 20.0) == 10
+    assert model.most_bins(900, 20.0) == 4
+    assert model.most_bins(10, 20.0) == 2
+
+
+def test_rows_that_do_not_fit_the_ring_are_refused():
+    assert gradient_bits(28_000) == 19
+    with pytest.raises(ParameterError, match="more than the residual scorecard takes"):
+        gradient_bits(1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_bin": 1}, "outside what was agreed"),
+        ({"max_bin": 65}, "outside what was agreed"),
+        ({"rows_per_firm": 2}, "outside what was agreed"),
+        ({"n_train": 5}, "contradicts its count"),
+        ({"n_samples": 7}, "aligned were"),
+        ({"train_mask": b""}, "bits"),
+    ],
+)
+def test_a_holder_refuses_what_was_not_agreed(change, said):
+    codes, n_codes, _, _ = world(64)
+    session = sessions("bin", ("tax",))["tax"]
+    role = holder_cells(
+        session,
+        lambda _k: binned(codes["tax"], n_codes["tax"]),
+        64,
+        Charge("cells", "train", 0.1),
+        n_columns=3,
+        rows_per_firm=lambda _t: 3,
+    )
+    assert next(role).message.columns == 3
+    next(role)
+    first = {"n_samples": 64, "train_mask": b"\xff" * 8, "n_train": 64, "max_bin": 5, "rows_per_firm": 3, **change}
+    with pytest.raises(MessageError, match=said):
+        role.send(pb.BinBankRound1(**first))
+
+
+@pytest.mark.parametrize("moments", [[0, 0], [1, 0], [3], list(range(21))])
+def test_a_holder_refuses_columns_that_are_not_there(moments):
+    codes, n_codes, _, _ = world(64)
+    session = sessions("train", ("tax",))["tax"]
+    charges = {name: Charge(name, "train", 0.1) for name in ("gradient", "moments")}
+    role = holder_fit(session, codes["tax"], n_codes["tax"], np.zeros(19, np.uint64), charges)
+    next(role)
+    with pytest.raises(MessageError, match="not there"):
+        role.send(pb.ResidualBankTables(moments=moments))

@@ -1,0 +1,81 @@
+"""`veilscore explain`: every key of the files that people write, on the terminal or as docs/reference.md."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from veilscore.cli.display import console
+from veilscore.cli.reference import Section, everything, sections
+from veilscore.errors import ConfigError
+from veilscore.terms.job import known_tasks
+
+app = typer.Typer()
+_HEAD = """# Reference
+Every key of the files that people write. Unknown keys are refused, and the nearest known one is named. A *name* is a
+small letter and up to 39 small letters, digits, `-` and `_`. `veilscore explain` shows the same on a terminal, and
+`veilscore explain --markdown > docs/reference.md` writes this page; a test holds it against the code.
+"""
+
+
+@app.command(no_args_is_help=True, epilog="Example: veilscore explain job train_scorecard")
+def explain(
+    subject: Annotated[
+        Literal["job", "policy", "node", "dataset", "federation"] | None,
+        typer.Argument(help="job file, policy, node.yaml, an entry of its datasets, or federation.yaml."),
+    ] = None,
+    task: Annotated[str | None, typer.Argument(help="With job: a task, to see its parameters.")] = None,
+    *,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All of it as a Markdown page.")] = False,
+) -> None:
+    """Explain every key of job files, node.yaml and federation.yaml.
+
+    For each its type, default, meaning, and an example.
+    """
+    if markdown != (subject is None):
+        raise ConfigError("say what to explain (job, policy, node, dataset or federation), or --markdown for all")
+    if subject is None:
+        typer.echo(page())
+        return
+    out = console()
+    for section in sections(subject, task):
+        out.print(f"\n[bold]{escape(section.title)}[/bold]: {escape(section.about)}")
+        out.print(_table(section))
+    if subject == "job" and task is None:
+        out.print(f"Parameters: `veilscore explain job TASK`, TASK being one of {', '.join(known_tasks())}")
+
+
+def page() -> str:
+    """docs/reference.md."""
+    parts = [_HEAD]
+    for subject, found in everything():
+        parts.append(f"\n## {subject}\n")
+        for section in found:
+            parts.append(f"\n### {section.title}\n{section.about}\n\n")
+            parts += _rows([("key", "type", "default", "meaning", "example"), ("---",) * 5])
+            parts += _rows(
+                (f"`{key.name}`", key.type, key.default, key.meaning, f"`{key.example}`") for key in section.keys
+            )
+    return "".join(parts).rstrip()
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows]
+
+
+def _table(section: Section) -> Table:
+    """Three columns, so that 80 characters are enough."""
+    table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, show_edge=False)
+    table.add_column("key", no_wrap=True, style="bold")
+    table.add_column("type, default", overflow="fold", ratio=2)
+    table.add_column("meaning, example", overflow="fold", ratio=3)
+    for key in section.keys:
+        default = key.default if key.default == "required" else f"default {key.default}"
+        table.add_row(
+            key.name, escape(f"{key.type}\n{default}"), f"{escape(key.meaning)}\n[cyan]{escape(key.example)}[/cyan]"
+        )
+        table.add_row()
+    return table

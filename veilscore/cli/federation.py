@@ -1,0 +1,99 @@
+"""Federations: `veilscore init` makes one for a trial, `veilscore federation` keeps the file of a real one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from veilscore.cli.display import console, table
+from veilscore.errors import ConfigError
+from veilscore.keys.identity import (
+    parse_certificate,
+)
+from veilscore.node.founding import DataFiles, found_federation
+from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+
+app = typer.Typer()
+federation_app = typer.Typer(no_args_is_help=True)
+app.add_typer(federation_app, name="federation")
+
+
+@app.command(epilog="Example: veilscore init trial --party bank:bank --party tax:holder")
+def init(
+    folder: Annotated[Path, typer.Argument(help="New folder; one home per node is made in it.")],
+    party: Annotated[list[str], typer.Option(help="NAME:bank or NAME:holder; once for each party.")],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with NAME.csv or NAME.parquet per party: data set `main`.")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="Id column in those files.")] = "uscc",
+    label_column: Annotated[str, typer.Option(help="Label column in the bank's file (1: bad).")] = "default",
+    name: Annotated[str, typer.Option(help="Name of the federation.")] = "trial",
+    approve: Annotated[bool, typer.Option("--approve", help="A person approves each job at each party.")] = False,
+) -> None:
+    """Set up a whole federation on this machine, for trials.
+
+    Makes an identity, node.yaml and federation.yaml for each party and the coordinator, on free ports.
+    Between organisations each makes its own: see `veilscore identity create`.
+    """
+    parties: dict[str, str] = {}
+    for text in party:
+        party_name, _, role = text.partition(":")
+        if party_name in parties:
+            raise ConfigError(f"party {party_name} stands twice")
+        parties[party_name] = role or "holder"
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"data folder not found: {data}")
+    files = None if data is None else DataFiles(data, id_column, label_column)
+    federation = found_federation(folder, parties, name=name, data=files, accept="manual" if approve else "auto")
+    _show_federation(federation)
+    console().print(
+        f"Next: write a job, then `veilscore up {folder}` and `veilscore job run JOB.yaml --federation {folder}`"
+    )
+
+
+@federation_app.command(
+    epilog="Example: veilscore federation add federation.yaml tax.pem --address tax.example.org:7101"
+)
+def add(
+    federation: Annotated[Path, typer.Argument(help="federation.yaml; made if absent.")],
+    certificate: Annotated[Path, typer.Argument(help="The member's certificate.pem.")],
+    *,
+    address: Annotated[str | None, typer.Option(help="host:port where the member listens.")] = None,
+) -> None:
+    """Add a member by its certificate.
+
+    Until coordinator and bank are in, the file is a draft: it is kept beside as federation.yaml.draft.
+    """
+    try:
+        member = member_of(parse_certificate(certificate.read_bytes()), address)
+    except OSError as error:
+        raise ConfigError(f"certificate {certificate} cannot be read: {error.strerror}") from error
+    draft = federation.with_name(federation.name + ".draft")
+    members = [member]
+    if federation.exists():
+        members = [*load_federation(federation).members, member]
+    elif draft.exists():
+        kept = yaml.safe_load(draft.read_text(encoding="utf-8"))
+        members = [*(member_of(parse_certificate(m["certificate"].encode()), m["address"]) for m in kept), member]
+    roles = {m.role for m in members}
+    if {"bank", "coordinator"} <= roles:
+        save_federation(make_federation(federation.resolve().parent.name or "federation", members), federation)
+        draft.unlink(missing_ok=True)
+        _show_federation(load_federation(federation))
+        return
+    content = [{"certificate": m.certificate, "address": m.address} for m in members]
+    draft.write_text(yaml.safe_dump(content), encoding="utf-8")
+    console().print(f"{member.name} kept in {draft}; still missing: {', '.join({'bank', 'coordinator'} - roles)}")
+
+
+@federation_app.command(epilog="Example: veilscore federation check federation.yaml")
+def check(federation: Annotated[Path, typer.Argument(help="federation.yaml")]) -> None:
+    """Check the file and show fingerprints; compare them with the other members' copies."""
+    _show_federation(load_federation(federation))
+
+
+def _show_federation(federation: Federation) -> None:
+    rows = [(m.name, m.role, m.address or "", m.fingerprint) for m in federation.members]
+    console().print(table(f"Federation {federation.name}", ("member", "role", "address", "fingerprint"), rows))

@@ -1,0 +1,211 @@
+"""Every key of the files that people write: type, default, meaning, example, read from the models that check them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from veilscore.errors import ConfigError
+from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.federation import Federation, Member
+from veilscore.terms.job import Job, known_tasks
+from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
+from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.rules import ReleaseRules, StandingRule
+from veilscore.terms.training import Training
+
+TITLES: dict[type[BaseModel], str] = {
+    Job: "job file",
+    Parameters: "parameters of every task",
+    Sampled: "parameters of every task that bins columns",
+    Training: "parameters of every training task",
+    **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
+    ChosenColumns: "columns.PARTY of a job's parameters",
+    NodePolicy: "policy in node.yaml",
+    ReleaseRules: "policy.release",
+    StandingRule: "an entry of policy.agreements",
+    NodeConfig: "node.yaml",
+    KeyConfig: "key in node.yaml",
+    NodeLimits: "limits in node.yaml",
+    AuditRules: "audit in node.yaml",
+    DatasetConfig: "datasets.NAME in node.yaml",
+    Federation: "federation.yaml",
+    Member: "an entry of members in federation.yaml",
+    KeyStatement: "an entry of statements in federation.yaml",
+}
+SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
+    "job": (Job, ChosenColumns),
+    "policy": (NodePolicy, ReleaseRules, StandingRule),
+    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
+    "dataset": (DatasetConfig,),
+    "federation": (Federation, Member, KeyStatement),
+}
+_PATTERNS = {  # what a text has to look like, in words
+    r"^[a-z][a-z0-9_-]{0,39}$": "name",
+    r"^[a-z][a-z0-9_]{0,39}$": "name",
+    r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
+    r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
+}
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+_NO_BOUND = 1 << 47  # a limit from here on is the file format's, not the reader's
+_KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "date": "date", "path": "path"}
+# Examples of keys whose default shows nothing, or less than another choice; all others show their default.
+_EXAMPLES: Mapping[str, Mapping[str, Any]] = yaml.safe_load("""
+_: [&digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, &pem "-----BEGIN CERTIFICATE----- ..."]
+Job: {name: joint-scorecard, purpose: credit scoring of small firms, task: train_scorecard, bank: bank,
+  holders: [tax, registry], datasets: {bank: main, tax: main, registry: main}, parameters: {max_bin: 10}}
+ChosenColumns: {include: [turnover, tax_paid], exclude: [remarks]}
+Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}}
+Training: {population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0}, holdout_output: band, calibrate: true,
+  weights: true, columns_from: wide-screen}
+TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31}
+TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, tax.c3: auto}}
+TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
+SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack}
+ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
+  model_sha256: *digest}
+ScreenFeatures: {max_columns: 40}
+NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
+  reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
+  agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest}}
+ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
+StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
+  valid_from: 2026-01-01, valid_to: 2027-12-31}
+NodeConfig: {name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
+  works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
+  state_password_env: STATE_PASSWORD, datasets: {main: {path: firms.csv, id_column: uscc}},
+  policy: {accept: manual}, limits: {max_jobs: 2}, audit: {days: 30}}
+KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], wrap: [/usr/local/bin/wrap],
+  module: /usr/lib/softhsm/libsofthsm2.so, token: veilscore, label: node-key}
+AuditRules: {steps: [train, score]}
+DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
+  table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
+  date_column: observation_date, exclude: [remarks]}
+Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
+  statements: [{kind: rotate, member: tax}]}
+Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
+KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *digest, certificate: *pem,
+  date_ms: 1790000000000, by: tax, signer: *digest, recovery_key: *pem, successor_signature: 30450221009f86d081}
+""")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key as a reader needs it, all as text."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    example: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The keys of one mapping in a file."""
+
+    title: str
+    about: str
+    keys: tuple[Key, ...]
+
+
+def sections(subject: str, task: str | None = None) -> list[Section]:
+    """Sections of a subject, or of the parameters of one task; a key that a task sets anew stands once.
+
+    Raises ConfigError where no such task.
+    """
+    if task is None:
+        return [_section(model) for model in SUBJECTS[subject]]
+    if subject != "job" or task not in PARAMETERS:
+        raise ConfigError(f"{subject} {task}: only job is followed by another word, a task: {', '.join(known_tasks())}")
+    shown: set[str] = set()
+    found = []
+    for model in _lineage(task):
+        section = _section(model, shown)
+        shown |= {key.name for key in section.keys}
+        found.append(section)
+    return found
+
+
+def _lineage(task: str) -> list[type[BaseModel]]:
+    """Model of a task's parameters and those from which it inherits keys."""
+    return [model for model in PARAMETERS[task].__mro__ if model in TITLES]
+
+
+def everything() -> Iterator[tuple[str, list[Section]]]:
+    """Each subject with all its sections; what tasks share stands once."""
+    for subject, models in SUBJECTS.items():
+        every = [*models]
+        if subject == "job":
+            every[1:1] = dict.fromkeys(
+                (Parameters, Sampled, Training, *(model for task in known_tasks() for model in _lineage(task)))
+            )
+        yield subject, [_section(model) for model in every]
+
+
+def _section(model: type[BaseModel], hidden: set[str] | frozenset[str] = frozenset()) -> Section:
+    about = " ".join((inspect.getdoc(model) or "").split("\n\n", maxsplit=1)[0].split())
+    own = [name for name in inspect.get_annotations(model) if name in model.model_fields and name not in hidden]
+    forms = model.model_json_schema()["properties"]
+    return Section(TITLES[model], about, tuple(_key(model, name, forms[name]) for name in own))
+
+
+def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
+    field = model.model_fields[name]
+    value = form.get("default", {})
+    if field.is_required():
+        default = "required"
+    elif "$ref" in form:
+        default = "per key"
+    elif field.default_factory is not None and "default" not in form:
+        value = list(field.get_default(call_default_factory=True, validated_data={}))
+        default = "all" if value == list(known_tasks()) else _yaml(value) if value else "{}"
+    else:
+        default = "all" if value and value == form.get("items", {}).get("enum") else _yaml(value)
+    found = (_EXAMPLES[c.__name__][name] for c in model.__mro__ if name in _EXAMPLES.get(c.__name__, {}))
+    return Key(name, _type(form), default, field.description or "", f"{name}: {_yaml(next(found, value))}")
+
+
+def _type(form: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in form:
+        return f"mapping (see {TITLES[_model(form['$ref'])]})"
+    if "anyOf" in form:
+        kinds = [_type(one) for one in form["anyOf"] if one != {"type": "null"}]
+        return ", or ".join([kinds[0], "null"]) if len(kinds) == 1 else "mapping (see the parameters of the task)"
+    if "enum" in form or "const" in form:
+        choices = [str(choice) for choice in form.get("enum", [form.get("const")])]
+        return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+    kind = form.get("type", "value")
+    if kind == "array":
+        return f"list of {_type(form['items'])}"
+    if kind == "object":
+        values = [one for one in (*form.get("patternProperties", {}).values(), form.get("additionalProperties")) if one]
+        return f"for each name: {_type(values[0] if isinstance(values[0], dict) else {})}"
+    if kind == "string":
+        kind = _PATTERNS.get(form.get("pattern", ""), "text")
+    limits = {name: form[name] for name in _BOUNDS if abs(form.get(name, _NO_BOUND)) < _NO_BOUND}
+    if limits.keys() == {"minimum", "maximum"}:
+        words = f"{limits['minimum']:.10g} to {limits['maximum']:.10g}"
+    else:
+        words = " and ".join(f"{_BOUNDS[name]} {limit:.10g}" for name, limit in limits.items())
+    return ", ".join(filter(None, [_KINDS.get(form.get("format", kind), kind), words]))
+
+
+def _model(reference: str) -> type[BaseModel]:
+    name = reference.rsplit("/", maxsplit=1)[-1]
+    return next(model for model in TITLES if model.__name__ == name)
+
+
+def _yaml(value: object) -> str:
+    """A value as one types it, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,260 @@
+"""Bins of a data set that its owner fixes once, on its whole table, before any job: edges, levels, numbers of codes.
+
+Bins that follow a job's rows tell of those rows, and a bank that chooses the rows moves them at will. These follow a
+version of the owner's table alone, and from noised counts, so that they are charged once to whoever uses them.
+
+A number column is counted on a grid that is the same for every column in the world: the leading 20 bits of a 32-bit
+float in the order of values. Cells that hold many rows are divided further, 16 ways at a time, five times at most, so
+one row is in five counts; replacing a firm's record moves ten of them by one. A category column is counted by level;
+a level whose noised count is small joins the others, so that nobody sees whether a rare one is there at all. Only the
+chosen edges' and levels' numbers and order ever leave, as numbers of codes; what they are stays with the owner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from veilscore.arrays import Integers, Vector
+from veilscore.data.codes import CodeMap, ColumnMap, permutation_of
+from veilscore.data.column_bins import Bins, CategoryBins, NumberBins
+from veilscore.data.fit_bins import BinSizes
+from veilscore.data.table import Column, Kind, Table
+from veilscore.errors import DataError, SchemaError
+from veilscore.lattice.gaussian import discrete_gaussian
+from veilscore.wire.randomness import secret_generator
+
+VERSION = 1
+MU = 0.15  # of one version, all its columns together: at even odds a guess from bins alone is right 53 % of the time
+LEVELS, DIGIT_BITS = 5, 4  # of the grid: 20 bits of a float
+FINEST = 64  # no cell of fewer rows than this part of the table is divided
+RARE = 0.005  # levels of a smaller share of the table join the others
+_CERTAIN = 6.0  # deviations above which a noised count is not noise alone
+
+
+@dataclass(frozen=True, repr=False)
+class Cells:
+    """Noised counts of one column's cells in the order of values, missing values last.
+
+    Attributes
+    ----------
+    cuts : of a number column, the upper ends of all cells but the last.
+    levels : of a category column, one a cell; the rest's cell, then that of missing values, come last.
+    """
+
+    kind: Kind
+    counts: Integers
+    cuts: tuple[float, ...] = ()
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class FixedBins:
+    """A version of a data set's bins; secret but for what `code_map` says of numbers of codes.
+
+    Attributes
+    ----------
+    columns : by name.
+    n_rows : rows of the table that they were made of, noised.
+    sigma : deviation of the noise of every count.
+    mu2 : what a bank is charged for that uses them.
+    made : day on which they were made, ISO.
+    """
+
+    columns: Mapping[str, Cells]
+    n_rows: int
+    sigma: float
+    mu2: float
+    made: str
+
+    @classmethod
+    def make(cls, table: Table, made: str, mu: float = MU) -> FixedBins:
+        """Count the owner's whole table and add noise; DataError if it has no rows."""
+        if not table.n_rows:
+            raise DataError(f"{table.source} has no rows to fix bins on")
+        kinds = table.kinds
+        moved = 1 + sum(2 * LEVELS if kind == "number" else 2 for kind in kinds.values())
+        sigma = math.sqrt(moved) / mu
+        n_rows = max(1, table.n_rows + int(discrete_gaussian(sigma, 1)[0]))  # an unknown firm changes the number
+        columns = {
+            name: (_number_cells if kinds[name] == "number" else _level_cells)(values, sigma, n_rows)
+            for name, values in table.columns.items()
+        }
+        return cls(columns, n_rows, sigma, mu * mu, made)
+
+    @property
+    def hash(self) -> str:
+        """Name of the version: SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(self._body(), sort_keys=True).encode()).hexdigest()
+
+    def code_map(self, table: Table, max_bin: int, *, generator: np.random.Generator | None = None) -> CodeMap:
+        """Merge cells into at most `max_bin` bins a column of about as many rows each, by the noised counts alone.
+
+        Columns of `table` that the version does not know, or knows with another kind, are left out.
+        """
+        generator = generator or secret_generator()
+        sizes = BinSizes(max_bin, 0.0, 1)
+        columns, dropped = [], {}
+        for name, kind in table.kinds.items():
+            cells = self.columns.get(name)
+            if cells is None or cells.kind != kind:
+                dropped[name] = "not in this version of the bins; make a new one (veilscore dataset bins)"
+                continue
+            bins, counts = self._merged(cells, max_bin)
+            if bins is None:
+                dropped[name] = "one value only, or nearly"
+                continue
+            columns.append(ColumnMap(name, bins, permutation_of(bins, generator), counts))
+        if not columns:
+            raise DataError(f"no column of {table.source} has more than one bin")
+        return CodeMap(tuple(columns), dropped, table.kinds, ordered=False, sizes=sizes)
+
+    def _merged(self, cells: Cells, max_bin: int) -> tuple[Bins | None, Integers]:
+        least = max(_CERTAIN * self.sigma, RARE * self.n_rows, 1.0)
+        if cells.kind == "category":
+            return _merge_levels(cells, max_bin, least)
+        present = np.maximum(cells.counts[:-1], 0)
+        total = int(present.sum())
+        ends, done, held = [], 0, np.cumsum(present)
+        for left in range(max_bin, 1, -1):  # the next bin takes an equal part of what the ones before left
+            goal = done + max((total - done) / left, least)
+            end = int(np.searchsorted(held, goal, side="left"))
+            if end >= present.size - 1 or total - int(held[end]) < least:
+                break
+            ends.append(end)
+            done = int(held[end])
+        missing = int(cells.counts[-1])
+        if not ends and (missing < least or total < least):
+            return None, np.zeros(0, np.int64)
+        bounds = [-1, *ends, present.size - 1]
+        counts = [int(present[a + 1 : b + 1].sum()) for a, b in pairwise(bounds)]
+        return NumberBins(tuple(cells.cuts[end] for end in ends)), np.array([*counts, max(0, missing)], np.int64)
+
+    def to_json(self) -> str:
+        """Write the version as JSON; for the owner's store and backup."""
+        return json.dumps({**self._body(), "hash": self.hash})
+
+    def _body(self) -> dict[str, Any]:
+        columns = {
+            name: {"kind": c.kind, "counts": c.counts.tolist(), "cuts": list(c.cuts), "levels": list(c.levels)}
+            for name, c in self.columns.items()
+        }
+        return {
+            "version": VERSION,
+            "columns": columns,
+            "n_rows": self.n_rows,
+            "sigma": self.sigma,
+            "mu2": self.mu2,
+            "made": self.made,
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> FixedBins:
+        """Read a version back; SchemaError if it is damaged."""
+        try:
+            body = json.loads(text)
+            columns = {
+                str(name): Cells(c["kind"], np.array(c["counts"], np.int64), tuple(c["cuts"]), tuple(c["levels"]))
+                for name, c in body["columns"].items()
+            }
+            found = cls(columns, int(body["n_rows"]), float(body["sigma"]), float(body["mu2"]), str(body["made"]))
+            whole = body["version"] == VERSION and found.hash == body["hash"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise SchemaError("the fixed bins are damaged; restore them from backup, or make a new version")
+        return found
+
+
+def _grid(values: Vector) -> Integers:
+    """Leading 20 bits of finite or infinite numbers as 32-bit floats, in the order of values."""
+    with np.errstate(over="ignore"):
+        bits = (values.astype(np.float32) + np.float32(0.0)).view(np.int32).astype(np.int64)
+    ordered = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits) + (1 << 31)
+    return ordered >> (32 - LEVELS * DIGIT_BITS)
+
+
+def _upper_end(cell: int, bits_below: int) -> float:
+    """Largest 32-bit float of a cell of the grid whose number lacks the last `bits_below` bits."""
+    whole = ((cell + 1) << (bits_below + 32 - LEVELS * DIGIT_BITS)) - 1 - (1 << 31)
+    pattern = whole if whole >= 0 else -whole | 0x80000000
+    return float(np.array([pattern], np.uint32).view(np.float32)[0])
+
+
+def _parts_of(whole: float, noised: Integers) -> Vector:
+    """Return what is nearest to noised counts, not negative, and adds up to their whole, which is known better.
+
+    Without it the noise of the many empty cells, cut off at zero, would look like rows.
+    """
+    ranked = np.sort(noised)[::-1].astype(np.float64)
+    excess = (np.cumsum(ranked) - max(whole, 0.0)) / np.arange(1, ranked.size + 1)
+    used = np.flatnonzero(ranked > excess)
+    parts: Vector = np.maximum(noised - excess[used[-1] if used.size else 0], 0.0)
+    return parts
+
+
+def _number_cells(values: Vector, sigma: float, n_rows: int) -> Cells:
+    present = ~np.isnan(values)
+    points = _grid(values[present])
+    heavy = max(n_rows / FINEST, _CERTAIN * sigma)
+    parents, wholes, cells, missing = np.zeros(1, np.int64), [float(n_rows)], [], 0.0
+    for level in range(1, LEVELS + 1):
+        below, fan = (LEVELS - level) * DIGIT_BITS, 1 << DIGIT_BITS
+        at = points >> below
+        children = (parents[:, None] * fan + np.arange(fan)).ravel()
+        place = np.minimum(np.searchsorted(children, at), children.size - 1)
+        counts = np.bincount(place[children[place] == at], minlength=children.size)
+        noised = (counts + discrete_gaussian(sigma, children.size)).reshape(-1, fan)
+        if level == 1:
+            unknown = int((~present).sum()) + int(discrete_gaussian(sigma, 1)[0])
+            first = _parts_of(wholes[0], np.append(noised[0], unknown))
+            missing, parts = float(first[-1]), first[:-1]
+        else:
+            parts = np.concatenate([_parts_of(whole, row) for whole, row in zip(wholes, noised, strict=True)])
+        divide = (parts > heavy) & (level < LEVELS)
+        for cell, part in zip(children[~divide].tolist(), parts[~divide].tolist(), strict=True):
+            cells.append((cell << below, _upper_end(cell, below), part))
+        parents, wholes = children[divide], parts[divide].tolist()
+        if not wholes:
+            break
+    cells.sort()
+    counts = np.rint([*(part for _, _, part in cells), missing]).astype(np.int64)
+    return Cells("number", counts, cuts=tuple(end for _, end, _ in cells[:-1]))
+
+
+def _level_cells(values: Column, sigma: float, n_rows: int) -> Cells:
+    counted = Counter(values.tolist())
+    missing = counted.pop(None, 0)
+    least = max(_CERTAIN * sigma, RARE * n_rows) + 1
+    levels = sorted(counted)
+    noised = np.array([counted[level] for level in levels], np.int64)
+    noised = noised + discrete_gaussian(sigma, noised.size) if levels else noised
+    kept = [(level, int(count)) for level, count in zip(levels, noised, strict=True) if count >= least]
+    rest = sum(counted.values()) - sum(counted[level] for level, _ in kept)
+    ends = np.array([rest, missing], np.int64) + discrete_gaussian(sigma, 2)
+    counts = np.concatenate([np.array([count for _, count in kept], np.int64), np.maximum(ends, 0)])
+    return Cells("category", counts, levels=tuple(level for level, _ in kept))
+
+
+def _merge_levels(cells: Cells, max_bin: int, least: float) -> tuple[Bins | None, Integers]:
+    """Give each of the most frequent levels a bin of its own; the others share one."""
+    order = sorted(range(len(cells.levels)), key=lambda i: -int(cells.counts[i]))
+    rest, missing = int(cells.counts[-2]), int(cells.counts[-1])
+    kept = [i for i in order if cells.counts[i] >= least][: max_bin - 1]
+    joined = [i for i in order if i not in kept]
+    rest += sum(int(cells.counts[i]) for i in joined)
+    groups: list[tuple[str, ...]] = [(cells.levels[i],) for i in kept]
+    counts = [int(cells.counts[i]) for i in kept]
+    big = [count >= least for count in (*counts, rest, missing)]
+    if sum(big) < 2:
+        return None, np.zeros(0, np.int64)
+    groups.append(tuple(cells.levels[i] for i in joined))
+    return CategoryBins(tuple(groups), len(groups) - 1), np.array([*counts, max(0, rest), max(0, missing)], np.int64)

@@ -1,0 +1,179 @@
+"""The residual scorecard: what holders' columns add to the bank's own score, from a few noised sums.
+
+The bank fits its own columns in the clear and holds that score fixed. Of a holder's columns it gets three openings, all
+noised by the holder: sums by cell of the residual r = y - p and of the weight W = p (1 - p); one gradient; one block of
+X'WX. From the first come tables x, the effect of each code given the bank's score, shrunk by what the noise allows:
+with x = G / H a cell, v its variance and t^2 the columns's own spread, x t^2 / (t^2 + v) (Morris 1983). The gradient
+is opened for these tables anew, since sums that chose the tables would flatter them. The coefficients are then the
+mean of theta given g ~ N(H theta, H + S) and theta ~ N(0, tau^2), S the variance of the noise.
+
+Weights are scaled so that a firm's add up to at most 1, which bounds what one firm moves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from veilscore.arrays import Integers, Mask, Vector
+from veilscore.models.counts import offsets
+
+WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1 for every p, so its noise is smaller
+SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
+MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
+TABLE_BITS = 12  # of x scaled to a Euclidean norm of 1 over a holder's columns
+MOST_BINS = 10
+TAU = 0.5  # spread of coefficients expected beforehand
+_MOST_X, _LEAST_RANGE = 3.0, 0.02
+_ROWS_A_BIN = 10.0  # a bin holds so many deviations of noise of the rarer class
+
+
+def cells_sensitivity(n_columns: int) -> float:
+    """How far one firm's record moves the sums by cell of r and of 3.3 W: two cells a column, by 1 at most."""
+    return math.sqrt(2.0 * n_columns)
+
+
+def gradient_sensitivity() -> float:
+    """How far it moves the gradient for tables scaled by `Tables.for_gradient`: by the norm of their ranges."""
+    return 1.0
+
+
+def moments_sensitivity() -> float:
+    """How far it moves the upper triangle of X'WX for tables scaled by `Tables.for_moments`.
+
+    W is at most 1/4 a firm. For x and x' within a box of half-widths m, norm 1, the triangles of xx' and x'x' differ
+    by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2.
+    """
+    return 0.25
+
+
+def most_bins(rarer: float, sigma: float) -> int:
+    """Bins a column that so many rows of the rarer class allow beside noise of this deviation: 2 to 10."""
+    return int(np.clip(rarer // (_ROWS_A_BIN * max(sigma, 1e-9)), 2, MOST_BINS))
+
+
+@dataclass(frozen=True, eq=False)
+class CellSums:
+    """Noised sums by cell of one holder's columns.
+
+    Attributes
+    ----------
+    n_codes : (d,).
+    residual, weight : (cells,) sums of r and of W = p (1 - p).
+    sigma : deviation of the noise of `residual`; that of `weight` is smaller by `WEIGHT_FACTOR`.
+    """
+
+    n_codes: Integers
+    residual: Vector
+    weight: Vector
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Effect x of every code of one holder's columns given the bank's score, in log-odds, centred by weight.
+
+    Attributes
+    ----------
+    n_codes : (d,).
+    x : (cells,); zero in columns that are left out.
+    weight : (cells,) sums of W, made consistent: at least a little each, and adding up to the whole in every column.
+    iv : (d,) information value of a column beside the bank's score: sum of W x^2.
+    """
+
+    n_codes: Integers
+    x: Vector
+    weight: Vector
+    iv: Vector
+
+    @property
+    def used(self) -> Mask:
+        """(d,) columns whose table has a range."""
+        return self._ranges() > 0
+
+    def _ranges(self) -> Vector:
+        at = offsets(self.n_codes)[:-1]
+        return np.maximum.reduceat(self.x, at) - np.minimum.reduceat(self.x, at)
+
+    def for_gradient(self) -> tuple[Vector, float]:
+        """Tables (cells,) divided by the Euclidean norm of their ranges, and that norm."""
+        norm = math.sqrt(float((self._ranges() ** 2).sum())) or 1.0
+        return self.x / norm, norm
+
+    def for_moments(self) -> tuple[Vector, float]:
+        """Tables (cells,) of the strongest columns divided by the norm of their greatest values, and that norm."""
+        strongest = np.zeros(self.n_codes.size, bool)
+        strongest[np.argsort(-self.iv, kind="stable")[:MOST_MOMENTS]] = True
+        x = np.where(np.repeat(strongest & self.used, self.n_codes), self.x, 0.0)
+        greatest = np.maximum.reduceat(np.abs(x), offsets(self.n_codes)[:-1])
+        norm = math.sqrt(float((greatest**2).sum())) or 1.0
+        return x / norm, norm
+
+
+def tables(sums: CellSums, total_residual: float, total_weight: float) -> Tables:
+    """Make the tables of one holder's columns; the totals over all rows are the bank's own, hence exact."""
+    at = offsets(sums.n_codes)
+    x, weight, iv = np.zeros(at[-1]), np.zeros(at[-1]), np.zeros(sums.n_codes.size)
+    sigma_w = sums.sigma / WEIGHT_FACTOR
+    for j, m in enumerate(sums.n_codes.tolist()):
+        cells = slice(at[j], at[j + 1])
+        G, H = sums.residual[cells], sums.weight[cells]
+        G = G + (total_residual - G.sum()) / m
+        H = np.maximum(H + (total_weight - H.sum()) / m, max(2.0, 0.25 * sigma_w))
+        raw, v = G / H, (sums.sigma**2 + H) / H**2
+        spread = max(0.0, float((H * (raw * raw - v)).sum() / H.sum()))
+        shrunk = np.clip(raw * spread / (spread + v), -_MOST_X, _MOST_X) if spread > 0 else np.zeros(m)
+        if np.ptp(shrunk) >= _LEAST_RANGE:
+            x[cells] = shrunk - (H * shrunk).sum() / H.sum()
+        weight[cells] = H
+        iv[j] = float((H * x[cells] ** 2).sum() / H.sum())
+    return Tables(sums.n_codes, x, weight, iv)
+
+
+def quantised(made: Tables) -> Tables:
+    """Round the tables to what is looked up, so that every sum is of exactly these."""
+    unit = math.ldexp(made.for_moments()[1], -TABLE_BITS)
+    return replace(made, x=np.rint(made.x / unit) * unit)
+
+
+@dataclass(frozen=True, eq=False)
+class HolderSums:
+    """Noised gradient (d,) and block of X'WX (d, d) for the tables of one holder, and the deviations of their noise."""
+
+    gradient: Vector
+    moments: Vector
+    sigma_gradient: float
+    sigma_moments: float
+
+
+def coefficients(made: Tables, sums: HolderSums, *, positive: bool = False) -> Vector:
+    """Mean of the coefficients (d,) of a holder's tables given its sums; zero where a table has no range."""
+    chosen = np.flatnonzero(made.used)
+    theta = np.zeros(made.n_codes.size)
+    while chosen.size:
+        H = _positive(sums.moments[np.ix_(chosen, chosen)], 0.5 * sums.sigma_moments + 1.0)
+        noise = np.diag(np.full(chosen.size, sums.sigma_gradient**2 + 1e-3))
+        fitted = TAU**2 * H @ np.linalg.solve(TAU**2 * H @ H + H + noise, sums.gradient[chosen])
+        if not positive or (fitted >= 0).all():
+            theta[chosen] = fitted
+            break
+        chosen = chosen[fitted > 0]
+    return theta
+
+
+def _positive(H: Vector, floor: float) -> Vector:
+    """The symmetric matrix with its eigenvalues raised to a floor."""
+    values, vectors = np.linalg.eigh(H)
+    raised: Vector = (vectors * np.maximum(values, floor)) @ vectors.T
+    return raised
+
+
+def plain_sums(codes: Integers, n_codes: Integers, residual: Vector, weight: Vector) -> tuple[Vector, Vector]:
+    """Sums by cell (cells,) of r and W in the clear: the oracle of the protocol, and the bank's own columns."""
+    at = offsets(n_codes)[:-1]
+    cells = (codes.astype(np.int64) + at).ravel()
+    n = int(n_codes.sum())
+    by_cell = [np.bincount(cells, np.repeat(v, n_codes.size), n).astype(np.float64) for v in (residual, weight)]
+    return by_cell[0], by_cell[1]

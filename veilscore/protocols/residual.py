@@ -1,0 +1,381 @@
+"""The residual scorecard's sums: what holders' columns add to a score that the bank has fitted on its own.
+
+Source   : docs/protocols/disclosure.md; `binning.py` (sums over cells), `stacking.py` (moments of shares).
+Parties  : the bank (r and W of its own score, tables x) and each holder (codes), pairwise; no holder meets another.
+Messages : step bin: ResidualHolderColumns -> BinBankRound1 (training mask, bins a column) -> BinHolderRound1 (shape),
+           BinHolderHints -> BinBankRound2 (r and 3.3 W encrypted) -> BinHolderRound2 (noised shares of sums by cell).
+           Step train: ResidualBankTables (x encrypted) -> ResidualHolderHints -> ResidualBankLookup (x by column),
+           ResidualBankBlock -> ResidualHolderBlock (products), ResidualHolderOpened (noised gradient and X'WX).
+Reveals  : to the bank, the numbers of columns and codes, and three groups of sums with the holder's noise, each charged
+           before it leaves; to a holder, which rows train, and which columns' X'WX is opened.
+Assumes  : semi-honest parties; ring-LWE. That r and W come from one p in (0, 1), and that tables are scaled, bounds
+           what a firm moves; an audit replays the bank to see it.
+Aborts   : MessageError on any wrong size, shape or range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from veilscore.arrays import CodeArray, Integers, Limbs, Mask, Vector, Words
+from veilscore.crypto import shares
+from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.gaussian import discrete_gaussian
+from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
+from veilscore.lattice.lookup import LookupCodes, LookupTable
+from veilscore.lattice.params import HISTOGRAM, SCALE_BITS
+from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey
+from veilscore.lattice.sampling import dither
+from veilscore.models.counts import BinCounts, BinnedColumns, offsets
+from veilscore.models.logistic_problem import column_sums
+from veilscore.models.residual import (
+    MOST_MOMENTS,
+    TABLE_BITS,
+    WEIGHT_FACTOR,
+    CellSums,
+    HolderSums,
+    Tables,
+    cells_sensitivity,
+    gradient_sensitivity,
+    moments_sensitivity,
+)
+from veilscore.protocols.binning import MAX_COLUMNS, MAX_HINT_BYTES, check_shape, shape_message
+from veilscore.protocols.blocks import check_part
+from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.wire.protocol import (
+    Charge,
+    Progress,
+    Protocol,
+    Send,
+    Session,
+    pack_fields,
+    receive,
+    receive_parts,
+    send_parts,
+    unpack_fields,
+)
+
+WEIGHT_BITS = 12  # of W in X'WX
+MOST_BIN = 64
+_MOMENT_BITS = WEIGHT_BITS + 2 * TABLE_BITS
+_KEPT_BITS = 14  # fraction bits of an opened gradient or moment; the noise is far larger
+
+
+def gradient_bits(n_train: int) -> int:
+    """Fraction bits of tables in the gradient, so that no sum of this many rows wraps."""
+    bits = 58 - SCALE_BITS - max(1, (n_train - 1).bit_length())
+    if bits < 6:
+        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
+    return min(20, bits)
+
+
+# --- step bin: sums by cell ------------------------------------------------------------------------------------------
+
+
+def bank_cells(
+    session: Session,
+    residual: Vector,
+    weight: Vector,
+    train: Mask,
+    *,
+    max_bin: Callable[[int], int],
+    sigma: Callable[[int], float],
+    rows_per_firm: int = 1,
+) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
+    """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
+
+    Parameters
+    ----------
+    residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
+    train : (n_samples,) which rows train.
+    max_bin : bins a column for a number of columns.
+    sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
+    rows_per_firm : most rows of one firm.
+    """
+    n_train = int(train.sum())
+    for holder in session.holders:
+        has = yield from receive(holder, pb.ResidualHolderColumns)
+        if not 0 < has.columns <= MAX_COLUMNS:
+            raise MessageError(f"{has.columns} columns are outside what binning takes", party=holder)
+        yield Send(
+            holder,
+            pb.BinBankRound1(
+                n_samples=train.size,
+                train_mask=shares.bits_to_bytes(train),
+                n_train=n_train,
+                max_bin=max_bin(has.columns),
+                rows_per_firm=rows_per_firm,
+            ),
+        )
+    vectors = shares.encode(np.stack([residual, WEIGHT_FACTOR * weight]))
+    shapes, own = {}, {}
+    for holder in session.holders:
+        shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
+        query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
+        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, MAX_HINT_BYTES)))
+        request, own[holder] = query.query(vectors)
+        yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
+        shapes[holder] = shape
+    result = {}
+    for done, holder in enumerate(session.holders, start=1):
+        reply = yield from receive(holder, pb.BinHolderRound2)
+        opened = shares.add(own[holder], shares.shares_from_bytes(reply.shares, own[holder].shape))
+        values = shares.from_ring(opened) / float(1 << SCALE_BITS)
+        n_codes = shapes[holder].n_codes
+        sums = CellSums(n_codes, values[0], values[1] / WEIGHT_FACTOR, sigma(n_codes.size) * rows_per_firm)
+        result[holder] = shapes[holder], sums, own[holder][0]
+        yield Progress("sums by cell", done, len(session.holders))
+    return result
+
+
+def holder_cells(
+    session: Session,
+    code: Callable[[int], BinnedColumns],
+    n_samples: int,
+    charge: Charge,
+    *,
+    n_columns: int,
+    rows_per_firm: Callable[[Mask], int],
+) -> Protocol[tuple[BinnedColumns, Mask, Words]]:
+    """Holder: noised sums over its cells; returns its codes, the training mask, and its shares of the sums of r.
+
+    Parameters
+    ----------
+    code : codes of all aligned rows for a number of bins a column, from bins fixed beforehand.
+    n_samples : aligned rows.
+    charge : what the opening costs.
+    n_columns : columns with more than one bin.
+    rows_per_firm : most training rows of one of this holder's firms.
+    """
+    bank = session.bank
+    yield Send(bank, pb.ResidualHolderColumns(columns=n_columns))
+    request = yield from receive(bank, pb.BinBankRound1)
+    if request.n_samples != n_samples:
+        raise MessageError(f"the bank bins {request.n_samples} rows, aligned were {n_samples}", party=bank)
+    train = shares.bits_from_bytes(request.train_mask, n_samples)
+    if int(train.sum()) != request.n_train or request.n_train == 0:
+        raise MessageError("the training mask is empty or contradicts its count", party=bank)
+    if not 2 <= request.max_bin <= MOST_BIN or request.rows_per_firm < max(1, rows_per_firm(train)):
+        raise MessageError("the bank asks for bins or rows of a firm outside what was agreed", party=bank)
+    columns = code(int(request.max_bin))
+    cells = int(columns.n_codes.sum())
+    nothing = np.zeros(cells, np.int64)
+    yield Send(bank, shape_message(columns, nothing, nothing))
+    histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
+    yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
+    data = yield from receive_parts(bank, pb.BinBankRound2, 64 * int(request.n_train) + 64 * cells + (1 << 20))
+    share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
+    if share.shape != (2, cells):
+        raise MessageError("the bank asked for other vectors than r and W", party=bank)
+    sigma = charge.sigma(cells_sensitivity(columns.n_codes.size) * request.rows_per_firm)
+    yield charge
+    opened = noised(share, sigma, SCALE_BITS)
+    yield Send(bank, pb.BinHolderRound2(shares=shares.shares_to_bytes(shares.add(opened, dither(opened.shape)))))
+    return columns, train, share[0]
+
+
+def noised(share: Words, sigma: float, scale_bits: int) -> Words:
+    """Add discrete Gaussian noise of deviation `sigma` to a share of values with so many fraction bits."""
+    drawn = discrete_gaussian(float(np.ldexp(sigma, scale_bits)), share.size).reshape(share.shape)
+    return shares.add(share, shares.to_ring(drawn))
+
+
+# --- step train: the gradient and X'WX -------------------------------------------------------------------------------
+
+
+def bank_fit(
+    session: Session,
+    made: Mapping[str, Tables],
+    own: Mapping[str, Words],
+    weight: Vector,
+    charges: Mapping[str, Charge],
+    rows_per_firm: int = 1,
+) -> Protocol[dict[str, HolderSums]]:
+    """Bank: the noised gradient and X'WX of each holder's tables, in the tables' own scale.
+
+    Parameters
+    ----------
+    made : holder -> its tables, quantised.
+    own : holder -> the bank's shares (cells,) of the sums of r, from `bank_cells`.
+    weight : (n_train,) W of the training rows.
+    charges : of "gradient" and "moments", for the deviations of their noise.
+    """
+    result = {}
+    for done, holder in enumerate(session.holders, start=1):
+        side = _BankFit(session, holder, made[holder], weight)
+        yield from side.start(gradient_bits(weight.size))
+        products = yield from side.products()
+        result[holder] = yield from side.open(own[holder], products, charges, rows_per_firm)
+        yield Progress("gradient and moments", done, len(session.holders))
+    return result
+
+
+class _BankFit:
+    """The bank's side with one holder."""
+
+    def __init__(self, session: Session, holder: str, made: Tables, weight: Vector) -> None:
+        self.session, self.holder, self.made, self.n = session, holder, made, weight.size
+        self.weight = np.rint(np.ldexp(weight, WEIGHT_BITS)).astype(np.int64)
+        x, self.norm = made.for_moments()
+        at = offsets(made.n_codes)[:-1]
+        self.chosen = np.flatnonzero(np.maximum.reduceat(np.abs(x), at) > 0)
+        self.units = np.rint(np.ldexp(x, TABLE_BITS)).astype(np.int64)
+        self.key = ProductKey(session.label("residual product", session.bank, holder))
+
+    def start(self, bits: int) -> Protocol[None]:
+        """Send the tables of the gradient under encryption."""
+        x, self.gradient_norm = self.made.for_gradient()
+        self.bits, self.x = bits, np.rint(np.ldexp(x, bits)).astype(np.int64)
+        yield Send(
+            self.holder,
+            pb.ResidualBankTables(
+                product_public=self.key.public(),
+                x_enc=list(self.key.encrypt(shares.to_ring(self.x)[None, :])),
+                moments=self.chosen.tolist(),
+            ),
+        )
+
+    def products(self) -> Protocol[Words]:
+        """Share of every sum of X'WX, upper triangle row by row."""
+        if not self.chosen.size:
+            return np.zeros(0, np.uint64)
+        at, a = offsets(self.made.n_codes), np.empty((self.chosen.size, self.n), np.uint64)
+        for k, column in enumerate(self.chosen.tolist()):
+            label = _lookup_label(self.session, self.holder, column)
+            lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
+            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, MAX_HINT_BYTES)))
+            query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
+            yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
+        w = shares.to_ring(self.weight)[None]
+        u = np.concatenate([w, shares.times(a, np.broadcast_to(w, a.shape))])
+        for part, chunk in enumerate(self.key.encrypt(_whole_blocks(u))):
+            yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
+        pairs = _pairs(self.chosen.size)
+        reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
+        chunks = [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
+        product = shares.sum_shares(self.key.decrypt(chunks, N, len(pairs)))
+        own = [shares.sum_shares(shares.times(u[1 + j], a[k])[None])[0] for j, k in pairs]
+        return shares.add(product, np.array(own, np.uint64))
+
+    def open(
+        self, cells: Words, products: Words, charges: Mapping[str, Charge], rows_per_firm: int
+    ) -> Protocol[HolderSums]:
+        """Add the holder's noised shares to one's own."""
+        message = yield from receive(self.holder, pb.ResidualHolderOpened)
+        if len(cells) != len(self.x):
+            raise ParameterError(f"the kept sums of {self.holder} are of other cells than its tables")
+        share = shares.add(shares.scale(cells, self.x), self.key.decrypt([message.reply], cells.size))
+        at, sums = offsets(self.made.n_codes), column_sums(share, self.made.n_codes)
+        gradient = _open(sums, message.gradient, SCALE_BITS + self.bits)
+        opened = _open(products, message.moments, _MOMENT_BITS) * self.norm**2
+        moments = np.diag(np.add.reduceat(self.made.weight * self.made.x**2, at[:-1]))
+        for (j, k), value in zip(_pairs(self.chosen.size), opened.tolist(), strict=True):
+            moments[self.chosen[j], self.chosen[k]] = moments[self.chosen[k], self.chosen[j]] = value
+        sigmas = (
+            charges["gradient"].sigma(gradient_sensitivity()) * self.gradient_norm * rows_per_firm,
+            charges["moments"].sigma(moments_sensitivity()) * self.norm**2 * rows_per_firm,
+        )
+        return HolderSums(gradient * self.gradient_norm, moments, *sigmas)
+
+
+def holder_fit(
+    session: Session,
+    codes: CodeArray,
+    n_codes: Integers,
+    cells: Words,
+    charges: Mapping[str, Charge],
+    rows_per_firm: int = 1,
+) -> Protocol[None]:
+    """Holder: open the gradient and X'WX of the bank's tables, with noise.
+
+    Parameters
+    ----------
+    codes, n_codes : (n_train, d) codes of the training rows and (d,) number of codes.
+    cells : its shares (cells,) of the sums of r, from `holder_cells`.
+    charges : of "gradient" and "moments".
+    """
+    bank, n = session.bank, codes.shape[0]
+    start = yield from receive(bank, pb.ResidualBankTables)
+    chosen = list(start.moments)
+    if len(chosen) > MOST_MOMENTS or sorted(set(chosen)) != chosen or (chosen and chosen[-1] >= n_codes.size):
+        raise MessageError("the bank names columns that are not there", party=bank)
+    evaluator = ProductEvaluator(bytes(start.product_public), session.label("residual product", bank, session.party))
+    products = np.zeros(0, np.uint64)
+    if chosen:
+        lookups = []
+        for column in chosen:  # one each, since a query costs an element a cell and a column's table is its own
+            label = _lookup_label(session, session.party, column)
+            own = np.ascontiguousarray(codes[:, [column]])
+            lookups.append(LookupCodes(own, n_codes[[column]], label, params=HISTOGRAM))
+            yield from send_parts(bank, pb.ResidualHolderHints, b"".join(lookups[-1].hint_chunks()))
+        b = np.empty((len(chosen), n), np.uint64)
+        for k, lookup in enumerate(lookups):
+            data = yield from receive_parts(bank, pb.ResidualBankLookup, lookup.query_bytes)
+            b[k] = lookup.evaluate_bytes(data)
+        products = yield from _holder_products(bank, evaluator, b)
+    reply, share = evaluator.multiply_sum(list(start.x_enc), cells[None, :])
+    sums, bits = column_sums(share, n_codes), SCALE_BITS + gradient_bits(n)
+    yield charges["gradient"]
+    gradient = noised(sums, charges["gradient"].sigma(gradient_sensitivity()) * rows_per_firm, bits)
+    if chosen:
+        yield charges["moments"]
+        products = noised(products, charges["moments"].sigma(moments_sensitivity()) * rows_per_firm, _MOMENT_BITS)
+    yield Send(
+        bank,
+        pb.ResidualHolderOpened(
+            reply=b"".join(reply), gradient=_rounded(gradient, bits), moments=_rounded(products, _MOMENT_BITS)
+        ),
+    )
+
+
+def _lookup_label(session: Session, holder: str, column: int) -> bytes:
+    return session.label(f"residual lookup {column}", holder, session.bank)
+
+
+def _pairs(n: int) -> list[tuple[int, int]]:
+    return [(j, k) for j in range(n) for k in range(j, n)]
+
+
+def _n_blocks(n: int) -> int:
+    return -(-n // N)
+
+
+def _whole_blocks(values: Words) -> Words:
+    """Vectors (V, n) with zeros up to whole blocks, so that all blocks are alike and their sums add up."""
+    return np.pad(values, ((0, 0), (0, _n_blocks(values.shape[1]) * N - values.shape[1])))
+
+
+def _holder_products(bank: str, evaluator: ProductEvaluator, b: Words) -> Protocol[Words]:
+    """Holder: its shares of the sums over rows of W x_j x_k, but for what the bank knows alone.
+
+    With shares a + b of x, W x_j x_k = W a_j a_k + (W a_j) b_k + (W a_k) b_j + W b_j b_k; the first is the bank's own.
+    Sums over blocks of rows are taken under encryption, so only one block of coefficients a pair is opened.
+    """
+    d, n = b.shape
+    pairs, padded = _pairs(d), _whole_blocks(b)
+    terms = np.array([[(0, d + i), (1 + j, k), (1 + k, j)] for i, (j, k) in enumerate(pairs)], np.int64)
+    sums: Limbs | None = None
+    for part in range(_n_blocks(n)):
+        message = yield from receive(bank, pb.ResidualBankBlock)
+        check_part(message, part, _n_blocks(n), bank)
+        if len(message.ciphertexts) != 1:
+            raise MessageError("a block of rows is one chunk of ciphertexts", party=bank)
+        rows = padded[:, part * N : (part + 1) * N]
+        squares = np.stack([shares.times(rows[j], rows[k]) for j, k in pairs])
+        sums = evaluator.add_sums(message.ciphertexts[0], 1 + d, np.concatenate([rows, squares]), terms, sums)
+    replies, share = [], np.empty((len(pairs), N), np.uint64)
+    for i, one in enumerate(() if sums is None else sums):
+        reply, share[i] = evaluator.close_sum([one], 3 * _n_blocks(n), N)
+        replies.append(reply)
+    yield from send_parts(bank, pb.ResidualHolderBlock, b"".join(replies))
+    return shares.sum_shares(share)
+
+
+def _rounded(share: Words, scale_bits: int) -> bytes:
+    return shares.shares_to_bytes(shares.round_dithered(share, scale_bits - _KEPT_BITS))
+
+
+def _open(own: Words, data: bytes, scale_bits: int) -> Vector:
+    return shares.open_rounded(own, shares.shares_from_bytes(data, own.shape), scale_bits - _KEPT_BITS, scale_bits)

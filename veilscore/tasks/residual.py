@@ -1,0 +1,188 @@
+"""Steps bin and train of a private scorecard: what holders' columns add to the bank's own, from noised sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from veilscore.arrays import Mask
+from veilscore.data.codes import CodeMap
+from veilscore.models.counts import BinnedColumns, own_counts
+from veilscore.models.design import columns_of
+from veilscore.models.residual import (
+    MOST_BINS,
+    SHARES,
+    CellSums,
+    cells_sensitivity,
+    coefficients,
+    most_bins,
+    quantised,
+    tables,
+)
+from veilscore.models.residual_card import export, fit_record, own_fit
+from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
+from veilscore.tasks.align import ALIGNED
+from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, save_counts
+from veilscore.tasks.context import (
+    StepContext,
+    aligned_table,
+    files_of_columns,
+    keep_code_map,
+    keep_model,
+    no_files,
+)
+from veilscore.tasks.fixed_bins import charged
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.training import TrainScorecard
+from veilscore.wire.protocol import Charge, Protocol
+
+_USUAL_COLUMNS = 12
+_SUMS = {"sums.npz": "bin"}
+
+
+def charges(p: TrainScorecard) -> dict[str, Charge]:
+    """Return the charges of both steps by opening: parts of the job's mu squared."""
+    return {opening: Charge(opening, "train", part * p.mu**2) for opening, part in SHARES.items()}
+
+
+def _bank_bin(context: StepContext) -> Protocol[None]:
+    job, p, store = context.job, context.job.of(TrainScorecard), context.store
+    columns, rows, code_map = own_rows(context)
+    counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
+    own = own_fit(job, counts, rows)
+    charge = charges(p)["cells"]
+
+    def sigma(n_columns: int) -> float:
+        return charge.sigma(cells_sensitivity(n_columns))
+
+    found = yield from bank_cells(
+        context.session,
+        own.residual,
+        own.weight,
+        rows["train"],
+        max_bin=lambda n_columns: min(p.max_bin, most_bins(own.rarer, sigma(n_columns))),
+        sigma=sigma,
+    )
+    kept: dict[str, Any] = {}
+    for holder, (_, sums, share) in found.items():
+        kept |= {f"{holder}/residual": sums.residual, f"{holder}/weight": sums.weight, f"{holder}/share": share}
+        kept[f"{holder}/sigma"] = np.array([sums.sigma])
+    store.save_json("code_map", code_map.to_json())
+    store.save_arrays("rows", **rows)
+    save_counts(store, {job.bank: counts, **{holder: shape for holder, (shape, _, _) in found.items()}})
+    store.save_arrays("sums", **kept)
+
+
+def _holder_bin(context: StepContext) -> Protocol[None]:
+    p, store = context.job.of(TrainScorecard), context.store
+    table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
+    fixed = yield from charged(context)
+    maps: list[CodeMap] = []
+
+    def code(max_bin: int) -> BinnedColumns:
+        maps.append(fixed.code_map(table, max_bin))
+        return columns_of(
+            maps[-1],
+            maps[-1].transform(table).take_rows(row_of).codes,
+            party=context.session.party,
+            names=context.node.policy.publish_column_names,
+            association=False,
+        )
+
+    columns, train, share = yield from holder_cells(
+        context.session,
+        code,
+        row_of.size,
+        charges(p)["cells"],
+        n_columns=len(fixed.code_map(table, MOST_BINS).columns),
+        rows_per_firm=_one_row,
+    )
+    store.save_json("code_map", maps[-1].to_json())
+    store.save_arrays("rows", codes=columns.codes, train=train)
+    store.save_arrays("sums", share=share)
+    store.save_json("columns", {"names": list(columns.names)})
+
+
+def _one_row(_train: Mask) -> int:
+    return 1  # ids are distinct: a firm has one row
+
+
+def _bank_train(context: StepContext) -> Protocol[None]:
+    job, store, p = context.job, context.store, context.job.of(TrainScorecard)
+    counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
+    own = own_fit(job, counts[job.bank], rows)
+    made = {}
+    for holder in job.holders:
+        parts = {name: kept[f"{holder}/{name}"] for name in ("residual", "weight", "sigma")}
+        sums = CellSums(counts[holder].n_codes, parts["residual"], parts["weight"], float(parts["sigma"][0]))
+        made[holder] = quantised(tables(sums, float(own.residual.sum()), float(own.weight.sum())))
+    shares = {holder: kept[f"{holder}/share"] for holder in job.holders}
+    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p))
+    theta = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}
+    keep_model(context, export(job, own, counts, made, theta, job_id=context.job_id))
+    keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
+    store.save_json("fit", fit_record(own, made, fitted))
+
+
+def _holder_train(context: StepContext) -> Protocol[None]:
+    store, p = context.store, context.job.of(TrainScorecard)
+    rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
+    codes = np.ascontiguousarray(rows["codes"][rows["train"]])
+    yield from holder_fit(context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges(p))
+    store.save_json("trained", {"n_steps": 1})
+    keep_code_map(context, code_map)
+
+
+def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:
+    return costed(len(sizes.holders) * (HINTS_BYTES + 60 * sizes.train), 0.5)
+
+
+def _cost_of_train(_parameters: Any, sizes: Sizes) -> Cost:
+    m, d = len(sizes.holders), _USUAL_COLUMNS
+    sent = (d + 1) * PRODUCT_BYTES * sizes.train + d * (d + 1) / 2 * 8192 * PRODUCT_BYTES + USUAL_CELLS * 8192 * 4 * d
+    return costed(m * sent, m * (0.3 + 1e-5 * sizes.train))
+
+
+CELLS = Step(
+    kind="bin",
+    bank=_bank_bin,
+    holder=_holder_bin,
+    reads=ALIGNED,
+    reads_data=True,
+    reads_home=files_of_columns,
+    cost=_cost_of_bin,
+    spends=lambda p: (charges(p)["cells"],),
+    learns=(
+        COMMITTED,
+        Leak("ResidualHolderColumns", "bank", "public", "number of columns"),
+        Leak("BinBankRound1", "holder", "opened", "which rows train and which are held out"),
+        Leak("BinHolderRound1", "bank", "public", "numbers of codes of bins that do not depend on the job"),
+        *hidden("bank", "hint", "BinHolderHints"),
+        *hidden("holder", "ciphertext", "BinBankRound2"),
+        Leak("BinHolderRound2", "bank", "opened", "noised sums of the bank's residuals and weights by anonymous bin"),
+    ),
+    tells_besides={},
+    refusals=(),
+)
+
+FIT = Step(
+    kind="train",
+    bank=_bank_train,
+    holder=_holder_train,
+    reads={**BINNED, **_SUMS},
+    reads_data=False,
+    reads_home=no_files,
+    cost=_cost_of_train,
+    spends=lambda p: (charges(p)["gradient"], charges(p)["moments"]),
+    learns=(
+        COMMITTED,
+        *hidden("holder", "ciphertext", "ResidualBankTables", "ResidualBankLookup", "ResidualBankBlock"),
+        *hidden("bank", "hint", "ResidualHolderHints"),
+        *hidden("bank", "masked", "ResidualHolderBlock"),
+        Leak("ResidualHolderOpened", "bank", "opened", "noised gradient and second moments of its columns' effects"),
+    ),
+    tells_besides={},
+    refusals=(),
+)

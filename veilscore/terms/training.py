@@ -1,0 +1,369 @@
+"""Parameters of the tasks that train a model: a scorecard, boosted trees, a stack of both, a choice among them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, ScreeningName
+from veilscore.terms.privacy import Disclosure
+
+MAX_CANDIDATES = 12
+MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
+
+
+class Training(Sampled):
+    """Every training task has these: binning, hold-out, the scale of points, columns."""
+
+    holdout_scores: bool = Field(default=True, description="score the hold-out and report AUC, KS and bands on it")
+    holdout_output: Literal["score", "band"] = Field(
+        default="score", description="what the bank gets of a hold-out row; band: no score is opened to anyone"
+    )
+    base_score: float = Field(default=600, allow_inf_nan=False, description="points of a firm with base_odds")
+    base_odds: float = Field(default=50, gt=0, allow_inf_nan=False, description="good:bad at the base score")
+    pdo: float = Field(default=20, gt=0, allow_inf_nan=False, description="points that double the odds")
+    population_bad_rate: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of bad firms in the population, where that of the training rows differs: PD is moved to it",
+    )
+    points_decimals: int = Field(default=2, ge=0, le=3, description="decimals of the points that are opened")
+    calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
+    bands: BandLimits = Field(default_factory=dict, description="name of each band and its lowest score")
+    weights: bool = Field(default=False, description="weigh the rows by the bank's weight_column")
+    columns_from: ScreeningName | None = Field(
+        default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
+    )
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """Return the steps between binning and evaluation."""
+        raise NotImplementedError
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return the models that a job fits: one, or those of a stack or a selection."""
+        return ()
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Return align, bin, the fits and, where the hold-out is scored, evaluate."""
+        has_holdout = self.holdout_from is not None or self.holdout_fraction > 0
+        return ("align", "bin", *self.fits, *(("evaluate",) if self.holdout_scores and has_holdout else ()))
+
+    @property
+    def private(self) -> bool:
+        """Return whether what is opened is noised and counted."""
+        return getattr(self, "disclosure", "exact") == "private"
+
+    @property
+    def opens(self) -> Output:
+        """Return what is opened to the bank of a hold-out row."""
+        return self.holdout_output
+
+    @property
+    def tells_order(self) -> bool:
+        """Return whether the bank learns the order of the bins of holders' number columns."""
+        return False
+
+    @property
+    def tells_association(self) -> bool:
+        """Return whether the bank learns how holders' columns are associated."""
+        return False
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> Self:
+        if self.calibrate and self.population_bad_rate is not None:
+            raise ValueError("calibrate and population_bad_rate both set the level of PD; choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_choice_of_columns(self) -> Self:
+        if self.columns_from is not None and any(chosen.include is not None for chosen in self.columns.values()):
+            raise ValueError("columns_from and columns.include both choose columns; leave one out (exclude may stay)")
+        return self
+
+    @model_validator(mode="after")
+    def _bands_of_the_holdout(self) -> Self:
+        if self.holdout_output == "band" and not self.bands:
+            raise ValueError("holdout_output: band needs bands, for example bands: {A: 600, B: 550}")
+        if self.holdout_output == "band" and self.calibrate:
+            raise ValueError("calibrate needs hold-out scores; with holdout_output: band set calibrate: false")
+        return self
+
+
+class TrainScorecard(Training):
+    """Trains a scorecard: steps align, bin, train, evaluate."""
+
+    task: ClassVar[str] = "train_scorecard"
+    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
+    sign: Literal["positive"] | None = Field(default=None, description="positive: no coefficient of the wrong sign")
+    C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
+    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
+    max_correlation: float | None = Field(
+        default=None, gt=0, le=1, description="largest Cramer's V of two columns; null: any"
+    )
+    max_openings: int = Field(default=120, ge=1, le=2000, description="most gradients that training opens to the bank")
+    gradient_bits: int | None = Field(
+        default=None, ge=8, le=40, description="bits of an opened gradient component; null: ceil(log2 n) + 14"
+    )
+    standard_errors: bool = Field(default=False, description="of coefficients, by two more openings for each")
+    disclosure: Disclosure = Field(
+        default="exact",
+        description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """Return the one fit."""
+        return ("train",)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return the one model."""
+        return (Candidate(self.task, self, {}),)
+
+    @property
+    def tells_order(self) -> bool:
+        """Return whether WOE is monotone, which needs the order."""
+        return self.monotone
+
+    @property
+    def tells_association(self) -> bool:
+        """Return whether columns are selected by correlation, which needs the association."""
+        return self.max_correlation is not None
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Return the options: monotone WOE and standard errors tell more."""
+        return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
+
+
+class TrainBoosting(Training):
+    """Grows boosted trees: steps align, bin, boost, evaluate. Keys have the names of XGBoost where it has them."""
+
+    task: ClassVar[str] = "train_boosting"
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
+    min_bin_fraction: float = Field(default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees")
+    max_depth: int = Field(default=4, ge=0, le=6, description="levels of splits; 0: no limit but max_leaves")
+    max_leaves: int = Field(default=0, ge=0, le=1024, description="most leaves of a tree; 0: no limit but max_depth")
+    grow_policy: Literal["depthwise", "lossguide"] = Field(
+        default="depthwise", description="depthwise: level by level; lossguide: the node that gains most first"
+    )
+    learning_rate: float = Field(default=0.1, gt=0, le=1, description="factor of what each tree adds to the log-odds")
+    reg_lambda: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="L2 penalty of leaf weights")
+    gamma: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="least gain of a split")
+    min_child_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="least sum of second derivatives h in a child"
+    )
+    min_leaf_rows: int = Field(default=30, ge=0, description="fewest rows in a child, kept by sum of h >= rows / 4")
+    subsample: float = Field(default=1.0, gt=0, le=1, description="share of rows that each tree is grown on")
+    colsample_bytree: float = Field(default=1.0, gt=0, le=1, description="share of each side's columns a tree may use")
+    scale_pos_weight: float = Field(default=1.0, gt=0, le=1000, description="weight of bad rows, good ones having 1")
+    max_delta_step: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="largest leaf weight; 0: any")
+    early_stopping_rounds: int | None = Field(default=None, ge=1, description="trees without improvement; null: off")
+    validation_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
+    )
+    monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
+        default_factory=dict, description="party.column: 1 or -1 (bank's columns), or auto: the direction of its WOE"
+    )
+    random_state: int = Field(default=0, ge=0, lt=2**63, description="seed of the drawn columns and validation rows")
+    tree_columns: Literal["paired", "own"] = Field(
+        default="paired",
+        description="paired: a tree splits on the bank's and one holder's columns; own: on one party's alone",
+    )
+    splits: Literal["sealed", "bounded"] = Field(
+        default="sealed",
+        description="sealed: chosen on shares, with noised sums of leaves opened alone; bounded: from noised sums",
+    )
+    bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
+    noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
+    disclosure: float = Field(default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns")
+    ordered: bool = Field(default=True, description="bins of holders' numbers in order, else ranked by bad rate")
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """Return the one fit."""
+        return ("boost",)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return the one model."""
+        return (Candidate(self.task, self, {}),)
+
+    @property
+    def tells_order(self) -> bool:
+        """Return whether bounded splits follow the order of values; sealed ones follow it without telling it."""
+        return self.ordered and self.splits == "bounded"
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Return the options: order of bins and sums without bounds tell more; a sealed choice of splits tells less."""
+        return {
+            **super().tells,
+            "ordered": self.tells_order,
+            "unbounded": not self.bounds,
+            "sealed": self.splits == "sealed",
+        }
+
+    @model_validator(mode="after")
+    def _growth_ends(self) -> Self:
+        if self.max_depth == 0 and self.max_leaves == 0:
+            raise ValueError("max_depth: 0 needs max_leaves; without either a tree would never end")
+        if self.max_leaves == 1:
+            raise ValueError("max_leaves: a tree of one leaf says nothing; use 2 or more, or 0 for no limit")
+        return self
+
+    @model_validator(mode="after")
+    def _sealed_growth(self) -> Self:
+        leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
+        if self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
+            raise ValueError("lossguide, max_leaves and monotone_constraints need splits: bounded")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_with_bounds(self) -> Self:
+        if self.bounds and self.noise_rows < MIN_NOISE_ROWS:
+            raise ValueError(f"noise_rows is below {MIN_NOISE_ROWS:g}: add noise, or set bounds: false")
+        return self
+
+    @model_validator(mode="after")
+    def _no_weights(self) -> Self:
+        if self.weights:
+            raise ValueError("weights: boosting takes no weights of rows; scale_pos_weight balances the classes")
+        return self
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A level-one model of a stack or a selection, which is fitted on all training rows and once without each fold.
+
+    name : of its steps; parameters : its own, with what all candidates share; varied : the values that the grid varies.
+    """
+
+    name: str
+    parameters: TrainScorecard | TrainBoosting
+    varied: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """Return the task that fits it alone."""
+        return self.parameters.task
+
+
+class TrainStack(Training):
+    """Trains a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
+
+    task: ClassVar[str] = "train_stack"
+    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
+    min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
+    folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
+    fold_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the draw of the folds")
+    scorecard: dict[str, Any] = Field(default_factory=dict, description="parameters of train_scorecard, by name")
+    boosting: dict[str, Any] = Field(default_factory=dict, description="parameters of train_boosting, by name")
+    own_scores: tuple[ColumnName, ...] = Field(
+        default=(), max_length=2, description="the bank's score columns that the stack takes in too, as their WOE"
+    )
+    fold_scores: bool = Field(default=False, description="open the out-of-fold score of each training row, for AUC")
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """Return the counts of each fold, each candidate on all training rows and without each fold, and the stack."""
+        folds = [f"fold{f}" for f in range(1, self.folds + 1)]
+        each = (step for c in self.candidates for step in (c.name, *(f"{c.name}.{fold}" for fold in folds)))
+        return (*(f"bin.{fold}" for fold in folds), *each, "stack")
+
+    @property
+    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
+        """Return which model the job files."""
+        return "stack"
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return all level-one models, scorecards first."""
+        return (*self._candidates("scorecard", {}), *self._candidates("boosting", {}))
+
+    def _candidates(
+        self, kind: Literal["scorecard", "boosting"], grid: Mapping[str, tuple[Any, ...]]
+    ) -> tuple[Candidate, ...]:
+        own = self.scorecard if kind == "scorecard" else self.boosting
+        form = TrainScorecard if kind == "scorecard" else TrainBoosting
+        for name in (*own, *grid):
+            if name in Training.model_fields:
+                raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
+            if name in own and name in grid:
+                raise ValueError(f"{name} stands in {kind} and in {kind}_grid; leave one out")
+        if math.prod(len(values) for values in grid.values()) > MAX_CANDIDATES:
+            raise ValueError(f"{kind}_grid: at most {MAX_CANDIDATES} candidates in all")
+        common = {name: getattr(self, name) for name in Training.model_fields}
+        points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        return tuple(
+            Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
+            for i, point in enumerate(points, start=1)
+        )
+
+    @property
+    def tells_order(self) -> bool:
+        """Return whether a candidate needs the order of bins."""
+        return any(c.parameters.tells_order for c in self.candidates)
+
+    @property
+    def tells_association(self) -> bool:
+        """Return whether a candidate needs the association of columns."""
+        return any(c.parameters.tells_association for c in self.candidates)
+
+    @property
+    def tells(self) -> dict[str, bool]:
+        """Return what any candidate tells more, and whether the scores of training rows are told."""
+        every = [c.parameters.tells for c in self.candidates]
+        some = {name: any(t.get(name, False) for t in every) for name in ("monotone", "ordered", "unbounded")}
+        sealed = all(t.get("sealed", True) for t in every)
+        return {**super().tells, **some, "sealed": sealed, "folds": True, "fold_scores": self.fold_scores}
+
+    @model_validator(mode="after")
+    def _candidates_are_valid(self) -> Self:
+        if self.weights:
+            raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
+        if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
+            raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
+        return self
+
+
+class SelectModel(TrainStack):
+    """Does what `train_stack` does for a small grid of parameters, and files the model of the least loss on folds."""
+
+    task: ClassVar[str] = "select_model"
+    scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
+    boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
+    choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
+        default="best", description="what is filed; best: the least loss on the folds, among all kinds"
+    )
+
+    @property
+    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
+        """Return which model the job files."""
+        return self.choose
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return all points of both grids, scorecards first."""
+        return (
+            *self._candidates("scorecard", self.scorecard_grid),
+            *self._candidates("boosting", self.boosting_grid),
+        )
+
+    @model_validator(mode="after")
+    def _small_grid(self) -> Self:
+        sizes = [len(values) for grid in (self.scorecard_grid, self.boosting_grid) for values in grid.values()]
+        if 0 in sizes or len(self.candidates) > MAX_CANDIDATES:
+            raise ValueError(f"a grid has at least one value a parameter, and {MAX_CANDIDATES} candidates in all")
+        return self
