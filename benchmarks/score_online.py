@@ -74,7 +74,7 @@ def run_job(folder: Path, name: str, task: str, parameters: str) -> Path:
 def prepare(folder: Path, n_firms: int, task: str = "train_scorecard", parameters: str = CARD) -> dict[str, int]:
     """Homes with a trained model; units of every firm by batch scoring."""
     simulate(n_firms, 1, folder / "data", columns={"tax": 20, "registry": 20})
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     issuer = Issuer.load(folder / PORTAL)
     with (folder / "data" / "bank.csv").open() as file:
         firms = [row["uscc"] for row in csv.DictReader(file)]

@@ -43,7 +43,7 @@ class Trained:
     def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted):
         self.folder = folder
         simulate(700, 7, folder / "data")
-        found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+        found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
         for party in PARTIES:
             set_policy(
                 folder, party, disclose_unknown=True, consent_issuers=ISSUERS, release=OFTEN, boosting_bounds="off",

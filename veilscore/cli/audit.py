@@ -1,4 +1,4 @@
-"""`veilscore audit`: what an auditor runs again, exports and deletes. No command here calls another node."""
+"""`veilscore audit` runs a bank's steps again, exports and deletes openings; no command here calls another node."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,8 @@ from rich.markup import escape
 from veilscore.audit.jobs import JobAudit, job_of
 from veilscore.audit.replay import Finding
 from veilscore.cli.display import console, table
-from veilscore.cli.evidence import KeysOption, public_keys, read_bytes
+from veilscore.cli.evidence import KeysOption, public_keys
+from veilscore.cli.files import read_bytes
 from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
@@ -105,7 +106,7 @@ def audit(
 
 
 def _drawn(found: list[R], count: int, seed: int | None) -> list[R]:
-    """So many of them at random, in their order; all for 0."""
+    """Return so many of them at random, in their order; all for 0."""
     order = np.random.default_rng(seed).permutation(len(found))[: count or len(found)]
     return [found[k] for k in sorted(order.tolist())]
 
@@ -126,7 +127,7 @@ def _audited_online(home: Path, witnesses: Witnesses, scores: list[ShareOpened],
 
 
 def _bank_of(home: Path) -> str | None:
-    """Whose home or bundle it is, by its log; None if there is none."""
+    """Return whose home or bundle it is, by its log; None if there is none."""
     log = home / FOLDER / LOG_FILE
     head = scan(log).head if log.is_file() else None
     return None if head is None else head.party

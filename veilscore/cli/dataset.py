@@ -8,12 +8,57 @@ from rich.markup import escape
 
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.errors import ConfigError
 from veilscore.release.catalogue import publish, read_published, verify_published
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import read_text
 
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """What holders publish of their data sets, and their fixed bins."""
+
+
+@app.command("bins", epilog="Example: veilscore dataset bins main --home /srv/tax")
+def fix_bins(
+    name: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
+    *,
+    renew: Annotated[bool, typer.Option("--renew", help="Make a new version, charged to each bank once more.")] = False,
+    normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Fix the bins that private jobs use, on the whole data set and with noise, or show those in force."""
+    from veilscore.data.ingest import read_table  # noqa: PLC0415 - loads duckdb
+    from veilscore.tasks.fixed_bins import load, make  # noqa: PLC0415 - loads every protocol
+
+    own = find_home(home, federation, party)
+    config = load_node_config(own)
+    if name not in config.datasets:
+        raise ConfigError(f"{config.name} has no data set named {name!r}; it has: {', '.join(config.datasets)}")
+    fixed = None if renew else load(own, name)
+    if fixed is None:
+        entry = config.datasets[name]
+        named = [column for column in (entry.label_column, entry.weight_column, entry.date_column) if column]
+        data = read_table(
+            entry.source,
+            entry.id_column,
+            exclude=(*entry.exclude, *named),
+            normaliser=normaliser,
+            table=entry.table,
+            query=entry.query,
+        )
+        fixed = make(own, name, data, renew=renew)
+    rows = ((c, cells.kind, str(len(cells.counts) - 1)) for c, cells in fixed.columns.items())
+    console().print(
+        f"version {fixed.hash[:16]} of {fixed.made}; each count has noise of {fixed.sigma:.0f} rows; a bank is charged "
+        f"mu {fixed.mu2**0.5:.2f} once"
+    )
+    console().print(table("Cells that jobs merge into bins", ("column", "kind", "cells"), rows))
 
 
 @app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")

@@ -1,4 +1,4 @@
-"""What `veilscore job plan` shows before anything runs."""
+"""Shows for `veilscore job plan` what a job would do, before anything runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _role(job: Job, party: str) -> str:
 
 
 def _approval(job: Job, party: str, federation: Path | None) -> str:
-    """Answer that the party's policy would give, where its home is on this machine."""
+    """Return the answer that the party's policy would give, where its home is on this machine."""
     if federation is None:
         return "its policy decides when the job is submitted"
     home = homes_in(federation).get(party)

@@ -1,4 +1,4 @@
-"""Every key of the files that people write: type, default, meaning, example, read from the models that check them."""
+"""Reads every key of the files that people write, with type, default, meaning and example, from their models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
 
@@ -30,6 +31,7 @@ TITLES: dict[type[BaseModel], str] = {
     ChosenColumns: "columns.PARTY of a job's parameters",
     NodePolicy: "policy in node.yaml",
     ReleaseRules: "policy.release",
+    PrivacyRules: "policy.privacy",
     StandingRule: "an entry of policy.agreements",
     NodeConfig: "node.yaml",
     KeyConfig: "key in node.yaml",
@@ -42,7 +44,7 @@ TITLES: dict[type[BaseModel], str] = {
 }
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
-    "policy": (NodePolicy, ReleaseRules, StandingRule),
+    "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
     "dataset": (DatasetConfig,),
     "federation": (Federation, Member, KeyStatement),
@@ -76,7 +78,9 @@ ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, ban
 ScreenFeatures: {max_columns: 40}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
-  agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest}}
+  agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
+  privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}
+PrivacyRules: {job: 0.3, year: 0.9}
 ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
@@ -89,7 +93,7 @@ KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], 
 AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
-  date_column: observation_date, exclude: [remarks]}
+  date_column: observation_date, exclude: [remarks], account: invoices}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
@@ -100,7 +104,7 @@ KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *diges
 
 @dataclass(frozen=True)
 class Key:
-    """One key as a reader needs it, all as text."""
+    """Describes one key as a reader needs it, all as text."""
 
     name: str
     type: str
@@ -111,7 +115,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """The keys of one mapping in a file."""
+    """Describes the keys of one mapping in a file."""
 
     title: str
     about: str
@@ -119,9 +123,9 @@ class Section:
 
 
 def sections(subject: str, task: str | None = None) -> list[Section]:
-    """Sections of a subject, or of the parameters of one task; a key that a task sets anew stands once.
+    """Return the sections of a subject, or of one task's parameters; a key that a task sets anew stands once.
 
-    Raises ConfigError where no such task.
+    Raises ConfigError where there is no such task.
     """
     if task is None:
         return [_section(model) for model in SUBJECTS[subject]]
@@ -137,12 +141,12 @@ def sections(subject: str, task: str | None = None) -> list[Section]:
 
 
 def _lineage(task: str) -> list[type[BaseModel]]:
-    """Model of a task's parameters and those from which it inherits keys."""
+    """Return the model of a task's parameters and those from which it inherits keys."""
     return [model for model in PARAMETERS[task].__mro__ if model in TITLES]
 
 
 def everything() -> Iterator[tuple[str, list[Section]]]:
-    """Each subject with all its sections; what tasks share stands once."""
+    """Yield each subject with all its sections; what tasks share stands once."""
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
@@ -176,7 +180,7 @@ def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
 
 
 def _type(form: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
+    """Return a JSON schema in words."""
     if "$ref" in form:
         return f"mapping (see {TITLES[_model(form['$ref'])]})"
     if "anyOf" in form:
@@ -207,5 +211,5 @@ def _model(reference: str) -> type[BaseModel]:
 
 
 def _yaml(value: object) -> str:
-    """A value as one types it, on one line."""
+    """Return a value as one types it, on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")

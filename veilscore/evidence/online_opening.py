@@ -34,6 +34,7 @@ from pydantic import Field
 from veilscore.errors import EvidenceError, MessageError, StateError
 from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, digest
 from veilscore.evidence.opening import software
+from veilscore.files.private import private_folder
 from veilscore.models.model import ScoreModel
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
@@ -303,7 +304,7 @@ def _make(folder: Path) -> None:
     try:
         if not folder.parent.is_dir():
             _make(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        private_folder(folder)
     except OSError as error:
         raise _failed(folder, error) from error
 

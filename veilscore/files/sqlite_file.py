@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from veilscore.errors import StateError
+from veilscore.files.private import private_folder
 
 _BUSY_S = 10.0
 
@@ -22,7 +23,7 @@ def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
     Raises StateError if the file cannot be made, sqlite3.Error if it is no database or cannot be read or written.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise StateError(f"{path} cannot be opened: {error.strerror}; check disk space, owner and mode") from error

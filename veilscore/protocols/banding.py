@@ -33,7 +33,7 @@ Units = Integers
 
 
 MAX_LIMITS = 63
-PIECE = 4096  # rows garbled at once; bounds the memory of both sides
+PIECE = 2048  # rows garbled at once; bounds the memory of both sides
 
 
 @dataclass(frozen=True)
