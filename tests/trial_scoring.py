@@ -56,7 +56,7 @@ parameters: {model: firms, on_missing: missing_code}
 def train(folder: Path, n_firms: int = 1000) -> Path:
     """Homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
     simulate(n_firms, 7, folder / "data")
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     for party in PARTIES:
         portal = load_node_config(folder / party).policy.consent_issuers
         set_policy(folder, party, disclose_unknown=True, consent_issuers=ISSUERS | portal, release=OFTEN)

@@ -6,6 +6,7 @@ import asyncio
 import csv
 
 import numpy as np
+import pytest
 import yaml
 from process_federation import JOB, federation, make_real_homes
 from trial_federation import commanding, running, show, submit, watch
@@ -82,6 +83,7 @@ def secrets_of(folder):
     return {text.encode() for text in found}
 
 
+@pytest.mark.federation
 def test_coordinator_sees_no_data(tmp_path, monkeypatch):
     recorder = Recorder(monkeypatch)
     info = run_job(tmp_path)

@@ -13,6 +13,8 @@ from veilscore.errors import JobError
 from veilscore.node import processes
 from veilscore.v1 import control_pb2
 
+pytestmark = pytest.mark.federation
+
 
 def test_a_party_killed_at_each_step_comes_back(tmp_path):
     kills = {"align": "tax", "bin": "bank", "score": "registry"}
