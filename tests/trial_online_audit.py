@@ -27,7 +27,7 @@ HOLDERS = ("tax", "registry")
 
 def two_models(folder: Path) -> Path:
     """Homes with a scorecard "firms" and trees "trees"."""
-    train(folder, 700)
+    train(folder)
     for party in ("bank", *HOLDERS):
         set_policy(folder, party, boosting_bounds="off", allow_order=True)
     run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))

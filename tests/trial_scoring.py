@@ -53,7 +53,7 @@ parameters: {model: firms, on_missing: missing_code}
 """
 
 
-def train(folder: Path, n_firms: int = 1000) -> Path:
+def train(folder: Path, n_firms: int = 1800) -> Path:
     """Homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
     simulate(n_firms, 7, folder / "data")
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)

@@ -62,7 +62,7 @@ def test_a_list_is_no_revocation_and_a_token_no_list():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+    return train(tmp_path_factory.mktemp("federation"))
 
 
 def test_online_refusals_come_before_the_record_is_read(trained, tmp_path, monkeypatch):

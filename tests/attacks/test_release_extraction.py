@@ -30,7 +30,7 @@ OFF = {"control": "off"}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+    return train(tmp_path_factory.mktemp("federation"))
 
 
 class Attack:
