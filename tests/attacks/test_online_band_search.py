@@ -11,6 +11,7 @@ import asyncio
 import numpy as np
 import pytest
 from consent_issuer import token_bytes
+from finished_jobs import finished
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto.he import PublicContext
@@ -29,8 +30,8 @@ HOLDERS = ("tax", "registry")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+def trained():
+    return finished(train)
 
 
 @pytest.fixture
