@@ -166,14 +166,17 @@ class KernelCache(NullCache):
     def _save(self, name: str, payload: bytes) -> None:
         for place, folder in enumerate(self._folders()):
             try:
-                rights = 0o700 if place else 0o777  # the first is that of the sources, for all who run them
-                folder.parent.mkdir(rights, parents=True, exist_ok=True)
-                folder.mkdir(rights, exist_ok=True)
+                if not folder.is_dir():
+                    folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+                    folder.mkdir(0o700, exist_ok=True)
+                    if not place:  # beside the sources, for all who run them, whatever this process's umask is
+                        folder.chmod(0o755)
                 if not _is_private(folder):
                     continue
                 part = folder / f"{name}.{uuid.uuid4().hex}"
                 try:
                     part.write_bytes(hashlib.sha256(payload).digest() + payload)
+                    part.chmod(0o600 if place else 0o644)
                     part.replace(folder / name)
                 finally:
                     part.unlink(missing_ok=True)

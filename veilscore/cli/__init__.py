@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from veilscore import __version__
 from veilscore.cli.display import errors_console
 from veilscore.errors import ConfigError, VeilscoreError
+from veilscore.files.private import keep_private
 
 _DEBUG = "VEILSCORE_DEBUG"
 
@@ -168,6 +169,7 @@ def options(
 
 def main() -> None:
     """Run the command; an error becomes one panel and exit code 2."""
+    keep_private()
     try:
         app()
     except VeilscoreError as error:

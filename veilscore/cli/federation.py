@@ -41,6 +41,9 @@ def init(
     label_column: Annotated[str, typer.Option(help="Label column in the bank's file (1: bad).")] = "default",
     name: Annotated[str, typer.Option(help="Name of the federation.")] = "trial",
     approve: Annotated[bool, typer.Option("--approve", help="A person approves each job at each party.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The holders agree to exact jobs for a year, for data that is nobody's.")
+    ] = False,
 ) -> None:
     """Set up a whole federation on this machine, for trials.
 
@@ -56,7 +59,9 @@ def init(
     if data is not None and not data.is_dir():
         raise ConfigError(f"data folder not found: {data}")
     files = None if data is None else DataFiles(data, id_column, label_column)
-    federation = found_federation(folder, parties, name=name, data=files, accept="manual" if approve else "auto")
+    federation = found_federation(
+        folder, parties, name=name, data=files, accept="manual" if approve else "auto", exact=exact
+    )
     _show_federation(federation)
     console().print(
         f"Next: write a job, then `veilscore up {folder}` and `veilscore job run JOB.yaml --federation {folder}`"

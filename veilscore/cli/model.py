@@ -10,6 +10,7 @@ from rich.markup import escape
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
@@ -158,7 +159,7 @@ def import_model(
     target = find_home(home, federation) / "models" / model.name / "model.json"
     if target.exists():
         raise ConfigError(f"{target} exists already; remove it first if the imported one is to replace it")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(target.parent)
     model.save(target)
     if not (target.parent / "code_map.json").exists():
         console().print(f"[yellow]put the bank's code map beside it before scoring: {target.parent / 'code_map.json'}")

@@ -30,6 +30,7 @@ from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import Keys, Signer, canonical, digest
 from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.merkle import MerkleTree, leaf_hash
+from veilscore.files.private import private_folder
 
 LOG_FILE = "log.jsonl"
 MAX_ENTRY_BYTES = 1 << 20
@@ -194,7 +195,7 @@ class Log:
 
     def _open(self, folder: Path) -> int:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"log {self.path} cannot be opened: {error.strerror}") from error
@@ -326,6 +327,11 @@ class Log:
         """Return the path of an entry in the tree of `size` entries."""
         with self._lock:
             return self._tree.inclusion(index, size)
+
+    def continues(self, head: SignedHead) -> bool:
+        """Return whether the log, up to the size of a head of it, is what that head was signed for."""
+        with self._lock:
+            return head.size <= self.size and self._tree.root(head.size) == head.root_bytes
 
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
         """Return the path from the tree of `old` entries to that of `size`."""

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from veilscore.errors import ConfigError, IdentityError, StateError
+from veilscore.files.private import check_private, private_folder
 from veilscore.keys.key_source import (
     PASSPHRASE_FILE_VARIABLE,
     PASSPHRASE_VARIABLE,
@@ -228,7 +229,7 @@ def create_identity(
     passphrase: Passphrase = passphrase_from_environment,
     recovery: bool | str = False,
 ) -> Identity:
-    """Make a key and its certificate in `folder` (key.pem mode 0600, certificate.pem).
+    """Make a key and its certificate in `folder` (key.pem and certificate.pem, mode 0600).
 
     days : validity from now on; zero or less gives a certificate that has already expired.
     passphrase : called once; None leaves the key unencrypted.
@@ -254,9 +255,9 @@ def create_identity(
         recovery = fingerprint_of_key(rescue.public_key())
         files.append((RECOVERY_FILE, _key_bytes(rescue, secret), 0o600))
     certificate = _self_signed(key, name, role, days, recovery or None)
-    files.append((CERTIFICATE_FILE, certificate, 0o644))
+    files.append((CERTIFICATE_FILE, certificate, 0o600))
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         _write_all(folder, files)
     except FileExistsError as error:
         raise ConfigError(
@@ -326,7 +327,10 @@ def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_envi
     Raises ConfigError where a file or the passphrase is missing or wrong, IdentityError where files are damaged, do not
         match or are expired, or other users can read the key.
     """
-    folder = current_folder(folder)
+    for place in (folder, current := current_folder(folder)):
+        if place.is_dir():
+            check_private(place, "identity folder")
+    folder = current
     key_path = folder / KEY_FILE
     try:
         mode = key_path.stat().st_mode

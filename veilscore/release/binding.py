@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 
 from veilscore.errors import RefusedError, StateError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.models.filed import load_model
 from veilscore.terms.job import Job
@@ -126,7 +127,7 @@ def _salt(home: Path) -> bytes:
     path = home / "state" / "binding.key"
     try:
         if not path.is_file():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(path.parent)
             fresh = os.urandom(32)
             write_atomically(path, lambda file: file.write(fresh))
         return path.read_bytes()

@@ -74,7 +74,8 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
         design = modelling.design(job, known, rows)
         tables = {**_filed_tables(model), **design.tables}
     else:
-        tables = boosting_design.tables_of(counts, rows["target"][rows["train"]])
+        known = {job.bank: counts[job.bank]} if job.training.private else counts
+        tables = {**_filed_tables(model), **boosting_design.tables_of(known, rows["target"][rows["train"]])}
     return BankFiles(
         job=job,
         model=model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from veilscore.data.ingest import list_columns, read_table
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, DataError, SchemaError
 from veilscore.evidence.opening import Opening
+from veilscore.files.private import private_folder
 from veilscore.files.store import JobStore, write_text
 from veilscore.models import screening
 from veilscore.models.filed import load_model
@@ -28,6 +28,7 @@ from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.settings import parse_json
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
@@ -135,7 +136,7 @@ class StepContext:
                 f"no screening {name!r} at {path}: run the screening job first, or restore it", party=party
             )
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            body = parse_json(path.read_text(encoding="utf-8"))
             columns, found, stated = tuple(body["columns"]), str(body["screening"]), body["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             raise SchemaError(f"{path} is no list of kept columns; run the screening job again", party=party) from None
@@ -247,7 +248,7 @@ def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
     A holder keeps the job's bands too: later it lets out bands by them alone, whatever the bank has then.
     """
     folder, p = context.models() / context.job.name, context.job.training
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     write_text(folder / "code_map.json", code_map.to_json())
     if context.role == "holder":
         bands = {name: float(lowest) for name, lowest in p.bands.items()}
@@ -258,7 +259,7 @@ def keep_model(context: StepContext, model: ScoreModel) -> None:
     """Save the model in the job folder and where scoring finds it."""
     model.save(context.store.path / "model.json")
     folder = context.models() / context.job.name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     model.save(folder / "model.json")
 
 
