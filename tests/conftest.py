@@ -10,6 +10,7 @@ import pytest
 from finished_jobs import changed, keep_in
 from processor_time import ProcessorTime
 
+import veilscore.fabric.grpc_channel  # noqa: F401 - before a test imports gRPC, so that it speaks TLS 1.3 only
 from veilscore.node import founding
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, ParameterError, RefusedError, VeilscoreError
 from veilscore.evidence.documents import load_keys
-from veilscore.evidence.recorder import score_receipt
+from veilscore.evidence.kept_receipts import score_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.lattice.params import SCORE_T
 from veilscore.models.filed import load_model

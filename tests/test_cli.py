@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from veilscore.cli import app
 from veilscore.cli.node import open_node
 from veilscore.errors import ConfigError, JobError, VeilscoreError
-from veilscore.fabric.process import running_pid
+from veilscore.fabric.process import running_pid, serve
 from veilscore.terms.federation import load_federation
 
 runner = CliRunner()
@@ -40,6 +40,14 @@ def trial(tmp_path):
 
 
 @pytest.fixture
+def careless_shell():
+    """Files are made for everybody, unless whoever makes them says otherwise."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def job(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(SCORECARD + "parameters: {max_bin: 5}\n")
@@ -56,7 +64,7 @@ def until_pending(home):
 
 
 @pytest.mark.federation
-def test_a_whole_job(trial, job):
+def test_a_whole_job(careless_shell, trial, job):
     try:
         text = veilscore("up", trial)
         assert all(name in text for name in ("coordinator", "bank", "tax", "registry"))
@@ -83,6 +91,16 @@ def test_a_whole_job(trial, job):
         text = veilscore("down", trial)
     assert "stopped: registry, tax, bank, coordinator" in text
     assert "no node was running" in veilscore("down", trial)
+    # a data set that the bank kept for an auditor is a link to the bank's own file
+    made = [path for path in trial.rglob("*") if path.is_dir() or path.stat().st_nlink == 1]
+    assert {path.name for path in made} >= {"node.yaml", "node.log", "console.log", "node.pid", "log", "model.json"}
+    assert [str(p.relative_to(trial)) for p in (trial, *made) if p.stat().st_mode & 0o077] == []
+
+
+def test_a_home_that_others_can_enter_is_not_served(trial):
+    (trial / "tax").chmod(0o750)
+    with pytest.raises(ConfigError, match=r"has mode 0750.*run `chmod -R go-rwx .*tax`"):
+        serve(trial / "tax", open_node)
 
 
 @pytest.mark.federation

@@ -38,6 +38,10 @@ def test_key_file_is_for_its_owner_only(tmp_path):
     create_identity(tmp_path, "bank", "bank")
     assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
     (tmp_path / KEY_FILE).chmod(0o640)
+    tmp_path.chmod(0o710)
+    with pytest.raises(ConfigError, match=r"identity folder .* has mode 0710.*run `chmod -R go-rwx "):
+        load_identity(tmp_path)
+    tmp_path.chmod(0o700)
     with pytest.raises(IdentityError, match="chmod 600"):
         load_identity(tmp_path)
 

@@ -37,7 +37,8 @@ def test_primes_are_the_largest():
 
 @pytest.mark.parametrize("parameters", SETS, ids=lambda s: s.name)
 def test_sets_are_within_the_security_table(parameters):
-    assert parameters.q.bit_length() <= {2048: 54, 4096: 109, 8192: 218}[parameters.N]
+    """The figures are those of the guidelines of 2024; those of 2018 were 54, 109 and 218."""
+    assert parameters.q.bit_length() <= {2048: 53, 4096: 106, 8192: 214}[parameters.N]
     assert all(p % (2 * parameters.N) == 1 and naive_prime(p) for p in parameters.primes)
 
 
@@ -53,6 +54,9 @@ def test_share_ring():
     ("N", "t", "primes", "n_message", "why"),
     [
         (4096, 1 << 24, params.largest_primes(30, 8192, 4), 0, "128 bits"),
+        (4096, params.T, params.T_PRIMES + params.largest_primes(24, 8192, 2), 2, "at most 106"),
+        (2048, 1 << 24, params.largest_primes(30, 4096, 1) + params.largest_primes(24, 4096, 1), 0, "at most 53"),
+        (8192, params.T, params.T_PRIMES + params.largest_primes(26, 16384, 6), 2, "at most 214"),
         (3000, 1 << 24, params.largest_primes(30, 8192, 2), 0, "security table"),
         (4096, 1 << 24, (8193, 16760833), 0, "not a prime"),
         (4096, 1 << 24, (12289,) * 2, 0, "differ"),
@@ -66,11 +70,11 @@ def test_weak_or_wrong_sets_are_refused(N, t, primes, n_message, why):
 
 
 def test_noise_budgets():
-    assert params.check_histogram(120_000, 640).log2_failure < -37
-    assert params.check_histogram(1_000_000, 640, 64).log2_failure < -36
-    assert params.check_lookup(params.LOOKUP_TRAIN, 1_000_000, 20, 200).log2_failure < -20
+    assert params.check_histogram(120_000, 640).log2_failure < -36
+    assert params.check_histogram(1_000_000, 640, 64).log2_failure < -34.5
+    assert params.check_lookup(params.LOOKUP_TRAIN, 1_000_000, 20, 200).log2_failure < -19.8
     assert params.check_lookup(params.LOOKUP_OPEN, 1_000_000, 20, 200).log2_failure + 20 < -50
-    assert params.check_row_lookup(params.MAX_CELLS, 100, 1200).log2_failure < -22
+    assert params.check_row_lookup(params.MAX_CELLS, 100, 1200).log2_failure < -21
     product = params.check_product(48, 1 << 28)
     assert product.bound * 2.0**68 < params.PRODUCT.delta
 

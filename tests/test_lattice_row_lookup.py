@@ -82,7 +82,7 @@ def test_extreme_values(small, value):
 
 
 def test_errors_are_rare_and_of_one_unit():
-    """At 2^-22 a row, 40 steps of 500 rows are right but for a row or two."""
+    """At 2^-21 a row, 40 steps of 500 rows are right but for a row or two."""
     rng = np.random.default_rng(2)
     codes, n_codes = make(rng, 500, [7] * 20)
     owner, table = pair(codes, n_codes)

@@ -63,7 +63,7 @@ STACK = (
 def train(folder: Path) -> None:
     """Make homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
     simulate(700, 7, folder / "data")
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     for party in PARTIES:
         portal = load_node_config(folder / party).policy.consent_issuers
         set_policy(folder, party, disclose_unknown=True, consent_issuers=ISSUERS | portal, release=OFTEN)

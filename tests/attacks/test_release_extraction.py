@@ -20,9 +20,9 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 from veilscore.errors import RefusedError
 from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
+from veilscore.online.bank import OnlineBank
 from veilscore.online.model import codes_of_features
 from veilscore.online.records import load_map
-from veilscore.online.repeat import Openings
 from veilscore.tasks import batch
 
 DEFAULT = {}  # release control as it is when a policy says nothing
@@ -118,7 +118,7 @@ def lying(attack, monkeypatch):
         lambda self, *paths: online_model.replace_hash(read(self, *paths), attack.model.sha256),
         raising=False,
     )
-    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)
+    monkeypatch.setattr(OnlineBank, "_opened_before", lambda *_: None)
     return column_by_column(attack)
 
 

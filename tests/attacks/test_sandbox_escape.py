@@ -21,7 +21,9 @@ from conftest import ROOT
 from sandbox_home import make_homes, need_sandbox, set_policy, submit, write_code
 
 from veilscore.errors import IdentityError, SandboxError
+from veilscore.sandbox import run as sandbox_run
 from veilscore.sandbox.bubblewrap import Inside, default_python
+from veilscore.sandbox.memory_group import make_group, writable_groups
 from veilscore.sandbox.policy import SandboxLimits
 from veilscore.sandbox.run import run_inside
 
@@ -190,6 +192,123 @@ def test_memory_of_many_processes():
     assert got is None
     assert outcome.status == "memory"
     assert outcome.seconds < 15
+
+
+SMALL = LIMITS.model_copy(update={"memory_bytes": 256 * MIB})
+
+
+@pytest.mark.parametrize(("flags", "file"), [(0x21, None), (0x23, None), (0x40021, None), (0x01, "/dev/zero")])
+def test_memory_of_shared_maps(flags, file):
+    """Touched, then all but a page unmapped: the kernel keeps every page and no process shows one of them."""
+    code = f"""
+        import ctypes, os, time
+        libc, size, number = ctypes.CDLL(None), ctypes.c_size_t, ctypes.c_int
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
+        libc.munmap.argtypes = [ctypes.c_void_p, size]
+        fd = os.open({file!r}, os.O_RDWR) if {file!r} else -1
+        n, held = 50 << 20, 0
+        for _ in range(12):
+            place = libc.mmap(None, n, 3, {flags}, fd, 0)
+            if place in (None, 2**64 - 1):
+                break
+            ctypes.memset(place, 1, n)
+            libc.munmap(place + 4096, n - 4096)
+            held += n
+        time.sleep(0.2)
+        report(held)
+    """
+    got, outcome = attack(code, SMALL)
+    assert got == 0, outcome.stderr
+
+
+def test_memory_of_files_without_a_folder():
+    code = """
+        import os
+        held = []
+        for make in (lambda: os.memfd_create('x'), lambda: os.open('/dev/shm/x', os.O_RDWR | os.O_CREAT)):
+            try:
+                held.append(make())
+                for _ in range(600):
+                    os.write(held[-1], bytes(1 << 20))
+            except OSError:
+                pass
+        report(len(held))
+    """
+    got, outcome = attack(code, SMALL)
+    assert got == 0, outcome.stderr
+
+
+def test_memory_in_full_sockets():
+    """2 MB a socket where the buffer could be enlarged, and hundreds of sockets a process."""
+    code = """
+        import os, socket, time
+        kept, sent = [], 0
+        for _ in range(CHILDREN):
+            if os.fork() == 0:
+                break
+        for _ in range(120):
+            kept.extend(socket.socketpair())
+            for end in kept[-2:]:
+                try:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                except OSError:
+                    pass
+                end.setblocking(False)
+                try:
+                    while True:
+                        sent += end.send(bytes(65536))
+                except BlockingIOError:
+                    pass
+        if CHILDREN:
+            time.sleep(10)
+        report(sent)
+    """
+    got, outcome = attack(code.replace("CHILDREN", "0"), SMALL)
+    assert 0 < got < 100 * MIB, outcome.stderr
+    _, outcome = attack(code.replace("CHILDREN", "5"), SMALL)
+    assert outcome.status == "memory"
+
+
+def test_memory_between_two_looks(monkeypatch):
+    """The kernel's own group holds where nobody looks; made where this machine lets this user make one."""
+    if next(writable_groups(Path("/proc/self")), None) is None:
+        pytest.skip("this user may make no control group with a memory controller")
+    monkeypatch.setattr(sandbox_run, "_WATCH_S", 3600.0)
+    code = "import os, time\nfor _ in range(3): os.fork()\nx = b'x' * (60 << 20)\ntime.sleep(2)\nreport('all')"
+    got, outcome = attack(code, SMALL)
+    assert got is None
+    assert outcome.status == "memory"
+    monkeypatch.setattr(sandbox_run, "make_group", lambda _bytes: None)
+    assert attack(code, SMALL)[0] == "all"  # without it, 480 MB at once
+
+
+def test_control_groups_are_made_beside_or_below_the_own_one_alone(tmp_path):
+    """Version 2, laid out in a folder: below a group that hands memory on, never higher than beside the own one."""
+    mount = tmp_path / "sys"
+    for place in ("", "user", "user/app", "user/app/run"):
+        (mount / place).mkdir()
+        (mount / place / "cgroup.procs").touch()
+        (mount / place / "cgroup.subtree_control").write_text("memory pids")
+    (mount / "user/app/run/cgroup.subtree_control").unlink()  # the kernel refuses to hand on where processes are
+    process = tmp_path / "proc"
+    process.mkdir()
+    (process / "mountinfo").write_text(f"31 23 0:28 / {mount} rw - cgroup2 cgroup2 rw\n")
+    (process / "cgroup").write_text("0::/user/app/run\n")
+    assert list(writable_groups(process)) == [mount / "user/app"]
+    (process / "cgroup").write_text("0::/../elsewhere\n")
+    assert list(writable_groups(process)) == []
+
+
+def test_a_control_group_is_gone_after_the_run():
+    group = make_group(256 * MIB)
+    if group is None:
+        pytest.skip("this user may make no control group with a memory controller")
+    assert not group.exceeded()
+    group.close()
+    before = set(group.folder.parent.glob("veilscore-sandbox-*"))
+    attack("report(1)")
+    assert set(group.folder.parent.glob("veilscore-sandbox-*")) <= before
 
 
 @pytest.mark.parametrize(("folder", "most"), [("/tmp", 16), ("/outputs", 8)])  # noqa: S108 - in the sandbox

@@ -87,4 +87,4 @@ async def federation(folder: Path, *names: str):
 def make_real_homes(folder: Path) -> None:
     """Homes with simulated data of 2500 firms, for the real workflow."""
     simulate_to_folder(folder / "data", 2500, 3)
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
@@ -70,7 +71,7 @@ def _kind(model: ScoreModel) -> str:
 
 
 def _facts(model: ScoreModel) -> list[tuple[str, str]]:
-    """What every kind of model states about itself."""
+    """Return what every kind of model states about itself."""
     s, p = model.scaling, model.provenance
     return [
         ("base points", f"{model.base_points / s.units:.{s.decimals}f}"),
@@ -83,7 +84,7 @@ def _facts(model: ScoreModel) -> list[tuple[str, str]]:
 
 
 def _show_trees(out: Console, model: Boosted) -> None:
-    """Importance of columns, trees by holder, and the hashes of the holders' parts."""
+    """Print the importance of columns, trees by holder, and the hashes of the holders' parts."""
     if isinstance(model, Stacked):
         weights = [(member.name, member.kind, f"{member.weight:.4f}") for member in model.members]
         out.print(table("Members of the stack", ("member", "kind", "weight of its log-odds"), weights))
@@ -158,7 +159,7 @@ def import_model(
     target = find_home(home, federation) / "models" / model.name / "model.json"
     if target.exists():
         raise ConfigError(f"{target} exists already; remove it first if the imported one is to replace it")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(target.parent)
     model.save(target)
     if not (target.parent / "code_map.json").exists():
         console().print(f"[yellow]put the bank's code map beside it before scoring: {target.parent / 'code_map.json'}")

@@ -17,7 +17,7 @@ from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_
 from veilscore.errors import ConfigError, JobError, PeerError, StateError
 from veilscore.fabric.process import Service, running_pid, serve
 from veilscore.files.store import write_atomically
-from veilscore.node import processes
+from veilscore.node import processes, state
 from veilscore.node.founding import homes_in
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
@@ -28,7 +28,7 @@ app.add_typer(node_app, name="node")
 
 Home = Annotated[Path, typer.Argument(help="The node's home: node.yaml, identity/, federation.yaml.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a local federation, as `veilscore init` made it.")]
-_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "state")
+_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "consents", "evidence", "state")
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
     "bank": "veilscore.node.node:Node",
@@ -38,7 +38,7 @@ _SERVED = {
 
 
 def open_node(home: Path) -> Service:
-    """Node or coordinator of a home, by the role in its node.yaml; ConfigError for an operator's home."""
+    """Return the node or coordinator of a home, by its role in node.yaml; ConfigError for an operator's home."""
     role = load_node_config(home).role
     if role not in _SERVED:
         raise ConfigError(f"{home} is an {role}'s home: it commands nodes and runs none")
@@ -68,6 +68,19 @@ def stop(home: Home) -> None:
     console().print("stopped" if processes.stop(home) else "no node runs on this home")
 
 
+@node_app.command(epilog="Example: veilscore node mend /srv/tax")
+def mend(
+    home: Home,
+    *,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on without what neither log nor backup holds.")
+    ] = False,
+) -> None:
+    """Write back from the log what lost or older state files lack, where no backup is as new; the log says so."""
+    done = state.mend(home.resolve(), accept_loss=accept_loss)
+    console().print("\n".join(done) or "nothing is missing", soft_wrap=True)
+
+
 @node_app.command(epilog="Example: veilscore node status /srv/tax")
 def status(home: Home) -> None:
     """Show whether the node runs and which members of its federation answer it."""
@@ -89,7 +102,7 @@ def up(folder: Folder) -> None:
             if running_pid(home) is None:
                 started[home] = processes.spawn(home)
         asyncio.run(_until_up(homes, started))
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no node stays behind
         for process in started.values():
             process.terminate()
         raise

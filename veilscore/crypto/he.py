@@ -26,14 +26,12 @@ from tenseal import sealapi
 from veilscore.arrays import Words
 from veilscore.errors import MessageError, ParameterError, SecretReuseError
 from veilscore.files.machine import memory_file
-from veilscore.lattice.params import ONLINE_T
+from veilscore.lattice.params import ONLINE_T, SECURITY_BITS
 from veilscore.wire.randomness import secret_bytes, seeded
 
 N_SLOTS = 8192
 LIMB_BITS = (44, 55, 55, 60)  # the last is used for keys only; a reply keeps the first
 T = ONLINE_T
-MAX_MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
-"""Ring dimension -> largest modulus at 128 bits, ternary secret (HomomorphicEncryption.org, 2018)."""
 
 _HEADER_BYTES = 16
 _MAGIC = b"\x5e\xa1"
@@ -54,7 +52,7 @@ def check_parameters(n_slots: int, limb_bits: tuple[int, ...], t: int) -> None:
     ------
     ParameterError : names the bound that does not hold.
     """
-    allowed = MAX_MODULUS_BITS.get(n_slots, 0)
+    allowed = SECURITY_BITS.get(n_slots, 0)
     if sum(limb_bits) > allowed:
         raise ParameterError(
             f"a modulus of {sum(limb_bits)} bits at dimension {n_slots} is below 128 bits of security; "

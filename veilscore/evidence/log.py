@@ -30,6 +30,7 @@ from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.documents import Keys, Signer, canonical, digest
 from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.merkle import MerkleTree, leaf_hash
+from veilscore.files.private import private_folder
 
 LOG_FILE = "log.jsonl"
 MAX_ENTRY_BYTES = 1 << 20
@@ -194,7 +195,7 @@ class Log:
 
     def _open(self, folder: Path) -> int:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"log {self.path} cannot be opened: {error.strerror}") from error
@@ -252,7 +253,7 @@ class Log:
             self._tree.extend(map(leaf_hash, bodies))
             try:
                 self._write(bodies, with_head=not head_later)
-            except BaseException:
+            except BaseException:  # the tree may never be ahead of the file
                 self._tree.cut(first)
                 raise
             return range(first, self.size)
@@ -282,7 +283,7 @@ class Log:
             self._head, self._previous = head, digest(signed)
 
     def _put(self, data: bytes) -> None:
-        if not self._whole:
+        if not self._whole:  # an earlier write failed and could not be taken back
             self._cut(self._end)
         view = memoryview(data)
         try:
@@ -326,6 +327,11 @@ class Log:
         """Return the path of an entry in the tree of `size` entries."""
         with self._lock:
             return self._tree.inclusion(index, size)
+
+    def continues(self, head: SignedHead) -> bool:
+        """Return whether the log, up to the size of a head of it, is what that head was signed for."""
+        with self._lock:
+            return head.size <= self.size and self._tree.root(head.size) == head.root_bytes
 
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
         """Return the path from the tree of `old` entries to that of `size`."""

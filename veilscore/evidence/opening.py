@@ -31,6 +31,7 @@ from pydantic import Field
 from veilscore import __version__
 from veilscore.errors import EvidenceError, SecretReuseError, StateError
 from veilscore.evidence.documents import Count, Digest, Document, Party, Text, Time
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.release.binding import code_digest, file_digest
 from veilscore.terms.job import Job
@@ -153,6 +154,7 @@ class StepRecord:
                 self.folder = None
                 return
             if self._file is None:
+                # unbuffered: what a crash leaves is whole up to its last message
                 self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
             self._file.write(_LENGTH.pack(len(head), len(kept)) + head)
             if kept:
@@ -178,8 +180,8 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads
         return StepRecord(unkept(session), node.name)
     folder = home / "jobs" / job_id / AUDIT / f"{step}.{attempt}"
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
+        private_folder(folder.parent)
+        folder.mkdir(mode=0o700)  # fails if it is there, so that no attempt gets two seeds
         files = {name: _keep(home / name, folder / FILES / name) for name in reads.present(home)}
         name = job.datasets[node.name]
         if reads.data and name in node.datasets:
@@ -206,11 +208,12 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads
 
 def _keep(source: Path, target: Path) -> str:
     """Keep a file as it is now and return its digest."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(target.parent)
     try:
         os.link(source, target)  # enough, since files of a home are replaced, never written into
     except OSError:
-        shutil.copy2(source, target)
+        with source.open("rb") as file:
+            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
     return file_digest(target).hex()
 
 

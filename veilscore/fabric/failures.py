@@ -103,7 +103,7 @@ def _error_of(status: str, text: str, sent: bytes | None, peer: Member) -> Veils
     if "CERTIFICATE_VERIFY_FAILED" in text or "TSI_PROTOCOL_FAILURE" in text or "Hostname" in text:
         return IdentityError(
             f"{where} does not show the certificate that the federation file pins for it: another node is "
-            "there, it has a new identity, or its certificate has expired",
+            "there, it has a new identity, its certificate has expired, or it speaks no TLS 1.3",
             party=peer.name,
         )
     if status == "UNAVAILABLE" and "failed to connect" in text and "Socket closed" in text:

@@ -1,23 +1,32 @@
 """The only file that speaks gRPC: a server and connections to peers, in bytes; fabric.py gives them a meaning.
 
-Every connection is mutual TLS. A server trusts exactly the certificates of the federation file, a client exactly those
-of the peer it calls (two while a key is being replaced); there is no other way in.
+Every connection is mutual TLS 1.3. A server trusts exactly the certificates of the federation file, a client exactly
+those of the peer it calls (two while a key is being replaced); there is no other way in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
-import grpc
+# gRPC for Python has no setting for the lowest version of TLS. Its list of cipher suites concerns TLS 1.2 alone (that
+# of TLS 1.3 is fixed), and the one suite left here needs a pre-shared key that nobody has: a handshake of TLS 1.2 finds
+# no suite, at a server and at a client. gRPC reads the list once, when it is first imported.
+_SUITES, _NONE_OF_TLS_1_2 = "GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES128-CBC-SHA"
+_ONLY_TLS_1_3 = "grpc" not in sys.modules or os.environ.get(_SUITES) == _NONE_OF_TLS_1_2
+os.environ[_SUITES] = _NONE_OF_TLS_1_2
 
-from veilscore.errors import VeilscoreError
-from veilscore.fabric.failures import INTERNAL, failure_of, status_of, told
-from veilscore.terms.federation import Member
-from veilscore.wire.framing import PIECE_BYTES
-from veilscore.wire.inbox import MIB, WireLimits
+import grpc  # noqa: E402 - after the line above
+
+from veilscore.errors import ConfigError, VeilscoreError  # noqa: E402
+from veilscore.fabric.failures import INTERNAL, failure_of, status_of, told  # noqa: E402
+from veilscore.terms.federation import Member  # noqa: E402
+from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
+from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
 
 SERVICE = "veilscore.v1.Fabric"
 _VERSION_KEY = "veilscore-version"
@@ -28,10 +37,18 @@ Pems = tuple[bytes, bytes, bytes]  # own key, own certificate, trusted certifica
 _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: a party may compute for minutes before it sends
     ("grpc.http2.lookahead_bytes", 4 * MIB),
     ("grpc.http2.max_frame_size", MIB),
 ]
+
+
+def _check_tls() -> None:
+    if not _ONLY_TLS_1_3:
+        raise ConfigError(
+            "another library loaded gRPC before Veilscore, so connections of TLS 1.2 would be taken too: import "
+            f"veilscore.fabric.fabric first, or start the program with {_SUITES}={_NONE_OF_TLS_1_2}"
+        )
 
 
 class Caller:
@@ -97,6 +114,7 @@ class GrpcServer:
 
     async def start(self, address: str) -> int:
         """Listen and return the port; RuntimeError if the address cannot be bound."""
+        _check_tls()
         options = [
             *_OPTIONS,
             ("grpc.so_reuseport", 0),  # two nodes on one port must fail, not share it
@@ -165,14 +183,15 @@ class GrpcConnection:
     """Calls one peer; what fails raises `CallFailure`."""
 
     def __init__(self, member: Member, pems: Pems, limits: WireLimits, version: str) -> None:
+        _check_tls()
         key, certificate, roots = pems
         self._member = member
         self._metadata = ((_VERSION_KEY, version),)
         options = [
             *_OPTIONS,
-            ("grpc.ssl_target_name_override", member.name),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.ssl_target_name_override", member.name),  # certificates name members, not hosts
+            ("grpc.enable_http_proxy", 0),  # parties talk directly, whatever the environment says
+            ("grpc.use_local_subchannel_pool", 1),  # a new channel opens a connection of its own, with the keys of now
             ("grpc.enable_retries", 0),  # retries are ours: identical bytes, one bound on the whole
             ("grpc.max_receive_message_length", limits.control_bytes),
             ("grpc.max_send_message_length", max(limits.control_bytes, PIECE_BYTES + 64)),

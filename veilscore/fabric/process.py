@@ -23,6 +23,7 @@ from typing import Protocol, TextIO
 import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
+from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
 
 _LOG_BYTES = 10 << 20
@@ -43,7 +44,7 @@ def log_to(home: Path) -> None:
     """Write JSON lines to home/log/node.log (10 MB a file, five kept)."""
     folder = home / "log"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(private_file(private_folder(folder) / "node.log"))
         handler = logging.handlers.RotatingFileHandler(
             folder / "node.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
         )
@@ -72,8 +73,9 @@ def only_one(home: Path) -> Iterator[None]:
     """Hold the home's lock and its pid file; JobError if another process has it."""
     state = home / "state"
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state / "node.pid").open("a+", encoding="ascii")
+        private_folder(state)
+        # not emptied before the lock is held
+        file = open(private_file(state / "node.pid"), "a+", encoding="ascii")  # noqa: PTH123, SIM115 - a descriptor, closed below
     except OSError as error:
         raise StateError(f"{state} cannot be written: {error.strerror}") from error
     with file:
@@ -100,7 +102,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 def running_pid(home: Path) -> int | None:
     """Return the process id of the node that runs on a home, or None."""
     try:
-        with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
+        with (home / "state" / "node.pid").open("r+", encoding="ascii", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -138,6 +140,8 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
     home = Path(home).resolve()
     if not home.is_dir():
         raise ConfigError(f"no such home: {home}; `veilscore init` makes one")
+    keep_private()
+    check_private(home, "home")
     with only_one(home):
         keep_freed_memory()
         log_to(home)

@@ -31,7 +31,7 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
         with self._told():
-            self._db = open_sqlite(path, _TABLES)
+            self._db = open_sqlite(path, _TABLES, durable=False)
             self._db.execute("DELETE FROM answered WHERE time_s < ?", (time.time() - _KEEP_S,))
             self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from veilscore.arrays import Array
 from veilscore.errors import StateError
+from veilscore.files.private import private_folder
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 # numpy reads headers with `ast`, which fails at random when threads parse at once (CPython gh-106905, to 3.11.7)
@@ -32,7 +33,7 @@ class JobStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.path)
         except OSError as error:
             raise _state_error("make", self.path, error) from error
 

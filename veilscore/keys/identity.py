@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from veilscore.errors import ConfigError, IdentityError, StateError
+from veilscore.files.private import check_private, private_folder
 from veilscore.keys.key_source import (
     PASSPHRASE_FILE_VARIABLE,
     PASSPHRASE_VARIABLE,
@@ -39,6 +40,7 @@ KEY_FILE = "key.pem"
 CERTIFICATE_FILE = "certificate.pem"
 RECOVERY_FILE = "recovery.pem"
 CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
+MOST_DAYS = 36_500
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 # Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
@@ -143,6 +145,7 @@ def utc_time(at_s: float) -> dt.datetime:
 
 
 def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
+    # each with its length, so that no two sets of fields give the same bytes
     fields = (VERSION, "signature", purpose, fingerprint)
     return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields) + data
 
@@ -226,7 +229,7 @@ def create_identity(
     passphrase: Passphrase = passphrase_from_environment,
     recovery: bool | str = False,
 ) -> Identity:
-    """Make a key and its certificate in `folder` (key.pem mode 0600, certificate.pem).
+    """Make a key and its certificate in `folder` (key.pem and certificate.pem, mode 0600).
 
     days : validity from now on; zero or less gives a certificate that has already expired.
     passphrase : called once; None leaves the key unencrypted.
@@ -238,6 +241,8 @@ def create_identity(
     check_name(name)
     if role not in ROLES:
         raise ConfigError(f"role {role!r} of node {name} is unknown: use one of {', '.join(ROLES)}")
+    if not abs(days) <= MOST_DAYS:
+        raise ConfigError(f"a certificate of {days:g} days: give at most {MOST_DAYS}")
     if (folder / KEY_FILE).exists():  # before a key source makes anything new for this folder
         raise ConfigError(
             f"{folder} has an identity already: move it away first; all members must then pin the new one"
@@ -250,9 +255,9 @@ def create_identity(
         recovery = fingerprint_of_key(rescue.public_key())
         files.append((RECOVERY_FILE, _key_bytes(rescue, secret), 0o600))
     certificate = _self_signed(key, name, role, days, recovery or None)
-    files.append((CERTIFICATE_FILE, certificate, 0o644))
+    files.append((CERTIFICATE_FILE, certificate, 0o600))
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         _write_all(folder, files)
     except FileExistsError as error:
         raise ConfigError(
@@ -322,7 +327,10 @@ def load_identity(folder: Path, *, passphrase: Passphrase = passphrase_from_envi
     Raises ConfigError where a file or the passphrase is missing or wrong, IdentityError where files are damaged, do not
         match or are expired, or other users can read the key.
     """
-    folder = current_folder(folder)
+    for place in (folder, current := current_folder(folder)):
+        if place.is_dir():
+            check_private(place, "identity folder")
+    folder = current
     key_path = folder / KEY_FILE
     try:
         mode = key_path.stat().st_mode
@@ -366,7 +374,7 @@ def make_current(folder: Path, fingerprint: str) -> None:
     try:
         temporary.unlink(missing_ok=True)
         write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
-        temporary.replace(folder / CURRENT_FILE)
+        temporary.replace(folder / CURRENT_FILE)  # a rename: a crash leaves the old key in use or the new one
     except OSError as error:
         raise StateError(f"{folder / CURRENT_FILE} cannot be written: {error.strerror}") from error
 

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from veilscore.errors import ConfigError
+from veilscore.files.private import private_folder
 
 PASSPHRASE_VARIABLE = "VEILSCORE_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a passphrase
 PASSPHRASE_FILE_VARIABLE = "VEILSCORE_KEY_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
@@ -176,7 +177,7 @@ class TokenSource:
     def secret(self, folder: Path) -> str | None:
         """Let the token open what lies beside the key."""
         wrapped = _read_wrapped(folder)
-        if len(wrapped) <= 16:
+        if len(wrapped) <= 16:  # no more than the initial vector
             raise ConfigError(f"{folder / WRAPPED_FILE} is too short")
         return _text(self._with_key("decrypt", wrapped[16:], wrapped[:16]), "the token")
 
@@ -243,7 +244,7 @@ def _der(tag: int, content: bytes) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))  # DER integers have a sign bit
 
 
 def _pem(kind: str, der: bytes) -> bytes:
@@ -277,7 +278,7 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
 
 def _write_wrapped(folder: Path, wrapped: bytes) -> None:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         write_new(folder / WRAPPED_FILE, wrapped, 0o600)
     except FileExistsError as error:
         raise ConfigError(f"{folder / WRAPPED_FILE} exists already: move the old identity away first") from error

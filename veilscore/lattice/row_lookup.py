@@ -11,7 +11,7 @@ Aborts: MessageError on a message of wrong size or range; SecretReuseError where
 Within one unit: let t = 2^24 and y the sum of a row. The table owner rounds u = rho t/q, the code owner rounds
 y + f - u, where f = t/q (noise + d/2 units of rounded constants, at most). Two roundings move the total by at most
 1/2 each, so it differs from y by at most 1 + |f|; it is an integer and |f| < 1/4 (`check_row_lookup`), hence by 0
-or 1; by 1 only where u lies within |f| of a rounding boundary, with probability about E|f| (2^-22 for 20 columns).
+or 1; by 1 only where u lies within |f| of a rounding boundary, with probability about E|f| (2^-21 for 20 columns).
 """
 
 from __future__ import annotations

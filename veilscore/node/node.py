@@ -16,7 +16,7 @@ from typing import Literal
 
 import structlog
 
-from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
@@ -27,6 +27,7 @@ from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
+from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
@@ -97,7 +98,10 @@ class Node:
 
     async def start(self) -> None:
         """Open the log and listen."""
-        await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop())
+        state = LoggedState(self.home, self.config)
+        await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
+        await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
         self.keys.start()
@@ -110,8 +114,14 @@ class Node:
             await run.stop("the node is stopping")
         await self.fabric.stop(grace_s)
         await self._online.close()
+        with contextlib.suppress(VeilscoreError):  # a file that cannot be read now is found at the next start
+            self._note_state()
         self.evidence.close()
         self._log.info("node stopped")
+
+    def _note_state(self) -> None:
+        """Log how far the state files have grown, for the next start to compare."""
+        self.evidence.state_grown(counts_of(self.home))
 
     def job_store(self, job_id: str) -> JobStore:
         """Return the files of one job."""
@@ -126,11 +136,14 @@ class Node:
         if job.sha256 != request.job_sha256 or (entry is not None and entry.job != job):
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
+            if self.evidence.answered(request.job_id):  # its attempts are lost, so none may run under its id again
+                raise JobError("this job was answered here before and its record is lost: submit a new job")
             answer = answer_to(job, self.config)
             if answer.status == "accepted":
                 answer = await asyncio.to_thread(self._hold, request.job_id, job, answer)
             refused = answer.status == "refused"
             bound = {} if refused else await asyncio.to_thread(bound_now, self.home, self.config, job)
+            # looked up again: the same proposal may have come twice while the digests were made
             entry = self.ledger.get(request.job_id) or self.ledger.add(
                 request.job_id, job, answer.status, answer.reason, bound
             )
@@ -204,7 +217,7 @@ class Node:
         entry = self._may_run(job_id, step)
         check_bound(entry.bound, await asyncio.to_thread(bound_now, self.home, self.config, entry.job), self.name)
         record = await asyncio.to_thread(self._bind, entry, step, attempt)
-        entry = self._may_run(job_id, step)
+        entry = self._may_run(job_id, step)  # again: the job may have been cancelled while files were read
         await self._stop_job(job_id, "a new attempt began", keep=session_id(job_id, step, attempt))
         busy = [name for name in self._runs if name != job_id]
         if len(busy) >= self.config.limits.max_jobs:
@@ -218,6 +231,7 @@ class Node:
                     if event.WhichOneof("event") == "done":
                         await asyncio.to_thread(self.evidence.step_finished, run.session.id, run.transcript)
                         self.ledger.finish(job_id, step, attempt)
+                        await asyncio.to_thread(self._note_state)
                         if step == self._own_steps(entry.job)[-1]:
                             await asyncio.to_thread(self._let_go, entry)
                     yield event
@@ -241,7 +255,7 @@ class Node:
 
     def _bind(self, entry: LedgerEntry, step: str, attempt: int) -> StepRecord | None:
         """Draw at the bank the seed of a new attempt, keep its opening, and log what it is bound to."""
-        if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
+        if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):  # begun before: the ledger refuses it
             return None
         session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
         record = begin(self.home, session, entry.job, self.config, reads_of(entry.job, step, entry.job_id))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from veilscore.errors import ConfigError, JobError, StateError
 from veilscore.fabric.process import running_pid
+from veilscore.files.private import private_file, private_folder
 
 START_S = 30.0
 STOP_S = 15.0
@@ -28,15 +29,16 @@ def spawn(home: Path) -> subprocess.Popen[bytes]:
         raise JobError(f"a node runs on {home} already; stop it first (`veilscore node stop {home}`)")
     log = home / "log"
     try:
-        log.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (log / "console.log").open("wb") as out:
+        private_folder(log)
+        with open(private_file(log / "console.log"), "wb") as out:  # noqa: PTH123 - a descriptor
+            out.truncate()
             process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
                 [sys.executable, "-m", "veilscore", "node", "start", str(home.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "COLUMNS": "200"},
+                env={**os.environ, "COLUMNS": "200"},  # `last_words` shows its panels, which are then not wrapped
             )
             _children[home.resolve()] = process
             return process

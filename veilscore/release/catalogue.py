@@ -18,6 +18,7 @@ import numpy as np
 from veilscore.data.ingest import read_table
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, IdentityError
+from veilscore.files.private import open_folder
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import Certificate, Identity
 from veilscore.release.binding import dataset_version
@@ -114,7 +115,7 @@ def publish(
     body = json.dumps(content.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     document = Published(body, identity.sign(body.encode(), PURPOSE))
     path = home / "published" / f"{name}.json"
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    open_folder(path.parent)
     write_atomically(path, lambda file: file.write(document.to_text().encode()), mode=0o644)
     return path
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError, DataError, StateError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically, write_text
 from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
@@ -48,7 +49,6 @@ class Issuer:
         self._key = key
 
     def __repr__(self) -> str:
-        """Name only."""
         return f"Issuer({self.name!r})"
 
     @classmethod
@@ -61,13 +61,13 @@ class Issuer:
         encryption = serialization.BestAvailableEncryption(secret.encode()) if secret else serialization.NoEncryption()
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         try:
-            (folder / "issued").mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder / "issued")
         except OSError as error:
             raise StateError(f"{folder} cannot be made: {error.strerror}") from error
         write_atomically(folder / "issuer.key", lambda file: file.write(pem))
         made = cls(folder, name, key)
         stated = json.dumps({"name": name, "public_key": made.public_key}, indent=1).encode()
-        write_atomically(folder / "issuer.json", lambda file: file.write(stated), mode=0o644)
+        write_atomically(folder / "issuer.json", lambda file: file.write(stated))
         return made
 
     @classmethod
@@ -129,7 +129,7 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
     """Put a document where a node's home keeps its kind, and return the file."""
     folder = home / "consents" / {"token": "tokens", "list": "lists", "revocations": "revocations"}[kind]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
     except OSError as error:
         raise StateError(f"{folder} cannot be made: {os.strerror(error.errno or 0)}") from error
     write_text(folder / f"{number}.json", signed.to_text())
@@ -165,7 +165,7 @@ def set_aside(path: Path, signed: Signed) -> None:
     """Move a token that served its one request to HOME/consents/used; a reusable one stays."""
     if claim_of(signed).once:
         used = path.parent.parent / "used"
-        used.mkdir(mode=0o700, exist_ok=True)
+        private_folder(used)
         path.replace(used / path.name)
 
 

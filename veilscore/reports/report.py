@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from veilscore.errors import DataError, StateError
+from veilscore.files.store import write_atomically
 from veilscore.models import metrics
 from veilscore.reports.data import BinRow, ColumnBins, HoldoutSection, ReportData
 from veilscore.reports.page import render
@@ -82,14 +83,6 @@ def read_report(path: Path) -> ReportData:
 
 def write_report(report: ReportData, path: Path) -> Path:
     """Write the page to `path` through a temporary file beside it; StateError says why that failed."""
-    html = render(report)
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StateError(
-            f"cannot write the report to {path}: {error.strerror}; free space or choose another folder"
-        ) from error
+    html = render(report).encode("utf-8", "replace")
+    write_atomically(path, lambda file: file.write(html))
     return path

@@ -124,7 +124,8 @@ def command_line(
         *([] if outer else report),
         *_isolation(),
         *shown,
-        *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+        # a shared map of /dev/zero is memory that no count shows (seccomp.py)
+        *("--proc", "/proc", "--dev", "/dev", "--dev-bind", "/dev/null", "/dev/zero", "--remount-ro", "/dev"),
         *scratch,
         *outputs,
         *python,

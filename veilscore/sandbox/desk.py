@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
+from veilscore.files.private import open_folder, private_folder
 from veilscore.files.store import JobStore
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
@@ -66,7 +67,7 @@ class Desk:
         root = home / "sandbox"
         self.inbox, self._kept, self._outbox = (root / name for name in ("inbox", "submissions", "outbox"))
         for folder in (self.inbox, self._kept, self._outbox):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
 
     # what came in
 
@@ -165,6 +166,7 @@ class Desk:
             "reason": reason[:200],
             "time_s": int(time.time()),
         }
+        # first: a crash in between leaves the code unapproved, never approved with the outputs of an earlier run
         self._forget(folder, "refusal.json", "run.json", "gated", "logs")
         write_signed(folder / "approval.json", content, APPROVAL, self.identity)
         return self.entry(entry.id)
@@ -220,8 +222,8 @@ class Desk:
                 stage / "code", stage / "data", submission.manifest.entry, self.policy.python or default_python()
             )
             check_hidden(self.home, inside)
-            inside.code.mkdir()
-            inside.data.mkdir()
+            open_folder(inside.code)
+            open_folder(inside.data)
             write_files(submission.files, inside.code)
             write_files({"data.csv": data}, inside.data)
             yield inside

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from veilscore.errors import SandboxError, StateError
+from veilscore.files.private import open_folder, private_folder
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import Certificate
 from veilscore.sandbox.signed import read_signed
@@ -43,7 +44,7 @@ def write_outputs(folder: Path, files: Mapping[str, bytes], *, shared: bool = Fa
     try:
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, mode=0o755 if shared else 0o700)
+        (open_folder if shared else private_folder)(folder)
     except OSError as error:
         raise StateError(f"{folder} cannot be written: {error.strerror}") from error
     for name, content in files.items():

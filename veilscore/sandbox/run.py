@@ -2,6 +2,7 @@
 
 The clock, the memory of all processes together and the number of files are watched from outside, 20 times a second;
 what one process may use is bounded by the kernel (see bootstrap.py), disks by file systems in memory of fixed size.
+Memory is also bounded by a control group where there is one (memory_group.py).
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from pathlib import Path
 from veilscore.errors import SandboxUnavailableError
 from veilscore.sandbox.bubblewrap import Inside, command_line, filter_file
 from veilscore.sandbox.collect import Declared, collect
+from veilscore.sandbox.memory_group import make_group
 from veilscore.sandbox.policy import SandboxLimits
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 _WATCH_S = 0.05
 _END_S = 30.0
 _CHILD = re.compile(rb'"child-pid": *(\d+)\D')
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_OWN_MEMORY = (b"RssAnon:", b"VmSwap:", b"HugetlbPages:")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def run_inside(inside: Inside, declared: Declared, limits: SandboxLimits) -> Run
             raise SandboxUnavailableError(
                 f"the sandbox did not start (exit code {code}): {logs['stderr'][:300].decode(errors='replace').strip()}"
             )
+        if run.out_of_memory():
+            status = "memory"
         if status == "ended":
             status = "done" if code == 0 else "failed"
         outputs, refused = collect(run.folders[0], declared) if status == "done" else ({}, ())
@@ -84,6 +88,9 @@ class _Run:
         self.init_pid: int | None = None
         self._info = b""
         self._init_fd: int | None = None
+        self._group = make_group(limits.memory_bytes)
+        if self._group is not None:
+            stack.callback(self._group.close)
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stack.enter_context(self._control)
@@ -94,7 +101,7 @@ class _Run:
             command = command_line(inside, limits, **passed, bootstrap=_BOOTSTRAP.read_text(encoding="utf-8"))
             self._process = stack.enter_context(
                 subprocess.Popen(  # noqa: S603 - own command
-                    command,
+                    command if self._group is None else self._group.joining(command),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -145,6 +152,10 @@ class _Run:
         code = self._process.wait(_END_S)
         return code if code >= 0 else 128 - code
 
+    def out_of_memory(self) -> bool:
+        """Return whether the kernel ended a process for the memory of all together."""
+        return self._group is not None and self._group.exceeded()
+
     def _drain(self, descriptor: int) -> None:
         key = self._selector.get_map().get(descriptor)
         if key is not None:
@@ -191,7 +202,10 @@ class _Run:
         if n_files > self._limits.files:
             return "files"
         if self.init_pid is not None:
-            used += sum(_private_bytes(pid) for pid in _tree(self.init_pid))
+            found = [_memory(pid) for pid in _tree(self.init_pid)]
+            # maps of files in the folders are counted by the folders already, hence the larger of the two
+            used = max(used, *(shared for _, shared in found), 0) + sum(own for own, _ in found)
+            used += _socket_bytes(self.init_pid)
         return "memory" if used > self._limits.memory_bytes else None
 
 
@@ -206,8 +220,21 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _private_bytes(pid: int) -> int:
+def _memory(pid: int) -> tuple[int, int]:
+    """Return the bytes that a process holds for itself, swapped ones included, and of memory shared with others."""
+    own = shared = 0
     with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/statm").read_bytes().split()
-        return (int(fields[1]) - int(fields[2])) * _PAGE
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(_OWN_MEMORY):
+                own += int(line.split()[1]) << 10
+            elif line.startswith(b"RssShmem:"):
+                shared = int(line.split()[1]) << 10
+    return own, shared
+
+
+def _socket_bytes(pid: int) -> int:
+    """Return the most that may wait in the sockets of the sandbox's own network, each filled to its buffer."""
+    with suppress(OSError, ValueError, IndexError):
+        used = Path(f"/proc/{pid}/net/sockstat").read_bytes().split()[2]  # "sockets: used N"
+        return int(used) * int(Path("/proc/sys/net/core/wmem_default").read_bytes())
     return 0

@@ -1,7 +1,8 @@
 """Sandboxed code may make the system calls of an allow-list, which libseccomp compiles to BPF.
 
 Everything that is not on the list answers EPERM: mount, ptrace, namespaces, keys, bpf, io_uring, sockets other than
-a pair of its own. clone3 answers ENOSYS, so that libc falls back to clone, whose flags can be inspected. A call
+a pair of its own, and memory that no count of a process's own shows (memfd_create, System V segments, shared anonymous
+maps). clone3 answers ENOSYS, so that libc falls back to clone, whose flags can be inspected. A call
 through another architecture's table (32 bit, x32) ends the process.
 
 Source: seccomp(2), libseccomp 2.5; list: what Python, numpy and their threads use.
@@ -26,7 +27,7 @@ link linkat lseek lstat mkdir mkdirat mknod mknodat newfstatat open openat pread
 pwritev2 read readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile stat statfs statx symlink
 symlinkat truncate umask unlink unlinkat utime utimensat utimes write writev chmod
 """
-_MEMORY = "brk madvise mincore mlock mmap mprotect mremap msync munlock munmap membarrier memfd_create"
+_MEMORY = "brk madvise mincore mlock mprotect mremap msync munlock munmap membarrier"
 _PROCESSES = """
 arch_prctl execve execveat exit exit_group fork futex futex_waitv get_robust_list get_thread_area getcpu getegid
 geteuid getgid getgroups getpgid getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid
@@ -41,8 +42,10 @@ epoll_wait eventfd eventfd2 getitimer getrandom gettimeofday nanosleep pipe pipe
 setitimer sysinfo time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
 timerfd_gettime timerfd_settime times uname
 """
-_OWN_PAIR = "getpeername getsockname getsockopt recvfrom recvmsg sendmsg sendto setsockopt shutdown"
+# no setsockopt, which enlarges what the kernel keeps for a socket
+_OWN_PAIR = "getpeername getsockname getsockopt recvfrom recvmsg sendmsg sendto shutdown"
 _AF_UNIX = 1
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET and TIME
 _LOW_32 = 0xFFFFFFFF  # the kernel looks at the lower half only; comparing all 64 bits could be evaded
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
@@ -60,6 +63,10 @@ def filter_program() -> bytes:
         _allow(library, rules, name)
     _allow(library, rules, "clone", library.Arg(0, library.MASKED_EQ, _NEW_NAMESPACES, 0))
     _allow(library, rules, "socketpair", library.Arg(0, library.MASKED_EQ, _LOW_32, _AF_UNIX))
+    # A shared map without a file keeps every page that was ever touched until the last byte of it is unmapped, shown by
+    # no process; MAP_SHARED_VALIDATE has the bit of MAP_SHARED too.
+    for flags in (0, _MAP_SHARED, _MAP_ANONYMOUS):
+        _allow(library, rules, "mmap", library.Arg(3, library.MASKED_EQ, _MAP_SHARED | _MAP_ANONYMOUS, flags))
     for request in _IOCTLS:
         _allow(library, rules, "ioctl", library.Arg(1, library.MASKED_EQ, _LOW_32, request))
     rules.add_rule(library.ERRNO(errno.ENOSYS), "clone3")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from veilscore.errors import ConfigError, SandboxError, StateError
+from veilscore.files.private import open_folder
 from veilscore.files.store import write_atomically
 from veilscore.keys.identity import NAME_PATTERN, Certificate, Identity
 from veilscore.terms.parameters import Name
@@ -145,7 +146,7 @@ def write_submission(submission: Submission, folder: Path) -> Path:
         return target
     partial = folder / f".{submission.sha256}.{os.getpid()}"
     try:
-        (partial / CODE).mkdir(parents=True, mode=0o755)
+        open_folder(partial / CODE)
         write_files(submission.files, partial / CODE)
         record = {
             "manifest": submission.manifest.model_dump(mode="json"),
@@ -153,7 +154,7 @@ def write_submission(submission: Submission, folder: Path) -> Path:
             "signature": submission.signature.hex(),
         }
         write_atomically(partial / RECORD, lambda file: file.write(canonical(record)))
-        partial.rename(target)
+        partial.rename(target)  # whole or not at all: an owner may be looking into this inbox
     except OSError as error:
         raise StateError(f"submission cannot be written to {folder}: {error.strerror}") from error
     return target
@@ -163,7 +164,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
     """Write the files of a submission, readable and not writable."""
     for path, content in files.items():
         target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(target.parent)
         target.write_bytes(content)
         target.chmod(0o444)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from veilscore.errors import ConfigError, PeerError, SandboxError
+from veilscore.files.private import private_folder
 from veilscore.keys.identity import Identity
 from veilscore.sandbox.desk import Desk
 from veilscore.sandbox.release import OUTPUTS, RELEASE_FILE, read_release, write_file
@@ -58,7 +59,7 @@ def _receive_one(desk: Desk, job: SyftJob, kept: Path) -> str:
         raise SandboxError("the same submission came from another address before; its results go there")
     desk.accept(submission)
     for folder in (kept.parent.parent, kept.parent):
-        folder.mkdir(exist_ok=True, mode=0o700)
+        private_folder(folder)
     write_file(kept, read_regular(envelope, _MAX_ENVELOPE, "the envelope"))
     return submission.sha256
 

@@ -16,6 +16,7 @@ from veilscore.data.ingest import list_columns, read_table
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, DataError, SchemaError
 from veilscore.evidence.opening import Opening
+from veilscore.files.private import private_folder
 from veilscore.files.store import JobStore, write_text
 from veilscore.models import screening
 from veilscore.models.filed import load_model
@@ -247,7 +248,7 @@ def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
     A holder keeps the job's bands too: later it lets out bands by them alone, whatever the bank has then.
     """
     folder, p = context.models() / context.job.name, context.job.training
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     write_text(folder / "code_map.json", code_map.to_json())
     if context.role == "holder":
         bands = {name: float(lowest) for name, lowest in p.bands.items()}
@@ -258,7 +259,7 @@ def keep_model(context: StepContext, model: ScoreModel) -> None:
     """Save the model in the job folder and where scoring finds it."""
     model.save(context.store.path / "model.json")
     folder = context.models() / context.job.name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     model.save(folder / "model.json")
 
 

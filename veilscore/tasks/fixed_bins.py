@@ -10,6 +10,7 @@ from pathlib import Path
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table
 from veilscore.errors import StateError
+from veilscore.files.private import private_folder
 from veilscore.tasks.context import StepContext
 from veilscore.wire.protocol import Charge, Protocol
 
@@ -36,7 +37,7 @@ def make(home: Path, dataset: str, table: Table, *, renew: bool = False) -> Fixe
     made = FixedBins.make(table, dt.datetime.now(dt.UTC).date().isoformat())
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         part.write_text(made.to_json(), encoding="utf-8")
         part.chmod(0o600)
         if renew:

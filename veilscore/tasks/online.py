@@ -17,7 +17,7 @@ LEARNS: tuple[Leak, ...] = (
     *hidden("bank", "ciphertext", "PreparedSpare"),
     *hidden("holder", "masked", "FinishSpare", "OpenPartial"),
     *hidden("bank", "public", "HolderKeys"),
-    *hidden("holder", "public", "ShareKey"),
+    *hidden("holder", "public", "AskKeys", "ShareKey"),
     Leak("AddPartial", "coordinator", "masked", "when holders score, and with whom", only="score"),
     Leak("TotalReply", "bank", "opened", "the firm's total points", only="score"),
     Leak("BandPartial", "lead", "masked", only="band"),

@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
+from veilscore.files.private import private_file, private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Certificate, check_name, parse_certificate
 from veilscore.keys.key_history import KeyHistory, PartyKeys
@@ -129,7 +130,7 @@ class Federation(Strict):
 
     def with_statements(self, statements: Iterable[KeyStatement]) -> Federation:
         """Return the same federation with those of these statements added at the end that have an effect."""
-        every = {s.order: s for s in self.statements}
+        every = {s.order: s for s in self.statements}  # known ones stay first: a backdated one displaces nothing
         for statement in sorted(statements, key=lambda s: s.order):
             every.setdefault(statement.order, statement)
         history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
@@ -184,7 +185,7 @@ def save_federation(federation: Federation, path: Path) -> None:
         del content["statements"]
     text = yaml.dump(content, Dumper=_BlockDumper, sort_keys=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
     except OSError as error:
         raise StateError(f"federation file {path} cannot be written: {error.strerror}") from error
     write_text(path, text)
@@ -193,7 +194,7 @@ def save_federation(federation: Federation, path: Path) -> None:
 def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
     """Put statements into a federation file, which nodes and commands may change at the same time, and return it."""
     try:
-        with path.with_name(f".{path.name}.lock").open("a", encoding="ascii") as lock:
+        with open(private_file(path.with_name(f".{path.name}.lock")), "a", encoding="ascii") as lock:  # noqa: PTH123 - a descriptor
             # a file of its own is locked: the federation file is replaced, and a lock on it would go with it
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = load_federation(path)
@@ -235,7 +236,7 @@ def _twice(what: str, first: str, second: str, value: str) -> str:
 
 
 def _as_value_error(check: Callable[[Any], T], value: object) -> T:
-    """Pydantic collects ValueError only."""
+    """Return what `check` makes of a value; its errors become ValueError, which alone pydantic collects."""
     try:
         return check(value)
     except VeilscoreError as error:
