@@ -8,16 +8,24 @@ OLD := Veilscore needs Python 3.11 or newer; name one with `make PYTHON=...`
 SET_UP = $(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 11) else 0)' && \
 	$(PYTHON) tools/set_up.py $(VENV)
 
-.PHONY: demo test check lint bench protos clean setup lock sbom
+JOBS ?= 2
+PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --processor-time 20
+
+.PHONY: demo test slow check lint bench protos clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
 
 test: $(VENV)/.dev
 	sh tests/system_packages.sh
-	$(PY) -m pytest
+	$(PYTEST) -m "not slow"
 
-check: lint test
+# Attacks with many trials, statistics, schedules, wheels, and what else takes long for what it shows.
+slow: $(VENV)/.dev
+	sh tests/system_packages.sh
+	$(PYTEST) -m slow
+
+check: lint test slow
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(CODE)

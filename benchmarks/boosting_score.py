@@ -105,7 +105,7 @@ def batch(form: str, n_rows: int) -> dict[str, dict[str, float]]:
     """Score all rows with every party in its own process; figures by party."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found_federation(folder, {"bank": "bank", "tax": "holder"})
+        found_federation(folder, {"bank": "bank", "tax": "holder"}, exact=True)
         command = [sys.executable, __file__, "--form", form, "--sizes", "9000", str(n_rows), "--home", str(folder)]
         started = {
             party: subprocess.Popen(

@@ -44,7 +44,7 @@ def federation(data: Path) -> Iterator[Path]:
     """Four nodes whose holders tell the order of bins, which bounded splits need."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "f"
-        trial.found_federation(folder, trial.PARTIES, data=trial.DataFiles(data))
+        trial.found_federation(folder, trial.PARTIES, data=trial.DataFiles(data), exact=True)
         for party in PARTIES[1:]:
             path = folder / party / "node.yaml"
             body = yaml.safe_load(read_text(path, "node configuration"))

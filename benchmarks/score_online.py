@@ -34,7 +34,7 @@ from veilscore.models.filed import load_model
 from veilscore.node.founding import PORTAL, DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.online.bands_bank import STOCK
+from veilscore.online.stock import STOCK
 from veilscore.release.consent import Scope
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.bands import Bands
@@ -74,7 +74,7 @@ def run_job(folder: Path, name: str, task: str, parameters: str) -> Path:
 def prepare(folder: Path, n_firms: int, task: str = "train_scorecard", parameters: str = CARD) -> dict[str, int]:
     """Homes with a trained model; units of every firm by batch scoring."""
     simulate(n_firms, 1, folder / "data", columns={"tax": 20, "registry": 20})
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     issuer = Issuer.load(folder / PORTAL)
     with (folder / "data" / "bank.csv").open() as file:
         firms = [row["uscc"] for row in csv.DictReader(file)]

@@ -7,6 +7,7 @@ members are measured on the same rows by putting together, in the clear, what ev
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import sys
 import tempfile
@@ -87,7 +88,9 @@ def _one_job(name: str, split: int, args: argparse.Namespace) -> dict[str, float
                     label_column="default" if party == "bank" else None,
                 )
             },
-            policy=NodePolicy(accept="auto", allow_order=True, boosting_bounds="off", consent="off"),
+            policy=NodePolicy(
+                accept="auto", allow_order=True, boosting_bounds="off", consent="off", exact_for={"bank": dt.date.max}
+            ),
         )
         for party in PARTIES
     }

@@ -24,7 +24,7 @@ PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 @contextlib.contextmanager
 def federation(folder: Path, data: Path) -> Iterator[Path]:
     """Start bank, tax, registry and coordinator on the files of `data`; stop them at the end."""
-    found_federation(folder, PARTIES, data=DataFiles(data))
+    found_federation(folder, PARTIES, data=DataFiles(data), exact=True)
     veilscore("up", str(folder))
     try:
         yield folder

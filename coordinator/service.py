@@ -86,7 +86,7 @@ class Coordinator:
             ("CancelJob", _SUBMITTERS, control_pb2.JobRef, self._cancel),
             ("Resume", _SUBMITTERS, control_pb2.JobRef, self._resume),
             ("AddPartial", {"holder"}, control_pb2.AddPartial, totals.add_partial),
-            ("Total", {"bank"}, control_pb2.TotalRequest, totals.total),
+            ("TotalRequest", {"bank"}, control_pb2.TotalRequest, totals.total),
             ("Ping", set(ROLES), control_pb2.Empty, _ping),
         ):
             self.fabric.register(method, roles, request, handler)

@@ -7,11 +7,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished_jobs import changed, keep_in
+from processor_time import ProcessorTime
 
 import veilscore.fabric.grpc_channel  # noqa: F401 - before a test imports gRPC, so that it speaks TLS 1.3 only
+from veilscore.node import founding
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--processor-time", type=int, metavar="N", help="print the N files that use most processor time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("processor_time"):
+        config.pluginmanager.register(ProcessorTime(config.getoption("processor_time")))
+    if not hasattr(config, "cache"):
+        raise pytest.UsageError("finished jobs are kept in pytest's cache folder: leave its plugin cacheprovider on")
+    keep_in(config.cache.mkdir("finished-jobs"))
 
 
 def require(condition: object, reason: str) -> None:
@@ -28,6 +43,21 @@ def shared_data(name: str) -> Path:
     folder = SHARED / name
     require(folder.is_dir(), f"real data set {name!r} not found beside the checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_share_no_ports():
+    """Give each worker ports of its own: none takes those of a node that another worker stops and starts again."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    founding.PORTS = founding.PORTS[int(worker) :: int(count)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def finished_jobs_stay_as_they_are():
+    """Fail the session if a test changed what it shares with others."""
+    yield
+    assert changed() == []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -94,7 +94,7 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
                 )
             },
             policy=NodePolicy(
-                **{"accept": "auto", "consent_issuers": ISSUERS, "release": OFTEN}
+                **{"accept": "auto", "consent_issuers": ISSUERS, "release": OFTEN, "exact_for": {"bank": "9999-12-31"}}
                 | ((bank_policy if party == "bank" else holder_policy) or {})
             ),
         )
@@ -104,7 +104,7 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
 
 def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     """A job over data set `d` of every party."""
-    defaults = {"id_normaliser": "text", **({"max_bin": 6} if task == "train_scorecard" else {})}
+    defaults = {"id_normaliser": "text", **({"max_bin": 6, "disclosure": "exact"} if task == "train_scorecard" else {})}
     return parse_job(
         json.dumps(
             {

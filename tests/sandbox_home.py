@@ -56,7 +56,9 @@ def make_homes(folder: Path) -> tuple[Path, Path]:
             label = f",{i % 2}" if party == "bank" else ""
             lines.append(f"F{i:05d},{rng.lognormal(10, 2):.2f},{region},{SECRET}{label}")
         (data / f"{party}.csv").write_text("\n".join(lines) + "\n")
-    found_federation(folder / "f", {"bank": "bank", "tax": "holder"}, data=DataFiles(data, "firm", "default"))
+    found_federation(
+        folder / "f", {"bank": "bank", "tax": "holder"}, data=DataFiles(data, "firm", "default"), exact=True
+    )
     for party in ("bank", "tax"):
         path = folder / "f" / party / "node.yaml"
         content = yaml.safe_load(path.read_text())

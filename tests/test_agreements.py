@@ -194,7 +194,9 @@ def test_a_batch_runs_with_the_approved_model_alone(tmp_path):
 def founded(tmp_path):
     parts = firms(420, seed=2)
     folder = write(tmp_path / "data", parts)
-    found_federation(tmp_path / "trial", {"bank": "bank", "tax": "holder"}, data=DataFiles(folder, "firm", "default"))
+    found_federation(
+        tmp_path / "trial", {"bank": "bank", "tax": "holder"}, data=DataFiles(folder, "firm", "default"), exact=True
+    )
     return tmp_path / "trial", parts
 
 

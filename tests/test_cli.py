@@ -63,6 +63,7 @@ def until_pending(home):
     pytest.fail("no job waits")
 
 
+@pytest.mark.federation
 def test_a_whole_job(careless_shell, trial, job):
     try:
         text = veilscore("up", trial)
@@ -102,6 +103,7 @@ def test_a_home_that_others_can_enter_is_not_served(trial):
         serve(trial / "tax", open_node)
 
 
+@pytest.mark.federation
 def test_approval_and_a_failed_job(trial, job):
     config = yaml.safe_load((trial / "tax" / "node.yaml").read_text())
     config["policy"]["accept"] = "manual"

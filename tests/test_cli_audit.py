@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
     simulate(400, 3, folder / "data")
     trial = folder / "trial"
-    found_federation(trial, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(trial, PARTIES, data=DataFiles(folder / "data"), exact=True)
     column = (folder / "data" / "bank.csv").read_text().split("\n")[0].split(",")[-1]
 
     async def work():

@@ -36,7 +36,9 @@ def veilscore(*words, exit_code=0):
 @pytest.fixture
 def trial(tmp_path):
     simulate(300, 3, tmp_path / "data")
-    found_federation(tmp_path / "trial", {"bank": "bank", "tax": "holder"}, data=DataFiles(tmp_path / "data"))
+    found_federation(
+        tmp_path / "trial", {"bank": "bank", "tax": "holder"}, data=DataFiles(tmp_path / "data"), exact=True
+    )
     return tmp_path / "trial"
 
 

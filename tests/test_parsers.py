@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,10 @@ from cryptography.x509.oid import NameOID
 from fabric_network import FEDERATION, IDENTITIES
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from veilscore.cli import app
+from veilscore.cli.display import moment
 from veilscore.errors import (
     ConfigError,
     EvidenceError,
@@ -44,7 +48,7 @@ from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.evidence.witness import Witnesses
 from veilscore.fabric.failures import failure_of
 from veilscore.fabric.step_run import SESSION_ID, parse_session_id, session_id
-from veilscore.keys.identity import RECOVERY_OID, parse_certificate, utc_time
+from veilscore.keys.identity import RECOVERY_OID, create_identity, parse_certificate, utc_time
 from veilscore.keys.key_history import KeyHistory, PartyKeys, PinnedKey
 from veilscore.keys.rotation import parse_statement
 from veilscore.release.catalogue import read_published
@@ -56,7 +60,8 @@ from veilscore.sandbox.signed import read_signed
 from veilscore.sandbox.submission import Manifest, read_files, read_submission
 from veilscore.sandbox.submission import canonical as ascii_canonical
 from veilscore.sandbox.syft_folder import FIXED, SyftJob, unpack
-from veilscore.terms.federation import load_federation
+from veilscore.terms.bands import KeptBands
+from veilscore.terms.federation import load_federation, save_federation
 from veilscore.terms.job import new_job_id, parse_job
 from veilscore.terms.settings import parse_yaml
 
@@ -99,6 +104,14 @@ def test_yaml(text):
 def test_yaml_says_where():
     with pytest.raises(ConfigError, match=r"job\.yaml line 2: not valid YAML: a value cannot be read as timestamp"):
         parse_yaml("a: 1\nb: 2026-99-99", "job.yaml")
+
+
+@few
+@given(data=st.binary() | _YAML.map(str.encode))
+def test_kept_bands(tmp_path, data):
+    (tmp_path / "bands.json").write_bytes(data)
+    with pytest.raises(ConfigError, match="damaged"):
+        KeptBands.load(tmp_path)
 
 
 JOB = """
@@ -368,7 +381,7 @@ _ANY = st.recursive(
     max_leaves=5,
 )
 _NAMES = st.sampled_from(["job_id", "step", "attempt", "commitment", "queries", "model", "statement", "time_ms", "x"])
-_LINE = st.binary().filter(lambda data: b"\n" not in data)
+_LINE = st.binary().filter(lambda data: not {10, 0}.intersection(data))  # a zero is a power loss to the log
 _MESSAGE = st.tuples(st.integers(0, 5000), st.integers(0, 1 << 63), st.binary())
 _ENTRY = st.builds(
     lambda kind, body: canonical(body | {"kind": kind}), st.sampled_from(KINDS) | _ANY, st.dictionaries(_NAMES, _ANY)
@@ -576,3 +589,37 @@ def test_configuration_of_a_syft_job(tmp_path, text):
 def test_addresses(text):
     with contextlib.suppress(ConfigError):
         assert email_address(text) == text
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@few
+@given(data=st.binary() | _YAML.map("members: [{}]".format).map(str.encode) | _YAML.map(str.encode))
+def test_drafts_of_a_federation(tmp_path, data):
+    (tmp_path / "cert.pem").write_bytes(PEM)
+    (tmp_path / "f.yaml.draft").write_bytes(data)
+    found = CliRunner().invoke(app, ["federation", "add", str(tmp_path / "f.yaml"), str(tmp_path / "cert.pem")])
+    assert isinstance(found.exception, VeilscoreError | SystemExit | None)
+
+
+@few
+@given(data=_ANY.map(canonical) | _ENTRY | st.binary())
+@example(data=b'{"root": NaN}')
+@example(data=_NESTED.encode())
+@example(data=b'{"root": ' + b"[" * 900 + b"]" * 900 + b"}")
+def test_heads_that_others_kept(tmp_path, data):
+    written_log(tmp_path / "log.jsonl", [b"{}"])
+    save_federation(FEDERATION, tmp_path / "f.yaml")
+    (tmp_path / "seen").write_bytes(data)
+    words = ["log.jsonl", "--keys", "f.yaml", "--seen", "seen"]
+    paths = [str(tmp_path / word) if not word.startswith("--") else word for word in words]
+    found = CliRunner().invoke(app, ["evidence", "verify-log", *paths])
+    assert isinstance(found.exception, EvidenceError)
+
+
+def test_dates_that_no_calendar_has():
+    assert moment(0) == "1970-01-01 00:00 UTC"
+    assert {moment(at_s) for at_s in (1e300, float("nan"), -1e15)} == {"no date"}
+    with pytest.raises(ConfigError, match="at most 36500"):
+        create_identity(Path("nowhere"), "tax", "holder", 1e12)

@@ -454,6 +454,7 @@ def chromium(tmp_path, *options):
     return done.stdout, done.stderr
 
 
+@pytest.mark.browser
 def test_the_page_opens_in_a_browser_without_error(merged, tmp_path):
     path = report.write_report(merged, tmp_path / "report.html")
     dom, log = chromium(tmp_path, "--dump-dom", path.as_uri())
@@ -464,6 +465,7 @@ def test_the_page_opens_in_a_browser_without_error(merged, tmp_path):
     assert "</html>" in dom
 
 
+@pytest.mark.browser
 def test_markup_in_names_does_not_run_in_a_browser(merged, tmp_path):
     data = ReportData.model_validate({**infect(merged.model_dump()), "party": ""})
     path = report.write_report(data, tmp_path / "report.html")
@@ -473,6 +475,7 @@ def test_markup_in_names_does_not_run_in_a_browser(merged, tmp_path):
     assert "<img" not in dom
 
 
+@pytest.mark.browser
 def test_the_page_can_be_drawn(merged, tmp_path):
     path = report.write_report(merged, tmp_path / "report.html")
     picture = tmp_path / "page.png"

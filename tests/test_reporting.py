@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 import stat
 
@@ -60,7 +61,7 @@ def run(tmp_path_factory):
                     label_column="default" if party == "bank" else None,
                 )
             },
-            policy=NodePolicy(accept="auto"),
+            policy=NodePolicy(accept="auto", exact_for={"bank": dt.date.max}),
         )
         for party in JOB.parties
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def real_run(name, folder, **parameters):
                     label_column="default" if party == "bank" else None,
                 )
             },
-            policy=NodePolicy(accept="auto"),
+            policy=NodePolicy(accept="auto", exact_for={"bank": dt.date.max}),
         )
         for party in parties
     }

@@ -42,7 +42,7 @@ SCORECARD = JOB.replace("task: toy", "task: train_scorecard")
 
 def make_homes(folder: Path, **policies: dict[str, Any]) -> Path:
     """Homes with an empty data set each; `policies` adds to a party's policy."""
-    found_federation(folder, PARTIES)
+    found_federation(folder, PARTIES, exact=True)
     for party in PARTIES:
         path = folder / party / "node.yaml"
         content = yaml.safe_load(path.read_text())

@@ -7,6 +7,7 @@ without what separates the parties. Use nodes where the data of two owners must 
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import difflib
 import html
 import inspect
@@ -257,6 +258,7 @@ class _JointModel:
             boosting_bounds="off",
             fold_scores="allow",
             consent="off",
+            exact_for={BANK: dt.date.max},
             release=ReleaseRules(control="off"),
         )
 

@@ -34,6 +34,7 @@ import numpy as np
 from numba import njit
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.extending import _Intrinsic
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
@@ -52,7 +53,9 @@ _log = logging.getLogger(__name__)
 _places: list[Path] = []  # a node's own folder, if this process runs one
 
 
-def kernel(*signatures: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def kernel(
+    *signatures: str, needs: Callable[[], bool] | None = None, strict: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that compiles a function, without the interpreter's lock, for these types of arguments.
 
     Parameters
@@ -60,13 +63,16 @@ def kernel(*signatures: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     signatures : types as numba writes them: `u4[:,::1]` is a C-contiguous matrix of uint32, `Array(u4, 2, 'C', True)`
         one that cannot be written, `i8` an int64. None for what only other kernels call. Other types are compiled when
         they are first seen.
+    needs : tells whether this machine can run it at all; where it cannot, it must not even be compiled.
+    strict : call it with these types alone, to which arrays of other strides are read as they are.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         dispatcher: Any = njit(nogil=True)(function)
         dispatcher._cache = KernelCache(function)  # noqa: SLF001 - as numba's own `enable_caching` does
-        kernels.append(Kernel(dispatcher, signatures))
-        return cast("Callable[P, R]", dispatcher)
+        made = Kernel(dispatcher, signatures, needs)
+        kernels.append(made)
+        return cast("Callable[P, R]", made.called_strictly if strict else dispatcher)
 
     return decorate
 
@@ -84,13 +90,15 @@ def keep_in(folder: Path) -> None:
 class Kernel:
     """A compiled function and the types it is declared for."""
 
-    def __init__(self, dispatcher: Any, signatures: tuple[str, ...]) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, dispatcher: Any, signatures: tuple[str, ...], needs: Callable[[], bool] | None = None) -> None:
+        self.dispatcher, self._needs, self._closed = dispatcher, needs, False
         self.signatures = tuple(normalize_signature(text)[0] for text in signatures)
         self.name = f"{dispatcher.py_func.__module__}.{dispatcher.py_func.__qualname__}"
 
     def missing(self) -> list[tuple[Any, ...]]:
-        """Return the declared types for which no compiled code is kept."""
+        """Return the declared types for which no compiled code is kept, if the machine can run it."""
+        if self._needs is not None and not self._needs():
+            return []
         target = self.dispatcher.targetctx
         return [s for s in self.signatures if self.dispatcher._cache.find(s, target) is None]  # noqa: SLF001
 
@@ -98,6 +106,15 @@ class Kernel:
         """Return the names of the files that keep the compiled code of the declared types."""
         codegen = self.dispatcher.targetctx.codegen()
         return {self.dispatcher._cache.file_name(s, codegen) for s in self.signatures}  # noqa: SLF001
+
+    def called_strictly(self, *values: Any) -> Any:
+        """Call with the declared types; others are converted, or TypeError."""
+        if not self._closed:
+            for signature in self.signatures:
+                self.dispatcher.compile(signature)
+            self.dispatcher.disable_compile()
+            self._closed = True
+        return self.dispatcher(*values)
 
     def compile(self, signature: tuple[Any, ...]) -> None:
         """Compile for these types, or load what is kept."""
@@ -201,7 +218,9 @@ def _add_sources(function: Any, digest: Any, seen: set[object]) -> None:
     digest.update(hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).digest())
     for name, value in sorted(_names_in(function.__code__, function.__globals__), key=lambda pair: pair[0]):
         called = getattr(value, "py_func", None)
-        if called is not None and called not in seen:
+        if isinstance(value, _Intrinsic):  # instructions of the processor
+            digest.update(hashlib.sha256(Path(value._defn.__code__.co_filename).read_bytes()).digest())  # noqa: SLF001
+        elif called is not None and called not in seen:
             _add_sources(called, digest, seen)
         elif isinstance(value, np.ndarray):
             digest.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())

@@ -74,9 +74,9 @@ def _toy_process(home: Path) -> subprocess.Popen[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def federation(folder: Path, *names: str, toy: bool = True):
+async def federation(folder: Path, *names: str):
     """Start these nodes (all by default); whatever runs at the end is killed."""
-    made = Federation(folder, toy=toy)
+    made = Federation(folder, toy=False)
     try:
         await made.start(*(names or NAMES))
         yield made
@@ -87,4 +87,4 @@ async def federation(folder: Path, *names: str, toy: bool = True):
 def make_real_homes(folder: Path) -> None:
     """Homes with simulated data of 2500 firms, for the real workflow."""
     simulate_to_folder(folder / "data", 2500, 3)
-    found_federation(folder, PARTIES, data=DataFiles(folder / "data"))
+    found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)

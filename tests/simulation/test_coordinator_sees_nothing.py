@@ -6,6 +6,7 @@ import asyncio
 import csv
 
 import numpy as np
+import pytest
 import yaml
 from process_federation import JOB, federation, make_real_homes
 from trial_federation import commanding, running, show, submit, watch
@@ -61,7 +62,7 @@ def run_job(folder):
         make_real_homes(folder)
         coordinator = Coordinator(folder / "coordinator")
         async with (
-            federation(folder, *PARTIES, toy=False),
+            federation(folder, *PARTIES),
             running({"coordinator": coordinator}),
             commanding(folder / "bank") as command,
         ):
@@ -82,6 +83,7 @@ def secrets_of(folder):
     return {text.encode() for text in found}
 
 
+@pytest.mark.federation
 def test_coordinator_sees_no_data(tmp_path, monkeypatch):
     recorder = Recorder(monkeypatch)
     info = run_job(tmp_path)

@@ -25,6 +25,7 @@ from veilscore.wire.framing import parse
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session, encode
 
+pytestmark = pytest.mark.slow
 TIMEOUT_S = 0.5
 IDS = [f"firm{k}" for k in range(40)]
 

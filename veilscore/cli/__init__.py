@@ -26,7 +26,7 @@ _DEBUG = "VEILSCORE_DEBUG"
 
 
 class Noun(NamedTuple):
-    """A word after `veilscore`: its line in `--help`, its verbs if it has any, its file if that has another name."""
+    """Describes a word after `veilscore`: its line in `--help`, its verbs if any, its file if that has another name."""
 
     line: str
     verbs: str = ""
@@ -83,7 +83,7 @@ _VERBS |= {verb: f"job {verb}" for verb in RETIRED}
 
 
 def load(word: str) -> Any:
-    """Group or command of one noun; its file is imported now."""
+    """Import the file of a noun and return its group or command."""
     group = typer.main.get_group(importlib.import_module(f"veilscore.cli.{NOUNS[word].file or word}").app)
     command = group.commands.get(word, group)
     command.help = command.help or NOUNS[word].line
@@ -91,7 +91,7 @@ def load(word: str) -> Any:
 
 
 def _unknown(said: str, known: Mapping[str, str]) -> ConfigError:
-    """Error that names the nearest of the `known` words, each with what to type after `veilscore`."""
+    """Return an error that names the nearest of the `known` words, each with what to type after `veilscore`."""
     *before, word = said.split(" ")
     near = difflib.get_close_matches(word, known, n=1)
     listed = " ".join(["veilscore", *before, "--help"])
@@ -100,7 +100,7 @@ def _unknown(said: str, known: Mapping[str, str]) -> ConfigError:
 
 
 class Nouns(TyperGroup):
-    """All nouns, each a stand-in with its line until it is used."""
+    """Lists all nouns, each a stand-in with its line until it is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -168,7 +168,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: an error becomes one panel and exit code 2."""
+    """Run the command; an error becomes one panel and exit code 2."""
     keep_private()
     try:
         app()

@@ -1,4 +1,4 @@
-"""How the command reaches nodes: with the identity of a home, over the fabric like everybody else."""
+"""The command reaches nodes with the identity of a home, over the fabric like everybody else."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ M = TypeVar("M", bound="Message")
 
 @dataclass(frozen=True)
 class Connection:
-    """A home's identity and its way to the other nodes."""
+    """Calls nodes with a home's identity.
+
+    node : of the party that the command's user belongs to: its own, or where a person works.
+    """
 
     name: str
     federation: Federation
     fabric: Fabric
-    node: str = ""  # the party's node that the command's user belongs to: its own, or where a person works
+    node: str = ""
 
     async def call(self, peer: str, method: str, request: Message, reply: type[M], timeout_s: float = CALL_S) -> M:
         """Call a node once; not repeated, so that nothing is done twice."""
@@ -42,7 +45,7 @@ class Connection:
         return await self.call(self.federation.coordinator.name, method, request, reply)
 
     async def job_id(self, text: str | None) -> str:
-        """Id of the job that `text` begins; the newest one if it is None."""
+        """Return the id of the job that `text` begins, the newest one if it is None."""
         jobs = (await self.coordinator("List", control_pb2.Empty(), control_pb2.JobList)).jobs
         if text is None:
             if not jobs:
@@ -64,13 +67,13 @@ class Connection:
 
 @contextlib.asynccontextmanager
 async def connect(home: Path) -> AsyncIterator[Connection]:
-    """Connection with the identity of `home`."""
+    """Yield a connection with the identity of `home`."""
     config = load_node_config(home)
     identity, federation = load_membership(home, config)
     fabric = Fabric(
         identity,
         federation,
-        accept_session=lambda _session, _sender: False,
+        accept_session=lambda _session, _sender: False,  # a command takes part in no protocol
         limits=WireLimits(connect_timeout_s=CALL_S),
     )
     try:
@@ -80,7 +83,7 @@ async def connect(home: Path) -> AsyncIterator[Connection]:
 
 
 def reach(home: Path, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Result of `work` over a connection with the identity of `home`."""
+    """Return the result of `work` over a connection with the identity of `home`."""
 
     async def connected() -> T:
         async with connect(home) as connection:

@@ -1,7 +1,6 @@
 """`veilscore consent`: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
 
 import csv
-import datetime as dt
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, moment, table
+from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
@@ -60,7 +60,7 @@ def issue(
         signed = issuer.token(_normalised([firm], normaliser, "--firm")[0], scope, once=not reusable)
     else:
         signed = issuer.list(_normalised(_column(firms or Path(), column), normaliser, str(firms)), scope)
-    _write(file, signed)
+    write_bytes(file, signed.to_text().encode())
     console().print(f"{body_of(signed)['kind']} {claim_of(signed).id} in {file}", soft_wrap=True)
 
 
@@ -72,7 +72,7 @@ def revoke(
 ) -> None:
     """Revoke consents; the file names all that were ever revoked and goes to every holder."""
     issuer = Issuer.load(folder)
-    _write(file, issuer.revoke(*ids))
+    write_bytes(file, issuer.revoke(*ids).to_text().encode())
     console().print(f"{len(issuer.revoked())} revoked in {file}: `veilscore consent import {file}` at every holder")
 
 
@@ -84,8 +84,7 @@ def list_issued(folder: IssuerFolder) -> None:
     rows = []
     for c in issuer.issued():
         state = "revoked" if c.id in revoked else "expired" if c.scope.expires_s <= now else "valid"
-        until = f"{dt.datetime.fromtimestamp(c.scope.expires_s, dt.UTC):%Y-%m-%d %H:%M} UTC"
-        use = "once" if c.once else "often"
+        use, until = "once" if c.once else "often", moment(c.scope.expires_s)
         rows.append((c.id, c.kind, len(c.commitments), c.scope.purpose, c.scope.bank or "any", use, until, state))
     heads = ("id", "kind", "firms", "purpose", "bank", "use", "until", "state")
     console().print(table(f"Consents of {issuer.name}", heads, rows))
@@ -109,13 +108,6 @@ def import_file(
     if not number.replace("-", "").replace(".", "").replace("_", "").isalnum():
         raise ConfigError(f"{file} has an id that cannot name a file")
     console().print(escape(str(import_consent(find_home(home, federation, party), signed, kind, number))))
-
-
-def _write(file: Path, signed: Signed) -> None:
-    try:
-        file.write_text(signed.to_text(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _normalised(ids: list[str], normaliser: str, source: str) -> list[str]:

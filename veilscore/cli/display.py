@@ -1,7 +1,8 @@
-"""What the command shows: tables, and progress of a job while it runs."""
+"""The command shows tables, and the progress of a job while it runs."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -19,17 +20,17 @@ ENDED = frozenset({"done", "failed", "refused", "cancelled"})
 
 
 def console() -> Console:
-    """Standard output, looked up now (tests replace it)."""
+    """Return standard output as it is now, since tests replace it."""
     return Console()
 
 
 def errors_console() -> Console:
-    """Standard error."""
+    """Return standard error."""
     return Console(stderr=True)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Rich table of plain values; numbers (columns that end in a unit) to the right."""
+    """Return a table of plain values; columns that end in a unit hold numbers, which stand to the right."""
     names = list(columns)
     result = Table(title=title, title_justify="left")
     for name in names:
@@ -40,18 +41,26 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 
 def coloured(text: str) -> str:
-    """Status words in their colour; everything else as it is."""
+    """Return a status word in its colour, and everything else as it is."""
     colour = _COLOUR.get(text.split(":", maxsplit=1)[0])
     return f"[{colour}]{escape(text)}[/{colour}]" if colour else escape(text)
 
 
 def megabytes(n_bytes: float) -> str:
-    """Bytes as MB with two digits after the point."""
+    """Return bytes as MB with two digits after the point."""
     return f"{n_bytes / 1e6:.2f}"
 
 
+def moment(at_s: float, *, seconds: bool = False) -> str:
+    """Return seconds since the epoch as a date; a peer may state one that no calendar has."""
+    try:
+        return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M UTC'}}"
+    except (ValueError, OverflowError, OSError):
+        return "no date"
+
+
 class JobProgress:
-    """Bars for each party and step on a terminal; one line a change of status elsewhere."""
+    """Shows bars for each party and step on a terminal, and one line a change of status elsewhere."""
 
     def __init__(self, out: Console) -> None:
         self.status = ""
@@ -70,14 +79,12 @@ class JobProgress:
         )
 
     def __enter__(self) -> Self:
-        """Start drawing."""
         self._progress.start()
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
         self._progress.stop()
 
     def show(self, event: control_pb2.JobEvent) -> None:
@@ -116,7 +123,7 @@ class JobProgress:
 
 
 def show_job(out: Console, info: control_pb2.JobInfo) -> None:
-    """Everything about one job."""
+    """Print everything about one job."""
     out.print(f"[bold]{escape(info.job_id)}[/bold]  {escape(info.task)}  {coloured(info.status)}")
     if info.error:
         out.print(f"[red]{escape(info.error)}[/red]")

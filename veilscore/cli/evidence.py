@@ -1,7 +1,5 @@
-"""`veilscore evidence`: logs, receipts, and their verification. No command here calls another node."""
+"""`veilscore evidence` shows and verifies logs and receipts; no command here calls another node."""
 
-import datetime as dt
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +7,12 @@ import typer
 from cryptography import x509
 from rich.markup import escape
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, moment, table
+from veilscore.cli.files import read_bytes, write_bytes
 from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
-from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, load_keys
+from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonical, load_keys
 from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.kept_receipts import load_receipt, score_receipt
 from veilscore.evidence.log import LOG_FILE, scan
@@ -21,10 +20,10 @@ from veilscore.evidence.recorder import FOLDER, online_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.node_config import load_node_config
+from veilscore.terms.settings import parse_json
 
 app = typer.Typer(no_args_is_help=True)
 
-_MOST_BYTES = 16 << 20
 KeysOption = Annotated[
     list[Path] | None,
     typer.Option("--keys", help="Public keys: a federation.yaml or PEM certificates; may be given several times."),
@@ -46,7 +45,7 @@ def log(
     if found.head is None:
         raise EvidenceError(f"no log at {path}: the node has not been started yet")
     first = max(len(entries) - last, 0)
-    rows = [_row(number, json.loads(entry)) for number, entry in enumerate(entries[first:], start=first)]
+    rows = [_row(number, parse_json(entry)) for number, entry in enumerate(entries[first:], start=first)]
     console().print(table(f"Log of {found.head.party}", ("entry", "time", "what", "job", "details"), rows))
     console().print(f"{found.head.size} entries, root {found.head.root}")
 
@@ -55,8 +54,8 @@ def _row(number: int, entry: dict[str, object]) -> tuple[str, ...]:
     shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "unsigned", "bytes")
     details = ", ".join(f"{name} {entry[name]}" for name in shown if name in entry)
     time_ms = entry.get("time_ms", 0)
-    when = dt.datetime.fromtimestamp(time_ms / 1000 if isinstance(time_ms, int) else 0, dt.UTC)
-    return str(number), f"{when:%Y-%m-%d %H:%M:%S}", str(entry.get("kind")), str(entry.get("job_id", "")), details
+    when = moment(time_ms / 1000 if isinstance(time_ms, int) else 0, seconds=True)
+    return str(number), when, str(entry.get("kind")), str(entry.get("job_id", "")), details
 
 
 @app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")
@@ -77,9 +76,10 @@ def receipt(
     if (job is None) == (request is None) or (firm is not None and job is None):
         raise ConfigError("say which: JOB, JOB --firm ID (a score of a batch), or --request ID (a score given online)")
     if request is not None:
-        _write(out, online_receipt(own, request).to_bytes())
+        write_bytes(out, online_receipt(own, request).to_bytes(), say=True)
     elif job is not None:
-        _write(out, (load_receipt(own, job) if firm is None else score_receipt(own, job, firm)).to_bytes())
+        found = load_receipt(own, job) if firm is None else score_receipt(own, job, firm)
+        write_bytes(out, found.to_bytes(), say=True)
 
 
 @app.command(epilog="Example: veilscore evidence verify receipt.json --keys federation.yaml")
@@ -142,26 +142,26 @@ def anchor(
     else:
         where = TimeStamps(str(tsa), _certificates(tsa_roots))
     done = where.submit(head, lambda size: [step.hex() for step in found.tree.consistency(size, head.size)])
-    _write(out, done.to_bytes())
+    write_bytes(out, done.to_bytes(), say=True)
 
 
 def _log_of(path: Path) -> tuple[Path, Path | None]:
-    """Log file, and the home if `path` is one."""
+    """Return the log file, and the home if `path` is one."""
     return (path / FOLDER / LOG_FILE, path) if (path / "node.yaml").is_file() else (path, None)
 
 
 def _heads_of(data: bytes) -> list[SignedHead]:
     try:
-        body = json.loads(data)
-    except ValueError as error:
+        body = parse_json(data)
+        if isinstance(body, dict) and "root" in body:
+            return [SignedHead.parse(canonical(body))]  # a node keeps heads with spaces, for people
+    except (ValueError, RecursionError) as error:
         raise EvidenceError("a file given with --seen is not JSON") from error
-    if isinstance(body, dict) and "root" in body:
-        return [SignedHead.parse(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())]
     return heads_in(data)
 
 
 def public_keys(files: list[Path] | None, home: Path | None) -> Keys:
-    """Keys that the user gave, or those of the home's federation."""
+    """Return the keys that the user gave, or those of the home's federation."""
     if files:
         return AnyKeys([load_keys(file) for file in files])
     own = find_home(home)
@@ -173,28 +173,8 @@ def _certificates(path: Path | None) -> list[x509.Certificate]:
         return []
     try:
         return x509.load_pem_x509_certificates(read_bytes(path))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(f"{path} holds no PEM certificate that can be read") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Whole file that the user names; ConfigError if it cannot be read, EvidenceError if it is too long for one."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > _MOST_BYTES:
-        raise EvidenceError(f"{path} is longer than {_MOST_BYTES} bytes")
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    console().print(f"written: {escape(str(path))}")
 
 
 def _say(proved: list[str]) -> None:

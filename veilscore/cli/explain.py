@@ -49,7 +49,7 @@ def explain(
 
 
 def page() -> str:
-    """docs/reference.md."""
+    """Return docs/reference.md."""
     parts = [_HEAD]
     for subject, found in everything():
         parts.append(f"\n## {subject}\n")
@@ -67,7 +67,7 @@ def _rows(rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 
 def _table(section: Section) -> Table:
-    """Three columns, so that 80 characters are enough."""
+    """Return a table of three columns, so that 80 characters are enough."""
     table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, show_edge=False)
     table.add_column("key", no_wrap=True, style="bold")
     table.add_column("type, default", overflow="fold", ratio=2)

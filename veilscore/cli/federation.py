@@ -7,12 +7,22 @@ import typer
 import yaml
 
 from veilscore.cli.display import console, table
+from veilscore.cli.files import read_bytes, write_bytes
 from veilscore.errors import ConfigError
-from veilscore.keys.identity import (
-    parse_certificate,
-)
+from veilscore.keys.identity import parse_certificate
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
+
+
+class _Drafted(Strict):
+    certificate: str
+    address: str | None
+
+
+class _Draft(Strict):
+    members: tuple[_Drafted, ...]
+
 
 app = typer.Typer()
 federation_app = typer.Typer(no_args_is_help=True)
@@ -31,6 +41,9 @@ def init(
     label_column: Annotated[str, typer.Option(help="Label column in the bank's file (1: bad).")] = "default",
     name: Annotated[str, typer.Option(help="Name of the federation.")] = "trial",
     approve: Annotated[bool, typer.Option("--approve", help="A person approves each job at each party.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The holders agree to exact jobs for a year, for data that is nobody's.")
+    ] = False,
 ) -> None:
     """Set up a whole federation on this machine, for trials.
 
@@ -46,7 +59,9 @@ def init(
     if data is not None and not data.is_dir():
         raise ConfigError(f"data folder not found: {data}")
     files = None if data is None else DataFiles(data, id_column, label_column)
-    federation = found_federation(folder, parties, name=name, data=files, accept="manual" if approve else "auto")
+    federation = found_federation(
+        folder, parties, name=name, data=files, accept="manual" if approve else "auto", exact=exact
+    )
     _show_federation(federation)
     console().print(
         f"Next: write a job, then `veilscore up {folder}` and `veilscore job run JOB.yaml --federation {folder}`"
@@ -66,25 +81,22 @@ def add(
 
     Until coordinator and bank are in, the file is a draft: it is kept beside as federation.yaml.draft.
     """
-    try:
-        member = member_of(parse_certificate(certificate.read_bytes()), address)
-    except OSError as error:
-        raise ConfigError(f"certificate {certificate} cannot be read: {error.strerror}") from error
+    member = member_of(parse_certificate(read_bytes(certificate)), address)
     draft = federation.with_name(federation.name + ".draft")
     members = [member]
     if federation.exists():
         members = [*load_federation(federation).members, member]
     elif draft.exists():
-        kept = yaml.safe_load(draft.read_text(encoding="utf-8"))
-        members = [*(member_of(parse_certificate(m["certificate"].encode()), m["address"]) for m in kept), member]
+        kept = parse(_Draft, parse_yaml(read_text(draft, "draft"), str(draft)), str(draft)).members
+        members = [*(member_of(parse_certificate(m.certificate.encode()), m.address) for m in kept), member]
     roles = {m.role for m in members}
     if {"bank", "coordinator"} <= roles:
         save_federation(make_federation(federation.resolve().parent.name or "federation", members), federation)
         draft.unlink(missing_ok=True)
         _show_federation(load_federation(federation))
         return
-    content = [{"certificate": m.certificate, "address": m.address} for m in members]
-    draft.write_text(yaml.safe_dump(content), encoding="utf-8")
+    content = {"members": [{"certificate": m.certificate, "address": m.address} for m in members]}
+    write_bytes(draft, yaml.safe_dump(content).encode())
     console().print(f"{member.name} kept in {draft}; still missing: {', '.join({'bank', 'coordinator'} - roles)}")
 
 

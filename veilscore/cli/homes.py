@@ -1,4 +1,4 @@
-"""Whose home a command uses, and the options by which a user says it."""
+"""Options by which a user says whose home a command uses."""
 
 import os
 from pathlib import Path
@@ -21,10 +21,10 @@ PartyOption = Annotated[str | None, typer.Option("--party", help="With --federat
 
 
 def find_home(home: Path | None, federation: Path | None = None, party: str | None = None) -> Path:
-    """Home whose identity the command uses.
+    """Return the home whose identity the command uses.
 
     home : given by the user, or VEILSCORE_HOME, or the current folder if it is a home.
-    federation : folder of a local federation; then `party`'s home in it, or that of its only bank.
+    federation : folder of a local federation; then it is `party`'s home in it, or that of its only bank.
     Raises ConfigError where there is no such home, or more than one could be meant.
     """
     if home is not None and federation is not None:

@@ -1,7 +1,6 @@
 """`veilscore job`: a bank's jobs from plan to result, and a party's answers to those proposed to it."""
 
 import contextlib
-import datetime as dt
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,9 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from veilscore.cli.connection import Connection, reach
-from veilscore.cli.display import ENDED, JobProgress, coloured, console, show_job, table
+from veilscore.cli.display import ENDED, JobProgress, coloured, console, moment, show_job, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.cli.measures import show_measures
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import load_job, parse_job
 from veilscore.v1 import control_pb2
@@ -40,7 +40,7 @@ def plan(
     sizes: dict[str, int] = {}
     for text in rows or []:
         party, _, number = text.partition("=")
-        if not number.isdigit():
+        if not number.isdecimal() or len(number) > 12:
             raise ConfigError(f"--rows {text}: write PARTY=ROWS, for example --rows bank=120000")
         sizes[party] = int(number)
     show_plan(console(), load_job(job), federation, sizes)
@@ -88,14 +88,17 @@ def list_jobs(*, home: HomeOption = None, federation: FederationOption = None) -
     reply = reach(
         find_home(home, federation), lambda c: c.coordinator("List", control_pb2.Empty(), control_pb2.JobList)
     )
-    rows = [(job.job_id, job.task, job.status, _time(job)) for job in reply.jobs]
+    rows = [(job.job_id, job.task, job.status, moment(job.created_s)) for job in reply.jobs]
     console().print(table("Jobs", ("job", "task", "status", "submitted"), rows))
 
 
 @app.command(epilog="Example: veilscore job show kz-corporate --federation trial")
 def show(job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """Show a job's acceptances, steps, attempts, times and bytes."""
-    show_job(console(), reach(find_home(home, federation), lambda c: c.job(job)))
+    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out."""
+    home = find_home(home, federation)
+    info = reach(home, lambda c: c.job(job))
+    show_job(console(), info)
+    show_measures(console(), home / "jobs" / info.job_id / "report.json")
 
 
 @app.command(epilog="Example: veilscore job cancel kz-corporate --home /srv/bank")
@@ -121,7 +124,7 @@ def inbox(*, home: HomeOption = None) -> None:
     rows = []
     for info in reach(find_home(home), _inbox).jobs:
         job = parse_job(info.job_yaml, info.job_id)
-        rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, info.error, _time(info)))
+        rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, info.error, moment(info.created_s)))
     console().print(table("Inbox", ("job", "task", "bank", "purpose", "answer", "reason or error", "received"), rows))
     if any(row[4] == "pending" for row in rows):
         console().print("decide with `veilscore job approve JOB` or `veilscore job reject JOB`")
@@ -158,7 +161,7 @@ async def _inbox(connection: Connection) -> control_pb2.JobList:
 
 
 async def _follow(connection: Connection, job_id: str) -> str:
-    """Show a job's progress until it ends, then its summary; returns its status."""
+    """Show a job's progress until it ends, then its summary, and return its status."""
     ref = control_pb2.JobRef(job_id=job_id)
     out = console()
     with JobProgress(out) as progress:
@@ -176,7 +179,7 @@ async def _follow(connection: Connection, job_id: str) -> str:
 
 
 async def _show_own_errors(connection: Connection, job_id: str) -> None:
-    """What this party's own node knows of the failure, which it did not tell the others."""
+    """Show what this party's own node knows of the failure and did not tell the others."""
     with contextlib.suppress(PeerError, ConfigError):  # a person may have no node, or no right to its inbox
         for entry in (await _inbox(connection)).jobs:
             if entry.job_id == job_id and entry.error and entry.error != "accepted by policy":
@@ -185,10 +188,6 @@ async def _show_own_errors(connection: Connection, job_id: str) -> None:
 
 
 def _end(home: Path, work: Callable[[Connection], Awaitable[str]]) -> None:
-    """Exit code 1 unless the work ends with a job that is done."""
+    """Exit with code 1 unless the work ends with a job that is done."""
     if reach(home, work) != "done":
         raise typer.Exit(1)
-
-
-def _time(job: control_pb2.JobInfo) -> str:
-    return f"{dt.datetime.fromtimestamp(job.created_s, dt.UTC):%Y-%m-%d %H:%M} UTC"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, moment, table
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import (
     KEY_FILE,
@@ -75,7 +75,7 @@ def rotate_key(
     statement = rotate(old, new, federation.name, int(overlap_days * DAY_S), _date_ms(federation))
     _publish(config, statement)
     console().print(
-        f"new key of {new.name}: {new.fingerprint}; the old one is accepted until {_time(statement.ends_s)}"
+        f"new key of {new.name}: {new.fingerprint}; the old one is accepted until {moment(statement.ends_s)}"
     )
 
 
@@ -130,7 +130,7 @@ def take(home: Home, other: Annotated[Path, typer.Argument(help="Another member'
 
 
 def _new_identity(config: NodeConfig, home: Path, recovery: str | None, days: float) -> Identity:
-    """New key in a folder of its own under identity/, encrypted as the home says; not in use yet."""
+    """Make a key in a folder of its own under identity/, encrypted as the home says and not in use yet."""
     source = config.key.open(home)
     draft = config.identity / "new"
     if draft.exists():
@@ -152,7 +152,7 @@ def _publish(config: NodeConfig, statement: KeyStatement) -> Federation:
 
 
 def _choose(federation: Federation, member: str, beginning: str) -> str:
-    """The key the user means: by default the oldest that is accepted, since its successors fall with it."""
+    """Return the key the user means: by default the oldest that is accepted, since its successors fall with it."""
     newest = federation.member(member).fingerprint
     accepted = federation.history.accepted(member, time.time())
     wanted = beginning or (accepted[-1].fingerprint if accepted else newest)
@@ -166,7 +166,7 @@ def _choose(federation: Federation, member: str, beginning: str) -> str:
 
 
 def _date_ms(federation: Federation) -> int:
-    """Now, but after every statement that is known, so that the order of dates is that of events."""
+    """Return the time now, but after every known statement, so that the order of dates is that of events."""
     return max([int(time.time() * 1000), *(s.date_ms + 1 for s in federation.statements)])
 
 
@@ -194,9 +194,5 @@ def _warnings(config: NodeConfig, home: Path) -> list[str]:
 
 def _state(key: PinnedKey, now_s: float) -> str:
     if key.refusal(now_s) is not None:
-        return f"revoked {_time(key.revoked_s)} by {key.reason}" if key.revoked_s is not None else "replaced"
-    return "accepted" if key.retired_s is None else f"accepted until {_time(key.retired_s)}"
-
-
-def _time(at_s: float) -> str:
-    return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):%Y-%m-%d %H:%M} UTC"
+        return f"revoked {moment(key.revoked_s)} by {key.reason}" if key.revoked_s is not None else "replaced"
+    return "accepted" if key.retired_s is None else f"accepted until {moment(key.retired_s)}"

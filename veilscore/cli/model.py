@@ -71,7 +71,7 @@ def _kind(model: ScoreModel) -> str:
 
 
 def _facts(model: ScoreModel) -> list[tuple[str, str]]:
-    """What every kind of model states about itself."""
+    """Return what every kind of model states about itself."""
     s, p = model.scaling, model.provenance
     return [
         ("base points", f"{model.base_points / s.units:.{s.decimals}f}"),
@@ -84,7 +84,7 @@ def _facts(model: ScoreModel) -> list[tuple[str, str]]:
 
 
 def _show_trees(out: Console, model: Boosted) -> None:
-    """Importance of columns, trees by holder, and the hashes of the holders' parts."""
+    """Print the importance of columns, trees by holder, and the hashes of the holders' parts."""
     if isinstance(model, Stacked):
         weights = [(member.name, member.kind, f"{member.weight:.4f}") for member in model.members]
         out.print(table("Members of the stack", ("member", "kind", "weight of its log-odds"), weights))

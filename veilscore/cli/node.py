@@ -38,7 +38,7 @@ _SERVED = {
 
 
 def open_node(home: Path) -> Service:
-    """Node or coordinator of a home, by the role in its node.yaml; ConfigError for an operator's home."""
+    """Return the node or coordinator of a home, by its role in node.yaml; ConfigError for an operator's home."""
     role = load_node_config(home).role
     if role not in _SERVED:
         raise ConfigError(f"{home} is an {role}'s home: it commands nodes and runs none")
@@ -102,7 +102,7 @@ def up(folder: Folder) -> None:
             if running_pid(home) is None:
                 started[home] = processes.spawn(home)
         asyncio.run(_until_up(homes, started))
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no node stays behind
         for process in started.values():
             process.terminate()
         raise

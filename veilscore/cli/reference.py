@@ -1,4 +1,4 @@
-"""Every key of the files that people write: type, default, meaning, example, read from the models that check them."""
+"""Reads every key of the files that people write, with type, default, meaning and example, from their models."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *diges
 
 @dataclass(frozen=True)
 class Key:
-    """One key as a reader needs it, all as text."""
+    """Describes one key as a reader needs it, all as text."""
 
     name: str
     type: str
@@ -115,7 +115,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """The keys of one mapping in a file."""
+    """Describes the keys of one mapping in a file."""
 
     title: str
     about: str
@@ -123,9 +123,9 @@ class Section:
 
 
 def sections(subject: str, task: str | None = None) -> list[Section]:
-    """Sections of a subject, or of the parameters of one task; a key that a task sets anew stands once.
+    """Return the sections of a subject, or of one task's parameters; a key that a task sets anew stands once.
 
-    Raises ConfigError where no such task.
+    Raises ConfigError where there is no such task.
     """
     if task is None:
         return [_section(model) for model in SUBJECTS[subject]]
@@ -141,12 +141,12 @@ def sections(subject: str, task: str | None = None) -> list[Section]:
 
 
 def _lineage(task: str) -> list[type[BaseModel]]:
-    """Model of a task's parameters and those from which it inherits keys."""
+    """Return the model of a task's parameters and those from which it inherits keys."""
     return [model for model in PARAMETERS[task].__mro__ if model in TITLES]
 
 
 def everything() -> Iterator[tuple[str, list[Section]]]:
-    """Each subject with all its sections; what tasks share stands once."""
+    """Yield each subject with all its sections; what tasks share stands once."""
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
@@ -180,7 +180,7 @@ def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
 
 
 def _type(form: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
+    """Return a JSON schema in words."""
     if "$ref" in form:
         return f"mapping (see {TITLES[_model(form['$ref'])]})"
     if "anyOf" in form:
@@ -211,5 +211,5 @@ def _model(reference: str) -> type[BaseModel]:
 
 
 def _yaml(value: object) -> str:
-    """A value as one types it, on one line."""
+    """Return a value as one types it, on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -4,29 +4,37 @@ import secrets
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.markup import escape
 
 from veilscore.cli.display import coloured, console, table
+from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import find_home
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import Identity
 from veilscore.sandbox.desk import Desk, Entry
+from veilscore.sandbox.mock_data import mock_csv
+from veilscore.sandbox.private_data import read_dataset
+from veilscore.sandbox.release import write_outputs
+from veilscore.sandbox.submission import make_submission, write_submission
+from veilscore.sandbox.syft_envelope import pack
+from veilscore.sandbox.syft_exchange import give_back, read_result, receive
+from veilscore.sandbox.syft_folder import SyftJob, syftbox_of
 from veilscore.terms.federation import Federation
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
 
-sandbox_app = typer.Typer(
-    no_args_is_help=True, help="Run a modeller's code at the owner of the data; only approved outputs leave."
-)
+app = typer.Typer(no_args_is_help=True)
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed decision.")]
 Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.", metavar="ID")]
 Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
 SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
 _SHOWN = 20_000
-app = sandbox_app
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
+@app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
 def submit(
     folder: Annotated[Path, typer.Argument(help="Folder with submission.yaml and the code.")],
     *,
@@ -34,8 +42,6 @@ def submit(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into the owner's inbox."""
-    from veilscore.sandbox.submission import make_submission, write_submission  # noqa: PLC0415
-
     if not to.is_dir():
         raise ConfigError(f"inbox not found: {to}")
     identity, _ = _membership(home)
@@ -43,7 +49,7 @@ def submit(
     console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox show 3fa1 --home /srv/tax")
+@app.command(epilog="Example: veilscore sandbox show 3fa1 --home /srv/tax")
 def show(
     submission: Annotated[str | None, typer.Argument(help="Its id or how it begins; none: all.", metavar="ID")] = None,
     *,
@@ -65,19 +71,19 @@ def show(
     console().print(table("Submissions", ("id", "name", "from", "data set", "purpose", "status"), rows))
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox approve 3fa1 --home /srv/tax")
+@app.command(epilog="Example: veilscore sandbox approve 3fa1 --home /srv/tax")
 def approve(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
     """Approve the code you have read, for the data set as it is now; signed, and bound to both by digest."""
     _say(_desk(home).approve(submission, reason))
 
 
-@sandbox_app.command(epilog='Example: veilscore sandbox reject 3fa1 --home /srv/tax --reason "purpose not allowed"')
+@app.command(epilog='Example: veilscore sandbox reject 3fa1 --home /srv/tax --reason "purpose not allowed"')
 def reject(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
     """Refuse the code, or outputs that wait for release."""
     _say(_desk(home).reject(submission, reason))
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox run 3fa1 --home /srv/tax")
+@app.command(epilog="Example: veilscore sandbox run 3fa1 --home /srv/tax")
 def run(submission: Id, *, home: HomeOption = None) -> None:
     """Run approved code on the private data, in the sandbox; its outputs go through the gate and wait here."""
     desk = _desk(home)
@@ -92,7 +98,7 @@ def run(submission: Id, *, home: HomeOption = None) -> None:
     console().print("look at the outputs with `veilscore sandbox outputs`, then `release` or `reject`")
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox outputs 3fa1 --home /srv/tax")
+@app.command(epilog="Example: veilscore sandbox outputs 3fa1 --home /srv/tax")
 def outputs(submission: Id, *, home: HomeOption = None) -> None:
     """Show outputs that passed the gate, exactly as they would leave."""
     record, files = _desk(home).report(submission)
@@ -103,13 +109,13 @@ def outputs(submission: Id, *, home: HomeOption = None) -> None:
         console().print(escape(_printable(content)))
 
 
-@sandbox_app.command(epilog="Example: veilscore sandbox release 3fa1 --home /srv/tax")
+@app.command(epilog="Example: veilscore sandbox release 3fa1 --home /srv/tax")
 def release(submission: Id, *, home: HomeOption = None, reason: Reason = "") -> None:
     """Approve the release of the outputs: signed, and put into the outbox for the modeller."""
     console().print(f"released: {_desk(home).release(submission, reason)}")
 
 
-@sandbox_app.command(
+@app.command(
     "syft-pack",
     epilog="Example: veilscore sandbox syft-pack code/ --email m@bank.example --to o@tax.example --home /srv/bank",
 )
@@ -122,10 +128,6 @@ def syft_pack(
     home: HomeOption = None,
 ) -> None:
     """Sign a folder of code and put it into your SyftBox as a PySyft job to the owner; PySyft then pushes it."""
-    from veilscore.sandbox.submission import make_submission  # noqa: PLC0415 - slow import
-    from veilscore.sandbox.syft_envelope import pack  # noqa: PLC0415
-    from veilscore.sandbox.syft_folder import SyftJob, syftbox_of  # noqa: PLC0415
-
     identity, federation = _membership(home)
     submission = make_submission(folder, identity)
     federation.member(submission.manifest.owner)
@@ -133,14 +135,9 @@ def syft_pack(
     typer.echo(f"packed {submission.sha256} as {pack(submission, identity, job)}")
 
 
-@sandbox_app.command(
-    "syft-receive", epilog="Example: veilscore sandbox syft-receive --email o@tax.example --home /srv/tax"
-)
+@app.command("syft-receive", epilog="Example: veilscore sandbox syft-receive --email o@tax.example --home /srv/tax")
 def syft_receive(*, email: Email, syftbox: SyftBox = None, home: HomeOption = None) -> None:
     """Take in the submissions that PySyft brought; then show, approve, run and release them like all others."""
-    from veilscore.sandbox.syft_exchange import receive  # noqa: PLC0415 - slow import
-    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
-
     received, problems = receive(_desk(home), email, syftbox_of(email, syftbox))
     for problem in problems:
         console().print(f"[red]left in the SyftBox[/red] {escape(problem)}")
@@ -150,18 +147,13 @@ def syft_receive(*, email: Email, syftbox: SyftBox = None, home: HomeOption = No
         typer.echo("nothing new in the SyftBox; sync with PySyft first")
 
 
-@sandbox_app.command(
-    "syft-return", epilog="Example: veilscore sandbox syft-return 3fa1 --email o@tax.example --home /srv/tax"
-)
+@app.command("syft-return", epilog="Example: veilscore sandbox syft-return 3fa1 --email o@tax.example --home /srv/tax")
 def syft_return(submission: Id, *, email: Email, syftbox: SyftBox = None, home: HomeOption = None) -> None:
     """Give released outputs back as the result of the PySyft job they came in; PySyft carries them at its next sync."""
-    from veilscore.sandbox.syft_exchange import give_back  # noqa: PLC0415 - slow import
-    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
-
     typer.echo(f"given back: {give_back(_desk(home), submission, email, syftbox_of(email, syftbox))}")
 
 
-@sandbox_app.command(
+@app.command(
     "syft-read",
     epilog="Example: veilscore sandbox syft-read 3fa1 --email m@bank.example --out result/ --home /srv/bank",
 )
@@ -174,10 +166,6 @@ def syft_read(
     home: HomeOption = None,
 ) -> None:
     """Read a result that PySyft brought back: released by the owner's signature, and of exactly the code you sent."""
-    from veilscore.sandbox.release import write_outputs  # noqa: PLC0415 - slow import
-    from veilscore.sandbox.syft_exchange import read_result  # noqa: PLC0415
-    from veilscore.sandbox.syft_folder import syftbox_of  # noqa: PLC0415
-
     identity, federation = _membership(home)
     found, files = read_result(identity, federation, submission, email, syftbox_of(email, syftbox))
     typer.echo(f"verified: released by the owner, of submission {found}")
@@ -192,7 +180,7 @@ def syft_read(
     typer.echo(f"{len(files)} outputs in {out}")
 
 
-@sandbox_app.command("mock-data", epilog="Example: veilscore sandbox mock-data main --out mock.csv --home /srv/tax")
+@app.command("mock-data", epilog="Example: veilscore sandbox mock-data main --out mock.csv --home /srv/tax")
 def mock_data(
     dataset: Annotated[str, typer.Argument(help="Name of the data set in node.yaml.")],
     *,
@@ -202,41 +190,30 @@ def mock_data(
     home: HomeOption = None,
 ) -> None:
     """Draw mock data from coarse marginals of a data set, each column by itself; for developing code."""
-    import numpy as np  # noqa: PLC0415 - slow import
-
-    from veilscore.sandbox.mock_data import mock_csv  # noqa: PLC0415
-    from veilscore.sandbox.private_data import read_dataset  # noqa: PLC0415
-
     desk = _desk(home)
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     k = desk.policy.min_group_size
     content = mock_csv(read_dataset(desk.config, dataset), rows, k, rng, show_ids=desk.policy.show_ids)
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    write_bytes(out, content)
     console().print(f"{rows} mock rows in {out}; nothing shown rests on fewer than {k} rows")
 
 
-def _membership(home: Path | None) -> "tuple[Identity, Federation]":
-    from veilscore.terms.membership import load_membership  # noqa: PLC0415
-    from veilscore.terms.node_config import load_node_config  # noqa: PLC0415
+def _membership(home: Path | None) -> tuple[Identity, Federation]:
 
     own = find_home(home, None)
     return load_membership(own, load_node_config(own))
 
 
-def _desk(home: Path | None) -> "Desk":
-    from veilscore.sandbox.desk import Desk  # noqa: PLC0415 - slow import
+def _desk(home: Path | None) -> Desk:
 
     return Desk(find_home(home, None))
 
 
-def _say(entry: "Entry") -> None:
+def _say(entry: Entry) -> None:
     console().print(f"{entry.id} {coloured('accepted' if entry.status == 'approved' else entry.status)}")
 
 
-def _show_one(entry: "Entry") -> None:
+def _show_one(entry: Entry) -> None:
     manifest, out = entry.submission.manifest, console()
     rows = [("id", entry.id), ("from", entry.submission.sender), ("status", entry.status)]
     rows += [(key, str(getattr(manifest, key))) for key in ("name", "dataset", "purpose", "entry")]
@@ -250,7 +227,7 @@ def _show_one(entry: "Entry") -> None:
 
 
 def _printable(content: bytes) -> str:
-    """Text without control characters, which could hide code on a terminal."""
+    """Return text without control characters, which could hide code on a terminal."""
     text = content.decode("utf-8", errors="backslashreplace")
     shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     cut = len(shown) - _SHOWN

@@ -1,9 +1,9 @@
 """Products of one party's bits with the other's numbers modulo T, as shares: correlated oblivious transfer.
 
 Source: Asharov, Lindell, Schneider and Zohner 2013, section 5.1 (correlated transfers), over the extension of
-    `oblivious.py`. Its rows q (sender) and q xor bit * offset (receiver) are hashed as in `garbled.py`; the hashes of q
-    and q xor offset are the sender's two pads r0, r1. It sends y = x + r0 - r1, so the receiver, who knows the pad of
-    its bit, has r0 + bit * x; the sender's share is -r0.
+    `oblivious.py`. Its rows q (sender) and q xor bit * offset (receiver) are hashed as in `tweaked_hash.py`; the hashes
+    of q and q xor offset are the sender's two pads r0, r1. It sends y = x + r0 - r1, so the receiver, who knows the pad
+    of its bit, has r0 + bit * x; the sender's share is -r0.
 Parties: the bit owner (receiver) and the value owner (sender).
 Messages: points, once; then 16 bytes a bit from the bit owner, whose columns are checked, and 8 bytes a bit and value
     from the value owner.
@@ -14,14 +14,15 @@ Aborts: MessageError on a message of wrong size or range, an invalid point, or b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from veilscore.arrays import Mask, Words
-from veilscore.crypto.garbled import TweakedHash
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.crypto.shares import shares_from_bytes, shares_to_bytes
+from veilscore.crypto.tweaked_hash import NO_OFFSET, TweakedHash
 from veilscore.errors import MessageError
 from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import T
@@ -31,6 +32,7 @@ _T = u64(T)
 _TOP = u64((1 << 64) % T)  # for the upper word of a hash, with its quotient as in `ntt.shoup`
 _TOP_SHOUP = u64(((1 << 64) % T << 64) // T)
 _LOW = u64(0xFFFFFFFF)
+_PART = 1 << 12
 
 
 class BitOwner:
@@ -75,10 +77,10 @@ class BitOwner:
             raise MessageError("products arrived for bits that were not chosen")
         bits, rows = self._waiting.pop(0)
         words = shares_from_bytes(reply, (n_values, bits.size))
-        blocks = np.empty((n_values, bits.size, 2), np.uint64)
-        _tweaked(rows, np.zeros(2, np.uint64), self._hash.advance(_gates(n_values, bits.size)), blocks)
-        out = np.empty((n_values, bits.size), np.uint64)
-        _take(blocks, self._hash.permute(blocks), bits, words, out)
+        key, out = self._hash.advance(n_values * bits.size), np.empty((n_values, bits.size), np.uint64)
+        for v, part in _parts(n_values, bits.size):
+            pads = key.digests(rows[part], NO_OFFSET, start=v * bits.size + part.start)
+            _take(pads, bits[part], words[v, part], out[v, part])
         return out
 
 
@@ -112,28 +114,19 @@ class ValueOwner:
         """
         n_values, n = values.shape
         rows = self._labels.extend(choice, (n,))
-        tweak = self._hash.advance(_gates(n_values, n))
-        blocks = np.empty((2, n_values, n, 2), np.uint64)
-        _tweaked(rows, np.zeros(2, np.uint64), tweak, blocks[0])
-        _tweaked(rows, self._labels.offset, tweak, blocks[1])
+        key = self._hash.advance(n_values * n)
         share, reply = np.empty((n_values, n), np.uint64), np.empty((n_values, n), np.uint64)
-        _give(blocks, self._hash.permute(blocks), np.ascontiguousarray(values), share, reply)
+        values = np.ascontiguousarray(values)
+        for v, part in _parts(n_values, n):
+            start = v * n + part.start
+            pad0, pad1 = (key.digests(rows[part], o, start=start) for o in (NO_OFFSET, self._labels.offset))
+            _give(pad0, pad1, values[v, part], share[v, part], reply[v, part])
         return shares_to_bytes(reply), share
 
 
-def _gates(n_values: int, n: int) -> int:
-    return -(-n_values * n // 2)  # `advance` counts in pairs of tweaks
-
-
-@kernel("(u8[:,::1], u8[::1], u8, u8[:,:,::1])")
-def _tweaked(rows: Any, offset: Any, tweak: Any, blocks: Any) -> None:
-    """sigma(row xor offset) xor tweak for each value and row: (k, n, 2)."""
-    n = rows.shape[0]
-    for v in range(blocks.shape[0]):
-        for i in range(n):
-            left = rows[i, 0] ^ offset[0]
-            blocks[v, i, 0] = left ^ rows[i, 1] ^ offset[1]
-            blocks[v, i, 1] = left ^ (tweak + u64(v * n + i))
+def _parts(n_values: int, n: int) -> Iterator[tuple[int, slice]]:
+    """Cut the rows of each value into parts whose hashes stay in the processor's cache."""
+    return ((v, slice(start, min(start + _PART, n))) for v in range(n_values) for start in range(0, n, _PART))
 
 
 @inlined
@@ -151,25 +144,23 @@ def _residue(low: Any, high: Any) -> Any:
     return min(total, total - _T)
 
 
-@kernel("(u8[:,:,:,::1], u8[:,:,:,::1], u8[:,::1], u8[:,::1], u8[:,::1])")
-def _give(y: Any, pi: Any, values: Any, share: Any, reply: Any) -> None:
+@kernel("(u8[:,::1], u8[:,::1], u8[::1], u8[::1], u8[::1])")
+def _give(pad0: Any, pad1: Any, values: Any, share: Any, reply: Any) -> None:
     """The value owner's share -r0, and its reply x + r0 - r1."""
-    for v in range(values.shape[0]):
-        for i in range(values.shape[1]):
-            r0 = _residue(y[0, v, i, 0] ^ pi[0, v, i, 0], y[0, v, i, 1] ^ pi[0, v, i, 1])
-            r1 = _residue(y[1, v, i, 0] ^ pi[1, v, i, 0], y[1, v, i, 1] ^ pi[1, v, i, 1])
-            negative = _T - r0
-            share[v, i] = min(negative, negative - _T)
-            total = values[v, i] + r0 + (_T - r1)
-            total = min(total, total - u64(2) * _T)
-            reply[v, i] = min(total, total - _T)
+    for i in range(values.shape[0]):
+        r0 = _residue(pad0[i, 0], pad0[i, 1])
+        r1 = _residue(pad1[i, 0], pad1[i, 1])
+        negative = _T - r0
+        share[i] = min(negative, negative - _T)
+        total = values[i] + r0 + (_T - r1)
+        total = min(total, total - u64(2) * _T)
+        reply[i] = min(total, total - _T)
 
 
-@kernel("(u8[:,:,::1], u8[:,:,::1], b1[::1], u8[:,::1], u8[:,::1])")
-def _take(y: Any, pi: Any, bits: Any, words: Any, out: Any) -> None:
+@kernel("(u8[:,::1], b1[::1], u8[::1], u8[::1])")
+def _take(pads: Any, bits: Any, words: Any, out: Any) -> None:
     """The bit owner's share: the pad of its bit, and the word sent where the bit is set."""
-    for v in range(words.shape[0]):
-        for i in range(words.shape[1]):
-            pad = _residue(y[v, i, 0] ^ pi[v, i, 0], y[v, i, 1] ^ pi[v, i, 1])
-            total = pad + (words[v, i] & (u64(0) - u64(bits[i])))
-            out[v, i] = min(total, total - _T)
+    for i in range(words.shape[0]):
+        pad = _residue(pads[i, 0], pads[i, 1])
+        total = pad + (words[i] & (u64(0) - u64(bits[i])))
+        out[i] = min(total, total - _T)

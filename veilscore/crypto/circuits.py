@@ -33,29 +33,17 @@ def constant(engine: Engine, value: int, like: Any, n_bits: int) -> Any:
     return np.stack([engine.invert(zero) if value >> i & 1 else zero for i in range(n_bits)])
 
 
-def choose(engine: Engine, condition: Any, if_true: Any, if_false: Any) -> Any:
-    """Words by a bit: one AND a bit."""
-    spread = np.broadcast_to(condition, if_true.shape)
-    return engine.conjunction(spread, if_true ^ if_false) ^ if_false
-
-
 def add(engine: Engine, left: Any, right: Any) -> Any:
     """Sum modulo 2^bits: one AND a bit but the last."""
     total = left ^ right
-    carry = engine.conjunction(left[0], right[0])
-    for i in range(1, len(left)):
-        total[i] ^= carry
-        if i + 1 < len(left):
-            carry = carry ^ engine.conjunction(left[i] ^ carry, right[i] ^ carry)
+    if len(total) > 1:
+        total[1:] ^= engine.carries(left[:-1], right[:-1])
     return total
 
 
 def exceeds(engine: Engine, left: Any, right: Any) -> Any:
-    """Bit: left > right, unsigned; one AND a bit."""
-    more = engine.conjunction(left[0], engine.invert(right[0]))
-    for i in range(1, len(left)):
-        more = left[i] ^ engine.conjunction(left[i] ^ more, right[i] ^ more)
-    return more
+    """Bit: left > right, unsigned: the carry out of left + (2^bits - 1 - right); one AND a bit."""
+    return engine.carries(left, engine.invert(right))[-1]
 
 
 def none_set(engine: Engine, word: Any) -> Any:
@@ -78,12 +66,13 @@ def lookup(engine: Engine, address: Any, table: Integers, n_bits: int) -> Any:
     for i in range(len(address)):  # Moebius transform: truth table to coefficients of monomials
         folded = normal_form.reshape(n_bits, -1, 2, 1 << i)
         folded[:, :, 1] ^= folded[:, :, 0]
-    zero = address[0] ^ address[0]
-    out = [engine.invert(zero) if normal_form[k, 0] else zero.copy() for k in range(n_bits)]
-    for k in range(n_bits):
-        for at in np.flatnonzero(normal_form[k, 1:]):
-            out[k] = out[k] ^ monomials[at]
-    return np.stack(out)
+    every, zero = np.stack(monomials), address[0] ^ address[0]
+    one = engine.invert(zero)
+    found = []
+    for coefficients in normal_form.astype(bool):
+        base = one if coefficients[0] else zero
+        found.append(np.bitwise_xor.reduce(every[coefficients[1:]], axis=0, initial=0) ^ base)
+    return np.stack(found)
 
 
 def log_table(fraction_bits: int) -> Integers:
@@ -116,7 +105,7 @@ def log2(engine: Engine, word: Any, fraction_bits: int) -> Any:
         moved = top_first[shift : shift + needed]
         missing = needed - len(moved)
         padding = np.broadcast_to(none ^ none, (missing, *none.shape))
-        top_first = choose(engine, none, np.concatenate([moved, padding]), top_first[:needed])
+        top_first = engine.choose(none, np.concatenate([moved, padding]), top_first[:needed])
     mantissa = top_first[1 : 1 + mantissa_bits][::-1]
     fraction = lookup(engine, mantissa, log_table(fraction_bits), fraction_bits)
     return np.concatenate([fraction, np.stack(exponent[::-1])])
@@ -139,7 +128,7 @@ def largest(engine: Engine, word: Any) -> tuple[Any, Any]:
         left, right = word[:, :, :even:2], word[:, :, 1:even:2]
         wins = exceeds(engine, right, left)
         both = np.concatenate([word, index])
-        chosen = choose(engine, wins, both[:, :, 1:even:2], both[:, :, :even:2])
+        chosen = engine.choose(wins, both[:, :, 1:even:2], both[:, :, :even:2])
         kept = np.concatenate([chosen, wins[None]])
         if word.shape[2] > even:  # an odd one out goes to the next round
             last = both[:, :, even:]
@@ -147,3 +136,12 @@ def largest(engine: Engine, word: Any) -> tuple[Any, Any]:
             kept = np.concatenate([kept, np.concatenate([last, zero])], axis=2)
         word, index = kept[: len(word)], kept[len(word) :]
     return word[:, :, 0], index[:, :, 0]
+
+
+def one_hot(engine: Engine, index: Any) -> Any:
+    """Bits (2^m, ...), of which that at a secret index of m bits is set: 2^m - 2 ANDs."""
+    found = [engine.invert(index[-1]), index[-1]]
+    for bit in index[-2::-1]:  # high bits first, so that numbers come out in order
+        both = engine.conjunction(np.broadcast_to(bit, (len(found), *bit.shape)), np.stack(found))
+        found = [half for whole, one in zip(found, both, strict=True) for half in (whole ^ one, one)]
+    return np.stack(found)

@@ -26,6 +26,8 @@ from rbcl import crypto_core_ristretto255_add as add_points
 from rbcl import crypto_core_ristretto255_sub as subtract_points
 
 from veilscore.arrays import Mask, Words
+from veilscore.crypto import aes
+from veilscore.crypto.aes import multiply
 from veilscore.crypto.group import Scalar, check_points, hash_to_group, parse_points, raise_points
 from veilscore.errors import MessageError
 from veilscore.kernels import inlined, kernel
@@ -64,7 +66,11 @@ class _Columns:
     def read(self, n_words: int) -> Labels:
         """Return the next words of each stream: (128, n_words)."""
         zeros = bytes(8 * n_words)
-        return np.frombuffer(b"".join([c.update(zeros) for c in self._ciphers]), "<u8").reshape(WIDTH, n_words)
+        words = np.empty(WIDTH * n_words + 2, np.uint64)  # OpenSSL wants room for a block more than it writes
+        room = words.view(np.uint8).data
+        for number, cipher in enumerate(self._ciphers):
+            cipher.update_into(zeros, room[number * len(zeros) :])
+        return words[:-2].reshape(WIDTH, n_words)
 
 
 class LabelReceiver:
@@ -98,15 +104,14 @@ class LabelReceiver:
         MessageError : wrong size or an invalid point.
         """
         points = parse_points(choices, WIDTH)
-        check_points(points)
-        own = self._point.tobytes()
-        shifted = [subtract_points(p.tobytes(), own) for p in points]
-        transcript = own + choices
-        keys = []
-        for option in (points, parse_points(b"".join(shifted), WIDTH)):
-            secret = raise_points(option, self._scalar)
-            keys.append(_Columns([_key(self._label, i, transcript, s.tobytes()) for i, s in enumerate(secret)]))
-        self._columns = (keys[0], keys[1])
+        transcript = self._point.tobytes() + choices
+        secret = raise_points(points, self._scalar)
+        own = raise_points(self._point, self._scalar)[0].tobytes()
+        # (P / Q)^y = P^y / Q^y: one power serves both options
+        others = parse_points(b"".join([subtract_points(s.tobytes(), own) for s in secret]), WIDTH)
+        check_points(others)  # the identity, where the sender sent the base point itself
+        keys = [[_key(self._label, i, transcript, s.tobytes()) for i, s in enumerate(x)] for x in (secret, others)]
+        self._columns = (_Columns(keys[0]), _Columns(keys[1]))
         self._scalar.destroy()
 
     def extend(self, bits: Mask) -> tuple[bytes, Labels]:
@@ -119,10 +124,14 @@ class LabelReceiver:
         row.view(np.uint8)[: packed.size] = packed
         row[n_words:] = np.frombuffer(secret_bytes(8 * _SPARE), "<u8")
         own = self._columns[0].read(row.size)
-        data = (own ^ self._columns[1].read(row.size) ^ row).tobytes()
-        parities = _parities(self._label, self._messages, data, np.concatenate([own, row[None]]))
+        message = np.empty(message_bytes(bits.size) // 8, np.uint64)
+        data = message[: own.size].reshape(own.shape)
+        np.bitwise_xor(own, row, out=data)
+        data ^= self._columns[1].read(row.size)
+        point = _point(self._label, self._messages, data)
         self._messages += 1
-        return data + parities.tobytes(), _rows(own[:, :n_words])[: bits.size].reshape(*bits.shape, 2)
+        message[own.size :] = np.concatenate([_parities(point, own), _parities(point, row[None])]).reshape(-1)
+        return message.tobytes(), _rows(own, n_words)[: bits.size].reshape(*bits.shape, 2)
 
 
 class LabelSender:
@@ -172,26 +181,75 @@ class LabelSender:
         n_words = -(-count // _WORD)
         if len(message) != message_bytes(count):
             raise MessageError(f"labels of {count} bits take {message_bytes(count)} bytes, got {len(message)}")
-        data, shown = message[:-_PARITY_BYTES], np.frombuffer(message[-_PARITY_BYTES:], "<u8").reshape(-1, _SPARE)
-        received = np.frombuffer(data, "<u8").reshape(WIDTH, n_words + _SPARE)
-        columns = self._columns.read(n_words + _SPARE) ^ (received & self._chosen)
-        found = _parities(self._label, self._messages, data, columns)
+        words = np.frombuffer(message, "<u8")
+        received, shown = np.split(words, [WIDTH * (n_words + _SPARE)])
+        received, shown = received.reshape(WIDTH, -1), shown.reshape(WIDTH + 1, _SPARE)
+        columns = self._columns.read(n_words + _SPARE)
+        columns ^= received & self._chosen
+        found = _parities(_point(self._label, self._messages, received), columns)
         self._messages += 1
         if not np.array_equal(found, shown[:WIDTH] ^ (shown[WIDTH] & self._chosen)):
             raise MessageError("columns of oblivious transfers do not agree on their bits")
-        return _rows(columns[:, :n_words])[:count].reshape(*shape, 2)
+        return _rows(columns, n_words)[:count].reshape(*shape, 2)
 
 
-def _parities(label: bytes, number: int, data: bytes, columns: Labels) -> Labels:
+def _point(label: bytes, number: int, data: Labels) -> Labels:
+    """Return the point of GF(2^128) that a message draws: nobody knows it before all columns are fixed."""
+    drawn_by = hashlib.sha256(pack_fields(b"veilscore/parities/v2", label, number.to_bytes(8, "little")))
+    drawn_by.update(data.data)
+    return np.frombuffer(drawn_by.digest()[: WIDTH // 8], "<u8")
+
+
+def _parities(point: Labels, columns: Labels) -> Labels:
     """Return 128 parities of each column (c, n_words + 2), masked by its last words: (c, 2).
 
-    They are the value of a polynomial over GF(2^128) at a point that the message draws; its coefficients are the words.
+    They are the value of a polynomial over GF(2^128) at the point; its coefficients are the words.
     """
-    drawn_by = pack_fields(b"veilscore/parities/v1", label, number.to_bytes(8, "little"), data)
-    point = hashlib.sha256(drawn_by).digest()[: WIDTH // 8]
     out = np.empty((columns.shape[0], 2), np.uint64)
-    _evaluate(np.ascontiguousarray(columns), _multiples(np.frombuffer(point, "<u8").copy()), out)
+    if aes.has_clmul():
+        _evaluate(columns, point, out)
+    else:
+        _evaluate_by_table(columns, _multiples(point), out)
     return out
+
+
+@inlined
+def _product(a0: Any, a1: Any, b0: Any, b1: Any) -> Any:
+    """Product in GF(2^128), X^128 = X^7 + X^2 + X + 1, by three products of 64 bits and two to reduce."""
+    low0, low1 = multiply(a0, b0)
+    high0, high1 = multiply(a1, b1)
+    mixed0, mixed1 = multiply(a0 ^ a1, b0 ^ b1)
+    mixed0, mixed1 = mixed0 ^ low0 ^ high0, mixed1 ^ low1 ^ high1
+    low1 ^= mixed0
+    high0 ^= mixed1
+    back0, back1 = multiply(high1, np.uint64(0x87))
+    low1 ^= back0
+    back0, back1 = multiply(high0 ^ back1, np.uint64(0x87))
+    return low0 ^ back0, low1 ^ back1
+
+
+@kernel("(u8[:,::1], Array(u8, 1, 'C', True), u8[:,::1])", needs=aes.has_clmul, strict=True)
+def _evaluate(columns: Any, point: Any, out: Any) -> None:
+    """Horner's rule, two words a coefficient, the last ones added at the end; two columns at once hide the latency."""
+    n_words, last = columns.shape[1] - 2, columns.shape[0] - 1
+    p0, p1 = point[0], point[1]
+    for c in range(0, last + 1, 2):
+        x, y = columns[c], columns[min(c + 1, last)]
+        x0, x1, y0, y1 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+        for w in range(0, n_words, 2):
+            x0 ^= x[w]
+            y0 ^= y[w]
+            if w + 1 < n_words:
+                x1 ^= x[w + 1]
+                y1 ^= y[w + 1]
+            x0, x1 = _product(x0, x1, p0, p1)
+            y0, y1 = _product(y0, y1, p0, p1)
+        out[c, 0], out[c, 1] = x0 ^ x[n_words], x1 ^ x[n_words + 1]
+        out[min(c + 1, last), 0], out[min(c + 1, last), 1] = y0 ^ y[n_words], y1 ^ y[n_words + 1]
+
+
+# Without instructions for such products: multiples of the point, looked up by bytes. Memory is then touched by secret
+# columns, which whoever shares the machine's caches may observe.
 
 
 @kernel("(u8[::1],)")
@@ -223,49 +281,44 @@ def _times(low: Any, high: Any, multiples: Any) -> Any:
 
 
 @kernel("(u8[:,::1], u8[:,:,::1], u8[:,::1])")
-def _evaluate(columns: Any, multiples: Any, out: Any) -> None:
-    """Horner's rule, two words a coefficient, the last ones added at the end; two columns at once hide the latency."""
-    n_words, last = columns.shape[1] - 2, columns.shape[0] - 1
-    for c in range(0, last + 1, 2):
-        x, y = columns[c], columns[min(c + 1, last)]
-        x0, x1, y0, y1 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+def _evaluate_by_table(columns: Any, multiples: Any, out: Any) -> None:
+    """`_evaluate`, one column after the other."""
+    n_words = columns.shape[1] - 2
+    for c in range(columns.shape[0]):
+        low, high = np.uint64(0), np.uint64(0)
         for w in range(0, n_words, 2):
-            x0 ^= x[w]
-            y0 ^= y[w]
+            low ^= columns[c, w]
             if w + 1 < n_words:
-                x1 ^= x[w + 1]
-                y1 ^= y[w + 1]
-            x0, x1 = _times(x0, x1, multiples)
-            y0, y1 = _times(y0, y1, multiples)
-        out[c, 0], out[c, 1] = x0 ^ x[n_words], x1 ^ x[n_words + 1]
-        out[min(c + 1, last), 0], out[min(c + 1, last), 1] = y0 ^ y[n_words], y1 ^ y[n_words + 1]
+                high ^= columns[c, w + 1]
+            low, high = _times(low, high, multiples)
+        out[c, 0], out[c, 1] = low ^ columns[c, n_words], high ^ columns[c, n_words + 1]
 
 
-def _rows(columns: Labels) -> Labels:
-    """Transpose a bit matrix (128, 64 n) to labels (64 n, 2)."""
-    out = np.empty((columns.shape[1] * _WORD, 2), np.uint64)
-    _transpose(np.ascontiguousarray(columns), out)
+def _rows(columns: Labels, n_words: int) -> Labels:
+    """Transpose the first words of a bit matrix (128, ...) to labels (64 n_words, 2)."""
+    out = np.empty((n_words * _WORD, 2), np.uint64)
+    _transpose(columns, out)
     return out
 
 
 @kernel("(u8[:,::1], u8[:,::1])")
 def _transpose(columns: Any, out: Any) -> None:
-    """Blocks of 64 x 64 bits by halving (Warren, Hacker's Delight, 7-3), low bit first."""
-    block = np.empty(64, np.uint64)
-    for at in range(columns.shape[1]):
-        for half in range(2):
-            for i in range(64):
-                block[i] = columns[64 * half + i, at]
-            width = 32
-            mask = np.uint64(0x00000000FFFFFFFF)
-            while width:
-                shift = np.uint64(width)
-                for i in range(64):
-                    if not i & width:
-                        swap = ((block[i] >> shift) ^ block[i | width]) & mask
-                        block[i | width] ^= swap
-                        block[i] ^= swap << shift
-                width >>= 1
-                mask ^= mask << np.uint64(width)
-            for i in range(64):
-                out[64 * at + i, half] = block[i]
+    """Blocks of 64 x 64 bits by halving (Warren, Hacker's Delight, 7-3), low bit first; two side by side."""
+    block = np.empty((64, 2), np.uint64)
+    for at in range(out.shape[0] // 64):
+        for i in range(64):
+            block[i, 0], block[i, 1] = columns[i, at], columns[64 + i, at]
+        width = 32
+        mask = np.uint64(0x00000000FFFFFFFF)
+        while width:
+            shift = np.uint64(width)
+            for base in range(0, 64, 2 * width):
+                for i in range(base, base + width):
+                    for half in range(2):
+                        swap = ((block[i, half] >> shift) ^ block[i + width, half]) & mask
+                        block[i + width, half] ^= swap
+                        block[i, half] ^= swap << shift
+            width >>= 1
+            mask ^= mask << np.uint64(width)
+        for i in range(64):
+            out[64 * at + i, 0], out[64 * at + i, 1] = block[i, 0], block[i, 1]

@@ -24,20 +24,22 @@ class NumberBins:
     """Bins of a number column: (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf), missing.
 
     edges : ascending, distinct, finite cut points; one fewer than there are bins beside the missing one.
+    joined : bin that missing values count in where they have none of their own.
     """
 
     kind: ClassVar[Kind] = "number"
     edges: tuple[float, ...]
+    joined: int | None = None
 
     @property
     def n_bins(self) -> int:
         """Return the number of bins, the missing one included."""
-        return len(self.edges) + 2
+        return len(self.edges) + (2 if self.joined is None else 1)
 
     @property
     def missing(self) -> int:
-        """Return the number of the missing bin."""
-        return self.n_bins - 1
+        """Return the number of the bin of missing values."""
+        return self.n_bins - 1 if self.joined is None else self.joined
 
     @cached_property
     def _cuts(self) -> Vector:
@@ -46,13 +48,14 @@ class NumberBins:
 
     def apply(self, values: Vector) -> tuple[Integers, int]:
         """Return the bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
-        return np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False), 0
+        bins = np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False)
+        return bins if self.joined is None else np.where(bins > len(self.edges), self.joined, bins), 0
 
     def labels(self) -> tuple[str, ...]:
         """Return the readable name of every bin."""
         cuts = ["-inf", *(_plain(edge) for edge in self.edges), "inf"]
         ranges = [f"({low}, {high}{')' if high == 'inf' else ']'}" for low, high in pairwise(cuts)]
-        return (*ranges, "missing")
+        return _with_missing(ranges, self.joined)
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,21 +64,23 @@ class CategoryBins:
 
     groups : levels of each bin beside the missing one.
     other : bin that takes rare and unseen levels, or None where there were no rare ones (unseen: missing).
+    joined : as of `NumberBins`.
     """
 
     kind: ClassVar[Kind] = "category"
     groups: tuple[tuple[str, ...], ...]
     other: int | None
+    joined: int | None = None
 
     @property
     def n_bins(self) -> int:
         """Return the number of bins, the missing one included."""
-        return len(self.groups) + 1
+        return len(self.groups) + (1 if self.joined is None else 0)
 
     @property
     def missing(self) -> int:
-        """Return the number of the missing bin."""
-        return self.n_bins - 1
+        """Return the number of the bin of missing values."""
+        return self.n_bins - 1 if self.joined is None else self.joined
 
     @cached_property
     def _bin_of(self) -> dict[str | None, int]:
@@ -97,10 +102,16 @@ class CategoryBins:
         for i, group in enumerate(self.groups):
             more = (f"{len(group) - LEVELS_NAMED} more",) if len(group) > LEVELS_NAMED else ()
             names.append(" | ".join((*group[:LEVELS_NAMED], *more, *(("other",) if i == self.other else ()))))
-        return (*names, "missing")
+        return _with_missing(names, self.joined)
 
 
 Bins = NumberBins | CategoryBins
+
+
+def _with_missing(names: list[str], joined: int | None) -> tuple[str, ...]:
+    if joined is None:
+        return (*names, "missing")
+    return tuple(f"{name} | missing" if i == joined else name for i, name in enumerate(names))
 
 
 def _plain(edge: float) -> str:
@@ -111,18 +122,20 @@ def _plain(edge: float) -> str:
 
 def bins_to_json(bins: Bins) -> dict[str, Any]:
     """Return bins as plain JSON values; floats survive exactly."""
+    joined = {} if bins.joined is None else {"joined": bins.joined}
     if isinstance(bins, NumberBins):
-        return {"kind": "number", "edges": list(bins.edges)}
-    return {"kind": "category", "groups": [list(group) for group in bins.groups], "other": bins.other}
+        return {"kind": "number", "edges": list(bins.edges), **joined}
+    return {"kind": "category", "groups": [list(group) for group in bins.groups], "other": bins.other, **joined}
 
 
 def bins_from_json(data: dict[str, Any]) -> Bins:
     """Read bins from JSON values; anything inconsistent raises ValueError."""
+    joined = data.get("joined")
     if data["kind"] == "number":
         edges = tuple(float(edge) for edge in data["edges"])
         if not np.isfinite(edges).all() or not all(a < b for a, b in pairwise(edges)):
             raise ValueError("edges are not ascending and finite")
-        return NumberBins(edges)
+        return _checked(NumberBins(edges, joined))
     if data["kind"] != "category":
         raise ValueError("kind is neither number nor category")
     groups = tuple(tuple(str(level) for level in group) for group in data["groups"])
@@ -130,4 +143,10 @@ def bins_from_json(data: dict[str, Any]) -> Bins:
     other = data["other"]
     if len(set(levels)) < len(levels) or not (other is None or other in range(len(groups))):
         raise ValueError("levels are repeated, or the other group does not exist")
-    return CategoryBins(groups, other)
+    return _checked(CategoryBins(groups, other, joined))
+
+
+def _checked(bins: Bins) -> Bins:
+    if bins.joined is not None and bins.joined not in range(bins.n_bins):
+        raise ValueError("missing values join a bin that does not exist")
+    return bins

@@ -97,6 +97,11 @@ class FixedBins:
         """Name of the version: SHA-256 of all of it."""
         return hashlib.sha256(json.dumps(self._body(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def least(self) -> float:
+        """Noised count below which a cell may as well be empty, or is too rare to stand alone."""
+        return max(_CERTAIN * self.sigma, RARE * self.n_rows, 1.0)
+
     def code_map(self, table: Table, max_bin: int, *, generator: np.random.Generator | None = None) -> CodeMap:
         """Merge cells into at most `max_bin` bins a column of about as many rows each, by the noised counts alone.
 
@@ -120,7 +125,7 @@ class FixedBins:
         return CodeMap(tuple(columns), dropped, table.kinds, ordered=False, sizes=sizes)
 
     def _merged(self, cells: Cells, max_bin: int) -> tuple[Bins | None, Integers]:
-        least = max(_CERTAIN * self.sigma, RARE * self.n_rows, 1.0)
+        least = self.least
         if cells.kind == "category":
             return _merge_levels(cells, max_bin, least)
         present = np.maximum(cells.counts[:-1], 0)

@@ -83,6 +83,7 @@ class SecondLog:
         before = self.seen(head.party)
         check_successor(before, head, () if before is None else path(before.size), self._keys)
         entry = AnchoredHead(head=head, time_ms=self._log.now_ms())
+        # logged first: a crash may leave an entry too many, never a head that no entry shows
         index = self._log.append([entry.model_dump(mode="json")])[0]
         self._heads.save_json(head.party, head.model_dump(mode="json"))
         logged = Logged.of(self._log, index)

@@ -104,6 +104,7 @@ def _read_signature(text: str) -> bytes:
         r, s = decode_dss_signature(signature)
     except ValueError as error:
         raise IdentityError("a signature is damaged") from error
+    # with a second valid signature anybody could give a document another digest
     if 2 * s > _ORDER or encode_dss_signature(r, s) != signature:
         raise IdentityError("a signature is not in its one form: it was changed")
     return signature

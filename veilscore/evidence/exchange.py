@@ -103,7 +103,7 @@ class CrossSigning:
     def close(self, job_id: str, job: Job) -> Closing:
         """Return this party's statement on the job, under a head of today."""
         index = self._recorder.job_finished(job_id, job)
-        self._recorder.renew_head(MAX_AGE_MS // 2)
+        self._recorder.renew_head(MAX_AGE_MS // 2)  # half, so that it is young enough when the others look at it
         others = {*job.parties, job.coordinator} - {self._recorder.node.name}
         seen = {name: head.size for name, head in self._recorder.seen.items() if name in others}
         return Closing(statement=Logged.of(self._recorder.log, index), seen=seen)
@@ -131,6 +131,7 @@ class CrossSigning:
             except ForkError as fork:
                 recorder.keep_fork(fork)
                 raise
+        # remembered before they are signed: no crash may leave a countersignature on a head that is forgotten
         recorder.keep_heads({name: offer.head for name, offer in heads.items()})
         me = recorder.signer()
         return Countersigned(

@@ -36,7 +36,7 @@ def facts_of(home: Path, node: NodeConfig, job: Job, job_id: str, seed: bytes) -
     seed : secret of this job at this party, which salts the commitments to files and scores.
     """
     folder = home / "jobs" / job_id
-    named = getattr(job.parameters, "model", None)
+    named = getattr(job.parameters, "model", None)  # a job that scores names it; training makes one of the job's name
     kept = home / "models" / (named if isinstance(named, str) else job.name)
     try:
         scores = folder / SCORES_FILE

@@ -253,7 +253,7 @@ class Log:
             self._tree.extend(map(leaf_hash, bodies))
             try:
                 self._write(bodies, with_head=not head_later)
-            except BaseException:
+            except BaseException:  # the tree may never be ahead of the file
                 self._tree.cut(first)
                 raise
             return range(first, self.size)
@@ -283,7 +283,7 @@ class Log:
             self._head, self._previous = head, digest(signed)
 
     def _put(self, data: bytes) -> None:
-        if not self._whole:
+        if not self._whole:  # an earlier write failed and could not be taken back
             self._cut(self._end)
         view = memoryview(data)
         try:

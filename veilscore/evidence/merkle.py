@@ -43,6 +43,7 @@ class MerkleTree:
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Append hashes of leaves."""
+        # node_hash is written out here: a log of a million entries is hashed at every start
         sha256, levels = hashlib.sha256, self._levels
         levels[0].extend(leaves)
         level = 0
@@ -152,7 +153,7 @@ def check_consistency(old: int, old_root: bytes, size: int, root: bytes, path: S
             raise EvidenceError(f"two different logs of {old} entries were signed")
         return
     steps = list(path)
-    if old & (old - 1) == 0:
+    if old & (old - 1) == 0:  # a whole subtree: the path leaves its root out, which is the old root
         steps.insert(0, old_root)
     if not steps:
         raise EvidenceError("consistency proof is missing")

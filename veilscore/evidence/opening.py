@@ -154,6 +154,7 @@ class StepRecord:
                 self.folder = None
                 return
             if self._file is None:
+                # unbuffered: what a crash leaves is whole up to its last message
                 self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
             self._file.write(_LENGTH.pack(len(head), len(kept)) + head)
             if kept:
@@ -180,7 +181,7 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads
     folder = home / "jobs" / job_id / AUDIT / f"{step}.{attempt}"
     try:
         private_folder(folder.parent)
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700)  # fails if it is there, so that no attempt gets two seeds
         files = {name: _keep(home / name, folder / FILES / name) for name in reads.present(home)}
         name = job.datasets[node.name]
         if reads.data and name in node.datasets:

@@ -227,6 +227,7 @@ def traffic_of(transcript: Transcript, *, failed: bool = False) -> tuple[Traffic
         pair = (e.sender, e.recipient)
         chain = chains.setdefault(pair, _chain(e.session, *pair))
         if failed:
+            # before this message: the other side may not have got it
             earlier.setdefault(pair, deque(maxlen=KEPT_DIGESTS)).appendleft(chain.hexdigest())
         chain.update(canonical([e.sequence, e.kind, e.size_bytes, e.sha256]))
         count = hashes.setdefault(pair, [0, 0])

@@ -28,7 +28,7 @@ from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import Log
-from veilscore.evidence.online_opening import Bound
+from veilscore.evidence.online_opening import BandOpened, OpeningLogged, ShareOpened
 from veilscore.evidence.receipt import (
     SALT_BYTES,
     JobReceipt,
@@ -54,7 +54,7 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
-_AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these: their head follows
+_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind})  # somebody waits for these: their head follows
 _REMEMBERED = {"step", "answer", "job", "state", "mended"}
 
 
@@ -321,48 +321,9 @@ class EvidenceRecorder:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=message)
             self._sign_soon(_AGAIN_S)
 
-    def share_opened(self, request: pb.OpenPartial, sha256: bytes, bank: str, model: bytes, bound: Bound) -> None:
-        """Log at a holder, before its part of one score leaves and ahead of a head; the digests are the bank's."""
-        entry = {
-            "kind": "share_opened",
-            "bank": bank,
-            "model": model.hex(),
-            "ciphertexts": sha256.hex(),
-            "request": request.request_id,
-            "keys": request.keys_id.hex(),
-            "commitment": bound.commitment.hex(),
-            "queries": list(bound.queries),
-            "reply": bound.reply,
-            "spare": bound.spare,
-            "difference": bound.difference,
-            "part": bound.part.hex(),
-            "policy": self._policy,
-            "time_ms": self.log.now_ms(),
-        }
-        self._append(entry)
-
-    def band_opened(
-        self, request: pb.BandLabels, bank: str, commitment: bytes, choices: bytes, cut_offs: bytes
-    ) -> None:
-        """Log at the lead, before the circuit of one band leaves and ahead of a head.
-
-        commitment : of the bank, to the seed of its side of the set-up.
-        choices : what the lead sent for it.
-        cut_offs : digest of those in the circuit.
-        """
-        entry = {
-            "kind": "band_opened",
-            "bank": bank,
-            "request": request.request_id,
-            "setup": request.setup_id,
-            "commitment": commitment.hex(),
-            "choices": digest(choices),
-            "labels": digest(request.SerializeToString(deterministic=True)),
-            "bands": cut_offs.hex(),
-            "policy": self._policy,
-            "time_ms": self.log.now_ms(),
-        }
-        self._append(entry)
+    def online_opened(self, opened: OpeningLogged) -> None:
+        """Log at a holder, before its part of a score or the circuit of a band leaves, and ahead of a head."""
+        self._append({**opened.entry(), "policy": self._policy, "time_ms": self.log.now_ms()})
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""

@@ -112,7 +112,7 @@ def _connections(port: int | None = None) -> Iterator[tuple[socket.socket, _End]
         with contextlib.suppress(OSError):  # closed meanwhile, or not connected
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as copy:
+            with socket.socket(fileno=os.dup(int(name))) as copy:  # closed here; gRPC's own descriptor stays open
                 if copy.family not in {socket.AF_INET, socket.AF_INET6}:
                     continue
                 if port is None or copy.getsockname()[1] == port:

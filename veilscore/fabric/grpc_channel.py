@@ -38,7 +38,7 @@ Pems = tuple[bytes, bytes, bytes]  # own key, own certificate, trusted certifica
 _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: a party may compute for minutes before it sends
     ("grpc.http2.lookahead_bytes", 4 * MIB),
     ("grpc.http2.max_frame_size", MIB),
 ]
@@ -198,9 +198,9 @@ class GrpcConnection:
         self._metadata = ((_VERSION_KEY, version),)
         options = [
             *_OPTIONS,
-            ("grpc.ssl_target_name_override", member.name),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.ssl_target_name_override", member.name),  # certificates name members, not hosts
+            ("grpc.enable_http_proxy", 0),  # parties talk directly, whatever the environment says
+            ("grpc.use_local_subchannel_pool", 1),  # a new channel opens a connection of its own, with the keys of now
             ("grpc.enable_retries", 0),  # retries are ours: identical bytes, one bound on the whole
             ("grpc.max_receive_message_length", limits.control_bytes),
             ("grpc.max_send_message_length", max(limits.control_bytes, PIECE_BYTES + 64)),

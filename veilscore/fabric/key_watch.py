@@ -107,7 +107,7 @@ class KeyWatch:
             return
         federation = await asyncio.to_thread(load_federation, self._node.federation)
         await self._take(federation.statements, "federation file")
-        if all(s.date_s <= time.time() for s in federation.statements):
+        if all(s.date_s <= time.time() for s in federation.statements):  # else it is read again until each one's time
             self._seen = state
 
     # peers
@@ -140,7 +140,7 @@ class KeyWatch:
         except VeilscoreError:  # down, or does not know this node's key: tried again, and others may reach it
             theirs = None
         if theirs is not None and {s.order for s in known} <= {s.order for s in theirs}:
-            self._told[name] = digest
+            self._told[name] = digest  # as it was sent; this node may have learned more meanwhile
             self._pause.pop(name, None)
             return
         pause_s = min(2 * self._pause.get(name, (0.0, self._poll_s / 2))[1], _LONGEST_PAUSE_S)

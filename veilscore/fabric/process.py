@@ -78,6 +78,7 @@ def only_one(home: Path) -> Iterator[None]:
     state = home / "state"
     try:
         private_folder(state)
+        # not emptied before the lock is held
         file = open(private_file(state / "node.pid"), "a+", encoding="ascii")  # noqa: PTH123, SIM115 - a descriptor, closed below
     except OSError as error:
         raise StateError(f"{state} cannot be written: {error.strerror}") from error
@@ -105,7 +106,7 @@ def _write_pid(file: TextIO, text: str) -> None:
 def running_pid(home: Path) -> int | None:
     """Return the process id of the node that runs on a home, or None."""
     try:
-        with (home / "state" / "node.pid").open("r+", encoding="ascii") as file:
+        with (home / "state" / "node.pid").open("r+", encoding="ascii", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:

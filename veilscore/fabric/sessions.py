@@ -121,7 +121,7 @@ class Sessions:
 
     def close(self, session_id: str, reason: str) -> None:
         """End a session: drop what is unread, wake readers, cancel what is being sent."""
-        state = self.get(session_id)
+        state = self.get(session_id)  # also of a session that has not begun: what comes for it later is refused
         if state.inbox.closed is not None:
             return
         state.inbox.close(reason)

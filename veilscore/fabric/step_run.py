@@ -140,6 +140,7 @@ class StepRun:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        # shielded: whoever waits here may be cancelled, and a role must not compute on beside a new attempt
         await asyncio.shield(asyncio.to_thread(self._guard.stop))
 
     async def _drive(self) -> None:

@@ -40,6 +40,7 @@ KEY_FILE = "key.pem"
 CERTIFICATE_FILE = "certificate.pem"
 RECOVERY_FILE = "recovery.pem"
 CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
+MOST_DAYS = 36_500
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 # Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
@@ -144,6 +145,7 @@ def utc_time(at_s: float) -> dt.datetime:
 
 
 def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
+    # each with its length, so that no two sets of fields give the same bytes
     fields = (VERSION, "signature", purpose, fingerprint)
     return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields) + data
 
@@ -239,6 +241,8 @@ def create_identity(
     check_name(name)
     if role not in ROLES:
         raise ConfigError(f"role {role!r} of node {name} is unknown: use one of {', '.join(ROLES)}")
+    if not abs(days) <= MOST_DAYS:
+        raise ConfigError(f"a certificate of {days:g} days: give at most {MOST_DAYS}")
     if (folder / KEY_FILE).exists():  # before a key source makes anything new for this folder
         raise ConfigError(
             f"{folder} has an identity already: move it away first; all members must then pin the new one"
@@ -370,7 +374,7 @@ def make_current(folder: Path, fingerprint: str) -> None:
     try:
         temporary.unlink(missing_ok=True)
         write_new(temporary, f"{fingerprint[:16]}\n".encode(), 0o600)
-        temporary.replace(folder / CURRENT_FILE)
+        temporary.replace(folder / CURRENT_FILE)  # a rename: a crash leaves the old key in use or the new one
     except OSError as error:
         raise StateError(f"{folder / CURRENT_FILE} cannot be written: {error.strerror}") from error
 

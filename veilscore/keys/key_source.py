@@ -177,7 +177,7 @@ class TokenSource:
     def secret(self, folder: Path) -> str | None:
         """Let the token open what lies beside the key."""
         wrapped = _read_wrapped(folder)
-        if len(wrapped) <= 16:
+        if len(wrapped) <= 16:  # no more than the initial vector
             raise ConfigError(f"{folder / WRAPPED_FILE} is too short")
         return _text(self._with_key("decrypt", wrapped[16:], wrapped[:16]), "the token")
 
@@ -244,7 +244,7 @@ def _der(tag: int, content: bytes) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))  # DER integers have a sign bit
 
 
 def _pem(kind: str, der: bytes) -> bytes:

@@ -179,6 +179,11 @@ class MatrixOwner:
         """Return all hints at once."""
         return b"".join(self.hint_chunks())
 
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of a packed query for one vector."""
+        return sum(self._shape.field_bytes)
+
     def unpack(self, data: bytes) -> VectorQuery:
         """Read what `VectorQuery.pack` wrote, for any whole number of vectors."""
         b, beta, alpha = self._shape.field_bytes

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime as dt
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +24,11 @@ from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.terms.policy import utc_today
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
+PORTS = range(20_000, 28_000)  # below those that outgoing connections take
 _HEADER = "# Configuration of one node; `veilscore explain node` explains every key. Unknown keys are refused.\n"
 _EXAMPLE = """
 # Catalogue: data sets that jobs may name; other parties never see more than the name.
@@ -55,12 +59,14 @@ def found_federation(
     host: str = "127.0.0.1",
     data: DataFiles | None = None,
     accept: str = "auto",
+    exact: bool = False,
 ) -> Federation:
     """Make one home for each party and the coordinator under `folder`.
 
     parties : name -> role (bank or holder).
     data : puts each party's file into its catalogue as `main`.
     accept : auto (trials) or manual (a person approves each job at each node).
+    exact : whether the holders agree to jobs in exact mode for a year, which ends the promise for that data.
     Raises ConfigError on a wrong name or role, no bank, or a home that exists.
     """
     for party, role in parties.items():
@@ -69,7 +75,8 @@ def found_federation(
     roles = {**parties, coordinator: "coordinator"}
     if len(roles) != len(parties) + 1:
         raise ConfigError(f"a party has the coordinator's name, {coordinator}")
-    if "bank" not in parties.values():
+    banks = [party for party, role in parties.items() if role == "bank"]
+    if not banks:
         raise ConfigError("a federation needs at least one bank (--party bank:bank)")
     for member in (*roles, PORTAL):
         if (folder / member).exists() or (member == PORTAL and member in roles):
@@ -81,10 +88,15 @@ def found_federation(
         members.append(member_of(identity.certificate, f"{host}:{port}"))
     federation = make_federation(name, members)
     portal = Issuer.create(folder / PORTAL, PORTAL)
+    until = utc_today() + dt.timedelta(days=365)
+    holders = {
+        "consent_issuers": {portal.name: portal.public_key},
+        **({"exact_for": dict.fromkeys(banks, until)} if exact else {}),
+    }
     for member, role in roles.items():
         save_federation(federation, folder / member / "federation.yaml")
-        issuers = {portal.name: portal.public_key} if role == "holder" else None
-        write_node_config(folder / member, member, role, data=data, accept=accept, consent_issuers=issuers)
+        policy = {"accept": accept, **(holders if role == "holder" else {})}
+        write_node_config(folder / member, member, role, data=data, policy=policy)
     save_federation(federation, folder / "federation.yaml")
     return federation
 
@@ -95,16 +107,15 @@ def write_node_config(
     role: str,
     *,
     data: DataFiles | None = None,
-    accept: str = "manual",
     key: dict[str, str] | None = None,
-    consent_issuers: dict[str, str] | None = None,
+    policy: Mapping[str, object] | None = None,
 ) -> NodeConfig:
     """Write node.yaml of a new home and return what it says."""
     content: dict[str, object] = {"name": name, "role": role}
     if key is not None:
         content["key"] = key
     if role != "coordinator":
-        content["policy"] = {"accept": accept} | ({"consent_issuers": consent_issuers} if consent_issuers else {})
+        content["policy"] = {"accept": "manual"} if policy is None else dict(policy)
         dataset = None if data is None else _dataset(data, name, role)
         if dataset is not None:
             content["datasets"] = {"main": dataset}
@@ -143,18 +154,18 @@ def _header(path: Path) -> list[str]:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return ports that are free now, all different, below those that outgoing connections take."""
+    """Return ports that are free now, all different."""
     found: list[int] = []
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    start = secrets.randbelow(8000)
-    for step in range(8000):
-        port = 20_000 + (start + step) % 8000
+    start = secrets.randbelow(len(PORTS))
+    for port in (*PORTS[start:], *PORTS[:start]):
         with socket.socket(family) as listener, contextlib.suppress(OSError):
             listener.bind((host, port))
             found.append(port)
         if len(found) == count:
             return found
-    raise ConfigError(f"no {count} free ports between 20000 and 28000 on {host}; is it an address of this machine?")
+    between = f"between {PORTS.start} and {PORTS.stop}"
+    raise ConfigError(f"no {count} free ports {between} on {host}; is it an address of this machine?")
 
 
 def homes_in(folder: Path) -> dict[str, Path]:

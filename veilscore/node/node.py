@@ -149,6 +149,7 @@ class Node:
                 answer = await asyncio.to_thread(self._hold, request.job_id, job, answer)
             refused = answer.status == "refused"
             bound = {} if refused else await asyncio.to_thread(bound_now, self.home, self.config, job)
+            # looked up again: the same proposal may have come twice while the digests were made
             entry = self.ledger.get(request.job_id) or self.ledger.add(
                 request.job_id, job, answer.status, answer.reason, bound
             )
@@ -222,7 +223,7 @@ class Node:
         entry = self._may_run(job_id, step)
         check_bound(entry.bound, await asyncio.to_thread(bound_now, self.home, self.config, entry.job), self.name)
         record = await asyncio.to_thread(self._bind, entry, step, attempt)
-        entry = self._may_run(job_id, step)
+        entry = self._may_run(job_id, step)  # again: the job may have been cancelled while files were read
         await self._stop_job(job_id, "a new attempt began", keep=session_id(job_id, step, attempt))
         busy = [name for name in self._runs if name != job_id]
         if len(busy) >= self.config.limits.max_jobs:
@@ -260,7 +261,7 @@ class Node:
 
     def _bind(self, entry: LedgerEntry, step: str, attempt: int) -> StepRecord | None:
         """Draw at the bank the seed of a new attempt, keep its opening, and log what it is bound to."""
-        if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):
+        if self.config.role != "bank" or attempt <= entry.attempts.get(step, 0):  # begun before: the ledger refuses it
             return None
         session = Session(session_id(entry.job_id, step, attempt), self.name, entry.job.bank, entry.job.holders)
         record = begin(self.home, session, entry.job, self.config, reads_of(entry.job, step, entry.job_id))

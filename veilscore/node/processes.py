@@ -38,7 +38,7 @@ def spawn(home: Path) -> subprocess.Popen[bytes]:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "COLUMNS": "200"},
+                env={**os.environ, "COLUMNS": "200"},  # `last_words` shows its panels, which are then not wrapped
             )
             _children[home.resolve()] = process
             return process

@@ -32,7 +32,7 @@ from veilscore.protocols.sealed_gain import Factors, GainRule, Sums, narrow, plu
 from veilscore.wire.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
 from veilscore.wire.randomness import secret_bytes
 
-WIDTH = 2048  # candidates garbled at once: tables of one piece go out while the next is made
+WIDTH = 1024  # candidates garbled at once: tables of one piece, about 8 MB, go out while the next is made
 MAX_MESSAGE_BYTES = 256 << 20
 _SUMS = 4  # vectors of the second product: GL, a + b, G, a
 

@@ -34,7 +34,7 @@ from veilscore.v1 import score_pb2
 from veilscore.wire.protocol import Protocol, Send, Session, pack_fields, receive_parts, send_parts, unpack_fields
 
 R = TypeVar("R")
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 30  # of all lists; the longest that there may be has half of it
 OPENING = (score_pb2.BatchHolderPartial, score_pb2.BandHolderPartial, score_pb2.BandLeadTables)
 _COUNT_BYTES = 8
 

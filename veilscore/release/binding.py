@@ -8,6 +8,7 @@ only whether two jobs ran on the same version.
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import hmac
 import importlib.util
@@ -25,7 +26,7 @@ from veilscore.terms.parameters import ScoreBatch
 
 PACKAGES = ("veilscore", "coordinator", "party_bank", "party_registry", "party_tax")  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
-_PIECE = 1 << 20
+_PIECE = 1 << 20  # bytes read at a time
 
 
 @functools.cache
@@ -33,10 +34,11 @@ def code_digest() -> str:
     """Return a SHA-256 over the sources of every package that runs, as they were at this process's first call."""
     digest = hashlib.sha256()
     for package in PACKAGES:
-        found = importlib.util.find_spec(package)  # a wheel may leave an institution out
-        for root in () if found is None else found.submodule_search_locations or ():
-            for path in sorted(Path(root).rglob("*.py")):
-                name, content = f"{package}/{path.relative_to(root).as_posix()}".encode(), path.read_bytes()
+        spec = importlib.util.find_spec(package)  # a wheel may leave an institution out
+        for root in () if spec is None else spec.submodule_search_locations or ():
+            for found in sorted(glob.glob("**/*.py", root_dir=root, recursive=True, include_hidden=True)):  # noqa: PTH207
+                # pathlib does not follow links, and an installed wheel has files where a checkout has links.
+                name, content = f"{package}/{Path(found).as_posix()}".encode(), (Path(root) / found).read_bytes()
                 digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 

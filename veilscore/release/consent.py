@@ -335,7 +335,7 @@ def _public_key(digits: str) -> Ed25519PublicKey:
 
 
 def _verified(signed: Signed, issuers: dict[str, str], kinds: tuple[str, ...]) -> dict[str, Any]:
-    most = MAX_BODY_BYTES if "revocations" not in kinds else 64 * MAX_BODY_BYTES
+    most = MAX_BODY_BYTES if "revocations" not in kinds else 64 * MAX_BODY_BYTES  # they name single firms, for ever
     if not 0 < len(signed.body) <= most:
         raise MessageError("the body of a consent is empty or too long")
     try:

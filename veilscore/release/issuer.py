@@ -49,7 +49,6 @@ class Issuer:
         self._key = key
 
     def __repr__(self) -> str:
-        """Name only."""
         return f"Issuer({self.name!r})"
 
     @classmethod

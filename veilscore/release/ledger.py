@@ -113,7 +113,6 @@ class ReleaseLedger:
             raise
 
     def __repr__(self) -> str:
-        """Place only."""
         return f"ReleaseLedger({str(self._path)!r})"
 
     def close(self) -> None:

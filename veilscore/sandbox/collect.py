@@ -34,6 +34,7 @@ class _NotTaken(Exception):  # noqa: N818 - a reason, not an error
 
 
 def _read(folder: int, name: str, most: int) -> bytes:
+    # O_NONBLOCK: a named pipe in place of a file would hold the owner up for ever
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         descriptor = os.open(name, flags, dir_fd=folder)

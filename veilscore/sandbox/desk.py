@@ -166,6 +166,7 @@ class Desk:
             "reason": reason[:200],
             "time_s": int(time.time()),
         }
+        # first: a crash in between leaves the code unapproved, never approved with the outputs of an earlier run
         self._forget(folder, "refusal.json", "run.json", "gated", "logs")
         write_signed(folder / "approval.json", content, APPROVAL, self.identity)
         return self.entry(entry.id)

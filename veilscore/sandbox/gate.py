@@ -104,7 +104,7 @@ class _Bounds:
     def rounded(self, value: float) -> float | int:
         if not math.isfinite(value):
             raise self.refuse("a number is infinite or not a number")
-        short = float(f"{value:.{self.policy.significant_digits}g}") + 0.0  # no negative zero
+        short = float(f"{value:.{self.policy.significant_digits}g}") + 0.0  # no negative zero: a bit that leaves
         return int(short) if short.is_integer() and abs(short) < 2**53 else short
 
     def json(self, content: bytes, keys: set[str]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _pass_table(content: bytes, output: Output, bounds: _Bounds) -> tuple[bytes,
         cells = [_cell(cell, kind, bounds) for cell, kind in zip(row, kinds, strict=True)]
         if int(cells[place]) >= bounds.policy.min_group_size:
             kept.append(cells)
-    kept.sort(key=lambda cells: [str(cell) for cell in cells])
+    kept.sort(key=lambda cells: [str(cell) for cell in cells])  # the order of rows could carry data
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([names, *kept])
     withheld = len(rows) - 1 - len(kept)

@@ -154,7 +154,7 @@ def write_submission(submission: Submission, folder: Path) -> Path:
             "signature": submission.signature.hex(),
         }
         write_atomically(partial / RECORD, lambda file: file.write(canonical(record)))
-        partial.rename(target)
+        partial.rename(target)  # whole or not at all: an owner may be looking into this inbox
     except OSError as error:
         raise StateError(f"submission cannot be written to {folder}: {error.strerror}") from error
     return target

@@ -14,6 +14,7 @@ from veilscore.models.design import columns_of
 from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
+from veilscore.tasks.exact_rows import check_counts, check_own_rows
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
@@ -49,7 +50,9 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     bank, store = context.job.bank, context.store
     columns, rows, code_map = own_rows(context)
     target, weight, train = rows["target"], rows["weight"], rows["train"]
-    held = yield from bank_bin(context.session, target, weight if context.job.training.weights else None, train)
+    weighted = context.job.training.weights
+    check_own_rows(target, weight if weighted else np.ones(target.size), train)
+    held = yield from bank_bin(context.session, target, weight if weighted else None, train)
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
     save_counts(store, {bank: own_counts(bank, columns, target, weight, train), **held})
@@ -62,6 +65,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     maps: list[CodeMap] = []
 
     def fit(train: Mask) -> BinnedColumns:
+        check_counts(train, policy.min_overlap)
         known = row_of[train & (row_of >= 0)]
         code_map = CodeMap.fit(
             table,

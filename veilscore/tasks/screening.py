@@ -30,6 +30,7 @@ from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, 
 from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk, Screened, bank_screen, holder_screen
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
+from veilscore.tasks.exact_rows import check_counts, check_own_rows
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
 from veilscore.terms.policy import NodePolicy
@@ -153,6 +154,7 @@ def _bank_screen(context: StepContext) -> Protocol[None]:
     table = aligned_table(context, names[:1])
     train = split(table, job)
     target = np.asarray(table.label, dtype=np.int8)
+    check_own_rows(target, np.ones(target.size), train)
     n_bad = float(target[train].sum())
     totals = n_bad, float(train.sum()) - n_bad
     columns = _OwnColumns(context, np.arange(table.n_rows), train, names)
@@ -198,6 +200,7 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     columns = _OwnColumns(context, row_of, np.zeros(0, bool), names)
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[ColumnChunk]]:
+        check_counts(train, policy.min_overlap)
         columns.train = train
         return columns.n_chunks, columns.chunks(own=False)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from veilscore.arrays import Integers
 from veilscore.errors import ConfigError
@@ -84,5 +84,5 @@ class KeptBands(BaseModel):
             raise ConfigError(
                 f"no bands were kept of model {folder.name!r}: train it with this version, or restore bands.json"
             ) from None
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # pydantic's error is a ValueError, as is that of bytes that are no text
             raise ConfigError(f"{folder / 'bands.json'} is damaged; restore it from backup") from error

@@ -130,7 +130,7 @@ class Federation(Strict):
 
     def with_statements(self, statements: Iterable[KeyStatement]) -> Federation:
         """Return the same federation with those of these statements added at the end that have an effect."""
-        every = {s.order: s for s in self.statements}
+        every = {s.order: s for s in self.statements}  # known ones stay first: a backdated one displaces nothing
         for statement in sorted(statements, key=lambda s: s.order):
             every.setdefault(statement.order, statement)
         history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
@@ -236,7 +236,7 @@ def _twice(what: str, first: str, second: str, value: str) -> str:
 
 
 def _as_value_error(check: Callable[[Any], T], value: object) -> T:
-    """Pydantic collects ValueError only."""
+    """Return what `check` makes of a value; its errors become ValueError, which alone pydantic collects."""
     try:
         return check(value)
     except VeilscoreError as error:

@@ -41,6 +41,7 @@ class Job(Strict):
     coordinator: Name = Field(default="coordinator", description="who orders the steps and keeps their state")
     holders: tuple[Name, ...] = Field(min_length=1, max_length=16, description="data holders; the first is the lead")
     datasets: dict[Name, Name] = Field(description="for each party, the name of the data set in its own catalogue")
+    # SerializeAsAny: the canonical form has every key of the task's own model
     parameters: SerializeAsAny[Parameters] = Field(
         default_factory=dict, validate_default=True, description="parameters of the task"
     )

@@ -141,6 +141,10 @@ class NodePolicy(Strict):
                 f"{node} lets a job spend mu {self.privacy.job:g} and this one asks for {request.mu:g}; lower mu",
             ),
             (
+                request.disclosure != "exact" or self._exact_until(request.bank) >= (today or utc_today()),
+                f"{node} refuses exact sums to {(request.bank or '')[:60]}: set disclosure: private (or exact_for)",
+            ),
+            (
                 request.opens != "score" or not self.release.bands_only,
                 f"{node} releases bands only; {request.to_get_bands}",
             ),
@@ -152,6 +156,9 @@ class NodePolicy(Strict):
                 rule(self)
             except RefusedError as refusal:
                 raise RefusedError(f"{node}: {refusal.message}", party=node) from None
+
+    def _exact_until(self, bank: str | None) -> dt.date:
+        return self.exact_for.get(bank or "", dt.date.min)
 
     def needs_no_person(self, request: Request, today: dt.date | None = None) -> str:
         """Return why an allowed request needs nobody's approval at the node, or "" if a person has to approve it."""

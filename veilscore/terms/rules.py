@@ -69,6 +69,7 @@ class ReleaseRules(Strict):
 
     def models_allowed(self, n_columns: int) -> int:
         """Return by how many distinct models a firm may be scored."""
+        # far fewer than columns: with as many models as columns the codes follow by elimination (release/budget.py)
         return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
 
     def evaluations_allowed(self, n_columns: int) -> int:

@@ -1,0 +1,48 @@
+"""What the rows of a job in exact mode must be: no count of few rows, no weight that marks a firm.
+
+Exact sums over few rows are those rows, and a weight that is far larger than the others writes its firm's record into
+the sum's leading digits. The bank checks its labels and weights itself, which nobody else may see: the audit's replay
+runs the same check on what the bank has committed to. A holder checks what it sees, the numbers of rows.
+"""
+
+from __future__ import annotations
+
+from veilscore.arrays import Array, Mask
+from veilscore.errors import DataError, RefusedError
+
+MIN_ROWS = 30.0  # fewest of each class, in training and in hold-out rows, by effective size
+MAX_WEIGHT = 5.0  # in mean weights
+
+
+def check_own_rows(target: Array, weight: Array, train: Mask) -> None:
+    """Raise DataError where a class has few rows or a weight is large; at the bank.
+
+    target : (n,) 1 = bad; weight : (n,) positive; train : (n,) which rows train, the others are held out.
+    """
+    parts = {"training": train, "hold-out": ~train} if not train.all() else {"training": train}
+    for name, rows in parts.items():
+        for kind, value in (("bad", 1), ("good", 0)):
+            own = weight[rows & (target == value)]
+            # as many rows of equal weight would have the same variance (Kish 1965)
+            effective = float(own.sum() ** 2 / (own**2).sum()) if own.size else 0.0
+            if effective < MIN_ROWS:
+                raise DataError(
+                    f"{own.size} {kind} {name} rows count as {effective:.0f} of equal weight; exact sums need "
+                    f"{MIN_ROWS:.0f}: take more firms, another hold-out, or disclosure: private"
+                )
+        largest = float(weight[rows].max() / weight[rows].mean())
+        if largest > MAX_WEIGHT:
+            raise DataError(
+                f"the largest weight of the {name} rows is {largest:.1f} times their mean; exact sums allow "
+                f"{MAX_WEIGHT:g}: cap the weights"
+            )
+
+
+def check_counts(train: Mask, least: int) -> None:
+    """Refuse a job whose training or hold-out rows are fewer than the policy's minimum; at a holder.
+
+    train : (n,) which of the submitted rows train, the others are held out. No hold-out at all is allowed.
+    """
+    for name, count in (("training", int(train.sum())), ("hold-out", int((~train).sum()))):
+        if count < least and not (count == 0 and name == "hold-out"):
+            raise RefusedError(f"{count} {name} rows are fewer than the minimum of {least} (min_overlap)")
