@@ -13,6 +13,7 @@ from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, s
 
 from veilscore.data.simulate import simulate
 from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.online.records import load_map
@@ -31,6 +32,7 @@ BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
 BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {BANDS}}}"
 
 
+PRIVATE = f"{{disclosure: private, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {BANDS}}}"
 STACK = (
     f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {BANDS},"
     " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
@@ -40,9 +42,9 @@ STACK = (
 class Trained:
     """Homes with a model of trees, batch scores of all firms, and firms that every holder knows."""
 
-    def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted):
+    def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted, n_firms=700):
         self.folder = folder
-        simulate(700, 7, folder / "data")
+        simulate(n_firms, 7, folder / "data")
         found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
         for party in PARTIES:
             set_policy(
@@ -70,6 +72,11 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stacked(tmp_path_factory):
     return Trained(tmp_path_factory.mktemp("stacked"), "train_stack", STACK, Stacked)
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("private"), parameters=PRIVATE, kind=Chained, n_firms=3000)
 
 
 @pytest.fixture
@@ -100,7 +107,9 @@ def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypa
     assert all(reason.points_lost > 0 for r in responses for reason in r.reasons)
 
 
-def test_a_stack_is_scored_as_in_batch(stacked, tmp_path):
+@pytest.mark.parametrize("kind", ["stacked", "private"])
+def test_other_models_of_trees_are_scored_as_in_batch(kind, request, tmp_path):
+    stacked = request.getfixturevalue(kind)
     homes = copy_of(stacked.folder, tmp_path)
     firms = [*stacked.known[:3], *stacked.not_at_tax[:1]]
 

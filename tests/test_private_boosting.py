@@ -16,8 +16,10 @@ from veilscore.models.chain_growth import TREES
 from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.models.importance import by_party, importance
+from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
 from veilscore.node.local import open_job
+from veilscore.online.model import ModelSides
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
@@ -128,6 +130,27 @@ def test_a_batch_is_scored_as_the_model_says(run, output, tmp_path):
             assert float(found[firm]["score"]) == pytest.approx(points, abs=1e-9)
         else:
             assert found[firm]["band"] == ("A" if points >= 560 else "B" if points >= 520 else "below all bands")
+
+
+def test_a_single_record_is_scored_as_the_model_says(run):
+    model = load_model(run.stores["bank"].path / "model.json")
+    codes = {party: codes_of(run, party) for party in ("bank", *run.job.holders)}
+    expected, sides = units(model, codes), ModelSides.of(model)
+    bits = {h: HolderBits(model.parts_of(h), model.part(h).n_codes) for h in run.job.holders}
+    averages = []
+    for row in range(0, 400, 7):
+        one = sides.of_record(codes["bank"][row][None])
+        found = one.own_units(codes["bank"][row][None])
+        for holder in run.job.holders:
+            side = one.holders[holder]
+            part = int(side.cells @ bits[holder].of(codes[holder][row]).astype(np.int64))
+            assert side.lowest <= side.average <= side.highest
+            assert side.lowest <= part <= side.highest
+            averages.append(part - side.average)
+            found += part
+        assert found == expected[row]
+        assert one.own_loss(codes["bank"][row][None]).shape == (2,)
+    assert abs(np.mean(averages)) < 0.3 * np.std(averages), "the average firm is near the middle"
 
 
 def test_another_part_is_refused(run):
