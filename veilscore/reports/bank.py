@@ -67,7 +67,7 @@ def bank_report(
         stability=_bank_stability(files),
         convergence=_convergence(files),
         costs=tuple(costs),
-        learned=learned_of(job, evaluated=files.holdout is not None),
+        learned=learned_of(job, evaluated=files.holdout is not None or files.curve is not None),
         privacy=privacy_of(job),
         warnings=(*notes, *_bank_warnings(files)),
         **fields,

@@ -64,8 +64,8 @@ class Training(Sampled):
 
     @property
     def opens(self) -> Output:
-        """Return what is opened to the bank of a hold-out row."""
-        return self.holdout_output
+        """Return what is opened to the bank of the hold-out."""
+        return "curve" if self.private else self.holdout_output
 
     @property
     def tells_order(self) -> bool:
