@@ -9,20 +9,19 @@ import time
 
 import pytest
 import yaml
-from test_online_trees import STACK, Trained
-from trial_online_audit import audit, counted, known, logged, released, two_models
-from trial_scoring import copy_of, rows, score, scoring, set_policy
+from finished_jobs import finished
+from trial_online_audit import audit, counted, known, logged, released
+from trial_scoring import STACK, copy_of, rows, score, scoring, set_policy, train_trees
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.errors import EvidenceError
 from veilscore.evidence.online_opening import FOLDER, OnlineArchive, ShareOpened, draw_opening
-from veilscore.models.boosted import Stacked
 from veilscore.terms.node_config import AuditRules
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_models(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train_trees)
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch,
 
 
 def test_a_stack_is_confirmed_with_and_without_spares(tmp_path, monkeypatch):
-    folder = Trained(tmp_path, "train_stack", STACK, Stacked).folder
+    folder = copy_of(finished(train_trees, "train_stack", STACK), tmp_path)
     counted(monkeypatch, 1)
     released(folder, known(folder, 2), model="trees", spared=1)
     assert len(all_confirmed(audit(folder))) == 4

@@ -12,7 +12,8 @@ import shutil
 import numpy as np
 import pytest
 from consent_issuer import OFTEN
-from trial_scoring import BATCH, copy_of, rows, run_locally, score, scoring, set_policy, train
+from finished_jobs import finished
+from trial_scoring import BATCH, band_all, batch_of, copy_of, rows, run_locally, score, scoring, set_policy
 
 from veilscore.crypto import he
 from veilscore.errors import MessageError, PeerError, RefusedError, SecretReuseError
@@ -162,10 +163,8 @@ class Trained:
     """Homes with a model, the band of every firm by a batch, firms by who knows them."""
 
     def __init__(self, folder):
-        self.folder = train(folder)
-        _, job_id = run_locally(folder, BATCH.replace("parameters: {", "parameters: {output: band, "))
-        lines = (folder / "bank" / "jobs" / job_id / "scores.csv").read_text().splitlines()[1:]
-        self.bands = dict(line.split(",")[:2] for line in lines)
+        self.folder = folder
+        self.bands = {firm: row["band"] for firm, row in batch_of(folder).items()}
         self.model = load_model(folder / "bank" / "models" / "firms" / "model.json")
         tax, registry = rows(folder, "tax"), rows(folder, "registry")
         self.known = [f for f in self.bands if f in tax and f in registry]
@@ -177,8 +176,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("federation"))
+def trained():
+    return Trained(finished(band_all))
 
 
 @pytest.fixture

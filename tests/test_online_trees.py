@@ -3,73 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 
 import numpy as np
 import pytest
-from consent_issuer import ISSUERS, OFTEN, give_list
+from consent_issuer import OFTEN
+from finished_jobs import finished
 from test_online_bands import from_stock
-from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, set_policy
+from trial_scoring import PARTIES, STACK, copy_of, rows, score, score_trees, scoring, set_policy, units_of
 
-from veilscore.data.simulate import simulate
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
-from veilscore.node.founding import DataFiles, found_federation
 from veilscore.online.records import load_map
 from veilscore.terms.bands import Bands
-
-JOB = """
-name: {name}
-purpose: credit
-task: {task}
-bank: bank
-holders: [tax, registry]
-datasets: {{bank: main, tax: main, registry: main}}
-parameters: {parameters}
-"""
-BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
-BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {BANDS}}}"
-
-
-STACK = (
-    f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {BANDS},"
-    " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
-)
 
 
 class Trained:
     """Homes with a model of trees, batch scores of all firms, and firms that every holder knows."""
 
-    def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted):
+    def __init__(self, folder, kind=Boosted):
         self.folder = folder
-        simulate(700, 7, folder / "data")
-        found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
-        for party in PARTIES:
-            set_policy(
-                folder, party, disclose_unknown=True, consent_issuers=ISSUERS, release=OFTEN, boosting_bounds="off",
-                allow_order=True,
-            )  # fmt: skip
-        give_list(folder / "bank", rows(folder, "bank"))
-        run_locally(folder, JOB.format(name="trees", task=task, parameters=parameters))
-        batch = "{model: trees, on_missing: missing_code}"
-        _, job_id = run_locally(folder, JOB.format(name="batch", task="score_batch", parameters=batch))
         self.model = load_model(folder / "bank" / "models" / "trees" / "model.json", kind)
-        with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
-            units = self.model.scaling.units
-            self.units = {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
+        self.units = units_of(folder, self.model)
         tax, registry = rows(folder, "tax"), rows(folder, "registry")
         self.known = [f for f in self.units if f in tax and f in registry]
         self.not_at_tax = [f for f in self.units if f not in tax and f in registry]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("federation"))
+def trained():
+    return Trained(finished(score_trees))
 
 
 @pytest.fixture(scope="module")
-def stacked(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("stacked"), "train_stack", STACK, Stacked)
+def stacked():
+    return Trained(finished(score_trees, "train_stack", STACK), Stacked)
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from test_online_trees import BOOST
-from test_online_trees import JOB as TREES
-from trial_scoring import rows, run_locally, score, scoring, set_policy, train
+from trial_scoring import rows, score, scoring
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.evidence.documents import load_keys
@@ -23,15 +21,6 @@ if TYPE_CHECKING:
     from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
-
-
-def two_models(folder: Path) -> Path:
-    """Homes with a scorecard "firms" and trees "trees"."""
-    train(folder)
-    for party in ("bank", *HOLDERS):
-        set_policy(folder, party, boosting_bounds="off", allow_order=True)
-    run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))
-    return folder
 
 
 def known(homes: Path, count: int) -> list[str]:

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from finished_jobs import finished
 from trial_audit import rewrite
-from trial_online_audit import audit, counted, known, logged, released, two_models, witnessed
-from trial_scoring import copy_of
+from trial_online_audit import audit, counted, known, logged, released, witnessed
+from trial_scoring import copy_of, train_trees
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
@@ -30,8 +31,8 @@ from veilscore.v1 import control_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_models(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train_trees)
 
 
 @pytest.fixture

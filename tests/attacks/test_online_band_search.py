@@ -12,6 +12,7 @@ import os
 import numpy as np
 import pytest
 from consent_issuer import token_bytes
+from finished_jobs import finished
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.crypto import encrypted_cells, he
@@ -33,8 +34,8 @@ HOLDERS = ("tax", "registry")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train)
 
 
 @pytest.fixture

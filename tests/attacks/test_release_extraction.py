@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 from consent_issuer import give_list
+from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
@@ -29,8 +30,8 @@ OFF = {"control": "off"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train)
 
 
 class Attack:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from consent_issuer import token_bytes
 from fabric_network import header
+from finished_jobs import finished
 from trial_federation import PARTIES, commanding, make_homes, open_trial, running, show, submit, watch
 from trial_scoring import copy_of, rows, score, scoring, train
 
@@ -146,8 +147,8 @@ def test_a_session_replayed_into_a_new_job(recorded):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+def trained():
+    return finished(train)
 
 
 def released(homes):

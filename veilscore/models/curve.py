@@ -11,7 +11,7 @@ Both are found by drawing again from the counts (Efron 1979), with the noise alo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -143,25 +143,29 @@ class NoisedCurve:
             ks_sampling=float(sampling.ks.std()),
         )
 
-    def deviation(self, groups: Sequence[Sequence[int]]) -> tuple[Vector, Vector]:
-        """Return, for sets of steps, the deviations of their bad rate and of the share of all bads in them."""
-        counts = self._drawn[0].fitted
-        rates, shares = [], []
-        for group in groups:
-            good, bad = counts[:, :, list(group)].sum(axis=2).T
-            rates.append(float((bad / np.maximum(good + bad, 1e-9)).std()))
-            shares.append(float((bad / self.known[1]).std()))
-        return np.array(rates), np.array(shares)
+    def deviation(self, steps: Mask) -> tuple[float, float]:
+        """Return the deviations of the bad rate within some steps, and of the share of all bads that is in them."""
+        good, bad = self.drawn_again[:, :, steps].sum(axis=2).T
+        bads = self.drawn_again[:, 1].sum(axis=1)
+        return float((bad / np.maximum(good + bad, 1e-9)).std()), float((bad / bads).std())
+
+    @property
+    def drawn_again(self) -> Vector:
+        """Return counts (draws, 2, steps) as other firms and other noise would give them, fitted like these."""
+        return self._drawn[0].fitted
 
     @cached_property
     def _drawn(self) -> tuple[_Draws, _Draws, _Draws]:
         """Draw again from the fitted counts: other firms and noise, noise alone, other firms alone."""
         rng = np.random.default_rng(_SEED)
-        classes = zip(self.fitted, self.known.tolist(), strict=True)
-        other = np.stack([rng.multinomial(round(n), row / n, _DRAWS) for row, n in classes], axis=1).astype(np.float64)
+        cells = self.fitted.ravel() / self.known.sum()
+        other = (
+            rng.multinomial(round(self.known.sum()), cells, _DRAWS).reshape(-1, *self.fitted.shape).astype(np.float64)
+        )
+        known = np.maximum(other.sum(axis=2), 1.0)
         noise = self.sigma * rng.standard_normal(other.shape)
-        whole, alone = other + noise, self.fitted + noise
-        return _Draws.of(whole, self.known), _Draws.of(alone, self.known), _Draws.of(other, self.known)
+        alone = _Draws.of(self.fitted + noise, np.broadcast_to(self.known, known.shape))
+        return _Draws.of(other + noise, known), alone, _Draws.of(other, known)
 
 
 @dataclass(frozen=True)
@@ -199,13 +203,14 @@ def _balanced(counts: Vector, known: Vector) -> Vector:
 def _auc(counts: Vector, known: Vector) -> Vector:
     """Return the AUC of counts (..., 2, steps)."""
     good, bad = counts[..., 0, :], counts[..., 1, :]
-    above = known[0] - np.cumsum(good, axis=-1) + good / 2
-    area: Vector = (above * bad).sum(axis=-1) / (known[0] * known[1])
+    above = known[..., :1] - np.cumsum(good, axis=-1) + good / 2
+    area: Vector = (above * bad).sum(axis=-1) / known.prod(axis=-1)
     return np.clip(area, 0.0, 1.0)
 
 
 def _ks(counts: Vector, known: Vector) -> Vector:
-    gap = np.cumsum(counts[..., 1, :] / known[1] - counts[..., 0, :] / known[0], axis=-1)
+    shares = counts / known[..., None]
+    gap = np.cumsum(shares[..., 1, :] - shares[..., 0, :], axis=-1)
     largest: Vector = np.abs(gap[..., :-1]).max(axis=-1)
     return np.minimum(largest, 1.0)
 
@@ -213,7 +218,7 @@ def _ks(counts: Vector, known: Vector) -> Vector:
 def _nearest(counts: Vector, known: Vector) -> Vector:
     """Return the nearest (Euclidean) non-negative counts (..., 2, steps) of these sums (Held, Wolfe, Crowder 1974)."""
     falling = -np.sort(-counts, axis=-1)
-    excess = (np.cumsum(falling, axis=-1) - known[:, None]) / np.arange(1, counts.shape[-1] + 1)
+    excess = (np.cumsum(falling, axis=-1) - known[..., None]) / np.arange(1, counts.shape[-1] + 1)
     last = np.maximum((falling > excess).sum(axis=-1) - 1, 0)
     nearest: Vector = np.maximum(counts - np.take_along_axis(excess, last[..., None], axis=-1), 0.0)
     return nearest
