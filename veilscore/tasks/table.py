@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
@@ -74,12 +75,14 @@ def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     return (*learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False)), *besides)
 
 
-def online_table(opens: Output) -> Learned:
+def online_table(opens: Output | Literal["exact"]) -> Learned:
     """Return who learns what when a single firm is scored."""
     return learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output, *, sealed: bool = False) -> tuple[Learned, ...]:
+def learned_by_row(
+    leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"], *, sealed: bool = False
+) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
