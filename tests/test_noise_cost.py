@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table
 from veilscore.errors import RefusedError
-from veilscore.models.noise_cost import KnownSizes, NoiseCost, curve_errors, expected_loss
+from veilscore.models.noise_cost import KnownSizes, NoiseCost, expected_loss, noise_cost
 from veilscore.node.local import open_job
 from veilscore.tasks.context import account_of
 from veilscore.tasks.noise import sizes_at_bank
@@ -92,8 +92,10 @@ def coder(table, rows):
 
 
 def test_the_curves_errors():
-    assert curve_errors(0.5, 1500) == pytest.approx((0.004, 4 / 750))
-    assert curve_errors(0.5, 0) == (1.0, 1.0)
+    assert noise_cost(CREDIT, 0.5, 20, 0.5).curve_auc == pytest.approx(3 / (0.5 * 1578))
+    assert noise_cost(CREDIT, 0.5, 20, 0.5).curve_ks == pytest.approx(4 / (0.5 * 1578))
+    assert noise_cost(KnownSizes(500, 0, 0, {"tax": 5}), 0.5, 20, 0.5).curve_auc == 1.0
+    assert noise_cost(CREDIT, 0.5, 20, None).curve_auc is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
 from veilscore.errors import DataError
+from veilscore.models.curve import expected_errors
 from veilscore.models.noise_cost import KnownSizes
 from veilscore.node.founding import homes_in
 from veilscore.tasks.context import account_of, usable_columns
@@ -34,6 +35,8 @@ from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.parameters import Sampled
 from veilscore.terms.privacy import PrivacyRules, in_words, total
 from veilscore.wire.protocol import Charge
+
+_BADS = (100, 300, 1_000, 3_000)  # how many a hold-out has is not known before the bank's labels are read
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,16 @@ def _approval(plan: Planned, party: str) -> str:
     return f"refused: {answer.reason}" if answer.status == "refused" else "accepted: by its policy"
 
 
+def _show_errors(out: Console, job: Job) -> None:
+    """Print how far the noise of a private job's curve moves what is read off it, by how many bads there may be."""
+    mu = [math.sqrt(charge.mu2) for charge in charges_of(job.parameters) if charge.opening == "curve"]
+    if not mu:
+        return
+    errors = [(bads, *expected_errors(mu[0], bads)) for bads in _BADS]
+    rows = [(f"{bads:,}", f"± {auc:.4f}", f"± {ks:.4f}") for bads, auc, ks in errors]
+    out.print(table("Noise of the curve, at most about", ("bads held out", "AUC", "KS"), rows))
+
+
 def _show_cost(out: Console, job: Job, sizes: dict[str, int]) -> None:
     if job.bank not in sizes:
         out.print(f"Time and bytes: give the number of rows, for example --rows {job.bank}=120000")
@@ -204,6 +217,7 @@ def _show_noise(out: Console, plan: Planned) -> None:
         return
     if sizes is None:
         out.print(f"Expected cost of noise: give --rows {job.bank}=ROWS and --bads BADS, or --home HOME of the bank")
+        _show_errors(out, job)
         return
     cost = noise_of(job, sizes)
     if cost is None:

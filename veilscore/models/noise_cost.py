@@ -23,6 +23,7 @@ import numpy as np
 from veilscore.arrays import Vector
 from veilscore.errors import RefusedError
 from veilscore.models.counts import offsets
+from veilscore.models.curve import expected_errors
 from veilscore.models.residual import (
     MOST_BINS,
     SHARES,
@@ -95,16 +96,13 @@ class NoiseCost:
             )
 
 
-def curve_errors(mu: float, bads: float) -> tuple[float, float]:
-    """Return about how far noise moves AUC and KS of a curve of the hold-out, as deviations, each at most 1."""
-    one_bad = mu * max(bads, 1e-9)
-    return min(1.0, 3.0 / one_bad), min(1.0, 4.0 / one_bad)
-
-
 def noise_cost(sizes: KnownSizes, mu: float, max_bin: int, curve_mu: float | None) -> NoiseCost:
     """Return what the noise of a scorecard is expected to cost; `curve_mu` is what its hold-out's curve spends."""
-    errors = (None, None) if curve_mu is None else curve_errors(curve_mu, sizes.bads_held)
-    return NoiseCost(expected_loss(sizes, mu, max_bin), *errors)
+    loss = expected_loss(sizes, mu, max_bin)
+    if curve_mu is None:
+        return NoiseCost(loss)
+    auc, ks = expected_errors(curve_mu, max(sizes.bads_held, 1.0))
+    return NoiseCost(loss, min(1.0, auc), min(1.0, ks))
 
 
 def expected_loss(sizes: KnownSizes, mu: float, max_bin: int) -> float:
