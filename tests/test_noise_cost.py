@@ -21,7 +21,7 @@ from veilscore.tasks.table import noise_of, stop_if_drowned
 
 CREDIT = KnownSizes(21_435, 4_735, 1_578, {"tax": 12, "registry": 4})
 POLISH = KnownSizes(5_013, 195, 65, {"tax": 28, "registry": 7})
-PRIVATE = {"disclosure": "private", "holdout_scores": False}
+PRIVATE = {"disclosure": "private", "holdout_scores": False, "despite_noise": False}
 
 
 def test_the_losses_are_about_those_that_were_measured():
@@ -118,7 +118,7 @@ def test_the_bank_refuses_at_submission_what_drowns_however_few_columns_there_ar
     small = nodes(write(tmp_path / "data", firms(90, seed=1)))
     with pytest.raises(RefusedError, match="drowns its data"):
         stop_if_drowned(small["bank"], job(**PRIVATE))
-    stop_if_drowned(small["bank"], job(despite_noise=True, **PRIVATE))
+    stop_if_drowned(small["bank"], job(**PRIVATE | {"despite_noise": True}))
     stop_if_drowned(small["bank"], job())
     stop_if_drowned(small["tax"], job(**PRIVATE))
 
