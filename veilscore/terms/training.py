@@ -119,6 +119,9 @@ class TrainScorecard(Training):
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
