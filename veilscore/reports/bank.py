@@ -105,13 +105,14 @@ def _bank_job(files: BankFiles) -> ReportedJob:
 
 
 def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
-    sizes = {files.job.bank: files.aligned["n_rows"], **files.aligned["sizes"]}
+    padded = files.aligned["sizes"]
     owners = [
         PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
-            detail=f"{sum(not c.left_out for c in part.columns)} columns in the model",
-            n_rows=sizes.get(part.party),
+            detail=f"{sum(not c.left_out for c in part.columns)} columns in the model"
+            + (f", at most {padded[part.party]:,} firms" if part.party in padded else ""),
+            n_rows=files.aligned["n_rows"] if part.role == "bank" else None,
             n_columns=len(part.columns),
         )
         for part in files.model.parts

@@ -12,7 +12,7 @@ from veilscore.files.store import JobStore, write_text
 from veilscore.models import boosting_design as designing
 from veilscore.models.trees import HolderTrees, Tree
 from veilscore.protocols.boosting import bank_boost, holder_boost
-from veilscore.tasks.align import ALIGN
+from veilscore.tasks.align import align_of
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
@@ -173,4 +173,4 @@ BOOST = Step(
     refusals=(_refuse_order, _refuse_more_than_bounds),
 )
 
-TASK = Task(TrainBoosting, by_name(align=ALIGN, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost")))
+TASK = Task(TrainBoosting, by_name(align=align_of, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost")))
