@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 from consent_issuer import KEY, give_list
 from local_jobs import firms, job, nodes, take, write
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.errors import RefusedError
+from veilscore.files.store import write_text
 from veilscore.node.local import open_job
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.release.consent import claim_of, commit, issue_revocations
@@ -259,3 +263,43 @@ def test_consent_that_ends_after_alignment_ends_for_the_firm_alone(card, tmp_pat
         assert world.withheld() == ({"no consent": [digest]} if world.knows else {})
     assert seen[0] == seen[1]
     assert scores[0] == scores[1]
+
+
+# --- statuses, files and logs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["disclose_unknown", "default"])
+def test_statuses_tell_nothing_unless_policy_does(card, tmp_path, tells):
+    policy = STRICT | {"disclose_unknown": tells}
+    seen = [
+        w.batch(w.pool["bank"]["firm"][:60], known=w.pool["bank"]["firm"][:50])
+        for w in both(card, tmp_path, policy=policy)
+    ]
+    assert (seen[0] == seen[1]) != tells
+    statuses = [{status for _, status in one[1]} for one in seen]
+    assert statuses == [{"ok", "unknown"}] * 2 if tells else [{"not disclosed"}] * 2
+
+
+def test_a_firm_is_found_by_its_digest_and_its_id_stands_nowhere(card, tmp_path):
+    world = World(card, tmp_path, knows=True)
+    chosen, tax = world.pool["bank"]["firm"][:60], world.homes / "tax"
+    with capture_logs() as lines:
+        world.batch(chosen, known=chosen, name="first")
+        give_list(world.homes / "bank", chosen[1:], name="first")  # in place of the one with the victim
+        world.batch(chosen, known=chosen, name="second", consents=False)
+    assert any(line["event"] == "firms are scored as unknown" for line in lines)
+    assert not any(world.victim in str(line) for line in lines)
+    written = [path for path in tax.rglob("*") if path.is_file()]
+    assert {path.name for path in written} >= {"withheld.json", "release.db", "firms.npz"}
+    assert not [path for path in written if world.victim.encode() in path.read_bytes()]
+    write_text(tax / "node.yaml", "name: tax\nrole: holder\ndatasets:\n  d: {path: tax.csv, id_column: firm}\n")
+    found = CliRunner().invoke(app, ["account", "firm", world.victim, "--home", str(tax)], env={"COLUMNS": "200"})
+    text = " ".join(found.output.split())
+    assert found.exit_code == 0
+    assert firm_digest(tax, world.victim) in text
+    assert "first-" in text.partition("Scored as unknown")[0]
+    assert "second-" in text.partition("Scored as unknown")[2]
+    assert "no consent" in text
+    stranger = CliRunner().invoke(app, ["account", "firm", "new-09999", "--home", str(tax)], env={"COLUMNS": "200"})
+    assert "Nothing was released of it" in stranger.output
+    assert "Scored as unknown" not in stranger.output
