@@ -18,8 +18,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from trial_evidence import KEYS, open_log, run_jobs  # noqa: E402 - after the path is set
 
 from veilscore.evidence.documents import load_keys  # noqa: E402
+from veilscore.evidence.kept_receipts import score_receipt  # noqa: E402
 from veilscore.evidence.receipt import ScoreTree  # noqa: E402
-from veilscore.evidence.recorder import score_receipt  # noqa: E402
 from veilscore.evidence.verify import verify_log, verify_receipt  # noqa: E402
 
 N_ENTRIES = 100_000

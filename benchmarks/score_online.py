@@ -34,7 +34,7 @@ from veilscore.models.filed import load_model
 from veilscore.node.founding import PORTAL, DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.online.bands_bank import STOCK
+from veilscore.online.stock import STOCK
 from veilscore.release.consent import Scope
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.bands import Bands

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from result import emit
 
-from veilscore.crypto import he
+from veilscore.crypto import encrypted_cells, he
 from veilscore.crypto.zero_share import PairwiseKey, share_context, zero_share
-from veilscore.protocols import adding, online
+from veilscore.protocols import adding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def main() -> None:
     secret = {h: he.SecretContext() for h in HOLDERS}
     public = {h: he.PublicContext(secret[h].public_bytes) for h in HOLDERS}
     points = {h: rng.integers(-500, 500, N_COLUMNS * N_CODES) for h in HOLDERS}
-    encoded = {h: online.encode_points(points[h]) for h in HOLDERS}
+    encoded = {h: encrypted_cells.encode_points(points[h]) for h in HOLDERS}
     key = PairwiseKey(bytes(32))
     exact, sizes = True, (0, 0)
     for request in range(repeats):
@@ -63,16 +63,16 @@ def main() -> None:
             with watch.stage("mask made beforehand"):
                 blinds = [public[holder].blind()]
             with watch.stage("encrypt"):
-                query = online.encrypt_records(secret[holder], codes, n_codes)
+                query = encrypted_cells.encrypt_cells(secret[holder], encrypted_cells.one_hot(codes, n_codes))
             with watch.stage("evaluate"):
-                done = online.evaluate(public[holder], query, encoded[holder], blinds)
+                done = encrypted_cells.evaluate(public[holder], query, encoded[holder], blinds)
             with watch.stage("open"):
                 share = zero_share(holder, {peer: key}, context, 1, he.T)
-                partials.append(online.open_partial(secret[holder], done.reply, 1, len(points[holder]), share))
+                partials.append(encrypted_cells.open_partial(secret[holder], done.reply, 1, len(points[holder]), share))
             masks.append(done.mask_total)
             expected += int(points[holder][np.arange(N_COLUMNS) * N_CODES + codes[0]].sum())
             sizes = len(query[0]), len(done.reply[0])
-        total = online.total_points(adding.add_partials(partials), masks, np.zeros(1, np.int64))
+        total = encrypted_cells.total_points(adding.add_partials(partials), masks, np.zeros(1, np.int64))
         exact &= total.tolist() == [expected]
     value = watch.per_score(repeats)
     for stage, times in watch.stages.items():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished_jobs import changed, keep_in
 from processor_time import ProcessorTime
 
 import veilscore.fabric.grpc_channel  # noqa: F401 - before a test imports gRPC, so that it speaks TLS 1.3 only
@@ -23,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("processor_time"):
         config.pluginmanager.register(ProcessorTime(config.getoption("processor_time")))
+    if not hasattr(config, "cache"):
+        raise pytest.UsageError("finished jobs are kept in pytest's cache folder: leave its plugin cacheprovider on")
+    keep_in(config.cache.mkdir("finished-jobs"))
 
 
 def require(condition: object, reason: str) -> None:
@@ -47,6 +51,13 @@ def workers_share_no_ports():
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
     founding.PORTS = founding.PORTS[int(worker) :: int(count)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def finished_jobs_stay_as_they_are():
+    """Fail the session if a test changed what it shares with others."""
+    yield
+    assert changed() == []
 
 
 @pytest.fixture(scope="session", autouse=True)

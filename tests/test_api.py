@@ -200,14 +200,14 @@ def test_joint_boosting():
 def test_a_stack_and_a_selection():
     firms = simulate(900, seed=3).parties
     holders = {"tax": firms["tax"], "registry": firms["registry"]}
-    small = {"n_estimators": 3, "max_depth": 2, "min_leaf_rows": 10}
-    stack = JointStack(max_bin=6, folds=2, boosting=small).fit(firms["bank"], holders)
+    small = {"scorecard": {"max_openings": 6}, "boosting": {"n_estimators": 1, "max_depth": 2, "min_leaf_rows": 10}}
+    stack = JointStack(max_bin=6, folds=2, **small).fit(firms["bank"], holders)
     assert {one.kind for one in stack.candidates_} == {"scorecard", "boosting", "stack", "bank only"}
     assert set(stack.weights_) == {"scorecard", "boosting"}
     risk = stack.predict_proba(firms["bank"], holders)[:, 1]
     assert roc_auc_score(firms["bank"].label, risk) > 0.6
     grid = {"C": [0.1, 1.0]}
-    chosen = JointSelection(max_bin=6, folds=2, boosting=small, scorecard_grid=grid, choose="scorecard")
+    chosen = JointSelection(max_bin=6, folds=2, scorecard_grid=grid, choose="scorecard", **small)
     chosen.fit(firms["bank"], holders)
     assert chosen.model_.format == "veilscore-scorecard/1"
     assert next(one.varied for one in chosen.candidates_ if one.filed)["C"] in {"0.1", "1.0"}

@@ -294,6 +294,7 @@ def test_work_for_threads_draws_by_the_order_in_which_it_was_given():
     assert in_order(role) is role
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the child ends at once
 def test_seeds_of_the_wrong_size_and_of_another_process_are_refused():
     with pytest.raises(ParameterError, match="32 bytes"):
         next(replayable(b"short", iter(())))

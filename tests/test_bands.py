@@ -10,13 +10,14 @@ import shutil
 import numpy as np
 import pytest
 from consent_issuer import OFTEN, give_list
+from finished_jobs import finished
 from local_jobs import HOLDERS, firms, job, nodes, write
 from random_trees import boosted, part, plain_units, random_tree
 from reference import match_rows
 from test_scoring import CODES, HASH, MODEL, N_CODES, OWN, POINTS, ROWS, UNKNOWN, expected, hostile
 from test_scoring import N as N_ROWS
 from test_stack_job import part_of, tree_margins
-from trial_scoring import BATCH, batch_units, scoring, set_policy, train
+from trial_scoring import BATCH, batch_units, copy_of, scoring, set_policy, train
 
 from veilscore.crypto.circuits import from_bits, to_bits
 from veilscore.crypto.garbled import Plain
@@ -24,7 +25,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, ParameterError, RefusedError, VeilscoreError
 from veilscore.evidence.documents import load_keys
-from veilscore.evidence.recorder import score_receipt
+from veilscore.evidence.kept_receipts import score_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.lattice.params import SCORE_T
 from veilscore.models.filed import load_model
@@ -474,6 +475,7 @@ def test_boosted_trees_in_bands(tmp_path):
 def test_a_stack_in_bands(tmp_path):
     folder = write(tmp_path / "data", firms(420, seed=4))
     asked = {
+        "max_bin": 6,
         "folds": 2,
         "scorecard": {"max_openings": 6},
         "boosting": {"n_estimators": 2, "max_depth": 2, "learning_rate": 0.5},
@@ -530,7 +532,7 @@ def test_bands_count_by_model_and_cut_offs(trained, tmp_path):
 
 def test_bands_over_real_nodes_with_receipts(tmp_path):
     """The coordinator orders the job and has no part in its steps; a receipt names the band and no score."""
-    folder = train(tmp_path, 400)
+    folder = copy_of(finished(train), tmp_path)
     for party in HOLDERS:
         set_policy(folder, party, release={**OFTEN, "output": "band"})
     text = BATCH.replace("parameters: {", "parameters: {output: band, ")

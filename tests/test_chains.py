@@ -11,26 +11,40 @@ from hypothesis import strategies as st
 
 from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import FixedBins
-from veilscore.data.partitions import MOST, partitions, sources
+from veilscore.data.partitions import MOST, part_names, partitions
 from veilscore.data.table import Table
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.models import chain_growth as growing
 from veilscore.models.boosting_form import Growth, HolderColumns
-from veilscore.models.chain_growth import AT_ONCE, BOUND, Chain, ChainRows, Reach, leaves_sensitivity, plain_chain
+from veilscore.models.chain_growth import (
+    AT_ONCE,
+    BOUND,
+    Chain,
+    ChainColumns,
+    ChainRows,
+    Reach,
+    leaves_sensitivity,
+    plain_chain,
+    sources_of,
+)
+from veilscore.models.counts import BinnedColumns
 from veilscore.models.own_trees import grow_own
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import tree_values
 from veilscore.protocols import chains
-from veilscore.protocols.chains import ChainTerms, bank_chains, holder_chain
+from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
 from veilscore.v1 import chains_pb2 as pb
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Charge, Send, Session, receive
+from veilscore.wire.protocol import Charge, Send, Session
 
 HOLDERS = ("tax", "registry")
 QUIET = Charge("leaves", "train", 1e16)  # noise far below a unit
 CELLS = {"tax": np.array([4, 3, 4, 2]), "registry": np.array([3, 4])}
-SOURCES = {"tax": np.array([0, 0, 1, 2]), "registry": np.array([0, 1])}
+COLUMNS = {
+    "tax": ChainColumns(CELLS["tax"], np.array([0, 0, 1, 2])),
+    "registry": ChainColumns(CELLS["registry"], np.array([0, 1])),
+}
 
 
 def world(n=3000, seed=0):
@@ -55,8 +69,8 @@ def world(n=3000, seed=0):
 def roles(rows, codes, terms, holders=HOLDERS):
     sessions = {party: Session("job-1/boost/1", party, "bank", holders) for party in ("bank", *holders)}
     spent = {h: [] for h in holders}
-    parts = {"bank": bank_chains(sessions["bank"], rows, {h: CELLS[h] for h in holders}, terms)}
-    parts |= {h: holder_chain(sessions[h], codes[h], CELLS[h], SOURCES[h], terms) for h in holders}
+    parts = {"bank": bank_chains(sessions["bank"], rows, {h: COLUMNS[h] for h in holders}, terms)}
+    parts |= {h: holder_chain(sessions[h], codes[h], CELLS[h], terms) for h in holders}
     return parts, sessions, spent
 
 
@@ -71,7 +85,7 @@ def test_chains_equal_the_plain_ones_where_the_noise_is_small(monkeypatch):
     terms = ChainTerms(QUIET, n_trees=3 * AT_ONCE)
     found, spent = grown(rows, codes, terms)
     for h in HOLDERS:
-        plain = Chain(rows, CELLS[h], SOURCES[h], terms.sigma, np.random.default_rng(5))
+        plain = Chain(rows, COLUMNS[h], terms.sigma, np.random.default_rng(5))
         plain_chain(plain, codes[h], terms.n_trees)
         trees = found["bank"][h].trees
         assert len(trees) == terms.n_trees
@@ -79,11 +93,11 @@ def test_chains_equal_the_plain_ones_where_the_noise_is_small(monkeypatch):
         assert found[h] == tuple(t.column for t in trees)
         assert [t.cut for t in trees] == [t.cut for t in plain.trees]
         np.testing.assert_allclose(
-            np.concatenate([t.weights.ravel() for t in trees]),
-            np.concatenate([t.weights.ravel() for t in plain.trees]),
+            np.concatenate([np.ravel(t.weights) for t in trees]),
+            np.concatenate([np.ravel(t.weights) for t in plain.trees]),
             atol=1e-5,
         )
-        assert max(abs(t.weights).max() for t in trees) > 0.001, "the chain learns something"
+        assert max(np.abs(t.weights).max() for t in trees) > 0.001, "the chain learns something"
         assert spent[h] == [QUIET], "charged once, before the first sums leave"
 
 
@@ -114,7 +128,7 @@ def test_one_firm_moves_the_sums_of_a_chain_by_no_more_than_is_charged(seed, mu)
     rng, n_trees = np.random.default_rng(seed), 5 * AT_ONCE
     other = codes["tax"].copy()
     other[0] = [rng.integers(0, k) for k in CELLS["tax"]]
-    chain = Chain(rows, CELLS["tax"], SOURCES["tax"], leaves_sensitivity(n_trees) / mu, rng)
+    chain = Chain(rows, COLUMNS["tax"], leaves_sensitivity(n_trees) / mu, rng)
     moved, distance = {0: 0, 1: 0}, 0.0
     for _ in range(n_trees // AT_ONCE):
         drawn = chain.next_trees()
@@ -183,16 +197,31 @@ def test_a_holder_opens_no_trees_but_those_due(monkeypatch, message, says):
     assert not spent["tax"], "nothing was opened, so nothing is charged"
 
 
-def test_a_bank_refuses_columns_that_are_not_numbered_in_order():
-    rows, codes = world(300)
-    parts, sessions, _ = roles(rows, codes, ChainTerms(QUIET, AT_ONCE), ("tax",))
+def described(names):
+    n_codes = np.full(len(names), 3)
+    none = np.full(len(names), -1)
+    return BinnedColumns(names, np.zeros((8, len(names)), np.uint8), n_codes, none > 0, none, bytes(32))
 
-    def holder():
-        yield Send("bank", pb.ChainHolderStart(sources=[0, 0, 2, 3]))
-        yield from receive("bank", pb.ChainBankTrees)
 
-    with pytest.raises(MessageError, match="not numbered"):
-        simulate({**parts, "tax": holder()}, sessions)
+def shapes(columns):
+    sessions = {party: Session("job-1/bin/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
+    train = np.arange(8) % 4 > 0
+    parts = {"bank": bank_columns(sessions["bank"], train), "tax": holder_columns(sessions["tax"], columns, 8)}
+    return simulate(parts, sessions), train
+
+
+def test_the_bank_learns_the_shape_of_columns_and_no_count():
+    found, train = shapes(described(("a#1", "a#2", "b#1")))
+    assert (found["tax"] == train).all()
+    counts = found["bank"]["tax"]
+    assert counts.n_codes.tolist() == [3, 3, 3]
+    assert sources_of(counts.names).tolist() == [0, 0, 1]
+    assert not any(part.any() for part in (counts.counts, counts.holdout_counts, counts.bad, counts.good))
+
+
+def test_a_bank_refuses_columns_out_of_order():
+    with pytest.raises(MessageError, match="not in the order of their columns"):
+        shapes(described(("a#1", "b#1", "a#2")))
 
 
 # --- partitions of a holder's columns ---------------------------------------------------------------------------------
@@ -212,7 +241,10 @@ def test_partitions_are_coarse_random_and_of_neighbouring_values():
     fixed = FixedBins.make(data, "2026-01-01", mu=10)
     made = partitions(fixed.code_map(data, 32), fixed.least, generator=np.random.default_rng(3))
     assert made.names == ("amount",) * MOST + ("whole",) * MOST + ("kind",)
-    assert sources(made).tolist() == [0] * MOST + [1] * MOST + [2]
+    public = part_names(made, "tax", names=False)
+    assert public[:2] == ("tax.c1#1", "tax.c1#2")
+    assert part_names(made, "tax", names=True)[-1] == "kind#1"
+    assert sources_of(public).tolist() == [0] * MOST + [1] * MOST + [2]
     codes = made.transform(data).codes
     assert made.n_codes.tolist()[:-1] == [4] * MOST + [3] * MOST, "missing values have a cell where there are any"
     assert CodeMap.from_json(made.to_json()).hash == made.hash

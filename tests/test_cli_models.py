@@ -8,7 +8,8 @@ import re
 import tarfile
 
 import pytest
-from trial_scoring import train
+from finished_jobs import finished
+from trial_scoring import copy_of, train
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -28,7 +29,7 @@ def veilscore(*arguments, exit_code=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("trained"))
+    return copy_of(finished(train), tmp_path_factory.mktemp("trained"))
 
 
 def firms_of(trained, party):
@@ -91,6 +92,7 @@ def consent(trained, firm, file):
     veilscore("consent", "import", trained / file, "--federation", trained)
 
 
+@pytest.mark.federation
 def test_score_and_report_on_real_processes(trained):
     known = sorted(set(firms_of(trained, "bank")) & set(firms_of(trained, "tax")) & set(firms_of(trained, "registry")))
     unknown = sorted(set(firms_of(trained, "bank")) - set(firms_of(trained, "tax")))

@@ -75,7 +75,7 @@ def test_a_bundle_opens_the_requests_that_were_drawn_and_no_others(trained, tmp_
     out = tmp_path / "bundle"
     command = ("audit", "export", "online", "--out", out, "--home", folder / "bank", "--request", drawn)
     assert "openings of 2 parts of scores" in veilscore(*command)
-    assert len(list((out / FOLDER).glob("*.json"))) == len(list((out / FOLDER).glob("*.query"))) == 2
+    assert len(list((out / FOLDER).glob("*.json"))) == len(list((out / FOLDER).glob("*.reply"))) == 2
     assert out.stat().st_mode & 0o777 == 0o700
     assert veilscore("audit", "--bank", out, *keys, *draw, *logs(folder)).count("confirmed") == 2
     shown = veilscore("audit", "--bank", out, *keys, "--step", "online", "--online", 0, *logs(folder), exit_code=1)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import require
 from fabric_network import FEDERATION, IDENTITIES, make_identity
+from finished_jobs import finished
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trial_evidence import (
@@ -33,7 +34,7 @@ from trial_evidence import (
     run_jobs,
     waited_for,
 )
-from trial_scoring import BATCH, rows, score, scoring, train
+from trial_scoring import BATCH, copy_of, rows, score, scoring, train
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -41,10 +42,11 @@ from veilscore.errors import ConfigError, EvidenceError, PeerError, StateError
 from veilscore.evidence.anchor import SecondLog, TimeStamps, check_anchor
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, load_keys
 from veilscore.evidence.heads import Countersignature, check_successor
+from veilscore.evidence.kept_receipts import score_receipt
 from veilscore.evidence.log import scan
 from veilscore.evidence.merkle import EMPTY_ROOT, MerkleTree, check_consistency, check_inclusion, leaf_hash, node_hash
 from veilscore.evidence.receipt import JobStatement, traffic_of
-from veilscore.evidence.recorder import online_receipt, score_receipt
+from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.models.filed import load_model
 from veilscore.terms.federation import load_federation
@@ -542,7 +544,7 @@ def test_node_does_not_start_on_a_changed_log(trial, tmp_path):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """Homes with a model, a batch scored by real nodes, and one score given online; (folder, job id, response)."""
-    folder = train(tmp_path_factory.mktemp("real"), 600)
+    folder = copy_of(finished(train), tmp_path_factory.mktemp("real"))
 
     async def work():
         async with scoring(folder) as command:

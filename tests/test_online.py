@@ -1,4 +1,4 @@
-"""Online scoring: equals the plain sum of points, and each party sees uniform numbers only."""
+"""Masked sums of encrypted cells: equals the plain sum of points, and each party sees uniform numbers only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilscore.crypto import he
+from veilscore.crypto import encrypted_cells, he
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 from veilscore.errors import MessageError, ParameterError, SchemaError
-from veilscore.protocols import adding, online
+from veilscore.protocols import adding
 
 NAMES = ("court", "registry", "tax")
 
@@ -44,6 +44,10 @@ def plain_sum(codes, n_codes, points):
     return points[offsets + codes].sum(axis=1)
 
 
+def encrypt(secret, codes, n_codes):
+    return encrypted_cells.encrypt_cells(secret, encrypted_cells.one_hot(codes, n_codes))
+
+
 def score(keys, cases, own, request="request-1"):
     """Run all parties; returns totals and the partials that the coordinator saw."""
     names = sorted(cases)
@@ -52,13 +56,13 @@ def score(keys, cases, own, request="request-1"):
     partials, masks = [], []
     for name in names:
         (secret, public), (codes, n_codes, points) = keys[name], cases[name]
-        query = online.encrypt_records(secret, codes, n_codes)
-        done = online.evaluate(public, query, online.encode_points(points, len(codes)))
+        query = encrypt(secret, codes, n_codes)
+        done = encrypted_cells.evaluate(public, query, encrypted_cells.encode_points(points, len(codes)))
         share = zero_share(name, shared[name], context, len(codes), he.T)
-        partial = online.open_partial(secret, done.reply, len(codes), len(points), share)
+        partial = encrypted_cells.open_partial(secret, done.reply, len(codes), len(points), share)
         partials.append(adding.parse_partial(adding.pack_partial(partial), len(codes), name))
         masks.append(done.mask_total)
-    return online.total_points(adding.add_partials(partials), masks, own), partials
+    return encrypted_cells.total_points(adding.add_partials(partials), masks, own), partials
 
 
 @settings(max_examples=15, deadline=None)
@@ -80,8 +84,8 @@ def test_equals_the_plain_sum_to_the_point(keys, seed, names, n_records, n_colum
 @pytest.mark.parametrize(("n_records", "n_columns", "max_codes"), [(60, 30, 12), (2, 400, 40)])
 def test_records_and_cells_beyond_one_ciphertext(keys, n_records, n_columns, max_codes):
     one = case(np.random.default_rng(1), n_records, n_columns, max_codes)
-    query = online.encrypt_records(keys["tax"][0], *one[:2])
-    assert len(query) == online.n_ciphertexts(n_records, len(one[2])) > 1
+    query = encrypt(keys["tax"][0], *one[:2])
+    assert len(query) == encrypted_cells.n_ciphertexts(n_records, len(one[2])) > 1
     total, _ = score(keys, {"tax": one}, np.zeros(n_records, np.int64))
     assert np.array_equal(total, plain_sum(*one))
 
@@ -102,12 +106,12 @@ def test_coordinator_and_holder_see_uniform_numbers(keys):
 def test_prepared_masks_are_used_once(keys):
     secret, public = keys["tax"]
     codes, n_codes, points = case(np.random.default_rng(5), 1, 4, 4)
-    query, encoded = online.encrypt_records(secret, codes, n_codes), online.encode_points(points)
-    first = online.evaluate(public, query, encoded, [public.blind()])
-    second = online.evaluate(public, query, encoded)
+    query, encoded = encrypt(secret, codes, n_codes), encrypted_cells.encode_points(points)
+    first = encrypted_cells.evaluate(public, query, encoded, [public.blind()])
+    second = encrypted_cells.evaluate(public, query, encoded)
     assert first.mask_total != second.mask_total
     with pytest.raises(ParameterError):
-        online.evaluate(public, query, encoded, [public.blind(), public.blind()])
+        encrypted_cells.evaluate(public, query, encoded, [public.blind(), public.blind()])
     assert "array" not in repr(first)
 
 
@@ -162,31 +166,33 @@ def test_codes_outside_the_map_are_refused(keys):
     n_codes = np.array([3, 2])
     for codes in ([[3, 0]], [[-1, 0]], [[0, 0, 0]], [[0]]):
         with pytest.raises(SchemaError):
-            online.encrypt_records(secret, np.array(codes), n_codes)
+            encrypt(secret, np.array(codes), n_codes)
     with pytest.raises(ParameterError):
-        online.encrypt_records(secret, np.zeros((0, 2), int), n_codes)
+        encrypt(secret, np.zeros((0, 2), int), n_codes)
 
 
 def test_wrong_counts_of_ciphertexts_are_refused(keys):
     secret, public = keys["tax"]
     codes, n_codes, points = case(np.random.default_rng(5), 1, 4, 4)
-    query, encoded = online.encrypt_records(secret, codes, n_codes), online.encode_points(points)
+    query, encoded = encrypt(secret, codes, n_codes), encrypted_cells.encode_points(points)
     with pytest.raises(MessageError):
-        online.evaluate(public, query * 2, encoded)
-    reply = online.evaluate(public, query, encoded).reply
+        encrypted_cells.evaluate(public, query * 2, encoded)
+    reply = encrypted_cells.evaluate(public, query, encoded).reply
     zero = np.zeros(1, np.uint64)
     with pytest.raises(MessageError):
-        online.open_partial(secret, reply * 2, 1, len(points), zero)
+        encrypted_cells.open_partial(secret, reply * 2, 1, len(points), zero)
     with pytest.raises(ParameterError):
-        online.open_partial(secret, reply, 1, len(points), np.zeros(2, np.uint64))
+        encrypted_cells.open_partial(secret, reply, 1, len(points), np.zeros(2, np.uint64))
 
 
 def test_a_reply_under_other_keys_opens_to_noise_not_points(keys):
     codes, n_codes, points = case(np.random.default_rng(5), 1, 4, 4)
-    query = online.encrypt_records(keys["court"][0], codes, n_codes)
-    done = online.evaluate(keys["tax"][1], query, online.encode_points(points))
-    opened = online.open_partial(keys["court"][0], done.reply, 1, len(points), np.zeros(1, np.uint64))
-    assert online.total_points(opened, [done.mask_total], np.zeros(1, int)) != plain_sum(codes, n_codes, points)
+    query = encrypt(keys["court"][0], codes, n_codes)
+    done = encrypted_cells.evaluate(keys["tax"][1], query, encrypted_cells.encode_points(points))
+    opened = encrypted_cells.open_partial(keys["court"][0], done.reply, 1, len(points), np.zeros(1, np.uint64))
+    assert encrypted_cells.total_points(opened, [done.mask_total], np.zeros(1, int)) != plain_sum(
+        codes, n_codes, points
+    )
 
 
 def test_partials_from_a_peer_are_checked():
@@ -202,14 +208,8 @@ def test_partials_from_a_peer_are_checked():
 def test_totals_that_could_wrap_are_refused():
     n_codes = np.array([2, 1])
     points = np.array([-(he.T // 4), 3, he.T // 4 - 10])
-    online.check_points_fit([(points, n_codes)], 5)
+    encrypted_cells.check_points_fit([(points, n_codes)], 5)
     with pytest.raises(ParameterError, match="scale points down"):
-        online.check_points_fit([(points, n_codes)], -10)
+        encrypted_cells.check_points_fit([(points, n_codes)], -10)
     with pytest.raises(ParameterError):
-        online.encode_points(np.array([he.T]))
-
-
-def test_an_unknown_firm_is_a_status():
-    assert online.RecordStatus.parse("unknown", "tax") is online.RecordStatus.UNKNOWN
-    with pytest.raises(MessageError, match="tax"):
-        online.RecordStatus.parse("zero", "tax")
+        encrypted_cells.encode_points(np.array([he.T]))

@@ -9,18 +9,19 @@ import time
 
 import pytest
 import yaml
-from test_online_trees import STACK, Trained
-from trial_online_audit import audit, counted, known, logged, released, two_models
-from trial_scoring import copy_of, rows, score, scoring, set_policy
+from finished_jobs import finished
+from trial_online_audit import audit, counted, known, logged, released
+from trial_scoring import STACK, copy_of, rows, score, scoring, set_policy, train_trees
 
-from veilscore.evidence.online_opening import FOLDER, OnlineArchive, draw_opening
-from veilscore.models.boosted import Stacked
+from veilscore.audit.online import OnlineAudit
+from veilscore.errors import EvidenceError
+from veilscore.evidence.online_opening import FOLDER, OnlineArchive, ShareOpened, draw_opening
 from veilscore.terms.node_config import AuditRules
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_models(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train_trees)
 
 
 @pytest.fixture
@@ -38,8 +39,10 @@ def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch,
     counted(monkeypatch, 2)
     released(homes, known(homes, 4), model=model, spared=2)
     opened = logged(homes)
-    assert [bool(one.spare) for one in opened if one.holder == "tax"] == [False, False, True, True]
-    assert {bool(one.reply) == bool(one.spare) for one in opened} == {True}
+    assert {kind for one in opened for kind in one.messages} == {
+        "PrepareSpare", "PreparedSpare", "FinishSpare", "EncryptRecord", "EncryptedRecord", "OpenPartial",
+    }  # fmt: skip
+    assert len({one.spare for one in opened}) == len(opened) == 8
     found = all_confirmed(audit(homes))
     assert len(found) == 8
     assert {f.step for f in found} == {"online tax", "online registry"}
@@ -47,10 +50,9 @@ def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch,
 
 
 def test_a_stack_is_confirmed_with_and_without_spares(tmp_path, monkeypatch):
-    folder = Trained(tmp_path, "train_stack", STACK, Stacked).folder
+    folder = copy_of(finished(train_trees, "train_stack", STACK), tmp_path)
     counted(monkeypatch, 1)
     released(folder, known(folder, 2), model="trees", spared=1)
-    assert {one.spare != "" for one in logged(folder)} == {False, True}
     assert len(all_confirmed(audit(folder))) == 4
 
 
@@ -70,7 +72,6 @@ def test_honest_bands_are_confirmed_with_and_without_spares(homes, monkeypatch, 
     found = all_confirmed(audit(homes))
     assert [f.step for f in found].count("online band tax") == 3  # the first holder of the model leads
     assert len(found) == 9
-    assert {one.spare != "" for one in logged(homes)} == {False, True}
     alone = audit(homes, holders=("tax",))
     assert {f.verdict for f in alone if "band" in f.step} == {"cannot be audited"}
     assert all("give the log of registry" in f.detail for f in alone if "band" in f.step)
@@ -113,7 +114,7 @@ def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
     counted(monkeypatch, 0)
     released(homes, known(homes, 1))
     whole = homes / "bank" / FOLDER
-    for name in ("*.json", "*.query", "models/*", "keys/*"):
+    for name in ("*.json", "*.reply", "*.spare", "models/*", "keys/*"):
         bank = tmp_path / "copy"
         shutil.copytree(homes / "bank", bank)
         for path in (bank / FOLDER).glob(name):
@@ -130,14 +131,16 @@ def test_unused_spares_are_forgotten_at_the_next_start(homes, monkeypatch):
     counted(monkeypatch, 2)
     released(homes, known(homes, 2), spared=1)
     kept = homes / "bank" / FOLDER
-    assert len(list(kept.glob("*.query"))) > len(list(kept.glob("*.json"))) == 4
+    assert len(list(kept.glob("*.json"))) == len(list(kept.glob("*.reply"))) == 4
+    assert len(list(kept.glob("*.spare"))) > 4
 
     async def restart():
         async with scoring(homes, "bank"):
             pass
 
     asyncio.run(restart())
-    assert {p.stem for p in kept.glob("*.query")} == {p.stem for p in kept.glob("*.json")}
+    assert {p.stem for p in kept.glob("*.reply")} == {p.stem for p in kept.glob("*.json")}
+    assert {p.stem for p in kept.glob("*.spare")} == {one.commitment for one in logged(homes)}
     all_confirmed(audit(homes))
 
 
@@ -163,7 +166,18 @@ def test_nothing_is_kept_where_the_policy_says_so(homes, monkeypatch):
     assert {f.verdict for f in audit(homes)} == {"cannot be audited"}
 
 
+def test_what_an_earlier_version_logged_cannot_be_audited(tmp_path):
+    """Its entry has no digests of messages; one whose digests are none ends the reading of a log."""
+    entry = {"kind": "share_opened", "bank": "bank", "model": "5" * 64, "request": "r", "commitment": "6" * 64}
+    found = OnlineAudit(tmp_path, [], {}).finding(ShareOpened.read("tax", entry))
+    assert (found.verdict, found.step) == ("cannot be audited", "online tax")
+    assert "an earlier version" in found.detail
+    for wrong in ({"messages": {"OpenPartial": "5"}}, {"messages": ["OpenPartial"]}, {"commitment": "x"}):
+        with pytest.raises(EvidenceError, match="without proper digests"):
+            ShareOpened.read("tax", entry | wrong)
+
+
 def test_an_opening_hides_its_seed():
-    opening = draw_opening("bank", "tax", "record", "a")
+    opening = draw_opening("bank", "tax", "spare", "a")
     assert opening.seed not in repr(opening)
-    assert draw_opening("bank", "tax", "record", "a").commitment != opening.commitment
+    assert draw_opening("bank", "tax", "spare", "a").commitment != opening.commitment

@@ -3,77 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 
 import numpy as np
 import pytest
-from consent_issuer import ISSUERS, OFTEN, give_list
-from trial_scoring import PARTIES, copy_of, rows, run_locally, score, scoring, set_policy
+from consent_issuer import OFTEN
+from finished_jobs import finished
+from test_online_bands import from_stock
+from trial_scoring import PARTIES, STACK, copy_of, rows, score, score_trees, scoring, set_policy, units_of
 
-from veilscore.crypto import he
-from veilscore.data.simulate import simulate
-from veilscore.errors import MessageError
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
-from veilscore.node.founding import DataFiles, found_federation
-from veilscore.online import spares as online_spares
 from veilscore.online.records import load_map
-from veilscore.online.spares import BankSpare, HolderSpares
-from veilscore.protocols import online
 from veilscore.terms.bands import Bands
-
-JOB = """
-name: {name}
-purpose: credit
-task: {task}
-bank: bank
-holders: [tax, registry]
-datasets: {{bank: main, tax: main, registry: main}}
-parameters: {parameters}
-"""
-BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
-BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {BANDS}}}"
-
-
-STACK = (
-    f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {BANDS},"
-    " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
-)
 
 
 class Trained:
     """Homes with a model of trees, batch scores of all firms, and firms that every holder knows."""
 
-    def __init__(self, folder, task="train_boosting", parameters=BOOST, kind=Boosted):
+    def __init__(self, folder, kind=Boosted):
         self.folder = folder
-        simulate(700, 7, folder / "data")
-        found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
-        for party in PARTIES:
-            set_policy(
-                folder, party, disclose_unknown=True, consent_issuers=ISSUERS, release=OFTEN, boosting_bounds="off",
-                allow_order=True,
-            )  # fmt: skip
-        give_list(folder / "bank", rows(folder, "bank"))
-        run_locally(folder, JOB.format(name="trees", task=task, parameters=parameters))
-        batch = "{model: trees, on_missing: missing_code}"
-        _, job_id = run_locally(folder, JOB.format(name="batch", task="score_batch", parameters=batch))
         self.model = load_model(folder / "bank" / "models" / "trees" / "model.json", kind)
-        with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
-            units = self.model.scaling.units
-            self.units = {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
+        self.units = units_of(folder, self.model)
         tax, registry = rows(folder, "tax"), rows(folder, "registry")
         self.known = [f for f in self.units if f in tax and f in registry]
         self.not_at_tax = [f for f in self.units if f not in tax and f in registry]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("federation"))
+def trained():
+    return Trained(finished(score_trees))
 
 
 @pytest.fixture(scope="module")
-def stacked(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("stacked"), "train_stack", STACK, Stacked)
+def stacked():
+    return Trained(finished(score_trees, "train_stack", STACK), Stacked)
 
 
 @pytest.fixture
@@ -82,9 +45,7 @@ def homes(trained, tmp_path):
 
 
 def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypatch):
-    used = []
-    partial = online_spares.HolderSpare.partial
-    monkeypatch.setattr(online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments))
+    used = from_stock(monkeypatch)
     first, later, unknown = trained.known[:1], trained.known[1:9], trained.not_at_tax[:2]
 
     async def scenario():
@@ -133,9 +94,7 @@ def test_bands_with_and_without_spares(which, tmp_path, request, monkeypatch):
     homes = copy_of(model.folder, tmp_path)
     for party in ("tax", "registry"):
         set_policy(homes, party, release=OFTEN | {"output": "band", "max_bands": 63, "min_band_width": 0})
-    used = []
-    partial = online_spares.HolderSpare.partial
-    monkeypatch.setattr(online_spares.HolderSpare, "partial", lambda *arguments: used.append(1) or partial(*arguments))
+    used = from_stock(monkeypatch)
     firms = [*model.known[:8], *model.not_at_tax[:2]]
 
     async def scenario():
@@ -239,25 +198,3 @@ def test_a_holders_part_that_is_not_the_models(trained, homes, damage):
     low = trained.model.base_points + sum(min(p) for p in trained.model.points)
     high = trained.model.base_points + sum(max(p) for p in trained.model.points)
     assert low <= neutral.units <= high
-
-
-def test_a_spare_for_trees_is_exact_and_checked():
-    rng = np.random.default_rng(0)
-    n_bits, part = 40, b"m" * 32 + b"t" * 32
-    secret = he.SecretContext()
-    public, spares = he.PublicContext(secret.public_bytes), HolderSpares()
-    random = he.uniform_slots(n_bits).astype(np.int64)
-    centred = np.where(random > he.T // 2, random - he.T, random)
-    query = spares.draw(secret, "bank/1", part, n_bits)
-    done = online.evaluate(public, query, online.encode_points(centred))
-    spares.finish(secret, "bank/1", done.reply)
-    assert spares.take("bank/1", part[:32]) is None
-    held, half = spares.take("bank/1", part), BankSpare("1", done.mask_total, random)
-    bits, factors = rng.integers(0, 2, n_bits).astype(np.uint64), rng.integers(-900, 900, n_bits)
-    evaluated = half.evaluated(held.difference(bits), factors, "tax")
-    partial = held.partial(evaluated.factors, "bank")
-    total = online.total_points(partial, [evaluated.mask_total], np.zeros(1, np.int64))
-    assert total.tolist() == [int(factors @ bits.astype(np.int64))]
-    for wrong in (b"", evaluated.factors[:-1], evaluated.factors + b"0000", b"\xff" * len(evaluated.factors)):
-        with pytest.raises(MessageError):
-            held.partial(wrong, "bank")

@@ -5,34 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from test_online_trees import BOOST
-from test_online_trees import JOB as TREES
-from trial_scoring import rows, run_locally, score, scoring, set_policy, train
+from trial_scoring import rows, score, scoring
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.witness import Witnesses
-from veilscore.online import bank as online_bank
-from veilscore.online import spares as online_spares
-from veilscore.online.spares import BankSpares
+from veilscore.online import stock as online_stock
+from veilscore.online.stock import BankSpares
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from veilscore.audit.jobs import Finding
-    from veilscore.evidence.witness import ShareOpened
+    from veilscore.audit.replay import Finding
+    from veilscore.evidence.online_opening import ShareOpened
     from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
-
-
-def two_models(folder: Path) -> Path:
-    """Homes with a scorecard "firms" and trees "trees"."""
-    train(folder, 700)
-    for party in ("bank", *HOLDERS):
-        set_policy(folder, party, boosting_bounds="off", allow_order=True)
-    run_locally(folder, TREES.format(name="trees", task="train_boosting", parameters=BOOST))
-    return folder
 
 
 def known(homes: Path, count: int) -> list[str]:
@@ -85,8 +73,8 @@ def counted(monkeypatch, spares: int) -> None:
     made.clear()
     add = BankSpares.add
     monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))
-    monkeypatch.setattr(online_spares, "SPARES", spares)
-    monkeypatch.setattr(online_bank, "_IDLE_S", 0.01)
+    monkeypatch.setattr(online_stock, "SPARES", spares)
+    monkeypatch.setattr(online_stock, "_IDLE_S", 0.01)
 
 
 def witnessed(homes: Path, *holders: str) -> Witnesses:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from consent_issuer import ISSUERS, OFTEN, give_list, token_bytes
+from finished_jobs import finished
 
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
@@ -17,7 +19,7 @@ from veilscore.evidence.job_ledger import Ledger
 from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
 from veilscore.models.filed import load_model
-from veilscore.node.founding import DataFiles, found_federation
+from veilscore.node.founding import DataFiles, found_federation, free_ports
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
 from veilscore.terms.federation import load_federation
@@ -31,38 +33,65 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
+ADDRESS = re.compile(r"(address: 127\.0\.0\.1):\d+")
 QUICK = WireLimits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)
 
-TRAIN = """
+_HEAD = """
+purpose: credit
+bank: bank
+holders: [tax, registry]
+datasets: {bank: main, tax: main, registry: main}
+"""
+TRAIN = f"""{_HEAD}
 name: firms
-purpose: credit
 task: train_scorecard
-bank: bank
-holders: [tax, registry]
-datasets: {bank: main, tax: main, registry: main}
-parameters: {max_bin: 5, max_openings: 6, bands: {low: 0, middle: 550, high: 600}}
+parameters: {{max_bin: 5, max_openings: 6, bands: {{low: 0, middle: 550, high: 600}}}}
 """
-BATCH = """
+BATCH = f"""{_HEAD}
 name: batch
-purpose: credit
 task: score_batch
-bank: bank
-holders: [tax, registry]
-datasets: {bank: main, tax: main, registry: main}
-parameters: {model: firms, on_missing: missing_code}
+parameters: {{model: firms, on_missing: missing_code}}
 """
+_BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
+BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
+STACK = (
+    f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"
+    " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
+)
 
 
-def train(folder: Path, n_firms: int = 1000) -> Path:
-    """Homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
-    simulate(n_firms, 7, folder / "data")
+def train(folder: Path) -> None:
+    """Make homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
+    simulate(1800, 7, folder / "data")
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     for party in PARTIES:
         portal = load_node_config(folder / party).policy.consent_issuers
         set_policy(folder, party, disclose_unknown=True, consent_issuers=ISSUERS | portal, release=OFTEN)
     give_list(folder / "bank", rows(folder, "bank"))
     run_locally(folder, TRAIN)
-    return folder
+
+
+def score_all(folder: Path) -> None:
+    """Make the same, and a batch of scores of all firms of the bank."""
+    run_locally(copy_of(finished(train), folder), BATCH)
+
+
+def band_all(folder: Path) -> None:
+    """Make the same, and a batch of bands instead."""
+    run_locally(copy_of(finished(train), folder), BATCH.replace("parameters: {", "parameters: {output: band, "))
+
+
+def train_trees(folder: Path, task: str = "train_boosting", parameters: str = BOOST) -> None:
+    """Make the same, and model "trees"."""
+    copy_of(finished(train), folder)
+    for party in PARTIES:
+        set_policy(folder, party, boosting_bounds="off", allow_order=True)
+    run_locally(folder, f"{_HEAD}name: trees\ntask: {task}\nparameters: {parameters}\n")
+
+
+def score_trees(folder: Path, *asked: str) -> None:
+    """Make the same, and a batch of scores of all firms by model "trees"."""
+    run_locally(copy_of(finished(train_trees, *asked), folder), BATCH.replace("firms", "trees"))
 
 
 def run_locally(folder: Path, text: str) -> tuple[Job, str]:
@@ -74,16 +103,31 @@ def run_locally(folder: Path, text: str) -> tuple[Job, str]:
 
 
 def batch_units(folder: Path) -> dict[str, int]:
-    """Units of every firm of the bank by a batch job."""
+    """Units of every firm of the bank by a batch job that is run now."""
     _, job_id = run_locally(folder, BATCH)
-    with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
-        units = load_model(folder / "bank" / "models" / "firms" / "model.json").scaling.units
-        return {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}
+    return units_of(folder, load_model(folder / "bank" / "models" / "firms" / "model.json"), job_id)
+
+
+def units_of(folder: Path, model: Any, job: str = "batch-*") -> dict[str, int]:
+    """Units of every firm of the bank by a batch job of this model that was run."""
+    return {firm: round(model.scaling.units * float(row["score"])) for firm, row in batch_of(folder, job).items()}
+
+
+def batch_of(folder: Path, job: str = "batch-*") -> dict[str, dict[str, str]]:
+    """What a batch job gave the bank, by firm."""
+    (path,) = (folder / "bank" / "jobs").glob(f"{job}/scores.csv")
+    with path.open() as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
 
 
 def copy_of(folder: Path, target: Path) -> Path:
-    """Copy of trained homes; its data sets are its own."""
+    """Copy of trained homes; its data sets, ports and consents, which last an hour, are its own."""
     shutil.copytree(folder, target, dirs_exist_ok=True)
+    ports = free_ports(len(PARTIES) + 1)
+    for path in (target / "federation.yaml", *target.glob("*/federation.yaml")):
+        left = iter(ports)
+        path.write_text(ADDRESS.sub(lambda found: f"{found[1]}:{next(left)}", path.read_text()))  # noqa: B023
+    give_list(target / "bank", rows(target, "bank"))
     for party in PARTIES:
         path = target / party / "node.yaml"
         content = yaml.safe_load(path.read_text())

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from finished_jobs import finished
 from trial_audit import rewrite
-from trial_online_audit import audit, counted, known, logged, released, two_models, witnessed
-from trial_scoring import copy_of
+from trial_online_audit import audit, counted, known, logged, released, witnessed
+from trial_scoring import copy_of, train_trees
 
 from veilscore.audit.online import OnlineAudit
+from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
-from veilscore.evidence.online_opening import FOLDER
+from veilscore.evidence.online_opening import FOLDER, POOLS
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
-from veilscore.online import bank as online_bank
-from veilscore.online.model import BankModel, Side
-from veilscore.online.plan import Plan
-from veilscore.online.spares import BankSpare
-from veilscore.protocols import online
+from veilscore.online import stock as online_stock
+from veilscore.online.model import BankModel
+from veilscore.protocols import online, online_spares
+from veilscore.protocols.online_spares import BankSpare
+from veilscore.v1 import control_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return two_models(tmp_path_factory.mktemp("federation"))
+def trained():
+    return finished(train_trees)
 
 
 @pytest.fixture
@@ -80,54 +83,48 @@ def named(findings, holder, *words):
 
 def one_cell(patch, party="tax"):
     """Points on a single cell of one holder: the total tells whether the firm has that code."""
-    honest_encode = Side.encode
+    honest_evaluated = online_spares._evaluated
 
-    def encode(self):
-        points = np.zeros_like(self.cells)
-        points[0] = 1
-        return online.encode_points(points) if self.party == party else honest_encode(self)
+    def evaluated(context, prepared, side, random, opening):
+        if side.party == party:
+            points = np.zeros(side.cells.size if random is None else random.size, np.int64)
+            points[0] = 1
+            side, random = replace(side, encoded=encode_points(points)), None
+        return honest_evaluated(context, prepared, side, random, opening)
 
-    patch.setattr(Side, "encode", encode)
+    patch.setattr(online_spares, "_evaluated", evaluated)
 
 
-@pytest.mark.parametrize("model", ["firms", "trees"])
-def test_other_weights_on_a_record(homes, monkeypatch, model):
-    counted(monkeypatch, 0)
+@pytest.mark.parametrize(("model", "spared"), [("firms", 0), ("firms", 1), ("trees", 0)])
+def test_other_weights_on_a_record(homes, monkeypatch, model, spared):
+    """With a spare that was made when the request came, or before."""
+    counted(monkeypatch, spared)
     with monkeypatch.context() as patch:
         one_cell(patch)
-        attacked(homes, model=model)
+        attacked(homes, model=model, spared=spared)
     found = audit(homes)
-    named(found, "tax", "OpenPartial to tax is not what the committed seed gives for model")
+    named(found, "tax", "FinishSpare to tax is not what the committed seed gives for model")
     assert {f.verdict for f in found if f.step == "online registry"} == {"confirmed"}
-
-
-def test_other_weights_on_a_spare(homes, monkeypatch):
-    counted(monkeypatch, 1)
-    with monkeypatch.context() as patch:
-        one_cell(patch)
-        attacked(homes, spared=1)
-    assert [one.spare != "" for one in logged(homes, "tax")] == [False, True]
-    found = [f for f in audit(homes) if f.step == "online tax"]
-    assert [f.verdict for f in found] == ["differs", "differs"]
-    assert "FinishSpare to tax is not what the committed seed gives" in found[1].detail
 
 
 def test_other_factors_of_trees_when_a_spare_is_opened(homes, monkeypatch):
     """The reply on random numbers is the honest one; the factors that come later are those of one indicator."""
     counted(monkeypatch, 1)
-    honest_evaluated = BankSpare.evaluated
+    honest_mask, honest_factors = BankSpare.mask_of, BankSpare.factors_of
 
-    def one_indicator(self, difference, points, holder):
-        return honest_evaluated(self, difference, np.eye(1, points.size, dtype=np.int64)[0], holder)
+    def one_indicator(cells):
+        return np.eye(1, cells.size, dtype=np.int64)[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(BankSpare, "evaluated", one_indicator)
+        patch.setattr(
+            BankSpare, "mask_of", lambda self, d, cells, holder: honest_mask(self, d, one_indicator(cells), holder)
+        )
+        patch.setattr(BankSpare, "factors_of", lambda self, cells: honest_factors(self, one_indicator(cells)))
         attacked(homes, model="trees", spared=1)
-    differing = [f for f in audit(homes) if f.verdict != "confirmed"]
-    spared = {one.request for one in logged(homes) if one.spare}
-    assert {f.job_id for f in differing} == spared
-    assert len(differing) == 2
-    assert all("OpenPartial" in f.detail for f in differing)
+    found = audit(homes)
+    assert len(found) == 4
+    for holder in ("tax", "registry"):
+        named(found, holder, f"OpenPartial to {holder} is not what the committed seed gives")
 
 
 def test_another_model_under_the_hash_of_the_approved_one(homes, monkeypatch):
@@ -155,15 +152,15 @@ def test_another_model_under_the_hash_of_the_approved_one(homes, monkeypatch):
 def test_a_shifted_share_in_the_circuit_of_a_band(homes, monkeypatch, model, spared):
     """The bank adds to its own share: the band it hears is that of another score. Its replies are honest."""
     counted(monkeypatch, spared)
-    honest_share = Plan.own_share
+    honest_share = online.own_share
     with monkeypatch.context() as patch:
-        patch.setattr(Plan, "own_share", lambda self: honest_share(self) + 1000)
+        patch.setattr(online, "own_share", lambda *arguments: honest_share(*arguments) + 1000)
         released(homes, known(homes, 2), model=model, spared=spared, output="band")
     found = audit(homes)
     assert {f.verdict for f in found if "band" not in f.step} == {"confirmed"}
     bands = [f for f in found if "band" in f.step]
     assert [(f.step, f.verdict, f.party) for f in bands] == [("online band tax", "differs", "bank")] * 2
-    assert all("BandLabels to tax are not those of the share" in f.detail for f in bands)
+    assert all("to tax are not what the committed seed gives for the share that" in f.detail for f in bands)
 
 
 def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeypatch):
@@ -173,24 +170,47 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     made = {one.model: {"job": frozenset({"tax", "registry"})} for one in logs.opened}
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
     bank, band = homes / "bank", logs.bands[1]  # with spares
-    path = bank / FOLDER / f"{band.commitment}.json"
-    whole = path.read_bytes()
+    part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
+    path, pool = bank / FOLDER / f"{part.commitment}.json", bank / FOLDER / POOLS / band.commitment
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
     changes = {
-        "BandLabels to tax": lambda b: b.update(own_codes=codes.astype("<u2").tobytes().hex()),
-        "none that the model has": lambda b: b.update(own_codes=""),
-        "choices kept are not": lambda b: b.update(choices="00" * 4096),
-        "sent under its spare is something else": lambda b: b["differences"].update(tax="00" * 40),
+        "choices of labels to tax": lambda b: b["labels"].update(own_codes=codes.astype("<u2").tobytes().hex()),
+        "none that the model has": lambda b: b["labels"].update(own_codes=""),
         "another request": lambda b: b.update(request="0" * 32),
-        "different models": lambda b: b.update(model="0" * 64),
-        "logged a commitment to": lambda b: b["opening"].update(seed="0" * 64),
+        "another model": lambda b: b.update(model="0" * 64),
+        "OpenPartial to tax is not": lambda b: b["labels"].update(choices="00000000"),
+        "labels of another circuit": lambda b: b.update(labels=None),
     }
-    for words, change in changes.items():
-        rewrite(path, change)
+
+    def differs(words):
         found = OnlineAudit(bank, logs.opened, made, logs.bands).finding(band)
         assert (found.verdict, found.party) == ("differs", "bank"), words
         assert words in found.detail
+
+    whole = path.read_bytes()
+    for words, change in changes.items():
+        rewrite(path, change)
+        differs(words)
         path.write_bytes(whole)
+    kept = path.with_suffix(".reply")
+    content = kept.read_bytes()
+    message = pb.EncryptedRecord.FromString(content)
+    message.difference_share = bytes(len(message.difference_share))  # what was sent under a spare
+    kept.write_bytes(message.SerializeToString())
+    differs("the EncryptedRecord kept is not what tax sent")
+    kept.write_bytes(content)
+    of_pool = {
+        "the MadePool kept": lambda b: b.update(made=pb.MadePool(points=bytes(4096)).SerializeToString().hex()),
+        "logged a commitment to": lambda b: b["opening"].update(seed="0" * 64),
+    }
+    whole = pool.read_bytes()
+    for words, change in of_pool.items():
+        rewrite(pool, change)
+        differs(words)
+        pool.write_bytes(whole)
+    pool.unlink()
+    assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
+    pool.write_bytes(whole)
     path.unlink()
     assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
 
@@ -207,18 +227,18 @@ def test_a_model_that_no_job_made(homes, monkeypatch):
         assert "no receipt or log given shows a job with tax" in found[0].detail
 
 
-def test_another_firms_ciphertexts(homes, monkeypatch):
-    """The first firm's record is opened once more under the second firm's request."""
+def test_ciphertexts_of_another_spare(homes, monkeypatch):
+    """What the holder sent for the first request is evaluated once more under the second."""
     counted(monkeypatch, 0)
-    honest_evaluate, first = online.evaluate, {}
+    honest_evaluate, first = online_spares.evaluate, {}
 
     def replayed(context, query, points, blinds=()):
         return honest_evaluate(context, first.setdefault(context.keys_id, query), points, blinds)
 
     with monkeypatch.context() as patch:
-        patch.setattr(online_bank.online, "evaluate", replayed)
+        patch.setattr(online_spares, "evaluate", replayed)
         responses = attacked(homes)
-    assert [r.status for r in responses] == ["scored", "scored"]
+    assert responses[0].status == "scored"
     verdicts = [f.verdict for f in audit(homes) if f.step == "online tax"]
     assert verdicts == ["confirmed", "differs"]
 
@@ -230,9 +250,9 @@ def test_another_firms_ciphertexts(homes, monkeypatch):
 def test_masks_of_its_own_choice(homes, monkeypatch, spared):
     """Else a bank could look for masks under which other weights look like the right ones."""
     counted(monkeypatch, spared)
-    honest_blinds = online.make_blinds
+    honest_blinds = online_spares.make_blinds
     with monkeypatch.context() as patch:
-        patch.setattr(online_bank.online, "make_blinds", lambda c, _, n: honest_blinds(c, os.urandom(32), n))
+        patch.setattr(online_spares, "make_blinds", lambda c, _, n: honest_blinds(c, os.urandom(32), n))
         attacked(homes, spared=spared, n_firms=1 + spared)
     for holder in ("tax", "registry"):
         named(audit(homes), holder, "is not what the committed seed gives")
@@ -241,12 +261,12 @@ def test_masks_of_its_own_choice(homes, monkeypatch, spared):
 def test_random_factors_of_its_own_choice(homes, monkeypatch):
     counted(monkeypatch, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(online_bank.online, "random_factors", lambda _, n: np.zeros(n, np.int64))
+        patch.setattr(online_spares, "random_factors", lambda _, n: np.zeros(n, np.int64))
         attacked(homes, model="trees", spared=1)
-    spared = {one.request for one in logged(homes) if one.spare}
-    differing = [f for f in audit(homes) if f.verdict == "differs"]
-    assert {f.job_id for f in differing} == spared
-    assert all("FinishSpare" in f.detail for f in differing)
+    found = audit(homes)
+    assert len(found) == 4
+    for holder in ("tax", "registry"):
+        named(found, holder, f"FinishSpare to {holder} is not what the committed seed gives")
 
 
 def test_one_seed_for_two_requests(homes, monkeypatch):
@@ -260,13 +280,13 @@ def test_one_seed_for_two_requests(homes, monkeypatch):
 
 def test_one_commitment_for_two_requests(homes, monkeypatch):
     counted(monkeypatch, 0)
-    honest_draw, drawn = online_bank.draw_opening, {}
+    honest_draw, drawn = online_stock.draw_opening, {}
 
     def same(bank, holder, *rest):
         return drawn.setdefault(holder, honest_draw(bank, holder, *rest))
 
     with monkeypatch.context() as patch:
-        patch.setattr(online_bank, "draw_opening", same)
+        patch.setattr(online_stock, "draw_opening", same)
         attacked(homes)
     found = [f for f in audit(homes) if f.step == "online tax"]
     assert [f.verdict for f in found] == ["differs", "differs"]
@@ -274,24 +294,30 @@ def test_one_commitment_for_two_requests(homes, monkeypatch):
     assert "another record" in found[1].detail
 
 
-def test_a_commitment_that_came_with_the_reply_is_not_opened(homes, monkeypatch):
-    """A bank that chooses its seed when it has the record: the holder opens only what it sent under a commitment."""
+@pytest.mark.parametrize(
+    ("method", "field", "value", "reason"),
+    [
+        ("PrepareSpare", "commitment", b"", "bound to no seed of its reply"),
+        ("OpenPartial", "spare_id", "another", "no record was sent with this spare; use a new request id"),
+    ],
+)
+def test_nothing_is_opened_without_a_commitment_from_before_it(homes, monkeypatch, method, field, value, reason):
+    """A bank that would choose its seed when it has the ciphertexts: none are sent before, and no others are opened."""
     counted(monkeypatch, 0)
     honest_call = Fabric.call
 
-    async def late(self, to, method, message, *rest, **options):
-        if method == "OpenPartial":
-            message.commitment = os.urandom(32)
-        return await honest_call(self, to, method, message, *rest, **options)
+    async def late(self, to, called, message, *rest, **options):
+        if called == method:
+            setattr(message, field, value)
+        return await honest_call(self, to, called, message, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Fabric, "call", late)
         (response,) = attacked(homes, n_firms=1)
     assert response.status == "failed"
-    assert {p.reason for p in response.parties} <= {
-        "",
-        "no record was sent under its commitment; use a new request id",
-    }
+    reasons = [p.reason for p in response.parties if p.reason]
+    assert reasons
+    assert all(reason in one for one in reasons)
     assert logged(homes) == []
 
 
@@ -300,13 +326,12 @@ def test_a_commitment_that_came_with_the_reply_is_not_opened(homes, monkeypatch)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", "0" * 64), ("id", "other"), ("holder", "court"), ("use", "record"), ("software", {})],
+    [("seed", "0" * 64), ("id", "other"), ("holder", "court"), ("use", "pool"), ("software", {})],
 )
 def test_an_opening_that_was_changed(honest, bank, field, value):
-    spared = [one.commitment for one in logged(honest) if one.spare]
-    for commitment in spared:
-        rewrite(bank / FOLDER / f"{commitment}.json", lambda body: body["opening"].update({field: value}))
-    found = {f.verdict: f for one, f in zip(logged(honest), audit(honest, bank), strict=True) if one.spare}
+    for one in logged(honest):
+        rewrite(bank / FOLDER / f"{one.commitment}.json", lambda body: body["opening"].update({field: value}))
+    found = {f.verdict: f for f in audit(honest, bank)}
     assert list(found) == ["differs"]
     assert "it was changed" in found["differs"].detail
 
@@ -321,7 +346,8 @@ def test_an_opening_that_was_cut(honest, bank, size):
 def test_requests_models_keys_and_ciphertexts_that_were_changed(honest, bank):
     whole = bank / FOLDER
     for pattern, words in (
-        ("*.query", "the ciphertexts kept"),
+        ("*.reply", "the EncryptedRecord kept"),
+        ("*.spare", "the PreparedSpare kept"),
         ("keys/*", "the keys kept are not those"),
         ("models/*", "the model kept was changed"),
     ):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from consent_issuer import ISSUERS, KEY, give_list, scope, token, token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from finished_jobs import finished
 from local_jobs import firms, job, nodes, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
@@ -61,8 +62,8 @@ def test_a_list_is_no_revocation_and_a_token_no_list():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+def trained():
+    return finished(train)
 
 
 def test_online_refusals_come_before_the_record_is_read(trained, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import test_scoring
 from fabric_network import header
+from finished_jobs import finished
 from trial_evidence import open_nodes, receipt_path
 from trial_federation import (
     JOB,
@@ -25,7 +26,7 @@ from trial_federation import (
     toy_job,
     watch,
 )
-from trial_scoring import batch_units, copy_of, rows, score, scoring, train
+from trial_scoring import copy_of, rows, score, score_all, scoring, units_of
 
 import coordinator.cross_sign
 from coordinator.totals import Totals
@@ -35,6 +36,7 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.keys.identity import load_identity
+from veilscore.models.filed import load_model
 from veilscore.models.loss import TURN
 from veilscore.protocols.adding import pack_partial
 from veilscore.terms.acceptance import verify_acceptance
@@ -301,9 +303,9 @@ def test_a_holders_part_of_a_batch_left_out():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = train(tmp_path_factory.mktemp("federation"), 600)
-    return folder, batch_units(folder)
+def trained():
+    folder = finished(score_all)
+    return folder, units_of(folder, load_model(folder / "bank" / "models" / "firms" / "model.json"))
 
 
 def test_substituted_and_incomplete_totals_of_one_firm(trained, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 
 import pytest
 from fabric_network import IDENTITIES, make_identity
@@ -29,9 +30,9 @@ from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import CertificateKeys, FederationKeys, load_keys
 from veilscore.evidence.exchange import CrossSigning, Offer, Offers
 from veilscore.evidence.heads import ForkError, SignedHead, check_successor
+from veilscore.evidence.kept_receipts import score_receipt
 from veilscore.evidence.log import Log
 from veilscore.evidence.receipt import ScoreReceipt
-from veilscore.evidence.recorder import score_receipt
 from veilscore.evidence.verify import verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.federation import load_federation
@@ -334,10 +335,9 @@ def test_party_that_states_other_messages_than_its_peer(trial):
 
 
 def test_party_that_rewrote_its_log_gets_no_countersignature(tmp_path):
-    """Tax throws its log away between two jobs and starts a new one: the others refuse, the job itself is done."""
+    """Tax throws log and receipts away between two jobs and starts anew: the others refuse, the job itself is done."""
     (first,) = run_jobs(tmp_path)
-    old = log_path(tmp_path, "tax")
-    old.unlink()
+    shutil.rmtree(log_path(tmp_path, "tax").parent)
 
     async def again():
         async with running(open_nodes(tmp_path)), commanding(tmp_path / "bank") as command:

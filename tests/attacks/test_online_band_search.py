@@ -7,19 +7,24 @@ control is the same search with release control off, which finds the score to th
 from __future__ import annotations
 
 import asyncio
+import os
 
 import numpy as np
 import pytest
 from consent_issuer import token_bytes
+from finished_jobs import finished
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
+from veilscore.crypto import encrypted_cells, he
 from veilscore.crypto.he import PublicContext
-from veilscore.errors import MessageError
+from veilscore.errors import MessageError, RefusedError
+from veilscore.evidence.online_opening import draw_opening
 from veilscore.models.filed import load_model
-from veilscore.online.plan import Plan
-from veilscore.online.repeat import Openings
-from veilscore.protocols import online
-from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.online.bank import OnlineBank
+from veilscore.protocols import online, online_band
+from veilscore.protocols.online_band import BankCircuit
+from veilscore.protocols.online_pool import BankPool
+from veilscore.protocols.online_spares import BankSpare
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
@@ -29,8 +34,8 @@ HOLDERS = ("tax", "registry")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+def trained():
+    return finished(train)
 
 
 @pytest.fixture
@@ -52,9 +57,9 @@ def victim(homes):
 
 def search(homes, monkeypatch):
     """Bounds of the victim's units by shifts of the bank's share against the cut-off at 550 points, and the refusal."""
-    shift, share = [0], Plan.own_share
-    monkeypatch.setattr(Plan, "own_share", lambda plan: share(plan) - shift[0])
-    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)  # the bank forgets what it got before
+    shift, share = [0], online.own_share
+    monkeypatch.setattr(online, "own_share", lambda *arguments: share(*arguments) - shift[0])
+    monkeypatch.setattr(OnlineBank, "_opened_before", lambda *_: None)  # the bank forgets what it got before
     firm, cut, low, high = victim(homes), 55_000, 0, 1 << 17
 
     async def scenario():
@@ -70,7 +75,7 @@ def search(homes, monkeypatch):
             return ""
 
     refusal = asyncio.run(scenario())
-    monkeypatch.setattr(Plan, "own_share", share)
+    monkeypatch.setattr(online, "own_share", share)
     set_release(homes, {"control": "off"})
 
     async def truth():
@@ -106,7 +111,7 @@ class Dishonest:
     async def call(self, holder, method, message, reply):
         return await self.command.call(holder, method, message, reply, timeout_s=10)
 
-    async def record(self, holder, request_id):
+    async def record(self, holder, request_id, spare_id=""):
         message = pb.EncryptRecord(
             request_id=request_id,
             firm_id=self.firm,
@@ -116,76 +121,97 @@ class Dishonest:
             on_missing="missing_code",
             bands_hash=self.bands.sha256,
             consent=token_bytes(self.firm),
-            commitment=bytes(32),
+            spare_id=spare_id,
         )
         return await self.call(holder, "EncryptRecord", message, pb.EncryptedRecord)
 
-    async def open_parts(self, request_id):
-        """Both holders open; the sum of the bank's masks, and what was sent."""
-        replies = {holder: await self.record(holder, request_id) for holder in HOLDERS}
+    async def spare(self, holder):
+        """A spare as the bank's node makes it; its id and the mask."""
+        part = self.model.part(holder)
+        prepare = pb.PrepareSpare(
+            spare_id=os.urandom(8).hex(), map_hash=bytes.fromhex(part.map_sha256), commitment=bytes(32)
+        )
+        prepared = await self.call(holder, "PrepareSpare", prepare, pb.PreparedSpare)
+        keys = await self.call(holder, "AskKeys", pb.AskKeys(), pb.HolderKeys)
+        points = encrypted_cells.encode_points(part.points)
+        done = encrypted_cells.evaluate(PublicContext(keys.public_key), tuple(prepared.ciphertext_enc), points)
+        finish = pb.FinishSpare(spare_id=prepare.spare_id, evaluated_enc=done.reply)
+        await self.call(holder, "FinishSpare", finish, pb.Empty)
+        return BankSpare(prepare.spare_id, int(done.mask_total[0]), None, None)
+
+    async def ask_to_open(self, request_id):
+        """Both holders send the record; the sum of the bank's masks, and what then asks them to open."""
+        spares = {holder: await self.spare(holder) for holder in HOLDERS}
+        replies = {holder: await self.record(holder, request_id, spares[holder].spare_id) for holder in HOLDERS}
         ids = {holder: reply.share_key_id for holder, reply in replies.items()}
         mask, sent = 0, {}
         for holder, reply in replies.items():
-            keys = await self.call(holder, "HolderKeys", pb.Empty(), pb.HolderKeys)
-            points = online.encode_points(self.model.part(holder).points)
-            done = online.evaluate(PublicContext(keys.public_key), tuple(reply.ciphertext_enc), points)
-            mask += int(done.mask_total[0])
+            mask += spares[holder].mask_of(reply.difference_share, self.model.part(holder).points, holder)
             sent[holder] = pb.OpenPartial(
                 request_id=request_id,
-                evaluated_enc=done.reply,
+                spare_id=spares[holder].spare_id,
                 with_parties=HOLDERS,
-                keys_id=reply.keys_id,
                 share_key_ids=ids,
                 bands_hash=self.bands.sha256,
-                commitment=bytes(32),
             )
-        await asyncio.gather(*(self.opened(holder, message) for holder, message in sent.items()))
         return mask, sent
 
     async def opened(self, holder, message):
-        reply = await self.call(holder, "OpenPartial", message, pb.OpenedPartial)
-        assert reply.status == "opened"
+        return await self.call(holder, "OpenPartial", message, pb.OpenedPartial)
 
-    async def set_up(self, setup_id):
-        role = BankBand(names_of("bank", "tax", setup_id), bytes(32))
-        base = pb.BandBase(setup_id=setup_id, point=role.point, commitment=bytes(32))
-        role.accept((await self.call("tax", "BandBase", base, pb.BandChoices)).points)
-        return role
+    async def refused(self, words, holder, method, message, reply):
+        with pytest.raises(RefusedError, match=words):
+            await self.call(holder, method, message, reply)
 
-    async def band(self, request_id, setup_id, role, share):
-        """Reply of the lead, and the band where it opened one."""
-        message = pb.BandLabels(request_id=request_id, setup_id=setup_id, labels=role.labels(share, self.bands))
-        reply = await self.call("tax", "BandLabels", message, pb.BandTables)
-        return message, reply, role.open(reply.tables, reply.decoding) if reply.status == "opened" else None
+    async def pool(self, pool_id):
+        pool = BankPool(draw_opening("bank", "tax", "pool", pool_id))
+        pool.accept(await self.call("tax", "MakePool", pool.asked, pb.MadePool))
+        await self.call("tax", "ExtendPool", pool.extend(), pb.Empty)
+        return pool
+
+    async def band(self, message, pool, share):
+        """What was sent, the lead's reply or refusal, and the band."""
+        circuit = BankCircuit(pool, pool.take(), share, self.bands)
+        request = pb.OpenPartial.FromString(message.SerializeToString())
+        request.pool_id, request.circuit, request.choices_share = circuit.asked
+        try:
+            reply = await self.opened("tax", request)
+        except RefusedError as refusal:
+            return request, refusal, None
+        return request, reply, circuit.open(reply.tables, reply.decoding)
 
 
 def test_shifting_the_banks_share_under_one_request_id(homes):
-    """Neither other labels, nor another set-up, nor asking at once, nor opening again gets a second band."""
+    """Neither other labels, nor another pool, nor asking at once, nor opening again gets a second band."""
     set_release(homes, BAND_ONLY)
 
     async def scenario():
         async with scoring(homes) as command:
             bank = Dishonest(homes, command)
-            mask, sent = await bank.open_parts("one")
-            roles = [await bank.set_up(f"s{k}") for k in range(4)]
+            mask, sent = await bank.ask_to_open("one")
+            pool = await bank.pool("p")
             own = bank.model.base_points - mask
+            assert await bank.opened("registry", sent["registry"]) == pb.OpenedPartial()
             # two different shifts at once: one of them is answered
-            both = await asyncio.gather(*(bank.band("one", f"s{k}", roles[k], own + 7000 * k) for k in range(2)))
-            assert sorted(reply.status for _, reply, _ in both) == ["opened", "refused"]
-            first, reply, band = next(one for one in both if one[1].status == "opened")
+            both = await asyncio.gather(*(bank.band(sent["tax"], pool, own + 7000 * k) for k in range(2)))
+            assert sorted(type(reply).__name__ for _, reply, _ in both) == ["OpenedPartial", "RefusedError"]
+            first, reply, band = next(one for one in both if isinstance(one[1], pb.OpenedPartial))
             assert 0 <= band <= 3
-            assert await bank.call("tax", "BandLabels", first, pb.BandTables) == reply  # a retry
-            _, shifted, _ = await bank.band("one", "s2", roles[2], own + 20_000)
-            assert (shifted.status, shifted.tables, shifted.decoding) == ("refused", b"", b"")
-            changed = pb.BandLabels(request_id="one", setup_id="s3", labels=bytes(len(first.labels)))
-            assert (await bank.call("tax", "BandLabels", changed, pb.BandTables)).status == "refused"
+            assert await bank.opened("tax", first) == reply  # a retry
+            for other in (pool, await bank.pool("q")):
+                _, shifted, _ = await bank.band(sent["tax"], other, own + 20_000)
+                assert "another reply was opened under this request id" in str(shifted)
+            changed = pb.OpenPartial.FromString(first.SerializeToString())
+            changed.choices_share = bytes(len(first.choices_share))
+            await bank.refused("another reply", "tax", "OpenPartial", changed, pb.OpenedPartial)
+            sent["tax"] = first
             for holder, message in sent.items():  # the same bytes open nothing new, other bytes nothing
-                await bank.opened(holder, message)
-                message.evaluated_enc[0] = message.evaluated_enc[0][::-1]
-                assert (await bank.call(holder, "OpenPartial", message, pb.OpenedPartial)).status == "refused"
-                assert "used here already" in (await bank.record(holder, "one")).reason
-            _, again, _ = await bank.band("one", "s3", roles[3], own + 20_000)
-            assert again.status == "refused"
+                again = await bank.opened(holder, message)
+                assert again == (reply if holder == "tax" else pb.OpenedPartial())
+                message.factors_share = b"other"
+                await bank.refused("another reply", holder, "OpenPartial", message, pb.OpenedPartial)
+                with pytest.raises(RefusedError, match="used here already"):
+                    await bank.record(holder, "one")
             return sent, own
 
     sent, own = asyncio.run(scenario())
@@ -193,12 +219,12 @@ def test_shifting_the_banks_share_under_one_request_id(homes):
     async def after_a_restart_of_the_lead():
         async with scoring(homes) as command:
             bank = Dishonest(homes, command)
-            sent["tax"].evaluated_enc[0] = sent["tax"].evaluated_enc[0][::-1]  # as it was
-            reply = await bank.call("tax", "OpenPartial", sent["tax"], pb.OpenedPartial)
-            assert reply.status == "lost"
-            assert "used here already" in (await bank.record("tax", "one")).reason
-            _, reply, _ = await bank.band("one", "s9", await bank.set_up("s9"), own + 20_000)
-            assert reply.status == "lost"
+            sent["tax"].factors_share = b""  # as it was
+            await bank.refused("use a new request id", "tax", "OpenPartial", sent["tax"], pb.OpenedPartial)
+            with pytest.raises(RefusedError, match="used here already"):
+                await bank.record("tax", "one")
+            _, reply, _ = await bank.band(sent["tax"], await bank.pool("r"), own + 20_000)
+            assert "another reply" in str(reply)
 
     asyncio.run(after_a_restart_of_the_lead())
 
@@ -210,8 +236,9 @@ def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
     async def scenario():
         async with scoring(homes) as command:
             bank = Dishonest(homes, command)
-            reply = await bank.record("tax", "one")
-            fields = {"request_id": "one", "keys_id": reply.keys_id, "evaluated_enc": [b"x"]}
+            spare = await bank.spare("tax")
+            await bank.record("tax", "one", spare.spare_id)
+            fields = {"request_id": "one", "spare_id": spare.spare_id}
             for changes in (
                 {"with_parties": HOLDERS},
                 {"with_parties": HOLDERS, "bands_hash": bytes(32)},
@@ -226,11 +253,9 @@ def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
 def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
     """What a curious lead holds of one firm, asked for many times, says nothing of its total."""
     set_release(homes, OFF)
-    from veilscore.online import bands_holder as online_bands_holder
-
-    sums, add = [], online_bands_holder._sum_of_parts
-    monkeypatch.setattr(online_bands_holder, "_sum_of_parts", lambda request: sums.append(add(request)) or add(request))
-    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)
+    sums, add = [], online_band.sum_of_parts
+    monkeypatch.setattr(online_band, "sum_of_parts", lambda *parts: sums.append(add(*parts)) or add(*parts))
+    monkeypatch.setattr(OnlineBank, "_opened_before", lambda *_: None)
 
     async def scenario():
         async with scoring(homes) as command:
@@ -240,4 +265,4 @@ def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
     asyncio.run(scenario())
     found = np.array([int(one[0]) for one in sums])
     assert np.unique(found).size == 60
-    assert abs((found / online.T - 0.5).mean()) < 6 * np.sqrt(1 / 12 / 60)
+    assert abs((found / he.T - 0.5).mean()) < 6 * np.sqrt(1 / 12 / 60)

@@ -13,15 +13,16 @@ import shutil
 import numpy as np
 import pytest
 from consent_issuer import give_list
+from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
 from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
 from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
+from veilscore.online.bank import OnlineBank
 from veilscore.online.model import codes_of_features
 from veilscore.online.records import load_map
-from veilscore.online.repeat import Openings
 from veilscore.tasks import batch
 
 DEFAULT = {}  # release control as it is when a policy says nothing
@@ -29,8 +30,8 @@ OFF = {"control": "off"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("federation"), 600)
+def trained():
+    return finished(train)
 
 
 class Attack:
@@ -117,7 +118,7 @@ def lying(attack, monkeypatch):
         lambda self, *paths: online_model.replace_hash(read(self, *paths), attack.model.sha256),
         raising=False,
     )
-    monkeypatch.setattr(Openings, "repeat_of", lambda *_: None)
+    monkeypatch.setattr(OnlineBank, "_opened_before", lambda *_: None)
     return column_by_column(attack)
 
 

@@ -74,9 +74,9 @@ def _toy_process(home: Path) -> subprocess.Popen[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def federation(folder: Path, *names: str, toy: bool = True):
+async def federation(folder: Path, *names: str):
     """Start these nodes (all by default); whatever runs at the end is killed."""
-    made = Federation(folder, toy=toy)
+    made = Federation(folder, toy=False)
     try:
         await made.start(*(names or NAMES))
         yield made

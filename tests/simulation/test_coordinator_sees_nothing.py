@@ -62,7 +62,7 @@ def run_job(folder):
         make_real_homes(folder)
         coordinator = Coordinator(folder / "coordinator")
         async with (
-            federation(folder, *PARTIES, toy=False),
+            federation(folder, *PARTIES),
             running({"coordinator": coordinator}),
             commanding(folder / "bank") as command,
         ):

@@ -6,29 +6,44 @@ import asyncio
 
 import pytest
 import yaml
-from process_federation import JOB, federation, make_real_homes
+from process_federation import JOB, NAMES, Federation, federation, make_real_homes
 from trial_federation import commanding, make_homes, show, submit, until, watch
 
 from veilscore.errors import JobError
+from veilscore.fabric.process import running_pid
 from veilscore.node import processes
 from veilscore.v1 import control_pb2
 
 pytestmark = pytest.mark.federation
 
 
-def test_a_party_killed_at_each_step_comes_back(tmp_path):
+@pytest.fixture(scope="module")
+def processes_of_toys(tmp_path_factory):
+    made = Federation(make_homes(tmp_path_factory.mktemp("toy")), toy=True)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def toys(processes_of_toys):
+    """A federation of the toy task, all of it running."""
+    made = processes_of_toys
+    asyncio.run(made.start(*(name for name in NAMES if running_pid(made.folder / name) is None)))
+    return made
+
+
+def test_a_party_killed_at_each_step_comes_back(toys):
     kills = {"align": "tax", "bin": "bank", "score": "registry"}
 
     async def scenario():
-        make_homes(tmp_path)
         for step, name in kills.items():
-            (tmp_path / name / f"fault_{step}").write_text("kill")
-        async with federation(tmp_path) as made, commanding(tmp_path / "bank") as command:
+            (toys.folder / name / f"fault_{step}").write_text("kill")
+        async with commanding(toys.folder / "bank") as command:
             job_id = await submit(command)
             watching = asyncio.create_task(watch(command, job_id))
             for name in kills.values():
-                await made.gone(name)
-                await made.start(name)
+                await toys.gone(name)
+                await toys.start(name)
             await watching
             return await show(command, job_id)
 
@@ -41,19 +56,18 @@ def test_a_party_killed_at_each_step_comes_back(tmp_path):
         assert step.party_status[name].startswith("failed: PeerError")
 
 
-def test_coordinator_killed_in_the_middle(tmp_path):
+def test_coordinator_killed_in_the_middle(toys):
     async def scenario():
-        make_homes(tmp_path)
-        (tmp_path / "tax" / "fault_bin").write_text("sleep 1")
-        async with federation(tmp_path) as made:
-            async with commanding(tmp_path / "bank") as command:
-                job_id = await submit(command)
-                await until(lambda: not (tmp_path / "tax" / "fault_bin").exists())
-            await made.kill("coordinator")
-            await made.start("coordinator")
-            async with commanding(tmp_path / "bank") as command:
-                await watch(command, job_id)
-                return await show(command, job_id)
+        fault = toys.folder / "tax" / "fault_bin"
+        fault.write_text("sleep 1")
+        async with commanding(toys.folder / "bank") as command:
+            job_id = await submit(command)
+            await until(lambda: not fault.exists())
+        await toys.kill("coordinator")
+        await toys.start("coordinator")
+        async with commanding(toys.folder / "bank") as command:
+            await watch(command, job_id)
+            return await show(command, job_id)
 
     info = asyncio.run(scenario())
     assert info.status == "done", info.error
@@ -61,17 +75,13 @@ def test_coordinator_killed_in_the_middle(tmp_path):
     assert bins == [(1, "failed", "stopped"), (2, "done", "done")]
 
 
-def test_a_second_process_on_one_home_is_refused(tmp_path):
-    async def scenario():
-        make_homes(tmp_path)
-        async with federation(tmp_path):
-            with pytest.raises(JobError, match=r"runs on .*tax already"):
-                processes.spawn(tmp_path / "tax")
-            assert await asyncio.to_thread(processes.stop, tmp_path / "tax")
-            assert not await asyncio.to_thread(processes.stop, tmp_path / "tax")
-
-    asyncio.run(scenario())
-    log = (tmp_path / "tax" / "log" / "node.log").read_text().splitlines()
+def test_a_second_process_on_one_home_is_refused(toys):
+    home = toys.folder / "tax"
+    with pytest.raises(JobError, match=r"runs on .*tax already"):
+        processes.spawn(home)
+    assert processes.stop(home)
+    assert not processes.stop(home)
+    log = (home / "log" / "node.log").read_text().splitlines()
     assert '"event": "node stopped"' in log[-1]
 
 
@@ -81,7 +91,7 @@ def test_training_survives_a_kill_at_every_step(tmp_path):
 
     async def scenario():
         make_real_homes(tmp_path)
-        async with federation(tmp_path, toy=False) as made, commanding(tmp_path / "bank") as command:
+        async with federation(tmp_path) as made, commanding(tmp_path / "bank") as command:
             job_id = await submit(command, yaml.safe_dump(JOB))
             left = dict(kills)
             ref = control_pb2.JobRef(job_id=job_id)

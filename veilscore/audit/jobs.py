@@ -1,4 +1,4 @@
-"""Audit by replay: run the bank's role of an attempt again and compare it with what the other parties logged.
+"""Audits jobs by replay: runs the bank's role of an attempt again and compares it with what the other parties logged.
 
 Source  : docs/adr/0009.
 Inputs  : the bank's openings (`veilscore.evidence.opening`), all of them claims; and the other parties' signed logs or
@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from google.protobuf.message import Message
 
+from veilscore.audit.replay import Differs, Ended, Finding, Unknown, Verdict, replay
 from veilscore.errors import ConfigError, DataError, EvidenceError, ProtocolError, StateError, VeilscoreError
 from veilscore.evidence.opening import (
     AUDIT,
@@ -47,38 +48,10 @@ from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import may_read, reads_of, role_of, step_of
 from veilscore.terms.job import Job, check_job_id
 from veilscore.terms.node_config import NodeConfig
-from veilscore.wire.protocol import Checkpoint, Protocol, Receive, Send, Session, decode, encode
+from veilscore.wire.protocol import Protocol, Send, Session, decode, encode
 from veilscore.wire.transcript import Transcript
 
-Verdict = Literal["confirmed", "differs", "cannot be audited"]
 _OF_TRAINING = ("version", "provenance", "calibration")  # of a model: when it was made, and what evaluation adds
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What came out for one attempt.
-
-    Attributes
-    ----------
-    job_id, step : of an online score its request id as holders know it, and "online" with the holder.
-    party : who is to blame where it differs; else the bank.
-    detail : what differs, or why there is no answer; of a confirmed attempt, what was compared.
-    """
-
-    job_id: str
-    step: str
-    attempt: int
-    verdict: Verdict
-    party: str
-    detail: str
-
-
-class Differs(Exception):  # noqa: N818 - a verdict, not an error
-    """The bank did not do what it is bound to."""
-
-
-class Unknown(Exception):  # noqa: N818
-    """There is not enough to say."""
 
 
 @dataclass
@@ -92,10 +65,8 @@ class _Replay:
 
 
 class JobAudit:
-    """Audit of attempts of one job; a context manager, since replayed files are kept until its end.
+    """Audits attempts of one job; a context manager, since replayed files are kept until its end.
 
-    Parameters
-    ----------
     home : the bank's home, or a bundle made of it.
     logged : (step, attempt) -> party -> its entry of that attempt, from verified logs or receipts.
     data : the bank's data set where its opening could not keep a link to it.
@@ -301,7 +272,7 @@ class JobAudit:
 
 
 class _Rerun:
-    """One run of the bank's role in memory."""
+    """One run of the bank's role in memory, held against the list of messages (`veilscore.audit.replay.Record`)."""
 
     def __init__(
         self, audit: JobAudit, folder: Path, opening: Opening, noted: list[Noted], home: Path, *, done: bool
@@ -314,12 +285,16 @@ class _Rerun:
         for n in noted:
             self._queues.setdefault((n.entry.sender, n.entry.recipient), []).append(n)
         self._taken: Counter[tuple[str, str]] = Counter()
+        self._checkpoints: list[str] = []
 
-    def run(self, replay: _Replay, entries: Mapping[str, StepEntry]) -> None:
+    def run(self, replayed: _Replay, entries: Mapping[str, StepEntry]) -> None:
         """Run it; raises what differs, or why there is no answer."""
-        finished = False
+        finished, self._checkpoints = False, replayed.checkpoints
         try:
-            finished = self._drive(bank_committed(self._session, self._opening, self._role()), replay)
+            replay(bank_committed(self._session, self._opening, self._role()), self)
+            finished = True
+        except Ended:
+            pass
         except (DataError, StateError, ConfigError) as error:
             if self._done:
                 raise Unknown(f"the role cannot be run again: {error.message}") from error
@@ -352,62 +327,45 @@ class _Rerun:
         context = StepContext(self._session, "bank", self._job, node, store, opening=self._opening)
         return role_of(self._step, context)
 
-    def _drive(self, role: Protocol[None], replay: _Replay) -> bool:
-        """Feed the role what the bank received; returns whether it came to its end."""
-        answer: Message | None = None
-        with contextlib.closing(role):
-            while True:
-                try:
-                    command = role.send(answer)
-                except StopIteration:
-                    return True
-                answer = None
-                if isinstance(command, Send):
-                    if not self._sent(command):
-                        return False
-                elif isinstance(command, Receive):
-                    answer = self._next(command)
-                    if answer is None:
-                        return False
-                elif isinstance(command, Checkpoint):
-                    replay.checkpoints.append(_canonical(command.state))
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Note what a later attempt may go on from."""
+        self._checkpoints.append(_canonical(state))
 
-    def _sent(self, command: Send) -> bool:
-        """Compare one message with the one that was sent; False where a failed attempt had ended."""
-        pair = self._job.bank, command.to
+    def sent(self, to: str, message: Message) -> None:
+        """Compare one message with the one that was sent."""
+        pair = self._job.bank, to
         number, queue = self._taken[pair], self._queues.get(pair, [])
-        kind = type(command.message).__name__
+        kind = type(message).__name__
         if number >= len(queue):
             if self._done:
-                raise Differs(f"{kind} number {number} to {command.to} was never sent")
-            return False
+                raise Differs(f"{kind} number {number} to {to} was never sent")
+            raise Ended
         self._taken[pair] += 1
         again, sent = Transcript(), queue[number].entry
-        again.add(self._session.id, self._job.bank, command.to, number, command.message, encode(command.message))
+        again.add(self._session.id, self._job.bank, to, number, message, encode(message))
         if again.entries[0] != sent:
             hint = "" if self._opening.software == software() else " (or because other versions compute here)"
             raise Differs(
-                f"{sent.kind} number {number} to {command.to} is not what the role sends for the committed seed and "
-                f"files{hint}"
+                f"{sent.kind} number {number} to {to} is not what the role sends for the committed seed and files{hint}"
             )
-        return True
 
-    def _next(self, command: Receive) -> Message | None:
-        pair = command.sender, self._job.bank
+    def received(self, sender: str, kind: type[Message]) -> Message:
+        """Next message that the bank had received."""
+        pair = sender, self._job.bank
         queue, number = self._queues.get(pair, []), self._taken[pair]
         if number >= len(queue):
-            return None
+            raise Ended
         self._taken[pair] += 1
         try:
             payload = content(self._folder, queue[number])
         except (EvidenceError, OSError) as error:
             raise Differs(f"the record of messages was changed after the attempt: {error}") from error
         try:
-            return decode(payload, command.kind, session=self._session.id, sender=command.sender)
+            return decode(payload, kind, session=self._session.id, sender=sender)
         except ProtocolError:
             if self._done:
                 raise
-            return None
+            raise Ended from None
 
 
 def job_of(home: Path, job_id: str) -> Job | None:

@@ -1,76 +1,121 @@
-"""Audit of online scores: make the bank's reply to a holder again and compare it with what the holder logged.
+"""Audits online scores: the bank's role runs again with what holders had answered, held against what they logged.
 
-Source  : docs/adr/0012.
+Source  : docs/adr/0012 (what is proved), 0017 (by the engine of all audits, `veilscore.audit.replay`).
 Inputs  : what the bank kept (`veilscore.evidence.online_opening`), all of it claims; and holders' signed logs.
 Proves  : what the holder opened is the points of the model whose hash it was told, put on the very ciphertexts that it
-          sent, under the seed that the bank was committed to before it had them. Of a band, that the share which the
-          bank put into the circuit follows from those replies and from its own points.
+          sent, under the seed that the bank was committed to before it had them; and that nothing else went between the
+          two in that request. Of a band, that the share which the bank put into the circuit follows from those replies
+          and from its own points.
 Does not: say that the bank's own columns of the firm are true (of trees and bands, its factors and points follow from
-          codes that it states), nor see what a bank computes with a total afterwards.
+          codes that it states), nor see what a bank computes with a total afterwards, nor whose record it asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from veilscore.arrays import CodeArray, Integers, Words
-from veilscore.audit.jobs import Differs, Finding, Unknown, Verdict
+from veilscore.arrays import CodeArray
+from veilscore.audit.replay import Differs, Finding, Unknown, Verdict, replay
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
-from veilscore.evidence.documents import digest
+from veilscore.evidence.documents import Document
 from veilscore.evidence.online_opening import (
     FOLDER,
     KEYS,
     MODELS,
-    BandRecord,
+    POOLS,
+    BandOpened,
     OnlineOpening,
     OnlineRecord,
-    digest_of_ciphertexts,
-    read_any,
-    read_band,
-    read_query,
-    read_record,
+    OpeningLogged,
+    PoolRecord,
+    ShareOpened,
+    Use,
+    digests_of,
     software_online,
 )
-from veilscore.evidence.witness import BandOpened, ShareOpened
 from veilscore.models.boosted import Boosted
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
-from veilscore.online.model import ModelSides, bank_trees
-from veilscore.online.spares import BankSpare
-from veilscore.protocols import online
-from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.online.model import ModelSides
+from veilscore.protocols.online import bank_opens, bank_record, own_share
+from veilscore.protocols.online_band import BankCircuit
+from veilscore.protocols.online_desks import BankRequest
+from veilscore.protocols.online_parts import FirmPart
+from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
+from veilscore.protocols.online_spares import Side, bank_spare
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Protocol
 
 STEP = "online"
-K = TypeVar("K", OnlineRecord, BandRecord)
+D = TypeVar("D", bound=Document)
+M = TypeVar("M", bound=Message)
+_NOT_LOGGED = (pb.OpenedPartial, pb.Empty)  # nothing that the bank sends follows from them
 
 
-@dataclass(frozen=True, repr=False)
-class _Reply:
-    """A reply made again; `parties` are those that the holder was asked to open with."""
+class _Exchange:
+    """What passed between the bank and one holder, by the holder's log (`veilscore.audit.replay.Record`).
 
-    detail: str
-    parties: tuple[str, ...]
-    cells: Integers
-    mask_total: Words
-    own_codes: str
+    answers : of the holder, as the bank kept them.
+    told : what the bank's messages should follow from.
+    """
+
+    def __init__(self, one: OpeningLogged, answers: Sequence[Message], told: str) -> None:
+        self._one, self._told = one, told
+        self._answers = {type(answer): answer for answer in answers}
+
+    def sent(self, to: str, message: Message) -> None:
+        """Compare a call with what the holder logged of it."""
+        for kind, digest in digests_of(message).items():
+            if digest != self._one.messages.get(kind):
+                raise Differs(f"{kind} to {to} is not what the committed seed gives for {self._told}")
+
+    def received(self, sender: str, kind: type[Message]) -> Message:
+        """Return the answer that the bank kept, which has to be the one that the holder logged."""
+        if kind in _NOT_LOGGED:
+            return kind()
+        answer = self._answers[kind]
+        if digests_of(answer).items() <= self._one.messages.items():
+            return answer
+        raise Differs(f"the {kind.__name__} kept is not what {sender} sent: it was changed after the score")
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Do nothing: online there is nothing to go on from."""
+
+
+@dataclass(frozen=True)
+class _Secrets:
+    """What the bank drew for a spare, and the keys that the holder logged (`protocols.online_spares.BankSecrets`)."""
+
+    kept: OnlineOpening
+    keys: PublicContext
+
+    def opening(self, _holder: str, _use: Use, _ident: str) -> OnlineOpening:
+        """Give the opening that was kept."""
+        return self.kept
+
+    def context(self, _holder: str, _keys_id: bytes) -> Protocol[PublicContext]:
+        """Give the keys."""
+        return self.keys
+        yield
+
+    def keep(self, opening: OnlineOpening, prepared: pb.PreparedSpare) -> None:
+        """Do nothing: it was kept."""
 
 
 class OnlineAudit:
-    """Audit of scores that a bank released online.
+    """Audits scores that a bank released online.
 
-    Parameters
-    ----------
     home : the bank's home, or a bundle made of it.
     opened, bands : all openings in holders' logs, also those that are not looked at: a seed serves one, and a band
         follows from what all its holders opened.
@@ -86,145 +131,129 @@ class OnlineAudit:
     ) -> None:
         self._folder, self._trained = home / FOLDER, trained
         self._opened = tuple(opened)
-        self._uses = Counter(part.commitment for part in self._opened)
-        self._uses.update(band.commitment for band in bands)
-        self._seeds: Counter[str] | None = None
+        self._uses = Counter(_used(one) for one in (*self._opened, *bands))
+        self._seeds: Counter[str] = Counter()
         self._models: dict[str, ScoreModel] = {}
         self._keys: dict[str, PublicContext] = {}
 
     def finding(self, one: ShareOpened | BandOpened) -> Finding:
         """Audit one holder's opening for one score, or a lead's of one band."""
         verdict: Verdict = "confirmed"
-        band = isinstance(one, BandOpened)
         try:
-            detail = self._audit_band(one) if isinstance(one, BandOpened) else self._reply(one).detail
+            detail = self._band(one) if isinstance(one, BandOpened) else self._part(one)[0]
         except Differs as found:
             verdict, detail = "differs", str(found)
         except Unknown as found:
             verdict, detail = "cannot be audited", str(found)
         except Exception as error:  # noqa: BLE001 - what a hostile record brings about must not end the audit
             verdict, detail = "cannot be audited", f"the reply cannot be made again: {type(error).__name__}"
-        step = f"{STEP} band {one.holder}" if band else f"{STEP} {one.holder}"
+        step = f"{STEP} band {one.holder}" if isinstance(one, BandOpened) else f"{STEP} {one.holder}"
         return Finding(one.request, step, 1, verdict, one.bank, detail)
 
-    def _reply(self, one: ShareOpened) -> _Reply:
-        """Make the bank's reply to one holder again."""
-        if not one.commitment:
-            raise Unknown(f"{one.holder} logged no commitment of the bank: it ran an earlier version")
+    def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
+        """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
         record = self._record(one)
-        query, context = self._query(one), self._context(one)
-        model, job = self._model(one)
-        cells = _cells(model, one, bytes.fromhex(record.own_codes))
-        opening, request = record.opening, _request(one, record)
-        random = online.random_factors(opening.seed_bytes, cells.size) if isinstance(model, Boosted) else None
-        spared = one.spare != ""
-        weights = online.lifted(random) if spared and random is not None else cells
-        try:
-            blinds = online.make_blinds(context, opening.seed_bytes, len(query))
-            done = online.evaluate(context, query, online.encode_points(weights), blinds)
-        except VeilscoreError as error:
-            raise Unknown(f"the reply cannot be made again: {error}") from error
-        hint = "" if opening.software == software_online() else " (or because other versions compute here)"
-        told = f"model {one.model[:16]}..., which {one.holder} was told"
-        if spared and digest_of_ciphertexts(done.reply) != one.reply:
-            raise Differs(f"FinishSpare to {one.holder} is not what the committed seed gives for {told}{hint}")
-        request.evaluated_enc[:] = () if spared else done.reply
-        request.factors_share = online.pack_factors(cells, random) if spared and random is not None else b""
-        if digest(request.SerializeToString(deterministic=True)) != one.ciphertexts:
-            raise Differs(f"OpenPartial to {one.holder} is not what the committed seed gives for {told}{hint}")
-        how = "a spare" if spared else "its ciphertexts"
-        own = ", by the codes of its own columns that the bank states" if random is not None else ""
-        detail = f"points of model {one.model[:16]}... (job {job}) on {how}, as logged by {one.holder}{own}"
-        return _Reply(detail, tuple(request.with_parties), cells, done.mask_total, record.own_codes)
+        self._check_opening(one, record.opening, record.request, "spare", one.spare)
+        answers = [self._answer(one, pb.PreparedSpare, "spare"), self._answer(one, pb.EncryptedRecord, "reply")]
+        secrets = _Secrets(record.opening, self._public_keys(one))
+        model, job = self._model(one.model, one.holder)
+        if record.model != one.model:
+            raise Differs(f"what the bank kept is of another model than {one.holder} logged")
+        whole = ModelSides.of(model)
+        sides = whole.of_record(_own_codes(model, record.own_codes)[None]) if isinstance(model, Boosted) else whole
+        _check_part(model, one, record)
+        told = f"model {one.model[:16]}..., which {one.holder} was told{_hint(record.opening)}"
+        part = replay(_one_part(record, one.holder, sides.holders, secrets), _Exchange(one, answers, told))
+        own = ", by the codes of its own columns that the bank states" if record.own_codes else ""
+        detail = f"points of model {one.model[:16]}... (job {job}) under spare {one.spare[:8]}..., as logged by "
+        return f"{detail}{one.holder}{own}", record, part
 
-    def _audit_band(self, one: BandOpened) -> str:
-        """Make the labels of the bank's share again."""
-        record = self._band_record(one)
-        parts = {s.holder: s for s in self._opened if (s.bank, s.request) == (one.bank, one.request)}
-        if one.holder not in parts:
+    def _band(self, one: BandOpened) -> str:
+        """Run the bank's role in the circuit of a band again, after those of all its parts."""
+        pool = self._pool(one)
+        self._check_opening(one, pool.opening, one.request, "pool", one.pool)
+        logged = {s.holder: s for s in self._opened if (s.bank, s.request) == (one.bank, one.request)}
+        if one.holder not in logged:
             raise Unknown(f"{one.holder} logged no part of its own for this band")
-        replies = {holder: self._reply(part) for holder, part in parts.items()}
-        parties = replies[one.holder].parties
-        absent = [p for p in parties if p not in parts]
+        again = {holder: self._part(part) for holder, part in logged.items()}
+        parties = again[one.holder][1].parties
+        absent = [p for p in parties if p not in logged]
         if absent:
             raise Unknown(f"give the log of {', '.join(absent)}: the bank's share follows from its masks there too")
-        if {parts[p].model for p in parties} != {record.model}:
+        own = again[one.holder][1]
+        if {logged[p].model for p in parties} != {own.model}:
             raise Differs("the holders of this band were told of different models, or of another than the bank kept")
-        model, _ = self._model(parts[one.holder])
-        if isinstance(model, Boosted) and {replies[p].own_codes for p in parties} != {record.own_codes}:
+        if own.labels is None or (own.labels.pool, str(own.labels.circuit)) != (one.pool, one.circuit):
+            raise Differs(f"the bank kept labels of another circuit than {one.holder} logged")
+        model, _ = self._model(own.model, one.holder)
+        if isinstance(model, Boosted) and {again[p][1].own_codes for p in parties} != {own.labels.own_codes}:
             raise Differs("the bank states other codes of its own columns for the band than for its factors")
-        codes = _own_codes(model, bytes.fromhex(record.own_codes))[None]
-        sides = ModelSides.of(model).of_record(codes)
-        masks = [_mask(parts[p], replies[p], record) for p in parties]
-        share = sides.units_without(codes, [h for h in sides.holders if h not in parties]) - sum(masks)
-        bands, choices = Bands.of(model.bands, model.scaling.units), bytes.fromhex(record.choices)
+        codes = _own_codes(model, own.labels.own_codes)[None]
+        sides, bands = ModelSides.of(model).of_record(codes), Bands.of(model.bands, model.scaling.units)
         if bands.sha256.hex() != one.bands:
             raise Differs("the cut-offs of the model kept are not those of the circuit")
-        if hashlib.sha256(choices).hexdigest() != one.choices:
-            raise Differs(f"the choices kept are not those that {one.holder} sent: they were changed")
-        role = BankBand(names_of(one.bank, one.holder, one.setup), record.opening.seed_bytes)
-        role.accept(choices)
-        asked = pb.BandLabels(request_id=one.request, setup_id=one.setup, labels=role.labels(share, bands))
-        if digest(asked.SerializeToString(deterministic=True)) != one.labels:
+        share = own_share(sides.holders, sides.own_units(codes), [again[p][2] for p in parties])
+        calls = _Exchange(one, [_made(pool)], "its pool of transfers" + _hint(pool.opening))
+        transfers = replay(_one_pool(pool, own.labels.circuit), calls)
+        asked = BankCircuit(transfers, own.labels.circuit, share, bands).asked
+        if asked.choices.hex() != own.labels.choices:  # which the holder logged in OpenPartial
             raise Differs(
-                f"BandLabels to {one.holder} are not those of the share that follows from the committed seeds, the "
-                "model, and the codes of its own columns that the bank states"
+                f"choices of labels to {one.holder} are not what the committed seed gives for the share that follows "
+                "from its seeds, the model, and the codes of its own columns that it states" + _hint(pool.opening)
             )
         return (
             f"the bank's share in the circuit of {one.holder}, by its replies to {', '.join(parties)}, as logged there"
         )
 
-    def _band_record(self, one: BandOpened) -> BandRecord:
-        record = self._kept(read_band, one)
-        self._check_opening(one, record.opening, "band", one.setup)
-        if record.request != one.request:
-            raise Differs(f"what the bank kept is of another request than {one.holder} logged")
-        return record
+    # what was kept, all of it claims
 
-    def _record(self, one: ShareOpened) -> OnlineRecord:
-        record = self._kept(read_record, one)
-        self._check_opening(one, record.opening, *(("spare", one.spare) if one.spare else ("record", one.request)))
-        return record
+    def _record(self, one: OpeningLogged) -> OnlineRecord:
+        if not one.messages:
+            raise Unknown(f"{one.holder} logged no messages of the bank: it ran an earlier version")
+        return self._kept(one.commitment + ".json", OnlineRecord)
 
-    def _kept(self, read: Callable[[Path, str], K], one: ShareOpened | BandOpened) -> K:
+    def _pool(self, one: BandOpened) -> PoolRecord:
+        if not one.pool:
+            raise Unknown(f"{one.holder} logged no pool of transfers for this band: it ran an earlier version")
+        return self._kept(f"{POOLS}/{one.commitment}", PoolRecord)
+
+    def _kept(self, name: str, kind: type[D]) -> D:
         try:
-            return read(self._folder, one.commitment)
-        except FileNotFoundError as error:
-            raise Unknown("the bank kept no opening of it, or deleted it") from error
+            return kind.parse((self._folder / name).read_bytes())
         except (EvidenceError, OSError) as error:
-            raise Differs(f"the opening was changed after the score: {error}") from error
+            _missing_or_changed(error, "the bank kept no opening of it, or deleted it", "the opening")
 
-    def _check_opening(self, one: ShareOpened | BandOpened, opening: OnlineOpening, use: str, ident: str) -> None:
+    def _answer(self, one: OpeningLogged, kind: type[M], suffix: str) -> M:
+        """Return what a holder had answered, as it was kept; `_Exchange` compares it."""
+        try:
+            return kind.FromString((self._folder / f"{one.commitment}.{suffix}").read_bytes())
+        except (DecodeError, OSError) as error:
+            what = f"the {kind.__name__} kept"
+            _missing_or_changed(error, f"the bank did not keep what {one.holder} sent", what)
+
+    def _check_opening(self, one: OpeningLogged, opening: OnlineOpening, request: str, use: Use, ident: str) -> None:
         if opening.commitment.hex() != one.commitment:
             raise Differs(f"the opening is not the one that {one.holder} logged a commitment to: it was changed")
         if (opening.bank, opening.holder, opening.use, opening.id) != (one.bank, one.holder, use, ident):
             raise Differs("the bank was committed to the opening of another record")
-        if self._uses[one.commitment] > 1 or self._seed_counts()[opening.seed] > 1:
+        if self._uses[_used(one)] > 1 or self._seed_counts()[opening.seed] > 1:
             raise Differs("the seed is that of another score or holder too; a seed serves one")
+        if request != one.request:
+            raise Differs(f"what the bank kept is of another request than {one.holder} logged")
 
     def _seed_counts(self) -> Counter[str]:
-        """How often each seed occurs in all that the bank kept."""
-        if self._seeds is None:
-            self._seeds = Counter()
-            for path in self._folder.glob("*.json"):
-                try:
-                    self._seeds[read_any(path).opening.seed] += 1
-                except (EvidenceError, OSError):
-                    continue  # shown where its score is drawn
+        """Count how often each seed occurs in all that the bank kept."""
+        if not self._seeds:
+            self._count(OnlineRecord, self._folder.glob("*.json"))
+            self._count(PoolRecord, (self._folder / POOLS).glob("*"))
         return self._seeds
 
-    def _query(self, one: ShareOpened) -> tuple[bytes, ...]:
-        try:
-            query = read_query(self._folder, one.commitment)
-        except FileNotFoundError as error:
-            raise Unknown("the bank did not keep the ciphertexts that it was sent") from error
-        except (EvidenceError, OSError) as error:
-            raise Differs(f"the ciphertexts kept were changed after the score: {error}") from error
-        if digest_of_ciphertexts(query) not in one.queries:
-            raise Differs(f"the ciphertexts kept are not those that {one.holder} sent: they were changed")
-        return query
+    def _count(self, kind: type[OnlineRecord | PoolRecord], paths: Iterable[Path]) -> None:
+        for path in paths:
+            with contextlib.suppress(EvidenceError, OSError):  # shown where its score is drawn
+                self._seeds[kind.parse(path.read_bytes()).opening.seed] += 1
 
-    def _context(self, one: ShareOpened) -> PublicContext:
+    def _public_keys(self, one: ShareOpened) -> PublicContext:
         if one.keys not in self._keys:
             try:
                 data = (self._folder / KEYS / one.keys).read_bytes()
@@ -238,53 +267,86 @@ class OnlineAudit:
                 raise Unknown(f"{one.holder}'s public keys are unusable: {error.message}") from error
         return self._keys[one.keys]
 
-    def _model(self, one: ShareOpened) -> tuple[ScoreModel, str]:
-        """The model that the holder was told, and a job that made it with the holder."""
-        if one.model not in self._models:
-            path = self._folder / MODELS / f"{one.model}.json"
+    def _model(self, sha256: str, holder: str) -> tuple[ScoreModel, str]:
+        """Return the model that a holder was told, and a job that made it with the holder."""
+        if sha256 not in self._models:
+            path = self._folder / MODELS / f"{sha256}.json"
             if not path.is_file():
-                raise Unknown(f"the bank kept no model {one.model[:16]}..., which {one.holder} was told")
+                raise Unknown(f"the bank kept no model {sha256[:16]}..., which {holder} was told")
             try:
                 model = load_model(path)
             except ConfigError as error:
                 raise Differs(f"the model kept was changed: {error.message}") from error
-            if model.sha256.hex() != one.model:
-                raise Differs(f"the model kept is not {one.model[:16]}..., which {one.holder} was told")
-            self._models[one.model] = model
-        jobs = self._trained.get(one.model, {})
-        job = next((job for job, parties in jobs.items() if one.holder in parties), None)
+            if model.sha256.hex() != sha256:
+                raise Differs(f"the model kept is not {sha256[:16]}..., which {holder} was told")
+            self._models[sha256] = model
+        jobs = self._trained.get(sha256, {})
+        job = next((job for job, parties in jobs.items() if holder in parties), None)
         if job is None:
-            raise Unknown(f"no receipt or log given shows a job with {one.holder} that made model {one.model[:16]}...")
-        return self._models[one.model], job
+            raise Unknown(f"no receipt or log given shows a job with {holder} that made model {sha256[:16]}...")
+        return self._models[sha256], job
 
 
-def _request(one: ShareOpened, record: OnlineRecord) -> pb.OpenPartial:
-    """The request to open as the bank kept it, for what is compared in whole with the holder's digest of it."""
+# --- the bank's roles, of one part and one pool -----------------------------------------------------------------------
+
+
+def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: _Secrets) -> Protocol[FirmPart]:
+    ask = pb.EncryptRecord(
+        request_id=record.request,
+        model_hash=bytes.fromhex(record.model),
+        purpose=record.purpose,
+        on_missing=record.on_missing,
+        bands_hash=bytes.fromhex(record.bands),
+    )
+    side = sides[holder]
+    spare = yield from bank_spare(secrets, side, side.cells.size, record.opening.id)
+    of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spare, make_spare=_none_made, pool=_none_made)
+    part = yield from bank_record(of, holder, fresh=record.fresh)
+    share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
+    kept = record.labels
+    # the choices are held against the share once all parts of the band are known
+    asked = None if kept is None else LabelsAsked(kept.pool, kept.circuit, bytes.fromhex(kept.choices))
+    yield from bank_opens(of, part, record.parties, share_keys, asked)
+    return part
+
+
+def _one_pool(pool: PoolRecord, circuit: int) -> Protocol[BankPool]:
+    """Make a pool as far as the message that made a circuit's transfers, which the holder logged with the circuit."""
+    again = yield from bank_pool(pool.opening)
+    for _ in range(circuit // CIRCUITS):
+        again.extend()
+    yield from bank_extends(again)
+    return again
+
+
+def _made(pool: PoolRecord) -> pb.MadePool:
     try:
-        request = pb.OpenPartial.FromString(bytes.fromhex(record.request))
+        return pb.MadePool.FromString(bytes.fromhex(pool.made))
     except DecodeError as error:
-        raise Differs("the request to open cannot be read: it was changed after the score") from error
-    stated = request.request_id, request.keys_id.hex(), request.commitment.hex(), record.model
-    if stated != (one.request, one.keys, one.commitment, one.model):
-        raise Differs(f"what the bank kept is of another request or model than {one.holder} logged")
-    return request
+        raise Differs(f"the MadePool kept was changed after the score: {error}") from error
 
 
-def _cells(model: ScoreModel, one: ShareOpened, own_codes: bytes) -> Integers:
-    """Points of the holder's cells; for trees the factors of a record with these codes of the bank."""
+def _used(one: OpeningLogged) -> tuple[str, str]:
+    """Return what serves one score: a spare, or a circuit of a pool."""
+    return one.commitment, one.circuit if isinstance(one, BandOpened) else ""
+
+
+def _none_made(holder: str) -> NoReturn:
+    raise Unknown(f"the part of {holder} needs something that is not logged")
+
+
+def _check_part(model: ScoreModel, one: ShareOpened, record: OnlineRecord) -> None:
+    """Check that the holder was asked for its part of this very model, and that the bank's codes stand where needed."""
     part = next((part for part in model.parts if part.party == one.holder), None)
     trees = model.holder_sha256.get(one.holder, "") if isinstance(model, Boosted) else ""
     if part is None or one.part != part.map_sha256 + trees:
         raise Differs(f"model {one.model[:16]}... is for another part of {one.holder} than the one it was asked for")
-    if not isinstance(model, Boosted):
-        if own_codes:
-            raise Differs("the record has codes of the bank, which the model does not need: it was changed")
-        return part.points
-    factors = bank_trees(model)[one.holder].record(_own_codes(model, own_codes)).factors
-    return factors if factors.size else np.zeros(1, np.int64)
+    if record.own_codes and not isinstance(model, Boosted):
+        raise Differs("the record has codes of the bank, which the model does not need: it was changed")
 
 
-def _own_codes(model: ScoreModel, data: bytes) -> CodeArray:
+def _own_codes(model: ScoreModel, text: str) -> CodeArray:
+    data = bytes.fromhex(text)
     codes = np.frombuffer(data, "<u2") if len(data) % 2 == 0 else np.empty(0, "<u2")
     n_codes = model.parts[0].n_codes
     if codes.shape != n_codes.shape or (codes >= n_codes).any():
@@ -292,13 +354,11 @@ def _own_codes(model: ScoreModel, data: bytes) -> CodeArray:
     return codes
 
 
-def _mask(one: ShareOpened, reply: _Reply, record: BandRecord) -> int:
-    """What the bank has to take off a holder's part; under a spare that depends on what the holder sent for it."""
-    if not one.spare:
-        return int(reply.mask_total[0])
-    if not one.difference:
-        raise Unknown(f"{one.holder} logged no digest of what it sent under its spare: it ran an earlier version")
-    difference = bytes.fromhex(record.differences.get(one.holder, ""))
-    if hashlib.sha256(difference).hexdigest() != one.difference:
-        raise Differs(f"what the bank states that {one.holder} sent under its spare is something else")
-    return int(BankSpare(one.spare, reply.mask_total).evaluated(difference, reply.cells, one.holder).mask_total[0])
+def _hint(opening: OnlineOpening) -> str:
+    return "" if opening.software == software_online() else " (or because other versions compute here)"
+
+
+def _missing_or_changed(error: Exception, missing: str, what: str) -> NoReturn:
+    if isinstance(error, FileNotFoundError):
+        raise Unknown(missing) from error
+    raise Differs(f"{what} was changed after the score: {error}") from error

@@ -8,7 +8,8 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from veilscore.audit.jobs import Finding, JobAudit, job_of
+from veilscore.audit.jobs import JobAudit, job_of
+from veilscore.audit.replay import Finding
 from veilscore.cli.display import console, table
 from veilscore.cli.evidence import KeysOption, public_keys
 from veilscore.cli.files import read_bytes
@@ -17,14 +18,13 @@ from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
-from veilscore.evidence.online_opening import KEYS, MODELS, OnlineRecord, read_any
+from veilscore.evidence.online_opening import KEYS, MODELS, POOLS, OnlineRecord, ShareOpened
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.recorder import FOLDER
-from veilscore.evidence.witness import ShareOpened, Witnesses
+from veilscore.evidence.witness import Witnesses
 from veilscore.release.binding import file_digest
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.node_config import load_node_config
-from veilscore.v1 import control_pb2 as pb
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -209,17 +209,14 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
         out.mkdir(mode=0o700, parents=True)
         target.mkdir(parents=True)
         for path in source.glob("*.json"):
-            record = read_any(path)
-            files, request = [path], record.request
-            if isinstance(record, OnlineRecord):
-                files.append(path.with_suffix(".query"))
-                request = pb.OpenPartial.FromString(bytes.fromhex(record.request)).request_id
-            if not requests or request in requests:
-                for file in files:
-                    shutil.copy2(file, target / file.name)
+            if not requests or OnlineRecord.parse(path.read_bytes()).request in requests:
+                for file in (path, path.with_suffix(".reply"), path.with_suffix(".spare")):
+                    if file.is_file():
+                        shutil.copy2(file, target / file.name)
                 count += 1
-        for name in (MODELS, KEYS):
-            shutil.copytree(source / name, target / name)
+        for name in (MODELS, KEYS, POOLS):
+            if (source / name).is_dir():
+                shutil.copytree(source / name, target / name)
         if (home / FOLDER / "receipts").is_dir():
             shutil.copytree(home / FOLDER / "receipts", out / FOLDER / "receipts")
         (out / FOLDER).mkdir(exist_ok=True)

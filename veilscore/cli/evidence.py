@@ -14,8 +14,9 @@ from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonical, load_keys
 from veilscore.evidence.heads import SignedHead
+from veilscore.evidence.kept_receipts import load_receipt, score_receipt
 from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.recorder import FOLDER, load_receipt, online_receipt, score_receipt
+from veilscore.evidence.recorder import FOLDER, online_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.node_config import load_node_config

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from veilscore.cli.connection import Connection, reach
 from veilscore.cli.display import ENDED, JobProgress, coloured, console, moment, show_job, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.cli.measures import show_measures
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import load_job, parse_job
 from veilscore.v1 import control_pb2
@@ -93,8 +94,11 @@ def list_jobs(*, home: HomeOption = None, federation: FederationOption = None) -
 
 @app.command(epilog="Example: veilscore job show kz-corporate --federation trial")
 def show(job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """Show a job's acceptances, steps, attempts, times and bytes."""
-    show_job(console(), reach(find_home(home, federation), lambda c: c.job(job)))
+    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out."""
+    home = find_home(home, federation)
+    info = reach(home, lambda c: c.job(job))
+    show_job(console(), info)
+    show_measures(console(), home / "jobs" / info.job_id / "report.json")
 
 
 @app.command(epilog="Example: veilscore job cancel kz-corporate --home /srv/bank")

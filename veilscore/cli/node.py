@@ -17,7 +17,7 @@ from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_
 from veilscore.errors import ConfigError, JobError, PeerError, StateError
 from veilscore.fabric.process import Service, running_pid, serve
 from veilscore.files.store import write_atomically
-from veilscore.node import processes
+from veilscore.node import processes, state
 from veilscore.node.founding import homes_in
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
@@ -28,7 +28,7 @@ app.add_typer(node_app, name="node")
 
 Home = Annotated[Path, typer.Argument(help="The node's home: node.yaml, identity/, federation.yaml.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a local federation, as `veilscore init` made it.")]
-_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "state")
+_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "consents", "evidence", "state")
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
     "bank": "veilscore.node.node:Node",
@@ -66,6 +66,19 @@ def start(
 def stop(home: Home) -> None:
     """Stop the node of a home; steps under way end, jobs can be resumed."""
     console().print("stopped" if processes.stop(home) else "no node runs on this home")
+
+
+@node_app.command(epilog="Example: veilscore node mend /srv/tax")
+def mend(
+    home: Home,
+    *,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on without what neither log nor backup holds.")
+    ] = False,
+) -> None:
+    """Write back from the log what lost or older state files lack, where no backup is as new; the log says so."""
+    done = state.mend(home.resolve(), accept_loss=accept_loss)
+    console().print("\n".join(done) or "nothing is missing", soft_wrap=True)
 
 
 @node_app.command(epilog="Example: veilscore node status /srv/tax")

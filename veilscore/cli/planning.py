@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
+from veilscore.models.curve import expected_errors
 from veilscore.node.founding import homes_in
-from veilscore.tasks.table import answer_to, estimate, leakage_table
+from veilscore.tasks.table import answer_to, charges_of, estimate, leakage_table
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import load_node_config
+
+_BADS = (100, 300, 1_000, 3_000)  # how many a hold-out has is not known before the bank's labels are read
 
 
 def show_plan(out: Console, job: Job, federation: Path | None, sizes: dict[str, int]) -> None:
@@ -22,6 +26,7 @@ def show_plan(out: Console, job: Job, federation: Path | None, sizes: dict[str, 
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
     _show_cost(out, job, sizes)
+    _show_errors(out, job)
     learned = leakage_table(job.parameters)
     out.print(
         table(
@@ -50,6 +55,16 @@ def _approval(job: Job, party: str, federation: Path | None) -> str:
     if answer.status == "pending":
         return "a person approves: `veilscore job inbox`"
     return f"refused: {answer.reason}" if answer.status == "refused" else "accepted: by its policy"
+
+
+def _show_errors(out: Console, job: Job) -> None:
+    """Print how far the noise of a private job's curve moves what is read off it."""
+    mu = [math.sqrt(charge.mu2) for charge in charges_of(job.parameters) if charge.opening == "curve"]
+    if not mu:
+        return
+    errors = [(bads, *expected_errors(mu[0], bads)) for bads in _BADS]
+    rows = [(f"{bads:,}", f"± {auc:.4f}", f"± {ks:.4f}") for bads, auc, ks in errors]
+    out.print(table("Noise of the curve, at most about", ("bads held out", "AUC", "KS"), rows))
 
 
 def _show_cost(out: Console, job: Job, sizes: dict[str, int]) -> None:

@@ -136,3 +136,12 @@ def largest(engine: Engine, word: Any) -> tuple[Any, Any]:
             kept = np.concatenate([kept, np.concatenate([last, zero])], axis=2)
         word, index = kept[: len(word)], kept[len(word) :]
     return word[:, :, 0], index[:, :, 0]
+
+
+def one_hot(engine: Engine, index: Any) -> Any:
+    """Bits (2^m, ...), of which that at a secret index of m bits is set: 2^m - 2 ANDs."""
+    found = [engine.invert(index[-1]), index[-1]]
+    for bit in index[-2::-1]:  # high bits first, so that numbers come out in order
+        both = engine.conjunction(np.broadcast_to(bit, (len(found), *bit.shape)), np.stack(found))
+        found = [half for whole, one in zip(found, both, strict=True) for half in (whole ^ one, one)]
+    return np.stack(found)

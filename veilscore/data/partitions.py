@@ -7,6 +7,7 @@ their noised counts, never from a job's rows, so nothing that follows from a par
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -35,10 +36,15 @@ def partitions(fixed: CodeMap, least: float, *, generator: np.random.Generator |
     return replace(fixed, columns=columns)
 
 
-def sources(code_map: CodeMap) -> Integers:
-    """Return which column of the data set, numbered in order, each coded column is a partition of: (d,)."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(code_map.names))}
-    return np.array([numbers[name] for name in code_map.names], np.int64)
+def part_names(code_map: CodeMap, party: str, *, names: bool) -> tuple[str, ...]:
+    """Return the name of each coded column as others know it, "column#number"; without `names` columns are numbered."""
+    count: Counter[str] = Counter()
+    places = {name: i for i, name in enumerate(dict.fromkeys(code_map.names), start=1)}
+    found = []
+    for name in code_map.names:
+        count[name] += 1
+        found.append(f"{name if names else f'{party}.c{places[name]}'}#{count[name]}")
+    return tuple(found)
 
 
 def _parts(column: ColumnMap, most: int, least: float, generator: np.random.Generator) -> Iterator[ColumnMap]:

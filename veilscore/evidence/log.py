@@ -328,6 +328,11 @@ class Log:
         with self._lock:
             return self._tree.inclusion(index, size)
 
+    def continues(self, head: SignedHead) -> bool:
+        """Return whether the log, up to the size of a head of it, is what that head was signed for."""
+        with self._lock:
+            return head.size <= self.size and self._tree.root(head.size) == head.root_bytes
+
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
         """Return the path from the tree of `old` entries to that of `size`."""
         with self._lock:

@@ -12,7 +12,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,21 +22,19 @@ import structlog
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from veilscore.errors import EvidenceError, StateError
+from veilscore.errors import EvidenceError, StateError, VeilscoreError
 from veilscore.evidence.documents import FederationKeys, Signer, canonical, digest
-from veilscore.evidence.facts import SCORES_FILE, facts_of, policy_digest
+from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import Log
-from veilscore.evidence.online_opening import Bound
+from veilscore.evidence.online_opening import BandOpened, OpeningLogged, ShareOpened
 from veilscore.evidence.receipt import (
     SALT_BYTES,
     JobReceipt,
     JobStatement,
     Logged,
     OnlineReceipt,
-    ScoreReceipt,
-    ScoreTree,
     SignedAnswer,
     StepBound,
     StepEntry,
@@ -56,8 +54,8 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
-_AHEAD = frozenset({"score", "share_opened", "band_opened"})  # somebody waits for these: their head follows
-_REMEMBERED = {"step", "answer", "job"}
+_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind})  # somebody waits for these: their head follows
+_REMEMBERED = {"step", "answer", "job", "state", "mended"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,18 +99,24 @@ class EvidenceRecorder:
         self._steps: dict[str, dict[str, StepEntry]] = {}
         self._statements: dict[str, int] = {}
         self._bound: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+        self._visit: Callable[[dict[str, Any]], None] | None = None
         self._lock = threading.RLock()
         self._opened = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
 
-    def open(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def open(
+        self, loop: asyncio.AbstractEventLoop | None = None, visit: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         """Read and check the log, and hold it until `close`; nothing else works before.
 
         loop : where heads are signed a moment after entries that somebody waits for; without it, together with them.
+        visit : called with every entry that is there already.
         Raises EvidenceError where the log was changed (the node does not start on it), StateError where files cannot be
             read or written.
         """
+        self._visit = visit
         self.log = Log(self._folder, self.signer, self.keys, clock=self._clock, visit=self._read, ahead=_AHEAD)
         try:
             self._heads = JobStore(self._folder / "heads")
@@ -132,7 +136,10 @@ class EvidenceRecorder:
             self._opened = False
 
     def _read(self, index: int, body: bytes) -> None:
-        self._remember(index, json.loads(body).get("kind"), body)
+        entry = json.loads(body)
+        if self._visit is not None:
+            self._visit(entry)
+        self._remember(index, entry.get("kind"), body)
 
     def _remember(self, index: int, kind: str, body: bytes) -> None:
         if kind == "step":
@@ -145,6 +152,10 @@ class EvidenceRecorder:
         elif kind == "job":
             statement = JobStatement.parse(body)
             self._statements[statement.job_id] = index
+        elif kind == "state":
+            self._counts = json.loads(body)["counts"]
+        elif kind == "mended":
+            self._counts = {}
 
     def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
@@ -193,6 +204,22 @@ class EvidenceRecorder:
         entry = {"kind": "spent", "job_id": job_id, "step": step, "attempt": int(attempt), "account": account}
         spent = {"bank": bank, "opening": charge.opening, "rows": charge.rows, "mu2": repr(charge.mu2)}
         self._append({**entry, **spent, "time_ms": self.log.now_ms()})
+
+    def state_grown(self, counts: Mapping[str, int]) -> None:
+        """Log how much the state files hold, if that changed; the next start holds them against it."""
+        with self._lock:
+            most = {name: max(counts.get(name, 0), self._counts.get(name, 0)) for name in {*counts, *self._counts}}
+            if self._opened and most != self._counts:
+                self._append({"kind": "state", "counts": most, "time_ms": self.log.now_ms()})
+
+    def state_mended(self, written_back: Sequence[str], lost: Sequence[str], jobs: Sequence[str]) -> None:
+        """Log that lost state was written back, and what could not be and was let go, jobs by id."""
+        entry = {"kind": "mended", "written_back": list(written_back), "lost": list(lost), "jobs": list(jobs)}
+        self._append({**entry, "time_ms": self.log.now_ms()})
+
+    def answered(self, job_id: str) -> bool:
+        """Return whether the log holds an answer to this job."""
+        return job_id in self._bound
 
     def step_finished(self, session: str, transcript: Transcript) -> None:
         """Log that an attempt is done, before others learn of it."""
@@ -289,52 +316,14 @@ class EvidenceRecorder:
         self._signing = None  # what is logged from here on may miss this head
         try:
             await asyncio.to_thread(self.log.sign_head)
-        except StateError as error:
-            structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
+        except Exception as error:  # noqa: BLE001 - a disk that is full, a key that cannot be read: tried until it works
+            message = error.message if isinstance(error, VeilscoreError) else type(error).__name__
+            structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=message)
             self._sign_soon(_AGAIN_S)
 
-    def share_opened(self, request: pb.OpenPartial, sha256: bytes, bank: str, model: bytes, bound: Bound) -> None:
-        """Log at a holder, before its part of one score leaves and ahead of a head; the digests are the bank's."""
-        entry = {
-            "kind": "share_opened",
-            "bank": bank,
-            "model": model.hex(),
-            "ciphertexts": sha256.hex(),
-            "request": request.request_id,
-            "keys": request.keys_id.hex(),
-            "commitment": bound.commitment.hex(),
-            "queries": list(bound.queries),
-            "reply": bound.reply,
-            "spare": bound.spare,
-            "difference": bound.difference,
-            "part": bound.part.hex(),
-            "policy": self._policy,
-            "time_ms": self.log.now_ms(),
-        }
-        self._append(entry)
-
-    def band_opened(
-        self, request: pb.BandLabels, bank: str, commitment: bytes, choices: bytes, cut_offs: bytes
-    ) -> None:
-        """Log at the lead, before the circuit of one band leaves and ahead of a head.
-
-        commitment : of the bank, to the seed of its side of the set-up.
-        choices : what the lead sent for it.
-        cut_offs : digest of those in the circuit.
-        """
-        entry = {
-            "kind": "band_opened",
-            "bank": bank,
-            "request": request.request_id,
-            "setup": request.setup_id,
-            "commitment": commitment.hex(),
-            "choices": digest(choices),
-            "labels": digest(request.SerializeToString(deterministic=True)),
-            "bands": cut_offs.hex(),
-            "policy": self._policy,
-            "time_ms": self.log.now_ms(),
-        }
-        self._append(entry)
+    def online_opened(self, opened: OpeningLogged) -> None:
+        """Log at a holder, before its part of a score or the circuit of a band leaves, and ahead of a head."""
+        self._append({**opened.entry(), "policy": self._policy, "time_ms": self.log.now_ms()})
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""
@@ -416,31 +405,3 @@ def read_seed(openings: JobStore, job_id: str) -> bytes:
     if len(seed) != _SEED_BYTES:
         raise StateError(f"the opening of job {job_id} in {openings.path} is damaged")
     return seed
-
-
-def load_receipt(home: Path, job_id: str) -> JobReceipt:
-    """Return the receipt of a job that a node keeps; EvidenceError if there is none."""
-    path = home / FOLDER / "receipts" / f"{job_id}.json"
-    try:
-        return JobReceipt.parse(path.read_bytes())
-    except OSError as error:
-        raise EvidenceError(
-            f"no receipt of job {job_id} in {path.parent}: the job is not done, or not cross-signed"
-        ) from error
-
-
-def score_receipt(home: Path, job_id: str, firm: str) -> ScoreReceipt:
-    """Return the receipt of one firm's score of a batch, made from the bank's files.
-
-    Raises EvidenceError where there is no such job or firm, or the file of scores is not the one that was logged.
-    """
-    receipt = load_receipt(home, job_id)
-    try:
-        content = (home / "jobs" / job_id / SCORES_FILE).read_bytes()
-    except OSError as error:
-        raise EvidenceError(f"no scores of job {job_id} here: only the bank of a batch has them") from error
-    tree = ScoreTree(content, read_seed(JobStore(home / FOLDER / "openings"), job_id))
-    statements = [JobStatement.parse(logged.entry.encode()) for logged in receipt.statements]
-    if tree.scores not in [s.scores for s in statements]:
-        raise EvidenceError(f"{SCORES_FILE} of job {job_id} was changed since it was logged")
-    return tree.receipt(receipt, tree.index_of(firm))

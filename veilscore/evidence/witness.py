@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import scan
+from veilscore.evidence.online_opening import BandOpened, ShareOpened
 from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepBound, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.terms.job import Job
 from veilscore.terms.settings import parse_json
 
 Attempt = tuple[str, int]
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class ShareOpened:
-    """What a holder logged when it opened its part of a score; `Bound` has the meaning of the other fields."""
-
-    holder: str
-    bank: str
-    model: str
-    request: str
-    ciphertexts: str
-    commitment: str
-    queries: tuple[str, ...]
-    reply: str
-    spare: str
-    part: str
-    keys: str
-    difference: str = ""
-
-    @classmethod
-    def of(cls, holder: str, body: Mapping[str, Any]) -> Self:
-        """Return an entry of a holder's log; what it lacks is "". EvidenceError if a digest is none."""
-        texts = _texts(cls, holder, body, ("model", "commitment", "keys"))
-        return cls(holder=holder, queries=tuple(str(q) for q in body.get("queries", ())), **texts)
-
-
-@dataclass(frozen=True)
-class BandOpened:
-    """What a lead (`holder`) logged when it opened a band; see `EvidenceRecorder.band_opened`."""
-
-    holder: str
-    bank: str
-    request: str
-    setup: str
-    commitment: str
-    choices: str
-    labels: str
-    bands: str
-
-    @classmethod
-    def of(cls, holder: str, body: Mapping[str, Any]) -> Self:
-        """Return an entry of a lead's log; EvidenceError if a digest is none."""
-        return cls(holder=holder, **_texts(cls, holder, body, ("commitment", "choices", "labels", "bands")))
-
-
-def _texts(cls: type, holder: str, body: Mapping[str, Any], digests: tuple[str, ...]) -> dict[str, str]:
-    names = [field.name for field in fields(cls) if field.name not in {"holder", "queries"}]
-    texts = {name: str(body.get(name, "")) for name in names}
-    if any(_SHA256.fullmatch(texts[name]) is None for name in digests if texts[name]):
-        raise EvidenceError(f"{holder}'s log holds an opened part or band without proper digests", party=holder)
-    return texts
 
 
 def _body(data: bytes, party: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         body = parse_json(data)
-        if isinstance(body, dict) and isinstance(body.get("queries", []), list):
+        if isinstance(body, dict):
             return body
     raise EvidenceError(f"{party}'s log holds an entry that is none", party=party)
 
@@ -95,8 +41,8 @@ class Witnesses:
         self.jobs: dict[str, Job] = {}
         self.answered: dict[str, set[str]] = {}
         self.bound: dict[str, dict[Attempt, str]] = {}
-        self._opened: dict[ShareOpened, None] = {}  # a log may be given twice
-        self._bands: dict[BandOpened, None] = {}
+        self._opened: dict[tuple[str, bytes], ShareOpened] = {}  # by party and entry: a log may be given twice
+        self._bands: dict[tuple[str, bytes], BandOpened] = {}
         self._made: dict[str, str] = {}
         self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
@@ -104,12 +50,12 @@ class Witnesses:
     @property
     def opened(self) -> list[ShareOpened]:
         """Return the parts of online scores that holders opened."""
-        return list(self._opened)
+        return list(self._opened.values())
 
     @property
     def bands(self) -> list[BandOpened]:
         """Return the bands of single firms that leads opened."""
-        return list(self._bands)
+        return list(self._bands.values())
 
     def made_in(self, job_id: str) -> str | None:
         """Return the SHA-256 of the model that a job made by the bank's statement."""
@@ -150,10 +96,10 @@ class Witnesses:
                 self.answered.setdefault(answer.job_id, set()).add(answer.request)
             elif kind == "job":
                 self._state(head.party, JobStatement.parse(data))
-            elif kind == "share_opened":
-                self._opened[ShareOpened.of(head.party, body)] = None
-            elif kind == "band_opened":
-                self._bands[BandOpened.of(head.party, body)] = None
+            elif kind == ShareOpened.kind:
+                self._opened[head.party, data] = ShareOpened.read(head.party, body)
+            elif kind == BandOpened.kind:
+                self._bands[head.party, data] = BandOpened.read(head.party, body)
             elif kind == "step_bound":
                 bound = StepBound.parse(data)
                 self.bound.setdefault(bound.job_id, {})[bound.step, bound.attempt] = bound.commitment

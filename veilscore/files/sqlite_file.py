@@ -17,9 +17,11 @@ from veilscore.files.private import private_folder
 _BUSY_S = 10.0
 
 
-def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
+def open_sqlite(path: Path, tables: Sequence[str], *, durable: bool = True) -> sqlite3.Connection:
     """Open a file of mode 0600 with these tables, for one thread at a time; it is made if absent.
 
+    durable : what is written outlasts a loss of power, for an fsync each time; otherwise the end of the process alone,
+        and a loss of power may drop the last entries, never damage the file.
     Raises StateError if the file cannot be made, sqlite3.Error if it is no database or cannot be read or written.
     """
     try:
@@ -29,8 +31,7 @@ def open_sqlite(path: Path, tables: Sequence[str]) -> sqlite3.Connection:
         raise StateError(f"{path} cannot be opened: {error.strerror}; check disk space, owner and mode") from error
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        # NORMAL survives the end of the process; a loss of power may drop the last entries, never damage the file
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
+        for pragma in ("journal_mode=WAL", f"synchronous={'FULL' if durable else 'NORMAL'}"):
             db.execute(f"PRAGMA {pragma}")
         with transaction(db):
             for table in tables:

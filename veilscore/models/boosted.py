@@ -6,13 +6,16 @@ known by its anonymous name and codes alone; which values they are stays with th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from veilscore.arrays import CodeArray, Integers
 from veilscore.errors import ConfigError
 from veilscore.models.model import Filed, ScoreModel
-from veilscore.models.trees import Tree
+from veilscore.models.trees import Tree, coefficients
 
 
 class Boosted(ScoreModel):
@@ -40,6 +43,35 @@ class Boosted(ScoreModel):
     def boosted_trees(self) -> tuple[Tree, ...]:
         """Return the trees that boosting grew."""
         return self.trees
+
+    @property
+    def partners(self) -> set[str]:
+        """Return the holders without whose part no row can be scored."""
+        return {tree.holder for tree in self.trees if tree.asks != "bank"}
+
+    def parts_of(self, holder: str) -> tuple[Tree, ...]:
+        """Return the trees that a holder scores, as both know them."""
+        return self.trees_of(holder)
+
+    def factors(self, holder: str, chosen: Sequence[int], codes: CodeArray) -> tuple[Integers, Integers]:
+        """Return what chosen trees of a holder add to rows (n, d) at the bank alone (n,), and with each bit (bits, n).
+
+        chosen : places in `parts_of`; codes : the bank's.
+        """
+        both = zip(self.trees, self.points, strict=True)
+        mine = [(tree, np.array(points, np.int64)) for tree, points in both if tree.holder == holder]
+        c = [coefficients(*mine[place], codes, self.parts[0].n_codes) for place in chosen]
+        return np.sum([one[0] for one in c], axis=0), np.concatenate([one[1:] for one in c])
+
+    def points_of(self, holder: str, chosen: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Return the leaves' units of chosen trees that ask the holder alone."""
+        mine = [points for tree, points in zip(self.trees, self.points, strict=True) if tree.holder == holder]
+        return tuple(mine[place] for place in chosen)
+
+    def extremes(self) -> tuple[int, int]:
+        """Return the smallest and the largest total that the model allows, in units."""
+        low, high = (sum(end(points) for points in self.points) for end in (min, max))
+        return self.base_points + low, self.base_points + high
 
     def trees_of(self, holder: str) -> tuple[Tree, ...]:
         """Return the trees with one holder, in order."""

@@ -54,7 +54,7 @@ def growth(job: Job, n_train: int) -> Growth:
         max_weight=max(1.0, p.scale_pos_weight),  # a good row weighs 1
         bounds=p.bounds,
         noise_rows=p.noise_rows,
-        share=p.disclosure if p.bounds else None,
+        share=p.disclosure_budget if p.bounds else None,
         validation=_validation(p, n_train),
         rules=Rules(
             learning_rate=p.learning_rate,
@@ -142,6 +142,8 @@ def _constraints(p: TrainBoosting, counts: Mapping[str, BinCounts]) -> dict[str,
     found: dict[str, dict[int, Any]] = {party: {} for party in counts}
     for key, direction in p.monotone_constraints.items():
         party = key.split(".", 1)[0]
+        if party not in counts:  # a private job's bank constrains its own columns alone
+            raise JobError(f"monotone_constraints: {key!r} is no column of {', '.join(counts)}")
         names = [name if name.startswith(f"{party}.") else f"{party}.{name}" for name in counts[party].names]
         if key not in names:
             raise JobError(f"monotone_constraints: no column {key!r}; there are {', '.join(names[:20])}")

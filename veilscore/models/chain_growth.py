@@ -24,6 +24,7 @@ from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.errors import ParameterError
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.models.boosting_form import HolderColumns
+from veilscore.models.chained import BankCut, ChainTree
 from veilscore.models.split_search import Ranked
 
 TREES = 400  # of a chain
@@ -41,29 +42,6 @@ _TRIES = 20
 def leaves_sensitivity(n_trees: int = TREES) -> float:
     """How far one firm's record moves the leaf sums of a whole chain."""
     return math.sqrt(2.0 * n_trees) * BOUND
-
-
-@dataclass(frozen=True)
-class BankCut:
-    """A question on the bank's own columns: the codes of a column for which the answer is yes, or a score's most.
-
-    column : number of the column; -1 for the score of its own trees.
-    codes : with a column, in the code map's numbers.
-    most : with the score, the largest for which it is yes.
-    """
-
-    column: int
-    codes: tuple[int, ...] = ()
-    most: int = 0
-
-    def answers(self, codes: CodeArray, score: Integers) -> Mask:
-        """Return the answer for rows (n,) with these codes (n, d) and scores (n,)."""
-        if self.column < 0:
-            return score <= self.most
-        table = np.zeros(256, bool)
-        table[list(self.codes)] = True
-        found: Mask = table[codes[:, self.column]]
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +63,25 @@ class ChainRows:
 
 
 @dataclass(frozen=True, eq=False)
+class ChainColumns:
+    """Coded columns of one holder: (d,) cells of each, and which column of its data set each is a partition of."""
+
+    n_codes: Integers
+    sources: Integers
+
+
+def sources_of(names: Sequence[str]) -> Integers:
+    """Return which column each coded column is a partition of, by its name: "column#number" (d,)."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(map(source_name, names)))}
+    return np.array([numbers[source_name(name)] for name in names], np.int64)
+
+
+def source_name(name: str) -> str:
+    """Return the name of the column that a coded column is a partition of."""
+    return name.rpartition("#")[0] or name
+
+
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """Trees that are grown at once: coded column and cut of each, and the cuts with their answers (cuts, n)."""
 
@@ -97,17 +94,6 @@ class Drawn:
     def distinct(self) -> tuple[int, ...]:
         """The coded columns, each once."""
         return tuple(dict.fromkeys(self.columns))
-
-
-@dataclass(frozen=True, eq=False)
-class ChainTree:
-    """A grown tree: weights and sums of W of its leaves (2, cells), by the cut's answer no or yes, and its gain."""
-
-    column: int
-    cut: BankCut
-    weights: Vector
-    covers: Vector
-    gain: float
 
 
 class Reach:
@@ -138,21 +124,19 @@ class Reach:
 class Chain:
     """The chain of one holder while it grows.
 
-    n_codes : (d,) cells of its coded columns; sources : (d,) which column of its data set each is of.
     sigma : deviation of the noise of every leaf sum.
     draw : where the structure of trees comes from.
     """
 
     rows: ChainRows
-    n_codes: Integers
-    sources: Integers
+    columns: ChainColumns
     sigma: float
     draw: np.random.Generator
     trees: list[ChainTree] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._reach = Reach(self.rows.residual, self.rows.weight)
-        self._gain = np.zeros(int(self.sources.max()) + 1)
+        self._gain = np.zeros(int(self.columns.sources.max()) + 1)
         self._count = np.zeros(self._gain.size)
         self._drawn = 0
 
@@ -174,18 +158,18 @@ class Chain:
             chance = 0.5 / d + 0.5 * (mean / mean.sum() if mean.sum() > 0 else np.full(d, 1 / d))
             source = int(self.draw.choice(d, p=chance / chance.sum()))
         self._drawn += 1
-        return int(self.draw.choice(np.flatnonzero(self.sources == source)))
+        return int(self.draw.choice(np.flatnonzero(self.columns.sources == source)))
 
     def _cut(self) -> BankCut:
         """Draw a cut that splits the rows, if there is one."""
         rows = self.rows
-        cut = BankCut(-1, most=int(rows.score.max()))
+        cut = BankCut(column=-1, most=int(rows.score.max()))
         for _ in range(_TRIES):
             if rows.importance.sum() == 0 or self.draw.random() < _SCORE_CUTS:
-                cut = BankCut(-1, most=int(self.draw.choice(rows.score)))
+                cut = BankCut(column=-1, most=int(self.draw.choice(rows.score)))
             else:
                 column = int(self.draw.choice(rows.importance.size, p=rows.importance / rows.importance.sum()))
-                cut = BankCut(column, self._first_codes(column, rows.own.ranked))
+                cut = BankCut(column=column, codes=self._first_codes(column, rows.own.ranked))
             answers = cut.answers(rows.codes, rows.score)
             if answers.any() and not answers.all():
                 break
@@ -218,14 +202,14 @@ class Chain:
         used = weight >= self.sigma
         gain = float((used * (residual**2 - noise - floor) / (floor + noise / floor)).sum())
         column = drawn.columns[k]
-        self._gain[self.sources[column]] += gain
-        self._count[self.sources[column]] += 1
+        self._gain[self.columns.sources[column]] += gain
+        self._count[self.columns.sources[column]] += 1
         return ChainTree(
-            column,
-            drawn.cuts[drawn.cut_of[k]],
-            np.where(used, LEARNING_RATE * found, 0.0),
-            np.maximum(weight, 0.0),
-            gain,
+            column=column,
+            cut=drawn.cuts[drawn.cut_of[k]],
+            weights=np.where(used, LEARNING_RATE * found, 0.0).tolist(),
+            covers=np.maximum(weight, 0.0).tolist(),
+            gain=gain,
         )
 
 
@@ -250,7 +234,7 @@ class Steps:
         patterns = np.arange(1 << len(drawn.cuts))
         tables: dict[int, Vector] = {}
         for tree, cut in zip(grown, drawn.cut_of, strict=True):
-            table = tree.weights[(patterns >> cut) & 1]
+            table = np.array(tree.weights)[(patterns >> cut) & 1]
             tables[tree.column] = tables.get(tree.column, 0.0) + table
         low = np.minimum(0.0, sum(table.min(axis=1) for table in tables.values()))
         high = np.maximum(0.0, sum(table.max(axis=1) for table in tables.values()))
@@ -280,7 +264,7 @@ def plain_chain(chain: Chain, codes: CodeArray, n_trees: int, draw: np.random.Ge
     for _ in range(n_trees // AT_ONCE):
         drawn = chain.next_trees()
         residual = rows.residual - np.ldexp(moved, -SCALE_BITS)
-        sums = list(_plain_sums(drawn, codes, chain.n_codes, residual, rows.weight))
+        sums = list(_plain_sums(drawn, codes, chain.columns.n_codes, residual, rows.weight))
         noised = [part + draw.normal(0, chain.sigma, part.shape) for part in sums] if draw is not None else sums
         moved += chain.grow(drawn, noised).taken(codes)
     return moved

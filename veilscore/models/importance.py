@@ -6,9 +6,12 @@ of each and the anonymous column it uses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from veilscore.models.boosted import Boosted
+from veilscore.models.chain_growth import source_name
+from veilscore.models.chained import Chained
 
 
 @dataclass(frozen=True)
@@ -24,28 +27,38 @@ class Importance:
 
 def importance(model: Boosted) -> tuple[Importance, ...]:
     """Return the columns that boosted trees use, the greatest gain first."""
-    bank = model.parts[0].party
-    sums: dict[tuple[str, int], list[float]] = {}
-    for tree in model.boosted_trees:
-        for split in tree.splits:
-            owner = bank if split.side == "bank" else tree.holder
-            entry = sums.setdefault((owner, split.column), [0.0, 0.0, 0.0])
-            for place, value in enumerate((split.gain, split.cover, 1.0)):
-                entry[place] += value
+    sums: dict[tuple[str, str], list[float]] = {}
+    for party, column, gain, cover in _uses(model):
+        entry = sums.setdefault((party, column), [0.0, 0.0, 0.0])
+        for place, value in enumerate((gain, cover, 1.0)):
+            entry[place] += value
     for entry in sums.values():
         entry[0] = max(entry[0], 0.0)  # noise on opened sums can turn a gain that is hardly there negative
     whole = sum(gain for gain, _, _ in sums.values()) or 1.0
     found = [
         Importance(
             party=party,
-            column=model.part(party).columns[j].name,
+            column=column,
             gain=gain / whole,
             cover=cover / count,
             n_splits=int(count),
         )
-        for (party, j), (gain, cover, count) in sums.items()
+        for (party, column), (gain, cover, count) in sums.items()
     ]
     return tuple(sorted(found, key=lambda item: (-item.gain, item.party, item.column)))
+
+
+def _uses(model: Boosted) -> Iterator[tuple[str, str, float, float]]:
+    """Yield party, column, gain and cover of each split; a tree of a chain is one of its holder's column."""
+    bank = model.parts[0].party
+    for tree in model.boosted_trees:
+        for split in tree.splits:
+            owner = bank if split.side == "bank" else tree.holder
+            yield owner, model.part(owner).columns[split.column].name, split.gain, split.cover
+    for holder, chain in model.chains.items() if isinstance(model, Chained) else ():
+        columns = model.part(holder).columns
+        for one in chain:
+            yield holder, source_name(columns[one.column].name), one.gain, sum(map(sum, one.covers))
 
 
 def by_party(columns: tuple[Importance, ...]) -> dict[str, float]:

@@ -56,7 +56,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Discrimination:
-    """Ranking power; `auc_se` is DeLong's standard error, `n` and `n_bad` are sums of weights."""
+    """Ranking power; `auc_se` is DeLong's standard error, `n` and `n_bad` are sums of weights.
+
+    ks_se, auc_noise, ks_noise : of a noised curve alone (`models.curve`), whose `auc_se` has the noise in it too.
+    """
 
     n: float
     n_bad: float
@@ -65,6 +68,9 @@ class Discrimination:
     gini: float
     ks: float
     ks_score: float
+    ks_se: float | None = None
+    auc_noise: float | None = None
+    ks_noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class GainsRow:
     captured: float  # share of all bads in this and riskier groups
     lift: float
     cumulative_lift: float
+    captured_se: float | None = None  # of a noised curve
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,8 @@ class CutoffRow:
     cumulative_approval: float
     cumulative_bad_rate: float | None
     bads_declined: float
+    bad_rate_se: float | None = None  # these two of a noised curve
+    bads_declined_se: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +332,7 @@ def calibration(y: Label, pd: Values, weight: Values | None = None, *, n_groups:
         brier=brier(y, pd, weight),
         log_loss=log_loss(y, pd, weight),
         hosmer_lemeshow=statistic,
-        p_value=_chi2_tail(statistic, len(rows)),
+        p_value=chi2_tail(statistic, len(rows)),
     )
 
 
@@ -335,7 +344,7 @@ def wilson(n_bad: float, n: float) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _chi2_tail(x: float, degrees: int) -> float:
+def chi2_tail(x: float, degrees: int) -> float:
     """Return P(chi-squared with whole `degrees` > x), by the finite sums of Abramowitz and Stegun 26.4.4-5."""
     if x <= 0:
         return 1.0

@@ -16,17 +16,20 @@ from typing import Literal
 
 import structlog
 
-from veilscore.errors import ConfigError, JobError, PeerError, RefusedError
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.exchange import CrossSigning
+from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
+from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
+from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
@@ -81,6 +84,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -97,21 +101,32 @@ class Node:
 
     async def start(self) -> None:
         """Open the log and listen."""
-        await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop())
+        state = LoggedState(self.home, self.config)
+        await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
+        await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
-        self.keys.start()
+        self.watches.start("the watch over keys", self.keys.watch())
+        self.watches.start("the watch over the own log", self.heads.watch())
+        self.watches.start("the server", self.fabric.serving())
         self._log.info("node started", role=self.config.role)
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Stop what runs, tell the coordinator, close all connections."""
-        await self.keys.stop()
+        await self.watches.stop()
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
         await self.fabric.stop(grace_s)
         await self._online.close()
+        with contextlib.suppress(VeilscoreError):  # a file that cannot be read now is found at the next start
+            self._note_state()
         self.evidence.close()
         self._log.info("node stopped")
+
+    def _note_state(self) -> None:
+        """Log how far the state files have grown, for the next start to compare."""
+        self.evidence.state_grown(counts_of(self.home))
 
     def job_store(self, job_id: str) -> JobStore:
         """Return the files of one job."""
@@ -126,6 +141,8 @@ class Node:
         if job.sha256 != request.job_sha256 or (entry is not None and entry.job != job):
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
+            if self.evidence.answered(request.job_id):  # its attempts are lost, so none may run under its id again
+                raise JobError("this job was answered here before and its record is lost: submit a new job")
             answer = answer_to(job, self.config)
             if answer.status == "accepted":
                 answer = await asyncio.to_thread(self._hold, request.job_id, job, answer)
@@ -219,6 +236,7 @@ class Node:
                     if event.WhichOneof("event") == "done":
                         await asyncio.to_thread(self.evidence.step_finished, run.session.id, run.transcript)
                         self.ledger.finish(job_id, step, attempt)
+                        await asyncio.to_thread(self._note_state)
                         if step == self._own_steps(entry.job)[-1]:
                             await asyncio.to_thread(self._let_go, entry)
                     yield event

@@ -1,107 +1,96 @@
-"""The bank's side of online scoring; the whole protocol is described in `veilscore.online.service`.
+"""The bank's node in online scoring: who may ask, what was answered before, receipts, and what an auditor needs.
 
-Order for one request id: 1. ask every holder for the encrypted record, put points on it, 2. fix who takes part,
-3. have them opened, take the masks off. A repeat after the end gets the kept response; one that comes while the
-request runs waits for it; one after a failure in 3 sends the same bytes again, so that nothing is opened twice.
+The protocol is `veilscore.protocols.online`, what callers see of it `veilscore.online.service`. A repeat of a request
+after its end gets the kept response; one that comes while it runs waits for it; after a failure while parts were being
+opened its role still waits, so that a repeat sends the same bytes again and nothing is opened twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from veilscore.crypto import he
-from veilscore.crypto.he import PublicContext
-from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.arrays import CodeArray
+from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import (
-    Asked,
-    BandRecord,
-    OnlineArchive,
-    OnlineOpening,
-    draw_opening,
-    draw_seed,
-    record_of,
-)
+from veilscore.evidence.online_opening import LabelsKept, OnlineArchive, OnlineRecord
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
-from veilscore.online.bands_bank import BandCall, BankBands
-from veilscore.online.model import BankModel, BankModels, Side
-from veilscore.online.plan import (
-    HolderReply,
-    Plan,
-    bands_of,
-    check_request,
-    make_plan,
-    make_response,
-    own_record,
-    plain,
-    read_answer,
-    request_digest,
-    scored,
-)
+from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
-from veilscore.online.repeat import Openings, as_if_opened
-from veilscore.online.spares import LOW, BankSpare, BankSpares, new_spare_id
-from veilscore.protocols import online
-from veilscore.protocols.adding import parse_partial
+from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
+from veilscore.online.stock import BankStock
+from veilscore.protocols.online import CALLER, bank_score
+from veilscore.protocols.online_desks import BankRequest
+from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened
+from veilscore.protocols.online_spares import BankSpare
+from veilscore.terms.bands import Bands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.people import is_own
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.calls import Calls, Served
+from veilscore.wire.protocol import Protocol
 
-R = TypeVar("R")
-Early = Future[tuple[bytes, tuple[he.Blind, ...]]]  # masks, after the id of the keys they are for
 DEFAULT_S, MOST_S = 10.0, 120.0
-_PLANS_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
-_IDLE_S = 0.2  # without a request, before spares are made
-_SENT_S = 0.001  # until requests to open have left it
+_ROLES_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
+_SENT_S = 0.001  # until the first messages of a request have left
 _LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
-_SPARE_S = 10.0
 
 
 @dataclass(eq=False, repr=False)
-class _Call:
-    """One run of a request, and what is kept of it after its response has left.
+class _Request:
+    """One request at the bank: its role, and what is kept of it after its response has left.
 
-    Attributes
-    ----------
-    release_id : what others know the request by; says nothing of the caller's id and is the same for a repeat.
+    ask : what holders are asked; its id says nothing of the caller's and is the same for a repeat.
+    opens : what holders were asked to open, with what led to it; `sent` is the SHA-256 of each message.
     asked : the request's part of the bank's statement.
-    plan : of what is opened; None where nothing is.
-    sent : holder -> SHA-256 of the message that asked it to open.
-    openings : the same messages, for an auditor, where something was drawn for them.
-    released : its response as kept, once it may leave; `rest` is what its receipt is made of besides.
     """
 
-    request: pb.ScoreRequest
     digest: bytes
-    release_id: str
-    limit_s: float
-    asked: OnlineAsked | None = None
-    plan: Plan | None = None
+    ask: pb.EncryptRecord
+    model: BankModel
+    own_codes: CodeArray
+    note: str
+    bands: Bands | None
+    role: Served[Opened] = field(init=False)
+    opens: dict[str, tuple[FirmPart, pb.OpenPartial]] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
-    openings: list[tuple[Asked, pb.OpenPartial]] = field(default_factory=list)
-    released: bytes = b""
-    rest: bytes = b""
+    asked: OnlineAsked | None = None
+
+    def noted(self, part: FirmPart, request: pb.OpenPartial) -> None:
+        """Remember what a holder is asked to open."""
+        self.opens[part.holder] = part, request
+        self.sent[part.holder] = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+
+    def depends_on(self, holders: Sequence[str]) -> dict[str, Any]:
+        """Return what the sum of these holders' parts belongs to, so that it is an answer for the same again.
+
+        For trees that is the bank's own codes too, which its factors follow; a band belongs to its cut-offs and to all
+        that the bank adds, so always to its own codes.
+        """
+        codes = self.own_codes.astype("<u2").tobytes() if self.model.trees or self.bands is not None else None
+        own = "" if codes is None else hashlib.sha256(codes).hexdigest()
+        bands = {} if self.bands is None else {"bands": self.bands.sha256.hex()}
+        return {"holders": sorted(holders), "own": own, **bands}
 
 
 class OnlineBank:
     """Answers Score for the bank's own people and systems.
 
-    Parameters
-    ----------
     home, node, ledger : the node's own.
     """
 
@@ -109,45 +98,44 @@ class OnlineBank:
         self._node = node
         self._models = BankModels(home, Origins(home, node, ledger))
         self._journal = Journal(home / "state" / "online.db")
-        self._openings = Openings(self._journal)
-        self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
-        self._plans: OrderedDict[str, tuple[bytes, Plan]] = OrderedDict()
-        self._contexts: dict[str, PublicContext] = {}
-        self._spares = BankSpares()
-        self._bands = BankBands(node.name, self._in_thread)
-        self._ended_s = 0.0
-        self._refill: asyncio.Task[None] | None = None
-        self._replying: set[asyncio.Task[Any]] = set()
-        self._closed = False
-        self.evidence: EvidenceRecorder | None = None
         self._archive = OnlineArchive(home, node.audit)
         self._archive.start()
+        self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
+        self._waiting: OrderedDict[str, _Request] = OrderedDict()
         self._keeping: set[asyncio.Task[None]] = set()
-        self._ready: dict[str, tuple[str, Early]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
-        self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
+        self._ended_s = 0.0
+        self._closed = False
+        self.evidence: EvidenceRecorder | None = None
+        self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._fabric: Fabric
+        self._caller: Calls
+        self._stock: BankStock
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
-        self._fabric = self._bands.fabric = fabric
+        self._fabric = fabric
+        self._caller = Calls(fabric.call, lambda do: asyncio.get_running_loop().run_in_executor(self._thread, do))
+        self._stock = BankStock(self._node.name, self._caller, self._archive)
         fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
 
     async def start(self) -> None:
-        """Make the receipts that the end of the process came before."""
+        """Write receipts left over from the previous run."""
 
-        def work() -> None:
+        def left_over() -> None:
             for left in self._journal.unfinished():
                 self._keep_receipt(*left)
 
-        await asyncio.to_thread(work)
+        await asyncio.to_thread(left_over)
 
     async def close(self) -> None:
         """End; what still runs is given up."""
         self._closed = True
-        tasks = (*(task for _, task in self._running.values()), *self._replying, *filter(None, [self._refill]))
-        _cancel(*tasks)
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._caller.close()
         await asyncio.gather(*self._keeping)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._journal.close()
@@ -155,10 +143,7 @@ class OnlineBank:
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
         """Score one firm.
 
-        Raises
-        ------
-        RefusedError : the caller is not of this bank.
-        MessageError : request id, firm id or on_missing is unusable.
+        Raises RefusedError where the caller is not of this bank, MessageError where the request is unusable.
         """
         if not is_own(self._node, peer):
             raise RefusedError(
@@ -170,9 +155,10 @@ class OnlineBank:
         digest = request_digest(request)
         kept = self._journal.get(request.request_id)
         running = self._running.get(request.request_id)
-        plan = self._plans.get(request.request_id)
-        if any(known is not None and known[0] != digest for known in (kept, running, plan)):
-            return make_response(request, "refused", "this request id was used for something else; use a new one")
+        waiting = self._waiting.get(request.request_id)
+        known = [one[0] for one in (kept, running) if one] + ([waiting.digest] if waiting else [])
+        if any(one != digest for one in known):
+            return unscored(request, "refused", "this request id was used for something else; use a new one")
         if kept is not None:
             return pb.ScoreResponse.FromString(kept[1])
         if running is None:
@@ -182,290 +168,129 @@ class OnlineBank:
 
     async def _run(self, request: pb.ScoreRequest, digest: bytes) -> pb.ScoreResponse:
         limit_s = min(request.timeout_s, MOST_S) if request.timeout_s > 0 else DEFAULT_S
-        call = _Call(request, digest, self._release_id(request), limit_s)
+        loop, late = asyncio.get_running_loop(), f"not answered within {limit_s:g} s; repeat the request under its id"
+        end_s = loop.time() + limit_s
+        of = self._waiting.pop(request.request_id, None)
+        kept, rest = b"", b""
         try:
-            async with asyncio.timeout(limit_s):
-                response = await self._score(call)
-            if response.status in {"scored", "fallback"}:
-                self._log_release(call, response)
-                kept = response.SerializeToString()
-                self._journal.keep(request.request_id, digest, kept, call.rest)
-                call.released = kept
+            async with asyncio.timeout_at(end_s):
+                of = of or await self._begin(request, digest, limit_s)
+            loop.call_later(_SENT_S, self._prepare_statement, of, request)
+            opened: Opened = await of.role.ask(CALLER, request, end_s, late)
+            response = scored(request, of.model, of.own_codes, of.note, opened, of.bands)
+            if opened.taking_part and not opened.before:
+                body = {"together": opened.together, **of.depends_on(opened.taking_part)}
+                self._journal.keep(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
+            rest = self._log_release(of, request, response)
+            kept = response.SerializeToString()
+            self._journal.keep(request.request_id, digest, kept, rest)
         except TimeoutError:
-            response = make_response(
-                request, "failed", f"not answered within {limit_s:g} s; repeat the request under its id"
-            )
+            response = unscored(request, "failed", late)
+        except NotScoredError as error:
+            response = unscored(request, "failed", error.message, None if of is None else of.model, error.parts)
         except VeilscoreError as error:
-            response = make_response(request, "failed", str(error))
+            response = unscored(request, "failed", str(error))
         finally:
             del self._running[request.request_id]
             self._ended_s = time.monotonic()
-            if call.openings or call.released:
-                task = asyncio.create_task(self._keep(call))
-                self._keeping.add(task)
-                task.add_done_callback(self._keeping.discard)
-            self._make_ready()
-            self._refill_later()
+            if of is not None:
+                self._after(request.request_id, of, kept, rest)
         self._log.info("score", status=response.status, model=request.model, message=response.message)
+        for party in response.parties:
+            if party.status == "failed":
+                self._log.warning("holder failed", holder=party.party, message=party.reason)
         return response
 
-    async def _score(self, call: _Call) -> pb.ScoreResponse:
-        request = call.request
-        kept = self._plans.get(request.request_id)
-        plan = await self._prepare(call) if kept is None else kept[1]
-        if plan.failure:
-            return make_response(request, "failed", plan.failure, plan)
-        together = plan.repeated or 0
-        if plan.taking_part and plan.repeated is None:
-            self._plans[request.request_id] = call.digest, plan
-            while len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            call.plan = plan
-            opened, together = await (self._open if plan.band is None else self._open_band)(call, plan)
-            if opened is not None:
-                return make_response(request, "failed", "not all parts were opened", opened)
-            self._plans.pop(request.request_id, None)
-            self._openings.keep(call.release_id, plan, together)
-        return scored(request, plan, together)
-
-    # 1. ask
-
-    async def _prepare(self, call: _Call) -> Plan:
-        request = call.request
-        model = await self._models.get(request.model)
-        band = self._begin_band(model, call)
-        own_codes, note = await own_record(model, request)
-        model = model.of_record(own_codes)
-        bands_hash = b"" if band is None else band.bands.sha256
-        answers = await asyncio.gather(*(self._ask(holder, model, call, bands_hash) for holder in model.holders))
-        rule = request.on_missing or "fail"
-        if any(a.released_as for a in answers):
-            plan = replace(make_plan(model, own_codes, as_if_opened(answers), rule, note), band=band)
-            together = self._openings.repeat_of(plan)
-            if together is not None:
-                return replace(plan, repeated=together)
-            answers = await asyncio.gather(
-                *(
-                    self._ask(a.holder, model, call, bands_hash, fresh=True) if a.released_as else _same(a)
-                    for a in answers
-                )
-            )
-        return replace(make_plan(model, own_codes, tuple(answers), rule, note), band=band)
-
-    def _begin_band(self, model: BankModel, call: _Call) -> BandCall | None:
-        bands = bands_of(model, call.request)
-        if bands is None:
-            return None
-        band = BandCall(self._bands, bands)
-        ready = band.begin(next(iter(model.holders)), call.limit_s / 2)
-        self._replying.add(ready)
-        ready.add_done_callback(self._replying.discard)
-        return band
-
-    async def _ask(
-        self, holder: str, model: BankModel, call: _Call, bands_hash: bytes, *, fresh: bool = False
-    ) -> HolderReply:
-        request, limit_s = call.request, call.limit_s / 2
-        spare = self._spares.take(holder, model.stock or model)
-        seed, early = self._early_blinds(holder, model.holders[holder]) if spare is None else (None, None)
-        opening = draw_opening(self._node.name, holder, "record", call.release_id, seed)
-        message = pb.EncryptRecord(
-            request_id=call.release_id,
+    async def _begin(self, request: pb.ScoreRequest, digest: bytes, limit_s: float) -> _Request:
+        base = await self._models.get(request.model)
+        bands = bands_of(base, request)
+        own_codes, note = await own_record(base, request)
+        model, name = base.of_record(own_codes), f"veilscore/1 online score {self._node.name} {request.request_id}"
+        ask = pb.EncryptRecord(
+            request_id=hashlib.sha256(name.encode()).hexdigest()[:32],
             firm_id=request.firm_id,
             model_hash=model.sha256,
-            map_hash=model.holders[holder].map_hash,
-            part_hash=model.holders[holder].part_hash,
             purpose=request.purpose or model.artefact.provenance.purpose,
             on_missing=request.on_missing or "fail",
-            spare_id="" if spare is None else spare.spare_id,
             consent=request.consent,
-            fresh=fresh,
-            bands_hash=bands_hash,
-            commitment=opening.commitment,
+            bands_hash=b"" if bands is None else bands.sha256,
         )
-        try:
-            reply = await self._fabric.call(holder, "EncryptRecord", message, pb.EncryptedRecord, timeout_s=limit_s)
-            return await self._evaluate(holder, model, reply, spare, opening, early, limit_s)
-        except RefusedError as error:
-            return HolderReply(holder, "refused", error.message[:200])
-        except VeilscoreError as error:
-            self._log.warning("holder failed", holder=holder, error=type(error).__name__, message=error.message)
-            return HolderReply(holder, "failed", error.message[:200])
-        finally:
-            if early is not None:
-                early.cancel()  # if it was not needed
-
-    async def _evaluate(
-        self,
-        holder: str,
-        model: BankModel,
-        reply: pb.EncryptedRecord,
-        spare: BankSpare | None,
-        opening: OnlineOpening,
-        early: Early | None,
-        limit_s: float,
-    ) -> HolderReply:
-        answer, side = read_answer(holder, model, reply), model.holders[holder]
-        if not answer.keys_id:
-            if spare is not None and answer.released_as:
-                self._spares.add(holder, model.stock or model, spare)
-            return answer
-        if spare is not None and reply.difference_share:
-            return replace(
-                answer,
-                evaluated=spare.evaluated(reply.difference_share, side.cells, holder),
-                asked=spare.asked,
-                difference=reply.difference_share,
+        of = _Request(digest, ask, model, own_codes, note, bands)
+        if bands is not None:
+            self._stock.pools.begin(next(iter(model.holders)))
+        role = bank_score(
+            BankRequest(
+                ask=ask,
+                sides=model.holders,
+                own_units=model.own_units(own_codes),
+                bands=bands,
+                coordinator=self._fabric.federation.coordinator.name,
+                limit_s=limit_s,
+                take_spare=lambda holder: self._stock.spares.take(holder, base),
+                make_spare=lambda holder: self._made_spare(holder, base, limit_s / 2),
+                put_back=lambda holder, spare: self._stock.spares.add(holder, base, spare),
+                pool=self._stock.pools.take,
+                drop_pool=self._stock.pools.drop,
+                opened_before=partial(self._opened_before, of),
+                note=of.noted,
             )
-        evaluated, asked = await self._put_points(
-            side, reply.ciphertext_enc, reply.keys_id, opening, limit_s, early=early
         )
-        return replace(answer, evaluated=evaluated, asked=asked)
+        of.role = Served(role, self._caller)
+        return of
 
-    def _early_blinds(self, holder: str, side: Side) -> tuple[str, Early] | tuple[None, None]:
-        """Seed and masks made beforehand, or made while the holder encrypts; none where its keys are not known."""
-        context, n = self._contexts.get(holder), online.n_ciphertexts(1, side.cells.size)
-        kept = self._ready.pop(holder, None) if n == 1 else None
-        if kept is not None:
-            return kept
-        return (None, None) if context is None else self._make_early(context, n)
+    def _made_spare(self, holder: str, model: BankModel, limit_s: float) -> Protocol[BankSpare]:
+        """Make a spare for a request; what is in stock, if anything, the holder has lost."""
+        self._stock.spares.drop(holder, model)
+        return self._stock.make_spare(holder, model, limit_s)
 
-    def _make_early(self, context: PublicContext, n: int) -> tuple[str, Early]:
-        seed = draw_seed()
-        return seed, self._thread.submit(lambda: (context.keys_id, online.make_blinds(context, bytes.fromhex(seed), n)))
-
-    def _make_ready(self) -> None:
-        """Masks of one reply to each holder, for the next request that finds no spare."""
-        for holder, context in self._contexts.items():
-            if holder not in self._ready and not self._closed:
-                self._ready[holder] = self._make_early(context, 1)
-
-    async def _put_points(
-        self,
-        side: Side,
-        query: Iterable[bytes],
-        keys_id: bytes,
-        opening: OnlineOpening,
-        limit_s: float,
-        early: Early | None = None,
-    ) -> tuple[online.Evaluated, Asked]:
-        """Points on what a holder sent, all that is drawn for it from the seed that the bank is committed to."""
-        context, encrypted = await self._context(opening.holder, keys_id, limit_s), tuple(query)
-
-        def work() -> online.Evaluated:
-            made_for, blinds = (b"", ()) if early is None else early.result()  # done: this thread did it before
-            if made_for != keys_id:
-                blinds = online.make_blinds(context, opening.seed_bytes, len(encrypted))
-            return online.evaluate(context, encrypted, side.encode(), blinds)
-
-        return await self._in_thread(work), Asked(opening, encrypted, context)
-
-    async def _context(self, holder: str, keys_id: bytes, limit_s: float) -> PublicContext:
-        """Holder's public keys, fetched once for each of its starts."""
-        kept = self._contexts.get(holder)
-        if kept is None or kept.keys_id != keys_id:
-            keys = await self._fabric.call(holder, "HolderKeys", pb.Empty(), pb.HolderKeys, timeout_s=limit_s)
-            kept = await self._in_thread(lambda: PublicContext(keys.public_key))
-            if kept.keys_id != keys_id:
-                raise PeerError(f"{holder} was restarted meanwhile; repeat the request", party=holder)
-            self._contexts[holder] = kept
-        return kept
-
-    # 3. open
-
-    async def _open(self, call: _Call, plan: Plan) -> tuple[Plan | None, int]:
-        """Sum of the parts of those who take part; or the plan with the status of who did not open."""
-        parties, coordinator = [a.holder for a in plan.taking_part], self._fabric.federation.coordinator.name
-        opening = {asyncio.create_task(self._open_one(call, a, plan)): a.holder for a in plan.taking_part}
-        for task in opening:
-            task.add_done_callback(self._replying.discard)
-        asked = pb.TotalRequest(request_id=call.release_id, with_parties=parties)
-        total = asyncio.create_task(
-            self._fabric.call(coordinator, "Total", asked, pb.TotalReply, timeout_s=call.limit_s)
-        )
-        if self.evidence is not None:
-            asyncio.get_running_loop().call_later(_SENT_S, self._prepare_statement, call)
-        try:
-            # the total comes before the holders' own replies, and only if all of them have opened
-            while not total.done():
-                waiting = {total, *(task for task in opening if not task.done())}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                said = {holder: task.result() for task, holder in opening.items() if task.done() and task.result()}
-                if said:
-                    _cancel(total, *opening)
-                    return plan.with_failures(said), 0
-            reply = total.result()
-        except BaseException:
-            _cancel(total, *opening)
-            raise
-        self._replying.update(task for task in opening if not task.done())
-        units = plan.sum_of_parts(parse_partial(reply.total_share, 1, coordinator))
-        if units is None:
-            self._plans.pop(call.request.request_id, None)
-            raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
-        return None, units
-
-    async def _open_band(self, call: _Call, plan: Plan) -> tuple[Plan | None, int]:
-        """Number of the band; or the plan with the status of who did not open."""
-        parties, band = [a.holder for a in plan.taking_part], plan.band
-        if band is None:
-            raise ProtocolError("no band was asked for")
-        replies = await asyncio.gather(*(self._open_one(call, a, plan) for a in plan.taking_part))
-        said = {holder: text for holder, text in zip(parties, replies, strict=True) if text}
-        if said:
-            return plan.with_failures(said), 0
-        try:
-            reason, number = await band.open(call.release_id, parties[0], plan.own_share(), call.limit_s)
-        except MessageError as error:
-            self._plans.pop(call.request.request_id, None)
-            raise ProtocolError(f"{parties[0]} opened no band ({error.message}); use a new request id") from error
-        return (plan.with_failures({parties[0]: plain(reason)}) if reason else None), number
-
-    async def _open_one(self, call: _Call, answer: HolderReply, plan: Plan) -> str:
-        """Why this holder did not open; empty if it did."""
-        message = pb.OpenPartial(
-            request_id=call.release_id,
-            evaluated_enc=() if answer.evaluated is None else answer.evaluated.reply,
-            with_parties=[a.holder for a in plan.taking_part],
-            keys_id=answer.keys_id,
-            share_key_ids={a.holder: a.share_key_id for a in plan.taking_part},
-            factors_share=b"" if answer.evaluated is None else answer.evaluated.factors,
-            bands_hash=b"" if plan.band is None else plan.band.bands.sha256,
-            commitment=b"" if answer.asked is None else answer.asked.opening.commitment,
-        )
-        if answer.asked is not None:
-            call.openings.append((answer.asked, message))
-        call.sent[answer.holder] = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
-        try:
-            reply = await self._fabric.call(
-                answer.holder, "OpenPartial", message, pb.OpenedPartial, timeout_s=call.limit_s
-            )
-        except VeilscoreError as error:
-            return f"{error.message[:160]}; repeat the request under its id"
-        return "" if reply.status == "opened" else plain(reply.reason) or "not opened"
+    def _opened_before(self, of: _Request, parts: Sequence[FirmPart]) -> int | None:
+        """Return what these parts came to if all were released under one request that is kept here, else None."""
+        released_as = {part.reply.released_as for part in parts}
+        kept = self._journal.get(f"\n{next(iter(released_as))}") if len(released_as) == 1 else None
+        if kept is None or "" in released_as:
+            return None
+        body = json.loads(kept[1])
+        together = int(body.pop("together"))
+        return together if body == of.depends_on([part.holder for part in parts]) else None
 
     # what is kept
 
-    def _prepare_statement(self, call: _Call) -> None:
-        """The request's part of the bank's statement, made while the holders compute."""
-        if self.evidence is not None and call.asked is None:
-            call.asked = self.evidence.score_asked(call.request)
+    def _prepare_statement(self, of: _Request, request: pb.ScoreRequest) -> None:
+        """Make the request's part of the bank's statement, while the holders compute."""
+        if self.evidence is not None and of.asked is None:
+            of.asked = self.evidence.score_asked(request)
 
-    def _log_release(self, call: _Call, response: pb.ScoreResponse) -> None:
-        """Nothing is released that is not in the log; not in a thread, as going there and back takes as long."""
-        if self.evidence is not None:
-            asked = call.asked or self.evidence.score_asked(call.request)  # a repeat opens nothing
-            call.rest = self.evidence.score_released(asked, response, call.sent)
+    def _log_release(self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse) -> bytes:
+        """Log what is released before it is; not in a thread, as going there and back takes as long."""
+        self._prepare_statement(of, request)
+        if self.evidence is None or of.asked is None:
+            return b""
+        return self.evidence.score_released(of.asked, response, of.sent)
 
-    async def _keep(self, call: _Call) -> None:
+    def _after(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
+        """Begin what comes after a response; keep the role of a request that can be repeated."""
+        if not of.role.ended:
+            self._waiting[request_id] = of
+            while len(self._waiting) > _ROLES_KEPT:
+                self._waiting.popitem(last=False)
+        if of.opens or rest:
+            task = asyncio.create_task(self._keep(request_id, of, kept, rest))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+        if not self._closed:
+            self._stock.refill(lambda: None if self._running else self._ended_s)
+
+    async def _keep(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
         """Keep what was asked to be opened, without which an auditor has no answer, and the receipt."""
         await asyncio.sleep(_LEFT_S)
 
         def work() -> None:
-            if call.plan is not None and call.openings:
-                self._keep_for_audit(call.plan, call.openings)
-            if call.released and call.rest:
-                self._keep_receipt(call.request.request_id, call.released, call.rest)
+            try:
+                self._keep_for_audit(of)
+            except VeilscoreError as error:
+                self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
+            if rest:
+                self._keep_receipt(request_id, kept, rest)
 
         await asyncio.to_thread(work)
 
@@ -478,76 +303,30 @@ class OnlineBank:
             except (VeilscoreError, DecodeError, ValueError) as error:
                 self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
-    def _keep_for_audit(self, plan: Plan, openings: list[tuple[Asked, pb.OpenPartial]]) -> None:
-        model, codes = plan.model, plan.own_codes.astype("<u2").tobytes()
-        try:
-            for asked, message in openings:
-                record = record_of(asked, model.sha256.hex(), codes if model.trees else b"", message)
-                self._archive.keep(asked, record, model.artefact)
-            used = None if plan.band is None else plan.band.used
-            if used is not None:
-                band = BandRecord(
-                    opening=used.opening,
-                    model=model.sha256.hex(),
-                    request=openings[0][1].request_id,
-                    own_codes=codes.hex(),
-                    choices=used.choices.hex(),
-                    differences={a.holder: a.difference.hex() for a in plan.taking_part if a.difference},
+    def _keep_for_audit(self, of: _Request) -> None:
+        codes, artefact = of.own_codes.astype("<u2").tobytes().hex(), of.model.artefact
+        for part, request in of.opens.values():
+            if part.spare is None:
+                continue
+            labels = None
+            if request.pool_id:
+                labels = LabelsKept(
+                    pool=request.pool_id,
+                    circuit=request.circuit,
+                    choices=request.choices_share.hex(),
+                    own_codes=codes,
                 )
-                self._archive.keep_band(band, model.artefact)
-        except VeilscoreError as error:
-            self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
-
-    def _release_id(self, request: pb.ScoreRequest) -> str:
-        text = f"veilscore/1 online score {self._node.name} {request.request_id}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    async def _in_thread(self, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    # spares
-
-    def _refill_later(self) -> None:
-        if not self._closed and (self._refill is None or self._refill.done()):
-            self._refill = asyncio.create_task(self._fill())
-
-    async def _fill(self) -> None:
-        """Make spares while no requests come, or few are left; gives up at an error, until the next request."""
-        try:
-            while (wanted := self._spares.most_wanted()) or self._bands.wanted:
-                holder, model, n_left = wanted or ("", None, LOW)
-                idle_s = 0.0 if self._running else time.monotonic() - self._ended_s
-                if idle_s < (_IDLE_S if n_left >= LOW else 0.0) or self._running:
-                    await asyncio.sleep(_IDLE_S / 10)
-                    continue
-                if model is not None:
-                    await self._make_spare(holder, model)
-                if self._bands.wanted:
-                    await self._bands.fill(self._bands.wanted, _SPARE_S)
-        except VeilscoreError as error:
-            self._log.warning("no spares", error=type(error).__name__, message=error.message)
-
-    async def _make_spare(self, holder: str, model: BankModel) -> None:
-        side, spare_id = model.holders[holder], new_spare_id()
-        opening, random = draw_opening(self._node.name, holder, "spare", spare_id), None
-        if side.part_hash:  # trees: the factors of a record are not known yet, so random ones stand for them
-            random = online.random_factors(opening.seed_bytes, max(1, model.trees[holder].n_bits))
-            side = replace(side, factors=online.lifted(random))
-        asked = pb.PrepareSpare(
-            spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash, commitment=opening.commitment
-        )
-        reply = await self._fabric.call(holder, "PrepareSpare", asked, pb.PreparedSpare, timeout_s=_SPARE_S)
-        done, sent = await self._put_points(side, reply.ciphertext_enc, reply.keys_id, opening, _SPARE_S)
-        await asyncio.to_thread(self._archive.keep_query, sent)
-        finish = pb.FinishSpare(spare_id=spare_id, evaluated_enc=done.reply, keys_id=reply.keys_id)
-        await self._fabric.call(holder, "FinishSpare", finish, pb.Empty, timeout_s=_SPARE_S, retry=False)
-        self._spares.add(holder, model, BankSpare(spare_id, done.mask_total, random, Asked(opening, (), None)))
-
-
-async def _same(answer: HolderReply) -> HolderReply:
-    return answer
-
-
-def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
+            record = OnlineRecord(
+                opening=part.spare.opening,
+                request=of.ask.request_id,
+                model=of.model.sha256.hex(),
+                own_codes=codes if of.model.trees else "",
+                purpose=of.ask.purpose,
+                on_missing=of.ask.on_missing,
+                fresh=part.fresh,
+                bands=of.ask.bands_hash.hex(),
+                parties=tuple(request.with_parties),
+                share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
+                labels=labels,
+            )
+            self._archive.keep(record, part.reply, artefact)

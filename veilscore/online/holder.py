@@ -1,256 +1,197 @@
-"""A holder's side of online scoring; the whole protocol is described in `veilscore.online.service`.
+"""A holder's node in online scoring: whose records may be asked for, and what is on disk before anything leaves.
 
-Order for one request id: 1. EncryptRecord (may be repeated), 2. OpenPartial, which is answered once: a repeat with
-the same bytes sends the same partial again, anything else is refused. What was opened is on disk before it leaves.
+The protocol is `veilscore.protocols.online`; its role for one request id lives here from the first call to the last.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, cast
 
-import numpy as np
 import structlog
+from google.protobuf.message import Message
 
-from veilscore.arrays import Words
-from veilscore.crypto import he
-from veilscore.crypto.zero_share import share_context, zero_share
-from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.crypto.he import SecretContext
+from veilscore.errors import ConfigError, IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import Bound, check_commitment, digest_of_ciphertexts
+from veilscore.evidence.online_opening import OpeningLogged, check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
-from veilscore.online.bands_holder import LeadBands, kept_bands
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
-from veilscore.online.spares import HolderSpare, HolderSpares
-from veilscore.protocols import online
-from veilscore.protocols.adding import pack_partial
-from veilscore.release.single import Passed, SingleGuard
-from veilscore.terms.bands import Bands
+from veilscore.online.stock import HolderSpares
+from veilscore.protocols.adding import parse_partial
+from veilscore.protocols.online import holder_score
+from veilscore.protocols.online_band import lost
+from veilscore.protocols.online_desks import HolderDesk, HolderRecord
+from veilscore.protocols.online_pool import LeadPool
+from veilscore.protocols.online_spares import holder_spare
+from veilscore.release.single import SingleGuard
+from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.policy import SCORE_ONLINE, Request, refuse_to_tell_who_is_known
+from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_to_tell_who_is_known
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import pack_fields
+from veilscore.wire.calls import Calls, RoleEndedError, Served
+from veilscore.wire.protocol import Protocol
 
-R = TypeVar("R")
-_PENDING_KEPT = 4096
-_SENT_KEPT = 8  # of one request: repeated calls
-_PEER_S = 10.0
-ON_MISSING = ("fail", "missing_code", "neutral")
-
-
-@dataclass(frozen=True, repr=False)
-class _Pending:
-    """A record that was encrypted for a bank and not opened yet; with a spare, also the answer that used it.
-
-    Attributes
-    ----------
-    bands : where the band alone is released, those that this holder keeps of the model.
-    """
-
-    digest: bytes
-    model_hash: bytes
-    origin: Origin
-    n_cells: int
-    passed: Passed
-    part: bytes = b""
-    spare_id: str = ""
-    spare: HolderSpare | None = None
-    answer: pb.EncryptedRecord | None = None
-    bands: Bands | None = None
-    sent: tuple[tuple[bytes, str], ...] = ()  # commitment of the bank, digest of the ciphertexts sent under it
-
-    def bound(self, request: pb.OpenPartial) -> Bound | None:
-        """What the bank is bound to in what it asks to open; None if it is bound to nothing that was sent."""
-        if self.spare is not None and not request.evaluated_enc:
-            bound = replace(self.spare.bound, part=self.part)
-            return bound if bound.commitment == request.commitment else None
-        queries = tuple(query for commitment, query in self.sent if commitment == request.commitment)
-        return Bound(request.commitment, queries, part=self.part) if queries else None
+_REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
+_MOST_PARTIES = 1000
 
 
 class OnlineHolder:
-    """Answers EncryptRecord, HolderKeys and OpenPartial for banks, ShareKey for other holders; bands by `LeadBands`.
+    """Answers banks that score single firms.
 
-    Parameters
-    ----------
     home, node, ledger : the node's own.
     """
 
     def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
-        self._home = home
-        self._node = node
+        self._home, self._node, self.name = home, node, node.name
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
         self._guard = SingleGuard(home, node.policy)
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
-        self._spares = HolderSpares()
         self._share_keys = ShareKeys(node.name)
+        self._spares = HolderSpares()
+        self._roles: OrderedDict[str, Served[None]] = OrderedDict()
+        self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
-        self._bands = LeadBands(node.name, node.policy, self._in_thread)
-        self._log = structlog.get_logger("veilscore.protocols.online").bind(party=node.name)
-        self._fabric: Fabric
-
-    @property
-    def evidence(self) -> EvidenceRecorder | None:
-        """The node's log, where it has one."""
-        return self._bands.evidence
-
-    @evidence.setter
-    def evidence(self, recorder: EvidenceRecorder | None) -> None:
-        self._bands.evidence = recorder
+        self.evidence: EvidenceRecorder | None = None
+        self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
+        self._caller: Calls
+        self._desk: HolderDesk
 
     def register(self, fabric: Fabric) -> None:
         """Offer the calls of this side."""
-        self._fabric = fabric
-        fabric.register("EncryptRecord", {"bank"}, pb.EncryptRecord, self._encrypt_record)
-        fabric.register("HolderKeys", {"bank"}, pb.Empty, self._holder_keys)
-        fabric.register("PrepareSpare", {"bank"}, pb.PrepareSpare, self._prepare_spare)
-        fabric.register("FinishSpare", {"bank"}, pb.FinishSpare, self._finish_spare)
-        fabric.register("OpenPartial", {"bank"}, pb.OpenPartial, self._open_partial)
-        self._share_keys.register(fabric)
-        self._bands.register(fabric)
+        self._caller = Calls(fabric.call, self._in_thread)
+        self._desk = HolderDesk(
+            name=self.name,
+            coordinator=fabric.federation.coordinator.name,
+            discloses_unknown=self._node.policy.disclose_unknown,
+            without_others=self._node.policy.online_without_others,
+            share_key_id=self._share_keys.id,
+            share_keys=self._share_keys.with_peers,
+            find=self._find,
+            take_spare=self._spares.take,
+            pool=self._pool,
+            admit=self._guard.admit,
+            log=self._write_down,
+            opened=self._journal.get,
+            keep=self._journal.keep,
+        )
+        for kind, handler in (
+            (pb.EncryptRecord, self._score),
+            (pb.OpenPartial, self._score),
+            (pb.PrepareSpare, self._spare),
+            (pb.FinishSpare, self._spare),
+            (pb.MakePool, self._make_pool),
+            (pb.ExtendPool, self._extend_pool),
+            (pb.AskKeys, self._holder_keys),
+        ):
+            fabric.register(kind.__name__, {"bank"}, kind, handler)
+        fabric.register("BandPartial", {"holder"}, pb.BandPartial, self._band_partial)
+        fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_keys.answer)
 
     async def start(self) -> None:
-        """Nothing is left to be done: what was opened and not sent is lost with the keys."""
+        """Do nothing: what was opened and not sent is lost with the keys."""
 
     async def close(self) -> None:
         """End; keys are gone with it."""
+        await self._caller.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._journal.close()
         self._guard.close()
 
-    @cached_property
-    def _secret(self) -> he.SecretContext:
-        return he.SecretContext()
+    # calls
 
-    async def _in_thread(self, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _score(self, request: pb.EncryptRecord | pb.OpenPartial, peer: Member) -> Message:
+        request_id = _check_id(request.request_id, peer)
+        role = partial(holder_score, self._desk, peer.name, request_id)
+        return await self._asked(f"{peer.name}/{request_id}", role, request, peer)
 
-    async def _holder_keys(self, _request: pb.Empty, _peer: Member) -> pb.HolderKeys:
-        secret = await self._in_thread(lambda: self._secret)
-        return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
+    async def _spare(self, request: pb.PrepareSpare | pb.FinishSpare, peer: Member) -> Message:
+        role = partial(holder_spare, peer.name, self._secret, self._n_cells, self._spares.add)
+        return await self._asked(f"{peer.name}//{_check_id(request.spare_id, peer)}", role, request, peer)
 
-    # 1. encrypt
+    async def _asked(self, key: str, role: Callable[[], Protocol[None]], request: Message, peer: Member) -> Message:
+        """Hand a call to the role that is at work under this key, or to a new one; one that has ended is forgotten."""
+        while True:
+            served = self._roles.get(key)
+            if served is None:
+                served = self._roles[key] = Served(role(), self._caller)
+            try:
+                with contextlib.suppress(RoleEndedError):  # it ended while the call waited for its turn
+                    return cast("Message", await served.ask(peer.name, request))
+            finally:
+                if served.ended and self._roles.get(key) is served:
+                    del self._roles[key]
+                elif len(self._roles) > _REQUESTS_KEPT:
+                    self._roles.popitem(last=False)
 
-    async def _encrypt_record(self, request: pb.EncryptRecord, peer: Member) -> pb.EncryptedRecord:
-        _check_record(request, peer.name)
-        origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
-        refusal = self._refusal(request, peer.name, origin)
-        if origin is None or refusal:
-            return pb.EncryptedRecord(status="refused", reason=refusal)
-        try:
-            bands = await asyncio.to_thread(self._kept_bands, request, origin) if request.bands_hash else None
-            firm = origin.records.normalise(request.firm_id)
-            token = self._guard.check_consent(request, peer.name, firm, origin.job.name)
-            found = await origin.records.find(firm)
-            passed = self._guard.check_release(request, peer.name, firm, found.codes, token)
-        except IdError:
-            return pb.EncryptedRecord(status="refused", reason="the firm id is malformed")
-        except RefusedError as error:
-            return pb.EncryptedRecord(status="refused", reason=error.message)
-        except VeilscoreError as error:
-            self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
-            raise PeerError(
-                "its data set or consents cannot be read; its own log says why", party=self._node.name
-            ) from None
-        return await self._answer(request, peer.name, origin, found, passed, bands)
-
-    async def _answer(
-        self,
-        request: pb.EncryptRecord,
-        bank: str,
-        origin: Origin,
-        found: FoundFirm,
-        passed: Passed,
-        bands: Bands | None,
-    ) -> pb.EncryptedRecord:
-        key = f"{bank}/{request.request_id}"
-        digest = _digest(
-            request.firm_id.encode(),
-            request.model_hash,
-            request.map_hash + request.part_hash,
-            request.on_missing.encode(),
-            request.bands_hash,
-        )
-        pending = self._pending.get(key)
-        if self._journal.get(key) is not None or (pending is not None and pending.digest != digest):
-            reason = "this request id was used here already; use a new one"
-            return pb.EncryptedRecord(status="refused", reason=reason)
-        if not found.known and request.on_missing == "fail":
-            return pb.EncryptedRecord(status="unknown", discloses_unknown=True, data_time_s=found.data_time_s)
-        if pending is not None and pending.answer is not None and pending.spare_id == request.spare_id:
-            return pending.answer
-        policy = self._node.policy
-        answer = pb.EncryptedRecord(
-            status="ready" if found.known or not policy.disclose_unknown else "unknown",
-            discloses_unknown=policy.disclose_unknown,
-            without_others=policy.online_without_others,
-            share_key_id=self._share_keys.id,
-            # a bin known beside the band would narrow the score down
-            reason_codes=() if request.bands_hash else self._reason_codes(origin, found),
-            data_time_s=found.data_time_s,
-            released_as=passed.released_as,
-        )
-        if passed.released_as:
-            return answer
-        part = request.map_hash + request.part_hash
-        sent = () if pending is None else pending.sent
-        pending = _Pending(digest, request.model_hash, origin, origin.n_cells, passed, part, sent=sent, bands=bands)
-        spare = self._spares.take(f"{bank}/{request.spare_id}", part) if request.spare_id else None
-        cells = origin.cells(found.codes)
-        if spare is not None:
-            answer.keys_id, answer.difference_share = self._secret.keys_id, spare.difference(cells)
-            spare.bound = replace(spare.bound, difference=hashlib.sha256(answer.difference_share).hexdigest())
-            self._remember(key, replace(pending, spare_id=request.spare_id, spare=spare, answer=answer))
-            return answer
-        self._remember(key, pending)
-        query, sha256 = await self._in_thread(lambda: self._encrypt(cells))
-        self._note_sent(key, request.commitment, sha256)
-        answer.keys_id = self._secret.keys_id
-        answer.ciphertext_enc.extend(query)
-        return answer
-
-    def _encrypt(self, cells: Words) -> tuple[tuple[bytes, ...], str]:
-        query = online.encrypt_cells(self._secret, cells[None])
-        return query, digest_of_ciphertexts(query)
-
-    def _note_sent(self, key: str, commitment: bytes, sha256: str) -> None:
-        """Remember what is sent under a commitment; calls that were repeated may come to their end in any order."""
-        pending = self._pending.get(key)
-        if pending is not None:
-            self._pending[key] = replace(pending, sent=(*pending.sent, (commitment, sha256))[-_SENT_KEPT:])
-
-    async def _prepare_spare(self, request: pb.PrepareSpare, peer: Member) -> pb.PreparedSpare:
-        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
-        check_commitment(request.commitment, peer.name)
-        origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
-        self._node.policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self._node.name)
-        if origin is None or origin.job.bank != peer.name:
-            raise RefusedError("no spares for this model: it is not known here", party=self._node.name)
-        n_cells, part = origin.n_cells, request.map_hash + request.part_hash
-        bound = request.commitment
-        query = await self._in_thread(lambda: self._spares.draw(self._secret, key, part, n_cells, bound))
-        return pb.PreparedSpare(ciphertext_enc=query, keys_id=self._secret.keys_id)
-
-    async def _finish_spare(self, request: pb.FinishSpare, peer: Member) -> pb.Empty:
-        key = f"{peer.name}/{_check_id(request.spare_id, peer.name)}"
-        await self._in_thread(lambda: self._spares.finish(self._secret, key, request.evaluated_enc))
+    async def _band_partial(self, message: pb.BandPartial, peer: Member) -> pb.Empty:
+        parties = tuple(message.with_parties)
+        if not 1 < len(parties) < _MOST_PARTIES or parties[0] != self.name or peer.name not in parties[1:]:
+            raise ProtocolError(f"{peer.name} sent a part of a band that {self.name} does not lead", party=peer.name)
+        parse_partial(message.partial_share, 1, peer.name)
+        served = self._roles.get(f"{message.bank}/{message.request_id}")
+        if served is None:
+            raise lost(self.name)
+        served.put(peer.name, message)
         return pb.Empty()
 
-    def _refusal(self, request: pb.EncryptRecord, bank: str, origin: Origin | None) -> str:
-        """Why this holder does not answer, as the bank may hear it; empty if it does."""
-        name, policy = self._node.name, self._node.policy
+    async def _make_pool(self, base: pb.MakePool, peer: Member) -> pb.MadePool:
+        """Make the lead's half of a pool; a bank has one, and asks for another where it has lost its own."""
+        pool_id = _check_id(base.pool_id, peer)
+        self._node.policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self.name)
+        check_commitment(base.commitment, peer.name)
+        pool = self._pool(peer.name, pool_id)
+        if pool is None:
+            mark = self._journal.mark(f"{peer.name}/{pool_id}")
+            made = await self._in_thread(lambda: LeadPool.of(peer.name, self.name, base, mark))
+            pool = self._pool(peer.name, pool_id) or made
+            self._pools[peer.name] = pool
+        if pool.base != base:
+            raise MessageError("this pool was made with another point or commitment", party=peer.name)
+        return pool.made
+
+    async def _extend_pool(self, request: pb.ExtendPool, peer: Member) -> pb.Empty:
+        pool = self._pool(peer.name, request.pool_id)
+        if pool is None:
+            raise lost(self.name)
+        made = await self._in_thread(partial(pool.extend, request))
+        # on disk before any tables leave, so that no number stands for two circuits whatever is restarted
+        self._journal.raise_mark(f"{peer.name}/{request.pool_id}", made)
+        return pb.Empty()
+
+    def _pool(self, bank: str, pool_id: str) -> LeadPool | None:
+        pool = self._pools.get(bank)
+        return pool if pool is not None and pool.base.pool_id == pool_id else None
+
+    async def _holder_keys(self, _request: pb.AskKeys, _peer: Member) -> pb.HolderKeys:
+        secret = await self._in_thread(self._secret)
+        return pb.HolderKeys(public_key=secret.public_bytes, keys_id=secret.keys_id)
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # what its roles take from it
+
+    @cached_property
+    def _context(self) -> SecretContext:
+        return SecretContext()
+
+    def _secret(self) -> SecretContext:
+        return self._context
+
+    async def _find(self, bank: str, request: pb.EncryptRecord) -> HolderRecord:
+        """Return the firm's record, once policy, consent and release control let the request pass; RefusedError."""
+        origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         asked = Request(
             bank=bank,
             purpose=request.purpose,
@@ -259,15 +200,34 @@ class OnlineHolder:
             to_get_bands="ask for a band (output: band)",
             rules=(partial(refuse_to_tell_who_is_known, on_missing=request.on_missing),),
         )
+        self._node.policy.allows(asked, self.name)
+        origin = self._of_bank(origin, bank, request.part_hash)
         try:
-            policy.allows(asked, name)
-        except RefusedError as refusal:
-            return refusal.message
-        if origin is None or origin.job.bank != bank:
-            if request.part_hash:
-                return f"{name}'s part of this model is missing, changed or of another version: see its backup"
-            return f"{name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
-        return ""
+            bands = await asyncio.to_thread(self._kept_bands, request, origin) if request.bands_hash else None
+            firm = origin.records.normalise(request.firm_id)
+            token = self._guard.check_consent(request, bank, firm, origin.job.name)
+            found = await origin.records.find(firm)
+            passed = self._guard.check_release(request, bank, firm, found.codes, token)
+        except IdError:
+            raise RefusedError("the firm id is malformed", party=self.name) from None
+        except RefusedError:
+            raise
+        except VeilscoreError as error:
+            self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
+            raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
+        # a bin known beside the band would narrow the score down
+        reasons = () if bands is not None else self._reason_codes(origin, found)
+        cells, holders = origin.cells(found.codes), origin.job.holders
+        return HolderRecord(cells, found.known, found.data_time_s, reasons, holders, passed, bands)
+
+    def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
+        if origin is not None and origin.job.bank == bank:
+            return origin
+        if part_hash:
+            what = f"{self.name}'s part of this model is missing, changed or of another version: see its backup"
+        else:
+            what = f"{self.name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
+        raise RefusedError(what, party=self.name)
 
     def _kept_bands(self, request: pb.EncryptRecord, origin: Origin) -> Bands:
         folder = self._home / "models" / origin.job.name
@@ -281,115 +241,43 @@ class OnlineHolder:
             if name in allowed
         ]
 
-    def _remember(self, key: str, pending: _Pending) -> None:
-        self._pending[key] = pending
-        while len(self._pending) > _PENDING_KEPT:
-            self._pending.popitem(last=False)
+    async def _n_cells(self, bank: str, asked: pb.PrepareSpare) -> int:
+        """Return the number of cells of the part that a spare is asked for."""
+        self._node.policy.allows(Request(bank=bank, purpose=None, task=SCORE_ONLINE), self.name)
+        origin = await self._origins.by_part(asked.map_hash.hex(), asked.part_hash.hex())
+        return self._of_bank(origin, bank, asked.part_hash).n_cells
 
-    # 2. open
-
-    async def _open_partial(self, request: pb.OpenPartial, peer: Member) -> pb.OpenedPartial:
-        key = f"{peer.name}/{_check_id(request.request_id, peer.name)}"
-        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        kept = self._journal.get(key)
-        if kept is None:
-            answer = await self._open(request, peer.name, key, digest)
-            if isinstance(answer, pb.OpenedPartial):
-                return answer
-            partial = answer
-        elif kept[0] == digest:
-            partial = kept[1]
-        else:
-            return pb.OpenedPartial(status="refused", reason="another reply was opened under this request id")
-        if request.bands_hash:
-            pending = self._pending.pop(key, None)
-            return await self._bands.send(peer.name, request, partial, None if pending is None else pending.bands)
-        message = pb.AddPartial(request_id=request.request_id, partial_share=partial, with_parties=request.with_parties)
-        coordinator = self._fabric.federation.coordinator.name
-        await self._fabric.call(coordinator, "AddPartial", message, pb.Empty, timeout_s=_PEER_S)
-        return pb.OpenedPartial(status="opened")
-
-    async def _open(self, request: pb.OpenPartial, bank: str, key: str, digest: bytes) -> pb.OpenedPartial | bytes:
-        pending = self._pending.get(key)
-        if pending is None or request.keys_id != self._secret.keys_id:
-            reason = f"{self._node.name} was restarted since, or is overloaded; use a new request id"
-            return pb.OpenedPartial(status="lost", reason=reason)
-        parties = tuple(request.with_parties)
-        reason = self._parties_refusal(request, pending, bank)
-        if reason:
-            return pb.OpenedPartial(status="refused", reason=reason)
-        bound, keys = pending.bound(request), await self._share_keys.with_peers(parties, dict(request.share_key_ids))
-        if bound is None or keys is None:
-            why = "another holder was restarted since" if keys is None else "no record was sent under its commitment"
-            return pb.OpenedPartial(status="lost", reason=f"{why}; use a new request id")
-        context = share_context(key, parties, pending.model_hash + request.bands_hash)
-
-        def work() -> bytes | str:
-            share = zero_share(self._node.name, keys, context, 1, he.T)
-            opened = self._release(request, digest, bank, pending, bound, share)
-            return opened if isinstance(opened, str) else self._journal.keep(key, digest, opened)
-
-        partial = await self._in_thread(work)
-        if isinstance(partial, str):
-            return pb.OpenedPartial(status="refused", reason=partial)
-        if pending.bands is None:
-            self._pending.pop(key, None)
-        self._log.info("record scored", bank=bank, model=pending.origin.job.name, sha256=pending.model_hash.hex())
-        return partial
-
-    def _release(
-        self,
-        request: pb.OpenPartial,
-        digest: bytes,
-        bank: str,
-        pending: _Pending,
-        bound: Bound,
-        share: Words,
-    ) -> bytes | str:
-        """Count and log an opening before its partial may leave; the partial, or the refusal."""
-        spared = None
-        if pending.spare is not None and not request.evaluated_enc:
-            spared = pending.spare.partial(request.factors_share, bank)
-        refusal = self._guard.admit(pending.passed)
-        if refusal:
-            return refusal
+    def _write_down(self, opened: OpeningLogged) -> None:
+        self._log.info("opened", what=opened.kind, bank=opened.bank, request=opened.request)
         if self.evidence is not None:
-            self.evidence.share_opened(request, digest, bank, pending.model_hash, bound)
-        if spared is not None:
-            partial = (spared + share) % np.uint64(he.T)
-        else:
-            partial = online.open_partial(self._secret, request.evaluated_enc, 1, pending.n_cells, share)
-        return pack_partial(partial)
-
-    def _parties_refusal(self, request: pb.OpenPartial, pending: _Pending, bank: str) -> str:
-        """Why its part is not opened with these parties, empty if it is; MessageError if they cannot be."""
-        holders, parties = pending.origin.job.holders, tuple(request.with_parties)
-        if len(set(parties)) != len(parties) or self._node.name not in parties or not set(parties) <= set(holders):
-            raise MessageError("the holders of a request are not those of the model", party=bank)
-        if request.bands_hash != (b"" if pending.bands is None else pending.bands.sha256):
-            raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
-        if pending.bands is not None and parties[0] != next(h for h in holders if h in parties):
-            raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
-        if set(parties) != set(holders) and not self._node.policy.online_without_others:
-            return f"{self._node.name} opens its part only together with all holders of the model"
-        return ""
+            self.evidence.online_opened(opened)
 
 
-def _check_record(request: pb.EncryptRecord, bank: str) -> None:
-    _check_id(request.request_id, bank)
-    check_commitment(request.commitment, bank)
-    optional = {len(request.part_hash), len(request.bands_hash)}
-    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
-        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
-    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
-        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
+def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: bytes) -> Bands:
+    """Return the bands that a holder keeps of a model, which must be those of the request.
+
+    folder : of the model in the holder's home.
+    map_hash, bands_hash : of the request.
+
+    Raises RefusedError where none are kept, they are others, or the policy does not let them out; says what to do.
+    """
+    try:
+        kept = KeptBands.load(folder)
+        bands = Bands.of(kept.bands, kept.units)
+    except ConfigError as error:
+        raise RefusedError(error.message) from None
+    if kept.map_sha256 != map_hash.hex():
+        raise RefusedError("the bands kept here are of another version of the model: restore bands.json from backup")
+    if bands.sha256 != bands_hash:
+        raise RefusedError(
+            "the bands of the request are not those that this party accepted with the training job: score with the "
+            "model as it was trained, or name other bands in a batch"
+        )
+    policy.release.allow_bands(bands, kept.units, kept.pdo)
+    return bands
 
 
-def _check_id(request_id: str, bank: str) -> str:
-    if not (0 < len(request_id) <= 100 and request_id.isascii() and request_id.isprintable()):
-        raise ProtocolError("a request id is 1 to 100 printable ASCII characters", party=bank)
-    return request_id
-
-
-def _digest(*fields: bytes) -> bytes:
-    return hashlib.sha256(pack_fields(*fields)).digest()
+def _check_id(text: str, peer: Member) -> str:
+    if not (0 < len(text) <= 100 and text.isascii() and text.isprintable() and "/" not in text):
+        raise ProtocolError("an id is 1 to 100 printable ASCII characters without a slash", party=peer.name)
+    return text

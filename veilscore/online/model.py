@@ -1,13 +1,4 @@
-"""The bank's model made ready for online scoring: encoded points, averages for fallbacks, bounds, reasons.
-
-Reasons: points that a firm loses against the best bin of a column. The bank computes them, since only it knows
-points: for its own columns always; for a holder's column if the holder's policy names it in `reason_columns` and the
-holder therefore sent that column's code in clear; for everything else of the holders one line, the points lost in all
-of it together, which follows from the total. With one holder that line is the holder's own.
-
-In trees points belong to paths, not to bins. A reason is then what the firm loses against the average firm on the
-bank's own splits of a column (`models/tree_paths.py`); of each holder there is the one line, whatever it allows.
-"""
+"""The bank's model made ready for online scoring: encoded points, averages for fallbacks, bounds, its own records."""
 
 from __future__ import annotations
 
@@ -16,14 +7,14 @@ import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Integers
+from veilscore.arrays import CodeArray
 from veilscore.crypto import he
+from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, encode_points
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest_file import MISSING
 from veilscore.data.table import make_table
@@ -34,55 +25,7 @@ from veilscore.models.filed import load_model
 from veilscore.models.model import PartyPart, Scorecard, ScoreModel
 from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
-from veilscore.protocols.online import EncodedPoints, check_points_fit, encode_points
-from veilscore.v1 import control_pb2
-
-
-@dataclass(frozen=True, repr=False)
-class Side:
-    """One party's part of the model, per column and in units.
-
-    Attributes
-    ----------
-    points : one array of points a column, by code.
-    average : the part of the average training firm: each column's mean over the training rows, rounded.
-    encoded : its points for `online.evaluate`; None for the bank's own side, and for trees.
-    part_hash : hash of the holder's part of a boosted model; empty for a scorecard.
-    factors, bounds : of trees, for one record: the bank's factors of the indicators, least and greatest sum.
-    """
-
-    party: str
-    map_hash: bytes
-    names: tuple[str, ...]
-    points: tuple[Integers, ...]
-    average: int
-    encoded: EncodedPoints | None
-    part_hash: bytes = b""
-    factors: Integers | None = None
-    bounds: tuple[int, int] | None = None
-
-    @cached_property
-    def cells(self) -> Integers:
-        """Points of all cells, column by column; for trees the record's factors."""
-        return np.concatenate(self.points) if self.factors is None else self.factors
-
-    def encode(self) -> EncodedPoints:
-        """Points for `online.evaluate`."""
-        return encode_points(self.cells) if self.encoded is None else self.encoded
-
-    @property
-    def lowest(self) -> int:
-        """Smallest part that a firm can have."""
-        return self.bounds[0] if self.bounds is not None else sum(int(p.min()) for p in self.points)
-
-    @property
-    def highest(self) -> int:
-        """Largest part that a firm can have."""
-        return self.bounds[1] if self.bounds is not None else sum(int(p.max()) for p in self.points)
-
-    def lost(self, column: int, code: int) -> int:
-        """Units that a code costs against the column's best."""
-        return int(self.points[column].max() - self.points[column][code])
+from veilscore.protocols.online_spares import Side
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,17 +52,17 @@ class ModelSides:
         return ModelSides(artefact, _side(own, None), sides, trees)
 
     def own_units(self, codes: CodeArray) -> int:
-        """Base points and the bank's own part of one firm."""
+        """Return the base points and the bank's own part of one firm."""
         if isinstance(self.artefact, Scorecard):
             return int(self.artefact.own_units(codes)[0])
         return self.artefact.base_points + self.constant
 
     def units_without(self, codes: CodeArray, neutral: Iterable[str]) -> int:
-        """Units of one firm but for the parts of holders that open one: the bank's, and averages of the neutral."""
+        """Return the units of one firm but for the parts that are opened: the bank's, and averages of the neutral."""
         return self.own_units(codes) + sum(self.holders[h].average for h in neutral)
 
     def of_record(self, codes: CodeArray) -> Self:
-        """The model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
+        """Return the model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
         if not self.trees:
             return self
         sides, constant = {}, 0
@@ -140,8 +83,6 @@ class ModelSides:
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
-    Attributes
-    ----------
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 
@@ -152,12 +93,12 @@ class BankModel(ModelSides):
     stock: BankModel | None = None
 
     def of_record(self, codes: CodeArray) -> Self:
-        """See `ModelSides`."""
+        """Return the model for one record (`ModelSides`)."""
         return replace(super().of_record(codes), stock=self) if self.trees else self
 
 
 class BankModels:
-    """Models in a bank's home by name; read at first use and again when a file changes."""
+    """Keeps the models of a bank's home by name; reads them at first use and again when a file changes."""
 
     def __init__(self, home: Path, origins: Origins) -> None:
         self._folder = home / "models"
@@ -165,7 +106,7 @@ class BankModels:
         self._models: dict[str, tuple[object, BankModel]] = {}
 
     async def get(self, name: str) -> BankModel:
-        """One model, read in a thread where need be; ConfigError, SchemaError or StateError if it cannot be used."""
+        """Return a model, read in a thread if need be; ConfigError, SchemaError or StateError if it cannot be used."""
         folder = self._folder / name
         paths = folder / "model.json", folder / "code_map.json"
         if not name or name != folder.name or not paths[0].is_file():
@@ -198,7 +139,7 @@ class BankModels:
 
 
 def bank_trees(model: Boosted) -> dict[str, BankTrees]:
-    """The bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
+    """Return the bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
     if model.largest_units() >= he.T // 2:
         raise ParameterError(
             f"a total of {model.name} could reach {model.largest_units()} units, {he.T // 2 - 1} fit online scoring: "
@@ -234,13 +175,11 @@ def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -
 
 
 def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[CodeArray, list[str]]:
-    """CodeArray (1, n_columns) of one firm's columns given as text, and the columns with a level not seen in training.
+    """Return the codes (1, n_columns) of a firm's columns given as text, and the columns with a level not seen before.
 
     Empty text and the usual words for missing are missing; a date (YYYY-MM-DD) counts in days since 1970-01-01.
 
-    Raises
-    ------
-    DataError : a column of the model is absent, an unknown one is given, or a number cannot be read.
+    Raises DataError where a column of the model is absent, an unknown one is given, or a number cannot be read.
     """
     absent = [name for name in code_map.names if name not in features]
     unknown = [name for name in features if name not in code_map.kinds]
@@ -270,80 +209,3 @@ def _number(name: str, text: str) -> float:
     if not math.isfinite(value):
         raise DataError(f"feature {name!r} is not a finite number; leave its text empty if it is missing")
     return value
-
-
-@dataclass(frozen=True, repr=False)
-class Disclosed:
-    """One holder's column that its policy names in reasons: (column, code, the name it gives)."""
-
-    column: int
-    code: int
-    name: str
-
-
-def reasons(
-    model: BankModel,
-    own_codes: CodeArray,
-    disclosed: Mapping[str, tuple[Disclosed, ...]],
-    together_units: int,
-    n_most: int,
-) -> list[control_pb2.Reason]:
-    """Bins that cost the firm most, largest loss first.
-
-    Parameters
-    ----------
-    own_codes : (1, n_columns) of the bank.
-    disclosed : each holder that took part -> its columns sent in clear.
-    together_units : what these holders' parts add up to.
-    n_most : most lines.
-    """
-    if model.trees:
-        return _tree_reasons(model, own_codes, tuple(disclosed), together_units, n_most)
-    found = [
-        (model.own.lost(j, int(code)), model.own.party, name, f"{name}: {model.labels[j][int(code)]}")
-        for j, (name, code) in enumerate(zip(model.own.names, own_codes[0], strict=True))
-    ]
-    rest = sum(model.holders[h].highest for h in disclosed) - together_units
-    for holder, columns in disclosed.items():
-        side = model.holders[holder]
-        for shown in columns:
-            lost = side.lost(shown.column, shown.code)
-            rest -= lost
-            alias = side.names[shown.column]
-            found.append((lost, holder, shown.name, f"{shown.name} of {holder}: bin {shown.code} of {alias}"))
-    parties = ", ".join(disclosed)
-    other = "other columns" if any(disclosed.values()) else "all columns"
-    found.append((rest, parties, "", f"{other} of {parties}" + (" together" if len(disclosed) > 1 else "")))
-    found = sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most]
-    return _lines(model, found)
-
-
-def _tree_reasons(
-    model: BankModel,
-    own_codes: CodeArray,
-    holders: tuple[str, ...],
-    together_units: int,
-    n_most: int,
-) -> list[control_pb2.Reason]:
-    """What the firm loses against the average firm: by column of the bank, and in all that holders brought."""
-    lost = np.zeros(len(model.own.names))
-    for trees in model.trees.values():
-        left = trees.own.left(own_codes[0])
-        each = trees.contributions([(trees.own.numbers, left)])[trees.own.numbers]
-        np.subtract.at(lost, trees.own.columns, each)
-    found = [
-        (round(units), model.own.party, name, f"{name}: {model.labels[j][int(own_codes[0, j])]}")
-        for j, (name, units) in enumerate(zip(model.own.names, lost.tolist(), strict=True))
-    ]
-    rest = sum(model.holders[h].average for h in holders) - together_units
-    parties = ", ".join(holders)
-    found.append((rest, parties, "", f"all columns of {parties}" + (" together" if len(holders) > 1 else "")))
-    return _lines(model, sorted((f for f in found if f[0] > 0), key=lambda f: -f[0])[:n_most])
-
-
-def _lines(model: BankModel, found: list[tuple[int, str, str, str]]) -> list[control_pb2.Reason]:
-    units = model.artefact.scaling.units
-    return [
-        control_pb2.Reason(party=party, column=column, points_lost=lost / units, text=text)
-        for lost, party, column, text in found
-    ]

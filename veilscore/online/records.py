@@ -1,4 +1,4 @@
-"""CodeArray of single firms from a party's own data set, looked up by id; and which code map belongs to which model.
+"""Looks up the codes of single firms in a party's own data set, and which code map belongs to which model.
 
 A data file is read at first use and again when it changes on disk; a database at first use and then every ten
 minutes. Answers carry the time of the data, so that stale data can be seen.
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import CodeArray, Words
+from veilscore.crypto.encrypted_cells import one_hot
 from veilscore.data.codes import CodeMap
 from veilscore.data.ids import Ids, check_ids, normalise_ids
 from veilscore.data.ingest import read_table
@@ -26,7 +27,6 @@ from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
-from veilscore.protocols.online import one_hot
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 
@@ -38,8 +38,6 @@ _TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
 class FoundFirm:
     """One firm's codes.
 
-    Attributes
-    ----------
     codes : (1, n_columns), those of missing values where the firm is unknown.
     known : whether the data set has the firm.
     data_time_s : when the data were written (a file) or read (a database), seconds since the epoch.
@@ -59,16 +57,14 @@ class _Index:
     read_at_s: float
 
     def place(self, firm_id: str) -> int | None:
-        """Row of a firm, if it is there."""
+        """Return the row of a firm, if it is there."""
         place = int(np.searchsorted(self.ids, firm_id))
         return place if place < len(self.ids) and self.ids[place] == firm_id else None
 
 
 class Records:
-    """A party's data set as one model sees it.
+    """Looks firms up in a party's data set, as one model sees it.
 
-    Parameters
-    ----------
     node, job : name the data set, its columns and the kind of id.
     code_map : the party's map of the model.
     """
@@ -81,11 +77,11 @@ class Records:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        """Name only: the values stay private."""
+        """Show the name only: the values stay private."""
         return f"Records({self._job.datasets[self._node.name]!r})"
 
     def normalise(self, firm_id: str) -> str:
-        """Firm id in the spelling of the job; IdError if it is malformed."""
+        """Return the firm id in the spelling of the job; IdError if it is malformed."""
         ids = normalise_ids([firm_id], self._job.parameters.id_normaliser)
         check_ids(ids, self._job.parameters.id_normaliser, source="the request")
         return str(ids[0])
@@ -93,9 +89,7 @@ class Records:
     async def find(self, firm_id: str) -> FoundFirm:
         """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
 
-        Raises
-        ------
-        DataError : malformed id, or the data set cannot be read.
+        Raises DataError where the id is malformed or the data set cannot be read.
         """
         index = self._index
         if index is None or not self._is_current(index):
@@ -159,8 +153,6 @@ def _signature(path: Path) -> object:
 class Origin:
     """A model that this node took part in: the job that trained it, and the node's own records for it.
 
-    Attributes
-    ----------
     trees : the node's part of a boosted model; None for a scorecard.
     """
 
@@ -174,13 +166,13 @@ class Origin:
 
     @property
     def n_cells(self) -> int:
-        """Numbers that stand for a record: cells of all columns, or indicators of all trees (at least one)."""
+        """Return how many numbers stand for a record: cells of all columns, or indicators of all trees, at least 1."""
         if self.trees is None:
             return int(self.records.code_map.n_codes.sum())
         return max(1, sum(len(tree.holder_splits) for tree in self.trees.trees))
 
     def cells(self, codes: CodeArray) -> Words:
-        """What stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
+        """Return what stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
         if self._bits is None:
             cells: Words = one_hot(codes, self.records.code_map.n_codes)[0]
             return cells
@@ -191,7 +183,7 @@ class Origin:
 
 
 class Origins:
-    """All training jobs of a node, by the hash of the node's code map; usable from any thread.
+    """Finds the training jobs of a node by the hash of the node's code map; usable from any thread.
 
     The map is taken from the job's folder, or where that is gone from the folder of the model.
     """
@@ -206,13 +198,13 @@ class Origins:
         self._lock = threading.Lock()
 
     async def by_map(self, map_sha256: str) -> Origin | None:
-        """Model trained with this node's code map of this hash (hexadecimal), if any; searched for in a thread."""
+        """Return the model trained with the code map of this hash (hexadecimal), if any; searched for in a thread."""
         if map_sha256 not in self._found:
             await asyncio.to_thread(self.search)
         return self._found.get(map_sha256)
 
     async def by_part(self, map_sha256: str, trees_sha256: str) -> Origin | None:
-        """Model with this map and, unless the second hash is empty, with this part of a boosted model."""
+        """Return the model with this map and, unless the second hash is empty, with this part of a boosted model."""
         if not trees_sha256:
             return await self.by_map(map_sha256)
         if (map_sha256, trees_sha256) not in self._parts:
@@ -253,7 +245,7 @@ class Origins:
 
 
 def _read_part(path: Path) -> HolderTrees | None:
-    """Part of a boosted model; None where it is damaged: then the model is unknown here, and others still work."""
+    """Read a part of a boosted model; None where it is damaged: that model is then unknown here, others still work."""
     try:
         return HolderTrees.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ConfigError):
@@ -261,7 +253,7 @@ def _read_part(path: Path) -> HolderTrees | None:
 
 
 def _read_map(path: Path) -> CodeMap | None:
-    """Code map of a file; None where it is damaged: then the model is unknown here, and others still work."""
+    """Read a code map; None where it is damaged: that model is then unknown here, others still work."""
     try:
         text: Any = path.read_text(encoding="utf-8")
         body = json.loads(text)
@@ -271,7 +263,7 @@ def _read_map(path: Path) -> CodeMap | None:
 
 
 def load_map(path: Path) -> CodeMap:
-    """Code map of one model; StateError or SchemaError if it is gone or damaged."""
+    """Read the code map of one model; StateError or SchemaError if it is gone or damaged."""
     try:
         return CodeMap.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:

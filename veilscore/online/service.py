@@ -1,25 +1,18 @@
-"""Online scoring of single firms between nodes, and how a node offers its side of it.
+"""Offers a node's side of online scoring, and says what its callers see of it.
 
-Source   : design page, section 8; `veilscore.protocols.online` (encryption), `veilscore.crypto.zero_share`.
-Parties  : the bank (`online.bank`), the holders (`online.holder`), the coordinator (`coordinator.totals`).
-Messages : ScoreRequest -> ScoreResponse between a loan system and its own bank. For each: EncryptRecord (bank to
-           holder: firm id, hashes of model and code map, purpose) -> EncryptedRecord (one-hot codes under the holder's
-           key, or a status); HolderKeys once for each start of a holder; ShareKey between holders once for each pair
-           of starts; OpenPartial (masked points) -> AddPartial (holder to coordinator) -> TotalReply (to the bank).
-           While idle, the nodes make spares (`online.spares`: PrepareSpare, FinishSpare), with which a request needs
-           no encryption; without one it takes the long way.
-           For a band alone (`output: band`) the coordinator has no part: BandPartial (holder to the lead, the first of
-           the model's holders that take part), then BandLabels -> BandTables between bank and lead
-           (`online.bands_bank`, `online.bands_holder`); BandBase -> BandChoices while idle, or while holders encrypt.
+Source   : `veilscore.protocols.online` (roles and messages), `online_spares` and `online_band` beside it; ADR 17.
+Parties  : a loan system asks its own bank (`online.bank`: Score), which asks the holders (`online.holder`); the
+           coordinator adds (`coordinator.totals`). While idle, the nodes make spares and set-ups (`online.stock`).
 Reveals  : to the bank, the firm's total, hence what all holders' parts add up to, and a holder's part if only one
            takes part; whether a holder knows the firm where its policy says so (`disclose_unknown`); codes of the
            columns named in a holder's `reason_columns`; the time of the holder's data. To a holder, that the firm is
            scored, when, for which purpose and by which model hash. To the coordinator, when holders score with whom.
            A bank and a coordinator together learn no single part while two honest holders take part.
-           With a band alone, to the bank the band instead of the total and no codes of `reason_columns`; to the lead
-           nothing more, as the holders' sum is uniform without the bank's masks. Bank and lead together know the total.
+           With a band alone (`output: band`), to the bank the band instead of the total and no codes of
+           `reason_columns`; to the coordinator nothing; to the lead nothing more than to a holder, as the holders' sum
+           is uniform without the bank's masks. Bank and lead together know the total.
 Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented, but
-           found: before it has a record it is committed to what it draws for the reply (docs/adr/0012).
+           found: it is committed to what it draws before it has anything of a holder (docs/adr/0012).
 Aborts   : nothing wrong is ever returned as a score: a total outside what the model allows, holders' keys that changed
            on the way, a map of another version all end as status "failed" with the reason.
            Of a band this cannot be told: a wrong part gets a wrong band opened, where a wrong total is mostly out of
@@ -27,8 +20,8 @@ Aborts   : nothing wrong is ever returned as a score: a total outside what the m
 
 Missing parties, by the request's `on_missing`:
     fail          a firm unknown to a holder, a refusing or unreachable holder: status "failed", no score.
-    missing_code  a firm unknown to a holder gets its bins of missing values (the holder encrypts them itself, and the
-                  bank hears of it only if its policy discloses that); refusing or unreachable: "failed".
+    missing_code  a firm unknown to a holder gets its bins of missing values (the holder takes them itself, and the
+                  bank learns of it only if its policy discloses that); refusing or unreachable: "failed".
     neutral       as missing_code, and a holder that refuses or cannot be reached counts with its average points over
                   the training rows; status "fallback", each party's status beside it. Sums over different sets of
                   holders would show single parts by subtraction, so the others then open theirs only if their policy
@@ -55,7 +48,7 @@ from veilscore.terms.node_config import NodeConfig
 
 
 class OnlineSide(Protocol):
-    """One node's side of online scoring; what it releases goes into the node's log first, where there is one."""
+    """What a node has of online scoring; what it releases goes into the node's log first, where there is one."""
 
     evidence: EvidenceRecorder | None
 
@@ -63,14 +56,14 @@ class OnlineSide(Protocol):
         """Offer its calls."""
 
     async def start(self) -> None:
-        """Do what the end of the process came before the last time; the log is open."""
+        """Finish what the previous run left over; the log is open."""
 
     async def close(self) -> None:
-        """End."""
+        """Stop, and give up what still runs."""
 
 
 def online_side(home: Path, node: NodeConfig, ledger: Ledger) -> OnlineSide:
-    """Side of a bank's or a holder's node, by its role; loads the encryption library."""
+    """Return the side of a bank's or a holder's node, by its role; loads the encryption library."""
     name = "Bank" if node.role == "bank" else "Holder"
     side = getattr(importlib.import_module(f"veilscore.online.{name.lower()}"), f"Online{name}")
     return cast("OnlineSide", side(home, node, ledger))

@@ -1,4 +1,4 @@
-"""Keys that the holders of an online score agree on pairwise and directly: neither bank nor coordinator has one."""
+"""Agrees on keys with the other holders of an online score, directly: neither bank nor coordinator has one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key
-from veilscore.fabric.fabric import Fabric
 from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Protocol, call
 
-_PEER_S = 10.0
 _LABEL = "veilscore/1 online zero-share"
 
 
@@ -26,11 +25,9 @@ class _PeerKey:
 
 
 class ShareKeys:
-    """One start of a holder: its half key, made anew each time, and what it agreed on with others.
+    """Keeps what one start of a holder has: its half key, made anew each time, and what it agreed on with others.
 
-    Attributes
-    ----------
-    id : SHA-256 of its public half. All holders of a request hear all ids from the bank, so a holder that was
+    id : SHA-256 of its public half. All holders of a request learn all ids from the bank, so a holder that was
         restarted on the way is noticed before anything is opened: shares of zero under keys that differ would not
         add up to zero.
     """
@@ -41,14 +38,9 @@ class ShareKeys:
         self._public = self._private.public_key().public_bytes_raw()
         self.id = hashlib.sha256(self._public).digest()
         self._agreed: dict[str, _PeerKey] = {}
-        self._fabric: Fabric
 
-    def register(self, fabric: Fabric) -> None:
-        """Offer ShareKey to other holders."""
-        self._fabric = fabric
-        fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_key)
-
-    async def _share_key(self, request: pb.ShareKey, peer: Member) -> pb.ShareKey:
+    async def answer(self, request: pb.ShareKey, peer: Member) -> pb.ShareKey:
+        """Agree with another holder, which has called with its half."""
         self._agree(peer.name, request.public_key)
         return pb.ShareKey(public_key=self._public)
 
@@ -58,16 +50,15 @@ class ShareKeys:
         agreed = self._agreed[peer] = _PeerKey(hashlib.sha256(public_key).digest(), key)
         return agreed
 
-    async def with_peers(self, parties: Sequence[str], ids: Mapping[str, bytes]) -> dict[str, PairwiseKey] | None:
-        """Key with each other party under these ids; None if a party, or this one, has other keys by now."""
+    def with_peers(self, parties: Sequence[str], ids: Mapping[str, bytes]) -> Protocol[dict[str, PairwiseKey] | None]:
+        """Agree on a key with each other party under these ids; None if one of them, or this one, has others by now."""
         if ids.get(self._name) != self.id:
             return None
         keys = {}
         for peer in (p for p in parties if p != self._name):
             agreed = self._agreed.get(peer)
             if agreed is None or agreed.half_id != ids.get(peer):
-                mine = pb.ShareKey(public_key=self._public)
-                theirs = await self._fabric.call(peer, "ShareKey", mine, pb.ShareKey, timeout_s=_PEER_S)
+                theirs = yield from call(peer, pb.ShareKey(public_key=self._public), pb.ShareKey)
                 agreed = self._agree(peer, theirs.public_key)
             if agreed.half_id != ids.get(peer):
                 return None

@@ -12,7 +12,7 @@ Aborts   : MessageError on any wrong size, or a band that there is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -124,40 +124,17 @@ def bank_bands(session: Session, share: Units, bands: Bands, modulus: int) -> Pr
     share : (n_rows,) its share of the totals, of any sign.
     """
     circuit = BandCircuit(bands.limits, modulus)
-    names = session.label("bands", session.lead, session.bank)
-    receiver, evaluator = LabelReceiver(names), Evaluator(names)
-    yield Send(session.lead, pb.BandBankBase(point=receiver.base()))
-    base = yield from receive(session.lead, pb.BandLeadBase)
-    receiver.accept(base.points)
-    lifted = ((share + circuit.half) % modulus).astype(np.uint64)
     index = np.empty(share.size, np.int64)
-    ahead: list[tuple[slice, Any]] = []
-    for piece in _pieces(share.size):
-        message, labels = receiver.extend(to_bits(lifted[piece], circuit.n_bits))
-        yield from send_parts(session.lead, pb.BandBankLabels, message)
-        ahead.append((piece, labels))
-        if len(ahead) > 1:
-            yield from _bank_piece(session, circuit, evaluator, ahead.pop(0), index)
-    for late in ahead:
-        yield from _bank_piece(session, circuit, evaluator, late, index)
+
+    def read(piece: slice, evaluator: Evaluator, word: Any) -> Protocol[None]:
+        opened = yield from receive(session.lead, pb.BandLeadDecoding)
+        decoding = shares.bits_from_bytes(opened.bits, circuit.index_bits * word.shape[1])
+        index[piece] = from_bits(evaluator.decode(word, decoding.reshape(circuit.index_bits, -1)))
+        if index[piece].max(initial=0) > len(circuit.limits):
+            raise MessageError("a row came out in a band that there is not", party=session.lead)
+
+    yield from bank_garbled(session, share, circuit, read)
     return index
-
-
-def _bank_piece(
-    session: Session, circuit: BandCircuit, evaluator: Evaluator, sent: tuple[slice, Any], index: Units
-) -> Protocol[None]:
-    piece, labels = sent
-    count = piece.stop - piece.start
-    tables = yield from receive_parts(session.lead, pb.BandLeadTables, GATE_BYTES * circuit.gates * count)
-    evaluator.feed(tables)
-    word = circuit(evaluator, labels, evaluator.own((circuit.n_bits, count)))
-    evaluator.done()
-    opened = yield from receive(session.lead, pb.BandLeadDecoding)
-    decoding = shares.bits_from_bytes(opened.bits, circuit.index_bits * count)
-    index[piece] = from_bits(evaluator.decode(word, decoding.reshape(circuit.index_bits, count)))
-    if index[piece].max(initial=0) > len(circuit.limits):
-        raise MessageError("a row came out in a band that there is not", party=session.lead)
-    yield Progress("rows in bands", piece.stop, index.size)
 
 
 def lead_bands(session: Session, share: Words, bands: Bands, modulus: int) -> Protocol[None]:
@@ -167,7 +144,56 @@ def lead_bands(session: Session, share: Words, bands: Bands, modulus: int) -> Pr
     ----------
     share : (n_rows,) the holders' share of the totals, below the modulus.
     """
-    circuit = BandCircuit(bands.limits, modulus)
+
+    def decode(garbler: Garbler, word: Any) -> Protocol[None]:
+        decoding = garbler.decoding(word).reshape(-1)
+        yield Send(session.bank, pb.BandLeadDecoding(bits=shares.bits_to_bytes(decoding)))
+
+    yield from lead_garbled(session, share, BandCircuit(bands.limits, modulus), decode)
+
+
+def bank_garbled(
+    session: Session,
+    share: Units,
+    circuit: BandCircuit,
+    read: Callable[[slice, Evaluator, Any], Protocol[None]],
+    *,
+    ahead: int = 1,
+) -> Protocol[None]:
+    """Bank: evaluate the circuit on all rows, piece by piece; `read` goes on with the labels of its output.
+
+    ahead : pieces whose labels leave before a piece is evaluated; 0 where `read` sends messages itself.
+    """
+    names = session.label("bands", session.lead, session.bank)
+    receiver, evaluator = LabelReceiver(names), Evaluator(names)
+    yield Send(session.lead, pb.BandBankBase(point=receiver.base()))
+    base = yield from receive(session.lead, pb.BandLeadBase)
+    receiver.accept(base.points)
+    lifted = ((share + circuit.half) % circuit.modulus).astype(np.uint64)
+    sent: list[tuple[slice, Any]] = []
+
+    def evaluate(piece: slice, labels: Any) -> Protocol[None]:
+        count = piece.stop - piece.start
+        evaluator.feed((yield from receive_parts(session.lead, pb.BandLeadTables, GATE_BYTES * circuit.gates * count)))
+        word = circuit(evaluator, labels, evaluator.own((circuit.n_bits, count)))
+        evaluator.done()
+        yield from read(piece, evaluator, word)
+        yield Progress("rows in bands", piece.stop, share.size)
+
+    for piece in _pieces(share.size):
+        message, labels = receiver.extend(to_bits(lifted[piece], circuit.n_bits))
+        yield from send_parts(session.lead, pb.BandBankLabels, message)
+        sent.append((piece, labels))
+        if len(sent) > ahead:
+            yield from evaluate(*sent.pop(0))
+    for late in sent:
+        yield from evaluate(*late)
+
+
+def lead_garbled(
+    session: Session, share: Words, circuit: BandCircuit, release: Callable[[Garbler, Any], Protocol[None]]
+) -> Protocol[None]:
+    """Lead: garble the circuit for all rows, piece by piece; `release` goes on with the labels of its output."""
     names = session.label("bands", session.party, session.bank)
     base = yield from receive(session.bank, pb.BandBankBase)
     sender = LabelSender(names, base.point)
@@ -180,6 +206,5 @@ def lead_bands(session: Session, share: Words, bands: Bands, modulus: int) -> Pr
         theirs = sender.extend(data, (circuit.n_bits, count))
         word = circuit(garbler, theirs, garbler.own(to_bits(share[piece], circuit.n_bits)))
         yield from send_parts(session.bank, pb.BandLeadTables, garbler.tables())
-        decoding = garbler.decoding(word).reshape(-1)
-        yield Send(session.bank, pb.BandLeadDecoding(bits=shares.bits_to_bytes(decoding)))
+        yield from release(garbler, word)
         yield Progress("rows in bands", piece.stop, share.size)

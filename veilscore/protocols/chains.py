@@ -2,13 +2,15 @@
 
 Source   : docs/protocols/disclosure.md; `models/chain_growth.py` (trees, bounds), `bit_products.py`, secure histogram.
 Parties  : The bank (labels, its own trees, cuts) and each holder (codes), pairwise; no holder meets another.
-Messages : Once: ChainHolderStart, ChainHolderHints, BoostPoints both ways (bit products), ChainBankVectors (W). For
-           each exchange of `AT_ONCE` trees: ChainBankTrees; BoostChoices -> BoostProducts (the bank's cuts times the
-           holder's share of r); ChainBankVectors (r and W by cut, encrypted) -> ChainHolderSums (noised shares of leaf
-           sums); BoostChoices -> BoostProducts (the holder's cells times the steps of the bank's rows).
-Reveals  : The bank learns the leaf sums of random trees with the holder's noise, charged once for the whole chain
-           before the first leaves. A holder learns which of its coded columns each tree uses (drawn at random, later
-           more often those that gained), and which trees share a cut of the bank; no cut, sum or weight.
+Messages : Step bin: BinBankRound1 (training mask) -> BinHolderRound1 (names and numbers of cells). Step boost, once:
+           ChainHolderHints, BoostPoints both ways (bit products), ChainBankVectors (W). For each exchange of
+           `AT_ONCE` trees: ChainBankTrees; BoostChoices -> BoostProducts (the bank's cuts times the holder's share of
+           r); ChainBankVectors (r and W by cut, encrypted) -> ChainHolderSums (noised shares of leaf sums);
+           BoostChoices -> BoostProducts (the holder's cells times the steps of the bank's rows).
+Reveals  : A holder learns which rows train. The bank learns the numbers of coded columns and cells, which do not depend
+           on the job's rows, and the leaf sums of random trees with the holder's noise, charged once for the whole
+           chain before the first leaves. A holder learns which of its coded columns each tree uses (drawn at random,
+           later more often those that gained), and which trees share a cut of the bank; no cut, sum or weight.
 Assumes  : Parties are semi-honest; ring-LWE and computational Diffie-Hellman in ristretto255 are hard; AES is a random
            permutation. That the bank keeps its rows within `Reach` bounds what a firm moves; an audit replays the bank
            to see it.
@@ -23,18 +25,29 @@ from itertools import pairwise
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Integers, Words
+from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
 from veilscore.lattice.params import SCALE_BITS
-from veilscore.models.chain_growth import AT_ONCE, CUTS, TREES, Chain, ChainRows, Steps, leaves_sensitivity
-from veilscore.models.counts import offsets
-from veilscore.protocols.binning import MAX_HINT_BYTES
+from veilscore.models.chain_growth import (
+    AT_ONCE,
+    CUTS,
+    TREES,
+    Chain,
+    ChainColumns,
+    ChainRows,
+    Steps,
+    leaves_sensitivity,
+    sources_of,
+)
+from veilscore.models.counts import BinCounts, BinnedColumns, offsets
+from veilscore.protocols.binning import MAX_HINT_BYTES, check_shape, shape_message, training_rows
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.residual import noised
 from veilscore.v1 import chains_pb2 as pb
+from veilscore.v1 import scorecard_pb2 as pb_bin
 from veilscore.wire.protocol import (
     Charge,
     Progress,
@@ -71,24 +84,49 @@ class ChainTerms:
         return self.n_trees // AT_ONCE
 
 
-# --- the bank --------------------------------------------------------------------------------------------------------
+# --- step bin --------------------------------------------------------------------------------------------------------
+
+
+def bank_columns(session: Session, train: Mask) -> Protocol[dict[str, BinCounts]]:
+    """Bank: tell holders which of all rows (n_samples,) train; return the shape of their coded columns, without counts.
+
+    Raises MessageError where a column's partitions do not stand side by side under its name.
+    """
+    n_train = int(train.sum())
+    message = pb_bin.BinBankRound1(n_samples=train.size, train_mask=shares.bits_to_bytes(train), n_train=n_train)
+    for holder in session.holders:
+        yield Send(holder, message)
+    found = {}
+    for holder in session.holders:
+        found[holder] = check_shape(holder, (yield from receive(holder, pb_bin.BinHolderRound1)), n_train)
+        if found[holder].counts.any() or (np.diff(sources_of(found[holder].names)) < 0).any():
+            raise MessageError("coded columns have counts, or are not in the order of their columns", party=holder)
+    return found
+
+
+def holder_columns(session: Session, columns: BinnedColumns, n_samples: int) -> Protocol[Mask]:
+    """Holder: tell the shape of coded columns of all aligned rows; return which of these train."""
+    train = training_rows(session, (yield from receive(session.bank, pb_bin.BinBankRound1)), n_samples)
+    nothing = np.zeros(int(columns.n_codes.sum()), np.int64)
+    yield Send(session.bank, shape_message(columns, nothing, nothing))
+    return train
+
+
+# --- step boost: the bank --------------------------------------------------------------------------------------------
 
 
 def bank_chains(
-    session: Session, rows: ChainRows, n_codes: Mapping[str, Integers], terms: ChainTerms
+    session: Session, rows: ChainRows, columns: Mapping[str, ChainColumns], terms: ChainTerms
 ) -> Protocol[dict[str, Chain]]:
-    """Bank: grow the chain of every holder, all at a time.
-
-    n_codes : holder -> (d,) cells of its coded columns.
-    """
-    return interleave({h: _bank_chain(session, h, rows, n_codes[h], terms) for h in session.holders})
+    """Bank: grow the chain of every holder, all at a time."""
+    return interleave({h: _bank_chain(session, h, rows, columns[h], terms) for h in session.holders})
 
 
 def _bank_chain(
-    session: Session, holder: str, rows: ChainRows, n_codes: Integers, terms: ChainTerms
+    session: Session, holder: str, rows: ChainRows, columns: ChainColumns, terms: ChainTerms
 ) -> Protocol[Chain]:
-    start = yield from receive(holder, pb.ChainHolderStart)
-    chain = Chain(rows, n_codes, _sources(start, n_codes, holder), terms.sigma, secret_generator())
+    n_codes = columns.n_codes
+    chain = Chain(rows, columns, terms.sigma, secret_generator())
     vectors = HistogramVectors(rows.score.size, n_codes, session.label("chain cells", holder, session.bank))
     vectors.add_hints((yield from receive_parts(holder, pb.ChainHolderHints, MAX_HINT_BYTES)))
     keys = yield from bit_setup(session, holder)
@@ -118,13 +156,6 @@ def _bank_chain(
     return chain
 
 
-def _sources(start: pb.ChainHolderStart, n_codes: Integers, holder: str) -> Integers:
-    sources = np.array(start.sources, np.int64)
-    if sources.size != n_codes.size or set(sources.tolist()) != set(range(int(sources.max(initial=0)) + 1)):
-        raise MessageError("the holder's coded columns are not numbered by its columns", party=holder)
-    return sources
-
-
 def _step_of(steps: Steps, group: list[int]) -> Words:
     """Return, in ring units, what columns add to each row at their last cells, then beyond it for each other cell."""
     parts = [steps.of_column(steps.columns.index(column)) for column in group]
@@ -132,19 +163,15 @@ def _step_of(steps: Steps, group: list[int]) -> Words:
     return shares.to_ring(np.concatenate([last[None], *(others for _, others in parts)]))
 
 
-# --- a holder --------------------------------------------------------------------------------------------------------
+# --- step boost: a holder --------------------------------------------------------------------------------------------
 
 
-def holder_chain(
-    session: Session, codes: CodeArray, n_codes: Integers, sources: Integers, terms: ChainTerms
-) -> Protocol[tuple[int, ...]]:
+def holder_chain(session: Session, codes: CodeArray, n_codes: Integers, terms: ChainTerms) -> Protocol[tuple[int, ...]]:
     """Holder: take part in the chain on its columns; return the coded column of each tree.
 
     codes, n_codes : (n, d) codes of the training rows and (d,) codes of each coded column.
-    sources : (d,) which column of its data set each is a partition of.
     """
     bank, n = session.bank, codes.shape[0]
-    yield Send(bank, pb.ChainHolderStart(sources=sources.tolist()))
     histogram = HistogramCodes(codes, n_codes, session.label("chain cells", session.party, bank))
     yield from send_parts(bank, pb.ChainHolderHints, b"".join(histogram.hint_chunks()))
     keys = yield from bit_setup(session, bank)

@@ -1,262 +1,436 @@
-"""Scoring one or a few records online: the bank learns totals, a holder nothing, the coordinator nothing.
+"""Scores one firm online: the bank learns its total or its band, a holder that the firm is scored, nobody else more.
 
-Source: BFV in slots (`veilscore.crypto.he`); zero-shares between holders (`veilscore.crypto.zero_share`).
-Parties: bank B (points of every cell), holders H1..Hm (each the records' codes of its own columns),
-coordinator C.
-Messages: 1. H -> B: `encrypt_records`, one-hot codes under H's key. 2. B -> H: `evaluate`, points of those
-cells plus a mask uniform on all slots. 3. H -> C: `open_partial`, the sum of the slots plus a zero-share
-with the other holders. 4. C -> B: `add_partials`. B: `total_points` takes its masks off and adds its own
-part.
-Reveals: to B each record's total; with one holder the total is that holder's part plus what B knows, so B
-learns the part. To H and C nothing: what they see is uniform modulo T without B's masks.
-Assumes: ring-LWE; what `veilscore.crypto.zero_share` assumes; semi-honest parties; B and C together learn no
-single holder's part while two honest holders remain. A request id is opened once by each holder: opening
-two replies with one zero-share would show their difference to B and C together, so a node answers a retry
-from what it kept.
-Aborts: `MessageError` (wrong size, range, modulus), `SchemaError` (codes outside the map), `ParameterError`
-(totals that could wrap).
+Source   : sums of encrypted cells, made as spares (`online_spares.py`, ADR 4); shares of zero between holders
+           (`crypto/zero_share.py`); bands by a garbled circuit (`online_band.py`), with labels made ahead
+           (`online_pool.py`); roles as in ADR 17.
+Parties  : the bank (points of every cell), holders (the record's codes of their own columns), the coordinator; of a
+           band the lead, the first holder that takes part, instead of the coordinator.
+Messages : 0. A spare with each holder, from the stock or made now.
+           1. EncryptRecord (bank to each holder: firm, hashes of model and code map, purpose, spare) ->
+           EncryptedRecord: the difference of the record's cells from the spare, or that the holder does not know the
+           firm, or that it released the same before. The bank then fixes who takes part.
+           2. OpenPartial -> OpenedPartial, before which the holder sends its part plus a share of zero: AddPartial to
+           the coordinator, TotalRequest (the bank) -> TotalReply; of a band BandPartial to the lead, whose answer has
+           the tables of the circuit. ShareKey between holders once for each pair of starts.
+Reveals  : to the bank the firm's total, hence what all holders' parts add up to, and a holder's part if only one takes
+           part; with a band alone the band instead. To holders, coordinator and lead nothing of it: what they see is
+           uniform modulo T without the bank's masks. See `veilscore.online.service` for the rest.
+Assumes  : ring-LWE; what `crypto/zero_share.py` assumes; semi-honest parties; bank and coordinator together learn no
+           single part while two honest holders take part. A request id is opened once by each holder: opening two
+           parts with one share of zero would show their difference to bank and coordinator together.
+Aborts   : MessageError (wrong size, range, modulus), ProtocolError (parts that add up to no possible score);
+           RefusedError at the bank for what a holder does not do.
 
-All partials and totals are uint64 arrays of shape (n_records,) modulo T = `he.T`, whole points; a total is
-lifted to (-T/2, T/2), which `check_points_fit` guarantees to hold. A firm that a holder does not have is a
-`RecordStatus`, never a record of zeros.
+Partials and totals are whole points modulo T = `he.T`. A role lives from the first call of a request to its last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from google.protobuf.message import Message
 
-from veilscore.arrays import Integers, Words
-from veilscore.crypto.he import (
-    N_SLOTS,
-    Blind,
-    PublicContext,
-    SecretContext,
-    T,
-    Weights,
-    encode_weights,
-    uniform_slots,
-)
-from veilscore.errors import MessageError, ParameterError, SchemaError
-from veilscore.wire.randomness import derived, seeded
+from veilscore.crypto.garbled import Garbler
+from veilscore.crypto.he import T
+from veilscore.crypto.tweaked_hash import Labels
+from veilscore.crypto.zero_share import share_context, zero_share
+from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.online_opening import ShareOpened, digests_of
+from veilscore.protocols.adding import pack_partial, parse_partial
+from veilscore.protocols.online_band import CALLS, BankCircuit, check_same, lead_serves, lost, sha256_of
+from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord
+from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
+from veilscore.protocols.online_pool import LabelsAsked, LeadPool
+from veilscore.protocols.online_spares import HolderSpare, Side
+from veilscore.terms.bands import Bands
+from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, together, work
 
-_USED_SLOTS = N_SLOTS - 1  # one stays free for a random weight (`he.encode_weights`)
+R = TypeVar("R")
+CALLER = "caller"  # in the bank's role, whoever asked its node for the score
+ON_MISSING = ("fail", "missing_code", "neutral")
+_PATIENCE_S = 120.0  # with what was asked to be opened; the caller's own limit ends it before
+_SENT_KEPT = 8  # records sent under one request id, by calls that were repeated
 
 
-class RecordStatus(StrEnum):
-    """A holder's answer to a request for one firm's record."""
+# --- the bank --------------------------------------------------------------------------------------------------------
 
-    READY = "ready"
-    UNKNOWN = "unknown"  # the holder has no record of this firm
-    REFUSED = "refused"  # its policy does not allow it
 
-    @classmethod
-    def parse(cls, text: str, holder: str) -> RecordStatus:
-        """Read a peer's status."""
+class _NotOpenedError(PeerError):
+    """A holder did not open its part."""
+
+    def __init__(self, holder: str, error: VeilscoreError) -> None:
+        again = "" if isinstance(error, RefusedError) else "; repeat the request under its id"
+        super().__init__(error.message[:160] + again, party=holder)
+        self.holder = holder
+
+
+def bank_score(of: BankRequest) -> Protocol[Opened]:
+    """Bank: score one firm; what a repeat under the request's id cannot mend ends the role."""
+    yield Serve(CALLER, (pb.ScoreRequest,))
+    parts = yield from together({holder: _or_why_not(of, holder) for holder in of.sides})
+    again = [part.holder for part in parts.values() if part.reply.released_as]
+    if again:
+        ready, chosen = taking_part(as_if_sent(parts), of.ask.on_missing)
+        before = of.opened_before(chosen)
+        if before is not None:
+            return Opened(ready, tuple(part.holder for part in chosen), before, before=True)
+        parts |= yield from together({holder: _or_why_not(of, holder, fresh=True) for holder in again})
+    parts, chosen = taking_part(parts, of.ask.on_missing)
+    if not chosen:
+        found = 0
+    elif of.bands is None:
+        found = yield from _total(of, parts, chosen)
+    else:
+        found = yield from _band(of, of.bands, parts, chosen)
+    return Opened(parts, tuple(part.holder for part in chosen), found)
+
+
+def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[FirmPart]:
+    """Bank: ask one holder for the firm's record under a spare; raises what the holder answers instead."""
+    side, spare = of.sides[holder], of.take_spare(holder) or (yield from of.make_spare(holder))
+    request = pb.EncryptRecord()
+    request.CopyFrom(of.ask)
+    request.map_hash, request.part_hash, request.fresh = side.map_hash, side.part_hash, fresh
+    try:
+        for _ in range(2):
+            request.spare_id = spare.spare_id
+            reply = yield from call(holder, request, pb.EncryptedRecord, of.limit_s / 2)
+            if not reply.no_spare:
+                break
+            spare = yield from of.make_spare(holder)  # the holder was restarted since
+    except RefusedError:
+        of.put_back(holder, spare)
+        raise
+    part = read_part(reply, side, spare, fresh=fresh)
+    if part.mask is None:
+        of.put_back(holder, spare)
+    return part
+
+
+def bank_opens(
+    of: BankRequest,
+    part: FirmPart,
+    parties: Sequence[str],
+    share_key_ids: Mapping[str, bytes],
+    labels: LabelsAsked | None = None,
+) -> Protocol[pb.OpenedPartial]:
+    """Bank: have one holder open its part together with the others.
+
+    parties : who takes part; of a band the lead first.
+    share_key_ids : party -> which of its keys its share of zero is made with.
+    labels : what the lead of a band is asked for besides.
+    """
+    if part.spare is None:
+        raise MessageError(f"{part.holder} sent no record to be opened")
+    request = pb.OpenPartial(
+        request_id=of.ask.request_id,
+        spare_id=part.spare.spare_id,
+        with_parties=parties,
+        share_key_ids=share_key_ids,
+        factors_share=part.spare.factors_of(of.sides[part.holder].cells),
+        bands_hash=of.ask.bands_hash,
+    )
+    if labels is not None:
+        request.pool_id, request.circuit, request.choices_share = labels
+    of.note(part, request)
+    try:
+        return (yield from call(part.holder, request, pb.OpenedPartial, _PATIENCE_S))
+    except VeilscoreError as error:
+        raise _NotOpenedError(part.holder, error) from error
+
+
+def _or_why_not(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[FirmPart]:
+    try:
+        return (yield from bank_record(of, holder, fresh=fresh))
+    except VeilscoreError as error:
+        return FirmPart(holder, "refused" if isinstance(error, RefusedError) else "failed", error.message[:200])
+
+
+def _opens(
+    of: BankRequest, chosen: Sequence[FirmPart], labels: LabelsAsked | None = None
+) -> dict[str, Protocol[pb.OpenedPartial]]:
+    holders, ids = [part.holder for part in chosen], {part.holder: part.reply.share_key_id for part in chosen}
+    return {
+        part.holder: bank_opens(of, part, holders, ids, None if part is not chosen[0] else labels) for part in chosen
+    }
+
+
+def _total(of: BankRequest, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
+    """Open the units of all who take part, and take the masks off; ProtocolError if the model allows no such sum."""
+    request = pb.TotalRequest(request_id=of.ask.request_id, with_parties=[part.holder for part in chosen])
+
+    def attempt() -> Protocol[pb.TotalReply]:
+        # the sum comes before the holders' own answers, and only if all of them have opened
+        asked: dict[str, Protocol[Any]] = dict(_opens(of, chosen))
+        asked[of.coordinator] = call(of.coordinator, request, pb.TotalReply, _PATIENCE_S)
+        replies = yield from together(asked, enough=of.coordinator)
+        return cast("pb.TotalReply", replies[of.coordinator])
+
+    reply = yield from _until_done(parts, attempt)
+    total = int(parse_partial(reply.total_share, 1, of.coordinator)[0])
+    units = (total - sum(part.mask or 0 for part in chosen) + T // 2) % T - T // 2
+    sides = [of.sides[part.holder] for part in chosen]
+    if not sum(s.lowest for s in sides) <= units <= sum(s.highest for s in sides):
+        raise ProtocolError("the holders' parts do not add up to a possible score; use a new request id")
+    return units
+
+
+def own_share(sides: Mapping[str, Side], own_units: int, chosen: Sequence[FirmPart]) -> int:
+    """Return the bank's share of the total, where the lead's is the sum of the holders' partials."""
+    holders = {part.holder for part in chosen}
+    averages = sum(side.average for holder, side in sides.items() if holder not in holders)
+    return own_units + averages - sum(part.mask or 0 for part in chosen)
+
+
+def _band(of: BankRequest, bands: Bands, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
+    """Open the number of the band; asked for again, the same choices are sent."""
+    lead, share = chosen[0].holder, own_share(of.sides, of.own_units, chosen)
+    circuit: BankCircuit | None = None
+
+    def attempt() -> Protocol[tuple[BankCircuit, pb.OpenedPartial]]:
+        nonlocal circuit
+        for _ in range(2):
+            if circuit is None:
+                pool = yield from of.pool(lead)
+                circuit = BankCircuit(pool, pool.take(), share, bands)
+            replies = yield from together(_opens(of, chosen, circuit.asked), enough=lead)
+            if not replies[lead].no_pool:
+                return circuit, replies[lead]
+            of.drop_pool(circuit.pool)  # the lead was restarted since: it has opened nothing
+            circuit = None
+        raise PeerError("no band was opened; repeat the request under its id", party=lead)
+
+    run, tables = yield from _until_done(parts, attempt)
+    try:
+        return (yield from work(lambda: run.open(tables.tables, tables.decoding)))
+    except MessageError as error:
+        raise ProtocolError(f"{lead} opened no band ({error.message}); use a new request id") from error
+
+
+def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]]) -> Protocol[R]:
+    """Attempt until it succeeds: the caller is told of a failure, and may repeat the request.
+
+    Then the same bytes go out, so that nothing is opened twice: a holder that has opened answers the same again.
+    """
+    while True:
         try:
-            return cls(text)
-        except ValueError as error:
-            raise MessageError("a holder's status is not one that this version knows", party=holder) from error
+            return (yield from attempt())
+        except _NotOpenedError as error:
+            failed = replace(parts[error.holder], status="failed", reason=error.message)
+            failure: VeilscoreError = NotScoredError("not all parts were opened", {**parts, error.holder: failed})
+        except VeilscoreError as error:
+            failure = error
+        yield Refuse(CALLER, failure)
+        yield Serve(CALLER, (pb.ScoreRequest,))
 
 
-def n_ciphertexts(n_records: int, n_cells: int) -> int:
-    """Ciphertexts that hold the cells of all records, one record after the other."""
-    if n_records < 1 or n_cells < 1:
-        raise ParameterError(f"{n_records} records of {n_cells} cells: there is nothing to score")
-    return -(-n_records * n_cells // _USED_SLOTS)
+# --- a holder --------------------------------------------------------------------------------------------------------
 
 
-def encrypt_records(
-    context: SecretContext, codes: NDArray[np.integer], n_codes: NDArray[np.integer]
-) -> tuple[bytes, ...]:
-    """Holder: encrypt the one-hot cells of some records.
-
-    Parameters
-    ----------
-    codes : integers (n_records, n_columns).
-    n_codes : (n_columns,), codes of each column.
-
-    Raises
-    ------
-    SchemaError : a code is outside its column's map.
-    """
-    return encrypt_cells(context, one_hot(codes, n_codes))
+_Labels = tuple[LeadPool, Labels, Garbler]
 
 
-def one_hot(codes: NDArray[np.integer], n_codes: NDArray[np.integer]) -> Words:
-    """Holder: cells (n_records, n_cells) of some records, 1 at each column's code; SchemaError as `encrypt_records`."""
-    if codes.ndim != 2 or codes.shape[1] != len(n_codes):
-        raise SchemaError(f"records have {codes.shape[-1]} columns, the model has {len(n_codes)}")
-    if (codes < 0).any() or (codes >= n_codes).any():
-        raise SchemaError("a record has a code outside its column's map: use the map the model was trained with")
-    offsets = np.concatenate([[0], np.cumsum(n_codes)[:-1]]).astype(np.int64)
-    cells = np.zeros((len(codes), int(np.sum(n_codes))), np.uint64)
-    cells[np.arange(len(codes))[:, None], offsets + codes.astype(np.int64)] = 1
-    return cells
+@dataclass(repr=False)
+class _Asked:
+    """What a bank asks for under one request id.
 
-
-def encrypt_cells(context: SecretContext, cells: Words) -> tuple[bytes, ...]:
-    """Holder: encrypt cells (n_records, n_cells) below T: one-hot codes, indicators of trees, or random numbers."""
-    used = np.zeros(n_ciphertexts(*cells.shape) * _USED_SLOTS, np.uint64)
-    used[: cells.size] = cells.ravel()
-    slots = np.zeros((len(used) // _USED_SLOTS, N_SLOTS), np.uint64)
-    slots[:, :_USED_SLOTS] = used.reshape(-1, _USED_SLOTS)
-    return tuple(context.encrypt(row) for row in slots)
-
-
-@dataclass(frozen=True)
-class EncodedPoints:
-    """Points of one holder's cells, for queries of `n_records`; make it once for a model and keep it."""
-
-    n_records: int
-    n_cells: int
-    weights: tuple[Weights, ...] = field(repr=False)
-
-
-def encode_points(points: NDArray[np.integer], n_records: int = 1) -> EncodedPoints:
-    """Bank: encode the points of a holder's cells.
-
-    Parameters
-    ----------
-    points : whole points (n_cells,), either sign, below T/2 in size.
-    """
-    if points.ndim != 1 or np.abs(points.astype(np.int64)).max(initial=0) > T // 2:
-        raise ParameterError(f"points are one whole number a cell, at most {T // 2} in size")
-    count = n_ciphertexts(n_records, len(points))
-    tiled = np.tile(points.astype(np.int64) % T, n_records).astype(np.uint64)
-    cuts = [tiled[i * _USED_SLOTS : (i + 1) * _USED_SLOTS] for i in range(count)]
-    return EncodedPoints(n_records, len(points), tuple(encode_weights(cut) for cut in cuts))
-
-
-def check_points_fit(tables: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]], base_points: int = 0) -> None:
-    """Refuse a model whose total could wrap modulo T.
-
-    Parameters
-    ----------
-    tables : (points of each cell, codes of each column) of every party.
-    base_points : constant part of the total.
-
-    Raises
-    ------
-    ParameterError : the largest possible total is not below T/2.
-    """
-    largest = abs(base_points)
-    for points, n_codes in tables:
-        starts = np.concatenate([[0], np.cumsum(n_codes)[:-1]]).astype(np.int64)
-        largest += int(np.maximum.reduceat(np.abs(points.astype(np.int64)), starts).sum())
-    if largest >= T // 2:
-        raise ParameterError(f"a total could reach {largest} points, at most {T // 2 - 1} fit: scale points down")
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The bank's reply to a holder, and what it has to take off the total later.
-
-    Parameters
-    ----------
-    reply : masked ciphertexts for the holder.
-    mask_total : uint64 (n_records,) modulo T, the bank's secret.
-    factors : instead of a reply, with a spare for trees: the bank's factors less their random numbers.
+    sent : by spare, the answer and the digests of both messages.
+    labels : at the lead of a band, by digest of the OpenPartial that spent them.
     """
 
-    reply: tuple[bytes, ...] = field(repr=False)
-    mask_total: Words = field(repr=False)
-    factors: bytes = field(default=b"", repr=False)
+    request: pb.EncryptRecord = field(default_factory=pb.EncryptRecord)
+    record: HolderRecord | None = None
+    sent: dict[str, tuple[HolderSpare, pb.EncryptedRecord, dict[str, str]]] = field(default_factory=dict)
+    labels: dict[bytes, _Labels] = field(default_factory=dict)
 
 
-def make_blinds(context: PublicContext, seed: bytes, n: int) -> tuple[Blind, ...]:
-    """Bank: masks of one reply of n ciphertexts, all from the seed that it is committed to (ADR 12)."""
-    return seeded(derived(seed, "blinds"), lambda: tuple(context.blind() for _ in range(n)))
+def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]:
+    """Holder: serve one request id of a bank, until nothing of it has to be kept in memory any more.
 
-
-def random_factors(seed: bytes, n: int) -> Integers:
-    """Bank: what stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
-    return seeded(derived(seed, "factors"), lambda: uniform_slots(n)).astype(np.int64)
-
-
-def lifted(cells: Integers) -> Integers:
-    """Numbers modulo T as points of either sign, as `encode_points` takes them."""
-    return np.where(cells > T // 2, cells - T, cells)
-
-
-def pack_factors(factors: Integers, random: Integers) -> bytes:
-    """Bank: a record's factors less the random numbers of its spare modulo T, 4 bytes each."""
-    return ((factors - random) % T).astype("<u4").tobytes()
-
-
-def evaluate(
-    context: PublicContext, query: Sequence[bytes], points: EncodedPoints, blinds: Sequence[Blind] = ()
-) -> Evaluated:
-    """Bank: put the points on a holder's encrypted records, masked.
-
-    Parameters
-    ----------
-    context : the holder's public keys.
-    query : its `encrypt_records`.
-    points : of that holder's cells.
-    blinds : prepared by `context.blind()`, one a ciphertext; made here if none are given.
-
-    Raises
-    ------
-    MessageError : wrong number of ciphertexts, or one that is not of these parameters.
+    1. EncryptRecord, perhaps again; 2. OpenPartial, of which one is opened: the same bytes bring the same partial
+    again, also after a restart, and anything else is refused; 3. at the lead of a band, its circuit.
     """
-    if len(query) != len(points.weights):
-        raise MessageError(f"got {len(query)} ciphertexts for the records, expected {len(points.weights)}")
-    blinds = blinds or [context.blind() for _ in query]
-    if len(blinds) != len(query):
-        raise ParameterError(f"{len(query)} ciphertexts need as many masks, got {len(blinds)}")
-    done = [
-        context.evaluate(data, weights, blind)
-        for data, weights, blind in zip(query, points.weights, blinds, strict=True)
-    ]
-    masks = np.stack([mask for _, mask in done])
-    return Evaluated(tuple(data for data, _ in done), _record_sums(masks, points.n_records, points.n_cells))
+    opened, bands, labels = desk.opened(f"{bank}/{request_id}"), None, None
+    if opened is None:
+        found = yield from _until_opened(desk, bank)
+        if found is None:
+            return
+        request, opened, bands, labels = found
+    else:
+        request = yield Serve(bank, CALLS)
+    try:
+        check_same(request, opened, desk.name)
+        if _leads(desk, request):
+            if bands is None or labels is None:
+                raise lost(desk.name)
+        else:
+            yield from _bring(desk, bank, request, opened[1])
+    except VeilscoreError as error:
+        yield Refuse(bank, error)
+        return
+    if bands is not None and labels is not None:
+        yield from lead_serves(bank, request, opened, bands, labels, desk.log)
+    else:
+        yield Send(bank, pb.OpenedPartial())
 
 
-def open_partial(context: SecretContext, reply: Sequence[bytes], n_records: int, n_cells: int, share: Words) -> Words:
-    """Holder: open the bank's masked reply, add up each record's slots and the zero-share.
+def _leads(desk: HolderDesk, request: pb.OpenPartial) -> bool:
+    return bool(request.bands_hash) and request.with_parties[0] == desk.name
 
-    Parameters
-    ----------
-    share : `zero_share.zero_share` of this request, (n_records,).
 
-    Returns
-    -------
-    The partial for the coordinator, uint64 (n_records,) modulo T.
+_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | None, _Labels | None]
+
+
+def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
+    """Answer until a part is opened; returns what was asked, what was opened, and at a lead bands and labels.
+
+    None where nothing was sent, so that nothing has to be kept.
     """
-    if len(reply) != n_ciphertexts(n_records, n_cells):
-        raise MessageError(f"got {len(reply)} ciphertexts, expected {n_ciphertexts(n_records, n_cells)}")
-    if share.shape != (n_records,):
-        raise ParameterError(f"a zero-share of {n_records} records is needed, got {share.shape}")
-    opened = np.stack([context.decrypt(data) for data in reply])
-    return (_record_sums(opened, n_records, n_cells) + share) % np.uint64(T)
+    asked = _Asked()
+    while True:
+        request = yield Serve(bank, CALLS)
+        answer: Message
+        try:
+            if isinstance(request, pb.EncryptRecord):
+                answer = yield from _encrypted(desk, bank, request, asked)
+            elif isinstance(request, pb.OpenPartial) and asked.record is not None:
+                sha256 = _checked(desk, bank, request, asked.record)
+                leads = _leads(desk, request)
+                if not leads or _spent(desk, bank, request, asked, sha256):
+                    opened = yield from _open(desk, bank, request, asked, asked.record)
+                    return request, opened, asked.record.bands if leads else None, asked.labels.get(sha256)
+                answer = pb.OpenedPartial(no_pool=True)
+            else:
+                raise lost(desk.name)
+        except VeilscoreError as error:
+            yield Refuse(bank, error)
+        else:
+            yield Send(bank, answer)
+        if not asked.sent:
+            return None
 
 
-def total_points(
-    partial_sum: Words,
-    mask_totals: Sequence[Words],
-    own_points: NDArray[np.integer],
-) -> Integers:
-    """Bank: whole points of each record, all parties together.
+def _spent(desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, sha256: bytes) -> bool:
+    """Spend the transfers that a bank names, so that nobody else can; False where the lead has lost the pool.
 
-    Parameters
-    ----------
-    partial_sum : from the coordinator, (n_records,).
-    mask_totals : of every holder that took part.
-    own_points : the bank's own part with the base points, (n_records,).
+    It comes before the part is opened: what fails later is asked for again with the same bytes.
     """
-    masks = np.sum(np.stack(mask_totals).astype(np.int64), axis=0)
-    total = (partial_sum.astype(np.int64) - masks + own_points.astype(np.int64)) % T
-    lifted: Integers = np.where(total > T // 2, total - T, total)
-    return lifted
+    if sha256 not in asked.labels:
+        pool = desk.pool(bank, request.pool_id)
+        if pool is None:
+            return False
+        asked.labels[sha256] = pool, *pool.labels(request.circuit, request.choices_share)
+    return True
 
 
-def _record_sums(slots: Words, n_records: int, n_cells: int) -> Words:
-    """Sum modulo T of the cells of each record; slots are (n_ciphertexts, N_SLOTS)."""
-    cells = slots[:, :_USED_SLOTS].reshape(-1)[: n_records * n_cells]
-    sums: Words = cells.reshape(n_records, n_cells).sum(axis=1) % np.uint64(T)
-    return sums
+def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _Asked) -> Protocol[pb.EncryptedRecord]:
+    """Send the record of a firm under a spare, or less where it need not be opened."""
+    check_record(request, bank)
+    record = yield from work(partial(desk.find, bank, request))
+    if asked.record is not None and _same(request) != _same(asked.request):
+        raise RefusedError("this request id was used here already; use a new one", party=desk.name)
+    if not record.known and request.on_missing == "fail":
+        return pb.EncryptedRecord(unknown=True, discloses_unknown=True, data_time_s=record.data_time_s)
+    if request.spare_id in asked.sent:  # a spare serves one record: the same difference
+        spare, answer, _ = asked.sent[request.spare_id]
+        asked.sent[request.spare_id] = spare, answer, digests_of(request, answer)
+        return answer
+    answer = pb.EncryptedRecord(
+        unknown=not record.known and desk.discloses_unknown,
+        discloses_unknown=desk.discloses_unknown,
+        without_others=desk.without_others,
+        share_key_id=desk.share_key_id,
+        reason_codes=record.reason_codes,
+        data_time_s=record.data_time_s,
+        released_as=record.passed.released_as,
+    )
+    if answer.released_as:
+        return answer
+    found = desk.take_spare(bank, request.spare_id, request.map_hash + request.part_hash)
+    if found is None:
+        return pb.EncryptedRecord(no_spare=True)
+    answer.difference_share = found.difference(record.cells)
+    asked.request, asked.record = request, record
+    asked.sent[request.spare_id] = found, answer, digests_of(request, answer)
+    while len(asked.sent) > _SENT_KEPT:
+        del asked.sent[next(iter(asked.sent))]
+    return answer
+
+
+def _same(request: pb.EncryptRecord) -> tuple[object, ...]:
+    """Return what is the same in all calls for a record under one request id."""
+    part = request.map_hash, request.part_hash
+    return request.firm_id, request.model_hash, request.on_missing, request.bands_hash, *part
+
+
+def _open(
+    desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, record: HolderRecord
+) -> Protocol[tuple[bytes, bytes]]:
+    """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
+    parties = tuple(request.with_parties)
+    keys = yield from desk.share_keys(parties, dict(request.share_key_ids))
+    if request.spare_id not in asked.sent or keys is None:
+        why = "another holder was restarted since" if keys is None else "no record was sent with this spare"
+        raise RefusedError(f"{why}; use a new request id", party=desk.name)
+    spare, _, digests = asked.sent[request.spare_id]
+    key, sha256, model_hash = f"{bank}/{request.request_id}", sha256_of(request), asked.request.model_hash
+    context = share_context(key, parties, model_hash + request.bands_hash)
+    opening = ShareOpened(
+        holder=desk.name,
+        bank=bank,
+        request=request.request_id,
+        model=model_hash.hex(),
+        part=spare.part.hex(),
+        spare=spare.spare_id,
+        keys=spare.keys_id.hex(),
+        commitment=spare.commitment.hex(),
+        messages={**spare.messages, **digests, **digests_of(request)},
+    )
+
+    def opened() -> bytes:
+        share = zero_share(desk.name, keys, context, 1, T)
+        own = spare.partial(request.factors_share, bank)
+        desk.admit(record.passed)
+        desk.log(opening)
+        return desk.keep(key, sha256, pack_partial((share + np.uint64(own)) % np.uint64(T)))
+
+    return sha256, (yield from work(opened))
+
+
+def _bring(desk: HolderDesk, bank: str, request: pb.OpenPartial, partial_share: bytes) -> Protocol[None]:
+    """Bring this holder's opened part to where it is added up: the coordinator, or of a band the lead."""
+    request_id, parties = request.request_id, request.with_parties
+    if request.bands_hash:
+        part = pb.BandPartial(request_id=request_id, bank=bank, partial_share=partial_share, with_parties=parties)
+        yield from call(parties[0], part, pb.Empty)
+    else:
+        add = pb.AddPartial(request_id=request_id, partial_share=partial_share, with_parties=parties)
+        yield from call(desk.coordinator, add, pb.Empty)
+
+
+def _checked(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> bytes:
+    """Refuse to open with others than the record was sent for; returns the digest of the request."""
+    holders, parties = record.holders, tuple(request.with_parties)
+    if len(set(parties)) != len(parties) or desk.name not in parties or not set(parties) <= set(holders):
+        raise MessageError("the holders of a request are not those of the model", party=bank)
+    if request.bands_hash != (b"" if record.bands is None else record.bands.sha256):
+        raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
+    if record.bands is not None and parties[0] != next(h for h in holders if h in parties):
+        raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
+    if set(parties) != set(holders) and not desk.without_others:
+        raise RefusedError(f"{desk.name} opens its part only together with all holders of the model", party=desk.name)
+    return sha256_of(request)
+
+
+def check_record(request: pb.EncryptRecord, bank: str) -> None:
+    """Refuse an EncryptRecord that cannot be one; MessageError."""
+    optional = {len(request.part_hash), len(request.bands_hash)}
+    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
+        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
+    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
+        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)

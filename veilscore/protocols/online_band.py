@@ -1,141 +1,187 @@
-"""The band of one firm online: bank and lead hold shares of its total, and the band is opened to the bank alone.
+"""Opens the band of one firm online to the bank alone, from shares of its total that bank and lead hold.
 
-Source   : the circuit of `veilscore.protocols.banding` for one row; shares of `veilscore.protocols.online`, modulo T.
+Source   : the circuit of `veilscore.protocols.banding` for one row; shares of `veilscore.protocols.online`, modulo T;
+           labels by transfers made ahead (`online_pool.py`).
 Parties  : the bank (evaluates; its share is its own units less its masks), the lead (garbles; its share is the sum of
            the holders' partials).
-Messages : base point -> base choices, which need neither firm nor share and are made ahead; labels -> tables, decoding.
+Messages : none of its own: the bank asks for labels in the lead's OpenPartial, and the tables come with its answer.
 Reveals  : to the bank, the number of the band. To the lead, nothing: the holders' sum is uniform without the masks.
-Assumes  : as `banding`. A set-up serves one circuit and lives in memory only: so does its offset. All that the bank
-           draws comes from a seed that it is committed to before the lead answers, so that an auditor can tell which
-           share it put in (ADR 12).
-Aborts   : MessageError on any wrong size or point, or a band that there is not; SecretReuseError at the lead where a
-           set-up is to serve twice.
+Assumes  : as `banding` and `online_pool`.
+Aborts   : MessageError on any wrong size, or a band that there is not.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
+from google.protobuf.message import Message
 
 from veilscore.arrays import Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import from_bits, to_bits
-from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler
+from veilscore.crypto.garbled import GATE_BYTES, Garbler
 from veilscore.crypto.he import T
-from veilscore.crypto.oblivious import LabelReceiver, LabelSender
-from veilscore.errors import MessageError, SecretReuseError
+from veilscore.crypto.tweaked_hash import Labels
+from veilscore.errors import MessageError, ProtocolError, RefusedError, VeilscoreError
+from veilscore.evidence.online_opening import BandOpened
+from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.banding import BandCircuit
+from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.terms.bands import Bands
-from veilscore.wire.protocol import pack_fields
-from veilscore.wire.randomness import derived, seeded
-
-
-def names_of(bank: str, lead: str, setup_id: str) -> bytes:
-    """Label of one set-up, the same on both sides."""
-    return pack_fields(b"veilscore/1 online band", bank.encode(), lead.encode(), setup_id.encode())
+from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, receive, work
 
 
 @lru_cache(maxsize=64)
 def _circuit(limits: tuple[int, ...]) -> BandCircuit:
-    """Circuits are kept: counting the gates of one takes as long as running it."""
+    """Return a circuit; they are kept, as counting the gates of one takes as long as running it."""
     return BandCircuit(limits, T)
 
 
-class BankBand:
-    """The bank's side.
+# --- the bank --------------------------------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    names : `names_of` the set-up.
-    seed : of all secrets of this set-up; of no other.
+
+class BankCircuit:
+    """The bank's half of one circuit.
+
+    pool, number : whose transfers give its labels, and which of its circuits this is.
+    share : of the total, of any sign.
+    bands : whose number is opened.
     """
 
-    def __init__(self, names: bytes, seed: bytes) -> None:
-        self._names, self._seed = names, seed
-        self._receiver = seeded(derived(seed, "base"), lambda: LabelReceiver(names))
-        self._sent: tuple[BandCircuit, bytes, Any] | None = None
+    def __init__(self, pool: BankPool, number: int, share: int, bands: Bands) -> None:
+        self.pool = pool
+        self._circuit = _circuit(bands.limits)
+        lifted = np.array([(share + self._circuit.half) % T], np.uint64)
+        self.asked, self._labels, self._engine = pool.labels(number, to_bits(lifted, self._circuit.n_bits))
 
     def __repr__(self) -> str:
         """Show nothing of the labels."""
-        return "<BankBand>"
-
-    @property
-    def point(self) -> bytes:
-        """Base point for the lead."""
-        return self._receiver.base()
-
-    def accept(self, choices: bytes) -> None:
-        """Take the lead's base choices, once."""
-        self._receiver.accept(choices)
-
-    def labels(self, share: int, bands: Bands) -> bytes:
-        """Return the message that asks for the labels of the bank's share; once.
-
-        Parameters
-        ----------
-        share : of the total, of any sign.
-        bands : of the model.
-        """
-        if self._sent is not None:
-            raise SecretReuseError("a set-up of labels was to serve a second share")
-        circuit = _circuit(bands.limits)
-        lifted = np.array([(share + circuit.half) % T], np.uint64)
-        bits = to_bits(lifted, circuit.n_bits)
-        self._sent = (circuit, *seeded(derived(self._seed, "labels"), lambda: self._receiver.extend(bits)))
-        return self._sent[1]
+        return f"<BankCircuit {self.asked.circuit}>"
 
     def open(self, tables: bytes, decoding: bytes) -> int:
-        """Run the lead's circuit, after `labels`: number of the band."""
-        if self._sent is None:
-            raise MessageError("garbled tables came before labels were asked for")
-        circuit, _, labels = self._sent
+        """Run the lead's circuit, once, and return the number of the band."""
+        circuit, engine = self._circuit, self._engine
         if len(tables) != GATE_BYTES * circuit.gates:
             raise MessageError(f"{len(tables)} bytes of garbled tables are not those of one band")
-        evaluator = Evaluator(self._names)
-        evaluator.feed(tables)
-        word = circuit(evaluator, labels, evaluator.own((circuit.n_bits, 1)))
-        evaluator.done()
         bits = shares.bits_from_bytes(decoding, circuit.index_bits)
-        number = int(from_bits(evaluator.decode(word, bits.reshape(-1, 1)))[0])
+        engine.feed(tables)
+        word = circuit(engine, self._labels, engine.own((circuit.n_bits, 1)))
+        engine.done()
+        number = int(from_bits(engine.decode(word, bits.reshape(-1, 1)))[0])
         if number > len(circuit.limits):
             raise MessageError("the firm came out in a band that there is not")
         return number
 
 
-class LeadBand:
-    """The lead's side: one set-up, for one circuit.
+# --- the lead --------------------------------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    names : `names_of` the set-up.
-    point : the bank's base point.
+
+def garble(theirs: Labels, garbler: Garbler, share: Words, bands: Bands) -> tuple[bytes, bytes]:
+    """Lead: return the tables of one circuit, and the bits that decode the band.
+
+    theirs, garbler : false labels of the bank's share, and the engine, of one circuit of a pool.
+    share : (1,) sum of the holders' partials modulo T.
+    bands : that the lead keeps of the model.
     """
+    circuit = _circuit(bands.limits)
+    word = circuit(garbler, theirs, garbler.own(to_bits(share, circuit.n_bits)))
+    return garbler.tables(), shares.bits_to_bytes(garbler.decoding(word).reshape(-1))
 
-    def __init__(self, names: bytes, point: bytes) -> None:
-        self._names = names
-        self._sender: LabelSender | None = LabelSender(names, point)
-        self.choices = self._sender.choices()
 
-    def __repr__(self) -> str:
-        """Show nothing of the offset."""
-        return "<LeadBand>"
+def sum_of_parts(parts: Sequence[bytes], parties: Sequence[str]) -> Words:
+    """Lead: return the sum (1,) modulo T of the parts of all that take part."""
+    return add_partials([parse_partial(part, 1, party) for part, party in zip(parts, parties, strict=True)])
 
-    def answer(self, labels: bytes, share: Words, bands: Bands) -> tuple[bytes, bytes]:
-        """Garble: tables and the bits that decode the band.
 
-        Parameters
-        ----------
-        labels : the bank's message.
-        share : (1,) sum of the holders' partials modulo T.
-        bands : that the lead keeps of the model.
-        """
-        if self._sender is None:
-            raise SecretReuseError("a set-up of labels was to serve a second circuit")
-        sender, self._sender = self._sender, None
-        circuit = _circuit(bands.limits)
-        garbler = Garbler(self._names, sender.offset)
-        theirs = sender.extend(labels, (circuit.n_bits, 1))
-        word = circuit(garbler, theirs, garbler.own(to_bits(share, circuit.n_bits)))
-        return garbler.tables(), shares.bits_to_bytes(garbler.decoding(word).reshape(-1))
+CALLS = (pb.EncryptRecord, pb.OpenPartial)  # of a bank at a holder, under one request id
+
+
+def lost(holder: str) -> RefusedError:
+    """Return the refusal where nothing of a request is in memory any more."""
+    return RefusedError(f"{holder} was restarted since, or is overloaded; use a new request id", party=holder)
+
+
+def sha256_of(message: Message) -> bytes:
+    """Return the SHA-256 of a whole message."""
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+
+
+def check_same(request: Message, opened: tuple[bytes, bytes], holder: str) -> None:
+    """Refuse what is not the OpenPartial that was opened under its request id; RefusedError."""
+    if isinstance(request, pb.EncryptRecord):
+        raise RefusedError("this request id was used here already; use a new one", party=holder)
+    if not isinstance(request, pb.OpenPartial):
+        raise lost(holder)
+    if sha256_of(request) != opened[0]:
+        raise RefusedError("another reply was opened under this request id; use a new one", party=holder)
+
+
+def lead_serves(
+    bank: str,
+    asked: pb.OpenPartial,
+    opened: tuple[bytes, bytes],
+    bands: Bands,
+    labels: tuple[LeadPool, Labels, Garbler],
+    log: Callable[[BandOpened], None],
+) -> Protocol[None]:
+    """Lead: open one circuit for a request id, after its own part; the same request gets the same tables.
+
+    Other choices are refused: a bank that shifts its share could search for the score.
+
+    asked : what was opened, with all that take part, this lead first.
+    opened : its digest, and the lead's own part.
+    bands : whose number is opened.
+    labels : the pool, and of the circuit asked for the labels of the bank's share and the engine.
+    log : writes down what leaves next, so that it cannot leave otherwise.
+    """
+    request: Message = asked
+    answer: pb.OpenedPartial | None = None
+    while True:
+        try:
+            check_same(request, opened, asked.with_parties[0])
+            if answer is None:
+                share = yield from _sum_of_all(asked.with_parties, opened[1])
+                answer = yield from work(partial(_garbled, bank, asked, bands, labels, share, log))
+        except VeilscoreError as error:
+            yield Refuse(bank, error)
+        else:
+            yield Send(bank, answer)
+        request = yield Serve(bank, CALLS)
+
+
+def _sum_of_all(parties: Sequence[str], own_part: bytes) -> Protocol[Words]:
+    parts = [own_part]
+    for party in parties[1:]:
+        message = yield from receive(party, pb.BandPartial)
+        if tuple(message.with_parties) != tuple(parties):
+            raise ProtocolError("the holders of this request are not those it began with; use a new request id")
+        parts.append(message.partial_share)
+    return sum_of_parts(parts, parties)
+
+
+def _garbled(
+    bank: str,
+    asked: pb.OpenPartial,
+    bands: Bands,
+    labels: tuple[LeadPool, Labels, Garbler],
+    share: Words,
+    log: Callable[[BandOpened], None],
+) -> pb.OpenedPartial:
+    pool, theirs, garbler = labels
+    tables, decoding = garble(theirs, garbler, share, bands)
+    opened = BandOpened(
+        holder=asked.with_parties[0],
+        bank=bank,
+        request=asked.request_id,
+        pool=asked.pool_id,
+        circuit=str(asked.circuit),
+        commitment=pool.base.commitment.hex(),
+        bands=bands.sha256.hex(),
+        messages=pool.messages(asked.circuit),
+    )
+    log(opened)
+    return pb.OpenedPartial(tables=tables, decoding=decoding)

@@ -90,7 +90,7 @@ def bank_score(
     """
     n_scored = int(rows.sum())
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
-    total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash)
+    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash)
     total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
     total = np.where(total >= TURN // 2, total - TURN, total)
     columns = [(part.points, offsets(part.n_codes)[:-1]) for part in parts.values()]
@@ -114,11 +114,11 @@ def bank_score_bands(
     session: Session, rows: Mask, own_points: Integers, parts: dict[str, HolderPart], model_hash: bytes, bands: Bands
 ) -> Protocol[BandResult]:
     """Bank: return the bands of the scored rows; parameters as in `bank_score`."""
-    total, unknown = yield from _bank_shares(session, rows, own_points, parts, model_hash, bands)
+    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash, bands)
     return BandResult((yield from bank_bands(session, total, bands, TURN)), unknown)
 
 
-def _bank_shares(
+def bank_shares(
     session: Session,
     rows: Mask,
     own_points: Integers,
@@ -218,12 +218,17 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
+    share = yield from points_share(session, answer)
+    yield from release_share(session, coordinator, request, answer, share, keys, TURN)
+    return int(request.rows.sum())
+
+
+def points_share(session: Session, answer: HolderAnswer) -> Protocol[Words]:
+    """Holder: return its share (n_scored,) of the points of its own cells, modulo TURN."""
     lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
     yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
     data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
-    share = lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
-    yield from release_share(session, coordinator, request, answer, share, keys, TURN)
-    return int(request.rows.sum())
+    return lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
 
 
 def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:
@@ -260,17 +265,33 @@ def release_share(
 
     That is the coordinator for scores. For bands it is the lead, which goes on with the sum; the bank's share is on it.
     """
-    context = share_context(session.id, session.holders, request.model_hash)
-    masked = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
     if answer.bands is None:
+        masked = _masked(session, request, share, keys, modulus)
         yield from send_parts(coordinator, pb.BatchHolderPartial, shares.shares_to_bytes(masked))
-    elif session.party != session.lead:
-        yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(masked))
-    else:
-        for other in session.holders[1:]:
-            data = yield from receive_parts(other, pb.BandHolderPartial, 8 * share.size)
-            masked = masked + shares.shares_from_bytes(data, (share.size,), below=modulus)
-        yield from lead_bands(session, masked % np.uint64(modulus), answer.bands, modulus)
+        return
+    total = yield from lead_share(session, request, share, keys, modulus)
+    if total is not None:
+        yield from lead_bands(session, total, answer.bands, modulus)
+
+
+def lead_share(
+    session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int
+) -> Protocol[Words | None]:
+    """Holder: send its masked share to the lead; at the lead, return the holders' share (n_scored,) of the totals."""
+    total = _masked(session, request, share, keys, modulus)
+    if session.party != session.lead:
+        yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(total))
+        return None
+    for other in session.holders[1:]:
+        data = yield from receive_parts(other, pb.BandHolderPartial, 8 * share.size)
+        total = total + shares.shares_from_bytes(data, (share.size,), below=modulus)
+    return total % np.uint64(modulus)
+
+
+def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int) -> Words:
+    context = share_context(session.id, session.holders, request.model_hash)
+    masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
+    return masked
 
 
 def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:

@@ -82,8 +82,7 @@ def bounds(model: Boosted) -> tuple[int, int]:
 
     Raises ParameterError where they lie too far apart to be opened.
     """
-    low = model.base_points + sum(min(points) for points in model.points)
-    high = model.base_points + sum(max(points) for points in model.points)
+    low, high = model.extremes()
     if high - low >= SCORE_T:
         raise ParameterError(
             f"totals of model {model.name} span {high - low} units, {SCORE_T - 1} fit: use fewer points_decimals"
@@ -96,7 +95,7 @@ def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart
 
     Raises ConfigError where the holders of the job are not those of the model.
     """
-    missing = {tree.holder for tree in model.trees if tree.asks != "bank"} - set(holders)
+    missing = model.partners - set(holders)
     strangers = set(holders) - set(model.holder_sha256)
     if missing or strangers:
         names = ", ".join(sorted(missing | strangers))
@@ -165,27 +164,26 @@ class _BankTrees:
     """Computes the bank's side of one holder's trees."""
 
     def __init__(self, model: Boosted, holder: str, n_rows: int) -> None:
-        both = zip(model.trees, model.points, strict=True)
-        self._trees = [(tree, np.array(points, np.int64)) for tree, points in both if tree.holder == holder]
-        self._n_codes = model.parts[0].n_codes
-        self._holder = holder
-        self.forms = forms([tree for tree, _ in self._trees], n_rows)
+        self._model, self._holder = model, holder
+        self._parts = model.parts_of(holder)
+        self.forms = forms(self._parts, n_rows)
 
     def look_up(self, session: Session, n_rows: int) -> Protocol[Units]:
         """Return the bank's share of the trees that split on the holder's columns alone, (n_rows,)."""
-        mine = [self._trees[i] for i in self.forms.looked_up]
-        n_codes = np.array([tree.n_leaves for tree, _ in mine], dtype=np.int64)
+        chosen = self.forms.looked_up
+        n_codes = np.array([self._parts[i].n_leaves for i in chosen], dtype=np.int64)
         label = session.label("score trees", self._holder, session.bank)
         table = LookupTable(n_rows, n_codes, label, params=LOOKUP_TREES)
         table.add_hints((yield from receive_parts(self._holder, pb.BatchHolderHints, MAX_HINT_BYTES)))
-        query, share = table.query(np.concatenate([points for _, points in mine]) % SCORE_T)
+        points = np.concatenate(self._model.points_of(self._holder, chosen)).astype(np.int64)
+        query, share = table.query(points % SCORE_T)
         yield from send_parts(self._holder, pb.BatchBankQuery, query.pack())
         return share.astype(np.int64)
 
     def multiply(self, session: Session, codes: CodeArray) -> Protocol[Units]:
         """Return the bank's share of the other trees, (n_rows,), block by block."""
         n_blocks = -(-codes.shape[0] // N)
-        n_bits = sum(len(self._trees[i][0].holder_splits) for i in self.forms.multiplied)
+        n_bits = sum(len(self._parts[i].holder_splits) for i in self.forms.multiplied)
         check_product(n_bits, n_blocks * N, PRODUCT_OPEN)
         key = ProductKey(_product_label(session, self._holder), params=PRODUCT_OPEN, openings=n_blocks * N)
         yield Send(self._holder, pb.BatchBankKey(product_public=key.public()))
@@ -205,10 +203,8 @@ class _BankTrees:
         """Yield the work of each message in order; add what needs nothing of the holder to the total."""
         for block in range(-(-codes.shape[0] // N)):
             rows = slice(block * N, (block + 1) * N)
-            mine = [self._trees[i] for i in self.forms.multiplied]
-            c = [coefficients(tree, points, codes[rows], self._n_codes) for tree, points in mine]
-            total[rows] += sum(one[0] for one in c)
-            factors = np.concatenate([one[1:] for one in c])
+            constant, factors = self._model.factors(self._holder, self.forms.multiplied, codes[rows])
+            total[rows] += constant
             for part, start in enumerate(range(0, factors.shape[0], GROUP)):
                 yield _encryption(key, block, part, factors[start : start + GROUP])
 

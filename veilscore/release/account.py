@@ -50,6 +50,21 @@ class Line:
 
 
 @dataclass(frozen=True)
+class AccountLine:
+    """One opening with the data set and the bank that it is of; `key` names it in the file."""
+
+    account: str
+    bank: str
+    line: Line
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return what the file has once."""
+        line = self.line
+        return (self.account, self.bank, line.job_id, line.step, str(line.attempt), line.charge.opening)
+
+
+@dataclass(frozen=True)
 class Account:
     """The account of one data set with one bank.
 
@@ -192,10 +207,8 @@ class Account:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._told(), contextlib.closing(open_sqlite(self.path, _TABLES)) as db:
-            db.execute("PRAGMA synchronous=FULL")  # a charge outlasts a loss of power, since its opening may have left
-            with transaction(db):
-                yield db
+        with self._told(), contextlib.closing(open_sqlite(self.path, _TABLES)) as db, transaction(db):
+            yield db
 
     def _told(self) -> contextlib.AbstractContextManager[None]:
         return told(f"account {self.path}", "restore the file from backup; nothing is opened meanwhile")
@@ -212,3 +225,26 @@ def accounts(path: Path, rules: PrivacyRules) -> tuple[Account, ...]:
     with told(f"account {path}", "restore it from backup"), contextlib.closing(open_sqlite(path, _TABLES)) as db:
         query = "SELECT account, bank FROM lines UNION SELECT account, bank FROM voided ORDER BY 1, 2"
         return tuple(Account(path, name, bank, rules) for name, bank in db.execute(query))
+
+
+def charged(path: Path) -> dict[tuple[str, ...], Charge]:
+    """Return what every account of a node was charged, by `AccountLine.key`."""
+    if not path.is_file():
+        return {}
+    with told(f"account {path}", "restore it from backup"), contextlib.closing(open_sqlite(path, _TABLES)) as db:
+        rows = db.execute(f"SELECT {_COLUMNS} FROM lines")  # noqa: S608 - fixed words
+        return {(*map(str, row[:6]),): Charge(*row[5:8]) for row in rows}
+
+
+def write_back(path: Path, lines: Iterable[AccountLine]) -> None:
+    """Put lines that the file lost, or that it holds with another cost, in their place."""
+    with (
+        told(f"account {path}", "restore it from backup"),
+        contextlib.closing(open_sqlite(path, _TABLES)) as db,
+        transaction(db),
+    ):
+        for one in lines:
+            line, charge = one.line, one.line.charge
+            row = (one.account, one.bank, line.job_id, line.step, line.attempt, charge.opening)
+            values = (*row, charge.rows, charge.mu2, line.at_s)
+            db.execute(f"REPLACE INTO lines ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608

@@ -60,6 +60,8 @@ FROM releases r LEFT JOIN submitted s ON s.reference = r.reference WHERE number 
 _ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
 _SUBMIT = "INSERT INTO submitted (reference, digests) VALUES (?, ?) ON CONFLICT (reference) DO NOTHING"
+_SAME = """SELECT 1 FROM releases
+WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ? AND firms = ?"""
 _USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (issuer, token) DO NOTHING"
 
 
@@ -179,10 +181,16 @@ class ReleaseLedger:
                 release.record,
                 self._clock(),
             )
-            self._db.execute(_ADD, row)
+            if not self._db.execute(_ADD, row).rowcount and self._one(_SAME, *row[:6]) is None:
+                raise RefusedError("another release was counted under this request id or session; use a new one")
             if release.rows.size:
                 self._db.execute(_SUBMIT, (release.reference, np.sort(release.rows).astype("<u8").tobytes()))
             self._current = False
+
+    def knows(self, reference: str) -> bool:
+        """Return whether a release of this reference was written down."""
+        with self._reading():
+            return self._one("SELECT 1 FROM releases WHERE reference = ?", reference) is not None
 
     # tokens
 

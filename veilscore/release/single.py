@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilscore.arrays import CodeArray
-from veilscore.errors import RefusedError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
@@ -19,8 +18,6 @@ from veilscore.v1.control_pb2 import EncryptRecord
 class Passed:
     """A request that may go on.
 
-    Attributes
-    ----------
     release : what its opening would be.
     token : consent to use up with it.
     released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
@@ -35,8 +32,6 @@ class Passed:
 class SingleGuard:
     """Consent and release control of a holder's online side.
 
-    Parameters
-    ----------
     home : the holder's.
     policy : its own.
     """
@@ -58,8 +53,6 @@ class SingleGuard:
     def check_release(self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
-        Parameters
-        ----------
         codes : (1, n_columns) of the firm.
         """
         release = Release(
@@ -77,16 +70,12 @@ class SingleGuard:
             self._ledger.spend(token.spend, release.reference)
         return Passed(release, token, codes.shape[1], earlier.partition("/")[2])
 
-    def admit(self, passed: Passed) -> str:
-        """Write the release down and use the token up, just before the share leaves; why not, or ""."""
-        try:
-            if self._rules.control == "on":
-                self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
-            elif passed.token.spend is not None:
-                self._ledger.spend(passed.token.spend, passed.release.reference)
-        except RefusedError as error:
-            return error.message
-        return ""
+    def admit(self, passed: Passed) -> None:
+        """Write the release down and use the token up, just before the share leaves; RefusedError if it may not."""
+        if self._rules.control == "on":
+            self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
+        elif passed.token.spend is not None:
+            self._ledger.spend(passed.token.spend, passed.release.reference)
 
     def _budget(self, n_columns: int) -> ReleaseBudget:
         return ReleaseBudget(self._ledger, self._rules, n_columns)

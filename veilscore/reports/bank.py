@@ -9,6 +9,8 @@ import numpy as np
 from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
+from veilscore.models.chain_growth import source_name
+from veilscore.models.chained import Chained
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
 from veilscore.reports.boosting import boosting_of, boosting_warnings
@@ -65,7 +67,7 @@ def bank_report(
         stability=_bank_stability(files),
         convergence=_convergence(files),
         costs=tuple(costs),
-        learned=learned_of(job, evaluated=files.holdout is not None),
+        learned=learned_of(job, evaluated=files.holdout is not None or files.curve is not None),
         privacy=privacy_of(job),
         warnings=(*notes, *_bank_warnings(files)),
         **fields,
@@ -106,14 +108,15 @@ def _bank_job(files: BankFiles) -> ReportedJob:
 
 def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
     padded = files.aligned["sizes"]
+    of_name = source_name if isinstance(files.model, Chained) else str
     owners = [
         PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
-            detail=f"{sum(not c.left_out for c in part.columns)} columns in the model"
+            detail=f"{len({of_name(c.name) for c in part.columns if not c.left_out})} columns in the model"
             + (f", at most {padded[part.party]:,} firms" if part.party in padded else ""),
             n_rows=files.aligned["n_rows"] if part.role == "bank" else None,
-            n_columns=len(part.columns),
+            n_columns=len({of_name(c.name) for c in part.columns}),
         )
         for part in files.model.parts
     ]

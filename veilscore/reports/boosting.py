@@ -7,6 +7,8 @@ from typing import Any
 
 from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted
+from veilscore.models.chain_growth import TREES
+from veilscore.models.chained import Chained
 from veilscore.models.importance import by_party, importance
 from veilscore.reports.data import Boosting, Disclosure, Dropped, ImportanceRow, TreesTaken
 from veilscore.reports.measures import BankFiles
@@ -17,7 +19,14 @@ SHOWN = (  # parameters of growth and of what is opened, in the order of the pag
     "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",
     "min_child_weight", "min_leaf_rows", "subsample", "colsample_bytree", "scale_pos_weight", "max_delta_step",
     "early_stopping_rounds", "validation_fraction", "monotone_constraints", "tree_columns", "splits", "ordered",
-    "random_state", "bounds", "noise_rows", "disclosure",
+    "random_state", "bounds", "noise_rows", "disclosure_budget",
+)  # fmt: skip
+
+
+OWN = (  # parameters of the bank's own trees in a private job
+    "disclosure", "mu", "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin",
+    "reg_lambda", "gamma", "min_child_weight", "min_leaf_rows", "subsample", "colsample_bytree", "scale_pos_weight",
+    "max_delta_step", "early_stopping_rounds", "validation_fraction", "monotone_constraints", "random_state",
 )  # fmt: skip
 
 
@@ -34,8 +43,10 @@ def boosting_of(files: BankFiles) -> Boosting | None:
         if column.left_out
     ]
     unused += [Dropped(column=n, party=files.job.bank, reason=why) for n, why in files.code_map.dropped.items()]
+    private = isinstance(model, Chained)
+    told = () if private else files.job.holders
     return Boosting(
-        parameters={name: _text(getattr(p, name)) for name in SHOWN},
+        parameters={name: _text(getattr(p, name)) for name in (OWN if private else SHOWN)},
         n_trees=len(model.boosted_trees),
         n_grown=max(len(fit["improvements"]), len(model.boosted_trees)),
         stopped=fit["stopped"],
@@ -51,7 +62,7 @@ def boosting_of(files: BankFiles) -> Boosting | None:
                 spent=fit["spent"][h],
                 budget=fit["budget"][h],
             )
-            for h in files.job.holders
+            for h in told
         ),
     )
 
@@ -64,6 +75,8 @@ def boosting_warnings(files: BankFiles) -> list[str]:
     if "budget" in files.fit["stopped"]:
         lines.append(f"Training ended early: {files.fit['stopped']}; use fewer bins or columns, or more noise.")
     p = files.job.of(TrainBoosting)
+    if p.private:
+        return lines
     if not p.bounds and p.splits == "bounded":
         lines.append("Bounds on opened sums were off: enough of them tell which bin of a column a firm is in.")
     elif not p.bounds:
@@ -82,8 +95,8 @@ def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
         n_trees=saved["n_trees"],
         n_splits=saved["n_splits"],
         n_sums=saved["n_sums"],
-        spent=saved["spent"],
-        budget=saved["budget"],
+        spent=saved.get("spent"),
+        budget=saved.get("budget"),
         limits=_limits(job.of(TrainBoosting)),
         part_hash=saved["sha256"],
     )
@@ -91,9 +104,16 @@ def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
 
 def _limits(p: TrainBoosting) -> str:
     """Say in a sentence what limited opened sums."""
+    if p.private:
+        return (
+            f"These are the bank's own trees; on each holder's columns there are {TREES} small trees of random "
+            "structure, whose sums of leaves were opened with noise alone."
+        )
     if p.splits == "sealed":
         budget = (
-            f"within a budget of {p.disclosure:g} of what each holder's codes hold" if p.bounds else "without a budget"
+            f"within a budget of {p.disclosure_budget:g} of what each holder's codes hold"
+            if p.bounds
+            else "without a budget"
         )
         noise = f"with noise of {p.noise_rows:g} rows" if p.noise_rows else "without noise"
         return f"Splits were chosen sealed: only sums of leaves were opened, {noise}, {budget}."
@@ -102,7 +122,7 @@ def _limits(p: TrainBoosting) -> str:
         return f"Bounds were OFF: no limit on sums per node, no budget, {noise}."
     return (
         f"Bounds were on: at most one opened sum per ten rows of a node and side, {noise}, and a budget of "
-        f"{p.disclosure:g} of what each holder's codes hold."
+        f"{p.disclosure_budget:g} of what each holder's codes hold."
     )
 
 

@@ -186,13 +186,13 @@ class SelectionSection(Part):
 
 
 class TreesTaken(Part):
-    """A holder's part in boosted trees: its trees and splits, sums opened, bits told of its budget."""
+    """A holder's part in trees: its trees and splits, sums opened, and bits told of its budget where there is one."""
 
     n_trees: int
     n_splits: int
     n_sums: int
-    spent: float
-    budget: float | None
+    spent: float | None = None
+    budget: float | None = None
     limits: str
     part_hash: str
 

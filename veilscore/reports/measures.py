@@ -25,6 +25,7 @@ from veilscore.models.stability import population_stability
 from veilscore.models.woe import WoeTable
 from veilscore.release.account import Account
 from veilscore.reports import report
+from veilscore.reports.curve import measured_curve
 from veilscore.reports.data import ChargeRow, ColumnStability, Improvement, LearnedRow, PrivacySection, Stability
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import charges_of, leakage_table
@@ -41,7 +42,7 @@ FIFTHS = ("best fifth", "second fifth", "third fifth", "fourth fifth", "worst fi
 class BankFiles:
     """What the bank's job folder holds once training is over.
 
-    `holdout` is None where no score was opened, `design` is None for boosted trees.
+    `holdout` is None where no score was opened, `curve` where no counts by step, `design` for boosted trees.
     """
 
     job: Job
@@ -53,8 +54,10 @@ class BankFiles:
     fit: Mapping[str, Any]
     aligned: Mapping[str, Any]
     codes: Array
+    target: Array
     train: Mask
     holdout: Mapping[str, Array] | None
+    curve: Mapping[str, Array] | None
 
     @property
     def shift(self) -> float:
@@ -71,7 +74,8 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
         design = modelling.design(job, known, rows)
         tables = {**_filed_tables(model), **design.tables}
     else:
-        tables = boosting_design.tables_of(counts, rows["target"][rows["train"]])
+        known = {job.bank: counts[job.bank]} if job.training.private else counts
+        tables = {**_filed_tables(model), **boosting_design.tables_of(known, rows["target"][rows["train"]])}
     return BankFiles(
         job=job,
         model=model,
@@ -82,8 +86,10 @@ def read_files(store: JobStore, job: Job) -> BankFiles:
         fit=store.load_json("fit"),
         aligned=store.load_json("aligned"),
         codes=rows["codes"],
+        target=rows["target"],
         train=rows["train"],
         holdout=store.load_arrays("holdout") if store.has("holdout") else None,
+        curve=store.load_arrays("curve") if store.has("curve") else None,
     )
 
 
@@ -98,6 +104,12 @@ def _filed_tables(model: ScoreModel) -> dict[str, WoeTable]:
 
 def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     """Return the fields that need hold-out scores, and lines on what is missing and why."""
+    if files.curve is not None:
+        own, notes = _bank_only_points(files)
+        fields, told = measured_curve(files.model, files.curve, files.target[~files.train], own, files.shift)
+        if files.job.training.weights:
+            told.append("The curve counts every row once: weights of rows do not enter it.")
+        return fields, [*told, *notes, *_notes_on_risk(files)]
     if files.holdout is None:
         return {}, [_why_not_measured(files)]
     if "band" in files.holdout:
@@ -113,7 +125,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
     if isinstance(files.model, Stacked):
         name = "the joint stack"
     evaluations = [report.evaluate("joint", name, table)]
-    fields: dict[str, Any] = {}
+    fields = {}
     if own is not None:
         table = metrics.score_table(y, own, w, points=True)
         evaluations.append(report.evaluate("bank only", "the bank's own columns", table))
@@ -122,6 +134,20 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
             fields["improvement"] = Improvement(auc=difference[0], standard_error=difference[1])
         else:
             notes.append("Rows have weights: the gain over the bank's own columns is shown without standard error.")
+    notes += _notes_on_risk(files)
+    risk = sigmoid(files.model.scaling.log_odds_bad(units) - files.shift)
+    fields |= {
+        "evaluations": tuple(evaluations),
+        "distribution": metrics.score_histogram(y, points, w),
+        "calibration": metrics.calibration(y, risk, w),
+        "cutoffs": _cutoffs(files.model.bands, y, points, w),
+    }
+    return fields, notes
+
+
+def _notes_on_risk(files: BankFiles) -> list[str]:
+    """Say where filed probabilities are not those that the calibration shows."""
+    notes = []
     if files.shift:
         notes.append(
             "Points and filed probabilities are corrected to the bad rate of the population, "
@@ -133,14 +159,7 @@ def measured(files: BankFiles) -> tuple[dict[str, Any], list[str]]:
             f"Filed probabilities are recalibrated on this hold-out (slope {filed.slope:.3f}, intercept "
             f"{filed.intercept:+.3f}); the calibration shown is that before, as after it would only praise itself."
         )
-    risk = sigmoid(files.model.scaling.log_odds_bad(units) - files.shift)
-    fields |= {
-        "evaluations": tuple(evaluations),
-        "distribution": metrics.score_histogram(y, points, w),
-        "calibration": metrics.calibration(y, risk, w),
-        "cutoffs": _cutoffs(files.model.bands, y, points, w),
-    }
-    return fields, notes
+    return notes
 
 
 def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
@@ -158,10 +177,10 @@ def _measured_bands(model: ScoreModel, holdout: Mapping[str, Array]) -> tuple[di
 
 
 def _why_not_measured(files: BankFiles) -> str:
-    if files.job.training.private:
-        return "The job opened no curve of the hold-out (holdout_scores: false), so no metrics can be shown."
     if files.train.all():
         return "The job set no rows aside (holdout_fraction: 0), so no metrics can be shown."
+    if files.job.training.private and not files.job.training.holdout_scores:
+        return "The job opened no curve of the hold-out (holdout_scores: false), so no metrics can be shown."
     if not files.job.training.holdout_scores:
         return (
             "The job was run with holdout_scores: false: no score of a hold-out row was opened, to the bank neither, "

@@ -12,9 +12,10 @@ from veilscore.files.store import JobStore, write_text
 from veilscore.models import boosting_design as designing
 from veilscore.models.trees import HolderTrees, Tree
 from veilscore.protocols.boosting import bank_boost, holder_boost
-from veilscore.tasks.align import align_of
+from veilscore.tasks.align import ALIGN, align_of
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
+from veilscore.tasks.chains import COLUMNS, GROW
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.policy import NodePolicy
@@ -112,9 +113,10 @@ def _refuse_more_than_bounds(policy: NodePolicy, p: TrainBoosting) -> None:
         raise RefusedError(
             f"noise of {p.noise_rows:g} rows is too little; set noise_rows: {policy.min_noise_rows:g} or more"
         )
-    if p.disclosure > policy.max_disclosure:
+    if p.disclosure_budget > policy.max_disclosure:
         raise RefusedError(
-            f"a budget of {p.disclosure:g} is too large; set disclosure: {policy.max_disclosure:g} or less"
+            f"a budget of {p.disclosure_budget:g} is too large; set disclosure_budget: {policy.max_disclosure:g} or "
+            "less"
         )
 
 
@@ -173,4 +175,12 @@ BOOST = Step(
     refusals=(_refuse_order, _refuse_more_than_bounds),
 )
 
-TASK = Task(TrainBoosting, by_name(align=align_of, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost")))
+_EXACT = by_name(align=align_of, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost"))
+_PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW)
+
+
+def _step(p: TrainBoosting, name: str) -> Step:
+    return (_PRIVATE if p.private else _EXACT)(p, name)
+
+
+TASK = Task(TrainBoosting, _step)

@@ -13,6 +13,7 @@ from veilscore.tasks.align import ALIGN, align_of
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.curve import curve
 from veilscore.tasks.residual import CELLS, FIT
 from veilscore.tasks.task import (
     COMMITTED,
@@ -123,7 +124,7 @@ TRAIN = Step(
 )
 
 _EXACT = by_name(align=align_of, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))
-_PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT)
+_PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT, evaluate=curve("train"))
 
 
 def _step(p: TrainScorecard, name: str) -> Step:

@@ -99,7 +99,7 @@ def fit_job(job: Job, candidate: Candidate) -> Job:
     changes: dict[str, Any] = {"population_bad_rate": None, "calibrate": False}
     if isinstance(candidate.parameters, TrainBoosting):
         n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.of(TrainStack).folds + 1)
-        changes["disclosure"] = candidate.parameters.disclosure / n_fits
+        changes["disclosure_budget"] = candidate.parameters.disclosure_budget / n_fits
     return job.of_candidate(replace(candidate, parameters=candidate.parameters.model_copy(update=changes)))
 
 

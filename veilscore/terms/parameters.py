@@ -16,7 +16,7 @@ from veilscore.terms.settings import Strict
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
-Output = Literal["score", "band"]
+Output = Literal["score", "band", "curve"]  # curve: noised counts by step of the score, and nothing of a row
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 

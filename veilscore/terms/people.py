@@ -45,16 +45,16 @@ ACCESS: dict[str, frozenset[str]] = {
     "RunStep": _NODES_ONLY,
     "Evidence": _NODES_ONLY,
     "EncryptRecord": _NODES_ONLY,
-    "HolderKeys": _NODES_ONLY,
+    "AskKeys": _NODES_ONLY,
     "PrepareSpare": _NODES_ONLY,
     "FinishSpare": _NODES_ONLY,
     "OpenPartial": _NODES_ONLY,
     "ShareKey": _NODES_ONLY,
     "AddPartial": _NODES_ONLY,
     "BandPartial": _NODES_ONLY,
-    "BandBase": _NODES_ONLY,
-    "BandLabels": _NODES_ONLY,
-    "Total": _NODES_ONLY,
+    "MakePool": _NODES_ONLY,
+    "ExtendPool": _NODES_ONLY,
+    "TotalRequest": _NODES_ONLY,
 }
 
 

@@ -64,8 +64,8 @@ class Training(Sampled):
 
     @property
     def opens(self) -> Output:
-        """Return what is opened to the bank of a hold-out row."""
-        return self.holdout_output
+        """Return what is opened to the bank of the hold-out."""
+        return "curve" if self.private else self.holdout_output
 
     @property
     def tells_order(self) -> bool:
@@ -187,8 +187,16 @@ class TrainBoosting(Training):
     )
     bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
     noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
-    disclosure: float = Field(default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns")
+    disclosure_budget: float = Field(
+        default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns"
+    )
     ordered: bool = Field(default=True, description="bins of holders' numbers in order, else ranked by bad rate")
+    disclosure: Disclosure = Field(
+        default="exact",
+        description="private: the bank's own trees, and small random trees on holders' columns from noised, counted "
+        "sums; exact: joint trees, only by agreement with every holder (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -203,7 +211,7 @@ class TrainBoosting(Training):
     @property
     def tells_order(self) -> bool:
         """Return whether bounded splits follow the order of values; sealed ones follow it without telling it."""
-        return self.ordered and self.splits == "bounded"
+        return self.ordered and self.splits == "bounded" and not self.private
 
     @property
     def tells(self) -> dict[str, bool]:
@@ -211,8 +219,8 @@ class TrainBoosting(Training):
         return {
             **super().tells,
             "ordered": self.tells_order,
-            "unbounded": not self.bounds,
-            "sealed": self.splits == "sealed",
+            "unbounded": not self.bounds and not self.private,
+            "sealed": self.splits == "sealed" and not self.private,
         }
 
     @model_validator(mode="after")
@@ -226,7 +234,7 @@ class TrainBoosting(Training):
     @model_validator(mode="after")
     def _sealed_growth(self) -> Self:
         leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
-        if self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
+        if not self.private and self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
             raise ValueError("lossguide, max_leaves and monotone_constraints need splits: bounded")
         return self
 

@@ -24,21 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19veilscore/v1/chains.proto\x12\x0cveilscore.v1\"#\n\x10\x43hainHolderStart\x12\x0f\n\x07sources\x18\x01 \x03(\r\"=\n\x10\x43hainHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"A\n\x0e\x43hainBankTrees\x12\x10\n\x08\x65xchange\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\r\x12\x0c\n\x04\x63uts\x18\x03 \x03(\r\"=\n\x10\x43hainBankVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\x0f\x43hainHolderSums\x12\x0c\n\x04sums\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19veilscore/v1/chains.proto\x12\x0cveilscore.v1\"=\n\x10\x43hainHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"A\n\x0e\x43hainBankTrees\x12\x10\n\x08\x65xchange\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\r\x12\x0c\n\x04\x63uts\x18\x03 \x03(\r\"=\n\x10\x43hainBankVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\x0f\x43hainHolderSums\x12\x0c\n\x04sums\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'veilscore.v1.chains_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHAINHOLDERSTART']._serialized_start=43
-  _globals['_CHAINHOLDERSTART']._serialized_end=78
-  _globals['_CHAINHOLDERHINTS']._serialized_start=80
-  _globals['_CHAINHOLDERHINTS']._serialized_end=141
-  _globals['_CHAINBANKTREES']._serialized_start=143
-  _globals['_CHAINBANKTREES']._serialized_end=208
-  _globals['_CHAINBANKVECTORS']._serialized_start=210
-  _globals['_CHAINBANKVECTORS']._serialized_end=271
-  _globals['_CHAINHOLDERSUMS']._serialized_start=273
-  _globals['_CHAINHOLDERSUMS']._serialized_end=304
+  _globals['_CHAINHOLDERHINTS']._serialized_start=43
+  _globals['_CHAINHOLDERHINTS']._serialized_end=104
+  _globals['_CHAINBANKTREES']._serialized_start=106
+  _globals['_CHAINBANKTREES']._serialized_end=171
+  _globals['_CHAINBANKVECTORS']._serialized_start=173
+  _globals['_CHAINBANKVECTORS']._serialized_end=234
+  _globals['_CHAINHOLDERSUMS']._serialized_start=236
+  _globals['_CHAINHOLDERSUMS']._serialized_end=267
 # @@protoc_insertion_point(module_scope)

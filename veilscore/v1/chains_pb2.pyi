@@ -6,12 +6,6 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class ChainHolderStart(_message.Message):
-    __slots__ = ("sources",)
-    SOURCES_FIELD_NUMBER: _ClassVar[int]
-    sources: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, sources: _Optional[_Iterable[int]] = ...) -> None: ...
-
 class ChainHolderHints(_message.Message):
     __slots__ = ("part", "parts", "data")
     PART_FIELD_NUMBER: _ClassVar[int]

@@ -320,7 +320,7 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "commitment")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -332,7 +332,6 @@ class EncryptRecord(_message.Message):
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
-    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -344,8 +343,7 @@ class EncryptRecord(_message.Message):
     consent: bytes
     fresh: bool
     bands_hash: bytes
-    commitment: bytes
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -358,11 +356,9 @@ class ReasonCode(_message.Message):
     def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("status", "reason", "ciphertext_enc", "keys_id", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as")
-    STATUS_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    CIPHERTEXT_ENC_FIELD_NUMBER: _ClassVar[int]
-    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("unknown", "no_spare", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as")
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    NO_SPARE_FIELD_NUMBER: _ClassVar[int]
     DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_OTHERS_FIELD_NUMBER: _ClassVar[int]
     SHARE_KEY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -370,10 +366,8 @@ class EncryptedRecord(_message.Message):
     DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_SHARE_FIELD_NUMBER: _ClassVar[int]
     RELEASED_AS_FIELD_NUMBER: _ClassVar[int]
-    status: str
-    reason: str
-    ciphertext_enc: _containers.RepeatedScalarFieldContainer[bytes]
-    keys_id: bytes
+    unknown: bool
+    no_spare: bool
     discloses_unknown: bool
     without_others: bool
     share_key_id: bytes
@@ -381,7 +375,7 @@ class EncryptedRecord(_message.Message):
     data_time_s: float
     difference_share: bytes
     released_as: str
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ...) -> None: ...
+    def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
     __slots__ = ("spare_id", "map_hash", "part_hash", "commitment")
@@ -404,14 +398,16 @@ class PreparedSpare(_message.Message):
     def __init__(self, ciphertext_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
 
 class FinishSpare(_message.Message):
-    __slots__ = ("spare_id", "evaluated_enc", "keys_id")
+    __slots__ = ("spare_id", "evaluated_enc")
     SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_ENC_FIELD_NUMBER: _ClassVar[int]
-    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
     spare_id: str
     evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
-    keys_id: bytes
-    def __init__(self, spare_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., keys_id: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, spare_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AskKeys(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class HolderKeys(_message.Message):
     __slots__ = ("public_key", "keys_id")
@@ -428,7 +424,7 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "evaluated_enc", "with_parties", "keys_id", "share_key_ids", "factors_share", "bands_hash", "commitment")
+    __slots__ = ("request_id", "spare_id", "with_parties", "share_key_ids", "factors_share", "bands_hash", "pool_id", "circuit", "choices_share")
     class ShareKeyIdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -437,30 +433,34 @@ class OpenPartial(_message.Message):
         value: bytes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    EVALUATED_ENC_FIELD_NUMBER: _ClassVar[int]
+    SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     WITH_PARTIES_FIELD_NUMBER: _ClassVar[int]
-    KEYS_ID_FIELD_NUMBER: _ClassVar[int]
     SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
     FACTORS_SHARE_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
-    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_SHARE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    evaluated_enc: _containers.RepeatedScalarFieldContainer[bytes]
+    spare_id: str
     with_parties: _containers.RepeatedScalarFieldContainer[str]
-    keys_id: bytes
     share_key_ids: _containers.ScalarMap[str, bytes]
     factors_share: bytes
     bands_hash: bytes
-    commitment: bytes
-    def __init__(self, request_id: _Optional[str] = ..., evaluated_enc: _Optional[_Iterable[bytes]] = ..., with_parties: _Optional[_Iterable[str]] = ..., keys_id: _Optional[bytes] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    pool_id: str
+    circuit: int
+    choices_share: bytes
+    def __init__(self, request_id: _Optional[str] = ..., spare_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., pool_id: _Optional[str] = ..., circuit: _Optional[int] = ..., choices_share: _Optional[bytes] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
-    __slots__ = ("status", "reason")
-    STATUS_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    status: str
-    reason: str
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    __slots__ = ("no_pool", "tables", "decoding")
+    NO_POOL_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
+    no_pool: bool
+    tables: bytes
+    decoding: bytes
+    def __init__(self, no_pool: _Optional[bool] = ..., tables: _Optional[bytes] = ..., decoding: _Optional[bytes] = ...) -> None: ...
 
 class AddPartial(_message.Message):
     __slots__ = ("request_id", "partial_share", "with_parties")
@@ -498,43 +498,29 @@ class BandPartial(_message.Message):
     with_parties: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, request_id: _Optional[str] = ..., bank: _Optional[str] = ..., partial_share: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class BandBase(_message.Message):
-    __slots__ = ("setup_id", "point", "commitment")
-    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
+class MakePool(_message.Message):
+    __slots__ = ("pool_id", "point", "commitment")
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
-    setup_id: str
+    pool_id: str
     point: bytes
     commitment: bytes
-    def __init__(self, setup_id: _Optional[str] = ..., point: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, pool_id: _Optional[str] = ..., point: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
-class BandChoices(_message.Message):
+class MadePool(_message.Message):
     __slots__ = ("points",)
     POINTS_FIELD_NUMBER: _ClassVar[int]
     points: bytes
     def __init__(self, points: _Optional[bytes] = ...) -> None: ...
 
-class BandLabels(_message.Message):
-    __slots__ = ("request_id", "setup_id", "labels")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    setup_id: str
-    labels: bytes
-    def __init__(self, request_id: _Optional[str] = ..., setup_id: _Optional[str] = ..., labels: _Optional[bytes] = ...) -> None: ...
-
-class BandTables(_message.Message):
-    __slots__ = ("status", "reason", "tables", "decoding")
-    STATUS_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    TABLES_FIELD_NUMBER: _ClassVar[int]
-    DECODING_FIELD_NUMBER: _ClassVar[int]
-    status: str
-    reason: str
-    tables: bytes
-    decoding: bytes
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., tables: _Optional[bytes] = ..., decoding: _Optional[bytes] = ...) -> None: ...
+class ExtendPool(_message.Message):
+    __slots__ = ("pool_id", "transfers")
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    pool_id: str
+    transfers: bytes
+    def __init__(self, pool_id: _Optional[str] = ..., transfers: _Optional[bytes] = ...) -> None: ...
 
 class SignedConsent(_message.Message):
     __slots__ = ("body", "signature", "commitments")

@@ -171,3 +171,15 @@ class BandLeadDecoding(_message.Message):
     BITS_FIELD_NUMBER: _ClassVar[int]
     bits: bytes
     def __init__(self, bits: _Optional[bytes] = ...) -> None: ...
+
+class CurveBankSteps(_message.Message):
+    __slots__ = ("limits",)
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    limits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, limits: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CurveLeadCounts(_message.Message):
+    __slots__ = ("counts",)
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    counts: bytes
+    def __init__(self, counts: _Optional[bytes] = ...) -> None: ...

@@ -1,20 +1,24 @@
-"""Protocols as state machines without I/O; `veilscore.wire.driver` runs them.
+"""Protocols as state machines without I/O; `veilscore.wire.driver` and `veilscore.wire.calls` run them.
 
 A protocol role is a generator: it yields what it needs (`Send`, `Receive`, `Progress`, `Checkpoint`, `Charge`) and
 returns its result. It touches no socket, file or clock, so the same code runs over gRPC and in memory. The type it
 waits for is part of the state: any other message, a message from another session or out of order raises.
+
+Steps of jobs send and receive in a session. What is asked for one firm goes by calls between nodes, each with its
+reply: the caller's role yields `Call`, the role that is called `Serve` and then `Send` or `Refuse`; several at once are
+`Together`, and what takes time is `Work`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from google.protobuf.message import DecodeError, Message
 
-from veilscore.errors import MessageError, ProtocolError
+from veilscore.errors import MessageError, ProtocolError, VeilscoreError
 from veilscore.v1 import wire_pb2
 
 VERSION = "veilscore/1"
@@ -80,8 +84,6 @@ Rows = Literal["train", "holdout", "all"]
 class Charge:
     """Write down what the next opening costs at this holder; the role goes on once that is done.
 
-    Attributes
-    ----------
     opening : names it in the account, the log and reports.
     rows : which rows it is a sum over; a firm's training and hold-out rows are never the same.
     mu2 : square of mu (`veilscore.terms.privacy`).
@@ -96,13 +98,60 @@ class Charge:
         return sensitivity / math.sqrt(self.mu2)
 
 
-Command = Send | Receive | Progress | Checkpoint | Charge
+@dataclass(frozen=True)
+class Call:
+    """Send `request` to the party named `to` and wait for its reply, of type `reply`.
+
+    What the peer answers instead of it, or that it does not answer in `timeout_s`, is raised where the role waits.
+    """
+
+    to: str
+    request: Message
+    reply: type[Message]
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Wait for the next call of `sender`, of one of these kinds; a `Send` or `Refuse` to `sender` answers it."""
+
+    sender: str
+    kinds: tuple[type[Message], ...]
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Answer the call of the party named `to` with an error, which is raised there; the role goes on."""
+
+    to: str
+    error: VeilscoreError
+
+
+@dataclass(frozen=True)
+class Work:
+    """Do what takes time (heavy arithmetic, a disk) where it holds up nobody else; its result or error comes back.
+
+    A coroutine function is awaited instead.
+    """
+
+    do: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Run several protocols at once, which call others; ends as `together` says."""
+
+    parts: Mapping[str, Protocol[Any]]
+    enough: str = ""
+
+
+Command = Send | Receive | Progress | Checkpoint | Charge | Call | Serve | Refuse | Work | Together
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
-Protocol = Generator[Command, Message | None, R]
+Protocol = Generator[Command, Any, R]
 
 
-def receive(sender: str, kind: type[M]) -> Generator[Command, Message | None, M]:
+def receive(sender: str, kind: type[M]) -> Generator[Command, Any, M]:
     """Typed form of `yield Receive(...)`, used as ``msg = yield from receive("tax", AlignHolderRound1)``."""
     message = yield Receive(sender, kind)
     if not isinstance(message, kind):
@@ -110,8 +159,39 @@ def receive(sender: str, kind: type[M]) -> Generator[Command, Message | None, M]
     return message
 
 
+def call(to: str, request: Message, reply: type[M], timeout_s: float = 10.0) -> Generator[Command, Any, M]:
+    """Typed form of `yield Call(...)`."""
+    message = yield Call(to, request, reply, timeout_s)
+    if not isinstance(message, reply):
+        raise ProtocolError(f"expected {reply.__name__} from {to}")
+    return message
+
+
+@overload
+def work(do: Callable[[], Coroutine[Any, Any, R]]) -> Generator[Command, Any, R]: ...
+@overload
+def work(do: Callable[[], R]) -> Generator[Command, Any, R]: ...
+def work(do: Callable[[], Any]) -> Generator[Command, Any, Any]:
+    """Typed form of `yield Work(...)`."""
+    return (yield Work(do))
+
+
+def together(parts: Mapping[str, Protocol[R]], enough: str = "") -> Generator[Command, Any, dict[str, R]]:
+    """Run protocols at once that call others; returns the results of those that have ended.
+
+    The first error ends the others where they wait, and is raised here.
+
+    enough : the part whose end is waited for; the others then go on, and nobody looks at what becomes of them. Empty:
+        all are waited for.
+    """
+    return (yield Together(parts, enough))  # type: ignore[no-any-return]
+
+
 def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
-    """Run protocols with several peers in turn: while one peer computes, this party works for the next."""
+    """Run protocols with several peers in turn: while one peer computes, this party works for the next.
+
+    The order of messages is always the same, where `together` takes replies as they come.
+    """
     results: dict[str, R] = {}
     waiting: dict[str, Message | None] = dict.fromkeys(parts)
     while waiting:
@@ -131,7 +211,7 @@ def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
 PART_BYTES = 8 << 20
 
 
-def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Message | None, None]:
+def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Any, None]:
     """Send `data` in messages of type `kind` (fields part, parts, data) of at most `PART_BYTES` each."""
     parts = max(1, -(-len(data) // PART_BYTES))
     for part in range(parts):
@@ -139,7 +219,7 @@ def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, 
         yield Send(to, kind(part=part, parts=parts, data=piece))
 
 
-def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator[Command, Message | None, bytes]:
+def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator[Command, Any, bytes]:
     """Receive what `send_parts` sent; more than `max_bytes`, or parts out of order, raise `MessageError`."""
     pieces: list[bytes] = []
     parts, size = 1, 0
@@ -180,8 +260,6 @@ def unpack_fields(data: bytes, n_fields: int) -> tuple[bytes, ...]:
 class Session:
     """One run of one step: who takes part, and the labels that separate its hashes and keys from all others.
 
-    Parameters
-    ----------
     id : "job/step/attempt", unique for ever.
     party : this party's name.
     bank : the label holder's name.

@@ -1,0 +1,136 @@
+"""Private trees as a job: steps, charges, the model, scoring in a batch, what it leaves and what it refuses."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from consent_issuer import give_list
+from local_jobs import firms, job, nodes, run_job, write
+
+from veilscore.data.codes import CodeMap
+from veilscore.data.fixed_bins import MU
+from veilscore.data.ingest import read_table
+from veilscore.errors import ConfigError
+from veilscore.models.chain_growth import TREES
+from veilscore.models.chained import Chained
+from veilscore.models.filed import load_model
+from veilscore.models.importance import by_party, importance
+from veilscore.models.trees import HolderTrees
+from veilscore.node.local import open_job
+from veilscore.tasks.context import account_of
+from veilscore.tasks.table import charges_of, leakage_table
+from veilscore.terms.privacy import total
+
+PRIVATE = {"disclosure": "private", "holdout_scores": False, "n_estimators": 40, "max_depth": 3}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("private")
+    return run_job(folder, firms(6000, seed=3), task="train_boosting", name="trees", keep=True, **PRIVATE)
+
+
+def codes_of(run, party):
+    return run.stores[party].load_arrays("rows")["codes"]
+
+
+def units(model, codes):
+    """Totals in the clear: both halves of every tree put together."""
+    found = model.base_points + model.own_score(codes["bank"])
+    score = model.own_score(codes["bank"])
+    for holder, chain in model.chains.items():
+        for tree, points in zip(chain, model.chain_points[holder], strict=True):
+            answer = tree.cut.answers(codes["bank"], score).astype(int)
+            found = found + np.array(points)[answer, codes[holder][:, tree.column].astype(int)]
+    return found
+
+
+def auc(scores, bad):
+    good, worse = scores[~bad], scores[bad]
+    return (good[:, None] > worse[None, :]).mean()
+
+
+def test_chains_add_the_holders_columns_to_the_banks_own_trees(run):
+    model = load_model(run.stores["bank"].path / "model.json")
+    assert isinstance(model, Chained)
+    assert all(tree.asks == "bank" for tree in model.trees)
+    assert {h: len(chain) for h, chain in model.chains.items()} == dict.fromkeys(run.job.holders, TREES)
+    rows = run.stores["bank"].load_arrays("rows")
+    codes = {party: codes_of(run, party) for party in ("bank", *run.job.holders)}
+    held, bad = ~rows["train"], rows["target"] == 1
+    own, joint = model.own_score(codes["bank"]), units(model, codes)
+    assert auc(joint[held], bad[held]) > auc(own[held], bad[held]) + 0.03
+    low, high = model.extremes()
+    assert low <= joint.min() <= joint.max() <= high
+    assert max(abs(low), abs(high)) <= model.largest_units()
+    for part in model.parts[1:]:
+        assert not any(any((*c.bad, *c.good, *c.rows)) for c in part.columns), "no count of a holder is known"
+    shares = by_party(importance(model))
+    assert shares["tax"] > 0.1
+    assert all("#" not in item.column for item in importance(model))
+
+
+def test_each_holder_keeps_its_part_and_is_charged_for_its_own_chain(run):
+    model = load_model(run.stores["bank"].path / "model.json")
+    for holder in run.job.holders:
+        home = run.stores[holder].path.parent.parent
+        part = HolderTrees.from_json((home / "models" / "trees" / "trees.json").read_text())
+        assert part.sha256.hex() == model.holder_sha256[holder]
+        assert part.trees == model.parts_of(holder)
+        code_map = CodeMap.from_json(run.stores[holder].load_json("code_map"))
+        bits = part.bits(codes_of(run, holder), code_map.n_codes)
+        at = 0
+        for column in model.columns_of(holder):
+            for cell in range(int(code_map.n_codes[column]) - 1):
+                assert (bits[at] == (codes_of(run, holder)[:, column] == cell)).all()
+                at += 1
+        assert at == bits.shape[0]
+        lines = account_of(home, run.nodes[holder], run.job).lines()
+        assert [(x.step, x.charge.opening.split()[0]) for x in lines] == [("bin", "bins"), ("boost", "leaves")]
+        assert [x.charge.mu2 for x in lines] == [pytest.approx(MU**2), pytest.approx(0.25)]
+
+
+def test_the_job_states_what_it_spends_and_tells():
+    p = job("train_boosting", **PRIVATE).parameters
+    assert math.sqrt(total(charges_of(p))) == pytest.approx(0.5)
+    table = {row.step: row for row in leakage_table(p)}
+    assert "noised sums of leaves" in table["boost"].bank
+    assert "split" not in table["boost"].bank
+    assert "counts" not in table["bin"].bank
+
+
+@pytest.mark.parametrize("output", ["score", "band"])
+def test_a_batch_is_scored_as_the_model_says(run, output, tmp_path):
+    homes = run.stores["bank"].path.parents[2]
+    model = load_model(run.stores["bank"].path / "model.json")
+    parts = firms(60, seed=77, prefix=output, coverage=1.0)
+    give_list(homes / "bank", parts["bank"]["firm"], name=output)
+    bands = {"bands": {"A": 560.0, "B": 520.0}} if output == "band" else {}
+    batch = job("score_batch", name=output, model="trees", on_missing="missing_code", output=output, **bands)
+    write(tmp_path, parts)
+    scored = open_job(batch, nodes(tmp_path, holder_policy={"disclose_unknown": True}), homes).run()
+    codes, order = {}, None
+    for party in run.job.parties:
+        if party == "coordinator":
+            continue
+        code_map = CodeMap.from_json((homes / party / "models" / "trees" / "code_map.json").read_text())
+        table = read_table(tmp_path / f"{party}.csv", "firm", columns=tuple(code_map.kinds), normaliser="text")
+        order = table.ids.tolist() if order is None else order
+        place = {firm: row for row, firm in enumerate(table.ids.tolist())}
+        codes[party] = code_map.transform(table).codes[[place[firm] for firm in order]]
+    expected = model.score(units(model, codes))
+    with (scored.stores["bank"].path / "scores.csv").open(encoding="utf-8") as file:
+        found = {row["id"]: row for row in csv.DictReader(file)}
+    assert len(found) == 60
+    for firm, points in zip(order, expected.tolist(), strict=True):
+        if output == "score":
+            assert float(found[firm]["score"]) == pytest.approx(points, abs=1e-9)
+        else:
+            assert found[firm]["band"] == ("A" if points >= 560 else "B" if points >= 520 else "below all bands")
+
+
+def test_another_part_is_refused(run):
+    model = load_model(run.stores["bank"].path / "model.json")
+    with pytest.raises(ConfigError, match="part of model trees is missing, changed or of another version"):
+        model.check_part("tax", bytes(32))

@@ -1,0 +1,46 @@
+"""What `veilscore job show` says of a finished training job's hold-out, from the report in the party's own home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from veilscore.cli.display import table
+from veilscore.errors import VeilscoreError
+
+
+def show_measures(out: Console, report_json: Path) -> None:
+    """Print ranking and cut-offs with their standard errors, where the party's report has them."""
+    from veilscore.reports.report import read_report  # noqa: PLC0415 - loads what draws pages
+
+    if not report_json.is_file():
+        return
+    try:
+        data = read_report(report_json)
+    except VeilscoreError as error:
+        out.print(f"[yellow]no measures: {error.message}[/yellow]")
+        return
+    rows = []
+    for part in data.evaluations:
+        d = part.discrimination
+        noise = "" if d.auc_noise is None else f"AUC {d.auc_noise:.4f}, KS {d.ks_noise:.4f}"
+        rows.append((part.name, _with_error(d.auc, d.auc_se), _with_error(d.ks, d.ks_se), noise))
+    if rows:
+        out.print(table("Hold-out (± standard error)", ("score", "AUC", "KS", "of which noise"), rows))
+    if data.cutoffs:
+        shown = [
+            (c.band, f"{c.n:.0f}", _percent(c.bad_rate, c.bad_rate_se), _percent(c.bads_declined, c.bads_declined_se))
+            for c in data.cutoffs
+        ]
+        out.print(table("Cut-offs by band", ("band", "firms", "bad rate", "bads declined"), shown))
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _percent(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}%" if error is None else f"{100 * value:.1f} ± {100 * error:.1f}%"

@@ -1,0 +1,284 @@
+"""Holds a node's state files against its own log when it starts, so that a lost or older file is noticed.
+
+What a file must hold follows from the log: answers and attempts (state/jobs), charges (state/account.db), parts of
+single scores (state/online.db, state/release.db), and from `state` entries, which note after each step and at each
+stop how much there was. The log itself is held against the heads of it in the receipts that others countersigned.
+A node that forgot would open again what it opened already, so it does not start; `mend` is the way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veilscore.errors import EvidenceError, StateError, VeilscoreError
+from veilscore.evidence.facts import policy_digest
+from veilscore.evidence.job_ledger import Ledger
+from veilscore.evidence.log import Log
+from veilscore.evidence.receipt import JobReceipt
+from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
+from veilscore.fabric.process import only_one
+from veilscore.files.journal import Journal
+from veilscore.files.sqlite_file import told
+from veilscore.release.account import FILE, AccountLine, Line, charged, write_back
+from veilscore.release.consent import Signed, body_of
+from veilscore.release.ledger import ReleaseLedger
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.terms.settings import read_text
+from veilscore.wire.protocol import Charge
+
+JOBS, RELEASES, ANSWERED = "state/jobs", "state/release.db", "state/online.db"
+REVOCATIONS = "consents/revocations"
+_TABLES = (  # in which rows are never deleted
+    (RELEASES, "releases"),
+    (RELEASES, "submitted"),
+    (RELEASES, "tokens"),
+    (RELEASES, "pins"),
+    (FILE, "voided"),
+    ("state/disclosure.db", "told"),
+)
+_RANK = {"pending": 0, "accepted": 1, "refused": 2, "cancelled": 2}
+_NEWEST = 256  # single scores that are looked up; an older file lacks the newest
+_RECEIPTS = 64
+_UNSAFE_S = 60.0  # a loss of power may take so much of a journal with it, which is not synced at each entry
+_KEPT_S = 89 * 86400.0  # the journal forgets after 90 days
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What a state file lacks.
+
+    fill : writes it back from the log; None where the log does not hold enough for that.
+    jobs : ids of those that are lost.
+    """
+
+    file: str
+    lacks: str
+    fill: Callable[[], object] | None = None
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    reference: str
+    time_s: float
+    counted: bool
+
+
+class LoggedState:
+    """Gathers from a log, as it is read, what the state files of a home must hold."""
+
+    def __init__(self, home: Path, node: NodeConfig) -> None:
+        self._home, self._node = home, node
+        self._policy = policy_digest(node) if node.policy.release.control == "on" else ""
+        self._answers: dict[str, str] = {}
+        self._attempts: dict[str, dict[str, int]] = {}
+        self._charges: dict[tuple[str, ...], AccountLine] = {}
+        self._opened: deque[_Opened] = deque(maxlen=_NEWEST)
+        self._counts: dict[str, int] = {}
+        self._last_s = 0.0
+
+    def visit(self, entry: dict[str, Any]) -> None:
+        """Take in one entry, in the order of the log; EvidenceError if it is of a known kind and misses a field."""
+        try:
+            self._take(entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EvidenceError(f"the log holds an entry of kind {entry.get('kind')!r} that is none") from error
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        kind = entry.get("kind")
+        self._last_s = time_s = entry.get("time_ms", 0) / 1000
+        if kind == "answer":
+            self._answers[entry["job_id"]] = entry["answer"]
+        elif kind == "step":
+            steps = self._attempts.setdefault(entry["job_id"], {})
+            steps[entry["step"]] = max(entry["attempt"], steps.get(entry["step"], 0))
+        elif kind == "spent":
+            charge = Charge(entry["opening"], entry["rows"], float(entry["mu2"]))
+            line = Line(entry["job_id"], entry["step"], entry["attempt"], charge, time_s)
+            owned = AccountLine(entry["account"], entry["bank"], line)
+            self._charges[owned.key] = owned
+        elif kind == "share_opened":
+            counted = bool(self._policy) and entry["policy"] == self._policy
+            self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted))
+        elif kind == "state":
+            self._counts = dict(entry["counts"])
+        elif kind == "mended":  # what could not be written back was let go
+            self._counts = {}
+            self._opened.clear()
+            for job_id in entry["jobs"]:
+                del self._answers[job_id]
+
+    def gaps(self, ledger: Ledger) -> list[Gap]:
+        """Return what is missing; StateError where a file cannot be read."""
+        return [*self._jobs(ledger), *self._account(), *self._journal(), *self._releases(), *self._counted()]
+
+    def check(self, ledger: Ledger, log: Log) -> None:
+        """Refuse to go on with files that are older than the log, or a log that is older than its countersigned heads.
+
+        Raises StateError or EvidenceError, which name the file and the way out.
+        """
+        _check_receipts(self._home, self._node.name, log)
+        found = self.gaps(ledger)
+        if not found:
+            return
+        lost = [gap for gap in found if gap.fill is None]
+        more = " --accept-loss` goes on without it and logs that" if lost else "` writes it back from the log"
+        said = "; ".join(f"{gap.file} lacks {gap.lacks}" for gap in (lost or found)[:3])
+        raise StateError(
+            f"{said}: lost, or older than the log; restore it from a backup as new as the log, or, where there is "
+            f"none, `veilscore node mend {self._home}{more}",
+            party=self._node.name,
+        )
+
+    def _jobs(self, ledger: Ledger) -> list[Gap]:
+        unknown = [job_id for job_id in self._answers if ledger.get(job_id) is None]
+        behind = [
+            (job_id, answer)
+            for job_id, answer in self._answers.items()
+            if (entry := ledger.get(job_id)) is not None and _RANK[entry.status] < _RANK[answer]
+        ]
+        begun = [
+            (job_id, step, attempt)
+            for job_id, steps in self._attempts.items()
+            if (entry := ledger.get(job_id)) is not None
+            for step, attempt in steps.items()
+            if attempt > entry.attempts.get(step, 0)
+        ]
+        found = [Gap(JOBS, f"{len(unknown)} job(s), such as {unknown[0]}", jobs=tuple(unknown))] if unknown else []
+        if behind or begun:
+
+            def fill() -> None:
+                for job_id, answer in behind:
+                    ledger.answer(job_id, answer, "as its log says")
+                for job_id, step, attempt in begun:
+                    ledger.begin(job_id, step, attempt)
+
+            found.append(Gap(JOBS, f"{len(behind)} answer(s) and {len(begun)} attempt(s)", fill))
+        return found
+
+    def _account(self) -> list[Gap]:
+        kept = charged(self._home / FILE)
+        lines = [line for key, line in self._charges.items() if kept.get(key) != line.line.charge]
+        return [Gap(FILE, f"{len(lines)} charge(s)", lambda: write_back(self._home / FILE, lines))] if lines else []
+
+    def _journal(self) -> list[Gap]:
+        """Say what the journal lacks; ids of requests that a crash may have taken with it are used up at once."""
+        oldest_s = time.time() - _KEPT_S
+        recent = [one for one in self._opened if one.time_s > oldest_s]
+        if not recent:
+            return []
+        with contextlib.closing(Journal(self._home / ANSWERED)) as journal:
+            lost = [one for one in recent if journal.get(one.reference) is None]
+            if all(one.time_s > self._last_s - _UNSAFE_S for one in lost):
+                _use_up(journal, lost)
+                return []
+
+        def fill() -> None:
+            with contextlib.closing(Journal(self._home / ANSWERED)) as again:
+                _use_up(again, lost)
+
+        return [Gap(ANSWERED, f"{len(lost)} answered request(s)", fill)]
+
+    def _releases(self) -> list[Gap]:
+        counted = [one.reference for one in self._opened if one.counted]
+        if not counted:
+            return []
+        with contextlib.closing(ReleaseLedger(self._home / RELEASES)) as ledger:
+            lost = sum(not ledger.knows(reference) for reference in counted)
+        return [Gap(RELEASES, f"{lost} of the last {len(counted)} single firms opened")] if lost else []
+
+    def _counted(self) -> list[Gap]:
+        now = counts_of(self._home)
+        return [
+            Gap(name.rpartition(":")[0], f"{count - now.get(name, 0)} of {count} {name.rpartition(':')[2]}")
+            for name, count in self._counts.items()
+            if now.get(name, 0) < count
+        ]
+
+
+def counts_of(home: Path) -> dict[str, int]:
+    """Return how much each state file holds that only grows, by `file:what`; what is empty is left out.
+
+    Raises StateError where a file cannot be read.
+    """
+    found = {f"{file}:{table}": _rows(home / file, table) for file, table in _TABLES}
+    revoked: set[str] = set()
+    for path in sorted((home / REVOCATIONS).glob("*.json")):
+        body = body_of(Signed.from_text(read_text(path, "revocations"), str(path)))
+        named = body.get("revoked")
+        revoked |= {str(one) for one in named} if isinstance(named, list) else set()
+    found[f"{REVOCATIONS}:revoked consents"] = len(revoked)
+    return {name: count for name, count in found.items() if count}
+
+
+def mend(home: Path, *, accept_loss: bool = False) -> list[str]:
+    """Write back from a node's log what its state files lack, log it, and return what was done, a line a file.
+
+    accept_loss : go on without what the log does not hold enough of, where no backup has it.
+    Raises StateError where something would be lost and that was not accepted; JobError where the node runs.
+    """
+    node = load_node_config(home)
+    identity, federation = load_membership(home, node)
+    with only_one(home):
+        recorder = EvidenceRecorder(home, node, lambda: identity, lambda: federation)
+        logged, ledger = LoggedState(home, node), Ledger(home / JOBS)
+        with contextlib.closing(recorder):
+            recorder.open(visit=logged.visit)
+            found = logged.gaps(ledger)
+            lost = [f"{gap.file}: {gap.lacks}" for gap in found if gap.fill is None]
+            if lost and not accept_loss:
+                raise StateError(
+                    f"the log does not hold enough to write back {'; '.join(lost)}: restore the file from backup, or "
+                    "say --accept-loss to go on without it",
+                    party=node.name,
+                )
+            for gap in found:
+                if gap.fill is not None:
+                    gap.fill()
+            if found:
+                back = [f"{gap.file}: {gap.lacks}" for gap in found if gap.fill is not None]
+                recorder.state_mended(back, lost, [job_id for gap in found for job_id in gap.jobs])
+    return [f"{gap.file}: {gap.lacks} {'lost' if gap.fill is None else 'written back'}" for gap in found]
+
+
+def _use_up(journal: Journal, opened: list[_Opened]) -> None:
+    """Keep, in place of lost answers, that their request ids were used: a repeat is refused."""
+    for one in opened:
+        journal.keep(one.reference, b"", b"")
+
+
+def _rows(path: Path, table: str) -> int:
+    if not path.is_file():
+        return 0
+    with (
+        told(f"state file {path}", "restore it from backup"),
+        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        return int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]) if there else 0  # noqa: S608 - fixed words
+
+
+def _check_receipts(home: Path, name: str, log: Log) -> None:
+    """Refuse a log that lacks what others countersigned of it, by the newest receipts here."""
+    paths = sorted((home / FOLDER / "receipts").glob("*.json"), key=lambda path: path.stat().st_mtime)[-_RECEIPTS:]
+    for path in paths:
+        try:
+            heads = [logged.head for logged in JobReceipt.parse(path.read_bytes()).statements]
+        except (OSError, VeilscoreError) as error:
+            raise StateError(f"receipt {path} is damaged: restore it from backup, or move it away") from error
+        for head in heads:
+            if head.party == name and not log.continues(head):
+                raise EvidenceError(
+                    f"the log ends before entry {head.size}, or goes another way, although others countersigned it "
+                    f"there ({path.name}): it was cut or is an older copy; restore {home / FOLDER} from a backup as "
+                    "new as that",
+                    party=name,
+                )

@@ -1,0 +1,101 @@
+"""Says what the roles of one score take from their nodes: values and small functions; audits and tests give others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veilscore.arrays import Words
+from veilscore.crypto.zero_share import PairwiseKey
+from veilscore.evidence.online_opening import BandOpened, ShareOpened
+from veilscore.protocols.online_parts import FirmPart
+from veilscore.protocols.online_pool import BankPool, LeadPool
+from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
+from veilscore.release.single import Passed
+from veilscore.terms.bands import Bands
+from veilscore.v1 import control_pb2 as pb
+from veilscore.wire.protocol import Protocol
+
+Keys = dict[str, PairwiseKey]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class BankRequest:
+    """What the bank's role takes from its node for one request; the defaults are those of a request without a node.
+
+    ask : what each holder is asked, but for what belongs to that holder.
+    sides : the bank's points for each holder, in the order of the model.
+    own_units : units of the firm without any holder's part.
+    take_spare, make_spare, put_back : a spare of the stock, if there is one; makes one with a holder that has no other;
+        one that was not used goes back.
+    bands, pool, drop_pool : where the band alone is asked for, its cut-offs; a pool with a lead that has a circuit
+        left; forgets one of which the lead has lost its half.
+    opened_before : what these parts came to when they were opened under one earlier request; None: not known.
+    note : told of what is asked to be opened, before it leaves.
+    """
+
+    ask: pb.EncryptRecord
+    sides: Mapping[str, Side]
+    take_spare: Callable[[str], BankSpare | None]
+    make_spare: Callable[[str], Protocol[BankSpare]]
+    pool: Callable[[str], Protocol[BankPool]]
+    own_units: int = 0
+    bands: Bands | None = None
+    coordinator: str = ""
+    limit_s: float = 10.0
+    put_back: Callable[[str, BankSpare], object] = lambda *_: None
+    drop_pool: Callable[[BankPool], object] = lambda _: None
+    opened_before: Callable[[Sequence[FirmPart]], int | None] = lambda _: None
+    note: Callable[[FirmPart, pb.OpenPartial], object] = lambda *_: None
+
+
+@dataclass(frozen=True, repr=False)
+class HolderRecord:
+    """What a holder's node has for a request that its policy, consent and release control let pass.
+
+    cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
+    reason_codes : codes of columns that its policy lets the bank know.
+    holders : of the model, in order.
+    bands : where the band alone is asked for, those that this holder keeps of the model.
+    """
+
+    cells: Words
+    known: bool
+    data_time_s: float
+    reason_codes: Sequence[pb.ReasonCode]
+    holders: tuple[str, ...]
+    passed: Passed
+    bands: Bands | None = None
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class HolderDesk:
+    """What a holder's role takes from its node.
+
+    discloses_unknown, without_others : of its policy: whether banks learn which firms it does not know, and whether it
+        opens its part without all holders of the model.
+    share_key_id, share_keys : which key of its own its shares of zero are made with; agrees on a key with each other
+        party, None if one of them, or this one, has other keys by now.
+    find : looks a record up; RefusedError where policy, consent or release control forbid it.
+    take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
+    pool : by bank and id, if it is there.
+    admit : counts a release just before its part leaves; RefusedError if it may not.
+    log : writes down what leaves next, so that it cannot leave otherwise.
+    opened, keep : digest and partial that were opened under "bank/request id", perhaps before a restart; kept before
+        they leave, and the first counts.
+    """
+
+    name: str
+    coordinator: str
+    discloses_unknown: bool
+    without_others: bool
+    share_key_id: bytes
+    share_keys: Callable[[Sequence[str], Mapping[str, bytes]], Protocol[Keys | None]]
+    find: Callable[[str, pb.EncryptRecord], Coroutine[Any, Any, HolderRecord]]
+    take_spare: Callable[[str, str, bytes], HolderSpare | None]
+    pool: Callable[[str, str], LeadPool | None]
+    admit: Callable[[Passed], None]
+    log: Callable[[ShareOpened | BandOpened], None]
+    opened: Callable[[str], tuple[bytes, bytes] | None]
+    keep: Callable[[str, bytes, bytes], bytes]

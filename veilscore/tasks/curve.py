@@ -1,0 +1,139 @@
+"""Step evaluate of a private job: the curve of the hold-out, goods and bads by step of the score, with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from veilscore.data.codes import CodeMap
+from veilscore.errors import DataError, JobError, RefusedError
+from veilscore.models import design as designing
+from veilscore.models.counts import offsets
+from veilscore.models.curve import Expected, NoisedCurve, sensitivity, steps_for
+from veilscore.models.model import Scorecard
+from veilscore.protocols.curve import Scored, bank_curve, holder_curve
+from veilscore.protocols.scoring import BatchRequest, HolderAnswer, HolderPart, holder_receive
+from veilscore.tasks.batch import MIN_HOLDOUT
+from veilscore.tasks.context import StepContext, keep_model, no_files
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.terms.bands import Bands
+from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.training import TrainScorecard
+from veilscore.wire.protocol import Charge, Protocol
+
+_OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
+_ROW_BYTES, _ROW_S = 7_500, 4e-5  # of a row in all steps: tables, labels, products of bits
+
+
+def charge_of(mu: float) -> Charge:
+    """Return what the curve costs the account of every holder: as much as training, on other rows, so nothing more."""
+    return Charge("curve", "holdout", mu**2)
+
+
+def load_curve(arrays: Any) -> NoisedCurve:
+    """Return the curve that the bank keeps in curve.npz."""
+    return NoisedCurve(arrays["counts"], arrays["known"], float(arrays["sigma"][0]))
+
+
+def _bank_curve(context: StepContext) -> Protocol[None]:
+    p, store = context.job.of(TrainScorecard), context.store
+    rows, model = store.load_arrays("rows"), context.model()
+    held = ~rows["train"]
+    bad = rows["target"][held] == 1
+    known = np.array([(~bad).sum(), bad.sum()], np.float64)
+    if held.sum() < MIN_HOLDOUT or not known.all():
+        raise DataError(
+            f"the hold-out has {known[0]:.0f} good and {known[1]:.0f} bad rows; to evaluate it takes both classes and "
+            f"{MIN_HOLDOUT} rows: set a larger holdout_fraction"
+        )
+    if not isinstance(model, Scorecard):
+        raise JobError(f"model {model.name} is of format {model.format}, of which no private curve is made")
+    expected = Expected.of(
+        model.own_units(rows["codes"][rows["train"]]), _parts_expected(model, store.load_json("fit")["holders"])
+    )
+    bands = Bands.of(model.bands, model.scaling.units).limits if model.bands else ()
+    limits = expected.limits(steps_for(p.mu, float(known[1])), bands)
+    parts = {x.party: HolderPart(x.n_codes, x.points, bytes.fromhex(x.map_sha256)) for x in model.parts[1:]}
+    scored = Scored(held, model.own_units(rows["codes"][held]), parts, model.sha256)
+    counts = yield from bank_curve(context.session, scored, bad, limits)
+    middle, sigma = expected.middles(limits), charge_of(p.mu).sigma(sensitivity())
+    store.save_arrays(
+        "curve", counts=counts, known=known, sigma=np.array([sigma]), limits=np.array(limits), middle=middle
+    )
+    if p.calibrate:
+        fitted = NoisedCurve(counts, known, sigma).fitted
+        units, labels = np.tile(np.rint(middle).astype(np.int64), 2), np.repeat(np.array([0, 1], np.int8), middle.size)
+        keep_model(context, designing.calibrated(model, units, labels, fitted.ravel()))
+
+
+def _parts_expected(model: Scorecard, sums: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    """Yield mean and variance of each holder's points over training rows, by weight W, from what it opened in training.
+
+    The moments bring in how its columns go together; noise that takes the variance below half of what unrelated columns
+    would have is not believed.
+    """
+    for part in model.parts[1:]:
+        kept, at = sums[part.party], offsets(part.n_codes)[:-1]
+        weight, moments = np.array(kept["weight"]), np.array(kept["moments"])
+        theta = np.array([column.coefficient or 0.0 for column in part.columns])
+        total = float(np.add.reduceat(weight, at).mean())
+        mean = float(weight @ part.points) / total
+        apart = float(theta**2 @ np.maximum(np.diag(moments), 0.0))
+        yield mean, model.scaling.factor**2 * max(float(theta @ moments @ theta), apart / 2) / total
+
+
+def _holder_curve(context: StepContext) -> Protocol[None]:
+    p, store = context.job.of(TrainScorecard), context.store
+    kept, code_map = store.load_arrays("rows"), context.code_map()
+    request = yield from holder_receive(context.session, kept["train"].size)
+    if (request.rows & kept["train"]).any():
+        raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
+    codes = np.ascontiguousarray(kept["codes"][request.rows])
+    # which firms it does not know, it never says here
+    unknown, refusal = np.zeros(codes.shape[0], bool), _refusal(request, code_map)
+    answer = HolderAnswer(codes, code_map.n_codes, unknown, disclose_unknown=False, refusal=refusal)
+    yield from holder_curve(context.session, request, answer, charge_of(p.mu))
+    store.save_json("scored", {"n_rows": codes.shape[0], "model": request.model_hash.hex()})
+
+
+def _refusal(request: BatchRequest, code_map: CodeMap) -> str:
+    if bytes.fromhex(code_map.hash) != request.map_hash:
+        return "the model was trained on another version of this party's code map"
+    return "the curve of trees is not opened" if request.trees_hash else ""
+
+
+def _cost(_parameters: Any, sizes: Sizes) -> Cost:
+    n, m = sizes.held or sizes.bank / 4, len(sizes.holders)
+    return costed(m * (USUAL_CELLS + 2 * (n // 4096 + 1)) * _OPEN_BYTES + _ROW_BYTES * n, 0.3 + _ROW_S * n)
+
+
+def curve(made_by: str) -> Step:
+    """Return the step evaluate of a private task whose model `made_by` makes."""
+    return Step(
+        kind="evaluate",
+        bank=_bank_curve,
+        holder=_holder_curve,
+        reads={"rows.npz": "bin", "model.json": made_by, "fit.json": made_by},
+        reads_data=False,
+        reads_home=no_files,
+        cost=_cost,
+        spends=lambda p: (charge_of(p.mu),),
+        learns=(
+            COMMITTED,
+            Leak("BatchBankRound1", "holder", "opened", "which rows are held out, and the model's hash"),
+            Leak("BatchHolderRound1", "bank", "public", "whether it takes part"),
+            *hidden("holder", "public", "BatchHolderKey"),
+            *hidden("bank", "hint", "BatchHolderHints"),
+            *hidden("holder", "ciphertext", "BatchBankQuery"),
+            *hidden("lead", "masked", "BandHolderPartial", "BandBankLabels", "BoostPoints", "BoostProducts"),
+            *hidden("lead", "public", "BandBankBase"),
+            *hidden("bank", "masked", "BandLeadBase", "BoostPoints", "BoostChoices"),
+            *hidden("bank", "ciphertext", "BandLeadTables"),
+            Leak("CurveBankSteps", "lead", "opened", "limits of the steps of the score"),
+            Leak("CurveLeadCounts", "bank", "opened", "noised counts of goods and bads by step of the score"),
+        ),
+        tells_besides={},
+        refusals=(),
+    )
