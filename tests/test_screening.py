@@ -178,7 +178,7 @@ def test_each_party_keeps_its_own_names(screened, parts):
 
 
 def test_limits_choose(tmp_path, parts):
-    run = screen(tmp_path, parts, max_missing=0.9, max_columns=12, min_iv=0.06, max_correlation=0.35, max_stability=0.3)
+    run = screen(tmp_path, parts, max_missing=0.9, max_columns=12, min_iv=0.12, max_correlation=0.35, max_stability=0.3)
     rows = rows_of(run, "tax")
     assert [row["name"] for row in rows] == [f"tax.c{k + 1}" for k in range(len(rows))]
     reasons = [row["reason"] for row in rows]
@@ -195,7 +195,7 @@ def test_limits_choose(tmp_path, parts):
 
 
 def test_columns_of_constants_fill_a_whole_chunk(tmp_path):
-    parts = firms(200, seed=3)
+    parts = firms(320, seed=3)
     rows = len(parts["tax"]["firm"])
     parts["tax"] = {"firm": parts["tax"]["firm"], **{f"k{j}": [j] * rows for j in range(130)}, **parts["tax"]}
     run = screen(tmp_path, parts, **NO_LIMITS)
@@ -282,7 +282,7 @@ def test_an_interrupted_screening_goes_on(tmp_path, parts, screened):
 
 
 def test_rows_that_change_within_a_job_are_refused(tmp_path):
-    parts = firms(200, seed=7)
+    parts = firms(320, seed=7)
     folder = write(tmp_path / "data", parts)
     run = open_job(job("screen_features"), nodes(folder), tmp_path)
     run.step("align")
@@ -342,7 +342,7 @@ def test_a_screening_that_is_missing_other_or_changed_is_refused(home, tmp_path)
 
 
 def test_a_screening_that_kept_nothing_is_refused(tmp_path):
-    parts = firms(200, seed=10)
+    parts = firms(320, seed=10)
     run = screen(tmp_path, parts, min_iv=50)
     assert not any(row["kept"] for row in result(run)["columns"])
     with pytest.raises(DataError, match="kept no column of"):
