@@ -218,7 +218,7 @@ class OnlineHolder:
         # a bin known beside the band would narrow the score down
         reasons = () if bands is not None else self._reason_codes(origin, found)
         cells, holders = origin.cells(found.codes), origin.job.holders
-        return HolderRecord(cells, found.known, found.data_time_s, reasons, holders, passed, bands)
+        return HolderRecord(firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands)
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:
