@@ -104,7 +104,10 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
 
 def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     """A job over data set `d` of every party."""
-    defaults = {"id_normaliser": "text", **({"max_bin": 6, "disclosure": "exact"} if task == "train_scorecard" else {})}
+    defaults = {
+        "id_normaliser": "text",
+        **({"max_bin": 6, "disclosure": "exact", "despite_noise": True} if task == "train_scorecard" else {}),
+    }
     return parse_job(
         json.dumps(
             {

@@ -24,7 +24,7 @@ import numpy as np
 
 from veilscore.arrays import Integers, Words
 from veilscore.errors import RefusedError
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, HOUR_S, ONLINE, Release, ReleaseLedger
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, HOUR_S, ONLINE, Release, ReleaseLedger
 from veilscore.terms.rules import ReleaseRules
 
 _Counts = int | Integers  # of one firm, or (n,)
@@ -97,6 +97,7 @@ class ReleaseBudget:
         times = Counter(names)
         own = times.pop(name, 0)
         self._refuse_models(release.kind, own, len(times), len(names))
+        self._refuse_bits(release)
         return ""
 
     def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
@@ -140,6 +141,20 @@ class ReleaseBudget:
                     f"the batch differs from an earlier one of the same model by fewer than "
                     f"{self._rules.min_difference} firms; score the same firms or add more"
                 )
+
+    def _refuse_bits(self, release: Release) -> None:
+        """Refuse what tells a bank more of one firm within a year than it may learn; exact scores are agreed apart."""
+        if release.bits >= EXACT_BITS:
+            return
+        past = self._ledger.of_firm(int(release.firms[0]), self._ledger.now_s() - 365 * DAY_S)
+        told = [r.bits for r in past if r.bank == release.bank and r.reference != release.reference]
+        before = sum(bits for bits in told if bits < EXACT_BITS)
+        most = self._rules.bits_per_year
+        if before + release.bits > most * (1 + 1e-9):
+            raise RefusedError(
+                f"release budget: {before:.1f} bits of this firm were told within a year, {release.bits:.1f} more "
+                f"would pass {most:g}; use an earlier result, or ask the steward to raise release.bits_per_year"
+            )
 
     @staticmethod
     def _counted(release: Release, past: Sequence[Release], of: _Counted) -> tuple[Integers, Integers, Integers]:

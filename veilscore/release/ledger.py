@@ -38,6 +38,7 @@ LEDGER = "state/release.db"
 BATCH = "batch"
 ONLINE = "online"
 HOUR_S, DAY_S = 3600.0, 86400.0
+EXACT_BITS = 25.0  # of a score that is not in steps: what the ring of totals holds
 
 _SCHEMA_VERSION = 1
 _TABLES = (
@@ -45,7 +46,8 @@ _TABLES = (
     # one row a batch, hold-out or single firm; firms are keyed hashes, 8 bytes each, ordered
     """CREATE TABLE IF NOT EXISTS releases (number INTEGER NOT NULL PRIMARY KEY, kind VARCHAR(20) NOT NULL,
     bank VARCHAR(80) NOT NULL, reference VARCHAR(160) NOT NULL UNIQUE, model VARCHAR(64) NOT NULL,
-    code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL)""",
+    code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL,
+    bits DOUBLE NOT NULL DEFAULT 0)""",
     """CREATE TABLE IF NOT EXISTS tokens (issuer VARCHAR(80) NOT NULL, token VARCHAR(32) NOT NULL,
     reference VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (issuer, token)) WITHOUT ROWID""",
     # what a job was bound to at its first step: the model it names must stay that one
@@ -54,11 +56,12 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS submitted (reference VARCHAR(160) NOT NULL PRIMARY KEY, digests BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS digest_keys (bank VARCHAR(80) NOT NULL PRIMARY KEY, key_id BLOB NOT NULL)",
 )
-_NEWER = """SELECT kind, bank, r.reference, model, code_map, firms, record, at_s, COALESCE(digests, X''), number
-FROM releases r LEFT JOIN submitted s ON s.reference = r.reference WHERE number > ? ORDER BY number"""
+_BITS = "ALTER TABLE releases ADD COLUMN bits DOUBLE NOT NULL DEFAULT 0"  # of files from before it
+_NEWER = """SELECT kind, bank, r.reference, model, code_map, firms, record, at_s, bits, COALESCE(digests, X''), number
+ FROM releases r LEFT JOIN submitted s ON s.reference = r.reference WHERE number > ? ORDER BY number"""
 # a caller waits for these: one statement each instead of a look beforehand
-_ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
+_ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s, bits)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
 _SUBMIT = "INSERT INTO submitted (reference, digests) VALUES (?, ?) ON CONFLICT (reference) DO NOTHING"
 _SAME = """SELECT 1 FROM releases
 WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ? AND firms = ?"""
@@ -80,6 +83,7 @@ class Release:
     firms : (n,) keyed hashes of the firms that the holder knows, in order, each once.
     record : digest of a single firm's codes, to tell a repeat from changed data; empty for batches.
     band : bands alone are opened; not kept.
+    bits : the most that it tells of a single firm: of a band or a step, log2 of how many there are.
     rows : (m,) the bank's digests of all firms of a batch or hold-out, known here or not, in order, each once.
     """
 
@@ -92,6 +96,7 @@ class Release:
     record: bytes = field(default=b"", repr=False)
     at_s: float = 0.0
     band: bool = False
+    bits: float = 0.0
     rows: Words = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
 
 
@@ -115,6 +120,8 @@ class ReleaseLedger:
         self._times: dict[tuple[str, str], list[float]] = {}
         with self._told():
             self._db = open_sqlite(path, _TABLES)
+            if "bits" not in {column[1] for column in self._db.execute("PRAGMA table_info(releases)")}:
+                self._db.execute(_BITS)
         try:
             self._key = self._own_key()
         except BaseException:
@@ -180,6 +187,7 @@ class ReleaseLedger:
                 np.sort(release.firms).astype("<u8").tobytes(),
                 release.record,
                 self._clock(),
+                release.bits,
             )
             if not self._db.execute(_ADD, row).rowcount and self._one(_SAME, *row[:6]) is None:
                 raise RefusedError("another release was counted under this request id or session; use a new one")
@@ -251,9 +259,9 @@ class ReleaseLedger:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
         rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
         self._current = self._busy
-        for kind, bank, reference, model, code_map, packed, record, at_s, digests, number in rows:
+        for kind, bank, reference, model, code_map, packed, record, at_s, bits, digests, number in rows:
             firms, submitted = (np.frombuffer(data, "<u8").astype(np.uint64) for data in (packed, digests))
-            release = Release(kind, bank, reference, model, code_map, firms, record, at_s, rows=submitted)
+            release = Release(kind, bank, reference, model, code_map, firms, record, at_s, bits=bits, rows=submitted)
             if kind == ONLINE:
                 self._single.setdefault(int(firms[0]), []).append(release)
             else:
