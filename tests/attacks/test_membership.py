@@ -6,6 +6,7 @@ compared by kind, size and order of messages, by refusals, statuses and files, a
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import shutil
 import time
@@ -13,10 +14,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from consent_issuer import KEY, give_list
+from consent_issuer import KEY, OFTEN, give_list
+from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
 from structlog.testing import capture_logs
 from test_online_roles import HOLDERS, Case
+from trial_scoring import copy_of, rows, score, score_all, scoring, set_policy
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -358,3 +361,26 @@ def test_without_the_firm_in_the_context_it_gives_the_part_of_one_holder(monkeyp
     monkeypatch.setattr(online, "share_context", lambda *fields: original(*fields[:3], b""))
     case, opened, _, _ = scored_online(another_firm)
     assert opened.together - case.units["registry"] == case.units["tax"]
+
+
+def test_batches_before_refuse_no_single_firm_that_is_known(tmp_path):
+    """All firms of the bank were scored in a batch, which uses up the budget of those that tax knows."""
+    homes = copy_of(finished(score_all), tmp_path)
+    for party in ("tax", "registry"):
+        set_policy(homes, party, disclose_unknown=False, release={**OFTEN, "repeats_per_model": 0})
+    known, stranger = (
+        next(f for f in rows(homes, "bank") if (f in rows(homes, "tax")) == here and f in rows(homes, "registry"))
+        for here in (True, False)
+    )
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [await score(command, firm, firm, on_missing="missing_code") for firm in (known, stranger)]
+
+    with capture_logs() as lines:
+        answers = asyncio.run(scenario())
+    assert [answer.status for answer in answers] == ["scored"] * 2
+    assert {party.status for answer in answers for party in answer.parties} == {"not disclosed"}
+    withheld = [line["firm"] for line in lines if line["event"].startswith("a firm is scored as unknown")]
+    assert firm_digest(homes / "tax", known) in withheld
+    assert firm_digest(homes / "tax", stranger) not in withheld
