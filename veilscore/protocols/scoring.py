@@ -289,7 +289,7 @@ def lead_share(
 
 
 def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int) -> Words:
-    context = share_context(session.id, session.holders, request.model_hash)
+    context = share_context(session.id, session.holders, request.model_hash, shares.bits_to_bytes(request.rows))
     masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
     return masked
 
