@@ -161,11 +161,7 @@ def _reasons(model: BankModel, own_codes: CodeArray, opened: Opened) -> list[_Li
 
 def _tree_reasons(model: BankModel, own_codes: CodeArray, opened: Opened) -> list[_Line]:
     """Return what the firm loses against the average one: by column of the bank, and in all that holders brought."""
-    lost = np.zeros(len(model.own.names))
-    for trees in model.trees.values():
-        left = trees.own.left(own_codes[0])
-        each = trees.contributions([(trees.own.numbers, left)])[trees.own.numbers]
-        np.subtract.at(lost, trees.own.columns, each)
+    lost = model.own_loss(own_codes)
     found = [
         (round(units), model.own.party, name, f"{name}: {model.labels[j][int(own_codes[0, j])]}")
         for j, (name, units) in enumerate(zip(model.own.names, lost.tolist(), strict=True))

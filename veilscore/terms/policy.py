@@ -57,7 +57,7 @@ class NodePolicy(Strict):
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
     tasks: tuple[str, ...] = Field(default_factory=known_tasks, description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
-    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
+    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in the bank's job it refuses to go on")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
