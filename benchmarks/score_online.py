@@ -197,12 +197,13 @@ async def bytes_of_requests(folder: Path, firms: list[str]) -> tuple[float, floa
         return reply
 
     nodes = [Coordinator(folder / n) if n == "coordinator" else Node(folder / n) for n in PACKAGES]
+    Fabric.call = counting  # type: ignore[method-assign]
     for node in nodes:
         await node.start()
     try:
         async with connected(folder) as fabric:
             await ask(fabric, issuer, firms[-1], "keys")
-            Fabric.call = counting  # type: ignore[method-assign]
+            total = 0
             for firm in firms[:5]:
                 await ask(fabric, issuer, firm, f"bytes-{firm}")
             on_the_spot = total
