@@ -34,7 +34,7 @@ from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext, account_of
-from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of
+from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of, stop_if_drowned
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
@@ -158,8 +158,9 @@ class Node:
         return self._answer(entry)
 
     def _hold(self, job_id: str, job: Job, answer: JobAnswer) -> JobAnswer:
-        """Keep from the account what the job may spend, or refuse it."""
+        """Keep from the account what the job may spend, or refuse it; the bank refuses what its noise would drown."""
         try:
+            stop_if_drowned(self.config, job)
             hold(self.home, self.config, job, job_id)
         except RefusedError as refusal:
             return JobAnswer("refused", refusal.message)

@@ -82,6 +82,7 @@ def bank_cells(
     *,
     max_bin: Callable[[int], int],
     sigma: Callable[[int], float],
+    agreed: Callable[[Mapping[str, int]], None] = lambda _columns: None,
     rows_per_firm: int = 1,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
@@ -92,20 +93,23 @@ def bank_cells(
     train : (n_samples,) which rows train.
     max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
+    agreed : raises where the job should end, knowing the number of columns of each holder, before any sum leaves.
     rows_per_firm : most rows of one firm.
     """
-    n_train = int(train.sum())
+    n_train, columns = int(train.sum()), {}
     for holder in session.holders:
-        has = yield from receive(holder, pb.ResidualHolderColumns)
-        if not 0 < has.columns <= MAX_COLUMNS:
-            raise MessageError(f"{has.columns} columns are outside what binning takes", party=holder)
+        columns[holder] = (yield from receive(holder, pb.ResidualHolderColumns)).columns
+        if not 0 < columns[holder] <= MAX_COLUMNS:
+            raise MessageError(f"{columns[holder]} columns are outside what binning takes", party=holder)
+    agreed(columns)
+    for holder in session.holders:
         yield Send(
             holder,
             pb.BinBankRound1(
                 n_samples=train.size,
                 train_mask=shares.bits_to_bytes(train),
                 n_train=n_train,
-                max_bin=max_bin(has.columns),
+                max_bin=max_bin(columns[holder]),
                 rows_per_firm=rows_per_firm,
             ),
         )

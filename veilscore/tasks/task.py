@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.tasks.context import StepContext
 from veilscore.terms.parameters import Parameters
 from veilscore.terms.policy import NodePolicy
@@ -82,10 +83,15 @@ def no_openings(_parameters: Any) -> tuple[Charge, ...]:
 
 @dataclass(frozen=True)
 class Task:
-    """A task; `step` finds the record of one of its parameters' steps by name, and knows no other name."""
+    """A task.
+
+    step : finds the record of one of its parameters' steps by name, and knows no other name.
+    noise : what the noise of its openings is expected to cost; None where it has none, or nobody knows.
+    """
 
     parameters: type[Parameters]
     step: Callable[[Any, str], Step]
+    noise: Callable[[Any, KnownSizes], NoiseCost | None] = lambda _parameters, _sizes: None
 
     @property
     def name(self) -> str:
@@ -93,6 +99,11 @@ class Task:
         return self.parameters.task
 
 
-def by_name(**steps: Step) -> Callable[[Any, str], Step]:
-    """Return a way to find steps that are the same for all parameters."""
-    return lambda _parameters, name: steps[name]
+def by_name(**steps: Step | Callable[[Any], Step]) -> Callable[[Any, str], Step]:
+    """Return a way to find steps by name, of which some follow from the parameters."""
+
+    def find(parameters: Any, name: str) -> Step:
+        step = steps[name]
+        return step if isinstance(step, Step) else step(parameters)
+
+    return find

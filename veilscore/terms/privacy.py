@@ -49,3 +49,11 @@ def best_guess(mu: float, among: int = 2) -> float:
     if among == 2:
         return normal.cdf(mu / 2)
     return normal.cdf(mu - normal.inv_cdf(1 - 1 / among))
+
+
+def in_words(mu: float) -> str:
+    """Return what mu allows whoever guesses, as a clause."""
+    return (
+        "whatever the bank chose, a guess between two possible records of a firm is right at most "
+        f"{best_guess(mu):.0%} of the time (a coin: 50%), among ten {best_guess(mu, 10):.0%} (blind: 10%)"
+    )

@@ -119,6 +119,9 @@ class TrainScorecard(Training):
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -144,6 +147,15 @@ class TrainScorecard(Training):
     def tells(self) -> dict[str, bool]:
         """Return the options: monotone WOE and standard errors tell more."""
         return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
+
+    @model_validator(mode="after")
+    def _no_bands_of_single_firms(self) -> Self:
+        if self.private and self.holdout_output == "band":
+            raise ValueError(
+                "holdout_output: band opens something of every row; disclosure: private opens noised counts alone, "
+                "so leave it out (the limits of bands are among the steps that are counted)"
+            )
+        return self
 
 
 class TrainBoosting(Training):
