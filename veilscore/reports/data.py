@@ -259,12 +259,13 @@ class StepCost(Part):
 
 
 class LearnedRow(Part):
-    """What each role learned in one step."""
+    """What each role learned in one step, and how much of one firm at a holder the bank."""
 
     step: str
     label_holder: str
     feature_holder: str
     coordinator: str
+    how_much: str = ""
 
 
 class ChargeRow(Part):

@@ -255,7 +255,13 @@ def privacy_of(job: Job, *, account: Account | None = None) -> PrivacySection | 
 def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:
     """Return what each role learned in the steps that ran."""
     return tuple(
-        LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        LearnedRow(
+            step=row.step,
+            label_holder=row.bank,
+            feature_holder=row.holder,
+            coordinator=row.coordinator,
+            how_much=row.how_much,
+        )
         for row in leakage_table(job.parameters)
         if evaluated or row.step != "evaluate"
     )
