@@ -145,7 +145,8 @@ def skip_align(run):
             row_at = {firm: row for row, firm in enumerate(table.ids.tolist())}
             rows = np.array([row_at.get(firm, -1) for firm in tables[run.job.bank].ids.tolist()], np.int64)
             run.stores[party].save_arrays("row_of", row_of=rows)
-            run.stores[party].save_arrays("firms", firms=np.maximum(rows, 0).astype(np.uint64))
+            own = np.maximum(rows, 0).astype(np.uint64)
+            run.stores[party].save_arrays("firms", firms=own, rows=np.arange(own.size, dtype=np.uint64))
 
 
 def _session(run, party):

@@ -126,7 +126,6 @@ def test_policy_refuses(tmp_path, policy, words):
     ("how", "status", "words", "secret"),
     [
         ("data", "failed", "data of tax cannot be used", "secret_column"),
-        ("overlap", "failed", "tax refused to go on", "4 firms"),
         ("bug", "failed", "internal error at tax", "secret detail"),
     ],
 )

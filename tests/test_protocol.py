@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilscore.errors import MessageError, OverlapError, PeerError, ProtocolError, VeilscoreError
+from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, VeilscoreError
 from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
 from veilscore.wire import protocol
 from veilscore.wire.driver import run
@@ -259,14 +259,14 @@ def test_one_failure_ends_all_at_once(n_waiting):
     def fails():
         for holder in waiting:
             yield Send(holder, PING(n_ids=1))
-        raise OverlapError("too few firms in common")
+        raise IdError("too few ids")
 
     def waits():
         while True:
             yield from receive("bank", PING)
 
     start = time.monotonic()
-    with pytest.raises(OverlapError, match="too few"):
+    with pytest.raises(IdError, match="too few"):
         simulate({"bank": fails(), **{h: waits() for h in waiting}}, sessions("bank", *waiting), timeout_s=30)
     assert time.monotonic() - start < 5
 
@@ -277,7 +277,7 @@ def test_roles_that_did_not_end_are_closed():
 
     def fails():
         yield Send("tax", PING(n_ids=1))
-        raise OverlapError("too few firms in common")
+        raise IdError("too few ids")
 
     def waits():
         try:
@@ -287,7 +287,7 @@ def test_roles_that_did_not_end_are_closed():
             closed.append("tax")
 
     waiting = waits()
-    with pytest.raises(OverlapError):
+    with pytest.raises(IdError):
         simulate({"bank": fails(), "tax": waiting}, sessions("bank", "tax"), timeout_s=30)
     assert closed == ["tax"]
 

@@ -35,7 +35,8 @@ def ledger(tmp_path, clock):
 
 def release(ledger, firms, *, model="m1", kind=BATCH, reference="r1", code_map=None, record=b"", bank="bank"):
     hashes = np.unique(ledger.firms([f"f{k}" for k in firms]))
-    return Release(kind, bank, reference, model, code_map or f"map of {model}", hashes, record)
+    rows = hashes[:0] if kind == ONLINE else np.unique(ledger.firms([f"row {k}" for k in firms]))
+    return Release(kind, bank, reference, model, code_map or f"map of {model}", hashes, record, rows=rows)
 
 
 def budget(ledger, n_columns=20, **rules):
@@ -65,8 +66,33 @@ def test_distinct_models_of_a_firm_are_bounded(ledger):
         rules.admit(single(ledger, "m3", "r3"))
     rules.admit(single(ledger, "m3", "r4", firm=2))  # another firm has a budget of its own
     rules.admit(single(ledger, "m2", "r5"))  # a model that it had is no new one
-    with pytest.raises(RefusedError, match="2 other models"):  # one exhausted firm refuses a whole batch
-        rules.check_batch(release(ledger, range(1, 60), model="m4", reference="r6"))
+    batch = release(ledger, range(1, 60), model="m4", reference="r6")
+    rules.check_batch(batch)  # its rows are new ones: a refusal would tell that firm 1 is known here
+    assert rules.used_up(batch).tolist() == ledger.firms(["f1"]).tolist()
+    with pytest.raises(RefusedError, match="meanwhile"):  # it has to be scored as unknown instead
+        rules.admit(batch)
+
+
+def test_rows_that_came_before_refuse_a_batch_whether_they_are_known_or_not(ledger):
+    rules = budget(ledger, 8)  # two models
+    for known in (range(60), range(60, 60)):
+        for k in (1, 2, 3):
+            rows = np.unique(ledger.firms([f"row {known} {j}" for j in range(60)]))
+            hashes = np.unique(ledger.firms([f"f{j}" for j in known]))
+            one = Release(BATCH, "bank", f"r{k} {known}", f"m{k}", f"map {k}", hashes, rows=rows)
+            if k == 3:
+                with pytest.raises(RefusedError, match="2 other models"):
+                    rules.admit(one)
+            else:
+                rules.admit(one)
+
+
+def test_a_changed_key_of_digests_is_noticed(ledger):
+    assert ledger.same_key("bank", b"a" * 32)
+    assert ledger.same_key("bank", b"a" * 32)
+    assert ledger.same_key("other", b"b" * 32)
+    assert not ledger.same_key("bank", b"b" * 32)
+    assert ledger.same_key("bank", b"b" * 32)
 
 
 def test_the_same_again_is_answered_from_the_first(ledger):

@@ -1,7 +1,7 @@
 """`veilscore explain`: every key of the files that people write, on the terminal or as docs/reference.md."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -12,8 +12,7 @@ from veilscore.cli.display import console
 from veilscore.cli.reference import Section, everything, sections
 from veilscore.errors import ConfigError
 from veilscore.terms.job import known_tasks
-from veilscore.terms.parameters import PARAMETERS, Output
-from veilscore.terms.privacy import BITS_ONLINE
+from veilscore.terms.parameters import PARAMETERS
 from veilscore.terms.roles import Learned
 
 app = typer.Typer()
@@ -29,6 +28,7 @@ Beyond its own data, by honest execution. *How much* bounds what the bank learns
 (docs/protocols/disclosure.md): mu and mu add as the root of their squares, training and hold-out rows apart; *all* has
 no bound.
 """
+_ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exact")
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_scorecard", {"disclosure": "private"}),
     ("train_scorecard", {"disclosure": "exact"}),
@@ -94,9 +94,8 @@ def _learned() -> Iterable[tuple[str, Iterable[Learned]]]:
     for task, changes in _SHOWN:
         said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in {"model", "bands"})
         yield f"`{task}`" + f", `{said}`" * bool(said), leakage_table(PARAMETERS[task].model_validate(changes))
-    for opens in get_args(Output):
-        if opens in BITS_ONLINE:
-            yield f"one firm online, `output: {opens}`", [online_table(opens)]
+    for opens in _ONLINE:
+        yield f"one firm online, `output: {opens}`", [online_table(opens)]
 
 
 def _rows(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -110,6 +110,7 @@ class Node:
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
         self.watches.start("the server", self.fabric.serving())
+        self.watches.start("the guard of connections", self.fabric.guard())
         self._log.info("node started", role=self.config.role)
 
     async def stop(self, grace_s: float = 2.0) -> None:

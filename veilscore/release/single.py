@@ -50,10 +50,12 @@ class SingleGuard:
         ask = Ask(request.purpose, "score_online", bank, model, self._ledger.now_s())
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
-    def check_release(self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token) -> Passed:
+    def check_release(
+        self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token, bits: float
+    ) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
-        codes : (1, n_columns) of the firm.
+        codes : (1, n_columns) of the firm; bits : the most that the bank learns.
         """
         release = Release(
             kind=ONLINE,
@@ -63,7 +65,8 @@ class SingleGuard:
             code_map=counted_map(request.map_hash, request.bands_hash),
             firms=self._ledger.firms([firm]),
             record=self._ledger.record_digest(codes),
-            band=bool(request.bands_hash),
+            band=bool(request.bands_hash) and not request.step_limits,
+            bits=bits,
         )
         earlier = self._budget(codes.shape[1]).check_single(release, fresh=request.fresh)
         if earlier and token.spend is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from veilscore.protocols.scoring import (
     holder_score,
 )
 from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
-from veilscore.tasks.align import ALIGN, ALIGNED
+from veilscore.tasks.align import ALIGN_COUNTED, ALIGNED
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -201,22 +202,27 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
     code_map, guard = context.code_map(), context.guard()
-    known = request.rows & (row_of >= 0)
     trees: tuple[Tree, ...] = ()
-    bands, refusal = None, ""
+    bands, refusal, codes = None, "", np.zeros((0, 0), np.uint8)
     try:
         trees, bands = _own_part(context, code_map, request)
-        guard.check_release(store, known, request.model_hash, code_map, bands)
+        guard.check_release(store, request.rows, request.model_hash, code_map, bands)
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
-    codes = np.zeros((0, 0), np.uint8) if refusal else _codes_to_score(context, code_map, row_of, request.rows)
+    if not refusal:
+        table = cache(lambda: aligned_table(context))
+        row_of = guard.consented(store, lambda: table().ids, row_of)
+        row_of = guard.within_budget(
+            store, lambda: table().ids, row_of, request.rows, request.model_hash, code_map, bands
+        )
+        codes = _codes_to_score(context, code_map, table, row_of, request.rows)
     answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal, bands)
     coordinator = context.job.coordinator
     if request.trees_hash:
         scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
     else:
         scoring = holder_score(context.session, coordinator, request, answer)
-    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map, bands)
+    n_scored = yield from guard.counted(scoring, store, request.rows, row_of >= 0, request.model_hash, code_map, bands)
     store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
 
 
@@ -257,14 +263,20 @@ def _own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
     return part.trees
 
 
-def _codes_to_score(context: StepContext, code_map: CodeMap, row_of: Integers, rows: Mask) -> Array:
-    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning."""
+def _codes_to_score(
+    context: StepContext, code_map: CodeMap, table: Callable[[], Table], row_of: Integers, rows: Mask
+) -> Array:
+    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning.
+
+    table : reads the data set; row_of : (n_samples,) rows of it, -1 for firms that count as unknown.
+    """
     if isinstance(context.job.parameters, Training):
         saved = context.store.load_arrays("rows")
         if (rows & saved["train"]).any():
             raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
-        return np.ascontiguousarray(saved["codes"][rows])
-    coded, report = code_map.transform_with_report(aligned_table(context))
+        unknown = code_map.unknown_firms(1).codes
+        return np.ascontiguousarray(np.where(row_of[rows, None] < 0, unknown, saved["codes"][rows]))
+    coded, report = code_map.transform_with_report(table())
     context.store.save_json("transform", {"n_rows": report.n_samples, "unseen": report.unseen})
     codes: Array = coded.take_rows(row_of[rows]).codes
     return codes
@@ -366,8 +378,8 @@ SCORE = Step(
 )
 
 ALIGN_WITH_CONSENT = replace(
-    ALIGN,
-    reads_home=lambda p: (*files_of_columns(p), CONSENT_LISTS),
+    ALIGN_COUNTED,
+    reads_home=lambda p: (*ALIGN_COUNTED.reads_home(p), CONSENT_LISTS),
     spends=no_openings,
     learns=(
         Leak(
@@ -377,7 +389,7 @@ ALIGN_WITH_CONSENT = replace(
             "which of the firms whose ids it knows or guesses gave consent",
             row="consent",
         ),
-        *ALIGN.learns,
+        *ALIGN_COUNTED.learns,
     ),
 )
 

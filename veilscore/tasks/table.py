@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
@@ -95,13 +96,15 @@ def _how_much(step: Step, p: Parameters) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def online_table(opens: Output) -> Learned:
+def online_table(opens: Output | Literal["exact"]) -> Learned:
     """Return who learns what when a single firm is scored."""
     row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
     return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output, *, sealed: bool = False) -> tuple[Learned, ...]:
+def learned_by_row(
+    leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"], *, sealed: bool = False
+) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:

@@ -19,7 +19,7 @@ from veilscore.terms.settings import Strict
 from veilscore.wire.protocol import Charge
 
 Disclosure = Literal["private", "exact"]
-BITS_ONLINE = {"score": math.inf, "band": 6.0}  # of one firm, by what is opened; 63 cut-offs are the most
+BITS_ONLINE = {"score": 5.0, "band": 6.0, "exact": math.inf}  # of one firm: 32 steps, 64 bands, any total
 
 
 class PrivacyRules(Strict):

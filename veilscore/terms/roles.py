@@ -28,7 +28,7 @@ class Leak:
     form: Form
     learns: str = "nothing"
     sealed: str | None = None
-    only: Literal["", "score", "band"] = ""
+    only: Literal["", "score", "band", "exact"] = ""
     row: str = ""
 
 
