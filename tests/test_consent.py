@@ -196,3 +196,15 @@ def test_revocations_are_of_a_listed_issuer(tmp_path):
     own = read_revocations(issue_revocations(KEY, "portal", ["x"], 5.0), ISSUERS)
     assert (own.issued_s, own.revoked) == (5.0, {"x"})
     assert "x" in json.loads(issue_revocations(KEY, "portal", ["x"]).body)["revoked"]
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_consent_that_ends_after_the_record_was_asked_for_opens_nothing(gate, ledger, tmp_path, once):
+    signed = token("firm-1", once=once)
+    found = gate.check_token(signed.to_message().SerializeToString(), "firm-1", ask(), ledger, "bank/1")
+    gate.check_again(found, time.time())
+    with pytest.raises(RefusedError, match="has expired or was revoked since its record was asked for"):
+        gate.check_again(found, found.expires_s)
+    revoke(tmp_path, claim_of(signed).id)
+    with pytest.raises(RefusedError, match="was revoked since its record was asked for"):
+        gate.check_again(found, time.time())

@@ -15,6 +15,10 @@ from veilscore.errors import VeilscoreError
 from veilscore.keys.identity import load_identity
 from veilscore.node.node import Node
 from veilscore.online.holder import OnlineHolder
+from veilscore.release.gate import Token
+from veilscore.release.ledger import ONLINE as ONLINE_RELEASE
+from veilscore.release.ledger import Release
+from veilscore.release.single import Passed
 from veilscore.sandbox.desk import Desk
 from veilscore.sandbox.submission import make_submission
 from veilscore.tasks.table import answer_to
@@ -36,10 +40,11 @@ ONLINE = {
     "score": pb.EncryptRecord(**RECORD),
     "band": pb.EncryptRecord(**RECORD, bands_hash=b"b" * 32),
     "spare": pb.PrepareSpare(spare_id="s", map_hash=b"c" * 32, commitment=b"d" * 32),
-    "set-up of a band": pb.BandBase(setup_id="s", commitment=b"d" * 32),
+    "pool": pb.MakePool(pool_id="p", commitment=b"d" * 32),
+    "more of a pool": pb.ExtendPool(pool_id="p"),
 }
 STEPS = tuple(f"step of a {name}" for name in JOBS)
-PATHS = (*JOBS, *STEPS, *ONLINE, "sandbox")
+PATHS = (*JOBS, *STEPS, *ONLINE, "opening", "sandbox")
 FOR_JOBS = {*JOBS, *STEPS}
 WITH_PURPOSE = FOR_JOBS | {"score", "band", "sandbox"}
 # field of the policy -> what it is set to, what the refusal says, the paths that it closes
@@ -49,13 +54,13 @@ RULES = {
     "banks": (["other"], "does not work for bank", {*PATHS}),
     "purposes": (["marketing"], "is not among the purposes", WITH_PURPOSE),
     "tasks": (["screen_features"], "does not allow task", FOR_JOBS),
-    "online_scoring": (False, "does not allow online scoring", {*ONLINE}),
+    "online_scoring": (False, "does not allow online scoring", {*ONLINE, "opening"}),
     "exact_for": ({"other": "9999-12-31"}, "refuses exact sums to bank", {p for p in FOR_JOBS if "exact" in p}),
     "privacy": ({"job": 0.3, "year": 1.0}, "lets a job spend mu 0.3", {p for p in FOR_JOBS if "private" in p}),
     "release": (
         {"output": "band"},
         "bands only",
-        {"batch", "step of a batch", "exact job", "step of a exact job", "score"},
+        {"batch", "step of a batch", "exact job", "step of a exact job", "score", "opening"},
     ),
     "holdout_scores": ("refuse", "hold-out", {"exact job", "step of a exact job"}),
     "disclose_unknown": (False, "which firms it knows", set()),  # below: it depends on what the bank asks for
@@ -118,6 +123,10 @@ class Asked:
             elif path in ONLINE:
                 message = ONLINE[path]
                 asyncio.run(self.handlers[type(message).__name__](message, BANK))
+            elif path == "opening":  # of a record that was asked for before, under another policy
+                guard = self.online._guard
+                release = Release(ONLINE_RELEASE, "bank", "bank/r", "m", "c", guard._ledger.firms(["F00001"]))
+                guard.admit(Passed(release, Token(), 4))
             else:
                 Desk(self.home).accept(self.submission)
         except VeilscoreError as error:

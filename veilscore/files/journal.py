@@ -78,10 +78,14 @@ class Journal:
         return 0 if row is None else int(row[0])
 
     def raise_mark(self, key: str, mark: int) -> None:
-        """Keep a mark, unless a higher one is kept."""
+        """Keep a mark, unless a higher one is kept; it outlasts a loss of power, since what it counts leaves next."""
         query = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET mark = MAX(mark, excluded.mark)"
         with self._told(), self._lock:
-            self._db.execute(query, (key, mark))
+            self._db.execute("PRAGMA synchronous=FULL")
+            try:
+                self._db.execute(query, (key, mark))
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
         """Close the file."""

@@ -59,7 +59,7 @@ class OnlineHolder:
         self._home, self._node, self.name = home, node, node.name
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
-        self._guard = SingleGuard(home, node.policy)
+        self._guard = SingleGuard(home, node.policy, node.name)
         self._share_keys = ShareKeys(node.name)
         self._spares = HolderSpares()
         self._roles: OrderedDict[str, Served[None]] = OrderedDict()
@@ -164,6 +164,7 @@ class OnlineHolder:
         return pool.made
 
     async def _extend_pool(self, request: pb.ExtendPool, peer: Member) -> pb.Empty:
+        self._node.policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self.name)
         pool = self._pool(peer.name, request.pool_id)
         if pool is None:
             raise lost(self.name)

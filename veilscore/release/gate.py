@@ -28,9 +28,12 @@ class Token:
     """A token that was verified.
 
     spend : its (issuer, id), to be used up when the score is opened; None if it may serve again.
+    id, expires_s : of the consent; "" where the policy wants none.
     """
 
     spend: tuple[str, str] | None = None
+    id: str = ""
+    expires_s: float = 0.0
 
 
 class ConsentGate:
@@ -69,10 +72,15 @@ class ConsentGate:
         if not consent.covers_one(firm):
             raise RefusedError("the consent is another firm's")
         if not consent.once:
-            return Token()
+            return Token(None, consent.id, consent.scope.expires_s)
         if ledger.token_used(consent.issuer, consent.id, reference):
             raise RefusedError("the consent token was used for another request; ask the firm for a new one")
-        return Token((consent.issuer, consent.id))
+        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s)
+
+    def check_again(self, token: Token, now_s: float) -> None:
+        """Refuse a token that was revoked or has expired since it was verified."""
+        if token.id and (now_s >= token.expires_s or token.id in self.revoked()):
+            raise RefusedError("the firm's consent has expired or was revoked since its record was asked for")
 
     def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
         """Verify the lists of a batch; `covered` says which firms they cover.

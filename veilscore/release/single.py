@@ -10,7 +10,7 @@ from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
 from veilscore.release.ledger import ONLINE, Release, ReleaseLedger, counted_map
-from veilscore.terms.policy import NodePolicy
+from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request
 from veilscore.v1.control_pb2 import EncryptRecord
 
 
@@ -34,12 +34,12 @@ class Passed:
 class SingleGuard:
     """Consent and release control of a holder's online side.
 
-    home : the holder's.
+    home, name : the holder's.
     policy : its own.
     """
 
-    def __init__(self, home: Path, policy: NodePolicy) -> None:
-        self._rules = policy.release
+    def __init__(self, home: Path, policy: NodePolicy, name: str) -> None:
+        self._policy, self._rules, self._name = policy, policy.release, name
         self._gate = ConsentGate(home, required=policy.consent == "required", issuers=dict(policy.consent_issuers))
         self._ledger = ReleaseLedger(home / "state" / "release.db")
 
@@ -78,7 +78,12 @@ class SingleGuard:
         return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
 
     def admit(self, passed: Passed) -> None:
-        """Write the release down and use the token up, just before the share leaves; RefusedError if it may not."""
+        """Write the release down and use the token up, just before the share leaves; RefusedError if it may not.
+
+        The bank says when that is, which may be long after its request: what has ended since does not count any more.
+        """
+        self._policy.allows(Request(bank=passed.release.bank, purpose=None, task=SCORE_ONLINE), self._name)
+        self._gate.check_again(passed.token, self._ledger.now_s())
         if self._rules.control == "on":
             self._budget(passed.n_columns).admit(passed.release, passed.token.spend, as_unknown=passed.used_up)
         elif passed.token.spend is not None:
