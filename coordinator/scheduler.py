@@ -16,8 +16,9 @@ from coordinator.attempt import Outcome, cause, run_attempt, step_error
 from coordinator.state import UNFINISHED, State
 from coordinator.state_tables import AcceptanceRow
 from coordinator.watch import Watchers
-from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.fabric.fabric import Fabric
+from veilscore.fabric.watches import is_cancelled
 from veilscore.terms.acceptance import verify_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, new_job_id, parse_job
@@ -152,13 +153,12 @@ class Scheduler:
                     await self._run_step(job_id, job, step, position)
             await self._gather_evidence(job_id, job)
             self._move(job_id, "done")
-        except RefusedError as error:  # once it runs, a refusal is that of a step: the job may be resumed
-            self._end(job_id, error, refused=self._state.job(job_id).status != "running")
-        except VeilscoreError as error:
-            self._end(job_id, error)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            self._end(job_id, PeerError("a call to a party was cut off; resume the job"))
         except Exception as error:  # noqa: BLE001 - a job must not stay running without a task
-            self._log.error("job failed", job=job_id, exc_info=error)
-            self._end(job_id, JobError("internal error at the coordinator; its log has the details"))
+            self._end(job_id, error)
 
     async def _gather_evidence(self, job_id: str, job: Job) -> None:
         """Have the logs cross-signed; results stand without it, so an error is told and the job is still done."""
@@ -170,13 +170,19 @@ class Scheduler:
             self._log.error("logs were not cross-signed", job=job_id, message=str(error))
             self._tell(job_id, "running", f"no receipt: {error}"[:1000])
 
-    def _end(self, job_id: str, error: VeilscoreError, *, refused: bool = False) -> None:
+    def _end(self, job_id: str, error: Exception) -> None:
+        """Write down and tell why a job ended, whatever it met; who watches it learns of it in any case."""
+        if not isinstance(error, VeilscoreError):
+            self._log.error("job failed", job=job_id, exc_info=error)
+        text = _told(error)
         try:
-            self._state.interrupt(job_id, str(error))
-            self._move(job_id, "refused" if refused else "failed", str(error))
-        except StateError as worse:
-            self._log.error("job state cannot be written", job=job_id, message=worse.message)
-            self._tell(job_id, "failed", worse.message)
+            # once it runs, a refusal is that of a step: the job may be resumed
+            refused = isinstance(error, RefusedError) and self._state.job(job_id).status != "running"
+            self._state.interrupt(job_id, text)
+            self._move(job_id, "refused" if refused else "failed", text)
+        except Exception as worse:  # noqa: BLE001 - the job goes on when it is resumed, or at the next start
+            self._log.error("job state cannot be written", job=job_id, exc_info=worse)
+            self._tell(job_id, "failed", _told(worse))
             self._watchers.close(job_id)
 
     def _move(self, job_id: str, status: str, error: str = "") -> None:
@@ -295,6 +301,11 @@ class Scheduler:
             ),
             return_exceptions=True,
         )
+
+
+def _told(error: Exception) -> str:
+    known = isinstance(error, VeilscoreError)
+    return str(error) if known else "internal error at the coordinator; its log has the details"
 
 
 @lru_cache(maxsize=64)

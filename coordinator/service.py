@@ -16,10 +16,12 @@ from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.evidence.exchange import CrossSigning
+from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
+from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
 from veilscore.keys.identity import ROLES
 from veilscore.protocols.adding import coordinator_add
@@ -68,6 +70,7 @@ class Coordinator:
         self.evidence = EvidenceRecorder(
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
+        self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
     def _state_url(self) -> str:
         if self.config.state_url is not None:
@@ -93,13 +96,15 @@ class Coordinator:
         """Listen, and go on with every unfinished job."""
         await asyncio.to_thread(self.evidence.open)
         await self.fabric.start()
-        self.keys.start()
+        self.watches.start("the watch over keys", self.keys.watch())
+        self.watches.start("the watch over the own log", self.heads.watch())
+        self.watches.start("the server", self.fabric.serving())
         self.scheduler.resume_all()
         self._log.info("coordinator started")
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Stop; unfinished jobs go on at the next start."""
-        await self.keys.stop()
+        await self.watches.stop()
         await self.scheduler.stop()
         self.watchers.close_all()
         await self.fabric.stop(grace_s)

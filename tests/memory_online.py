@@ -14,8 +14,8 @@ from veilscore.evidence.online_opening import draw_opening
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
 from veilscore.protocols.online import CALLER, bank_score, holder_score
-from veilscore.protocols.online_band import LeadSetup, bank_setup
 from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord
+from veilscore.protocols.online_pool import LeadPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import bank_spare, holder_spare
 from veilscore.release.single import Passed
 from veilscore.v1 import control_pb2 as pb
@@ -71,7 +71,7 @@ class MemoryHolder:
         self.discloses_unknown, self.without_others = True, False
         self.share_keys = ShareKeys(name)
         self.logged, self.admitted, self.kept = [], 0, {}
-        self.spares, self.setups, self.roles = HolderSpares(), {}, {}
+        self.spares, self.pools, self.roles = HolderSpares(), {}, {}
         self.caller = network.caller(name)
         network.parties[name] = self
 
@@ -89,7 +89,7 @@ class MemoryHolder:
             share_keys=self.share_keys.with_peers,
             find=self.find,
             take_spare=self.spares.take,
-            take_setup=lambda bank, setup_id: self.setups.pop((bank, setup_id), None),
+            pool=lambda bank, pool_id: self.pools.get((bank, pool_id)),
             admit=self.admit,
             log=self.logged.append,
             opened=self.kept.get,
@@ -102,9 +102,8 @@ class MemoryHolder:
             return await self.share_keys.answer(request, member)
         if isinstance(request, pb.AskKeys):
             return pb.HolderKeys(public_key=self.secret().public_bytes, keys_id=self.secret().keys_id)
-        if isinstance(request, pb.BandBase):
-            made = self.setups.setdefault((sender, request.setup_id), LeadSetup.of(sender, self.name, request))
-            return made.choices
+        if isinstance(request, pb.MakePool | pb.ExtendPool):
+            return self._pool(sender, request)
         if isinstance(request, pb.BandPartial):
             self.roles[request.bank, request.request_id].put(sender, request)
             return pb.Empty()
@@ -113,6 +112,15 @@ class MemoryHolder:
             return await self._asked((sender, "spare", request.spare_id), spare, request)
         key = sender, request.request_id
         return await self._asked(key, partial(holder_score, self.desk, *key), request)
+
+    def _pool(self, sender, request):
+        if isinstance(request, pb.MakePool):
+            pool = self.pools[sender, request.pool_id] = LeadPool.of(sender, self.name, request, 0)
+            return pool.made
+        if (sender, request.pool_id) not in self.pools:
+            raise RefusedError("no such pool", party=self.name)
+        self.pools[sender, request.pool_id].extend(request)
+        return pb.Empty()
 
     async def _asked(self, key, role, request):
         served = self.roles[key] = self.roles.get(key) or Served(role(), self.caller)
@@ -142,7 +150,7 @@ class MemoryBank:
         self.network, self.sides, self.own_units, self.bands = network, sides, own_units, bands
         self.caller = network.caller("bank")
         self.stock, self.contexts, self.opens, self.before = {holder: [] for holder in sides}, {}, {}, None
-        self._numbers = itertools.count()
+        self.pools, self._numbers = {}, itertools.count()
 
     def opening(self, holder, use, ident):
         return draw_opening("bank", holder, use, ident)
@@ -156,8 +164,15 @@ class MemoryBank:
     def keep(self, opening, prepared):
         """Nothing is kept."""
 
-    def setup(self, lead):
-        return bank_setup(self.opening(lead, "band", f"setup{next(self._numbers)}"))
+    def pool(self, lead):
+        if lead not in self.pools:
+            self.pools[lead] = yield from bank_pool(self.opening(lead, "pool", f"pool{next(self._numbers)}"))
+        if not self.pools[lead].left:
+            yield from bank_extends(self.pools[lead])
+        return self.pools[lead]
+
+    def drop_pool(self, pool):
+        del self.pools[pool.opening.holder]
 
     def make_spare(self, holder):
         side = self.sides[holder]
@@ -183,7 +198,8 @@ class MemoryBank:
             take_spare=lambda holder: self.stock[holder].pop() if self.stock[holder] else None,
             make_spare=self.make_spare,
             put_back=lambda holder, spare: self.stock[holder].append(spare),
-            setup=self.setup,
+            pool=self.pool,
+            drop_pool=self.drop_pool,
             opened_before=lambda _: self.before,
             note=lambda part, sent: self.opens.update({part.holder: sent}),
         )

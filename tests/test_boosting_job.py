@@ -390,7 +390,11 @@ def test_a_holder_without_rows_in_common(tmp_path):
         ({"allow_order": True}, {"bounds": False}, "set bounds: true"),
         ({"allow_order": True}, {"noise_rows": 0}, "set bounds: true"),
         ({"allow_order": True, "min_noise_rows": 5}, {"bounds": True, "noise_rows": 4}, "set noise_rows: 5 or more"),
-        ({"allow_order": True}, {"bounds": True, "noise_rows": 3, "disclosure_budget": 2}, "set disclosure_budget: 1 or less"),
+        (
+            {"allow_order": True},
+            {"bounds": True, "noise_rows": 3, "disclosure_budget": 2},
+            "set disclosure_budget: 1 or less",
+        ),
         ({"boosting_bounds": "off"}, {}, "set ordered: false"),
         ({"tasks": ["train_scorecard"], **OPEN}, {}, "does not allow task train_boosting"),
         ({"holdout_scores": "refuse", **OPEN}, {}, "set holdout_scores: false"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -21,11 +22,14 @@ from veilscore.evidence.online_opening import draw_opening
 from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import verify_receipt
 from veilscore.fabric.fabric import Fabric
+from veilscore.files.journal import Journal
 from veilscore.files.store import JobStore
 from veilscore.models.filed import load_model
 from veilscore.node.node import Node
 from veilscore.online import stock as online_stock
-from veilscore.protocols.online_band import BankBand, LeadBand, LeadSetup, bank_setup, names_of
+from veilscore.protocols import online_band
+from veilscore.protocols.online_band import BankCircuit, garble
+from veilscore.protocols.online_pool import CIRCUITS, WIRES, BankPool, LeadPool, bank_pool, pack_choices
 from veilscore.tasks.online import LEARNS
 from veilscore.tasks.table import online_table
 from veilscore.terms.bands import BELOW, Bands, KeptBands
@@ -34,7 +38,6 @@ from veilscore.wire.calls import Calls, run_calls
 
 RNG = np.random.default_rng(23)
 DIGEST = re.compile(rb"[0-9a-f]{32,}")  # ids, digests and signatures: five digits occur in 29 kB of them by chance
-NAMES = names_of("bank", "tax", "s")
 BAND_ONLY = {**OFTEN, "output": "band"}
 
 
@@ -46,10 +49,17 @@ def named(*limits):
 
 
 def pair():
-    bank = BankBand(NAMES, os.urandom(32))
-    lead = LeadBand(NAMES, bank.point)
-    bank.accept(lead.choices)
+    """A pool of one message at both sides."""
+    bank = BankPool(draw_opening("bank", "tax", "pool", os.urandom(8).hex()))
+    lead = LeadPool.of("bank", "tax", bank.asked, 0)
+    bank.accept(lead.made)
+    lead.extend(bank.extend())
     return bank, lead
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pair()
 
 
 def shares_of(total):
@@ -57,54 +67,93 @@ def shares_of(total):
     return total - share, np.array([share], np.uint64)
 
 
-def opened(total, bands):
-    bank, lead = pair()
+def opened(pool, total, bands):
+    bank, lead = pool
+    if not bank.left:
+        lead.extend(bank.extend())
     mine, theirs = shares_of(total)
-    return bank.open(*lead.answer(bank.labels(mine, bands), theirs, bands))
+    circuit = BankCircuit(bank, bank.take(), mine, bands)
+    return circuit.open(*garble(*lead.labels(circuit.asked.circuit, circuit.asked.choices), theirs, bands))
 
 
 @pytest.mark.parametrize("limits", [(0,), (-700, 52_000), (5000, 5600, 6400), tuple(range(-900, 900, 200))])
-def test_every_band_and_both_sides_of_every_cut_off(limits):
+def test_every_band_and_both_sides_of_every_cut_off(pool, limits):
     bands, half = named(*limits), he.T // 2
     for total in (*(limit + k for limit in limits for k in (-1, 0)), 1 - half, half - 1):
-        assert opened(total, bands) == bands.index(np.array([total]))[0]
+        assert opened(pool, total, bands) == bands.index(np.array([total]))[0]
+
+
+def test_all_circuits_of_a_pool_and_of_its_extensions():
+    pool, bands = pair(), named(-700, 0, 700)
+    totals = RNG.integers(-1500, 1500, 2 * CIRCUITS + 1)
+    assert [opened(pool, int(t), bands) for t in totals] == bands.index(totals).tolist()
+    assert (pool[0].left, len(pool[1].extended)) == (CIRCUITS - 1, 3)
 
 
 def test_wrong_sizes_and_points_are_refused():
     bands = named(10, 20)
+    opening = draw_opening("bank", "tax", "pool", "p")
     for point in (b"", bytes(32), b"\xff" * 32, bytes(64)):
         with pytest.raises(MessageError):
-            LeadBand(NAMES, point)
+            LeadPool.of("bank", "tax", pb.MakePool(pool_id="p", point=point), 0)
     for change in (lambda c: c[:-32], lambda c: c[:-32] + b"\xff" * 32, lambda c: c + c[:32]):
-        bank = BankBand(NAMES, os.urandom(32))
+        bank = BankPool(opening)
         with pytest.raises(MessageError):
-            bank.accept(change(LeadBand(NAMES, bank.point).choices))
-    for change in (lambda m: m[:-1], lambda m: m + bytes(8), lambda m: b""):
-        bank, lead = pair()
-        with pytest.raises(MessageError):
-            lead.answer(change(bank.labels(3, bands)), np.array([4], np.uint64), bands)
+            bank.accept(pb.MadePool(points=change(LeadPool.of("bank", "tax", bank.asked, 0).made.points)))
     with pytest.raises(MessageError):
-        BankBand(NAMES, os.urandom(32)).labels(1, bands)  # before the base transfers
+        BankPool(opening).extend()  # before the base transfers
     bank, lead = pair()
+    circuit = BankCircuit(bank, bank.take(), 3, bands)
+    choices = circuit.asked.choices
+    for wrong in (choices[:-1], choices + b"\0", b"", choices[:-1] + b"\xff"):
+        with pytest.raises(MessageError, match=f"{WIRES} bits"):
+            lead.labels(0, wrong)
     with pytest.raises(MessageError):
-        bank.open(b"", b"")
-    tables, decoding = lead.answer(bank.labels(3, bands), np.array([4], np.uint64), bands)
-    for wrong in ((tables[:-32], decoding), (tables + bytes(32), decoding), (tables, b""), (tables, b"\xff")):
+        lead.labels(CIRCUITS, choices)  # not made
+    tables, decoding = garble(*lead.labels(0, choices), np.array([4], np.uint64), bands)
+    for wrong in (
+        (tables[:-32], decoding),
+        (tables + bytes(32), decoding),
+        (tables, b""),
+        (tables, b"\xff"),
+        (b"", b""),
+    ):
         with pytest.raises(MessageError):
-            bank.open(*wrong)
+            circuit.open(*wrong)
     with pytest.raises(MessageError, match="that there is not"):
-        bank.open(tables, bytes([decoding[0] ^ 3]))  # 0 of 3 bands in 2 bits becomes 3
-    assert bank.open(tables, decoding) == 0
+        circuit.open(tables, bytes([decoding[0] ^ 3]))  # 0 of 3 bands in 2 bits becomes 3
+    message = bank.extend()
+    for wrong in (message.transfers[:-1], bytes(len(message.transfers))):
+        with pytest.raises((MessageError, SecretReuseError)):
+            lead.extend(pb.ExtendPool(pool_id="p", transfers=wrong))
+    lead.extend(message)
+    with pytest.raises(SecretReuseError):
+        lead.extend(message)
 
 
-def test_a_set_up_serves_once():
+def test_a_circuit_serves_once():
     bank, lead = pair()
-    labels = bank.labels(3, named(10))
-    lead.answer(labels, np.array([4], np.uint64), named(10))
+    circuit = BankCircuit(bank, 0, 3, named(10))
     with pytest.raises(SecretReuseError):
-        lead.answer(labels, np.array([4], np.uint64), named(10))
-    with pytest.raises(SecretReuseError):
-        bank.labels(4, named(10))
+        BankCircuit(bank, 0, 4, named(10))
+    lead.labels(0, circuit.asked.choices)
+    for choices in (circuit.asked.choices, bytes(len(circuit.asked.choices))):
+        with pytest.raises(SecretReuseError):
+            lead.labels(0, choices)
+
+
+def test_numbers_below_the_mark_are_refused():
+    """A lead that was restarted makes a pool with the id of one that it had: what may have been spent is not again."""
+    bank, lead = pair()
+    again = LeadPool.of("bank", "tax", bank.asked, lead.sender.made)
+    bank = BankPool(bank.opening)
+    bank.accept(again.made)
+    for _ in range(2):
+        again.extend(bank.extend())
+    for circuit in (0, CIRCUITS - 1):
+        with pytest.raises(SecretReuseError, match="before a restart"):
+            again.labels(circuit, pack_choices(np.zeros(WIRES, bool)))
+    again.labels(CIRCUITS, pack_choices(np.zeros(WIRES, bool)))
 
 
 # --- real nodes ------------------------------------------------------------------------------------------------------
@@ -231,9 +280,8 @@ def test_a_band_policy_answers_with_bands_and_refuses_scores(trained, homes):
 
 def test_repeats_get_the_kept_response_and_the_same_firm_is_not_opened_again(trained, homes, monkeypatch):
     firm = trained.known[1]
-    given = LeadBand.answer
     answers = []
-    monkeypatch.setattr(LeadBand, "answer", lambda *arguments: answers.append(1) or given(*arguments))
+    monkeypatch.setattr(online_band, "garble", lambda *arguments: answers.append(1) or garble(*arguments))
     band = {"output": "band"}
     first, again, anew = ask(homes, ("a", firm, band), ("a", firm, band), ("b", firm, band))
     assert first.SerializeToString() == again.SerializeToString()
@@ -331,7 +379,7 @@ def test_a_band_counts_by_model_and_cut_offs_also_beside_batches(trained, tmp_pa
         {"tables": b""},
         {"decoding": b"\xff"},
         {"decoding": b""},
-        {"no_setup": True},
+        {"no_pool": True},
         {"refuses": "no"},
     ],
     ids=str,
@@ -341,7 +389,7 @@ def test_a_lead_that_answers_rubbish(trained, homes, monkeypatch, changes):
 
     async def hostile(self, to, method, message, *rest, **options):
         reply = await call(self, to, method, message, *rest, **options)
-        if method == "BandLabels":
+        if method == "OpenPartial" and message.pool_id:
             for name, value in changes.items():
                 if name == "refuses":
                     raise RefusedError(value)
@@ -357,50 +405,46 @@ def test_a_lead_that_answers_rubbish(trained, homes, monkeypatch, changes):
     assert expected in told
 
 
-def test_set_ups_that_the_lead_lost_are_made_anew(trained, homes, monkeypatch):
-    """The bank's stock is of an earlier start of the lead."""
-    firms, said, filled = trained.known[6:8], [], asyncio.Event()
-    fill, call = online_stock.BankSetups.fill, Fabric.call
+def test_a_pool_that_the_lead_lost_is_made_anew(trained, homes, monkeypatch):
+    """The bank's transfers are of an earlier start of the lead."""
+    firms, said, call = trained.known[6:8], [], Fabric.call
 
-    def filling(self, lead, *least):
-        yield from fill(self, lead, *least)
-        if not least:  # while idle, not for a request
-            filled.set()
-
-    async def record(self, to, method, *rest, **options):
-        reply = await call(self, to, method, *rest, **options)
-        said.extend(["no set-up" if reply.no_setup else "opened"] if method == "BandLabels" else [])
+    async def record(self, to, method, message, *rest, **options):
+        reply = await call(self, to, method, message, *rest, **options)
+        if method == "OpenPartial" and message.pool_id:
+            said.append("no pool" if reply.no_pool else f"circuit {message.circuit}")
         return reply
 
-    monkeypatch.setattr(online_stock.BankSetups, "fill", filling)
     monkeypatch.setattr(Fabric, "call", record)
 
     async def scenario():
         async with scoring(homes, "bank", "registry", "coordinator") as command:
-            tax = Node(homes / "tax")
-            await tax.start()
-            first = await score(command, "a", firms[0], output="band")
-            await asyncio.wait_for(filled.wait(), 120)
-            await tax.stop(0.1)
-            tax = Node(homes / "tax")
-            await tax.start()
-            try:
-                return first, await score(command, "b", firms[1], output="band")
-            finally:
-                await tax.stop(0.1)
+            responses = []
+            for number, firm in enumerate(firms):
+                tax = Node(homes / "tax")
+                await tax.start()
+                try:
+                    responses.append(await score(command, f"r{number}", firm, output="band"))
+                finally:
+                    await tax.stop(0.1)
+            return responses
 
     responses = asyncio.run(scenario())
     assert [(r.status, r.band) for r in responses] == [("scored", trained.bands[f]) for f in firms]
-    assert said == ["opened", "no set-up", "opened"]
+    assert said == ["circuit 0", "no pool", "circuit 0"]
+    with contextlib.closing(Journal(homes / "tax" / "state" / "online.db")) as journal:
+        marks = [mark for (mark,) in journal._db.execute("SELECT mark FROM marks")]
+    assert len(marks) == 2
+    assert {mark % (CIRCUITS * WIRES) for mark in marks} == {0}
 
 
 def test_a_failure_while_opening_can_be_repeated(trained, homes, monkeypatch):
-    """The tables are lost on the way: the same labels get the same tables, and nothing is garbled twice."""
+    """The tables are lost on the way: the same request gets the same tables, and nothing is garbled twice."""
     call, lost, sent = Fabric.call, [], []
 
     async def losing(self, to, method, message, *rest, **options):
         reply = await call(self, to, method, message, *rest, **options)
-        if method == "BandLabels":
+        if method == "OpenPartial" and message.pool_id:
             sent.append((message.SerializeToString(), reply.SerializeToString()))
             if not lost:
                 lost.append(1)
@@ -419,30 +463,33 @@ def test_strange_messages_to_a_lead(trained, homes):
     async def scenario():
         async with scoring(homes) as command:
 
-            async def refused(method, message, reply=pb.BandTables, error=Exception):
+            async def refused(method, message, reply, error=Exception):
                 with pytest.raises(error):
                     await command.call("tax", method, message, reply, timeout_s=5)
 
-            for setup_id in ("", "a/b", "x" * 101, "\n"):
-                await refused(
-                    "BandBase", pb.BandBase(setup_id=setup_id, point=bytes(32), commitment=bytes(32)), pb.BandChoices
-                )
+            for pool_id in ("", "a/b", "x" * 101, "\n"):
+                base = pb.MakePool(pool_id=pool_id, point=bytes(32), commitment=bytes(32))
+                await refused("MakePool", base, pb.MadePool)
             for point in (b"", bytes(32), b"\xff" * 32, bytes(33)):
-                base = pb.BandBase(setup_id=f"s{point.hex()[:9]}", point=point, commitment=bytes(32))
-                await refused("BandBase", base, pb.BandChoices)
-            good = BankBand(NAMES, os.urandom(32)).point
+                base = pb.MakePool(pool_id=f"s{point.hex()[:9]}", point=point, commitment=bytes(32))
+                await refused("MakePool", base, pb.MadePool)
+            bank = BankPool(draw_opening("bank", "tax", "pool", "c"))
             for commitment in (b"", bytes(31), bytes(33)):
-                base = pb.BandBase(setup_id="c", point=good, commitment=commitment)
-                await refused("BandBase", base, pb.BandChoices)
-            base = pb.BandBase(setup_id="c", point=good, commitment=bytes(32))
-            await command.call("tax", "BandBase", base, pb.BandChoices, timeout_s=5)
+                base = pb.MakePool(pool_id="c", point=bank.asked.point, commitment=commitment)
+                await refused("MakePool", base, pb.MadePool)
+            bank.accept(await command.call("tax", "MakePool", bank.asked, pb.MadePool, timeout_s=5))
             base.commitment = bytes([1] * 32)
-            await refused("BandBase", base, pb.BandChoices)  # the bank is bound by the first
+            await refused("MakePool", base, pb.MadePool)  # the bank is bound by the first
+            good = bank.extend()
+            for pool_id, transfers in (("other", good.transfers), ("c", b""), ("c", good.transfers[8:])):
+                await refused("ExtendPool", pb.ExtendPool(pool_id=pool_id, transfers=transfers), pb.Empty)
+            await command.call("tax", "ExtendPool", good, pb.Empty, timeout_s=5)
+            await refused("ExtendPool", good, pb.Empty)
             part = pb.BandPartial(request_id="r", bank="bank", partial_share=bytes(8), with_parties=["tax", "registry"])
             await refused("BandPartial", part, pb.Empty)  # a bank is no holder
-            unknown = pb.BandLabels(request_id="never", setup_id="s", labels=bytes(1024))
+            unknown = pb.OpenPartial(request_id="never", pool_id="c", choices_share=bytes(4), bands_hash=bytes(32))
             with pytest.raises(RefusedError, match="use a new request id"):
-                await command.call("tax", "BandLabels", unknown, pb.BandTables, timeout_s=5)
+                await command.call("tax", "OpenPartial", unknown, pb.OpenedPartial, timeout_s=5)
 
     asyncio.run(scenario())
 
@@ -477,17 +524,21 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
         "HelloReply",
         "Empty",
         "PrepareSpare",
-        "OpenedPartial",
         "KeyStatements",
     }
     sent = {(type(message).__name__, roles[to]) for _, to, message in seen}
     assert {one for one in sent if one[0] not in own} <= told
-    assert {kind for kind, _ in sent} >= {"BandPartial", "BandBase", "BandChoices", "BandLabels", "BandTables"}
+    assert {kind for kind, _ in sent} >= {"BandPartial", "MakePool", "MadePool", "ExtendPool", "OpenedPartial"}
     assert not [kind for kind, to in sent if to == "coordinator" and kind not in own]
     assert {to for _, to, message in seen if isinstance(message, pb.BandPartial)} == {"tax"}
-    labels = b"".join(message.labels for _, _, message in seen if isinstance(message, pb.BandLabels))
-    ones = np.unpackbits(np.frombuffer(labels, np.uint8)).mean()
-    assert abs(ones - 0.5) < 6 * 0.5 / np.sqrt(8 * len(labels))
+    for hidden in (
+        [message.transfers for _, _, message in seen if isinstance(message, pb.ExtendPool)],
+        [message.choices_share[:3] for _, _, message in seen if isinstance(message, pb.OpenPartial)],
+    ):
+        bits = np.unpackbits(np.frombuffer(b"".join(hidden), np.uint8))
+        assert abs(bits.mean() - 0.5) < 6 * 0.5 / np.sqrt(bits.size)
+    tables = [message.tables for _, to, message in seen if isinstance(message, pb.OpenedPartial) and message.tables]
+    assert len(tables) == len(firms)  # of the lead alone
     table = online_table("band")
     assert "the firm's band" in table.bank
     assert "points" not in table.bank
@@ -509,38 +560,54 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
         assert firm in proved
 
 
-def test_a_stock_of_set_ups_is_kept_up():
-    made = []
+def test_a_pool_is_extended_while_it_works_and_made_anew_when_it_is_lost():
+    leads, sent = {}, []
 
-    async def call(lead, _method, message, _reply, *, timeout_s):
-        made.append(lead)
+    async def call(lead, method, message, _reply, *, timeout_s):
+        assert timeout_s > 0
+        sent.append((lead, method))
         if lead == "registry":
             raise PeerError("it is not there")
-        return LeadSetup.of("bank", lead, message).choices
+        if method == "MakePool":
+            leads[message.pool_id] = LeadPool.of("bank", lead, message, 0)
+            return leads[message.pool_id].made
+        if message.pool_id not in leads:
+            raise RefusedError("it was restarted")
+        leads[message.pool_id].extend(message)
+        return pb.Empty()
 
     async def now(work):
         return work()
 
     async def scenario():
-        numbers = iter("abcdef")
-        stock = online_stock.BankSetups(lambda lead: bank_setup(draw_opening("bank", lead, "band", next(numbers))))
-        caller = Calls(call, now)
+        numbers, caller = iter("abcdef"), Calls(call, now)
+
+        def make(lead):
+            return bank_pool(draw_opening("bank", lead, "pool", next(numbers)))
+
+        stock = online_stock.BankPools(make, caller)
         assert stock.wanted == ""
-        await run_calls(stock.fill("tax", 1), caller)
-        await run_calls(stock.fill("tax", 1), caller)
-        assert (made, stock.wanted) == (["tax"], "tax")
-        first = await run_calls(stock.take("tax"), caller)
-        second = await run_calls(stock.take("tax"), caller)
-        assert first.setup_id != second.setup_id
-        assert len(made) == 2
-        stock.begin("tax", caller)  # ahead of a request that takes it
-        third = await run_calls(stock.take("tax"), caller)
-        assert third.setup_id == "c"
-        assert len(made) == 3
-        stock.drop("tax")
+        stock.begin("tax")  # ahead of requests, which wait for it
+        pools = await asyncio.gather(*(run_calls(stock.take("tax"), caller) for _ in range(3)))
+        assert len({id(pool) for pool in pools}) == 1
+        pool = pools[0]
+        assert ([kind for _, kind in sent], pool.left) == (["MakePool", "ExtendPool"], CIRCUITS)
         assert stock.wanted == ""
+        half = CIRCUITS // 2 + 1
+        assert [pool.take() for _ in range(half)] == list(range(half))
+        assert stock.wanted == "tax"
+        await stock.grown("tax")
+        assert (stock.wanted, pool.left) == ("", 2 * CIRCUITS - half)
+        leads.clear()
+        await stock.grown("tax")  # the lead was restarted
+        again = await run_calls(stock.take("tax"), caller)
+        assert (again is pool, again.left) == (False, CIRCUITS)
+        stock.drop(pool)  # another request had it
+        assert await run_calls(stock.take("tax"), caller) is again
+        stock.drop(again)
+        assert (await run_calls(stock.take("tax"), caller)) is not again
         with pytest.raises(PeerError):
-            await run_calls(stock.fill("registry"), caller)
+            await run_calls(stock.take("registry"), caller)
         assert stock.wanted == ""  # not asked again before a request needs it
 
     asyncio.run(scenario())

@@ -27,7 +27,7 @@ from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
 BANDS = Bands.of({"low": -900.0, "middle": 0.0, "high": 900.0}, 1)
-DISCLOSED = {"EncryptRecord", "EncryptedRecord", "TotalReply", "BandTables"}
+DISCLOSED = {"EncryptRecord", "EncryptedRecord", "TotalReply", "OpenedPartial"}
 
 
 class Case:
@@ -142,7 +142,7 @@ def test_every_message_is_in_the_table_and_hides_what_it_should(bands):
     only = {"", "score" if bands is None else "band"}
     told = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in LEARNS if leak.only in only}
     roles = {"bank": "bank", "coordinator": "coordinator"} | dict.fromkeys(HOLDERS, "holder")
-    silent = {"Empty", "OpenedPartial", "PrepareSpare", "TotalRequest"}
+    silent = {"Empty", "PrepareSpare", "TotalRequest"} | ({"OpenedPartial"} if bands is None else set())
     sent = {(type(m).__name__, roles[to]) for _, to, m in seen if type(m).__name__ not in silent}
     assert sent <= told
     assert ("coordinator" in {to for _, to, _ in seen}) == (bands is None)
@@ -235,7 +235,7 @@ def test_a_repeat_after_a_failure_sends_the_same_bytes(bands):
         answer = case.network.parties[away].answer
 
         async def gone(sender, request):
-            if isinstance(request, pb.AddPartial | pb.TotalRequest | pb.BandLabels):
+            if isinstance(request, pb.AddPartial | pb.TotalRequest | pb.BandPartial):
                 raise PeerError("not there")
             return await answer(sender, request)
 
@@ -253,7 +253,7 @@ def test_a_repeat_after_a_failure_sends_the_same_bytes(bands):
     case = Case("card", bands=bands, seed=7)
     first, again, opened = case.run(scenario)
     assert first.keys() == set(HOLDERS)
-    assert again == (first if bands is None else {})  # of a band all had opened: only labels go out again
+    assert again == first
     assert opened.together == (sum(case.units.values()) if bands is None else plain_band(case.total))
     assert {holder.admitted for holder in case.holders.values()} == {1}
 
@@ -361,13 +361,13 @@ def test_a_spare_is_exact_checked_and_used_once(kind):
 TO_HOLDERS = (
     pb.EncryptRecord,
     pb.OpenPartial,
-    pb.BandLabels,
     pb.PrepareSpare,
     pb.FinishSpare,
-    pb.BandBase,
+    pb.MakePool,
+    pb.ExtendPool,
     pb.ShareKey,
 )
-FROM_PEERS = (pb.EncryptedRecord, pb.OpenedPartial, pb.TotalReply, pb.BandTables, pb.BandChoices, pb.HolderKeys)
+FROM_PEERS = (pb.EncryptedRecord, pb.OpenedPartial, pb.TotalReply, pb.MadePool, pb.HolderKeys)
 
 
 BYTES = st.sampled_from([b"", bytes(32), b"\1" * 40]) | st.binary(max_size=80)

@@ -62,7 +62,7 @@ STACK = (
 
 def train(folder: Path) -> None:
     """Make homes under `folder` whose nodes have trained model "firms" together, as nodes would have left them."""
-    simulate(700, 7, folder / "data")
+    simulate(1800, 7, folder / "data")
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     for party in PARTIES:
         portal = load_node_config(folder / party).policy.consent_issuers

@@ -20,7 +20,7 @@ from trial_scoring import copy_of, train_trees
 from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
-from veilscore.evidence.online_opening import FOLDER
+from veilscore.evidence.online_opening import FOLDER, POOLS
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
@@ -160,7 +160,7 @@ def test_a_shifted_share_in_the_circuit_of_a_band(homes, monkeypatch, model, spa
     assert {f.verdict for f in found if "band" not in f.step} == {"confirmed"}
     bands = [f for f in found if "band" in f.step]
     assert [(f.step, f.verdict, f.party) for f in bands] == [("online band tax", "differs", "bank")] * 2
-    assert all("BandLabels to tax is not what the committed seed gives for the share that" in f.detail for f in bands)
+    assert all("to tax are not what the committed seed gives for the share that" in f.detail for f in bands)
 
 
 def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeypatch):
@@ -170,15 +170,16 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     made = {one.model: {"job": frozenset({"tax", "registry"})} for one in logs.opened}
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
     bank, band = homes / "bank", logs.bands[1]  # with spares
-    path = bank / FOLDER / f"{band.commitment}.json"
-    whole = path.read_bytes()
+    part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
+    path, pool = bank / FOLDER / f"{part.commitment}.json", bank / FOLDER / POOLS / band.commitment
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
     changes = {
-        "BandLabels to tax": lambda b: b.update(own_codes=codes.astype("<u2").tobytes().hex()),
-        "none that the model has": lambda b: b.update(own_codes=""),
+        "choices of labels to tax": lambda b: b["labels"].update(own_codes=codes.astype("<u2").tobytes().hex()),
+        "none that the model has": lambda b: b["labels"].update(own_codes=""),
         "another request": lambda b: b.update(request="0" * 32),
-        "different models": lambda b: b.update(model="0" * 64),
-        "logged a commitment to": lambda b: b["opening"].update(seed="0" * 64),
+        "another model": lambda b: b.update(model="0" * 64),
+        "OpenPartial to tax is not": lambda b: b["labels"].update(choices="00000000"),
+        "labels of another circuit": lambda b: b.update(labels=None),
     }
 
     def differs(words):
@@ -186,20 +187,30 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
         assert (found.verdict, found.party) == ("differs", "bank"), words
         assert words in found.detail
 
+    whole = path.read_bytes()
     for words, change in changes.items():
         rewrite(path, change)
         differs(words)
         path.write_bytes(whole)
-    part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
-    for commitment, kind in ((band.commitment, pb.BandChoices), (part.commitment, pb.EncryptedRecord)):
-        kept = bank / FOLDER / f"{commitment}.reply"
-        content = kept.read_bytes()
-        message = kind.FromString(content)
-        field = "points" if kind is pb.BandChoices else "difference_share"  # what was sent under a spare
-        setattr(message, field, bytes(len(getattr(message, field))))
-        kept.write_bytes(message.SerializeToString())
-        differs(f"the {kind.__name__} kept is not what tax sent")
-        kept.write_bytes(content)
+    kept = path.with_suffix(".reply")
+    content = kept.read_bytes()
+    message = pb.EncryptedRecord.FromString(content)
+    message.difference_share = bytes(len(message.difference_share))  # what was sent under a spare
+    kept.write_bytes(message.SerializeToString())
+    differs("the EncryptedRecord kept is not what tax sent")
+    kept.write_bytes(content)
+    of_pool = {
+        "the MadePool kept": lambda b: b.update(made=pb.MadePool(points=bytes(4096)).SerializeToString().hex()),
+        "logged a commitment to": lambda b: b["opening"].update(seed="0" * 64),
+    }
+    whole = pool.read_bytes()
+    for words, change in of_pool.items():
+        rewrite(pool, change)
+        differs(words)
+        pool.write_bytes(whole)
+    pool.unlink()
+    assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
+    pool.write_bytes(whole)
     path.unlink()
     assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
 
@@ -315,7 +326,7 @@ def test_nothing_is_opened_without_a_commitment_from_before_it(homes, monkeypatc
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", "0" * 64), ("id", "other"), ("holder", "court"), ("use", "band"), ("software", {})],
+    [("seed", "0" * 64), ("id", "other"), ("holder", "court"), ("use", "pool"), ("software", {})],
 )
 def test_an_opening_that_was_changed(honest, bank, field, value):
     for one in logged(honest):

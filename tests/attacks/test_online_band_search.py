@@ -18,10 +18,12 @@ from trial_scoring import copy_of, rows, score, scoring, set_policy, train
 from veilscore.crypto import encrypted_cells, he
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import MessageError, RefusedError
+from veilscore.evidence.online_opening import draw_opening
 from veilscore.models.filed import load_model
 from veilscore.online.bank import OnlineBank
 from veilscore.protocols import online, online_band
-from veilscore.protocols.online_band import BankBand, names_of
+from veilscore.protocols.online_band import BankCircuit
+from veilscore.protocols.online_pool import BankPool
 from veilscore.protocols.online_spares import BankSpare
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -137,8 +139,8 @@ class Dishonest:
         await self.call(holder, "FinishSpare", finish, pb.Empty)
         return BankSpare(prepare.spare_id, int(done.mask_total[0]), None, None)
 
-    async def open_parts(self, request_id):
-        """Both holders open; the sum of the bank's masks, and what was sent."""
+    async def ask_to_open(self, request_id):
+        """Both holders send the record; the sum of the bank's masks, and what then asks them to open."""
         spares = {holder: await self.spare(holder) for holder in HOLDERS}
         replies = {holder: await self.record(holder, request_id, spares[holder].spare_id) for holder in HOLDERS}
         ids = {holder: reply.share_key_id for holder, reply in replies.items()}
@@ -152,60 +154,64 @@ class Dishonest:
                 share_key_ids=ids,
                 bands_hash=self.bands.sha256,
             )
-        await asyncio.gather(*(self.opened(holder, message) for holder, message in sent.items()))
         return mask, sent
 
     async def opened(self, holder, message):
-        assert await self.call(holder, "OpenPartial", message, pb.OpenedPartial) == pb.OpenedPartial()
+        return await self.call(holder, "OpenPartial", message, pb.OpenedPartial)
 
     async def refused(self, words, holder, method, message, reply):
         with pytest.raises(RefusedError, match=words):
             await self.call(holder, method, message, reply)
 
-    async def set_up(self, setup_id):
-        role = BankBand(names_of("bank", "tax", setup_id), bytes(32))
-        base = pb.BandBase(setup_id=setup_id, point=role.point, commitment=bytes(32))
-        role.accept((await self.call("tax", "BandBase", base, pb.BandChoices)).points)
-        return role
+    async def pool(self, pool_id):
+        pool = BankPool(draw_opening("bank", "tax", "pool", pool_id))
+        pool.accept(await self.call("tax", "MakePool", pool.asked, pb.MadePool))
+        await self.call("tax", "ExtendPool", pool.extend(), pb.Empty)
+        return pool
 
-    async def band(self, request_id, setup_id, role, share):
-        """Reply of the lead and the band, or its refusal."""
-        message = pb.BandLabels(request_id=request_id, setup_id=setup_id, labels=role.labels(share, self.bands))
+    async def band(self, message, pool, share):
+        """What was sent, the lead's reply or refusal, and the band."""
+        circuit = BankCircuit(pool, pool.take(), share, self.bands)
+        request = pb.OpenPartial.FromString(message.SerializeToString())
+        request.pool_id, request.circuit, request.choices_share = circuit.asked
         try:
-            reply = await self.call("tax", "BandLabels", message, pb.BandTables)
+            reply = await self.opened("tax", request)
         except RefusedError as refusal:
-            return message, refusal, None
-        return message, reply, role.open(reply.tables, reply.decoding)
+            return request, refusal, None
+        return request, reply, circuit.open(reply.tables, reply.decoding)
 
 
 def test_shifting_the_banks_share_under_one_request_id(homes):
-    """Neither other labels, nor another set-up, nor asking at once, nor opening again gets a second band."""
+    """Neither other labels, nor another pool, nor asking at once, nor opening again gets a second band."""
     set_release(homes, BAND_ONLY)
 
     async def scenario():
         async with scoring(homes) as command:
             bank = Dishonest(homes, command)
-            mask, sent = await bank.open_parts("one")
-            roles = [await bank.set_up(f"s{k}") for k in range(4)]
+            mask, sent = await bank.ask_to_open("one")
+            pool = await bank.pool("p")
             own = bank.model.base_points - mask
+            assert await bank.opened("registry", sent["registry"]) == pb.OpenedPartial()
             # two different shifts at once: one of them is answered
-            both = await asyncio.gather(*(bank.band("one", f"s{k}", roles[k], own + 7000 * k) for k in range(2)))
-            assert sorted(type(reply).__name__ for _, reply, _ in both) == ["BandTables", "RefusedError"]
-            first, reply, band = next(one for one in both if isinstance(one[1], pb.BandTables))
+            both = await asyncio.gather(*(bank.band(sent["tax"], pool, own + 7000 * k) for k in range(2)))
+            assert sorted(type(reply).__name__ for _, reply, _ in both) == ["OpenedPartial", "RefusedError"]
+            first, reply, band = next(one for one in both if isinstance(one[1], pb.OpenedPartial))
             assert 0 <= band <= 3
-            assert await bank.call("tax", "BandLabels", first, pb.BandTables) == reply  # a retry
-            _, shifted, _ = await bank.band("one", "s2", roles[2], own + 20_000)
-            assert "a band was opened under this request id" in str(shifted)
-            changed = pb.BandLabels(request_id="one", setup_id="s3", labels=bytes(len(first.labels)))
-            await bank.refused("a band was opened", "tax", "BandLabels", changed, pb.BandTables)
+            assert await bank.opened("tax", first) == reply  # a retry
+            for other in (pool, await bank.pool("q")):
+                _, shifted, _ = await bank.band(sent["tax"], other, own + 20_000)
+                assert "another reply was opened under this request id" in str(shifted)
+            changed = pb.OpenPartial.FromString(first.SerializeToString())
+            changed.choices_share = bytes(len(first.choices_share))
+            await bank.refused("another reply", "tax", "OpenPartial", changed, pb.OpenedPartial)
+            sent["tax"] = first
             for holder, message in sent.items():  # the same bytes open nothing new, other bytes nothing
-                await bank.opened(holder, message)
+                again = await bank.opened(holder, message)
+                assert again == (reply if holder == "tax" else pb.OpenedPartial())
                 message.factors_share = b"other"
                 await bank.refused("another reply", holder, "OpenPartial", message, pb.OpenedPartial)
                 with pytest.raises(RefusedError, match="used here already"):
                     await bank.record(holder, "one")
-            _, again, _ = await bank.band("one", "s3", roles[3], own + 20_000)
-            assert isinstance(again, RefusedError)
             return sent, own
 
     sent, own = asyncio.run(scenario())
@@ -217,8 +223,8 @@ def test_shifting_the_banks_share_under_one_request_id(homes):
             await bank.refused("use a new request id", "tax", "OpenPartial", sent["tax"], pb.OpenedPartial)
             with pytest.raises(RefusedError, match="used here already"):
                 await bank.record("tax", "one")
-            _, reply, _ = await bank.band("one", "s9", await bank.set_up("s9"), own + 20_000)
-            assert "use a new request id" in str(reply)
+            _, reply, _ = await bank.band(sent["tax"], await bank.pool("r"), own + 20_000)
+            assert "another reply" in str(reply)
 
     asyncio.run(after_a_restart_of_the_lead())
 

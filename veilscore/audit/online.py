@@ -12,6 +12,7 @@ Does not: say that the bank's own columns of the firm are true (of trees and ban
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,19 +27,20 @@ from veilscore.arrays import CodeArray
 from veilscore.audit.replay import Differs, Finding, Unknown, Verdict, replay
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
+from veilscore.evidence.documents import Document
 from veilscore.evidence.online_opening import (
     FOLDER,
     KEYS,
     MODELS,
+    POOLS,
     BandOpened,
-    BandRecord,
     OnlineOpening,
     OnlineRecord,
     OpeningLogged,
+    PoolRecord,
     ShareOpened,
     Use,
     digests_of,
-    read_any,
     software_online,
 )
 from veilscore.models.boosted import Boosted
@@ -46,18 +48,19 @@ from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.online.model import ModelSides
 from veilscore.protocols.online import bank_opens, bank_record, own_share
-from veilscore.protocols.online_band import bank_setup, labels_of
+from veilscore.protocols.online_band import BankCircuit
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart
+from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
 from veilscore.protocols.online_spares import Side, bank_spare
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import Protocol, call
+from veilscore.wire.protocol import Protocol
 
 STEP = "online"
-K = TypeVar("K", OnlineRecord, BandRecord)
+D = TypeVar("D", bound=Document)
 M = TypeVar("M", bound=Message)
-_NOT_LOGGED = (pb.OpenedPartial, pb.BandTables, pb.Empty)  # nothing that the bank sends follows from them
+_NOT_LOGGED = (pb.OpenedPartial, pb.Empty)  # nothing that the bank sends follows from them
 
 
 class _Exchange:
@@ -128,8 +131,8 @@ class OnlineAudit:
     ) -> None:
         self._folder, self._trained = home / FOLDER, trained
         self._opened = tuple(opened)
-        self._uses = Counter(one.commitment for one in (*self._opened, *bands))
-        self._seeds: Counter[str] | None = None
+        self._uses = Counter(_used(one) for one in (*self._opened, *bands))
+        self._seeds: Counter[str] = Counter()
         self._models: dict[str, ScoreModel] = {}
         self._keys: dict[str, PublicContext] = {}
 
@@ -149,7 +152,7 @@ class OnlineAudit:
 
     def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
         """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
-        record = self._record(one, OnlineRecord)
+        record = self._record(one)
         self._check_opening(one, record.opening, record.request, "spare", one.spare)
         answers = [self._answer(one, pb.PreparedSpare, "spare"), self._answer(one, pb.EncryptedRecord, "reply")]
         secrets = _Secrets(record.opening, self._public_keys(one))
@@ -167,8 +170,8 @@ class OnlineAudit:
 
     def _band(self, one: BandOpened) -> str:
         """Run the bank's role in the circuit of a band again, after those of all its parts."""
-        record = self._record(one, BandRecord)
-        self._check_opening(one, record.opening, record.request, "band", one.setup)
+        pool = self._pool(one)
+        self._check_opening(one, pool.opening, one.request, "pool", one.pool)
         logged = {s.holder: s for s in self._opened if (s.bank, s.request) == (one.bank, one.request)}
         if one.holder not in logged:
             raise Unknown(f"{one.holder} logged no part of its own for this band")
@@ -177,30 +180,46 @@ class OnlineAudit:
         absent = [p for p in parties if p not in logged]
         if absent:
             raise Unknown(f"give the log of {', '.join(absent)}: the bank's share follows from its masks there too")
-        if {logged[p].model for p in parties} != {record.model}:
+        own = again[one.holder][1]
+        if {logged[p].model for p in parties} != {own.model}:
             raise Differs("the holders of this band were told of different models, or of another than the bank kept")
-        model, _ = self._model(record.model, one.holder)
-        if isinstance(model, Boosted) and {again[p][1].own_codes for p in parties} != {record.own_codes}:
+        if own.labels is None or (own.labels.pool, str(own.labels.circuit)) != (one.pool, one.circuit):
+            raise Differs(f"the bank kept labels of another circuit than {one.holder} logged")
+        model, _ = self._model(own.model, one.holder)
+        if isinstance(model, Boosted) and {again[p][1].own_codes for p in parties} != {own.labels.own_codes}:
             raise Differs("the bank states other codes of its own columns for the band than for its factors")
-        codes = _own_codes(model, record.own_codes)[None]
+        codes = _own_codes(model, own.labels.own_codes)[None]
         sides, bands = ModelSides.of(model).of_record(codes), Bands.of(model.bands, model.scaling.units)
         if bands.sha256.hex() != one.bands:
             raise Differs("the cut-offs of the model kept are not those of the circuit")
         share = own_share(sides.holders, sides.own_units(codes), [again[p][2] for p in parties])
-        follows = "the share that follows from its seeds, the model, and the codes of its own columns that it states"
-        calls = _Exchange(one, [self._answer(one, pb.BandChoices, "reply")], follows + _hint(record.opening))
-        replay(_one_band(record, share, bands), calls)
+        calls = _Exchange(one, [_made(pool)], "its pool of transfers" + _hint(pool.opening))
+        transfers = replay(_one_pool(pool, own.labels.circuit), calls)
+        asked = BankCircuit(transfers, own.labels.circuit, share, bands).asked
+        if asked.choices.hex() != own.labels.choices:  # which the holder logged in OpenPartial
+            raise Differs(
+                f"choices of labels to {one.holder} are not what the committed seed gives for the share that follows "
+                "from its seeds, the model, and the codes of its own columns that it states" + _hint(pool.opening)
+            )
         return (
             f"the bank's share in the circuit of {one.holder}, by its replies to {', '.join(parties)}, as logged there"
         )
 
     # what was kept, all of it claims
 
-    def _record(self, one: OpeningLogged, kind: type[K]) -> K:
+    def _record(self, one: OpeningLogged) -> OnlineRecord:
         if not one.messages:
             raise Unknown(f"{one.holder} logged no messages of the bank: it ran an earlier version")
+        return self._kept(one.commitment + ".json", OnlineRecord)
+
+    def _pool(self, one: BandOpened) -> PoolRecord:
+        if not one.pool:
+            raise Unknown(f"{one.holder} logged no pool of transfers for this band: it ran an earlier version")
+        return self._kept(f"{POOLS}/{one.commitment}", PoolRecord)
+
+    def _kept(self, name: str, kind: type[D]) -> D:
         try:
-            return kind.parse((self._folder / f"{one.commitment}.json").read_bytes())
+            return kind.parse((self._folder / name).read_bytes())
         except (EvidenceError, OSError) as error:
             _missing_or_changed(error, "the bank kept no opening of it, or deleted it", "the opening")
 
@@ -217,21 +236,22 @@ class OnlineAudit:
             raise Differs(f"the opening is not the one that {one.holder} logged a commitment to: it was changed")
         if (opening.bank, opening.holder, opening.use, opening.id) != (one.bank, one.holder, use, ident):
             raise Differs("the bank was committed to the opening of another record")
-        if self._uses[one.commitment] > 1 or self._seed_counts()[opening.seed] > 1:
+        if self._uses[_used(one)] > 1 or self._seed_counts()[opening.seed] > 1:
             raise Differs("the seed is that of another score or holder too; a seed serves one")
         if request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
 
     def _seed_counts(self) -> Counter[str]:
         """Count how often each seed occurs in all that the bank kept."""
-        if self._seeds is None:
-            self._seeds = Counter()
-            for path in self._folder.glob("*.json"):
-                try:
-                    self._seeds[read_any(path).opening.seed] += 1
-                except (EvidenceError, OSError):
-                    continue  # shown where its score is drawn
+        if not self._seeds:
+            self._count(OnlineRecord, self._folder.glob("*.json"))
+            self._count(PoolRecord, (self._folder / POOLS).glob("*"))
         return self._seeds
+
+    def _count(self, kind: type[OnlineRecord | PoolRecord], paths: Iterable[Path]) -> None:
+        for path in paths:
+            with contextlib.suppress(EvidenceError, OSError):  # shown where its score is drawn
+                self._seeds[kind.parse(path.read_bytes()).opening.seed] += 1
 
     def _public_keys(self, one: ShareOpened) -> PublicContext:
         if one.keys not in self._keys:
@@ -267,7 +287,7 @@ class OnlineAudit:
         return self._models[sha256], job
 
 
-# --- the bank's roles, of one part and one band -----------------------------------------------------------------------
+# --- the bank's roles, of one part and one pool -----------------------------------------------------------------------
 
 
 def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: _Secrets) -> Protocol[FirmPart]:
@@ -280,16 +300,35 @@ def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secr
     )
     side = sides[holder]
     spare = yield from bank_spare(secrets, side, side.cells.size, record.opening.id)
-    of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spare, make_spare=_none_made, setup=_none_made)
+    of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spare, make_spare=_none_made, pool=_none_made)
     part = yield from bank_record(of, holder, fresh=record.fresh)
     share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
-    yield from bank_opens(of, part, record.parties, share_keys)
+    kept = record.labels
+    # the choices are held against the share once all parts of the band are known
+    asked = None if kept is None else LabelsAsked(kept.pool, kept.circuit, bytes.fromhex(kept.choices))
+    yield from bank_opens(of, part, record.parties, share_keys, asked)
     return part
 
 
-def _one_band(record: BandRecord, share: int, bands: Bands) -> Protocol[None]:
-    setup = yield from bank_setup(record.opening)
-    yield from call(setup.lead, labels_of(setup, record.request, share, bands), pb.BandTables)
+def _one_pool(pool: PoolRecord, circuit: int) -> Protocol[BankPool]:
+    """Make a pool as far as the message that made a circuit's transfers, which the holder logged with the circuit."""
+    again = yield from bank_pool(pool.opening)
+    for _ in range(circuit // CIRCUITS):
+        again.extend()
+    yield from bank_extends(again)
+    return again
+
+
+def _made(pool: PoolRecord) -> pb.MadePool:
+    try:
+        return pb.MadePool.FromString(bytes.fromhex(pool.made))
+    except DecodeError as error:
+        raise Differs(f"the MadePool kept was changed after the score: {error}") from error
+
+
+def _used(one: OpeningLogged) -> tuple[str, str]:
+    """Return what serves one score: a spare, or a circuit of a pool."""
+    return one.commitment, one.circuit if isinstance(one, BandOpened) else ""
 
 
 def _none_made(holder: str) -> NoReturn:

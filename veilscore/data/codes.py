@@ -20,7 +20,8 @@ from veilscore.data.code_array import Codes
 from veilscore.data.column_bins import Bins, bins_from_json, bins_to_json
 from veilscore.data.fit_bins import BinSizes, fit_bins
 from veilscore.data.table import Column, Kind, Table, kind_of, missing_in
-from veilscore.errors import DataError, SchemaError
+from veilscore.errors import ConfigError, DataError, SchemaError
+from veilscore.terms.settings import parse_json
 from veilscore.wire.randomness import secret_generator
 
 MAP_VERSION = 1
@@ -240,7 +241,7 @@ class CodeMap:
     def from_json(cls, text: str) -> CodeMap:
         """Read a map back; damage or another version raises SchemaError."""
         try:
-            body = json.loads(text)
+            body = parse_json(text)
             stated, version = body.pop("hash"), body["version"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise SchemaError("this is no code map; restore it from the backup") from None
@@ -251,8 +252,9 @@ class CodeMap:
         try:
             columns = tuple(_column_from_json(column) for column in body["columns"])
             sizes = BinSizes(**body["sizes"])
-            return cls(columns, body["dropped"], body["kinds"], bool(body["ordered"]), sizes)
-        except (ValueError, KeyError, TypeError):
+            dropped = {str(name): str(reason) for name, reason in body["dropped"].items()}
+            return cls(columns, dropped, _kinds_from_json(body["kinds"], columns), bool(body["ordered"]), sizes)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError):
             raise SchemaError("the code map is inconsistent; restore it from the backup") from None
 
 
@@ -263,6 +265,13 @@ def _column_from_json(data: dict[str, Any]) -> ColumnMap:
     if not np.array_equal(np.sort(permutation), np.arange(bins.n_bins)) or counts.shape != permutation.shape:
         raise ValueError("the permutation does not number the bins")
     return ColumnMap(str(data["name"]), bins, permutation, counts)
+
+
+def _kinds_from_json(data: dict[str, Any], columns: tuple[ColumnMap, ...]) -> dict[str, Kind]:
+    kinds = dict(data)
+    if not set(kinds.values()) <= {"number", "category"} or not {column.name for column in columns} <= set(kinds):
+        raise ValueError("a column has no kind")
+    return kinds
 
 
 def _hash(body: Mapping[str, Any]) -> str:

@@ -30,9 +30,11 @@ from veilscore.data.fit_bins import BinSizes
 from veilscore.data.table import Column, Kind, Table
 from veilscore.errors import DataError, SchemaError
 from veilscore.lattice.gaussian import discrete_gaussian
+from veilscore.terms.settings import parse_json
 from veilscore.wire.randomness import secret_generator
 
 VERSION = 1
+_MOST_ROWS = 1 << 40  # beyond any table; what a damaged file says is held against it
 MU = 0.15  # of one version, all its columns together: at even odds a guess from bins alone is right 53 % of the time
 LEVELS, DIGIT_BITS = 5, 4  # of the grid: 20 bits of a float
 FINEST = 64  # no cell of fewer rows than this part of the table is divided
@@ -165,18 +167,29 @@ class FixedBins:
     def from_json(cls, text: str) -> FixedBins:
         """Read a version back; SchemaError if it is damaged."""
         try:
-            body = json.loads(text)
-            columns = {
-                str(name): Cells(c["kind"], np.array(c["counts"], np.int64), tuple(c["cuts"]), tuple(c["levels"]))
-                for name, c in body["columns"].items()
-            }
+            body = parse_json(text)
+            columns = {str(name): _cells_from_json(column) for name, column in body["columns"].items()}
             found = cls(columns, int(body["n_rows"]), float(body["sigma"]), float(body["mu2"]), str(body["made"]))
             whole = body["version"] == VERSION and found.hash == body["hash"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            whole &= 0 < found.n_rows <= _MOST_ROWS and 0 < found.sigma < math.inf and 0 < found.mu2 < math.inf
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             whole = False
         if not whole:
             raise SchemaError("the fixed bins are damaged; restore them from backup, or make a new version")
         return found
+
+
+def _cells_from_json(data: dict[str, Any]) -> Cells:
+    """Read one column; ValueError where its cells do not belong together."""
+    counts, cuts, levels = np.array(data["counts"], np.int64), tuple(data["cuts"]), tuple(data["levels"])
+    number = data["kind"] == "number"
+    good = data["kind"] in {"number", "category"} and counts.shape == (len(cuts if number else levels) + 2,)
+    good &= bool((np.abs(counts) <= 2 * _MOST_ROWS).all())
+    good &= not (levels if number else cuts) and len(set(levels)) == len(levels)
+    good &= all(isinstance(one, float if number else str) for one in (*cuts, *levels))
+    if not good or not all(a < b for a, b in pairwise(cuts)):
+        raise ValueError("the cells of a column do not belong together")
+    return Cells(data["kind"], counts, cuts, levels)
 
 
 def _grid(values: Vector) -> Integers:

@@ -1,9 +1,9 @@
 """What bank and holders keep of online scores so that an auditor can run the bank's role again (docs/adr/0017).
 
-    HOME/audit/online/COMMITMENT.json    of one spare that was used: seed, model, what was asked and opened (secret);
-                                         or of one band: the set-up's seed, and the bank's own codes
+    HOME/audit/online/COMMITMENT.json    of one spare that was used: seed, model, what was asked and opened (secret)
                       COMMITMENT.spare   what the holder had sent for the spare; of an unused spare this alone
-                      COMMITMENT.reply   what it had answered with the spare; of a band, for the set-up
+                      COMMITMENT.reply   what it had answered with the spare
+                      pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
                       models/HASH.json   models that were evaluated
                       keys/HASH          holders' public keys
 
@@ -40,7 +40,7 @@ from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import SEED_BYTES
 
-FOLDER, MODELS, KEYS = "audit/online", "models", "keys"
+FOLDER, MODELS, KEYS, POOLS = "audit/online", "models", "keys", "pools"
 COMMITMENT_BYTES = 32
 _DOMAIN = b"veilscore/1 online opening\0"
 _DAY_S = 86400.0
@@ -48,13 +48,13 @@ _ROOM = 0.9  # of the bound that is left when it was passed: files are looked th
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGESTS = ("model", "commitment", "keys", "bands")  # of what holders log, where they are there
 Hex = Annotated[str, Field(max_length=1 << 20, pattern=r"^([0-9a-f]{2})*$")]
-Use = Literal["spare", "band"]
+Use = Literal["spare", "pool"]
 
 
 class OnlineOpening(Document):
     """What the bank is bound to before a holder answers it.
 
-    use : "spare" or "band" (a set-up with the lead); `id` is that of the spare or set-up.
+    use : what it is for, a spare or a pool of transfers; `id` is that of the spare or pool.
     seed : of all that the bank draws for it; never of another.
     software : versions that the same bytes need.
     """
@@ -78,6 +78,20 @@ class OnlineOpening(Document):
         return bytes.fromhex(self.seed)
 
 
+class LabelsKept(Document):
+    """What the bank asked the lead of a band for.
+
+    pool, circuit : id of the pool, and which of its circuits.
+    choices : bits of its share, each xor the random bit of its transfer.
+    own_codes : the bank's own codes, 2 bytes each: its share follows from them.
+    """
+
+    pool: Text
+    circuit: int = Field(ge=0)
+    choices: Hex = Field(repr=False)
+    own_codes: Hex = Field(repr=False)
+
+
 class OnlineRecord(Document):
     """What was opened for one score at one holder.
 
@@ -86,6 +100,7 @@ class OnlineRecord(Document):
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
     purpose, on_missing, fresh, bands : as in the EncryptRecord; of the firm and its consent nothing is kept.
     parties, share_keys : with whom the holder was to open, and with which keys, as in the OpenPartial.
+    labels : at the lead of a band.
     """
 
     kind: Literal["online_record"] = "online_record"
@@ -99,19 +114,15 @@ class OnlineRecord(Document):
     bands: DigestOrNone
     parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
     share_keys: dict[Party, Digest]
+    labels: LabelsKept | None
 
 
-class BandRecord(Document):
-    """What the bank put into the circuit of one band.
+class PoolRecord(Document):
+    """What an auditor needs of a pool of transfers; `made` is what the lead had answered."""
 
-    own_codes : the bank's own codes, 2 bytes each: its points follow from them.
-    """
-
-    kind: Literal["online_band"] = "online_band"
+    kind: Literal["online_pool"] = "online_pool"
     opening: OnlineOpening
-    model: Digest
-    request: Text
-    own_codes: Hex = Field(repr=False)
+    made: Hex
 
 
 @functools.cache
@@ -200,10 +211,15 @@ class ShareOpened(OpeningLogged):
 
 @dataclass(frozen=True, kw_only=True)
 class BandOpened(OpeningLogged):
-    """What a lead logs before the circuit of one band leaves it; `bands` is the digest of its cut-offs."""
+    """What a lead logs before the circuit of one band leaves it.
+
+    pool, circuit : whose transfers gave the labels, and their number; `commitment` is that of the pool.
+    bands : digest of the cut-offs.
+    """
 
     kind = "band_opened"
-    setup: str
+    pool: str
+    circuit: str
     bands: str
 
 
@@ -245,7 +261,14 @@ class OnlineArchive:
                 if self._size > self._max_bytes:
                     self._forget()
 
-    def keep(self, record: OnlineRecord | BandRecord, reply: Message, model: ScoreModel) -> None:
+    def keep_pool(self, opening: OnlineOpening, made: pb.MadePool) -> None:
+        """Keep what an auditor needs of a pool; StateError if the disk does not take it."""
+        if self._max_bytes:
+            record = PoolRecord(opening=opening, made=made.SerializeToString().hex())
+            with self._lock:
+                self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
+
+    def keep(self, record: OnlineRecord, reply: Message, model: ScoreModel) -> None:
         """Keep what was opened, and what the holder had answered; StateError if the disk does not take it."""
         if not self._max_bytes:
             return
@@ -275,7 +298,8 @@ class OnlineArchive:
         """Delete what is too old, and the oldest until there is room."""
         with self._lock, contextlib.suppress(OSError):
             oldest_s = time.time() - self._rules.days * _DAY_S
-            files = [p for p in (*self._folder.iterdir(), *(self._folder / KEYS).glob("*")) if p.is_file()]
+            folders = self._folder, self._folder / KEYS, self._folder / POOLS
+            files = [p for folder in folders for p in folder.glob("*") if p.is_file()]
             found = sorted((stat.st_mtime, stat.st_size, path) for path in files for stat in (path.stat(),))
             self._size = sum(size for _, size, _ in found)
             bound = self._max_bytes if self._size <= self._max_bytes else int(_ROOM * self._max_bytes)
@@ -285,18 +309,6 @@ class OnlineArchive:
                 if time_s < oldest_s or path.parent == self._folder:
                     path.unlink(missing_ok=True)
                     self._size -= size
-
-
-def read_any(path: Path) -> OnlineRecord | BandRecord:
-    """Read a record of either kind.
-
-    Raises FileNotFoundError where none is kept, EvidenceError where it was changed.
-    """
-    data = path.read_bytes()
-    try:
-        return OnlineRecord.parse(data)
-    except EvidenceError:
-        return BandRecord.parse(data)
 
 
 def _make(folder: Path) -> None:

@@ -22,7 +22,7 @@ import structlog
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from veilscore.errors import EvidenceError, StateError
+from veilscore.errors import EvidenceError, StateError, VeilscoreError
 from veilscore.evidence.documents import FederationKeys, Signer, canonical, digest
 from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
@@ -316,8 +316,9 @@ class EvidenceRecorder:
         self._signing = None  # what is logged from here on may miss this head
         try:
             await asyncio.to_thread(self.log.sign_head)
-        except StateError as error:
-            structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=error.message)
+        except Exception as error:  # noqa: BLE001 - a disk that is full, a key that cannot be read: tried until it works
+            message = error.message if isinstance(error, VeilscoreError) else type(error).__name__
+            structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=message)
             self._sign_soon(_AGAIN_S)
 
     def online_opened(self, opened: OpeningLogged) -> None:

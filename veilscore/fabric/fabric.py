@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unar
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
 from veilscore.fabric.sessions import AcceptSession, KindTraffic, Sessions, SessionState
+from veilscore.fabric.watches import described
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2, wire_pb2
@@ -122,6 +122,10 @@ class Fabric:
                 ", or the host is not this machine",
                 party=self.name,
             ) from error
+
+    async def serving(self) -> None:
+        """Return when nothing listens any more, which nobody asked for before `stop`; at once if nothing listened."""
+        await self._server.serving()
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, give running calls `grace_s` seconds, close every connection."""
@@ -247,8 +251,7 @@ class Fabric:
         if isinstance(failure, IdentityError):
             self._log.warning("refused", reason=failure.message)
         if not isinstance(failure, VeilscoreError):
-            frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(failure.__traceback__)]
-            self._log.error("internal error", error=type(failure).__name__, frames=frames[-5:])
+            self._log.error("internal error", **described(failure))
         error = (
             failure if isinstance(failure, VeilscoreError) else PeerError(f"internal error, see the log of {self.name}")
         )

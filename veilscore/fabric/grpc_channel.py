@@ -137,6 +137,12 @@ class GrpcServer:
         self._server = server
         return port
 
+    async def serving(self) -> None:
+        """Return when the server has ended."""
+        if self._server is not None:
+            # shielded: gRPC waits for the very future that `stop` waits for, and a cancellation would reach it
+            await asyncio.shield(self._server.wait_for_termination())
+
     async def stop(self, grace_s: float) -> None:
         """Give running calls some time, then stop."""
         if self._server is not None:

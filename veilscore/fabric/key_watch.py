@@ -12,7 +12,6 @@ Aborts: never; a statement that does not hold is dropped, one from the future wa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ import structlog
 
 from veilscore.errors import IdentityError, MessageError, VeilscoreError
 from veilscore.fabric.fabric import Fabric
+from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
 from veilscore.keys.rotation import KeyStatement, parse_statement
@@ -31,6 +31,7 @@ from veilscore.v1 import control_pb2
 POLL_S = 1.0
 CALL_S = 5.0
 _LONGEST_PAUSE_S = 60.0
+_MOST_REPORTED = 1000
 
 
 class KeyWatch:
@@ -50,31 +51,19 @@ class KeyWatch:
         self._pause: dict[str, tuple[float, float]] = {}
         self._reported: set[str] = set()
         self._taking = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.node.keys").bind(party=fabric.name)
         fabric.register("KeyStatements", set(ROLES), control_pb2.KeyStatements, self._exchange)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._task = asyncio.create_task(self._watch())
+    async def watch(self) -> None:
+        """Keep the keys up to date, for ever."""
+        await for_ever(self._poll_s, (self._read_file, self._fabric.renew, self._tell_all, self._go_over), self._failed)
 
-    async def stop(self) -> None:
-        """End the watch."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_s)
-            for act in (self._read_file, self._fabric.renew, self._tell_all, self._go_over):
-                try:
-                    await act()
-                except VeilscoreError as error:
-                    self._report(error.message)
-                except Exception as error:  # noqa: BLE001 - the keys of a running node stay watched, whatever a peer sent
-                    self._report(f"internal error: {type(error).__name__}")
+    def _failed(self, error: Exception) -> None:
+        """Log what one act met."""
+        if isinstance(error, VeilscoreError):
+            self._report(error.message)
+        else:
+            self._report(f"internal error: {type(error).__name__}", **described(error))
 
     # statements
 
@@ -183,8 +172,8 @@ class KeyWatch:
         late = rotation is None or time.time() >= rotation.date_s + rotation.overlap_s / 2
         return late or all(self._knows(m.name) for m in self._others())
 
-    def _report(self, text: str) -> None:
-        """Log an obstacle once, not every second."""
-        if text not in self._reported:
+    def _report(self, text: str, **more: object) -> None:
+        """Log an obstacle once, not every second; of a peer that sends ever other ones, the first few."""
+        if text not in self._reported and len(self._reported) < _MOST_REPORTED:
             self._reported.add(text)
-            self._log.error("keys", obstacle=text)
+            self._log.error("keys", obstacle=text, **more)

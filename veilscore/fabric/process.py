@@ -18,11 +18,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
+from veilscore.fabric.watches import Watches, described
 from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
 
@@ -32,6 +33,8 @@ _LOG_FILES = 5
 
 class Service(Protocol):
     """A node that runs as a process: a party's, or the coordinator's."""
+
+    watches: Watches
 
     async def start(self) -> None:
         """Listen, and go on with what was unfinished."""
@@ -114,16 +117,32 @@ def running_pid(home: Path) -> int | None:
 
 
 async def serve_until_stopped(node: Service) -> None:
-    """Start the node, wait for SIGTERM or SIGINT, and stop it gracefully."""
+    """Start the node, wait for SIGTERM or SIGINT, and stop it gracefully.
+
+    A task of the node that ended although it never should stops the node too, with its error.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_unseen)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     await node.start()
+    told, ended = asyncio.create_task(stopped.wait()), asyncio.create_task(node.watches.ended())
     try:
-        await stopped.wait()
+        await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for task in (told, ended):
+            task.cancel()
         await node.stop()
+    if ended.done() and not ended.cancelled():
+        await ended
+
+
+def _log_unseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log the error of a task that nobody waits for."""
+    structlog.get_logger("veilscore.process").error(
+        "unseen error", where=str(context.get("message", ""))[:200], **described(context.get("exception"))
+    )
 
 
 def keep_freed_memory() -> None:

@@ -169,10 +169,16 @@ class StepRun:
             event = self._failed(error)
         finally:
             self._fabric.close_session(self.session.id, self.failure or "the step has ended")
+            self._queue.put_nowait(self._closed(event or self._failed(PeerError("ended without a result"))))
+
+    def _closed(self, event: control_pb2.StepEvent) -> control_pb2.StepEvent:
+        """Close what is kept for an auditor; an attempt of which it cannot be kept has failed."""
+        try:
             if self._record is not None:
                 self._record.close()
-            if event is not None:
-                self._queue.put_nowait(event)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the attempt must learn of its end
+            return self._failed(error)
+        return event
 
     def _progress(self, progress: Progress) -> None:
         now = time.monotonic()

@@ -15,6 +15,7 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS answered
     (key TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, time_s REAL NOT NULL) WITHOUT ROWID""",
     "CREATE TABLE IF NOT EXISTS unfinished (key TEXT PRIMARY KEY, rest BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS marks (key TEXT PRIMARY KEY, mark INTEGER NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -69,6 +70,18 @@ class Journal:
         """Record that nothing is left to be done after an answer."""
         with self._told(), self._lock:
             self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
+
+    def mark(self, key: str) -> int:
+        """Return the mark of a counter, 0 at first; unlike answers marks are kept for ever."""
+        with self._told(), self._lock:
+            row = self._db.execute("SELECT mark FROM marks WHERE key = ?", (key,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def raise_mark(self, key: str, mark: int) -> None:
+        """Keep a mark, unless a higher one is kept."""
+        query = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET mark = MAX(mark, excluded.mark)"
+        with self._told(), self._lock:
+            self._db.execute(query, (key, mark))
 
     def close(self) -> None:
         """Close the file."""

@@ -88,7 +88,7 @@ class JobStore:
             return json.loads(source.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StateError(f"nothing saved as {name!r} in {self.path}; run the step that makes it") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise _state_error("read", source, error) from error
 
     def delete(self, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +17,7 @@ from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
 from veilscore.models.woe import WoeTable
 from veilscore.terms.job import Job
+from veilscore.terms.settings import parse_json
 
 
 def scaling_of(job: Job) -> Scaling:
@@ -90,7 +90,7 @@ def load_model(path: Path, kind: type[M]) -> M: ...
 def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
     """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
         kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted, Chained, Stacked)}
         model = kinds[body["model"]["format"]].model_validate(body["model"])
         stated = body["sha256"]

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from veilscore.arrays import Array, CodeArray, Integers, Mask, Vector
 from veilscore.errors import ConfigError, SchemaError
 from veilscore.models.model import Filed
+from veilscore.terms.settings import parse_json
 
 MAX_SPLITS = 1 << 10  # of one tree
 MAX_TREES = 1 << 12
@@ -256,7 +257,7 @@ class HolderTrees(Filed):
     def from_json(cls, text: str) -> HolderTrees:
         """Read what `to_json` wrote; ConfigError if it is no such part or was changed."""
         try:
-            body = json.loads(text)
+            body = parse_json(text)
             part, stated = cls.model_validate(body["part"]), body["sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError("not a holder's part of a boosted model: restore it from backup") from error

@@ -18,12 +18,14 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.exchange import CrossSigning
+from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
+from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
@@ -82,6 +84,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -104,12 +107,14 @@ class Node:
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
-        self.keys.start()
+        self.watches.start("the watch over keys", self.keys.watch())
+        self.watches.start("the watch over the own log", self.heads.watch())
+        self.watches.start("the server", self.fabric.serving())
         self._log.info("node started", role=self.config.role)
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Stop what runs, tell the coordinator, close all connections."""
-        await self.keys.stop()
+        await self.watches.stop()
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
         await self.fabric.stop(grace_s)

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import BandRecord, OnlineArchive, OnlineRecord
+from veilscore.evidence.online_opening import LabelsKept, OnlineArchive, OnlineRecord
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
@@ -34,7 +34,6 @@ from veilscore.online.records import Origins
 from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
 from veilscore.online.stock import BankStock
 from veilscore.protocols.online import CALLER, bank_score
-from veilscore.protocols.online_band import BankSetup
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened
 from veilscore.protocols.online_spares import BankSpare
@@ -69,7 +68,6 @@ class _Request:
     bands: Bands | None
     role: Served[Opened] = field(init=False)
     opens: dict[str, tuple[FirmPart, pb.OpenPartial]] = field(default_factory=dict)
-    setup: BankSetup | None = None
     sent: dict[str, str] = field(default_factory=dict)
     asked: OnlineAsked | None = None
 
@@ -77,10 +75,6 @@ class _Request:
         """Remember what a holder is asked to open."""
         self.opens[part.holder] = part, request
         self.sent[part.holder] = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
-
-    def noted_band(self, setup: BankSetup) -> None:
-        """Remember under which set-up labels are asked for."""
-        self.setup = setup
 
     def depends_on(self, holders: Sequence[str]) -> dict[str, Any]:
         """Return what the sum of these holders' parts belongs to, so that it is an answer for the same again.
@@ -223,7 +217,7 @@ class OnlineBank:
         )
         of = _Request(digest, ask, model, own_codes, note, bands)
         if bands is not None:
-            self._stock.setups.begin(next(iter(model.holders)), self._caller)
+            self._stock.pools.begin(next(iter(model.holders)))
         role = bank_score(
             BankRequest(
                 ask=ask,
@@ -235,11 +229,10 @@ class OnlineBank:
                 take_spare=lambda holder: self._stock.spares.take(holder, base),
                 make_spare=lambda holder: self._made_spare(holder, base, limit_s / 2),
                 put_back=lambda holder, spare: self._stock.spares.add(holder, base, spare),
-                setup=self._stock.setups.take,
-                drop_setups=self._stock.setups.drop,
+                pool=self._stock.pools.take,
+                drop_pool=self._stock.pools.drop,
                 opened_before=partial(self._opened_before, of),
                 note=of.noted,
-                note_band=of.noted_band,
             )
         )
         of.role = Served(role, self._caller)
@@ -311,14 +304,22 @@ class OnlineBank:
                 self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, of: _Request) -> None:
-        sha256, codes, artefact = of.model.sha256.hex(), of.own_codes.astype("<u2").tobytes().hex(), of.model.artefact
+        codes, artefact = of.own_codes.astype("<u2").tobytes().hex(), of.model.artefact
         for part, request in of.opens.values():
             if part.spare is None:
                 continue
+            labels = None
+            if request.pool_id:
+                labels = LabelsKept(
+                    pool=request.pool_id,
+                    circuit=request.circuit,
+                    choices=request.choices_share.hex(),
+                    own_codes=codes,
+                )
             record = OnlineRecord(
                 opening=part.spare.opening,
                 request=of.ask.request_id,
-                model=sha256,
+                model=of.model.sha256.hex(),
                 own_codes=codes if of.model.trees else "",
                 purpose=of.ask.purpose,
                 on_missing=of.ask.on_missing,
@@ -326,8 +327,6 @@ class OnlineBank:
                 bands=of.ask.bands_hash.hex(),
                 parties=tuple(request.with_parties),
                 share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
+                labels=labels,
             )
             self._archive.keep(record, part.reply, artefact)
-        if of.setup is not None:
-            band = BandRecord(opening=of.setup.opening, model=sha256, request=of.ask.request_id, own_codes=codes)
-            self._archive.keep(band, of.setup.choices, artefact)

@@ -29,8 +29,9 @@ from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
 from veilscore.protocols.adding import parse_partial
 from veilscore.protocols.online import holder_score
-from veilscore.protocols.online_band import LeadSetup, lost
+from veilscore.protocols.online_band import lost
 from veilscore.protocols.online_desks import HolderDesk, HolderRecord
+from veilscore.protocols.online_pool import LeadPool
 from veilscore.protocols.online_spares import holder_spare
 from veilscore.release.single import SingleGuard
 from veilscore.terms.bands import Bands, KeptBands
@@ -43,7 +44,6 @@ from veilscore.wire.protocol import Protocol
 
 _REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
 _MOST_PARTIES = 1000
-_SETUPS_KEPT = 256  # at a lead, all banks; a hundred kB or so each
 
 
 class OnlineHolder:
@@ -60,7 +60,7 @@ class OnlineHolder:
         self._share_keys = ShareKeys(node.name)
         self._spares = HolderSpares()
         self._roles: OrderedDict[str, Served[None]] = OrderedDict()
-        self._setups: OrderedDict[tuple[str, str], LeadSetup] = OrderedDict()
+        self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
@@ -79,7 +79,7 @@ class OnlineHolder:
             share_keys=self._share_keys.with_peers,
             find=self._find,
             take_spare=self._spares.take,
-            take_setup=lambda bank, setup_id: self._setups.pop((bank, setup_id), None),
+            pool=self._pool,
             admit=self._guard.admit,
             log=self._write_down,
             opened=self._journal.get,
@@ -88,10 +88,10 @@ class OnlineHolder:
         for kind, handler in (
             (pb.EncryptRecord, self._score),
             (pb.OpenPartial, self._score),
-            (pb.BandLabels, self._score),
             (pb.PrepareSpare, self._spare),
             (pb.FinishSpare, self._spare),
-            (pb.BandBase, self._setup),
+            (pb.MakePool, self._make_pool),
+            (pb.ExtendPool, self._extend_pool),
             (pb.AskKeys, self._holder_keys),
         ):
             fabric.register(kind.__name__, {"bank"}, kind, handler)
@@ -110,7 +110,7 @@ class OnlineHolder:
 
     # calls
 
-    async def _score(self, request: pb.EncryptRecord | pb.OpenPartial | pb.BandLabels, peer: Member) -> Message:
+    async def _score(self, request: pb.EncryptRecord | pb.OpenPartial, peer: Member) -> Message:
         request_id = _check_id(request.request_id, peer)
         role = partial(holder_score, self._desk, peer.name, request_id)
         return await self._asked(f"{peer.name}/{request_id}", role, request, peer)
@@ -145,20 +145,33 @@ class OnlineHolder:
         served.put(peer.name, message)
         return pb.Empty()
 
-    async def _setup(self, base: pb.BandBase, peer: Member) -> pb.BandChoices:
-        """Make the lead's half of a set-up, also ahead of requests; the first with an id counts."""
-        key = peer.name, _check_id(base.setup_id, peer)
+    async def _make_pool(self, base: pb.MakePool, peer: Member) -> pb.MadePool:
+        """Make the lead's half of a pool; a bank has one, and asks for another where it has lost its own."""
+        pool_id = _check_id(base.pool_id, peer)
         self._node.policy.allows(Request(bank=peer.name, purpose=None, task=SCORE_ONLINE), self.name)
         check_commitment(base.commitment, peer.name)
-        if key not in self._setups:
-            made = await self._in_thread(lambda: LeadSetup.of(peer.name, self.name, base))
-            self._setups.setdefault(key, made)
-            while len(self._setups) > _SETUPS_KEPT:
-                self._setups.popitem(last=False)
-        kept = self._setups.get(key)
-        if kept is None or kept.base != base:
-            raise MessageError("this set-up was made with another point or commitment", party=peer.name)
-        return kept.choices
+        pool = self._pool(peer.name, pool_id)
+        if pool is None:
+            mark = self._journal.mark(f"{peer.name}/{pool_id}")
+            made = await self._in_thread(lambda: LeadPool.of(peer.name, self.name, base, mark))
+            pool = self._pool(peer.name, pool_id) or made
+            self._pools[peer.name] = pool
+        if pool.base != base:
+            raise MessageError("this pool was made with another point or commitment", party=peer.name)
+        return pool.made
+
+    async def _extend_pool(self, request: pb.ExtendPool, peer: Member) -> pb.Empty:
+        pool = self._pool(peer.name, request.pool_id)
+        if pool is None:
+            raise lost(self.name)
+        made = await self._in_thread(partial(pool.extend, request))
+        # on disk before any tables leave, so that no number stands for two circuits whatever is restarted
+        self._journal.raise_mark(f"{peer.name}/{request.pool_id}", made)
+        return pb.Empty()
+
+    def _pool(self, bank: str, pool_id: str) -> LeadPool | None:
+        pool = self._pools.get(bank)
+        return pool if pool is not None and pool.base.pool_id == pool_id else None
 
     async def _holder_keys(self, _request: pb.AskKeys, _peer: Member) -> pb.HolderKeys:
         secret = await self._in_thread(self._secret)

@@ -1,4 +1,4 @@
-"""What nodes have ready for requests for single firms: spares, set-ups of bands, holders' keys.
+"""What nodes have ready for requests for single firms: spares, transfers for bands, holders' keys.
 
 All of it lives in memory and dies with the process; the bank makes it while no requests come, or little is left.
 """
@@ -17,7 +17,7 @@ from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, VeilscoreError
 from veilscore.evidence.online_opening import OnlineArchive, OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
-from veilscore.protocols.online_band import BankSetup, bank_setup
+from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, run_calls
@@ -26,7 +26,6 @@ from veilscore.wire.randomness import secret_bytes
 
 SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
 LOW = 32  # from here on spares are made although requests keep coming
-STOCK = 16  # set-ups of bands kept ready with a lead; 200 kB each at the bank
 _HELD = 4096  # spares at a holder, all banks and models
 _IDLE_S = 0.2  # without a request, before spares are made
 
@@ -86,53 +85,65 @@ class BankSpares:
         return holder, self._stock[holder, name][0], n
 
 
-class BankSetups:
-    """Keeps the bank's set-ups with each lead; with one that does not answer none is made before a request needs it.
+class BankPools:
+    """Keeps the bank's pool of transfers with each lead; with one that does not answer none is made ahead.
 
     make : makes one with a lead.
+    caller : of the node.
     """
 
-    def __init__(self, make: Callable[[str], Protocol[BankSetup]]) -> None:
-        self._make = make
-        self._stock: dict[str, deque[BankSetup]] = {}
-        self._ahead: dict[str, asyncio.Task[None]] = {}
+    def __init__(self, make: Callable[[str], Protocol[BankPool]], caller: Calls) -> None:
+        self._make, self._caller = make, caller
+        self._pools: dict[str, BankPool] = {}
+        self._growing: dict[str, asyncio.Task[None]] = {}
 
     @property
     def wanted(self) -> str:
-        """Return the lead whose stock is not full; "" if there is none."""
-        return next((lead for lead, stock in self._stock.items() if len(stock) < STOCK), "")
+        """Return a lead with whom few circuits are left; "" if there is none."""
+        return next((lead for lead, pool in self._pools.items() if pool.left < CIRCUITS // 2), "")
 
-    def fill(self, lead: str, least: int = STOCK) -> Protocol[None]:
-        """Make a set-up with this lead unless there are `least`; while that works its stock is kept up."""
-        stock = self._stock.setdefault(lead, deque())
-        if len(stock) < least:
+    def begin(self, lead: str) -> None:
+        """See to it that there is a pool with the likely lead, while holders encrypt."""
+        if lead not in self._pools:
+            self._grow(lead)
+
+    def take(self, lead: str) -> Protocol[BankPool]:
+        """Return a pool with a circuit left, made or extended where there is none."""
+        while True:
+            pool = self._pools.get(lead)
+            if pool is not None and pool.left:
+                return pool
+            yield from work(partial(self.grown, lead))
+
+    async def grown(self, lead: str) -> None:
+        """Wait until there are more circuits with a lead; one call at a time goes to it."""
+        await asyncio.shield(self._grow(lead))
+
+    def drop(self, pool: BankPool) -> None:
+        """Forget a pool of which the lead has lost its half."""
+        if self._pools.get(pool.opening.holder) is pool:
+            del self._pools[pool.opening.holder]
+
+    def _grow(self, lead: str) -> asyncio.Task[None]:
+        if lead not in self._growing:
+            task = self._growing[lead] = self._caller.begin(run_calls(self._more(lead), self._caller))
+            task.add_done_callback(lambda _: self._growing.pop(lead))
+        return self._growing[lead]
+
+    def _more(self, lead: str) -> Protocol[None]:
+        """Extend the pool with a lead; a pool that is full or that the lead has lost is made anew."""
+        for _ in range(2):
+            kept = self._pools.get(lead)
+            pool = kept if kept is not None and not kept.full else (yield from self._make(lead))
             try:
-                stock.append((yield from self._make(lead)))
+                yield from bank_extends(pool)
             except VeilscoreError:
-                self.drop(lead)
-                raise
-
-    def begin(self, lead: str, caller: Calls) -> None:
-        """See to it that there is a set-up with the likely lead, while holders encrypt."""
-        if not self._stock.get(lead) and lead not in self._ahead:
-            task = self._ahead[lead] = caller.begin(run_calls(self.fill(lead, 1), caller))
-            task.add_done_callback(lambda _: self._ahead.pop(lead))
-
-    def take(self, lead: str) -> Protocol[BankSetup]:
-        """Take a set-up out of the stock, or make one."""
-        ahead = self._ahead.get(lead)
-        if ahead is not None:
-            yield from work(partial(_ended, ahead))
-        stock = self._stock.setdefault(lead, deque())
-        return stock.popleft() if stock else (yield from self._make(lead))
-
-    def drop(self, lead: str) -> None:
-        """Forget the stock: the lead has lost its halves."""
-        self._stock.pop(lead, None)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task])
+                self.drop(pool)
+                if pool is not kept:
+                    raise
+            else:
+                self._pools[lead] = pool
+                return
 
 
 class BankStock:
@@ -146,7 +157,7 @@ class BankStock:
     def __init__(self, name: str, caller: Calls, archive: OnlineArchive) -> None:
         self._name, self._caller, self._archive = name, caller, archive
         self.spares = BankSpares()
-        self.setups = BankSetups(self._setup)
+        self.pools = BankPools(self._pool, caller)
         self._contexts: dict[str, PublicContext] = {}
         self._refill: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=name)
@@ -177,8 +188,10 @@ class BankStock:
             n_cells = max(1, model.trees[holder].n_bits)
         return bank_spare(self, side, n_cells, secret_bytes(16).hex(), limit_s)
 
-    def _setup(self, lead: str) -> Protocol[BankSetup]:
-        return bank_setup(self.opening(lead, "band", secret_bytes(16).hex()))
+    def _pool(self, lead: str) -> Protocol[BankPool]:
+        pool = yield from bank_pool(self.opening(lead, "pool", secret_bytes(16).hex()))
+        yield from work(lambda: self._archive.keep_pool(pool.opening, pool.made))
+        return pool
 
     def refill(self, idle_since_s: Callable[[], float | None]) -> None:
         """Begin after a request to make what is wanted, once requests are over.
@@ -189,9 +202,9 @@ class BankStock:
             self._refill = self._caller.begin(self._fill(idle_since_s))
 
     async def _fill(self, idle_since_s: Callable[[], float | None]) -> None:
-        """Make spares and set-ups; gives up at an error, until the next request."""
+        """Make spares and transfers; gives up at an error, until the next request."""
         try:
-            while (wanted := self.spares.most_wanted()) or self.setups.wanted:
+            while (wanted := self.spares.most_wanted()) or self.pools.wanted:
                 holder, model, n_left = wanted or ("", None, LOW)
                 since_s = idle_since_s()
                 if since_s is None or time.monotonic() - since_s < (_IDLE_S if n_left >= LOW else 0.0):
@@ -199,7 +212,7 @@ class BankStock:
                     continue
                 if model is not None:
                     self.spares.add(holder, model, await run_calls(self.make_spare(holder, model), self._caller))
-                if self.setups.wanted:
-                    await run_calls(self.setups.fill(self.setups.wanted), self._caller)
+                if self.pools.wanted:
+                    await self.pools.grown(self.pools.wanted)
         except VeilscoreError as error:
             self._log.warning("no spares", error=type(error).__name__, message=error.message)

@@ -52,6 +52,7 @@ from veilscore.protocols.boosting_shares import (
 from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout
 from veilscore.protocols.boosting_validation import bank_improvement, holder_improvement, weight_bits
 from veilscore.protocols.sealed_argmax import bank_setup, holder_setup
+from veilscore.terms.settings import parse_json
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.wire.randomness import secret_bytes
@@ -381,7 +382,7 @@ class Holder(HolderShares):
     def rebuild(self, shapes: bytes) -> Protocol[None]:
         """Share the margins of trees from before an interruption anew."""
         try:
-            trees = [Tree.model_validate(body) for body in json.loads(shapes)]
+            trees = [Tree.model_validate(body) for body in parse_json(shapes)]
         except (ValueError, TypeError) as error:
             raise MessageError("shapes of earlier trees cannot be read", party=self.session.bank) from error
         if len(trees) > self.growth.n_estimators or any(t.holder != self.session.party for t in trees):

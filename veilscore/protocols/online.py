@@ -1,7 +1,8 @@
 """Scores one firm online: the bank learns its total or its band, a holder that the firm is scored, nobody else more.
 
 Source   : sums of encrypted cells, made as spares (`online_spares.py`, ADR 4); shares of zero between holders
-           (`crypto/zero_share.py`); bands by a garbled circuit (`online_band.py`); roles as in ADR 17.
+           (`crypto/zero_share.py`); bands by a garbled circuit (`online_band.py`), with labels made ahead
+           (`online_pool.py`); roles as in ADR 17.
 Parties  : the bank (points of every cell), holders (the record's codes of their own columns), the coordinator; of a
            band the lead, the first holder that takes part, instead of the coordinator.
 Messages : 0. A spare with each holder, from the stock or made now.
@@ -9,8 +10,8 @@ Messages : 0. A spare with each holder, from the stock or made now.
            EncryptedRecord: the difference of the record's cells from the spare, or that the holder does not know the
            firm, or that it released the same before. The bank then fixes who takes part.
            2. OpenPartial -> OpenedPartial, before which the holder sends its part plus a share of zero: AddPartial to
-           the coordinator, TotalRequest (the bank) -> TotalReply; of a band BandPartial to the lead, BandLabels ->
-           BandTables. ShareKey between holders once for each pair of starts.
+           the coordinator, TotalRequest (the bank) -> TotalReply; of a band BandPartial to the lead, whose answer has
+           the tables of the circuit. ShareKey between holders once for each pair of starts.
 Reveals  : to the bank the firm's total, hence what all holders' parts add up to, and a holder's part if only one takes
            part; with a band alone the band instead. To holders, coordinator and lead nothing of it: what they see is
            uniform modulo T without the bank's masks. See `veilscore.online.service` for the rest.
@@ -31,15 +32,19 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from google.protobuf.message import Message
 
+from veilscore.crypto.garbled import Garbler
 from veilscore.crypto.he import T
+from veilscore.crypto.tweaked_hash import Labels
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.online_opening import ShareOpened, digests_of
 from veilscore.protocols.adding import pack_partial, parse_partial
-from veilscore.protocols.online_band import CALLS, BankSetup, check_same, labels_of, lead_serves, lost, sha256_of
+from veilscore.protocols.online_band import CALLS, BankCircuit, check_same, lead_serves, lost, sha256_of
 from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
+from veilscore.protocols.online_pool import LabelsAsked, LeadPool
 from veilscore.protocols.online_spares import HolderSpare, Side
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -108,12 +113,17 @@ def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protoco
 
 
 def bank_opens(
-    of: BankRequest, part: FirmPart, parties: Sequence[str], share_key_ids: Mapping[str, bytes]
+    of: BankRequest,
+    part: FirmPart,
+    parties: Sequence[str],
+    share_key_ids: Mapping[str, bytes],
+    labels: LabelsAsked | None = None,
 ) -> Protocol[pb.OpenedPartial]:
     """Bank: have one holder open its part together with the others.
 
     parties : who takes part; of a band the lead first.
     share_key_ids : party -> which of its keys its share of zero is made with.
+    labels : what the lead of a band is asked for besides.
     """
     if part.spare is None:
         raise MessageError(f"{part.holder} sent no record to be opened")
@@ -125,6 +135,8 @@ def bank_opens(
         factors_share=part.spare.factors_of(of.sides[part.holder].cells),
         bands_hash=of.ask.bands_hash,
     )
+    if labels is not None:
+        request.pool_id, request.circuit, request.choices_share = labels
     of.note(part, request)
     try:
         return (yield from call(part.holder, request, pb.OpenedPartial, _PATIENCE_S))
@@ -139,9 +151,13 @@ def _or_why_not(of: BankRequest, holder: str, *, fresh: bool = False) -> Protoco
         return FirmPart(holder, "refused" if isinstance(error, RefusedError) else "failed", error.message[:200])
 
 
-def _opens(of: BankRequest, chosen: Sequence[FirmPart]) -> dict[str, Protocol[pb.OpenedPartial]]:
+def _opens(
+    of: BankRequest, chosen: Sequence[FirmPart], labels: LabelsAsked | None = None
+) -> dict[str, Protocol[pb.OpenedPartial]]:
     holders, ids = [part.holder for part in chosen], {part.holder: part.reply.share_key_id for part in chosen}
-    return {part.holder: bank_opens(of, part, holders, ids) for part in chosen}
+    return {
+        part.holder: bank_opens(of, part, holders, ids, None if part is not chosen[0] else labels) for part in chosen
+    }
 
 
 def _total(of: BankRequest, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
@@ -172,30 +188,26 @@ def own_share(sides: Mapping[str, Side], own_units: int, chosen: Sequence[FirmPa
 
 
 def _band(of: BankRequest, bands: Bands, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
-    """Open the number of the band; asked for again, the same labels are sent."""
+    """Open the number of the band; asked for again, the same choices are sent."""
     lead, share = chosen[0].holder, own_share(of.sides, of.own_units, chosen)
-    yield from _until_done(parts, lambda: together(_opens(of, chosen)))
-    sent: list[tuple[BankSetup, pb.BandLabels]] = []
+    circuit: BankCircuit | None = None
 
-    def attempt() -> Protocol[pb.BandTables]:
+    def attempt() -> Protocol[tuple[BankCircuit, pb.OpenedPartial]]:
+        nonlocal circuit
         for _ in range(2):
-            if not sent:
-                setup = yield from of.setup(lead)
-                sent.append((setup, labels_of(setup, of.ask.request_id, share, bands)))
-                of.note_band(setup)
-            try:
-                tables = yield from call(lead, sent[0][1], pb.BandTables, _PATIENCE_S)
-            except RefusedError as error:
-                raise _NotOpenedError(lead, error) from error
-            if not tables.no_setup:
-                return tables
-            of.drop_setups(lead)  # it was restarted since: nothing was opened under these labels
-            sent.clear()
+            if circuit is None:
+                pool = yield from of.pool(lead)
+                circuit = BankCircuit(pool, pool.take(), share, bands)
+            replies = yield from together(_opens(of, chosen, circuit.asked), enough=lead)
+            if not replies[lead].no_pool:
+                return circuit, replies[lead]
+            of.drop_pool(circuit.pool)  # the lead was restarted since: it has opened nothing
+            circuit = None
         raise PeerError("no band was opened; repeat the request under its id", party=lead)
 
-    tables = yield from _until_done(parts, attempt)
+    run, tables = yield from _until_done(parts, attempt)
     try:
-        return (yield from work(lambda: sent[0][0].role.open(tables.tables, tables.decoding)))
+        return (yield from work(lambda: run.open(tables.tables, tables.decoding)))
     except MessageError as error:
         raise ProtocolError(f"{lead} opened no band ({error.message}); use a new request id") from error
 
@@ -220,13 +232,21 @@ def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
+_Labels = tuple[LeadPool, Labels, Garbler]
+
+
 @dataclass(repr=False)
 class _Asked:
-    """What a bank asks for under one request id; by spare, the answer and the digests of both messages."""
+    """What a bank asks for under one request id.
+
+    sent : by spare, the answer and the digests of both messages.
+    labels : at the lead of a band, by digest of the OpenPartial that spent them.
+    """
 
     request: pb.EncryptRecord = field(default_factory=pb.EncryptRecord)
     record: HolderRecord | None = None
     sent: dict[str, tuple[HolderSpare, pb.EncryptedRecord, dict[str, str]]] = field(default_factory=dict)
+    labels: dict[bytes, _Labels] = field(default_factory=dict)
 
 
 def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]:
@@ -235,42 +255,56 @@ def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]
     1. EncryptRecord, perhaps again; 2. OpenPartial, of which one is opened: the same bytes bring the same partial
     again, also after a restart, and anything else is refused; 3. at the lead of a band, its circuit.
     """
-    opened, bands = desk.opened(f"{bank}/{request_id}"), None
+    opened, bands, labels = desk.opened(f"{bank}/{request_id}"), None, None
     if opened is None:
         found = yield from _until_opened(desk, bank)
         if found is None:
             return
-        request, opened, bands = found
+        request, opened, bands, labels = found
     else:
         request = yield Serve(bank, CALLS)
     try:
         check_same(request, opened, desk.name)
-        leads = bool(request.bands_hash) and request.with_parties[0] == desk.name
-        if not leads:
+        if _leads(desk, request):
+            if bands is None or labels is None:
+                raise lost(desk.name)
+        else:
             yield from _bring(desk, bank, request, opened[1])
-        elif bands is None:
-            raise lost(desk.name)
     except VeilscoreError as error:
         yield Refuse(bank, error)
         return
-    yield Send(bank, pb.OpenedPartial())
-    if leads and bands is not None:
-        yield from lead_serves(bank, request.with_parties, opened, bands, desk.take_setup, desk.log)
+    if bands is not None and labels is not None:
+        yield from lead_serves(bank, request, opened, bands, labels, desk.log)
+    else:
+        yield Send(bank, pb.OpenedPartial())
 
 
-def _until_opened(
-    desk: HolderDesk, bank: str
-) -> Protocol[tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | None] | None]:
-    """Answer until a part is opened; returns what was asked, what was opened and the bands. None: nothing was sent."""
+def _leads(desk: HolderDesk, request: pb.OpenPartial) -> bool:
+    return bool(request.bands_hash) and request.with_parties[0] == desk.name
+
+
+_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | None, _Labels | None]
+
+
+def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
+    """Answer until a part is opened; returns what was asked, what was opened, and at a lead bands and labels.
+
+    None where nothing was sent, so that nothing has to be kept.
+    """
     asked = _Asked()
     while True:
         request = yield Serve(bank, CALLS)
+        answer: Message
         try:
             if isinstance(request, pb.EncryptRecord):
                 answer = yield from _encrypted(desk, bank, request, asked)
             elif isinstance(request, pb.OpenPartial) and asked.record is not None:
-                opened = yield from _open(desk, bank, request, asked, asked.record)
-                return request, opened, asked.record.bands
+                sha256 = _checked(desk, bank, request, asked.record)
+                leads = _leads(desk, request)
+                if not leads or _spent(desk, bank, request, asked, sha256):
+                    opened = yield from _open(desk, bank, request, asked, asked.record)
+                    return request, opened, asked.record.bands if leads else None, asked.labels.get(sha256)
+                answer = pb.OpenedPartial(no_pool=True)
             else:
                 raise lost(desk.name)
         except VeilscoreError as error:
@@ -279,6 +313,19 @@ def _until_opened(
             yield Send(bank, answer)
         if not asked.sent:
             return None
+
+
+def _spent(desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, sha256: bytes) -> bool:
+    """Spend the transfers that a bank names, so that nobody else can; False where the lead has lost the pool.
+
+    It comes before the part is opened: what fails later is asked for again with the same bytes.
+    """
+    if sha256 not in asked.labels:
+        pool = desk.pool(bank, request.pool_id)
+        if pool is None:
+            return False
+        asked.labels[sha256] = pool, *pool.labels(request.circuit, request.choices_share)
+    return True
 
 
 def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _Asked) -> Protocol[pb.EncryptedRecord]:
@@ -326,7 +373,6 @@ def _open(
 ) -> Protocol[tuple[bytes, bytes]]:
     """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
     parties = tuple(request.with_parties)
-    _check_parties(desk, bank, request, record)
     keys = yield from desk.share_keys(parties, dict(request.share_key_ids))
     if request.spare_id not in asked.sent or keys is None:
         why = "another holder was restarted since" if keys is None else "no record was sent with this spare"
@@ -367,8 +413,8 @@ def _bring(desk: HolderDesk, bank: str, request: pb.OpenPartial, partial_share: 
         yield from call(desk.coordinator, add, pb.Empty)
 
 
-def _check_parties(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> None:
-    """Refuse to open with others than the record was sent for."""
+def _checked(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> bytes:
+    """Refuse to open with others than the record was sent for; returns the digest of the request."""
     holders, parties = record.holders, tuple(request.with_parties)
     if len(set(parties)) != len(parties) or desk.name not in parties or not set(parties) <= set(holders):
         raise MessageError("the holders of a request are not those of the model", party=bank)
@@ -378,6 +424,7 @@ def _check_parties(desk: HolderDesk, bank: str, request: pb.OpenPartial, record:
         raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
     if set(parties) != set(holders) and not desk.without_others:
         raise RefusedError(f"{desk.name} opens its part only together with all holders of the model", party=desk.name)
+    return sha256_of(request)
 
 
 def check_record(request: pb.EncryptRecord, bank: str) -> None:

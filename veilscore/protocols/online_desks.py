@@ -9,8 +9,8 @@ from typing import Any
 from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.evidence.online_opening import BandOpened, ShareOpened
-from veilscore.protocols.online_band import BankSetup, LeadSetup
 from veilscore.protocols.online_parts import FirmPart
+from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
 from veilscore.release.single import Passed
 from veilscore.terms.bands import Bands
@@ -29,26 +29,25 @@ class BankRequest:
     own_units : units of the firm without any holder's part.
     take_spare, make_spare, put_back : a spare of the stock, if there is one; makes one with a holder that has no other;
         one that was not used goes back.
-    bands, setup, drop_setups : where the band alone is asked for, its cut-offs; a set-up with a lead; forgets those
-        with a lead that has lost its halves.
+    bands, pool, drop_pool : where the band alone is asked for, its cut-offs; a pool with a lead that has a circuit
+        left; forgets one of which the lead has lost its half.
     opened_before : what these parts came to when they were opened under one earlier request; None: not known.
-    note, note_band : told of what is asked to be opened, before it leaves.
+    note : told of what is asked to be opened, before it leaves.
     """
 
     ask: pb.EncryptRecord
     sides: Mapping[str, Side]
     take_spare: Callable[[str], BankSpare | None]
     make_spare: Callable[[str], Protocol[BankSpare]]
-    setup: Callable[[str], Protocol[BankSetup]]
+    pool: Callable[[str], Protocol[BankPool]]
     own_units: int = 0
     bands: Bands | None = None
     coordinator: str = ""
     limit_s: float = 10.0
     put_back: Callable[[str, BankSpare], object] = lambda *_: None
-    drop_setups: Callable[[str], object] = lambda _: None
+    drop_pool: Callable[[BankPool], object] = lambda _: None
     opened_before: Callable[[Sequence[FirmPart]], int | None] = lambda _: None
     note: Callable[[FirmPart, pb.OpenPartial], object] = lambda *_: None
-    note_band: Callable[[BankSetup], object] = lambda _: None
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,7 +78,8 @@ class HolderDesk:
     share_key_id, share_keys : which key of its own its shares of zero are made with; agrees on a key with each other
         party, None if one of them, or this one, has other keys by now.
     find : looks a record up; RefusedError where policy, consent or release control forbid it.
-    take_spare, take_setup : by bank and id, for a part of a model; out of the stock, if it is there.
+    take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
+    pool : by bank and id, if it is there.
     admit : counts a release just before its part leaves; RefusedError if it may not.
     log : writes down what leaves next, so that it cannot leave otherwise.
     opened, keep : digest and partial that were opened under "bank/request id", perhaps before a restart; kept before
@@ -94,7 +94,7 @@ class HolderDesk:
     share_keys: Callable[[Sequence[str], Mapping[str, bytes]], Protocol[Keys | None]]
     find: Callable[[str, pb.EncryptRecord], Coroutine[Any, Any, HolderRecord]]
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
-    take_setup: Callable[[str, str], LeadSetup | None]
+    pool: Callable[[str, str], LeadPool | None]
     admit: Callable[[Passed], None]
     log: Callable[[ShareOpened | BandOpened], None]
     opened: Callable[[str], tuple[bytes, bytes] | None]

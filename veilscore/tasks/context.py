@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.settings import parse_json
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
@@ -136,7 +136,7 @@ class StepContext:
                 f"no screening {name!r} at {path}: run the screening job first, or restore it", party=party
             )
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            body = parse_json(path.read_text(encoding="utf-8"))
             columns, found, stated = tuple(body["columns"]), str(body["screening"]), body["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             raise SchemaError(f"{path} is no list of kept columns; run the screening job again", party=party) from None

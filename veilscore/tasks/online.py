@@ -21,8 +21,8 @@ LEARNS: tuple[Leak, ...] = (
     Leak("AddPartial", "coordinator", "masked", "when holders score, and with whom", only="score"),
     Leak("TotalReply", "bank", "opened", "the firm's total points", only="score"),
     Leak("BandPartial", "lead", "masked", only="band"),
-    Leak("BandBase", "lead", "public", only="band"),
-    Leak("BandChoices", "bank", "masked", only="band"),
-    Leak("BandLabels", "lead", "masked", only="band"),
-    Leak("BandTables", "bank", "opened", "the firm's band", only="band"),
+    Leak("MakePool", "lead", "public", only="band"),
+    Leak("MadePool", "bank", "masked", only="band"),
+    Leak("ExtendPool", "lead", "masked", only="band"),
+    Leak("OpenedPartial", "bank", "opened", "the firm's band", only="band"),
 )

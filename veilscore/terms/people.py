@@ -52,8 +52,8 @@ ACCESS: dict[str, frozenset[str]] = {
     "ShareKey": _NODES_ONLY,
     "AddPartial": _NODES_ONLY,
     "BandPartial": _NODES_ONLY,
-    "BandBase": _NODES_ONLY,
-    "BandLabels": _NODES_ONLY,
+    "MakePool": _NODES_ONLY,
+    "ExtendPool": _NODES_ONLY,
     "TotalRequest": _NODES_ONLY,
 }
 

@@ -424,7 +424,7 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "spare_id", "with_parties", "share_key_ids", "factors_share", "bands_hash")
+    __slots__ = ("request_id", "spare_id", "with_parties", "share_key_ids", "factors_share", "bands_hash", "pool_id", "circuit", "choices_share")
     class ShareKeyIdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -438,17 +438,29 @@ class OpenPartial(_message.Message):
     SHARE_KEY_IDS_FIELD_NUMBER: _ClassVar[int]
     FACTORS_SHARE_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_SHARE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     spare_id: str
     with_parties: _containers.RepeatedScalarFieldContainer[str]
     share_key_ids: _containers.ScalarMap[str, bytes]
     factors_share: bytes
     bands_hash: bytes
-    def __init__(self, request_id: _Optional[str] = ..., spare_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
+    pool_id: str
+    circuit: int
+    choices_share: bytes
+    def __init__(self, request_id: _Optional[str] = ..., spare_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., pool_id: _Optional[str] = ..., circuit: _Optional[int] = ..., choices_share: _Optional[bytes] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("no_pool", "tables", "decoding")
+    NO_POOL_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
+    no_pool: bool
+    tables: bytes
+    decoding: bytes
+    def __init__(self, no_pool: _Optional[bool] = ..., tables: _Optional[bytes] = ..., decoding: _Optional[bytes] = ...) -> None: ...
 
 class AddPartial(_message.Message):
     __slots__ = ("request_id", "partial_share", "with_parties")
@@ -486,41 +498,29 @@ class BandPartial(_message.Message):
     with_parties: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, request_id: _Optional[str] = ..., bank: _Optional[str] = ..., partial_share: _Optional[bytes] = ..., with_parties: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class BandBase(_message.Message):
-    __slots__ = ("setup_id", "point", "commitment")
-    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
+class MakePool(_message.Message):
+    __slots__ = ("pool_id", "point", "commitment")
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
-    setup_id: str
+    pool_id: str
     point: bytes
     commitment: bytes
-    def __init__(self, setup_id: _Optional[str] = ..., point: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, pool_id: _Optional[str] = ..., point: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
-class BandChoices(_message.Message):
+class MadePool(_message.Message):
     __slots__ = ("points",)
     POINTS_FIELD_NUMBER: _ClassVar[int]
     points: bytes
     def __init__(self, points: _Optional[bytes] = ...) -> None: ...
 
-class BandLabels(_message.Message):
-    __slots__ = ("request_id", "setup_id", "labels")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    SETUP_ID_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    setup_id: str
-    labels: bytes
-    def __init__(self, request_id: _Optional[str] = ..., setup_id: _Optional[str] = ..., labels: _Optional[bytes] = ...) -> None: ...
-
-class BandTables(_message.Message):
-    __slots__ = ("no_setup", "tables", "decoding")
-    NO_SETUP_FIELD_NUMBER: _ClassVar[int]
-    TABLES_FIELD_NUMBER: _ClassVar[int]
-    DECODING_FIELD_NUMBER: _ClassVar[int]
-    no_setup: bool
-    tables: bytes
-    decoding: bytes
-    def __init__(self, no_setup: _Optional[bool] = ..., tables: _Optional[bytes] = ..., decoding: _Optional[bytes] = ...) -> None: ...
+class ExtendPool(_message.Message):
+    __slots__ = ("pool_id", "transfers")
+    POOL_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    pool_id: str
+    transfers: bytes
+    def __init__(self, pool_id: _Optional[str] = ..., transfers: _Optional[bytes] = ...) -> None: ...
 
 class SignedConsent(_message.Message):
     __slots__ = ("body", "signature", "commitments")
