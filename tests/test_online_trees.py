@@ -9,9 +9,21 @@ import pytest
 from consent_issuer import OFTEN
 from finished_jobs import finished
 from test_online_bands import from_stock
-from trial_scoring import PARTIES, STACK, copy_of, rows, score, score_trees, scoring, set_policy, units_of
+from trial_scoring import (
+    PARTIES,
+    PRIVATE,
+    STACK,
+    copy_of,
+    rows,
+    score,
+    score_trees,
+    scoring,
+    set_policy,
+    units_of,
+)
 
 from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.online.records import load_map
 from veilscore.terms.bands import Bands
@@ -37,6 +49,11 @@ def trained():
 @pytest.fixture(scope="module")
 def stacked():
     return Trained(finished(score_trees, "train_stack", STACK), Stacked)
+
+
+@pytest.fixture(scope="module")
+def private():
+    return Trained(finished(score_trees, "train_boosting", PRIVATE), Chained)
 
 
 @pytest.fixture
@@ -67,7 +84,9 @@ def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypa
     assert all(reason.points_lost > 0 for r in responses for reason in r.reasons)
 
 
-def test_a_stack_is_scored_as_in_batch(stacked, tmp_path):
+@pytest.mark.parametrize("kind", ["stacked", "private"])
+def test_other_models_of_trees_are_scored_as_in_batch(kind, request, tmp_path):
+    stacked = request.getfixturevalue(kind)
     homes = copy_of(stacked.folder, tmp_path)
     firms = [*stacked.known[:3], *stacked.not_at_tax[:1]]
 

@@ -4,6 +4,7 @@ import csv
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
 from consent_issuer import give_list
 from local_jobs import firms, job, nodes, run_job, write
@@ -16,8 +17,11 @@ from veilscore.models.chain_growth import TREES
 from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.models.importance import by_party, importance
-from veilscore.models.trees import HolderTrees
+from veilscore.models.onnx_export import to_onnx
+from veilscore.models.tree_paths import HolderBits
+from veilscore.models.trees import HolderTrees, coefficients, indicators
 from veilscore.node.local import open_job
+from veilscore.online.model import ModelSides
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
@@ -128,6 +132,59 @@ def test_a_batch_is_scored_as_the_model_says(run, output, tmp_path):
             assert float(found[firm]["score"]) == pytest.approx(points, abs=1e-9)
         else:
             assert found[firm]["band"] == ("A" if points >= 560 else "B" if points >= 520 else "below all bands")
+
+
+def test_a_single_record_is_scored_as_the_model_says(run):
+    model = load_model(run.stores["bank"].path / "model.json")
+    codes = {party: codes_of(run, party) for party in ("bank", *run.job.holders)}
+    expected, sides = units(model, codes), ModelSides.of(model)
+    bits = {h: HolderBits(model.parts_of(h), model.part(h).n_codes) for h in run.job.holders}
+    averages = []
+    for row in range(0, 400, 7):
+        one = sides.of_record(codes["bank"][row][None])
+        found = one.own_units(codes["bank"][row][None])
+        for holder in run.job.holders:
+            side = one.holders[holder]
+            part = int(side.cells @ bits[holder].of(codes[holder][row]).astype(np.int64))
+            assert side.lowest <= side.average <= side.highest
+            assert side.lowest <= part <= side.highest
+            averages.append(part - side.average)
+            found += part
+        assert found == expected[row]
+        assert one.own_loss(codes["bank"][row][None]).shape == (2,)
+    assert abs(np.mean(averages)) < 0.3 * np.std(averages), "the average firm is near the middle"
+
+
+def test_the_onnx_model_of_the_bank_gives_the_same_log_odds(run):
+    homes = run.stores["bank"].path.parents[2]
+    model = load_model(run.stores["bank"].path / "model.json")
+    code_map = CodeMap.from_json((homes / "bank" / "models" / "trees" / "code_map.json").read_text())
+    session = onnxruntime.InferenceSession(to_onnx(model, code_map), providers=["CPUExecutionProvider"])
+    table = read_table(homes.parent / "data" / "bank.csv", "firm", columns=tuple(code_map.kinds), normaliser="text")
+    codes = {party: codes_of(run, party)[:500] for party in ("bank", *run.job.holders)}
+    feed = {}
+    for entry in session.get_inputs():
+        if entry.name.endswith(" bits"):
+            holder = entry.name.removesuffix(" bits")
+            bits = np.concatenate(
+                [indicators(t, codes[holder], model.part(holder).n_codes) for t in model.parts_of(holder)]
+            )
+            feed[entry.name] = bits.T
+        elif code_map.kinds[entry.name] == "number":
+            feed[entry.name] = table.columns[entry.name][:500, None].astype(float)
+        else:
+            feed[entry.name] = np.array(
+                [["" if v is None else v] for v in table.columns[entry.name][:500]], dtype=object
+            )
+    score = model.own_score(codes["bank"])
+    expected = np.full(500, model.intercept)
+    for tree in model.trees:
+        expected += coefficients(tree, np.array(tree.weights), codes["bank"], model.parts[0].n_codes)[0]
+    for holder, chain in model.chains.items():
+        for tree in chain:
+            answer = tree.cut.answers(codes["bank"], score).astype(int)
+            expected += np.array(tree.weights)[answer, codes[holder][:, tree.column].astype(int)]
+    np.testing.assert_allclose(session.run(None, feed)[0][:, 0], expected, atol=1e-6)
 
 
 def test_another_part_is_refused(run):

@@ -13,6 +13,7 @@ from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
 from veilscore.models.model import ScoreModel
@@ -67,6 +68,8 @@ def show_model(name: ModelName, *, home: HomeOption = None, federation: Federati
 def _kind(model: ScoreModel) -> str:
     if isinstance(model, Stacked):
         return "stack"
+    if isinstance(model, Chained):
+        return "private trees"
     return "boosted trees" if isinstance(model, Boosted) else "scorecard"
 
 
@@ -96,8 +99,8 @@ def _show_trees(out: Console, model: Boosted) -> None:
     parts = [
         (
             holder,
-            str(len(model.trees_of(holder))),
-            str(sum(len(t.holder_splits) for t in model.trees_of(holder))),
+            str(len(model.chains[holder] if isinstance(model, Chained) else model.trees_of(holder))),
+            str(sum(len(t.holder_splits) for t in model.parts_of(holder))),
             digest,
         )
         for holder, digest in model.holder_sha256.items()
@@ -105,7 +108,10 @@ def _show_trees(out: Console, model: Boosted) -> None:
     out.print(table("Trees", ("with", "trees", "splits of it", "hash of its part"), parts))
     bounds = "on" if model.parameters.get("bounds") else "OFF"
     noise = f"noise of {model.parameters.get('noise_rows', 0):g} rows"
-    opened = ("opened sums", f"splits {model.parameters.get('splits', 'bounded')}, bounds {bounds}, {noise}")
+    told = f"splits {model.parameters.get('splits', 'bounded')}, bounds {bounds}, {noise}"
+    if isinstance(model, Chained):
+        told = f"private, mu {model.parameters['mu']:g}"
+    opened = ("opened sums", told)
     out.print(table("Facts", ("what", "value"), [*_facts(model), opened]))
 
 

@@ -17,6 +17,7 @@ from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.errors import SchemaError
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Filed
+from veilscore.models.tree_paths import BankRecord
 from veilscore.models.trees import Split, Tree, coefficients, shapes_digest
 
 Leaves = tuple[tuple[float, ...], tuple[float, ...]]  # of each cell, where the answer is no and where it is yes
@@ -129,6 +130,39 @@ class Chained(Boosted):
         """Return a bound of a total in units, which must fit the ring that totals are opened in."""
         leaves = ((*no, *yes) for chain in self.chain_points.values() for no, yes in chain)
         return super().largest_units() + sum(max(map(abs, points)) for points in leaves)
+
+
+class BankChain:
+    """The bank's side of one holder's chain, laid out so that one record takes a few array operations."""
+
+    def __init__(self, model: Chained, holder: str) -> None:
+        columns, n_codes = model.columns_of(holder), model.part(holder).n_codes
+        sizes = n_codes[list(columns)]
+        self._first, self._last = np.cumsum(sizes) - sizes, np.cumsum(sizes) - 1
+        self.n_bits = int((sizes - 1).sum())
+        chain, points = model.chains[holder], model.chain_points[holder]
+        self._cuts = tuple(dict.fromkeys(tree.cut for tree in chain))
+        number = {cut: k for k, cut in enumerate(self._cuts)}
+        cut_of = np.array([number[tree.cut] for tree in chain])
+        cells = [np.arange(len(tree.weights[0])) + self._first[columns.index(tree.column)] for tree in chain]
+        self._cell, self._cut = np.concatenate(cells), np.repeat(cut_of, [part.size for part in cells])
+        self._points = np.array([np.concatenate([p[side] for p in points]) for side in (0, 1)], np.int64)
+        covers = [np.array(tree.covers) for tree in chain]
+        chance = [one / np.maximum(one.sum(axis=1, keepdims=True), 1e-9) for one in covers]
+        self._chance = np.concatenate(chance, axis=1)
+
+    def record(self, codes: CodeArray, score: int) -> BankRecord:
+        """Return one record's constant, factors and bounds, by the bank's codes (d,) and its own trees' score."""
+        own = np.array([score])
+        answers = np.array([cut.answers(codes[None], own)[0] for cut in self._cuts])[self._cut]
+        value = np.where(answers, self._points[1], self._points[0])
+        # float64 is exact here: whole units far below 2**53
+        cells = np.rint(np.bincount(self._cell, value.astype(np.float64), self._last[-1] + 1)).astype(np.int64)
+        constant = int(cells[self._last].sum())
+        factors = np.delete(cells - np.repeat(cells[self._last], np.diff([*self._first, cells.size])), self._last)
+        low, high = (int(end.reduceat(cells, self._first).sum()) for end in (np.minimum, np.maximum))
+        expected = float((value * np.where(answers, self._chance[1], self._chance[0])).sum())
+        return BankRecord(constant, factors, low - constant, high - constant, round(expected - constant))
 
 
 def partition_tree(holder: str, column: int, n_cells: int) -> Tree:

@@ -17,6 +17,7 @@ from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted
 from veilscore.models.validator_export import bank_part, bit_names
 
+_OWN_SCORE = "own score"  # of the bank's own trees in a private model
 LEQ = 0  # mode of a node: at most
 OPSETS = {"": 18, "ai.onnx.ml": 5}
 IR_VERSION = 10
@@ -54,9 +55,14 @@ class _Graph:
         self.helper, self.part, self.bits = helper, part, bits
         self.columns = {column["name"]: column for column in part["columns"]}
         self.tests: dict[str, list[dict[str, Any]]] = {}
+        self.own = [
+            tree for tree in part["trees"] if tree["partner"] == part["bank"]
+        ]  # whose score other trees ask for
         for tree in part["trees"]:
             self._collect(tree["root"])
         self.feature = {name: place for place, name in enumerate(self.tests)}
+        if self.own:
+            self.feature[_OWN_SCORE] = len(self.feature)
         for names in bits.values():
             self.feature |= {name: len(self.feature) + place for place, name in enumerate(names)}
         self.orders = {name: self._order(name) for name in self.tests if self.columns[name]["kind"] == "category"}
@@ -92,12 +98,16 @@ class _Graph:
             else:
                 inputs.append(helper.make_tensor_value_info(name, types.DOUBLE, [None, 1]))
                 parts.append(name)
+        if self.own:
+            nodes.append(helper.make_node("Concat", [*parts], ["own features"], axis=1))
+            nodes.append(self._ensemble(types, self.own, "points", ("own features", _OWN_SCORE)))
+            parts.append(_OWN_SCORE)
         for holder, names in self.bits.items():
             inputs.append(helper.make_tensor_value_info(f"{holder} bits", types.BOOL, [None, len(names)]))
             nodes.append(helper.make_node("Cast", [f"{holder} bits"], [f"{holder} numbers"], to=types.DOUBLE))
             parts.append(f"{holder} numbers")
         nodes.append(helper.make_node("Concat", parts, ["features"], axis=1))
-        nodes.append(self._ensemble(types))
+        nodes.append(self._ensemble(types, self.part["trees"], "log_odds", ("features", "trees")))
         intercept = helper.make_tensor("intercept", types.DOUBLE, [1], [self.part["intercept"]])
         nodes.append(helper.make_node("Add", ["trees", "intercept"], ["log_odds"]))
         output = helper.make_tensor_value_info("log_odds", types.DOUBLE, [None, 1])
@@ -117,9 +127,10 @@ class _Graph:
         )
         return [encode, self.helper.make_node("Cast", [f"{output} single"], [output], to=types.DOUBLE)]
 
-    def _ensemble(self, types: Any) -> Any:
-        table = _Nodes()
-        roots = [table.add(tree["root"], self) for tree in self.part["trees"]]
+    def _ensemble(self, types: Any, trees: list[dict[str, Any]], value: str, ends: tuple[str, str]) -> Any:
+        """Return a sum of trees over features; `value` names what leaves add, `ends` its input and output."""
+        table = _Nodes(value)
+        roots = [table.add(tree["root"], self) for tree in trees]
         helper = self.helper
 
         def doubles(name: str, values: list[float]) -> Any:
@@ -128,8 +139,8 @@ class _Graph:
         rows = np.array([row[:6] for row in table.rows], dtype=np.int64).T.tolist()
         return helper.make_node(
             "TreeEnsemble",
-            ["features"],
-            ["trees"],
+            [ends[0]],
+            [ends[1]],
             domain="ai.onnx.ml",
             n_targets=1,
             aggregate_function=1,
@@ -151,7 +162,8 @@ class _Graph:
 class _Nodes:
     """Nodes of all trees: feature, true child, whether it is a leaf, false child, whether a leaf, missing goes true."""
 
-    def __init__(self) -> None:
+    def __init__(self, value: str) -> None:
+        self.value = value
         self.rows: list[list[int]] = []
         self.splits: list[float] = []
         self.leaves: list[float] = []
@@ -168,7 +180,7 @@ class _Nodes:
     def _child(self, node: dict[str, Any], graph: _Graph) -> tuple[int, int]:
         if "log_odds" not in node:
             return self._node(node, graph), 0
-        self.leaves.append(node["log_odds"])
+        self.leaves.append(node[self.value])
         return len(self.leaves) - 1, 1
 
     def _node(self, node: dict[str, Any], graph: _Graph) -> int:
@@ -185,6 +197,8 @@ def _test(node: dict[str, Any], graph: _Graph) -> tuple[str, float, int, tuple[d
     left, right = node["left"], node["right"]
     if "bit" in node:
         return node["bit"], 0.5, 0, (right, left)  # at most a half: the bit is not set
+    if "own_score_at_most" in node:
+        return _OWN_SCORE, float(node["own_score_at_most"]), 0, (left, right)
     name, missing = node["column"], int(node["missing"] == "left")
     if "at_most" in node:
         threshold = math.inf if node["at_most"] is None else node["at_most"]

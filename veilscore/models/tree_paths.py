@@ -91,13 +91,14 @@ class BankRecord:
 
     constant : what needs nothing of the holder.
     factors : (n_bits,) of the holder's indicators.
-    lowest, highest : of the sum of factors and indicators.
+    lowest, highest, expected : of the sum of factors and indicators; the last for the average firm of training.
     """
 
     constant: int
     factors: Integers
     lowest: int
     highest: int
+    expected: int
 
 
 class BankTrees:
@@ -170,10 +171,18 @@ class BankTrees:
         c = np.rint(np.bincount(to, weights, self.n_bits + 1)).astype(np.int64)
         far = np.iinfo(np.int64).max
         if not self._points.size:
-            return BankRecord(0, c[1:], 0, 0)
+            return BankRecord(0, c[1:], 0, 0, 0)
         low = np.minimum.reduceat(np.where(reached, self._points, far), self._first_leaf).sum()
         high = np.maximum.reduceat(np.where(reached, self._points, -far), self._first_leaf).sum()
-        return BankRecord(int(c[0]), c[1:], int(low - c[0]), int(high - c[0]))
+        expected = self.mean + float(self.contributions([(self.own.numbers, left[self.own.numbers])]).sum())
+        return BankRecord(int(c[0]), c[1:], int(low - c[0]), int(high - c[0]), round(expected - c[0]))
+
+    def lost(self, codes: CodeArray, n_columns: int) -> Vector:
+        """Return the units that a record of the bank (d,) loses against the average firm, by its columns."""
+        out = np.zeros(n_columns)
+        each = self.contributions([(self.own.numbers, self.own.left(codes))])[self.own.numbers]
+        np.subtract.at(out, self.own.columns, each)
+        return out
 
     def contributions(self, known: Sequence[tuple[Integers, Mask]]) -> Vector:
         """Return the contribution of each split (n_splits,) in units; 0 where its way is not known.

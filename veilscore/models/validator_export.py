@@ -2,19 +2,21 @@
 
 The export computes log-odds of bad from the bank's values and, for each split of a holder, whether the row goes left
 there. The bits' meaning stays with the holder; the export names the hash of the holder's part that has it. Rounding to
-points, and calibration, are applied by the model file itself.
+points, and calibration, are applied by the model file itself. Of a private model the trees of partner BANK come first,
+with their leaves' points: trees after them ask whether the sum of these points is at most a number.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from veilscore.data.codes import CodeMap, ColumnMap
 from veilscore.data.column_bins import NumberBins, bins_to_json
 from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted
+from veilscore.models.chained import Chained, ChainTree
 from veilscore.models.trees import Split, Tree
 
 FORMAT = "veilscore-boosted-bank-part/1"
@@ -23,7 +25,7 @@ FORMAT = "veilscore-boosted-bank-part/1"
 def bit_names(model: Boosted) -> dict[str, tuple[str, ...]]:
     """Return, per holder, the name of each of its splits: HOLDER/tree among its trees/split, in order."""
     return {
-        holder: tuple(f"{holder}/{t}/{k}" for t, tree in enumerate(model.trees_of(holder)) for k in tree.holder_splits)
+        holder: tuple(f"{holder}/{t}/{k}" for t, tree in enumerate(model.parts_of(holder)) for k in tree.holder_splits)
         for holder in model.holder_sha256
     }
 
@@ -38,6 +40,7 @@ def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
         "format": FORMAT,
         "model": model.name,
         "version": model.version,
+        "bank": bank.party,
         "model_sha256": model.sha256.hex(),
         "output": "log-odds of bad: intercept plus, for each tree, the leaf that the row reaches",
         "intercept": model.intercept,
@@ -58,16 +61,47 @@ def bank_part_json(model: Boosted, code_map: CodeMap) -> str:
 
 
 def _trees(model: Boosted, code_map: CodeMap) -> Iterator[dict[str, Any]]:
-    numbers = dict.fromkeys(model.holder_sha256, 0)
-    for tree in model.trees:
-        root = _node(tree, 0 if tree.splits else -1, numbers[tree.holder], code_map)
+    numbers = dict.fromkeys((*model.holder_sha256, model.parts[0].party), 0)
+    for tree, points in zip(model.trees, model.points, strict=True):
+        units = points if isinstance(model, Chained) else None
+        root = _node(tree, 0 if tree.splits else -1, numbers[tree.holder], code_map, units)
         numbers[tree.holder] += 1
         yield {"partner": tree.holder, "root": root}
+    if isinstance(model, Chained):
+        yield from _chain_trees(model, code_map)
 
 
-def _node(tree: Tree, node: int, number: int, code_map: CodeMap) -> dict[str, Any]:
+def _chain_trees(model: Chained, code_map: CodeMap) -> Iterator[dict[str, Any]]:
+    for holder, chain in model.chains.items():
+        place = {column: t for t, column in enumerate(model.columns_of(holder))}
+        for one in chain:
+            yield {"partner": holder, "root": _chain_node(one, f"{holder}/{place[one.column]}", code_map)}
+
+
+def _chain_node(tree: ChainTree, bits: str, code_map: CodeMap) -> dict[str, Any]:
+    """Return a tree of a chain: the cut of the bank, then the holder's cells one after the other."""
+    cut = tree.cut
+    if cut.column < 0:
+        test: dict[str, Any] = {"own_score_at_most": cut.most}
+    else:
+        split = Split(side="bank", column=cut.column, codes=cut.codes, left=-1, right=-2)
+        test = bank_test(split, code_map.columns[cut.column])
+    no, yes = (_cells(*side, bits) for side in zip(tree.weights, tree.covers, strict=True))
+    return {**test, "gain": tree.gain, "cover": sum(map(sum, tree.covers)), "left": yes, "right": no}
+
+
+def _cells(weights: Sequence[float], covers: Sequence[float], bits: str) -> dict[str, Any]:
+    node: dict[str, Any] = {"log_odds": weights[-1]}
+    for cell in reversed(range(len(weights) - 1)):
+        leaf = {"log_odds": weights[cell]}
+        node = {"bit": f"{bits}/{cell + 1}", "gain": 0.0, "cover": sum(covers[cell:]), "left": leaf, "right": node}
+    return node
+
+
+def _node(tree: Tree, node: int, number: int, code_map: CodeMap, points: Sequence[int] | None = None) -> dict[str, Any]:
     if node < 0:
-        return {"log_odds": tree.weights[-1 - node]}
+        leaf = {"log_odds": tree.weights[-1 - node]}
+        return leaf if points is None else {**leaf, "points": points[-1 - node]}
     split = tree.splits[node]
     if split.side == "holder":
         test: dict[str, Any] = {"bit": f"{tree.holder}/{number}/{node}"}
@@ -77,8 +111,8 @@ def _node(tree: Tree, node: int, number: int, code_map: CodeMap) -> dict[str, An
         **test,
         "gain": split.gain,
         "cover": split.cover,
-        "left": _node(tree, split.left, number, code_map),
-        "right": _node(tree, split.right, number, code_map),
+        "left": _node(tree, split.left, number, code_map, points),
+        "right": _node(tree, split.right, number, code_map, points),
     }
 
 

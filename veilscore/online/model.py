@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from veilscore.arrays import CodeArray
+from veilscore.arrays import CodeArray, Vector
 from veilscore.crypto import he
 from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, encode_points
 from veilscore.data.codes import CodeMap
@@ -20,22 +20,31 @@ from veilscore.data.ingest_file import MISSING
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
 from veilscore.models.boosted import Boosted
+from veilscore.models.chained import BankChain, Chained
 from veilscore.models.counts import offsets
 from veilscore.models.filed import load_model
 from veilscore.models.model import PartyPart, Scorecard, ScoreModel
+from veilscore.models.steps import steps_of
 from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
 from veilscore.protocols.online_spares import Side
+from veilscore.terms.bands import Bands
 
 
 @dataclass(frozen=True, repr=False)
 class ModelSides:
-    """A model of the bank by party; `constant` is what trees of one record add whatever holders have."""
+    """A model of the bank by party.
+
+    trees : of boosted trees, the bank's side of each holder's.
+    own_trees : of a private model, the bank's own.
+    constant : what trees of one record add whatever holders have.
+    """
 
     artefact: ScoreModel
     own: Side
     holders: Mapping[str, Side]
-    trees: Mapping[str, BankTrees] = field(default_factory=dict)
+    trees: Mapping[str, BankTrees | BankChain] = field(default_factory=dict)
+    own_trees: BankTrees | None = None
     constant: int = 0
 
     @classmethod
@@ -43,13 +52,16 @@ class ModelSides:
         """Encode a model; ParameterError if its totals do not fit online scoring."""
         own, *holders = artefact.parts
         trees = bank_trees(artefact) if isinstance(artefact, Boosted) else {}
+        own_trees = None
+        if isinstance(artefact, Chained):
+            own_trees = BankTrees(artefact.trees, artefact.points, own.n_codes, np.zeros(0, np.int64))
         hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
         if not trees:
             check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
         sides = {
             p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders
         }
-        return ModelSides(artefact, _side(own, None), sides, trees)
+        return ModelSides(artefact, _side(own, None), sides, trees, own_trees)
 
     def own_units(self, codes: CodeArray) -> int:
         """Return the base points and the bank's own part of one firm."""
@@ -65,24 +77,34 @@ class ModelSides:
         """Return the model for one record: in trees the bank's factors depend on its own codes (1, n_columns)."""
         if not self.trees:
             return self
-        sides, constant = {}, 0
+        score = 0 if self.own_trees is None else self.own_trees.record(codes[0]).constant
+        sides, constant = {}, score
         for holder, trees in self.trees.items():
-            record = trees.record(codes[0])
+            record = trees.record(codes[0], score) if isinstance(trees, BankChain) else trees.record(codes[0])
             constant += record.constant
-            expected = trees.mean + float(trees.contributions([(trees.own.numbers, trees.own.left(codes[0]))]).sum())
             sides[holder] = replace(
                 self.holders[holder],
                 factors=record.factors if record.factors.size else np.zeros(1, np.int64),
                 bounds=(record.lowest, record.highest),
-                average=round(expected - record.constant),
+                average=record.expected,
             )
         return replace(self, holders=sides, constant=constant)
+
+    def own_loss(self, codes: CodeArray) -> Vector:
+        """Return the units that trees take from a record (1, n_columns) against the average firm, by own column.
+
+        A chain's cuts are left out: they only divide what holders' columns say.
+        """
+        own = [trees for trees in (self.own_trees, *self.trees.values()) if isinstance(trees, BankTrees)]
+        lost: Vector = np.sum([trees.lost(codes[0], codes.shape[1]) for trees in own], axis=0)
+        return lost
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
+    steps : of coarse scores.
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 
@@ -90,6 +112,7 @@ class BankModel(ModelSides):
     code_map: CodeMap
     labels: tuple[tuple[str, ...], ...]
     records: Records | None
+    steps: Bands
     stock: BankModel | None = None
 
     def of_record(self, codes: CodeArray) -> Self:
@@ -131,14 +154,16 @@ class BankModels:
             own=sides.own,
             holders=sides.holders,
             trees=sides.trees,
+            own_trees=sides.own_trees,
             sha256=artefact.sha256,
             code_map=code_map,
             labels=tuple(code_map.labels(name) for name in code_map.names),
             records=None if origin is None else origin.records,
+            steps=steps_of(artefact),
         )
 
 
-def bank_trees(model: Boosted) -> dict[str, BankTrees]:
+def bank_trees(model: Boosted) -> dict[str, BankTrees | BankChain]:
     """Return the bank's side of each holder's trees; ParameterError where totals do not fit online scoring."""
     if model.largest_units() >= he.T // 2:
         raise ParameterError(
@@ -146,6 +171,8 @@ def bank_trees(model: Boosted) -> dict[str, BankTrees]:
             "train with fewer decimals of points"
         )
     bank, *holders = model.parts
+    if isinstance(model, Chained):
+        return {part.party: BankChain(model, part.party) for part in holders}
     return {
         part.party: BankTrees(
             model.trees_of(part.party),
