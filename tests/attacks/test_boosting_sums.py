@@ -113,6 +113,7 @@ def test_bounds_hold_the_linear_program_to_guessing(monkeypatch):
     assert accuracy <= guess + 0.02
 
 
+@pytest.mark.slow
 def test_without_bounds_the_linear_program_succeeds(monkeypatch):
     plan = growth(bounds=False, noise_rows=0.0, share=None)
     own, g, h, opened, truth = first_tree(plan, monkeypatch)

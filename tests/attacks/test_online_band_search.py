@@ -250,6 +250,7 @@ def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
     """What a curious lead holds of one firm, asked for many times, says nothing of its total."""
     set_release(homes, OFF)

@@ -178,6 +178,7 @@ def threshold_search(attack, steps=12):
     return low, high, answers
 
 
+@pytest.mark.slow
 def test_threshold_search_finds_the_score_without_control(trained, tmp_path):
     attack = Attack(trained, tmp_path, OFF)
     low, high, answers = threshold_search(attack)
@@ -246,7 +247,9 @@ def moving_points(monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["cut-offs", "points"])
-@pytest.mark.parametrize("release", [BAND_OFF, BAND_ONLY], ids=["off", "default"])
+@pytest.mark.parametrize(
+    "release", [pytest.param(BAND_OFF, id="off", marks=pytest.mark.slow), pytest.param(BAND_ONLY, id="default")]
+)
 def test_threshold_search_by_bands(card, tmp_path, monkeypatch, release, way):
     home = tmp_path / "homes"
     shutil.copytree(card, home)
