@@ -15,7 +15,7 @@ import pytest
 from consent_issuer import give_list
 from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
-from trial_scoring import copy_of, rows, score, scoring, set_policy, train
+from trial_scoring import copy_of, known_to_all, rows, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
 from veilscore.models.filed import load_model
@@ -41,10 +41,7 @@ class Attack:
         self.homes = copy_of(trained, folder)
         for party in ("tax", "registry"):
             set_policy(self.homes, party, release=release)
-        known = [
-            f for f in rows(self.homes, "bank") if f in rows(self.homes, "tax") and f in rows(self.homes, "registry")
-        ]
-        self.firm = known[0]
+        self.firm = known_to_all(self.homes)[0]
         models = self.homes / "bank" / "models"
         self.model = load_model(models / "firms" / "model.json")
         code_map = load_map(self.homes / "tax" / "models" / "firms" / "code_map.json")
