@@ -180,7 +180,7 @@ def test_the_temporary_folder_goes_with_the_estimator(example):
 
 
 def test_joint_boosting():
-    parties = simulate(700, seed=7).parties
+    parties = simulate(700, seed=7, bad_rate=0.3).parties
     holders = {"tax": parties["tax"], "registry": parties["registry"]}
     model = JointBoosting(
         n_estimators=4, max_depth=3, max_bin=8, splits="bounded", bounds=False, noise_rows=0, min_leaf_rows=10
@@ -198,7 +198,7 @@ def test_joint_boosting():
 
 
 def test_a_stack_and_a_selection():
-    firms = simulate(900, seed=3).parties
+    firms = simulate(900, seed=3, bad_rate=0.3).parties
     holders = {"tax": firms["tax"], "registry": firms["registry"]}
     small = {"scorecard": {"max_openings": 6}, "boosting": {"n_estimators": 1, "max_depth": 2, "min_leaf_rows": 10}}
     stack = JointStack(max_bin=6, folds=2, **small).fit(firms["bank"], holders)

@@ -442,7 +442,7 @@ def test_jobs_that_cannot_be(parameters, words):
     ],
 )
 def test_constraints_on_columns_that_have_none(constraints, words, tmp_path):
-    run = open_run(tmp_path, firms(240), monotone_constraints=constraints)
+    run = open_run(tmp_path, firms(320), monotone_constraints=constraints)
     run.step("align")
     run.step("bin")
     with pytest.raises(JobError, match=words):

@@ -35,7 +35,7 @@ def veilscore(*arguments, exit_code=0):
 def trial(tmp_path):
     veilscore("simulate", tmp_path / "data", "--firms", 2000, "--seed", 5)
     parties = ("--party", "bank:bank", "--party", "tax:holder", "--party", "registry:holder")
-    veilscore("init", tmp_path / "trial", "--data", tmp_path / "data", *parties)
+    veilscore("init", tmp_path / "trial", "--data", tmp_path / "data", "--exact", *parties)
     return tmp_path / "trial"
 
 

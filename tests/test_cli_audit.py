@@ -42,7 +42,7 @@ def veilscore(*words, exit_code=0):
 def trained(tmp_path_factory):
     """A finished job of three nodes and a coordinator: folder of the federation, id of the job."""
     folder = tmp_path_factory.mktemp("audited")
-    simulate(400, 3, folder / "data")
+    simulate(1800, 3, folder / "data")
     trial = folder / "trial"
     found_federation(trial, PARTIES, data=DataFiles(folder / "data"), exact=True)
     column = (folder / "data" / "bank.csv").read_text().split("\n")[0].split(",")[-1]

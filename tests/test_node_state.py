@@ -135,7 +135,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("case", WRITTEN_BACK.keys() - {"account lost"})
+@pytest.mark.parametrize("case", sorted(WRITTEN_BACK.keys() - {"account lost"}))
 def test_what_the_log_holds_is_written_back(home, case):
     harm, said = WRITTEN_BACK[case]
     harm(home)
@@ -151,7 +151,7 @@ def test_what_the_log_holds_is_written_back(home, case):
         assert journal.get("bank/r2") is not None  # its id is used up, also where its answer is lost
 
 
-@pytest.mark.parametrize("case", LOST.keys() | {"account lost"})
+@pytest.mark.parametrize("case", sorted(LOST.keys() | {"account lost"}))
 def test_what_no_log_holds_is_let_go_by_word_alone(home, case):
     harm, said = (LOST | WRITTEN_BACK)[case]
     harm(home)

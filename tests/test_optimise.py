@@ -98,7 +98,13 @@ NOISE = sigmoid_series(24).row_noise(*TABLE_BITS)
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("default_credit", 25), ("sba_loans", 33), ("kz_corporate", 52), ("polish_1year", 69)]
+    ("name", "most"),
+    [
+        pytest.param("default_credit", 25, marks=pytest.mark.slow),
+        pytest.param("sba_loans", 33, marks=pytest.mark.slow),
+        ("kz_corporate", 52),
+        ("polish_1year", 69),
+    ],
 )
 @pytest.mark.parametrize("own_known", [False, True], ids=["counts", "own-moments"])
 def test_real_sets_reach_scikit_learn(name, most, own_known):
@@ -116,7 +122,7 @@ def test_real_sets_reach_scikit_learn(name, most, own_known):
     assert abs(result.intercept - intercept) <= 1e-3
 
 
-@pytest.mark.parametrize("name", ["default_credit", "polish_1year"])
+@pytest.mark.parametrize("name", [pytest.param("default_credit", marks=pytest.mark.slow), "polish_1year"])
 def test_positive_coefficients_equal_the_bounded_optimum(name):
     table, codes, y, train = design_of(name)
     x = table.transform(codes)[train]

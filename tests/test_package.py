@@ -193,7 +193,7 @@ def test_examples_are_listed_printed_and_copied(capsys, tmp_path):
         (("kz_corporate", tmp_path / "data"), "exists; name a new folder"),
         (("kz_corporate", None), "say where to copy it"),
         (("scorecard", tmp_path / "x"), "is a job, which is printed"),
-        (("nothing", None), "there are batch, boosting, scorecard, stack, kz_corporate"),
+        (("nothing", None), "there are batch, boosting, scorecard, scorecard_exact, stack, kz_corporate"),
     ):
         with pytest.raises(ConfigError, match=why):
             example.example(*words)
@@ -241,9 +241,19 @@ def test_a_wheel_outside_the_checkout_does_the_main_job_where_nothing_but_its_fo
         return done.stdout
 
     command("example", "kz_corporate", "data")
-    (work / "job.yaml").write_text(command("example", "scorecard"), encoding="utf-8")
+    (work / "job.yaml").write_text(command("example", "scorecard_exact"), encoding="utf-8")
     command(
-        "init", "trial", "--data", "data", "--party", "bank:bank", "--party", "tax:holder", "--party", "registry:holder"
+        "init",
+        "trial",
+        "--data",
+        "data",
+        "--exact",
+        "--party",
+        "bank:bank",
+        "--party",
+        "tax:holder",
+        "--party",
+        "registry:holder",
     )
     try:
         command("up", "trial")
@@ -252,8 +262,8 @@ def test_a_wheel_outside_the_checkout_does_the_main_job_where_nothing_but_its_fo
         purpose = yaml.safe_load((work / "job.yaml").read_text(encoding="utf-8"))["purpose"]
         command("consent", "issue", "trial/consent-portal", "consent.json", "--firm", firm, "--purpose", purpose)
         command("consent", "import", "consent.json", "--federation", "trial")
-        how = ("--model", "joint-scorecard", "--on-missing", "missing_code", "--federation", "trial")
-        assert re.search(r"\d+ points, band [A-E]", command("score", firm, *how))
+        how = ("--model", "exact-scorecard", "--on-missing", "missing_code", "--federation", "trial")
+        assert re.search(r"\d+ points \(step \d+ of 32\), band [A-E]", command("score", firm, *how))
         node = Path("/proc") / (work / "trial" / "bank" / "state" / "node.pid").read_text(encoding="ascii")
         assert str(python) in (node / "cmdline").read_text(encoding="utf-8")
         assert list((work / "trial").glob("*/cache")) == []  # all kernels of the job came compiled with the package

@@ -265,7 +265,7 @@ def test_an_interrupted_screening_goes_on(tmp_path, parts, screened):
         return [] if second else [payload]
 
     with pytest.raises(VeilscoreError):
-        run.step("screen", tamper=cut, timeout_s=2.0)
+        run.step("screen", tamper=cut, timeout_s=6.0)
     done = run.stores["bank"].load_json("checkpoint_screen")["chunks"]
     assert len(done["tax"]) == 1
     run.step("screen", attempt=2)

@@ -53,7 +53,12 @@ def real_run(name, folder, **parameters):
 
 @pytest.mark.parametrize(
     ("name", "aligned"),
-    [("kz_corporate", True), ("polish_1year", True), ("default_credit", False), ("sba_loans", False)],
+    [
+        ("kz_corporate", True),
+        pytest.param("polish_1year", True, marks=pytest.mark.slow),
+        pytest.param("default_credit", False, marks=pytest.mark.slow),
+        pytest.param("sba_loans", False, marks=pytest.mark.slow),
+    ],
 )
 def test_parity_on_real_data(name, aligned, tmp_path):
     run = real_run(name, tmp_path)

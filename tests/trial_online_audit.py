@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from trial_scoring import rows, score, scoring
+from trial_scoring import known_to_all, score, scoring
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.evidence.documents import load_keys
@@ -25,8 +25,7 @@ HOLDERS = ("tax", "registry")
 
 def known(homes: Path, count: int) -> list[str]:
     """Firms that every party has."""
-    tax, registry = rows(homes, "tax"), rows(homes, "registry")
-    return [f for f in rows(homes, "bank") if f in tax and f in registry][:count]
+    return known_to_all(homes)[:count]
 
 
 def released(

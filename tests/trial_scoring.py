@@ -177,3 +177,9 @@ def rows(folder: Path, party: str) -> dict[str, dict[str, str]]:
     """A party's data set by id."""
     with (folder / "data" / f"{party}.csv").open() as file:
         return {row["uscc"]: row for row in csv.DictReader(file)}
+
+
+def known_to_all(folder: Path) -> list[str]:
+    """Firms that every party has."""
+    tax, registry = rows(folder, "tax"), rows(folder, "registry")
+    return [firm for firm in rows(folder, "bank") if firm in tax and firm in registry]

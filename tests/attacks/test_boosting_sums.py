@@ -6,9 +6,8 @@ equations in the holder's bits; opened without bounds, a linear program solves t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pytest
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity, vstack
 
@@ -18,9 +17,6 @@ from veilscore.protocols import boosting_tree
 from veilscore.protocols.boosting import Growth, HolderColumns, bank_boost, holder_boost
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
-
-if TYPE_CHECKING:
-    import pytest
 
 N, COLUMNS, BINS = 2000, 20, 32
 
@@ -113,6 +109,7 @@ def test_bounds_hold_the_linear_program_to_guessing(monkeypatch):
     assert accuracy <= guess + 0.02
 
 
+@pytest.mark.slow
 def test_without_bounds_the_linear_program_succeeds(monkeypatch):
     plan = growth(bounds=False, noise_rows=0.0, share=None)
     own, g, h, opened, truth = first_tree(plan, monkeypatch)

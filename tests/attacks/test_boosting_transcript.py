@@ -171,6 +171,7 @@ def side_of(run, opened, rows, k):
     return out
 
 
+@pytest.mark.slow
 def test_opened_sums_without_bounds_give_bins_away(split):
     """Tree downwards: the side at each split the bank chose, so the bin, as far as the splits tell bins apart."""
     bins, codes, target = split

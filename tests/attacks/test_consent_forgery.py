@@ -12,7 +12,7 @@ from consent_issuer import ISSUERS, KEY, give_list, scope, token, token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from finished_jobs import finished
 from local_jobs import firms, job, nodes, write
-from trial_scoring import copy_of, rows, score, scoring, set_policy, train
+from trial_scoring import copy_of, known_to_all, score, scoring, set_policy, train
 
 from veilscore.errors import IdentityError, MessageError, RefusedError
 from veilscore.node.local import open_job
@@ -68,7 +68,7 @@ def trained():
 
 def test_online_refusals_come_before_the_record_is_read(trained, tmp_path, monkeypatch):
     homes = copy_of(trained, tmp_path)
-    known = [f for f in rows(homes, "bank") if f in rows(homes, "tax") and f in rows(homes, "registry")]
+    known = known_to_all(homes)
     firm, other = known[:2]
     found = []
     find = Records.find
@@ -111,7 +111,7 @@ def test_with_consent_off_the_same_request_is_scored(trained, tmp_path):
     homes = copy_of(trained, tmp_path)
     for party in ("tax", "registry"):
         set_policy(homes, party, consent=False)  # as YAML reads a bare off
-    firm = next(f for f in rows(homes, "bank") if f in rows(homes, "tax") and f in rows(homes, "registry"))
+    firm = known_to_all(homes)[0]
 
     async def scenario():
         async with scoring(homes) as command:

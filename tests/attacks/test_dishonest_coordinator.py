@@ -26,7 +26,7 @@ from trial_federation import (
     toy_job,
     watch,
 )
-from trial_scoring import copy_of, rows, score, score_all, scoring, units_of
+from trial_scoring import copy_of, known_to_all, score, score_all, scoring, units_of
 
 import coordinator.cross_sign
 from coordinator.totals import Totals
@@ -311,7 +311,7 @@ def trained():
 def test_substituted_and_incomplete_totals_of_one_firm(trained, tmp_path, monkeypatch):
     folder, units = trained
     homes = copy_of(folder, tmp_path)
-    known = [f for f in units if f in rows(homes, "tax") and f in rows(homes, "registry")]
+    known = known_to_all(homes)
     honest, seen, how = Totals.total, [], "honest"
 
     async def total(self, message, peer):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from consent_issuer import token_bytes
 from finished_jobs import finished
-from trial_scoring import copy_of, rows, score, scoring, set_policy, train
+from trial_scoring import copy_of, known_to_all, score, scoring, set_policy, train
 
 from veilscore.crypto import encrypted_cells, he
 from veilscore.crypto.he import PublicContext
@@ -49,7 +49,7 @@ def set_release(homes, release):
 
 
 def victim(homes):
-    return next(f for f in rows(homes, "bank") if all(f in rows(homes, holder) for holder in HOLDERS))
+    return known_to_all(homes)[0]
 
 
 # --- new request ids -------------------------------------------------------------------------------------------------
@@ -250,6 +250,7 @@ def test_a_band_request_cannot_be_turned_into_one_for_the_score(homes):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_the_leads_sum_is_uniform_without_the_banks_masks(homes, monkeypatch):
     """What a curious lead holds of one firm, asked for many times, says nothing of its total."""
     set_release(homes, OFF)

@@ -15,7 +15,7 @@ import pytest
 from consent_issuer import give_list
 from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
-from trial_scoring import copy_of, rows, score, scoring, set_policy, train
+from trial_scoring import copy_of, known_to_all, rows, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
 from veilscore.models.filed import load_model
@@ -41,10 +41,7 @@ class Attack:
         self.homes = copy_of(trained, folder)
         for party in ("tax", "registry"):
             set_policy(self.homes, party, release=release)
-        known = [
-            f for f in rows(self.homes, "bank") if f in rows(self.homes, "tax") and f in rows(self.homes, "registry")
-        ]
-        self.firm = known[0]
+        self.firm = known_to_all(self.homes)[0]
         models = self.homes / "bank" / "models"
         self.model = load_model(models / "firms" / "model.json")
         code_map = load_map(self.homes / "tax" / "models" / "firms" / "code_map.json")
@@ -178,6 +175,7 @@ def threshold_search(attack, steps=12):
     return low, high, answers
 
 
+@pytest.mark.slow
 def test_threshold_search_finds_the_score_without_control(trained, tmp_path):
     attack = Attack(trained, tmp_path, OFF)
     low, high, answers = threshold_search(attack)
@@ -246,7 +244,9 @@ def moving_points(monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["cut-offs", "points"])
-@pytest.mark.parametrize("release", [BAND_OFF, BAND_ONLY], ids=["off", "default"])
+@pytest.mark.parametrize(
+    "release", [pytest.param(BAND_OFF, id="off", marks=pytest.mark.slow), pytest.param(BAND_ONLY, id="default")]
+)
 def test_threshold_search_by_bands(card, tmp_path, monkeypatch, release, way):
     home = tmp_path / "homes"
     shutil.copytree(card, home)

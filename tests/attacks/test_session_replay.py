@@ -14,7 +14,7 @@ from consent_issuer import token_bytes
 from fabric_network import header
 from finished_jobs import finished
 from trial_federation import PARTIES, commanding, make_homes, open_trial, running, show, submit, watch
-from trial_scoring import copy_of, rows, score, scoring, train
+from trial_scoring import copy_of, known_to_all, score, scoring, train
 
 from veilscore.errors import JobError, RefusedError
 from veilscore.fabric.fabric import Fabric
@@ -165,7 +165,7 @@ def released(homes):
 def test_requests_of_a_scored_firm(trained, tmp_path, monkeypatch):
     """EncryptRecord and OpenPartial as recorded, to the byte, under a new id, and after a restart."""
     homes = copy_of(trained, tmp_path)
-    firm = next(f for f in rows(homes, "bank") if f in rows(homes, "tax") and f in rows(homes, "registry"))
+    firm = known_to_all(homes)[0]
     sent, call = {}, Fabric.call
 
     async def record(self, to, method, message, *rest, **options):
@@ -223,7 +223,7 @@ def test_requests_of_a_scored_firm(trained, tmp_path, monkeypatch):
 
 def test_a_response_under_its_id_and_for_another_firm(trained, tmp_path):
     homes = copy_of(trained, tmp_path)
-    firm, other = [f for f in rows(homes, "bank") if f in rows(homes, "tax") and f in rows(homes, "registry")][:2]
+    firm, other = known_to_all(homes)[:2]
     consent = token_bytes(firm)
 
     async def work():

@@ -85,6 +85,7 @@ def test_a_second_process_on_one_home_is_refused(toys):
     assert '"event": "node stopped"' in log[-1]
 
 
+@pytest.mark.slow
 def test_training_survives_a_kill_at_every_step(tmp_path):
     """The real workflow: whoever is killed when a step begins, the model is there at the end."""
     kills = {"align": "tax", "bin": "registry", "train": "bank", "evaluate": "tax"}

@@ -46,7 +46,7 @@ PANELS = {
     "Run nodes": {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
-        "node": Noun("Start, stop or look at the node of one home.", "start stop status"),
+        "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
         "backup": Noun("Save a node's identity, configuration, state and models with their code maps.", file="node"),
     },
     "Jobs": {
@@ -68,7 +68,9 @@ PANELS = {
     "Trust": {
         "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
-        "account": Noun("What each bank was told of each data set, as mu of Gaussian differential privacy.", "show"),
+        "account": Noun(
+            "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
+        ),
         "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
     },
     "Evidence": {
