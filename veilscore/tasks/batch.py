@@ -33,7 +33,7 @@ from veilscore.protocols.scoring import (
     holder_score,
 )
 from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
-from veilscore.tasks.align import ALIGN_COUNTED, ALIGNED
+from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -378,8 +378,8 @@ SCORE = Step(
 )
 
 ALIGN_WITH_CONSENT = replace(
-    ALIGN_COUNTED,
-    reads_home=lambda p: (*ALIGN_COUNTED.reads_home(p), CONSENT_LISTS),
+    ALIGN,
+    reads_home=lambda p: (*ALIGN.reads_home(p), CONSENT_LISTS),
     spends=no_openings,
     learns=(
         Leak(
@@ -389,7 +389,7 @@ ALIGN_WITH_CONSENT = replace(
             "which of the firms whose ids it knows or guesses gave consent",
             row="consent",
         ),
-        *ALIGN_COUNTED.learns,
+        *ALIGN.learns,
     ),
 )
 

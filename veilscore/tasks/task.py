@@ -101,11 +101,6 @@ class Task:
         return self.parameters.task
 
 
-def by_name(**steps: Step | Callable[[Any], Step]) -> Callable[[Any, str], Step]:
-    """Return a way to find steps by name, of which some follow from the parameters."""
-
-    def find(parameters: Any, name: str) -> Step:
-        step = steps[name]
-        return step if isinstance(step, Step) else step(parameters)
-
-    return find
+def by_name(**steps: Step) -> Callable[[Any, str], Step]:
+    """Return a way to find steps that are the same for all parameters."""
+    return lambda _parameters, name: steps[name]
