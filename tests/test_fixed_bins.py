@@ -50,7 +50,7 @@ def test_the_grid_keeps_the_order_and_its_ends_are_the_largest_of_a_cell(values)
 
 def test_bins_follow_the_table_and_the_map_gives_codes():
     made = FixedBins.make(table(), "2026-11-30")
-    assert made.sigma == pytest.approx(math.sqrt(1 + 4 * 2 * LEVELS + 2) / fixed_bins.MU)
+    assert made.sigma == pytest.approx(math.sqrt(1 + 4 * 2 * LEVELS + 3) / fixed_bins.MU)
     chart = made.code_map(table(), 8)
     assert chart.names == ("amount", "signed", "flag", "kind")
     assert chart.dropped == {"constant": "one value only, or nearly"}
@@ -70,7 +70,7 @@ def test_a_rare_level_is_not_named_and_goes_with_the_others():
     assert kind.apply(np.array(["rare", "never seen"], dtype=object))[0].tolist() == [kind.other, kind.other]
 
 
-def test_one_replaced_record_moves_ten_counts_of_a_number_column_and_two_of_a_category(monkeypatch):
+def test_one_replaced_record_moves_ten_counts_of_a_number_column(monkeypatch):
     monkeypatch.setattr(fixed_bins, "discrete_gaussian", lambda _sigma, size: np.zeros(size, np.int64))
     seen = []
     real = fixed_bins._parts_of
@@ -86,6 +86,18 @@ def test_one_replaced_record_moves_ten_counts_of_a_number_column_and_two_of_a_ca
     assert len(first) == len(seen)
     moved = sum(float(((a - b) ** 2).sum()) for a, b in zip(first, seen, strict=True))
     assert 0 < moved <= 2 * LEVELS
+
+
+def test_one_replaced_record_moves_three_counts_of_a_category_column(monkeypatch):
+    """From a level that is kept to one that is not: one less, one more, and one more in the rest."""
+    seen = []
+    monkeypatch.setattr(fixed_bins, "discrete_gaussian", lambda _sigma, size: np.zeros(size, np.int64))
+    for rare in (4, 5):
+        levels = np.array(["a"] * (100 - rare) + ["b"] * 100 + ["rare"] * rare, dtype=object)
+        cells = fixed_bins._level_cells(levels, 1.0, 200)
+        seen.append([*cells.counts.tolist(), rare])  # the count of a level that is not kept is compared, so opened
+    assert seen[0][1] == seen[1][1] == 100
+    assert sum((a - b) ** 2 for a, b in zip(*seen, strict=True)) == fixed_bins._LEVELS_MOVED
 
 
 def test_empty_cells_do_not_look_like_rows():

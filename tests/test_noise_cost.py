@@ -125,7 +125,7 @@ def test_the_bank_refuses_at_submission_what_drowns_however_few_columns_there_ar
 
 def test_the_first_step_that_opens_refuses_with_the_true_columns_and_no_sum_has_left(tmp_path):
     configs = nodes(write(tmp_path / "data", firms(1200, seed=1)))
-    asked = job(mu=0.25, **PRIVATE)
+    asked = job(mu=0.15, **PRIVATE)
     stop_if_drowned(configs["bank"], asked)  # a column a holder would do
     run = open_job(asked, configs, tmp_path / "homes")
     skip_align(run)

@@ -39,6 +39,7 @@ MU = 0.15  # of one version, all its columns together: at even odds a guess from
 LEVELS, DIGIT_BITS = 5, 4  # of the grid: 20 bits of a float
 FINEST = 64  # no cell of fewer rows than this part of the table is divided
 RARE = 0.005  # levels of a smaller share of the table join the others
+_LEVELS_MOVED = 3  # counts of a category column: the old level, the new one, and the rest if one alone is kept
 _CERTAIN = 6.0  # deviations above which a noised count is not noise alone
 
 
@@ -83,7 +84,7 @@ class FixedBins:
         if not table.n_rows:
             raise DataError(f"{table.source} has no rows to fix bins on")
         kinds = table.kinds
-        moved = 1 + sum(2 * LEVELS if kind == "number" else 2 for kind in kinds.values())
+        moved = 1 + sum(2 * LEVELS if kind == "number" else _LEVELS_MOVED for kind in kinds.values())
         sigma = math.sqrt(moved) / mu
         n_rows = max(1, table.n_rows + int(discrete_gaussian(sigma, 1)[0]))  # an unknown firm changes the number
         columns = {
