@@ -50,7 +50,11 @@ BOUND_MS = 20.0
 BANDS = Bands.of({f"b{k}": 300.0 + 60 * k for k in range(10)}, 100)
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 PACKAGES = {"bank": "party_bank", "tax": "party_tax", "registry": "party_registry", "coordinator": "coordinator"}
-CARD = "{max_bin: 10, max_openings: 4, bands: {" + ", ".join(f"b{k}: {300 + 60 * k}" for k in range(10)) + "}}"
+CARD = (
+    "{max_bin: 10, disclosure: exact, max_openings: 4, bands: {"
+    + ", ".join(f"b{k}: {300 + 60 * k}" for k in range(10))
+    + "}}"
+)
 JOB = """
 name: {name}
 purpose: credit

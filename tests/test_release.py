@@ -87,6 +87,27 @@ def test_rows_that_came_before_refuse_a_batch_whether_they_are_known_or_not(ledg
                 rules.admit(one)
 
 
+def test_batches_make_a_single_firm_unknown_and_refuse_nothing(ledger):
+    """Whether they did refuses nothing that is asked singly, or it would tell that the firm is known."""
+    rules = budget(ledger, 8, bits_per_year=10)  # two models
+    for k in (1, 2):
+        rules.admit(release(ledger, range(40), model=f"m{k}", reference=f"b{k}"))
+    for firm in (1, 999):
+        assert rules.check_single(single(ledger, "m3", f"s{firm}", firm=firm), fresh=False) == ""
+        assert rules.single_used_up(single(ledger, "m3", f"s{firm}", firm=firm)) == (firm == 1)
+    with pytest.raises(RefusedError, match="meanwhile"):
+        rules.admit(single(ledger, "m3", "s1"))
+    for firm in (1, 999):  # asked singly, both come to the same end
+        for k in (3, 4):
+            rules.admit(single(ledger, f"m{k}", f"s{k} {firm}", firm=firm), as_unknown=firm == 1)
+        with pytest.raises(RefusedError, match="2 other models"):
+            rules.admit(single(ledger, "m5", f"s5 {firm}", firm=firm), as_unknown=firm == 1)
+    told = replace(single(ledger, "m9", "t", firm=207), bits=6.0)
+    rules.admit(replace(release(ledger, range(200, 250), model="m9", reference="b7"), bits=5.0))
+    assert rules.check_single(told, fresh=False) == ""
+    assert rules.single_used_up(told)
+
+
 def test_a_changed_key_of_digests_is_noticed(ledger):
     assert ledger.same_key("bank", b"a" * 32)
     assert ledger.same_key("bank", b"a" * 32)
@@ -136,8 +157,8 @@ def test_hold_out_scores_and_the_model_after_them_are_one(ledger):
     rules.admit(release(ledger, range(50), model="x", kind=EVALUATION, reference="e2", code_map="B"))
     with pytest.raises(RefusedError, match="2 other models"):
         rules.check_batch(release(ledger, range(50), model="y", kind=EVALUATION, reference="e3", code_map="C"))
-    with pytest.raises(RefusedError, match="1 other models"):
-        rules.check_single(single(ledger, "z", "r2", code_map="C"), fresh=False)
+    assert rules.single_used_up(single(ledger, "z", "r2", code_map="C"))
+    assert not rules.single_used_up(single(ledger, "calibrated", "r1", code_map="A"))
     rules.admit(single(ledger, "calibrated", "r1", code_map="A"))
     with pytest.raises(RefusedError):  # a second model on the same map is a model of its own
         rules.check_single(single(ledger, "another", "r3", code_map="A"), fresh=False)

@@ -6,6 +6,7 @@ compared by kind, size and order of messages, by refusals, statuses and files, a
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import shutil
 import time
@@ -13,19 +14,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from consent_issuer import KEY, give_list
+from consent_issuer import KEY, OFTEN, give_list
+from finished_jobs import finished
 from local_jobs import firms, job, nodes, take, write
 from structlog.testing import capture_logs
+from test_online_roles import HOLDERS, Case
+from trial_scoring import copy_of, rows, score, score_all, scoring, set_policy
 from typer.testing import CliRunner
 
 from veilscore.cli import app
-from veilscore.errors import RefusedError
+from veilscore.errors import ProtocolError, RefusedError
 from veilscore.files.store import write_text
 from veilscore.node.local import open_job
+from veilscore.protocols import online
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.release.consent import claim_of, commit, issue_revocations
 from veilscore.release.pseudonyms import RowDigests, firm_digest, size_offset
 from veilscore.tasks import align
+from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 from veilscore.wire.transcript import Transcript
@@ -303,3 +309,78 @@ def test_a_firm_is_found_by_its_digest_and_its_id_stands_nowhere(card, tmp_path)
     stranger = CliRunner().invoke(app, ["account", "firm", "new-09999", "--home", str(tax)], env={"COLUMNS": "200"})
     assert "Nothing was released of it" in stranger.output
     assert "Scored as unknown" not in stranger.output
+
+
+# --- online ----------------------------------------------------------------------------------------------------------
+
+
+def scored_online(tamper=None, **holder):
+    """Score one firm by real roles in memory; what the bank opens, and what it receives by kind and size."""
+    case = Case("card", seed=4, **holder)
+    carried = case.network._carried
+
+    def on_the_way(sender, to, message, kind=None):
+        return carried(sender, to, tamper(sender, to, message) if tamper else message, kind)
+
+    async def scenario(case):
+        case.network._carried = on_the_way
+        for one in case.holders.values():
+            one.discloses_unknown = False
+        return await case.bank.score("a", on_missing="missing_code")
+
+    opened = case.run(scenario)
+    got = [
+        (sender, type(m).__name__, len(m.SerializeToString())) for sender, to, m in case.network.seen if to == "bank"
+    ]
+    return case, opened, sorted(got), {name: part.status for name, part in opened.parts.items()}
+
+
+def test_an_answer_online_is_the_same_for_known_and_unknown_firms():
+    _, known, got, statuses = scored_online(known=True)
+    _, unknown, got_of_unknown, statuses_of_unknown = scored_online(known=False)
+    assert statuses == statuses_of_unknown == dict.fromkeys(HOLDERS, "not disclosed")
+    assert known.together == unknown.together  # the cells are the same in this test
+    assert got == got_of_unknown
+
+
+def another_firm(sender, to, message):
+    """The bank asks the tax bureau for the victim and the registry for an accomplice whose codes it knows."""
+    if isinstance(message, pb.EncryptRecord) and to == "registry":
+        message.firm_id = "accomplice"
+    return message
+
+
+def test_one_request_id_with_two_firms_gives_nothing():
+    with pytest.raises(ProtocolError, match="do not add up to a possible score"):
+        scored_online(another_firm)
+
+
+def test_without_the_firm_in_the_context_it_gives_the_part_of_one_holder(monkeypatch):
+    """The sum of both is opened, of which the bank knows the accomplice's part."""
+    original = online.share_context
+    monkeypatch.setattr(online, "share_context", lambda *fields: original(*fields[:3], b""))
+    case, opened, _, _ = scored_online(another_firm)
+    assert opened.together - case.units["registry"] == case.units["tax"]
+
+
+def test_batches_before_refuse_no_single_firm_that_is_known(tmp_path):
+    """All firms of the bank were scored in a batch, which uses up the budget of those that tax knows."""
+    homes = copy_of(finished(score_all), tmp_path)
+    for party in ("tax", "registry"):
+        set_policy(homes, party, disclose_unknown=False, release={**OFTEN, "repeats_per_model": 0})
+    known, stranger = (
+        next(f for f in rows(homes, "bank") if (f in rows(homes, "tax")) == here and f in rows(homes, "registry"))
+        for here in (True, False)
+    )
+
+    async def scenario():
+        async with scoring(homes) as command:
+            return [await score(command, firm, firm, on_missing="missing_code") for firm in (known, stranger)]
+
+    with capture_logs() as lines:
+        answers = asyncio.run(scenario())
+    assert [answer.status for answer in answers] == ["scored"] * 2
+    assert {party.status for answer in answers for party in answer.parties} == {"not disclosed"}
+    withheld = [line["firm"] for line in lines if line["event"].startswith("a firm is scored as unknown")]
+    assert firm_digest(homes / "tax", known) in withheld
+    assert firm_digest(homes / "tax", stranger) not in withheld

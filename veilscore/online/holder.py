@@ -35,6 +35,7 @@ from veilscore.protocols.online_desks import HolderDesk, HolderRecord
 from veilscore.protocols.online_pool import LeadPool
 from veilscore.protocols.online_spares import holder_spare
 from veilscore.release.ledger import EXACT_BITS
+from veilscore.release.pseudonyms import firm_digest
 from veilscore.release.single import SingleGuard
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.federation import Member
@@ -216,6 +217,13 @@ class OnlineHolder:
             reasons = () if alone else self._reason_codes(origin, found)
             bits = EXACT_BITS if bands is None else bands.bits + _bits_of(origin, reasons)
             passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
+            if passed.used_up and found.known:  # by batches, which the bank cannot tell of a firm that is unknown
+                self._log.warning(
+                    "a firm is scored as unknown: its release budget is used up", firm=firm_digest(self._home, firm)
+                )
+                found = origin.records.unknown(found.data_time_s)
+                reasons = () if alone else self._reason_codes(origin, found)
+                passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
         except IdError:
             raise RefusedError("the firm id is malformed", party=self.name) from None
         except RefusedError:
@@ -224,7 +232,7 @@ class OnlineHolder:
             self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
         cells, holders = origin.cells(found.codes), origin.job.holders
-        return HolderRecord(cells, found.known, found.data_time_s, reasons, holders, passed, bands)
+        return HolderRecord(firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands)
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:

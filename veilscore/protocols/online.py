@@ -379,7 +379,7 @@ def _open(
         raise RefusedError(f"{why}; use a new request id", party=desk.name)
     spare, _, digests = asked.sent[request.spare_id]
     key, sha256, model_hash = f"{bank}/{request.request_id}", sha256_of(request), asked.request.model_hash
-    context = share_context(key, parties, model_hash + request.bands_hash)
+    context = share_context(key, parties, model_hash + request.bands_hash, record.firm.encode())
     opening = ShareOpened(
         holder=desk.name,
         bank=bank,

@@ -54,12 +54,14 @@ class BankRequest:
 class HolderRecord:
     """What a holder's node has for a request that its policy, consent and release control let pass.
 
+    firm : its normalised id, which all holders of the request must have been asked for.
     cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
     reason_codes : codes of columns that its policy lets the bank know.
     holders : of the model, in order.
     bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
     """
 
+    firm: str
     cells: Words
     known: bool
     data_time_s: float

@@ -4,7 +4,8 @@ What refuses a batch or a hold-out depends on the bank's own rows alone, known h
 (`release/pseudonyms.py`): a refusal that depended on known firms would tell who is known. A bank can pass these rules
 with invented firms, or by leaving the protocol with other digests. It gains nothing that is counted: every firm that is
 known here counts by its id as well, and where that count is used up and the digests say nothing, the firm is scored as
-unknown (`used_up`) and the holder's own people learn of it.
+unknown (`used_up`) and the holder's own people learn of it. A single firm, whose id every request names, is refused by
+what was asked of it singly, known or not; batches that a known firm was in only make it unknown (`single_used_up`).
 
 A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
 codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same
@@ -88,26 +89,37 @@ class ReleaseBudget:
             return ""
         self.refuse_output(release)
         self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
-        past = self._ledger.of_firm(int(release.firms[0]), self._since_s())
-        past = tuple(r for r in past if r.reference != release.reference)
-        same = [r for r in past if self._same(r, release) and r.kind == ONLINE and r.record == release.record]
+        singly = [r for r in self._of_firm(release, self._since_s()) if r.kind == ONLINE]
+        same = [r for r in singly if self._same(r, release) and r.record == release.record]
         if same and not fresh:
             return same[-1].reference
-        *names, name = _names((*past, release))
-        times = Counter(names)
-        own = times.pop(name, 0)
-        self._refuse_models(release.kind, own, len(times), len(names))
-        self._refuse_bits(release)
+        self._refuse_models(release.kind, *self._times(release, singly))
+        before, most = self._bits_before(release, singly=True), self._rules.bits_per_year
+        if self._too_many_bits(release, before):
+            raise RefusedError(
+                f"release budget: {before:.1f} bits of this firm were told within a year, {release.bits:.1f} more "
+                f"would pass {most:g}; use an earlier result, or ask the steward to raise release.bits_per_year"
+            )
         return ""
 
-    def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
+    def single_used_up(self, release: Release) -> bool:
+        """Return whether a single firm was released as often as the policy allows, batches counted too."""
+        if self._rules.control == "off":
+            return False
+        times = self._times(release, self._of_firm(release, self._since_s()))
+        return any(self._over(release.kind, *times)) or self._too_many_bits(release, self._bits_before(release))
+
+    def admit(self, release: Release, token: tuple[str, str] | None = None, *, as_unknown: bool = False) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
 
+        as_unknown : a single firm is scored as unknown, so that what batches released of it does not matter.
         Raises RefusedError where another release came first or the token was used meanwhile.
         """
         with self._ledger.exclusive():
             if release.kind == ONLINE:
                 self.check_single(release, fresh=True)
+                if not as_unknown and self.single_used_up(release):
+                    raise RefusedError("other scores were released meanwhile; use a new request id")
             else:
                 self.check_batch(release)
                 if self.used_up(release).size:  # scored as unknown if it was so before, hence another release came
@@ -142,19 +154,26 @@ class ReleaseBudget:
                     f"{self._rules.min_difference} firms; score the same firms or add more"
                 )
 
-    def _refuse_bits(self, release: Release) -> None:
-        """Refuse what tells a bank more of one firm within a year than it may learn; exact scores are agreed apart."""
-        if release.bits >= EXACT_BITS:
-            return
-        past = self._ledger.of_firm(int(release.firms[0]), self._ledger.now_s() - 365 * DAY_S)
-        told = [r.bits for r in past if r.bank == release.bank and r.reference != release.reference]
-        before = sum(bits for bits in told if bits < EXACT_BITS)
-        most = self._rules.bits_per_year
-        if before + release.bits > most * (1 + 1e-9):
-            raise RefusedError(
-                f"release budget: {before:.1f} bits of this firm were told within a year, {release.bits:.1f} more "
-                f"would pass {most:g}; use an earlier result, or ask the steward to raise release.bits_per_year"
-            )
+    def _of_firm(self, release: Release, since_s: float) -> list[Release]:
+        past = self._ledger.of_firm(int(release.firms[0]), since_s)
+        return [r for r in past if r.reference != release.reference]
+
+    def _bits_before(self, release: Release, *, singly: bool = False) -> float:
+        """Return what the bank was told of one firm within a year; exact scores are agreed apart."""
+        past = self._of_firm(release, self._ledger.now_s() - 365 * DAY_S)
+        told = [r.bits for r in past if r.bank == release.bank and (r.kind == ONLINE or not singly)]
+        return sum(bits for bits in told if bits < EXACT_BITS)
+
+    def _too_many_bits(self, release: Release, before: float) -> bool:
+        return release.bits < EXACT_BITS and before + release.bits > self._rules.bits_per_year * (1 + 1e-9)
+
+    @staticmethod
+    def _times(release: Release, past: Sequence[Release]) -> tuple[int, int, int]:
+        """Return how often one firm was opened by this model, by how many others, and how often in all."""
+        *names, name = _names((*past, release))
+        times = Counter(names)
+        own = times.pop(name, 0)
+        return own, len(times), len(names)
 
     @staticmethod
     def _counted(release: Release, past: Sequence[Release], of: _Counted) -> tuple[Integers, Integers, Integers]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -91,12 +90,17 @@ ALIGN = Step(
     holder=_holder_align,
     reads={},
     reads_data=True,
-    reads_home=files_of_columns,
+    reads_home=lambda p: (*files_of_columns(p), *((HOME_KEY,) if opens_firms(p) else ())),
     cost=_cost,
     spends=no_openings,
     learns=(
         COMMITTED,
-        Leak("AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
+        Leak(
+            "AlignBankRound1",
+            "holder",
+            "masked",
+            "number of firms in the bank's job; where single firms are opened, which rows came before",
+        ),
         Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set, padded to thousands"),
         Leak("AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),
         Leak("AlignHolderRound2", "bank", "public", "whether the bank has firms enough for the holder"),
@@ -104,17 +108,3 @@ ALIGN = Step(
     tells_besides={},
     refusals=(),
 )
-
-ALIGN_COUNTED = replace(  # of jobs that open scores or bands of single firms
-    ALIGN,
-    reads_home=lambda p: (*files_of_columns(p), HOME_KEY),
-    learns=(
-        *ALIGN.learns,
-        Leak("AlignBankRound1", "holder", "opened", "which rows came before in its batches and hold-outs"),
-    ),
-)
-
-
-def align_of(p: Any) -> Step:
-    """Return the record of the step for a job with these parameters."""
-    return ALIGN_COUNTED if opens_firms(p) else ALIGN

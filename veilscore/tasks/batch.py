@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -32,7 +33,7 @@ from veilscore.protocols.scoring import (
     holder_score,
 )
 from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
-from veilscore.tasks.align import ALIGN_COUNTED, ALIGNED
+from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -55,7 +56,7 @@ from veilscore.tasks.task import (
     no_openings,
 )
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
@@ -354,6 +355,13 @@ def evaluation(made_by: str) -> Step:
     )
 
 
+def _bits(p: ScoreBatch) -> float:
+    """Return the bits of a firm that a batch opens: points tell without a bound."""
+    if p.opens != "band":
+        return math.inf
+    return math.log2(len(p.bands) + 1) if p.bands else math.log2(MAX_BANDS + 1)
+
+
 SCORE = Step(
     kind="score",
     bank=_bank_score,
@@ -363,14 +371,15 @@ SCORE = Step(
     reads_home=files_of_columns,
     cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
     spends=no_openings,
+    bits=_bits,
     learns=_LEARNS,
     tells_besides={},
     refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
 )
 
 ALIGN_WITH_CONSENT = replace(
-    ALIGN_COUNTED,
-    reads_home=lambda p: (*ALIGN_COUNTED.reads_home(p), CONSENT_LISTS),
+    ALIGN,
+    reads_home=lambda p: (*ALIGN.reads_home(p), CONSENT_LISTS),
     spends=no_openings,
     learns=(
         Leak(
@@ -380,7 +389,7 @@ ALIGN_WITH_CONSENT = replace(
             "which of the firms whose ids it knows or guesses gave consent",
             row="consent",
         ),
-        *ALIGN_COUNTED.learns,
+        *ALIGN.learns,
     ),
 )
 

@@ -12,7 +12,7 @@ from veilscore.files.store import JobStore, write_text
 from veilscore.models import boosting_design as designing
 from veilscore.models.trees import HolderTrees, Tree
 from veilscore.protocols.boosting import bank_boost, holder_boost
-from veilscore.tasks.align import ALIGN, align_of
+from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.chains import COLUMNS, GROW
@@ -175,7 +175,7 @@ BOOST = Step(
     refusals=(_refuse_order, _refuse_more_than_bounds),
 )
 
-_EXACT = by_name(align=align_of, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost"))
+_EXACT = by_name(align=ALIGN, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost"))
 _PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW)
 
 

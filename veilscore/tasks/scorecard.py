@@ -9,7 +9,7 @@ from veilscore.errors import RefusedError
 from veilscore.models import design as designing
 from veilscore.models.optimise import OptimiserState
 from veilscore.protocols.scorecard import bank_train, holder_train
-from veilscore.tasks.align import ALIGN, align_of
+from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
@@ -124,7 +124,7 @@ TRAIN = Step(
     refusals=(_refuse_order, _refuse_standard_errors),
 )
 
-_EXACT = by_name(align=align_of, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))
+_EXACT = by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))
 _PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT, evaluate=curve("train"))
 
 

@@ -29,7 +29,7 @@ from veilscore.models.loss import log_loss
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.models.stack_form import BankStack, CellsColumn, ClearColumn, HolderStack, StackColumn, TreesColumn
 from veilscore.protocols.stacking import bank_stack, holder_stack
-from veilscore.tasks.align import align_of
+from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
@@ -359,12 +359,10 @@ def _step(p: TrainStack, name: str) -> Step:
         return replace(STACK, reads={**BINNED, **{f"bin.fold{f}/counts.json": f"bin.fold{f}" for f in folds}, **made})
     if what == "bin":
         return bin_of_fold(int(fold)) if fold else BIN
-    if name == "align":
-        return align_of(p)
-    if name == "evaluate":
-        return _EVALUATE
+    if name in _OTHER:
+        return _OTHER[name]
     return fit_of(next(c for c in p.candidates if c.name == what), name, int(fold or 0))
 
 
-_EVALUATE = evaluation(made_by="stack")
+_OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}
 TASKS = (Task(TrainStack, _step), Task(SelectModel, _step))
