@@ -23,7 +23,7 @@ from veilscore.v1 import control_pb2
 def trained(tmp_path_factory):
     """A scorecard trained by nodes under a coordinator, and three scores given online."""
     folder = tmp_path_factory.mktemp("federation")
-    simulate(700, 3, folder / "data")
+    simulate(1800, 3, folder / "data")
     found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
     for party in PARTIES:
         set_policy(folder, party, disclose_unknown=True, consent_issuers=ISSUERS, release=OFTEN)

@@ -525,6 +525,8 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
         "Empty",
         "PrepareSpare",
         "KeyStatements",
+        "EvidenceCall",
+        "EvidenceReply",
     }
     sent = {(type(message).__name__, roles[to]) for _, to, message in seen}
     assert {one for one in sent if one[0] not in own} <= told
