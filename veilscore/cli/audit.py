@@ -215,9 +215,8 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
                 if record.request not in requests:
                     continue
                 pools.add("" if record.labels is None else record.labels.pool)
-            for file in (path, path.with_suffix(".reply"), path.with_suffix(".spare")):
-                if file.is_file():
-                    shutil.copy2(file, target / file.name)
+            for file in source.glob(f"{path.stem}.*"):
+                shutil.copy2(file, target / file.name)
             count += 1
         for name in (MODELS, KEYS):
             shutil.copytree(source / name, target / name)
