@@ -15,6 +15,8 @@ from result import emit
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import veilscore.fabric.fabric  # noqa: E402, F401, I001 - before tests load gRPC: TLS 1.3 alone
+
 from trial_evidence import KEYS, open_log, run_jobs  # noqa: E402 - after the path is set
 
 from veilscore.evidence.documents import load_keys  # noqa: E402

@@ -53,7 +53,7 @@ SMALL, STEP = 1000, 1000  # entries in a batch of the log; firms of the toy job 
 class Unlogged(EvidenceRecorder):
     """A recorder that records nothing: what a node would be without the log."""
 
-    def open(self, _loop: object = None) -> None:
+    def open(self, *_: object) -> None:
         """No log."""
 
     def job_answered(self, entry: object) -> None:

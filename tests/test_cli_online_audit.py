@@ -14,7 +14,7 @@ from trial_scoring import PARTIES, copy_of, rows, scoring, set_policy
 
 from veilscore.data.simulate import simulate
 from veilscore.errors import ConfigError, EvidenceError
-from veilscore.evidence.online_opening import FOLDER
+from veilscore.evidence.online_opening import FOLDER, POOLS
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.v1 import control_pb2
 
@@ -109,6 +109,7 @@ def test_a_band_is_drawn_shown_and_exported(trained, tmp_path):
     assert "online band tax" in veilscore("audit", "--bank", folder / "bank", *audited)
     out = tmp_path / "bundle"
     veilscore("audit", "export", "online", "--out", out, "--home", folder / "bank", "--request", band.request)
-    assert len(list((out / FOLDER).glob("*.json"))) == 2  # what each holder opened
+    assert len(list((out / FOLDER).glob("*.json"))) == 2
+    assert [path.name for path in (out / FOLDER / POOLS).iterdir()] == [band.commitment]
     shown = veilscore("audit", "--bank", out, "--keys", folder / "tax" / "federation.yaml", *audited, exit_code=1)
     assert shown.count("confirmed") == 3  # the others are not in the bundle

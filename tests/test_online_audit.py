@@ -64,11 +64,11 @@ def test_a_firm_that_a_holder_does_not_know_and_a_repeat(homes, monkeypatch):
     assert len(all_confirmed(audit(homes))) == 4  # the repeat opened nothing
 
 
-@pytest.mark.parametrize("model", ["firms", "trees"])
-def test_honest_bands_are_confirmed_with_and_without_spares(homes, monkeypatch, model):
+@pytest.mark.parametrize(("model", "output"), [("firms", "band"), ("trees", "band"), ("firms", "score")])
+def test_honest_bands_and_steps_are_confirmed_with_and_without_spares(homes, monkeypatch, model, output):
     counted(monkeypatch, 1)
-    responses = released(homes, known(homes, 3), model=model, spared=1, output="band")
-    assert {r.output for r in responses} == {"band"}
+    responses = released(homes, known(homes, 3), model=model, spared=1, output=output)
+    assert {(r.output, bool(r.steps)) for r in responses} == {("band", False) if output == "band" else ("", True)}
     found = all_confirmed(audit(homes))
     assert [f.step for f in found].count("online band tax") == 3  # the first holder of the model leads
     assert len(found) == 9

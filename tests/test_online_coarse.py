@@ -93,8 +93,7 @@ def test_a_score_is_a_step_by_default(trained, homes, monkeypatch):
     assert (kept.step, kept.status) == (found[0].step, "scored")
     assert exact.status == "failed"
     assert {p.reason for p in exact.parties} == {
-        f"{party} releases scores in steps; ask for one (output: score), or its steward for exact_for"
-        for party in HOLDERS
+        f"{party} refuses exact scores to bank: ask for steps (output: score)" for party in HOLDERS
     }
     for party in HOLDERS:
         assert [told(homes, party, firm) for firm in firms] == [[("online", steps.bits)]] * len(firms)

@@ -26,6 +26,7 @@ from trial_scoring import (
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
+from veilscore.models.steps import expected, steps_of
 from veilscore.online.records import load_map
 from veilscore.terms.bands import Bands
 
@@ -94,13 +95,27 @@ def test_other_models_of_trees_are_scored_as_in_batch(kind, request, tmp_path):
     async def scenario():
         async with scoring(homes) as command:
             return [
-                await score(command, f"s{i}", firm, model="trees", on_missing="missing_code")
+                await score(command, f"{output}{i}", firm, model="trees", on_missing="missing_code", output=output)
+                for output in ("exact", "score")
                 for i, firm in enumerate(firms)
             ]
 
-    responses = asyncio.run(scenario())
-    assert [r.units for r in responses] == [stacked.units[f] for f in firms]
+    responses, units = asyncio.run(scenario()), [stacked.units[f] for f in firms]
+    assert [r.units for r in responses[: len(firms)]] == units
     assert responses[0].model_sha256 == stacked.model.sha256
+    assert [r.step for r in responses[len(firms) :]] == steps_of(stacked.model).index(np.array(units)).tolist()
+
+
+@pytest.mark.parametrize("kind", ["trained", "stacked", "private"])
+def test_steps_of_a_score_are_where_firms_are(kind, request):
+    model = request.getfixturevalue(kind)
+    units = np.array(list(model.units.values()))
+    mean, deviation = expected(model.model.model_copy(update={"bands": {}}))
+    assert abs(units.mean() - mean) < deviation
+    assert 0.4 < units.std() / deviation < 1.8
+    step = steps_of(model.model.model_copy(update={"bands": {}})).index(units)
+    lost = (step[:, None] == step) & (units[:, None] != units)
+    assert lost.mean() < 0.08, "pairs of firms that a step does not tell apart"
 
 
 def band_numbers(trained, units):
@@ -199,8 +214,9 @@ def test_a_holders_part_that_is_not_the_models(trained, homes, damage):
         path.unlink()
     elif damage == "changed":
         text = path.read_text()
-        path.write_text(re.sub(r'"left": (-?\d+)', lambda found: f'"left": {int(found[1]) - 1}', text, count=1))
-        assert path.read_text() != text
+        changed = re.sub(r'("codes": \[\s*)(\d+)', lambda found: found[1] + str(int(found[2]) ^ 1), text, count=1)
+        assert changed != text
+        path.write_text(changed)
     else:
         path.write_text((homes / "registry" / "models" / "trees" / "trees.json").read_text())
 

@@ -22,6 +22,7 @@ from veilscore.release.single import Passed
 from veilscore.sandbox.desk import Desk
 from veilscore.sandbox.submission import make_submission
 from veilscore.tasks.table import answer_to
+from veilscore.terms.bands import Bands
 from veilscore.terms.job import new_job_id, parse_job
 from veilscore.terms.policy import NodePolicy, utc_today
 from veilscore.v1 import control_pb2 as pb
@@ -37,7 +38,8 @@ JOBS = {
 RECORD = {"request_id": "r", "firm_id": "F00001", "purpose": "credit", "on_missing": "missing_code"}
 RECORD |= {"model_hash": b"m" * 32, "map_hash": b"c" * 32}
 ONLINE = {
-    "score": pb.EncryptRecord(**RECORD),
+    "score": pb.EncryptRecord(**RECORD, step_limits=[1], bands_hash=Bands.steps([1]).sha256),
+    "exact score": pb.EncryptRecord(**RECORD),
     "band": pb.EncryptRecord(**RECORD, bands_hash=b"b" * 32),
     "spare": pb.PrepareSpare(spare_id="s", map_hash=b"c" * 32, commitment=b"d" * 32),
     "pool": pb.MakePool(pool_id="p", commitment=b"d" * 32),
@@ -46,7 +48,7 @@ ONLINE = {
 STEPS = tuple(f"step of a {name}" for name in JOBS)
 PATHS = (*JOBS, *STEPS, *ONLINE, "opening", "sandbox")
 FOR_JOBS = {*JOBS, *STEPS}
-WITH_PURPOSE = FOR_JOBS | {"score", "band", "sandbox"}
+WITH_PURPOSE = FOR_JOBS | {"score", "exact score", "band", "sandbox"}
 # field of the policy -> what it is set to, what the refusal says, the paths that it closes
 RULES = {
     "valid_from": (str(utc_today() + 2 * DAY), "is not valid today", {*PATHS}),
@@ -55,12 +57,12 @@ RULES = {
     "purposes": (["marketing"], "is not among the purposes", WITH_PURPOSE),
     "tasks": (["screen_features"], "does not allow task", FOR_JOBS),
     "online_scoring": (False, "does not allow online scoring", {*ONLINE, "opening"}),
-    "exact_for": ({"other": "9999-12-31"}, "refuses exact sums to bank", {p for p in FOR_JOBS if "exact" in p}),
+    "exact_for": ({"other": "9999-12-31"}, "refuses exact s", {p for p in PATHS if "exact" in p}),
     "privacy": ({"job": 0.3, "year": 1.0}, "lets a job spend mu 0.3", {p for p in FOR_JOBS if "private" in p}),
     "release": (
         {"output": "band"},
         "bands only",
-        {"batch", "step of a batch", "exact job", "step of a exact job", "score", "opening"},
+        {"batch", "step of a batch", "exact job", "step of a exact job", "score", "exact score", "opening"},
     ),
     "holdout_scores": ("refuse", "hold-out", {"exact job", "step of a exact job"}),
     "disclose_unknown": (False, "which firms it knows", set()),  # below: it depends on what the bank asks for

@@ -18,7 +18,7 @@ from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
-from veilscore.evidence.online_opening import KEYS, MODELS, POOLS, OnlineRecord, ShareOpened
+from veilscore.evidence.online_opening import KEYS, MODELS, POOLS, OnlineRecord, PoolRecord, ShareOpened
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.witness import Witnesses
@@ -208,15 +208,22 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
     try:
         out.mkdir(mode=0o700, parents=True)
         target.mkdir(parents=True)
+        pools = set()
         for path in source.glob("*.json"):
-            if not requests or OnlineRecord.parse(path.read_bytes()).request in requests:
-                for file in (path, path.with_suffix(".reply"), path.with_suffix(".spare")):
-                    if file.is_file():
-                        shutil.copy2(file, target / file.name)
-                count += 1
-        for name in (MODELS, KEYS, POOLS):
-            if (source / name).is_dir():
-                shutil.copytree(source / name, target / name)
+            if requests:
+                record = OnlineRecord.parse(path.read_bytes())
+                if record.request not in requests:
+                    continue
+                pools.add("" if record.labels is None else record.labels.pool)
+            for file in source.glob(f"{path.stem}.*"):
+                shutil.copy2(file, target / file.name)
+            count += 1
+        for name in (MODELS, KEYS):
+            shutil.copytree(source / name, target / name)
+        (target / POOLS).mkdir()
+        for path in (source / POOLS).glob("*"):
+            if not requests or PoolRecord.parse(path.read_bytes()).opening.id in pools:
+                shutil.copy2(path, target / POOLS / path.name)
         if (home / FOLDER / "receipts").is_dir():
             shutil.copytree(home / FOLDER / "receipts", out / FOLDER / "receipts")
         (out / FOLDER).mkdir(exist_ok=True)

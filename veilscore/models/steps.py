@@ -6,6 +6,7 @@ firms, so that its tails are told apart too. Limits of bands are among them, so 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -14,12 +15,14 @@ from numpy.typing import ArrayLike
 
 from veilscore.arrays import Integers
 from veilscore.models.boosted import Boosted
+from veilscore.models.chained import Chained
 from veilscore.models.model import ScoreModel
 from veilscore.terms.bands import MOST_STEPS, Bands
 
 _WIDER = 1.25
-# columns of one model go together, and the more so its trees, which correct one another's leftovers in small steps
-_CORRELATED, _TREES_CORRELATED = 0.1, 0.3
+# columns of one model go together, and the more so boosted trees, each of which goes on where the last one stopped;
+# trees of a chain are on random cuts, with noise
+_COLUMNS, _TREES, _CHAIN = 0.1, 0.3, 0.02  # mean correlation of two
 
 
 def steps_of(model: ScoreModel) -> Bands:
@@ -45,14 +48,20 @@ def expected(model: ScoreModel) -> tuple[float, float]:
     """Return mean and deviation, in units, of a training firm's total, by the rows of each bin or leaf."""
     if isinstance(model, Boosted):
         covers = (tree.covers or (1.0,) * tree.n_leaves for tree in model.trees)
-        terms = [_moments(points, cover) for points, cover in zip(model.points, covers, strict=True)]
-        together = _TREES_CORRELATED
+        groups = [(_TREES, [_moments(points, cover) for points, cover in zip(model.points, covers, strict=True)])]
     else:
-        terms = [_moments(column.points, column.rows) for part in model.parts for column in part.columns]
-        together = _CORRELATED
-    means, deviations = np.array([(0.0, 0.0), *terms]).T
-    alone = float((deviations**2).sum())
-    return float(model.base_points + means.sum()), float(np.sqrt(alone + together * (deviations.sum() ** 2 - alone)))
+        groups = [(_COLUMNS, [_moments(column.points, column.rows) for part in model.parts for column in part.columns])]
+    if isinstance(model, Chained):
+        for holder, chain in model.chains.items():
+            leaves = zip(model.chain_points[holder], chain, strict=True)
+            groups.append((_CHAIN, [_moments(np.ravel(points), np.ravel(tree.covers)) for points, tree in leaves]))
+    mean, variance = float(model.base_points), 0.0
+    for correlation, terms in groups:
+        means, deviations = np.array([(0.0, 0.0), *terms]).T
+        alone = float((deviations**2).sum())
+        mean += float(means.sum())
+        variance += alone + correlation * (float(deviations.sum()) ** 2 - alone)
+    return mean, math.sqrt(variance)
 
 
 def _moments(points: ArrayLike, rows: ArrayLike) -> tuple[float, float]:

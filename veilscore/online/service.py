@@ -2,21 +2,22 @@
 
 Source   : `veilscore.protocols.online` (roles and messages), `online_spares` and `online_band` beside it; ADR 17.
 Parties  : a loan system asks its own bank (`online.bank`: Score), which asks the holders (`online.holder`); the
-           coordinator adds (`coordinator.totals`). While idle, the nodes make spares and set-ups (`online.stock`).
-Reveals  : to the bank, the firm's total, hence what all holders' parts add up to, and a holder's part if only one
-           takes part; whether a holder knows the firm where its policy says so (`disclose_unknown`); codes of the
-           columns named in a holder's `reason_columns`; the time of the holder's data. To a holder, that the firm is
-           scored, when, for which purpose and by which model hash. To the coordinator, when holders score with whom.
-           A bank and a coordinator together learn no single part while two honest holders take part.
-           With a band alone (`output: band`), to the bank the band instead of the total and no codes of
-           `reason_columns`; to the coordinator nothing; to the lead nothing more than to a holder, as the holders' sum
-           is uniform without the bank's masks. Bank and lead together know the total.
+           coordinator adds (`coordinator.totals`). While idle, the nodes make spares and transfers (`online.stock`).
+Reveals  : to the bank, by default one of at most 32 steps of the firm's total; whether a holder knows the firm where
+           its policy says so (`disclose_unknown`); codes of the columns named in a holder's `reason_columns`; the time
+           of the holder's data. To a holder, that the firm is scored, when, for which purpose and by which model hash,
+           and the cut-offs of the steps. To the lead nothing more than to a holder, as the holders' sum is uniform
+           without the bank's masks; to the coordinator nothing. Bank and lead together know the total.
+           With a band alone (`output: band`), the band instead and no codes of `reason_columns`.
+           With `output: exact`, where holders agreed (`exact_for`), the firm's total, hence what all holders' parts add
+           up to, and a holder's part if only one takes part; to the coordinator, when holders score with whom. A bank
+           and a coordinator together learn no single part while two honest holders take part.
 Assumes  : ring-LWE; semi-honest parties. A bank that asks for points other than its model's is not prevented, but
            found: it is committed to what it draws before it has anything of a holder (docs/adr/0012).
 Aborts   : nothing wrong is ever returned as a score: a total outside what the model allows, holders' keys that changed
            on the way, a map of another version all end as status "failed" with the reason.
-           Of a band this cannot be told: a wrong part gets a wrong band opened, where a wrong total is mostly out of
-           range.
+           Of a step or band this cannot be told: a wrong part gets a wrong one opened, where a wrong total is
+           mostly out of range.
 
 Missing parties, by the request's `on_missing`:
     fail          a firm unknown to a holder, a refusing or unreachable holder: status "failed", no score.

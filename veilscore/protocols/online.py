@@ -13,8 +13,8 @@ Messages : 0. A spare with each holder, from the stock or made now.
            the coordinator, TotalRequest (the bank) -> TotalReply; of a band BandPartial to the lead, whose answer has
            the tables of the circuit. ShareKey between holders once for each pair of starts.
 Reveals  : to the bank the firm's total, hence what all holders' parts add up to, and a holder's part if only one takes
-           part; with a band alone the band instead. To holders, coordinator and lead nothing of it: what they see is
-           uniform modulo T without the bank's masks. See `veilscore.online.service` for the rest.
+           part; with a band or a step of the score that instead. To holders, coordinator and lead nothing of it: what
+           they see is uniform modulo T without the bank's masks. See `veilscore.online.service` for the rest.
 Assumes  : ring-LWE; what `crypto/zero_share.py` assumes; semi-honest parties; bank and coordinator together learn no
            single part while two honest holders take part. A request id is opened once by each holder: opening two
            parts with one share of zero would show their difference to bank and coordinator together.

@@ -151,7 +151,7 @@ class NodePolicy(Strict):
             ),
             (
                 request.opens != "exact" or self._exact_until(request.bank) >= (today or utc_today()),
-                f"{node} releases scores in steps; ask for one (output: score), or its steward for exact_for",
+                f"{node} refuses exact scores to {(request.bank or '')[:60]}: ask for steps (output: score)",
             ),
         ):
             if not holds:
