@@ -50,7 +50,11 @@ BOUND_MS = 20.0
 BANDS = Bands.of({f"b{k}": 300.0 + 60 * k for k in range(10)}, 100)
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 PACKAGES = {"bank": "party_bank", "tax": "party_tax", "registry": "party_registry", "coordinator": "coordinator"}
-CARD = "{max_bin: 10, max_openings: 4, bands: {" + ", ".join(f"b{k}: {300 + 60 * k}" for k in range(10)) + "}}"
+CARD = (
+    "{max_bin: 10, disclosure: exact, max_openings: 4, bands: {"
+    + ", ".join(f"b{k}: {300 + 60 * k}" for k in range(10))
+    + "}}"
+)
 JOB = """
 name: {name}
 purpose: credit
@@ -193,12 +197,13 @@ async def bytes_of_requests(folder: Path, firms: list[str]) -> tuple[float, floa
         return reply
 
     nodes = [Coordinator(folder / n) if n == "coordinator" else Node(folder / n) for n in PACKAGES]
+    Fabric.call = counting  # type: ignore[method-assign]
     for node in nodes:
         await node.start()
     try:
         async with connected(folder) as fabric:
             await ask(fabric, issuer, firms[-1], "keys")
-            Fabric.call = counting  # type: ignore[method-assign]
+            total = 0
             for firm in firms[:5]:
                 await ask(fabric, issuer, firm, f"bytes-{firm}")
             on_the_spot = total

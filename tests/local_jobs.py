@@ -34,7 +34,7 @@ def firms(n=600, *, seed=0, prefix="firm", coverage=0.93):
 
     bank = {
         "firm": ids,
-        "default": (rng.random(n) < sigmoid(1.5 * latent - 1.2)).astype(int).tolist(),
+        "default": (rng.random(n) < sigmoid(1.5 * latent - 0.2)).astype(int).tolist(),
         "weight": rng.choice([0.5, 1.0, 2.0], n).tolist(),
         "opened": [f"20{20 + k // 12}-{k % 12 + 1:02d}-15" for k in rng.integers(0, 48, n)],
         "limit": np.round(signal(0.9), 3).tolist(),

@@ -30,7 +30,7 @@ from veilscore.v1 import score_pb2, scorecard_pb2
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode
 
-N = 160
+N = 320
 
 
 @pytest.fixture

@@ -363,11 +363,11 @@ def test_a_step_repeated_after_its_end_grows_nothing_new(tmp_path):
 
 def test_more_bins_than_rows(tmp_path):
     small = {"max_bin": 64, "min_bin_fraction": 0.001, "min_leaf_rows": 5, "n_estimators": 2, "holdout_fraction": 0}
-    run = open_run(tmp_path, firms(60), **small).run()
+    run = open_run(tmp_path, firms(76), **small).run()
     assert all(np.isfinite(tree.weights).all() for tree in model_of(run).trees)
     bounded = {**small, "bounds": True, "noise_rows": 3.0, "name": "bounded"}
     with pytest.raises(RefusedError, match="use fewer bins or columns"):
-        open_run(tmp_path / "bounded", firms(60), policy={"allow_order": True}, **bounded).run()
+        open_run(tmp_path / "bounded", firms(76), policy={"allow_order": True}, **bounded).run()
 
 
 def test_one_class_in_training(tmp_path):
@@ -442,7 +442,7 @@ def test_jobs_that_cannot_be(parameters, words):
     ],
 )
 def test_constraints_on_columns_that_have_none(constraints, words, tmp_path):
-    run = open_run(tmp_path, firms(120), monotone_constraints=constraints)
+    run = open_run(tmp_path, firms(240), monotone_constraints=constraints)
     run.step("align")
     run.step("bin")
     with pytest.raises(JobError, match=words):

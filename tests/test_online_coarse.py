@@ -8,7 +8,8 @@ import contextlib
 import numpy as np
 import pytest
 from consent_issuer import OFTEN, token_bytes
-from trial_scoring import batch_units, copy_of, rows, score, scoring, set_policy, train
+from finished_jobs import finished
+from trial_scoring import copy_of, rows, score, score_all, scoring, set_policy, units_of
 
 from veilscore.crypto import he
 from veilscore.errors import MessageError
@@ -27,9 +28,9 @@ DEFAULT = {key: value for key, value in OFTEN.items() if key != "bits_per_year"}
 
 class Trained:
     def __init__(self, folder):
-        self.folder = train(folder)
-        self.units = batch_units(folder)
+        self.folder = folder
         self.model = load_model(folder / "bank" / "models" / "firms" / "model.json")
+        self.units = units_of(folder, self.model)
         self.steps = steps_of(self.model)
         tax, registry = rows(folder, "tax"), rows(folder, "registry")
         self.known = [f for f in self.units if f in tax and f in registry]
@@ -37,8 +38,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return Trained(tmp_path_factory.mktemp("federation"))
+def trained():
+    return Trained(finished(score_all))
 
 
 @pytest.fixture
@@ -100,7 +101,17 @@ def test_a_score_is_a_step_by_default(trained, homes, monkeypatch):
     # one leg less than with a request for labels of its own: what goes to the lead is what goes to others
     kinds = [type(message).__name__ for _, to, message in seen if to == "tax"]
     assert kinds.count("OpenPartial") == kinds.count("BandPartial") == len(firms)
-    own = {"ScoreRequest", "ScoreResponse", "Hello", "HelloReply", "Empty", "PrepareSpare", "KeyStatements"}
+    own = {
+        "ScoreRequest",
+        "ScoreResponse",
+        "Hello",
+        "HelloReply",
+        "Empty",
+        "PrepareSpare",
+        "KeyStatements",
+        "EvidenceReply",
+        "EvidenceCall",
+    }
     sent = {(type(message).__name__, {"bank": "bank"}.get(to, "holder")) for _, to, message in seen}
     table = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in LEARNS if leak.only in {"", "score"}}
     assert {one for one in sent if one[0] not in own} <= table

@@ -45,7 +45,7 @@ datasets: {bank: main, tax: main, registry: main}
 TRAIN = f"""{_HEAD}
 name: firms
 task: train_scorecard
-parameters: {{max_bin: 5, max_openings: 6, bands: {{low: 0, middle: 550, high: 600}}}}
+parameters: {{max_bin: 5, disclosure: exact, max_openings: 6, bands: {{low: 0, middle: 550, high: 600}}}}
 """
 BATCH = f"""{_HEAD}
 name: batch

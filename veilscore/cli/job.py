@@ -15,6 +15,7 @@ from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.cli.measures import show_measures
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import load_job, parse_job
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
 JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file.", metavar="JOB.yaml")]
@@ -143,6 +144,9 @@ def inbox(*, home: HomeOption = None) -> None:
         job = parse_job(info.job_yaml, info.job_id)
         rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, info.error, moment(info.created_s)))
     console().print(table("Inbox", ("job", "task", "bank", "purpose", "answer", "reason or error", "received"), rows))
+    node = load_node_config(find_home(home))
+    for less in node.policy.promises_less() if node.role == "holder" else ():
+        console().print(f"[yellow]The policy here promises less than the default[/yellow]: {escape(less)}.")
     if any(row[4] == "pending" for row in rows):
         console().print("decide with `veilscore job approve JOB` or `veilscore job reject JOB`")
 

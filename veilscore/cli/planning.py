@@ -96,8 +96,8 @@ def show_plan(out: Console, plan: Planned) -> None:
     out.print(
         table(
             "Who learns what",
-            ("step", "the bank", "a holder", "the coordinator"),
-            ((row.step, row.bank, row.holder, row.coordinator) for row in learned),
+            ("step", "the bank", "how much of a firm", "a holder", "the coordinator"),
+            ((row.step, row.bank, row.how_much, row.holder, row.coordinator) for row in learned),
         )
     )
     if charges_of(job.parameters):

@@ -198,7 +198,14 @@ class Node:
 
     async def _inbox(self, _request: control_pb2.Empty, peer: Member) -> control_pb2.JobList:
         self._own_people(peer)
-        return control_pb2.JobList(jobs=[_job_info(entry) for entry in self.ledger.entries()])
+        return control_pb2.JobList(jobs=[self._job_info(entry) for entry in self.ledger.entries()])
+
+    def _job_info(self, entry: LedgerEntry) -> control_pb2.JobInfo:
+        info = _job_info(entry)
+        less = self.config.policy.promises_less(entry.job.bank) if self.config.role == "holder" else ()
+        if less and entry.status == "pending":
+            info.error += f"; the policy here promises less than the default: {'; '.join(less)}"
+        return info
 
     def _own_people(self, peer: Member) -> None:
         if not is_own(self.config, peer):

@@ -39,7 +39,15 @@ from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.settings import read_text
 from veilscore.v1 import score_pb2
-from veilscore.wire.protocol import Protocol, Send, Session, pack_fields, receive_parts, send_parts, unpack_fields
+from veilscore.wire.protocol import (
+    Protocol,
+    Send,
+    Session,
+    pack_fields,
+    receive_parts_within,
+    send_parts,
+    unpack_fields,
+)
 
 R = TypeVar("R")
 Ids = Callable[[], NDArray[np.str_]]
@@ -81,7 +89,7 @@ def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
 
 def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
     """Receive and verify the lists at a holder; RefusedError where there is none, or one is not for this batch."""
-    data = yield from receive_parts(session.bank, score_pb2.BatchConsent, MAX_BYTES)
+    data = yield from receive_parts_within(session.bank, score_pb2.BatchConsent, MAX_BYTES)
     n = int.from_bytes(data[:_COUNT_BYTES], "little")
     if n > MAX_LISTS:
         raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=session.bank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -55,7 +56,7 @@ from veilscore.tasks.task import (
     no_openings,
 )
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
@@ -354,6 +355,13 @@ def evaluation(made_by: str) -> Step:
     )
 
 
+def _bits(p: ScoreBatch) -> float:
+    """Return the bits of a firm that a batch opens: points tell without a bound."""
+    if p.opens != "band":
+        return math.inf
+    return math.log2(len(p.bands) + 1) if p.bands else math.log2(MAX_BANDS + 1)
+
+
 SCORE = Step(
     kind="score",
     bank=_bank_score,
@@ -363,6 +371,7 @@ SCORE = Step(
     reads_home=files_of_columns,
     cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
     spends=no_openings,
+    bits=_bits,
     learns=_LEARNS,
     tells_besides={},
     refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),

@@ -162,6 +162,7 @@ CELLS = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=lambda p: (charges(p)["cells"],),
+    fixed_bins=True,
     learns=(
         COMMITTED,
         Leak("ResidualHolderColumns", "bank", "public", "number of columns"),

@@ -24,7 +24,7 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Output, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy, Request
-from veilscore.terms.privacy import total
+from veilscore.terms.privacy import BITS_ONLINE, in_bits, total
 from veilscore.terms.roles import Leak, Learned
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Charge, Protocol
@@ -76,14 +76,30 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
 def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     """Return who learns what in a job with these parameters: a row for each kind of step, then what options tell."""
     steps = {step.kind: step for step in steps_of(p).values()}
-    leaks = ((leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns)
+    leaks = [(leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns]
+    how_much = {leak.row or kind: _how_much(step, p) for kind, step in steps.items() for leak in step.learns}
     besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
-    return (*learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False)), *besides)
+    rows = learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False))
+    return (*(replace(row, how_much=how_much[row.step]) for row in rows), *besides)
+
+
+def _how_much(step: Step, p: Parameters) -> str:
+    """Return the most that a step tells the bank of one firm's record at a holder."""
+    charges, bits = step.spends(p), step.bits(p)
+    if bits:
+        return in_bits(bits)
+    if EXACT in charges:
+        return "all"
+    parts = [f"mu {math.sqrt(total(charges)):.2f}"] if charges else []
+    if step.fixed_bins:
+        parts.append(f"mu {MU:.2f} once for a version of bins")
+    return "; ".join(parts) or "nothing"
 
 
 def online_table(opens: Output | Literal["exact"]) -> Learned:
     """Return who learns what when a single firm is scored."""
-    return learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
+    row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
+    return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
 def learned_by_row(

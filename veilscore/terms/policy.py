@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from veilscore.errors import RefusedError
 from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
-from veilscore.terms.privacy import Disclosure, PrivacyRules
+from veilscore.terms.privacy import Disclosure, PrivacyRules, best_guess
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
@@ -161,6 +161,22 @@ class NodePolicy(Strict):
                 rule(self)
             except RefusedError as refusal:
                 raise RefusedError(f"{node}: {refusal.message}", party=node) from None
+
+    def promises_less(self, bank: str = "", today: dt.date | None = None) -> tuple[str, ...]:
+        """Return, in words, what this policy promises a firm less than the default does; bank "" stands for all."""
+        usual, less = PrivacyRules(), []
+        for name, what in (("job", "one job"), ("year", "a year of jobs")):
+            limit, least = getattr(self.privacy, name), getattr(usual, name)
+            if limit > least:
+                guess, before = best_guess(limit), best_guess(least)
+                less.append(
+                    f"{what} may spend mu {limit:g}, a guess right {guess:.0%} of the time "
+                    f"(default {least:g}: {before:.0%})"
+                )
+        for name, until in sorted(self.exact_for.items()):
+            if bank in {"", name} and until >= (today or utc_today()):
+                less.append(f"jobs of {name} may be exact until {until.isoformat()}, without any bound")
+        return tuple(less)
 
     def _exact_until(self, bank: str | None) -> dt.date:
         return self.exact_for.get(bank or "", dt.date.min)
