@@ -147,6 +147,7 @@ def skip_align(run):
             run.stores[party].save_arrays("row_of", row_of=rows)
             own = np.maximum(rows, 0).astype(np.uint64)
             run.stores[party].save_arrays("firms", firms=own, rows=np.arange(own.size, dtype=np.uint64))
+            run.stores[party].save_json("withheld", {})
 
 
 def _session(run, party):

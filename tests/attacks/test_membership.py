@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from veilscore.cli import app
 from veilscore.errors import ProtocolError, RefusedError
+from veilscore.evidence.facts import facts_of
 from veilscore.files.store import write_text
 from veilscore.node.local import open_job
 from veilscore.protocols import online
@@ -85,7 +86,7 @@ class World:
 
     def withheld(self):
         """What tax's own people find: digests of firms by reason."""
-        return self.store.load_json("withheld") if self.store.has("withheld") else {}
+        return self.store.load_json("withheld")
 
 
 def seen_by_bank(run):
@@ -98,7 +99,10 @@ def seen_by_bank(run):
     ]
     with (run.stores["bank"].path / "scores.csv").open() as file:
         statuses = [(row["id"], row["tax_status"]) for row in csv.DictReader(file)]
-    return got, statuses, run.stores["bank"].load_json("batch"), run.stores["bank"].load_json("aligned")["sizes"]
+    home = run.stores["tax"].path.parents[1]
+    stated = facts_of(home, run.nodes["tax"], run.job, run.job_id, bytes(32))  # tax signs it and sends it to the bank
+    kept = [run.stores["bank"].load_json(name) for name in ("batch", "aligned")]
+    return got, statuses, kept, sorted(stated.files), bool(stated.consent)
 
 
 def scores_of(world):
@@ -329,10 +333,10 @@ def scored_online(tamper=None, **holder):
         return await case.bank.score("a", on_missing="missing_code")
 
     opened = case.run(scenario)
-    got = [  # but for spares: their ciphertexts, whose size is random, are made before a firm is named
+    got = [
         (sender, type(m).__name__, len(m.SerializeToString()))
         for sender, to, m in case.network.seen
-        if to == "bank" and not isinstance(m, pb.PreparedSpare)
+        if to == "bank" and not isinstance(m, pb.PreparedSpare | pb.HolderKeys)  # compressed, made before the request
     ]
     return case, opened, sorted(got), {name: part.status for name, part in opened.parts.items()}
 

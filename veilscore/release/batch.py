@@ -156,6 +156,7 @@ class BatchGuard:
                 if not ledger.same_key(self._session.bank, digests.key_id):
                     self._log.warning("the bank's digests of rows have another key than before: ask it for an audit")
             store.save_arrays("firms", firms=firms, rows=digests.values)
+            store.save_json(WITHHELD, {})  # always there: statements on a job name its files
         covered = np.zeros((len(consents), row_of.size), bool)
         for number, consent in enumerate(consents):
             covered[number, known] = consent.covers(ids[row_of[known]].tolist())
@@ -200,9 +201,8 @@ class BatchGuard:
         """Take firms out, and tell the holder's own people alone."""
         if not withheld.any():
             return row_of
-        earlier = store.load_json(WITHHELD) if store.has(WITHHELD) else {}
         firms = [firm_digest(self._home, firm) for firm in ids()[row_of[withheld]].tolist()]
-        store.save_json(WITHHELD, earlier | {reason: sorted(firms)})
+        store.save_json(WITHHELD, store.load_json(WITHHELD) | {reason: sorted(firms)})
         self._log.warning("firms are scored as unknown", reason=reason, firms=len(firms), listed=f"{WITHHELD}.json")
         return np.where(withheld, -1, row_of)
 
