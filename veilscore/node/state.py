@@ -41,7 +41,6 @@ _TABLES = (  # in which rows are never deleted
     (RELEASES, "tokens"),
     (RELEASES, "pins"),
     (FILE, "voided"),
-    ("state/disclosure.db", "told"),
 )
 _RANK = {"pending": 0, "accepted": 1, "refused": 2, "cancelled": 2}
 _NEWEST = 256  # single scores that are looked up; an older file lacks the newest

@@ -71,7 +71,7 @@ def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     steps = {step.kind: step for step in steps_of(p).values()}
     leaks = ((leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns)
     besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
-    return (*learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False)), *besides)
+    return (*learned_by_row(leaks, p.opens), *besides)
 
 
 def online_table(opens: Output) -> Learned:
@@ -79,14 +79,13 @@ def online_table(opens: Output) -> Learned:
     return learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output, *, sealed: bool = False) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
         by_role = rows.setdefault(row, {"bank": [], "holder": [], "coordinator": []})
-        learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
-        if leak.only in {"", opens} and learns != "nothing":
-            by_role["holder" if leak.to == "lead" else leak.to].append(learns)
+        if leak.only in {"", opens} and leak.learns != "nothing":
+            by_role["holder" if leak.to == "lead" else leak.to].append(leak.learns)
     return tuple(
         Learned(
             row,
