@@ -56,7 +56,7 @@ def main() -> None:
     key = PairwiseKey(bytes(32))
     exact, sizes = True, (0, 0)
     for request in range(repeats):
-        context = share_context(str(request), HOLDERS, b"model")
+        context = share_context(str(request), HOLDERS, b"model", b"firm")
         partials, masks, expected = [], [], 0
         for holder, peer in zip(HOLDERS, HOLDERS[::-1], strict=True):
             codes = rng.integers(0, N_CODES, (1, N_COLUMNS))

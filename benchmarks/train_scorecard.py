@@ -15,7 +15,7 @@ from veilscore.terms.job import load_job
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
-JOB = ROOT / "examples" / "scorecard.yaml"
+JOB = ROOT / "examples" / "scorecard_exact.yaml"
 SETS = ("default_credit", "kz_corporate", "polish_1year", "sba_loans")
 TIMED = ("align", "bin", "train")
 MAX_WALL_S, MAX_GB, MAX_COEFFICIENT, MAX_AUC = 20.0, 1.5, 1e-3, 1e-4

@@ -99,6 +99,7 @@ class Coordinator:
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
         self.watches.start("the server", self.fabric.serving())
+        self.watches.start("the guard of connections", self.fabric.guard())
         self.scheduler.resume_all()
         self._log.info("coordinator started")
 

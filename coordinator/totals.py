@@ -16,8 +16,7 @@ from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2
 
 _REQUESTS_KEPT = 10_000
-_RECORDS_MOST = 4096
-_BYTES_A_RECORD = 8
+_HOLDERS_MOST = 64
 
 
 @dataclass
@@ -42,10 +41,7 @@ class Totals:
         request = self._request(message.request_id, tuple(message.with_parties))
         if peer.name not in request.holders:
             raise ProtocolError(f"{peer.name} is not among the holders of this request", party=peer.name)
-        n_bytes = len(message.partial_share)
-        if n_bytes == 0 or n_bytes % _BYTES_A_RECORD or n_bytes > _RECORDS_MOST * _BYTES_A_RECORD:
-            raise MessageError(f"a partial of {n_bytes} bytes is no partial", party=peer.name)
-        parse_partial(message.partial_share, n_bytes // _BYTES_A_RECORD, peer.name)
+        parse_partial(message.partial_share, 1, peer.name)
         if request.partials.setdefault(peer.name, message.partial_share) != message.partial_share:
             raise ProtocolError(
                 f"{peer.name} sent a second, different partial for one request; use a new request id", party=peer.name
@@ -62,16 +58,15 @@ class Totals:
         except TimeoutError:
             late = ", ".join(h for h in request.holders if h not in request.partials)
             raise PeerError(f"no partial from {late} within {self._wait_s:g} s; repeat the request") from None
-        sizes = {len(p) for p in request.partials.values()}
-        if len(sizes) != 1:
-            raise MessageError("the holders' partials are for different numbers of records")
-        n_records = sizes.pop() // _BYTES_A_RECORD
-        parts = [parse_partial(p, n_records, holder) for holder, p in request.partials.items()]
+        parts = [parse_partial(partial, 1, holder) for holder, partial in request.partials.items()]
         return control_pb2.TotalReply(total_share=pack_partial(add_partials(parts)))
 
     def _request(self, request_id: str, holders: tuple[str, ...]) -> _Request:
-        if not 0 < len(request_id) <= 100 or not holders or len(set(holders)) != len(holders):
-            raise MessageError("a request needs an id of at most 100 characters and distinct holders")
+        known = 0 < len(holders) == len(set(holders)) <= _HOLDERS_MOST
+        if not 0 < len(request_id) <= 100 or not known:
+            raise MessageError(
+                f"a request needs an id of at most 100 characters and 1 to {_HOLDERS_MOST} distinct holders"
+            )
         request = self._requests.setdefault(request_id, _Request(tuple(sorted(holders))))
         if request.holders != tuple(sorted(holders)):
             raise ProtocolError("the holders of this request are not those it began with")

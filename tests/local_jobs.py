@@ -34,7 +34,7 @@ def firms(n=600, *, seed=0, prefix="firm", coverage=0.93):
 
     bank = {
         "firm": ids,
-        "default": (rng.random(n) < sigmoid(1.5 * latent - 1.2)).astype(int).tolist(),
+        "default": (rng.random(n) < sigmoid(1.5 * latent - 0.2)).astype(int).tolist(),
         "weight": rng.choice([0.5, 1.0, 2.0], n).tolist(),
         "opened": [f"20{20 + k // 12}-{k % 12 + 1:02d}-15" for k in rng.integers(0, 48, n)],
         "limit": np.round(signal(0.9), 3).tolist(),
@@ -104,7 +104,10 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
 
 def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     """A job over data set `d` of every party."""
-    defaults = {"id_normaliser": "text", **({"max_bin": 6, "disclosure": "exact"} if task == "train_scorecard" else {})}
+    defaults = {
+        "id_normaliser": "text",
+        **({"max_bin": 6, "disclosure": "exact", "despite_noise": True} if task == "train_scorecard" else {}),
+    }
     return parse_job(
         json.dumps(
             {
@@ -142,7 +145,8 @@ def skip_align(run):
             row_at = {firm: row for row, firm in enumerate(table.ids.tolist())}
             rows = np.array([row_at.get(firm, -1) for firm in tables[run.job.bank].ids.tolist()], np.int64)
             run.stores[party].save_arrays("row_of", row_of=rows)
-            run.stores[party].save_arrays("firms", firms=np.maximum(rows, 0).astype(np.uint64))
+            own = np.maximum(rows, 0).astype(np.uint64)
+            run.stores[party].save_arrays("firms", firms=own, rows=np.arange(own.size, dtype=np.uint64))
 
 
 def _session(run, party):

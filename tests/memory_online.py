@@ -130,11 +130,11 @@ class MemoryHolder:
             if served.ended:
                 del self.roles[key]
 
-    async def find(self, _bank, _request):
+    async def find(self, _bank, request):
         if self.refuses:
             raise RefusedError(self.refuses, party=self.name)
         passed = Passed(None, None, 1, self.released_as)
-        return HolderRecord(self.cells, self.known, 1.0, (), self.holders, passed, self.bands)
+        return HolderRecord(request.firm_id, self.cells, self.known, 1.0, (), self.holders, passed, self.bands)
 
     async def n_cells(self, _bank, _asked):
         return self.cells.size
@@ -182,11 +182,11 @@ class MemoryBank:
         for holder in self.sides:
             self.stock[holder].append(await run_calls(self.make_spare(holder), self.caller))
 
-    def role(self, request_id, on_missing="fail"):
+    def role(self, request_id, on_missing="fail", firm="firm"):
         """Role of one request, which `score` asks."""
         bands_hash = b"" if self.bands is None else self.bands.sha256
         ask = pb.EncryptRecord(
-            request_id=request_id, firm_id="firm", model_hash=MODEL, on_missing=on_missing, bands_hash=bands_hash
+            request_id=request_id, firm_id=firm, model_hash=MODEL, on_missing=on_missing, bands_hash=bands_hash
         )
         request = BankRequest(
             ask=ask,

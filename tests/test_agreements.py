@@ -68,8 +68,10 @@ def test_rules_that_cannot_be():
 
 def test_a_band_policy_refuses_score_jobs(tmp_path):
     config = load_node_config(make_homes(tmp_path) / "tax")
-    config = config.model_copy(update={"policy": NodePolicy(accept="auto", release={"output": "band"})})
-    text = parse_job(SCORECARD).canonical().decode()
+    config = config.model_copy(
+        update={"policy": NodePolicy(accept="auto", exact_for={"bank": TODAY}, release={"output": "band"})}
+    )
+    text = parse_job(f"{SCORECARD}parameters: {{disclosure: exact}}\n").canonical().decode()
     job = json.loads(text) | {"task": "score_batch", "parameters": {"model": "m", "on_missing": "missing_code"}}
     for asked in (job, json.loads(text)):  # the second one wants hold-out scores
         decision = answer_to(parse_job(json.dumps(asked)), config)

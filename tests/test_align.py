@@ -17,31 +17,31 @@ from veilscore.crypto import group
 from veilscore.errors import (
     IdError,
     MessageError,
-    OverlapError,
     ParameterError,
     ProtocolError,
     RefusedError,
     SecretReuseError,
 )
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
-from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
+from veilscore.release.pseudonyms import RowDigests
+from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1
 from veilscore.wire.driver import run
 from veilscore.wire.memory import MemoryNetwork, simulate
 from veilscore.wire.protocol import Session, decode, encode
 from veilscore.wire.transcript import Transcript
 
-SMALL = AlignLimits(part_size=4, workers=1)
+SMALL = AlignLimits(part_size=4, size_step=1, workers=1)
 
 
 def sessions(id_="job/align/1"):
     return {p: Session(id_, p, "bank", ("tax",)) for p in ("bank", "tax")}
 
 
-def align(bank_ids, tax_ids, *, limits=SMALL, min_overlap=0, id_="job/align/1", timeout_s=20.0, **kwargs):
+def align(bank_ids, tax_ids, *, limits=SMALL, min_rows=0, id_="job/align/1", timeout_s=20.0, **kwargs):
     both = sessions(id_)
     roles = {
         "bank": bank_align(both["bank"], "tax", bank_ids, limits),
-        "tax": holder_align(both["tax"], tax_ids, min_overlap=min_overlap, limits=limits),
+        "tax": holder_align(both["tax"], tax_ids, min_rows=min_rows, limits=limits),
     }
     return simulate(roles, both, timeout_s=timeout_s, **kwargs)
 
@@ -79,7 +79,7 @@ def test_equals_the_left_join(bank_ids, tax_ids):
     result = align(bank_ids, tax_ids)
     assert result["tax"].row_of.tolist() == left_join(bank_ids, tax_ids)
     assert result["tax"].row_of.dtype == np.int64
-    assert result["bank"].holder_set_size == len(tax_ids)
+    assert result["bank"].padded_size == len(tax_ids)
 
 
 def test_real_data_and_threads():
@@ -89,7 +89,7 @@ def test_real_data_and_threads():
         with (folder / f"{party}.csv").open() as file:
             ids[party] = [row["uscc"] for row in csv.DictReader(file)]
     ids["bank"] += [f"X{i}" for i in range(2000)]  # enough for several threads and parts of the default size
-    limits = AlignLimits(part_size=1200, workers=2)
+    limits = AlignLimits(part_size=1200, size_step=1, workers=2)
     result = align(ids["bank"], ids["tax"], limits=limits)
     assert result["tax"].row_of.tolist() == left_join(ids["bank"], ids["tax"])
     assert (result["tax"].row_of >= 0).sum() > 300
@@ -122,7 +122,7 @@ def test_fresh_scalars_give_unlinkable_points(kind):
     seen = []
     for _ in range(2):  # the same session twice: only the scalars differ
         transcripts = {}
-        align(ids, ids, limits=AlignLimits(part_size=64, workers=1), transcripts=transcripts)
+        align(ids, ids, limits=AlignLimits(part_size=64, size_step=1, workers=1), transcripts=transcripts)
         seen.append(points_of(transcripts, kind))
     assert len(np.unique(np.concatenate(seen), axis=0)) == 400
     bits = np.unpackbits(np.concatenate(seen)[:, :31], axis=1).mean(axis=0)
@@ -143,26 +143,47 @@ def test_label_separates_sessions_and_pairs():
     assert len(set(points)) == 3
 
 
-def test_tiny_overlap_stays_with_the_holder():
-    bank_ids, tax_ids = ["a", "b", "c", "d"], ["c", "x", "y"]
-    bank, tax = outcomes(bank_ids, tax_ids, min_overlap=2)
-    assert isinstance(tax, OverlapError)
-    assert "only 1 of the bank's 4" in str(tax)
-    assert isinstance(bank, RefusedError)
-    assert not any(character.isdigit() for character in bank.message)
+def test_few_rows_of_the_bank_are_refused_whichever_are_known():
+    for tax_ids in (["a", "b"], ["x", "y"]):
+        bank, tax = outcomes(["a", "b"], tax_ids, min_rows=3)
+        assert isinstance(tax, RefusedError)
+        assert isinstance(bank, RefusedError)
+        assert "2 firms are fewer than the minimum of 3" in bank.message
 
 
-def test_refusal_message_has_no_number():
-    sent = []
+def test_sets_are_padded_to_steps_that_a_secret_shifts():
+    limits = AlignLimits(part_size=4, size_step=10, workers=1)
+    assert [limits.padded(n, 0) for n in (1, 9, 10, 11)] == [10, 10, 10, 20]
+    assert [limits.padded(n, 9) for n in (1, 2, 11)] == [10, 20, 20]
+    result = align(["a", "b", "c"], ["c", "x"], limits=limits)
+    assert result["bank"].padded_size == 10
+    assert result["tax"].row_of.tolist() == [-1, -1, 0]
 
-    def tamper(sender, recipient, sequence, payload):
-        sent.append((sender, payload))
-        return [payload]
 
-    outcomes(["a", "b", "c"], ["c", "x"], tamper=tamper, min_overlap=2)
-    last = [p for s, p in sent if s == "tax"][-1]
-    message = decode(last, AlignHolderRound2, session="", sender="tax")
-    assert message == AlignHolderRound2(accepted=False, reason="refused")
+def with_digests(values, key_id=b"k" * 32, *, counted=True, ids=("a", "b", "c", "d", "e")):
+    both = sessions()
+    digests = None if values is None else RowDigests(np.array(values, np.uint64), key_id)
+    roles = {
+        "bank": bank_align(both["bank"], "tax", ids, SMALL, digests=digests),
+        "tax": holder_align(both["tax"], ["c"], counted=counted, limits=SMALL),
+    }
+    return simulate(roles, both, timeout_s=5.0)["tax"].digests
+
+
+def test_digests_of_rows_come_in_row_order():
+    found = with_digests([5, 4, 3, 2, 1 << 63])
+    assert found.values.tolist() == [5, 4, 3, 2, 1 << 63]
+    assert found.key_id == b"k" * 32
+    assert with_digests(None, counted=False) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "key_id", "counted"),
+    [([1, 2, 3], b"k" * 32, True), ([1] * 5, b"", True), (None, b"", True), ([1] * 5, b"k" * 32, False)],
+)
+def test_digests_that_are_not_one_a_row_are_refused(values, key_id, counted):
+    with pytest.raises(MessageError, match="digests of rows"):
+        with_digests(values, key_id, counted=counted)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +208,10 @@ def test_own_bad_ids_are_refused_before_anything_is_sent(ids, error):
 def test_peer_set_over_the_cap_is_refused():
     both = sessions()
     roles = {
-        "bank": bank_align(both["bank"], "tax", ["a"], AlignLimits(max_ids=5, part_size=4)),
+        "bank": bank_align(both["bank"], "tax", ["a"], AlignLimits(max_ids=5, part_size=4, size_step=1)),
         "tax": holder_align(both["tax"], list("abcdefgh"), limits=SMALL),
     }
-    with pytest.raises(MessageError, match="over the limit of 5"):
+    with pytest.raises(MessageError, match="over the limit of 7"):
         simulate(roles, both, timeout_s=5.0)
 
 

@@ -50,7 +50,7 @@ def careless_shell():
 @pytest.fixture
 def job(tmp_path):
     path = tmp_path / "job.yaml"
-    path.write_text(SCORECARD + "parameters: {max_bin: 5}\n")
+    path.write_text(SCORECARD + "parameters: {max_bin: 5, disclosure: exact}\n")
     return path
 
 

@@ -26,7 +26,7 @@ task: train_scorecard
 bank: bank
 holders: [tax, registry]
 datasets: {bank: main, tax: main, registry: main}
-parameters: {max_bin: 4, max_openings: 4, columns: {bank: {include: [%s]}}}
+parameters: {max_bin: 4, disclosure: exact, max_openings: 4, columns: {bank: {include: [%s]}}}
 """
 
 

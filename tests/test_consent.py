@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -162,12 +163,15 @@ def test_one_firm_of_a_list_is_revoked(gate, tmp_path):
     firms = np.array(["a", "b", "c"])
     signed = issue_list(KEY, "portal", firms.tolist(), scope())
     lists = gate.check_lists([signed.to_message().SerializeToString()], ask(task="score_batch"))
-    assert gate.covered(lists, firms).all()
+    assert lists[0].covers(firms.tolist()).all()
+    ended = partial(gate.revoked_of, lists[0].id, lists[0].salt, firms)
+    assert not ended().any()
     from veilscore.release.consent import commit
 
     revoke(tmp_path, f"{lists[0].id}:{commit(lists[0].salt, ['b']).tobytes().hex()}", f"{lists[0].id}:junk")
-    assert gate.covered(lists, firms).tolist() == [True, False, True]
+    assert ended().tolist() == [False, True, False]
     revoke(tmp_path, lists[0].id)
+    assert ended().all()
     with pytest.raises(RefusedError, match="revoked"):
         gate.check_lists([signed.to_message().SerializeToString()], ask(task="score_batch"))
 
@@ -183,7 +187,6 @@ def test_what_is_missing_is_refused(gate, ledger, tmp_path):
         ConsentGate(tmp_path, required=True, issuers={}).check_token(token_bytes("f"), "f", ask(), ledger, "r")
     off = ConsentGate(tmp_path, required=False, issuers={})
     assert off.check_token(b"", "f", ask(), ledger, "r").spend is None
-    assert off.covered((), np.array(["x"])).all()
 
 
 def test_revocations_are_of_a_listed_issuer(tmp_path):

@@ -1,6 +1,7 @@
 """The curve of the hold-out: exact with no noise to speak of, noised as charged, and nothing else for the bank."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilscore.crypto.garbled import Plain
-from veilscore.errors import MessageError, PeerError, RefusedError
+from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError
 from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.params import SCORE_T
 from veilscore.models.counts import offsets
@@ -162,6 +163,17 @@ def test_nothing_opens_where_one_holder_may_not_spend(poor):
     assert ("BandLeadTables" in kinds) == (poor == "tax"), "another holder is charged before its share leaves"
 
 
+def test_nothing_opens_where_nobody_keeps_an_account():
+    session, transcripts = sessions(("tax",)), {p: Transcript(keep=True) for p in ("bank", "tax")}
+    roles = {
+        "bank": bank_counts(session["bank"], np.zeros(40, np.int64), np.ones(40, bool), (0,), TURN),
+        "tax": lead_counts(session["tax"], np.zeros(40, np.uint64), QUIET, TURN),
+    }
+    with pytest.raises((ProtocolError, PeerError), match="nobody keeps an account"):
+        simulate(roles, session, transcripts=transcripts)
+    assert "CurveLeadCounts" not in {entry.kind for entry in transcripts["bank"].entries}
+
+
 @pytest.mark.parametrize(
     ("limits", "said"), [((), "none"), ((5, 5), "not ascending"), (tuple(range(MOST_STEPS)), "more than 32 steps")]
 )
@@ -170,6 +182,17 @@ def test_a_lead_refuses_steps_that_are_none(limits, said):
     next(role)
     with pytest.raises(MessageError, match=said):
         role.send(pb.CurveBankSteps(limits=limits))
+
+
+def test_six_thousand_rows_in_32_steps_take_less_than_three_seconds():
+    made = world(6000)
+    limits = tuple(np.quantile(made[5], np.arange(1, MOST_STEPS) / MOST_STEPS).astype(int).tolist())
+    assert made[0].sum() > 5800
+    run_curve(world(100), limits=limits)  # compiles what is not compiled yet
+    start = time.process_time()  # of all parties, and not of whoever shares the machine
+    found, _ = run_curve(made, limits=limits)
+    assert time.process_time() - start < 3
+    assert found.sum() == pytest.approx(made[0].sum(), abs=0.2)
 
 
 # --- what one firm moves ---------------------------------------------------------------------------------------------

@@ -65,3 +65,18 @@ def test_links_and_named_files_exist(page):
     if page.name in {"evidence.md", "audit.md"}:
         tests = frozenset().union(*(functions_in(p) for p in (ROOT / "tests").rglob("test_*.py")))
         assert [name for name in re.findall(r"`(test_\w+)`", text) if name not in tests] == []
+
+
+def test_the_table_of_who_learns_what_is_that_of_the_code():
+    """docs/reference.md is made of the steps' records (tests/test_cli_explain.py); README shows some of its rows."""
+
+    def rows(text):
+        return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if "|" in line]
+
+    made = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").split("## Who learns what, and how much")[1]
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("## Who learns what")[1].split("\n## ")[0]
+    how_much = "how much" in shown
+    known = {row if how_much else (row[0], row[1], *row[3:]) for row in rows(made) if len(row) == 5}
+    steps = [row for row in rows(shown) if row[0] in {"align", "bin", "train", "evaluate"}]
+    assert len(steps) >= 4
+    assert [row for row in steps if row not in known] == []

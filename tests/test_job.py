@@ -22,7 +22,12 @@ JOB = {
     "bank": "bank",
     "holders": ["tax", "registry"],
     "datasets": {"bank": "loans", "tax": "filings", "registry": "firms"},
-    "parameters": {"max_bin": 10, "bands": {"A": 700, "B": 0}, "columns": {"tax": {"exclude": ["x"]}}},
+    "parameters": {
+        "max_bin": 10,
+        "disclosure": "exact",
+        "bands": {"A": 700, "B": 0},
+        "columns": {"tax": {"exclude": ["x"]}},
+    },
 }
 SCORE = {k: v for k, v in JOB.items() if k != "parameters"} | {"task": "score_batch", "parameters": {"model": "kz"}}
 
@@ -124,7 +129,16 @@ def test_missing_file(tmp_path):
 def node(role="holder", name="tax", policy=None, **dataset) -> NodeConfig:
     data = {"path": "d.csv", "id_column": "uscc", **dataset}
     names = {"loans": data, "filings": data}
-    return parse(NodeConfig, {"name": name, "role": role, "datasets": names, "policy": policy or {}}, "node.yaml")
+    return parse(
+        NodeConfig,
+        {
+            "name": name,
+            "role": role,
+            "datasets": names,
+            "policy": {"exact_for": {"bank": "9999-12-31"}, **(policy or {})},
+        },
+        "node.yaml",
+    )
 
 
 @pytest.mark.parametrize(

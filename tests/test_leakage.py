@@ -25,7 +25,7 @@ from veilscore.models.loss import TURN
 from veilscore.node.local import open_job
 from veilscore.protocols import scoring
 from veilscore.protocols.binning import bank_bin, holder_bin
-from veilscore.tasks.table import TASKS, leakage_table, step_of, steps_of
+from veilscore.tasks.table import TASKS, leakage_table, online_table, step_of, steps_of
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 
@@ -349,6 +349,36 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     told = {leak.learns for _, leak in LEAKS if leak.to == "coordinator"}
     for row in shown.values():
         assert row.step == "folds" or set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
+
+
+def test_every_row_says_how_much_of_a_firm_the_bank_learns():
+    def how_much(task, **changes):
+        return {row.step: row.how_much for row in leakage_table(default_parameters(task, **changes))}
+
+    private = how_much("train_scorecard", disclosure="private")
+    assert private == {
+        "align": "nothing",
+        "bin": "mu 0.39; mu 0.15 once for a version of bins",
+        "train": "mu 0.32",
+        "evaluate": "mu 0.50",
+    }
+    exact = how_much("train_scorecard", disclosure="exact", monotone=True)
+    assert {exact[step] for step in ("bin", "train", "evaluate", "monotone WOE")} == {"all"}
+    assert exact["align"] == "nothing"
+    bands = {"A": 600, "B": 550, "C": 500}
+    assert how_much("score_batch")["score"] == "all"
+    assert how_much("score_batch", output="band", bands=bands)["score"] == "at most 2 bits a firm"
+    assert online_table("band").how_much == "at most 6 bits a firm"
+
+
+def test_a_step_that_opens_something_of_firms_says_how_much():
+    """Whatever is called noised or opened sums has a charge, a number of bits, or no bound."""
+    for task in SHIPPED:
+        for step in steps_of(default_parameters(task)).values():
+            opens = [leak for leak in step.learns if leak.to == "bank" and leak.form == "opened"]
+            (row,) = [r for r in leakage_table(default_parameters(task)) if r.step == step.kind]
+            if step.kind != "align" and opens:
+                assert row.how_much != "nothing", (task, step.kind)
 
 
 def test_options_that_tell_more_have_rows_of_their_own():

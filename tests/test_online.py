@@ -52,7 +52,7 @@ def score(keys, cases, own, request="request-1"):
     """Run all parties; returns totals and the partials that the coordinator saw."""
     names = sorted(cases)
     shared = pairwise(names)
-    context = share_context(request, names, b"model")
+    context = share_context(request, names, b"model", b"firm")
     partials, masks = [], []
     for name in names:
         (secret, public), (codes, n_codes, points) = keys[name], cases[name]
@@ -127,19 +127,20 @@ def test_zero_shares_add_to_zero(modulus, n):
         assert abs((shares / (modulus - 1)).mean(axis=1) - 0.5).max() < 0.12  # sd 0.022
 
 
-def test_zero_share_depends_on_request_parties_model_and_pair():
+def test_zero_share_depends_on_request_parties_model_firm_and_pair():
     contexts = [
-        share_context("r1", ("a", "b"), b"m"),
-        share_context("r2", ("a", "b"), b"m"),
-        share_context("r1", ("a", "b", "c"), b"m"),
-        share_context("r1", ("a", "b"), b"n"),
-        share_context("r1a", ("b",), b"m"),
+        share_context("r1", ("a", "b"), b"m", b"f"),
+        share_context("r2", ("a", "b"), b"m", b"f"),
+        share_context("r1", ("a", "b", "c"), b"m", b"f"),
+        share_context("r1", ("a", "b"), b"n", b"f"),
+        share_context("r1a", ("b",), b"m", b"f"),
+        share_context("r1", ("a", "b"), b"m", b"g"),
     ]
     one, other = PairwiseKey(b"1" * 32), PairwiseKey(b"2" * 32)
     shares = [zero_share("a", {"b": one}, c, 4, he.T).tolist() for c in contexts]
     shares.append(zero_share("a", {"b": other}, contexts[0], 4, he.T).tolist())
-    assert len({tuple(s) for s in shares}) == 6
-    assert share_context("r", ("b", "a"), b"m") == share_context("r", ("a", "b"), b"m")
+    assert len({tuple(s) for s in shares}) == 7
+    assert share_context("r", ("b", "a"), b"m", b"f") == share_context("r", ("a", "b"), b"m", b"f")
     assert "1111" not in repr(one)
 
 

@@ -300,8 +300,8 @@ def test_one_holder_and_neutral_ones(trained, homes):
     (nobody,) = ask(homes, ("b", firm, rule), names=("bank", "coordinator"))
     for party in ("tax", "registry"):
         set_policy(homes, party, release=OFTEN, online_without_others=True)
-    (score_alone,) = ask(homes, ("c", firm, rule | {"output": "score"}), names=("bank", "registry", "coordinator"))
-    (score_nobody,) = ask(homes, ("d", firm, rule | {"output": "score"}), names=("bank", "coordinator"))
+    (score_alone,) = ask(homes, ("c", firm, rule | {"output": "exact"}), names=("bank", "registry", "coordinator"))
+    (score_nobody,) = ask(homes, ("d", firm, rule | {"output": "exact"}), names=("bank", "coordinator"))
     assert (alone.status, alone.band) == ("fallback", score_alone.band)
     assert (nobody.status, nobody.band) == ("fallback", score_nobody.band)
     assert_no_score(alone)

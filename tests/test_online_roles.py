@@ -139,7 +139,7 @@ def test_every_message_is_in_the_table_and_hides_what_it_should(bands):
 
     case = Case("card", bands=bands, seed=3)
     seen = case.run(scenario)
-    only = {"", "score" if bands is None else "band"}
+    only = {"", "exact" if bands is None else "band"}
     told = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in LEARNS if leak.only in only}
     roles = {"bank": "bank", "coordinator": "coordinator"} | dict.fromkeys(HOLDERS, "holder")
     silent = {"Empty", "PrepareSpare", "TotalRequest"} | ({"OpenedPartial"} if bands is None else set())

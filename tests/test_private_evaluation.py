@@ -7,8 +7,8 @@ from rich.console import Console
 from trial_audit import audit, audited_run
 
 from veilscore.cli.measures import show_measures
-from veilscore.cli.planning import show_plan
-from veilscore.errors import DataError, RefusedError
+from veilscore.cli.planning import Planned, show_plan
+from veilscore.errors import ConfigError, DataError, RefusedError
 from veilscore.models import curve_tables, metrics
 from veilscore.models.curve import NoisedCurve, plain_counts, sensitivity
 from veilscore.models.filed import load_model
@@ -155,9 +155,14 @@ def test_a_plan_says_how_far_noise_moves_the_curve():
         ({}, False),
     ):
         out = Console(record=True, width=160)
-        show_plan(out, job(**parameters), None, {})
+        show_plan(out, Planned(job(**parameters), None, None, {}, None, {}))
         text = " ".join(out.export_text().split())
         assert ("300 │ ± 0.0100 │ ± 0.0133" in text) == shown
+
+
+def test_bands_of_single_firms_are_no_private_output():
+    with pytest.raises(ConfigError, match="opens noised counts alone"):
+        job(disclosure="private", bands=BANDS, holdout_output="band")
 
 
 def test_a_holdout_that_says_nothing_is_refused_before_anything_is_spent(tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import hashlib
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilscore.errors import MessageError, OverlapError, PeerError, ProtocolError, VeilscoreError
+from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, VeilscoreError
 from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
 from veilscore.wire import protocol
 from veilscore.wire.driver import run
@@ -27,11 +29,13 @@ from veilscore.wire.protocol import (
     pack_fields,
     receive,
     receive_parts,
+    receive_parts_within,
     send_parts,
     unpack_fields,
 )
 from veilscore.wire.transcript import Transcript
 
+ROOT = Path(__file__).parents[1]
 PING, PONG, PART = align_pb2.AlignBankRound1, align_pb2.AlignHolderRound1, scorecard_pb2.BinHolderHints
 
 
@@ -76,9 +80,9 @@ def test_a_truncated_message_is_refused_or_shorter(points, data):
 # --- parts and fields ------------------------------------------------------------------------------------------------
 
 
-def carry(messages, max_bytes):
+def carry(messages, n_bytes, receive=receive_parts):
     """Feed messages to `receive_parts`."""
-    parts = receive_parts("tax", PART, max_bytes)
+    parts = receive("tax", PART, n_bytes)
     try:
         command = next(parts)
         for message in messages:
@@ -97,8 +101,12 @@ def test_parts_come_together(data, part_bytes):
         assert all(len(message.data) <= part_bytes for message in sent)
         assert carry(sent, len(data)) == data
         if data:
-            with pytest.raises(MessageError):
-                carry(sent, len(data) - 1)
+            for wrong_size in (len(data) - 1, len(data) + 1):
+                with pytest.raises(MessageError):
+                    carry(sent, wrong_size)
+            assert carry(sent, len(data), receive_parts_within) == carry(sent, 2 * len(data), receive_parts_within)
+            with pytest.raises(MessageError, match="or more than"):
+                carry(sent, len(data) - 1, receive_parts_within)
         if len(sent) > 1:
             for wrong in (sent[1:], [sent[0], sent[0]], sent[::-1]):
                 with pytest.raises(MessageError):
@@ -115,8 +123,16 @@ def test_parts_come_together(data, part_bytes):
     ],
 )
 def test_wrong_parts_are_refused(message):
-    with pytest.raises(MessageError, match="does not follow, or more than 10 bytes"):
+    with pytest.raises(MessageError, match=r"part \d of \d+ with \d+ bytes came, due is part 0 of 1 with 10"):
         carry([message], 10)
+    with pytest.raises(MessageError, match="does not follow, or more than 10 bytes"):
+        carry([message], 10, receive_parts_within)
+
+
+def test_a_part_that_is_too_large_is_refused_before_the_next_is_asked_for():
+    """A peer that would send 8 GiB in parts is refused at its first."""
+    with pytest.raises(MessageError, match="part 0 of 1024 with 8388608 bytes came, due is part 0 of 1 with 300"):
+        carry([PART(part=0, parts=1024, data=bytes(8 << 20))], 300)
 
 
 def test_another_kind_among_parts_is_refused():
@@ -259,14 +275,14 @@ def test_one_failure_ends_all_at_once(n_waiting):
     def fails():
         for holder in waiting:
             yield Send(holder, PING(n_ids=1))
-        raise OverlapError("too few firms in common")
+        raise IdError("too few ids")
 
     def waits():
         while True:
             yield from receive("bank", PING)
 
     start = time.monotonic()
-    with pytest.raises(OverlapError, match="too few"):
+    with pytest.raises(IdError, match="too few"):
         simulate({"bank": fails(), **{h: waits() for h in waiting}}, sessions("bank", *waiting), timeout_s=30)
     assert time.monotonic() - start < 5
 
@@ -277,7 +293,7 @@ def test_roles_that_did_not_end_are_closed():
 
     def fails():
         yield Send("tax", PING(n_ids=1))
-        raise OverlapError("too few firms in common")
+        raise IdError("too few ids")
 
     def waits():
         try:
@@ -287,7 +303,7 @@ def test_roles_that_did_not_end_are_closed():
             closed.append("tax")
 
     waiting = waits()
-    with pytest.raises(OverlapError):
+    with pytest.raises(IdError):
         simulate({"bank": fails(), "tax": waiting}, sessions("bank", "tax"), timeout_s=30)
     assert closed == ["tax"]
 
@@ -438,3 +454,25 @@ def test_a_role_that_is_cancelled_sends_no_more():
         assert channel.arrived == []
 
     asyncio.run(scenario())
+
+
+# what depends on the sender's own data, and is bounded alone: consents of a bank, associated columns of a holder
+BOUNDED = {"veilscore/release/batch.py", "veilscore/protocols/screening.py"}
+
+
+def test_sizes_of_parts_are_exact_but_where_nobody_can_know_them():
+    """No call passes a number or a constant of the file: what is due follows from sizes that both parties know."""
+    bounded, exact = set(), 0
+    for path in sorted((ROOT / "veilscore").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id == "receive_parts_within":
+                bounded.add(path.relative_to(ROOT).as_posix())
+            if node.func.id == "receive_parts":
+                exact += 1
+                names = {n.id for n in ast.walk(node.args[2]) if isinstance(n, ast.Name)}
+                assert not isinstance(node.args[2], ast.Constant), f"{path}:{node.lineno}"
+                assert not {n for n in names if n.startswith(("MAX_", "MOST_"))}, f"{path}:{node.lineno}"
+    assert bounded == BOUNDED
+    assert exact > 30

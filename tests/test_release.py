@@ -35,7 +35,8 @@ def ledger(tmp_path, clock):
 
 def release(ledger, firms, *, model="m1", kind=BATCH, reference="r1", code_map=None, record=b"", bank="bank"):
     hashes = np.unique(ledger.firms([f"f{k}" for k in firms]))
-    return Release(kind, bank, reference, model, code_map or f"map of {model}", hashes, record)
+    rows = hashes[:0] if kind == ONLINE else np.unique(ledger.firms([f"row {k}" for k in firms]))
+    return Release(kind, bank, reference, model, code_map or f"map of {model}", hashes, record, rows=rows)
 
 
 def budget(ledger, n_columns=20, **rules):
@@ -65,8 +66,54 @@ def test_distinct_models_of_a_firm_are_bounded(ledger):
         rules.admit(single(ledger, "m3", "r3"))
     rules.admit(single(ledger, "m3", "r4", firm=2))  # another firm has a budget of its own
     rules.admit(single(ledger, "m2", "r5"))  # a model that it had is no new one
-    with pytest.raises(RefusedError, match="2 other models"):  # one exhausted firm refuses a whole batch
-        rules.check_batch(release(ledger, range(1, 60), model="m4", reference="r6"))
+    batch = release(ledger, range(1, 60), model="m4", reference="r6")
+    rules.check_batch(batch)  # its rows are new ones: a refusal would tell that firm 1 is known here
+    assert rules.used_up(batch).tolist() == ledger.firms(["f1"]).tolist()
+    with pytest.raises(RefusedError, match="meanwhile"):  # it has to be scored as unknown instead
+        rules.admit(batch)
+
+
+def test_rows_that_came_before_refuse_a_batch_whether_they_are_known_or_not(ledger):
+    rules = budget(ledger, 8)  # two models
+    for known in (range(60), range(60, 60)):
+        for k in (1, 2, 3):
+            rows = np.unique(ledger.firms([f"row {known} {j}" for j in range(60)]))
+            hashes = np.unique(ledger.firms([f"f{j}" for j in known]))
+            one = Release(BATCH, "bank", f"r{k} {known}", f"m{k}", f"map {k}", hashes, rows=rows)
+            if k == 3:
+                with pytest.raises(RefusedError, match="2 other models"):
+                    rules.admit(one)
+            else:
+                rules.admit(one)
+
+
+def test_batches_make_a_single_firm_unknown_and_refuse_nothing(ledger):
+    """Whether they did refuses nothing that is asked singly, or it would tell that the firm is known."""
+    rules = budget(ledger, 8, bits_per_year=10)  # two models
+    for k in (1, 2):
+        rules.admit(release(ledger, range(40), model=f"m{k}", reference=f"b{k}"))
+    for firm in (1, 999):
+        assert rules.check_single(single(ledger, "m3", f"s{firm}", firm=firm), fresh=False) == ""
+        assert rules.single_used_up(single(ledger, "m3", f"s{firm}", firm=firm)) == (firm == 1)
+    with pytest.raises(RefusedError, match="meanwhile"):
+        rules.admit(single(ledger, "m3", "s1"))
+    for firm in (1, 999):  # asked singly, both come to the same end
+        for k in (3, 4):
+            rules.admit(single(ledger, f"m{k}", f"s{k} {firm}", firm=firm), as_unknown=firm == 1)
+        with pytest.raises(RefusedError, match="2 other models"):
+            rules.admit(single(ledger, "m5", f"s5 {firm}", firm=firm), as_unknown=firm == 1)
+    told = replace(single(ledger, "m9", "t", firm=207), bits=6.0)
+    rules.admit(replace(release(ledger, range(200, 250), model="m9", reference="b7"), bits=5.0))
+    assert rules.check_single(told, fresh=False) == ""
+    assert rules.single_used_up(told)
+
+
+def test_a_changed_key_of_digests_is_noticed(ledger):
+    assert ledger.same_key("bank", b"a" * 32)
+    assert ledger.same_key("bank", b"a" * 32)
+    assert ledger.same_key("other", b"b" * 32)
+    assert not ledger.same_key("bank", b"b" * 32)
+    assert ledger.same_key("bank", b"b" * 32)
 
 
 def test_the_same_again_is_answered_from_the_first(ledger):
@@ -110,8 +157,8 @@ def test_hold_out_scores_and_the_model_after_them_are_one(ledger):
     rules.admit(release(ledger, range(50), model="x", kind=EVALUATION, reference="e2", code_map="B"))
     with pytest.raises(RefusedError, match="2 other models"):
         rules.check_batch(release(ledger, range(50), model="y", kind=EVALUATION, reference="e3", code_map="C"))
-    with pytest.raises(RefusedError, match="1 other models"):
-        rules.check_single(single(ledger, "z", "r2", code_map="C"), fresh=False)
+    assert rules.single_used_up(single(ledger, "z", "r2", code_map="C"))
+    assert not rules.single_used_up(single(ledger, "calibrated", "r1", code_map="A"))
     rules.admit(single(ledger, "calibrated", "r1", code_map="A"))
     with pytest.raises(RefusedError):  # a second model on the same map is a model of its own
         rules.check_single(single(ledger, "another", "r3", code_map="A"), fresh=False)

@@ -38,7 +38,7 @@ task: train_scorecard
 bank: bank
 holders: [tax, registry]
 datasets: {bank: d, tax: d, registry: d}
-parameters: {max_bin: 5, max_openings: 12, bands: {A: 650, B: 600, C: 550, D: 0}}
+parameters: {max_bin: 5, disclosure: exact, max_openings: 12, bands: {A: 650, B: 600, C: 550, D: 0}}
 """)
 
 

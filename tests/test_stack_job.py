@@ -21,6 +21,7 @@ from veilscore.models.loss import log_loss, sigmoid
 from veilscore.models.model import Scorecard
 from veilscore.node.local import open_job
 from veilscore.reports.report import read_report
+from veilscore.tasks import exact_rows
 from veilscore.tasks.binning import load_counts
 from veilscore.terms.training import TrainStack
 from veilscore.v1 import stacking_pb2 as pb
@@ -253,7 +254,8 @@ def test_a_holder_that_leaves_during_a_fold_is_waited_for(tmp_path):
     assert isinstance(load_model(run.stores["bank"].path / "model.json"), Stacked)
 
 
-def test_a_fold_of_one_class(tmp_path):
+def test_a_fold_of_one_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(exact_rows, "MIN_ROWS", 0)
     parts = firms(400, seed=1)
     labels = [0] * len(parts["bank"]["default"])
     labels[0] = labels[1] = labels[2] = 1

@@ -271,9 +271,9 @@ def change(which, /, **fields):
         (change("StackBankKey", reach_bits=60), "out of range"),
         (change("StackHolderOpened", rounded=b"1"), "8 bytes"),
         (change("StackHolderShare", data=b"\xff" * 8 * 3 * 300), "share ring"),
-        (change("StackHolderShare", data=b""), "expected"),
-        (change("StackHolderHints", data=b"12"), "hints"),
-        (change("StackBankQuery", data=b"12"), "multiple"),
+        (change("StackHolderShare", data=b""), "with 0 bytes came, due is"),
+        (change("StackHolderHints", data=b"12"), "with 2 bytes came, due is"),
+        (change("StackBankQuery", data=b"12"), "with 2 bytes came, due is"),
         (change("StackBankBlock", part=5), "was due"),
     ],
 )

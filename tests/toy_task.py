@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from veilscore.crypto import shares
-from veilscore.errors import DataError, OverlapError, RefusedError
+from veilscore.errors import DataError, RefusedError
 from veilscore.tasks.context import StepContext, no_files
 from veilscore.tasks.table import TASKS
 from veilscore.tasks.task import COMMITTED, Cost, Step, Task, no_openings
@@ -89,8 +89,6 @@ def fault(step: str, context: StepContext) -> None:
         os._exit(9)
     elif how == "data":
         raise DataError("column secret_column has 17 bad rows")
-    elif how == "overlap":
-        raise OverlapError("only 4 firms in common")
     elif how == "bug":
         raise ZeroDivisionError("secret detail")
     elif how == "always":

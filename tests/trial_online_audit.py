@@ -37,7 +37,7 @@ def released(
     spared: int = 0,
     honest: bool = True,
     prefix: str = "r",
-    output: str = "score",
+    output: str = "exact",
 ) -> list[pb.ScoreResponse]:
     """Score firms one after the other, the last `spared` of them from spares where the nodes make them."""
     responses = []

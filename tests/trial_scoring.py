@@ -45,7 +45,7 @@ datasets: {bank: main, tax: main, registry: main}
 TRAIN = f"""{_HEAD}
 name: firms
 task: train_scorecard
-parameters: {{max_bin: 5, max_openings: 6, bands: {{low: 0, middle: 550, high: 600}}}}
+parameters: {{max_bin: 5, disclosure: exact, max_openings: 6, bands: {{low: 0, middle: 550, high: 600}}}}
 """
 BATCH = f"""{_HEAD}
 name: batch
@@ -167,7 +167,7 @@ async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
 
 
 async def score(command: Fabric, request_id: str, firm_id: str, **fields: Any) -> pb.ScoreResponse:
-    fields = {"model": "firms", "timeout_s": 10.0} | fields
+    fields = {"model": "firms", "timeout_s": 10.0, "output": "exact"} | fields
     fields.setdefault("consent", token_bytes(firm_id))
     request = pb.ScoreRequest(request_id=request_id, firm_id=firm_id, **fields)
     return await command.call("bank", "Score", request, pb.ScoreResponse, timeout_s=fields["timeout_s"] + 2)

@@ -49,10 +49,6 @@ class SchemaError(DataError):
     """Data or model part differ from what was trained on."""
 
 
-class OverlapError(VeilscoreError):
-    """Too few firms are in common to go on; the holder says how few, the bank learns of the refusal alone."""
-
-
 class ProtocolError(VeilscoreError):
     """A peer's message is out of order, of the wrong kind, or from another session."""
 

@@ -179,7 +179,7 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
         "another request": lambda b: b.update(request="0" * 32),
         "another model": lambda b: b.update(model="0" * 64),
         "OpenPartial to tax is not": lambda b: b["labels"].update(choices="00000000"),
-        "labels of another circuit": lambda b: b.update(labels=None),
+        "OpenPartial to tax is": lambda b: b.update(labels=None),
     }
 
     def differs(words):

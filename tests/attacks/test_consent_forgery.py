@@ -135,7 +135,6 @@ def card(tmp_path_factory):
         ({"key": STRANGER}, "signature"),
         ({"purpose": "marketing"}, "consent lists"),
         ({"not_before_s": 1.0, "expires_s": 2.0}, "consent lists"),
-        ({"leave_out": 1}, "no valid consent"),
     ],
 )
 def test_a_batch_without_consent_is_refused_before_scoring(card, tmp_path, lists, text, monkeypatch):
@@ -145,9 +144,8 @@ def test_a_batch_without_consent_is_refused_before_scoring(card, tmp_path, lists
     shutil.copytree(card, home)
     parts = firms(120, seed=5, prefix="new", coverage=1)
     folder = write(home / "batch", parts)
-    left_out = lists.pop("leave_out", 0)
-    if lists or left_out:
-        give_list(home / "bank", parts["bank"]["firm"][left_out:], **lists)
+    if lists:
+        give_list(home / "bank", parts["bank"]["firm"], **lists)
     config = job("score_batch", name="batch", model="card", on_missing="missing_code")
     run = open_job(config, nodes(folder), home)
     with pytest.raises(RefusedError, match=text):

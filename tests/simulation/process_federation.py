@@ -26,7 +26,7 @@ JOB = {
     "bank": "bank",
     "holders": ["tax", "registry"],
     "datasets": {"bank": "main", "tax": "main", "registry": "main"},
-    "parameters": {"max_bin": 5},
+    "parameters": {"max_bin": 5, "disclosure": "exact"},
 }
 
 

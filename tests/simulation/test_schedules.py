@@ -34,14 +34,14 @@ IDS = [f"firm{k}" for k in range(40)]
 
 
 def align(**options):
-    limits = AlignLimits(part_size=8, workers=1)
+    limits = AlignLimits(part_size=8, size_step=1, workers=1)
     sessions = {p: Session("job/align/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
     roles = {
         "bank": bank_align(sessions["bank"], "tax", IDS, limits),
         "tax": holder_align(sessions["tax"], IDS[10:][::-1], limits=limits),
     }
     done = simulate(roles, sessions, **options)
-    assert done["bank"].holder_set_size == 30
+    assert done["bank"].padded_size == 30
     assert done["tax"].row_of.tolist() == [-1] * 10 + list(range(30))[::-1]
 
 

@@ -189,7 +189,8 @@ class OnlineAudit:
         if isinstance(model, Boosted) and {again[p][1].own_codes for p in parties} != {own.labels.own_codes}:
             raise Differs("the bank states other codes of its own columns for the band than for its factors")
         codes = _own_codes(model, own.labels.own_codes)[None]
-        sides, bands = ModelSides.of(model).of_record(codes), Bands.of(model.bands, model.scaling.units)
+        sides = ModelSides.of(model).of_record(codes)
+        bands = Bands.steps(own.steps) if own.steps else Bands.of(model.bands, model.scaling.units)
         if bands.sha256.hex() != one.bands:
             raise Differs("the cut-offs of the model kept are not those of the circuit")
         share = own_share(sides.holders, sides.own_units(codes), [again[p][2] for p in parties])
@@ -297,6 +298,7 @@ def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secr
         purpose=record.purpose,
         on_missing=record.on_missing,
         bands_hash=bytes.fromhex(record.bands),
+        step_limits=record.steps,
     )
     side = sides[holder]
     spare = yield from bank_spare(secrets, side, side.cells.size, record.opening.id)

@@ -1,7 +1,11 @@
-"""`veilscore account`: what each bank was told of each data set, counted."""
+"""`veilscore account`: what each bank was told of each data set and of single firms, counted."""
 
+import contextlib
 import datetime as dt
+import json
 import math
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -9,7 +13,12 @@ from rich.markup import escape
 
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.errors import StateError
 from veilscore.release.account import FILE, Account, accounts
+from veilscore.release.batch import WITHHELD
+from veilscore.release.issuer import spellings
+from veilscore.release.ledger import LEDGER, Release, ReleaseLedger
+from veilscore.release.pseudonyms import firm_digest
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import best_guess, total
 
@@ -30,6 +39,55 @@ def show(*, home: HomeOption = None, federation: FederationOption = None, party:
         out.print("Nothing was opened to any bank yet.")
     for account in found:
         _show(out, account)
+
+
+@app.command("firm", epilog="Example: veilscore account firm 91310000MA1K0LCX8Q --home /srv/tax")
+def firm(
+    firm: Annotated[str, typer.Argument(help="The firm's id, as it is written in the data set.")],
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Show what was released of one firm, to whom, and in which jobs it was scored as unknown although it is known.
+
+    Logs and ledgers hold no id of a firm: the command makes the keyed digests that stand there for this one.
+    """
+    own, out = find_home(home, federation, party), console()
+    written = spellings(firm)
+    digests = {firm_digest(own, one): one for one in written}
+    out.print(f"In the logs of this node the firm is {' or '.join(digests)}.")
+    rows = [
+        (_day(r.at_s), r.bank, r.kind, r.reference.partition("/")[2], r.model[:16]) for r in _released(own, written)
+    ]
+    if rows:
+        out.print(table("Released", ("day", "bank", "kind", "job or request", "model"), rows))
+    else:
+        out.print("Nothing was released of it.")
+    held_back = _withheld(own, digests)
+    if held_back:
+        out.print(table("Scored as unknown", ("job", "why"), held_back))
+
+
+def _released(home: Path, written: tuple[str, ...]) -> list[Release]:
+    if not (home / LEDGER).is_file():
+        return []
+    with contextlib.closing(ReleaseLedger(home / LEDGER)) as ledger:
+        found = {r.reference: r for one in ledger.firms(written).tolist() for r in ledger.of_firm(one, 0.0)}
+    return sorted(found.values(), key=lambda r: r.at_s)
+
+
+def _withheld(home: Path, digests: dict[str, str]) -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(home.glob(f"jobs/*/{WITHHELD}.json")):
+        try:
+            by_reason = json.loads(path.read_text(encoding="utf-8"))
+            found += [
+                (path.parent.name, why) for why, firms in by_reason.items() if not digests.keys().isdisjoint(firms)
+            ]
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise StateError(f"{path} cannot be read: restore it from backup, or move it away") from error
+    return found
 
 
 def _show(out: Console, account: Account) -> None:

@@ -1,7 +1,7 @@
 """`veilscore explain`: every key of the files that people write, on the terminal or as docs/reference.md."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -12,6 +12,8 @@ from veilscore.cli.display import console
 from veilscore.cli.reference import Section, everything, sections
 from veilscore.errors import ConfigError
 from veilscore.terms.job import known_tasks
+from veilscore.terms.parameters import PARAMETERS
+from veilscore.terms.roles import Learned
 
 app = typer.Typer()
 _HEAD = """# Reference
@@ -19,6 +21,24 @@ Every key of the files that people write. Unknown keys are refused, and the near
 small letter and up to 39 small letters, digits, `-` and `_`. `veilscore explain` shows the same on a terminal, and
 `veilscore explain --markdown > docs/reference.md` writes this page; a test holds it against the code.
 """
+
+
+_LEARNED = """
+Beyond its own data, by honest execution. *How much* bounds what the bank learns of one firm's record at one holder
+(docs/protocols/disclosure.md): mu and mu add as the root of their squares, training and hold-out rows apart; *all* has
+no bound.
+"""
+_ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exact")
+_SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("train_scorecard", {"disclosure": "private"}),
+    ("train_scorecard", {"disclosure": "exact"}),
+    ("train_boosting", {"disclosure": "private", "holdout_scores": False}),
+    ("train_boosting", {"disclosure": "exact"}),
+    ("train_stack", {}),
+    ("screen_features", {}),
+    ("score_batch", {"model": "card"}),
+    ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
+)
 
 
 @app.command(no_args_is_help=True, epilog="Example: veilscore explain job train_scorecard")
@@ -59,7 +79,23 @@ def page() -> str:
             parts += _rows(
                 (f"`{key.name}`", key.type, key.default, key.meaning, f"`{key.example}`") for key in section.keys
             )
+    parts.append(f"\n## Who learns what, and how much of a firm\n{_LEARNED}")
+    for title, rows in _learned():
+        parts.append(f"\n### {title}\n\n")
+        parts += _rows([("step", "bank", "how much of a firm", "a holder", "coordinator"), ("---",) * 5])
+        parts += _rows((row.step, row.bank, row.how_much, row.holder or "nothing", row.coordinator) for row in rows)
     return "".join(parts).rstrip()
+
+
+def _learned() -> Iterable[tuple[str, Iterable[Learned]]]:
+    """Return the tables of who learns what: of tasks with usual parameters, and of single firms online."""
+    from veilscore.tasks.table import leakage_table, online_table  # noqa: PLC0415 - loads every protocol
+
+    for task, changes in _SHOWN:
+        said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in {"model", "bands"})
+        yield f"`{task}`" + f", `{said}`" * bool(said), leakage_table(PARAMETERS[task].model_validate(changes))
+    for opens in _ONLINE:
+        yield f"one firm online, `output: {opens}`", [online_table(opens)]
 
 
 def _rows(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -15,6 +15,7 @@ from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.cli.measures import show_measures
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import load_job, parse_job
+from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
 JobFile = Annotated[Path, typer.Argument(help="The job: a YAML file.", metavar="JOB.yaml")]
@@ -31,19 +32,36 @@ app = typer.Typer(no_args_is_help=True)
 def plan(
     job: JobFile,
     *,
+    home: Annotated[Path | None, typer.Option("--home", help="Your party's home: its data set and receipts.")] = None,
     federation: FederationOption = None,
     rows: Annotated[list[str] | None, typer.Option(help="PARTY=ROWS, to estimate time and bytes.")] = None,
+    bads: Annotated[int | None, typer.Option(min=0, help="Bads among the bank's rows, to foretell noise.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="PARTY=COLUMNS of a holder, to foretell noise.")] = None,
 ) -> None:
-    """Show what a job would do before anything runs: parties, approvals, steps, cost, who learns what."""
-    from veilscore.cli.planning import show_plan  # noqa: PLC0415 - loads every protocol, which no other verb needs
+    """Show what a job would do before anything runs: parties, approvals, steps, cost, who learns what and how much.
 
-    sizes: dict[str, int] = {}
-    for text in rows or []:
+    A private job whose noise would drown its data ends with exit code 1 and the ways out.
+    """
+    from veilscore.cli.planning import Planned, show_plan  # noqa: PLC0415 - loads every protocol
+
+    if home is not None and federation is not None:
+        raise ConfigError("give --home or --federation, not both")
+    given = Planned(
+        load_job(job), home, federation, _numbers("--rows", rows, "bank=120000"), bads,
+        _numbers("--columns", columns, "tax=12"),
+    )  # fmt: skip
+    show_plan(console(), given)
+
+
+def _numbers(option: str, texts: list[str] | None, example: str) -> dict[str, int]:
+    """Return the numbers by party that a repeated option gives."""
+    numbers = {}
+    for text in texts or []:
         party, _, number = text.partition("=")
         if not number.isdecimal() or len(number) > 12:
-            raise ConfigError(f"--rows {text}: write PARTY=ROWS, for example --rows bank=120000")
-        sizes[party] = int(number)
-    show_plan(console(), load_job(job), federation, sizes)
+            raise ConfigError(f"{option} {text}: write PARTY={option[2:].upper()}, for example {option} {example}")
+        numbers[party] = int(number)
+    return numbers
 
 
 @app.command("run", epilog="Example: veilscore job run job.yaml --federation trial")
@@ -126,6 +144,9 @@ def inbox(*, home: HomeOption = None) -> None:
         job = parse_job(info.job_yaml, info.job_id)
         rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, info.error, moment(info.created_s)))
     console().print(table("Inbox", ("job", "task", "bank", "purpose", "answer", "reason or error", "received"), rows))
+    node = load_node_config(find_home(home))
+    for less in node.policy.promises_less() if node.role == "holder" else ():
+        console().print(f"[yellow]The policy here promises less than the default[/yellow]: {escape(less)}.")
     if any(row[4] == "pending" for row in rows):
         console().print("decide with `veilscore job approve JOB` or `veilscore job reject JOB`")
 

@@ -3,38 +3,106 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
+from veilscore.errors import DataError
 from veilscore.models.curve import expected_errors
+from veilscore.models.noise_cost import KnownSizes
 from veilscore.node.founding import homes_in
-from veilscore.tasks.table import answer_to, charges_of, estimate, leakage_table
+from veilscore.tasks.context import account_of, usable_columns
+from veilscore.tasks.noise import USUAL_COLUMNS, named_columns, sizes_at_bank
+from veilscore.tasks.spent import spent_by_receipts
+from veilscore.tasks.table import (
+    FIRST_BINS,
+    answer_to,
+    bins_charge,
+    charges_by_step,
+    charges_of,
+    estimate,
+    leakage_table,
+    noise_of,
+)
+from veilscore.tasks.task import EXACT
 from veilscore.terms.job import Job
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.terms.parameters import Sampled
+from veilscore.terms.privacy import PrivacyRules, in_words, total
+from veilscore.wire.protocol import Charge
 
 _BADS = (100, 300, 1_000, 3_000)  # how many a hold-out has is not known before the bank's labels are read
 
 
-def show_plan(out: Console, job: Job, federation: Path | None, sizes: dict[str, int]) -> None:
-    """Print parties and approvals, steps, cost, and the table of who learns what."""
+@dataclass(frozen=True)
+class Planned:
+    """A job and what the user said of it.
+
+    home, federation : where homes are on this machine, if anywhere.
+    rows, columns : by party; bads : among the bank's rows.
+    """
+
+    job: Job
+    home: Path | None
+    federation: Path | None
+    rows: dict[str, int]
+    bads: int | None
+    columns: dict[str, int]
+
+    @cached_property
+    def homes(self) -> dict[str, tuple[Path, NodeConfig]]:
+        """Return the homes on this machine, by party."""
+        found = {} if self.federation is None else homes_in(self.federation)
+        if self.home is not None:
+            found = {load_node_config(self.home).name: self.home}
+        return {party: (home, load_node_config(home)) for party, home in found.items()}
+
+    def columns_of(self, holder: str) -> int | None:
+        """Return the number of a holder's columns: as said, as the job names them, as its home has them."""
+        known = self.columns.get(holder, named_columns(self.job).get(holder))
+        if known is None and holder in self.homes:
+            known = len(usable_columns(self.homes[holder][1], self.job))
+        return known
+
+    def sizes(self) -> KnownSizes | None:
+        """Return what is known of the job's size, by the user's word or by the bank's labels; None if nothing is."""
+        job, p = self.job, self.job.parameters
+        columns = {holder: self.columns_of(holder) or USUAL_COLUMNS for holder in job.holders}
+        n = self.rows.get(job.bank)
+        if n is not None and self.bads is not None and isinstance(p, Sampled):
+            train = 1.0 - p.holdout_fraction
+            return KnownSizes(n * train, self.bads * train, self.bads * p.holdout_fraction, columns)
+        return sizes_at_bank(self.homes[job.bank][1], job, columns) if job.bank in self.homes else None
+
+
+def show_plan(out: Console, plan: Planned) -> None:
+    """Print parties and approvals, steps, cost, who learns what and how much.
+
+    Raises RefusedError at the end where the noise drowns the data.
+    """
+    job = plan.job
     out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {escape(job.purpose)}, digest {job.sha256.hex()[:16]}")
-    rows = [(p, _role(job, p), job.datasets[p], _approval(job, p, federation)) for p in job.parties]
+    rows = [(p, _role(job, p), job.datasets[p], _approval(plan, p)) for p in job.parties]
     out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
-    _show_cost(out, job, sizes)
-    _show_errors(out, job)
+    _show_cost(out, job, plan.rows)
     learned = leakage_table(job.parameters)
     out.print(
         table(
             "Who learns what",
-            ("step", "the bank", "a holder", "the coordinator"),
-            ((row.step, row.bank, row.holder, row.coordinator) for row in learned),
+            ("step", "the bank", "how much of a firm", "a holder", "the coordinator"),
+            ((row.step, row.bank, row.how_much, row.holder, row.coordinator) for row in learned),
         )
     )
+    if charges_of(job.parameters):
+        _show_charges(out, plan)
+        _show_noise(out, plan)
 
 
 def _role(job: Job, party: str) -> str:
@@ -43,22 +111,20 @@ def _role(job: Job, party: str) -> str:
     return "holder, lead" if party == job.holders[0] and len(job.holders) > 1 else "holder"
 
 
-def _approval(job: Job, party: str, federation: Path | None) -> str:
+def _approval(plan: Planned, party: str) -> str:
     """Return the answer that the party's policy would give, where its home is on this machine."""
-    if federation is None:
+    if plan.federation is None:
         return "its policy decides when the job is submitted"
-    home = homes_in(federation).get(party)
-    if home is None:
+    if party not in plan.homes:
         return "no home here: its policy decides"
-    config = load_node_config(home)
-    answer = answer_to(job, config)
+    answer = answer_to(plan.job, plan.homes[party][1])
     if answer.status == "pending":
         return "a person approves: `veilscore job inbox`"
     return f"refused: {answer.reason}" if answer.status == "refused" else "accepted: by its policy"
 
 
 def _show_errors(out: Console, job: Job) -> None:
-    """Print how far the noise of a private job's curve moves what is read off it."""
+    """Print how far the noise of a private job's curve moves what is read off it, by how many bads there may be."""
     mu = [math.sqrt(charge.mu2) for charge in charges_of(job.parameters) if charge.opening == "curve"]
     if not mu:
         return
@@ -73,3 +139,101 @@ def _show_cost(out: Console, job: Job, sizes: dict[str, int]) -> None:
         return
     rows = [(name, f"{cost.seconds:.1f}", megabytes(cost.bytes)) for name, cost in estimate(job, sizes).items()]
     out.print(table("Estimated cost (2 cores, local network)", ("step", "wall s", "sent MB"), rows))
+
+
+def _show_charges(out: Console, plan: Planned) -> None:
+    """Print what each opening costs, what all of them mean, and what each holder's account has left."""
+    job = plan.job
+    if EXACT in charges_of(job.parameters):
+        out.print(
+            "How much of a firm: this job opens exact sums, so no bound holds, and the accounts of these data sets "
+            "are void from then on."
+        )
+        for holder in job.holders:
+            out.print(f"{holder}: {_account(plan, holder, None)}")
+        return
+    for holders, bins in _alike(plan):
+        steps = {"bin (once a version)": bins, **charges_by_step(job.parameters)}
+        charges = [charge for step in steps.values() for charge in step]
+        whole = total(charges)
+        rows = [
+            (step, c.opening.split()[0], c.rows, f"{math.sqrt(c.mu2):.3f}", f"{c.mu2 / whole:.0%}")
+            for step, some in steps.items()
+            for c in some
+        ]
+        title = f"How much of a firm at {', '.join(holders)}"
+        out.print(table(title, ("step", "opened, noised", "rows", "mu", "of mu squared"), rows))
+        out.print(f"Together mu {math.sqrt(whole):.2f}: {in_words(math.sqrt(whole))}.")
+        for holder in holders:
+            out.print(f"{holder}: {_account(plan, holder, whole)}")
+
+
+def _alike(plan: Planned) -> Iterable[tuple[list[str], tuple[Charge, ...]]]:
+    """Return holders in groups whose charges are alike: of fixed bins that the bank has paid for, or not yet."""
+    groups: dict[tuple[float, ...], tuple[list[str], tuple[Charge, ...]]] = {}
+    for holder in plan.job.holders:
+        bins: tuple[Charge, ...] = FIRST_BINS
+        if holder in plan.homes:
+            bins = bins_charge(*plan.homes[holder], plan.job)
+        elif plan.job.bank in plan.homes and spent_by_receipts(plan.homes[plan.job.bank][0], plan.job, holder).mu2:
+            bins = ()
+        groups.setdefault(tuple(charge.mu2 for charge in bins), ([], bins))[0].append(holder)
+    return groups.values()
+
+
+def _account(plan: Planned, holder: str, needed: float | None) -> str:
+    """Say what a holder's account has left, by itself where its home is here, else by the bank's receipts.
+
+    needed : square of mu of the job; None for an exact one.
+    """
+    job = plan.job
+    if holder in plan.homes:
+        account = account_of(*plan.homes[holder], job)
+        since, left = account.voided_since(), account.left()
+        said = f"its account with {job.bank} has mu {math.sqrt(left):.2f} left of {account.rules.year:g} a year"
+        if since is not None:
+            said += "; void: an exact job opened sums without noise"
+        if needed is not None:
+            rest = left - needed
+            said += f", after this job {math.sqrt(rest):.2f}" if rest > -1e-9 else "; that is too little for this job"
+        return said
+    if job.bank not in plan.homes:
+        return "only the holder knows what its account has left (`veilscore account show` there)"
+    found = spent_by_receipts(plan.homes[job.bank][0], job, holder)
+    exact = f", and {found.exact} in exact mode" if found.exact else ""
+    return (
+        f"by this bank's receipts of a year, {found.jobs} private jobs have spent mu {math.sqrt(found.mu2):.2f} of its "
+        f"account{exact}; its policy says how much a year may spend (usually {PrivacyRules().year:g})"
+    )
+
+
+def _show_noise(out: Console, plan: Planned) -> None:
+    """Print what the noise is expected to cost; RefusedError where it drowns the data."""
+    job = plan.job
+    try:
+        sizes = plan.sizes()
+    except DataError as error:
+        out.print(f"Expected cost of noise: not foretold, {escape(error.message)}")
+        return
+    if sizes is None:
+        out.print(f"Expected cost of noise: give --rows {job.bank}=ROWS and --bads BADS, or --home HOME of the bank")
+        _show_errors(out, job)
+        return
+    cost = noise_of(job, sizes)
+    if cost is None:
+        return
+    assumed = {holder for holder in job.holders if plan.columns_of(holder) is None}
+    columns = ", ".join(f"{h} {n}{' (assumed: give --columns)' * (h in assumed)}" for h, n in sizes.columns.items())
+    out.print(
+        f"Expected cost of noise: {cost.auc:.4f} of the model's AUC, for {sizes.train:,.0f} training rows with "
+        f"{sizes.bads:,.0f} bads and columns {escape(columns)}."
+    )
+    if cost.curve_auc is not None and cost.curve_ks is not None:
+        out.print(
+            f"The curve of the hold-out ({sizes.bads_held:,.0f} bads) errs by about {cost.curve_auc:.3f} in AUC and "
+            f"{cost.curve_ks:.3f} in KS (one deviation of the noise)."
+        )
+    if getattr(job.parameters, "despite_noise", False):
+        out.print(f"Despite noise: it {cost.drowned}." if cost.drowned else "Its noise does not drown the data.")
+    else:
+        cost.refuse_if_drowned(job.bank)

@@ -39,7 +39,11 @@ def score(
         typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
     ] = "fail",
     output: Annotated[
-        Literal["score", "band"], typer.Option(help="band: the band alone; nobody, not even the bank, sees the score.")
+        Literal["score", "band", "exact"],
+        typer.Option(
+            help="score: in at most 32 steps; exact: to the point, where holders allow it (exact_for); band: the band "
+            "alone. Of steps and bands nobody, not even the bank, sees the exact score."
+        ),
     ] = "score",
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
     consent: Annotated[
@@ -51,8 +55,8 @@ def score(
 ) -> None:
     """Score one firm now: points, band, probability of default, status of every party, reasons.
 
-    The firm's record stays encrypted at the holders' keys; the bank learns the total only, or with `--output band` the
-    band only.
+    The firm's record stays encrypted at the holders' keys; the bank learns the step of the score only, or with
+    `--output band` the band only.
     """
     features = dict(_pair(text) for text in feature or [])
     request = control_pb2.ScoreRequest(
@@ -94,8 +98,10 @@ def show_score(response: control_pb2.ScoreResponse) -> None:
         )
     elif scored:
         band = f", band {response.band}" if response.band else ""
+        step = f"about {response.score:.0f} points (step {response.step + 1} of {response.steps})"
+        points = step if response.steps else f"{response.score:.0f} points"
         out.print(
-            f"[bold]{response.score:.0f} points[/bold]{escape(band)}, probability of default "
+            f"[bold]{points}[/bold]{escape(band)}, probability of default "
             f"{response.probability_of_default:.2%} (model {escape(response.model)} {response.model_version})"
         )
     out.print(

@@ -53,12 +53,17 @@ def pairwise_key(private: X25519PrivateKey, peer_public: bytes, label: bytes) ->
     return PairwiseKey(HKDF(SHA256(), _KEY_BYTES, salt=None, info=label).derive(shared))
 
 
-def share_context(request_id: str, parties: Iterable[str], model_hash: bytes) -> bytes:
-    """Bytes that bind one zero-share to the request, the holders that take part, and the model."""
+def share_context(request_id: str, parties: Iterable[str], model_hash: bytes, scored: bytes) -> bytes:
+    """Bytes that bind one zero-share to the request, the holders that take part, the model, and what is scored.
+
+    scored : online the firm's normalised id, in a batch the rows. Holders that were asked for different firms under one
+        request have shares that do not cancel: a bank gets a uniform number, not the part of one of them.
+    """
     fields = [
         b"veilscore/1 zero-share",
         request_id.encode(),
         model_hash,
+        scored,
         *(p.encode() for p in sorted(parties)),
     ]
     return b"".join(len(f).to_bytes(4, "little") + f for f in fields)

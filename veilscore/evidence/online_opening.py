@@ -36,6 +36,7 @@ from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, 
 from veilscore.evidence.opening import software
 from veilscore.files.private import private_folder
 from veilscore.models.model import ScoreModel
+from veilscore.terms.bands import MOST_STEPS
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import SEED_BYTES
@@ -98,7 +99,7 @@ class OnlineRecord(Document):
     opening : of the spare that was used.
     request, model : id as the holder knows the request; SHA-256 of the model.
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
-    purpose, on_missing, fresh, bands : as in the EncryptRecord; of the firm and its consent nothing is kept.
+    purpose, on_missing, fresh, bands, steps : as in the EncryptRecord; of the firm and its consent nothing is kept.
     parties, share_keys : with whom the holder was to open, and with which keys, as in the OpenPartial.
     labels : at the lead of a band.
     """
@@ -112,6 +113,7 @@ class OnlineRecord(Document):
     on_missing: Text
     fresh: bool
     bands: DigestOrNone
+    steps: Annotated[tuple[int, ...], Field(max_length=MOST_STEPS)]
     parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
     share_keys: dict[Party, Digest]
     labels: LabelsKept | None

@@ -31,6 +31,7 @@ from pydantic import Field
 from veilscore import __version__
 from veilscore.errors import EvidenceError, SecretReuseError, StateError
 from veilscore.evidence.documents import Count, Digest, Document, Party, Text, Time
+from veilscore.files.home_key import home_key
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.release.binding import code_digest, file_digest
@@ -179,6 +180,7 @@ def begin(home: Path, session: Session, job: Job, node: NodeConfig, reads: Reads
     if node.audit.steps != "all" and reads.kind not in node.audit.steps:
         return StepRecord(unkept(session), node.name)
     folder = home / "jobs" / job_id / AUDIT / f"{step}.{attempt}"
+    home_key(home)  # a step that reads it must not be the one that makes it
     try:
         private_folder(folder.parent)
         folder.mkdir(mode=0o700)  # fails if it is there, so that no attempt gets two seeds

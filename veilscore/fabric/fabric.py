@@ -30,7 +30,7 @@ from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unar
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
 from veilscore.fabric.sessions import AcceptSession, KindTraffic, Sessions, SessionState
-from veilscore.fabric.watches import described
+from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
 from veilscore.v1 import control_pb2, wire_pb2
@@ -43,6 +43,7 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 Handler = Callable[[Any, Member], Any]
 
+_GUARD_S = 0.5
 _SENDERS = ("bank", "holder", "coordinator")  # an operator takes part in no protocol
 
 
@@ -126,6 +127,15 @@ class Fabric:
     async def serving(self) -> None:
         """Return when nothing listens any more, which nobody asked for before `stop`; at once if nothing listened."""
         await self._server.serving()
+
+    async def guard(self) -> None:
+        """Cut, for ever, connections of those who hold them open and say nothing."""
+
+        async def cut() -> None:
+            if self.port is not None and (n_cut := self._callers.cut_silent(self.port)):
+                self._log.warning("silent connections cut", connections=n_cut)
+
+        await for_ever(_GUARD_S, (cut,), lambda error: self._log.error("guard of connections", **described(error)))
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """End all sessions, give running calls `grace_s` seconds, close every connection."""

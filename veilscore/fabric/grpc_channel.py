@@ -23,6 +23,7 @@ os.environ[_SUITES] = _NONE_OF_TLS_1_2
 import grpc  # noqa: E402 - after the line above
 
 from veilscore.errors import ConfigError, VeilscoreError  # noqa: E402
+from veilscore.fabric.connections import HANDSHAKE_S, most_connections  # noqa: E402
 from veilscore.fabric.failures import INTERNAL, failure_of, status_of, told  # noqa: E402
 from veilscore.terms.federation import Member  # noqa: E402
 from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
@@ -122,6 +123,8 @@ class GrpcServer:
             ("grpc.max_send_message_length", self._limits.control_bytes),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_S)),
+            ("grpc.max_allowed_incoming_connections", most_connections()),
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=512)
         server.add_generic_rpc_handlers((self,))

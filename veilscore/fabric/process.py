@@ -23,6 +23,7 @@ from typing import Any, Protocol, TextIO
 import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
+from veilscore.fabric.connections import raise_descriptors
 from veilscore.fabric.watches import Watches, described
 from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
@@ -163,6 +164,7 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
     check_private(home, "home")
     with only_one(home):
         keep_freed_memory()
+        raise_descriptors()
         log_to(home)
         asyncio.run(serve_until_stopped(open_node(home)))
 

@@ -23,7 +23,6 @@ from google.protobuf.message import Message
 from veilscore.errors import (
     DataError,
     IdentityError,
-    OverlapError,
     PeerError,
     ProtocolError,
     RefusedError,
@@ -206,8 +205,6 @@ def told_to_others(error: BaseException, party: str) -> control_pb2.StepFailed:
     """Return what the coordinator and the other parties learn of an error at `party`."""
     name = type(error).__name__
     where = f"{party}'s own people see why with `veilscore job inbox` and in its log"
-    if isinstance(error, OverlapError):
-        return control_pb2.StepFailed(error=RefusedError.__name__, message=f"{party} refused to go on; {where}")
     if isinstance(error, DataError):
         return control_pb2.StepFailed(error=name, message=f"data of {party} cannot be used as it is; {where}")
     if isinstance(error, MemoryError):

@@ -26,6 +26,7 @@ from veilscore.lattice.params import ParameterSet, check_vectors
 from veilscore.lattice.ring import Ring, pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
+from veilscore.wire.protocol import fields_bytes
 
 CHUNK_BYTES = 1 << 21  # below the usual 4 MB limit of a message
 
@@ -184,6 +185,10 @@ class MatrixOwner:
         """Bytes of a packed query for one vector."""
         return sum(self._shape.field_bytes)
 
+    def fields_bytes(self, n_vectors: int) -> int:
+        """Return the bytes of a query for some vectors, sent as three fields."""
+        return fields_bytes(*(n_vectors * size for size in self._shape.field_bytes))
+
     def unpack(self, data: bytes) -> VectorQuery:
         """Read what `VectorQuery.pack` wrote, for any whole number of vectors."""
         b, beta, alpha = self._shape.field_bytes
@@ -242,6 +247,11 @@ class VectorOwner:
     def complete(self) -> bool:
         """Whether all hints have come."""
         return self._filled == self._shape.n_outputs
+
+    @property
+    def hint_bytes(self) -> int:
+        """Bytes of all hints."""
+        return self._shape.n_outputs * self._shape.output_bytes
 
     def add_hints(self, chunk: bytes) -> None:
         """Take the next hints, of any whole number of outputs, in the order in which they were made."""

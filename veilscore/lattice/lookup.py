@@ -25,6 +25,7 @@ from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, Par
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import encode_scaled, scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
+from veilscore.wire.protocol import fields_bytes
 
 BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 
@@ -199,6 +200,12 @@ class LookupCodes:
         """Bytes of a packed query for one table."""
         return self._shape.query_bytes
 
+    @property
+    def fields_bytes(self) -> int:
+        """Bytes of a query for one table, sent as three fields."""
+        element = self._shape.element_bytes
+        return fields_bytes(self._shape.n_cells * element, element, self._shape.n_blocks * element)
+
     def unpack(self, data: bytes) -> LookupQuery:
         """Read what `LookupQuery.pack` wrote, for any whole number of tables."""
         V, rest = divmod(len(data), self._shape.query_bytes)
@@ -280,6 +287,11 @@ class LookupTable:
     def complete(self) -> bool:
         """Whether all hints have come."""
         return self._filled == self._shape.n_blocks
+
+    @property
+    def hint_bytes(self) -> int:
+        """Bytes of all hints."""
+        return self._shape.n_blocks * self._shape.element_bytes
 
     def add_hints(self, chunk: bytes) -> None:
         """Take the next hints, of any whole number of blocks, in the order in which they were made."""

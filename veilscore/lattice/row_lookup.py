@@ -58,11 +58,6 @@ class RowLookupCodes(MatrixOwner):
         """Show sizes alone."""
         return f"RowLookupCodes(n_samples={self._shape.n_outputs}, n_cells={self._shape.n_positions})"
 
-    @property
-    def query_bytes(self) -> int:
-        """Bytes of a packed query for one table."""
-        return sum(self._shape.field_bytes)
-
     def evaluate(self, query: VectorQuery) -> Words:
         """Return this party's share (n_samples,) of the sums of one table."""
         shares = self.evaluate_many(query)

@@ -34,7 +34,7 @@ from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext, account_of
-from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of
+from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of, stop_if_drowned
 from veilscore.terms.acceptance import sign_acceptance
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job
@@ -110,6 +110,7 @@ class Node:
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
         self.watches.start("the server", self.fabric.serving())
+        self.watches.start("the guard of connections", self.fabric.guard())
         self._log.info("node started", role=self.config.role)
 
     async def stop(self, grace_s: float = 2.0) -> None:
@@ -157,8 +158,9 @@ class Node:
         return self._answer(entry)
 
     def _hold(self, job_id: str, job: Job, answer: JobAnswer) -> JobAnswer:
-        """Keep from the account what the job may spend, or refuse it."""
+        """Keep from the account what the job may spend, or refuse it; the bank refuses what its noise would drown."""
         try:
+            stop_if_drowned(self.config, job)
             hold(self.home, self.config, job, job_id)
         except RefusedError as refusal:
             return JobAnswer("refused", refusal.message)
@@ -196,7 +198,14 @@ class Node:
 
     async def _inbox(self, _request: control_pb2.Empty, peer: Member) -> control_pb2.JobList:
         self._own_people(peer)
-        return control_pb2.JobList(jobs=[_job_info(entry) for entry in self.ledger.entries()])
+        return control_pb2.JobList(jobs=[self._job_info(entry) for entry in self.ledger.entries()])
+
+    def _job_info(self, entry: LedgerEntry) -> control_pb2.JobInfo:
+        info = _job_info(entry)
+        less = self.config.policy.promises_less(entry.job.bank) if self.config.role == "holder" else ()
+        if less and entry.status == "pending":
+            info.error += f"; the policy here promises less than the default: {'; '.join(less)}"
+        return info
 
     def _own_people(self, peer: Member) -> None:
         if not is_own(self.config, peer):

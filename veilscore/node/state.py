@@ -38,6 +38,7 @@ JOBS, RELEASES, ANSWERED = "state/jobs", "state/release.db", "state/online.db"
 REVOCATIONS = "consents/revocations"
 _TABLES = (  # in which rows are never deleted
     (RELEASES, "releases"),
+    (RELEASES, "submitted"),
     (RELEASES, "tokens"),
     (RELEASES, "pins"),
     (FILE, "voided"),

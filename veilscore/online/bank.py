@@ -214,6 +214,7 @@ class OnlineBank:
             on_missing=request.on_missing or "fail",
             consent=request.consent,
             bands_hash=b"" if bands is None else bands.sha256,
+            step_limits=bands.limits if bands is not None and request.output != "band" else (),
         )
         of = _Request(digest, ask, model, own_codes, note, bands)
         if bands is not None:
@@ -325,6 +326,7 @@ class OnlineBank:
                 on_missing=of.ask.on_missing,
                 fresh=part.fresh,
                 bands=of.ask.bands_hash.hex(),
+                steps=tuple(of.ask.step_limits),
                 parties=tuple(request.with_parties),
                 share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
                 labels=labels,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, cast
 import structlog
 from google.protobuf.message import Message
 
-from veilscore.crypto.he import SecretContext
+from veilscore.crypto.he import SecretContext, T
 from veilscore.errors import ConfigError, IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_opening import OpeningLogged, check_commitment
@@ -33,6 +34,8 @@ from veilscore.protocols.online_band import lost
 from veilscore.protocols.online_desks import HolderDesk, HolderRecord
 from veilscore.protocols.online_pool import LeadPool
 from veilscore.protocols.online_spares import holder_spare
+from veilscore.release.ledger import EXACT_BITS
+from veilscore.release.pseudonyms import firm_digest
 from veilscore.release.single import SingleGuard
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.federation import Member
@@ -196,18 +199,31 @@ class OnlineHolder:
             bank=bank,
             purpose=request.purpose,
             task=SCORE_ONLINE,
-            opens="band" if request.bands_hash else "score",
+            opens="exact" if not request.bands_hash else "score" if request.step_limits else "band",
             to_get_bands="ask for a band (output: band)",
             rules=(partial(refuse_to_tell_who_is_known, on_missing=request.on_missing),),
         )
         self._node.policy.allows(asked, self.name)
         origin = self._of_bank(origin, bank, request.part_hash)
+        bands = steps_asked(request, bank) if request.step_limits else None  # None: the exact score
         try:
-            bands = await asyncio.to_thread(self._kept_bands, request, origin) if request.bands_hash else None
+            if request.bands_hash and bands is None:
+                bands = await asyncio.to_thread(self._kept_bands, request, origin)
             firm = origin.records.normalise(request.firm_id)
             token = self._guard.check_consent(request, bank, firm, origin.job.name)
             found = await origin.records.find(firm)
-            passed = self._guard.check_release(request, bank, firm, found.codes, token)
+            # a bin known beside the band would narrow the score down
+            alone = bands is not None and not request.step_limits
+            reasons = () if alone else self._reason_codes(origin, found)
+            bits = EXACT_BITS if bands is None else bands.bits + _bits_of(origin, reasons)
+            passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
+            if passed.used_up and found.known:  # by batches, which the bank cannot tell of a firm that is unknown
+                self._log.warning(
+                    "a firm is scored as unknown: its release budget is used up", firm=firm_digest(self._home, firm)
+                )
+                found = origin.records.unknown(found.data_time_s)
+                reasons = () if alone else self._reason_codes(origin, found)
+                passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
         except IdError:
             raise RefusedError("the firm id is malformed", party=self.name) from None
         except RefusedError:
@@ -215,10 +231,8 @@ class OnlineHolder:
         except VeilscoreError as error:
             self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
-        # a bin known beside the band would narrow the score down
-        reasons = () if bands is not None else self._reason_codes(origin, found)
         cells, holders = origin.cells(found.codes), origin.job.holders
-        return HolderRecord(cells, found.known, found.data_time_s, reasons, holders, passed, bands)
+        return HolderRecord(firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands)
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:
@@ -275,6 +289,23 @@ def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: by
         )
     policy.release.allow_bands(bands, kept.units, kept.pdo)
     return bands
+
+
+def steps_asked(request: pb.EncryptRecord, bank: str) -> Bands:
+    """Return the steps of a coarse score, which the bank chooses as it likes: what counts is how many; MessageError."""
+    try:
+        steps = Bands.steps(request.step_limits)
+    except ConfigError as error:
+        raise MessageError(error.message, party=bank) from None
+    if steps.sha256 != request.bands_hash or max(map(abs, steps.limits)) >= T // 2:
+        raise MessageError("the cut-offs of a score in steps do not fit their digest or the ring of totals", party=bank)
+    return steps
+
+
+def _bits_of(origin: Origin, reasons: Sequence[pb.ReasonCode]) -> float:
+    """Return what codes of columns tell that the policy lets the bank know beside a score."""
+    n_codes = origin.records.code_map.n_codes
+    return sum(math.log2(n_codes[reason.column]) for reason in reasons)
 
 
 def _check_id(text: str, peer: Member) -> str:

@@ -24,9 +24,11 @@ from veilscore.models.chained import BankChain, Chained
 from veilscore.models.counts import offsets
 from veilscore.models.filed import load_model
 from veilscore.models.model import PartyPart, Scorecard, ScoreModel
+from veilscore.models.steps import steps_of
 from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
 from veilscore.protocols.online_spares import Side
+from veilscore.terms.bands import Bands
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +104,7 @@ class ModelSides:
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
+    steps : of coarse scores.
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 
@@ -109,6 +112,7 @@ class BankModel(ModelSides):
     code_map: CodeMap
     labels: tuple[tuple[str, ...], ...]
     records: Records | None
+    steps: Bands
     stock: BankModel | None = None
 
     def of_record(self, codes: CodeArray) -> Self:
@@ -155,6 +159,7 @@ class BankModels:
             code_map=code_map,
             labels=tuple(code_map.labels(name) for name in code_map.names),
             records=None if origin is None else origin.records,
+            steps=steps_of(artefact),
         )
 
 

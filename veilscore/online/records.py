@@ -99,7 +99,11 @@ class Records:
             place = index.place(self.normalise(firm_id))
         if place is not None:
             return FoundFirm(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
-        return FoundFirm(self.code_map.unknown_firms(1).codes, known=False, data_time_s=index.data_time_s)
+        return self.unknown(index.data_time_s)
+
+    def unknown(self, data_time_s: float) -> FoundFirm:
+        """Return what stands for a firm that the data set has not, or that counts as such."""
+        return FoundFirm(self.code_map.unknown_firms(1).codes, known=False, data_time_s=data_time_s)
 
     def _refresh(self) -> _Index:
         with self._lock:

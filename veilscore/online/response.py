@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from veilscore.arrays import CodeArray
 from veilscore.errors import ConfigError, MessageError, PeerError
+from veilscore.models.steps import middles
 from veilscore.online.model import BankModel, codes_of_features
 from veilscore.protocols.online import ON_MISSING
 from veilscore.protocols.online_parts import FirmPart, Opened
@@ -25,7 +27,7 @@ from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
 DEFAULT_REASONS = 4
-OUTPUTS = ("score", "band")
+OUTPUTS = ("score", "band", "exact")
 _Line = tuple[int, str, str, str]  # units lost, party, column, text
 
 
@@ -68,9 +70,11 @@ async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[CodeAr
 
 
 def bands_of(model: BankModel, request: pb.ScoreRequest) -> Bands | None:
-    """Return the bands that the request asks for, None for a score; ConfigError if the model has none."""
-    if request.output != "band":
+    """Return the bands or steps that the request asks for, None for an exact score; ConfigError if there are none."""
+    if request.output == "exact":
         return None
+    if request.output != "band":
+        return model.steps
     artefact = model.artefact
     if not artefact.bands:
         raise ConfigError(f"model {artefact.name} has no bands: train it with bands, or name some in a batch")
@@ -86,9 +90,10 @@ def units_without(model: BankModel, own_codes: CodeArray, opened: Opened) -> int
 def scored(
     request: pb.ScoreRequest, model: BankModel, own_codes: CodeArray, note: str, opened: Opened, bands: Bands | None
 ) -> pb.ScoreResponse:
-    """Return the response with a score, or with a band where bands are given.
+    """Return the response with a score, or with a band where bands are asked for.
 
     note : what the caller should know about the bank's own codes.
+    bands : those, or the steps of the score; None for an exact one.
     """
     neutral = [h for h in model.holders if h not in opened.taking_part]
     unknown = [h for h in opened.taking_part if opened.parts[h].status == "unknown"]
@@ -98,11 +103,15 @@ def scored(
     status = "fallback" if neutral or unknown else "scored"
     response = unscored(request, status, "; ".join(notes), model, opened.parts)
     rest = units_without(model, own_codes, opened)
-    if bands is not None:  # no reasons: lost points beside the band would narrow the score down
-        number = opened.together if opened.taking_part else int(bands.index(np.array([rest], np.int64))[0])
-        response.output, response.band_number, response.band = "band", number, bands.names[number]
-        return response
     card, units = model.artefact, rest + opened.together
+    if bands is not None:
+        number = opened.together if opened.taking_part else int(bands.index(np.array([rest], np.int64))[0])
+        if request.output == "band":  # no reasons: lost points beside the band would narrow the score down
+            response.output, response.band_number, response.band = "band", number, bands.names[number]
+            return response
+        response.step, response.steps = number, len(bands.names)
+        units = int(middles(bands)[number])
+        opened = replace(opened, together=units - rest)
     as_array = np.array([units], dtype=np.int64)
     response.units = units
     response.score = float(card.score(as_array)[0])

@@ -3,20 +3,25 @@
 Source   : Meadows 1986; Huberman, Franklin and Hogg 1999 (Diffie-Hellman), over ristretto255
            (`veilscore.crypto.group`).
 Parties  : The bank B, whose rows are the job's rows, and one holder H; the protocol runs once for each holder.
-Messages : B sends its H(id)^a in row order (`AlignBankRound1`); H sends its own H(id)^b, shuffled
+Messages : B sends its H(id)^a in row order (`AlignBankRound1`), where single firms are opened later with a digest of
+           each row (`veilscore.release.pseudonyms`); H sends its own H(id)^b among dummies, shuffled
            (`AlignHolderRound1`); B returns those raised to a, in the order received (`AlignBankRound2`); H says whether
            it goes on (`AlignHolderRound2`). The first three come in parts that interleave, so that both sides compute
            at the same time and no queue holds more than a few parts.
-Reveals  : B learns the size of H's set, and whether the overlap reached H's minimum. H learns the size of B's set, and
-           which of its firms are in which of B's rows. Nobody learns anything else, and no id is sent in any form that
-           can be compared without the other's scalar.
+Reveals  : B learns the size of H's set, padded to a step of 1,000. H learns the size of B's set, which of its firms
+           are in which of B's rows and, with digests, which rows came before. Whether H goes on depends on the number
+           of B's rows alone. Nobody learns anything else, and no id is sent in any form that can be compared without
+           the other's scalar or key.
+Dummies  : H pads its set with the points of random strings of 256 bits, made and raised like those of ids: they are
+           uniform group elements as ids' points are, and match nothing. Where a step ends is H's secret (`offset`),
+           the same in all jobs: to know all of H's firms but one tells whether that one is there in 1 of 1,000 cases.
 Assumes  : Decisional Diffie-Hellman is hard in ristretto255, SHA-512 is a random oracle, and parties are semi-honest. A
            holder that puts guessed ids into its set learns whether they are in B's: the cap on set sizes limits that,
            nothing here prevents it. Scalars are fresh for each session and pair and destroyed at its end; the session's
            label enters the hash.
 Aborts   : IdError where own ids are empty or repeated, ParameterError where the own set is over the cap, MessageError
-           on a part of wrong size, order or count or an invalid, identity or repeated point, OverlapError at H,
-           RefusedError at B.
+           on a part of wrong size, order or count or an invalid, identity or repeated point, RefusedError at both
+           where B has too few rows.
 
 Another protocol (one from an oblivious PRF, say) replaces this one by offering the same functions and results.
 """
@@ -31,14 +36,16 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Integers
 from veilscore.crypto.group import POINT_BYTES, Scalar, check_points, hash_to_group, parse_points, raise_points
-from veilscore.errors import IdError, MessageError, OverlapError, ParameterError, RefusedError
+from veilscore.errors import IdError, MessageError, ParameterError, RefusedError
 from veilscore.files.machine import processors
 from veilscore.protocols.blocks import check_part
+from veilscore.release.pseudonyms import DIGEST_BYTES, KEY_ID_BYTES, RowDigests
 from veilscore.v1.align_pb2 import AlignBankRound1, AlignBankRound2, AlignHolderRound1, AlignHolderRound2
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
 from veilscore.wire.randomness import secret_bytes
 
 _MAX_ID_BYTES = 256  # normalised ids are far shorter; longer ones are free text in the wrong column
+_DUMMY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class AlignLimits:
 
     max_ids: int = 5_000_000  # largest set that is sent or accepted
     part_size: int = 8192  # ids in each part but the last; it must be the same on both sides
+    size_step: int = 1000  # the holder's set is padded to a multiple of this
     workers: int = field(default_factory=processors)  # threads of this side; by default one for each processor
 
     def parts(self, n_ids: int) -> int:
@@ -57,15 +65,19 @@ class AlignLimits:
         """Return how many ids one part of a set of `n_ids` has."""
         return min(self.part_size, n_ids - part * self.part_size)
 
+    def padded(self, n_ids: int, offset: int) -> int:
+        """Return the size to which a holder's set of `n_ids` is padded."""
+        return -(-(n_ids + offset) // self.size_step) * self.size_step
+
 
 DEFAULT_LIMITS = AlignLimits()
 
 
 @dataclass(frozen=True)
 class AlignBankResult:
-    """What the bank learns: how many firms the holder has."""
+    """What the bank learns: how many firms the holder has at most, in steps."""
 
-    holder_set_size: int
+    padded_size: int
 
 
 @dataclass(frozen=True)
@@ -73,23 +85,32 @@ class AlignHolderResult:
     """What the holder learns."""
 
     row_of: Integers = field(repr=False)  # (n_bank,) its own row for each of the bank's, -1 where it knows no such firm
+    digests: RowDigests | None = None  # of the bank's rows, where they were asked for
 
 
 def bank_align(
-    session: Session, holder: str, ids: Sequence[str], limits: AlignLimits = DEFAULT_LIMITS
+    session: Session,
+    holder: str,
+    ids: Sequence[str],
+    limits: AlignLimits = DEFAULT_LIMITS,
+    *,
+    digests: RowDigests | None = None,
 ) -> Protocol[AlignBankResult]:
-    """Bank: align its ids, in row order and none twice, with one holder's."""
+    """Bank: align its ids, in row order and none twice, with one holder's; `digests` of them where it counts rows."""
     _check_ids(ids, limits)
     own = _Outgoing(ids, session.label("align", session.bank, holder), limits)
-    incoming = _Incoming(holder, limits)
+    incoming = _Incoming(holder, limits, limits.max_ids + 2 * limits.size_step)
     with Scalar() as a:
         part = 0
         while part < own.parts or part <= incoming.parts_or(1):
             if part < own.parts:
                 points = own.raised(part, a)
-                yield Send(
-                    holder, AlignBankRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes())
-                )
+                message = AlignBankRound1(part=part, parts=own.parts, n_ids=own.n_ids, points=points.tobytes())
+                if digests is not None:
+                    low = part * limits.part_size
+                    message.digests = digests.values[low : low + limits.part_size].astype("<u8").tobytes()
+                    message.digest_key = digests.key_id
+                yield Send(holder, message)
             # one part behind, so that neither side waits while the other computes
             if 1 <= part <= incoming.parts_or(1):
                 received = incoming.take((yield from receive(holder, AlignHolderRound1)))
@@ -100,24 +121,35 @@ def bank_align(
     incoming.all_distinct()
     verdict = yield from receive(holder, AlignHolderRound2)
     if not verdict.accepted:
-        raise RefusedError(f"{holder} refused to go on after alignment; ask them why", party=holder)
-    return AlignBankResult(holder_set_size=incoming.n_ids)
+        raise RefusedError(f"{holder} refused to go on after alignment: {verdict.reason[:200]}", party=holder)
+    return AlignBankResult(padded_size=incoming.n_ids)
 
 
 def holder_align(
-    session: Session, ids: Sequence[str], *, min_overlap: int = 1, limits: AlignLimits = DEFAULT_LIMITS
+    session: Session,
+    ids: Sequence[str],
+    *,
+    min_rows: int = 1,
+    offset: int = 0,
+    counted: bool = False,
+    limits: AlignLimits = DEFAULT_LIMITS,
 ) -> Protocol[AlignHolderResult]:
     """Holder: align its ids, none twice, with the bank's; `session.party` is the holder.
 
-    min_overlap : the fewest common firms with which the holder goes on.
-    Raises OverlapError where fewer are common; it carries their number, so it stays with the holder.
+    min_rows : the fewest rows of the bank with which the holder goes on, whichever of them it knows.
+    offset : where steps of the padded size end, in [0, size_step); the holder's secret.
+    counted : whether the bank sends a digest of each row.
+    Raises RefusedError where the bank has fewer rows.
     """
     _check_ids(ids, limits)
     bank = session.bank
+    n_dummies = limits.padded(len(ids), offset) - len(ids)
+    drawn = secret_bytes(_DUMMY_BYTES * n_dummies).hex()
+    padded = [*ids, *(drawn[k : k + 2 * _DUMMY_BYTES] for k in range(0, len(drawn), 2 * _DUMMY_BYTES))]
     # shuffled (uniformly but for 64-bit ties), or the order of its points would tell the bank about its rows
-    order = np.argsort(np.frombuffer(secret_bytes(8 * len(ids)), np.uint64))
-    own = _Outgoing([ids[i] for i in order], session.label("align", bank, session.party), limits)
-    incoming = _Incoming(bank, limits)
+    order = np.argsort(np.frombuffer(secret_bytes(8 * len(padded)), np.uint64))
+    own = _Outgoing([padded[i] for i in order], session.label("align", bank, session.party), limits)
+    incoming = _Incoming(bank, limits, limits.max_ids, counted=counted)
     doubled_bank: list[NDArray[np.uint8]] = []
     doubled_own: list[NDArray[np.uint8]] = []
     with Scalar() as b:
@@ -138,17 +170,13 @@ def holder_align(
             yield Progress("aligning with the bank", part, max(own.parts + 1, incoming.parts_or(1)))
     incoming.all_distinct()
     row_of = _match(np.concatenate(doubled_bank), np.concatenate(doubled_own), order, bank)
-    overlap = int(np.count_nonzero(row_of >= 0))
-    if overlap < min_overlap:
-        yield Send(bank, AlignHolderRound2(accepted=False, reason="refused"))
-        raise OverlapError(
-            f"only {overlap} of the bank's {len(row_of)} firms are in this data set, fewer than the minimum "
-            f"of {min_overlap}: check that both sides use the same kind of id, or lower the minimum",
-            session=session.id,
-            party=session.party,
-        )
+    row_of[row_of >= len(ids)] = -1
+    if incoming.n_ids < min_rows:
+        reason = f"{incoming.n_ids} firms are fewer than the minimum of {min_rows}"
+        yield Send(bank, AlignHolderRound2(accepted=False, reason=reason))
+        raise RefusedError(f"{bank}'s job has {reason}", session=session.id, party=session.party)
     yield Send(bank, AlignHolderRound2(accepted=True))
-    return AlignHolderResult(row_of=row_of)
+    return AlignHolderResult(row_of, incoming.digests())
 
 
 class _Outgoing:
@@ -172,11 +200,15 @@ class _Outgoing:
 class _Incoming:
     """Takes the peer's set: its first part fixes the size, and each part must be the next one, and whole."""
 
-    def __init__(self, peer: str, limits: AlignLimits) -> None:
+    def __init__(self, peer: str, limits: AlignLimits, max_ids: int, *, counted: bool = False) -> None:
         self.n_ids = 0
         self._peer = peer
         self._limits = limits
+        self._max_ids = max_ids
+        self._counted = counted
         self._points: list[NDArray[np.uint8]] = []
+        self._digests: list[bytes] = []
+        self._key_id = b""
 
     def parts_or(self, unknown: int) -> int:
         """Return the number of parts, or `unknown` before the first arrived."""
@@ -184,9 +216,9 @@ class _Incoming:
 
     def take(self, message: AlignBankRound1 | AlignHolderRound1) -> NDArray[np.uint8]:
         """Return the points of the next part, uint8 (size, 32)."""
-        if not 1 <= message.n_ids <= self._limits.max_ids:
+        if not 1 <= message.n_ids <= self._max_ids:
             raise MessageError(
-                f"a set of {message.n_ids} ids is empty or over the limit of {self._limits.max_ids}", party=self._peer
+                f"a set of {message.n_ids} ids is empty or over the limit of {self._max_ids}", party=self._peer
             )
         if self.n_ids not in (0, message.n_ids):
             raise MessageError("the set's size changed between parts", party=self._peer)
@@ -194,7 +226,23 @@ class _Incoming:
         check_part(message, len(self._points), self.parts_or(0), self._peer)
         points = parse_points(message.points, self._limits.size_of(message.part, self.n_ids))
         self._points.append(points)
+        if isinstance(message, AlignBankRound1):
+            self._take_digests(message, len(points))
         return points
+
+    def _take_digests(self, message: AlignBankRound1, n: int) -> None:
+        sizes = (DIGEST_BYTES * n, KEY_ID_BYTES) if self._counted else (0, 0)
+        if (len(message.digests), len(message.digest_key)) != sizes:
+            raise MessageError("digests of rows are missing, too many, or were not asked for", party=self._peer)
+        if self._digests and message.digest_key != self._key_id:
+            raise MessageError("the key of the digests changed between parts", party=self._peer)
+        self._key_id = message.digest_key
+        self._digests.append(message.digests)
+
+    def digests(self) -> RowDigests | None:
+        """Return the digests of all rows, where they were asked for."""
+        values = np.frombuffer(b"".join(self._digests), "<u8").astype(np.uint64)
+        return RowDigests(values, self._key_id) if self._counted else None
 
     def all_distinct(self) -> None:
         """Refuse a set in which a point is repeated: the same id twice, or a replayed part."""

@@ -44,7 +44,6 @@ from veilscore.wire.protocol import (
 
 MAX_CELLS = 1 << 17
 MAX_COLUMNS = 1 << 14
-MAX_HINT_BYTES = 1 << 33
 
 
 def bank_bin(
@@ -67,7 +66,7 @@ def bank_bin(
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
-        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, MAX_HINT_BYTES)))
+        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, query.hint_bytes)))
         request, own[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
@@ -104,8 +103,7 @@ def holder_bin(
     label = session.label("bin", session.party, session.bank)
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, label)
     yield from send_parts(session.bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
-    most_bytes = 64 * int(request.n_train) + 64 * counts.size + (1 << 20)
-    data = yield from receive_parts(session.bank, pb.BinBankRound2, most_bytes)
+    data = yield from receive_parts(session.bank, pb.BinBankRound2, histogram.fields_bytes(2))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2, counts.size):
         raise MessageError("the bank asked for other vectors than good and bad", party=session.bank)

@@ -31,7 +31,6 @@ from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.models import harmonics
 from veilscore.models.boosting_form import SCALE, BankBoosting, Grown, Growth, HolderColumns, rank_codes
 from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
 from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.protocols.boosting_nodes import subtract, vector_share
@@ -129,7 +128,7 @@ class Bank(BankShares):
             reply = yield from receive(holder, pb.BoostHolderRound0)
             label = session.label("boost holder cells", holder, session.bank)
             vectors = HistogramVectors(self.n, columns.ranked.n_codes, label)
-            vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, MAX_HINT_BYTES)))
+            vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, vectors.hint_bytes)))
             self.vectors[holder] = vectors
             self.bits[holder] = yield from bit_setup(session, holder)
             missing = np.array(reply.missing, dtype=bool)
@@ -308,7 +307,7 @@ class Holder(HolderShares):
         label = session.label("boost holder cells", session.party, bank)
         self.cells = HistogramCodes(self.ranked_codes, self.n_codes, label)
         yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
-        self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, MAX_HINT_BYTES)))
+        self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, self.vectors.hint_bytes)))
         self.bits = yield from bit_setup(session, bank)
         self.sealed = yield from holder_setup(session, pb.BoostSealed)
 

@@ -17,7 +17,6 @@ from veilscore.lattice.product import OPENINGS
 from veilscore.models.boosting_form import EXACT_BITS, SCALE, Growth, HolderColumns
 from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Split, Tree
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.boosting_nodes import (
     GrowingNode,
     check_vectors,
@@ -230,7 +229,8 @@ class SealedBankTree:
             if self.columns[0].size:
                 own = shares.cell_sums(bank.ranked_codes, n_codes, vectors)
                 codes = bank.cells[self.holder]
-                data = yield from receive_parts(self.holder, pb.BoostHolderVectors, MAX_HINT_BYTES)
+                due = vectors.shape[0] * codes.query_bytes
+                data = yield from receive_parts(self.holder, pb.BoostHolderVectors, due)
                 share = codes.evaluate(codes.unpack(data))
                 check_vectors(share, some, self.holder)
                 bank_cells = shares.add(share, own)
@@ -310,7 +310,8 @@ class SealedHolderTree:
                 yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
             if self.columns[1].size:
                 own = shares.cell_sums(holder.ranked_codes, holder.n_codes, vectors)
-                data = yield from receive_parts(self.bank, pb.BoostBankVectors, MAX_HINT_BYTES)
+                due = vectors.shape[0] * holder.cells.query_bytes
+                data = yield from receive_parts(self.bank, pb.BoostBankVectors, due)
                 share = holder.cells.evaluate(holder.cells.unpack(data))
                 check_vectors(share, some, self.bank)
                 holder_cells = shares.add(share, own)

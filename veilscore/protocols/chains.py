@@ -42,7 +42,7 @@ from veilscore.models.chain_growth import (
     sources_of,
 )
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
-from veilscore.protocols.binning import MAX_HINT_BYTES, check_shape, shape_message, training_rows
+from veilscore.protocols.binning import check_shape, shape_message, training_rows
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.residual import noised
@@ -128,7 +128,7 @@ def _bank_chain(
     n_codes = columns.n_codes
     chain = Chain(rows, columns, terms.sigma, secret_generator())
     vectors = HistogramVectors(rows.score.size, n_codes, session.label("chain cells", holder, session.bank))
-    vectors.add_hints((yield from receive_parts(holder, pb.ChainHolderHints, MAX_HINT_BYTES)))
+    vectors.add_hints((yield from receive_parts(holder, pb.ChainHolderHints, vectors.hint_bytes)))
     keys = yield from bit_setup(session, holder)
     weight = shares.encode(rows.weight)
     query, whole = vectors.query(weight[None])

@@ -27,6 +27,7 @@ from veilscore.arrays import Integers, Mask, Vector, Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import one_hot
 from veilscore.crypto.garbled import Evaluator, Garbler
+from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import T
 from veilscore.models.curve import MOST_STEPS, sensitivity
@@ -79,14 +80,10 @@ def bank_curve(session: Session, scored: Scored, bad: Mask, limits: tuple[int, .
 
 
 def holder_curve(session: Session, request: BatchRequest, answer: HolderAnswer, charge: Charge) -> Protocol[None]:
-    """Holder: take part with its codes; `charge` is of what all holders' records tell together."""
+    """Holder: take part with its codes; `charge` is what the curve tells of a record here."""
     keys = yield from accept(session, request, answer)
     share = yield from points_share(session, answer)
-    if session.party != session.lead:
-        yield charge  # the lead opens what is made of this share
-    total = yield from lead_share(session, request, share, keys, TURN)
-    if total is not None:
-        yield from lead_counts(session, total, charge, TURN)
+    yield from holder_counts(session, request, share, keys, charge, TURN)
 
 
 def bank_counts(
@@ -115,8 +112,24 @@ def bank_counts(
     return counts
 
 
+def holder_counts(
+    session: Session,
+    request: BatchRequest,
+    share: Words,
+    keys: dict[str, PairwiseKey],
+    charge: Charge,
+    modulus: int,
+) -> Protocol[None]:
+    """Holder: its side of `bank_counts`, from its own share (n_scored,) and the keys it agreed on with the others."""
+    if session.party != session.lead:
+        yield charge  # what the lead opens is made of this share
+    total = yield from lead_share(session, request, share, keys, modulus)
+    if total is not None:
+        yield from lead_counts(session, total, charge, modulus)
+
+
 def lead_counts(session: Session, total: Words, charge: Charge, modulus: int) -> Protocol[None]:
-    """Lead: its side of `bank_counts`, from the holders' share (n_scored,) of the totals; adds the noise."""
+    """Lead: count with the holders' share (n_scored,) of the totals, and open the counts with noise."""
     steps = yield from receive(session.bank, pb.CurveBankSteps)
     if len(steps.limits) >= MOST_STEPS:
         raise MessageError(f"the bank asks for more than {MOST_STEPS} steps", party=session.bank)

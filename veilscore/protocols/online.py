@@ -379,7 +379,7 @@ def _open(
         raise RefusedError(f"{why}; use a new request id", party=desk.name)
     spare, _, digests = asked.sent[request.spare_id]
     key, sha256, model_hash = f"{bank}/{request.request_id}", sha256_of(request), asked.request.model_hash
-    context = share_context(key, parties, model_hash + request.bands_hash)
+    context = share_context(key, parties, model_hash + request.bands_hash, record.firm.encode())
     opening = ShareOpened(
         holder=desk.name,
         bank=bank,
@@ -432,5 +432,7 @@ def check_record(request: pb.EncryptRecord, bank: str) -> None:
     optional = {len(request.part_hash), len(request.bands_hash)}
     if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
         raise MessageError("a hash in the bank's request has the wrong length", party=bank)
+    if request.step_limits and not request.bands_hash:
+        raise MessageError("a score in steps is asked for without their digest", party=bank)
     if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
         raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)

@@ -29,7 +29,7 @@ class BankRequest:
     own_units : units of the firm without any holder's part.
     take_spare, make_spare, put_back : a spare of the stock, if there is one; makes one with a holder that has no other;
         one that was not used goes back.
-    bands, pool, drop_pool : where the band alone is asked for, its cut-offs; a pool with a lead that has a circuit
+    bands, pool, drop_pool : where a band or a step is asked for, the cut-offs; a pool with a lead that has a circuit
         left; forgets one of which the lead has lost its half.
     opened_before : what these parts came to when they were opened under one earlier request; None: not known.
     note : told of what is asked to be opened, before it leaves.
@@ -54,12 +54,14 @@ class BankRequest:
 class HolderRecord:
     """What a holder's node has for a request that its policy, consent and release control let pass.
 
+    firm : its normalised id, which all holders of the request must have been asked for.
     cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
     reason_codes : codes of columns that its policy lets the bank know.
     holders : of the model, in order.
-    bands : where the band alone is asked for, those that this holder keeps of the model.
+    bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
     """
 
+    firm: str
     cells: Words
     known: bool
     data_time_s: float

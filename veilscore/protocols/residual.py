@@ -41,7 +41,7 @@ from veilscore.models.residual import (
     gradient_sensitivity,
     moments_sensitivity,
 )
-from veilscore.protocols.binning import MAX_COLUMNS, MAX_HINT_BYTES, check_shape, shape_message
+from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message
 from veilscore.protocols.blocks import check_part
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
@@ -82,6 +82,7 @@ def bank_cells(
     *,
     max_bin: Callable[[int], int],
     sigma: Callable[[int], float],
+    agreed: Callable[[Mapping[str, int]], None] = lambda _columns: None,
     rows_per_firm: int = 1,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
@@ -92,20 +93,23 @@ def bank_cells(
     train : (n_samples,) which rows train.
     max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
+    agreed : raises where the job should end, knowing the number of columns of each holder, before any sum leaves.
     rows_per_firm : most rows of one firm.
     """
-    n_train = int(train.sum())
+    n_train, columns = int(train.sum()), {}
     for holder in session.holders:
-        has = yield from receive(holder, pb.ResidualHolderColumns)
-        if not 0 < has.columns <= MAX_COLUMNS:
-            raise MessageError(f"{has.columns} columns are outside what binning takes", party=holder)
+        columns[holder] = (yield from receive(holder, pb.ResidualHolderColumns)).columns
+        if not 0 < columns[holder] <= MAX_COLUMNS:
+            raise MessageError(f"{columns[holder]} columns are outside what binning takes", party=holder)
+    agreed(columns)
+    for holder in session.holders:
         yield Send(
             holder,
             pb.BinBankRound1(
                 n_samples=train.size,
                 train_mask=shares.bits_to_bytes(train),
                 n_train=n_train,
-                max_bin=max_bin(has.columns),
+                max_bin=max_bin(columns[holder]),
                 rows_per_firm=rows_per_firm,
             ),
         )
@@ -114,7 +118,7 @@ def bank_cells(
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
-        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, MAX_HINT_BYTES)))
+        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, query.hint_bytes)))
         request, own[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
@@ -165,7 +169,7 @@ def holder_cells(
     yield Send(bank, shape_message(columns, nothing, nothing))
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
     yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
-    data = yield from receive_parts(bank, pb.BinBankRound2, 64 * int(request.n_train) + 64 * cells + (1 << 20))
+    data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2, cells):
         raise MessageError("the bank asked for other vectors than r and W", party=bank)
@@ -245,7 +249,7 @@ class _BankFit:
         for k, column in enumerate(self.chosen.tolist()):
             label = _lookup_label(self.session, self.holder, column)
             lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
-            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, MAX_HINT_BYTES)))
+            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, lookup.hint_bytes)))
             query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
             yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
         w = shares.to_ring(self.weight)[None]

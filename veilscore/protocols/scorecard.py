@@ -28,7 +28,6 @@ from veilscore.models.counts import row_sums
 from veilscore.models.logistic_problem import BankTraining, column_sums, scales
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.models.optimise import GradientStep, OptimiserState
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import check_part
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
@@ -113,9 +112,9 @@ class _Bank:
         for holder in session.holders:
             n_codes = columns[holder].n_codes
             vectors = HistogramVectors(self.n, n_codes, session.label("residual", holder, session.bank))
-            vectors.add_hints((yield from receive_parts(holder, pb.TrainHolderHistogramHints, MAX_HINT_BYTES)))
+            vectors.add_hints((yield from receive_parts(holder, pb.TrainHolderHistogramHints, vectors.hint_bytes)))
             table = training_lookup_table(self.n, n_codes, session.label("eta", holder, session.bank))
-            table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, MAX_HINT_BYTES)))
+            table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, table.hint_bytes)))
             self.histogram[holder], self.lookup[holder] = vectors, table
 
     def gradient(self, step: GradientStep) -> Protocol[Vector]:
@@ -172,7 +171,7 @@ class _Bank:
         """Return the bank's share of the residual's sums over its own cells: the lead's share meets them by a query."""
         if self.cells is None:
             return np.zeros(0, np.uint64)
-        data = yield from receive_parts(self.session.lead, pb.TrainLeadCells, _query_bytes(self.n, self.own.n_cells))
+        data = yield from receive_parts(self.session.lead, pb.TrainLeadCells, self.cells.fields_bytes(1))
         share = self.cells.evaluate(HistogramQuery(*unpack_fields(data, 3)))
         if share.shape[0] != 1:
             raise MessageError("the lead asked for more than one vector", party=self.session.lead)
@@ -266,7 +265,8 @@ class _Holder:
         self.bank_cells = HistogramVectors(
             self.n, self.bank_n_codes, session.label("bank cells", session.bank, session.lead)
         )
-        self.bank_cells.add_hints((yield from receive_parts(session.bank, pb.TrainBankHints, MAX_HINT_BYTES)))
+        hints = yield from receive_parts(session.bank, pb.TrainBankHints, self.bank_cells.hint_bytes)
+        self.bank_cells.add_hints(hints)
 
     def gradient(self, series: SigmoidSeries) -> Protocol[None]:
         """Take part in one step, as the lead or as another holder."""
@@ -286,7 +286,7 @@ class _Holder:
             yield Send(session.lead, pb.TrainHolderEta(share=shares.shares_to_bytes(eta)))
             message = yield from receive(session.lead, pb.TrainLeadResidual)
             residual, own = shares.shares_from_bytes(message.share, (self.n,)), np.zeros(0, np.uint64)
-        data = yield from receive_parts(session.bank, pb.TrainBankResidual, _query_bytes(self.n, self.n_cells))
+        data = yield from receive_parts(session.bank, pb.TrainBankResidual, self.histogram.fields_bytes(1))
         share = self.histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
         if share.shape[0] != 1:
             raise MessageError("the bank asked for more than one vector", party=session.bank)
@@ -320,8 +320,3 @@ class _Holder:
         if self.is_lead:
             opened = np.concatenate([opened, shares.round_dithered(shares.sum_shares(residual)[None], drop)])
         return pb.TrainHolderGradient(reply=b"".join(reply), rounded=shares.shares_to_bytes(opened))
-
-
-def _query_bytes(n_samples: int, n_cells: int) -> int:
-    """Return an upper bound of a histogram query of one vector."""
-    return 32 * (n_samples + 2 * 4096) + 32 * n_cells + (1 << 20)

@@ -32,7 +32,6 @@ from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
 from veilscore.models.counts import offsets
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import bank_bands, lead_bands
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
@@ -132,7 +131,7 @@ def bank_shares(
     total = own_points.astype(np.int64).copy()
     for done, holder in enumerate(session.holders, start=1):
         table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
-        table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, MAX_HINT_BYTES)))
+        table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, table.hint_bytes)))
         query, share = table.query(parts[holder].points % TURN)
         yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
         total += share.astype(np.int64)
@@ -227,7 +226,7 @@ def points_share(session: Session, answer: HolderAnswer) -> Protocol[Words]:
     """Holder: return its share (n_scored,) of the points of its own cells, modulo TURN."""
     lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
     yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
-    data = yield from receive_parts(session.bank, pb.BatchBankQuery, 1 << 33)
+    data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.fields_bytes)
     return lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
 
 
@@ -289,7 +288,7 @@ def lead_share(
 
 
 def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int) -> Words:
-    context = share_context(session.id, session.holders, request.model_hash)
+    context = share_context(session.id, session.holders, request.model_hash, shares.bits_to_bytes(request.rows))
     masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
     return masked
 

@@ -21,6 +21,7 @@ without names, less than the matrix of binning. So the holder sends the pairs, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,7 @@ from veilscore.wire.protocol import (
     interleave,
     receive,
     receive_parts,
+    receive_parts_within,
     send_parts,
 )
 
@@ -118,7 +120,8 @@ def bank_screen(
     for holder, chunks in found.items():
         data = b""
         if with_pairs:
-            data = yield from receive_parts(holder, pb.ScreenHolderPairs, 8 * MAX_PAIRS)
+            most = 8 * min(MAX_PAIRS, math.comb(sum(map(len, chunks)), 2))
+            data = yield from receive_parts_within(holder, pb.ScreenHolderPairs, most)
         screened[holder] = Screened(chunks, _check_pairs(holder, data, sum(map(len, chunks))))
     kept, digest = choose(screened)
     for holder in session.holders:

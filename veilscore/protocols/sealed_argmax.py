@@ -21,19 +21,28 @@ from google.protobuf.message import Message
 from veilscore.arrays import Integers, Mask
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import from_bits, to_bits
-from veilscore.crypto.garbled import Evaluator, Garbler
-from veilscore.crypto.oblivious import LabelReceiver, LabelSender
+from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler
+from veilscore.crypto.group import POINT_BYTES
+from veilscore.crypto.oblivious import WIDTH as LABEL_BITS
+from veilscore.crypto.oblivious import LabelReceiver, LabelSender, message_bytes
 from veilscore.errors import MessageError
 from veilscore.lattice.params import PRODUCT, T
-from veilscore.lattice.product import REPLY_BYTES, ProductEvaluator, ProductKey, ciphertext_bytes
+from veilscore.lattice.product import PUBLIC_BYTES, REPLY_BYTES, ProductEvaluator, ProductKey, ciphertext_bytes
 from veilscore.lattice.slots import block_rows, n_folded
-from veilscore.protocols.sealed_circuit import best_splits
+from veilscore.protocols.sealed_circuit import best_splits, gates_of_node
 from veilscore.protocols.sealed_gain import Factors, GainRule, Sums, narrow, plus, upper_bit
-from veilscore.wire.protocol import Protocol, Session, pack_fields, receive_parts, send_parts, unpack_fields
+from veilscore.wire.protocol import (
+    Protocol,
+    Session,
+    fields_bytes,
+    pack_fields,
+    receive_parts,
+    send_parts,
+    unpack_fields,
+)
 from veilscore.wire.randomness import secret_bytes
 
 WIDTH = 1024  # candidates garbled at once: tables of one piece, about 8 MB, go out while the next is made
-MAX_MESSAGE_BYTES = 256 << 20
 _SUMS = 4  # vectors of the second product: GL, a + b, G, a
 
 
@@ -85,7 +94,7 @@ def bank_setup(session: Session, holder: str, kind: type[Message]) -> Protocol[B
     names = _labels(session, session.bank, holder)
     labels, key = LabelReceiver(names[2]), ProductKey(names[0])
     yield from send_parts(holder, kind, pack_fields(labels.base(), key.public()))
-    data = yield from receive_parts(holder, kind, MAX_MESSAGE_BYTES)
+    data = yield from receive_parts(holder, kind, fields_bytes(LABEL_BITS * POINT_BYTES, PUBLIC_BYTES))
     choices, public = unpack_fields(data, 2)
     labels.accept(choices)
     return BankKeys(holder, kind, key, ProductEvaluator(public, names[1]), labels, Evaluator(names[2]))
@@ -94,7 +103,8 @@ def bank_setup(session: Session, holder: str, kind: type[Message]) -> Protocol[B
 def holder_setup(session: Session, kind: type[Message]) -> Protocol[HolderKeys]:
     """Holder's side of `bank_setup`."""
     names = _labels(session, session.bank, session.party)
-    base, public = unpack_fields((yield from receive_parts(session.bank, kind, MAX_MESSAGE_BYTES)), 2)
+    data = yield from receive_parts(session.bank, kind, fields_bytes(POINT_BYTES, PUBLIC_BYTES))
+    base, public = unpack_fields(data, 2)
     labels, key = LabelSender(names[2], base), ProductKey(names[1])
     yield from send_parts(session.bank, kind, pack_fields(labels.choices(), key.public()))
     evaluator = ProductEvaluator(public, names[0])
@@ -119,7 +129,8 @@ def bank_argmax(keys: BankKeys, rule: GainRule, sums: Sums) -> Protocol[Winners]
     lifted = plus(sums.flat(rule), T // 4)  # the sums are now in [0, T/2)
     wrap = upper_bit(lifted)
     yield from send_parts(to, kind, b"".join(keys.product.encrypt(wrap[None])))
-    data = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
+    n_encrypted = sum(_ciphertext_sizes(_SUMS, nodes * rule.n_candidates))
+    data = yield from receive_parts(to, kind, fields_bytes(REPLY_BYTES * _blocks(wrap.size), n_encrypted))
     reply, encrypted = unpack_fields(data, 2)
     both = keys.product.decrypt(_pieces(reply, [REPLY_BYTES] * _blocks(wrap.size)), wrap.size)
     factors = Factors.of(narrow(lifted, both, rule), nodes, rule, bank=True)
@@ -131,21 +142,21 @@ def bank_argmax(keys: BankKeys, rule: GainRule, sums: Sums) -> Protocol[Winners]
     yield from send_parts(to, kind, pack_fields(b"".join(answer), choice, node_choice))
     outputs = []
     for piece in _node_pieces(nodes, rule):
-        tables = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
-        keys.circuit.feed(tables)
         count = piece.stop - piece.start
+        keys.circuit.feed((yield from receive_parts(to, kind, GATE_BYTES * gates_of_node(rule) * count)))
         mine = candidate_labels[:, piece], node_labels[:, piece]
         theirs = [keys.circuit.own((len(m), count, *m.shape[2:-1])) for m in mine]
         masks = keys.circuit.own((rule.index_bits, count))
         outputs.append(best_splits(keys.circuit, rule, (mine[0], theirs[0]), (mine[1], theirs[1]), masks))
         keys.circuit.done()
     word = np.concatenate(outputs, axis=1)
-    decoding = shares.bits_from_bytes((yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)), word[..., 0].size)
+    n_bits = word[..., 0].size
+    decoding = shares.bits_from_bytes((yield from receive_parts(to, kind, -(-n_bits // 8))), n_bits)
     bits = keys.circuit.decode(word, decoding.reshape(word.shape[:-1]))
     splits, theirs_wins, masked = bits[0], bits[1], bits[2:]
     yield from send_parts(to, kind, shares.bits_to_bytes(np.concatenate([bits[:2], masked & theirs_wins]).reshape(-1)))
     mine_wins = splits & ~theirs_wins
-    masks_data = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
+    masks_data = yield from receive_parts(to, kind, -(-masked.size // 8))
     mask = shares.bits_from_bytes(masks_data, masked.size).reshape(masked.shape)
     return _winners(splits, mine_wins, from_bits(masked ^ mask), rule.n_bank)
 
@@ -156,15 +167,17 @@ def holder_argmax(keys: HolderKeys, rule: GainRule, sums: Sums) -> Protocol[Winn
     nodes = sums.g.size
     flat = sums.flat(rule)
     wrap = upper_bit(flat)
-    wraps = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
+    sizes = _ciphertext_sizes(1, wrap.size)
+    wraps = yield from receive_parts(to, kind, sum(sizes))
     amount = wrap * np.uint64(T >> rule.drop_bits)
-    reply, both = keys.evaluator.multiply_sum(_pieces(wraps, _ciphertext_sizes(1, wrap.size)), amount[None])
+    reply, both = keys.evaluator.multiply_sum(_pieces(wraps, sizes), amount[None])
     factors = Factors.of(narrow(flat, both, rule), nodes, rule, bank=False)
     encrypted = b"".join(keys.product.encrypt(factors.holder_side()))
     yield from send_parts(to, kind, pack_fields(b"".join(reply), encrypted))
-    data = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
-    answer, choice, node_choice = unpack_fields(data, 3)
     n_rows = factors.gl.size
+    bits = (rule.c_bits + 1 + rule.d_bits) * n_rows, (rule.d_bits + rule.h_bits) * nodes
+    due = fields_bytes(2 * REPLY_BYTES * _blocks(n_rows), *map(message_bytes, bits))
+    answer, choice, node_choice = unpack_fields((yield from receive_parts(to, kind, due)), 3)
     share = keys.product.decrypt(_pieces(answer, [REPLY_BYTES] * (2 * _blocks(n_rows))), n_rows, 2)
     candidates, level = factors.words(share, rule, bank=False)
     theirs = keys.labels.extend(choice, candidates.shape), keys.labels.extend(node_choice, level.shape)
@@ -177,11 +190,12 @@ def holder_argmax(keys: HolderKeys, rule: GainRule, sums: Sums) -> Protocol[Winn
         yield from send_parts(to, kind, keys.circuit.tables())
     word = np.concatenate(outputs, axis=1)
     yield from send_parts(to, kind, shares.bits_to_bytes(keys.circuit.decoding(word).reshape(-1)))
-    heard = yield from receive_parts(to, kind, MAX_MESSAGE_BYTES)
-    bits = shares.bits_from_bytes(heard, word[..., 0].size).reshape(word.shape[:-1])
-    splits, mine_wins = bits[0], bits[0] & bits[1]
+    n_bits = word[..., 0].size
+    told = yield from receive_parts(to, kind, -(-n_bits // 8))
+    decoded = shares.bits_from_bytes(told, n_bits).reshape(word.shape[:-1])
+    splits, mine_wins = decoded[0], decoded[0] & decoded[1]
     yield from send_parts(to, kind, shares.bits_to_bytes((mask & (splits & ~mine_wins)).reshape(-1)))
-    found = from_bits(bits[2:] ^ mask) - rule.n_bank
+    found = from_bits(decoded[2:] ^ mask) - rule.n_bank
     return _winners(splits, mine_wins, found, rule.n_holder)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from veilscore.crypto.circuits import add, constant, exceeds, largest, log2, log_bits
+from veilscore.crypto.garbled import Plain
 from veilscore.protocols.sealed_gain import GUARD_BITS, HESSIAN_BITS, GainRule
 
 
@@ -78,3 +80,13 @@ def _point(n_bits: int, guard_bits: int) -> int:
 
 def _fixed_h(value: float) -> int:
     return round(value * (1 << HESSIAN_BITS))
+
+
+@lru_cache(maxsize=64)
+def gates_of_node(rule: GainRule) -> int:
+    """Return how many ANDs the circuit of a node has, as counted by running it once in the clear."""
+    engine, n = Plain(), rule.n_candidates
+    words = np.zeros((rule.c_bits + 1 + rule.d_bits, 1, n), bool)
+    level, mask = np.zeros((rule.d_bits + rule.h_bits, 1), bool), np.zeros((rule.index_bits, 1), bool)
+    best_splits(engine, rule, (words, words), (level, level), mask)
+    return engine.gates

@@ -56,7 +56,6 @@ from veilscore.models.stack_form import (
     table_bits,
 )
 from veilscore.models.trees import Tree, coefficients, indicators
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import bank_product, holder_product
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
@@ -151,7 +150,7 @@ class _Bank:
         session, data = self.session, self.data
         label = session.label("stack cells", holder, session.bank)
         table = LookupTable(self.n, data.holder_n_codes[holder], label, params=HISTOGRAM)
-        table.add_hints((yield from receive_parts(holder, pb.StackHolderHints, MAX_HINT_BYTES)))
+        table.add_hints((yield from receive_parts(holder, pb.StackHolderHints, table.hint_bytes)))
         cells = [(c, column) for c, column in enumerate(data.columns) if isinstance(column, CellsColumn)]
         theta = np.concatenate([column.theta[holder] for _, column in cells])
         query, found = table.query_many(np.rint(np.ldexp(theta, MARGIN_BITS)).astype(np.int64))

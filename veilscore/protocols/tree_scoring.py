@@ -33,7 +33,6 @@ from veilscore.models.boosted import Boosted
 from veilscore.models.leaf_index import leaf_index
 from veilscore.models.trees import Tree, coefficients, indicators
 from veilscore.protocols.banding import BandCircuit, bank_bands
-from veilscore.protocols.binning import MAX_HINT_BYTES
 from veilscore.protocols.blocks import AHEAD, WORKERS, ahead
 from veilscore.protocols.scoring import (
     BandResult,
@@ -174,7 +173,7 @@ class _BankTrees:
         n_codes = np.array([self._parts[i].n_leaves for i in chosen], dtype=np.int64)
         label = session.label("score trees", self._holder, session.bank)
         table = LookupTable(n_rows, n_codes, label, params=LOOKUP_TREES)
-        table.add_hints((yield from receive_parts(self._holder, pb.BatchHolderHints, MAX_HINT_BYTES)))
+        table.add_hints((yield from receive_parts(self._holder, pb.BatchHolderHints, table.hint_bytes)))
         points = np.concatenate(self._model.points_of(self._holder, chosen)).astype(np.int64)
         query, share = table.query(points % SCORE_T)
         yield from send_parts(self._holder, pb.BatchBankQuery, query.pack())

@@ -141,6 +141,12 @@ class Account:
         with self._reading() as db:
             return sum(self._by_job(db).values())
 
+    def by_job(self) -> dict[str, tuple[float, float]]:
+        """Return, of every job of the last year, its last opening (seconds since the epoch) and its square of mu."""
+        with self._reading() as db:
+            last = {line.job_id: line.at_s for line in self._lines(db, self.clock() - YEAR_S)}
+            return {job_id: (last[job_id], mu2) for job_id, mu2 in self._by_job(db).items()}
+
     def held(self) -> dict[str, float]:
         """Square of mu that each accepted job may still spend beyond what it spent."""
         with self._reading() as db:

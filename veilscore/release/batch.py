@@ -1,4 +1,10 @@
-"""A holder checks a batch three times: consent lists before alignment, coverage after it, the ledger before opening.
+"""A holder checks a batch three times: consent lists before alignment, coverage before it codes, the ledger at opening.
+
+A refusal follows from what the bank sent alone: its lists, its number of rows, its row digests. What depends on a firm
+that the holder knows (no consent on the lists, consent that ended since, a budget that is used up) refuses nothing:
+the firm is scored as one that is unknown, and the holder's own people find it in `withheld.json` of the job, by the
+digest that `veilscore account firm` makes of an id. What counts is the moment at which the holder codes its rows; a
+consent that ends in the seconds between that and the opening ends with the next batch.
 
 Messages : BatchConsent (bank to each holder): the consent lists the bank has for the job's purpose, task and model.
 Reveals  : to a holder, which firms it can guess are on the lists (see `veilscore.release.consent`).
@@ -14,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import structlog
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -24,19 +31,30 @@ from veilscore.files.store import JobStore
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask, Consent, Signed, body_of, claim_of
 from veilscore.release.gate import MAX_LISTS, ConsentGate
-from veilscore.release.ledger import BATCH, EVALUATION, Release, ReleaseLedger, counted_map
+from veilscore.release.ledger import BATCH, EVALUATION, LEDGER, Release, ReleaseLedger, counted_map
+from veilscore.release.pseudonyms import RowDigests, firm_digest
 from veilscore.terms.bands import Bands
 from veilscore.terms.job import Job
 from veilscore.terms.parameters import ScoreBatch
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.settings import read_text
 from veilscore.v1 import score_pb2
-from veilscore.wire.protocol import Protocol, Send, Session, pack_fields, receive_parts, send_parts, unpack_fields
+from veilscore.wire.protocol import (
+    Protocol,
+    Send,
+    Session,
+    pack_fields,
+    receive_parts_within,
+    send_parts,
+    unpack_fields,
+)
 
 R = TypeVar("R")
+Ids = Callable[[], NDArray[np.str_]]
 MAX_BYTES = 1 << 30  # of all lists; the longest that there may be has half of it
 OPENING = (score_pb2.BatchHolderPartial, score_pb2.BandHolderPartial, score_pb2.BandLeadTables)
 _COUNT_BYTES = 8
+WITHHELD = "withheld"  # of a job: digests of known firms that were scored as unknown, by reason
 
 
 def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ...]:
@@ -71,17 +89,11 @@ def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
 
 def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
     """Receive and verify the lists at a holder; RefusedError where there is none, or one is not for this batch."""
-    data = yield from receive_parts(session.bank, score_pb2.BatchConsent, MAX_BYTES)
+    data = yield from receive_parts_within(session.bank, score_pb2.BatchConsent, MAX_BYTES)
     n = int.from_bytes(data[:_COUNT_BYTES], "little")
     if n > MAX_LISTS:
         raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=session.bank)
     return gate.check_lists(unpack_fields(data[_COUNT_BYTES:], n), ask)
-
-
-def check_covered(gate: ConsentGate, consents: Sequence[Consent], ids: NDArray[np.str_]) -> None:
-    """Refuse a batch with a firm of this holder that no list covers; `ids` are those of the matched rows."""
-    if not gate.covered(consents, ids).all():
-        raise RefusedError("at least one firm of the batch has no valid consent; leave it out or bring its consent")
 
 
 def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act: Callable[[], None]) -> Protocol[R]:
@@ -114,6 +126,7 @@ class BatchGuard:
         self._counts = policy.release.control == "on"
         self._needed = not self._training and policy.consent == "required"
         self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
+        self._log = structlog.get_logger("veilscore.release").bind(party=session.party, session=session.id)
 
     def receive_consents(self) -> Protocol[tuple[Consent, ...]]:
         """Return, before alignment, the bank's lists, verified; training needs none."""
@@ -121,31 +134,85 @@ class BatchGuard:
             return ()
         return (yield from holder_receive_lists(self._session, self._gate, ask_of(self._job)))
 
-    def keep(self, store: JobStore, consents: Sequence[Consent], ids: NDArray[np.str_], row_of: Integers) -> None:
-        """Refuse, after alignment, firms without consent, then save what scoring needs.
+    def keep(
+        self,
+        store: JobStore,
+        consents: Sequence[Consent],
+        ids: NDArray[np.str_],
+        row_of: Integers,
+        digests: RowDigests | None,
+    ) -> None:
+        """Save, after alignment, what scoring needs.
 
         ids : (n_own,) normalised ids of the holder's data set.
         row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
+        digests : of the bank's rows, in a job that opens single firms.
         """
         known = row_of >= 0
-        if self._needed:
-            check_covered(self._gate, consents, ids[row_of[known]])
-        if self._counts:
+        if digests is not None:
             firms = np.zeros(row_of.size, np.uint64)
             with contextlib.closing(self._ledger()) as ledger:
                 firms[known] = ledger.firms(ids[row_of[known]].tolist())
-            store.save_arrays("firms", firms=firms)
-        store.save_json("consents", [{"id": c.id, "expires_s": c.scope.expires_s} for c in consents])
+                if not ledger.same_key(self._session.bank, digests.key_id):
+                    self._log.warning("the bank's digests of rows have another key than before: ask it for an audit")
+            store.save_arrays("firms", firms=firms, rows=digests.values)
+        covered = np.zeros((len(consents), row_of.size), bool)
+        for number, consent in enumerate(consents):
+            covered[number, known] = consent.covers(ids[row_of[known]].tolist())
+        store.save_arrays("covered", by_list=covered)
+        kept = [{"id": c.id, "expires_s": c.scope.expires_s, "salt": c.salt.hex()} for c in consents]
+        store.save_json("consents", kept)
+
+    def consented(self, store: JobStore, ids: Ids, row_of: Integers) -> Integers:
+        """Return `row_of` with the firms as unknown that have no consent now; `ids` reads those of `keep`."""
+        if not self._needed:
+            return row_of
+        by_list, found = store.load_arrays("covered")["by_list"], np.zeros(row_of.size, bool)
+        for covered, kept in zip(by_list, store.load_json("consents"), strict=True):
+            if time.time() < kept["expires_s"]:
+                at = np.flatnonzero(covered)
+                found[at] |= ~self._gate.revoked_of(kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]])
+        return self._withhold(store, "no consent", ids, row_of, (row_of >= 0) & ~found)
+
+    def within_budget(
+        self,
+        store: JobStore,
+        ids: Ids,
+        row_of: Integers,
+        rows: Mask,
+        model: bytes,
+        code_map: CodeMap,
+        bands: Bands | None = None,
+    ) -> Integers:
+        """Return `row_of` with the firms as unknown that were released as often as the policy allows.
+
+        rows : (n_samples,) which are scored; bands : given where bands alone are opened.
+        """
+        if not self._counts:
+            return row_of
+        with contextlib.closing(self._ledger()) as ledger:
+            release = self._release(store, rows, row_of >= 0, model, code_map, bands)
+            used_up = self._budget(ledger, code_map).used_up(release)
+        over = rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
+        return self._withhold(store, "release budget used up", ids, row_of, over)
+
+    def _withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
+        """Take firms out, and tell the holder's own people alone."""
+        if not withheld.any():
+            return row_of
+        earlier = store.load_json(WITHHELD) if store.has(WITHHELD) else {}
+        firms = [firm_digest(self._home, firm) for firm in ids()[row_of[withheld]].tolist()]
+        store.save_json(WITHHELD, earlier | {reason: sorted(firms)})
+        self._log.warning("firms are scored as unknown", reason=reason, firms=len(firms), listed=f"{WITHHELD}.json")
+        return np.where(withheld, -1, row_of)
 
     def check_release(
-        self, store: JobStore, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None = None
+        self, store: JobStore, rows: Mask, model: bytes, code_map: CodeMap, bands: Bands | None = None
     ) -> None:
         """Refuse, before anything is computed, a batch that may not be scored, with a reason that the bank may learn.
 
-        known : (n_samples,) rows that are scored and known here; bands : given where bands alone are opened.
+        rows : (n_samples,) which are scored; bands : given where bands alone are opened.
         """
-        if self._needed and not self._still_valid(store):
-            raise RefusedError("consent has expired or was revoked since the batch was aligned; submit the job again")
         stated = None if self._training else self._job.of(ScoreBatch).model_sha256
         if stated not in {None, model.hex()}:
             raise RefusedError(
@@ -155,45 +222,49 @@ class BatchGuard:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
                     ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], model.hex())
-                self._budget(ledger, code_map).check_batch(self._release(store, known, model, code_map, bands))
+                release = self._release(store, rows, np.zeros_like(rows), model, code_map, bands)
+                self._budget(ledger, code_map).check_batch(release)
 
     def counted(
         self,
         protocol: Protocol[R],
         store: JobStore,
+        rows: Mask,
         known: Mask,
         model: bytes,
         code_map: CodeMap,
         bands: Bands | None = None,
     ) -> Protocol[R]:
-        """Run the scoring protocol, writing it into the ledger before the opened share leaves."""
+        """Run the scoring protocol, writing it into the ledger before the opened share leaves.
+
+        rows : (n_samples,) which are scored; known : (n_samples,) those with a record here that counts.
+        """
 
         def admit() -> None:
             if self._counts:
                 with contextlib.closing(self._ledger()) as ledger:
-                    self._budget(ledger, code_map).admit(self._release(store, known, model, code_map, bands))
+                    self._budget(ledger, code_map).admit(self._release(store, rows, known, model, code_map, bands))
 
         return (yield from before_sending(protocol, OPENING, admit))
 
-    def _still_valid(self, store: JobStore) -> bool:
-        kept = store.load_json("consents") if store.has("consents") else []
-        revoked = self._gate.revoked()
-        return bool(kept) and all(c["id"] not in revoked and time.time() < c["expires_s"] for c in kept)
-
-    def _release(self, store: JobStore, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None) -> Release:
+    def _release(
+        self, store: JobStore, rows: Mask, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None
+    ) -> Release:
         cut_offs = b"" if bands is None else bands.sha256
+        saved = store.load_arrays("firms")
         return Release(
             kind=EVALUATION if self._training else BATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=model.hex(),
             code_map=counted_map(bytes.fromhex(code_map.hash), cut_offs),
-            firms=np.unique(store.load_arrays("firms")["firms"][known]),
+            firms=np.unique(saved["firms"][rows & known]),
             band=bands is not None,
+            rows=np.unique(saved["rows"][rows]),
         )
 
     def _budget(self, ledger: ReleaseLedger, code_map: CodeMap) -> ReleaseBudget:
         return ReleaseBudget(ledger, self._policy.release, len(code_map.n_codes))
 
     def _ledger(self) -> ReleaseLedger:
-        return ReleaseLedger(self._home / "state" / "release.db")
+        return ReleaseLedger(self._home / LEDGER)

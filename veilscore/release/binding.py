@@ -13,12 +13,10 @@ import hashlib
 import hmac
 import importlib.util
 import json
-import os
 from pathlib import Path
 
-from veilscore.errors import RefusedError, StateError
-from veilscore.files.private import private_folder
-from veilscore.files.store import write_atomically
+from veilscore.errors import RefusedError
+from veilscore.files.home_key import home_key
 from veilscore.models.filed import load_model
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
@@ -45,7 +43,7 @@ def code_digest() -> str:
 
 def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
     """Return the digests that a job would run with at this party now; a model that is not there yet has none."""
-    salt = _salt(home)
+    salt = home_key(home)
     name = job.datasets[node.name]
     bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
     if name in node.datasets:
@@ -92,7 +90,7 @@ def _model_digest(home: Path, name: str) -> str:
 
 def dataset_version(home: Path, dataset: DatasetConfig) -> str:
     """Return the salted digest of a data set as it is now."""
-    return _dataset_digest(_salt(home), dataset)
+    return _dataset_digest(home_key(home), dataset)
 
 
 def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
@@ -120,16 +118,3 @@ def _file_digest(path: Path, _version: tuple[int, ...]) -> bytes:
 
 def _salted(salt: bytes, data: bytes) -> str:
     return hmac.new(salt, data, hashlib.sha256).hexdigest()
-
-
-def _salt(home: Path) -> bytes:
-    """Return the secret of a home, made when first needed (mode 0600)."""
-    path = home / "state" / "binding.key"
-    try:
-        if not path.is_file():
-            private_folder(path.parent)
-            fresh = os.urandom(32)
-            write_atomically(path, lambda file: file.write(fresh))
-        return path.read_bytes()
-    except OSError as error:
-        raise StateError(f"{path} cannot be read or written: {error.strerror}") from error

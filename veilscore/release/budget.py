@@ -1,5 +1,12 @@
 """Rules over a holder's ledger bound models a firm, repeats, rates, the smallest batch and the smallest difference.
 
+What refuses a batch or a hold-out depends on the bank's own rows alone, known here or not, by the digests that it sends
+(`release/pseudonyms.py`): a refusal that depended on known firms would tell who is known. A bank can pass these rules
+with invented firms, or by leaving the protocol with other digests. It gains nothing that is counted: every firm that is
+known here counts by its id as well, and where that count is used up and the digests say nothing, the firm is scored as
+unknown (`used_up`) and the holder's own people learn of it. A single firm, whose id every request names, is refused by
+what was asked of it singly, known or not; batches that a known firm was in only make it unknown (`single_used_up`).
+
 A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
 codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same
 firms under nearly the same batch tell who came or left, so batches of one model are equal or differ by many.
@@ -11,16 +18,18 @@ repeat, of which there are few; that it happened is for an audit to find.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from veilscore.arrays import Integers, Words
 from veilscore.errors import RefusedError
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, HOUR_S, ONLINE, Release, ReleaseLedger
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, HOUR_S, ONLINE, Release, ReleaseLedger
 from veilscore.terms.rules import ReleaseRules
 
 _Counts = int | Integers  # of one firm, or (n,)
+_Counted = Callable[[Release], Words]
 
 
 class ReleaseBudget:
@@ -54,13 +63,22 @@ class ReleaseBudget:
         if self._rules.control == "off":
             return
         self.refuse_output(release)
-        if release.firms.size < self._rules.min_batch:
-            raise RefusedError(f"a batch with fewer than {self._rules.min_batch} firms known here is not scored")
-        past = [r for r in self._ledger.releases(self._since_s()) if r.reference != release.reference]
+        if release.rows.size < self._rules.min_batch:
+            raise RefusedError(f"a batch with fewer than {self._rules.min_batch} firms is not scored")
+        past = self._others(release)
         if release.kind == BATCH:
             self._check_rate(release, BATCH, self._rules.batches_per_day, DAY_S, "batches a day")
             self._check_difference(release, past)
-        self._check_models(release, past)
+        self._refuse_models(release.kind, *self._counted(release, past, lambda r: r.rows))
+
+    def used_up(self, release: Release) -> Words:
+        """Return those of the known firms of a batch or hold-out that were released as often as the policy allows."""
+        if self._rules.control == "off":
+            return np.zeros(0, np.uint64)
+        counts = self._counted(release, self._others(release), lambda r: r.firms)
+        models, openings = self._over(release.kind, *counts)
+        used_up: Words = release.firms[models | openings]
+        return used_up
 
     def check_single(self, release: Release, *, fresh: bool) -> str:
         """Refuse a single firm, or return the reference of an earlier release whose result still holds.
@@ -71,28 +89,45 @@ class ReleaseBudget:
             return ""
         self.refuse_output(release)
         self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
-        past = self._ledger.of_firm(int(release.firms[0]), self._since_s())
-        past = tuple(r for r in past if r.reference != release.reference)
-        same = [r for r in past if self._same(r, release) and r.kind == ONLINE and r.record == release.record]
+        singly = [r for r in self._of_firm(release, self._since_s()) if r.kind == ONLINE]
+        same = [r for r in singly if self._same(r, release) and r.record == release.record]
         if same and not fresh:
             return same[-1].reference
-        *names, name = _names((*past, release))
-        times = Counter(names)
-        own = times.pop(name, 0)
-        self._refuse_models(release.kind, own, len(times), len(names))
+        self._refuse_models(release.kind, *self._times(release, singly))
+        before, most = self._bits_before(release, singly=True), self._rules.bits_per_year
+        if self._too_many_bits(release, before):
+            raise RefusedError(
+                f"release budget: {before:.1f} bits of this firm were told within a year, {release.bits:.1f} more "
+                f"would pass {most:g}; use an earlier result, or ask the steward to raise release.bits_per_year"
+            )
         return ""
 
-    def admit(self, release: Release, token: tuple[str, str] | None = None) -> None:
+    def single_used_up(self, release: Release) -> bool:
+        """Return whether a single firm was released as often as the policy allows, batches counted too."""
+        if self._rules.control == "off":
+            return False
+        times = self._times(release, self._of_firm(release, self._since_s()))
+        return any(self._over(release.kind, *times)) or self._too_many_bits(release, self._bits_before(release))
+
+    def admit(self, release: Release, token: tuple[str, str] | None = None, *, as_unknown: bool = False) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
 
+        as_unknown : a single firm is scored as unknown, so that what batches released of it does not matter.
         Raises RefusedError where another release came first or the token was used meanwhile.
         """
         with self._ledger.exclusive():
             if release.kind == ONLINE:
                 self.check_single(release, fresh=True)
+                if not as_unknown and self.single_used_up(release):
+                    raise RefusedError("other scores were released meanwhile; use a new request id")
             else:
                 self.check_batch(release)
+                if self.used_up(release).size:  # scored as unknown if it was so before, hence another release came
+                    raise RefusedError("other scores were released meanwhile; submit the job again")
             self._ledger.add(release, token)
+
+    def _others(self, release: Release) -> list[Release]:
+        return [r for r in self._ledger.releases(self._since_s()) if r.reference != release.reference]
 
     def _since_s(self) -> float:
         return self._ledger.now_s() - self._rules.window_days * DAY_S
@@ -109,51 +144,83 @@ class ReleaseBudget:
         for earlier in past:
             if earlier.kind != BATCH or earlier.model != release.model:
                 continue
-            least = abs(earlier.firms.size - release.firms.size)  # firms that differ, at the least
-            if least >= self._rules.min_difference or np.array_equal(earlier.firms, release.firms):
+            least = abs(earlier.rows.size - release.rows.size)  # firms that differ, at the least
+            if least >= self._rules.min_difference or np.array_equal(earlier.rows, release.rows):
                 continue
-            differing = np.setxor1d(earlier.firms, release.firms, assume_unique=True).size
+            differing = np.setxor1d(earlier.rows, release.rows, assume_unique=True).size
             if differing < self._rules.min_difference:
                 raise RefusedError(
                     f"the batch differs from an earlier one of the same model by fewer than "
                     f"{self._rules.min_difference} firms; score the same firms or add more"
                 )
 
-    def _check_models(self, release: Release, past: Sequence[Release]) -> None:
-        groups = models_of(past, release)
-        own = how_often(release.firms, groups.pop(_name(release, past), np.zeros(0, np.uint64)))
+    def _of_firm(self, release: Release, since_s: float) -> list[Release]:
+        past = self._ledger.of_firm(int(release.firms[0]), since_s)
+        return [r for r in past if r.reference != release.reference]
+
+    def _bits_before(self, release: Release, *, singly: bool = False) -> float:
+        """Return what the bank was told of one firm within a year; exact scores are agreed apart."""
+        past = self._of_firm(release, self._ledger.now_s() - 365 * DAY_S)
+        told = [r.bits for r in past if r.bank == release.bank and (r.kind == ONLINE or not singly)]
+        return sum(bits for bits in told if bits < EXACT_BITS)
+
+    def _too_many_bits(self, release: Release, before: float) -> bool:
+        return release.bits < EXACT_BITS and before + release.bits > self._rules.bits_per_year * (1 + 1e-9)
+
+    @staticmethod
+    def _times(release: Release, past: Sequence[Release]) -> tuple[int, int, int]:
+        """Return how often one firm was opened by this model, by how many others, and how often in all."""
+        *names, name = _names((*past, release))
+        times = Counter(names)
+        own = times.pop(name, 0)
+        return own, len(times), len(names)
+
+    @staticmethod
+    def _counted(release: Release, past: Sequence[Release], of: _Counted) -> tuple[Integers, Integers, Integers]:
+        """Return how often each firm was opened by this model, by how many others, and how often in all."""
+        groups, wanted = models_of(past, release, of=of), of(release)
+        own = how_often(wanted, groups.pop(_name(release, past), np.zeros(0, np.uint64)))
         others, openings = np.zeros_like(own), own.copy()
         for firms in groups.values():
-            times = how_often(release.firms, firms)
+            times = how_often(wanted, firms)
             others += times > 0
             openings += times
-        self._refuse_models(release.kind, own, others, openings)
+        return own, others, openings
+
+    def _allowed(self, kind: str) -> int:
+        evaluations, models = self._rules.evaluations_allowed, self._rules.models_allowed
+        return (evaluations if kind == EVALUATION else models)(self._n_columns)
+
+    def _over(self, kind: str, own: _Counts, others: _Counts, openings: _Counts) -> tuple[Any, Any]:
+        """Return which firms were opened by too many models, and which too often."""
+        rules, d = self._rules, self._n_columns
+        most = max(rules.models_allowed(d) * (1 + rules.repeats_per_model), rules.evaluations_allowed(d))
+        return (others >= self._allowed(kind)) & (own == 0), (openings >= most) | (own > rules.repeats_per_model)
 
     def _refuse_models(self, kind: str, own: _Counts, others: _Counts, openings: _Counts) -> None:
-        """Refuse by how often each firm was opened by this model, by how many others, and how often in all."""
-        rules, d = self._rules, self._n_columns
-        models, evaluations = rules.models_allowed(d), rules.evaluations_allowed(d)
-        allowed = evaluations if kind == EVALUATION else models
-        if np.any((others >= allowed) & (own == 0)):
+        models, often = self._over(kind, own, others, openings)
+        if np.any(models):
             raise RefusedError(
-                f"release budget: at least one firm was scored by {allowed} other models already, the most that the "
-                f"policy allows ({d} columns); its steward can raise release.models_per_firm"
+                f"release budget: at least one firm was scored by {self._allowed(kind)} other models already, the most "
+                f"that the policy allows ({self._n_columns} columns); its steward can raise release.models_per_firm"
             )
-        most = max(models * (1 + rules.repeats_per_model), evaluations)
-        if np.any(openings >= most) or np.any(own > rules.repeats_per_model):
+        if np.any(often):
             raise RefusedError(
                 "release budget: scores of at least one firm were opened too often; use the earlier result, or ask the "
                 "steward to raise release.repeats_per_model"
             )
 
 
-def models_of(past: Iterable[Release], *more: Release) -> dict[str, Words]:
-    """Return firms by model, in order and as often as released; `more` are named alike but do not count."""
+def models_of(past: Iterable[Release], *more: Release, of: _Counted = lambda r: r.firms) -> dict[str, Words]:
+    """Return firms by model, in order and as often as released; `more` are named alike but do not count.
+
+    of : what is counted of a release, its firms or its rows.
+    """
     past = tuple(past)
     parts: dict[str, list[Words]] = defaultdict(list)
     names = _names((*past, *more))
     for release, name in zip(past, names, strict=False):
-        parts[name].append(release.firms)
+        parts[name].append(of(release))
     # each part is in order: a stable sort merges them
     return {name: np.sort(np.concatenate(some), kind="stable") for name, some in parts.items()}
 

@@ -88,17 +88,13 @@ class ConsentGate:
             )
         return tuple(self._verified(data, ask, "list", "a consent list") for data in lists)
 
-    def covered(self, consents: Sequence[Consent], ids: NDArray[np.str_]) -> Mask:
-        """Return which firms (normalised ids) have a consent on these lists that was not revoked for them, (n,)."""
-        if not self._required:
-            return np.ones(len(ids), bool)
+    def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_]) -> Mask:
+        """Return for which firms (normalised ids) a list of this id was revoked, as a whole or singly, (n,)."""
         revoked = self.revoked()
-        found = np.zeros(len(ids), bool)
-        for consent in consents:
-            rows = commit(consent.salt, ids.tolist())
-            single = [r.partition(":")[2] for r in revoked if r.startswith(f"{consent.id}:")]
-            found |= is_in(rows, consent.commitments) & ~_named(rows, single)
-        return found
+        if list_id in revoked:
+            return np.ones(len(ids), bool)
+        single = [r.partition(":")[2] for r in revoked if r.startswith(f"{list_id}:")]
+        return _named(commit(salt, ids.tolist()), single) if single else np.zeros(len(ids), bool)
 
     def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> Consent:
         if not self._issuers:

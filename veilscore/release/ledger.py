@@ -2,7 +2,8 @@
 
 Everything is in one SQLite file of the holder's home and survives restarts. Firms are kept as keyed hashes of 64 bits
 (the key is in the file: it hides ids from a glance, not from a thief). Equal hashes of two firms, likely once in 2**23
-ledgers of a million firms, make the ledger stricter, never laxer.
+ledgers of a million firms, make the ledger stricter, never laxer. Beside the firms that the holder knows stand the
+digests of all rows that the bank submitted (`release/pseudonyms.py`): what may refuse a batch is counted in those.
 
 A model counts once for a firm, by its hash. Hold-out scores of training count under the code map that the training
 made, as one model with the first that is scored on that map, since the bank may still calibrate it. Bands of a model
@@ -27,14 +28,17 @@ import numpy as np
 from veilscore.arrays import CodeArray, Words
 from veilscore.errors import RefusedError, StateError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
+from veilscore.release.pseudonyms import keyed
 
 Firms = Words
 
 
 EVALUATION = "evaluation"
+LEDGER = "state/release.db"
 BATCH = "batch"
 ONLINE = "online"
 HOUR_S, DAY_S = 3600.0, 86400.0
+EXACT_BITS = 25.0  # of a score that is not in steps: what the ring of totals holds
 
 _SCHEMA_VERSION = 1
 _TABLES = (
@@ -42,17 +46,23 @@ _TABLES = (
     # one row a batch, hold-out or single firm; firms are keyed hashes, 8 bytes each, ordered
     """CREATE TABLE IF NOT EXISTS releases (number INTEGER NOT NULL PRIMARY KEY, kind VARCHAR(20) NOT NULL,
     bank VARCHAR(80) NOT NULL, reference VARCHAR(160) NOT NULL UNIQUE, model VARCHAR(64) NOT NULL,
-    code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL)""",
+    code_map VARCHAR(64) NOT NULL, firms BLOB NOT NULL, record BLOB NOT NULL, at_s DOUBLE NOT NULL,
+    bits DOUBLE NOT NULL DEFAULT 0)""",
     """CREATE TABLE IF NOT EXISTS tokens (issuer VARCHAR(80) NOT NULL, token VARCHAR(32) NOT NULL,
     reference VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (issuer, token)) WITHOUT ROWID""",
     # what a job was bound to at its first step: the model it names must stay that one
     "CREATE TABLE IF NOT EXISTS pins (job_id VARCHAR(80) NOT NULL PRIMARY KEY, model VARCHAR(64) NOT NULL)",
+    # of a batch or hold-out: the digests of its rows, 8 bytes each, ordered; and of each bank the key of its digests
+    "CREATE TABLE IF NOT EXISTS submitted (reference VARCHAR(160) NOT NULL PRIMARY KEY, digests BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS digest_keys (bank VARCHAR(80) NOT NULL PRIMARY KEY, key_id BLOB NOT NULL)",
 )
-_NEWER = """SELECT kind, bank, reference, model, code_map, firms, record, at_s, number FROM releases
-WHERE number > ? ORDER BY number"""
+_BITS = "ALTER TABLE releases ADD COLUMN bits DOUBLE NOT NULL DEFAULT 0"  # of files from before it
+_NEWER = """SELECT kind, bank, r.reference, model, code_map, firms, record, at_s, bits, COALESCE(digests, X''), number
+ FROM releases r LEFT JOIN submitted s ON s.reference = r.reference WHERE number > ? ORDER BY number"""
 # a caller waits for these: one statement each instead of a look beforehand
-_ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
+_ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s, bits)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
+_SUBMIT = "INSERT INTO submitted (reference, digests) VALUES (?, ?) ON CONFLICT (reference) DO NOTHING"
 _SAME = """SELECT 1 FROM releases
 WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ? AND firms = ?"""
 _USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (issuer, token) DO NOTHING"
@@ -70,9 +80,11 @@ class Release:
     kind : batch, online or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
     model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
-    firms : (n,) keyed hashes in order, each once.
+    firms : (n,) keyed hashes of the firms that the holder knows, in order, each once.
     record : digest of a single firm's codes, to tell a repeat from changed data; empty for batches.
     band : bands alone are opened; not kept.
+    bits : the most that it tells of a single firm: of a band or a step, log2 of how many there are.
+    rows : (m,) the bank's digests of all firms of a batch or hold-out, known here or not, in order, each once.
     """
 
     kind: str
@@ -84,6 +96,8 @@ class Release:
     record: bytes = field(default=b"", repr=False)
     at_s: float = 0.0
     band: bool = False
+    bits: float = 0.0
+    rows: Words = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
 
 
 class ReleaseLedger:
@@ -106,6 +120,8 @@ class ReleaseLedger:
         self._times: dict[tuple[str, str], list[float]] = {}
         with self._told():
             self._db = open_sqlite(path, _TABLES)
+            if "bits" not in {column[1] for column in self._db.execute("PRAGMA table_info(releases)")}:
+                self._db.execute(_BITS)
         try:
             self._key = self._own_key()
         except BaseException:
@@ -125,14 +141,7 @@ class ReleaseLedger:
 
     def firms(self, ids: Iterable[str]) -> Firms:
         """Return keyed hashes (n,) of normalised ids, in their order."""
-        base = hashlib.blake2b(key=self._key, digest_size=8)
-
-        def one(firm: str) -> bytes:
-            digest = base.copy()
-            digest.update(firm.encode())
-            return digest.digest()
-
-        return np.frombuffer(b"".join([one(firm) for firm in ids]), "<u8").astype(np.uint64)
+        return keyed(self._key, ids)
 
     def record_digest(self, codes: CodeArray) -> bytes:
         """Return the keyed digest of a firm's codes (1, n_columns)."""
@@ -178,9 +187,12 @@ class ReleaseLedger:
                 np.sort(release.firms).astype("<u8").tobytes(),
                 release.record,
                 self._clock(),
+                release.bits,
             )
             if not self._db.execute(_ADD, row).rowcount and self._one(_SAME, *row[:6]) is None:
                 raise RefusedError("another release was counted under this request id or session; use a new one")
+            if release.rows.size:
+                self._db.execute(_SUBMIT, (release.reference, np.sort(release.rows).astype("<u8").tobytes()))
             self._current = False
 
     def knows(self, reference: str) -> bool:
@@ -221,6 +233,13 @@ class ReleaseLedger:
             elif found[0] != model:
                 raise RefusedError("model version differs from the one this job was first run with; submit a new job")
 
+    def same_key(self, bank: str, key_id: bytes) -> bool:
+        """Note the key of a bank's row digests; return whether it is the one before, or the first."""
+        with self.exclusive():
+            found = self._one("SELECT key_id FROM digest_keys WHERE bank = ?", bank)
+            self._db.execute("REPLACE INTO digest_keys (bank, key_id) VALUES (?, ?)", (bank, key_id))
+        return found is None or bytes(found[0]) == key_id
+
     def _own_key(self) -> bytes:
         with self.exclusive():
             row = self._one("SELECT version, key FROM release_meta")
@@ -240,9 +259,9 @@ class ReleaseLedger:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
         rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
         self._current = self._busy
-        for kind, bank, reference, model, code_map, packed, record, at_s, number in rows:
-            firms = np.frombuffer(packed, "<u8").astype(np.uint64)
-            release = Release(kind, bank, reference, model, code_map, firms, record, at_s)
+        for kind, bank, reference, model, code_map, packed, record, at_s, bits, digests, number in rows:
+            firms, submitted = (np.frombuffer(data, "<u8").astype(np.uint64) for data in (packed, digests))
+            release = Release(kind, bank, reference, model, code_map, firms, record, at_s, bits=bits, rows=submitted)
             if kind == ONLINE:
                 self._single.setdefault(int(firms[0]), []).append(release)
             else:

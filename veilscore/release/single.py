@@ -21,12 +21,14 @@ class Passed:
     release : what its opening would be.
     token : consent to use up with it.
     released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
+    used_up : batches and requests together released the firm as often as the policy allows: it counts as unknown.
     """
 
     release: Release
     token: Token
     n_columns: int
     released_as: str = ""
+    used_up: bool = False
 
 
 class SingleGuard:
@@ -50,10 +52,12 @@ class SingleGuard:
         ask = Ask(request.purpose, "score_online", bank, model, self._ledger.now_s())
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
-    def check_release(self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token) -> Passed:
+    def check_release(
+        self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token, bits: float
+    ) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
-        codes : (1, n_columns) of the firm.
+        codes : (1, n_columns) of the firm; bits : the most that the bank learns.
         """
         release = Release(
             kind=ONLINE,
@@ -63,17 +67,20 @@ class SingleGuard:
             code_map=counted_map(request.map_hash, request.bands_hash),
             firms=self._ledger.firms([firm]),
             record=self._ledger.record_digest(codes),
-            band=bool(request.bands_hash),
+            band=bool(request.bands_hash) and not request.step_limits,
+            bits=bits,
         )
-        earlier = self._budget(codes.shape[1]).check_single(release, fresh=request.fresh)
+        budget = self._budget(codes.shape[1])
+        earlier = budget.check_single(release, fresh=request.fresh)
         if earlier and token.spend is not None:
             self._ledger.spend(token.spend, release.reference)
-        return Passed(release, token, codes.shape[1], earlier.partition("/")[2])
+        used_up = not earlier and budget.single_used_up(release)
+        return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
 
     def admit(self, passed: Passed) -> None:
         """Write the release down and use the token up, just before the share leaves; RefusedError if it may not."""
         if self._rules.control == "on":
-            self._budget(passed.n_columns).admit(passed.release, passed.token.spend)
+            self._budget(passed.n_columns).admit(passed.release, passed.token.spend, as_unknown=passed.used_up)
         elif passed.token.spend is not None:
             self._ledger.spend(passed.token.spend, passed.release.reference)
 

@@ -107,14 +107,15 @@ def _bank_job(files: BankFiles) -> ReportedJob:
 
 
 def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
-    sizes = {files.job.bank: files.aligned["n_rows"], **files.aligned["sizes"]}
+    padded = files.aligned["sizes"]
     of_name = source_name if isinstance(files.model, Chained) else str
     owners = [
         PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
-            detail=f"{len({of_name(c.name) for c in part.columns if not c.left_out})} columns in the model",
-            n_rows=sizes.get(part.party),
+            detail=f"{len({of_name(c.name) for c in part.columns if not c.left_out})} columns in the model"
+            + (f", at most {padded[part.party]:,} firms" if part.party in padded else ""),
+            n_rows=files.aligned["n_rows"] if part.role == "bank" else None,
             n_columns=len({of_name(c.name) for c in part.columns}),
         )
         for part in files.model.parts

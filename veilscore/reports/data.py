@@ -247,12 +247,13 @@ class StepCost(Part):
 
 
 class LearnedRow(Part):
-    """What each role learned in one step."""
+    """What each role learned in one step, and how much of one firm at a holder the bank."""
 
     step: str
     label_holder: str
     feature_holder: str
     coordinator: str
+    how_much: str = ""
 
 
 class ChargeRow(Part):
@@ -263,12 +264,22 @@ class ChargeRow(Part):
     mu: float
 
 
+class SpendingRow(Part):
+    """What one job spent of a holder's account within a year, as mu, with the day of its last opening (ISO 8601)."""
+
+    job_id: str
+    day: str
+    mu: float
+
+
 class PrivacySection(Part):
     """How much the job's openings tell of one firm at one holder: at most these chances of a right guess.
 
     exact : sums were opened as they are, so no bound holds.
     guess, guess_of_ten : between two records, and among ten, at even odds.
     year_spent, year_limit : mu of all jobs within a year, which a holder knows of its own account.
+    job_limit, spending : what its policy lets one job spend, and what each did, oldest first.
+    promises_less : where its policy promises less than the default does, in words.
     """
 
     exact: bool = False
@@ -278,6 +289,9 @@ class PrivacySection(Part):
     charges: tuple[ChargeRow, ...] = ()
     year_spent: float | None = None
     year_limit: float | None = None
+    job_limit: float | None = None
+    spending: tuple[SpendingRow, ...] = ()
+    promises_less: tuple[str, ...] = ()
 
 
 class ReportData(Part):

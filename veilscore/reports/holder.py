@@ -20,11 +20,18 @@ from veilscore.terms.job import Job
 
 
 def holder_report(
-    store: JobStore, job: Job, party: str, *, costs: Iterable[StepCost] = (), account: Account | None = None
+    store: JobStore,
+    job: Job,
+    party: str,
+    *,
+    costs: Iterable[StepCost] = (),
+    account: Account | None = None,
+    promises_less: tuple[str, ...] = (),
 ) -> ReportData:
     """Return one holder's report: its columns by its own labels, what it helped with and what was learned.
 
     store : the holder's job folder after its last step; account : that of its data set with the bank.
+    promises_less : where its policy promises less than the default does.
     Raises StateError where the folder lacks what the steps save.
     """
     code_map = CodeMap.from_json(store.load_json("code_map"))
@@ -53,7 +60,7 @@ def holder_report(
         stability=stability_of(shifts),
         costs=tuple(cost for cost in costs if cost.party == party),
         learned=learned_of(job, evaluated=scored is not None),
-        privacy=privacy_of(job, account=account),
+        privacy=privacy_of(job, account=account, promises_less=promises_less),
         warnings=(*code_map.warnings, *aligned["warnings"]),
     )
 

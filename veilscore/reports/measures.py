@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,15 @@ from veilscore.models.woe import WoeTable
 from veilscore.release.account import Account
 from veilscore.reports import report
 from veilscore.reports.curve import measured_curve
-from veilscore.reports.data import ChargeRow, ColumnStability, Improvement, LearnedRow, PrivacySection, Stability
+from veilscore.reports.data import (
+    ChargeRow,
+    ColumnStability,
+    Improvement,
+    LearnedRow,
+    PrivacySection,
+    SpendingRow,
+    Stability,
+)
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.tasks.task import EXACT
@@ -234,17 +243,30 @@ def stability_of(shifts: Iterable[ColumnStability | None]) -> Stability | None:
     return Stability(columns=known) if known else None
 
 
-def privacy_of(job: Job, *, account: Account | None = None) -> PrivacySection | None:
+def privacy_of(
+    job: Job, *, account: Account | None = None, promises_less: tuple[str, ...] = ()
+) -> PrivacySection | None:
     """Return what the job's openings tell of a firm at each holder; None where it opens none.
 
     account : the holder's own, whose year the section then shows.
+    promises_less : where its policy promises less than the default does.
     """
     charges = charges_of(job.parameters)
     if not charges:
         return None
     year: dict[str, Any] = {}
     if account is not None:
-        year = {"year_spent": math.sqrt(account.spent()), "year_limit": account.rules.year}
+        spending = sorted((at_s, job_id, mu2) for job_id, (at_s, mu2) in account.by_job().items())
+        year = {
+            "year_spent": math.sqrt(account.spent()),
+            "year_limit": account.rules.year,
+            "job_limit": account.rules.job,
+            "spending": tuple(
+                SpendingRow(job_id=job_id, day=dt.datetime.fromtimestamp(at_s, dt.UTC).date().isoformat(), mu=mu2**0.5)
+                for at_s, job_id, mu2 in spending
+            ),
+            "promises_less": promises_less,
+        }
     if EXACT in charges:
         return PrivacySection(exact=True, **year)
     rows = tuple(ChargeRow(opening=c.opening, rows=c.rows, mu=math.sqrt(c.mu2)) for c in charges)
@@ -255,7 +277,13 @@ def privacy_of(job: Job, *, account: Account | None = None) -> PrivacySection | 
 def learned_of(job: Job, *, evaluated: bool) -> tuple[LearnedRow, ...]:
     """Return what each role learned in the steps that ran."""
     return tuple(
-        LearnedRow(step=row.step, label_holder=row.bank, feature_holder=row.holder, coordinator=row.coordinator)
+        LearnedRow(
+            step=row.step,
+            label_holder=row.bank,
+            feature_holder=row.holder,
+            coordinator=row.coordinator,
+            how_much=row.how_much,
+        )
         for row in leakage_table(job.parameters)
         if evaluated or row.step != "evaluate"
     )

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from veilscore.models import metrics
-from veilscore.reports.data import ReportData, StepCost
+from veilscore.reports.data import PrivacySection, ReportData, StepCost
 
 
 def render(report: ReportData) -> str:
@@ -58,7 +58,14 @@ def _charts(report: ReportData) -> dict[str, Markup]:
         wanted["convergence"] = (convergence.gradient_norm, convergence.tolerance)
     if report.boosting and report.boosting.validation:
         wanted["validation"] = (report.boosting.validation, report.boosting.n_trees)
+    wanted |= _account(report.privacy)
     return {name: _chart(kind, wanted.get(kind)) for name, kind in _CHARTS.items()}
+
+
+def _account(privacy: PrivacySection | None) -> dict[str, tuple[Any, ...]]:
+    if privacy is None or not privacy.spending:
+        return {}
+    return {"account": (privacy.spending, privacy.job_limit, privacy.year_limit)}
 
 
 def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
@@ -150,6 +157,7 @@ _NO_CHART: Final = Markup("<p>This chart needs matplotlib: pip install &quot;vei
 
 _CHARTS: Final = {
     **{kind: kind for kind in ("roc", "ks", "gains", "lift", "calibration", "stability", "convergence", "validation")},
+    "account": "account",
     "distribution": "score",
 }
 

@@ -9,12 +9,15 @@ lines also differ by dashes.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
+import math
 import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -23,6 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from veilscore.models.metrics import CalibrationCurve, Curve, GainsRow, Histogram, Ks
 from veilscore.models.stability import ScoreStability
+from veilscore.reports.data import SpendingRow
 
 PALETTE: Final = {
     "ink": "#1b2430",
@@ -310,6 +314,32 @@ def validation_chart(fall: Sequence[float], n_kept: int) -> Chart:
     axes.axvline(n_kept, color=PALETTE["bad"], linewidth=1, linestyle="--", label="trees kept")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     chart.legend_("lower right")
+    return chart
+
+
+def account_chart(spending: Sequence[SpendingRow], job_limit: float, year_limit: float) -> Chart:
+    """Draw what each job of a year spent of an account, and the root of the sum of squares that they add up to."""
+    chart = Chart("mu that jobs have spent of the account within a year", "day of the last opening", "mu")
+    axes = chart.axes_
+    days = [dt.date.fromisoformat(row.day).toordinal() for row in spending]
+    together = [math.sqrt(mu2) for mu2 in accumulate(row.mu**2 for row in spending)]
+    span = [min(days) - 1, max(days) + 1]
+    axes.step(
+        [span[0], *days, span[1]],
+        [0.0, *together, together[-1]],
+        where="post",
+        color=PALETTE["joint"],
+        linewidth=1.6,
+        label="all jobs",
+    )
+    axes.plot(days, [row.mu for row in spending], "o", color=PALETTE["other"], markersize=4, label="a job")
+    for limit, name, colour in ((year_limit, "year", "joint"), (job_limit, "job", "other")):
+        axes.axhline(limit, color=PALETTE[colour], linewidth=1, linestyle="--")
+        chart.note(span[0], limit, f"most a {name}: {limit:g}", va="bottom", ha="left")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda day, _: dt.date.fromordinal(int(day)).isoformat()))
+    axes.set_ylim(0, 1.15 * max(year_limit, job_limit, *together))
+    chart.legend_("center right")
     return chart
 
 

@@ -32,7 +32,13 @@ def write_reports(context: StepContext) -> None:
     if context.role == "bank":
         data = bank_report(context.store, context.job)
     else:
-        data = holder_report(context.store, context.job, context.session.party, account=context.account())
+        data = holder_report(
+            context.store,
+            context.job,
+            context.session.party,
+            account=context.account(),
+            promises_less=context.node.policy.promises_less(context.job.bank),
+        )
     save_report(data, context.store.path)
 
 

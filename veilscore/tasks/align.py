@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+
+from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.release.batch import bank_send_lists, lists_in
+from veilscore.release.pseudonyms import row_digests, size_offset
 from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import Parameters, ScoreBatch
 from veilscore.terms.roles import Leak
+from veilscore.terms.training import Training
 from veilscore.wire.protocol import Protocol, interleave
 
 ALIGNED = {"aligned.json": "align"}  # what steps after it read
 ID_S = 121e-6 / 2  # of an id at a side
+FEW_KNOWN = 0.1  # of the bank's firms; fewer known ones look like another kind of id
 
 
 def _limits(context: StepContext) -> AlignLimits:
@@ -26,26 +32,51 @@ def _bank_align(context: StepContext) -> Protocol[None]:
     if isinstance(context.job.parameters, ScoreBatch):
         at_s = None if context.opening is None else context.opening.time_ms / 1000
         yield from bank_send_lists(session, lists_in(context.home(), context.job, at_s))
-    results = yield from interleave({h: bank_align(session, h, ids, _limits(context)) for h in session.holders})
-    sizes = {holder: result.holder_set_size for holder, result in results.items()}
+    counted = session.holders if opens_firms(context.job.parameters) else ()
+    digests = {holder: row_digests(context.home(), holder, ids) for holder in counted}
+    results = yield from interleave(
+        {h: bank_align(session, h, ids, _limits(context), digests=digests.get(h)) for h in session.holders}
+    )
+    sizes = {holder: result.padded_size for holder, result in results.items()}
     context.store.save_json(
         "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "sizes": sizes, "warnings": table.warnings}
     )
 
 
+def opens_firms(p: Parameters) -> bool:
+    """Return whether a later step opens scores or bands of single firms, which holders count by row."""
+    private = isinstance(p, Training) and p.private
+    return not private and not {"score", "evaluate"}.isdisjoint(p.steps)
+
+
 def _holder_align(context: StepContext) -> Protocol[None]:
     guard = context.guard()
     consents = yield from guard.receive_consents()
-    table = context.table()
+    table, limits = context.table(), _limits(context)
     result = yield from holder_align(
-        context.session, table.ids.tolist(), min_overlap=context.node.policy.min_overlap, limits=_limits(context)
+        context.session,
+        table.ids.tolist(),
+        min_rows=context.node.policy.min_overlap,
+        offset=size_offset(context.home(), context.job.datasets[context.session.party], limits.size_step),
+        counted=opens_firms(context.job.parameters),
+        limits=limits,
     )
-    guard.keep(context.store, consents, table.ids, result.row_of)
+    guard.keep(context.store, consents, table.ids, result.row_of, result.digests)
     context.store.save_arrays("row_of", row_of=result.row_of)
     known = int((result.row_of >= 0).sum())
+    warnings = [*table.warnings, *_few_known(context, known, result.row_of.size)]
     context.store.save_json(
-        "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "known": known, "warnings": table.warnings}
+        "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "known": known, "warnings": warnings}
     )
+
+
+def _few_known(context: StepContext, known: int, n_rows: int) -> list[str]:
+    """Warn the holder's own people, and nobody else, where its data set has few of the bank's firms."""
+    if known >= FEW_KNOWN * n_rows:
+        return []
+    text = f"only {known} of the bank's {n_rows} firms are in this data set: check that both use the same kind of id"
+    structlog.get_logger("veilscore.tasks.align").warning(text, party=context.session.party, job=context.job_id)
+    return [text]
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
@@ -59,15 +90,20 @@ ALIGN = Step(
     holder=_holder_align,
     reads={},
     reads_data=True,
-    reads_home=files_of_columns,
+    reads_home=lambda p: (*files_of_columns(p), *((HOME_KEY,) if opens_firms(p) else ())),
     cost=_cost,
     spends=no_openings,
     learns=(
         COMMITTED,
-        Leak("AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
-        Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set"),
+        Leak(
+            "AlignBankRound1",
+            "holder",
+            "masked",
+            "number of firms in the bank's job; where single firms are opened, which rows came before",
+        ),
+        Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set, padded to thousands"),
         Leak("AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),
-        Leak("AlignHolderRound2", "bank", "public", "whether the holder goes on"),
+        Leak("AlignHolderRound2", "bank", "public", "whether the bank has firms enough for the holder"),
     ),
     tells_besides={},
     refusals=(),

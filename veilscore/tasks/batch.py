@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,7 @@ from veilscore.tasks.task import (
     no_openings,
 )
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
@@ -200,22 +202,27 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
     code_map, guard = context.code_map(), context.guard()
-    known = request.rows & (row_of >= 0)
     trees: tuple[Tree, ...] = ()
-    bands, refusal = None, ""
+    bands, refusal, codes = None, "", np.zeros((0, 0), np.uint8)
     try:
         trees, bands = _own_part(context, code_map, request)
-        guard.check_release(store, known, request.model_hash, code_map, bands)
+        guard.check_release(store, request.rows, request.model_hash, code_map, bands)
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
-    codes = np.zeros((0, 0), np.uint8) if refusal else _codes_to_score(context, code_map, row_of, request.rows)
+    if not refusal:
+        table = cache(lambda: aligned_table(context))
+        row_of = guard.consented(store, lambda: table().ids, row_of)
+        row_of = guard.within_budget(
+            store, lambda: table().ids, row_of, request.rows, request.model_hash, code_map, bands
+        )
+        codes = _codes_to_score(context, code_map, table, row_of, request.rows)
     answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal, bands)
     coordinator = context.job.coordinator
     if request.trees_hash:
         scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
     else:
         scoring = holder_score(context.session, coordinator, request, answer)
-    n_scored = yield from guard.counted(scoring, store, known, request.model_hash, code_map, bands)
+    n_scored = yield from guard.counted(scoring, store, request.rows, row_of >= 0, request.model_hash, code_map, bands)
     store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
 
 
@@ -256,14 +263,20 @@ def _own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
     return part.trees
 
 
-def _codes_to_score(context: StepContext, code_map: CodeMap, row_of: Integers, rows: Mask) -> Array:
-    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning."""
+def _codes_to_score(
+    context: StepContext, code_map: CodeMap, table: Callable[[], Table], row_of: Integers, rows: Mask
+) -> Array:
+    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning.
+
+    table : reads the data set; row_of : (n_samples,) rows of it, -1 for firms that count as unknown.
+    """
     if isinstance(context.job.parameters, Training):
         saved = context.store.load_arrays("rows")
         if (rows & saved["train"]).any():
             raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
-        return np.ascontiguousarray(saved["codes"][rows])
-    coded, report = code_map.transform_with_report(aligned_table(context))
+        unknown = code_map.unknown_firms(1).codes
+        return np.ascontiguousarray(np.where(row_of[rows, None] < 0, unknown, saved["codes"][rows]))
+    coded, report = code_map.transform_with_report(table())
     context.store.save_json("transform", {"n_rows": report.n_samples, "unseen": report.unseen})
     codes: Array = coded.take_rows(row_of[rows]).codes
     return codes
@@ -342,6 +355,13 @@ def evaluation(made_by: str) -> Step:
     )
 
 
+def _bits(p: ScoreBatch) -> float:
+    """Return the bits of a firm that a batch opens: points tell without a bound."""
+    if p.opens != "band":
+        return math.inf
+    return math.log2(len(p.bands) + 1) if p.bands else math.log2(MAX_BANDS + 1)
+
+
 SCORE = Step(
     kind="score",
     bank=_bank_score,
@@ -351,6 +371,7 @@ SCORE = Step(
     reads_home=files_of_columns,
     cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
     spends=no_openings,
+    bits=_bits,
     learns=_LEARNS,
     tells_besides={},
     refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
@@ -358,7 +379,7 @@ SCORE = Step(
 
 ALIGN_WITH_CONSENT = replace(
     ALIGN,
-    reads_home=lambda p: (*files_of_columns(p), CONSENT_LISTS),
+    reads_home=lambda p: (*ALIGN.reads_home(p), CONSENT_LISTS),
     spends=no_openings,
     learns=(
         Leak(

@@ -118,6 +118,7 @@ COLUMNS = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=no_openings,
+    fixed_bins=True,
     learns=(
         COMMITTED,
         Leak("BinBankRound1", "holder", "opened", "which rows train and which are held out"),

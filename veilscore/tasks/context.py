@@ -107,14 +107,9 @@ class StepContext:
 
     def feature_names(self) -> tuple[str, ...]:
         """Return the party's columns that the job may use, in the order of its data set; DataError if there is none."""
-        party = self.session.party
-        dataset, chosen = self.node.datasets[self.job.datasets[party]], self.job.columns.get(party)
-        special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
-        left_out = special | set(dataset.exclude) | set(chosen.exclude if chosen else ())
-        available = list_columns(dataset.source, table=dataset.table, query=dataset.query)
-        wanted = available if chosen is None or chosen.include is None else chosen.include
-        names = tuple(name for name in wanted if name not in left_out)
+        names = usable_columns(self.node, self.job)
         if not names:
+            party = self.session.party
             raise DataError(f"data set {self.job.datasets[party]!r} has no column to screen", party=party)
         return names
 
@@ -178,6 +173,16 @@ class StepContext:
         if isinstance(self.job.parameters, Training):
             return load_model(self.store.path / "model.json")
         return load_model(self.models() / self.job.of(ScoreBatch).model / "model.json")
+
+
+def usable_columns(node: NodeConfig, job: Job) -> tuple[str, ...]:
+    """Return the names of a party's columns that a job may use, in the order of its data set."""
+    dataset, chosen = node.datasets[job.datasets[node.name]], job.columns.get(node.name)
+    special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
+    left_out = special | set(dataset.exclude) | set(chosen.exclude if chosen else ())
+    available = list_columns(dataset.source, table=dataset.table, query=dataset.query)
+    wanted = available if chosen is None or chosen.include is None else chosen.include
+    return tuple(name for name in wanted if name not in left_out)
 
 
 def account_of(home: Path, node: NodeConfig, job: Job) -> Account:

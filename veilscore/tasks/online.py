@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from veilscore.terms.roles import Leak, hidden
+
+_REASONS = "unknown firms and codes of reason columns where policy says so"
+_OPENED: tuple[tuple[Literal["score", "band"], str], ...] = (
+    ("score", "which of at most 32 steps the firm's points are in"),
+    ("band", "the firm's band"),
+)
+
+
+def _by_circuit(only: Literal["score", "band"], learns: str) -> tuple[Leak, ...]:
+    """Return what goes where a garbled circuit opens a step or a band."""
+    return (
+        Leak("BandPartial", "lead", "masked", only=only),
+        Leak("MakePool", "lead", "public", only=only),
+        Leak("MadePool", "bank", "masked", only=only),
+        Leak("ExtendPool", "lead", "masked", only=only),
+        Leak("OpenedPartial", "bank", "opened", learns, only=only),
+    )
+
 
 LEARNS: tuple[Leak, ...] = (
     Leak("EncryptRecord", "holder", "opened", "that this firm is scored now, for which purpose, by which model"),
-    Leak(
-        "EncryptedRecord",
-        "bank",
-        "opened",
-        "unknown firms and codes of reason columns where policy says so",
-        only="score",
-    ),
+    Leak("EncryptedRecord", "bank", "opened", _REASONS, only="score"),
+    Leak("EncryptedRecord", "bank", "opened", _REASONS, only="exact"),
     Leak("EncryptedRecord", "bank", "opened", "unknown firms where policy says so", only="band"),
     *hidden("bank", "ciphertext", "PreparedSpare"),
     *hidden("holder", "masked", "FinishSpare", "OpenPartial"),
     *hidden("bank", "public", "HolderKeys"),
     *hidden("holder", "public", "AskKeys", "ShareKey"),
-    Leak("AddPartial", "coordinator", "masked", "when holders score, and with whom", only="score"),
-    Leak("TotalReply", "bank", "opened", "the firm's total points", only="score"),
-    Leak("BandPartial", "lead", "masked", only="band"),
-    Leak("MakePool", "lead", "public", only="band"),
-    Leak("MadePool", "bank", "masked", only="band"),
-    Leak("ExtendPool", "lead", "masked", only="band"),
-    Leak("OpenedPartial", "bank", "opened", "the firm's band", only="band"),
+    Leak("AddPartial", "coordinator", "masked", "when holders score, and with whom", only="exact"),
+    Leak("TotalReply", "bank", "opened", "the firm's total points", only="exact"),
+    *(leak for only, learns in _OPENED for leak in _by_circuit(only, learns)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from veilscore.tasks.context import (
     no_files,
 )
 from veilscore.tasks.fixed_bins import charged
+from veilscore.tasks.noise import scorecard_noise, sizes_of
 from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainScorecard
@@ -57,6 +59,11 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     def sigma(n_columns: int) -> float:
         return charge.sigma(cells_sensitivity(n_columns))
 
+    def worth_its_noise(n_columns: Mapping[str, int]) -> None:
+        cost = scorecard_noise(p, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns))
+        if cost is not None and not p.despite_noise:
+            cost.refuse_if_drowned(job.bank)
+
     found = yield from bank_cells(
         context.session,
         own.residual,
@@ -64,6 +71,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
         rows["train"],
         max_bin=lambda n_columns: min(p.max_bin, most_bins(own.rarer, sigma(n_columns))),
         sigma=sigma,
+        agreed=worth_its_noise,
     )
     kept: dict[str, Any] = {}
     for holder, (_, sums, share) in found.items():
@@ -154,6 +162,7 @@ CELLS = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=lambda p: (charges(p)["cells"],),
+    fixed_bins=True,
     learns=(
         COMMITTED,
         Leak("ResidualHolderColumns", "bank", "public", "number of columns"),

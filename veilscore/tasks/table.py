@@ -8,21 +8,25 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
 from veilscore.evidence.opening import DATASET, Reads, unkept
+from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.fixed_bins import charge_of, load
+from veilscore.tasks.noise import named_columns, sizes_at_bank
 from veilscore.tasks.task import EXACT, Cost, Sizes, Step, Task
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Output, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy, Request
-from veilscore.terms.privacy import total
+from veilscore.terms.privacy import BITS_ONLINE, in_bits, total
 from veilscore.terms.roles import Leak, Learned
+from veilscore.terms.training import Training
 from veilscore.wire.protocol import Charge, Protocol
 
 TASKS: dict[str, Task] = {
@@ -40,6 +44,9 @@ def step_of(job: Job, name: str) -> Step:
     if name not in job.steps:
         raise JobError(f"{name[:60]!r} is no step of task {job.task}")
     return TASKS[job.task].step(job.parameters, name)
+
+
+FIRST_BINS = (Charge("bins", "all", MU**2),)  # of a version that a bank has not used yet
 
 
 # --- roles -----------------------------------------------------------------------------------------------------------
@@ -69,17 +76,33 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
 def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     """Return who learns what in a job with these parameters: a row for each kind of step, then what options tell."""
     steps = {step.kind: step for step in steps_of(p).values()}
-    leaks = ((leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns)
+    leaks = [(leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns]
+    how_much = {leak.row or kind: _how_much(step, p) for kind, step in steps.items() for leak in step.learns}
     besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
-    return (*learned_by_row(leaks, p.opens), *besides)
+    rows = learned_by_row(leaks, p.opens)
+    return (*(replace(row, how_much=how_much[row.step]) for row in rows), *besides)
 
 
-def online_table(opens: Output) -> Learned:
+def _how_much(step: Step, p: Parameters) -> str:
+    """Return the most that a step tells the bank of one firm's record at a holder."""
+    charges, bits = step.spends(p), step.bits(p)
+    if bits:
+        return in_bits(bits)
+    if EXACT in charges:
+        return "all"
+    parts = [f"mu {math.sqrt(total(charges)):.2f}"] if charges else []
+    if step.fixed_bins:
+        parts.append(f"mu {MU:.2f} once for a version of bins")
+    return "; ".join(parts) or "nothing"
+
+
+def online_table(opens: Output | Literal["exact"]) -> Learned:
     """Return who learns what when a single firm is scored."""
-    return learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
+    row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
+    return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"]) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
@@ -100,9 +123,22 @@ def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Le
 # --- what it tells, counted ------------------------------------------------------------------------------------------
 
 
+def charges_by_step(p: Parameters) -> dict[str, tuple[Charge, ...]]:
+    """Return what the openings of each step of a job cost each holder's account, but for its fixed bins."""
+    return {name: step.spends(p) for name, step in steps_of(p).items()}
+
+
 def charges_of(p: Parameters) -> tuple[Charge, ...]:
     """Return what all openings of a job cost each holder's account, but for its fixed bins."""
-    return tuple(charge for step in steps_of(p).values() for charge in step.spends(p))
+    return tuple(charge for charges in charges_by_step(p).values() for charge in charges)
+
+
+def bins_charge(home: Path, node: NodeConfig, job: Job) -> tuple[Charge, ...]:
+    """Return the charge of a holder's fixed bins, which the first job of a bank pays; nothing afterwards."""
+    fixed = load(home, job.datasets[node.name])
+    if fixed is None:
+        return FIRST_BINS
+    return () if account_of(home, node, job).knows(charge_of(fixed).opening) else (charge_of(fixed),)
 
 
 def hold(home: Path, node: NodeConfig, job: Job, job_id: str) -> None:
@@ -110,10 +146,26 @@ def hold(home: Path, node: NodeConfig, job: Job, job_id: str) -> None:
     charges = charges_of(job.parameters)
     if node.role == "bank" or not charges or EXACT in charges:
         return
-    account, fixed = account_of(home, node, job), load(home, job.datasets[node.name])
-    bins = Charge("bins", "all", MU**2) if fixed is None else charge_of(fixed)
-    known = fixed is not None and account.knows(bins.opening)
-    account.hold(job_id, total(charges if known else (*charges, bins)))
+    account_of(home, node, job).hold(job_id, total((*charges, *bins_charge(home, node, job))))
+
+
+def noise_of(job: Job, sizes: KnownSizes) -> NoiseCost | None:
+    """Return what the noise of a job's openings is expected to cost, None where it has none or nobody knows."""
+    return TASKS[job.task].noise(job.parameters, sizes)
+
+
+def stop_if_drowned(node: NodeConfig, job: Job) -> None:
+    """Refuse at the bank a job whose noise drowns its data, however few columns holders have, before it starts.
+
+    The step that opens first refuses what the true numbers of columns show.
+    """
+    p = job.parameters
+    if node.role != "bank" or not isinstance(p, Training) or not p.private or getattr(p, "despite_noise", False):
+        return
+    columns = dict.fromkeys(job.holders, 1) | named_columns(job)
+    cost = noise_of(job, sizes_at_bank(node, job, columns))
+    if cost is not None:
+        cost.refuse_if_drowned(node.name)
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.tasks.context import StepContext
 from veilscore.terms.parameters import Parameters
 from veilscore.terms.policy import NodePolicy
@@ -62,6 +63,8 @@ class Step:
     reads_home: Callable[[Any], tuple[str, ...]]  # by parameters, patterns of other files below its home
     cost: Callable[[Any, Sizes], Cost]  # what it takes
     spends: Callable[[Any], tuple[Charge, ...]]  # by parameters, what its openings cost the account of each holder
+    fixed_bins: bool = False  # whether holders use their fixed bins in it, charged once a version
+    bits: Callable[[Any], float] = lambda _parameters: 0.0  # by parameters, bits of one firm that it opens (`release/`)
     learns: tuple[Leak, ...]  # each message that tells something or hides something, by who receives it
     tells_besides: Mapping[str, Learned]  # option of the parameters -> row of the table where the option is on
     refusals: tuple[Callable[[NodePolicy, Any], None], ...]  # a holder's rules on parameters; each raises RefusedError
@@ -82,10 +85,15 @@ def no_openings(_parameters: Any) -> tuple[Charge, ...]:
 
 @dataclass(frozen=True)
 class Task:
-    """A task; `step` finds the record of one of its parameters' steps by name, and knows no other name."""
+    """A task.
+
+    step : finds the record of one of its parameters' steps by name, and knows no other name.
+    noise : what the noise of its openings is expected to cost; None where it has none, or nobody knows.
+    """
 
     parameters: type[Parameters]
     step: Callable[[Any, str], Step]
+    noise: Callable[[Any, KnownSizes], NoiseCost | None] = lambda _parameters, _sizes: None
 
     @property
     def name(self) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from veilscore.errors import ConfigError
 from veilscore.files.store import write_atomically
 
 BELOW = "below all bands"
+MOST_STEPS = 32  # that a coarse score may tell: five bits
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ class Bands:
         ranked = sorted(bands, key=lambda name: bands[name])
         return cls((BELOW, *ranked), tuple(round(bands[name] * units) for name in ranked))
 
+    @classmethod
+    def steps(cls, limits: Sequence[int]) -> Bands:
+        """Return the steps of a coarse score: bands that have numbers for names; ConfigError if there are too many."""
+        if not 0 < len(limits) < MOST_STEPS or any(b <= a for a, b in pairwise(limits)):
+            raise ConfigError(f"a coarse score has 2 to {MOST_STEPS} steps, with cut-offs in ascending order")
+        return cls(tuple(str(k) for k in range(len(limits) + 1)), tuple(limits))
+
+    @property
+    def bits(self) -> float:
+        """Return the most that the number of a band tells of a firm, in bits."""
+        return math.log2(len(self.limits) + 1)
+
     @property
     def sha256(self) -> bytes:
         """Return the digest of the cut-offs alone: two sets of bands with the same cut-offs tell the same."""
@@ -47,7 +62,7 @@ class Bands:
 
     def narrowest(self, units: int) -> float:
         """Return the smallest distance of two cut-offs, in points; it is infinite where there is one."""
-        return min((b - a for a, b in zip(self.limits, self.limits[1:], strict=False)), default=np.inf) / units
+        return min((b - a for a, b in pairwise(self.limits)), default=np.inf) / units
 
 
 class KeptBands(BaseModel):

@@ -44,6 +44,7 @@ ACCESS: dict[str, frozenset[str]] = {
     "Cancel": _NODES_ONLY,
     "RunStep": _NODES_ONLY,
     "Evidence": _NODES_ONLY,
+    "HeadSeen": _NODES_ONLY,
     "EncryptRecord": _NODES_ONLY,
     "AskKeys": _NODES_ONLY,
     "PrepareSpare": _NODES_ONLY,

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from veilscore.errors import RefusedError
 from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
-from veilscore.terms.privacy import Disclosure, PrivacyRules
+from veilscore.terms.privacy import Disclosure, PrivacyRules, best_guess
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
@@ -32,7 +32,8 @@ class Request:
     bank, purpose : None where the act has none, never because somebody left it out.
     task : of a job, or "score_online" or "sandbox".
     disclosure, mu : of a job that opens sums over rows; mu is what a private one may spend.
-    opens : what the bank gets of single firms, "" if nothing; to_get_bands : tells it how to ask for bands instead.
+    opens : what the bank gets of single firms, "" if nothing; online "exact" where a score is not in steps.
+    to_get_bands : tells it how to ask for bands instead.
     rules : each raises RefusedError where the policy does not allow what the parameters ask for.
     """
 
@@ -40,7 +41,7 @@ class Request:
     purpose: str | None
     task: str
     dataset: str = ""
-    opens: Output | Literal[""] = ""
+    opens: Output | Literal["", "exact"] = ""
     to_get_bands: str = ""
     disclosure: Disclosure | Literal[""] = ""
     mu: float = 0.0
@@ -56,7 +57,7 @@ class NodePolicy(Strict):
     purposes: tuple[str, ...] = Field(default=(), description="allowed purposes, word for word; empty: any")
     tasks: tuple[str, ...] = Field(default_factory=known_tasks, description="allowed tasks")
     banks: tuple[Name, ...] = Field(default=(), description="banks it works for; empty: any of the federation")
-    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in common it refuses to go on")
+    min_overlap: int = Field(default=30, ge=1, description="with fewer firms in the bank's job it refuses to go on")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
@@ -95,7 +96,7 @@ class NodePolicy(Strict):
     privacy: PrivacyRules = Field(default=PrivacyRules(), description="what private jobs may tell of a firm, as mu")
     exact_for: dict[Name, dt.date] = Field(
         default_factory=dict,
-        description="bank: last day on which its jobs may be exact, which ends the promise",
+        description="bank: last day on which its jobs and scores online may be exact, which ends the promise",
     )
 
     @field_validator("consent", mode="before")
@@ -135,8 +136,12 @@ class NodePolicy(Strict):
                 f"{node} refuses exact sums to {(request.bank or '')[:60]}: set disclosure: private (or exact_for)",
             ),
             (
-                request.opens != "score" or not self.release.bands_only,
+                request.opens not in {"score", "exact"} or not self.release.bands_only,
                 f"{node} releases bands only; {request.to_get_bands}",
+            ),
+            (
+                request.opens != "exact" or self._exact_until(request.bank) >= (today or utc_today()),
+                f"{node} releases scores in steps; ask for one (output: score), or its steward for exact_for",
             ),
         ):
             if not holds:
@@ -146,6 +151,22 @@ class NodePolicy(Strict):
                 rule(self)
             except RefusedError as refusal:
                 raise RefusedError(f"{node}: {refusal.message}", party=node) from None
+
+    def promises_less(self, bank: str = "", today: dt.date | None = None) -> tuple[str, ...]:
+        """Return, in words, what this policy promises a firm less than the default does; bank "" stands for all."""
+        usual, less = PrivacyRules(), []
+        for name, what in (("job", "one job"), ("year", "a year of jobs")):
+            limit, least = getattr(self.privacy, name), getattr(usual, name)
+            if limit > least:
+                guess, before = best_guess(limit), best_guess(least)
+                less.append(
+                    f"{what} may spend mu {limit:g}, a guess right {guess:.0%} of the time "
+                    f"(default {least:g}: {before:.0%})"
+                )
+        for name, until in sorted(self.exact_for.items()):
+            if bank in {"", name} and until >= (today or utc_today()):
+                less.append(f"jobs of {name} may be exact until {until.isoformat()}, without any bound")
+        return tuple(less)
 
     def _exact_until(self, bank: str | None) -> dt.date:
         return self.exact_for.get(bank or "", dt.date.min)

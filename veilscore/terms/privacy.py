@@ -8,6 +8,7 @@ two records at even odds is then right with a probability of at most Phi(mu / 2)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import NormalDist
 from typing import Literal
@@ -18,6 +19,7 @@ from veilscore.terms.settings import Strict
 from veilscore.wire.protocol import Charge
 
 Disclosure = Literal["private", "exact"]
+BITS_ONLINE = {"score": 5.0, "band": 6.0, "exact": math.inf}  # of one firm: 32 steps, 64 bands, any total
 
 
 class PrivacyRules(Strict):
@@ -49,3 +51,16 @@ def best_guess(mu: float, among: int = 2) -> float:
     if among == 2:
         return normal.cdf(mu / 2)
     return normal.cdf(mu - normal.inv_cdf(1 - 1 / among))
+
+
+def in_words(mu: float) -> str:
+    """Return what mu allows whoever guesses, as a clause."""
+    return (
+        "whatever the bank chose, a guess between two possible records of a firm is right at most "
+        f"{best_guess(mu):.0%} of the time (a coin: 50%), among ten {best_guess(mu, 10):.0%} (blind: 10%)"
+    )
+
+
+def in_bits(bits: float) -> str:
+    """Return how much of a firm an opening of so many bits tells, in words."""
+    return "all" if math.isinf(bits) else f"at most {bits:.2g} bits a firm"

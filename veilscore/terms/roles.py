@@ -26,7 +26,7 @@ class Leak:
     to: PartyRole
     form: Form
     learns: str = "nothing"
-    only: Literal["", "score", "band"] = ""
+    only: Literal["", "score", "band", "exact"] = ""
     row: str = ""
 
 
@@ -37,9 +37,13 @@ def hidden(to: PartyRole, form: Form, *kinds: str) -> tuple[Leak, ...]:
 
 @dataclass(frozen=True)
 class Learned:
-    """A row of the table of who learns what, which reports and `veilscore job plan` show."""
+    """A row of the table of who learns what, which reports and `veilscore job plan` show.
+
+    how_much : most that the bank can learn of one firm's record at a holder, as mu or bits; "all" without a bound.
+    """
 
     step: str
     bank: str
     holder: str
     coordinator: str
+    how_much: str = "all"

@@ -37,6 +37,11 @@ class ReleaseRules(Strict):
         default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
     )
     repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
+    bits_per_year: float = Field(
+        default=10,
+        ge=0,
+        description="bits that a bank may learn of a firm online, by bands and by scores in steps",
+    )
     window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
     min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
     min_difference: int = Field(

@@ -97,6 +97,15 @@ class Training(Sampled):
         return self
 
 
+def _refuse_exact_options(p: Training, *names: str) -> None:
+    """Raise ValueError where a private job sets what only exact sums can give, rather than leave it out silently."""
+    if not p.private:
+        return
+    for name in names:
+        if getattr(p, name) != type(p).model_fields[name].default:
+            raise ValueError(f"{name} needs exact sums: leave it out, or set disclosure: exact if holders agree")
+
+
 class TrainScorecard(Training):
     """Trains a scorecard: steps align, bin, train, evaluate."""
 
@@ -114,10 +123,13 @@ class TrainScorecard(Training):
     )
     standard_errors: bool = Field(default=False, description="of coefficients, by two more openings for each")
     disclosure: Disclosure = Field(
-        default="exact",
+        default="private",
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -143,6 +155,22 @@ class TrainScorecard(Training):
     def tells(self) -> dict[str, bool]:
         """Return the options: monotone WOE and standard errors tell more."""
         return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
+
+    @model_validator(mode="after")
+    def _options_of_exact_sums(self) -> Self:
+        _refuse_exact_options(
+            self, "monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _no_bands_of_single_firms(self) -> Self:
+        if self.private and self.holdout_output == "band":
+            raise ValueError(
+                "holdout_output: band opens something of every row; disclosure: private opens noised counts alone, "
+                "so leave it out (the limits of bands are among the steps that are counted)"
+            )
+        return self
 
 
 class TrainBoosting(Training):
@@ -281,6 +309,7 @@ class TrainStack(Training):
         if math.prod(len(values) for values in grid.values()) > MAX_CANDIDATES:
             raise ValueError(f"{kind}_grid: at most {MAX_CANDIDATES} candidates in all")
         common = {name: getattr(self, name) for name in Training.model_fields}
+        common["disclosure"] = "exact"  # folds and choices among candidates are not counted in private mode
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)

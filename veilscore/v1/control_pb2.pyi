@@ -288,7 +288,7 @@ class Reason(_message.Message):
     def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number")
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number", "step", "steps")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +303,8 @@ class ScoreResponse(_message.Message):
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     BAND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     status: str
     score: float
@@ -317,10 +319,12 @@ class ScoreResponse(_message.Message):
     model_sha256: bytes
     output: str
     band_number: int
-    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ...) -> None: ...
+    step: int
+    steps: int
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "step_limits")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +336,7 @@ class EncryptRecord(_message.Message):
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
+    STEP_LIMITS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -343,7 +348,8 @@ class EncryptRecord(_message.Message):
     consent: bytes
     fresh: bool
     bands_hash: bytes
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
+    step_limits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ..., step_limits: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")

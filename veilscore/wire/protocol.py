@@ -209,6 +209,7 @@ def interleave(parts: Mapping[str, Protocol[R]]) -> Protocol[dict[str, R]]:
 
 
 PART_BYTES = 8 << 20
+_FIELD_BYTES = 8
 
 
 def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, Any, None]:
@@ -219,8 +220,31 @@ def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, 
         yield Send(to, kind(part=part, parts=parts, data=piece))
 
 
-def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator[Command, Any, bytes]:
-    """Receive what `send_parts` sent; more than `max_bytes`, or parts out of order, raise `MessageError`."""
+def receive_parts(sender: str, kind: type[Message], n_bytes: int) -> Generator[Command, Any, bytes]:
+    """Receive the `n_bytes` that `send_parts` sent; parts out of order or of any other size raise `MessageError`.
+
+    n_bytes : follows from sizes that both parties know before the message comes.
+    """
+    pieces: list[bytes] = []
+    parts = max(1, -(-n_bytes // PART_BYTES))
+    while len(pieces) < parts:
+        message: Any = yield from receive(sender, kind)
+        due = min(PART_BYTES, n_bytes - len(pieces) * PART_BYTES)
+        if (message.part, message.parts, len(message.data)) != (len(pieces), parts, due):
+            raise MessageError(
+                f"{kind.__name__}: part {message.part} of {message.parts} with {len(message.data)} bytes came, due is "
+                f"part {len(pieces)} of {parts} with {due}",
+                party=sender,
+            )
+        pieces.append(message.data)
+    return b"".join(pieces)
+
+
+def receive_parts_within(sender: str, kind: type[Message], most_bytes: int) -> Generator[Command, Any, bytes]:
+    """Receive what `send_parts` sent where only a bound on its size is known; `MessageError` beyond it or out of order.
+
+    It is for what depends on the sender's own data: consent lists, pairs of associated columns.
+    """
     pieces: list[bytes] = []
     parts, size = 1, 0
     while len(pieces) < parts:
@@ -229,28 +253,33 @@ def receive_parts(sender: str, kind: type[Message], max_bytes: int) -> Generator
             parts = message.parts
         size += len(message.data)
         in_order = message.part == len(pieces) and message.parts == parts
-        if not in_order or not 1 <= parts <= max_bytes // PART_BYTES + 1 or size > max_bytes:
+        if not in_order or not 1 <= parts <= most_bytes // PART_BYTES + 1 or size > most_bytes:
             raise MessageError(
                 f"{kind.__name__}: part {message.part} of {message.parts} does not follow, "
-                f"or more than {max_bytes} bytes",
+                f"or more than {most_bytes} bytes",
                 party=sender,
             )
         pieces.append(message.data)
     return b"".join(pieces)
 
 
+def fields_bytes(*sizes: int) -> int:
+    """Return the bytes of `pack_fields` of fields of these sizes."""
+    return sum(_FIELD_BYTES + size for size in sizes)
+
+
 def pack_fields(*fields: bytes) -> bytes:
     """Length-prefixed concatenation of byte strings."""
-    return b"".join(len(f).to_bytes(8, "little") + f for f in fields)
+    return b"".join(len(f).to_bytes(_FIELD_BYTES, "little") + f for f in fields)
 
 
 def unpack_fields(data: bytes, n_fields: int) -> tuple[bytes, ...]:
     """Inverse of `pack_fields`; anything but exactly `n_fields` fields raises `MessageError`."""
     fields, at = [], 0
     for _ in range(n_fields):
-        size = int.from_bytes(data[at : at + 8], "little")
-        fields.append(data[at + 8 : at + 8 + size])
-        at += 8 + size
+        size = int.from_bytes(data[at : at + _FIELD_BYTES], "little")
+        fields.append(data[at + _FIELD_BYTES : at + _FIELD_BYTES + size])
+        at += _FIELD_BYTES + size
     if at != len(data):
         raise MessageError(f"a message of {len(data)} bytes is not made of {n_fields} whole fields: cut or lengthened")
     return tuple(fields)
