@@ -15,7 +15,6 @@ from veilscore.lattice.params import SCORE_T
 from veilscore.models.counts import offsets
 from veilscore.models.curve import (
     LEAST_STEPS,
-    MOST_STEPS,
     Expected,
     NoisedCurve,
     expected_errors,
@@ -34,6 +33,7 @@ from veilscore.protocols.curve import (
     lead_counts,
 )
 from veilscore.protocols.scoring import BatchRequest, HolderAnswer, HolderPart
+from veilscore.terms.bands import MOST_STEPS
 from veilscore.terms.privacy import best_guess
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.memory import simulate

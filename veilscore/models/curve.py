@@ -20,8 +20,9 @@ from statistics import NormalDist
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.terms.bands import MOST_STEPS
 
-MOST_STEPS, LEAST_STEPS = 32, 10
+LEAST_STEPS = 10
 _NOISE_OF_AUC = math.sqrt(2.0 / 12.0)  # of one step's noise, by mu and bads: sqrt 2 times a uniform place's deviation
 _COARSE = 0.6  # steps of equal rows lower the AUC by about so much over their number squared
 _DRAWS, _SEED = 400, 20240229  # drawn again for error bars; fixed, so that a report is made the same twice

@@ -30,7 +30,7 @@ from veilscore.crypto.garbled import Evaluator, Garbler
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import T
-from veilscore.models.curve import MOST_STEPS, sensitivity
+from veilscore.models.curve import sensitivity
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import BandCircuit, bank_garbled, lead_garbled
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
@@ -44,6 +44,7 @@ from veilscore.protocols.scoring import (
     lead_share,
     points_share,
 )
+from veilscore.terms.bands import MOST_STEPS
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Charge, Protocol, Send, Session, receive
 
