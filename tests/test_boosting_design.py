@@ -193,7 +193,7 @@ def test_the_table_of_who_learns_what_follows_the_job():
         asked = job("train_boosting", name="trees", **parameters)
         return {row.step: row for row in leakage_table(asked.parameters)}
 
-    exact, private = learned(disclosure="exact"), learned(disclosure="private", holdout_scores=False)
+    exact, private = learned(disclosure="exact"), learned(disclosure="private")
     assert "two sums of gradients per leaf" in exact["boost"].bank
     assert "noised sums of leaves" in private["boost"].bank
 

@@ -27,8 +27,8 @@ from veilscore.models.chain_growth import (
     Reach,
     leaves_sensitivity,
     plain_chain,
-    sources_of,
 )
+from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinnedColumns
 from veilscore.models.own_trees import grow_own
 from veilscore.models.split_search import Ranked, Rules

@@ -39,8 +39,8 @@ from veilscore.models.chain_growth import (
     ChainRows,
     Steps,
     leaves_sensitivity,
-    sources_of,
 )
+from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.protocols.binning import check_shape, shape_message, training_rows
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup

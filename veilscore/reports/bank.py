@@ -9,8 +9,7 @@ import numpy as np
 from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
-from veilscore.models.chain_growth import source_name
-from veilscore.models.chained import Chained
+from veilscore.models.chained import Chained, source_name
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
 from veilscore.reports.boosting import boosting_of

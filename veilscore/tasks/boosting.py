@@ -16,6 +16,7 @@ from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.chains import COLUMNS, GROW
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.curve import curve
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting
@@ -123,7 +124,7 @@ BOOST = Step(
 )
 
 _EXACT = by_name(align=ALIGN, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost"))
-_PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW)
+_PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW, evaluate=curve("boost", trees=True))
 
 
 def _step(p: TrainBoosting, name: str) -> Step:

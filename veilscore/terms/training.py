@@ -226,6 +226,11 @@ class TrainBoosting(Training):
         return (Candidate(self.task, self, {}),)
 
     @model_validator(mode="after")
+    def _private(self) -> Self:
+        _refuse_exact_options(self, "tree_columns", "holdout_output")
+        return self
+
+    @model_validator(mode="after")
     def _growth_ends(self) -> Self:
         if self.max_depth == 0 and self.max_leaves == 0:
             raise ValueError("max_depth: 0 needs max_leaves; without either a tree would never end")
