@@ -36,8 +36,8 @@ from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.framing import kind_of
 from veilscore.wire.protocol import decode, encode
 
-LEAST_GAIN = 2.0  # how far `gamma` is kept: see `sealed_gain`
-LEAST = 1.2  # how far a least weight of a child is kept: see `sealed_gain`
+LEAST_GAIN = 4.0  # how far `gamma` is kept: see `sealed_gain`
+LEAST = 3.0  # how far a least weight of a child is kept, where a node has little more than two of it: see `sealed_gain`
 SMALL = {"n_estimators": 4, "max_depth": 3, "max_bin": 8}
 
 
@@ -176,11 +176,11 @@ def follow(chosen, rules, kept):
     def forced(node, found):
         best = max((f[0] for f in found if min(f[5][1], f[6][1]) >= least), default=0.0)
         if node.mask.tobytes() not in chosen:
-            assert best < rules.gamma + 2 * LEAST_GAIN
+            assert best < rules.gamma + 2 * LEAST_GAIN  # of `gamma` and what it is kept by
             return None
         key, gain = chosen.pop(node.mask.tobytes())
         match = next(f for f in found if f[1:5] == key)
-        assert match[0] >= kept * best - 0.5
+        assert match[0] >= kept * best - LEAST_GAIN / 2
         assert abs(match[0] - gain) < 1e-2  # opened sums are rounded to 2^-16
         return match
 
