@@ -44,20 +44,19 @@ TREES = 4  # the first one, with the set-up, is not counted
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--splits", choices=("sealed", "bounded"), default="sealed")
     parser.add_argument("--most-rows", type=int, default=1_000_000)
     parser.add_argument("--plot", type=Path, default=Path("boosting_scale.png"))
     parser.add_argument("--sweeps", nargs="*", choices=list(SWEEPS), default=list(SWEEPS))
     args = parser.parse_args()
     for holders in (1, 2):
-        measure({**BASE, "rows": 9000, "holders": holders}, args.splits)  # compile
+        measure({**BASE, "rows": 9000, "holders": holders})  # compile
     table: dict[str, list[dict[str, Any]]] = {}
     for name in args.sweeps:
         table[name] = []
         for value in SWEEPS[name]:
             if name == "rows" and value > args.most_rows:
                 continue
-            found = measure({**BASE, name: value}, args.splits)
+            found = measure({**BASE, name: value})
             table[name].append({name: value, **found})
             print(f"{name}={value:<9}", *(f"{k} {v:<9}" for k, v in found.items()), flush=True)
     _plot(table, args.plot)
@@ -68,7 +67,6 @@ def main() -> None:
         "of 3 s a tree at up to 150,000 rows, more in proportion, 20 columns, 32 bins, depth 4 and in proportion",
         1.0,
         _over(worst) <= 1.0,
-        splits=args.splits,
         plot=str(args.plot),
         **table,
     )
@@ -83,7 +81,7 @@ def _over(row: dict[str, Any]) -> float:
     return float(row["s_per_tree"]) / (3.0 * rows * cells * nodes)
 
 
-def measure(size: dict[str, int], splits: str) -> dict[str, float]:
+def measure(size: dict[str, int]) -> dict[str, float]:
     """Seconds (by the clock, of processors) and megabytes of a tree, those of the set-up, largest memory meanwhile."""
     rng = np.random.default_rng(1)
     holders = tuple(f"h{i}" for i in range(size["holders"]))
@@ -93,7 +91,7 @@ def measure(size: dict[str, int], splits: str) -> dict[str, float]:
     target = (rng.random(size["rows"]) < 1 / (1 + np.exp(-eta))).astype(np.int8)
     ranked = Ranked(np.full(share, size["bins"]), np.zeros(share, bool), np.zeros(share, np.int64))
     columns = HolderColumns(ranked, np.tile(np.arange(size["bins"]), share))
-    growth = _growth(size, splits, TREES)
+    growth = _growth(size, TREES)
     base = float(np.log(target.mean() / (1 - target.mean())))
     held = dict.fromkeys(holders, columns)
     data = BankBoosting(codes["bank"], columns, held, target, np.ones(target.size), base, growth)
@@ -142,7 +140,7 @@ def _peak_kb() -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
 
 
-def _growth(size: dict[str, int], splits: str, n_trees: int) -> Growth:
+def _growth(size: dict[str, int], n_trees: int) -> Growth:
     return Growth(
         n_estimators=n_trees,
         max_depth=size["depth"],
@@ -154,12 +152,8 @@ def _growth(size: dict[str, int], splits: str, n_trees: int) -> Growth:
         own_columns=False,
         early_stopping_rounds=0,
         max_weight=1.0,
-        bounds=True,
-        noise_rows=3.0,
-        share=None,
         validation=np.zeros(size["rows"], bool),
         rules=Rules(0.1, 1.0, 0.0, 1.0, 0.0, 30),
-        sealed=splits == "sealed",
     )
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from result import emit
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -30,7 +29,6 @@ from random_trees import boosted, part, plain_units, random_tree
 
 from veilscore.fabric.fabric import Fabric
 from veilscore.keys.identity import load_identity
-from veilscore.node import founding
 from veilscore.node.founding import found_federation
 from veilscore.protocols.adding import coordinator_add
 from veilscore.protocols.scoring import HolderAnswer, holder_receive
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
 N_COLUMNS, N_CODES, N_TREES = 10, 32, 100
 SIDES = {"paired": ("bank", "holder"), "own": ("holder",)}
 BOUNDS = {"paired_s": 40.0, "paired_gb": 1.2, "own_s": 90.0, "own_mb_returned": 60.0, "online_ms": 25.0}
-TRAIN = "{max_bin: 10, n_estimators: 100, max_depth: 4, splits: bounded, bounds: false, noise_rows: 0}"
+TRAIN = "{max_bin: 10, n_estimators: 100, max_depth: 4}"
 
 
 def case(form: str, n_rows: int) -> tuple[Boosted, dict[str, np.ndarray]]:
@@ -119,25 +117,10 @@ def batch(form: str, n_rows: int) -> dict[str, dict[str, float]]:
 
 def online(n_firms: int, repeats: int) -> dict[str, float]:
     """Milliseconds of requests with pauses, and whether all scores are those of the batch."""
-    write = founding.write_node_config
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        def open_policy(home: Path, *arguments: Any, **options: Any) -> Any:
-            """Node configuration that lets bounded splits, which train faster, run without bounds."""
-            config = write(home, *arguments, **options)
-            path = home / "node.yaml"
-            body = yaml.safe_load(path.read_text())
-            if "policy" in body:
-                body["policy"] |= {"boosting_bounds": "off", "allow_order": True}
-                path.write_text(yaml.safe_dump(body))
-            return config
-
-        founding.write_node_config = open_policy
-        try:
-            units = score_online.prepare(folder, n_firms, "train_boosting", TRAIN)
-        finally:
-            founding.write_node_config = write
+        units = score_online.prepare(folder, n_firms, "train_boosting", TRAIN)
         model = json.loads((folder / "bank" / "models" / "firms" / "model.json").read_text())["model"]
         with score_online.processes(folder):
             paced, bare, exact = asyncio.run(score_online.measure(folder, units, repeats, 0.03, 15))

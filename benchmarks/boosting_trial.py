@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trial
-import yaml
 
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import read_table
-from veilscore.terms.settings import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +39,10 @@ def job_text(name: str, **parameters: Any) -> str:
 
 @contextmanager
 def federation(data: Path) -> Iterator[Path]:
-    """Four nodes whose holders tell the order of bins, which bounded splits need."""
+    """Four nodes whose holders agree to exact jobs."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "f"
         trial.found_federation(folder, trial.PARTIES, data=trial.DataFiles(data), exact=True)
-        for party in PARTIES[1:]:
-            path = folder / party / "node.yaml"
-            body = yaml.safe_load(read_text(path, "node configuration"))
-            body["policy"] = {**body.get("policy", {}), "allow_order": True, "boosting_bounds": "off"}
-            path.write_text(yaml.safe_dump(body), encoding="utf-8")
         trial.veilscore("up", str(folder))
         try:
             yield folder

@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=4, help="hold-outs, a quarter each")
     parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--choice", choices=("sealed", "bounded"), default="sealed", help="how trees choose splits")
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in args.sets:
@@ -57,7 +56,7 @@ def main() -> None:
     worst = max(max(f["scorecard"], f["boosting"]) - f["stack"] for f in figures.values())
     emit(
         "stack_parity", round(worst, 5), "AUC below the best member", MAX_WORSE, worst <= MAX_WORSE,
-        splits=args.splits, trees=args.trees, folds=args.folds, choice=args.choice, **figures,
+        splits=args.splits, trees=args.trees, folds=args.folds, **figures,
     )  # fmt: skip
 
 
@@ -65,7 +64,7 @@ def _one_job(name: str, split: int, args: argparse.Namespace) -> dict[str, float
     parameters = {
         "folds": args.folds,
         "holdout_seed": split,
-        "boosting": {"n_estimators": args.trees, "splits": args.choice, "ordered": True},
+        "boosting": {"n_estimators": args.trees},
     }
     body = {
         "name": "stack",
@@ -88,9 +87,7 @@ def _one_job(name: str, split: int, args: argparse.Namespace) -> dict[str, float
                     label_column="default" if party == "bank" else None,
                 )
             },
-            policy=NodePolicy(
-                accept="auto", allow_order=True, boosting_bounds="off", consent="off", exact_for={"bank": dt.date.max}
-            ),
+            policy=NodePolicy(accept="auto", allow_order=True, consent="off", exact_for={"bank": dt.date.max}),
         )
         for party in PARTIES
     }

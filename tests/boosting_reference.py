@@ -32,6 +32,7 @@ class Rules:
     max_depth: int = 4
     max_leaves: int = 0
     leaf_wise: bool = False
+    slack: float = 1.0  # of the least weight of a child
 
 
 @dataclass
@@ -63,7 +64,7 @@ def splits_of(node, columns, g, h, rules):
     rows = node.mask
     G, H = g[rows].sum(), h[rows].sum()
     parent = score(G, H, raw_weight(G, H, rules, node.low, node.high), rules)
-    least = max(rules.min_child_weight, rules.min_rows / 4)
+    least = max(rules.min_child_weight, rules.min_rows / 4) / rules.slack
     found = []
     for column in columns:
         cell_g = np.bincount(column.codes[rows], weights=g[rows], minlength=column.n_codes)
@@ -101,6 +102,7 @@ def grow(columns, g, h, rows, rules, forced=None):  # noqa: C901 - the whole alg
             )
             if found:
                 node.split = found[0] if forced is None else forced(node, found)
+            if found and node.split is not None:
                 node.runner_up = found[1][0] if len(found) > 1 else 0.0
                 candidates.append(node)
             else:

@@ -16,7 +16,7 @@ from veilscore.lattice import hints, product
 from veilscore.lattice.params import T
 from veilscore.models.boosting_form import SCALE, BankBoosting, Growth, HolderColumns
 from veilscore.models.split_search import Ranked, Rules
-from veilscore.protocols import blocks, boosting, boosting_tree
+from veilscore.protocols import blocks, boosting, boosting_sealed
 from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from veilscore.models.trees import Tree
     from veilscore.wire.transcript import Transcript
 
-SEALED = {"sealed": True, "bounds": True, "noise_rows": 3.0, "share": 1.0}  # the defaults of a job
-OPEN = {"sealed": False, "bounds": False, "noise_rows": 0.0, "share": None}  # every control of opened sums switched off
 RING_ROWS = 4096  # rows of the smallest ring
 
 
@@ -37,7 +35,6 @@ class Run:
     Attributes
     ----------
     words : party -> what stands row by row in the messages it received (ring elements) and in its shares, (k, n) each.
-    opened : (node number, layout, sums) of every opened node, as the bank saw them.
     trees : the model's, with the holders' own splits put back.
     """
 
@@ -48,7 +45,6 @@ class Run:
     transcripts: dict[str, Transcript] = field(default_factory=dict)
     words: dict[str, list[Any]] = field(default_factory=dict)
     shares_of_g: dict[str, list[Any]] = field(default_factory=dict)
-    opened: list[Any] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
 
     @property
@@ -67,12 +63,12 @@ def columns_of(n_columns: int, bins: int) -> HolderColumns:
     return HolderColumns(ranked, np.tile(np.arange(bins), n_columns))
 
 
-def growth(n: int, mode: dict[str, Any], *, trees: int, depth: int, rate: float, validation: Any = None) -> Growth:
+def growth(n: int, *, trees: int, depth: int, rate: float, validation: Any = None) -> Growth:
     return Growth(
         n_estimators=trees, max_depth=depth, max_leaves=0, leaf_wise=False, max_bin=32, subsample=1.0,
         colsample_bytree=1.0, own_columns=False, early_stopping_rounds=0, max_weight=1.0,
         validation=np.zeros(n, bool) if validation is None else validation,
-        rules=Rules(rate, 1.0, 0.0, 1.0, 0.0, 30), **mode,
+        rules=Rules(rate, 1.0, 0.0, 1.0, 0.0, 30),
     )  # fmt: skip
 
 
@@ -90,7 +86,7 @@ def record(codes: dict[str, Any], bins: dict[str, int], target: Any, plan: Growt
         watch.install(patch)
         roles = {"bank": watch.playing("bank", bank_boost(sessions["bank"], data))}
         for h in holders:
-            grows = holder_boost(sessions[h], codes[h], run.n_codes(h), plan, natural=held[h] if plan.sealed else None)
+            grows = holder_boost(sessions[h], codes[h], run.n_codes(h), plan, held[h])
             roles[h] = watch.playing(h, grows)
         run.found = simulate(roles, sessions, transcripts=run.transcripts, timeout_s=120)
     own = {h: list(run.found[h].trees) for h in holders}
@@ -150,16 +146,9 @@ class _Watch:
         for cls in (boosting.Bank, boosting.Holder):
             self._keep(patch, cls, "_add_margin", lambda role, _: [role.margin])
             self._keep(patch, cls, "_gradients", self._gradients)
-        for cls in (boosting_tree.BankTree, boosting_tree.HolderTree):
+        for cls in (boosting_sealed.SealedBankTree, boosting_sealed.SealedHolderTree):
             self._keep(patch, cls, "_members", lambda _, result: result)
         self._hear_bit_products(patch)
-        best = boosting_tree.BankTree._best
-
-        def watch(tree: Any, node: Any, layout: Any, sums: Any) -> Any:
-            self.run.opened.append((len(tree.bank.trees), node.number, layout, sums.copy()))
-            return best(tree, node, layout, sums)
-
-        patch.setattr(boosting_tree.BankTree, "_best", watch)
 
     def _unpacking(self, original: Any) -> Any:
         def unpack(data: Any, shape: Any, primes: Any) -> Any:

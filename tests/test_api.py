@@ -182,9 +182,7 @@ def test_the_temporary_folder_goes_with_the_estimator(example):
 def test_joint_boosting():
     parties = simulate(700, seed=7, bad_rate=0.3).parties
     holders = {"tax": parties["tax"], "registry": parties["registry"]}
-    model = JointBoosting(
-        n_estimators=4, max_depth=3, max_bin=8, splits="bounded", bounds=False, noise_rows=0, min_leaf_rows=10
-    ).fit(parties["bank"], holders)
+    model = JointBoosting(n_estimators=4, max_depth=3, max_bin=8, min_leaf_rows=10).fit(parties["bank"], holders)
     assert "n_estimators=4" in repr(model)
     assert model.feature_importances_.sum() == pytest.approx(1.0)
     assert len(model.feature_names_in_) == model.n_features_in_
@@ -192,7 +190,7 @@ def test_joint_boosting():
     risk = model.predict_proba(parties["bank"], holders)
     assert roc_auc_score(parties["bank"].label, risk[:, 1]) > 0.6
     assert np.allclose(1 / (1 + np.exp(-model.decision_function(parties["bank"], holders))), risk[:, 1])
-    assert any("Bounds" in line for line in model.report_.data.warnings)
+    assert "on shares" in model.report_.data.boosting.limits
     with pytest.raises(ConfigError, match="did you mean 'max_depth'"):
         JointBoosting(maxdepth=3)
 

@@ -16,7 +16,7 @@ from veilscore.tasks.table import estimate, leakage_table
 
 
 def boosting_job(**parameters):
-    return job("train_boosting", name="trees", splits="bounded", **parameters)
+    return job("train_boosting", name="trees", **parameters)
 
 
 def counts(party, bad, good, n_codes, *, ordered=(), missing=()):
@@ -115,7 +115,7 @@ def test_a_holders_codes_rank_by_number_where_their_order_is_told(bank):
 def test_constraints_follow_the_value_or_the_trend(bank):
     told = counts("tax", **HOLDER, ordered=[True, True], missing=[3, 0])
     wanted = {"bank.size": -1, "bank.kind": "auto", "tax.c1": "auto", "tax.c2": "auto"}
-    data = made(bank, told, monotone_constraints=wanted)
+    data = made(bank, told, monotone_constraints=wanted, disclosure="private")
     assert data.own.ranked.constraints.tolist() == [-1, 1]
     # c1: odds of codes 0, 1, 2 are low, high, even; c2: codes 1, 2, 3 are low, high, low
     assert data.columns["tax"].ranked.constraints.tolist() == [1, 1]
@@ -127,7 +127,7 @@ def test_constraints_follow_the_value_or_the_trend(bank):
 def test_constraints_that_name_nothing(bank, name, words):
     direction = "auto" if name.startswith("tax") else 1
     with pytest.raises(JobError, match=words):
-        made(bank, monotone_constraints={name: direction})
+        made(bank, monotone_constraints={name: direction}, disclosure="private")
 
 
 def test_validation_rows_are_the_same_everywhere_and_of_the_stated_share():
@@ -193,12 +193,9 @@ def test_the_table_of_who_learns_what_follows_the_job():
         asked = job("train_boosting", name="trees", **parameters)
         return {row.step: row for row in leakage_table(asked.parameters)}
 
-    sealed, bounded = learned(splits="sealed"), learned(splits="bounded")
-    assert "two sums of gradients per leaf" in sealed["boost"].bank
-    assert "per opened bin" in bounded["boost"].bank
-    assert "ordered bins" in bounded
-    assert "ordered bins" not in sealed
-    assert "bounds off" in learned(splits="bounded", bounds=False)
+    exact, private = learned(disclosure="exact"), learned(disclosure="private")
+    assert "two sums of gradients per leaf" in exact["boost"].bank
+    assert "noised sums of leaves" in private["boost"].bank
 
 
 def test_the_estimate_grows_with_trees_and_rows():
@@ -207,6 +204,5 @@ def test_the_estimate_grows_with_trees_and_rows():
 
     assert boost(60_000).seconds > boost(30_000).seconds
     assert boost(30_000, n_estimators=200).bytes == pytest.approx(2 * boost(30_000).bytes)
-    assert boost(30_000, splits="bounded").bytes < boost(30_000, splits="sealed").bytes
     steps = estimate(job("train_boosting", name="trees", holdout_fraction=0), {"bank": 1000})
     assert list(steps) == ["align", "bin", "boost"]

@@ -24,9 +24,6 @@ from veilscore.reports.data import ReportData
 
 WIDE = {"COLUMNS": "240", "TERM": "dumb"}
 PARAMETERS = {
-    "splits": "bounded",
-    "bounds": False,
-    "noise_rows": 0,
     "n_estimators": 5,
     "max_depth": 4,
     "max_bin": 8,
@@ -53,7 +50,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("boosted")
     configs = nodes(
         write(folder / "data", with_gaps(firms(700, seed=3))),
-        holder_policy={"boosting_bounds": "off", "allow_order": True},
     )
     return open_job(job("train_boosting", name="trees", **PARAMETERS), configs, folder / "homes").run()
 
@@ -82,17 +78,14 @@ def test_the_banks_report(trained):
     assert sum(row.n_splits for row in b.importance) == sum(len(tree.splits) for tree in model.trees)
     assert b.n_trees == len(model.trees)
     assert len(b.validation) == b.n_grown
-    assert [row.party for row in b.disclosure] == list(HOLDERS)
-    assert all(row.budget is None and row.spent > 0 for row in b.disclosure)
-    assert "Bounds were OFF" in page
+    assert "Splits were chosen on shares" in page
     assert "n_estimators" in page
     assert '<h2 id="h-boosting">Boosted trees</h2>' in page
     assert page.count("<svg") > 8
-    assert any("Bounds on opened sums were off" in line for line in data.warnings)
     joint = next(e for e in data.evaluations if e.kind == "joint")
     assert joint.discrimination.auc > 0.6
     assert [row.band for row in data.cutoffs][:2] == ["A", "B"]
-    assert {row.step for row in data.learned} == {"align", "bin", "boost", "evaluate", "ordered bins", "bounds off"}
+    assert {row.step for row in data.learned} == {"align", "bin", "boost", "evaluate"}
     assert data.model is None
     assert all(cell.points is None for column in data.bins for cell in column.bins)
 
@@ -109,7 +102,7 @@ def test_a_holders_report(trained, holder):
     assert t.n_sums > 0
     assert data.boosting is None
     assert "took part in" in next(p for p in data.parties if p.name == holder).detail
-    assert f"{t.spent:,.0f}" in page
+    assert f"{t.n_sums:,.0f}" in page
     bank = report.read_report(trained.stores["bank"].path / "report.json")
     with pytest.raises(DataError, match="must not carry boosting"):
         ReportData.model_validate({**data.model_dump(), "boosting": bank.boosting.model_dump()})
@@ -133,14 +126,13 @@ def test_list_show_and_plan(trained, tmp_path):
     assert model.sha256.hex()[:16] in listed
     text = veilscore("model", "show", "trees", "--home", home(trained))
     assert all(digest in text for digest in model.holder_sha256.values())
-    assert "bounds OFF" in text
+    assert "of leaves, as they are" in text
     assert "limit" in text
     assert "tax.c1" in text
     (tmp_path / "job.yaml").write_text(trained.job.canonical().decode())
     plan = veilscore("job", "plan", tmp_path / "job.yaml", "--rows", "bank=30000")
     assert "boost" in plan
-    assert "bounds off" in plan
-    assert "shape of its trees" in plan.replace("\n", " ") or "shape of" in plan
+    assert "two sums of gradients per leaf" in plan
 
 
 def test_export_by_the_command(trained, tmp_path):
@@ -161,13 +153,18 @@ def rows_of(run, model):
     bank = firms_of(run)
     saved = {p: run.stores[p].load_arrays("rows")["codes"] for p in run.job.parties}
     bits, total = {}, np.full(saved["bank"].shape[0], model.intercept)
+    own = {}
     for holder in HOLDERS:
         part = HolderTrees.from_json((home(run, holder) / "models/trees/trees.json").read_text())
+        own[holder] = list(part.trees)
         n_codes = model.part(holder).n_codes
         for t, tree in enumerate(part.trees):
             for k in tree.holder_splits:
                 bits[f"{holder}/{t}/{k}"] = goes_left(tree.splits[k], saved[holder], n_codes)
     for tree in model.trees:
+        theirs = own[tree.holder].pop(0)
+        splits = [m if m.side == "bank" else h for m, h in zip(tree.splits, theirs.splits, strict=True)]
+        tree = tree.model_copy(update={"splits": tuple(splits)})  # noqa: PLW2901 - the tree whole
         codes = {"bank": saved["bank"], "holder": saved[tree.holder]}
         n_codes = {"bank": model.parts[0].n_codes, "holder": model.part(tree.holder).n_codes}
         total += tree_values(tree, codes, n_codes, np.array(tree.weights))

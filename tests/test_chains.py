@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import boosting_reference as oracle
 import numpy as np
 import pytest
 import xgboost
@@ -26,8 +27,8 @@ from veilscore.models.chain_growth import (
     Reach,
     leaves_sensitivity,
     plain_chain,
-    sources_of,
 )
+from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinnedColumns
 from veilscore.models.own_trees import grow_own
 from veilscore.models.split_search import Ranked, Rules
@@ -275,9 +276,6 @@ def growth(n, **changes):
         own_columns=True,
         early_stopping_rounds=0,
         max_weight=1.0,
-        bounds=False,
-        noise_rows=0,
-        share=None,
         validation=np.zeros(n, bool),
         rules=rules,
     )
@@ -326,3 +324,20 @@ def test_own_trees_stop_where_the_validation_rows_gain_no_more():
     )
     assert len(found.trees) < 100
     assert len(found.improvements) == len(found.trees) + 5
+
+
+@pytest.mark.parametrize("leaf_wise", [False, True])
+def test_own_trees_keep_to_directions_and_to_leaves(leaf_wise):
+    """One tree against the oracle's, with a falling column, and with the node that gains most split first."""
+    codes, own, y = own_world(2000)
+    own = replace(own, ranked=replace(own.ranked, constraints=np.array([-1, 0, 1, 0])))
+    form = growth(y.size, n_estimators=1, max_depth=0 if leaf_wise else 3, max_leaves=5 if leaf_wise else 0)
+    (tree,) = grow_own("bank", codes, own, y, np.ones(y.size), 0.0, replace(form, leaf_wise=leaf_wise)).trees
+    columns = [oracle.Column("bank", j, codes[:, j], 20, False, int(own.ranked.constraints[j])) for j in range(4)]
+    rules = oracle.Rules(0.1, 1.0, 0.0, 1.0, 0, form.max_depth, form.max_leaves, leaf_wise)
+    root = oracle.grow(columns, 0.5 - y, np.full(y.size, 0.25), np.ones(y.size, bool), rules)
+    n_codes = {"bank": np.full(4, 20), "holder": np.zeros(0, np.int64)}
+    found = tree_values(
+        tree, {"bank": codes, "holder": np.zeros((y.size, 0), np.uint8)}, n_codes, np.array(tree.weights)
+    )
+    np.testing.assert_allclose(found, oracle.values(root, y.size), atol=1e-9)

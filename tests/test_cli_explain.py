@@ -80,7 +80,7 @@ def test_what_it_says_of_one_key():
     assert (keys["max_bin"].type, keys["max_bin"].default) == ("whole number, 2 to 64", "32")
     assert keys["holdout_fraction"].type == "number, at least 0 and below 1"
     assert keys["holdout_from"].type == "date, or null"
-    assert keys["splits"].type == "sealed or bounded"
+    assert keys["tree_columns"].type == "paired or own"
     assert keys["columns"].type == "for each name: mapping (see columns.PARTY of a job's parameters)"
     assert "share of rows that each tree is grown on" in explain("job", "train_boosting", width="150")
 

@@ -218,9 +218,6 @@ def screened(tmp_path_factory):
     return record
 
 
-EXACT = {"bounds": False, "noise_rows": 0, "min_leaf_rows": 10}  # so few rows would rarely split with bounds
-
-
 def record_boosting(folder, **parameters):
     record = Record(None, firms(420, seed=3))
     asked = {
@@ -232,21 +229,14 @@ def record_boosting(folder, **parameters):
         **parameters,
     }
     with recording(record):
-        configs = nodes(
-            write(folder / "data", record.parts), holder_policy={"allow_order": True, "boosting_bounds": "off"}
-        )
+        configs = nodes(write(folder / "data", record.parts))
         record.run = open_job(job("train_boosting", **asked), configs, folder, keep=True).run()
     return record
 
 
 @pytest.fixture(scope="module")
 def boosted(tmp_path_factory):
-    return record_boosting(tmp_path_factory.mktemp("boosted"), splits="bounded", **EXACT)
-
-
-@pytest.fixture(scope="module")
-def sealed(tmp_path_factory):
-    return record_boosting(tmp_path_factory.mktemp("sealed"), splits="sealed")
+    return record_boosting(tmp_path_factory.mktemp("boosted"), min_leaf_rows=10)
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +245,12 @@ def stack(tmp_path_factory):
     asked = {
         "folds": 2,
         "scorecard": {"max_openings": 6},
-        "boosting": {"n_estimators": 3, "max_depth": 2, "splits": "bounded", "ordered": False, **EXACT},
+        "boosting": {"n_estimators": 3, "max_depth": 2, "min_leaf_rows": 10},
         "holdout_fraction": 0.4,
         "fold_scores": True,
     }
     with recording(record):
-        configs = nodes(
-            write(folder / "data", record.parts), holder_policy={"fold_scores": "allow", "boosting_bounds": "off"}
-        )
+        configs = nodes(write(folder / "data", record.parts), holder_policy={"fold_scores": "allow"})
         record.run = open_job(job("train_stack", **asked), configs, folder, keep=True).run()
     return record
 
@@ -309,11 +297,11 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, sealed, stack, banded):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded):
     rows = {(step, leak.kind, leak.to) for step, leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, sealed, stack, banded)
+    runs = (record, screened, boosted, stack, banded)
     for run, (party, entry, _) in ((one.run, message) for one in runs for message in one.everything()):
         step = kind_of(entry, run)
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
@@ -353,13 +341,11 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     parameters = default_parameters(task, **(banded if released == "band" else {}))
     shown = {row.step: row for row in leakage_table(parameters)}
     assert set(shown) == steps
-    sealed = parameters.tells.get("sealed", False)
     for step, leaks in leaks_of(parameters).items():
         for leak in leaks:
-            learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
-            if learns != "nothing" and leak.only in ("", parameters.opens):
+            if leak.learns != "nothing" and leak.only in ("", parameters.opens):
                 column = "holder" if leak.to == "lead" else leak.to
-                assert learns in getattr(shown[leak.row or step], column)
+                assert leak.learns in getattr(shown[leak.row or step], column)
     told = {leak.learns for _, leak in LEAKS if leak.to == "coordinator"}
     for row in shown.values():
         assert row.step == "folds" or set(row.coordinator.split("; ")) <= {*told, "job, sizes, timing"}
@@ -463,7 +449,7 @@ def test_points_are_uniform(record):
         assert_uniform(points[:, 1:31].ravel(), 256, kind)
 
 
-@pytest.mark.parametrize("which", ["banded", "boosted", "sealed", "stack"])
+@pytest.mark.parametrize("which", ["banded", "boosted", "stack"])
 def test_hidden_bits_and_tables_are_uniform(which, request):
     found = request.getfixturevalue(which)
     present = {entry.kind for _, entry, _ in found.everything()} & {*BYTES}
@@ -839,7 +825,6 @@ def test_boosting_and_stacks_hide_as_much(which, request, monkeypatch):
         monkeypatch.setitem(WORDS, kind, ("data", SCORE_T))  # totals of trees have a ring of their own
     for check in (
         test_ring_elements_are_uniform,
-        test_ring_elements_are_all_there_is_in_hiding_messages,
         test_shares_in_messages_are_uniform,
         test_points_are_uniform,
         test_no_share_or_ciphertext_is_sent_twice,
@@ -855,22 +840,12 @@ def test_boosting_and_stacks_hide_as_much(which, request, monkeypatch):
             assert_uniform(np.concatenate(found), modulus, name)
 
 
-def test_sealed_boosting_hides_as_much(sealed, monkeypatch):
-    for kind in ("BatchHolderPartial", "BatchCoordinatorTotal"):
-        monkeypatch.setitem(WORDS, kind, ("data", SCORE_T))
-    for check in (
-        test_ring_elements_are_uniform,
-        test_shares_in_messages_are_uniform,
-        test_points_are_uniform,
-        test_no_share_or_ciphertext_is_sent_twice,
-        test_no_id_in_any_message,
-        test_no_name_of_a_column_in_any_message,
-    ):
-        check(sealed)
+def test_the_choice_of_splits_sends_nothing_but_what_hides(boosted):
+    sealed = boosted
     for what, found in sealed.garbled.items():
         assert_uniform(np.frombuffer(b"".join(found)[: 1 << 23], "<u8"), 1 << 64, what)
     assert set(sealed.garbled) == {"tables", "choices"}
-    # what the sealed choice sends is ring elements, tables and choices of labels; little is left for all else
+    # what the choice sends is ring elements, tables and choices of labels; little is left for all else
     sent = [m for _, entry, m in sealed.everything() if entry.kind == "BoostSealed"]
     seen = sum(sealed.unpacked.values()) + sum(len(data) for found in sealed.garbled.values() for data in found)
     other = 0
@@ -883,33 +858,18 @@ def test_sealed_boosting_hides_as_much(sealed, monkeypatch):
     assert 0 <= left <= 48 * (chunks + len(sent)) + 2 * 129 * 32  # and the base transfers with each holder
 
 
-@pytest.mark.parametrize("which", ["boosted", "sealed"])
-def test_no_label_and_no_code_in_any_message_of_boosting(which, request):
-    found = request.getfixturevalue(which)
+def test_no_label_and_no_code_in_any_message_of_boosting(boosted):
+    found = boosted
     test_no_label_in_any_message(found)
     test_a_code_map_never_leaves_its_owner(found)
     for owner in ("bank", "tax", "registry"):
         test_no_code_in_any_message(found, owner)
 
 
-def test_a_holder_hears_no_column_code_or_weight_of_the_bank(boosted):
-    model = json.loads((boosted.run.stores["bank"].path / "model.json").read_text())["model"]
-    for holder in ("tax", "registry"):
-        steps = [message for _, message in boosted.received(holder, "BoostBankStep")]
-        asked = [node for step in steps for node in step.nodes if node.bank_side]
-        assert all(node.column == 0 and not node.codes for node in asked)
-        mine = [tree for tree in model["trees"] if tree["holder"] == holder]
-        n_bank = sum(split["side"] == "bank" for tree in mine for split in tree["splits"])
-        assert len(asked) >= n_bank > 0
-
-
-def test_sealed_boosting_opens_sums_of_leaves_only(sealed):
-    n_leaves = [len(tree["weights"]) for tree in json.loads(_model_text(sealed))["model"]["trees"]]
-    opened = [len(message.sums) // 16 for _, message in sealed.received("bank", "BoostHolderSums")]
+def test_boosting_opens_sums_of_leaves_only(boosted):
+    n_leaves = [len(tree["weights"]) for tree in json.loads(_model_text(boosted))["model"]["trees"]]
+    opened = [len(message.sums) // 16 for _, message in boosted.received("bank", "BoostHolderSums")]
     assert opened[: len(n_leaves)] == n_leaves
-    assert not sealed.received("tax", "BoostBankStep") or all(
-        not message.nodes for _, message in sealed.received("tax", "BoostBankStep")
-    )
 
 
 def _model_text(found):

@@ -15,6 +15,7 @@ from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError
 from veilscore.models.chain_growth import TREES
 from veilscore.models.chained import Chained
+from veilscore.models.curve import plain_counts
 from veilscore.models.filed import load_model
 from veilscore.models.importance import by_party, importance
 from veilscore.models.onnx_export import to_onnx
@@ -26,7 +27,7 @@ from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
 
-PRIVATE = {"disclosure": "private", "holdout_scores": False, "n_estimators": 40, "max_depth": 3}
+PRIVATE = {"disclosure": "private", "n_estimators": 40, "max_depth": 3}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,27 @@ def test_each_holder_keeps_its_part_and_is_charged_for_its_own_chain(run):
                 at += 1
         assert at == bits.shape[0]
         lines = account_of(home, run.nodes[holder], run.job).lines()
-        assert [(x.step, x.charge.opening.split()[0]) for x in lines] == [("bin", "bins"), ("boost", "leaves")]
-        assert [x.charge.mu2 for x in lines] == [pytest.approx(MU**2), pytest.approx(0.25)]
+        assert [(x.step, x.charge.opening.split()[0]) for x in lines] == [
+            ("bin", "bins"),
+            ("boost", "leaves"),
+            ("evaluate", "curve"),
+        ]
+        assert [x.charge.mu2 for x in lines] == [pytest.approx(MU**2), pytest.approx(0.25), pytest.approx(0.25)]
+
+
+def test_the_curve_counts_the_holdout_by_step_and_no_score_is_opened(run):
+    store = run.stores["bank"]
+    model, kept = load_model(store.path / "model.json"), store.load_arrays("curve")
+    assert not store.has("holdout")
+    rows = store.load_arrays("rows")
+    held, bad = ~rows["train"], rows["target"] == 1
+    total = units(model, {party: codes_of(run, party) for party in ("bank", *run.job.holders)})[held]
+    plain = plain_counts(total, bad[held], tuple(kept["limits"].tolist()))
+    assert abs((kept["counts"] - plain) / kept["sigma"]).max() < 5
+    assert plain.sum(axis=0).min() > 0.2 * plain.sum(axis=0).mean(), "steps hold about as many rows each"
+    page = (store.path / "report.html").read_text()
+    assert "the private trees" in page
+    assert "noise alone" in page
 
 
 def test_the_job_states_what_it_spends_and_tells():

@@ -12,7 +12,6 @@ from local_jobs import HOLDERS, firms, job, nodes, write
 from pooled_margins import card_margins, part_of, tree_margins
 from scipy.optimize import minimize
 
-from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, MessageError, RefusedError, VeilscoreError
 from veilscore.files.store import JobStore
 from veilscore.models import stacked
@@ -227,12 +226,8 @@ def test_what_all_fits_of_trees_told_counts_together(stack):
         stack.stores["tax"].path / step / "boosted.json"
         for step in ("boosting", *(f"boosting.fold{f}" for f in (1, 2, 3)))
     ]
-    spent = [json.loads(path.read_text())["spent"] for path in fits]
-    assert stack.stores["tax"].load_json("boosted")["spent"] == pytest.approx(sum(spent))
-    budgets = [json.loads(path.read_text())["budget"] for path in fits]
-    code_map = CodeMap.from_json(stack.stores["tax"].load_json("code_map"))
-    n = int(stack.stores["tax"].load_arrays("rows")["train"].sum())
-    assert sum(budgets) <= n * np.log2(code_map.n_codes).sum() * (1 + 1e-9)
+    opened = [json.loads(path.read_text())["n_sums"] for path in fits]
+    assert stack.stores["tax"].load_json("boosted")["n_sums"] == sum(opened) > 0
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -283,8 +278,6 @@ def test_policies_decide_on_every_candidate(tmp_path):
         open_run(tmp_path / "a", fold_scores=True)
     with pytest.raises(RefusedError, match="order of bins"):
         open_run(tmp_path / "b", scorecard={"monotone": True})
-    with pytest.raises(RefusedError, match="set bounds: true"):
-        open_run(tmp_path / "c", task="select_model", boosting_grid={"bounds": [True, False]})
     with pytest.raises(RefusedError, match="does not allow task train_stack"):
         open_run(tmp_path / "d", policy={"tasks": ("train_scorecard",)})
 

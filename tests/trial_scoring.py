@@ -53,7 +53,7 @@ task: score_batch
 parameters: {{model: firms, on_missing: missing_code}}
 """
 _BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
-BOOST = f"{{max_bin: 8, splits: bounded, bounds: false, noise_rows: 0, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
+BOOST = f"{{max_bin: 8, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
 PRIVATE = f"{{disclosure: private, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
 STACK = (
     f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"
@@ -86,7 +86,7 @@ def train_trees(folder: Path, task: str = "train_boosting", parameters: str = BO
     """Make the same, and model "trees"."""
     copy_of(finished(train), folder)
     for party in PARTIES:
-        set_policy(folder, party, boosting_bounds="off", allow_order=True)
+        set_policy(folder, party, allow_order=True)
     run_locally(folder, f"{_HEAD}name: trees\ntask: {task}\nparameters: {parameters}\n")
 
 

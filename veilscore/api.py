@@ -255,7 +255,6 @@ class _JointModel:
             publish_column_names=bool(self.publish_column_names),
             allow_order=True,
             allow_standard_errors=True,
-            boosting_bounds="off",
             fold_scores="allow",
             consent="off",
             exact_for={BANK: dt.date.max},

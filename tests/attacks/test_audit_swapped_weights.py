@@ -45,12 +45,9 @@ def boosted(tmp_path):
     asked = {
         "n_estimators": 3,
         "max_depth": 2,
-        "splits": "bounded",
         "min_leaf_rows": 10,
-        "noise_rows": 0,
-        "bounds": False,
     }
-    configs = nodes(write(tmp_path / "data", firms(420)), holder_policy={"allow_order": True, "boosting_bounds": "off"})
+    configs = nodes(write(tmp_path / "data", firms(420)), holder_policy={"allow_order": True})
     return open_job(job("train_boosting", **asked, holdout_fraction=0.4), configs, tmp_path / "homes", audited=True)
 
 

@@ -106,11 +106,9 @@ def _show_trees(out: Console, model: Boosted) -> None:
         for holder, digest in model.holder_sha256.items()
     ]
     out.print(table("Trees", ("with", "trees", "splits of it", "hash of its part"), parts))
-    bounds = "on" if model.parameters.get("bounds") else "OFF"
-    noise = f"noise of {model.parameters.get('noise_rows', 0):g} rows"
-    told = f"splits {model.parameters.get('splits', 'bounded')}, bounds {bounds}, {noise}"
+    told = "of leaves, as they are"
     if isinstance(model, Chained):
-        told = f"private, mu {model.parameters['mu']:g}"
+        told = f"of leaves, with noise: mu {model.parameters['mu']:g}"
     opened = ("opened sums", told)
     out.print(table("Facts", ("what", "value"), [*_facts(model), opened]))
 

@@ -52,9 +52,6 @@ def growth(job: Job, n_train: int) -> Growth:
         own_columns=p.tree_columns == "own",
         early_stopping_rounds=p.early_stopping_rounds or 0,
         max_weight=max(1.0, p.scale_pos_weight),  # a good row weighs 1
-        bounds=p.bounds,
-        noise_rows=p.noise_rows,
-        share=p.disclosure_budget if p.bounds else None,
         validation=_validation(p, n_train),
         rules=Rules(
             learning_rate=p.learning_rate,
@@ -65,12 +62,11 @@ def growth(job: Job, n_train: int) -> Growth:
             min_rows=p.min_leaf_rows,
         ),
         seed=p.random_state,
-        sealed=p.splits == "sealed",
     )
 
 
 def natural(code_map: CodeMap) -> HolderColumns:
-    """Return a holder's codes in the order of their values, for sealed choice: -1 in columns of categories."""
+    """Return a holder's codes in the order of their values: -1 in columns of categories."""
     ranks = [
         _by_value(column) if column.bins.kind == "number" else np.full(column.permutation.size, -1, np.int64)
         for column in code_map.columns
@@ -122,7 +118,6 @@ def bank_boosting(
         growth=grow,
         trees=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
         improvements=tuple(state.get("improvements", ())),
-        spent=dict(state.get("spent", {})),
     )
 
 
@@ -270,13 +265,10 @@ def _part(job: Job, counts: BinCounts, table: WoeTable, trees: tuple[Tree, ...])
 
 def fit_record(data: BankBoosting, grown: Grown) -> dict[str, Any]:
     """Return what the bank keeps of the training beside the model."""
-    budgets = {h: data.growth.accountant(c.ranked.n_codes).budget for h, c in data.columns.items()}
     return {
         "intercept": base_at_sample_rate(data),
         "base": data.base,
         "stopped": grown.stopped,
         "improvements": list(grown.improvements),
         "n_kept": len(grown.trees),
-        "spent": dict(grown.spent),
-        "budget": {h: None if math.isinf(bits) else bits for h, bits in budgets.items()},
     }

@@ -9,28 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask, Vector
-from veilscore.models.accountant import Accountant
 from veilscore.models.counts import offsets
 from veilscore.models.split_search import Ranked, Rules
 from veilscore.models.trees import Tree
 
 SCALE = 33  # fraction bits of shared g and h
-ROUNDING_BITS = 6  # fraction bits of an opened sum that carries noise
-EXACT_BITS = 16  # and of one that carries none
-NOISE_MARGIN = 2.0**0.5  # a gain must beat twice what noise alone brings: the best of many candidates is picked
-SURE = 5.0  # deviations of the noise that a bound on a number of rows leaves room for
-MAX_WIDTH = 64
+EXACT_BITS = 16  # fraction bits of an opened sum
 
 
 @dataclass(frozen=True)
 class Growth:
     """Parameters of training that all parties know from the job.
 
-    noise_rows : deviation of the noise of an opened sum of g, in rows; 0 opens exact sums (`bounds` off).
-    bounds : at most n_node / 10 cells are opened a node and side, within the accountant's budget.
-    share : of rows times columns that opened sums may tell, see `accountant`.
     validation : (n,) rows that are not trained on but measured, for early stopping.
-    sealed : splits are chosen on shares and only noised sums of leaves are opened; else from noised sums of cells.
     """
 
     n_estimators: int
@@ -43,19 +34,9 @@ class Growth:
     own_columns: bool
     early_stopping_rounds: int
     max_weight: float
-    bounds: bool
-    noise_rows: float
-    share: float | None
     validation: Mask
     rules: Rules
     seed: int = 0
-    sealed: bool = False
-
-    def accountant(self, n_codes: Integers, spent: float = 0.0) -> Accountant:
-        """Return a count of what one holder's opened sums tell, on from the bits of earlier attempts."""
-        n_train = int((~self.validation).sum())
-        share = self.share if self.bounds else None
-        return Accountant(n_train, tuple(n_codes.tolist()), self.noise_rows, self.max_weight, share, spent)
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ class BankBoosting:
     own, columns : ranks of its own columns and of each holder's.
     target, weight : (n,) labels in {0, 1} and weights.
     base : log-odds of bad before the first tree.
-    trees, improvements, spent : what an interrupted attempt had grown, and the bits it told.
+    trees, improvements : what an interrupted attempt had grown.
     """
 
     codes: CodeArray
@@ -100,7 +81,6 @@ class BankBoosting:
     growth: Growth
     trees: tuple[Tree, ...] = ()
     improvements: tuple[float, ...] = ()
-    spent: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,13 +89,11 @@ class Grown:
 
     trees : the kept ones, in order.
     improvements : (n grown,) fall of the validation loss by each tree, where there are validation rows.
-    spent : holder -> bits told of `Accountant.budget`.
     stopped : why training ended before `n_estimators`, or "".
     holder_sha256 : digest of each holder's part of the model (`trees.HolderTrees`).
     """
 
     trees: tuple[Tree, ...]
     improvements: tuple[float, ...]
-    spent: dict[str, float]
     stopped: str
     holder_sha256: dict[str, str] = field(default_factory=dict)

@@ -70,17 +70,6 @@ class ChainColumns:
     sources: Integers
 
 
-def sources_of(names: Sequence[str]) -> Integers:
-    """Return which column each coded column is a partition of, by its name: "column#number" (d,)."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(map(source_name, names)))}
-    return np.array([numbers[source_name(name)] for name in names], np.int64)
-
-
-def source_name(name: str) -> str:
-    """Return the name of the column that a coded column is a partition of."""
-    return name.rpartition("#")[0] or name
-
-
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """Trees that are grown at once: coded column and cut of each, and the cuts with their answers (cuts, n)."""

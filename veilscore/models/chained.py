@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from veilscore.arrays import CodeArray, Integers, Mask
+from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.errors import SchemaError
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Filed
@@ -120,6 +120,28 @@ class Chained(Boosted):
         constant = np.sum([value[-1] for value in values.values()], axis=0)
         return constant, np.concatenate([value[:-1] - value[-1] for value in values.values()])
 
+    def expected(self, holder: str, codes: CodeArray) -> tuple[Vector, float]:
+        """Return the mean of a chain's units for rows (n, d) given the bank's answers (n,), and their variance.
+
+        The partitions of a column are taken to go together, columns of the holder not to.
+        """
+        chain, score = self.chains[holder], self.own_score(codes)
+        mean, effect = np.zeros(codes.shape[0]), dict[int, Vector]()
+        cover = dict[int, Vector]()
+        for tree, points in zip(chain, self.chain_points[holder], strict=True):
+            units, weight = np.array(points, np.float64), np.maximum(np.array(tree.covers), 1e-9)
+            answers = tree.cut.answers(codes, score).astype(np.int64)
+            mean += ((units * weight).sum(axis=1) / weight.sum(axis=1))[answers]
+            by_cell = (units * weight).sum(axis=0) / weight.sum(axis=0)
+            effect[tree.column] = effect.get(tree.column, 0.0) + by_cell
+            cover[tree.column] = cover.get(tree.column, 0.0) + weight.sum(axis=0)
+        sources = sources_of([column.name for column in self.part(holder).columns])
+        spread = np.zeros(int(sources.max()) + 1)
+        for column, units in effect.items():
+            share = cover[column] / cover[column].sum()
+            spread[sources[column]] += np.sqrt(share @ (units - share @ units) ** 2)
+        return mean, float((spread**2).sum())
+
     def extremes(self) -> tuple[int, int]:
         """Return the smallest and the largest total that the model allows, in units."""
         low, high = super().extremes()
@@ -130,6 +152,17 @@ class Chained(Boosted):
         """Return a bound of a total in units, which must fit the ring that totals are opened in."""
         leaves = ((*no, *yes) for chain in self.chain_points.values() for no, yes in chain)
         return super().largest_units() + sum(max(map(abs, points)) for points in leaves)
+
+
+def sources_of(names: Sequence[str]) -> Integers:
+    """Return which column each coded column is a partition of, by its name: "column#number" (d,)."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(map(source_name, names)))}
+    return np.array([numbers[source_name(name)] for name in names], np.int64)
+
+
+def source_name(name: str) -> str:
+    """Return the name of the column that a coded column is a partition of."""
+    return name.rpartition("#")[0] or name
 
 
 class BankChain:

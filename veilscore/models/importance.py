@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from veilscore.models.boosted import Boosted
-from veilscore.models.chain_growth import source_name
-from veilscore.models.chained import Chained
+from veilscore.models.chained import Chained, source_name
 
 
 @dataclass(frozen=True)

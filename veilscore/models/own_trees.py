@@ -94,8 +94,7 @@ class _Growing:
         ranked = rows.own.ranked
         d = ranked.n_codes.size
         kept = max(1, round(growth.colsample_bytree * d))
-        every_code = int(ranked.n_codes.max(initial=1))
-        self.coarse = ranked.coarse(every_code, np.sort(draw.permutation(d)[:kept]).astype(np.int64))
+        self.chosen = ranked.chosen(np.sort(draw.permutation(d)[:kept]).astype(np.int64))
         drawn = draw.random(rows.grown.size) < growth.subsample if growth.subsample < 1 else True
         self.first = offsets(ranked.n_codes)[:-1]
         self.used = np.flatnonzero(rows.grown & drawn)
@@ -134,10 +133,10 @@ class _Growing:
         """Find the split of each node; one that has none becomes a leaf."""
         found = []
         for node in nodes:
-            g, h = np.ascontiguousarray(node.sums[self.coarse.starts].T)
+            g, h = np.ascontiguousarray(node.sums[self.chosen.cells].T)
             if self.growth.max_depth == 0 or node.depth < self.growth.max_depth:
                 node.found = best_split(
-                    "bank", self.rows.own.ranked, self.coarse, (g, h), node.total, self.growth.rules, node.bounds
+                    self.rows.own.ranked, self.chosen, (g, h), node.total, self.growth.rules, node.bounds
                 )
             if node.found is None:
                 self._leaf(node)

@@ -1,4 +1,4 @@
-"""Choose splits from opened sums at the bank: coarsening, gains, monotone bounds, leaf weights.
+"""Choose splits from sums of g and h by cell: gains, monotone bounds, leaf weights.
 
 Source: Chen and Guestrin 2016 (XGBoost), gains and weights as in its code: G^2 / (H + reg_lambda), no factor 1/2.
 All codes here are *ranked*: within a column neighbouring codes are neighbouring values (or neighbouring WOE, where the
@@ -15,9 +15,6 @@ import numpy as np
 from veilscore.arrays import Integers, Mask, Vector
 from veilscore.kernels import kernel
 from veilscore.models.counts import offsets
-
-MIN_COARSE = 4  # fewer bins a column say too little: a node that may open no more becomes a leaf
-CELLS_PER_ROW = 10  # a node opens at most n_node / 10 cells a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,46 +35,20 @@ class Ranked:
         """Return the number of cells."""
         return int(self.n_codes.sum())
 
-    def coarse(self, width: int, columns: Integers) -> Coarse:
-        """Merge 2, 4, 8... neighbours of some columns, until each has at most `width` bins, missing apart."""
-        starts, ends, n_bins, factors = list[int](), list[int](), [], []
+    def chosen(self, columns: Integers) -> Chosen:
+        """Return the cells of some columns."""
         first = offsets(self.n_codes)
-        for j in columns.tolist():
-            bins = int(self.n_codes[j] - self.missing[j])
-            factor = 1
-            while -(-bins // factor) > width:
-                factor *= 2
-            cells = list(range(0, bins, factor)) + ([bins] if self.missing[j] else [])
-            cells = [int(first[j]) + cell for cell in cells]
-            starts += cells
-            ends += [*cells[1:], int(first[j + 1])]
-            n_bins.append(len(cells))
-            factors.append(factor)
-        return Coarse(columns, *(np.array(part, np.int64) for part in (factors, n_bins, starts, ends)))
-
-    def fit_width(self, widest: int, columns: Integers, max_cells: float) -> int:
-        """Return the largest width up to `widest` with at most `max_cells` cells, or 0 if `MIN_COARSE` is too many."""
-        width = widest
-        while width >= MIN_COARSE:
-            if self.coarse(width, columns).n_bins.sum() <= max_cells:
-                return width
-            width //= 2
-        return 0
+        cells = [np.arange(first[j], first[j + 1]) for j in columns]
+        return Chosen(columns, self.n_codes[columns], np.concatenate([np.zeros(0, np.int64), *cells]))
 
 
 @dataclass(frozen=True, eq=False)
-class Coarse:
-    """Cells of some columns after merging.
-
-    columns, factors, n_bins : (c,) which columns, codes merged in each bin, bins (missing included).
-    starts, ends : (cells,) first and last + 1 fine cell of each coarse one.
-    """
+class Chosen:
+    """Some columns: their numbers and bins, missing included, (c,) each, and the numbers of their cells."""
 
     columns: Integers
-    factors: Integers
     n_bins: Integers
-    starts: Integers
-    ends: Integers
+    cells: Integers
 
 
 @dataclass(frozen=True)
@@ -85,7 +56,6 @@ class Rules:
     """Parameters of growth, named as in XGBoost.
 
     min_rows : fewest rows in a child, enforced as sum h >= min_rows / 4.
-    noise : deviation of the noise of g in an opened cell; the gain that it alone would bring is taken off.
     """
 
     learning_rate: float
@@ -94,7 +64,6 @@ class Rules:
     min_child_weight: float
     max_delta_step: float
     min_rows: int
-    noise: float = 0.0
 
     @property
     def least_h(self) -> float:
@@ -103,7 +72,7 @@ class Rules:
 
     def weight(self, g: float, h: float, bounds: tuple[float, float]) -> float:
         """Return the leaf weight before the learning rate, inside its monotone bounds."""
-        # noise can push an opened sum of h below what min_rows guarantees
+        # the error of the series can push an opened sum of h below what min_rows guarantees
         w = -g / (max(h, self.min_rows / 4.0, 0.0) + self.reg_lambda)
         if self.max_delta_step > 0:
             w = max(-self.max_delta_step, min(self.max_delta_step, w))
@@ -112,9 +81,8 @@ class Rules:
 
 @dataclass(frozen=True)
 class FoundSplit:
-    """A split: which column, the last fine code that goes left, where missing goes, and the children's sums."""
+    """A split: which column, the last code that goes left, where missing goes, and the children's sums."""
 
-    side: str
     column: int
     code: int
     missing_left: bool
@@ -125,37 +93,33 @@ class FoundSplit:
 
 
 def best_split(
-    side: str,
     ranked: Ranked,
-    coarse: Coarse,
+    chosen: Chosen,
     sums: tuple[Vector, Vector],
     total: tuple[float, float],
     rules: Rules,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> FoundSplit | None:
-    """Return the best split of a node on one side, or None.
+    """Return the best split of a node on some columns, or None.
 
-    sums : g and h per coarse cell, each (cells,).
+    sums : g and h of each of their cells, (cells,) each.
     total : g and h of the node.
     bounds : least and greatest weight that monotone ancestors allow.
     """
-    chosen = _scan(
+    index, code, missing_left, gain, g, h = _scan(
         sums[0],
         sums[1],
-        coarse.n_bins,
-        ranked.missing[coarse.columns],
-        ranked.constraints[coarse.columns],
-        np.array([*total, rules.reg_lambda, rules.least_h, *bounds, rules.gamma, rules.noise**2]),
+        chosen.n_bins,
+        ranked.missing[chosen.columns],
+        ranked.constraints[chosen.columns],
+        np.array([*total, rules.reg_lambda, rules.least_h, *bounds, rules.gamma]),
     )
-    index, place, missing_left, gain, g, h = chosen
     if index < 0:
         return None
-    j = int(coarse.columns[index])
-    bins = int(ranked.n_codes[j] - ranked.missing[j])
+    j = int(chosen.columns[index])
     return FoundSplit(
-        side=side,
         column=j,
-        code=min((int(place) + 1) * int(coarse.factors[index]), bins) - 1,
+        code=int(code),
         missing_left=bool(missing_left),
         gain=float(gain),
         left=(float(g), float(h)),
@@ -195,7 +159,7 @@ def _scan(
     G: Vector, H: Vector, n_bins: Integers, missing: Mask, constraints: Integers, node: Vector
 ) -> tuple[int, int, bool, float, float, float]:
     """Return column's index, bin, missing left, gain and left sums of the best split; index -1 where there is none."""
-    total_g, total_h, reg, least, low, high, gamma, noise = node
+    total_g, total_h, reg, least, low, high, gamma = node
     best = (-1, 0, False, 0.0, 0.0, 0.0)
     if total_h + reg <= 0.0:
         return best
@@ -218,9 +182,7 @@ def _scan(
                 wr, right = _score(total_g - g, rest, reg, low, high)
                 if constraints[c] * (wr - wl) < 0.0:
                     continue
-                cells = b + 1 + side
-                # less what the noise of the cells alone would bring to both children
-                gain = left + right - parent - noise * cells * (1.0 / (h + reg) + 1.0 / (rest + reg))
+                gain = left + right - parent
                 if gain > gamma and gain > best[3]:
                     best = (c, b, side == 1, gain, g, h)
         at += n_bins[c]

@@ -1,20 +1,18 @@
 """Boosts jointly: the bank grows each tree with one holder; rows, gradients and margins stay shared.
 
 Source   : Design page, section 6; docs/protocols/boosting.md.
-Parties  : The bank has the label and finds leaf weights and, where sums are opened, splits; holders take part one a
-           tree, in turn.
+Parties  : The bank has the label and finds leaf weights; holders take part one a tree, in turn.
 Messages : Once: BoostBankRound0, BoostHolderRound0, BoostBankHints, BoostHolderHints, BoostPoints. Per tree:
            BoostBankTree (BoostHolderMargin from the last partner), BoostBankTables -> BoostHolderGradients (shares of g
-           and h); per level: BoostBankStep (open) -> BoostHolderSums, BoostBankStep (split), BoostChoices ->
-           BoostProducts both ways (`bit_products.py`: shares of g and h in the children), BoostBankVectors and
-           BoostHolderVectors (their sums per cell); last: BoostBankStep (leaves), BoostChoices -> BoostProducts (the
+           and h); per level: BoostBankVectors and BoostHolderVectors (sums per cell), BoostSealed (all rounds of the
+           choice, `sealed_argmax.py`), BoostChoices -> BoostProducts both ways (`bit_products.py`: shares of g and h in
+           the children); then BoostHolderSums (of the leaves), BoostBankLeaves, BoostChoices -> BoostProducts (the
            margins), BoostBankBlock -> BoostHolderBlock and BoostHolderImprovement (`boosting_validation.py`).
-Reveals  : The bank learns noised sums of g and h per opened cell and node, within the accountant's budget, and the
-           improvement on validation rows, one number a tree. A tree's holder learns the shape of the tree and its own
-           splits.
+Reveals  : The bank learns sums of g and h of each leaf, and the improvement on validation rows, one number a tree.
+           Both parties of a tree learn its shape, and each its own splits.
 Assumes  : Parties are semi-honest, and no two collude; ring-LWE and computational Diffie-Hellman in ristretto255 are
            hard; AES is a random permutation.
-Aborts   : MessageError on any wrong size, range or order; RefusedError where an opening would exceed the budget.
+Aborts   : MessageError on any wrong size, range or order.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import numpy as np
 
 from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.crypto import shares
-from veilscore.errors import MessageError, RefusedError
+from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.models import harmonics
@@ -48,7 +46,6 @@ from veilscore.protocols.boosting_shares import (
     sampled_rows,
     tree_label,
 )
-from veilscore.protocols.boosting_tree import BankTree, HolderTree, opened_layout
 from veilscore.protocols.boosting_validation import bank_improvement, holder_improvement, weight_bits
 from veilscore.protocols.sealed_argmax import bank_setup, holder_setup
 from veilscore.terms.settings import parse_json
@@ -61,10 +58,7 @@ SEED_BYTES = 32  # of a seed from which both parties draw alike
 
 
 def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
-    """Bank: grow the trees.
-
-    Raises RefusedError where not even the first tree fits the budget of opened sums.
-    """
+    """Bank: grow the trees."""
     bank = Bank(session, data)
     yield from bank.set_up()
     yield from bank.rebuild()
@@ -74,17 +68,12 @@ def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
         if _no_better(bank.improvements, growth.early_stopping_rounds):
             stopped = f"no improvement on the validation rows in {growth.early_stopping_rounds} trees"
             break
-        tree = yield from bank.tree(number, *order[number])
+        yield from bank.tree(number, *order[number])
         yield Progress("trees", number + 1, growth.n_estimators)
-        if tree is None:
-            stopped = f"the budget of opened sums was used up after {number} trees"
-            break
         yield Checkpoint(bank.state())
         if bank.saturated:
             stopped = f"margins reached {harmonics.LARGEST:.0f} log-odds, the largest sigmoid series"
             break
-    if not bank.trees:
-        raise RefusedError("not one tree fits the budget of opened sums: use fewer bins or columns, or more noise")
     kept = len(bank.trees)
     if growth.early_stopping_rounds:
         kept = 1 + int(np.argmax(np.cumsum(bank.improvements)))
@@ -92,8 +81,7 @@ def bank_boost(session: Session, data: BankBoosting) -> Protocol[Grown]:
     digests = {}
     for holder in session.holders:
         trees, digests[holder] = yield from bank.close(holder, trees)
-    spent = {holder: accountant.spent for holder, accountant in bank.accountants.items()}
-    return Grown(trees, tuple(bank.improvements), spent, stopped, digests)
+    return Grown(trees, tuple(bank.improvements), stopped, digests)
 
 
 def _no_better(improvements: list[float], rounds: int) -> bool:
@@ -107,12 +95,12 @@ class Bank(BankShares):
     def close(self, holder: str, trees: tuple[Tree, ...]) -> Protocol[tuple[tuple[Tree, ...], str]]:
         """Agree with a holder on its trees of the model; return all trees, with what it tells, and its digest."""
         own = [tree for tree in trees if tree.holder == holder]
-        digest = skeletons_digest(own) if self.growth.sealed else shapes_digest(own)
+        digest = skeletons_digest(own)
         yield Send(holder, pb.BoostBankTree(finished=True, kept=len(own), kept_sha256=digest))
         part = yield from receive(holder, pb.BoostHolderPart)
-        if len(part.sha256) != len(digest) or not (self.growth.sealed or part.sha256 == digest):
-            raise MessageError("the holder's part of the model is not that of the trees grown", party=holder)
-        if not self.growth.sealed or not part.columns:
+        if len(part.sha256) != len(digest):
+            raise MessageError("the hash of the holder's part of the model has the wrong size", party=holder)
+        if not part.columns:
             return trees, part.sha256.hex()
         count = sum(len(tree.holder_splits) for tree in own)
         if len(part.columns) != count or max(part.columns) >= self.holder_ranked[holder].n_codes.size:
@@ -138,22 +126,16 @@ class Bank(BankShares):
             yield from send_parts(holder, pb.BoostBankHints, b"".join(codes.hint_chunks()))
         for holder, columns in self.data.columns.items():
             reply = yield from receive(holder, pb.BoostHolderRound0)
-            if not 0 <= reply.spent < np.inf:
-                raise MessageError("the bits told in earlier attempts are out of range", party=holder)
-            # an interrupted tree is not in the bank's checkpoint, but it is in the holder's
-            self.accountants[holder].spent = max(self.accountants[holder].spent, reply.spent)
             label = session.label("boost holder cells", holder, session.bank)
             vectors = HistogramVectors(self.n, columns.ranked.n_codes, label)
             vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, vectors.hint_bytes)))
             self.vectors[holder] = vectors
-            self.holder_ranked[holder] = columns.ranked
             self.bits[holder] = yield from bit_setup(session, holder)
-            if self.growth.sealed:
-                missing = np.array(reply.missing, dtype=bool)
-                if missing.size != columns.ranked.n_codes.size:
-                    raise MessageError("the holder's ranks do not fit its columns", party=holder)
-                self.holder_ranked[holder] = replace(columns.ranked, missing=missing)
-                self.sealed[holder] = yield from bank_setup(session, holder, pb.BoostSealed)
+            missing = np.array(reply.missing, dtype=bool)
+            if missing.size != columns.ranked.n_codes.size:
+                raise MessageError("the holder's ranks do not fit its columns", party=holder)
+            self.holder_ranked[holder] = replace(columns.ranked, missing=missing)
+            self.sealed[holder] = yield from bank_setup(session, holder, pb.BoostSealed)
 
     def rebuild(self) -> Protocol[None]:
         """After an interruption: share the margins of the trees already grown anew."""
@@ -161,8 +143,7 @@ class Bank(BankShares):
             grown = [tree for tree in self.data.trees if tree.holder == holder]
             if not grown:
                 continue
-            known = [t.skeleton() if self.growth.sealed else t.shape() for t in grown]
-            shapes = json.dumps([t.model_dump(mode="json") for t in known]).encode()
+            shapes = json.dumps([tree.skeleton().model_dump(mode="json") for tree in grown]).encode()
             yield from self._turn_to(holder, len(self.data.trees), shapes=shapes)
             for tree in grown:
                 yield from self._add_margin(tree)
@@ -179,11 +160,9 @@ class Bank(BankShares):
         self.partner = holder
         yield Send(holder, pb.BoostBankTree(tree=number, previous=previous, remask_seed=seed, **more))
 
-    def tree(self, number: int, holder: str, sides: str) -> Protocol[Tree | None]:
-        """Grow one tree; return None where the budget does not allow to open its root."""
+    def tree(self, number: int, holder: str, sides: str) -> Protocol[None]:
+        """Grow one tree."""
         columns = self._columns(number, holder, sides)
-        if not self.growth.sealed and not self._root_fits(holder, columns):
-            return None
         series = harmonics.for_bound(float(np.abs(self.reach).max()) * (1 + 1e-9))
         seed = secret_bytes(SEED_BYTES) if self.growth.subsample < 1 else b""
         key = ProductKey(tree_label(self.session, number, holder))
@@ -196,25 +175,22 @@ class Bank(BankShares):
             bank_columns=columns[0].tolist(),
             holder_columns=columns[1].tolist(),
         )
-        if self.growth.sealed:
-            n_cells = self.data.own.ranked.n_cells + self.holder_ranked[holder].n_cells
-            if self.sealed_trees.get(holder, 0) >= trees_of_keys(self.growth, n_cells):
-                self.sealed[holder] = yield from bank_setup(self.session, holder, pb.BoostSealed)
-                self.sealed_trees[holder] = 0
-            self.sealed_trees[holder] = self.sealed_trees.get(holder, 0) + 1
+        n_cells = self.data.own.ranked.n_cells + self.holder_ranked[holder].n_cells
+        if self.sealed_trees.get(holder, 0) >= trees_of_keys(self.growth, n_cells):
+            self.sealed[holder] = yield from bank_setup(self.session, holder, pb.BoostSealed)
+            self.sealed_trees[holder] = 0
+        self.sealed_trees[holder] = self.sealed_trees.get(holder, 0) + 1
         gradients = yield from self._gradients(key, holder, series)
         rows = sampled_rows(self.growth, seed, self.n)
-        form = SealedBankTree if self.growth.sealed else BankTree
-        grower = form(self, holder, columns, vector_share(gradients, rows), int(rows.sum()))
+        grower = SealedBankTree(self, holder, columns, vector_share(gradients, rows))
         tree = self._within_reach((yield from grower.grow()))
         validate = bool(self.growth.validation.any())
         bits = weight_bits(self.growth, tree) if validate else 0
-        yield Send(holder, pb.BoostBankStep(kind=pb.BoostBankStep.LEAVES, validate=validate, weight_bits=bits))
+        yield Send(holder, pb.BoostBankLeaves(validate=validate, weight_bits=bits))
         yield from self._add_margin(tree)
         if validate:
             self.improvements.append((yield from bank_improvement(self, key, tree, gradients)))
         self.trees.append(tree)
-        return tree
 
     def _columns(self, number: int, holder: str, sides: str) -> tuple[Integers, Integers]:
         """Draw the columns that this tree may split on, on either side."""
@@ -225,13 +201,6 @@ class Bank(BankShares):
             count = max(1, round(self.growth.colsample_bytree * d)) if d and sides in {"both", side} else 0
             found.append(np.sort(draw.permutation(d)[:count]).astype(np.int64))
         return found[0], found[1]
-
-    def _root_fits(self, holder: str, columns: tuple[Any, Any]) -> bool:
-        n_rows = float((~self.growth.validation).sum()) * self.growth.subsample
-        widths = self.widths(holder, columns, n_rows)
-        node = pb.BoostNode(bank_width=widths[0], holder_width=widths[1])
-        _, cells = opened_layout([node], self.data.own.ranked, self.data.columns[holder].ranked, columns)
-        return self.accountants[holder].allows(cells) and bool(cells)
 
     def _gradients(self, key: ProductKey, holder: str, series: harmonics.Harmonics) -> Protocol[Words]:
         """Return the share (2, n) of g = w (p - y) and h = w p (1 - p)."""
@@ -276,12 +245,11 @@ class Bank(BankShares):
 
 @dataclass(frozen=True)
 class HolderResult:
-    """What a holder keeps: the model's trees that it took part in, as it knows them, bits told and sums opened."""
+    """What a holder keeps: the model's trees that it took part in, as it knows them, and sums opened for all trees."""
 
     trees: tuple[Tree, ...]
-    spent: float
-    n_sums: int = 0
-    salt: bytes = field(default=b"", repr=False)  # of the digest that the bank learns, where it does not know splits
+    n_sums: int
+    salt: bytes = field(repr=False)  # of the digest that the bank learns, which does not know the splits
 
 
 def holder_boost(
@@ -289,34 +257,29 @@ def holder_boost(
     codes: CodeArray,
     n_codes: Integers,
     growth: Growth,
+    natural: HolderColumns,
     *,
-    spent: float = 0.0,
-    n_sums: int = 0,
-    natural: HolderColumns | None = None,
     earlier: tuple[Tree, ...] = (),
     tell_columns: bool = True,
 ) -> Protocol[HolderResult]:
     """Holder: take part in the trees that the bank grows with it.
 
     codes, n_codes : (n, d) codes of the training rows and (d,) codes of each column.
-    spent, n_sums : bits told and sums opened in earlier attempts; kept in a checkpoint before each opening.
-    natural : sealed choice: ranks of the codes in the order of their values, -1 in columns that have none.
-    earlier : sealed choice: this party's trees of earlier attempts, from its checkpoint.
-    tell_columns : sealed choice: tell the bank which anonymous column each split is on (for importances).
+    natural : ranks of the codes in the order of their values, -1 in columns that have none.
+    earlier : this party's trees of earlier attempts, from its checkpoint.
+    tell_columns : tell the bank which anonymous column each split is on (for importances).
     """
-    holder = Holder(session, codes, n_codes, growth, spent)
-    holder.natural, holder.earlier, holder.accountant.n_sums = natural, earlier, n_sums
+    holder = Holder(session, codes, n_codes, growth, natural)
+    holder.earlier = earlier
     yield from holder.set_up()
     while True:
         message = yield from receive(session.bank, pb.BoostBankTree)
         if message.finished:
             trees = holder.kept(message)
-            columns = [s.column for t in trees for s in t.splits if s.side == "holder"] if tell_columns else []
-            told = columns if growth.sealed else []
-            # sealed splits are the holder's own: unsalted, a few of them could be guessed from the digest
-            salt = secret_bytes(SEED_BYTES) if growth.sealed else b""
+            told = [s.column for t in trees for s in t.splits if s.side == "holder"] if tell_columns else []
+            salt = secret_bytes(SEED_BYTES)  # splits are the holder's own: some could be guessed from a bare digest
             yield Send(session.bank, pb.BoostHolderPart(sha256=shapes_digest(trees, salt), columns=told))
-            return HolderResult(trees, holder.accountant.spent, holder.accountant.n_sums, salt)
+            return HolderResult(trees, sum(2 * tree.n_leaves for tree in holder.trees), salt)
         if message.hand_over_to:
             yield from holder.hand_over(message.hand_over_to)
             continue
@@ -336,9 +299,8 @@ class Holder(HolderShares):
         session, bank = self.session, self.session.bank
         start = yield from receive(bank, pb.BoostBankRound0)
         self.bank_ranked = bank_ranked(start, bank)
-        self.columns = holder_columns(start, self.n_codes, self.natural if self.growth.sealed else None, bank)
-        missing = self.columns.ranked.missing.tolist() if self.growth.sealed else []
-        yield Send(bank, pb.BoostHolderRound0(spent=self.accountant.spent, missing=missing))
+        self.columns = holder_columns(start, self.n_codes, self.natural, bank)
+        yield Send(bank, pb.BoostHolderRound0(missing=self.columns.ranked.missing.tolist()))
         self.ranked_codes = rank_codes(self.codes, self.columns)
         label = session.label("boost bank cells", bank, session.party)
         self.vectors = HistogramVectors(self.n, self.bank_ranked.n_codes, label)
@@ -347,13 +309,12 @@ class Holder(HolderShares):
         yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
         self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, self.vectors.hint_bytes)))
         self.bits = yield from bit_setup(session, bank)
-        if self.growth.sealed:
-            self.sealed = yield from holder_setup(session, pb.BoostSealed)
+        self.sealed = yield from holder_setup(session, pb.BoostSealed)
 
     def kept(self, message: Any) -> tuple[Tree, ...]:
         """Return the model's trees with this holder; MessageError if the parties do not know the same ones."""
         trees = tuple(self.trees[: message.kept])
-        digest = skeletons_digest(trees) if self.growth.sealed else shapes_digest(trees)
+        digest = skeletons_digest(trees)
         if message.kept > len(self.trees) or digest != bytes(message.kept_sha256):
             raise MessageError("the bank's trees are not those grown with this party", party=self.session.bank)
         return trees
@@ -386,15 +347,13 @@ class Holder(HolderShares):
             raise MessageError("shapes of earlier trees cannot be read", party=self.session.bank) from error
         if len(trees) > self.growth.n_estimators or any(t.holder != self.session.party for t in trees):
             raise MessageError("shapes of earlier trees are not this holder's", party=self.session.bank)
-        if self.growth.sealed:
-            own = self.earlier[: len(trees)]
-            if [tree.skeleton() for tree in own] != trees:
-                raise MessageError("earlier trees are not those in this holder's checkpoint", party=self.session.bank)
-            trees = list(own)
-        for tree in trees:
+        own = self.earlier[: len(trees)]
+        if [tree.skeleton() for tree in own] != trees:
+            raise MessageError("earlier trees are not those in this holder's checkpoint", party=self.session.bank)
+        for tree in own:
             yield from self._add_margin(tree)
             self.trees.append(tree)
-        self.n_trees = len(trees)
+        self.n_trees = len(own)
 
     def tree(self, message: Any) -> Protocol[None]:
         """Take part in one tree, from gradients to margins."""
@@ -412,15 +371,14 @@ class Holder(HolderShares):
             chosen_columns(message.bank_columns, self.bank_ranked, bank),
             chosen_columns(message.holder_columns, self.columns.ranked, bank),
         )
-        if self.growth.sealed:  # the keys of a set-up open so much and no more: both parties count alike
-            n_cells = self.bank_ranked.n_cells + self.columns.ranked.n_cells
-            if self.sealed_trees >= trees_of_keys(self.growth, n_cells):
-                self.sealed, self.sealed_trees = (yield from holder_setup(self.session, pb.BoostSealed)), 0
-            self.sealed_trees += 1
+        # the keys of a set-up open so much and no more: both parties count alike
+        n_cells = self.bank_ranked.n_cells + self.columns.ranked.n_cells
+        if self.sealed_trees >= trees_of_keys(self.growth, n_cells):
+            self.sealed, self.sealed_trees = (yield from holder_setup(self.session, pb.BoostSealed)), 0
+        self.sealed_trees += 1
         gradients = yield from self._gradients(series)
         rows = sampled_rows(self.growth, seed, self.n)
-        form = SealedHolderTree if self.growth.sealed else HolderTree
-        grower = form(self, columns, vector_share(gradients, rows), int(rows.sum()))
+        grower = SealedHolderTree(self, columns, vector_share(gradients, rows))
         tree, step = yield from grower.follow()
         yield from self._add_margin(tree)
         if step.validate:

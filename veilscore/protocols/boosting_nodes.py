@@ -1,6 +1,6 @@
 """Keeps the nodes of a tree of joint boosting while it grows, and makes the shares of their children.
 
-`boosting_tree.py` and `boosting_sealed.py` choose the splits; messages, reveals and aborts: `boosting.py`.
+`boosting_sealed.py` chooses the splits; messages, reveals and aborts: `boosting.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from veilscore.crypto import shares
 from veilscore.errors import MessageError
 from veilscore.lattice.params import T
 from veilscore.lattice.sampling import dither
-from veilscore.models.accountant import H_NOISE
-from veilscore.models.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth
+from veilscore.models.boosting_form import EXACT_BITS, SCALE
 from veilscore.models.trees import Split, Tree
 from veilscore.protocols.bit_products import NO_BITS, BitKeys, bit_products
 from veilscore.wire.protocol import Protocol
@@ -29,12 +28,8 @@ class GrowingNode:
     """A node of the growing tree; both parties keep the same numbers, each its own shares."""
 
     number: int
-    depth: int
     vectors: Words  # (2, n) share of g and h in the node's rows
     cells: Words = field(default_factory=lambda: np.zeros((2, 0), np.uint64))  # share of their sums per cell
-    total: tuple[float, float] = (0.0, 0.0)
-    weight_bounds: tuple[float, float] = (-np.inf, np.inf)
-    least_rows: float = 0.0  # lower bound of the number of rows: the sum of h, less what noise may add
 
 
 def vector_share(values: Words, rows: Mask) -> Words:
@@ -99,11 +94,7 @@ def keep_cells(nodes: list[GrowingNode], bank_cells: Words, holder_cells: Words)
         node.cells = cells[2 * i : 2 * i + 2]
 
 
-def noised(share: Words, growth: Growth) -> Words:
-    """Add noise of `noise_rows` rows to g and a quarter of it to h, and round; without noise, dither and round."""
-    unit = float(1 << SCALE) * growth.noise_rows * growth.max_weight
-    least = float(1 << 16)  # bare rounding would leak sums of the encryption noise, which the bank knows
-    g = dither(share.shape[1:], sd=max(unit, least))
-    h = dither(share.shape[1:], sd=max(unit * H_NOISE, least))
-    bits = ROUNDING_BITS if growth.noise_rows else EXACT_BITS
-    return shares.round_share(shares.add(share, np.stack([g, h])), SCALE - bits)
+def rounded(share: Words) -> Words:
+    """Dither the share of an opened sum and round it."""
+    # bare rounding would leak sums of the encryption noise, which the bank knows
+    return shares.round_share(shares.add(share, dither(share.shape, sd=float(1 << 16))), SCALE - EXACT_BITS)

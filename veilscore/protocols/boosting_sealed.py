@@ -1,8 +1,7 @@
-"""One tree of joint boosting with nothing opened but its leaves: splits are chosen on shares; both roles.
+"""Grows one tree of joint boosting with nothing opened but its leaves: splits are chosen on shares; both roles.
 
-Source   : `sealed_argmax.py`; docs/adr/0007. Messages: BoostSealed in all rounds of the argmax, blocks and vectors as
-           in `boosting_tree.py`, at the end BoostHolderSums: noised sums of g and h of the leaves.
-Reveals  : to each party which nodes split, on whose column, and its own splits; to the bank two noised sums a leaf.
+Source   : `sealed_argmax.py`; docs/adr/0007. Messages, assumptions and aborts: `boosting.py`.
+Reveals  : Each party learns which nodes split, on whose column, and its own splits; the bank two sums a leaf.
 """
 
 from __future__ import annotations
@@ -15,15 +14,24 @@ import numpy as np
 from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.lattice.product import OPENINGS
-from veilscore.models.boosting_form import EXACT_BITS, ROUNDING_BITS, SCALE, Growth, HolderColumns
+from veilscore.models.boosting_form import EXACT_BITS, SCALE, Growth, HolderColumns
 from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Split, Tree
-from veilscore.protocols.boosting_nodes import GrowingNode, noised, subtract, tree_of
-from veilscore.protocols.boosting_tree import BankTree, HolderTree
+from veilscore.protocols.boosting_nodes import (
+    GrowingNode,
+    check_vectors,
+    keep_cells,
+    members,
+    rounded,
+    subtract,
+    together,
+    tree_of,
+)
+from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.v1 import boosting_pb2 as pb
-from veilscore.wire.protocol import Checkpoint, Protocol, Send, receive
+from veilscore.wire.protocol import Protocol, Send, receive, receive_parts, send_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +133,20 @@ def _leaf_shares(leaves: list[GrowingNode]) -> Words:
     return np.stack([shares.sum_shares(node.vectors) for node in ordered], axis=1)
 
 
-class SealedBankTree(BankTree):
-    """One tree at the bank."""
+class SealedBankTree:
+    """Grows one tree at the bank."""
+
+    def __init__(self, bank: BankShares, holder: str, columns: tuple[Integers, Integers], root: Words) -> None:
+        self.bank, self.holder, self.columns = bank, holder, columns
+        self.growth, self.rules = bank.growth, bank.growth.rules
+        self.own = bank.data.own
+        self.root = GrowingNode(0, root)
+        self.next_number = 1
+        self.records: list[tuple[int, int, int, Split]] = []
 
     def grow(self) -> Protocol[Tree]:
         """Split level by level on shares, then open the sums of the leaves."""
-        other = self.bank.ranked_of(self.holder)
+        other = self.bank.holder_ranked[self.holder]
         mine, theirs = Candidates.of(self.own.ranked, self.columns[0]), Candidates.of(other, self.columns[1])
         rule = gain_rule(self.growth, mine.codes.size, theirs.codes.size)
         keys: BankKeys = self.bank.sealed[self.holder]
@@ -144,10 +160,10 @@ class SealedBankTree(BankTree):
             frontier = []
             if not plans:
                 break
-            computed = yield from self._members([(node, split, True) for node, split, _ in plans])
+            computed = yield from self._members([(node, split) for node, split, _ in plans])
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
-                left = GrowingNode(numbers[0], depth, vectors)
-                right = GrowingNode(numbers[1], depth, subtract(node.vectors, vectors))
+                left = GrowingNode(numbers[0], vectors)
+                right = GrowingNode(numbers[1], subtract(node.vectors, vectors))
                 frontier += [left, right]
             if depth < self.growth.max_depth:
                 yield from self._sum_cells(frontier[::2])
@@ -170,11 +186,9 @@ class SealedBankTree(BankTree):
     def _weigh(self, leaves: list[GrowingNode]) -> Protocol[Tree]:
         """Leaf weights from the opened sums of the leaves; covers and gains of the splits from the same sums."""
         share = _leaf_shares(leaves)
-        self.bank.accountants[self.holder].charge([share.shape[1]])
         reply = yield from receive(self.holder, pb.BoostHolderSums)
-        drop = SCALE - (ROUNDING_BITS if self.growth.noise_rows else EXACT_BITS)
         opened = shares.shares_from_bytes(reply.sums, share.shape)
-        g, h = shares.open_rounded(share, opened, drop, SCALE)
+        g, h = shares.open_rounded(share, opened, SCALE - EXACT_BITS, SCALE)
         tree, numbers = tree_of(self.holder, self.records)
         totals = {n: (float(g[k]), max(float(h[k]), 0.0)) for k, n in enumerate(numbers)}
         weights = tuple(self.rules.learning_rate * self.rules.weight(*totals[n], (-np.inf, np.inf)) for n in numbers)
@@ -191,20 +205,57 @@ class SealedBankTree(BankTree):
     def _score(self, g: float, h: float) -> float:
         return g * g / max(h + self.rules.reg_lambda, 1e-9)
 
+    def _members(self, plans: list[tuple[GrowingNode, Split]]) -> Protocol[list[Words]]:
+        rows = [self._goes(split) if split.side == "bank" else None for _, split in plans]
+        vectors = [node.vectors for node, _ in plans]
+        return (yield from members(self.bank.bits[self.holder], list(zip(vectors, rows, strict=True))))
 
-class SealedHolderTree(HolderTree):
-    """One tree at the holder."""
+    def _goes(self, split: Split) -> Mask:
+        table = np.zeros(int(self.own.ranked.n_codes[split.column]), bool)
+        table[list(split.codes)] = True
+        goes: Mask = table[self.bank.data.codes[:, split.column]]
+        return goes
+
+    def _sum_cells(self, nodes: list[GrowingNode]) -> Protocol[None]:
+        """Share the nodes' sums over the bank's cells and the holder's, some nodes at once."""
+        bank, n_codes = self.bank, self.own.ranked.n_codes
+        for some in together(nodes, bank.n):
+            vectors = np.concatenate([node.vectors for node in some])
+            bank_cells = np.zeros((vectors.shape[0], self.own.ranked.n_cells), np.uint64)
+            holder_cells = np.zeros((vectors.shape[0], bank.holder_ranked[self.holder].n_cells), np.uint64)
+            if self.columns[1].size:
+                query, holder_cells = bank.vectors[self.holder].query(vectors)
+                yield from send_parts(self.holder, pb.BoostBankVectors, query.pack())
+            if self.columns[0].size:
+                own = shares.cell_sums(bank.ranked_codes, n_codes, vectors)
+                codes = bank.cells[self.holder]
+                due = vectors.shape[0] * codes.query_bytes
+                data = yield from receive_parts(self.holder, pb.BoostHolderVectors, due)
+                share = codes.evaluate(codes.unpack(data))
+                check_vectors(share, some, self.holder)
+                bank_cells = shares.add(share, own)
+            keep_cells(some, bank_cells, holder_cells)
+
+
+class SealedHolderTree:
+    """Follows one tree at the holder."""
+
+    def __init__(self, holder: HolderShares, columns: tuple[Integers, Integers], root: Words) -> None:
+        self.holder, self.columns, self.growth = holder, columns, holder.growth
+        self.bank = holder.session.bank
+        self.root = GrowingNode(0, root)
+        self.next_number = 1
+        self.records: list[tuple[int, int, int, Split]] = []
 
     def follow(self) -> Protocol[tuple[Tree, Any]]:
-        """The holder's side of `SealedBankTree.grow`."""
+        """Do the holder's side of `SealedBankTree.grow`; return the tree, and the step that ended it."""
         holder, growth = self.holder, self.growth
         own, other = holder.columns, holder.bank_ranked
         theirs, mine = Candidates.of(other, self.columns[0]), Candidates.of(own.ranked, self.columns[1])
         rule = gain_rule(growth, theirs.codes.size, mine.codes.size)
         keys: HolderKeys = holder.sealed
-        root = self.nodes[0]
-        yield from self._sum_cells([root])
-        frontier, ended = [root], list[GrowingNode]()
+        yield from self._sum_cells([self.root])
+        frontier, ended = [self.root], list[GrowingNode]()
         for depth in range(1, growth.max_depth + 1):
             winners = yield from holder_argmax(keys, rule, _sums(frontier, ((theirs, other), (mine, own.ranked))))
             plans = []
@@ -224,19 +275,44 @@ class SealedHolderTree(HolderTree):
             frontier = []
             if not plans:
                 break
-            computed = yield from self._members([(node, goes, True) for node, goes, _ in plans])
+            computed = yield from self._members([(node, goes) for node, goes, _ in plans])
             for (node, _, numbers), vectors in zip(plans, computed, strict=True):
-                left = GrowingNode(numbers[0], depth, vectors)
-                right = GrowingNode(numbers[1], depth, subtract(node.vectors, vectors))
+                left = GrowingNode(numbers[0], vectors)
+                right = GrowingNode(numbers[1], subtract(node.vectors, vectors))
                 frontier += [left, right]
             if depth < growth.max_depth:
                 yield from self._sum_cells(frontier[::2])
                 for (node, _, _), left, right in zip(plans, frontier[::2], frontier[1::2], strict=True):
                     right.cells = subtract(node.cells, left.cells)
         share = _leaf_shares(ended + frontier)
-        holder.accountant.charge([share.shape[1]])
-        yield Checkpoint(holder.state())
-        yield Send(self.bank, pb.BoostHolderSums(sums=shares.shares_to_bytes(noised(share, growth))))
-        step = yield from receive(self.bank, pb.BoostBankStep)
-        self.check_leaves(step)
+        yield Send(self.bank, pb.BoostHolderSums(sums=shares.shares_to_bytes(rounded(share))))
+        step = yield from receive(self.bank, pb.BoostBankLeaves)
         return tree_of(holder.session.party, self.records)[0], step
+
+    def _goes(self, split: Split) -> Mask:
+        table = np.zeros(int(self.holder.n_codes[split.column]), bool)
+        table[list(split.codes)] = True
+        goes: Mask = table[self.holder.codes[:, split.column]]
+        return goes
+
+    def _members(self, plans: list[tuple[GrowingNode, Mask | None]]) -> Protocol[list[Words]]:
+        found = yield from members(self.holder.bits, [(node.vectors, goes) for node, goes in plans])
+        return found
+
+    def _sum_cells(self, nodes: list[GrowingNode]) -> Protocol[None]:
+        holder = self.holder
+        for some in together(nodes, holder.n):
+            vectors = np.concatenate([node.vectors for node in some])
+            bank_cells = np.zeros((vectors.shape[0], holder.bank_ranked.n_cells), np.uint64)
+            holder_cells = np.zeros((vectors.shape[0], holder.columns.ranked.n_cells), np.uint64)
+            if self.columns[0].size:
+                query, bank_cells = holder.vectors.query(vectors)
+                yield from send_parts(self.bank, pb.BoostHolderVectors, query.pack())
+            if self.columns[1].size:
+                own = shares.cell_sums(holder.ranked_codes, holder.n_codes, vectors)
+                due = vectors.shape[0] * holder.cells.query_bytes
+                data = yield from receive_parts(self.bank, pb.BoostBankVectors, due)
+                share = holder.cells.evaluate(holder.cells.unpack(data))
+                check_vectors(share, some, self.bank)
+                holder_cells = shares.add(share, own)
+            keep_cells(some, bank_cells, holder_cells)

@@ -18,8 +18,8 @@ from veilscore.lattice.product import ProductEvaluator
 from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import PublicStream
 from veilscore.models import harmonics
-from veilscore.models.boosting_form import MAX_WIDTH, BankBoosting, Growth, HolderColumns, rank_codes
-from veilscore.models.split_search import CELLS_PER_ROW, Ranked
+from veilscore.models.boosting_form import BankBoosting, Growth, HolderColumns, rank_codes
+from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Tree
 from veilscore.protocols.bit_products import BitKeys
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys
@@ -60,30 +60,10 @@ class BankShares:
         self.bits: dict[str, BitKeys] = {}
         self.sealed: dict[str, BankKeys] = {}
         self.sealed_trees: dict[str, int] = {}  # grown with these keys
-        self.accountants = {
-            h: data.growth.accountant(c.ranked.n_codes, data.spent.get(h, 0.0)) for h, c in data.columns.items()
-        }
 
     def state(self) -> dict[str, Any]:
         """Return what an interrupted training goes on from."""
-        return {
-            "trees": self._dumped(self.trees),
-            "improvements": self.improvements,
-            "spent": {h: a.spent for h, a in self.accountants.items()},
-        }
-
-    def ranked_of(self, holder: str) -> Ranked:
-        """Return a holder's columns as they are split: in sealed choice the holder ranks its codes itself."""
-        return self.holder_ranked[holder]
-
-    def widths(self, holder: str, columns: tuple[Any, Any], n_rows: float) -> tuple[int, int]:
-        """Return the bins a column that a node of at least `n_rows` rows may open on the bank's and on its own side."""
-        most = n_rows / CELLS_PER_ROW if self.growth.bounds else np.inf
-        own, other = self.data.own.ranked, self.data.columns[holder].ranked
-        return (
-            own.fit_width(MAX_WIDTH, columns[0], most) if columns[0].size else 0,
-            other.fit_width(MAX_WIDTH, columns[1], most) if columns[1].size else 0,
-        )
+        return {"trees": self._dumped(self.trees), "improvements": self.improvements}
 
 
 class HolderShares:
@@ -98,24 +78,22 @@ class HolderShares:
     sealed: HolderKeys
     evaluator: ProductEvaluator
 
-    def __init__(self, session: Session, codes: CodeArray, n_codes: Integers, growth: Growth, spent: float) -> None:
+    def __init__(
+        self, session: Session, codes: CodeArray, n_codes: Integers, growth: Growth, natural: HolderColumns
+    ) -> None:
         self.session, self.codes, self.growth = session, codes, growth
         self.n, self.n_codes = codes.shape[0], n_codes
-        self.accountant = growth.accountant(n_codes, spent)
         self.margin = np.zeros(self.n, np.uint64)
         self.trees: list[Tree] = []
         self._dumped = _Dumped()
         self.n_trees = 0
-        self.natural: HolderColumns | None = None
+        self.natural = natural
         self.earlier: tuple[Tree, ...] = ()
         self.sealed_trees = 0  # grown with the keys of `sealed`
 
     def state(self) -> dict[str, Any]:
         """Return what an interrupted training goes on from."""
-        state: dict[str, Any] = {"spent": self.accountant.spent, "n_sums": self.accountant.n_sums}
-        if self.growth.sealed:
-            state["trees"] = self._dumped(self.trees)
-        return state
+        return {"trees": self._dumped(self.trees)}
 
 
 # --- what both derive alike ------------------------------------------------------------------------------------------
@@ -161,8 +139,8 @@ def bank_ranked(start: Any, bank: str) -> Ranked:
     return Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64))
 
 
-def holder_columns(start: Any, n_codes: Integers, natural: HolderColumns | None, bank: str) -> HolderColumns:
-    """Return the holder's columns as they are split: ranked by WOE as the bank says, or in the order of `natural`."""
+def holder_columns(start: Any, n_codes: Integers, natural: HolderColumns, bank: str) -> HolderColumns:
+    """Return the holder's columns as they are split: in the order of `natural`, or ranked by WOE as the bank says."""
     missing, cells = np.array(start.missing, dtype=bool), int(n_codes.sum())
     if missing.size != n_codes.size or len(start.ranks) != 2 * cells:
         raise MessageError("the bank's ranks do not fit this party's columns", party=bank)
@@ -172,8 +150,6 @@ def holder_columns(start: Any, n_codes: Integers, natural: HolderColumns | None,
         if not np.array_equal(np.sort(ranks[at : at + k]), np.arange(k)):
             raise MessageError("the bank's ranks do not number this party's codes", party=bank)
     columns = HolderColumns(Ranked(n_codes, missing, np.zeros(n_codes.size, np.int64)), ranks)
-    if natural is None:
-        return columns
     has_order = natural.ranks[first[:-1]] >= 0
     ranks = np.where(np.repeat(has_order, n_codes), natural.ranks, ranks)
     missing = np.where(has_order, natural.ranked.missing, missing)

@@ -1,6 +1,6 @@
 """Chains of random trees: what each holder's columns add to a score that the bank has grown on its own.
 
-Source   : docs/protocols/disclosure.md; `models/chain_growth.py` (trees, bounds), `bit_products.py`, secure histogram.
+Source   : docs/protocols/chains.md; `models/chain_growth.py` (trees, bounds), `bit_products.py`, secure histogram.
 Parties  : The bank (labels, its own trees, cuts) and each holder (codes), pairwise; no holder meets another.
 Messages : Step bin: BinBankRound1 (training mask) -> BinHolderRound1 (names and numbers of cells). Step boost, once:
            ChainHolderHints, BoostPoints both ways (bit products), ChainBankVectors (W). For each exchange of
@@ -39,8 +39,8 @@ from veilscore.models.chain_growth import (
     ChainRows,
     Steps,
     leaves_sensitivity,
-    sources_of,
 )
+from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.protocols.binning import check_shape, shape_message, training_rows
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup

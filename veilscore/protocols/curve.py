@@ -18,20 +18,23 @@ one product of a bit of the lead and a number of the bank gives shares of each c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Integers, Mask, Vector, Words
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import one_hot
 from veilscore.crypto.garbled import Evaluator, Garbler
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.errors import MessageError, ParameterError
-from veilscore.lattice.params import T
+from veilscore.lattice.params import SCORE_T, T
+from veilscore.models.boosted import Boosted
 from veilscore.models.curve import sensitivity
 from veilscore.models.loss import TURN
+from veilscore.models.trees import Tree
 from veilscore.protocols.banding import BandCircuit, bank_garbled, lead_garbled
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
 from veilscore.protocols.residual import noised
@@ -44,6 +47,7 @@ from veilscore.protocols.scoring import (
     lead_share,
     points_share,
 )
+from veilscore.protocols.tree_scoring import bank_tree_shares, holder_tree_share
 from veilscore.terms.bands import MOST_STEPS
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Charge, Protocol, Send, Session, receive
@@ -85,6 +89,24 @@ def holder_curve(session: Session, request: BatchRequest, answer: HolderAnswer, 
     keys = yield from accept(session, request, answer)
     share = yield from points_share(session, answer)
     yield from holder_counts(session, request, share, keys, charge, TURN)
+
+
+def bank_trees_curve(
+    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bad: Mask, limits: tuple[int, ...]
+) -> Protocol[Vector]:
+    """Bank: `bank_curve` of trees; rows and codes as in `bank_score_trees`."""
+    StepCircuit(limits, SCORE_T).check_totals(*model.extremes())
+    total, _ = yield from bank_tree_shares(session, rows, own_codes, model)
+    return (yield from bank_counts(session, total, bad, limits, SCORE_T))
+
+
+def holder_trees_curve(
+    session: Session, request: BatchRequest, answer: HolderAnswer, trees: Sequence[Tree], charge: Charge
+) -> Protocol[None]:
+    """Holder: `holder_curve` of trees, its part of the model."""
+    keys = yield from accept(session, request, answer)
+    share = yield from holder_tree_share(session, answer, trees)
+    yield from holder_counts(session, request, share, keys, charge, SCORE_T)
 
 
 def bank_counts(

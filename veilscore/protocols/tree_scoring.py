@@ -119,7 +119,7 @@ def bank_score_trees(
     n_scored = int(rows.sum())
     low, high = bounds(model)
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=True))
-    total, unknown = yield from _bank_shares(session, rows, own_codes, model)
+    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model)
     total += yield from receive_total(coordinator, n_scored, SCORE_T)
     total = (total - low) % SCORE_T + low
     check_possible(total, low, high, session)
@@ -134,11 +134,11 @@ def bank_score_trees_bands(
     Raises ParameterError where totals do not fit the ring as signed numbers.
     """
     BandCircuit(bands.limits, SCORE_T).check_totals(*bounds(model))
-    total, unknown = yield from _bank_shares(session, rows, own_codes, model, bands)
+    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model, bands)
     return BandResult((yield from bank_bands(session, total, bands, SCORE_T)), unknown)
 
 
-def _bank_shares(
+def bank_tree_shares(
     session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands | None = None
 ) -> Protocol[tuple[Units, dict[str, Mask | None]]]:
     """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
@@ -239,15 +239,21 @@ def holder_score_trees(
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
-    n_scored = int(request.rows.sum())
+    share = yield from holder_tree_share(session, answer, trees)
+    yield from release_share(session, coordinator, request, answer, share, keys, SCORE_T)
+    return int(request.rows.sum())
+
+
+def holder_tree_share(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+    """Holder: return its share of the totals of its trees, (n_scored,)."""
+    n_scored = answer.codes.shape[0]
     plan = forms(trees, n_scored)
     share = np.zeros(n_scored, np.uint64)
     if plan.looked_up:
         share += yield from _holder_look_up(session, answer, [trees[i] for i in plan.looked_up])
     if plan.multiplied:
         share += yield from _holder_multiply(session, answer, [trees[i] for i in plan.multiplied])
-    yield from release_share(session, coordinator, request, answer, share % np.uint64(SCORE_T), keys, SCORE_T)
-    return n_scored
+    return share % np.uint64(SCORE_T)
 
 
 def _holder_look_up(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:

@@ -9,11 +9,10 @@ import numpy as np
 from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
 from veilscore.files.store import JobStore
-from veilscore.models.chain_growth import source_name
-from veilscore.models.chained import Chained
+from veilscore.models.chained import Chained, source_name
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Scorecard
-from veilscore.reports.boosting import boosting_of, boosting_warnings
+from veilscore.reports.boosting import boosting_of
 from veilscore.reports.data import (
     BinRow,
     ColumnBins,
@@ -215,7 +214,7 @@ def _bank_stability(files: BankFiles) -> Stability | None:
 
 
 def _bank_warnings(files: BankFiles) -> list[str]:
-    lines = _scorecard_warnings(files) if files.design is not None else boosting_warnings(files)
+    lines = _scorecard_warnings(files) if files.design is not None else []
     told = {files.job.bank} if files.job.training.private else set(files.counts)
     withheld = [party for party in files.counts if party in told and _withheld(files.counts[party], files.train)]
     if withheld:

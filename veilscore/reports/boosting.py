@@ -10,24 +10,17 @@ from veilscore.models.boosted import Boosted
 from veilscore.models.chain_growth import TREES
 from veilscore.models.chained import Chained
 from veilscore.models.importance import by_party, importance
-from veilscore.reports.data import Boosting, Disclosure, Dropped, ImportanceRow, TreesTaken
+from veilscore.reports.data import Boosting, Dropped, ImportanceRow, TreesTaken
 from veilscore.reports.measures import BankFiles
 from veilscore.terms.job import Job
 from veilscore.terms.training import TrainBoosting
 
-SHOWN = (  # parameters of growth and of what is opened, in the order of the page
-    "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin", "reg_lambda", "gamma",
-    "min_child_weight", "min_leaf_rows", "subsample", "colsample_bytree", "scale_pos_weight", "max_delta_step",
-    "early_stopping_rounds", "validation_fraction", "monotone_constraints", "tree_columns", "splits", "ordered",
-    "random_state", "bounds", "noise_rows", "disclosure_budget",
+SHOWN = (  # parameters of growth, in the order of the page
+    "disclosure", "n_estimators", "max_depth", "learning_rate", "max_bin", "reg_lambda", "gamma", "min_child_weight",
+    "min_leaf_rows", "subsample", "colsample_bytree", "scale_pos_weight", "max_delta_step", "early_stopping_rounds",
+    "validation_fraction", "random_state",
 )  # fmt: skip
-
-
-OWN = (  # parameters of the bank's own trees in a private job
-    "disclosure", "mu", "n_estimators", "max_depth", "max_leaves", "grow_policy", "learning_rate", "max_bin",
-    "reg_lambda", "gamma", "min_child_weight", "min_leaf_rows", "subsample", "colsample_bytree", "scale_pos_weight",
-    "max_delta_step", "early_stopping_rounds", "validation_fraction", "monotone_constraints", "random_state",
-)  # fmt: skip
+JOINT, OWN = ("tree_columns",), ("mu", "max_leaves", "grow_policy", "monotone_constraints")  # besides, by disclosure
 
 
 def boosting_of(files: BankFiles) -> Boosting | None:
@@ -43,10 +36,9 @@ def boosting_of(files: BankFiles) -> Boosting | None:
         if column.left_out
     ]
     unused += [Dropped(column=n, party=files.job.bank, reason=why) for n, why in files.code_map.dropped.items()]
-    private = isinstance(model, Chained)
-    told = () if private else files.job.holders
+    besides = OWN if isinstance(model, Chained) else JOINT
     return Boosting(
-        parameters={name: _text(getattr(p, name)) for name in (OWN if private else SHOWN)},
+        parameters={name: _text(getattr(p, name)) for name in (*SHOWN, *besides)},
         n_trees=len(model.boosted_trees),
         n_grown=max(len(fit["improvements"]), len(model.boosted_trees)),
         stopped=fit["stopped"],
@@ -55,35 +47,7 @@ def boosting_of(files: BankFiles) -> Boosting | None:
         parties=by_party(columns),
         unused=tuple(unused),
         validation=tuple(accumulate(fit["improvements"])),
-        disclosure=tuple(
-            Disclosure(
-                party=h,
-                n_trees=sum(tree.holder == h for tree in model.boosted_trees),
-                spent=fit["spent"][h],
-                budget=fit["budget"][h],
-            )
-            for h in told
-        ),
     )
-
-
-def boosting_warnings(files: BankFiles) -> list[str]:
-    """Return lines for the bank on trees that were not grown, and on bounds."""
-    if not isinstance(files.model, Boosted):
-        return []
-    lines = []
-    if "budget" in files.fit["stopped"]:
-        lines.append(f"Training ended early: {files.fit['stopped']}; use fewer bins or columns, or more noise.")
-    p = files.job.of(TrainBoosting)
-    if p.private:
-        return lines
-    if not p.bounds and p.splits == "bounded":
-        lines.append("Bounds on opened sums were off: enough of them tell which bin of a column a firm is in.")
-    elif not p.bounds:
-        lines.append("Sums of leaves were opened without a budget.")
-    elif p.noise_rows == 0:
-        lines.append("Opened sums carried no noise.")
-    return lines
 
 
 def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
@@ -95,8 +59,6 @@ def trees_taken(store: JobStore, job: Job) -> TreesTaken | None:
         n_trees=saved["n_trees"],
         n_splits=saved["n_splits"],
         n_sums=saved["n_sums"],
-        spent=saved.get("spent"),
-        budget=saved.get("budget"),
         limits=_limits(job.of(TrainBoosting)),
         part_hash=saved["sha256"],
     )
@@ -109,21 +71,7 @@ def _limits(p: TrainBoosting) -> str:
             f"These are the bank's own trees; on each holder's columns there are {TREES} small trees of random "
             "structure, whose sums of leaves were opened with noise alone."
         )
-    if p.splits == "sealed":
-        budget = (
-            f"within a budget of {p.disclosure_budget:g} of what each holder's codes hold"
-            if p.bounds
-            else "without a budget"
-        )
-        noise = f"with noise of {p.noise_rows:g} rows" if p.noise_rows else "without noise"
-        return f"Splits were chosen sealed: only sums of leaves were opened, {noise}, {budget}."
-    noise = f"noise of {p.noise_rows:g} rows on every opened sum" if p.noise_rows else "no noise on opened sums"
-    if not p.bounds:
-        return f"Bounds were OFF: no limit on sums per node, no budget, {noise}."
-    return (
-        f"Bounds were on: at most one opened sum per ten rows of a node and side, {noise}, and a budget of "
-        f"{p.disclosure_budget:g} of what each holder's codes hold."
-    )
+    return "Splits were chosen on shares: nothing was opened but the sums of leaves, as they are."
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from veilscore.arrays import Array, Vector
 from veilscore.models import curve_tables, metrics
 from veilscore.models.curve import NoisedCurve
 from veilscore.models.loss import sigmoid
-from veilscore.models.model import ScoreModel
+from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.reports import report
 from veilscore.reports.data import HoldoutSection, Improvement
 from veilscore.tasks.curve import load_curve
@@ -31,9 +31,8 @@ def measured_curve(
     curve, lowest = load_curve(kept), curve_tables.lowest_points(kept["limits"], model.scaling.units)
     found, line = curve_tables.ranking(curve, lowest)
     gains = curve_tables.gains(curve, lowest)
-    evaluations = [
-        HoldoutSection(kind="joint", name="the joint scorecard", discrimination=found, curve=line, gains=gains)
-    ]
+    name = "the joint scorecard" if isinstance(model, Scorecard) else "the private trees"
+    evaluations = [HoldoutSection(kind="joint", name=name, discrimination=found, curve=line, gains=gains)]
     fields: dict[str, Any] = {}
     how = (
         f"Goods and bads of the hold-out were counted in {lowest.size} steps of the score, with noise of deviation "

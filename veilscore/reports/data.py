@@ -139,15 +139,6 @@ class ImportanceRow(Part):
     n_splits: int
 
 
-class Disclosure(Part):
-    """Upper bound of the bits that opened sums told about one holder's codes, and its budget (None: no limit)."""
-
-    party: str
-    n_trees: int
-    spent: float
-    budget: float | None
-
-
 class Boosting(Part):
     """Boosted trees as the bank knows them; `validation` is the fall of the validation loss up to each tree."""
 
@@ -160,7 +151,6 @@ class Boosting(Part):
     parties: dict[str, float]
     unused: tuple[Dropped, ...] = ()
     validation: tuple[float, ...] = ()
-    disclosure: tuple[Disclosure, ...] = ()
 
 
 class CandidateRow(Part):
@@ -186,13 +176,11 @@ class SelectionSection(Part):
 
 
 class TreesTaken(Part):
-    """A holder's part in trees: its trees and splits, sums opened, and bits told of its budget where there is one."""
+    """A holder's part in trees: its trees and splits, and sums opened."""
 
     n_trees: int
     n_splits: int
     n_sums: int
-    spent: float | None = None
-    budget: float | None = None
     limits: str
     part_hash: str
 

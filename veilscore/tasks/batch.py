@@ -230,7 +230,7 @@ def _own_part(context: StepContext, code_map: CodeMap, request: BatchRequest) ->
     """Return this party's trees and bands of the model, or refuse if it is not that of the request."""
     if bytes.fromhex(code_map.hash) != request.map_hash:
         raise RefusedError("the model was trained on another version of this party's code map")
-    return _own_trees(context, request), _accepted_bands(context, code_map)
+    return own_trees(context, request), _accepted_bands(context, code_map)
 
 
 def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
@@ -251,7 +251,7 @@ def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
     return bands
 
 
-def _own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
+def own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
     """Return this party's trees of the model; RefusedError or ConfigError if they are not those of the request."""
     if not request.trees_hash:
         return ()

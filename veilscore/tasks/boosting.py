@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from veilscore.data.codes import CodeMap
-from veilscore.errors import RefusedError
 from veilscore.files.store import JobStore, write_text
 from veilscore.models import boosting_design as designing
 from veilscore.models.trees import HolderTrees, Tree
@@ -17,16 +16,13 @@ from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.chains import COLUMNS, GROW
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.curve import curve
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
-from veilscore.terms.policy import NodePolicy
-from veilscore.terms.roles import Leak, Learned, hidden
+from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting
 from veilscore.wire.protocol import Protocol
 
-_TREE = {  # of a tree of depth 4: bytes a row and in all, seconds a row and in all
-    "bounded": (1300.0, 3e6, 1.2e-5, 0.02),
-    "sealed": (2200.0, 6e7, 2e-5, 0.2),
-}
+_TREE = (2200.0, 6e7, 2e-5, 0.2)  # of a tree of depth 4: bytes a row and in all, seconds a row and in all
 
 
 def _checkpoint(store: JobStore) -> dict[str, Any]:
@@ -53,20 +49,14 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
     code_map = CodeMap.from_json(store.load_json("code_map"))
     growth = designing.growth(job, codes.shape[0])
-    state = _checkpoint(store)
-    ledger = context.disclosures(growth.accountant(code_map.n_codes).whole)
-    result = yield from ledger.guard(
-        holder_boost(
-            context.session,
-            codes,
-            code_map.n_codes,
-            growth,
-            spent=max(state.get("spent", 0.0), ledger.of_job()),
-            n_sums=state.get("n_sums", 0),
-            natural=designing.natural(code_map) if job.of(TrainBoosting).ordered else None,
-            earlier=tuple(Tree.model_validate(tree) for tree in state.get("trees", ())),
-            tell_columns=context.node.policy.tell_split_columns,
-        )
+    result = yield from holder_boost(
+        context.session,
+        codes,
+        code_map.n_codes,
+        growth,
+        designing.natural(code_map),
+        earlier=tuple(Tree.model_validate(tree) for tree in _checkpoint(store).get("trees", ())),
+        tell_columns=context.node.policy.tell_split_columns,
     )
     part = HolderTrees(
         holder=context.session.party,
@@ -77,47 +67,21 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
     )
     keep_code_map(context, code_map)
     write_text(context.models() / job.name / "trees.json", part.to_json())
-    told = growth.accountant(code_map.n_codes, result.spent)
     store.save_json(
         "boosted",
         {
             "n_trees": len(result.trees),
             "n_splits": sum(len(tree.holder_splits) for tree in result.trees),
             "n_sums": result.n_sums,
-            "spent": result.spent,
-            "budget": told.budget if growth.bounds else None,
-            "spent_all_jobs": ledger.total(),
-            "budget_all_jobs": ledger.most,
             "sha256": part.sha256.hex(),
         },
     )
 
 
 def _cost(p: TrainBoosting, sizes: Sizes) -> Cost:
-    row_bytes, tree_bytes, row_s, tree_s = _TREE[p.splits]
+    row_bytes, tree_bytes, row_s, tree_s = _TREE
     trees = p.n_estimators
     return costed(trees * (row_bytes * sizes.train + tree_bytes), trees * (row_s * sizes.train + tree_s))
-
-
-def _refuse_order(policy: NodePolicy, p: TrainBoosting) -> None:
-    if p.tells_order and not policy.allow_order:
-        raise RefusedError("ordered (order of bins) is not allowed; set ordered: false")
-
-
-def _refuse_more_than_bounds(policy: NodePolicy, p: TrainBoosting) -> None:
-    if policy.boosting_bounds == "off":
-        return
-    if not p.bounds:
-        raise RefusedError("boosting without bounds on opened sums is not allowed; set bounds: true")
-    if p.noise_rows < policy.min_noise_rows:
-        raise RefusedError(
-            f"noise of {p.noise_rows:g} rows is too little; set noise_rows: {policy.min_noise_rows:g} or more"
-        )
-    if p.disclosure_budget > policy.max_disclosure:
-        raise RefusedError(
-            f"a budget of {p.disclosure_budget:g} is too large; set disclosure_budget: {policy.max_disclosure:g} or "
-            "less"
-        )
 
 
 _SPLITS = "which nodes split and on whose column; its own splits"
@@ -137,11 +101,9 @@ BOOST = Step(
             "BoostBankRound0",
             "holder",
             "opened",
-            "number of the bank's columns and codes; the order of its own bins by bad rate where their order is not "
-            "told",
             "number of the bank's columns and codes; the order of its own categories by bad rate",
         ),
-        Leak("BoostHolderRound0", "bank", "public", "nothing", "which of its columns are numbers"),
+        Leak("BoostHolderRound0", "bank", "public", "which of its columns are numbers"),
         *hidden("holder", "hint", "BoostBankHints"),
         *hidden("bank", "hint", "BoostHolderHints"),
         Leak("BoostBankTree", "holder", "opened", "number of trees, columns each may split on, range of the margins"),
@@ -150,33 +112,19 @@ BOOST = Step(
         *hidden("holder", "ciphertext", "BoostBankTables", "BoostBankBlock", "BoostBankVectors"),
         *hidden("bank", "masked", "BoostHolderBlock"),
         *hidden("bank", "ciphertext", "BoostHolderVectors"),
-        Leak("BoostBankStep", "holder", "opened", "shape of its trees, and its own splits in them", "nothing"),
-        Leak("BoostSealed", "bank", "opened", "nothing", _SPLITS),
-        Leak("BoostSealed", "holder", "opened", "nothing", _SPLITS),
-        Leak(
-            "BoostHolderSums",
-            "bank",
-            "opened",
-            "sums of gradients per opened bin and node, with noise and within the budget; the splits",
-            "two sums of gradients per leaf, with noise and within the budget",
-        ),
+        *hidden("holder", "public", "BoostBankLeaves"),
+        Leak("BoostSealed", "bank", "opened", _SPLITS),
+        Leak("BoostSealed", "holder", "opened", _SPLITS),
+        Leak("BoostHolderSums", "bank", "opened", "two sums of gradients per leaf"),
         Leak("BoostHolderPart", "bank", "opened", "hash of its part of the model; the columns its splits are on"),
         Leak("BoostHolderImprovement", "bank", "opened", "fall of the loss on the validation rows, one number a tree"),
     ),
-    tells_besides={
-        "ordered": Learned("ordered bins", "order of each number column's bins, up to direction", "nothing", "nothing"),
-        "unbounded": Learned(
-            "bounds off",
-            "sums without limit or budget: enough of them tell which bin a firm is in",
-            "nothing",
-            "nothing",
-        ),
-    },
-    refusals=(_refuse_order, _refuse_more_than_bounds),
+    tells_besides={},
+    refusals=(),
 )
 
 _EXACT = by_name(align=ALIGN, bin=BIN, boost=BOOST, evaluate=evaluation(made_by="boost"))
-_PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW)
+_PRIVATE = by_name(align=ALIGN, bin=COLUMNS, boost=GROW, evaluate=curve("boost", trees=True))
 
 
 def _step(p: TrainBoosting, name: str) -> Step:

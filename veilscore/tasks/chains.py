@@ -11,8 +11,8 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.partitions import part_names, partitions
 from veilscore.files.store import write_text
 from veilscore.models import chain_design as designing
-from veilscore.models.chain_growth import ChainColumns, sources_of
-from veilscore.models.chained import partition_trees
+from veilscore.models.chain_growth import ChainColumns
+from veilscore.models.chained import partition_trees, sources_of
 from veilscore.models.counts import own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.trees import HolderTrees

@@ -23,7 +23,6 @@ from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
-from veilscore.release.disclosure import DisclosureLedger
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
@@ -158,17 +157,6 @@ class StepContext:
     def account(self) -> Account:
         """Holder: return the account of its data set with the job's bank."""
         return account_of(self.home(), self.node, self.job)
-
-    def disclosures(self, whole: float) -> DisclosureLedger:
-        """Holder: return the ledger of what boosting told of this data set over all jobs.
-
-        whole : bits that the codes hold, of which the policy allows a share.
-        """
-        policy, dataset = self.node.policy, self.job.datasets[self.session.party]
-        most = policy.max_disclosure_total * whole if policy.boosting_bounds == "required" else None
-        path = self.home() / "state" / "disclosure.db"
-        job, step, _ = self.session.id.split("/")
-        return DisclosureLedger(path, dataset, job if self.whole is None else f"{job}/{step}", most)
 
     def models(self) -> Path:
         """Return the folder of the models this node keeps, or of those of a fit within a job."""

@@ -7,20 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import CodeArray
 from veilscore.data.codes import CodeMap
-from veilscore.errors import DataError, JobError, RefusedError
+from veilscore.errors import ConfigError, DataError, JobError, RefusedError
 from veilscore.models import design as designing
+from veilscore.models.chained import Chained
 from veilscore.models.counts import offsets
 from veilscore.models.curve import Expected, NoisedCurve, sensitivity, steps_for
-from veilscore.models.model import Scorecard
-from veilscore.protocols.curve import Scored, bank_curve, holder_curve
+from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.trees import Tree
+from veilscore.protocols.curve import Scored, bank_curve, bank_trees_curve, holder_curve, holder_trees_curve
 from veilscore.protocols.scoring import BatchRequest, HolderAnswer, HolderPart, holder_receive
-from veilscore.tasks.batch import MIN_HOLDOUT
+from veilscore.tasks.batch import MIN_HOLDOUT, own_trees
 from veilscore.tasks.context import StepContext, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.bands import Bands
+from veilscore.terms.job import Job
 from veilscore.terms.roles import Leak, hidden
-from veilscore.terms.training import TrainScorecard
+from veilscore.terms.training import TrainBoosting, TrainScorecard
 from veilscore.wire.protocol import Charge, Protocol
 
 _OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
@@ -32,13 +36,18 @@ def charge_of(mu: float) -> Charge:
     return Charge("curve", "holdout", mu**2)
 
 
+def parameters_of(job: Job) -> TrainScorecard | TrainBoosting:
+    """Return the parameters of a private job, which trains one model."""
+    return job.training.candidates[0].parameters
+
+
 def load_curve(arrays: Any) -> NoisedCurve:
     """Return the curve that the bank keeps in curve.npz."""
     return NoisedCurve(arrays["counts"], arrays["known"], float(arrays["sigma"][0]))
 
 
 def _bank_curve(context: StepContext) -> Protocol[None]:
-    p, store = context.job.of(TrainScorecard), context.store
+    p, store = parameters_of(context.job), context.store
     rows, model = store.load_arrays("rows"), context.model()
     held = ~rows["train"]
     bad = rows["target"][held] == 1
@@ -48,16 +57,16 @@ def _bank_curve(context: StepContext) -> Protocol[None]:
             f"the hold-out has {known[0]:.0f} good and {known[1]:.0f} bad rows; to evaluate it takes both classes and "
             f"{MIN_HOLDOUT} rows: set a larger holdout_fraction"
         )
-    if not isinstance(model, Scorecard):
-        raise JobError(f"model {model.name} is of format {model.format}, of which no private curve is made")
-    expected = Expected.of(
-        model.own_units(rows["codes"][rows["train"]]), _parts_expected(model, store.load_json("fit")["holders"])
-    )
+    expected = _expected(context, model, rows["codes"][rows["train"]])
     bands = Bands.of(model.bands, model.scaling.units).limits if model.bands else ()
     limits = expected.limits(steps_for(p.mu, float(known[1])), bands)
-    parts = {x.party: HolderPart(x.n_codes, x.points, bytes.fromhex(x.map_sha256)) for x in model.parts[1:]}
-    scored = Scored(held, model.own_units(rows["codes"][held]), parts, model.sha256)
-    counts = yield from bank_curve(context.session, scored, bad, limits)
+    codes = rows["codes"][held]
+    if isinstance(model, Scorecard):
+        parts = {x.party: HolderPart(x.n_codes, x.points, bytes.fromhex(x.map_sha256)) for x in model.parts[1:]}
+        scored = Scored(held, model.own_units(codes), parts, model.sha256)
+        counts = yield from bank_curve(context.session, scored, bad, limits)
+    elif isinstance(model, Chained):
+        counts = yield from bank_trees_curve(context.session, held, codes, model, bad, limits)
     middle, sigma = expected.middles(limits), charge_of(p.mu).sigma(sensitivity())
     store.save_arrays(
         "curve", counts=counts, known=known, sigma=np.array([sigma]), limits=np.array(limits), middle=middle
@@ -66,6 +75,20 @@ def _bank_curve(context: StepContext) -> Protocol[None]:
         fitted = NoisedCurve(counts, known, sigma).fitted
         units, labels = np.tile(np.rint(middle).astype(np.int64), 2), np.repeat(np.array([0, 1], np.int8), middle.size)
         keep_model(context, designing.calibrated(model, units, labels, fitted.ravel()))
+
+
+def _expected(context: StepContext, model: ScoreModel, codes: CodeArray) -> Expected:
+    """Return what the bank expects of totals, by its own codes (n, d) of training rows; JobError for other models."""
+    if isinstance(model, Scorecard):
+        return Expected.of(model.own_units(codes), _parts_expected(model, context.store.load_json("fit")["holders"]))
+    if not isinstance(model, Chained):
+        raise JobError(f"model {model.name} is of format {model.format}, of which no private curve is made")
+    own, parts = model.base_points + model.own_score(codes).astype(np.float64), []
+    for holder in model.chains:
+        mean, variance = model.expected(holder, codes)
+        own += mean
+        parts.append((0.0, variance))
+    return Expected.of(np.rint(own).astype(np.int64), parts)
 
 
 def _parts_expected(model: Scorecard, sums: dict[str, Any]) -> Iterator[tuple[float, float]]:
@@ -85,23 +108,31 @@ def _parts_expected(model: Scorecard, sums: dict[str, Any]) -> Iterator[tuple[fl
 
 
 def _holder_curve(context: StepContext) -> Protocol[None]:
-    p, store = context.job.of(TrainScorecard), context.store
+    p, store = parameters_of(context.job), context.store
     kept, code_map = store.load_arrays("rows"), context.code_map()
     request = yield from holder_receive(context.session, kept["train"].size)
     if (request.rows & kept["train"]).any():
         raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
     codes = np.ascontiguousarray(kept["codes"][request.rows])
     # which firms it does not know, it never says here
-    unknown, refusal = np.zeros(codes.shape[0], bool), _refusal(request, code_map)
+    unknown, refusal, trees = np.zeros(codes.shape[0], bool), "", tuple[Tree, ...]()
+    try:
+        trees = _part(context, request, code_map)
+    except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
+        refusal = error.message
     answer = HolderAnswer(codes, code_map.n_codes, unknown, disclose_unknown=False, refusal=refusal)
-    yield from holder_curve(context.session, request, answer, charge_of(p.mu))
+    if request.trees_hash:
+        yield from holder_trees_curve(context.session, request, answer, trees, charge_of(p.mu))
+    else:
+        yield from holder_curve(context.session, request, answer, charge_of(p.mu))
     store.save_json("scored", {"n_rows": codes.shape[0], "model": request.model_hash.hex()})
 
 
-def _refusal(request: BatchRequest, code_map: CodeMap) -> str:
+def _part(context: StepContext, request: BatchRequest, code_map: CodeMap) -> tuple[Tree, ...]:
+    """Return this party's trees of the model, none for a scorecard; an error where the request is of another."""
     if bytes.fromhex(code_map.hash) != request.map_hash:
-        return "the model was trained on another version of this party's code map"
-    return "the curve of trees is not opened" if request.trees_hash else ""
+        raise RefusedError("the model was trained on another version of this party's code map")
+    return own_trees(context, request)
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
@@ -109,8 +140,16 @@ def _cost(_parameters: Any, sizes: Sizes) -> Cost:
     return costed(m * (USUAL_CELLS + 2 * (n // 4096 + 1)) * _OPEN_BYTES + _ROW_BYTES * n, 0.3 + _ROW_S * n)
 
 
-def curve(made_by: str) -> Step:
-    """Return the step evaluate of a private task whose model `made_by` makes."""
+_CARD = (*hidden("bank", "hint", "BatchHolderHints"), *hidden("holder", "ciphertext", "BatchBankQuery"))
+_TREES = (
+    *hidden("holder", "public", "BatchBankKey"),
+    *hidden("holder", "ciphertext", "BatchBankFactors"),
+    *hidden("bank", "masked", "BatchHolderReply"),
+)
+
+
+def curve(made_by: str, *, trees: bool = False) -> Step:
+    """Return the step evaluate of a private task whose model, a scorecard or trees, `made_by` makes."""
     return Step(
         kind="evaluate",
         bank=_bank_curve,
@@ -125,8 +164,7 @@ def curve(made_by: str) -> Step:
             Leak("BatchBankRound1", "holder", "opened", "which rows are held out, and the model's hash"),
             Leak("BatchHolderRound1", "bank", "public", "whether it takes part"),
             *hidden("holder", "public", "BatchHolderKey"),
-            *hidden("bank", "hint", "BatchHolderHints"),
-            *hidden("holder", "ciphertext", "BatchBankQuery"),
+            *(_TREES if trees else _CARD),
             *hidden("lead", "masked", "BandHolderPartial", "BandBankLabels", "BoostPoints", "BoostProducts"),
             *hidden("lead", "public", "BandBankBase"),
             *hidden("bank", "masked", "BandLeadBase", "BoostPoints", "BoostChoices"),

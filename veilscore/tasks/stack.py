@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -163,9 +163,6 @@ def _filed(
         if isinstance(model, Boosted):
             for holder, digest in digests.items():
                 model.check_part(holder, bytes.fromhex(digest))
-    if isinstance(model, Boosted):
-        told = [JobStore(path / step).load_json("fit") for step in _boosted_steps(job)]
-        fit |= {name: {h: _added(one[name][h] for one in told) for h in job.holders} for name in ("spent", "budget")}
     provenance = model.provenance.model_copy(update={"job_sha256": job.sha256.hex()})
     filed = stacked.with_prior(model, rate, job.of(TrainStack).population_bad_rate)
     return filed.model_copy(update={"provenance": provenance}), fit
@@ -175,11 +172,6 @@ def _boosted_steps(job: Job) -> tuple[str, ...]:
     """Return the steps that grow trees: what they tell counts together."""
     names = {c.name for c in job.candidates if isinstance(c.parameters, TrainBoosting)}
     return tuple(step for step in job.steps if step.split(".")[0] in names)
-
-
-def _added(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
 
 
 def _record(context: StepContext, data: BankStack, found: stacked.Selected, kind: str) -> dict[str, Any]:
@@ -286,8 +278,8 @@ def _keep_part(context: StepContext, choice: Mapping[str, Any], code_map: CodeMa
         part = part.model_copy(update={"trees": (*part.trees, *cells)})
     write_text(context.models() / job.name / "trees.json", part.to_json())
     told = [folder_of(context, name).load_json("boosted") for name in _boosted_steps(job)]
-    whole = {name: _added(one[name] for one in told) for name in ("n_sums", "spent", "budget")}
-    store.save_json("boosted", {**folder_of(context, step).load_json("boosted"), **whole, "sha256": part.sha256.hex()})
+    whole = {"n_sums": sum(one["n_sums"] for one in told), "sha256": part.sha256.hex()}
+    store.save_json("boosted", {**folder_of(context, step).load_json("boosted"), **whole})
     return part.sha256
 
 

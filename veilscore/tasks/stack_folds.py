@@ -31,7 +31,7 @@ from veilscore.tasks.scorecard import TRAIN
 from veilscore.tasks.task import Step
 from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
-from veilscore.terms.training import Candidate, TrainBoosting, TrainScorecard, TrainStack
+from veilscore.terms.training import Candidate, TrainScorecard, TrainStack
 from veilscore.wire.protocol import Protocol
 
 
@@ -95,11 +95,8 @@ def folder_of(context: StepContext, name: str) -> JobStore:
 
 
 def fit_job(job: Job, candidate: Candidate) -> Job:
-    """Return the job of one fit: probabilities as in the sample, and its part of what all fits of trees may tell."""
-    changes: dict[str, Any] = {"population_bad_rate": None, "calibrate": False}
-    if isinstance(candidate.parameters, TrainBoosting):
-        n_fits = sum(isinstance(c.parameters, TrainBoosting) for c in job.candidates) * (job.of(TrainStack).folds + 1)
-        changes["disclosure_budget"] = candidate.parameters.disclosure_budget / n_fits
+    """Return the job of one fit: probabilities as in the sample."""
+    changes = {"population_bad_rate": None, "calibrate": False}
     return job.of_candidate(replace(candidate, parameters=candidate.parameters.model_copy(update=changes)))
 
 

@@ -79,7 +79,7 @@ def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     leaks = [(leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns]
     how_much = {leak.row or kind: _how_much(step, p) for kind, step in steps.items() for leak in step.learns}
     besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
-    rows = learned_by_row(leaks, p.opens, sealed=p.tells.get("sealed", False))
+    rows = learned_by_row(leaks, p.opens)
     return (*(replace(row, how_much=how_much[row.step]) for row in rows), *besides)
 
 
@@ -102,16 +102,13 @@ def online_table(opens: Output | Literal["exact"]) -> Learned:
     return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(
-    leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"], *, sealed: bool = False
-) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"]) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
         by_role = rows.setdefault(row, {"bank": [], "holder": [], "coordinator": []})
-        learns = leak.sealed if sealed and leak.sealed is not None else leak.learns
-        if leak.only in {"", opens} and learns != "nothing":
-            by_role["holder" if leak.to == "lead" else leak.to].append(learns)
+        if leak.only in {"", opens} and leak.learns != "nothing":
+            by_role["holder" if leak.to == "lead" else leak.to].append(leak.learns)
     return tuple(
         Learned(
             row,

@@ -65,18 +65,8 @@ class NodePolicy(Strict):
         default=True, description="tell missing rate, population stability and associated pairs of columns"
     )
     allow_order: bool = Field(default=False, description="tell the order of bins, which monotone WOE needs")
-    boosting_bounds: Literal["required", "off"] = Field(
-        default="required", description="required: jobs limit what the sums that boosting opens tell (noise, budget)"
-    )
     tell_split_columns: bool = Field(
-        default=True, description="tell the bank which anonymous column a sealed split of this node uses"
-    )
-    min_noise_rows: float = Field(default=3.0, ge=0, description="least noise of sums that boosting opens, in rows")
-    max_disclosure: float = Field(
-        default=1.0, gt=0, description="largest budget of the sums that a boosting job opens, in rows times columns"
-    )
-    max_disclosure_total: float = Field(
-        default=4.0, gt=0, description="the same for all boosting jobs on a data set together"
+        default=True, description="tell the bank which anonymous column a split of this node uses"
     )
     holdout_scores: Literal["allow", "refuse"] = Field(
         default="allow", description="whether the bank may get scores of hold-out rows"
@@ -109,7 +99,7 @@ class NodePolicy(Strict):
         description="bank: last day on which its jobs and scores online may be exact, which ends the promise",
     )
 
-    @field_validator("consent", "boosting_bounds", mode="before")
+    @field_validator("consent", mode="before")
     @classmethod
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML reads a bare off as false

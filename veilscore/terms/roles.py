@@ -18,7 +18,6 @@ Form = Literal["ciphertext", "hint", "masked", "public", "opened"]
 class Leak:
     """Says what one role gets from one kind of message.
 
-    sealed : what it learns instead where boosting chooses splits sealed.
     only : sent only where this is released of a row.
     row : of the table, if not the step's own.
     """
@@ -27,7 +26,6 @@ class Leak:
     to: PartyRole
     form: Form
     learns: str = "nothing"
-    sealed: str | None = None
     only: Literal["", "score", "band", "exact"] = ""
     row: str = ""
 

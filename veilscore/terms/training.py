@@ -14,7 +14,6 @@ from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, 
 from veilscore.terms.privacy import Disclosure
 
 MAX_CANDIDATES = 12
-MIN_NOISE_ROWS = 3.0  # of sums that boosting opens, while its bounds are on
 
 
 class Training(Sampled):
@@ -202,23 +201,13 @@ class TrainBoosting(Training):
         default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
     )
     monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
-        default_factory=dict, description="party.column: 1 or -1 (bank's columns), or auto: the direction of its WOE"
+        default_factory=dict, description="bank.column: 1, -1 or auto, the direction of its WOE; private jobs alone"
     )
     random_state: int = Field(default=0, ge=0, lt=2**63, description="seed of the drawn columns and validation rows")
     tree_columns: Literal["paired", "own"] = Field(
         default="paired",
         description="paired: a tree splits on the bank's and one holder's columns; own: on one party's alone",
     )
-    splits: Literal["sealed", "bounded"] = Field(
-        default="sealed",
-        description="sealed: chosen on shares, with noised sums of leaves opened alone; bounded: from noised sums",
-    )
-    bounds: bool = Field(default=True, description="limit what opened sums tell: cells per node, and the budget")
-    noise_rows: float = Field(default=3.0, ge=0, le=1000, description="deviation of the noise of opened sums, in rows")
-    disclosure_budget: float = Field(
-        default=1.0, gt=0, le=100, description="budget of opened sums, in rows times columns"
-    )
-    ordered: bool = Field(default=True, description="bins of holders' numbers in order, else ranked by bad rate")
     disclosure: Disclosure = Field(
         default="exact",
         description="private: the bank's own trees, and small random trees on holders' columns from noised, counted "
@@ -236,20 +225,10 @@ class TrainBoosting(Training):
         """Return the one model."""
         return (Candidate(self.task, self, {}),)
 
-    @property
-    def tells_order(self) -> bool:
-        """Return whether bounded splits follow the order of values; sealed ones follow it without telling it."""
-        return self.ordered and self.splits == "bounded" and not self.private
-
-    @property
-    def tells(self) -> dict[str, bool]:
-        """Return the options: order of bins and sums without bounds tell more; a sealed choice of splits tells less."""
-        return {
-            **super().tells,
-            "ordered": self.tells_order,
-            "unbounded": not self.bounds and not self.private,
-            "sealed": self.splits == "sealed" and not self.private,
-        }
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        _refuse_exact_options(self, "tree_columns", "holdout_output")
+        return self
 
     @model_validator(mode="after")
     def _growth_ends(self) -> Self:
@@ -260,16 +239,10 @@ class TrainBoosting(Training):
         return self
 
     @model_validator(mode="after")
-    def _sealed_growth(self) -> Self:
+    def _joint_growth(self) -> Self:
         leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
-        if not self.private and self.splits == "sealed" and (leaf_wise or self.monotone_constraints):
-            raise ValueError("lossguide, max_leaves and monotone_constraints need splits: bounded")
-        return self
-
-    @model_validator(mode="after")
-    def _noise_with_bounds(self) -> Self:
-        if self.bounds and self.noise_rows < MIN_NOISE_ROWS:
-            raise ValueError(f"noise_rows is below {MIN_NOISE_ROWS:g}: add noise, or set bounds: false")
+        if not self.private and (leaf_wise or self.monotone_constraints):
+            raise ValueError("lossguide, max_leaves and monotone_constraints are for trees of disclosure: private")
         return self
 
     @model_validator(mode="after")
@@ -362,9 +335,8 @@ class TrainStack(Training):
     def tells(self) -> dict[str, bool]:
         """Return what any candidate tells more, and whether the scores of training rows are told."""
         every = [c.parameters.tells for c in self.candidates]
-        some = {name: any(t.get(name, False) for t in every) for name in ("monotone", "ordered", "unbounded")}
-        sealed = all(t.get("sealed", True) for t in every)
-        return {**super().tells, **some, "sealed": sealed, "folds": True, "fold_scores": self.fold_scores}
+        monotone = any(t.get("monotone", False) for t in every)
+        return {**super().tells, "monotone": monotone, "folds": True, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:

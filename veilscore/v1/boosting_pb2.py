@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bveilscore/v1/boosting.proto\x12\x0cveilscore.v1\"]\n\x0f\x42oostBankRound0\x12\x14\n\x0c\x62\x61nk_n_codes\x18\x01 \x03(\r\x12\r\n\x05ranks\x18\x02 \x01(\x0c\x12\x0f\n\x07missing\x18\x03 \x03(\x08\x12\x14\n\x0c\x62\x61nk_missing\x18\x04 \x03(\x08\"B\n\x11\x42oostHolderRound0\x12\r\n\x05spent\x18\x01 \x01(\x01\x12\x0f\n\x07missing\x18\x02 \x03(\x08\x12\r\n\x05trees\x18\x03 \x01(\r\"8\n\x0b\x42oostSealed\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"2\n\x0f\x42oostHolderPart\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\r\";\n\x0e\x42oostBankHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"=\n\x10\x42oostHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x8a\x02\n\rBoostBankTree\x12\x0c\n\x04tree\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x16\n\x0eproduct_public\x18\x03 \x01(\x0c\x12\x10\n\x08harmonic\x18\x04 \x01(\r\x12\x10\n\x08previous\x18\x05 \x01(\t\x12\x13\n\x0bremask_seed\x18\x06 \x01(\x0c\x12\x11\n\trows_seed\x18\x07 \x01(\x0c\x12\x14\n\x0c\x62\x61nk_columns\x18\x08 \x03(\r\x12\x16\n\x0eholder_columns\x18\t \x03(\r\x12\x0e\n\x06shapes\x18\n \x01(\x0c\x12\x14\n\x0chand_over_to\x18\x0b \x01(\t\x12\x0c\n\x04kept\x18\x0c \x01(\r\x12\x13\n\x0bkept_sha256\x18\r \x01(\x0c\">\n\x11\x42oostHolderMargin\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"C\n\x0f\x42oostBankTables\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x03 \x03(\x0c\"B\n\x14\x42oostHolderGradients\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05reply\x18\x03 \x03(\x0c\"=\n\x10\x42oostBankVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"?\n\x12\x42oostHolderVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x9b\x01\n\tBoostNode\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x12\n\nbank_width\x18\x02 \x01(\r\x12\x14\n\x0cholder_width\x18\x03 \x01(\r\x12\x11\n\tbank_side\x18\x04 \x01(\x08\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\r\x12\r\n\x05\x63odes\x18\x06 \x03(\r\x12\x15\n\rleft_computed\x18\x07 \x01(\x08\x12\r\n\x05grows\x18\x08 \x01(\x08\"\xc4\x01\n\rBoostBankStep\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .veilscore.v1.BoostBankStep.Kind\x12&\n\x05nodes\x18\x02 \x03(\x0b\x32\x17.veilscore.v1.BoostNode\x12\x10\n\x08validate\x18\x03 \x01(\x08\x12\x13\n\x0bweight_bits\x18\x04 \x01(\r\"4\n\x04Kind\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x08\n\x04OPEN\x10\x01\x12\t\n\x05SPLIT\x10\x02\x12\n\n\x06LEAVES\x10\x03\"\x1f\n\x0f\x42oostHolderSums\x12\x0c\n\x04sums\x18\x01 \x01(\x0c\"B\n\x0e\x42oostBankBlock\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x03 \x03(\x0c\">\n\x10\x42oostHolderBlock\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05reply\x18\x03 \x03(\x0c\"\x1d\n\x0b\x42oostPoints\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"\x1c\n\x0c\x42oostChoices\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1d\n\rBoostProducts\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\'\n\x16\x42oostHolderImprovement\x12\r\n\x05share\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bveilscore/v1/boosting.proto\x12\x0cveilscore.v1\"]\n\x0f\x42oostBankRound0\x12\x14\n\x0c\x62\x61nk_n_codes\x18\x01 \x03(\r\x12\r\n\x05ranks\x18\x02 \x01(\x0c\x12\x0f\n\x07missing\x18\x03 \x03(\x08\x12\x14\n\x0c\x62\x61nk_missing\x18\x04 \x03(\x08\"$\n\x11\x42oostHolderRound0\x12\x0f\n\x07missing\x18\x01 \x03(\x08\"8\n\x0b\x42oostSealed\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"2\n\x0f\x42oostHolderPart\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\r\";\n\x0e\x42oostBankHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"=\n\x10\x42oostHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x8a\x02\n\rBoostBankTree\x12\x0c\n\x04tree\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x16\n\x0eproduct_public\x18\x03 \x01(\x0c\x12\x10\n\x08harmonic\x18\x04 \x01(\r\x12\x10\n\x08previous\x18\x05 \x01(\t\x12\x13\n\x0bremask_seed\x18\x06 \x01(\x0c\x12\x11\n\trows_seed\x18\x07 \x01(\x0c\x12\x14\n\x0c\x62\x61nk_columns\x18\x08 \x03(\r\x12\x16\n\x0eholder_columns\x18\t \x03(\r\x12\x0e\n\x06shapes\x18\n \x01(\x0c\x12\x14\n\x0chand_over_to\x18\x0b \x01(\t\x12\x0c\n\x04kept\x18\x0c \x01(\r\x12\x13\n\x0bkept_sha256\x18\r \x01(\x0c\">\n\x11\x42oostHolderMargin\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"C\n\x0f\x42oostBankTables\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x03 \x03(\x0c\"B\n\x14\x42oostHolderGradients\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05reply\x18\x03 \x03(\x0c\"=\n\x10\x42oostBankVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"?\n\x12\x42oostHolderVectors\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"8\n\x0f\x42oostBankLeaves\x12\x10\n\x08validate\x18\x01 \x01(\x08\x12\x13\n\x0bweight_bits\x18\x02 \x01(\r\"\x1f\n\x0f\x42oostHolderSums\x12\x0c\n\x04sums\x18\x01 \x01(\x0c\"B\n\x0e\x42oostBankBlock\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x13\n\x0b\x63iphertexts\x18\x03 \x03(\x0c\">\n\x10\x42oostHolderBlock\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05reply\x18\x03 \x03(\x0c\"\x1d\n\x0b\x42oostPoints\x12\x0e\n\x06points\x18\x01 \x01(\x0c\"\x1c\n\x0c\x42oostChoices\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1d\n\rBoostProducts\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\'\n\x16\x42oostHolderImprovement\x12\r\n\x05share\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,45 +34,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOOSTBANKROUND0']._serialized_start=45
   _globals['_BOOSTBANKROUND0']._serialized_end=138
   _globals['_BOOSTHOLDERROUND0']._serialized_start=140
-  _globals['_BOOSTHOLDERROUND0']._serialized_end=206
-  _globals['_BOOSTSEALED']._serialized_start=208
-  _globals['_BOOSTSEALED']._serialized_end=264
-  _globals['_BOOSTHOLDERPART']._serialized_start=266
-  _globals['_BOOSTHOLDERPART']._serialized_end=316
-  _globals['_BOOSTBANKHINTS']._serialized_start=318
-  _globals['_BOOSTBANKHINTS']._serialized_end=377
-  _globals['_BOOSTHOLDERHINTS']._serialized_start=379
-  _globals['_BOOSTHOLDERHINTS']._serialized_end=440
-  _globals['_BOOSTBANKTREE']._serialized_start=443
-  _globals['_BOOSTBANKTREE']._serialized_end=709
-  _globals['_BOOSTHOLDERMARGIN']._serialized_start=711
-  _globals['_BOOSTHOLDERMARGIN']._serialized_end=773
-  _globals['_BOOSTBANKTABLES']._serialized_start=775
-  _globals['_BOOSTBANKTABLES']._serialized_end=842
-  _globals['_BOOSTHOLDERGRADIENTS']._serialized_start=844
-  _globals['_BOOSTHOLDERGRADIENTS']._serialized_end=910
-  _globals['_BOOSTBANKVECTORS']._serialized_start=912
-  _globals['_BOOSTBANKVECTORS']._serialized_end=973
-  _globals['_BOOSTHOLDERVECTORS']._serialized_start=975
-  _globals['_BOOSTHOLDERVECTORS']._serialized_end=1038
-  _globals['_BOOSTNODE']._serialized_start=1041
-  _globals['_BOOSTNODE']._serialized_end=1196
-  _globals['_BOOSTBANKSTEP']._serialized_start=1199
-  _globals['_BOOSTBANKSTEP']._serialized_end=1395
-  _globals['_BOOSTBANKSTEP_KIND']._serialized_start=1343
-  _globals['_BOOSTBANKSTEP_KIND']._serialized_end=1395
-  _globals['_BOOSTHOLDERSUMS']._serialized_start=1397
-  _globals['_BOOSTHOLDERSUMS']._serialized_end=1428
-  _globals['_BOOSTBANKBLOCK']._serialized_start=1430
-  _globals['_BOOSTBANKBLOCK']._serialized_end=1496
-  _globals['_BOOSTHOLDERBLOCK']._serialized_start=1498
-  _globals['_BOOSTHOLDERBLOCK']._serialized_end=1560
-  _globals['_BOOSTPOINTS']._serialized_start=1562
-  _globals['_BOOSTPOINTS']._serialized_end=1591
-  _globals['_BOOSTCHOICES']._serialized_start=1593
-  _globals['_BOOSTCHOICES']._serialized_end=1621
-  _globals['_BOOSTPRODUCTS']._serialized_start=1623
-  _globals['_BOOSTPRODUCTS']._serialized_end=1652
-  _globals['_BOOSTHOLDERIMPROVEMENT']._serialized_start=1654
-  _globals['_BOOSTHOLDERIMPROVEMENT']._serialized_end=1693
+  _globals['_BOOSTHOLDERROUND0']._serialized_end=176
+  _globals['_BOOSTSEALED']._serialized_start=178
+  _globals['_BOOSTSEALED']._serialized_end=234
+  _globals['_BOOSTHOLDERPART']._serialized_start=236
+  _globals['_BOOSTHOLDERPART']._serialized_end=286
+  _globals['_BOOSTBANKHINTS']._serialized_start=288
+  _globals['_BOOSTBANKHINTS']._serialized_end=347
+  _globals['_BOOSTHOLDERHINTS']._serialized_start=349
+  _globals['_BOOSTHOLDERHINTS']._serialized_end=410
+  _globals['_BOOSTBANKTREE']._serialized_start=413
+  _globals['_BOOSTBANKTREE']._serialized_end=679
+  _globals['_BOOSTHOLDERMARGIN']._serialized_start=681
+  _globals['_BOOSTHOLDERMARGIN']._serialized_end=743
+  _globals['_BOOSTBANKTABLES']._serialized_start=745
+  _globals['_BOOSTBANKTABLES']._serialized_end=812
+  _globals['_BOOSTHOLDERGRADIENTS']._serialized_start=814
+  _globals['_BOOSTHOLDERGRADIENTS']._serialized_end=880
+  _globals['_BOOSTBANKVECTORS']._serialized_start=882
+  _globals['_BOOSTBANKVECTORS']._serialized_end=943
+  _globals['_BOOSTHOLDERVECTORS']._serialized_start=945
+  _globals['_BOOSTHOLDERVECTORS']._serialized_end=1008
+  _globals['_BOOSTBANKLEAVES']._serialized_start=1010
+  _globals['_BOOSTBANKLEAVES']._serialized_end=1066
+  _globals['_BOOSTHOLDERSUMS']._serialized_start=1068
+  _globals['_BOOSTHOLDERSUMS']._serialized_end=1099
+  _globals['_BOOSTBANKBLOCK']._serialized_start=1101
+  _globals['_BOOSTBANKBLOCK']._serialized_end=1167
+  _globals['_BOOSTHOLDERBLOCK']._serialized_start=1169
+  _globals['_BOOSTHOLDERBLOCK']._serialized_end=1231
+  _globals['_BOOSTPOINTS']._serialized_start=1233
+  _globals['_BOOSTPOINTS']._serialized_end=1262
+  _globals['_BOOSTCHOICES']._serialized_start=1264
+  _globals['_BOOSTCHOICES']._serialized_end=1292
+  _globals['_BOOSTPRODUCTS']._serialized_start=1294
+  _globals['_BOOSTPRODUCTS']._serialized_end=1323
+  _globals['_BOOSTHOLDERIMPROVEMENT']._serialized_start=1325
+  _globals['_BOOSTHOLDERIMPROVEMENT']._serialized_end=1364
 # @@protoc_insertion_point(module_scope)

@@ -1,9 +1,8 @@
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -20,14 +19,10 @@ class BoostBankRound0(_message.Message):
     def __init__(self, bank_n_codes: _Optional[_Iterable[int]] = ..., ranks: _Optional[bytes] = ..., missing: _Optional[_Iterable[bool]] = ..., bank_missing: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class BoostHolderRound0(_message.Message):
-    __slots__ = ("spent", "missing", "trees")
-    SPENT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("missing",)
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    TREES_FIELD_NUMBER: _ClassVar[int]
-    spent: float
     missing: _containers.RepeatedScalarFieldContainer[bool]
-    trees: int
-    def __init__(self, spent: _Optional[float] = ..., missing: _Optional[_Iterable[bool]] = ..., trees: _Optional[int] = ...) -> None: ...
+    def __init__(self, missing: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class BoostSealed(_message.Message):
     __slots__ = ("part", "parts", "data")
@@ -147,47 +142,13 @@ class BoostHolderVectors(_message.Message):
     data: bytes
     def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class BoostNode(_message.Message):
-    __slots__ = ("node", "bank_width", "holder_width", "bank_side", "column", "codes", "left_computed", "grows")
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    BANK_WIDTH_FIELD_NUMBER: _ClassVar[int]
-    HOLDER_WIDTH_FIELD_NUMBER: _ClassVar[int]
-    BANK_SIDE_FIELD_NUMBER: _ClassVar[int]
-    COLUMN_FIELD_NUMBER: _ClassVar[int]
-    CODES_FIELD_NUMBER: _ClassVar[int]
-    LEFT_COMPUTED_FIELD_NUMBER: _ClassVar[int]
-    GROWS_FIELD_NUMBER: _ClassVar[int]
-    node: int
-    bank_width: int
-    holder_width: int
-    bank_side: bool
-    column: int
-    codes: _containers.RepeatedScalarFieldContainer[int]
-    left_computed: bool
-    grows: bool
-    def __init__(self, node: _Optional[int] = ..., bank_width: _Optional[int] = ..., holder_width: _Optional[int] = ..., bank_side: _Optional[bool] = ..., column: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ..., left_computed: _Optional[bool] = ..., grows: _Optional[bool] = ...) -> None: ...
-
-class BoostBankStep(_message.Message):
-    __slots__ = ("kind", "nodes", "validate", "weight_bits")
-    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        UNKNOWN: _ClassVar[BoostBankStep.Kind]
-        OPEN: _ClassVar[BoostBankStep.Kind]
-        SPLIT: _ClassVar[BoostBankStep.Kind]
-        LEAVES: _ClassVar[BoostBankStep.Kind]
-    UNKNOWN: BoostBankStep.Kind
-    OPEN: BoostBankStep.Kind
-    SPLIT: BoostBankStep.Kind
-    LEAVES: BoostBankStep.Kind
-    KIND_FIELD_NUMBER: _ClassVar[int]
-    NODES_FIELD_NUMBER: _ClassVar[int]
+class BoostBankLeaves(_message.Message):
+    __slots__ = ("validate", "weight_bits")
     VALIDATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BITS_FIELD_NUMBER: _ClassVar[int]
-    kind: BoostBankStep.Kind
-    nodes: _containers.RepeatedCompositeFieldContainer[BoostNode]
     validate: bool
     weight_bits: int
-    def __init__(self, kind: _Optional[_Union[BoostBankStep.Kind, str]] = ..., nodes: _Optional[_Iterable[_Union[BoostNode, _Mapping]]] = ..., validate: _Optional[bool] = ..., weight_bits: _Optional[int] = ...) -> None: ...
+    def __init__(self, validate: _Optional[bool] = ..., weight_bits: _Optional[int] = ...) -> None: ...
 
 class BoostHolderSums(_message.Message):
     __slots__ = ("sums",)
