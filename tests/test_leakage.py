@@ -275,8 +275,9 @@ def kind_of(entry, run):
 
 
 def default_parameters(task, **changes):
-    needed = {"score_batch": {"model": "card"}}.get(task, {})
-    return TASKS[task].parameters(**needed, **changes)
+    exact = {"disclosure": "exact"}
+    needed = {"score_batch": {"model": "card"}, "train_scorecard": exact, "train_boosting": exact}.get(task, {})
+    return TASKS[task].parameters(**needed | changes)
 
 
 def leaks_of(parameters):
@@ -316,6 +317,23 @@ def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, bo
         kinds = {entry.kind for _, entry, _ in found.everything()}
         assert kinds & {leak.kind for _, leak in LEAKS if leak.only}
         assert not kinds & {leak.kind for _, leak in LEAKS if leak.only == other}
+
+
+@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting"])
+def test_every_message_of_a_private_job_is_in_its_table_and_every_row_occurs(task, tmp_path):
+    record = Record(None, firms(900, seed=6))
+    asked = {"disclosure": "private", "holdout_fraction": 0.4} | ({"max_bin": 4} if task == "train_scorecard" else {})
+    with recording(record):
+        configs = nodes(write(tmp_path / "data", record.parts))
+        record.run = open_job(job(task, **asked), configs, tmp_path, keep=True).run()
+    table = leaks_of(record.run.job.parameters)
+    rows = {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if leak.only in ("", "curve")}
+    seen = set()
+    for party, entry, _ in record.everything():
+        matching = {(kind_of(entry, record.run), entry.kind, role) for role in roles_of(party, record.run)} & rows
+        assert matching, f"{entry.kind} to {party} is not in the table"
+        seen |= matching
+    assert seen == rows
 
 
 def test_all_messages_of_forms_that_hide_are_checked_here():
