@@ -170,7 +170,7 @@ def test_a_running_loop_as_in_a_notebook_is_no_hindrance():
 def test_the_temporary_folder_goes_with_the_estimator(example):
     bank, holders = example["firms"]["bank"], example["holders"]
     card = JointScorecard(max_bin=3, disclosure="exact", max_openings=1, holdout_fraction=0, publish_column_names=False)
-    card.fit(bank.take(np.arange(400)), {"tax": holders["tax"]})
+    card.fit(bank.take(np.arange(700)), {"tax": holders["tax"]})
     home = card._fitted.home
     assert home.is_dir()
     assert "tax: tax.c1" in card.feature_names_in_

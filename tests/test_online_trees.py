@@ -191,19 +191,23 @@ def test_the_same_firm_with_other_features_is_opened_again(trained, homes):
 
 def plain_units(trained, homes, firm, features):
     """Total in the clear, of the holders' rows of one firm and other features at the bank."""
-    from veilscore.models.trees import tree_values
+    from veilscore.models.trees import coefficients, indicators
     from veilscore.online.model import codes_of_features
+    from veilscore.tasks.context import load_trees
 
     codes = {}
+    kept = {party: iter(load_trees(homes / party / "models", "trees").trees) for party in ("tax", "registry")}
     for party in PARTIES:
         code_map = load_map(homes / party / "models" / "trees" / "code_map.json")
         given = features if party == "bank" else {n: rows(homes, party)[firm][n] for n in code_map.names}
         codes[party] = codes_of_features(code_map, given)[0]
     total = trained.model.base_points
     for tree, points in zip(trained.model.trees, trained.model.points, strict=True):
-        counts = {"bank": trained.model.part("bank").n_codes, "holder": trained.model.part(tree.holder).n_codes}
-        mine = {"bank": codes["bank"], "holder": codes[tree.holder]}
-        total += int(tree_values(tree, mine, counts, np.array(points))[0])
+        c = coefficients(tree, np.array(points), codes["bank"], np.array(trained.model.part("bank").n_codes))
+        # the bank's model does not say how the holder splits
+        n_codes = np.array(trained.model.part(tree.holder).n_codes)
+        e = indicators(next(kept[tree.holder]), codes[tree.holder], n_codes)
+        total += int((c[0] + (c[1:] * e).sum(axis=0))[0])
     return total
 
 

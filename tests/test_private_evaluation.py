@@ -161,7 +161,7 @@ def test_a_plan_says_how_far_noise_moves_the_curve():
 
 
 def test_bands_of_single_firms_are_no_private_output():
-    with pytest.raises(ConfigError, match="opens noised counts alone"):
+    with pytest.raises(ConfigError, match="holdout_output needs exact sums"):
         job(disclosure="private", bands=BANDS, holdout_output="band")
 
 

@@ -487,7 +487,9 @@ def test_the_page_can_be_drawn(merged, tmp_path):
 def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
     monkeypatch.setattr("veilscore.reports.page.find_spec", lambda _name: None)
     page = render(merged)
-    assert page.count("veilscore[report]") == len(_CHARTS) - 1  # a scorecard has no validation curve
+    assert (
+        page.count("veilscore[report]") == len(_CHARTS) - 2
+    )  # a scorecard has no validation curve, an exact job no account
     bare = render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
     assert 0 < bare.count("veilscore[report]") < len(_CHARTS)
     assert "Cut-off" in page

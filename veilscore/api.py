@@ -285,7 +285,7 @@ class JointScorecard(_JointModel):
     >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
     >>> card = JointScorecard(disclosure="exact", max_bin=8, sign="positive", pdo=40)
     >>> card.fit(firms["bank"], holders)
-    JointScorecard(disclosure='exact', max_bin=8, pdo=40, sign='positive')
+    JointScorecard(max_bin=8, pdo=40, sign='positive', disclosure='exact')
     >>> card.coef_.shape[1] == len(card.feature_names_in_)
     True
     >>> risk = card.predict_proba(firms["bank"], holders)
