@@ -1,9 +1,9 @@
 """The main job on real data: four processes on loopback, one joint scorecard, one report.
 
-A bank, a tax bureau and a business registry, each with its own keys and data, align their firms, train a scorecard
-and score the hold-out under a coordinator. On the way a steward approves the job, the holders refuse a firm without
-consent and a batch made to find out one firm, and a receipt is verified. At the end this script, which can read all
-three folders, does what no party could: it pools the data in the clear and compares.
+A bank, a tax bureau and a business registry, each with its own keys and data, align their clients, train a scorecard
+from noised sums and measure it by a noised curve under a coordinator. On the way a steward approves the job, the
+holders refuse a firm without consent, a hold-out of one firm is refused, and a receipt is verified. At the end this
+script, which can read all three folders, does what no party could: it pools the data in the clear and compares.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 import yaml
-from parity import Parity, compare, job_store
+from parity import Private, compare_private, job_store
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
 from veilscore.node.founding import PORTAL
-from veilscore.reports.data import Parity as ReportParity
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
 from veilscore.tasks.table import leakage_table
@@ -43,7 +43,9 @@ console = Console(width=None if sys.stdout.isatty() else 110)
 def main() -> int:
     """Run the demonstration; exit code of the first command that fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT / "examples" / "kz_corporate", help="one CSV a party")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "examples" / "default_credit", help="a Parquet file a party"
+    )
     parser.add_argument("--job", type=Path, default=ROOT / "examples" / "scorecard.yaml")
     parser.add_argument("--folder", type=Path, default=ROOT / "demo-run", help="where the nodes live")
     options = parser.parse_args()
@@ -53,16 +55,17 @@ def main() -> int:
     console.print(Panel.fit("Veilscore: three owners of data, one scorecard, no data moved"))
     parties = [word for name, role in PARTIES.items() for word in ("--party", f"{name}:{role}")]
     veilscore("init", folder, "--data", options.data, *parties)
-    firms = (options.data / "bank.csv").read_text(encoding="utf-8").splitlines()
-    prepare_homes(folder, job, firms)
+    bank = duckdb.read_parquet(str(options.data / "bank.parquet"))
+    firms = [row[0] for row in bank.project("uscc").fetchall()]
+    prepare_homes(folder, bank)
     veilscore("up", folder)
     try:
         veilscore("job", "plan", options.job, "--federation", folder, *row_counts(options.data))
         job_id = show_approval(folder, options.job, job.name)
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
-        show_refusal(folder, job, *(row.split(",")[0] for row in firms[1:3]))
-        show_blocked_extraction(folder, options.data / "bank.csv", job.purpose)
+        show_refusal(folder, job, *firms[:2])
+        show_refused_holdout(folder, options.job)
         say("A verified receipt: what the training job was and who signed for it, checked with public keys alone.")
         veilscore("evidence", "receipt", job_id, "--home", folder / "bank", "--out", folder / "receipt.json")
         veilscore("evidence", "verify", folder / "receipt.json", "--keys", folder / "federation.yaml")
@@ -70,17 +73,11 @@ def main() -> int:
         return int(error.returncode)
     finally:
         veilscore("down", folder)
-    parity = compare(folder, job, job_id)
-    show_parity(parity)
+    show_parity(compare_private(folder, job, job_id))
     show_leakage(job.parameters)
     stores = {party: job_store(folder, party, job_id) for party in PARTIES}
     reports = {party: read_report(store.path / "report.json") for party, store in stores.items()}
-    shown = ReportParity(
-        reference="scikit-learn on the pooled table",
-        coefficient_difference=parity.coefficient_difference,
-        auc_difference=parity.auc_joint - parity.auc_pooled,
-    )
-    merged = merged_report(reports["bank"].model_copy(update={"parity": shown}), [reports["tax"], reports["registry"]])
+    merged = merged_report(reports["bank"], [reports["tax"], reports["registry"]])
     console.print(
         f"\nReport: [bold]{write_report(merged, folder / 'report.html')}[/bold] (opens offline in any browser)"
     )
@@ -111,14 +108,15 @@ def show_refusal(folder: Path, job: Job, firm: str, other: str) -> None:
     veilscore("score", other, *how, fails=True)
 
 
-def show_blocked_extraction(folder: Path, firms: Path, purpose: str) -> None:
-    """Score all firms of the bank, then all but one."""
-    consents, at = folder / "consents.json", ("--federation", folder)
-    veilscore("consent", "issue", folder / PORTAL, consents, "--firms", firms, "--purpose", purpose)
-    veilscore("consent", "import", consents, *at)
-    veilscore("job", "run", folder / "all-firms.yaml", *at)
-    say("A blocked extraction: all firms again but one. Two sums would tell that firm apart, so the holders refuse.")
-    veilscore("job", "run", folder / "one-fewer.yaml", *at, fails=True, until="job failed")
+def show_refused_holdout(folder: Path, job: Path) -> None:
+    """Ask for the curve of a hold-out that is one firm."""
+    single = yaml.safe_load(job.read_text(encoding="utf-8"))
+    single["datasets"]["bank"], single["name"] = "one-held-out", "one-held-out"
+    single["parameters"] |= {"holdout_from": "2026-01-01"}
+    path = folder / "one-held-out.yaml"
+    path.write_text(yaml.safe_dump(single, sort_keys=False), encoding="utf-8")
+    say("A refused hold-out of one firm: beside the noise nothing would be left of it, and without noise its record.")
+    veilscore("job", "run", path, "--federation", folder, fails=True, until="job failed")
 
 
 def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
@@ -147,32 +145,27 @@ def say(text: str) -> None:
     console.print(f"\n[bold]{text}[/bold]")
 
 
-def prepare_homes(folder: Path, job: Job, firms: list[str]) -> None:
-    """Have a person decide at the tax bureau on all but batches; give the bank a data set that lacks one firm."""
+def prepare_homes(folder: Path, bank: duckdb.DuckDBPyRelation) -> None:
+    """Have a person decide at the tax bureau; give the bank a data set in which one firm alone is recent."""
     path = folder / "tax" / "node.yaml"
     tax = yaml.safe_load(path.read_text(encoding="utf-8"))
-    tax["policy"] |= {"accept": "manual", "agreements": [{"banks": ["bank"], "tasks": ["score_batch"]}]}
+    agreed = {"banks": ["bank"], "datasets": ["main"], "tasks": ["score_batch"]}
+    tax["policy"] |= {"accept": "manual", "agreements": [agreed]}
     path.write_text(yaml.safe_dump(tax, sort_keys=False), encoding="utf-8")
-    fewer = (folder / "one-fewer.csv").resolve()
-    fewer.write_text("\n".join(firms[:1] + firms[2:]) + "\n", encoding="utf-8")
+    dated = (folder / "one-held-out.parquet").resolve()
+    bank.project("*, CASE WHEN row_number() OVER () = 1 THEN '2026-06-01' ELSE '2025-06-01' END AS day").write_parquet(
+        str(dated)
+    )
     path = folder / "bank" / "node.yaml"
-    bank = yaml.safe_load(path.read_text(encoding="utf-8"))
-    bank["datasets"]["one-fewer"] = {**bank["datasets"]["main"], "path": str(fewer)}
-    path.write_text(yaml.safe_dump(bank, sort_keys=False), encoding="utf-8")
-    batch = yaml.safe_load((ROOT / "examples" / "batch.yaml").read_text(encoding="utf-8"))
-    batch |= {"purpose": job.purpose, "parameters": {**batch["parameters"], "model": job.name}}
-    for name, dataset in (("all-firms", "main"), ("one-fewer", "one-fewer")):
-        batch |= {"name": name, "datasets": {**batch["datasets"], "bank": dataset}}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(batch, sort_keys=False), encoding="utf-8")
+    home = yaml.safe_load(path.read_text(encoding="utf-8"))
+    home["datasets"]["one-held-out"] = {**home["datasets"]["main"], "path": str(dated), "date_column": "day"}
+    path.write_text(yaml.safe_dump(home, sort_keys=False), encoding="utf-8")
 
 
 def row_counts(data: Path) -> list[str]:
     """Rows of each party's file, for the estimate."""
-    words = []
-    for party in PARTIES:
-        with (data / f"{party}.csv").open(encoding="utf-8") as lines:
-            words += ["--rows", f"{party}={sum(1 for _ in lines) - 1}"]
-    return words
+    rows = {party: len(duckdb.read_parquet(str(data / f"{party}.parquet"))) for party in PARTIES}
+    return [word for party, count in rows.items() for word in ("--rows", f"{party}={count}")]
 
 
 def newest_job(folder: Path) -> str:
@@ -180,14 +173,14 @@ def newest_job(folder: Path) -> str:
     return max((folder / "bank" / "jobs").iterdir(), key=lambda path: path.stat().st_mtime).name
 
 
-def show_parity(p: Parity) -> None:
-    """Joint training beside what pooling all data in the clear would give."""
-    table = Table(title=f"Parity: {p.n_train} firms trained, {p.n_holdout} held out, {p.n_columns} columns")
-    for column in ("model", "hold-out AUC", "largest coefficient difference"):
+def show_parity(p: Private) -> None:
+    """The joint scorecard beside the bank alone, and beside what pooling all data in the clear would give."""
+    table = Table(title=f"In the clear: {p.n_train} firms trained, {p.n_holdout} held out, {p.n_columns} columns")
+    for column in ("model", "hold-out AUC"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    table.add_row("bank's own columns only", f"{p.auc_bank:.4f}", "")
-    table.add_row("joint, nothing pooled (Veilscore)", f"{p.auc_joint:.4f}", f"{p.coefficient_difference:.1e}")
-    table.add_row("pooled in the clear (scikit-learn)", f"{p.auc_pooled:.4f}", "0")
+    table.add_row("bank's own columns only", f"{p.auc_bank:.4f}")
+    table.add_row("joint, nothing pooled, all sums noised (Veilscore)", f"{p.auc_joint:.4f}")
+    table.add_row("pooled in the clear, no noise (scikit-learn)", f"{p.auc_pooled:.4f}")
     console.print(table)
 
 

@@ -82,3 +82,43 @@ def compare(folder: Path, job: Job, job_id: str) -> Parity:
         auc_pooled=metrics.auc(y, pooled.decision_function(x[~train])),
         auc_bank=metrics.auc(y, x[~train][:, : alone.size - 1] @ alone[:-1]),
     )
+
+
+@dataclass(frozen=True)
+class Private:
+    """A private scorecard against the bank alone and an exact one on the pooled table: AUC on the hold-out."""
+
+    n_train: int
+    n_holdout: int
+    n_columns: int
+    auc_bank: float
+    auc_joint: float
+    auc_pooled: float
+
+
+def compare_private(folder: Path, job: Job, job_id: str) -> Private:
+    """Score the hold-out in the clear, and fit scikit-learn on the WOE of all parties' codes."""
+    store = job_store(folder, job.bank, job_id)
+    model, rows = load_model(store.path / "model.json"), store.load_arrays("rows")
+    train, bad = rows["train"], rows["target"].astype(np.int64)
+    units, own, columns = np.zeros(bad.size), np.zeros(bad.size), []
+    for part in model.parts:
+        codes = job_store(folder, part.party, job_id).load_arrays("rows")["codes"].astype(np.int64)
+        for j, column in enumerate(part.columns):
+            points = np.array(column.points)
+            counts = np.stack([np.bincount(codes[train & (bad == y), j], minlength=points.size) + 0.5 for y in (0, 1)])
+            columns.append(np.log(counts[1] / counts[1].sum()) - np.log(counts[0] / counts[0].sum()))
+            columns[-1] = columns[-1][codes[:, j]]
+            units += points[codes[:, j]]
+        own = units.copy() if part.party == job.bank else own
+    x = np.stack(columns, axis=1)
+    pooled = LogisticRegression(C=job.training.C, max_iter=10_000).fit(x[train], bad[train])
+    y = bad[~train].astype(np.float64)
+    return Private(
+        n_train=int(train.sum()),
+        n_holdout=int((~train).sum()),
+        n_columns=x.shape[1],
+        auc_bank=metrics.auc(y, -own[~train]),
+        auc_joint=metrics.auc(y, -units[~train]),
+        auc_pooled=metrics.auc(y, pooled.decision_function(x[~train])),
+    )
