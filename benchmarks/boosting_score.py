@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 N_COLUMNS, N_CODES, N_TREES = 10, 32, 100
 SIDES = {"paired": ("bank", "holder"), "own": ("holder",)}
 BOUNDS = {"paired_s": 40.0, "paired_gb": 1.2, "own_s": 90.0, "own_mb_returned": 60.0, "online_ms": 25.0}
-TRAIN = "{max_bin: 10, n_estimators: 100, max_depth: 4}"
+TRAIN = "{disclosure: exact, max_bin: 10, n_estimators: 100, max_depth: 4}"
 
 
 def case(form: str, n_rows: int) -> tuple[Boosted, dict[str, np.ndarray]]:

@@ -32,7 +32,7 @@ def job_text(name: str, **parameters: Any) -> str:
         "bank": "bank",
         "holders": ["tax", "registry"],
         "datasets": dict.fromkeys(PARTIES, "main"),
-        "parameters": {"holdout_fraction": 0, "holdout_scores": False, **parameters},
+        "parameters": {"disclosure": "exact", "holdout_fraction": 0, "holdout_scores": False, **parameters},
     }
     return json.dumps(body)
 

@@ -17,6 +17,7 @@ from veilscore.api import JointBoosting, JointScorecard, JointSelection, JointSt
 from veilscore.data.simulate import simulate
 from veilscore.data.table_source import TableReader
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
+from veilscore.models.chained import Chained
 from veilscore.node.local import outside_loop
 from veilscore.terms.training import TrainScorecard
 
@@ -182,7 +183,8 @@ def test_the_temporary_folder_goes_with_the_estimator(example):
 def test_joint_boosting():
     parties = simulate(700, seed=7, bad_rate=0.3).parties
     holders = {"tax": parties["tax"], "registry": parties["registry"]}
-    model = JointBoosting(n_estimators=4, max_depth=3, max_bin=8, min_leaf_rows=10).fit(parties["bank"], holders)
+    model = JointBoosting(disclosure="exact", n_estimators=4, max_depth=3, max_bin=8, min_leaf_rows=10)
+    model.fit(parties["bank"], holders)
     assert "n_estimators=4" in repr(model)
     assert model.feature_importances_.sum() == pytest.approx(1.0)
     assert len(model.feature_names_in_) == model.n_features_in_
@@ -193,6 +195,19 @@ def test_joint_boosting():
     assert "on shares" in model.report_.data.boosting.limits
     with pytest.raises(ConfigError, match="did you mean 'max_depth'"):
         JointBoosting(maxdepth=3)
+
+
+def test_joint_boosting_is_private_by_default():
+    parties = simulate(2000, seed=7, bad_rate=0.3).parties
+    holders = {"tax": parties["tax"], "registry": parties["registry"]}
+    model = JointBoosting(n_estimators=8, max_depth=3, max_bin=8).fit(parties["bank"], holders)
+    assert isinstance(model.model_, Chained)
+    assert model.feature_importances_.sum() == pytest.approx(1.0)
+    assert any(name.startswith("tax: ") for name in model.feature_names_in_)
+    assert "noise alone" in model.report_.data.boosting.limits
+    assert model.leakage_[-1].how_much == "mu 0.50"
+    risk = model.predict_proba(parties["bank"], holders)
+    assert roc_auc_score(parties["bank"].label, risk[:, 1]) > 0.6
 
 
 def test_a_stack_and_a_selection():

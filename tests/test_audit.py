@@ -83,6 +83,17 @@ def test_every_step_of_honest_boosting_and_of_its_release_is_confirmed(options, 
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path):
+    asked = {"disclosure": "private", "n_estimators": 4, "max_depth": 2, "holdout_fraction": 0.4}
+    configs = nodes(write(tmp_path / "data", firms(900)))
+    run = open_job(job("train_boosting", **asked), configs, tmp_path / "homes", audited=True).run()
+    found = audit(run)
+    assert verdicts(found) == dict.fromkeys(("align.1", "bin.1", "boost.1", "evaluate.1"), CONFIRMED), found
+    assert "CurveLeadCounts" in {e.kind for e in run.transcripts["bank"].entries}
+    found = audit(score(run, tmp_path).run())
+    assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
+
+
 def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     screened = audited_run(tmp_path, "screen_features", name="scr", max_correlation=0.3).run()
     found = audit(screened)

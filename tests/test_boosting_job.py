@@ -395,6 +395,8 @@ def test_a_holder_refuses(policy, parameters, words, tmp_path):
         ({"learning_rates": 0.1}, "did you mean 'learning_rate'"),
         ({"monotone_constraints": {"limit": 1}, "disclosure": "private"}, "party.column"),
         ({"monotone_constraints": {"bank.limit": 2}, "disclosure": "private"}, "monotone_constraints"),
+        ({"monotone_constraints": {"tax.c1": "auto"}, "disclosure": "private"}, "only the bank's own trees"),
+        ({"mu": 0.3}, "exact sums have no bound"),
         ({"early_stopping_rounds": 0}, "early_stopping_rounds"),
     ],
 )

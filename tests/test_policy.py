@@ -30,7 +30,8 @@ from veilscore.v1 import control_pb2 as pb
 DAY = dt.timedelta(days=1)
 BANK = SimpleNamespace(name="bank", role="bank")
 JOBS = {
-    "exact job": ("train_boosting", {}),
+    "exact job": ("train_boosting", {"disclosure": "exact"}),
+    "private trees": ("train_boosting", {}),
     "private job": ("train_scorecard", {"disclosure": "private", "holdout_scores": False}),
     "batch": ("score_batch", {"model": "card", "on_missing": "missing_code"}),
     "batch of bands": ("score_batch", {"model": "card", "on_missing": "missing_code", "output": "band"}),

@@ -13,6 +13,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import MU
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError
+from veilscore.models.chain_design import own_boosting
 from veilscore.models.chain_growth import TREES
 from veilscore.models.chained import Chained
 from veilscore.models.curve import plain_counts
@@ -23,9 +24,11 @@ from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees, coefficients, indicators
 from veilscore.node.local import open_job
 from veilscore.online.model import ModelSides
+from veilscore.tasks.binning import load_counts
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
+from veilscore.terms.training import TrainBoosting, Training
 
 PRIVATE = {"disclosure": "private", "n_estimators": 40, "max_depth": 3}
 
@@ -113,6 +116,56 @@ def test_the_curve_counts_the_holdout_by_step_and_no_score_is_opened(run):
     page = (store.path / "report.html").read_text()
     assert "the private trees" in page
     assert "noise alone" in page
+
+
+# options that change the bank's own trees; all others are named by the test below
+GROWTH = {
+    "n_estimators": 3, "max_depth": 1, "max_leaves": 3, "learning_rate": 0.3, "reg_lambda": 50.0, "gamma": 5.0,
+    "min_child_weight": 60.0, "min_leaf_rows": 400, "subsample": 0.5, "colsample_bytree": 0.3, "scale_pos_weight": 3.0,
+    "max_delta_step": 0.1, "early_stopping_rounds": 2, "monotone_constraints": {"bank.limit": 1},
+}  # fmt: skip
+WITH = {  # options that matter beside another only
+    "grow_policy": ("lossguide", {"max_leaves": 4}),
+    "validation_fraction": (0.4, {"early_stopping_rounds": 2}),
+    "random_state": (1, {"subsample": 0.5}),
+}
+
+
+def own_trees(run, **options):
+    asked = job("train_boosting", **{"disclosure": "private", "n_estimators": 8, "max_depth": 3} | options)
+    store = run.stores["bank"]
+    counts, code_map = load_counts(store)["bank"], CodeMap.from_json(store.load_json("code_map"))
+    return own_boosting(asked, counts, store.load_arrays("rows"), code_map).own.trees
+
+
+@pytest.mark.parametrize("option", [*GROWTH, *WITH])
+def test_every_option_of_growth_changes_the_banks_own_trees(run, option):
+    value, beside = WITH.get(option, (GROWTH.get(option), {}))
+    assert own_trees(run, **beside) != own_trees(run, **beside | {option: value})
+
+
+def test_no_option_of_boosting_is_left_out_silently():
+    own = set(TrainBoosting.model_fields) - set(Training.model_fields)
+    assert own == {*GROWTH, *WITH, "tree_columns", "disclosure", "mu"}
+    for options in ({"tree_columns": "own"}, {"holdout_output": "band", "bands": {"A": 600}}):
+        with pytest.raises(ConfigError, match="needs exact sums"):
+            job("train_boosting", disclosure="private", **options)
+    with pytest.raises(ConfigError, match="weights"):
+        job("train_boosting", disclosure="private", weights=True)
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_bin", 4), ("min_bin_fraction", 0.3)])
+def test_options_of_bins_are_of_the_banks_columns(run, tmp_path, option, value):
+    coarse = run_job(
+        tmp_path, firms(900, seed=3), task="train_boosting", holdout_fraction=0, **PRIVATE | {option: value}
+    )
+    bins = CodeMap.from_json(coarse.stores["bank"].load_json("code_map")).n_codes.max()
+    assert bins < CodeMap.from_json(run.stores["bank"].load_json("code_map")).n_codes.max()
+
+
+def test_boosting_is_private_unless_a_job_says_otherwise():
+    assert TrainBoosting().private
+    assert charges_of(TrainBoosting())
 
 
 def test_the_job_states_what_it_spends_and_tells():

@@ -53,7 +53,7 @@ task: score_batch
 parameters: {{model: firms, on_missing: missing_code}}
 """
 _BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
-BOOST = f"{{max_bin: 8, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
+BOOST = f"{{disclosure: exact, max_bin: 8, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
 PRIVATE = f"{{disclosure: private, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
 STACK = (
     f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"

@@ -32,7 +32,7 @@ _ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exac
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_scorecard", {"disclosure": "private"}),
     ("train_scorecard", {"disclosure": "exact"}),
-    ("train_boosting", {"disclosure": "private", "holdout_scores": False}),
+    ("train_boosting", {"disclosure": "private"}),
     ("train_boosting", {"disclosure": "exact"}),
     ("train_stack", {}),
     ("screen_features", {}),

@@ -220,7 +220,8 @@ def _show_noise(out: Console, plan: Planned) -> None:
         _show_errors(out, job)
         return
     cost = noise_of(job, sizes)
-    if cost is None:
+    if cost is None:  # private trees: only the noise of their curve is foretold
+        _show_errors(out, job)
         return
     assumed = {holder for holder in job.holders if plan.columns_of(holder) is None}
     columns = ", ".join(f"{h} {n}{' (assumed: give --columns)' * (h in assumed)}" for h, n in sizes.columns.items())

@@ -82,12 +82,12 @@ class Job(Strict):
         return self
 
     def _check_constraints(self, constraints: Mapping[str, object]) -> None:
-        for name, direction in constraints.items():
+        for name in constraints:
             party = name.split(".", 1)[0]
             if party not in self.parties or party == name:
                 raise ValueError(f"monotone_constraints: {name!r} is not of the form party.column")
-            if direction != "auto" and party != self.bank:
-                raise ValueError(f"monotone_constraints: {name!r} is of a holder; only auto is possible there")
+            if party != self.bank:  # here, not at the bank's first tree: by then holders would be charged for bins
+                raise ValueError(f"monotone_constraints: {name!r} is of a holder; only the bank's own trees take them")
 
     @property
     def parties(self) -> tuple[str, ...]:

@@ -177,9 +177,16 @@ class TrainBoosting(Training):
     """Grows boosted trees: steps align, bin, boost, evaluate. Keys have the names of XGBoost where it has them."""
 
     task: ClassVar[str] = "train_boosting"
-    max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
-    min_bin_fraction: float = Field(default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin")
-    n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees")
+    max_bin: int = Field(
+        default=32,
+        ge=2,
+        le=64,
+        description="most bins of a column, beside that of missing values; private: of the bank's columns",
+    )
+    min_bin_fraction: float = Field(
+        default=0.01, gt=0, le=0.5, description="smallest share of the rows in a bin; private: of the bank's columns"
+    )
+    n_estimators: int = Field(default=100, ge=1, le=4096, description="most trees; private: of the bank's own")
     max_depth: int = Field(default=4, ge=0, le=6, description="levels of splits; 0: no limit but max_leaves")
     max_leaves: int = Field(default=0, ge=0, le=1024, description="most leaves of a tree; 0: no limit but max_depth")
     grow_policy: Literal["depthwise", "lossguide"] = Field(
@@ -201,7 +208,8 @@ class TrainBoosting(Training):
         default=0.2, gt=0, lt=1, description="share of training rows that measure improvement, with early stopping"
     )
     monotone_constraints: dict[ColumnName, Literal[1, -1, "auto"]] = Field(
-        default_factory=dict, description="bank.column: 1, -1 or auto, the direction of its WOE; private jobs alone"
+        default_factory=dict,
+        description="bank.column: 1, -1 or auto, the direction of its WOE in the bank's own trees; private jobs alone",
     )
     random_state: int = Field(default=0, ge=0, lt=2**63, description="seed of the drawn columns and validation rows")
     tree_columns: Literal["paired", "own"] = Field(
@@ -209,7 +217,7 @@ class TrainBoosting(Training):
         description="paired: a tree splits on the bank's and one holder's columns; own: on one party's alone",
     )
     disclosure: Disclosure = Field(
-        default="exact",
+        default="private",
         description="private: the bank's own trees, and small random trees on holders' columns from noised, counted "
         "sums; exact: joint trees, only by agreement with every holder (exact_for)",
     )
@@ -243,6 +251,8 @@ class TrainBoosting(Training):
         leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
         if not self.private and (leaf_wise or self.monotone_constraints):
             raise ValueError("lossguide, max_leaves and monotone_constraints are for trees of disclosure: private")
+        if not self.private and self.mu != type(self).model_fields["mu"].default:
+            raise ValueError("mu bounds what disclosure: private tells; exact sums have no bound, so leave it out")
         return self
 
     @model_validator(mode="after")
@@ -307,6 +317,8 @@ class TrainStack(Training):
         own = self.scorecard if kind == "scorecard" else self.boosting
         form = TrainScorecard if kind == "scorecard" else TrainBoosting
         for name in (*own, *grid):
+            if name == "disclosure":
+                raise ValueError(f"{kind}: disclosure is not a choice here; a stack or a selection opens exact sums")
             if name in Training.model_fields:
                 raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
             if name in own and name in grid:
