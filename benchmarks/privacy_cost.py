@@ -34,7 +34,8 @@ from veilscore.data.ingest import read_table
 from veilscore.data.partitions import part_names, partitions
 from veilscore.data.table import Table
 from veilscore.models import chain_design
-from veilscore.models.chain_growth import TREES, Chain, ChainColumns, leaves_sensitivity, plain_chain, sources_of
+from veilscore.models.chain_growth import TREES, Chain, ChainColumns, leaves_sensitivity, plain_chain
+from veilscore.models.chained import sources_of
 from veilscore.models.counts import cell_counts, offsets, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.filed import load_model
