@@ -193,7 +193,10 @@ def test_examples_are_listed_printed_and_copied(capsys, tmp_path):
         (("kz_corporate", tmp_path / "data"), "exists; name a new folder"),
         (("kz_corporate", None), "say where to copy it"),
         (("scorecard", tmp_path / "x"), "is a job, which is printed"),
-        (("nothing", None), "there are batch, boosting, boosting_exact, scorecard, scorecard_exact, stack, default_credit, kz_corporate"),
+        (
+            ("nothing", None),
+            "batch, boosting, boosting_exact, scorecard, scorecard_exact, stack, default_credit, kz_corporate",
+        ),
     ):
         with pytest.raises(ConfigError, match=why):
             example.example(*words)
