@@ -23,6 +23,7 @@ def measure(runs: int) -> list[float]:
     check_host()
     with tempfile.TemporaryDirectory() as temporary:
         stage = Path(temporary)
+        os.umask(0o022)  # the sandbox's user reads what is staged; nodes make it so for any umask
         for name in ("code", "data"):
             (stage / name).mkdir()
         (stage / "code" / "main.py").write_text("open('/outputs/a', 'w').write('1')\n", encoding="utf-8")

@@ -60,6 +60,15 @@ def finished_jobs_stay_as_they_are():
     assert changed() == []
 
 
+@pytest.fixture(autouse=True)
+def umask_stays_as_it_was():
+    """Give back what a test of the command or of a node took from others: tests after it are as if it had not run."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def kernels_declare_their_types():
     """Fail the session if a test called a kernel with types that `python -m veilscore.compile` does not compile."""
