@@ -89,6 +89,21 @@ def test_a_repeated_attempt_is_charged_anew(tmp_path):
     assert [(x.attempt, x.charge.opening.split()[0]) for x in lines] == [(1, "bins"), (1, "cells"), (2, "cells")]
 
 
+def test_a_repeated_attempt_trains_on_the_same_rows(tmp_path):
+    """A firm that trained once and is then held out would pay for both, where the account counts the larger."""
+    parts = firms(1500, seed=4)
+    data = write(tmp_path / "data", parts)
+    run = open_job(job(holdout_from="2022-10-01", **PRIVATE), nodes(data), tmp_path / "homes", keep=False)
+    run.step("align")
+    run.step("bin")
+    spent = account(run, "tax").spent()
+    parts["bank"]["opened"] = parts["bank"]["opened"][::-1]
+    write(tmp_path / "data", {"bank": parts["bank"]})
+    with pytest.raises(RefusedError, match="other rows train than in an earlier attempt"):
+        run.step("bin", attempt=2)
+    assert account(run, "tax").spent() == spent
+
+
 def test_the_job_states_what_it_spends_and_tells():
     p = job(**PRIVATE).parameters
     assert {c.opening for c in charges_of(p)} == {"cells", "gradient", "moments"}

@@ -9,6 +9,8 @@ import numpy as np
 
 from veilscore.arrays import Mask
 from veilscore.data.codes import CodeMap
+from veilscore.errors import RefusedError
+from veilscore.files.store import JobStore
 from veilscore.models.counts import BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.residual import (
@@ -99,13 +101,17 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             association=False,
         )
 
+    def rows_per_firm(train: Mask) -> int:
+        _refuse_other_split(store, train, context.session.party)
+        return 1  # ids are distinct: a firm has one row
+
     columns, train, share = yield from holder_cells(
         context.session,
         code,
         row_of.size,
         charges(p)["cells"],
         n_columns=len(fixed.code_map(table, MOST_BINS).columns),
-        rows_per_firm=_one_row,
+        rows_per_firm=rows_per_firm,
     )
     store.save_json("code_map", maps[-1].to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
@@ -113,8 +119,16 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_json("columns", {"names": list(columns.names)})
 
 
-def _one_row(_train: Mask) -> int:
-    return 1  # ids are distinct: a firm has one row
+def _refuse_other_split(store: JobStore, train: Mask, party: str) -> None:
+    """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
+
+    A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
+    larger of the two.
+    """
+    if not store.has("split"):
+        store.save_arrays("split", train=train)
+    elif not np.array_equal(store.load_arrays("split")["train"], train):
+        raise RefusedError("other rows train than in an earlier attempt at this job; submit a new job", party=party)
 
 
 def _bank_train(context: StepContext) -> Protocol[None]:
