@@ -149,8 +149,7 @@ def prepare_homes(folder: Path, bank: duckdb.DuckDBPyRelation) -> None:
     """Have a person decide at the tax bureau; give the bank a data set in which one firm alone is recent."""
     path = folder / "tax" / "node.yaml"
     tax = yaml.safe_load(path.read_text(encoding="utf-8"))
-    agreed = {"banks": ["bank"], "datasets": ["main"], "tasks": ["score_batch"]}
-    tax["policy"] |= {"accept": "manual", "agreements": [agreed]}
+    tax["policy"]["accept"] = "manual"
     path.write_text(yaml.safe_dump(tax, sort_keys=False), encoding="utf-8")
     dated = (folder / "one-held-out.parquet").resolve()
     bank.project("*, CASE WHEN row_number() OVER () = 1 THEN '2026-06-01' ELSE '2025-06-01' END AS day").write_parquet(

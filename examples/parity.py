@@ -101,16 +101,15 @@ def compare_private(folder: Path, job: Job, job_id: str) -> Private:
     store = job_store(folder, job.bank, job_id)
     model, rows = load_model(store.path / "model.json"), store.load_arrays("rows")
     train, bad = rows["train"], rows["target"].astype(np.int64)
-    units, own, columns = np.zeros(bad.size), np.zeros(bad.size), []
+    units, columns = np.zeros(bad.size), []
     for part in model.parts:
         codes = job_store(folder, part.party, job_id).load_arrays("rows")["codes"].astype(np.int64)
         for j, column in enumerate(part.columns):
             points = np.array(column.points)
             counts = np.stack([np.bincount(codes[train & (bad == y), j], minlength=points.size) + 0.5 for y in (0, 1)])
-            columns.append(np.log(counts[1] / counts[1].sum()) - np.log(counts[0] / counts[0].sum()))
-            columns[-1] = columns[-1][codes[:, j]]
+            good, of_bad = counts / counts.sum(axis=1, keepdims=True)
+            columns.append(np.log(of_bad / good)[codes[:, j]])
             units += points[codes[:, j]]
-        own = units.copy() if part.party == job.bank else own
     x = np.stack(columns, axis=1)
     pooled = LogisticRegression(C=job.training.C, max_iter=10_000).fit(x[train], bad[train])
     y = bad[~train].astype(np.float64)
@@ -118,7 +117,7 @@ def compare_private(folder: Path, job: Job, job_id: str) -> Private:
         n_train=int(train.sum()),
         n_holdout=int((~train).sum()),
         n_columns=x.shape[1],
-        auc_bank=metrics.auc(y, -own[~train]),
+        auc_bank=metrics.auc(y, -model.own_units(rows["codes"])[~train]),
         auc_joint=metrics.auc(y, -units[~train]),
         auc_pooled=metrics.auc(y, pooled.decision_function(x[~train])),
     )
