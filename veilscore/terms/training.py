@@ -163,15 +163,6 @@ class TrainScorecard(Training):
         )
         return self
 
-    @model_validator(mode="after")
-    def _no_bands_of_single_firms(self) -> Self:
-        if self.private and self.holdout_output == "band":
-            raise ValueError(
-                "holdout_output: band opens something of every row; disclosure: private opens noised counts alone, "
-                "so leave it out (the limits of bands are among the steps that are counted)"
-            )
-        return self
-
 
 class TrainBoosting(Training):
     """Grows boosted trees: steps align, bin, boost, evaluate. Keys have the names of XGBoost where it has them."""
