@@ -16,6 +16,7 @@ from finished_jobs import finished
 from trial_scoring import BATCH, band_all, batch_of, copy_of, rows, run_locally, score, scoring, set_policy
 
 from veilscore.crypto import he
+from veilscore.crypto.shares import bits_to_bytes
 from veilscore.errors import MessageError, PeerError, RefusedError, SecretReuseError
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.online_opening import draw_opening
@@ -29,7 +30,7 @@ from veilscore.node.node import Node
 from veilscore.online import stock as online_stock
 from veilscore.protocols import online_band
 from veilscore.protocols.online_band import BankCircuit, garble
-from veilscore.protocols.online_pool import CIRCUITS, WIRES, BankPool, LeadPool, bank_pool, pack_choices
+from veilscore.protocols.online_pool import CIRCUITS, WIRES, BankPool, LeadPool, bank_pool
 from veilscore.tasks.online import LEARNS
 from veilscore.tasks.table import online_table
 from veilscore.terms.bands import BELOW, Bands, KeptBands
@@ -152,8 +153,8 @@ def test_numbers_below_the_mark_are_refused():
         again.extend(bank.extend())
     for circuit in (0, CIRCUITS - 1):
         with pytest.raises(SecretReuseError, match="before a restart"):
-            again.labels(circuit, pack_choices(np.zeros(WIRES, bool)))
-    again.labels(CIRCUITS, pack_choices(np.zeros(WIRES, bool)))
+            again.labels(circuit, bits_to_bytes(np.zeros(WIRES, bool)))
+    again.labels(CIRCUITS, bits_to_bytes(np.zeros(WIRES, bool)))
 
 
 # --- real nodes ------------------------------------------------------------------------------------------------------

@@ -28,19 +28,19 @@ from veilscore.files.journal import Journal
 from veilscore.files.sqlite_file import told
 from veilscore.release.account import FILE, AccountLine, Line, charged, write_back
 from veilscore.release.consent import Signed, body_of
-from veilscore.release.ledger import ReleaseLedger
+from veilscore.release.ledger import LEDGER, ReleaseLedger
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.settings import read_text
 from veilscore.wire.protocol import Charge
 
-JOBS, RELEASES, ANSWERED = "state/jobs", "state/release.db", "state/online.db"
+JOBS, ANSWERED = "state/jobs", "state/online.db"
 REVOCATIONS = "consents/revocations"
 _GROWING = (  # file, what it holds, and the query of how much: rows that are never deleted, numbers that only rise
-    (RELEASES, "releases", "SELECT COUNT(*) FROM releases"),
-    (RELEASES, "tokens", "SELECT COUNT(*) FROM tokens"),
-    (RELEASES, "pins", "SELECT COUNT(*) FROM pins"),
-    (RELEASES, "submitted", "SELECT COUNT(*) FROM submitted"),
+    (LEDGER, "releases", "SELECT COUNT(*) FROM releases"),
+    (LEDGER, "tokens", "SELECT COUNT(*) FROM tokens"),
+    (LEDGER, "pins", "SELECT COUNT(*) FROM pins"),
+    (LEDGER, "submitted", "SELECT COUNT(*) FROM submitted"),
     (ANSWERED, "marks", "SELECT COALESCE(SUM(mark), 0) FROM marks"),
     (FILE, "voided", "SELECT COUNT(*) FROM voided"),
 )
@@ -191,9 +191,9 @@ class LoggedState:
         counted = [one.reference for one in self._opened if one.counted]
         if not counted:
             return []
-        with contextlib.closing(ReleaseLedger(self._home / RELEASES)) as ledger:
+        with contextlib.closing(ReleaseLedger(self._home / LEDGER)) as ledger:
             lost = sum(not ledger.knows(reference) for reference in counted)
-        return [Gap(RELEASES, f"{lost} of the last {len(counted)} single firms opened")] if lost else []
+        return [Gap(LEDGER, f"{lost} of the last {len(counted)} single firms opened")] if lost else []
 
     def _counted(self) -> list[Gap]:
         now = counts_of(self._home)

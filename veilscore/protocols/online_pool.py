@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from veilscore.arrays import Mask
 from veilscore.crypto.garbled import Evaluator, Garbler
 from veilscore.crypto.he import T
+from veilscore.crypto.shares import bits_from_bytes, bits_to_bytes
 from veilscore.crypto.transfer_pool import MOST, PoolReceiver, PoolSender
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.errors import MessageError
@@ -101,7 +100,7 @@ class BankPool:
         """Spend a circuit on the bits of a share (WIRES, 1): what asks for labels, the labels, and its engine."""
         at = circuit * WIRES
         random, labels = self._receiver.take(at, WIRES)
-        choices = pack_choices(bits[:, 0] ^ random)
+        choices = bits_to_bytes(bits[:, 0] ^ random)
         asked = LabelsAsked(self.opening.id, circuit, choices)
         return asked, labels[:, None], self._receiver.evaluator(at)
 
@@ -158,22 +157,13 @@ class LeadPool:
     def labels(self, circuit: int, choices: bytes) -> tuple[Labels, Garbler]:
         """Spend a circuit on the bank's choices: false labels (WIRES, 1, 2) of its share, and the engine."""
         at = circuit * WIRES
-        labels = self.sender.take(at, parse_choices(choices))
+        try:
+            bits = bits_from_bytes(choices, WIRES)
+        except MessageError:
+            raise MessageError(f"choices of labels are {WIRES} bits") from None
+        labels = self.sender.take(at, bits)
         return labels[:, None], self.sender.garbler(at)
 
     def messages(self, circuit: int) -> dict[str, str]:
         """Return digests of the messages that a circuit's labels follow from, by kind."""
         return {**digests_of(self.base, self.made), "ExtendPool": self.extended[circuit // CIRCUITS]}
-
-
-def pack_choices(bits: Mask) -> bytes:
-    """Pack a bit a wire."""
-    return np.packbits(bits, bitorder="little").tobytes()
-
-
-def parse_choices(data: bytes) -> Mask:
-    """Inverse of `pack_choices`; MessageError where it is not of WIRES bits."""
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(bool)
-    if bits.size != -(-WIRES // 8) * 8 or bits[WIRES:].any():
-        raise MessageError(f"choices of labels are {WIRES} bits")
-    return bits[:WIRES]

@@ -41,7 +41,7 @@ from veilscore.models.residual import (
     gradient_sensitivity,
     moments_sensitivity,
 )
-from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message
+from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows
 from veilscore.protocols.blocks import check_part
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
@@ -156,11 +156,7 @@ def holder_cells(
     bank = session.bank
     yield Send(bank, pb.ResidualHolderColumns(columns=n_columns))
     request = yield from receive(bank, pb.BinBankRound1)
-    if request.n_samples != n_samples:
-        raise MessageError(f"the bank bins {request.n_samples} rows, aligned were {n_samples}", party=bank)
-    train = shares.bits_from_bytes(request.train_mask, n_samples)
-    if int(train.sum()) != request.n_train or request.n_train == 0:
-        raise MessageError("the training mask is empty or contradicts its count", party=bank)
+    train = training_rows(session, request, n_samples)
     if not 2 <= request.max_bin <= MOST_BIN or request.rows_per_firm < max(1, rows_per_firm(train)):
         raise MessageError("the bank asks for bins or rows of a firm outside what was agreed", party=bank)
     columns = code(int(request.max_bin))

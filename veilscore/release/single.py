@@ -9,7 +9,7 @@ from veilscore.arrays import CodeArray
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
-from veilscore.release.ledger import ONLINE, Release, ReleaseLedger, counted_map
+from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger, counted_map
 from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request
 from veilscore.v1.control_pb2 import EncryptRecord
 
@@ -41,7 +41,7 @@ class SingleGuard:
     def __init__(self, home: Path, policy: NodePolicy, name: str) -> None:
         self._policy, self._rules, self._name = policy, policy.release, name
         self._gate = ConsentGate(home, required=policy.consent == "required", issuers=dict(policy.consent_issuers))
-        self._ledger = ReleaseLedger(home / "state" / "release.db")
+        self._ledger = ReleaseLedger(home / LEDGER)
 
     def close(self) -> None:
         """Close the ledger."""

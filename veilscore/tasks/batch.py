@@ -228,9 +228,7 @@ def _holder_score(context: StepContext) -> Protocol[None]:
 
 def _own_part(context: StepContext, code_map: CodeMap, request: BatchRequest) -> tuple[tuple[Tree, ...], Bands | None]:
     """Return this party's trees and bands of the model, or refuse if it is not that of the request."""
-    if bytes.fromhex(code_map.hash) != request.map_hash:
-        raise RefusedError("the model was trained on another version of this party's code map")
-    return own_trees(context, request), _accepted_bands(context, code_map)
+    return own_trees(context, code_map, request), _accepted_bands(context, code_map)
 
 
 def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
@@ -251,8 +249,13 @@ def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
     return bands
 
 
-def own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
-    """Return this party's trees of the model; RefusedError or ConfigError if they are not those of the request."""
+def own_trees(context: StepContext, code_map: CodeMap, request: BatchRequest) -> tuple[Tree, ...]:
+    """Return this party's trees of the model, none of a scorecard.
+
+    Raises RefusedError or ConfigError where its map or its trees are not those of the request.
+    """
+    if bytes.fromhex(code_map.hash) != request.map_hash:
+        raise RefusedError("the model was trained on another version of this party's code map")
     if not request.trees_hash:
         return ()
     p = context.job.parameters
@@ -263,6 +266,14 @@ def own_trees(context: StepContext, request: BatchRequest) -> tuple[Tree, ...]:
     return part.trees
 
 
+def held_out_rows(context: StepContext, rows: Mask) -> dict[str, Array]:
+    """Return what binning kept of all rows; RefusedError where those to be scored are not held out."""
+    saved = context.store.load_arrays("rows")
+    if (rows & saved["train"]).any():
+        raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
+    return saved
+
+
 def _codes_to_score(
     context: StepContext, code_map: CodeMap, table: Callable[[], Table], row_of: Integers, rows: Mask
 ) -> Array:
@@ -271,9 +282,7 @@ def _codes_to_score(
     table : reads the data set; row_of : (n_samples,) rows of it, -1 for firms that count as unknown.
     """
     if isinstance(context.job.parameters, Training):
-        saved = context.store.load_arrays("rows")
-        if (rows & saved["train"]).any():
-            raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
+        saved = held_out_rows(context, rows)
         unknown = code_map.unknown_firms(1).codes
         return np.ascontiguousarray(np.where(row_of[rows, None] < 0, unknown, saved["codes"][rows]))
     coded, report = code_map.transform_with_report(table())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.data.codes import CodeMap
-from veilscore.files.store import JobStore, write_text
+from veilscore.files.store import JobStore
 from veilscore.models import boosting_design as designing
 from veilscore.models.trees import HolderTrees, Tree
 from veilscore.protocols.boosting import bank_boost, holder_boost
@@ -15,7 +15,7 @@ from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.chains import COLUMNS, GROW
-from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.context import StepContext, keep_code_map, keep_model, keep_trees, no_files
 from veilscore.tasks.curve import curve
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
@@ -65,17 +65,8 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
         trees=result.trees,
         salt=result.salt.hex(),
     )
-    keep_code_map(context, code_map)
-    write_text(context.models() / job.name / "trees.json", part.to_json())
-    store.save_json(
-        "boosted",
-        {
-            "n_trees": len(result.trees),
-            "n_splits": sum(len(tree.holder_splits) for tree in result.trees),
-            "n_sums": result.n_sums,
-            "sha256": part.sha256.hex(),
-        },
-    )
+    n_splits = sum(len(tree.holder_splits) for tree in result.trees)
+    keep_trees(context, part, code_map, n_trees=len(result.trees), n_splits=n_splits, n_sums=result.n_sums)
 
 
 def _cost(p: TrainBoosting, sizes: Sizes) -> Cost:

@@ -9,7 +9,6 @@ import numpy as np
 
 from veilscore.data.codes import CodeMap
 from veilscore.data.partitions import part_names, partitions
-from veilscore.files.store import write_text
 from veilscore.models import chain_design as designing
 from veilscore.models.chain_growth import ChainColumns
 from veilscore.models.chained import partition_trees, sources_of
@@ -25,6 +24,7 @@ from veilscore.tasks.context import (
     files_of_columns,
     keep_code_map,
     keep_model,
+    keep_trees,
     no_files,
 )
 from veilscore.tasks.fixed_bins import charged
@@ -93,11 +93,8 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
         map_sha256=code_map.hash,
         trees=partition_trees(context.session.party, columns, code_map.n_codes),
     )
-    keep_code_map(context, code_map)
-    write_text(context.models() / job.name / "trees.json", part.to_json())
-    sums = sum(4 * int(code_map.n_codes[column]) for column in grown)  # two values of each leaf
-    told = {"n_trees": len(grown), "n_splits": len(columns), "n_sums": sums, "sha256": part.sha256.hex()}
-    store.save_json("boosted", told)
+    n_sums = sum(4 * int(code_map.n_codes[column]) for column in grown)  # two values of each leaf
+    keep_trees(context, part, code_map, n_trees=len(grown), n_splits=len(columns), n_sums=n_sums)
 
 
 def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:

@@ -256,6 +256,13 @@ def keep_model(context: StepContext, model: ScoreModel) -> None:
     model.save(folder / "model.json")
 
 
+def keep_trees(context: StepContext, part: HolderTrees, code_map: CodeMap, **counts: int) -> None:
+    """Keep a holder's part of a model of trees; `counts` are what the job says of it: n_trees, n_splits, n_sums."""
+    keep_code_map(context, code_map)
+    write_text(context.models() / part.model / "trees.json", part.to_json())
+    context.store.save_json("boosted", {**counts, "sha256": part.sha256.hex()})
+
+
 def load_trees(models: Path, name: str) -> HolderTrees:
     """Return this party's part of a boosted model; ConfigError if it is missing or was changed."""
     path = models / name / "trees.json"

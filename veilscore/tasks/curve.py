@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import CodeArray
-from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, JobError, RefusedError
 from veilscore.models import design as designing
 from veilscore.models.chained import Chained
@@ -17,8 +16,8 @@ from veilscore.models.curve import Expected, NoisedCurve, sensitivity, steps_for
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.models.trees import Tree
 from veilscore.protocols.curve import Scored, bank_curve, bank_trees_curve, holder_curve, holder_trees_curve
-from veilscore.protocols.scoring import BatchRequest, HolderAnswer, HolderPart, holder_receive
-from veilscore.tasks.batch import MIN_HOLDOUT, own_trees
+from veilscore.protocols.scoring import HolderAnswer, HolderPart, holder_receive
+from veilscore.tasks.batch import MIN_HOLDOUT, held_out_rows, own_trees
 from veilscore.tasks.context import StepContext, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.bands import Bands
@@ -109,15 +108,13 @@ def _parts_expected(model: Scorecard, sums: dict[str, Any]) -> Iterator[tuple[fl
 
 def _holder_curve(context: StepContext) -> Protocol[None]:
     p, store = parameters_of(context.job), context.store
-    kept, code_map = store.load_arrays("rows"), context.code_map()
-    request = yield from holder_receive(context.session, kept["train"].size)
-    if (request.rows & kept["train"]).any():
-        raise RefusedError("the bank asks to score rows that trained", party=context.session.party)
-    codes = np.ascontiguousarray(kept["codes"][request.rows])
+    code_map = context.code_map()
+    request = yield from holder_receive(context.session, store.load_arrays("row_of")["row_of"].size)
+    codes = np.ascontiguousarray(held_out_rows(context, request.rows)["codes"][request.rows])
     # which firms it does not know, it never says here
     unknown, refusal, trees = np.zeros(codes.shape[0], bool), "", tuple[Tree, ...]()
     try:
-        trees = _part(context, request, code_map)
+        trees = own_trees(context, code_map, request)
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
     answer = HolderAnswer(codes, code_map.n_codes, unknown, disclose_unknown=False, refusal=refusal)
@@ -126,13 +123,6 @@ def _holder_curve(context: StepContext) -> Protocol[None]:
     else:
         yield from holder_curve(context.session, request, answer, charge_of(p.mu))
     store.save_json("scored", {"n_rows": codes.shape[0], "model": request.model_hash.hex()})
-
-
-def _part(context: StepContext, request: BatchRequest, code_map: CodeMap) -> tuple[Tree, ...]:
-    """Return this party's trees of the model, none for a scorecard; an error where the request is of another."""
-    if bytes.fromhex(code_map.hash) != request.map_hash:
-        raise RefusedError("the model was trained on another version of this party's code map")
-    return own_trees(context, request)
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
