@@ -128,7 +128,9 @@ def test_exact_jobs_are_about_the_same_firms_or_about_quite_others(account):
     account.take_exact_rows("b", parts, 30)
     account.take_exact_rows("c", {"training": rows[30:200], "hold-out": rows[200:]}, 30)
     one_less = {"training": rows[1:200], "hold-out": rows[200:]}
-    with pytest.raises(RefusedError, match="training rows differ from the training rows of an earlier exact job by few"):
+    with pytest.raises(
+        RefusedError, match="training rows differ from the training rows of an earlier exact job by few"
+    ):
         account.take_exact_rows("d", one_less, 30)
     with pytest.raises(RefusedError, match="hold-out rows differ from the training rows"):
         account.take_exact_rows("e", {"hold-out": rows[:199]}, 30)
