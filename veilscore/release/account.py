@@ -76,16 +76,11 @@ class AccountLine:
 class Account:
     """The account of one data set with one bank.
 
-    Parameters
-    ----------
     path : the SQLite file of the node, made if absent.
     name : of the account: that of the data set, unless its entry in node.yaml names another.
     bank : whom the openings go to.
     rules : what the policy allows.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Raises StateError: from every method: the file cannot be read or written; names it.
     """
 
     path: Path
