@@ -7,6 +7,7 @@ weights, rows and columns, which it chose. By Neyman and Pearson no test of the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from veilscore.models import chain_growth, curve
 from veilscore.models.boosting_form import HolderColumns
 from veilscore.models.chain_growth import Chain, ChainColumns, ChainRows
 from veilscore.models.counts import BinnedColumns
+from veilscore.models.loss import TURN
 from veilscore.models.residual import WEIGHT_FACTOR, Tables, cells_sensitivity, plain_sums
 from veilscore.models.split_search import Ranked
 from veilscore.protocols.chains import bank_chains, holder_chain
@@ -118,11 +120,11 @@ def chain_rows(r, W, indicator=0):
     return ChainRows(mine, own, mine[:, 0].astype(np.int64), np.asarray(r, float), np.asarray(W, float), np.ones(1))
 
 
-def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: None, told=None):
-    """Leaf sums of a chain, all exchanges; told : takes the sums of each exchange with the trees that they are of."""
+def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: None):
+    """Leaf sums of a chain, all exchanges."""
     session, n_codes = sessions("boost"), np.asarray(n_codes)
     columns = ChainColumns(n_codes, np.arange(n_codes.size))
-    codes, opened = [np.ascontiguousarray(w, np.uint8) for w in worlds], []
+    codes = [np.ascontiguousarray(w, np.uint8) for w in worlds]
     moved, found = [np.zeros(len(codes[0]), np.int64) for _ in codes], 0.0
 
     def watched(chain, drawn, sums):
@@ -134,7 +136,8 @@ def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: No
             for w, m in zip(codes, moved, strict=True)
         ]
         found += ratio(np.stack(sums), *expected, terms.sigma)
-        opened.append((drawn, sums))
+        if run is drive and terms.exchanges == 1:  # what follows opens nothing
+            raise _OpenedError
         steps = grow(chain, drawn, sums)
         moved = [m + steps.taken(w) for w, m in zip(codes, moved, strict=True)]
         return steps
@@ -145,15 +148,18 @@ def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: No
             "bank": bank_chains(session["bank"], rows, {"tax": columns}, terms),
             "tax": holder_chain(session["tax"], codes[which], n_codes, terms),
         }
-        run(roles, session, {"tax": spend})
+        with contextlib.suppress(_OpenedError):
+            run(roles, session, {"tax": spend})
     finally:
         Chain.grow = grow
-    if told is not None:
-        told.extend(opened)
     return found
 
 
-def counts(which, charge, totals, bad, limits, *, modulus=1 << 24, run=drive, spend=lambda _: None, told=None):
+class _OpenedError(Exception):
+    """All that is opened was."""
+
+
+def counts(which, charge, totals, bad, limits, *, modulus=TURN, run=drive, spend=lambda _: None):
     """Goods and bads by step; totals : two arrays (n,), which the bank's share and the lead's make up."""
     session = sessions("evaluate")
     lead = uniform(len(bad)) % np.uint64(modulus)
@@ -162,8 +168,6 @@ def counts(which, charge, totals, bad, limits, *, modulus=1 << 24, run=drive, sp
         "tax": lead_counts(session["tax"], lead, charge, modulus),
     }
     found, _ = run(roles, session, {"tax": spend})
-    if told is not None:
-        told.append(found["bank"])
     expected = [curve.plain_counts(one, bad, limits) for one in totals]
     return ratio(found["bank"], *expected, charge.sigma(curve.sensitivity()))
 

@@ -29,7 +29,7 @@ from veilscore.data import fixed_bins
 from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table
-from veilscore.errors import RefusedError
+from veilscore.errors import ConfigError, RefusedError, SchemaError
 from veilscore.models.chain_growth import AT_ONCE
 from veilscore.models.counts import BinnedColumns, offsets
 from veilscore.protocols import residual
@@ -41,6 +41,7 @@ from veilscore.release.account import Account
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
 from veilscore.tasks import residual as card_tasks
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import PrivacyRules, best_guess
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.memory import simulate
@@ -226,20 +227,30 @@ def test_a_near_tie_of_splits(noise):
 
 
 def test_bins_refitted_on_rows_that_a_bank_chose():
-    """Exact mode fits bins on the job's rows: of few, one firm makes a level frequent enough for a code of its own."""
+    """Exact mode fits bins on the job's rows: of few, one firm makes a flag frequent enough for a code of its own."""
     rows, ids = np.arange(120), np.array([f"f{i}" for i in range(1500)])
-    levels = np.array(["a", "b"], dtype=object)[np.arange(ids.size) % 2]
-    levels[1:5] = "c"
+    flag = (np.arange(ids.size) < 5).astype(float)
     worlds = []
-    for own in ("a", "c"):
-        levels[0] = own
-        worlds.append(Table(ids, {"x": levels.copy()}, source="made up"))
-    shown = [CodeMap.fit(one, rows, max_bin=8, min_bin_fraction=0.0, min_bin_count=5).n_codes for one in worlds]
+    for flag[0] in (0.0, 1.0):
+        worlds.append(Table(ids, {"x": flag.copy(), "y": np.arange(ids.size) % 7.0}, source="made up"))
+    shown = [CodeMap.fit(one, rows, max_bin=8, min_bin_count=5).n_codes.tolist() for one in worlds]
     assert shown[0] != shown[1]
     fixed = FixedBins.make(worlds[0], "2026-11-30")
     maps = [fixed.code_map(one.take(rows), 8, generator=np.random.default_rng(1)) for one in worlds]
     maps.append(fixed.code_map(worlds[0].take(rows[:7]), 8, generator=np.random.default_rng(1)))
     assert len({one.hash for one in maps}) == 1, "fixed bins follow no row of a job"
+
+
+def test_one_odd_cell_takes_no_column_away():
+    """A date column of a file becomes a category by one odd cell: the job is refused, and loses no column for it."""
+    ids, days = np.array([f"f{i}" for i in range(900)]), np.arange(900.0) % 365
+    table = Table(ids, {"day": days, "x": np.arange(900.0)}, source="made up")
+    fixed = FixedBins.make(table, "2026-11-30", 5.0)
+    assert len(fixed.code_map(table, 8).columns) == 2
+    odd = days.astype(object)
+    odd[0] = "n/a"
+    with pytest.raises(SchemaError, match="'day' of made up was a number when its bins were fixed"):
+        fixed.code_map(replace(table, columns={"day": odd, "x": np.arange(900.0)}), 8)
 
 
 def test_fixed_bins_tell_little_of_a_firm(noise):
@@ -360,6 +371,21 @@ def test_attempts_that_fail_one_after_the_other(tmp_path):
     judge(
         lambda which: sum(cells(which, charge, worlds, [3], r, W) for _ in range(attempts)), PrivacyRules().year, True
     )
+
+
+def test_a_second_name_of_the_same_data(tmp_path):
+    """With an account a name, a holder that lists a file twice would tell a bank of each firm twice as much."""
+    text = "name: tax\nrole: {role}\ndatasets:\n  a: {{path: x.csv, id_column: firm}}\n  b: {second}\n"
+
+    def node(second, role="holder"):
+        (tmp_path / "node.yaml").write_text(text.format(role=role, second=second))
+        return load_node_config(tmp_path)
+
+    with pytest.raises(ConfigError, match="data sets a and b read the same source: set account: a at both"):
+        node("{path: ./x.csv, id_column: firm, exclude: [y]}")
+    assert node("{path: x.csv, id_column: firm, account: a}").datasets["b"].account == "a"
+    assert node("{path: y.csv, id_column: firm}").datasets["b"].account is None
+    assert node("{path: x.csv, id_column: firm}", role="bank").datasets.keys() == {"a", "b"}
 
 
 # --- is the firm known? ----------------------------------------------------------------------------------------------

@@ -10,16 +10,13 @@ import pytest
 from memory_online import MemoryBank, MemoryCoordinator, MemoryHolder, Network
 from scipy import stats
 
-from veilscore.crypto import he
 from veilscore.crypto.encrypted_cells import encode_points, one_hot
 from veilscore.errors import RefusedError, VeilscoreError
-from veilscore.protocols import online
 from veilscore.protocols.online_spares import Side
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.ledger import ONLINE, Release, ReleaseLedger
 from veilscore.terms.bands import MOST_STEPS, Bands
 from veilscore.terms.rules import ReleaseRules
-from veilscore.v1 import control_pb2 as pb
 
 N_CODES = np.array([5, 5, 5, 5])
 RADIX = 5 ** np.arange(4)
@@ -118,41 +115,3 @@ def test_a_search_by_moving_steps_ends_after_ten_bits(tmp_path, control):
     else:
         assert "release budget" in refused
         assert 5**8 / possible.size <= 2.0**rules.bits_per_year * 1.05  # steps of whole records are not quite equal
-
-
-class TwoFaced(Network):
-    """A bank that asks one holder for the victim, the other for an accomplice whose record it knows."""
-
-    def _carried(self, sender, to, message, kind=None):
-        if isinstance(message, pb.EncryptRecord) and to == "registry":
-            message = pb.EncryptRecord.FromString(message.SerializeToString())
-            message.firm_id = "accomplice"
-        return super()._carried(sender, to, message, kind)
-
-
-@pytest.mark.parametrize("bound", [False, True], ids=["share without the firm", "default"])
-def test_one_request_id_with_two_firms(monkeypatch, bound):
-    """Shares of zero are drawn for the firm: for two firms they do not add up, and hide the victim's part for good."""
-    if not bound:
-        share_context = online.share_context
-        monkeypatch.setattr(
-            online, "share_context", lambda key, parties, model, _firm: share_context(key, parties, model, b"")
-        )
-    for name, most in (("lowest", -he.T), ("highest", he.T)):  # it takes any sum, where an honest bank asks again
-        monkeypatch.setattr(Side, name, most)
-    network, holders = TwoFaced(), ("tax", "registry")
-    MemoryCoordinator(network)
-    victim, accomplice = 437, 101
-    tax = MemoryHolder(network, "tax", cells_of(victim), holders)
-    registry = MemoryHolder(network, "registry", cells_of(accomplice), holders)
-    bank = MemoryBank(network, {name: side(name) for name in holders})
-
-    async def scenario():
-        return [(await bank.score(f"r{k}")).together - accomplice for k in range(8)]
-
-    found = asked(scenario, bank, tax, registry)
-    if bound:
-        assert len(set(found)) == len(found)
-        assert victim not in found
-    else:
-        assert found == [victim] * 8

@@ -157,9 +157,9 @@ class Audit:
 CHARGED = {**CHARGES, "leaves": TERMS.charge, "curve": CURVE, "bins": Charge("bins", "all", BINS_MU**2)}
 AUDITS = {
     "cells": Audit(draw_cells),
-    "cells of r and W": Audit(draw_both_sums, 2000),
+    "cells of r and W": Audit(draw_both_sums, 1500),
     "gradient and moments": Audit(draw_fit),
-    "moments of opposite signs": Audit(draw_opposite_signs, 2000),
+    "moments of opposite signs": Audit(draw_opposite_signs, 1000),
     "leaves": Audit(draw_leaves),
     "curve": Audit(draw_curve),
     "bins": Audit(draw_bins, least=0.85),  # ten of the eleven counts that are charged
@@ -199,7 +199,8 @@ def test_a_bank_learns_as_much_as_is_charged_and_no_more(name):
     for opening, (shown, about) in audited(audit, audit.n).items():
         mu = math.sqrt(CHARGED[opening].mu2)
         assert shown <= mu, f"{opening}: mu {shown:.3f} is shown (about {about:.3f}), charged is {mu:.3f}"
-        assert about > audit.least * mu, f"{opening}: {about:.3f} of {mu:.3f}; these are not the worst two records"
+        error = 1.45 / math.sqrt(audit.n)  # of the estimate, for two samples of this size
+        assert about > audit.least * mu - 3 * error, f"{opening}: {about:.3f} of {mu:.3f}; not the worst two records"
 
 
 @pytest.mark.slow
