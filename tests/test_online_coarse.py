@@ -23,7 +23,7 @@ from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
-DEFAULT = {key: value for key, value in OFTEN.items() if key != "bits_per_year"}
+DEFAULT = {key: value for key, value in OFTEN.items() if not key.startswith("bits")}
 
 
 class Trained:

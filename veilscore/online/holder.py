@@ -210,6 +210,8 @@ class OnlineHolder:
         try:
             if request.bands_hash and bands is None:
                 bands = await asyncio.to_thread(self._kept_bands, request, origin)
+            if bands is not None:
+                self._node.policy.release.allow_values(len(bands.names))
             firm = origin.records.normalise(request.firm_id)
             token = self._guard.check_consent(request, bank, firm, origin.job.name)
             found = await origin.records.find(firm)
