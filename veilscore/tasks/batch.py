@@ -71,7 +71,7 @@ from veilscore.wire.protocol import Protocol
 MIN_HOLDOUT = 30
 _OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
 _TREE_BYTES = 120  # of a row in a tree
-_BAND_BYTES, _BAND_S = 4400, 1.6e-5  # of a row in ten bands, both sides
+_BAND_BYTES, _BAND_S = 5500, 1.9e-5  # of a row in 32 steps, both sides; in ten bands 4,400 and 1.4e-5
 
 
 def _parts(model: Scorecard) -> dict[str, HolderPart]:
