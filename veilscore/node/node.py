@@ -74,7 +74,7 @@ class Node:
             accept_session=self._accept_session,
             limits=limits,
             listen=self.config.listen,
-            authorise=authoriser(self.config),
+            authorise=self._authorise,
         )
         self.keys = KeyWatch(self.home, self.config, self.fabric)
         self._register()
@@ -84,6 +84,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
     def _register(self) -> None:
@@ -99,11 +100,16 @@ class Node:
         self.fabric.register("RunStep", {"coordinator"}, control_pb2.StepOrder, self._run_step, stream=True)
         self.fabric.register("Evidence", {"coordinator"}, control_pb2.EvidenceCall, self._cross_sign)
 
+    def _authorise(self, method: str, peer: Member) -> None:
+        self._allowed(method, peer)
+        self.heads.check_call(method)
+
     async def start(self) -> None:
-        """Open the log and listen."""
+        """Open the log, compare it with the state files and with what others saw of it, and listen."""
         state = LoggedState(self.home, self.config)
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        await self.heads.compare_first()
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
