@@ -47,8 +47,6 @@ _CERTAIN = 6.0  # deviations above which a noised count is not noise alone
 class Cells:
     """Noised counts of one column's cells in the order of values, missing values last.
 
-    Attributes
-    ----------
     cuts : of a number column, the upper ends of all cells but the last.
     levels : of a category column, one a cell; the rest's cell, then that of missing values, come last.
     """
@@ -63,8 +61,6 @@ class Cells:
 class FixedBins:
     """A version of a data set's bins; secret but for what `code_map` says of numbers of codes.
 
-    Attributes
-    ----------
     columns : by name.
     n_rows : rows of the table that they were made of, noised.
     sigma : deviation of the noise of every count.

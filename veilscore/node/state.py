@@ -9,6 +9,7 @@ A node that forgot would open again what it opened already, so it does not start
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from veilscore.fabric.process import only_one
 from veilscore.files.backup import RESTORED
 from veilscore.files.journal import Journal
 from veilscore.files.sqlite_file import told
-from veilscore.release.account import FILE, Account, AccountLine, Line, charged, write_back
+from veilscore.release.account import FILE, Account, AccountLine, Line, charged, voided, write_back
 from veilscore.release.consent import Signed, body_of
 from veilscore.release.ledger import LEDGER, ReleaseLedger
 from veilscore.terms.federation import Federation
@@ -168,8 +169,12 @@ class LoggedState:
         return found
 
     def _account(self) -> list[Gap]:
-        kept = charged(self._home / FILE)
-        lines = [line for key, line in self._charges.items() if kept.get(key) != line.line.charge]
+        kept, exact = charged(self._home / FILE), voided(self._home / FILE)
+        lines = [
+            line
+            for key, line in self._charges.items()
+            if (key[:3] not in exact if line.line.charge.mu2 == math.inf else kept.get(key) != line.line.charge)
+        ]
         return [Gap(FILE, f"{len(lines)} charge(s)", lambda: write_back(self._home / FILE, lines))] if lines else []
 
     def _journal(self) -> list[Gap]:

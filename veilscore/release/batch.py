@@ -146,7 +146,7 @@ class BatchGuard:
 
         ids : (n_own,) normalised ids of the holder's data set.
         row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
-        digests : of the bank's rows, in a job that opens single firms.
+        digests : of the bank's rows, in a job that opens single firms or exact sums.
         """
         known = row_of >= 0
         if digests is not None:

@@ -66,8 +66,17 @@ def protocol_for(step: str, context: StepContext) -> Protocol[None]:
     if context.role == "bank":
         return bank_committed(context.session, context.opening or unkept(context.session), role)
     if EXACT in step_of(context.job, step).spends(context.job.parameters):
-        context.account().void(context.job_id)
+        role = _charged(role)
     return holder_committed(context.session, role)
+
+
+def _charged(role: Protocol[None]) -> Protocol[None]:
+    """Charge a step that opens sums as they are before anything of it leaves."""
+    try:
+        yield EXACT
+        yield from role
+    finally:
+        role.close()
 
 
 # --- who learns what -------------------------------------------------------------------------------------------------
