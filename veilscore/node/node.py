@@ -18,7 +18,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.exchange import CrossSigning
-from veilscore.evidence.head_watch import HeadWatch
+from veilscore.evidence.head_watch import FIRST_CALL_S, HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
@@ -32,6 +32,8 @@ from veilscore.keys.identity import ROLES
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
+from veilscore.release.revocation_watch import RevocationWatch
+from veilscore.release.revocations import RevocationLists
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of, stop_if_drowned
@@ -86,6 +88,10 @@ class Node:
         self._online.evidence = self.evidence
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+        self.revocations: RevocationWatch | None = None
+        if self.config.role == "holder":
+            issuers = dict(self.config.policy.consent_issuers)
+            self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -110,6 +116,9 @@ class Node:
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
         await self.heads.compare_first()
+        if self.revocations is not None:
+            await self.revocations.fetch_all(FIRST_CALL_S)
+            self.watches.start("the watch over revocations", self.revocations.watch())
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()

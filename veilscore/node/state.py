@@ -219,11 +219,15 @@ def counts_of(home: Path) -> dict[str, int]:
     """
     found = {f"{file}:{table}": _amount(home / file, table, query) for file, table, query in _GROWING}
     revoked: set[str] = set()
+    numbers: dict[str, int] = {}
     for path in sorted((home / REVOCATIONS).glob("*.json")):
         body = body_of(Signed.from_text(read_text(path, "revocations"), str(path)))
         named = body.get("revoked")
         revoked |= {str(one) for one in named} if isinstance(named, list) else set()
+        issuer, number = str(body.get("issuer")), body.get("number")
+        numbers[issuer] = max(numbers.get(issuer, 0), number if isinstance(number, int) else 0)
     found[f"{REVOCATIONS}:revoked consents"] = len(revoked)
+    found[f"{REVOCATIONS}:numbers of revocation lists"] = sum(numbers.values())
     return {name: count for name, count in found.items() if count}
 
 
