@@ -199,6 +199,11 @@ class EvidenceRecorder:
         )
         self._append(entry.model_dump(mode="json"))
 
+    def step_begun(self, session: str) -> None:
+        """Log at a holder that an attempt begins: one that is killed has this and no end."""
+        job_id, step, attempt = session.split("/")
+        self.noted("step_begun", job_id=job_id, step=step, attempt=int(attempt))
+
     def opening_charged(self, session: str, account: str, bank: str, charge: Charge) -> None:
         """Holder: before an opening leaves, what it costs the account of its data set."""
         job_id, step, attempt = session.split("/")
