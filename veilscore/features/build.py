@@ -72,7 +72,7 @@ def _plain(events: Events, keys: Keys, variables: Sequence[Variable], terms: Ter
         of_parties = [one for one in events_only if one.aggregate in parties.FAMILY]
         yield from parties.compute(database, coded, table, of_parties, n_rows)
         last = [one for one in events_only if one.aggregate == "latest"]
-        yield from parties.latest(database, coded, table, last, n_rows)
+        yield from parties.latest(database, coded, last, n_rows)
     yield from _of_texts(events, n_rows, [one for one in variables if one.is_text], terms)
 
 
@@ -108,7 +108,7 @@ def _without_column(one: Variable) -> Variable:
 def _derive(kind: str, one: Array, other: Array) -> Array:
     if kind == "difference":
         return np.asarray(one - other)
-    return np.divide(one, other, out=np.full(len(one), np.nan), where=other != 0)
+    return np.asarray(np.divide(one, other, out=np.full(len(one), np.nan), where=other != 0))
 
 
 def build(
@@ -155,7 +155,7 @@ def build_rows(
         return _write(events, Keys(codes, days_of), path, latest, None, None, panel=True, ids=ids)
 
 
-def _write(  # noqa: PLR0913
+def _write(
     events: Events,
     keys: Keys,
     path: Path,

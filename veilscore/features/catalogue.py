@@ -67,7 +67,9 @@ class Band(Strict):
 class EventTable(Strict):
     """Says what the columns of one event table mean."""
 
-    source: str = Field(min_length=1, max_length=200, description="file in the folder of events, or table of a database")
+    source: str = Field(
+        min_length=1, max_length=200, description="file in the folder of events, or table of a database"
+    )
     firm: ColumnName = Field(description="column with the id of the firm")
     time: ColumnName = Field(description="column with the day on which the event happened")
     known: ColumnName | None = Field(default=None, description="column with the day from which the owner knew the row")
@@ -76,6 +78,10 @@ class EventTable(Strict):
     )
     key: tuple[ColumnName, ...] = Field(
         default=(), description="columns that name an event; of its rows the last one known counts"
+    )
+    planned: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="date columns that were known from the start (due dates): later days in them leak nothing",
     )
     numbers: tuple[ColumnName, ...] = Field(default=(), description="number columns")
     categories: dict[ColumnName, tuple[Level, ...]] = Field(
@@ -108,7 +114,7 @@ class EventTable(Strict):
     @property
     def columns(self) -> tuple[str, ...]:
         """Return every column of the source that is read, each once."""
-        named = (self.firm, self.time, *filter(None, [self.known]), *self.key, *self.numbers)
+        named = (self.firm, self.time, *filter(None, [self.known]), *self.key, *self.planned, *self.numbers)
         return tuple(dict.fromkeys((*named, *self.categories, *self.parties, *self.texts)))
 
 
@@ -134,8 +140,12 @@ class DerivedVariable(Strict):
     """Declares a ratio or a difference of two variables; `{window}` in the names stands for each of the windows."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_.]{0,79}(\{window\})?$", description="name of the new variable")
-    ratio: tuple[str, str] | None = Field(default=None, description="names of numerator and denominator")
-    difference: tuple[str, str] | None = Field(default=None, description="names of minuend and subtrahend")
+    ratio: tuple[str, ...] | None = Field(
+        default=None, min_length=2, max_length=2, description="names of numerator and denominator"
+    )
+    difference: tuple[str, ...] | None = Field(
+        default=None, min_length=2, max_length=2, description="names of minuend and subtrahend"
+    )
     windows: tuple[Window, ...] = Field(default=(), description="put in place of {window}")
 
     @model_validator(mode="after")
@@ -147,9 +157,9 @@ class DerivedVariable(Strict):
         return self
 
     @property
-    def operands(self) -> tuple[str, str]:
+    def operands(self) -> tuple[str, ...]:
         """Return the names of both operands, before windows are put in."""
-        return self.ratio or self.difference or ("", "")
+        return self.ratio or self.difference or ()
 
 
 class TermGroup(Strict):
@@ -159,7 +169,8 @@ class TermGroup(Strict):
     of: ColumnName = Field(description="text column")
     windows: Windows = Field(description="spans back from the as-of date")
     tokens: Literal["auto", "words", "chinese"] = Field(
-        default="auto", description="words: runs of letters and digits; chinese: rjieba; auto: rjieba where it is needed"
+        default="auto",
+        description="words: runs of letters and digits; chinese: rjieba; auto: rjieba where it is needed",
     )
     ngrams: int = Field(default=1, ge=1, le=3, description="longest run of tokens that is one term")
     min_share: float = Field(default=0.01, ge=0, le=1, description="least share of texts that have a term")
@@ -185,7 +196,9 @@ class RiskGroup(Strict):
 class FirmList(Strict):
     """Says where the firms are listed that get a row; without one, each firm with a known event does."""
 
-    source: str = Field(min_length=1, max_length=200, description="file in the folder of events, or table of a database")
+    source: str = Field(
+        min_length=1, max_length=200, description="file in the folder of events, or table of a database"
+    )
     firm: ColumnName = Field(description="column with the id of the firm")
 
 
@@ -250,25 +263,27 @@ def _check_group(where: str, group: VariableGroup, table: EventTable) -> None:
         _known(f"{where}: where", category, tuple(table.levels), "categories")
         for level in (one for choice in choices if choice != ANY for one in choice.split("|")):
             _known(f"{where}: where {category}", level, table.levels[category], f"the levels of {category}")
+    only_latest = set(group.aggregate) == {"latest"}
     for column in group.of:
-        latest = set(group.aggregate) == {"latest"}
-        _known(f"{where}: of", column, (*table.numbers, *(table.levels if latest else ())), "numbers")
+        _known(f"{where}: of", column, (*table.numbers, *(table.levels if only_latest else ())), "numbers")
     for name in group.aggregate:
-        aggregate, party = split_aggregate(name)
-        if party is not None:
-            _known(f"{where}: aggregate {name}", party, table.parties, "parties")
-        elif aggregate not in {*OF_NUMBERS, *OF_EVENTS, "latest"}:
-            shown = [*OF_NUMBERS, *OF_EVENTS, "latest", *(f"{one}(COLUMN)" for one in OF_PARTIES)]
-            raise ValueError(f"{where}: aggregate {name!r} is unknown; {nearest(name, shown)}")
-        if aggregate in {*OF_NUMBERS, "latest"} and not group.of:
-            raise ValueError(f"{where}: {aggregate} needs a column; name it in `of`")
-        least = {"trend": 2 * MONTH, "active_months": MONTH}.get(aggregate, 1)
-        for window in group.windows:
-            days = window_days(window)
-            if aggregate in {"trend", "growth", "active_months"} and days is None:
-                raise ValueError(f"{where}: {aggregate} needs windows of days, not `all`")
-            if days is not None and days < least:
-                raise ValueError(f"{where}: {aggregate} needs windows of {least}d or more, not {window}")
+        _check_aggregate(where, name, group, table)
+
+
+def _check_aggregate(where: str, name: str, group: VariableGroup, table: EventTable) -> None:
+    aggregate, party = split_aggregate(name)
+    if party is not None:
+        _known(f"{where}: aggregate {name}", party, table.parties, "parties")
+    elif aggregate not in {*OF_NUMBERS, *OF_EVENTS, "latest"}:
+        shown = [*OF_NUMBERS, *OF_EVENTS, "latest", *(f"{one}(COLUMN)" for one in OF_PARTIES)]
+        raise ValueError(f"{where}: aggregate {name!r} is unknown; {nearest(name, shown)}")
+    if aggregate in {*OF_NUMBERS, "latest"} and not group.of:
+        raise ValueError(f"{where}: {aggregate} needs a column; name it in `of`")
+    least = {"trend": 2 * MONTH, "active_months": MONTH, "growth": 1}.get(aggregate)
+    for window in group.windows if least else ():
+        days = window_days(window)
+        if days is None or days < (least or 0):
+            raise ValueError(f"{where}: {aggregate} needs windows of {least}d or more in days, not {window}")
 
 
 def split_aggregate(name: str) -> tuple[str, str | None]:

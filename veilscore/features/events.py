@@ -66,8 +66,8 @@ class Events:
         """Return the codes of firms that get a row at a day: those listed, or those with an event known before it."""
         if self.catalogue.firms is not None:
             return np.arange(len(self.firms))
-        each = [f"SELECT f FROM e_{name} WHERE t < {as_of} AND kn < {as_of}" for name in self.catalogue.tables]  # noqa: S608
-        found = self.database.execute(f"SELECT DISTINCT f FROM ({' UNION ALL '.join(each)}) ORDER BY f").fetchnumpy()  # noqa: S608
+        each = [f"SELECT f FROM e_{name} WHERE t < {as_of} AND kn < {as_of}" for name in self.catalogue.tables]
+        found = self.database.execute(f"SELECT DISTINCT f FROM ({' UNION ALL '.join(each)}) ORDER BY f").fetchnumpy()
         return np.asarray(found["f"], dtype=np.int64)
 
 
@@ -134,13 +134,11 @@ def _relation(database: duckdb.DuckDBPyConnection, label: str, file: str, source
 
 def column_types(database: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     """Return column -> SQL type of a relation."""
-    described = database.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()  # noqa: S608 (quoted)
+    described = database.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     return {str(row[0]): str(row[1]) for row in described}
 
 
-def _check_columns(
-    database: duckdb.DuckDBPyConnection, relation: str, columns: tuple[str, ...], where: str
-) -> None:
+def _check_columns(database: duckdb.DuckDBPyConnection, relation: str, columns: tuple[str, ...], where: str) -> None:
     available = list(column_types(database, relation))
     for column in columns:
         if column not in available:
@@ -152,8 +150,8 @@ def _firm_codes(database: duckdb.DuckDBPyConnection, catalogue: Catalogue, relat
     columns = {name: table.firm for name, table in catalogue.tables.items()}
     if catalogue.firms is not None:
         columns = {"": catalogue.firms.firm}
-    each = [f"SELECT CAST({quoted(firm)} AS VARCHAR) AS spelling FROM {relations[n]}" for n, firm in columns.items()]  # noqa: S608
-    rows = database.execute(f"SELECT DISTINCT spelling FROM ({' UNION ALL '.join(each)})").fetchall()  # noqa: S608
+    each = [f"SELECT CAST({quoted(firm)} AS VARCHAR) AS spelling FROM {relations[n]}" for n, firm in columns.items()]
+    rows = database.execute(f"SELECT DISTINCT spelling FROM ({' UNION ALL '.join(each)})").fetchall()
     spellings = np.array([row[0] for row in rows if row[0] is not None and row[0].strip()], dtype=object)
     if not len(spellings):
         raise DataError(f"catalogue {catalogue.name}: the event tables name no firm; check `firm` and the files")
@@ -164,7 +162,7 @@ def _firm_codes(database: duckdb.DuckDBPyConnection, catalogue: Catalogue, relat
         raise DataError(f"catalogue {catalogue.name}: {malformed} ids of firms are malformed; {normaliser.remedy}")
     firms, codes = np.unique(ids, return_inverse=True)
     database.register("spelled", {"spelling": spellings, "f": codes.astype(np.int32)})
-    database.execute("CREATE TEMP TABLE firm_codes AS SELECT spelling, f FROM spelled")
+    database.execute("CREATE TABLE firm_codes AS SELECT spelling, f FROM spelled")
     database.unregister("spelled")
     return firms
 
@@ -193,7 +191,7 @@ def _days(expression: str) -> str:
     return f"CAST(({expression}) - DATE '1970-01-01' AS INTEGER)"
 
 
-def _load_table(  # noqa: PLR0913, PLR0917
+def _load_table(
     database: duckdb.DuckDBPyConnection,
     name: str,
     table: EventTable,
@@ -206,33 +204,54 @@ def _load_table(  # noqa: PLR0913, PLR0917
     known = time if table.known is None else day_sql(table.known, types[table.known])
     delay = 0 if table.known_after is None else int(table.known_after.removesuffix("d"))
     _check_cells(database, relation, table, types)
-    rest = []
-    rest += [f"TRY_CAST({quoted(c)} AS DOUBLE) AS n{i}" for i, c in enumerate(table.numbers)]
-    rest += [f"{_code_sql(table, c)} AS c{i}" for i, c in enumerate(table.levels)]
-    rest += [f"CASE WHEN {_filled(c)} THEN hash(CAST({quoted(c)} AS VARCHAR)) END AS p{i}" for i, c in enumerate(table.parties)]
-    rest += [f"CAST({quoted(c)} AS VARCHAR) AS x{i}" for i, c in enumerate(table.texts)]
     version = f"{NEVER}"
     if table.key:
         # known at the same moment: the row further down is the later one, as files are written
         moment = f"TRY_CAST({quoted(table.known or table.time)} AS TIMESTAMP)"
         keys = ", ".join(quoted(c) for c in (table.firm, *table.key))
-        version = f"COALESCE(lead({_days(known)} + {delay}) OVER (PARTITION BY {keys} ORDER BY {moment}, place), {NEVER})"
-    placed = f"(SELECT *, row_number() OVER () AS place FROM {relation})" if table.key else relation  # noqa: S608
+        following = f"lead({_days(known)} + {delay}) OVER (PARTITION BY {keys} ORDER BY {moment}, place)"
+        version = f"COALESCE({following}, {NEVER})"
+    placed = f"(SELECT *, row_number() OVER () AS place FROM {relation})" if table.key else relation
     kept = ""
     if cutoff is not None:
-        kept = " AND ".join(f"COALESCE({_days(one)} < {cutoff}, true)" for one in date_columns(types))
-        kept = f"WHERE {kept}" if kept else ""
+        dates = _date_columns(database, relation, types, table.planned)
+        kept = " AND ".join(["true", *(f"COALESCE({_days(one)} < {cutoff}, true)" for one in dates)])
     sql = (
-        f"SELECT f, {_days(time)} AS t, {_days(known)} + {delay} AS kn, {version} AS until, "  # noqa: S608
-        f"{', '.join(rest) or '0 AS unused'} FROM {placed} JOIN firm_codes ON spelling = CAST({quoted(table.firm)} AS VARCHAR) {kept}"
+        f"SELECT f, {_days(time)} AS t, {_days(known)} + {delay} AS kn, {version} AS until, "
+        f"{', '.join(_coded_columns(table)) or '0 AS unused'} FROM {placed} "
+        f"JOIN firm_codes ON spelling = CAST({quoted(table.firm)} AS VARCHAR) {f'WHERE {kept}' if kept else ''}"
     )
-    database.execute(f"CREATE TEMP TABLE e_{name} AS SELECT * FROM ({sql}) WHERE t IS NOT NULL AND kn IS NOT NULL")  # noqa: S608
+    database.execute(f"CREATE TABLE e_{name} AS SELECT * FROM ({sql}) WHERE t IS NOT NULL AND kn IS NOT NULL")
     return _facts(database, name, table, relation, digest, (time, known))
 
 
-def date_columns(types: dict[str, str]) -> list[str]:
+def _coded_columns(table: EventTable) -> list[str]:
+    """Write SQL of what else a row of a loaded table has: numbers, codes, parties, texts."""
+    parties = [f"CASE WHEN {_filled(c)} THEN hash(CAST({quoted(c)} AS VARCHAR)) END" for c in table.parties]
+    return [
+        *(f"TRY_CAST({quoted(c)} AS DOUBLE) AS n{i}" for i, c in enumerate(table.numbers)),
+        *(f"{_code_sql(table, c)} AS c{i}" for i, c in enumerate(table.levels)),
+        *(f"{sql} AS p{i}" for i, sql in enumerate(parties)),
+        *(f"CAST({quoted(c)} AS VARCHAR) AS x{i}" for i, c in enumerate(table.texts)),
+    ]
+
+
+def _date_columns(
+    database: duckdb.DuckDBPyConnection, relation: str, types: dict[str, str], planned: tuple[str, ...]
+) -> list[str]:
     """Return SQL of the day of every column that holds dates, whether the catalogue names it or not."""
-    return [day_sql(column, kind) for column, kind in types.items() if kind.startswith(("DATE", "TIMESTAMP"))]
+    typed = {column: kind for column, kind in types.items() if column not in planned}
+    dated = [day_sql(column, kind) for column, kind in typed.items() if kind.startswith(("DATE", "TIMESTAMP"))]
+    for column in (name for name, kind in typed.items() if kind == "VARCHAR"):
+        text = f"TRIM({quoted(column)})"
+        day = f"regexp_matches({text}, '^[0-9]{{4}}[-/][0-9]{{1,2}}') AND ({day_sql(column, 'VARCHAR')}) IS NOT NULL"
+        some, others = _row(
+            database,
+            f"SELECT count(*) FILTER ({day}), count(*) FILTER (NOT ({day})) FROM {relation} WHERE {_filled(column)}",
+        )
+        if some and not others:
+            dated.append(day_sql(column, "VARCHAR"))
+    return dated
 
 
 def _code_sql(table: EventTable, category: str) -> str:
@@ -247,9 +266,7 @@ def _code_sql(table: EventTable, category: str) -> str:
     return f"CAST(CASE {text} {cases} ELSE 0 END AS UTINYINT)"
 
 
-def _check_cells(
-    database: duckdb.DuckDBPyConnection, relation: str, table: EventTable, types: dict[str, str]
-) -> None:
+def _check_cells(database: duckdb.DuckDBPyConnection, relation: str, table: EventTable, types: dict[str, str]) -> None:
     """Refuse a column of dates or numbers with filled cells that are none."""
     for column in table.numbers:
         if types[column] == "VARCHAR":
@@ -266,14 +283,14 @@ def _check_cells(
 
 
 def _count(database: duckdb.DuckDBPyConnection, relation: str, condition: str) -> int:
-    return int(_row(database, f"SELECT count(*) FROM {relation} WHERE {condition}")[0])  # noqa: S608
+    return int(_row(database, f"SELECT count(*) FROM {relation} WHERE {condition}")[0])
 
 
 def _row(database: duckdb.DuckDBPyConnection, sql: str) -> Any:
     return database.execute(sql).fetchall()[0]  # fetchone would leave the result open, and the connection in use
 
 
-def _facts(  # noqa: PLR0913, PLR0917
+def _facts(
     database: duckdb.DuckDBPyConnection,
     name: str,
     table: EventTable,
@@ -284,22 +301,36 @@ def _facts(  # noqa: PLR0913, PLR0917
     time, known = days
     raw = _row(
         database,
-        f"SELECT count(*), count(*) FILTER (NOT {_filled(table.firm)}), count(*) FILTER (({time}) IS NULL), "  # noqa: S608
+        f"SELECT count(*), count(*) FILTER (NOT {_filled(table.firm)}), count(*) FILTER (({time}) IS NULL), "
         f"count(*) FILTER (({known}) IS NULL) FROM {relation}",
     )
-    row = _row(database, f"SELECT count(*) FILTER (kn < t), max(t), max(kn), avg(kn - t) FROM e_{name}")  # noqa: S608
+    row = _row(database, f"SELECT count(*) FILTER (kn < t), max(t), max(kn), avg(kn - t) FROM e_{name}")
     undeclared = {}
     for i, category in enumerate(table.levels):
         found = _count(database, f"e_{name}", f"c{i} = 0")
         if found:
             undeclared[category] = found
-    return TableFacts(table.source, digest, *raw, *row, undeclared=undeclared)
+    rows, no_firm, no_time, no_known = raw
+    early, latest, latest_known, delay = row
+    return TableFacts(
+        source=table.source,
+        digest=digest,
+        rows=rows,
+        no_firm=no_firm,
+        no_time=no_time,
+        no_known=no_known,
+        early=early,
+        latest=latest,
+        latest_known=latest_known,
+        delay=delay,
+        undeclared=undeclared,
+    )
 
 
 def as_vector(values: Any) -> Vector:
     """Return what DuckDB fetched as float64, NaN where it is NULL."""
     if isinstance(values, np.ma.MaskedArray):
-        return np.asarray(values.astype(np.float64).filled(np.nan))
+        return np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
     return np.asarray(values, dtype=np.float64)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from veilscore.arrays import Array, Integers
 
-VISIBLE = "e.t < k.at_day AND e.kn < k.at_day AND e.until >= k.at_day"  # strictly before the first moment of the as-of date
+VISIBLE = (
+    "e.t < k.at_day AND e.kn < k.at_day AND e.until >= k.at_day"  # strictly before the first moment of the as-of date
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +34,7 @@ class Keys:
             "at_day": self.days.astype(np.int32),
         }
         database.register("given_keys", arrays)
-        database.execute("CREATE OR REPLACE TEMP TABLE keys AS SELECT k, f, at_day FROM given_keys")
+        database.execute("CREATE OR REPLACE TABLE keys AS SELECT k, f, at_day FROM given_keys")
         database.unregister("given_keys")
 
 

@@ -54,9 +54,9 @@ class _PartyTiles:
         sums = "".join(f", sum({coded.number_sql(c)}) AS s{i}" for i, c in enumerate(columns))
         place = f"e.p{table.parties.index(party)}"
         found: Any = database.execute(
-            f"SELECT k.k AS k, {place} AS party, {coded.cell_sql(categories)} AS cell, {self._buckets.sql()} AS bucket, "  # noqa: S608
-            f"count(*) AS n {sums} {joined(coded.table)} AND {place} IS NOT NULL AND {self._buckets.within()} "
-            f"GROUP BY ALL ORDER BY k, party"
+            f"SELECT k.k AS k, {place} AS party, {coded.cell_sql(categories)} AS cell, "
+            f"{self._buckets.sql()} AS bucket, count(*) AS n {sums} {joined(coded.table)} AND {place} IS NOT NULL "
+            f"AND {self._buckets.within()} GROUP BY ALL ORDER BY k, party"
         ).fetchnumpy()
         rows, party_codes = found["k"].astype(np.int64), filled(found["party"], 0)
         new = np.ones(len(rows), dtype=np.bool_)
@@ -84,18 +84,16 @@ class _PartyTiles:
         if one.aggregate == "top_share":
             part = np.maximum.reduceat(amounts, self._starts)
         else:  # concentration: the Herfindahl index
-            part = np.add.reduceat(amounts**2, self._starts)
-            total_or_share = total**2
-            total = total_or_share
+            part, total = np.add.reduceat(amounts**2, self._starts), total**2
         rows = self._row_of_pair[self._starts]
         result[rows] = np.divide(part, total, out=np.full(len(rows), np.nan), where=total > 0)
         return result
 
 
 def latest(
-    database: duckdb.DuckDBPyConnection, coded: Coded, table: EventTable, variables: Sequence[Variable], n_rows: int
+    database: duckdb.DuckDBPyConnection, coded: Coded, variables: Sequence[Variable], n_rows: int
 ) -> Iterator[tuple[Variable, Array]]:
-    """Yield each `latest` variable: the value of the last event with one; of equals the one known last, then greatest."""
+    """Yield each `latest` variable: the value of the last event with one, of equals the one known last."""
     order = lambda one: (one.column or "", one.where)  # noqa: E731
     for (column, where), group in groupby(sorted(variables, key=order), key=order):
         levels = coded.levels.get(column)
@@ -105,7 +103,7 @@ def latest(
             codes = [str(list(coded.levels[name]).index(level) + 1) for level in chosen]
             passes.append(f"e.c{list(coded.levels).index(name)} IN ({', '.join(codes)})")
         found: Any = database.execute(
-            f"SELECT k, k.at_day - best.t AS age, best.v AS v FROM (SELECT k.k AS k, any_value(k.at_day) AS at_day, "  # noqa: S608
+            f"SELECT k, k.at_day - best.t AS age, best.v AS v FROM (SELECT k.k AS k, any_value(k.at_day) AS at_day, "
             f"max({{'t': e.t, 'kn': e.kn, 'v': {value}}}) AS best {joined(coded.table)} AND {' AND '.join(passes)} "
             f"GROUP BY k.k) k"
         ).fetchnumpy()

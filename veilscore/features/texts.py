@@ -56,7 +56,7 @@ def _frequent(events: Events, group: TermGroup, as_of: int) -> tuple[str, ...]:
 
 def _cutter(events: Events, group: TermGroup) -> Callable[[str], set[str]]:
     column = _column(events.catalogue, group.table, group.of)
-    sample = f"SELECT {column}, 1 FROM e_{group.table} WHERE {column} IS NOT NULL LIMIT {_SAMPLE}"  # noqa: S608
+    sample = f"SELECT {column}, 1 FROM e_{group.table} WHERE {column} IS NOT NULL LIMIT {_SAMPLE}"
     cut = tokeniser(group, [text for text, _ in _rows(events.database, sample)])
     return lambda text: terms_of(cut(text), group.ngrams)
 
@@ -65,8 +65,11 @@ def add_term_events(events: Events, number: int, terms: Sequence[str]) -> Coded:
     """Make table `terms_N` of an entry: an event of a text for each chosen term that is in it."""
     group = events.catalogue.terms[number]
     cut, known = _cutter(events, group), {term: code for code, term in enumerate(terms, start=1)}
-    tell = lambda text: known.keys() & cut(text)  # noqa: E731
-    _add(events, f"terms_{number}", (group.table, group.of), lambda text: sorted(known[one] for one in tell(text)))
+
+    def codes(text: str) -> list[int]:
+        return sorted(known[term] for term in known.keys() & cut(text))
+
+    _add(events, f"terms_{number}", (group.table, group.of), codes)
     return Coded(f"terms_{number}", (), {TERM: terms})
 
 
@@ -76,7 +79,10 @@ def add_risk_events(events: Events, number: int) -> Coded:
     lexicon = risk_lexicon(group)
     compiled, known = patterns(lexicon), {event: code for code, event in enumerate(lexicon, start=1)}
     _add(
-        events, f"risks_{number}", (group.table, group.of), lambda text: [known[one] for one in events_in(text, compiled)]
+        events,
+        f"risks_{number}",
+        (group.table, group.of),
+        lambda text: [known[one] for one in events_in(text, compiled)],
     )
     return Coded(f"risks_{number}", (), {RISK: tuple(lexicon)})
 
@@ -85,10 +91,10 @@ def _add(events: Events, name: str, of: tuple[str, str], codes_of: Callable[[str
     table, text_column = of
     column, database = _column(events.catalogue, table, text_column), events.database
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE told AS SELECT {column} AS x, row_number() OVER (ORDER BY {column}) AS doc "  # noqa: S608
+        f"CREATE OR REPLACE TABLE told AS SELECT {column} AS x, row_number() OVER (ORDER BY {column}) AS doc "
         f"FROM (SELECT DISTINCT {column} FROM e_{table} WHERE {column} IS NOT NULL)"
     )
-    database.execute("CREATE OR REPLACE TEMP TABLE found (doc BIGINT, c0 INTEGER)")
+    database.execute("CREATE OR REPLACE TABLE found (doc BIGINT, c0 INTEGER)")
     for batch in _batches(_rows(database, "SELECT x, doc FROM told")):
         pairs = [(doc, code) for text, doc in batch for code in codes_of(text)]
         docs, codes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
@@ -96,7 +102,7 @@ def _add(events: Events, name: str, of: tuple[str, str], codes_of: Callable[[str
         database.execute("INSERT INTO found SELECT doc, c0 FROM batch")
         database.unregister("batch")
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT e.f, e.t, e.kn, e.until, found.c0 FROM e_{table} e "  # noqa: S608
+        f"CREATE OR REPLACE TABLE {name} AS SELECT e.f, e.t, e.kn, e.until, found.c0 FROM e_{table} e "
         f"JOIN told ON told.x = e.{column} JOIN found USING (doc)"
     )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from veilscore.arrays import Array, Integers, Mask, Vector
+from veilscore.arrays import Array, Integers, Vector
 from veilscore.features.catalogue import MONTH
 from veilscore.features.events import as_vector
 from veilscore.features.expansion import Filter, Variable
@@ -61,7 +61,9 @@ class Coded:
         chosen, cells, base = dict(where), np.zeros(1, dtype=np.int64), 1
         for category in categories:
             levels = list(self.levels[category])
-            codes = [levels.index(one) + 1 for one in chosen[category]] if category in chosen else range(len(levels) + 1)
+            codes = (
+                [levels.index(one) + 1 for one in chosen[category]] if category in chosen else range(len(levels) + 1)
+            )
             cells = (cells[None, :] + base * np.asarray(codes)[:, None]).ravel()
             base *= len(levels) + 1
         return np.sort(cells)
@@ -131,7 +133,7 @@ class _Tiles:
         names = [(column, stat) for column in needs for stat in sorted(needs[column])]
         parts = [f"{_SQL[s].format(x=coded.number_sql(c))} AS s{i}" for i, (c, s) in enumerate(names)]
         found: Any = database.execute(
-            f"SELECT {coded.cell_sql(categories)} AS cell, k.k AS k, {buckets.sql()} AS bucket, "  # noqa: S608
+            f"SELECT {coded.cell_sql(categories)} AS cell, k.k AS k, {buckets.sql()} AS bucket, "
             f"CAST(count(*) AS INTEGER) AS n, min(k.at_day - e.t) AS age {''.join(f', {part}' for part in parts)} "
             f"{joined(coded.table)} AND {buckets.within()} GROUP BY ALL ORDER BY cell"
         ).fetchnumpy()
@@ -144,8 +146,7 @@ class _Tiles:
 
     def chosen(self, cells: Integers) -> list[slice]:
         """Return the tiles of each of these cells; within one, no place stands twice."""
-        at = np.searchsorted(self.cells, cells)
-        here = at[(at < len(self.cells)) & (self.cells[np.minimum(at, len(self.cells) - 1)] == cells)] if len(self.cells) else []
+        here = np.flatnonzero(np.isin(self.cells, cells))
         return [slice(int(self.starts[i]), int(self.starts[i + 1])) for i in here]
 
 
@@ -187,7 +188,7 @@ class _Dense:
             values = tiles.stats[self._column or "", stat]
         extreme = _EXTREME.get(stat)
         start = 0 if extreme is None else math.inf if extreme is np.fmin else -math.inf
-        integer = stat in {"events"}
+        integer = stat == "events"
         dense = np.full(tiles.buckets.n * tiles.n_rows, start, dtype=np.int32 if integer else np.float64)
         for part in self._chosen:
             places, found = tiles.places[part], values[part]
@@ -246,31 +247,31 @@ def _growth(dense: _Dense, one: Variable) -> Array:
     # a sum that cancels leaves rounding; it is no growth
     old = np.where(np.abs(old) < 1e-9 * np.abs(new), 0.0, old)
     size = np.abs(new) + np.abs(old)
-    return np.divide(new - old, size, out=np.full(len(size), np.nan), where=size > 0)
+    return np.asarray(np.divide(new - old, size, out=np.full(len(size), np.nan), where=size > 0))
 
 
-def _periods(dense: _Dense, one: Variable, totals: Callable[[int], Array], *, whole: bool) -> list[Array]:
+def _periods(one: Variable, totals: Callable[[int], Array], *, whole: bool) -> list[Array]:
     """Return a total for each period of 30 days of a window, the latest first."""
     days = one.days or 0
     edges = list(range(MONTH, days + 1, MONTH))
     if not whole and (not edges or edges[-1] < days):
         edges.append(days)
     added = [totals(edge) for edge in edges]
-    return [added[0], *(later - earlier for earlier, later in zip(added, added[1:], strict=False))]
+    return [added[0], *(later - earlier for earlier, later in pairwise(added))]
 
 
 def _active(dense: _Dense, one: Variable) -> Array:
-    found = _periods(dense, one, lambda days: dense.upto("events", days), whole=False)
-    return np.sum([period > 0 for period in found], axis=0, dtype=np.int32)
+    found = _periods(one, lambda days: dense.upto("events", days), whole=False)
+    return np.asarray(np.sum([period > 0 for period in found], axis=0, dtype=np.int32))
 
 
 def _trend(dense: _Dense, one: Variable) -> Array:
     """Return the least-squares slope of the totals of whole periods, as a share of their mean size a period."""
-    found = np.array(_periods(dense, one, lambda days: dense.total(one, days), whole=True))[::-1]
+    found = np.array(_periods(one, lambda days: dense.total(one, days), whole=True))[::-1]
     time = np.arange(len(found)) - (len(found) - 1) / 2
     slope = time @ found / (time @ time)
     size = np.abs(found).mean(axis=0)
-    return np.divide(slope, size, out=np.full(len(size), np.nan), where=size > 0)
+    return np.asarray(np.divide(slope, size, out=np.full(len(size), np.nan), where=size > 0))
 
 
 _EXTREME: dict[str, np.ufunc] = {"min": np.fmin, "max": np.fmax, "age": np.fmin}
