@@ -108,13 +108,10 @@ def test_terms_and_risk_events_of_texts_are_variables(tmp_path):
     home = home_of(tmp_path, text_catalogue())
     run("build", "main", "--as-of", AS_OF, "--home", home)
     made = columns_of(home / "features" / "main.parquet")
-    seen = f"FROM '{tmp_path / 'inv.parquet'}' WHERE issued < '{AS_OF}' AND reported < '{AS_OF}'"
+    dated = f"(SELECT *, DATE '{AS_OF}' - issued AS age FROM '{tmp_path / 'inv.parquet'}')"
+    seen = f"FROM {dated} WHERE issued < '{AS_OF}' AND reported < '{AS_OF}'"
     for name, phrase, days in (("dishonest_list", "失信", 90), ("guarantee", "Guarantor", 365)):
-        found = dict(
-            sql(
-                f"SELECT seller, count(*) {seen} AND remark LIKE '%{phrase}%' AND issued >= DATE '{AS_OF}' - {days} GROUP BY 1"
-            )
-        )
+        found = dict(sql(f"SELECT seller, count(*) {seen} AND remark LIKE '%{phrase}%' AND age <= {days} GROUP BY 1"))
         counts = [found.get(firm, 0) for firm in made["uscc"]]
         assert made[f"inv.remark.risk({name}).count.{days}d"].tolist() == counts
         assert made[f"inv.remark.risk({name}).any.{days}d"].tolist() == [int(count > 0) for count in counts]
@@ -158,9 +155,8 @@ def test_a_known_date_that_cannot_be_one_and_an_earlier_extract(tmp_path):
     assert any("taken on trust" in one.text and not one.leaks for one in find_leaks(trusted, tmp_path, AS_OF))
     (tmp_path / "then").mkdir()
     changed = "CASE WHEN amount > 150 THEN 'valid' ELSE status END AS status"
-    sql(
-        f"COPY (SELECT * REPLACE ({changed}) FROM '{tmp_path / 'inv.parquet'}') TO '{tmp_path / 'then' / 'inv.parquet'}'"
-    )
+    source, then = tmp_path / "inv.parquet", tmp_path / "then" / "inv.parquet"
+    sql(f"COPY (SELECT * REPLACE ({changed}) FROM '{source}') TO '{then}'")
     found = find_leaks(catalogue([SUMS]), tmp_path, AS_OF, earlier=tmp_path / "then")
     assert [one.variables for one in found if one.leaks] == [("inv.amount.sum.90d[status=valid]",)]
 
