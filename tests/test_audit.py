@@ -94,6 +94,11 @@ def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+def test_a_private_screening_is_confirmed(tmp_path):
+    run = audited_run(tmp_path, "screen_features", name="scr", disclosure="private", max_columns=1, min_iv=0).run()
+    assert verdicts(audit(run)) == {"align.1": CONFIRMED, "screen.1": CONFIRMED}
+
+
 def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     screened = audited_run(tmp_path, "screen_features", name="scr", max_correlation=0.3).run()
     found = audit(screened)
