@@ -67,10 +67,7 @@ def _show(disclosure: str, info: Any, wall_s: float, body: dict[str, Any], fmt: 
         round(wall_s, 1),
         "s",
         MAX_WALL_S,
-        wall_s <= MAX_WALL_S
-        and worst <= MAX_PEAK_GB
-        and n_columns >= 2000
-        and found.get("found_of_20_mu_0.3", 20) >= 19,
+        wall_s <= MAX_WALL_S and worst <= MAX_PEAK_GB and n_columns >= 2000 and enough,
         rows=n_rows,
         columns=n_columns,
         outcome={reason: reasons.count(reason) for reason in sorted(set(reasons))},

@@ -107,7 +107,7 @@ def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     defaults = {
         "id_normaliser": "text",
         **({"max_bin": 6, "disclosure": "exact", "despite_noise": True} if task == "train_scorecard" else {}),
-        **({"disclosure": "exact"} if task in {"train_boosting", "screen_features"} else {}),
+        **({"disclosure": "exact"} if task not in {"train_scorecard", "score_batch"} else {}),
     }
     return parse_job(
         json.dumps(

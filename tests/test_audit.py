@@ -94,6 +94,13 @@ def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+def test_a_private_stack_is_confirmed(tmp_path):
+    asked = {"disclosure": "private", "boosting": {"n_estimators": 4, "max_depth": 2}, "holdout_fraction": 0.4}
+    run = audited_run(tmp_path, "train_stack", parts=firms(900), **asked).run()
+    found = audit(run)
+    assert verdicts(found) == dict.fromkeys(("align.1", "bin.1", "train.1", "boost.1", "evaluate.1"), CONFIRMED), found
+
+
 def test_a_private_screening_is_confirmed(tmp_path):
     run = audited_run(tmp_path, "screen_features", name="scr", disclosure="private", max_columns=1, min_iv=0).run()
     assert verdicts(audit(run)) == {"align.1": CONFIRMED, "screen.1": CONFIRMED}

@@ -274,7 +274,7 @@ def kind_of(entry, run):
     return step_of(run.job, entry.session.split("/")[1]).kind
 
 
-EXACT_AT_WISH = ("train_scorecard", "train_boosting", "screen_features")
+EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "screen_features")
 
 
 def default_parameters(task, **changes):

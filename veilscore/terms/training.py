@@ -284,10 +284,18 @@ class TrainStack(Training):
         default=(), max_length=2, description="the bank's score columns that the stack takes in too, as their WOE"
     )
     fold_scores: bool = Field(default=False, description="open the out-of-fold score of each training row, for AUC")
+    disclosure: Disclosure = Field(
+        default="private",
+        description="private: the bank's own trees, then a scorecard of holders' columns (30 % of mu squared), then "
+        "small random trees on both, from noised, counted sums; exact: fits on folds, only by agreement (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
 
     @property
     def fits(self) -> tuple[str, ...]:
-        """Return the counts of each fold, each candidate on all training rows and without each fold, and the stack."""
+        """Return the steps that fit: of folds, each candidate on all training rows and without each fold, the stack."""
+        if self.private:
+            return ("train", "boost")
         folds = [f"fold{f}" for f in range(1, self.folds + 1)]
         each = (step for c in self.candidates for step in (c.name, *(f"{c.name}.{fold}" for fold in folds)))
         return (*(f"bin.{fold}" for fold in folds), *each, "stack")
@@ -308,8 +316,8 @@ class TrainStack(Training):
         own = self.scorecard if kind == "scorecard" else self.boosting
         form = TrainScorecard if kind == "scorecard" else TrainBoosting
         for name in (*own, *grid):
-            if name == "disclosure":
-                raise ValueError(f"{kind}: disclosure is not a choice here; a stack or a selection opens exact sums")
+            if name in {"disclosure", "mu"}:
+                raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside {kind}")
             if name in Training.model_fields:
                 raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
             if name in own and name in grid:
@@ -317,7 +325,9 @@ class TrainStack(Training):
         if math.prod(len(values) for values in grid.values()) > MAX_CANDIDATES:
             raise ValueError(f"{kind}_grid: at most {MAX_CANDIDATES} candidates in all")
         common = {name: getattr(self, name) for name in Training.model_fields}
-        common["disclosure"] = "exact"  # folds and choices among candidates are not counted in private mode
+        common["disclosure"] = self.disclosure
+        if self.private:
+            common["mu"] = self.mu
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
@@ -339,10 +349,11 @@ class TrainStack(Training):
         """Return what any candidate tells more, and whether the scores of training rows are told."""
         every = [c.parameters.tells for c in self.candidates]
         monotone = any(t.get("monotone", False) for t in every)
-        return {**super().tells, "monotone": monotone, "folds": True, "fold_scores": self.fold_scores}
+        return {**super().tells, "monotone": monotone, "folds": not self.private, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:
+        _refuse_exact_options(self, "folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
         if self.weights:
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
@@ -354,6 +365,7 @@ class SelectModel(TrainStack):
     """Does what `train_stack` does for a small grid of parameters, and files the model of the least loss on folds."""
 
     task: ClassVar[str] = "select_model"
+    disclosure: Literal["exact"] = Field(default="exact", description="by agreement alone (exact_for)")
     scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
