@@ -94,6 +94,14 @@ def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+def test_a_refit_of_what_was_opened_is_confirmed(tmp_path):
+    asked = {"disclosure": "private", "holdout_fraction": 0.4}
+    first = audited_run(tmp_path, parts=firms(900), **asked).run()
+    run = open_job(job(name="again", reuse="card", C=0.3, **asked), first.nodes, tmp_path / "homes", audited=True).run()
+    found = audit(run)
+    assert verdicts(found) == {"refit.1": CONFIRMED, "evaluate.1": CONFIRMED}, found
+
+
 def test_a_private_stack_is_confirmed(tmp_path):
     asked = {"disclosure": "private", "boosting": {"n_estimators": 4, "max_depth": 2}, "holdout_fraction": 0.4}
     run = audited_run(tmp_path, "train_stack", parts=firms(900), **asked).run()

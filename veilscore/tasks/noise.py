@@ -20,7 +20,7 @@ USUAL_COLUMNS = 12  # of a holder, where nobody said how many
 
 def scorecard_noise(p: TrainScorecard, sizes: KnownSizes) -> NoiseCost | None:
     """Return what the noise of a scorecard is expected to cost; None in exact mode."""
-    if not p.private:
+    if not p.private or p.reuse is not None:
         return None
     return noise_cost(sizes, p.mu, p.max_bin, p.mu if "evaluate" in p.steps else None)
 

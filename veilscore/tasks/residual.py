@@ -160,6 +160,12 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     keep_model(context, export(job, own, counts, made, theta, job_id=context.job_id))
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
     store.save_json("fit", fit_record(own, made, fitted))
+    _keep_openings(context)
+
+
+def _keep_openings(context: StepContext) -> None:
+    """Note which job the sums and bins kept here are of, so that refits may use them."""
+    context.store.save_json("openings", {"job_id": context.job_id, "job": context.job.canonical().decode()})
 
 
 def _holder_train(context: StepContext) -> Protocol[None]:
@@ -171,6 +177,7 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     )
     store.save_json("trained", {"n_steps": 1})
     keep_code_map(context, code_map)
+    _keep_openings(context)
 
 
 def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, 
 from veilscore.terms.privacy import Disclosure
 
 MAX_CANDIDATES = 12
+Reused = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(-[0-9a-f]{8}-[0-9a-f]{16})?$")]
 
 
 class Training(Sampled):
@@ -127,6 +128,11 @@ class TrainScorecard(Training):
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    reuse: Reused | None = Field(
+        default=None,
+        description="job id, or name of the model, of an earlier private scorecard: columns, sign and C are chosen "
+        "anew from the sums that it opened, and nothing is charged but a curve (holdout_scores)",
+    )
     despite_noise: bool = Field(
         default=False, description="train although the noise of a private job is expected to drown its data"
     )
@@ -134,7 +140,12 @@ class TrainScorecard(Training):
     @property
     def fits(self) -> tuple[str, ...]:
         """Return the one fit."""
-        return ("train",)
+        return ("train",) if self.reuse is None else ("refit",)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Return the steps; a refit goes on from the rows and bins of an earlier job."""
+        return super().steps if self.reuse is None else tuple(s for s in super().steps if s not in {"align", "bin"})
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -158,6 +169,8 @@ class TrainScorecard(Training):
 
     @model_validator(mode="after")
     def _options_of_exact_sums(self) -> Self:
+        if self.reuse is not None and not self.private:
+            raise ValueError("reuse is for disclosure: private; exact sums are opened anew")
         _refuse_exact_options(
             self, "monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"
         )
@@ -358,6 +371,10 @@ class TrainStack(Training):
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
             raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
+        if any(getattr(c.parameters, "reuse", None) is not None for c in self.candidates):
+            raise ValueError(
+                "scorecard: reuse is for train_scorecard; a stack's scorecard is opened for its own offset"
+            )
         return self
 
 
