@@ -18,7 +18,7 @@ from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of
 from veilscore.terms.privacy import total
 
-PRIVATE = {"disclosure": "private", "boosting": {"n_estimators": 40, "max_depth": 3}}
+PRIVATE = {"disclosure": "private", "despite_noise": True, "boosting": {"n_estimators": 40, "max_depth": 3}}
 
 
 @pytest.fixture(scope="module")

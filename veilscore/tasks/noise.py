@@ -8,21 +8,36 @@ import numpy as np
 
 from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.ingest import read_table
-from veilscore.models.noise_cost import KnownSizes, NoiseCost, noise_cost
+from veilscore.models.noise_cost import (
+    KnownSizes,
+    NoiseCost,
+    expected_loss,
+    expected_loss_of_chains,
+    noise_cost,
+)
 from veilscore.tasks.context import split, usable_columns
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Sampled
-from veilscore.terms.training import Training, TrainScorecard
+from veilscore.terms.training import TrainBoosting, Training, TrainScorecard
 
 USUAL_COLUMNS = 12  # of a holder, where nobody said how many
 
 
-def scorecard_noise(p: TrainScorecard, sizes: KnownSizes) -> NoiseCost | None:
-    """Return what the noise of a scorecard is expected to cost; None in exact mode."""
-    if not p.private or p.reuse is not None:
+def noise_of_training(p: TrainScorecard | TrainBoosting, sizes: KnownSizes) -> NoiseCost | None:
+    """Return what the noise of a scorecard or of chains is expected to cost; None in exact mode, and of a refit."""
+    if not p.private or getattr(p, "reuse", None) is not None:
         return None
-    return noise_cost(sizes, p.mu, p.max_bin, p.mu if "evaluate" in p.steps else None)
+    scorecard = isinstance(p, TrainScorecard)
+    loss = expected_loss(sizes, p.mu, p.max_bin) if scorecard else expected_loss_of_chains(sizes, p.mu)
+    return noise_cost(loss, sizes, p.mu if "evaluate" in p.steps else None)
+
+
+def check_noise(p: TrainScorecard | TrainBoosting, sizes: KnownSizes, bank: str) -> None:
+    """Raise RefusedError where the noise of a private job drowns its data, unless the job goes on despite it."""
+    cost = None if p.despite_noise else noise_of_training(p, sizes)
+    if cost is not None:
+        cost.refuse_if_drowned(bank)
 
 
 def sizes_of(target: Array, weight: Vector | None, train: Mask, columns: Mapping[str, int]) -> KnownSizes:
@@ -47,6 +62,7 @@ def sizes_at_bank(node: NodeConfig, job: Job, columns: Mapping[str, int]) -> Kno
         weight_column=dataset.weight_column if isinstance(p, Training) and p.weights else None,
         date_column=dataset.date_column if p.holdout_from else None,
         normaliser=p.id_normaliser,
+        rules=dataset,
         table=dataset.table,
         query=dataset.query,
     )

@@ -10,6 +10,7 @@ chains and is scored as such (`models/chained.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,17 @@ from veilscore.models.chain_growth import Chain, ChainColumns, Steps
 from veilscore.models.chained import card_places, sources_of
 from veilscore.models.counts import BinnedColumns, offsets, own_counts
 from veilscore.models.design import columns_of
+from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.models.residual import MOST_BINS, cells_sensitivity, coefficients, most_bins
 from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.tasks.align import ALIGNED
-from veilscore.tasks.binning import BINNED, load_counts, own_rows, save_counts
+from veilscore.tasks.binning import BINNED, load_counts, own_rows, refuse_other_split, save_counts
 from veilscore.tasks.chains import COLUMNS, FINE, GROW, columns_named, keep_chain
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, keep_code_map, keep_model
 from veilscore.tasks.fixed_bins import charged
-from veilscore.tasks.residual import CELLS, FIT, charges, keep_sums, made_tables, refuse_other_split
+from veilscore.tasks.noise import check_noise, noise_of_training, sizes_of
+from veilscore.tasks.residual import CELLS, FIT, charges, keep_sums, made_tables
 from veilscore.tasks.task import Cost, Sizes, Step
 from veilscore.terms.job import Job
 from veilscore.terms.training import TrainBoosting, TrainStack
@@ -56,10 +59,19 @@ def _of_trees(job: Job) -> Job:
     return job.of_candidate(next(c for c in job.candidates if isinstance(c.parameters, TrainBoosting)))
 
 
+def _trees(p: TrainStack) -> TrainBoosting:
+    return next(c.parameters for c in p.candidates if isinstance(c.parameters, TrainBoosting))
+
+
 def _own(context: StepContext, rows: Any) -> OwnBoosting:
     store, job = context.store, context.job
     code_map = CodeMap.from_json(store.load_json("code_map"))
     return designing.own_boosting(_of_trees(job), load_counts(store)[job.bank], rows, code_map)
+
+
+def noise(p: TrainStack, sizes: KnownSizes) -> NoiseCost | None:
+    """Return what the noise is expected to cost: as much as that of chains with all of mu; None in exact mode."""
+    return noise_of_training(_trees(p), sizes)
 
 
 # --- bin -------------------------------------------------------------------------------------------------------------
@@ -79,6 +91,9 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     def sigma(n_columns: int) -> float:
         return charge.sigma(cells_sensitivity(n_columns))
 
+    def worth_its_noise(n_columns: Mapping[str, int]) -> None:
+        check_noise(_trees(p), sizes_of(rows["target"], rows["weight"], train, n_columns), job.bank)
+
     found = yield from bank_cells(
         context.session,
         own.residual,
@@ -86,6 +101,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
         train,
         max_bin=lambda n_columns: min(p.max_bin, most_bins(min(bads, train.sum() - bads), sigma(n_columns))),
         sigma=sigma,
+        agreed=worth_its_noise,
     )
     shapes = yield from bank_columns(context.session, train)
     for holder, (card, _, _) in found.items():
@@ -208,8 +224,7 @@ def _cost_of_bin(p: TrainStack, sizes: Sizes) -> Cost:
 
 
 def _cost_of_boost(p: TrainStack, sizes: Sizes) -> Cost:
-    trees = next(c.parameters for c in p.candidates if isinstance(c.parameters, TrainBoosting))
-    return GROW.cost(trees, sizes)
+    return GROW.cost(_trees(p), sizes)
 
 
 BIN = Step(

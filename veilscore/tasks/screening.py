@@ -19,7 +19,7 @@ from veilscore.protocols.screening import ColumnChunk, Screened, bank_screen, ho
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.best_columns import BEST
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
-from veilscore.tasks.exact_rows import check_counts, check_own_rows
+from veilscore.tasks.exact_rows import check_own_rows, check_submitted
 from veilscore.tasks.screened import OwnColumns, file_kept, file_result, limits_of, measured_in_the_clear
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
@@ -74,7 +74,7 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     columns = OwnColumns(context, row_of, np.zeros(0, bool), names)
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[ColumnChunk]]:
-        check_counts(train, policy.min_overlap)
+        check_submitted(context, train)
         columns.train = train
         return columns.n_chunks, columns.chunks(own=False)
 

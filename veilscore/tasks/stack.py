@@ -368,4 +368,4 @@ _PRIVATE = by_name(
     evaluate=curve("boost", trees=True),
 )
 _OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}
-TASKS = (Task(TrainStack, _step), Task(SelectModel, _step))
+TASKS = (Task(TrainStack, _step, private_stack.noise), Task(SelectModel, _step))

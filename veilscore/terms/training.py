@@ -65,7 +65,8 @@ class Training(Sampled):
     @property
     def opens(self) -> Output:
         """Return what is opened to the bank of the hold-out."""
-        return "curve" if self.private else self.holdout_output
+        totals = self.holdout_output == "score"
+        return "curve" if self.private else "exact" if totals else "band"
 
     @property
     def tells_order(self) -> bool:
@@ -99,8 +100,10 @@ class Training(Sampled):
 
 
 def _refuse_exact_options(p: Training, *names: str) -> None:
-    """Raise ValueError where a private job sets what only exact sums can give, rather than leave it out silently."""
+    """Raise ValueError where a private job sets what only exact sums can give, or an exact one bounds what it tells."""
     if not p.private:
+        if p.mu != type(p).model_fields["mu"].default:  # type: ignore[attr-defined]
+            raise ValueError("mu bounds what disclosure: private tells; exact sums have no bound, so leave it out")
         return
     for name in names:
         if getattr(p, name) != type(p).model_fields[name].default:
@@ -226,6 +229,9 @@ class TrainBoosting(Training):
         "sums; exact: joint trees, only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -255,8 +261,6 @@ class TrainBoosting(Training):
         leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
         if not self.private and (leaf_wise or self.monotone_constraints):
             raise ValueError("lossguide, max_leaves and monotone_constraints are for trees of disclosure: private")
-        if not self.private and self.mu != type(self).model_fields["mu"].default:
-            raise ValueError("mu bounds what disclosure: private tells; exact sums have no bound, so leave it out")
         return self
 
     @model_validator(mode="after")
@@ -303,6 +307,9 @@ class TrainStack(Training):
         "small random trees on both, from noised, counted sums; exact: fits on folds, only by agreement (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -329,7 +336,7 @@ class TrainStack(Training):
         own = self.scorecard if kind == "scorecard" else self.boosting
         form = TrainScorecard if kind == "scorecard" else TrainBoosting
         for name in (*own, *grid):
-            if name in {"disclosure", "mu"}:
+            if name in {"disclosure", "mu", "despite_noise"}:
                 raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside {kind}")
             if name in Training.model_fields:
                 raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
@@ -340,7 +347,7 @@ class TrainStack(Training):
         common = {name: getattr(self, name) for name in Training.model_fields}
         common["disclosure"] = self.disclosure
         if self.private:
-            common["mu"] = self.mu
+            common |= {"mu": self.mu, "despite_noise": self.despite_noise}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
