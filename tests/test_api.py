@@ -214,7 +214,7 @@ def test_a_stack_and_a_selection():
     firms = simulate(900, seed=3, bad_rate=0.3).parties
     holders = {"tax": firms["tax"], "registry": firms["registry"]}
     small = {"scorecard": {"max_openings": 6}, "boosting": {"n_estimators": 1, "max_depth": 2, "min_leaf_rows": 10}}
-    stack = JointStack(max_bin=6, folds=2, **small).fit(firms["bank"], holders)
+    stack = JointStack(disclosure="exact", max_bin=6, folds=2, **small).fit(firms["bank"], holders)
     assert {one.kind for one in stack.candidates_} == {"scorecard", "boosting", "stack", "bank only"}
     assert set(stack.weights_) == {"scorecard", "boosting"}
     risk = stack.predict_proba(firms["bank"], holders)[:, 1]
