@@ -71,7 +71,9 @@ PANELS = {
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
-        "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
+        "dataset": Noun(
+            "How data sets are read, what holders publish of them, and their fixed bins.", "bins publish show"
+        ),
     },
     "Evidence": {
         "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),

@@ -19,6 +19,7 @@ from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, N
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
 
@@ -38,6 +39,7 @@ TITLES: dict[type[BaseModel], str] = {
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
+    ReadingRules: "how columns are read, in datasets.NAME",
     Federation: "federation.yaml",
     Member: "an entry of members in federation.yaml",
     KeyStatement: "an entry of statements in federation.yaml",
@@ -46,7 +48,7 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
-    "dataset": (DatasetConfig,),
+    "dataset": (DatasetConfig, ReadingRules),
     "federation": (Federation, Member, KeyStatement),
 }
 _PATTERNS = {  # what a text has to look like, in words
@@ -94,6 +96,8 @@ AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
   date_column: observation_date, exclude: [remarks], account: invoices}
+ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
+  special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
@@ -185,7 +189,8 @@ def _type(form: Mapping[str, Any]) -> str:
         return f"mapping (see {TITLES[_model(form['$ref'])]})"
     if "anyOf" in form:
         kinds = [_type(one) for one in form["anyOf"] if one != {"type": "null"}]
-        return ", or ".join([kinds[0], "null"]) if len(kinds) == 1 else "mapping (see the parameters of the task)"
+        several = "mapping (see the parameters of the task)" if "$ref" in str(form) else " or ".join(kinds)
+        return f"{kinds[0]}, or null" if len(kinds) == 1 else several
     if "enum" in form or "const" in form:
         choices = [str(choice) for choice in form.get("enum", [form.get("const")])]
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
