@@ -7,7 +7,7 @@ import pytest
 
 from veilscore.errors import ParameterError, ProtocolError, RefusedError, StateError
 from veilscore.lattice.gaussian import discrete_gaussian
-from veilscore.release.account import YEAR_S, Account, accounts
+from veilscore.release.account import YEAR_S, Account, accounts, voided
 from veilscore.terms.privacy import PrivacyRules, best_guess, total
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Charge, Session
@@ -98,7 +98,7 @@ def test_a_repeated_attempt_is_charged_again_and_stops_at_the_limit(account):
         account.spend("a/bin/1", Charge("cells", "train", 0.0001))
 
 
-@pytest.mark.parametrize("mu2", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("mu2", [0.0, -1.0, math.nan])
 def test_an_opening_without_a_cost_is_no_opening(account, mu2):
     with pytest.raises(RefusedError, match="without a cost"):
         account.spend("a/bin/1", Charge("cells", "train", mu2))
@@ -111,6 +111,31 @@ def test_accounts_are_apart_by_bank_and_name(account, tmp_path, clock):
     assert other.spent() == 0
     assert [(a.name, a.bank) for a in accounts(account.path, account.rules)] == [("invoices", "bank")]
     assert accounts(tmp_path / "absent.db", account.rules) == ()
+
+
+def test_exact_sums_are_charged_as_what_ends_the_promise(account):
+    account.spend("a/bin/1", Charge("exact sums", "all", math.inf))
+    account.spend("a/train/1", Charge("exact sums", "all", math.inf))
+    assert account.voided_since() == 1_000_000.0
+    assert voided(account.path) == {("invoices", "bank", "a")}
+    assert account.lines() == ()
+
+
+def test_exact_jobs_are_about_the_same_firms_or_about_quite_others(account):
+    rows = np.arange(300, dtype=np.uint64)
+    parts = {"training": rows[:200], "hold-out": rows[200:]}
+    account.take_exact_rows("a", parts, 30)
+    account.take_exact_rows("b", parts, 30)
+    account.take_exact_rows("c", {"training": rows[30:200], "hold-out": rows[200:]}, 30)
+    one_less = {"training": rows[1:200], "hold-out": rows[200:]}
+    with pytest.raises(
+        RefusedError, match="training rows differ from the training rows of an earlier exact job by few"
+    ):
+        account.take_exact_rows("d", one_less, 30)
+    with pytest.raises(RefusedError, match="hold-out rows differ from the training rows"):
+        account.take_exact_rows("e", {"hold-out": rows[:199]}, 30)
+    account.take_exact_rows("c", {"training": rows[30:200]}, 30)  # another attempt at the same job
+    Account(account.path, "invoices", "other", account.rules).take_exact_rows("d", one_less, 30)
 
 
 def test_exact_mode_voids_the_promise_from_then_on(account, clock):

@@ -66,15 +66,16 @@ def test_a_plan_counts_what_a_private_job_tells_and_stops_what_its_noise_would_d
     assert "Despite noise: it costs the model about" in text
 
 
-def test_a_plan_of_private_trees_counts_chains_and_foretells_the_noise_of_their_curve(trial, tmp_path):
+def test_a_plan_of_private_trees_counts_chains_and_stops_what_their_noise_would_drown(trial, tmp_path):
     text = JOB.replace("train_scorecard", "train_boosting").replace(", holdout_scores: false", "")
     path = tmp_path / "trees.yaml"
     path.write_text(text % "")
     text, error = said("job", "plan", path, "--federation", trial)
-    assert error is None
+    assert isinstance(error, RefusedError)
     assert "boost │ leaves │ train │ 0.500" in text
     assert "evaluate │ curve │ holdout │ 0.500" in text
-    assert "Noise of the curve, at most about" in text
+    assert "Expected cost of noise: 0.0" in text
+    assert "The curve of the hold-out" in text
 
 
 def test_an_account_with_too_little_left_says_so(trial, tmp_path):

@@ -58,8 +58,6 @@ def kernel(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that compiles a function, without the interpreter's lock, for these types of arguments.
 
-    Parameters
-    ----------
     signatures : types as numba writes them: `u4[:,::1]` is a C-contiguous matrix of uint32, `Array(u4, 2, 'C', True)`
         one that cannot be written, `i8` an int64. None for what only other kernels call. Other types are compiled when
         they are first seen.
@@ -251,9 +249,7 @@ def _user_folders() -> Iterator[Path]:
 def _is_private(folder: Path) -> bool:
     """Tell whether nobody but this user, root or the owner of the sources can write in a folder.
 
-    Raises
-    ------
-    OSError : there is no such folder.
+    Raises OSError: there is no such folder.
     """
     trusted = {0, os.geteuid(), _ROOT.stat().st_uid}
     for path in (folder, folder.parent):

@@ -38,8 +38,6 @@ _PART = 1 << 12
 class BitOwner:
     """The side with bits.
 
-    Parameters
-    ----------
     label : names protocol, session and direction; equal on both sides.
     """
 
@@ -69,9 +67,7 @@ class BitOwner:
     def product(self, reply: bytes, n_values: int) -> Words:
         """Return this side's share (n_values, n) of the products of the next bits.
 
-        Raises
-        ------
-        MessageError : wrong size, a word that is not below T, or no bits were chosen.
+        Raises MessageError: wrong size, a word that is not below T, or no bits were chosen.
         """
         if not self._waiting:
             raise MessageError("products arrived for bits that were not chosen")
@@ -87,8 +83,6 @@ class BitOwner:
 class ValueOwner:
     """The side with numbers.
 
-    Parameters
-    ----------
     label : as the bit owner's.
     base : the bit owner's base point.
     """
@@ -108,9 +102,7 @@ class ValueOwner:
     def multiply(self, choice: bytes, values: Words) -> tuple[bytes, Words]:
         """Return the reply and this side's share (k, n) of the products of the next n bits with values (k, n) below T.
 
-        Raises
-        ------
-        MessageError : the message is not of the size of n bits.
+        Raises MessageError: the message is not of the size of n bits.
         """
         n_values, n = values.shape
         rows = self._labels.extend(choice, (n,))

@@ -114,13 +114,8 @@ def log2(engine: Engine, word: Any, fraction_bits: int) -> Any:
 def largest(engine: Engine, word: Any) -> tuple[Any, Any]:
     """Largest word over the second axis of instances, and where it stands (the first of equals).
 
-    Parameters
-    ----------
     word : (bits, groups, candidates).
-
-    Returns
-    -------
-    Words (bits, groups) and (index bits, groups).
+    Returns words (bits, groups) and (index bits, groups).
     """
     index = word[:0]
     while word.shape[2] > 1:

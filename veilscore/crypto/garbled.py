@@ -97,8 +97,6 @@ class _Gates:
 class Garbler(_Gates):
     """Makes the tables; knows both labels of every wire (`false label`, and that xor the offset).
 
-    Parameters
-    ----------
     label : names protocol, session and purpose; equal on both sides, and of no other circuit under this offset.
     offset : uint64 (2,), secret, its lowest bit set; the difference of the two labels of every wire.
     """
@@ -151,8 +149,6 @@ class Garbler(_Gates):
 class Evaluator(_Gates):
     """Runs garbled tables; knows one label of each wire.
 
-    Parameters
-    ----------
     label : as the garbler's.
     """
 
@@ -167,9 +163,7 @@ class Evaluator(_Gates):
     def feed(self, data: bytes) -> None:
         """Take the tables of the gates that come next.
 
-        Raises
-        ------
-        MessageError : not whole tables, or the last ones were not used up.
+        Raises MessageError: not whole tables, or the last ones were not used up.
         """
         if len(data) % GATE_BYTES or len(self._tables):
             raise MessageError(f"{len(data)} bytes of garbled tables do not fit the circuit")

@@ -118,9 +118,7 @@ class Scalar:
     def reveal_to_kernel(self) -> NDArray[np.uint8]:
         """Bytes for the compiled loops of this file.
 
-        Raises
-        ------
-        SecretReuseError : it was destroyed.
+        Raises SecretReuseError: it was destroyed.
         """
         if self._bytes is None:
             raise SecretReuseError("this session's secret scalar was destroyed; start a new attempt")
@@ -143,14 +141,9 @@ def _in_threads(
 def hash_to_group(label: bytes, ids: Sequence[str], *, workers: int = 1) -> NDArray[np.uint8]:
     """Points of SHA-512(label || id), with no known discrete logarithm between them.
 
-    Parameters
-    ----------
     label : self-delimiting domain-separation label.
     ids : normalised ids.
-
-    Returns
-    -------
-    uint8 (n, 32).
+    Returns uint8 (n, 32).
     """
     # one C call an id; the 16 us of group arithmetic that follow are in compiled code
     digests = b"".join([hashlib.sha512(label + i.encode()).digest() for i in ids])
@@ -162,13 +155,8 @@ def hash_to_group(label: bytes, ids: Sequence[str], *, workers: int = 1) -> NDAr
 def raise_points(points: NDArray[np.uint8], scalar: Scalar, *, workers: int = 1) -> NDArray[np.uint8]:
     """points[i]^scalar for all i.
 
-    Parameters
-    ----------
     points : uint8 (n, 32).
-
-    Raises
-    ------
-    MessageError : a point is not canonical, not on the curve, or the identity.
+    Raises MessageError: a point is not canonical, not on the curve, or the identity.
     """
     out = np.empty_like(points)
     _refuse(_in_threads(_raise_rows, (out, points), (scalar.reveal_to_kernel(),), workers))
@@ -178,9 +166,7 @@ def raise_points(points: NDArray[np.uint8], scalar: Scalar, *, workers: int = 1)
 def check_points(points: NDArray[np.uint8], *, workers: int = 1) -> None:
     """Refuse encodings that are not canonical, not on the curve, or the identity.
 
-    Raises
-    ------
-    MessageError : if there is one.
+    Raises MessageError: if there is one.
     """
     _refuse(_in_threads(_count_invalid, (points,), (), workers))
 
@@ -188,9 +174,7 @@ def check_points(points: NDArray[np.uint8], *, workers: int = 1) -> None:
 def parse_points(data: bytes, n: int) -> NDArray[np.uint8]:
     """View `data` as n points; checks the length only.
 
-    Raises
-    ------
-    MessageError : the length is not 32 n bytes.
+    Raises MessageError: the length is not 32 n bytes.
     """
     if len(data) != n * POINT_BYTES:
         raise MessageError(f"expected {n} points of {POINT_BYTES} bytes, got {len(data)} bytes")

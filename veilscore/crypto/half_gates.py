@@ -33,8 +33,6 @@ _SIGNATURE += "Array(u8, 2, 'C'{writable}))"
 def garble(kind: int, words: tuple[Labels, Labels, Labels], offset: Labels, key: ArrayHash, table: Labels) -> Labels:
     """Fill in the table (gates, 4); returns false labels, of the shape of `left`.
 
-    Parameters
-    ----------
     words : left, right, base.
     """
     left, right, base = _by_bits(words)

@@ -48,9 +48,7 @@ _LOAD_ERRORS = (RuntimeError, ValueError, IndexError, MemoryError, OverflowError
 def check_parameters(n_slots: int, limb_bits: tuple[int, ...], t: int) -> None:
     """Refuse parameters below 128 bits of security, or without slots.
 
-    Raises
-    ------
-    ParameterError : names the bound that does not hold.
+    Raises ParameterError: names the bound that does not hold.
     """
     allowed = SECURITY_BITS.get(n_slots, 0)
     if sum(limb_bits) > allowed:
@@ -132,9 +130,7 @@ class SecretContext:
     def decrypt(self, reply: bytes) -> Words:
         """Decrypt the bank's reply to (N_SLOTS,) values in [0, T).
 
-        Raises
-        ------
-        MessageError : the bytes are not a reply of these parameters.
+        Raises MessageError: the bytes are not a reply of these parameters.
         """
         ciphertext = _load_ciphertext(reply, MAX_REPLY_BYTES, _seal().last_parms_id())
         plain = sealapi.Plaintext()
@@ -172,9 +168,7 @@ class Blind:
     def take(self) -> tuple[Words, Any]:
         """Give mask and ciphertext, once.
 
-        Raises
-        ------
-        SecretReuseError : the second time.
+        Raises SecretReuseError: the second time.
         """
         if self._ciphertext is None:
             raise SecretReuseError("a mask was asked for twice: each reply takes a new one")
@@ -186,13 +180,8 @@ class Blind:
 class PublicContext:
     """What the bank has of one holder's keys: enough to evaluate, not to decrypt.
 
-    Parameters
-    ----------
     public_bytes : the holder's `SecretContext.public_bytes`.
-
-    Raises
-    ------
-    MessageError : not a public key of these parameters.
+    Raises MessageError: not a public key of these parameters.
     """
 
     def __init__(self, public_bytes: bytes) -> None:
@@ -220,18 +209,10 @@ class PublicContext:
     def evaluate(self, query: bytes, weights: Weights, blind: Blind) -> tuple[bytes, Words]:
         """Multiply a query by the weights and mask every slot.
 
-        Parameters
-        ----------
         query : `SecretContext.encrypt` of the same keys.
         blind : fresh, from `blind()` of this context.
-
-        Returns
-        -------
-        The reply (about 107 kB) and the mask, uint64 (N_SLOTS,).
-
-        Raises
-        ------
-        MessageError : the bytes are not a query of these parameters.
+        Returns the reply (about 107 kB) and the mask, uint64 (N_SLOTS,).
+        Raises MessageError: the bytes are not a query of these parameters.
         """
         product = _load_ciphertext(query, MAX_QUERY_BYTES, _seal().first_parms_id())
         mask, mask_enc = blind.take()
@@ -246,8 +227,6 @@ def encode_weights(weights: Words) -> Weights:
 
     Those follow from the weights, so that an auditor finds the same; a holder sees no slot without its mask.
 
-    Parameters
-    ----------
     weights : uint64 (n,) in [0, T), n < N_SLOTS.
     """
     _checked(weights, None)

@@ -76,8 +76,6 @@ class _Columns:
 class LabelReceiver:
     """The evaluator's side. It sends the base point and, as the extension goes, sends first in each round.
 
-    Parameters
-    ----------
     label : names protocol, session and purpose; equal on both sides.
     """
 
@@ -99,9 +97,7 @@ class LabelReceiver:
     def accept(self, choices: bytes) -> None:
         """Take the sender's base choices.
 
-        Raises
-        ------
-        MessageError : wrong size or an invalid point.
+        Raises MessageError: wrong size or an invalid point.
         """
         points = parse_points(choices, WIDTH)
         transcript = self._point.tobytes() + choices
@@ -137,8 +133,6 @@ class LabelReceiver:
 class LabelSender:
     """The garbler's side: draws the offset.
 
-    Parameters
-    ----------
     label : as the receiver's.
     base : the receiver's base point.
     """
@@ -173,9 +167,7 @@ class LabelSender:
     def extend(self, message: bytes, shape: tuple[int, ...]) -> Labels:
         """Return the false labels (*shape, 2) of the receiver's bits.
 
-        Raises
-        ------
-        MessageError : the message is not of the size of that many bits, or its columns do not agree.
+        Raises MessageError: the message is not of the size of that many bits, or its columns do not agree.
         """
         count = int(np.prod(shape))
         n_words = -(-count // _WORD)

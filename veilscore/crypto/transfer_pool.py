@@ -100,8 +100,6 @@ class _Stock:
 class PoolReceiver:
     """The receiver's side; usable from several threads.
 
-    Parameters
-    ----------
     names : protocol, parties and a fresh id of the pool; equal on both sides.
     seed : of all that this side draws; of no other pool. The same seed and choices give the same messages again.
     """
@@ -133,9 +131,7 @@ class PoolReceiver:
     def extend(self, n: int) -> bytes:
         """Make n more transfers; returns the message for the sender, who must get each of them, in order.
 
-        Raises
-        ------
-        MessageError : n is no multiple of `STEP`, or too many are waiting.
+        Raises MessageError: n is no multiple of `STEP`, or too many are waiting.
         """
         with self._lock:
             start = self._stock.made
@@ -152,10 +148,8 @@ class PoolReceiver:
     def take(self, at: int, n: int) -> tuple[Mask, Labels]:
         """Spend n transfers from number `at` on: their random bits (n,) and labels (n, 2).
 
-        Raises
-        ------
-        MessageError : they were not made.
-        SecretReuseError : one of them was spent.
+        Raises MessageError: they were not made.
+        Raises SecretReuseError: one of them was spent.
         """
         with self._lock:
             labels, bits = self._stock.spend(at, n)
@@ -169,16 +163,11 @@ class PoolReceiver:
 class PoolSender:
     """The sender's side, who draws the offset; usable from several threads.
 
-    Parameters
-    ----------
     names : as the receiver's.
     point : the receiver's base point.
     mark : of an earlier pool of these names that a restart has lost: numbers below it are refused, so that a number
         of `names` stands for one circuit for ever. Keep `mark` on disk before tables leave.
-
-    Raises
-    ------
-    MessageError : the point is not valid.
+    Raises MessageError: the point is not valid.
     """
 
     def __init__(self, names: bytes, point: bytes, mark: int = 0) -> None:
@@ -206,11 +195,9 @@ class PoolSender:
     def extend(self, message: bytes, n: int) -> None:
         """Take the receiver's message that makes n more transfers.
 
-        Raises
-        ------
-        MessageError : wrong size, too many, or others belong before it: nothing has changed. Columns that do not agree:
-            the pool cannot be used any more.
-        SecretReuseError : these transfers were made already.
+        Raises MessageError: wrong size, too many, or others belong before it (nothing has changed); columns that do not
+            agree (the pool cannot be used any more).
+        Raises SecretReuseError: these transfers were made already.
         """
         with self._lock:
             sender = self._usable()
@@ -230,10 +217,8 @@ class PoolSender:
     def take(self, at: int, bits: Mask) -> Labels:
         """Spend a transfer for each of the receiver's masked bits (n,), from number `at` on: false labels (n, 2).
 
-        Raises
-        ------
-        MessageError : they were not made, or the pool was given up.
-        SecretReuseError : one of them was spent, or is below the mark.
+        Raises MessageError: they were not made, or the pool was given up.
+        Raises SecretReuseError: one of them was spent, or is below the mark.
         """
         with self._lock:
             self._usable()

@@ -63,8 +63,6 @@ class ArrayHash:
 class TweakedHash:
     """The hashes of a session; both sides count alike.
 
-    Parameters
-    ----------
     label : names protocol, session and purpose. No two hashes under one offset may have the same.
     """
 

@@ -37,14 +37,9 @@ class PairwiseKey:
 def pairwise_key(private: X25519PrivateKey, peer_public: bytes, label: bytes) -> PairwiseKey:
     """Agree on a key with another holder.
 
-    Parameters
-    ----------
     peer_public : 32 bytes, authenticated by the federation (its sender is known).
     label : the same on both sides; names the two holders and what the key is for.
-
-    Raises
-    ------
-    MessageError : not a public key, or one of small order.
+    Raises MessageError: not a public key, or one of small order.
     """
     try:
         shared = private.exchange(X25519PublicKey.from_public_bytes(peer_public))
@@ -72,16 +67,11 @@ def share_context(request_id: str, parties: Iterable[str], model_hash: bytes, sc
 def zero_share(party: str, keys: Mapping[str, PairwiseKey], context: bytes, n_records: int, modulus: int) -> Words:
     """Share of zero: over `party` and all holders of `keys` they add up to 0, and any fewer are uniform.
 
-    Parameters
-    ----------
     party : this holder's name.
     keys : the other holders that take part -> key with each; empty with one holder, whose share is zero.
     context : `share_context`, used for one opening only.
     modulus : below 2^62; the ring of the partials.
-
-    Returns
-    -------
-    uint64 (n_records,) in [0, modulus).
+    Returns uint64 (n_records,) in [0, modulus).
     """
     if party in keys:
         raise ParameterError(f"{party} cannot share a key with itself")

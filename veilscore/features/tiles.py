@@ -52,9 +52,9 @@ class Coded:
         """Write SQL of the cell of an event: codes of categories as digits of one number."""
         names, parts, base = list(self.levels), ["0"], 1
         for category in categories:
-            parts.append(f"{base} * CAST(e.c{names.index(category)} AS INTEGER)")
+            parts.append(f"{base} * CAST(e.c{names.index(category)} AS BIGINT)")
             base *= len(self.levels[category]) + 1
-        return f"CAST({' + '.join(parts)} AS INTEGER)"
+        return f"CAST({' + '.join(parts)} AS BIGINT)"
 
     def cells_of(self, categories: Sequence[str], where: Filter) -> Integers:
         """Return the cells that pass a filter."""

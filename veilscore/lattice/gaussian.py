@@ -24,9 +24,7 @@ MAX_SIGMA = float(1 << 52)  # above it doubles no longer count by ones
 def discrete_gaussian(sigma: float, size: int) -> Integers:
     """Draw `size` whole numbers, each k with a probability proportional to exp(-k^2 / (2 sigma^2)).
 
-    Raises
-    ------
-    ParameterError : sigma is not in (0, 2^52).
+    Raises ParameterError: sigma is not in (0, 2^52).
     """
     if not 0 < sigma < MAX_SIGMA:
         raise ParameterError(f"a deviation of noise is above 0 and below 2^52, not {sigma:g}")

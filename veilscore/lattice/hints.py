@@ -45,8 +45,6 @@ class Matrix(Protocol):
 class Shape:
     """Sizes and public elements that both parties derive alike.
 
-    Attributes
-    ----------
     params : parameter set; shares are modulo its t.
     n_positions, n_outputs : length of a vector and of the result.
     output : what one output is called in messages.
@@ -89,8 +87,6 @@ class Shape:
 class VectorQuery:
     """One query for V vectors: residues packed as in `ring.pack`.
 
-    Attributes
-    ----------
     b : (V, L, n_positions), the encrypted vectors.
     beta : (V, L, n_outputs), the masked inner products with the hints.
     alpha : (V, L, N), one sample of each vector's secret.
@@ -118,8 +114,6 @@ def _reduce(totals: Integers, primes: tuple[int, ...]) -> Limbs:
 class MatrixOwner:
     """The matrix owner's side.
 
-    Parameters
-    ----------
     matrix : private, not changed afterwards.
     shape : as the vector owner's; its label is never used for another matrix.
     workers : threads for the hints.
@@ -135,9 +129,7 @@ class MatrixOwner:
     def hint_chunks(self) -> Iterator[bytes]:
         """Make the hints, a group of outputs at a time, in order.
 
-        Raises
-        ------
-        SecretReuseError : asked twice; resend the same bytes, or make a new object under a new label.
+        Raises SecretReuseError: asked twice; resend the same bytes, or make a new object under a new label.
         """
         if self._sigma is not None:
             raise SecretReuseError("hints are made once; resend the same bytes or start over with new codes")
@@ -228,8 +220,6 @@ class MatrixOwner:
 class VectorOwner:
     """The vector owner's side.
 
-    Parameters
-    ----------
     shape : as the matrix owner's.
     hints : all hints, or none yet (then give them by `add_hints`).
     """
@@ -267,13 +257,8 @@ class VectorOwner:
     def query_many(self, x: Words) -> tuple[VectorQuery, Words]:
         """Encrypt vectors, each under a fresh secret.
 
-        Parameters
-        ----------
         x : uint64 (V, n_positions), below t.
-
-        Returns
-        -------
-        The query, and this party's shares (V, n_outputs). To resend, send the same query again.
+        Returns the query, and this party's shares (V, n_outputs). To resend, send the same query again.
         """
         shape, primes = self._shape, self._shape.params.primes
         if not self.complete:

@@ -37,8 +37,6 @@ def _shape(n_samples: int, n_cells: int, label: bytes) -> Shape:
 class HistogramCodes(MatrixOwner):
     """The code owner's side.
 
-    Parameters
-    ----------
     codes : uint8 or uint16 (n_samples, n_columns).
     n_codes : (n_columns,).
     label : names protocol, session and this set of codes; equal on both sides, never used for other codes.
@@ -66,8 +64,6 @@ class HistogramCodes(MatrixOwner):
 class HistogramVectors(VectorOwner):
     """The vector owner's side.
 
-    Parameters
-    ----------
     n_samples, n_codes : sizes of the other party's codes, as agreed beforehand.
     label : as the code owner's.
     hints : all hints, or none yet (then give them by `add_hints`).

@@ -41,8 +41,6 @@ def check_n_codes(n_codes: Integers) -> Integers:
 class CellRows:
     """Private codes, checked.
 
-    Attributes
-    ----------
     codes : uint8 or uint16 (n_samples, n_columns), each below its column's number of codes.
     n_codes, offsets : int64 (n_columns,); the first cell of a column is its offset.
     """
@@ -154,8 +152,6 @@ def hint(
 ) -> None:
     """Write out = sum over blocks of m_block a_block for one output, in the NTT domain.
 
-    Parameters
-    ----------
     positions : ascending, where the output's row of the matrix is 1; block k holds those in [k N, (k + 1) N).
     multipliers : (K, L, N) values of the public elements.
     out : (L, N), overwritten.
@@ -195,8 +191,6 @@ def block_sum(
 ) -> None:
     """Write out_v = sum over cells of m_cell b_cell,v in one block of rows, in the NTT domain.
 
-    Parameters
-    ----------
     columns : (n_columns, N) codes of the block's rows.
     multipliers : (V, cells, L, N) values of one ring element a vector and cell.
     out : (V, L, N), overwritten.

@@ -34,8 +34,6 @@ BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 class LookupQuery:
     """One query for V tables, in the NTT domain: values packed as in `ring.pack`.
 
-    Attributes
-    ----------
     cells : (V, cells, L, N), theta of each cell encrypted as a constant.
     alpha : (V, L, N), one sample of each vector's secret.
     beta : (V, K, L, N), the masked hints times the secret, one a block of N rows.
@@ -116,8 +114,6 @@ def _params(opened: bool) -> ParameterSet:  # noqa: FBT001  # private, and named
 class LookupCodes:
     """The code owner's side.
 
-    Parameters
-    ----------
     codes : uint8 or uint16 (n_samples, n_columns).
     n_codes : (n_columns,).
     label : names protocol, session and this set of codes; equal on both sides, never used for other codes.
@@ -149,9 +145,7 @@ class LookupCodes:
     def hint_chunks(self) -> Iterator[bytes]:
         """Make the hints, one a block of rows, in order of rows.
 
-        Raises
-        ------
-        SecretReuseError : asked twice; resend the same bytes, or make a new object under a new label.
+        Raises SecretReuseError: asked twice; resend the same bytes, or make a new object under a new label.
         """
         if self._sigma is not None:
             raise SecretReuseError("hints are made once; resend the same bytes or start over with new codes")
@@ -255,8 +249,6 @@ class LookupCodes:
 class LookupTable:
     """The table owner's side.
 
-    Parameters
-    ----------
     n_samples, n_codes : sizes of the other party's codes, as agreed beforehand.
     label, opened, params : as the code owner's.
     hints : all hints, or none yet (then give them by `add_hints`).
@@ -313,13 +305,8 @@ class LookupTable:
     def query_many(self, theta: NDArray[np.integer]) -> tuple[LookupQuery, Words]:
         """Encrypt tables, each under a fresh secret.
 
-        Parameters
-        ----------
         theta : integers (V, cells) in [-t/2, t), taken modulo t (2^24, but for trees).
-
-        Returns
-        -------
-        The query, and this party's shares (V, n_samples). To resend, send the same query again.
+        Returns the query, and this party's shares (V, n_samples). To resend, send the same query again.
         """
         shape = self._shape
         if not self.complete:

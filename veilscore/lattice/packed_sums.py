@@ -89,8 +89,6 @@ def _key_element(label: bytes) -> Limbs:
 class SumsKey:
     """The vector owner's side: a secret key, kept in memory, for one vector.
 
-    Parameters
-    ----------
     label : names protocol, session and recipient; equal on both sides, never used for another vector.
     n_samples : length of the vector.
     """
@@ -117,9 +115,7 @@ class SumsKey:
     def encrypt(self, x: Words) -> Iterator[bytes]:
         """Encrypt the vector x (n_samples,) below t, in chunks of `CHUNK_BLOCKS` blocks.
 
-        Raises
-        ------
-        SecretReuseError : asked twice; resend the same bytes, or make a new key under a new label.
+        Raises SecretReuseError: asked twice; resend the same bytes, or make a new key under a new label.
         """
         if x.shape != (self._n_samples,) or x.dtype != np.uint64 or np.any(x >= u64(T)):
             raise ParameterError(f"the vector must be uint64 ({self._n_samples},), below t")
@@ -164,8 +160,6 @@ class SumsKey:
 class SumsEvaluator:
     """The code owner's side.
 
-    Parameters
-    ----------
     label, n_samples : as the vector owner's.
     public : the vector owner's public key.
     """
@@ -197,15 +191,10 @@ class SumsEvaluator:
     def sums(self, codes: NDArray[np.integer], n_codes: Integers, wanted: Mask) -> tuple[bytes, Words]:
         """Sum the vector over cells.
 
-        Parameters
-        ----------
         codes : uint8 or uint16 (n_samples, n_columns).
         n_codes : (n_columns,).
         wanted : (cells,) which cells are summed; known to both parties.
-
-        Returns
-        -------
-        The reply and this party's shares (n_wanted,).
+        Returns the reply and this party's shares (n_wanted,).
         """
         if self._filled < self._values.shape[0]:
             raise ProtocolError("sums were asked for before all ciphertexts came")
@@ -268,8 +257,6 @@ def _group(
 ) -> None:
     """Write out[h] = sum over blocks of w_block c_block[h] for the lanes from `start` on, in the NTT domain.
 
-    Parameters
-    ----------
     codes : (n_columns, n_samples) of the columns that have such lanes; offsets (n_columns,) their first cells.
     lane_of : (cells,) lane of a cell, -1 for none.
     values : (K, 2, L, N) ciphertexts; out (2, L, N), overwritten.

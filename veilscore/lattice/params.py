@@ -63,8 +63,6 @@ def largest_primes(bits: int, step: int, count: int) -> tuple[int, ...]:
 class ParameterSet:
     """A ring Z_q[X]/(X^N + 1) and the plaintext modulus carried in it.
 
-    Attributes
-    ----------
     name : what it is for.
     N : ring dimension, a power of two.
     t : plaintext modulus.
@@ -111,8 +109,6 @@ class ParameterSet:
 class NoiseBudget:
     """Noise of a result before rounding.
 
-    Attributes
-    ----------
     sd : standard deviation (an upper bound) of one coefficient's noise, in units of 1/q.
     bound : noise that is exceeded with probability below 2^-71.
     log2_failure : base-2 logarithm of the probability that one share is off by one unit.
@@ -207,8 +203,6 @@ def check_product(n_vectors: int, openings: int, params: ParameterSet = PRODUCT)
 
     noise = sum over vectors of e v, |v| <= t/2 in each of N coefficients, plus the encryption of zero.
 
-    Parameters
-    ----------
     n_vectors : products summed under encryption.
     openings : coefficients decrypted under all keys of a job; one that rounds wrongly garbles its block.
     """

@@ -76,8 +76,6 @@ def _share(values: Limbs, params: ParameterSet) -> Words:
 class ProductKey:
     """The key owner's side: a secret key, kept in memory for one job.
 
-    Parameters
-    ----------
     label : names protocol, session and this key; equal on both sides.
     params : PRODUCT or PRODUCT_OPEN; equal on both sides.
     openings : coefficients that this key may decrypt in all.
@@ -125,15 +123,10 @@ class ProductKey:
     def decrypt(self, reply: Iterable[bytes], n_samples: int, n_outputs: int | None = None) -> Words:
         """Return this party's share of the products.
 
-        Parameters
-        ----------
         reply : chunks in the order in which the evaluator made them.
         n_samples : rows.
         n_outputs : outputs asked for; None for the form without that axis.
-
-        Returns
-        -------
-        uint64 (n_samples,), or (n_outputs, n_samples).
+        Returns uint64 (n_samples,), or (n_outputs, n_samples).
         """
         outputs = 1 if n_outputs is None else n_outputs
         n_blocks = -(-n_samples // N)
@@ -165,8 +158,6 @@ class ProductKey:
 class ProductEvaluator:
     """The evaluator's side.
 
-    Parameters
-    ----------
     public : the key owner's public key.
     label, params : as the key owner's.
     """
@@ -190,14 +181,9 @@ class ProductEvaluator:
     def multiply_sum(self, ciphertexts: Iterable[bytes], v: Words) -> tuple[list[bytes], Words]:
         """Return the sum over V of u_i v_i, masked, and this party's share of it.
 
-        Parameters
-        ----------
         ciphertexts : chunks of `ProductKey.encrypt`, in order.
         v : uint64 (V, n_samples), or (n_outputs, V, n_samples) for several outputs of the same ciphertexts.
-
-        Returns
-        -------
-        The reply's chunks (by block, then output) and uint64 (n_samples,) or (n_outputs, n_samples).
+        Returns the reply's chunks (by block, then output) and uint64 (n_samples,) or (n_outputs, n_samples).
         """
         _check_vectors(v, "v", self._params.t)
         if v.ndim not in {2, 3}:
@@ -223,8 +209,6 @@ class ProductEvaluator:
     def partial_sum(self, chunk: bytes, v: Words) -> Limbs:
         """Return the sum, not masked yet, over the vectors of one chunk of one block; safe to run in several threads.
 
-        Parameters
-        ----------
         chunk : `ProductKey.encrypt` of some of the vectors, at most one block of rows.
         v : uint64 (V, n_rows).
         """
@@ -236,8 +220,6 @@ class ProductEvaluator:
     def add_sums(self, chunk: bytes, n_vectors: int, v: Words, terms: Integers, onto: Limbs | None = None) -> Limbs:
         """Add several sums of a few products each to those of other blocks, not masked yet.
 
-        Parameters
-        ----------
         chunk : `ProductKey.encrypt` of `n_vectors` vectors c, one whole block of rows.
         v : uint64 (M, N); each is transformed once, however many sums it is in.
         terms : (outputs, T, 2) pairs (i, m): to output o comes the sum over T of c_i v_m.

@@ -49,8 +49,6 @@ def _bit_reversed(n: int) -> NDArray[np.int64]:
 class Ring:
     """Transforms and arithmetic of one parameter set (read-only tables; safe to share between threads).
 
-    Parameters
-    ----------
     N : ring dimension.
     primes : the limbs, each 1 mod 2N and below 2^30.
     """
@@ -163,9 +161,7 @@ def pack(limbs: Limbs, primes: tuple[int, ...]) -> bytes:
 def unpack(data: bytes, shape: tuple[int, ...], primes: tuple[int, ...]) -> Limbs:
     """Read residues of this shape (..., L, n).
 
-    Raises
-    ------
-    MessageError : the length is wrong, or a residue is not below its prime.
+    Raises MessageError: the length is wrong, or a residue is not below its prime.
     """
     size = packed_size(shape, primes)
     if shape[-2] != len(primes):

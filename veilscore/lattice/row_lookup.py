@@ -41,8 +41,6 @@ def _shape(n_samples: int, n_codes: Integers, label: bytes) -> Shape:
 class RowLookupCodes(MatrixOwner):
     """The code owner's side.
 
-    Parameters
-    ----------
     codes : uint8 or uint16 (n_samples, n_columns), at most `MAX_CELLS` rows.
     n_codes : (n_columns,).
     label : names protocol, session and this set of codes; equal on both sides, never used for other codes.
@@ -74,8 +72,6 @@ class RowLookupCodes(MatrixOwner):
 class RowLookupTable(VectorOwner):
     """The table owner's side.
 
-    Parameters
-    ----------
     n_samples, n_codes : sizes of the other party's codes, as agreed beforehand.
     label : as the code owner's.
     hints : all hints, or none yet (then give them by `add_hints`).

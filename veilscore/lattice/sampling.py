@@ -73,8 +73,6 @@ class _Stream:
 class PublicStream(_Stream):
     """Public pseudo-random ring elements of a label.
 
-    Parameters
-    ----------
     label : who, what and which session the elements are for; both parties must give the same bytes.
     purpose : the role of the element within the protocol.
     """

@@ -1,14 +1,16 @@
-"""What the noise of a private scorecard will cost, foretold from public numbers before anything is opened.
+"""What the noise of a private job will cost, foretold from public numbers before anything is opened.
 
 Columns of holders are made up: each adds a multiple of a normal score to the log-odds, the strongest most, the others
 by 1 / rank, together with a variance of `_SIGNAL`. Their sums by cell follow from the public sizes alone, so that no
 row is drawn; the product's own tables and coefficients are made of them with the job's noise and again with hardly
 any, and both models' AUC follow from the variance that each has in common with the truth. What is foretold is the
-difference.
+difference. Of chains no tree is drawn either: a column's effect is learned by a part with each tree on it, which falls
+with the noise of its leaves, and that noise adds up.
 
 Source: the form of the AUC is that of two normal distributions of equal variance (Green and Swets 1966). `_SIGNAL` and
 `_OWN` were set so that what is foretold is within a factor of two of what was measured, at mu .3 to 1, on
-default_credit, polish_1year and made-up firms from 300 to 3,000 (`tests/test_noise_cost.py`).
+default_credit, polish_1year and made-up firms from 300 to 3,000; `_SIGNAL_OF_TREES` and `_SEEN` so that it is within a
+factor of three of chains on made-up firms from 900 to 20,000 (`tests/test_noise_cost.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.errors import RefusedError
+from veilscore.models.chain_growth import LEARNING_RATE, TREES, leaves_sensitivity
 from veilscore.models.counts import offsets
 from veilscore.models.curve import expected_errors
 from veilscore.models.residual import (
@@ -43,6 +46,8 @@ MOST_LOSS = 0.03  # of AUC; a job that loses more than the noise leaves is not w
 MOST_CURVE_ERROR = 0.05
 _SIGNAL, _OWN = 3.0, 1.0  # variance of log-odds: of all holders' columns; of the bank's score, an AUC of .76
 _EXPLAINED = 0.85  # of p (1 - p) is left as W by the bank's own score
+_SIGNAL_OF_TREES, _SEEN = 1.0, 0.6  # the same of what chains find; part of a column's effect that one tree sees
+_LEAVES = 6  # of a tree: three cells on two sides of a cut
 _NO_NOISE = 1e4  # as mu
 _MOST_DRAWS, _COLUMN_DRAWS = 12, 240
 
@@ -96,9 +101,8 @@ class NoiseCost:
             )
 
 
-def noise_cost(sizes: KnownSizes, mu: float, max_bin: int, curve_mu: float | None) -> NoiseCost:
-    """Return what the noise of a scorecard is expected to cost; `curve_mu` is what its hold-out's curve spends."""
-    loss = expected_loss(sizes, mu, max_bin)
+def noise_cost(loss: float, sizes: KnownSizes, curve_mu: float | None) -> NoiseCost:
+    """Return a model's expected loss with the errors of its curve; `curve_mu` is what the hold-out's curve spends."""
     if curve_mu is None:
         return NoiseCost(loss)
     auc, ks = expected_errors(curve_mu, max(sizes.bads_held, 1.0))
@@ -117,6 +121,33 @@ def expected_loss(sizes: KnownSizes, mu: float, max_bin: int) -> float:
         for seed in range(draws)
     ]
     return max(0.0, float(np.mean(losses)))
+
+
+def expected_loss_of_chains(sizes: KnownSizes, mu: float) -> float:
+    """Return the AUC that private trees are expected to lose to the noise of `mu` at each holder."""
+    if sizes.rarer <= 0:
+        return 0.5
+    return max(0.0, _auc_of_chains(sizes, _NO_NOISE) - _auc_of_chains(sizes, mu))
+
+
+def _auc_of_chains(sizes: KnownSizes, mu: float) -> float:
+    sigma, columns = leaves_sensitivity() / mu, tuple(sizes.columns.values())
+    weight = _EXPLAINED * sizes.rarer * (1.0 - sizes.rarer / sizes.train) / _LEAVES  # sum of W in a leaf
+    floor = max(weight, 0.5 * sigma, 1.0)
+    leaf = floor + 1.0 + sigma**2 / floor
+    step = LEARNING_RATE * _SEEN * weight / leaf if weight >= 0.5 * sigma else 0.0  # leaves below the noise are cut off
+    strength, found = np.arange(1.0, sum(columns) + 1) ** -2, []
+    for seed in range(_MOST_DRAWS):
+        effects = np.random.default_rng(seed).permutation(_SIGNAL_OF_TREES * strength / strength.sum())
+        common, own = _OWN, _OWN
+        for part in np.split(effects, np.cumsum(columns)[:-1]):
+            left = (1.0 - step) ** (TREES / part.size)
+            one = (LEARNING_RATE / leaf) ** 2 * (sigma**2 + weight)  # variance of what one tree adds to a row
+            noise = one * (1 - left**2) / (1 - (1 - step) ** 2) if step else 0.0
+            common += float(part.sum()) * (1 - left)
+            own += float(part.sum()) * (1 - left) ** 2 + noise * part.size
+        found.append(NormalDist().cdf(common / math.sqrt(2.0 * own)))
+    return float(np.mean(found))
 
 
 def _auc(sizes: KnownSizes, columns: tuple[int, ...], mu: float, max_bin: int, draw: np.random.Generator) -> float:

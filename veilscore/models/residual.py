@@ -58,8 +58,6 @@ def most_bins(rarer: float, sigma: float) -> int:
 class CellSums:
     """Noised sums by cell of one holder's columns.
 
-    Attributes
-    ----------
     n_codes : (d,).
     residual, weight : (cells,) sums of r and of W = p (1 - p).
     sigma : deviation of the noise of `residual`; that of `weight` is smaller by `WEIGHT_FACTOR`.
@@ -75,8 +73,6 @@ class CellSums:
 class Tables:
     """Effect x of every code of one holder's columns given the bank's score, in log-odds, centred by weight.
 
-    Attributes
-    ----------
     n_codes : (d,).
     x : (cells,); zero in columns that are left out.
     weight : (cells,) sums of W, made consistent: at least a little each, and adding up to the whole in every column.

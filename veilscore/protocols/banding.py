@@ -40,8 +40,6 @@ PIECE = 2048  # rows garbled at once; bounds the memory of both sides
 class BandCircuit:
     """The circuit of one set of cut-offs: a sum modulo the ring, then a binary search among the cut-offs.
 
-    Attributes
-    ----------
     limits : cut-offs in units, ascending.
     modulus : of the shares; totals are read as signed numbers below half of it.
     """
@@ -119,8 +117,6 @@ def _pieces(n_rows: int) -> Iterator[slice]:
 def bank_bands(session: Session, share: Units, bands: Bands, modulus: int) -> Protocol[Units]:
     """Bank: number of the band of each row, (n_rows,).
 
-    Parameters
-    ----------
     share : (n_rows,) its share of the totals, of any sign.
     """
     circuit = BandCircuit(bands.limits, modulus)
@@ -140,8 +136,6 @@ def bank_bands(session: Session, share: Units, bands: Bands, modulus: int) -> Pr
 def lead_bands(session: Session, share: Words, bands: Bands, modulus: int) -> Protocol[None]:
     """Lead: its side of `bank_bands`, with the cut-offs that it keeps.
 
-    Parameters
-    ----------
     share : (n_rows,) the holders' share of the totals, below the modulus.
     """
 

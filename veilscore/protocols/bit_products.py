@@ -53,15 +53,10 @@ def bit_setup(session: Session, peer: str) -> Protocol[BitKeys]:
 def bit_products(keys: BitKeys, bits: Bits, n_theirs: int, values: Words) -> Protocol[tuple[Words, Words]]:
     """Multiply own bits by the peer's numbers, and the peer's bits by own numbers.
 
-    Parameters
-    ----------
     bits : (n,) own bits.
     n_theirs : numbers that the peer has for each of them.
     values : (k, m) own numbers below T for each of the peer's m bits.
-
-    Returns
-    -------
-    Shares (n_theirs, n) and (k, m).
+    Returns shares (n_theirs, n) and (k, m).
     """
     peer = keys.peer
     pieces, their_pieces = _pieces(bits.size), _pieces(values.shape[1])

@@ -38,8 +38,6 @@ from veilscore.wire.protocol import Protocol, Send, receive, receive_parts, send
 class Candidates:
     """Splits that one side offers: with missing values right, then left, thresholds in the order of the ranks.
 
-    Attributes
-    ----------
     columns, codes : (k,) column and last ranked code that goes left.
     missing_left : (k,) bool.
     """
@@ -100,8 +98,6 @@ def gain_rule(growth: Growth, n_bank: int, n_holder: int) -> GainRule:
 def trees_of_keys(growth: Growth, n_cells: int) -> int:
     """Trees that one set-up of `sealed_argmax` serves at least, whatever is split: its keys open so much and no more.
 
-    Parameters
-    ----------
     n_cells : codes of all columns of both sides.
     """
     candidates = 2 * n_cells  # a threshold at each code, missing values on either side

@@ -87,8 +87,6 @@ def bank_cells(
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
 
-    Parameters
-    ----------
     residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
     train : (n_samples,) which rows train.
     max_bin : bins a column for a number of columns.
@@ -145,8 +143,6 @@ def holder_cells(
 ) -> Protocol[tuple[BinnedColumns, Mask, Words]]:
     """Holder: noised sums over its cells; returns its codes, the training mask, and its shares of the sums of r.
 
-    Parameters
-    ----------
     code : codes of all aligned rows for a number of bins a column, from bins fixed beforehand.
     n_samples : aligned rows.
     charge : what the opening costs.
@@ -195,8 +191,6 @@ def bank_fit(
 ) -> Protocol[dict[str, HolderSums]]:
     """Bank: the noised gradient and X'WX of each holder's tables, in the tables' own scale.
 
-    Parameters
-    ----------
     made : holder -> its tables, quantised.
     own : holder -> the bank's shares (cells,) of the sums of r, from `bank_cells`.
     weight : (n_train,) W of the training rows.
@@ -290,8 +284,6 @@ def holder_fit(
 ) -> Protocol[None]:
     """Holder: open the gradient and X'WX of the bank's tables, with noise.
 
-    Parameters
-    ----------
     codes, n_codes : (n_train, d) codes of the training rows and (d,) number of codes.
     cells : its shares (cells,) of the sums of r, from `holder_cells`.
     charges : of "gradient" and "moments".

@@ -50,8 +50,6 @@ _SUMS = 4  # vectors of the second product: GL, a + b, G, a
 class Winners:
     """What one party hears.
 
-    Attributes
-    ----------
     splits : (nodes,) bool, the node has a valid split.
     mine : (nodes,) bool, and it is on this party's column.
     candidate : (nodes,) int64, number of the winner among this party's candidates; -1 where it is not its own.

@@ -16,15 +16,10 @@ from veilscore.protocols.sealed_gain import GUARD_BITS, HESSIAN_BITS, GainRule
 def best_splits(engine: Any, rule: GainRule, candidates: tuple[Any, Any], level: tuple[Any, Any], mask: Any) -> Any:
     """The circuit of a level.
 
-    Parameters
-    ----------
     candidates : both parties' words of C and D: (c_bits + 1 + d_bits, nodes, candidates).
     level : both parties' words of the smallest D and of a + b: (d_bits + h_bits, nodes).
     mask : (index_bits, nodes), hides the winner from the bank.
-
-    Returns
-    -------
-    (2 + index_bits, nodes): the node splits; the holder wins; number of the winner, masked.
+    Returns (2 + index_bits, nodes): the node splits; the holder wins; number of the winner, masked.
     """
     (own, other), cut = candidates, rule.c_bits + 1
     signed = add(engine, own[:cut], other[:cut])

@@ -32,8 +32,6 @@ _T = np.uint64(T)
 class GainRule:
     """What both parties know about the comparison.
 
-    Parameters
-    ----------
     n_bank, n_holder : candidates of a node on each side; a candidate is a column and a threshold.
     scale_bits : fixed point of the shared sums.
     max_g, max_h : bounds of the sums of |g| and of h over all rows, real units.
@@ -122,8 +120,6 @@ class GainRule:
 class Sums:
     """One party's shares modulo T of one level; the other party's must add to the sums.
 
-    Attributes
-    ----------
     left_g, left_h : (nodes, candidates), sums over the rows that would go left; the bank's candidates first.
     g, h : (nodes,), sums over the node.
     """

@@ -3,7 +3,8 @@
 Every opening is written down before it leaves (`wire.protocol.Charge`), under the job, step and attempt that it is of;
 an attempt that is repeated is charged again. A job costs the larger of what it spends on training and on hold-out
 rows; jobs add up over a rolling year. Jobs that wait or run hold what they may still spend, so that no two of them
-count on the same rest. A job in exact mode voids the promise for the data set from then on.
+count on the same rest. A job in exact mode voids the promise for the data set from then on, and the rows that it is
+about are kept: exact sums over rows that differ by one firm from those of an earlier job would be that firm's record.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import math
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from veilscore.arrays import Words
 from veilscore.errors import RefusedError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 from veilscore.terms.privacy import PrivacyRules, total
@@ -35,6 +39,10 @@ _TABLES = (
     job_id VARCHAR(160) NOT NULL, mu2 DOUBLE NOT NULL, PRIMARY KEY (account, bank, job_id))""",
     """CREATE TABLE IF NOT EXISTS voided (account VARCHAR(80) NOT NULL, bank VARCHAR(80) NOT NULL,
     job_id VARCHAR(160) NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (account, bank, job_id))""",
+    # digests of rows (release/pseudonyms.py), 8 bytes each, ordered
+    """CREATE TABLE IF NOT EXISTS exact_rows (account VARCHAR(80) NOT NULL, bank VARCHAR(80) NOT NULL,
+    job_id VARCHAR(160) NOT NULL, part VARCHAR(10) NOT NULL, digests BLOB NOT NULL,
+    PRIMARY KEY (account, bank, job_id, part))""",
 )
 
 
@@ -68,16 +76,11 @@ class AccountLine:
 class Account:
     """The account of one data set with one bank.
 
-    Parameters
-    ----------
     path : the SQLite file of the node, made if absent.
     name : of the account: that of the data set, unless its entry in node.yaml names another.
     bank : whom the openings go to.
     rules : what the policy allows.
-
-    Raises
-    ------
-    StateError : from every method: the file cannot be read or written; names it.
+    Raises StateError: from every method: the file cannot be read or written; names it.
     """
 
     path: Path
@@ -101,8 +104,12 @@ class Account:
         """Write an opening down; RefusedError, and nothing written, if the year's limit does not allow it.
 
         session : "job/step/attempt"; the same opening of the same attempt is written once.
+        charge : infinite for exact sums, which have no bound and void the account.
         """
         job_id, step, attempt = session.split("/")
+        if charge.mu2 == math.inf:
+            self.void(job_id)
+            return
         with self._writing() as db:
             if not math.isfinite(charge.mu2) or charge.mu2 <= 0:
                 raise RefusedError(f"an opening ({charge.opening}) without a cost cannot be charged")
@@ -123,6 +130,27 @@ class Account:
         """Note that a job in exact mode opened something: no mu is promised for this data set from now on."""
         with self._writing() as db:
             db.execute("INSERT OR IGNORE INTO voided VALUES (?, ?, ?, ?)", (self.name, self.bank, job_id, self.clock()))
+
+    def take_exact_rows(self, job_id: str, parts: Mapping[str, Words], least: int) -> None:
+        """Keep which rows an exact job is about; RefusedError where some nearly are those of an earlier job.
+
+        parts : digests of its rows, such as those that train; least : firms by which two jobs' rows differ, if at all.
+        """
+        with self._writing() as db:
+            query = "SELECT part, digests FROM exact_rows WHERE account = ? AND bank = ? AND job_id != ?"
+            for part, kept in db.execute(query, (self.name, self.bank, job_id)):
+                earlier = np.frombuffer(kept, "<u8")
+                for name, rows in parts.items():
+                    if 0 < np.setxor1d(earlier, rows).size < least:
+                        raise RefusedError(
+                            f"the {name} rows differ from the {part} rows of an earlier exact job by fewer than "
+                            f"{least} firms (release.min_difference): take the same firms, or others by more"
+                        )
+            for name, rows in parts.items():
+                digests = np.unique(rows).astype("<u8").tobytes()
+                db.execute(
+                    "REPLACE INTO exact_rows VALUES (?, ?, ?, ?, ?)", (self.name, self.bank, job_id, name, digests)
+                )
 
     def voided_since(self) -> float | None:
         """Second since the epoch from which no mu is promised, or None."""
@@ -242,6 +270,14 @@ def charged(path: Path) -> dict[tuple[str, ...], Charge]:
         return {(*map(str, row[:6]),): Charge(*row[5:8]) for row in rows}
 
 
+def voided(path: Path) -> set[tuple[str, ...]]:
+    """Return account, bank and job of every exact job that the file of a node knows."""
+    if not path.is_file():
+        return set()
+    with told(f"account {path}", "restore it from backup"), contextlib.closing(open_sqlite(path, _TABLES)) as db:
+        return {(*map(str, row),) for row in db.execute("SELECT account, bank, job_id FROM voided")}
+
+
 def write_back(path: Path, lines: Iterable[AccountLine]) -> None:
     """Put lines that the file lost, or that it holds with another cost, in their place."""
     with (
@@ -251,6 +287,9 @@ def write_back(path: Path, lines: Iterable[AccountLine]) -> None:
     ):
         for one in lines:
             line, charge = one.line, one.line.charge
+            if charge.mu2 == math.inf:
+                db.execute("REPLACE INTO voided VALUES (?, ?, ?, ?)", (one.account, one.bank, line.job_id, line.at_s))
+                continue
             row = (one.account, one.bank, line.job_id, line.step, line.attempt, charge.opening)
             values = (*row, charge.rows, charge.mu2, line.at_s)
             db.execute(f"REPLACE INTO lines ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608

@@ -12,9 +12,8 @@ from veilscore.release.batch import bank_send_lists, lists_in
 from veilscore.release.pseudonyms import row_digests, size_offset
 from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
-from veilscore.terms.parameters import Parameters, ScoreBatch
+from veilscore.terms.parameters import Parameters, Sampled, ScoreBatch
 from veilscore.terms.roles import Leak
-from veilscore.terms.training import Training
 from veilscore.wire.protocol import Protocol, interleave
 
 ALIGNED = {"aligned.json": "align"}  # what steps after it read
@@ -32,7 +31,7 @@ def _bank_align(context: StepContext) -> Protocol[None]:
     if isinstance(context.job.parameters, ScoreBatch):
         at_s = None if context.opening is None else context.opening.time_ms / 1000
         yield from bank_send_lists(session, lists_in(context.home(), context.job, at_s))
-    counted = session.holders if opens_firms(context.job.parameters) else ()
+    counted = session.holders if counts_rows(context.job.parameters) else ()
     digests = {holder: row_digests(context.home(), holder, ids) for holder in counted}
     results = yield from interleave(
         {h: bank_align(session, h, ids, _limits(context), digests=digests.get(h)) for h in session.holders}
@@ -43,10 +42,9 @@ def _bank_align(context: StepContext) -> Protocol[None]:
     )
 
 
-def opens_firms(p: Parameters) -> bool:
-    """Return whether a later step opens scores or bands of single firms, which holders count by row."""
-    private = isinstance(p, Training) and p.private
-    return not private and not {"score", "evaluate"}.isdisjoint(p.steps)
+def counts_rows(p: Parameters) -> bool:
+    """Return whether a later step opens values of single firms, or exact sums: holders count those by row."""
+    return isinstance(p, ScoreBatch) or (isinstance(p, Sampled) and not getattr(p, "private", False))
 
 
 def _holder_align(context: StepContext) -> Protocol[None]:
@@ -58,7 +56,7 @@ def _holder_align(context: StepContext) -> Protocol[None]:
         table.ids.tolist(),
         min_rows=context.node.policy.min_overlap,
         offset=size_offset(context.home(), context.job.datasets[context.session.party], limits.size_step),
-        counted=opens_firms(context.job.parameters),
+        counted=counts_rows(context.job.parameters),
         limits=limits,
     )
     guard.keep(context.store, consents, table.ids, result.row_of, result.digests)
@@ -90,7 +88,7 @@ ALIGN = Step(
     holder=_holder_align,
     reads={},
     reads_data=True,
-    reads_home=lambda p: (*files_of_columns(p), *((HOME_KEY,) if opens_firms(p) else ())),
+    reads_home=lambda p: (*files_of_columns(p), *((HOME_KEY,) if counts_rows(p) else ())),
     cost=_cost,
     spends=no_openings,
     learns=(
@@ -99,7 +97,7 @@ ALIGN = Step(
             "AlignBankRound1",
             "holder",
             "masked",
-            "number of firms in the bank's job; where single firms are opened, which rows came before",
+            "number of firms in the bank's job; where single firms or exact sums are opened, which rows came before",
         ),
         Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set, padded to thousands"),
         Leak("AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),

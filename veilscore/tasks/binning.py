@@ -8,13 +8,14 @@ import numpy as np
 
 from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
+from veilscore.errors import RefusedError
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
-from veilscore.tasks.exact_rows import check_counts, check_own_rows
+from veilscore.tasks.exact_rows import check_own_rows, check_submitted
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
@@ -65,7 +66,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     maps: list[CodeMap] = []
 
     def fit(train: Mask) -> BinnedColumns:
-        check_counts(train, policy.min_overlap)
+        refuse_other_split(store, train, context.session.party)
+        check_submitted(context, train)
         known = row_of[train & (row_of >= 0)]
         code_map = CodeMap.fit(
             table,
@@ -88,6 +90,18 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_json("code_map", maps[0].to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
     store.save_json("columns", {"names": list(columns.names)})
+
+
+def refuse_other_split(store: JobStore, train: Mask, party: str) -> None:
+    """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
+
+    A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
+    larger of the two.
+    """
+    if not store.has("split"):
+        store.save_arrays("split", train=train)
+    elif not np.array_equal(store.load_arrays("split")["train"], train):
+        raise RefusedError("other rows train than in an earlier attempt at this job; submit a new job", party=party)
 
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:

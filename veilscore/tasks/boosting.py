@@ -17,6 +17,7 @@ from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.chains import COLUMNS, GROW
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, keep_trees, no_files
 from veilscore.tasks.curve import curve
+from veilscore.tasks.noise import noise_of_training
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting
@@ -122,4 +123,4 @@ def _step(p: TrainBoosting, name: str) -> Step:
     return (_PRIVATE if p.private else _EXACT)(p, name)
 
 
-TASK = Task(TrainBoosting, _step)
+TASK = Task(TrainBoosting, _step, noise_of_training)

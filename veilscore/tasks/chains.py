@@ -17,7 +17,7 @@ from veilscore.models.design import columns_of
 from veilscore.models.trees import HolderTrees
 from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
 from veilscore.tasks.align import ALIGNED
-from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, save_counts
+from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, refuse_other_split, save_counts
 from veilscore.tasks.context import (
     StepContext,
     aligned_table,
@@ -28,6 +28,7 @@ from veilscore.tasks.context import (
     no_files,
 )
 from veilscore.tasks.fixed_bins import charged
+from veilscore.tasks.noise import check_noise, sizes_of
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, costed, no_openings
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting
@@ -63,6 +64,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         names=part_names(code_map, party, names=names),
     )
     train = yield from holder_columns(context.session, columns, row_of.size)
+    refuse_other_split(store, train, party)
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=codes, train=train)
     store.save_json("columns", {"names": list(columns.names)})
@@ -71,6 +73,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
 def _bank_boost(context: StepContext) -> Protocol[None]:
     job, store = context.job, context.store
     counts, rows = load_counts(store), store.load_arrays("rows")
+    n_columns = {holder: int(np.unique(sources_of(counts[holder].names)).size) for holder in job.holders}
+    check_noise(job.of(TrainBoosting), sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), job.bank)
     code_map = CodeMap.from_json(store.load_json("code_map"))
     own = designing.own_boosting(job, counts[job.bank], rows, code_map)
     columns = {h: ChainColumns(counts[h].n_codes, sources_of(counts[h].names)) for h in job.holders}

@@ -1,14 +1,18 @@
 """What the rows of a job in exact mode must be: no count of few rows, no weight that marks a firm.
 
 Exact sums over few rows are those rows, and a weight that is far larger than the others writes its firm's record into
-the sum's leading digits. The bank checks its labels and weights itself, which nobody else may see: the audit's replay
-runs the same check on what the bank has committed to. A holder checks what it sees, the numbers of rows.
+the sum's leading digits. Sums of two jobs whose rows differ by one firm differ by its record. The bank checks its
+labels and weights itself, which nobody else may see: the audit's replay runs the same check on what the bank has
+committed to. A holder checks what it sees, the rows' numbers and digests.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from veilscore.arrays import Array, Mask
 from veilscore.errors import DataError, RefusedError
+from veilscore.tasks.context import StepContext
 
 MIN_ROWS = 30.0  # fewest of each class, in training and in hold-out rows, by effective size
 MAX_WEIGHT = 5.0  # in mean weights
@@ -38,11 +42,21 @@ def check_own_rows(target: Array, weight: Array, train: Mask) -> None:
             )
 
 
-def check_counts(train: Mask, least: int) -> None:
-    """Refuse a job whose training or hold-out rows are fewer than the policy's minimum; at a holder.
+def check_submitted(context: StepContext, train: Mask) -> None:
+    """Refuse a job by the rows that the bank submits, known here or not; at a holder.
 
-    train : (n,) which of the submitted rows train, the others are held out. No hold-out at all is allowed.
+    Training and hold-out rows are as many as the policy's minimum, and equal to those of earlier exact jobs or far
+    from them. train : (n,) which of them train, the others are held out. No hold-out at all is allowed.
     """
+    policy = context.node.policy
+    _check_counts(train, policy.min_overlap)
+    rows = context.store.load_arrays("firms")["rows"]
+    parts = {"training": rows[train], "hold-out": rows[~train]}
+    some = {name: np.unique(part) for name, part in parts.items() if part.size}
+    context.account().take_exact_rows(context.job_id, some, policy.release.min_difference)
+
+
+def _check_counts(train: Mask, least: int) -> None:
     for name, count in (("training", int(train.sum())), ("hold-out", int((~train).sum()))):
         if count < least and not (count == 0 and name == "hold-out"):
             raise RefusedError(f"{count} {name} rows are fewer than the minimum of {least} (min_overlap)")

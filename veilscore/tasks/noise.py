@@ -8,20 +8,35 @@ import numpy as np
 
 from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.ingest import read_table
-from veilscore.models.noise_cost import KnownSizes, NoiseCost, noise_cost
+from veilscore.models.noise_cost import (
+    KnownSizes,
+    NoiseCost,
+    expected_loss,
+    expected_loss_of_chains,
+    noise_cost,
+)
 from veilscore.tasks.context import split, usable_columns
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.training import TrainScorecard
+from veilscore.terms.training import TrainBoosting, TrainScorecard
 
 USUAL_COLUMNS = 12  # of a holder, where nobody said how many
 
 
-def scorecard_noise(p: TrainScorecard, sizes: KnownSizes) -> NoiseCost | None:
-    """Return what the noise of a scorecard is expected to cost; None in exact mode."""
+def noise_of_training(p: TrainScorecard | TrainBoosting, sizes: KnownSizes) -> NoiseCost | None:
+    """Return what the noise of a scorecard or of chains is expected to cost; None in exact mode."""
     if not p.private:
         return None
-    return noise_cost(sizes, p.mu, p.max_bin, p.mu if "evaluate" in p.steps else None)
+    scorecard = isinstance(p, TrainScorecard)
+    loss = expected_loss(sizes, p.mu, p.max_bin) if scorecard else expected_loss_of_chains(sizes, p.mu)
+    return noise_cost(loss, sizes, p.mu if "evaluate" in p.steps else None)
+
+
+def check_noise(p: TrainScorecard | TrainBoosting, sizes: KnownSizes, bank: str) -> None:
+    """Raise RefusedError where the noise of a private job drowns its data, unless the job goes on despite it."""
+    cost = None if p.despite_noise else noise_of_training(p, sizes)
+    if cost is not None:
+        cost.refuse_if_drowned(bank)
 
 
 def sizes_of(target: Array, weight: Vector | None, train: Mask, columns: Mapping[str, int]) -> KnownSizes:

@@ -9,8 +9,6 @@ import numpy as np
 
 from veilscore.arrays import Mask
 from veilscore.data.codes import CodeMap
-from veilscore.errors import RefusedError
-from veilscore.files.store import JobStore
 from veilscore.models.counts import BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.residual import (
@@ -26,7 +24,7 @@ from veilscore.models.residual import (
 from veilscore.models.residual_card import export, fit_record, own_fit
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.tasks.align import ALIGNED
-from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, save_counts
+from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, refuse_other_split, save_counts
 from veilscore.tasks.context import (
     StepContext,
     aligned_table,
@@ -36,7 +34,7 @@ from veilscore.tasks.context import (
     no_files,
 )
 from veilscore.tasks.fixed_bins import charged
-from veilscore.tasks.noise import scorecard_noise, sizes_of
+from veilscore.tasks.noise import check_noise, sizes_of
 from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainScorecard
@@ -62,9 +60,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
         return charge.sigma(cells_sensitivity(n_columns))
 
     def worth_its_noise(n_columns: Mapping[str, int]) -> None:
-        cost = scorecard_noise(p, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns))
-        if cost is not None and not p.despite_noise:
-            cost.refuse_if_drowned(job.bank)
+        check_noise(p, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), job.bank)
 
     found = yield from bank_cells(
         context.session,
@@ -102,7 +98,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         )
 
     def rows_per_firm(train: Mask) -> int:
-        _refuse_other_split(store, train, context.session.party)
+        refuse_other_split(store, train, context.session.party)
         return 1  # ids are distinct: a firm has one row
 
     columns, train, share = yield from holder_cells(
@@ -117,18 +113,6 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_arrays("rows", codes=columns.codes, train=train)
     store.save_arrays("sums", share=share)
     store.save_json("columns", {"names": list(columns.names)})
-
-
-def _refuse_other_split(store: JobStore, train: Mask, party: str) -> None:
-    """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
-
-    A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
-    larger of the two.
-    """
-    if not store.has("split"):
-        store.save_arrays("split", train=train)
-    elif not np.array_equal(store.load_arrays("split")["train"], train):
-        raise RefusedError("other rows train than in an earlier attempt at this job; submit a new job", party=party)
 
 
 def _bank_train(context: StepContext) -> Protocol[None]:

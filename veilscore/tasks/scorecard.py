@@ -14,7 +14,7 @@ from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.curve import curve
-from veilscore.tasks.noise import scorecard_noise
+from veilscore.tasks.noise import noise_of_training
 from veilscore.tasks.residual import CELLS, FIT
 from veilscore.tasks.task import (
     COMMITTED,
@@ -132,4 +132,4 @@ def _step(p: TrainScorecard, name: str) -> Step:
     return (_PRIVATE if p.private else _EXACT)(p, name)
 
 
-TASK = Task(TrainScorecard, _step, scorecard_noise)
+TASK = Task(TrainScorecard, _step, noise_of_training)

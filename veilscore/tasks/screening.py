@@ -30,7 +30,7 @@ from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, 
 from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk, Screened, bank_screen, holder_screen
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
-from veilscore.tasks.exact_rows import check_counts, check_own_rows
+from veilscore.tasks.exact_rows import check_own_rows, check_submitted
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
 from veilscore.terms.policy import NodePolicy
@@ -200,7 +200,7 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     columns = _OwnColumns(context, row_of, np.zeros(0, bool), names)
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[ColumnChunk]]:
-        check_counts(train, policy.min_overlap)
+        check_submitted(context, train)
         columns.train = train
         return columns.n_chunks, columns.chunks(own=False)
 

@@ -64,7 +64,8 @@ class Training(Sampled):
     @property
     def opens(self) -> Output:
         """Return what is opened to the bank of the hold-out."""
-        return "curve" if self.private else self.holdout_output
+        totals = self.holdout_output == "score"
+        return "curve" if self.private else "exact" if totals else "band"
 
     @property
     def tells_order(self) -> bool:
@@ -98,8 +99,10 @@ class Training(Sampled):
 
 
 def _refuse_exact_options(p: Training, *names: str) -> None:
-    """Raise ValueError where a private job sets what only exact sums can give, rather than leave it out silently."""
+    """Raise ValueError where a private job sets what only exact sums can give, or an exact one bounds what it tells."""
     if not p.private:
+        if p.mu != type(p).model_fields["mu"].default:  # type: ignore[attr-defined]
+            raise ValueError("mu bounds what disclosure: private tells; exact sums have no bound, so leave it out")
         return
     for name in names:
         if getattr(p, name) != type(p).model_fields[name].default:
@@ -213,6 +216,9 @@ class TrainBoosting(Training):
         "sums; exact: joint trees, only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -242,8 +248,6 @@ class TrainBoosting(Training):
         leaf_wise = self.grow_policy == "lossguide" or self.max_leaves or self.max_depth == 0
         if not self.private and (leaf_wise or self.monotone_constraints):
             raise ValueError("lossguide, max_leaves and monotone_constraints are for trees of disclosure: private")
-        if not self.private and self.mu != type(self).model_fields["mu"].default:
-            raise ValueError("mu bounds what disclosure: private tells; exact sums have no bound, so leave it out")
         return self
 
     @model_validator(mode="after")

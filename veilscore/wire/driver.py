@@ -99,9 +99,7 @@ class _Role:
     def turn(self, asked: Receive | None, arrived: bytes) -> tuple[bool, Any, tuple[bytes, bytes]]:
         """Decode what arrived, compute and encode, in one visit to a worker thread.
 
-        Returns
-        -------
-        Whether it ended, what it says, and the bytes that it sends with their digest.
+        Returns whether it ended, what it says, and the bytes that it sends with their digest.
         """
         session, answer = self._session, None
         if asked is not None:
