@@ -21,7 +21,7 @@ import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.data.ids import Ids, uscc_from_stems
-from veilscore.data.ingest_file import literal
+from veilscore.data.notation import literal
 from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, StateError
 

@@ -12,6 +12,7 @@ from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, load
 from veilscore.terms.training import Training
 
@@ -62,10 +63,12 @@ class EventSource(Strict):
         )
 
 
-class DatasetConfig(Strict):
+class DatasetConfig(ReadingRules):
     """Names a data set of a node's catalogue (a file, or a table or query of a database) and what its columns mean."""
 
-    path: Path | None = Field(default=None, description="CSV or Parquet file; a relative path begins at the home")
+    path: Path | None = Field(
+        default=None, description="CSV, Parquet or Excel file; a relative path begins at the home"
+    )
     url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
     password_env: str | None = Field(
         None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
@@ -101,6 +104,8 @@ class DatasetConfig(Strict):
             raise ValueError("table, query and password_env belong to a database (url), not to a file")
         if self.features is not None and (self.path is None or self.path.suffix != ".parquet"):
             raise ValueError("features are built into a file: give path, ending in .parquet")
+        if self.url is not None and (self.sheet or self.encoding):
+            raise ValueError("sheet and encoding belong to a file (path), not to a database")
         return self
 
     def check_columns(self, p: Parameters, named: str) -> None:
