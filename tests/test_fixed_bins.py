@@ -121,14 +121,22 @@ def test_two_versions_differ_and_damage_is_found():
             FixedBins.from_json(text)
 
 
-def test_new_columns_and_other_kinds_are_left_out():
+def test_new_columns_are_left_out_and_other_kinds_refused():
+    """A column that came and went with one firm's odd cell would tell of that firm, so no job goes on without it."""
     made = FixedBins.make(table(), "2026-11-30")
     changed = table()
     columns = dict(changed.columns)
     columns["new"] = columns["signed"]
-    columns["flag"] = columns["kind"]
     chart = made.code_map(Table(changed.ids, columns, source="changed"), 8)
-    assert set(chart.dropped) == {"constant", "new", "flag"}
+    assert set(chart.dropped) == {"constant", "new"}
+    columns["kind"] = np.full(N, np.nan)  # of no kind: what one value more or less decides
+    chart = made.code_map(Table(changed.ids, columns, source="changed"), 8)
+    assert chart.names == ("amount", "signed", "flag", "kind")
+    assert chart.transform(Table(changed.ids, columns, source="changed")).codes.shape == (N, 4)
+    columns["flag"] = changed.columns["kind"]
+    with pytest.raises(SchemaError, match="'flag' of changed was a number when its bins were fixed and is a category"):
+        made.code_map(Table(changed.ids, columns, source="changed"), 8)
+    columns = dict(changed.columns)
     with pytest.raises(DataError, match="more than one bin"):
         made.code_map(Table(changed.ids, {"constant": columns["constant"]}, source="changed"), 8)
     with pytest.raises(DataError, match="no rows"):

@@ -127,7 +127,7 @@ def test_missing_file(tmp_path):
 
 
 def node(role="holder", name="tax", policy=None, **dataset) -> NodeConfig:
-    data = {"path": "d.csv", "id_column": "uscc", **dataset}
+    data = {"path": "d.csv", "id_column": "uscc", "account": "d", **dataset}
     names = {"loans": data, "filings": data}
     return parse(
         NodeConfig,

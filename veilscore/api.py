@@ -190,6 +190,7 @@ class _JointModel:
     def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
         """Return the probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
 
+        With `disclosure: private` a score is one of at most 32 steps, as a bank gets it, else it is exact.
         bank, holders : as in `fit`, with the same columns and the same holders; no label is needed. A firm that a
             holder does not know scores with that holder's bins of missing values.
         Raises NotFittedError where `fit` has not run.
@@ -216,6 +217,7 @@ class _JointModel:
         }
         wanted = {
             "model": fitted.job.name,
+            "output": "score" if fitted.job.training.private else "exact",
             "on_missing": "missing_code",
             "min_batch": 1,
             "id_normaliser": fitted.job.training.id_normaliser,

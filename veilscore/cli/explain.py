@@ -37,6 +37,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {}),
     ("screen_features", {}),
     ("score_batch", {"model": "card"}),
+    ("score_batch", {"model": "card", "output": "exact"}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
 )
 

@@ -199,7 +199,7 @@ class CodeMap:
         changed = [
             f"{column.name} ({column.bins.kind} in training, {kinds[column.name]} now)"
             for column in self.columns
-            if column.name in kinds and not _fits(table.columns[column.name], column.bins.kind)
+            if column.name in kinds and not fits_kind(table.columns[column.name], column.bins.kind)
         ]
         faults = {"missing": absent, "new": new, "changed type": changed}
         found = [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]
@@ -288,7 +288,7 @@ def permutation_of(bins: Bins, generator: np.random.Generator, *, ordered: bool 
     return np.append(flipped, bins.missing).astype(np.int64)
 
 
-def _fits(values: Column, kind: str) -> bool:
+def fits_kind(values: Column, kind: str) -> bool:
     """Say whether values are of a kind; a column without any value is of both, as in a single record."""
     return kind_of(values) == kind or bool(missing_in(values).all())
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Integers, Vector
-from veilscore.data.codes import CodeMap, ColumnMap, permutation_of
+from veilscore.data.codes import CodeMap, ColumnMap, fits_kind, permutation_of
 from veilscore.data.column_bins import Bins, CategoryBins, NumberBins
 from veilscore.data.fit_bins import BinSizes
 from veilscore.data.table import Column, Kind, Table
@@ -102,16 +102,24 @@ class FixedBins:
     def code_map(self, table: Table, max_bin: int, *, generator: np.random.Generator | None = None) -> CodeMap:
         """Merge cells into at most `max_bin` bins a column of about as many rows each, by the noised counts alone.
 
-        Columns of `table` that the version does not know, or knows with another kind, are left out.
+        Columns of `table` that the version does not know are left out. SchemaError where one holds values of another
+        kind: a column that came and went with one firm's odd cell would tell the bank of that firm.
         """
         generator = generator or secret_generator()
         sizes = BinSizes(max_bin, 0.0, 1)
         columns, dropped = [], {}
-        for name, kind in table.kinds.items():
+        kinds = dict(table.kinds)
+        for name, values in table.columns.items():
             cells = self.columns.get(name)
-            if cells is None or cells.kind != kind:
+            if cells is None:
                 dropped[name] = "not in this version of the bins; make a new one (veilscore dataset bins)"
                 continue
+            if not fits_kind(values, cells.kind):
+                raise SchemaError(
+                    f"column {name!r} of {table.source} was a {cells.kind} when its bins were fixed and is a "
+                    f"{kinds[name]} now; correct its odd cells, or fix new bins (veilscore dataset bins)"
+                )
+            kinds[name] = cells.kind
             bins, counts = self._merged(cells, max_bin)
             if bins is None:
                 dropped[name] = "one value only, or nearly"
@@ -119,7 +127,7 @@ class FixedBins:
             columns.append(ColumnMap(name, bins, permutation_of(bins, generator), counts))
         if not columns:
             raise DataError(f"no column of {table.source} has more than one bin")
-        return CodeMap(tuple(columns), dropped, table.kinds, ordered=False, sizes=sizes)
+        return CodeMap(tuple(columns), dropped, kinds, ordered=False, sizes=sizes)
 
     def _merged(self, cells: Cells, max_bin: int) -> tuple[Bins | None, Integers]:
         least = self.least

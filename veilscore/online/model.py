@@ -107,7 +107,7 @@ class ModelSides:
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
-    steps : of coarse scores.
+    steps : of coarse scores, as many as there usually are.
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
@@ -105,13 +104,13 @@ def _how_much(step: Step, p: Parameters) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def online_table(opens: Output | Literal["exact"]) -> Learned:
+def online_table(opens: Output) -> Learned:
     """Return who learns what when a single firm is scored."""
     row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
     return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"]) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
@@ -239,6 +238,8 @@ def request_of(job: Job, node: NodeConfig) -> Request:
     records = steps_of(p).values()
     rules = tuple(partial(_refuse, rule, p) for step in records for rule in step.refusals)
     charges = charges_of(p)
+    if any(step.bits(p) for step in records):
+        asked = replace(asked, opens=p.opens, to_get_bands="set output: band")
     if EXACT in charges:
         return replace(asked, rules=rules, disclosure="exact")
     return replace(asked, rules=rules, disclosure="private" if charges else "", mu=math.sqrt(total(charges)))

@@ -35,7 +35,8 @@ class DatasetConfig(Strict):
     exclude: tuple[ColumnName, ...] = Field(default=(), description="columns that are never used")
     account: Name | None = Field(
         default=None,
-        description="account that private jobs on it are charged to; null: its own",
+        description="account that private jobs on it are charged to; null: its own; one for all data sets made "
+        "from the same events",
     )
 
     @field_validator("url")
@@ -147,6 +148,17 @@ class NodeConfig(Strict):
     @classmethod
     def _no_password(cls, url: str | None) -> str | None:
         return None if url is None else _without_password(url)
+
+    @model_validator(mode="after")
+    def _one_account_a_source(self) -> Self:
+        """Refuse two data sets of one source with two accounts: a bank would be told of each firm by either name."""
+        first: dict[tuple[str, ...], str] = {}
+        for name, dataset in self.datasets.items() if self.role == "holder" else ():
+            read_from = tuple(map(str, (dataset.path, dataset.url, dataset.table, dataset.query)))
+            other = first.setdefault(read_from, name)
+            if (dataset.account or name) != (account := self.datasets[other].account or other):
+                raise ValueError(f"data sets {other} and {name} read the same source: set account: {account} at both")
+        return self
 
 
 def load_node_config(home: Path | str) -> NodeConfig:

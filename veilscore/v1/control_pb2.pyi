@@ -235,7 +235,7 @@ class JobEvent(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent", "output")
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent", "output", "score_steps")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,7 @@ class ScoreRequest(_message.Message):
     N_REASONS_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_STEPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model: str
@@ -263,7 +264,8 @@ class ScoreRequest(_message.Message):
     n_reasons: int
     consent: bytes
     output: str
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ..., output: _Optional[str] = ...) -> None: ...
+    score_steps: int
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ..., output: _Optional[str] = ..., score_steps: _Optional[int] = ...) -> None: ...
 
 class PartyStatus(_message.Message):
     __slots__ = ("party", "status", "reason", "data_time_s")

@@ -1,0 +1,284 @@
+"""The promise is audited: each kind of opening is drawn for two neighbouring data sets, and mu is read off the bytes.
+
+The accounted charge has to be at least what a likelihood ratio shows, and not much more for the worst two records, lest
+an audit of harmless ones pass for anything. With half the noise each of these audits fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+from ideal_protocols import use_ideal
+from local_jobs import job
+from neighbours import (
+    SURE,
+    cells,
+    chain_rows,
+    counts,
+    empirical_mu,
+    fit,
+    guesses,
+    leaves,
+    ratio,
+    withstands,
+)
+
+from veilscore.data import fixed_bins
+from veilscore.data.fixed_bins import FixedBins
+from veilscore.data.table import Table, make_table
+from veilscore.errors import IdError, MessageError
+from veilscore.models.chain_growth import AT_ONCE
+from veilscore.protocols import residual
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
+from veilscore.tasks import chains as chain_tasks
+from veilscore.tasks import curve as curve_tasks
+from veilscore.tasks import residual as card_tasks
+from veilscore.tasks.table import FIRST_BINS, charges_of
+from veilscore.tasks.task import EXACT
+from veilscore.v1 import scorecard_pb2 as pb
+from veilscore.v1.align_pb2 import AlignBankRound1
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Charge, Send, Session
+
+CARD = job(disclosure="private", holdout_scores=False).parameters
+TREES = job("train_boosting", disclosure="private").parameters
+
+
+def two(first, second, n=6):
+    """Codes of n firms of which the first has one record or another."""
+    others = np.ones((n, len(first)), int)
+    return tuple(np.vstack([[record], others[1:]]) for record in (first, second))
+
+
+def alone(p, y, n=6):
+    """Residuals and weights of n firms of which the others are sure."""
+    risk = np.full(n, SURE)
+    risk[0] = p
+    return (np.arange(n) == 0) * y - risk, risk * (1 - risk)
+
+
+MU = 1.0  # audited at a year's limit in one job: the same code with less noise, so that fewer draws show more
+CHARGES = card_tasks.charges(CARD.model_copy(update={"mu": MU}))
+CURVE = curve_tasks.charge_of(MU)
+TERMS = replace(chain_tasks.terms(TREES.model_copy(update={"mu": MU})), n_trees=AT_ONCE)  # noise grows as sums do
+
+
+def draw_cells(which):
+    """A bad firm that was a sure good goes from a cell to another in each of two columns."""
+    return {"cells": cells(which, CHARGES["cells"], two((0, 0), (2, 1)), [3, 3], *alone(SURE, 1))}
+
+
+def draw_both_sums(which):
+    """At p = 0.62 the sum of W moves too, as far as it does beside that of r."""
+    return {"cells": cells(which, CHARGES["cells"], two((0,), (1,)), [3], *alone(0.62, 0))}
+
+
+def draw_fit(which):
+    """A firm goes from one end of a table to the other, with the largest residual and the largest weight there are."""
+    r, W = alone(SURE, 1)
+    W[0] = 0.25
+    return fit(which, CHARGES, two((0,), (1,)), [2], np.array([0.8, 0.0]), r, W)
+
+
+def draw_opposite_signs(which):
+    """Two records differ in the sign of one of two columns: their product moves most of X'WX."""
+    x = np.array([0.4, -0.4, 0.4, -0.4])
+    return {"moments": fit(which, CHARGES, two((0, 0), (0, 1)), [2, 2], x, *alone(0.5, 1))["moments"]}
+
+
+def draw_leaves(which):
+    """Every tree has a leaf that holds the firm alone."""
+    return {"leaves": leaves(which, TERMS, two((0, 0), (1, 1), 4), [3, 3], chain_rows(*alone(SURE, 1, 4)))}
+
+
+def draw_curve(which):
+    """The firm is in the lowest step or the highest."""
+    totals = tuple(np.array([total, 10, 20]) for total in (-500, 500))
+    return {"curve": counts(which, CURVE, totals, np.array([True, False, False]), (-100, 100))}
+
+
+BINS_MU = 0.5
+ROWS = 3000
+
+
+def branches(value):
+    """A table of two values far apart on all grids, and a firm that has one or the other."""
+    x = np.where(np.arange(ROWS) % 2, 1.0, -300.0)
+    x[0] = value
+    return Table(np.array([f"f{i}" for i in range(ROWS)]), {"x": x}, source="made up")
+
+
+WORLDS = branches(1.0), branches(-300.0)
+
+
+def counts_of_bins(table, **patched):
+    """All counts of a version of bins, and the deviation of their noise.
+
+    The bank gets numbers of codes and codes by bins, which are made of these counts alone: it learns no more.
+    """
+    seen, parts_of = [], fixed_bins._parts_of
+
+    def watched(whole, noised):
+        seen.append(noised.astype(float))
+        return parts_of(whole, noised)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fixed_bins, "_parts_of", watched)
+        for name, value in patched.items():
+            patch.setattr(fixed_bins, name, value)
+        made = FixedBins.make(table, "2026-11-30", BINS_MU)
+    return np.concatenate(seen), made.sigma
+
+
+@cache
+def plain_counts_of_bins():
+    return [counts_of_bins(w, discrete_gaussian=lambda _, size: np.zeros(size, np.int64))[0] for w in WORLDS]
+
+
+def draw_bins(which):
+    found, sigma = counts_of_bins(WORLDS[which])
+    return {"bins": ratio(found, *plain_counts_of_bins(), sigma)}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Draws openings by name, so often in each of two worlds, and how much of their charge these two records use."""
+
+    draw: Callable[[int], dict[str, float]]
+    n: int = 5000
+    least: float = 0.9
+
+
+CHARGED = {**CHARGES, "leaves": TERMS.charge, "curve": CURVE, "bins": Charge("bins", "all", BINS_MU**2)}
+AUDITS = {
+    "cells": Audit(draw_cells),
+    "cells of r and W": Audit(draw_both_sums, 1500),
+    "gradient and moments": Audit(draw_fit),
+    "moments of opposite signs": Audit(draw_opposite_signs, 1000),
+    "leaves": Audit(draw_leaves),
+    "curve": Audit(draw_curve),
+    "bins": Audit(draw_bins, least=0.85),  # ten of the eleven counts that are charged
+}
+ELSEWHERE = {EXACT.opening: "no promise: the account is void"}  # opening -> where it is audited, or why not
+
+
+@pytest.fixture(autouse=True)
+def ideal(monkeypatch):
+    use_ideal(monkeypatch)
+
+
+def halve_noise(monkeypatch):
+    for module in (residual, fixed_bins):
+        whole = module.discrete_gaussian
+        monkeypatch.setattr(module, "discrete_gaussian", lambda sigma, size, whole=whole: whole(sigma / 2, size))
+
+
+def audited(audit, n):
+    """What a bank learns by opening: a lower bound of mu and an estimate."""
+    found = [[audit.draw(which) for _ in range(n)] for which in (0, 1)]
+    return {name: empirical_mu(*([one[name] for one in world] for world in found)) for name in found[0][0]}
+
+
+def test_every_opening_that_a_job_is_charged_for_has_an_audit():
+    """An opening with a new name fails here until there is a line for it above."""
+    tasks, ways = ("train_scorecard", "train_boosting"), ("private", "exact")
+    jobs = [job(task, disclosure=way) for task in tasks for way in ways]
+    named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
+    assert named <= CHARGED.keys() | ELSEWHERE.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUDITS)
+def test_a_bank_learns_as_much_as_is_charged_and_no_more(name):
+    audit = AUDITS[name]
+    for opening, (shown, about) in audited(audit, audit.n).items():
+        mu = math.sqrt(CHARGED[opening].mu2)
+        assert shown <= mu, f"{opening}: mu {shown:.3f} is shown (about {about:.3f}), charged is {mu:.3f}"
+        error = 1.45 / math.sqrt(audit.n)  # of the estimate, for two samples of this size
+        assert about > audit.least * mu - 3 * error, f"{opening}: {about:.3f} of {mu:.3f}; not the worst two records"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUDITS)
+def test_half_the_noise_fails_the_audit(monkeypatch, name):
+    halve_noise(monkeypatch)
+    for opening, (shown, _) in audited(AUDITS[name], 1000).items():
+        assert shown > math.sqrt(CHARGED[opening].mu2), opening
+
+
+def test_a_quick_audit_of_cells(monkeypatch):
+    """What the long ones do, in few draws: enough to find half the noise."""
+    mu = math.sqrt(CHARGED["cells"].mu2)
+    assert audited(AUDITS["cells"], 400)["cells"][0] <= mu
+    halve_noise(monkeypatch)
+    assert audited(AUDITS["cells"], 400)["cells"][0] > mu
+
+
+# --- the unit is the firm --------------------------------------------------------------------------------------------
+
+
+def panel(which, stated, n_rows=36):
+    """A firm of so many rows, bad in all of them, in one cell or another; noise for `stated` rows of a firm."""
+    n = n_rows + 4
+    worlds = tuple(np.where(np.arange(n)[:, None] < n_rows, code, 2) for code in (0, 1))
+    p = np.full(n, SURE)
+    r = (np.arange(n) < n_rows) - p
+    return cells(which, card_tasks.charges(CARD)["cells"], worlds, [3], r, p * (1 - p), rows_per_firm=stated)
+
+
+def test_a_firm_of_36_rows_is_guessed_no_better():
+    """The noise follows the most rows that one firm has; noise for one row gives the firm away."""
+    mu = math.sqrt(card_tasks.charges(CARD)["cells"].mu2)
+    found = guesses(lambda which: panel(which, 36), 200)
+    if not withstands(found, mu):
+        found = guesses(lambda which: panel(which, 36), 1000)
+    assert withstands(found, mu)
+    assert not withstands(guesses(lambda which: panel(which, 1), 200), mu)
+
+
+def test_a_bank_that_states_fewer_rows_of_a_firm_than_there_are_is_refused():
+    session = Session("job/bin/1", "tax", "bank", ("tax",))
+    role = residual.holder_cells(
+        session, lambda _: None, 40, CHARGES["cells"], n_columns=1, rows_per_firm=lambda train: int(train[:36].sum())
+    )
+    next(role)
+    next(role)
+    request = pb.BinBankRound1(n_samples=40, train_mask=b"\xff" * 5, n_train=40, max_bin=5, rows_per_firm=35)
+    with pytest.raises(MessageError, match="rows of a firm outside"):
+        role.send(request)
+
+
+def test_no_panel_of_months_comes_as_far_as_a_job():
+    """Ids are distinct where a table is read, where a bank sends them, and where a holder takes them."""
+    firms = np.array(["firm 1"] * 36 + ["firm 2", "firm 3"])
+    with pytest.raises(IdError, match="35 duplicate"):
+        make_table(firms, {"x": np.arange(38.0)}, normaliser="text")
+    sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
+    limits = AlignLimits(size_step=10, workers=1)
+    with pytest.raises(IdError, match="more than once"):
+        next(bank_align(sessions["bank"], "tax", firms.tolist(), limits))
+    roles = {
+        "bank": months(sessions["bank"], limits),
+        "tax": holder_align(sessions["tax"], ["firm 1", "firm 2", "firm 3"], limits=limits),
+    }
+    with pytest.raises(MessageError, match="same id twice"):
+        simulate(roles, sessions)
+
+
+def months(session, limits):
+    """A bank that sends the point of its last firm again and again, one for each month."""
+    role, answer = bank_align(session, "tax", [f"firm {k}" for k in range(38)], limits), None
+    while True:
+        try:
+            command = role.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        if isinstance(command, Send) and isinstance(command.message, AlignBankRound1):
+            points = command.message.points
+            command.message.points = points[:32] * 36 + points[36 * 32 :]
+        answer = yield command

@@ -1,0 +1,274 @@
+"""Private openings at the speed of their noise: the real roles on ideal encryption, driven without threads.
+
+A protocol hides sums as shares: the bank's own, and a holder's that is noised and sent. Lattices, transfers and garbled
+tables serve only to get these shares. Here they are replaced by what they are proved to be: uniform shares of the exact
+sums. Everything from there on is the product's own: charge, deviation, noise, rounding, message and its bytes, and how
+the bank adds them to its share. So a draw has the distribution of a whole protocol run, in a hundredth of its time.
+That the real ones give exact sums and uniform shares is tested beside each of them (test_lattice_*, test_bit_product,
+test_curve, test_chains); `test_promise.py` compares both ways of running, too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from types import SimpleNamespace
+
+import numpy as np
+
+from veilscore.crypto import shares
+from veilscore.crypto.garbled import Plain
+from veilscore.lattice.params import T
+from veilscore.protocols import chains, curve, residual
+from veilscore.protocols.boosting_nodes import subtract
+from veilscore.v1 import boosting_pb2
+from veilscore.v1 import score_pb2 as pb
+from veilscore.wire.protocol import (
+    Charge,
+    Receive,
+    Send,
+    decode,
+    encode,
+    fields_bytes,
+    receive,
+)
+
+_SLOTS = 64  # of an ideal ciphertext; real ones have 8192
+_RNG = np.random.default_rng()
+
+
+def uniform(*shape):
+    return _RNG.integers(0, T, shape, np.uint64)
+
+
+def _words(data, *shape):
+    return np.frombuffer(data, np.uint64).reshape(*shape).copy()
+
+
+def drive(roles, sessions, spend=None):
+    """Run all roles of a session to their end; return each result and all messages as (sender, to, kind, bytes)."""
+    parties = {name: _Party(role, sessions[name], (spend or {}).get(name)) for name, role in roles.items()}
+    queues, seen = defaultdict(deque), []
+    while not all(party.ended for party in parties.values()):
+        moved = [party.goes_on(queues, seen) for party in parties.values()]
+        assert any(moved), "all wait for one another"
+    return {name: party.result for name, party in parties.items()}, seen
+
+
+class _Party:
+    """Runs one role as far as messages allow."""
+
+    def __init__(self, role, session, spend):
+        self._role, self._session, self._spend = role, session, spend
+        self._asked, self.ended, self.result = None, False, None
+
+    def goes_on(self, queues, seen):
+        """Return whether it did anything."""
+        moved = False
+        while not self.ended and (answer := self._answer(queues)) is not _NONE_YET:
+            moved = True
+            try:
+                command = self._role.send(answer)
+            except StopIteration as stop:
+                self.ended, self.result = True, stop.value
+                break
+            if isinstance(command, Send):
+                data = encode(command.message)
+                seen.append((self._session.party, command.to, type(command.message), data))
+                queues[self._session.party, command.to].append(data)
+            elif isinstance(command, Receive):
+                self._asked = command
+            elif isinstance(command, Charge):
+                self._spend(command)
+        return moved
+
+    def _answer(self, queues):
+        if self._asked is None:
+            return None
+        asked, queue = self._asked, queues[self._asked.sender, self._session.party]
+        if not queue:
+            return _NONE_YET
+        self._asked = None
+        return decode(queue.popleft(), asked.kind, session=self._session.id, sender=asked.sender)
+
+
+_NONE_YET = object()
+
+
+# --- sums by cell ----------------------------------------------------------------------------------------------------
+
+
+class Vectors:
+    """Stands for `HistogramVectors`: the bank draws its share, and the holder gets the rest."""
+
+    hint_bytes = 1
+
+    def __init__(self, n_samples, n_codes, _label, _hints=()):
+        self._cells = int(np.sum(n_codes))
+
+    def add_hints(self, _chunk):
+        pass
+
+    def query(self, x):
+        own = uniform(len(x), self._cells)
+        return SimpleNamespace(
+            b=x.tobytes(), beta=own.tobytes(), alpha=b"", pack=lambda: x.tobytes() + own.tobytes()
+        ), own
+
+
+class Codes:
+    """Stands for `HistogramCodes`."""
+
+    def __init__(self, codes, n_codes, _label, **_options):
+        self._codes, self._n_codes = np.ascontiguousarray(codes), np.asarray(n_codes)
+        self._n, self._cells = codes.shape[0], int(np.sum(n_codes))
+
+    def hint_chunks(self):
+        return [b"h"]
+
+    def fields_bytes(self, n_vectors):
+        return fields_bytes(n_vectors * 8 * self._n, n_vectors * 8 * self._cells, 0)
+
+    @property
+    def query_bytes(self):
+        return 8 * (self._n + self._cells)
+
+    def unpack(self, data):
+        at = len(data) // self.query_bytes * 8 * self._n
+        return SimpleNamespace(b=data[:at], beta=data[at:])
+
+    def evaluate(self, query):
+        x = _words(query.b, -1, self._n)
+        return subtract(shares.cell_sums(self._codes, self._n_codes, x), _words(query.beta, len(x), self._cells))
+
+
+class Table:
+    """Stands for `LookupTable`."""
+
+    hint_bytes = 1
+
+    def __init__(self, n_samples, _n_codes, _label, **_options):
+        self._n = n_samples
+
+    def add_hints(self, _chunk):
+        pass
+
+    def query(self, theta):
+        own = uniform(self._n)
+        return SimpleNamespace(pack=lambda: shares.to_ring(theta).tobytes() + own.tobytes()), own
+
+
+class TableCodes:
+    """Stands for `LookupCodes`, of one column."""
+
+    def __init__(self, codes, n_codes, _label, **_options):
+        self._codes, self._cells = codes[:, 0], int(n_codes[0])
+
+    def hint_chunks(self):
+        return [b"h"]
+
+    @property
+    def query_bytes(self):
+        return 8 * (self._codes.size + self._cells)
+
+    def evaluate_bytes(self, data):
+        table, theirs = _words(data[: 8 * self._cells], -1), _words(data[8 * self._cells :], -1)
+        return subtract(table[self._codes], theirs)
+
+
+class Key:
+    """Stands for `ProductKey`."""
+
+    def __init__(self, _label):
+        pass
+
+    def public(self):
+        return b""
+
+    def encrypt(self, u):
+        if u.shape[1] <= _SLOTS:
+            return iter([u.tobytes()])
+        return (np.ascontiguousarray(u[:, at : at + _SLOTS]).tobytes() for at in range(0, u.shape[1], _SLOTS))
+
+    def decrypt(self, reply, n_samples, n_outputs=None):
+        found = _words(b"".join(reply), -1)
+        return found[:n_samples] if n_outputs is None else found.reshape(n_outputs, n_samples)
+
+
+class Evaluator:
+    """Stands for `ProductEvaluator`."""
+
+    def __init__(self, _public, _label):
+        pass
+
+    def multiply_sum(self, ciphertexts, v):
+        u = _words(ciphertexts[0], *v.shape)
+        share = uniform(v.shape[1])
+        return [subtract(shares.sum_shares(shares.times(u, v), axis=0), share).tobytes()], share
+
+    def add_sums(self, chunk, n_vectors, v, terms, onto=None):
+        c = _words(chunk, n_vectors, -1)
+        sums = np.stack([shares.sum_shares(shares.times(c[one[:, 0]], v[one[:, 1]]), axis=0) for one in terms])
+        return sums if onto is None else shares.add(sums, onto)
+
+    def close_sum(self, sums, _n_vectors, n_rows):
+        share = uniform(n_rows)
+        return subtract(sums[0], share).tobytes(), share
+
+
+# --- bits times numbers, and steps of totals -------------------------------------------------------------------------
+
+
+def _setup(_session, peer):
+    return peer
+    yield
+
+
+def _products(peer, bits, n_theirs, values):
+    """Stand for `bit_products`: the owner of numbers draws its share, and the owner of bits gets the rest."""
+    given = uniform(*values.shape)
+    if values.size:
+        yield Send(peer, boosting_pb2.BoostProducts(data=values.tobytes() + given.tobytes()))
+    taken = np.zeros((n_theirs, bits.size), np.uint64)
+    if bits.size:
+        message = yield from receive(peer, boosting_pb2.BoostProducts)
+        theirs, share = _words(message.data, 2, n_theirs, bits.size)
+        taken = subtract(np.where(bits, theirs, np.uint64(0)), share)
+    return taken, given
+
+
+def _bank_garbled(session, share, circuit, read, *, ahead=1):
+    yield Send(session.lead, pb.BandBankLabels(data=((share + circuit.half) % circuit.modulus).astype("<i8").tobytes()))
+    message = yield from receive(session.lead, pb.BandLeadTables)
+    colours = np.frombuffer(message.data, bool).reshape(-1, share.size)
+    decoded = SimpleNamespace(decode=lambda _word, _none: colours)
+    yield from read(slice(0, share.size), decoded, np.zeros((*colours.shape, 1)))
+
+
+def _lead_garbled(session, share, circuit, release):
+    message = yield from receive(session.bank, pb.BandBankLabels)
+    total = (np.frombuffer(message.data, "<i8") + share.astype(np.int64)) % circuit.modulus
+    places = np.arange(circuit.n_bits)[:, None]
+    lifted = (total[None] >> places & 1).astype(bool)
+    found = circuit(Plain(), lifted, np.zeros_like(lifted))
+    bits = _RNG.random(found.shape) < 0.5
+    yield Send(session.bank, pb.BandLeadTables(data=(found ^ bits).tobytes()))
+    yield from release(SimpleNamespace(decoding=lambda _word: bits), None)
+
+
+def use_ideal(monkeypatch):
+    """Replace encryption below the roles of private openings until the test ends."""
+    for module in (residual, chains):
+        monkeypatch.setattr(module, "HistogramVectors", Vectors)
+        monkeypatch.setattr(module, "HistogramCodes", Codes)
+    monkeypatch.setattr(residual, "HistogramQuery", lambda b, beta, _alpha: SimpleNamespace(b=b, beta=beta))
+    monkeypatch.setattr(residual, "LookupTable", Table)
+    monkeypatch.setattr(residual, "LookupCodes", TableCodes)
+    monkeypatch.setattr(residual, "ProductKey", Key)
+    monkeypatch.setattr(residual, "ProductEvaluator", Evaluator)
+    monkeypatch.setattr(residual, "N", _SLOTS)
+    monkeypatch.setattr(residual, "REPLY_BYTES", 8 * _SLOTS)
+    for module in (chains, curve):
+        monkeypatch.setattr(module, "bit_setup", _setup)
+        monkeypatch.setattr(module, "bit_products", _products)
+    monkeypatch.setattr(curve, "bank_garbled", _bank_garbled)
+    monkeypatch.setattr(curve, "lead_garbled", _lead_garbled)
