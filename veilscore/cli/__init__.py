@@ -75,6 +75,7 @@ PANELS = {
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
+        "features": Noun("Make variables of event tables, at their owner.", "plan build describe check"),
         "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
     },
     "Evidence": {
