@@ -741,8 +741,10 @@ def test_command(trial, tmp_path):
     says("receipt", jobs[0], "--home", folder / "bank", "--firm", "firm000002", "--out", tmp_path / "r.json")
     assert "id firm000002, score 502.0" in says("verify", tmp_path / "r.json", "--keys", keys)
     seen = folder / "tax" / "evidence" / "heads" / "bank.json"
-    assert "continues 3 heads" in says("verify-log", folder / "bank", "--seen", seen)
-    says("verify-log", log_path(folder, "registry"), "--keys", keys)
+    assert "continues 2 heads" in says("verify-log", folder / "bank", "--seen", seen)
+    says("verify-log", log_path(folder, "registry"), "--keys", keys, "--seen", folder / "bank")
+    alone = CliRunner().invoke(app, ["evidence", "verify-log", str(log_path(folder, "registry")), "--keys", str(keys)])
+    assert (alone.exit_code, "nobody else's head of this log was given" in alone.output) == (1, True)
     from veilscore.keys.identity import create_identity
 
     create_identity(tmp_path / "notary" / "identity", "notary", "operator", passphrase=lambda: None)

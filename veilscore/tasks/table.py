@@ -12,6 +12,7 @@ from pathlib import Path
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
 from veilscore.evidence.opening import DATASET, Reads, unkept
+from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
@@ -231,6 +232,7 @@ def request_of(job: Job, node: NodeConfig) -> Request:
         raise RefusedError(f"{node.name} has role {node.role}, not the role this job gives it", party=node.name)
     if dataset not in node.datasets:
         raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
+    check_built(node.datasets[dataset], f"data set {dataset!r} of {node.name}")
     asked = Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset)
     if node.role == "bank":
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")

@@ -193,7 +193,7 @@ class StepInfo(_message.Message):
     def __init__(self, step: _Optional[str] = ..., status: _Optional[str] = ..., attempt: _Optional[int] = ..., seconds: _Optional[float] = ..., party_status: _Optional[_Mapping[str, str]] = ..., party_done: _Optional[_Mapping[str, StepDone]] = ...) -> None: ...
 
 class JobInfo(_message.Message):
-    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml")
+    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml", "receipt")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +203,7 @@ class JobInfo(_message.Message):
     ACCEPTANCES_FIELD_NUMBER: _ClassVar[int]
     CREATED_S_FIELD_NUMBER: _ClassVar[int]
     JOB_YAML_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     name: str
     task: str
@@ -212,7 +213,8 @@ class JobInfo(_message.Message):
     acceptances: _containers.RepeatedCompositeFieldContainer[Acceptance]
     created_s: float
     job_yaml: str
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ...) -> None: ...
+    receipt: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ..., receipt: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("job_id", "party", "step", "text", "done", "total", "status")
@@ -540,11 +542,48 @@ class SignedConsent(_message.Message):
     commitments: bytes
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., commitments: _Optional[bytes] = ...) -> None: ...
 
+class AskRevocations(_message.Message):
+    __slots__ = ("issuer", "number", "offset")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    number: int
+    offset: int
+    def __init__(self, issuer: _Optional[str] = ..., number: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class HeldRevocations(_message.Message):
+    __slots__ = ("numbers", "size", "piece")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.ScalarMap[str, int]
+    size: int
+    piece: bytes
+    def __init__(self, numbers: _Optional[_Mapping[str, int]] = ..., size: _Optional[int] = ..., piece: _Optional[bytes] = ...) -> None: ...
+
 class KeyStatements(_message.Message):
     __slots__ = ("statement",)
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     statement: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, statement: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class JobEnd(_message.Message):
+    __slots__ = ("job_id", "done", "no_receipt")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    NO_RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    done: bool
+    no_receipt: str
+    def __init__(self, job_id: _Optional[str] = ..., done: _Optional[bool] = ..., no_receipt: _Optional[str] = ...) -> None: ...
 
 class EvidenceCall(_message.Message):
     __slots__ = ("ask", "job_id", "body")
