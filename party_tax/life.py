@@ -48,7 +48,7 @@ def _invoices(world: World, rng: np.random.Generator) -> dict[str, Array]:
             [one[4] for one in made],
         )
     )
-    side = np.concatenate([np.full(one[0].n, one[1], dtype=object) for one in made])
+    sides = np.concatenate([np.full(one[0].n, one[1], dtype=object) for one in made])
     status = np.where(np.concatenate([one[3] for one in made]), "red", "valid").astype(object)
     number = np.arange(len(firm))
     voided = np.flatnonzero(rng.random(len(firm)) < 0.025)
@@ -69,7 +69,7 @@ def _invoices(world: World, rng: np.random.Generator) -> dict[str, Array]:
         "invoice_no": number[rows],
         "issued_on": dates(day[rows]),
         "reported_on": dates(known),
-        "side": side[rows],
+        "side": sides[rows],
         "status": status,
         "counterparty": counterparty,
         "amount": amount[rows],

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.ids import Ids
-from veilscore.data.ingest_file import literal
+from veilscore.data.notation import literal
 from veilscore.data.simulate import firm_ids, sigmoid
 from veilscore.errors import ConfigError, StateError
 
@@ -116,7 +116,8 @@ def dates(days: Integers) -> NDArray[np.datetime64]:
 
 def month_start(month: Integers) -> Integers:
     """Return the first day of months 0..36."""
-    return _MONTH_STARTS[month]
+    starts: Integers = _MONTH_STARTS[month]
+    return starts
 
 
 def pick(rng: np.random.Generator, levels: Mapping[str, float], n: int) -> Array:

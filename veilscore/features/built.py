@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from veilscore.data.ingest_file import literal
+from veilscore.data.notation import literal
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.features.catalogue import find_catalogue
 from veilscore.terms.node_config import DatasetConfig

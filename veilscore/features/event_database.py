@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from veilscore.data.ingest_file import quoted
+from veilscore.data.text_columns import quoted
 from veilscore.errors import DataError
 
 _CHUNK_ROWS = 50_000

@@ -19,7 +19,9 @@ import numpy as np
 
 from veilscore.arrays import Integers, Vector
 from veilscore.data.ids import Ids, normalise_ids, normaliser_named
-from veilscore.data.ingest_file import csv_relation, literal, quoted
+from veilscore.data.notation import literal
+from veilscore.data.text_columns import quoted
+from veilscore.data.text_file import csv_relation, file_literal
 from veilscore.errors import ColumnError, DataError
 from veilscore.features.catalogue import Catalogue, EventTable
 from veilscore.terms.settings import nearest
@@ -129,7 +131,7 @@ def _relation(database: duckdb.DuckDBPyConnection, label: str, file: str, source
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     is_parquet = path.name.endswith((".parquet", ".pq"))
-    return (f"read_parquet({literal(str(path))})" if is_parquet else csv_relation(path)), digest
+    return (f"read_parquet({file_literal(path)})" if is_parquet else csv_relation(path, path.name)), digest
 
 
 def column_types(database: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
