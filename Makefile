@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
-CODE := veilscore party_bank party_tax party_registry coordinator tests benchmarks examples tools
+CODE := veilscore party_bank party_court party_tax party_registry coordinator tests benchmarks examples tools
 PINNED := pyproject.toml $(wildcard requirements*.lock)
 OLD := Veilscore needs Python 3.11 or newer; name one with `make PYTHON=...`
 SET_UP = $(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 11) else 0)' && \
@@ -30,7 +30,7 @@ check: lint test slow
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
-	$(VENV)/bin/mypy veilscore party_bank party_tax party_registry coordinator
+	$(VENV)/bin/mypy veilscore party_bank party_court party_tax party_registry coordinator
 
 bench: $(VENV)/.dev
 	$(PY) benchmarks/all.py $(NAME)

@@ -1,4 +1,4 @@
-"""Bands without scores: processor time of the lead and of the bank for the bands of all rows, each on one core.
+"""Bands and steps without scores: processor time of lead and bank for those of all rows, each on one core.
 
 Shares of made-up totals are taken as given (`score_batch` measures what makes them); the base transfers are included.
 """
@@ -15,13 +15,14 @@ from result import emit
 
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import BandCircuit, bank_bands, lead_bands
-from veilscore.terms.bands import Bands
+from veilscore.terms.bands import MOST_STEPS, Bands
 from veilscore.wire.protocol import Protocol, Receive, Send, Session, encode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BOUND_S = 5.0
+STEPS = Bands.steps([30_000 + 50_000 * k // MOST_STEPS for k in range(1, MOST_STEPS)])  # of a coarse score
 
 
 def drive(roles: dict[str, Protocol[Any]]) -> tuple[Any, dict[str, float], int]:
@@ -74,23 +75,26 @@ def main() -> None:
 
     run(totals[:10], bands)  # compile first: the bound is on running nodes
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found, spent, n_bytes = run(totals, bands)
+    names = f"{args.bands} bands", f"{MOST_STEPS} steps"
+    done = [run(totals, cut) for cut in (bands, STEPS)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    wrong = int(np.count_nonzero(found != bands.index(totals)))
-    gates = BandCircuit(bands.limits, TURN).gates
-    value = max(spent["bank"], spent["tax"])
-    print(f"{args.rows:,} rows, {args.bands} bands, one core a side, processor time")
+    wrong = sum(int(np.count_nonzero(d[0] != cut.index(totals))) for d, cut in zip(done, (bands, STEPS), strict=True))
+    gates = [BandCircuit(cut.limits, TURN).gates for cut in (bands, STEPS)]
+    spent, n_bytes = [d[1] for d in done], [d[2] / args.rows for d in done]
+    value = max(max(s.values()) for s in spent)
+    print(f"{args.rows:,} rows, one core a side, processor time")
+    print(f"  {'':<56}{names[0]:>12}{names[1]:>12}")
     for label, shown in (
-        ("lead, s", f"{spent['tax']:.2f}"),
-        ("bank, s", f"{spent['bank']:.2f}"),
-        ("ANDs a row", f"{gates}"),
-        ("bytes a row, both ways", f"{n_bytes / args.rows:.0f}"),
-        ("rows that are wrong", f"{wrong}"),
-        ("peak memory, both sides in one process, MB", f"{peak / 1024:.0f}"),
-        ("of which before, MB", f"{before / 1024:.0f}"),
+        ("lead, s", [f"{s['tax']:.2f}" for s in spent]),
+        ("bank, s", [f"{s['bank']:.2f}" for s in spent]),
+        ("ANDs a row", gates),
+        ("bytes a row, both ways", [f"{n:.0f}" for n in n_bytes]),
+        ("rows that are wrong", [f"{wrong}"]),
+        ("peak memory, both sides in one process, MB", [f"{peak / 1024:.0f}"]),
+        ("of which before, MB", [f"{before / 1024:.0f}"]),
     ):
-        print(f"  {label:<56}{shown:>12}")
+        print(f"  {label:<56}" + "".join(f"{one:>12}" for one in shown))
     emit(
         "score_bands",
         value,
@@ -99,10 +103,14 @@ def main() -> None:
         value <= BOUND_S and not wrong,
         rows=args.rows,
         bands=args.bands,
-        gates=gates,
-        lead_s=spent["tax"],
-        bank_s=spent["bank"],
-        bytes_a_row=n_bytes / args.rows,
+        gates=gates[0],
+        lead_s=spent[0]["tax"],
+        bank_s=spent[0]["bank"],
+        bytes_a_row=n_bytes[0],
+        steps_gates=gates[1],
+        steps_lead_s=spent[1]["tax"],
+        steps_bank_s=spent[1]["bank"],
+        steps_bytes_a_row=n_bytes[1],
         peak_memory_mb=peak / 1024,
     )
 

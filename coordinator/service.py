@@ -14,7 +14,7 @@ from coordinator.state import UNFINISHED, State
 from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
-from veilscore.errors import ConfigError, RefusedError
+from veilscore.errors import ConfigError, EvidenceError, RefusedError
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.recorder import EvidenceRecorder
@@ -60,7 +60,7 @@ class Coordinator:
             accept_session=self._accept_session,
             limits=limits,
             listen=self.config.listen,
-            authorise=authoriser(self.config),
+            authorise=self._authorise,
         )
         self.keys = KeyWatch(self.home, self.config, self.fabric)
         self.scheduler = Scheduler(
@@ -70,6 +70,7 @@ class Coordinator:
         self.evidence = EvidenceRecorder(
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
+        self._allowed, self._crossing = authoriser(self.config), asyncio.Lock()
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
     def _state_url(self) -> str:
@@ -92,9 +93,14 @@ class Coordinator:
             self.fabric.register(method, roles, request, handler)
         self.fabric.register("WatchJob", _SUBMITTERS, control_pb2.JobRef, self._watch, stream=True)
 
+    def _authorise(self, method: str, peer: Member) -> None:
+        self._allowed(method, peer)
+        self.heads.check_call(method)
+
     async def start(self) -> None:
         """Listen, and go on with every unfinished job."""
         await asyncio.to_thread(self.evidence.open)
+        await self.heads.compare_first()
         await self.fabric.start()
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
@@ -191,7 +197,12 @@ class Coordinator:
                 self.evidence.step_failed(session.id, run.transcript)
 
     async def _cross_sign(self, job_id: str, job: Job) -> None:
-        await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
+        """Let all sign, one job after the other: heads of one would outrun the proofs of another."""
+        async with self._crossing:
+            try:
+                await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
+            except EvidenceError:  # a head that was seen meanwhile; the second time all go on from that
+                await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
 
     def _accept_session(self, session: str, sender: str) -> bool:
         """Say whether messages of this session may come in: only those of a running attempt that both take part in."""

@@ -2,8 +2,9 @@
 
 A bank, a tax bureau and a business registry, each with its own keys and data, align their clients, train a scorecard
 from noised sums and measure it by a noised curve under a coordinator. On the way a steward approves the job, the
-holders refuse a firm without consent, a hold-out of one firm is refused, and a receipt is verified. At the end this
-script, which can read all three folders, does what no party could: it pools the data in the clear and compares.
+holders refuse a firm without consent, a score that would be a record and a hold-out of one firm, and a receipt is
+verified. At the end this script, which can read all three folders, does what no party could: it pools the data in the
+clear and compares.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from veilscore.models.filed import load_model
+from veilscore.models.model import Scorecard
 from veilscore.node.founding import PORTAL
 from veilscore.reports.report import read_report, write_report
 from veilscore.reports.write import merged_report
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
+MIXED_RADIX, MOST_RECORDS = "mixed-radix", 1 << 23  # what fits into one total
 console = Console(width=None if sys.stdout.isatty() else 110)
 
 
@@ -65,6 +69,7 @@ def main() -> int:
         for party in PARTIES:
             veilscore("report", job_id, "--federation", folder, "--party", party)
         show_refusal(folder, job, *firms[:2])
+        show_mixed_radix(folder, job, firms[2])
         show_refused_holdout(folder, options.job)
         say("A verified receipt: what the training job was and who signed for it, checked with public keys alone.")
         veilscore("evidence", "receipt", job_id, "--home", folder / "bank", "--out", folder / "receipt.json")
@@ -99,13 +104,54 @@ def show_approval(folder: Path, job: Path, name: str) -> str:
 
 def show_refusal(folder: Path, job: Job, firm: str, other: str) -> None:
     """Score a firm that has given its consent, and one that has not."""
-    token, at = folder / "consent.json", ("--federation", folder)
-    veilscore("consent", "issue", folder / PORTAL, token, "--firm", firm, "--purpose", job.purpose)
-    veilscore("consent", "import", token, *at)
-    how = ("--model", job.name, "--on-missing", "missing_code", *at)
+    give_consent(folder, job, firm)
+    how = ("--model", job.name, "--on-missing", "missing_code", "--federation", folder)
     veilscore("score", firm, *how)
     say("A refusal: another firm, without its consent. The holders refuse before they look it up.")
     veilscore("score", other, *how, fails=True)
+
+
+def give_consent(folder: Path, job: Job, firm: str) -> None:
+    """Issue a firm's consent and bring it to the bank."""
+    token = folder / f"consent-{firm}.json"
+    veilscore("consent", "issue", folder / PORTAL, token, "--firm", firm, "--purpose", job.purpose)
+    veilscore("consent", "import", token, "--federation", folder)
+
+
+def show_mixed_radix(folder: Path, job: Job, firm: str) -> None:
+    """Try to read a record by a score whose points are a mixed radix of the tax bureau's codes."""
+    n_columns, n_records = plant_mixed_radix(folder / "bank" / "models", job.name)
+    give_consent(folder, job, firm)
+    how = ("--model", MIXED_RADIX, "--on-missing", "missing_code", "--federation", folder)
+    say(
+        f"A refused score: the bank's points are a mixed radix of {n_columns} of the tax bureau's columns, so that the "
+        f"exact score would name one of {n_records:,} records."
+    )
+    veilscore("score", firm, *how, "--output", "exact", fails=True)
+    say("What it gets by such points is one step of 32: 5 bits, and 10 a year, in batches and online together.")
+    veilscore("score", firm, *how)
+
+
+def plant_mixed_radix(models: Path, name: str) -> tuple[int, int]:
+    """File a model beside the trained one: tax's first columns have points that tell its codes, all others none.
+
+    Returns how many columns, and how many records their codes stand for.
+    """
+    model = load_model(models / name / "model.json", Scorecard)
+    parts, radix, n_columns = [], 1, 0
+    for part in model.parts:
+        columns = []
+        for column in part.columns:
+            n_codes, weight = len(column.points), 0
+            if part.party == "tax" and radix * n_codes < MOST_RECORDS:
+                weight, radix, n_columns = radix, radix * n_codes, n_columns + 1
+            columns.append(column.model_copy(update={"points": tuple(weight * code for code in range(n_codes))}))
+        parts.append(part.model_copy(update={"columns": tuple(columns)}))
+    (models / MIXED_RADIX).mkdir()
+    shutil.copy(models / name / "code_map.json", models / MIXED_RADIX)
+    changed = {"name": MIXED_RADIX, "parts": tuple(parts), "base_points": 0, "bands": {}}
+    model.model_copy(update=changed).save(models / MIXED_RADIX / "model.json")
+    return n_columns, radix
 
 
 def show_refused_holdout(folder: Path, job: Path) -> None:

@@ -11,7 +11,8 @@ from veilscore.release.consent import Scope, issue_list, issue_token
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ISSUERS = {"portal": KEY.public_key().public_bytes_raw().hex()}
 # what a test about something else may do: score the same firms again and again
-OFTEN = {"repeats_per_model": 1000, "models_per_firm": 1000, "min_difference": 1, "min_batch": 1, "bits_per_year": 1e6}
+OFTEN = {"repeats_per_model": 1000, "models_per_firm": 1000, "min_difference": 1, "min_batch": 1}
+OFTEN |= {"bits_per_year": 1e6, "bits_per_score": 6}
 
 
 def scope(**changes):

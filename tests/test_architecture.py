@@ -35,7 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "arrays", "v1", "__init__"),
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
-INSTITUTIONS = ("coordinator", "party_bank", "party_registry", "party_tax")
+INSTITUTIONS = ("coordinator", "party_bank", "party_court", "party_registry", "party_tax")
 COORDINATOR_REACHES = {"errors", "v1", "wire", "files", "keys", "fabric", "terms", "evidence"}
 ADDING_ROLE = "veilscore.protocols.adding"
 SOLE_IMPORTERS = {

@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
-from trial_audit import audit, audited_run, kept
+from trial_audit import audit, audited_run, bank_home, kept, logged
+from trial_evidence import KEYS, open_log
 
+from veilscore.audit.jobs import JobAudit
 from veilscore.errors import MessageError, ParameterError, PeerError, SecretReuseError, StateError
 from veilscore.evidence.opening import begin, read_opening
-from veilscore.evidence.receipt import digest_of, traffic_of
+from veilscore.evidence.receipt import StepEntry, digest_of, traffic_of
+from veilscore.evidence.witness import Witnesses
 from veilscore.lattice.sampling import SecretStream
 from veilscore.node.local import open_job
 from veilscore.protocols.commitment import holder_committed
@@ -392,3 +395,75 @@ def test_content_of_a_send_is_all_that_a_commitment_shows(trained):
     assert {e.size_bytes for e in kinds} == {36}
     assert len({e.sha256 for e in kinds}) == len(kinds)
     assert np.unique([e.sequence for e in kinds]).tolist() == [0]
+
+
+# --- attempts that were killed ---------------------------------------------------------------------------------------
+
+
+def test_a_killed_attempt_is_told_apart_from_a_missing_opening(tmp_path):
+    """Tax was killed while it trained: its log has the beginning alone, and what it was about to open."""
+    run = audited_run(tmp_path, **QUICK)
+    for step in ("align", "bin"):
+        run.step(step)
+
+    def cut(sender, recipient, sequence, payload):
+        return [] if (sender, recipient, sequence) == ("tax", "bank", 10) else [payload]
+
+    with pytest.raises(PeerError):
+        run.step("train", tamper=cut, timeout_s=3)
+    run.step("train", 2)
+    entries = logged(run, train_1="failed")
+    del entries["train", 1]["tax"]
+
+    def found(killed, charged=None, entries=entries):
+        with JobAudit(bank_home(run), run.job_id, run.job, entries, killed=killed, charged=charged) as audit:
+            audit.finding("train", 1)
+            audit.finding("train", 2)
+            return {(f.step, f.attempt): f for f in audit.findings()}
+
+    of_tax = {("train", 1): frozenset({"tax"})}
+    good = found(of_tax, {("train", 1): (1_000_000, "exact sums at tax")})
+    assert good["train", 1].verdict == "killed"
+    assert "killed at tax" in good["train", 1].detail
+    assert "nothing was opened after exact sums at tax, 1970-01-01 00:16:40 UTC" in good["train", 1].detail
+    assert good["train", 2].verdict == CONFIRMED  # it went on from what the killed one left
+    everybody = {("train", 1): frozenset({"bank", "tax", "registry"})}
+    alone = found(everybody, entries={key: one for key, one in entries.items() if key != ("train", 1)})
+    assert (alone["train", 1].verdict, "opened in it" in alone["train", 1].detail) == ("killed", True)
+    missing = found({})["train", 1]
+    assert (missing.verdict, "no log or receipt of tax" in missing.detail) == ("cannot be audited", True)
+    (kept(run, "train") / "opening.json").unlink()  # what is deleted does not count as killed
+    gone = found(of_tax)["train", 1]
+    assert (gone.verdict, "kept no opening" in gone.detail) == ("cannot be audited", True)
+
+
+def test_a_record_that_a_killed_attempt_left_is_compared_all_the_same(tmp_path):
+    run = audited_run(tmp_path, **QUICK)
+    run.step("align")
+    run.step("bin")
+    entries = logged(run)
+    del entries["bin", 1]["tax"]
+    wrong = {key: dict(found) for key, found in entries.items()}
+    traffic = wrong["bin", 1]["registry"].traffic
+    changed = tuple(t.model_copy(update={"digest": "0" * 64}) for t in traffic)
+    wrong["bin", 1]["registry"] = wrong["bin", 1]["registry"].model_copy(update={"traffic": changed})
+    killed = {("bin", 1): frozenset({"tax"})}
+    for one, verdict in ((entries, "killed"), (wrong, "differs")):
+        with JobAudit(bank_home(run), run.job_id, run.job, one, killed=killed) as audit:
+            assert audit.finding("bin", 1).verdict == verdict
+
+
+def test_logs_say_which_attempts_were_killed(tmp_path):
+    job_id, at = "toy-00000000-0000000000000000", {"step": "train", "attempt": 1, "time_ms": 5}
+    log = open_log(tmp_path / "tax", "tax")
+    log.append(
+        [{"kind": "step_begun", "job_id": job_id, **at}, {"kind": "step_begun", "job_id": job_id, **at, "attempt": 2}]
+    )
+    log.append([{"kind": "spent", "job_id": job_id, **at, "opening": "cells", "time_ms": 9}])
+    ended = StepEntry(job_id=job_id, step="train", attempt=2, outcome="failed", traffic=(), time_ms=6)
+    log.append([ended.model_dump(mode="json")])
+    log.close()
+    witnesses = Witnesses()
+    witnesses.add_log(tmp_path / "tax" / "log.jsonl", KEYS)
+    assert witnesses.killed(job_id, "bank") == {("train", 1): frozenset({"tax"})}
+    assert witnesses.charged[job_id] == {("train", 1): (9, "cells at tax")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import tarfile
 
 import pytest
 from finished_jobs import finished
@@ -13,7 +12,7 @@ from trial_scoring import copy_of, train
 from typer.testing import CliRunner
 
 from veilscore.cli import app
-from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, JobError, VeilscoreError
 from veilscore.models.filed import load_model
 
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
@@ -75,16 +74,15 @@ def test_unknown_model_says_how_to_list():
         veilscore("model", "show", "firms", "--home", "nowhere")
 
 
-def test_backup_has_what_a_model_needs_and_never_replaces(trained, tmp_path):
-    file = tmp_path / "tax.tar.gz"
-    veilscore("backup", file, "--federation", trained, "--party", "tax")
-    with tarfile.open(file) as archive:
-        names = archive.getnames()
-    assert "tax/models/firms/code_map.json" in names
-    assert any(name.startswith("tax/identity/") for name in names)
+def test_backup_and_restore_keep_what_a_model_needs(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("VEILSCORE_BACKUP_PASSPHRASE", "correct horse battery staple")
+    file, home = tmp_path / "tax.veilscore", tmp_path / "tax"
+    said = veilscore("backup", file, "--federation", trained, "--party", "tax")
+    assert "not in it: data set main" in said
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StateError, match="exists already"):
-        veilscore("backup", file, "--federation", trained, "--party", "tax")
+    veilscore("restore", file, home)
+    name = "models/firms/code_map.json"
+    assert (home / name).read_bytes() == (trained / "tax" / name).read_bytes()
 
 
 def consent(trained, firm, file):

@@ -566,7 +566,7 @@ def test_real_batch_binds_model_consent_and_every_message(scored):
     proved = " ".join(verify_receipt(receipt.to_bytes(), keys))
     with (folder / "bank" / "jobs" / job_id / "scores.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row["id"] == firm)
-    assert f"id {firm}, score {row['score']}" in proved
+    assert f"id {firm}, step {row['step']}, score {row['score']}" in proved
     model = load_model(folder / "bank" / "models" / "firms" / "model.json").sha256.hex()
     statements = {s.party: s for s in (JobStatement.parse(x.entry.encode()) for x in receipt.job.statements)}
     assert {party: s.model for party, s in statements.items()} == {
@@ -575,7 +575,7 @@ def test_real_batch_binds_model_consent_and_every_message(scored):
     assert statements["tax"].consent
     assert statements["tax"].bound
     assert [step.step for step in statements["tax"].steps] == ["align", "score"]
-    assert [step.step for step in statements["coordinator"].steps] == ["score"]
+    assert [step.step for step in statements["coordinator"].steps] == []  # it has no part where steps are opened
 
 
 def test_online_score_has_a_receipt_and_the_holders_log_agrees(scored):
@@ -741,8 +741,10 @@ def test_command(trial, tmp_path):
     says("receipt", jobs[0], "--home", folder / "bank", "--firm", "firm000002", "--out", tmp_path / "r.json")
     assert "id firm000002, score 502.0" in says("verify", tmp_path / "r.json", "--keys", keys)
     seen = folder / "tax" / "evidence" / "heads" / "bank.json"
-    assert "continues 3 heads" in says("verify-log", folder / "bank", "--seen", seen)
-    says("verify-log", log_path(folder, "registry"), "--keys", keys)
+    assert "continues 2 heads" in says("verify-log", folder / "bank", "--seen", seen)
+    says("verify-log", log_path(folder, "registry"), "--keys", keys, "--seen", folder / "bank")
+    alone = CliRunner().invoke(app, ["evidence", "verify-log", str(log_path(folder, "registry")), "--keys", str(keys)])
+    assert (alone.exit_code, "nobody else's head of this log was given" in alone.output) == (1, True)
     from veilscore.keys.identity import create_identity
 
     create_identity(tmp_path / "notary" / "identity", "notary", "operator", passphrase=lambda: None)

@@ -152,7 +152,7 @@ def test_label_weight_dates_and_selection(write):
 
 def test_infinite_and_duplicate(write, tmp_path):
     with pytest.raises(ColumnError, match=r"'x' of bank.csv has 2 infinite values \(row 2, 3\)"):
-        read_table(write("x", [1, "inf", "1e999"]), "uscc")
+        read_table(write("x", [1, "inf", "1e+999"]), "uscc")
     path = write("x", [1, 2])
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
     with pytest.raises(IdError, match=r"1 duplicate \(row 3\)"):

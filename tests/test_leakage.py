@@ -312,8 +312,8 @@ def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, bo
     # rows of the lead occur at the lead alone
     others = {entry.kind for found in (record, banded) for party, entry, _ in found.everything() if party == "registry"}
     assert not others & {leak.kind for _, leak in LEAKS if leak.to == "lead"}
-    # and what goes with scores does not occur with bands
-    for found, other in ((record, "band"), (banded, "score")):
+    # and what goes with exact scores does not occur with bands
+    for found, other in ((record, "band"), (banded, "exact")):
         kinds = {entry.kind for _, entry, _ in found.everything()}
         assert kinds & {leak.kind for _, leak in LEAKS if leak.only}
         assert not kinds & {leak.kind for _, leak in LEAKS if leak.only == other}
@@ -341,7 +341,7 @@ def test_all_messages_of_forms_that_hide_are_checked_here():
     assert hiding <= {*PACKED, *WORDS, *POINTS, *BYTES}
 
 
-@pytest.mark.parametrize("released", ["score", "band"])
+@pytest.mark.parametrize("released", ["score", "band", "exact"])
 @pytest.mark.parametrize("task", SHIPPED)
 def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     steps = {
@@ -356,7 +356,8 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "score_batch": {"output": "band"},
         "screen_features": {},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
-    parameters = default_parameters(task, **(banded if released == "band" else {}))
+    exact = {"output": "exact"} if task == "score_batch" else {}
+    parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))
     shown = {row.step: row for row in leakage_table(parameters)}
     assert set(shown) == steps
     for step, leaks in leaks_of(parameters).items():
@@ -384,7 +385,9 @@ def test_every_row_says_how_much_of_a_firm_the_bank_learns():
     assert {exact[step] for step in ("bin", "train", "evaluate", "monotone WOE")} == {"all"}
     assert exact["align"] == "nothing"
     bands = {"A": 600, "B": 550, "C": 500}
-    assert how_much("score_batch")["score"] == "all"
+    assert how_much("score_batch")["score"] == "at most 5 bits a firm"
+    assert how_much("score_batch", score_steps=8)["score"] == "at most 3 bits a firm"
+    assert how_much("score_batch", output="exact")["score"] == "all"
     assert how_much("score_batch", output="band", bands=bands)["score"] == "at most 2 bits a firm"
     assert online_table("band").how_much == "at most 6 bits a firm"
 
@@ -443,7 +446,7 @@ def test_ring_elements_are_all_there_is_in_hiding_messages(record):
 
 def test_shares_in_messages_are_uniform(record):
     steps = {kind_of(entry, record.run) for _, entry, _ in record.everything()}
-    absent = "score" if record.received("bank", "BandLeadDecoding") else "band"
+    absent = "exact" if record.received("bank", "BandLeadDecoding") else "band"
     expected = {leak.kind for step, leak in LEAKS if step in steps and leak.only != absent}
     for kind, (name, modulus) in ((kind, WORDS[kind]) for kind in sorted(expected & WORDS.keys())):
         by_party = {}
@@ -697,6 +700,39 @@ def test_bands_hide_as_much(banded):
         check(banded)
     for name, views in banded.views.items():
         assert_uniform(np.concatenate([share for share, _ in views]), views[0][1], name)
+
+
+def test_a_batch_tells_five_bits_a_firm_and_every_message_of_it_is_in_its_table(record):
+    homes, batch = record.run.stores["bank"].path.parents[2], Record(None, record.parts)
+    asked = job("score_batch", name="batch", model="card", on_missing="missing_code")
+    with recording(batch):
+        configs = nodes(homes / "data", holder_policy={"consent": "off"})
+        batch.run = open_job(asked, configs, homes, keep=True).run()
+    table = leaks_of(asked.parameters)
+    rows = {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if leak.only in ("", "score")}
+    rows -= {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if "Factors" in leak.kind}
+    rows -= {("score", kind, to) for kind, to in (("BatchBankKey", "holder"), ("BatchHolderReply", "bank"))}  # of trees
+    seen = set()
+    for party, entry, _ in batch.everything():
+        matching = {(kind_of(entry, batch.run), entry.kind, role) for role in roles_of(party, batch.run)} & rows
+        assert matching, f"{entry.kind} to {party} is not in the table"
+        seen |= matching
+    assert seen == rows
+    assert not batch.received("coordinator")
+    opened = [message.bits for _, message in batch.received("bank", "BandLeadDecoding")]
+    n_firms = len(record.parts["bank"]["firm"])
+    assert sum(map(len, opened)) == -(-5 * n_firms // 8)
+    for name, views in batch.views.items():
+        assert_uniform(np.concatenate([share for share, _ in views]), views[0][1], name)
+    for check in (
+        test_ring_elements_are_all_there_is_in_hiding_messages,
+        test_shares_in_messages_are_uniform,
+        test_points_are_uniform,
+        test_no_share_or_ciphertext_is_sent_twice,
+        test_no_id_in_any_message,
+        test_no_name_of_a_column_in_any_message,
+    ):
+        check(batch)
 
 
 def test_with_bands_the_bank_is_sent_two_bits_a_firm_and_the_coordinator_nothing(banded):

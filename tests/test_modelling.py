@@ -21,7 +21,7 @@ from veilscore.models.logistic_problem import GRADIENT_FRACTION_BITS
 from veilscore.models.loss import sigmoid
 from veilscore.models.optimise import OptimiserState
 from veilscore.protocols.scoring import BatchResult
-from veilscore.tasks.batch import write_scores
+from veilscore.tasks.batch_files import write_scores
 from veilscore.tasks.binning import load_counts, save_counts
 
 N = 1200

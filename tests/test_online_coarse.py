@@ -23,7 +23,7 @@ from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
 
 HOLDERS = ("tax", "registry")
-DEFAULT = {key: value for key, value in OFTEN.items() if key != "bits_per_year"}
+DEFAULT = {key: value for key, value in OFTEN.items() if not key.startswith("bits")}
 
 
 class Trained:
@@ -163,10 +163,10 @@ def test_steps_that_a_holder_refuses(trained, homes):
             bands_hash=Bands((), tuple(limits)).sha256 if sha256 is None else sha256,
         )
 
-    many = range(32)
+    many = range(64)
     half = he.T // 2
     cases = {
-        "2 to 32 steps": (asked(many), asked((3, 3)), asked((4, 3))),
+        "2 to 64 steps": (asked(many), asked((3, 3)), asked((4, 3))),
         "do not fit": (asked(good.limits, bytes(32)), asked((0, half)), asked((-half, 0)), asked((0, 1 << 62))),
         "without their digest": (asked(good.limits, b""),),
     }
@@ -179,3 +179,25 @@ def test_steps_that_a_holder_refuses(trained, homes):
                         await command.call("tax", "EncryptRecord", message, pb.EncryptedRecord, timeout_s=5)
 
     asyncio.run(scenario())
+
+
+def test_fewer_steps_and_more_than_a_score_may_tell(trained, homes):
+    """Eight steps take three bits of a year; 33 are given where every holder's policy lets a score tell more."""
+    firm, eight = trained.known[3], steps_of(trained.model, 8)
+
+    async def ask(*numbers):
+        async with scoring(homes) as command:
+            return [await score(command, f"n{n}", firm, output="score", score_steps=n) for n in numbers]
+
+    few, usual, many = asyncio.run(ask(8, 32, 40))
+    units = np.array([trained.units[firm]])
+    assert (few.status, few.steps, few.step) == ("scored", len(eight.names), int(eight.index(units)[0]))
+    assert (usual.status, usual.steps) == ("scored", len(trained.steps.names))
+    assert many.status == "failed"
+    assert {"tells more than 5 bits (bits_per_score): ask for at most 32" in p.reason for p in many.parties} == {True}
+    assert [bits for _, bits in told(homes, "tax", firm)] == [eight.bits, trained.steps.bits]
+    for party in HOLDERS:
+        set_policy(homes, party, release=DEFAULT | {"bits_per_score": 6, "bits_per_year": 100})
+    (fine,) = asyncio.run(ask(64))
+    finest = steps_of(trained.model, 64)
+    assert (fine.steps, fine.step) == (len(finest.names), int(finest.index(units)[0]))

@@ -86,7 +86,7 @@ def test_the_wheel_holds_packages_licence_examples_and_nothing_else(built, check
     licence = content[f"{info}/licenses/LICENSE"].decode()
     assert "Apache License" in licence
     assert "END OF TERMS AND CONDITIONS" in licence
-    packages = ("veilscore", "coordinator", "party_bank", "party_tax", "party_registry")
+    packages = ("veilscore", "coordinator", "party_bank", "party_court", "party_tax", "party_registry")
     assert {name.partition("/")[0] for name in content} == {info, *packages}
     own = {k: v for k, v in files_of(checkout).items() if k.startswith(tuple(f"{p}/" for p in packages))}
     examples = {k: v for k, v in files_of(checkout).items() if k.startswith("examples/") and not k.endswith(".py")}

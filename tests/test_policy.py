@@ -34,6 +34,7 @@ JOBS = {
     "private trees": ("train_boosting", {}),
     "private job": ("train_scorecard", {"disclosure": "private", "holdout_scores": False}),
     "batch": ("score_batch", {"model": "card", "on_missing": "missing_code"}),
+    "exact batch": ("score_batch", {"model": "card", "on_missing": "missing_code", "output": "exact"}),
     "batch of bands": ("score_batch", {"model": "card", "on_missing": "missing_code", "output": "band"}),
 }
 RECORD = {"request_id": "r", "firm_id": "F00001", "purpose": "credit", "on_missing": "missing_code"}
@@ -63,7 +64,7 @@ RULES = {
     "release": (
         {"output": "band"},
         "bands only",
-        {"batch", "step of a batch", "exact job", "step of a exact job", "score", "exact score", "opening"},
+        {*(p for p in PATHS if "exact" in p), "batch", "step of a batch", "score", "opening"},
     ),
     "holdout_scores": ("refuse", "hold-out", {"exact job", "step of a exact job"}),
     "disclose_unknown": (False, "which firms it knows", set()),  # below: it depends on what the bank asks for

@@ -20,6 +20,7 @@ from veilscore.models.curve import plain_counts
 from veilscore.models.filed import load_model
 from veilscore.models.importance import by_party, importance
 from veilscore.models.onnx_export import to_onnx
+from veilscore.models.steps import steps_of
 from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees, coefficients, indicators
 from veilscore.node.local import open_job
@@ -177,7 +178,7 @@ def test_the_job_states_what_it_spends_and_tells():
     assert "counts" not in table["bin"].bank
 
 
-@pytest.mark.parametrize("output", ["score", "band"])
+@pytest.mark.parametrize("output", ["score", "exact", "band"])
 def test_a_batch_is_scored_as_the_model_says(run, output, tmp_path):
     homes = run.stores["bank"].path.parents[2]
     model = load_model(run.stores["bank"].path / "model.json")
@@ -196,12 +197,15 @@ def test_a_batch_is_scored_as_the_model_says(run, output, tmp_path):
         order = table.ids.tolist() if order is None else order
         place = {firm: row for row, firm in enumerate(table.ids.tolist())}
         codes[party] = code_map.transform(table).codes[[place[firm] for firm in order]]
-    expected = model.score(units(model, codes))
+    totals = units(model, codes)
+    expected, steps = model.score(totals), steps_of(model).index(totals).tolist()
     with (scored.stores["bank"].path / "scores.csv").open(encoding="utf-8") as file:
         found = {row["id"]: row for row in csv.DictReader(file)}
     assert len(found) == 60
-    for firm, points in zip(order, expected.tolist(), strict=True):
+    for firm, points, step in zip(order, expected.tolist(), steps, strict=True):
         if output == "score":
+            assert int(found[firm]["step"]) == step
+        elif output == "exact":
             assert float(found[firm]["score"]) == pytest.approx(points, abs=1e-9)
         else:
             assert found[firm]["band"] == ("A" if points >= 560 else "B" if points >= 520 else "below all bands")

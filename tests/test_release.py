@@ -270,3 +270,88 @@ def test_a_damaged_ledger_releases_nothing(tmp_path):
         ReleaseLedger(path)
     with pytest.raises(StateError):
         ReleaseLedger(tmp_path / "release.db" / "below" / "release.db")
+
+
+# --- bits ------------------------------------------------------------------------------------------------------------
+
+
+def coarse(ledger, firms, reference, *, model="m1", inputs=b"i" * 32, codes=(1, 2), bits=5.0, **more):
+    """A batch of steps of firms that all have the same codes."""
+    one = release(ledger, firms, model=model, reference=reference, **more)
+    records = ledger.record_digests(one.firms, inputs, np.tile(np.array(codes, np.uint8), (one.firms.size, 1)))
+    return replace(one, bits=bits, inputs=inputs, records=records)
+
+
+MANY = {"models_per_firm": 99, "repeats_per_model": 99, "min_difference": 1}
+
+
+def test_batches_and_requests_share_the_bits_of_a_year(ledger, clock):
+    rules = budget(ledger, **MANY)
+    rules.admit(coarse(ledger, range(40), "b1"))
+    rules.admit(replace(single(ledger, "m2", "r1", firm=3), bits=5.0))
+    third = coarse(ledger, range(40), "b2", model="m3")
+    rules.check_batch(third)  # that a firm was asked for singly is not in the bank's rows
+    assert rules.used_up(third).tolist() == ledger.firms(["f3"]).tolist()
+    with pytest.raises(RefusedError, match="meanwhile"):
+        rules.admit(third)
+    assert not rules.used_up(coarse(ledger, range(40), "b2", bits=0.0)).size
+    fewer = replace(coarse(ledger, [*range(3), *range(4, 40)], "b2", model="m3"))
+    rules.admit(fewer)
+    assert rules.single_used_up(replace(single(ledger, "m4", "r2", firm=5), bits=1.0))
+    assert not rules.single_used_up(replace(single(ledger, "m4", "r2", firm=3, bank="other"), bits=5.0))
+    with pytest.raises(RefusedError, match="more than 10 bits would be told within a year"):
+        rules.check_batch(coarse(ledger, range(40), "b3", model="m5"))
+    rules.check_batch(coarse(ledger, range(40), "b3", model="m5", bank="other"))
+    rules.check_batch(replace(coarse(ledger, range(40), "b3", model="m5"), bits=25.0))  # exact scores are agreed apart
+    clock.now_s += 366 * DAY_S
+    rules.admit(coarse(ledger, range(40), "b3", model="m5"))
+
+
+def test_a_repeat_is_free_where_nothing_changed(ledger):
+    rules = budget(ledger, **MANY)
+    for k in range(6):
+        rules.admit(coarse(ledger, range(40), f"b{k}"))
+    assert not rules.single_used_up(replace(single(ledger, "m1", "r", firm=1), bits=5.0))
+    for k, change in enumerate(({"inputs": b"j" * 32}, {"code_map": "other cut-offs"}, {"model": "m2"})):
+        two = budget(ledger, bits_per_year=9.9, **MANY)
+        with pytest.raises(RefusedError, match=r"9\.9 bits"):
+            two.check_batch(coarse(ledger, range(40), f"c{k}", **change))
+    # a record that changed refuses nothing: it would tell that the firm is known
+    changed = coarse(ledger, range(40), "d", codes=(2, 2))
+    two.check_batch(changed)
+    assert two.used_up(changed).size == 40
+    assert not rules.used_up(changed).size
+    rules.admit(changed)
+    assert rules.used_up(coarse(ledger, range(40), "e", codes=(3, 2))).size == 40
+    assert not rules.used_up(coarse(ledger, range(40), "e", codes=(2, 2))).size
+
+
+def test_bits_are_those_of_plain_python(ledger):
+    rng, told = np.random.default_rng(8), {}
+    rules = budget(ledger, bits_per_year=12, **MANY)
+    for k in range(40):
+        firms, model, bits = (
+            np.unique(rng.integers(0, 30, 20)).tolist(),
+            f"m{rng.integers(3)}",
+            float(rng.integers(1, 6)),
+        )
+        inputs, codes = bytes([rng.integers(2)]) * 32, (int(rng.integers(2)), 1)
+        one = coarse(
+            ledger, firms, f"b{k}", model=model, inputs=inputs, codes=codes, bits=bits, code_map=f"{model} {bits}"
+        )
+        key = (model, bits, inputs, codes)
+        over = [
+            firm for firm in firms if key not in told.get(firm, {}) and sum(told.get(firm, {}).values()) + bits > 12
+        ]
+        assert sorted(rules.used_up(one).tolist()) == sorted(ledger.firms([f"f{firm}" for firm in over]).tolist())
+        left = [firm for firm in firms if firm not in over]
+        ledger.add(
+            coarse(
+                ledger, left, f"b{k}", model=model, inputs=inputs, codes=codes, bits=bits, code_map=f"{model} {bits}"
+            )
+        )
+        for firm in left:
+            told.setdefault(firm, {})[key] = bits
+            before = rules._bits_before(single(ledger, "x", "r", firm=firm))
+            assert before == sum(told[firm].values())
+    assert {len(one) for one in told.values()} != {1}

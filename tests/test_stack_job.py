@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.filed import load_model
 from veilscore.models.loss import log_loss, sigmoid
 from veilscore.models.model import Scorecard
+from veilscore.models.steps import steps_of
 from veilscore.node.local import open_job
 from veilscore.reports.report import read_report
 from veilscore.tasks import exact_rows
@@ -176,7 +178,7 @@ def test_batch_scores_are_the_hold_out_totals(stack):
     run = stack
     homes = run.stores["bank"].path.parents[2]
     data = homes.parent / "data"
-    scoring = job("score_batch", name="batch", model="stack", on_missing="missing_code")
+    scoring = job("score_batch", name="batch", model="stack", on_missing="missing_code", output="exact")
     give_list(homes / "bank", firms(900, seed=5)["bank"]["firm"])
     scored = open_job(scoring, nodes(data, holder_policy={"disclose_unknown": True}), homes).run()
     lines = (scored.stores["bank"].path / "scores.csv").read_text().splitlines()[1:]
@@ -185,6 +187,12 @@ def test_batch_scores_are_the_hold_out_totals(stack):
     model = load_model(run.stores["bank"].path / "model.json", Stacked)
     held = run.stores["bank"].load_arrays("holdout")["units"]
     assert set(np.round(model.score(held), 2).tolist()) <= {round(v, 2) for v in by_firm.values()}
+    coarse = scoring.model_copy(update={"parameters": scoring.parameters.model_copy(update={"output": "score"})})
+    scored = open_job(coarse, nodes(data), homes).run()
+    with (scored.stores["bank"].path / "scores.csv").open() as file:
+        step = {row["id"]: int(row["step"]) for row in csv.DictReader(file)}
+    units = np.rint(np.array(list(by_firm.values())) * model.scaling.units).astype(np.int64)
+    assert [step[firm] for firm in by_firm] == steps_of(model).index(units).tolist()
 
 
 def test_selection_files_the_best_of_the_kind_that_was_asked(selected):

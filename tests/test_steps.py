@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from local_jobs import PARTIES, job
 from random_trees import boosted, part, plain_units, random_tree
+from test_modelling import fit_in_the_clear, woe_columns
 
+from veilscore.data.codes import CodeMap
+from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError
+from veilscore.models.counts import BinnedColumns, own_counts
+from veilscore.models.design import design, export
 from veilscore.models.model import Column, PartyPart, Provenance, Scaling, Scorecard
 from veilscore.models.steps import expected, middles, steps_of
 from veilscore.terms.bands import MOST_STEPS, Bands
 
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "default_credit"
 RNG = np.random.default_rng(5)
 PROVENANCE = Provenance(
     job_id="j", job_sha256="", purpose="credit", trained_at="", veilscore="", n_train=1, n_holdout=1, n_openings=1,
@@ -104,3 +113,43 @@ def test_most_bands_and_more():
         with pytest.raises(ConfigError, match="2 to 32 steps"):
             Bands.steps(wrong)
     assert middles(Bands.steps((7,))).tolist() == [6, 7]
+
+
+def test_on_real_clients_steps_cost_little_of_the_ranking():
+    """A scorecard of default_credit in the clear: coarse against exact scores of held-out clients."""
+    tables = {
+        party: read_table(EXAMPLE / f"{party}.parquet", "uscc", label_column="default" if party == "bank" else None)
+        for party in PARTIES
+    }
+    bank = tables["bank"]
+    train = np.random.default_rng(3).random(bank.n_rows) < 0.7
+    counts, codes, target = {}, {}, bank.label.astype(np.int8)
+    for party, table in tables.items():
+        place = {firm: row for row, firm in enumerate(table.ids.tolist())}
+        rows = np.array([place.get(firm, -1) for firm in bank.ids.tolist()])
+        code_map = CodeMap.fit(table, max_bin=20)
+        codes[party] = code_map.transform(table).take_rows(rows).codes
+        d = codes[party].shape[1]
+        made = BinnedColumns(
+            tuple(f"c{j}" for j in range(d)),
+            codes[party],
+            code_map.n_codes,
+            np.zeros(d, bool),
+            np.full(d, -1),
+            bytes(32),
+        )
+        counts[party] = own_counts(party, made, target, np.ones(bank.n_rows), train)
+    rows = {"codes": codes["bank"], "target": target, "weight": np.ones(bank.n_rows), "train": train}
+    made = design(job(), counts, rows)
+    X = woe_columns(made, codes, train)
+    model = export(job(), made, counts, fit_in_the_clear(made, X, target[train].astype(float)), job_id="card-1")
+    units = model.own_units(codes["bank"])
+    for mine in model.parts[1:]:
+        units += sum(np.array(c.points)[codes[mine.party][:, j]] for j, c in enumerate(mine.columns))
+    held, bad = ~train, target == 1
+    exact = auc(units[held], bad[held])
+    assert exact > 0.7
+    for most, cost in ((32, 0.0015), (8, 0.01)):
+        steps = steps_of(model, most)
+        assert most - 2 <= len(steps.names) <= most
+        assert exact - auc(steps.index(units)[held], bad[held]) <= cost

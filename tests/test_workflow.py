@@ -16,6 +16,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.table import make_table
 from veilscore.errors import DataError, JobError, RefusedError, SchemaError, VeilscoreError
 from veilscore.models.filed import load_model
+from veilscore.models.steps import middles, steps_of
 from veilscore.node.local import open_job
 from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
@@ -254,11 +255,11 @@ def test_openings_count_over_all_attempts(tmp_path):
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def batch(trained, parts, *, on_missing="missing_code", policy=None, min_batch=30):
+def batch(trained, parts, *, on_missing="missing_code", policy=None, min_batch=30, **parameters):
     """Score a new set of firms at the bank with the trained model."""
     home = trained.stores["bank"].path.parents[2]
     folder = write(home / f"batch{np.random.default_rng().integers(1 << 60)}", parts)
-    config = job("score_batch", name="batch", model="card", on_missing=on_missing, min_batch=min_batch)
+    config = job("score_batch", name="batch", model="card", on_missing=on_missing, min_batch=min_batch, **parameters)
     give_list(home / "bank", parts["bank"]["firm"], name=folder.name)
     return open_job(config, nodes(folder, holder_policy=policy or {"disclose_unknown": True}), home)
 
@@ -272,9 +273,10 @@ def scores(run):
         return list(csv.DictReader(file))
 
 
-def test_batch_scores_are_the_model_in_the_clear(trained):
+@pytest.mark.parametrize("output", ["exact", "score"])
+def test_batch_scores_are_the_model_in_the_clear(trained, output):
     parts = new_firms()
-    run = batch(trained, parts).run()
+    run = batch(trained, parts, output=output).run()
     model = bank_model(trained)
     found = scores(run)
     assert [row["id"] for row in found] == parts["bank"]["firm"]
@@ -291,6 +293,13 @@ def test_batch_scores_are_the_model_in_the_clear(trained):
             assert [row[f"{part.party}_status"] for row in found] == [
                 "unknown" if row < 0 else "ok" for row in row_of.tolist()
             ]
+    if output == "score":
+        steps = steps_of(model)
+        assert [int(row["step"]) for row in found] == steps.index(total).tolist()
+        assert {row["step"] for row in found} >= {str(k) for k in range(10, 20)}
+        total = middles(steps)[steps.index(total)]
+    else:
+        assert "step" not in found[0]
     decimals = model.scaling.decimals
     assert [row["score"] for row in found] == [f"{score:.{decimals}f}" for score in total / 10**decimals]
     risk = 1 / (1 + np.exp(-(model.scaling.offset - total) / model.scaling.factor))

@@ -52,6 +52,7 @@ name: batch
 task: score_batch
 parameters: {{model: firms, on_missing: missing_code}}
 """
+EXACT = BATCH.replace("parameters: {", "parameters: {output: exact, ")
 _BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
 BOOST = f"{{disclosure: exact, max_bin: 8, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
 PRIVATE = f"{{disclosure: private, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
@@ -73,8 +74,8 @@ def train(folder: Path) -> None:
 
 
 def score_all(folder: Path) -> None:
-    """Make the same, and a batch of scores of all firms of the bank."""
-    run_locally(copy_of(finished(train), folder), BATCH)
+    """Make the same, and a batch of exact scores of all firms of the bank."""
+    run_locally(copy_of(finished(train), folder), EXACT)
 
 
 def band_all(folder: Path) -> None:
@@ -91,8 +92,8 @@ def train_trees(folder: Path, task: str = "train_boosting", parameters: str = BO
 
 
 def score_trees(folder: Path, *asked: str) -> None:
-    """Make the same, and a batch of scores of all firms by model "trees"."""
-    run_locally(copy_of(finished(train_trees, *asked), folder), BATCH.replace("firms", "trees"))
+    """Make the same, and a batch of exact scores of all firms by model "trees"."""
+    run_locally(copy_of(finished(train_trees, *asked), folder), EXACT.replace("firms", "trees"))
 
 
 def run_locally(folder: Path, text: str) -> tuple[Job, str]:
@@ -105,7 +106,7 @@ def run_locally(folder: Path, text: str) -> tuple[Job, str]:
 
 def batch_units(folder: Path) -> dict[str, int]:
     """Units of every firm of the bank by a batch job that is run now."""
-    _, job_id = run_locally(folder, BATCH)
+    _, job_id = run_locally(folder, EXACT)
     return units_of(folder, load_model(folder / "bank" / "models" / "firms" / "model.json"), job_id)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from veilscore.lattice.ring import pack
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("veilscore", "coordinator", "party_bank", "party_tax", "party_registry")
+PACKAGES = ("veilscore", "coordinator", "party_bank", "party_court", "party_tax", "party_registry")
 LATER = ("sqlalchemy.dialects.sqlite", "sklearn.linear_model")  # imported when first used
 PROGRAMS = ("__main__", "bootstrap")  # run when imported
 AS_SOURCE = ("rbcl",)  # 5.6 MB of byte code would save 50 ms, once a job

@@ -40,6 +40,7 @@ from veilscore.reports.page import render
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules
 from veilscore.terms.settings import parse
 from veilscore.terms.training import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
@@ -144,20 +145,27 @@ class _JointModel:
         id: str = "id",  # noqa: A002 - the word that users expect
         weight: str | None = None,
         date: str | None = None,
+        reading: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Self:
         """Align, bin, train and evaluate.
 
-        bank : the bank's data with the label: a `Table`, a path of a CSV or Parquet file, or columns by name (a
+        bank : the bank's data with the label: a `Table`, a path of a CSV, Parquet or Excel file, or columns by name (a
             dictionary of arrays, a data frame).
         holders : name of each holder, and its data; the first is the lead.
         label, id, weight, date : names of these columns, for data that is not a `Table`.
+        reading : party -> how its columns are read, with the keys of `ReadingRules` as in node.yaml, for example
+            {"tax": {"kinds": {"code": "category"}, "special": {"turnover": [-999]}}}; scoring reads alike.
         Raises VeilscoreError: its child says what is wrong with parameters or data.
         """
         if not holders:
             raise ConfigError("holders is empty: a joint model needs at least one data holder")
         asked = {name: getattr(self, name) for name in self._training_defaults()}
         job = self._job(self._TASK, tuple(holders), asked)
-        reader = TableReader(id, label, weight, date, job.training)
+        for party in reading or {}:
+            if party not in {BANK, *job.holders}:
+                raise ConfigError(f"reading names {party!r}; the parties are {', '.join((BANK, *job.holders))}")
+        rules = {party: parse(ReadingRules, said, f"reading of {party}") for party, said in (reading or {}).items()}
+        reader = TableReader(id, label, weight, date, job.training, rules)
         tables = {
             BANK: reader.bank(BANK, bank),
             **{party: reader.holder(party, holders[party]) for party in job.holders},
@@ -190,6 +198,7 @@ class _JointModel:
     def predict_proba(self, bank: Source, holders: Mapping[str, Source]) -> Vector:
         """Return the probabilities of good and bad of the bank's rows, (n, 2), by a batch scoring job.
 
+        With `disclosure: private` a score is one of at most 32 steps, as a bank gets it, else it is exact.
         bank, holders : as in `fit`, with the same columns and the same holders; no label is needed. A firm that a
             holder does not know scores with that holder's bins of missing values.
         Raises NotFittedError where `fit` has not run.
@@ -216,6 +225,7 @@ class _JointModel:
         }
         wanted = {
             "model": fitted.job.name,
+            "output": "score" if fitted.job.training.private else "exact",
             "on_missing": "missing_code",
             "min_batch": 1,
             "id_normaliser": fitted.job.training.id_normaliser,

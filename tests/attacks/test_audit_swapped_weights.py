@@ -20,7 +20,8 @@ from veilscore.evidence.opening import read_messages
 from veilscore.models.filed import load_model
 from veilscore.models.logistic_problem import PartyColumns
 from veilscore.node.local import open_job
-from veilscore.tasks import batch, binning
+from veilscore.tasks import align, batch, binning
+from veilscore.terms.bands import Bands
 
 QUICK = {"holdout_fraction": 0.4, "max_openings": 6}
 SCORED = {"model": "card", "on_missing": "missing_code"}
@@ -109,36 +110,78 @@ def test_another_vector_than_the_label(tmp_path, monkeypatch):
 
 def test_other_weights_in_a_release(honest, monkeypatch):
     """The bank states the approved model's hash and looks up a single cell of one holder."""
-    honest_score = batch.bank_score
+    honest_score = batch.bank_score_bands
 
-    def one_cell(session, coordinator, rows, own_points, parts, model_hash):
+    def one_cell(session, rows, own_points, parts, *rest):
         tax = parts["tax"]
         points = np.zeros_like(tax.points)
         points[0] = 1000
         parts = {**parts, "tax": dataclasses.replace(tax, points=points)}
-        return honest_score(session, coordinator, rows, own_points, parts, model_hash)
+        return honest_score(session, rows, own_points, parts, *rest)
 
     run = scoring(honest)
     run.step("align")
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "bank_score", one_cell)
+        patch.setattr(batch, "bank_score_bands", one_cell)
         run.step("score")
     named(audit(run), "score.1", "BatchBankQuery number 2 to tax")
 
 
 def test_other_weights_of_one_holder_leave_the_messages_to_others_before_it_alone(honest, monkeypatch):
-    honest_score = batch.bank_score
+    honest_score = batch.bank_score_bands
 
-    def other_registry(session, coordinator, rows, own_points, parts, model_hash):
+    def other_registry(session, rows, own_points, parts, *rest):
         changed = dataclasses.replace(parts["registry"], points=parts["registry"].points[::-1].copy())
-        return honest_score(session, coordinator, rows, own_points, {**parts, "registry": changed}, model_hash)
+        return honest_score(session, rows, own_points, {**parts, "registry": changed}, *rest)
 
     run = scoring(honest)
     run.step("align")
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "bank_score", other_registry)
+        patch.setattr(batch, "bank_score_bands", other_registry)
         run.step("score")
     named(audit(run), "score.1", "BatchBankQuery number 2 to registry")
+
+
+def test_other_weights_in_a_release_of_exact_scores(honest, monkeypatch):
+    honest_score = batch.bank_score
+
+    def doubled(session, coordinator, rows, own_points, parts, *rest):
+        tax = dataclasses.replace(parts["tax"], points=2 * parts["tax"].points)
+        return honest_score(session, coordinator, rows, own_points, {**parts, "tax": tax}, *rest)
+
+    run = scoring(honest, output="exact")
+    run.step("align")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "bank_score", doubled)
+        run.step("score")
+    named(audit(run), "score.1", "BatchBankQuery number 2 to tax")
+
+
+def test_other_steps_than_those_of_the_model(honest, monkeypatch):
+    """The bank cuts elsewhere than the model's own steps, which it is free to do and has to show."""
+    run = scoring(honest)
+    run.step("align")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "steps_of", lambda *_: Bands.steps(range(31)))
+        run.step("score")
+    named(audit(run), "score.1", "BatchBankRound1 number 1 to tax")
+
+
+def test_another_firm_at_one_holder_than_at_the_others(honest, monkeypatch):
+    """One row is the victim at the tax bureau and an accomplice, whose points are known, at the registry."""
+    honest_align = align.bank_align
+
+    def mixed(session, holder, ids, *rest, **options):
+        if holder == "registry":
+            ids = [*ids[1:], ids[0]]
+        return honest_align(session, holder, ids, *rest, **options)
+
+    run = scoring(honest)
+    with monkeypatch.context() as patch:
+        patch.setattr(align, "bank_align", mixed)
+        run.step("align")
+    run.step("score")
+    named(audit(run), "align.1", "AlignBankRound1 number", "to registry")
 
 
 def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypatch):
@@ -154,16 +197,16 @@ def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypa
     named(audit(boosted), "boost.1", "BoostProducts")  # the margins
     run = scoring(boosted)
     run.step("align")
-    honest_score = batch.bank_score_trees
+    honest_score = batch.bank_score_trees_bands
 
-    def one_tree(session, coordinator, rows, codes, model):
+    def one_tree(session, rows, codes, model, *rest):
         points = tuple(tuple(0 for _ in p) if k else p for k, p in enumerate(model.points))
         changed = model.model_copy(update={"points": points})
         monkeypatch.setattr(type(model), "sha256", property(lambda _, stated=model.sha256: stated))
-        return honest_score(session, coordinator, rows, codes, changed)
+        return honest_score(session, rows, codes, changed, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "bank_score_trees", one_tree)
+        patch.setattr(batch, "bank_score_trees_bands", one_tree)
         run.step("score")
     monkeypatch.undo()
     found = audit(run)

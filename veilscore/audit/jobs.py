@@ -21,15 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from google.protobuf.message import Message
 
-from veilscore.audit.replay import Differs, Ended, Finding, Unknown, Verdict, replay
+from veilscore.audit.replay import GOOD, Differs, Ended, Finding, Unknown, Verdict, replay
+from veilscore.audit.same_files import canonical_json, json_of, same_content
 from veilscore.errors import ConfigError, DataError, EvidenceError, ProtocolError, StateError, VeilscoreError
 from veilscore.evidence.opening import (
     AUDIT,
     DATASET,
     FILES,
+    MESSAGES,
     OPENING,
     Noted,
     Opening,
@@ -41,6 +42,7 @@ from veilscore.evidence.opening import (
 from veilscore.evidence.receipt import StepEntry, Traffic, digest_of
 from veilscore.evidence.witness import Attempt
 from veilscore.files.store import JobStore
+from veilscore.keys.identity import utc_time
 from veilscore.models.filed import load_model
 from veilscore.protocols.commitment import bank_committed
 from veilscore.release.binding import file_digest
@@ -50,8 +52,6 @@ from veilscore.terms.job import Job, check_job_id
 from veilscore.terms.node_config import NodeConfig
 from veilscore.wire.protocol import Protocol, Send, Session, decode, encode
 from veilscore.wire.transcript import Transcript
-
-_OF_TRAINING = ("version", "provenance", "calibration")  # of a model: when it was made, and what evaluation adds
 
 
 @dataclass
@@ -72,6 +72,8 @@ class JobAudit:
     data : the bank's data set where its opening could not keep a link to it.
     bound : (step, attempt) -> commitment in the bank's own log; None if that was not given.
     made : SHA-256 of the model that the bank states to have made in this job, where it does: online it names that.
+    killed : (step, attempt) -> parties whose log has its beginning and no end; what there is of it is compared.
+    charged : (step, attempt) -> when a holder last charged an opening in it (ms), and which.
     """
 
     def __init__(
@@ -83,8 +85,11 @@ class JobAudit:
         data: Path | None = None,
         bound: Mapping[Attempt, str] | None = None,
         made: str | None = None,
+        killed: Mapping[Attempt, frozenset[str]] | None = None,
+        charged: Mapping[Attempt, tuple[int, str]] | None = None,
     ) -> None:
         check_job_id(job_id, job)
+        self._killed, self._charged = killed or {}, charged or {}
         self.job_id, self.job = job_id, job
         self._folder = home / "jobs" / job_id / AUDIT
         self._logged, self._data, self._bound, self._made = logged, data, bound, made
@@ -114,6 +119,7 @@ class JobAudit:
             verdict: Verdict = "confirmed"
             try:
                 detail = self._audit(step, attempt, replay)
+                verdict = "killed" if key in self._killed else verdict
             except Differs as found:
                 verdict, detail = "differs", str(found)
             except Unknown as found:
@@ -126,7 +132,8 @@ class JobAudit:
         folder = self._folder / f"{step}.{attempt}"
         opening, noted = self._read(folder, f"{self.job_id}/{step}/{attempt}")
         entries = self._logged.get((step, attempt), {})
-        missing = [party for party in self.job.holders if party not in entries]
+        killed = self._killed.get((step, attempt), frozenset())
+        missing = [party for party in self.job.holders if party not in entries and party not in killed]
         if missing:
             raise Unknown(f"no log or receipt of {', '.join(missing)} shows this attempt")
         replay.dataset = opening.files.get(DATASET, "")
@@ -134,16 +141,22 @@ class JobAudit:
             raise Differs("the bank's own log does not hold the commitment of this opening")
         self._check_commitment(opening, noted)
         for party, entry in entries.items():
-            self._check_logged(party, entry, noted)
+            self._check_logged(party, entry, noted, bank_killed=self.job.bank in killed)
         home = Path(self._scratch.name) / f"{step}.{attempt}"
         self._lay_out(folder, opening, home)
         self._check_origin(step, attempt, opening, home)
-        done = all(entry.outcome == "done" for entry in entries.values())
-        _Rerun(self, folder, opening, noted, home, done=done).run(replay, entries)
+        done = not killed and all(entry.outcome == "done" for entry in entries.values())
+        _Rerun(self.job, folder, opening, noted, home, done=done, killed=killed).run(replay, entries)
         replay.home = home
         model = self._model(step, opening, home)
         if step == "evaluate" and done and self._made is not None and self._made[:16] not in model:
             raise Differs(f"the bank states that the job made model {self._made[:16]}..., which it did not{model}")
+        if killed:
+            at_ms, what = self._charged.get((step, attempt), (0, ""))
+            last = f"after {what}, {utc_time(at_ms / 1000):%Y-%m-%d %H:%M:%S} UTC" if what else "in it"
+            compared = f"; {len(noted)} messages of it fit what {', '.join(entries)} logged" if entries else ""
+            who = ", ".join(sorted(killed))
+            return f"killed at {who}, or under way when the log was copied: nothing was opened {last}{compared}"
         sent = sum(n.entry.sender == self.job.bank for n in noted)
         end = "" if done else ", up to where the attempt failed"
         return f"{sent} messages sent and {len(noted) - sent} received, as logged by {', '.join(entries)}{end}{model}"
@@ -162,7 +175,7 @@ class JobAudit:
     def _read(self, folder: Path, session: str) -> tuple[Opening, list[Noted]]:
         try:
             opening = read_opening(folder)
-            noted = read_messages(folder, session)
+            noted = self._noted(folder, session)
         except FileNotFoundError as error:
             raise Unknown("the bank kept no opening or no messages of it, or deleted them") from error
         except (EvidenceError, OSError, ValueError) as error:
@@ -174,6 +187,12 @@ class JobAudit:
                 if other.parent != folder and read_opening(other.parent).seed == opening.seed:
                     raise Differs(f"the seed is that of attempt {other.parent.name} too; a seed serves one attempt")
         return opening, noted
+
+    def _noted(self, folder: Path, session: str) -> list[Noted]:
+        """Return the record of an attempt; one that was killed before the bank's first message has none."""
+        _, step, attempt = session.split("/")
+        unsent = not (folder / MESSAGES).exists() and (step, int(attempt)) in self._killed
+        return [] if unsent else read_messages(folder, session)
 
     def _check_commitment(self, opening: Opening, noted: list[Noted]) -> None:
         """The first message to each holder binds the bank to this very opening."""
@@ -193,7 +212,7 @@ class JobAudit:
                         "digest in it was changed after the attempt"
                     )
 
-    def _check_logged(self, party: str, entry: StepEntry, noted: list[Noted]) -> None:
+    def _check_logged(self, party: str, entry: StepEntry, noted: list[Noted], *, bank_killed: bool) -> None:
         """The bank's list of messages is the one that `party` signed, as far as both saw it."""
         bank, session = self.job.bank, f"{self.job_id}/{entry.step}/{entry.attempt}"
         for sender, recipient in ((bank, party), (party, bank)):
@@ -204,6 +223,8 @@ class JobAudit:
                 count, expected = stated.messages, stated.digest
             # of an attempt that failed, what one of the two sent last need not have come to the other
             failed, behind = entry.outcome == "failed", count - len(mine)
+            if bank_killed and not failed and sender == party and behind > 0:
+                continue  # this holder was done; its last messages came to nobody
             if failed and sender == party and stated is not None and behind > 0:
                 if behind > len(stated.earlier):
                     raise Unknown(f"{party} sent {count} messages, the bank's record ends after {len(mine)}")
@@ -249,7 +270,7 @@ class JobAudit:
             before = self._latest(made_by)
             if before is None or before.finding.verdict != "confirmed" or before.home is None:
                 raise Unknown(f"it goes on from {name} of step {made_by}, which is not confirmed")
-            if not _same(before.home / path, home / path):
+            if not same_content(before.home / path, home / path):
                 raise Differs(f"{name} is not what step {made_by} gives when it is run again")
 
     def _latest(self, step: str) -> _Replay | None:
@@ -257,7 +278,7 @@ class JobAudit:
         done = [
             number
             for (name, number), entries in self._logged.items()
-            if name == step and all(entry.outcome == "done" for entry in entries.values())
+            if name == step and entries and all(entry.outcome == "done" for entry in entries.values())
         ]
         return self._replay(step, max(done)) if done else None
 
@@ -265,9 +286,9 @@ class JobAudit:
         """A checkpoint is one that the attempt before left."""
         earlier = [number for number in range(1, attempt) if (self._folder / f"{step}.{number}").is_dir()]
         before = self._replay(step, max(earlier)) if earlier else None
-        if before is None or before.finding.verdict != "confirmed":
+        if before is None or before.finding.verdict not in GOOD:
             raise Unknown("it goes on from an earlier attempt, which is not confirmed")
-        if _json(path) not in before.checkpoints:
+        if json_of(path) not in before.checkpoints:
             raise Differs("the checkpoint it goes on from is not one that the attempt before left")
 
 
@@ -275,10 +296,18 @@ class _Rerun:
     """One run of the bank's role in memory, held against the list of messages (`veilscore.audit.replay.Record`)."""
 
     def __init__(
-        self, audit: JobAudit, folder: Path, opening: Opening, noted: list[Noted], home: Path, *, done: bool
+        self,
+        job: Job,
+        folder: Path,
+        opening: Opening,
+        noted: list[Noted],
+        home: Path,
+        *,
+        done: bool,
+        killed: frozenset[str],
     ) -> None:
-        self._job, self._folder, self._opening, self._done = audit.job, folder, opening, done
-        self._home = home
+        self._job, self._folder, self._opening, self._done = job, folder, opening, done
+        self._home, self._killed = home, killed
         self._job_id, self._step, _ = opening.session.split("/")
         self._session = Session(opening.session, self._job.bank, self._job.bank, self._job.holders)
         self._queues: dict[tuple[str, str], list[Noted]] = {}
@@ -304,15 +333,23 @@ class _Rerun:
             if self._done:
                 raise Differs(f"the role stops with {type(error).__name__}, where the bank went on") from error
         for (sender, recipient), queue in self._queues.items():
-            stated = _between(entries[recipient].traffic, sender, recipient) if recipient in entries else None
-            # of an attempt that failed, what the bank was about to send need not have left it
-            due = len(queue) if self._done or stated is None else stated.messages
+            due = self._due(sender, recipient, len(queue), entries)
             if sender == self._job.bank and self._taken[sender, recipient] < due:
                 kind = queue[self._taken[sender, recipient]].entry.kind
                 number = self._taken[sender, recipient]
                 raise Differs(f"{kind} number {number} to {recipient} is not sent when the role is run again")
         if self._done and not finished:
             raise Differs("the role waits for another message where the bank had finished")
+
+    def _due(self, sender: str, recipient: str, noted: int, entries: Mapping[str, StepEntry]) -> int:
+        """Return how many messages the role has to send again: all of an attempt that was done.
+
+        Of one that failed, what the bank was about to send need not have left it; who was killed states nothing.
+        """
+        stated = _between(entries[recipient].traffic, sender, recipient) if recipient in entries else None
+        if self._done or (stated is None and recipient not in self._killed):
+            return noted
+        return 0 if stated is None else stated.messages
 
     def _role(self) -> Protocol[None]:
         try:
@@ -329,7 +366,7 @@ class _Rerun:
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Note what a later attempt may go on from."""
-        self._checkpoints.append(_canonical(state))
+        self._checkpoints.append(canonical_json(state))
 
     def sent(self, to: str, message: Message) -> None:
         """Compare one message with the one that was sent."""
@@ -385,34 +422,3 @@ def _nothing() -> Protocol[None]:
 
 def _between(traffic: Iterable[Traffic], sender: str, recipient: str) -> Traffic | None:
     return next((t for t in traffic if (t.sender, t.recipient) == (sender, recipient)), None)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _json(path: Path) -> str:
-    try:
-        return _canonical(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise Differs(f"{path.name} cannot be read") from error
-
-
-def _same(made: Path, kept: Path) -> bool:
-    """Whether two files of a job say the same, apart from the time at which a model was made."""
-    if not made.is_file():
-        return False
-    try:
-        return _contents_agree(made, kept)
-    except (StateError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # what is kept is of another form
-
-
-def _contents_agree(made: Path, kept: Path) -> bool:
-    if made.suffix == ".npz":
-        one, other = (JobStore(path.parent).load_arrays(path.stem) for path in (made, kept))
-        return one.keys() == other.keys() and all(np.array_equal(one[k], other[k], equal_nan=True) for k in one)
-    one, other = (json.loads(path.read_text(encoding="utf-8")) for path in (made, kept))
-    if made.name == "model.json":
-        one, other = ({k: v for k, v in m["model"].items() if k not in _OF_TRAINING} for m in (one, other))
-    return bool(one == other)

@@ -53,7 +53,7 @@ from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
 from veilscore.protocols.online_spares import Side, bank_spare
-from veilscore.terms.bands import Bands
+from veilscore.terms.bands import MAX_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
 
@@ -190,7 +190,7 @@ class OnlineAudit:
             raise Differs("the bank states other codes of its own columns for the band than for its factors")
         codes = _own_codes(model, own.labels.own_codes)[None]
         sides = ModelSides.of(model).of_record(codes)
-        bands = Bands.steps(own.steps) if own.steps else Bands.of(model.bands, model.scaling.units)
+        bands = Bands.steps(own.steps, MAX_STEPS) if own.steps else Bands.of(model.bands, model.scaling.units)
         if bands.sha256.hex() != one.bands:
             raise Differs("the cut-offs of the model kept are not those of the circuit")
         share = own_share(sides.holders, sides.own_units(codes), [again[p][2] for p in parties])

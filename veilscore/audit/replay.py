@@ -17,7 +17,8 @@ from veilscore.errors import VeilscoreError
 from veilscore.wire.protocol import Call, Checkpoint, Protocol, Receive, Send, Together, Work
 
 R = TypeVar("R")
-Verdict = Literal["confirmed", "differs", "cannot be audited"]
+Verdict = Literal["confirmed", "killed", "differs", "cannot be audited"]
+GOOD: tuple[Verdict, ...] = ("confirmed", "killed")  # nothing is wrong or missing
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ PANELS = {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
         "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
-        "backup": Noun("Save a node's identity, configuration, state and models with their code maps.", file="node"),
+        "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
+        "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
     },
     "Jobs": {
         "job": Noun(
@@ -71,6 +72,7 @@ PANELS = {
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
+        "features": Noun("Make variables of event tables, at their owner.", "plan build describe check"),
         "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
     },
     "Evidence": {

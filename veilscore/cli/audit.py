@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from veilscore.audit.jobs import JobAudit, job_of
-from veilscore.audit.replay import Finding
+from veilscore.audit.replay import GOOD, Finding
 from veilscore.cli.display import console, table
 from veilscore.cli.evidence import KeysOption, public_keys
 from veilscore.cli.files import read_bytes
@@ -65,7 +65,8 @@ def audit(
     """Audit a random sample of a bank's steps against what it had committed to.
 
     The bank's role runs again from approved model, data and committed seed, and what it sends is compared with what
-    the others logged. Exit code 0 only if every attempt in the sample is confirmed.
+    the others logged. Exit code 0 only if every attempt in the sample is confirmed, or was
+    killed and what is left of it fits.
     """
     if context.invoked_subcommand is not None:
         return
@@ -73,13 +74,13 @@ def audit(
     if not keys and not (home / "node.yaml").is_file():
         raise ConfigError("give --keys: a bundle holds no keys to be trusted")
     witnesses = _witnesses(home, receipts, logs, public_keys(keys, home))
+    bank_name = _bank_of(home)
     attempts = [
         (job_id, *key)
-        for job_id, found in witnesses.attempts.items()
-        for key in found
+        for job_id in dict.fromkeys((*witnesses.attempts, *witnesses.begun))
+        for key in {**witnesses.attempts.get(job_id, {}), **witnesses.killed(job_id, bank_name or "")}
         if job in {None, job_id} and step in {None, key[0]}
     ]
-    bank_name = _bank_of(home)
     scores = [one for one in witnesses.opened if job is None and bank_name in {None, one.bank}]
     requests = sorted({one.request for one in scores}) if step in {None, ONLINE} else []
     if not attempts and not requests:
@@ -101,7 +102,7 @@ def audit(
         console().print(
             "Attempts that failed and online scores stand in the logs of other parties only: give --log to see them."
         )
-    if any(f.verdict != "confirmed" for f in findings):
+    if any(f.verdict not in GOOD for f in findings):
         raise typer.Exit(1)
 
 
@@ -147,11 +148,14 @@ def _audited(home: Path, witnesses: Witnesses, drawn: list[tuple[str, str, int]]
             raise EvidenceError(f"a party answered to another job {job_id} than the one shown", party=job.bank)
         logged = {
             key: {party: entry for party, entry in found.items() if party != job.bank}
-            for key, found in witnesses.attempts[job_id].items()
+            for key, found in witnesses.attempts.get(job_id, {}).items()
         }
         bound = witnesses.bound.get(job_id, {}) if job.bank in witnesses.parties else None
         made = witnesses.made_in(job_id)
-        with JobAudit(home, job_id, job, logged, data=data, bound=bound, made=made) as found:
+        killed, charged = witnesses.killed(job_id, job.bank), witnesses.charged.get(job_id, {})
+        with JobAudit(
+            home, job_id, job, logged, data=data, bound=bound, made=made, killed=killed, charged=charged
+        ) as found:
             for _, step, attempt in (one for one in drawn if one[0] == job_id):
                 found.finding(step, attempt)
             findings += found.findings()

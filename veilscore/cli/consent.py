@@ -64,16 +64,30 @@ def issue(
     console().print(f"{body_of(signed)['kind']} {claim_of(signed).id} in {file}", soft_wrap=True)
 
 
-@app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json 5f0c...")
+@app.command("revoke", epilog="Example: veilscore consent revoke portal revoked.json --firm 9131...")
 def revoke(
     folder: IssuerFolder,
-    file: Annotated[Path, typer.Argument(help="JSON file to write, for all holders; replaced if it exists.")],
-    ids: Annotated[list[str], typer.Argument(help="Ids of tokens or lists.")],
+    file: Annotated[Path, typer.Argument(help="JSON file to write, for any one holder; replaced if it exists.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of tokens or lists.")] = None,
+    *,
+    firm: Annotated[list[str] | None, typer.Option(help="A firm that ends every consent; may be repeated.")] = None,
+    lift: Annotated[list[str] | None, typer.Option(help="Such a firm that wants to consent anew.")] = None,
+    normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
 ) -> None:
-    """Revoke consents; the file names all that were ever revoked and goes to every holder."""
+    """Revoke consents by id or by firm; the file names all so far, and reaches every holder by itself from one of them.
+
+    Firms are in it as salted hashes among random ones. Holders fetch newer lists from each other every half minute.
+    """
+    if not (ids or firm or lift):
+        raise ConfigError("say what to revoke: ids of tokens or lists, or --firm ID")
     issuer = Issuer.load(folder)
-    write_bytes(file, issuer.revoke(*ids).to_text().encode())
-    console().print(f"{len(issuer.revoked())} revoked in {file}: `veilscore consent import {file}` at every holder")
+    ended, lifted = (_normalised(list(f), normaliser, o) if f else [] for f, o in ((firm, "--firm"), (lift, "--lift")))
+    write_bytes(file, issuer.revoke(*(ids or ()), firms=ended, lift=lifted).to_text().encode())
+    console().print(
+        f"{len(issuer.revoked())} consents and {len(issuer.revoked_firms())} firms revoked in {file}: "
+        f"`veilscore consent import {file}` at any one holder; the others fetch it from there",
+        soft_wrap=True,
+    )
 
 
 @app.command("list", epilog="Example: veilscore consent list portal")
@@ -104,7 +118,7 @@ def import_file(
     kind = body["kind"]
     if kind not in {"token", "list", "revocations"}:
         raise ConfigError(f"{file} is no token, list or revocations")
-    number = str(body.get("id") or f"{body.get('issuer')}-{body.get('issued_s')}")
+    number = str(body.get("id") or f"{body.get('issuer')}-{body.get('number') or body.get('issued_s')}")
     if not number.replace("-", "").replace(".", "").replace("_", "").isalnum():
         raise ConfigError(f"{file} has an id that cannot name a file")
     console().print(escape(str(import_consent(find_home(home, federation, party), signed, kind, number))))

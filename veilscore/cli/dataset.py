@@ -49,6 +49,7 @@ def fix_bins(
             entry.id_column,
             exclude=(*entry.exclude, *named),
             normaliser=normaliser,
+            rules=entry,
             table=entry.table,
             query=entry.query,
         )

@@ -1,5 +1,6 @@
-"""`veilscore evidence` shows and verifies logs and receipts; no command here calls another node."""
+"""`veilscore evidence` shows and verifies logs and receipts; only `verify-log --ask` calls other nodes."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -7,10 +8,11 @@ import typer
 from cryptography import x509
 from rich.markup import escape
 
+from veilscore.cli.connection import Connection, reach
 from veilscore.cli.display import console, moment, table
 from veilscore.cli.files import read_bytes, write_bytes
 from veilscore.cli.homes import HomeOption, find_home
-from veilscore.errors import ConfigError, EvidenceError
+from veilscore.errors import ConfigError, EvidenceError, PeerError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonical, load_keys
 from veilscore.evidence.heads import SignedHead
@@ -21,6 +23,7 @@ from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import parse_json
+from veilscore.v1.control_pb2 import EvidenceCall, EvidenceReply
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -95,22 +98,50 @@ def verify(
     _say(proved)
 
 
-@app.command("verify-log", epilog="Example: veilscore evidence verify-log /srv/tax --keys federation.yaml")
+@app.command("verify-log", epilog="Example: veilscore evidence verify-log /srv/tax --ask")
 def verify_log_command(
     log_file: LogArgument,
     *,
     keys: KeysOption = None,
     seen: Annotated[
         list[Path] | None,
-        typer.Option("--seen", help="What others kept of this log: receipts, or HOME/evidence/heads/PARTY.json."),
+        typer.Option(
+            "--seen",
+            "--head",
+            help="What others kept of this log: a receipt, a head (HOME/evidence/heads/PARTY.json), or another's home.",
+        ),
     ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the other members, with the identity of --home or of LOG itself.")
+    ] = False,
+    home: HomeOption = None,
 ) -> None:
-    """Verify a whole log: every byte, entry and signature, and that it continues every head that was kept of it."""
+    """Verify a whole log: every byte, entry and signature, and that it continues every head that was kept of it.
+
+    Homes beside LOG are looked at too, as in a local federation. Nothing but a head that somebody else kept shows that
+    a log was cut at its end: without one this says so, with exit code 1.
+    """
     path, own = _log_of(log_file)
-    heads = [head for file in seen or () for head in _heads_of(read_bytes(file))]
+    head = scan(path).head
+    party = "" if head is None else head.party
+    beside = [] if own is None else sorted(p.parent for p in own.resolve().parent.glob("*/node.yaml"))
+    others = [place for place in beside if own is not None and place != own.resolve()]
+    heads = [h for place in (*(seen or ()), *others) for h in _heads_kept(place, party)]
+    by_others = len({(h.size, h.root) for h in heads if h.party == party})
+    if ask:
+        asked = heads_of_members(find_home(home) if home is not None or own is None else own, party)
+        heads += asked
+        by_others += len(asked)
     if own is not None:
-        heads += [h for file in sorted((own / FOLDER / "receipts").glob("*.json")) for h in heads_in(read_bytes(file))]
-    _say(verify_log(path, public_keys(keys, own), heads))
+        heads += _heads_kept(own, party)
+    _say(verify_log(path, public_keys(keys, own), {head.signature: head for head in heads}.values()))
+    if not by_others:
+        console().print(
+            "[yellow]nobody else's head of this log was given[/yellow]: if it was cut at its end, that does not show "
+            "here. Name what others kept (--seen), or ask them (--ask).",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: veilscore evidence anchor /srv/tax --notary /srv/notary --keys federation.yaml")
@@ -148,6 +179,43 @@ def anchor(
 def _log_of(path: Path) -> tuple[Path, Path | None]:
     """Return the log file, and the home if `path` is one."""
     return (path / FOLDER / LOG_FILE, path) if (path / "node.yaml").is_file() else (path, None)
+
+
+def _heads_kept(place: Path, party: str) -> list[SignedHead]:
+    """Return the heads of a party's log that a file or another's home holds."""
+    if not place.is_dir():
+        return _heads_of(read_bytes(place))
+    kept = place / FOLDER
+    files = [kept / "heads" / f"{party}.json", *sorted((kept / "receipts").glob("*.json"))]
+    return [head for file in files if file.is_file() for head in _heads_of(read_bytes(file))]
+
+
+def heads_of_members(home: Path, party: str) -> list[SignedHead]:
+    """Return the last head of a party's log that each other member saw, asked with a home's identity.
+
+    Raises PeerError where nobody answers.
+    """
+
+    async def asked(connection: Connection) -> list[SignedHead]:
+        own = connection.name == party
+        call = EvidenceCall() if own else EvidenceCall(ask="of", job_id=party)
+        names = [m.name for m in connection.federation.members if m.address is not None and m.name != party]
+        found = await asyncio.gather(*(_asked(connection, name, call) for name in names))
+        if not any(answered for answered, _ in found):
+            raise PeerError(f"none of {', '.join(names)} answers; name what they kept with --seen")
+        for name, (answered, _) in zip(names, found, strict=True):
+            if not answered:
+                console().print(f"[yellow]{escape(name)} does not answer[/yellow]", soft_wrap=True)
+        return [SignedHead.parse(body) for _, body in found if body]
+
+    return reach(home, asked)
+
+
+async def _asked(connection: Connection, name: str, call: EvidenceCall) -> tuple[bool, bytes]:
+    try:
+        return True, (await connection.call(name, "HeadSeen", call, EvidenceReply, timeout_s=5)).body
+    except PeerError:
+        return False, b""
 
 
 def _heads_of(data: bytes) -> list[SignedHead]:

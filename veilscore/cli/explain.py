@@ -37,6 +37,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {}),
     ("screen_features", {}),
     ("score_batch", {"model": "card"}),
+    ("score_batch", {"model": "card", "output": "exact"}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
 )
 
@@ -44,8 +45,10 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
 @app.command(no_args_is_help=True, epilog="Example: veilscore explain job train_scorecard")
 def explain(
     subject: Annotated[
-        Literal["job", "policy", "node", "dataset", "federation"] | None,
-        typer.Argument(help="job file, policy, node.yaml, an entry of its datasets, or federation.yaml."),
+        Literal["job", "policy", "node", "dataset", "catalogue", "federation"] | None,
+        typer.Argument(
+            help="job file, policy, node.yaml, an entry of its datasets, a catalogue of variables, or federation.yaml."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Argument(help="With job: a task, to see its parameters.")] = None,
     *,
@@ -56,7 +59,9 @@ def explain(
     For each its type, default, meaning, and an example.
     """
     if markdown != (subject is None):
-        raise ConfigError("say what to explain (job, policy, node, dataset or federation), or --markdown for all")
+        raise ConfigError(
+            "say what to explain (job, policy, node, dataset, catalogue or federation), or --markdown for all"
+        )
     if subject is None:
         typer.echo(page())
         return

@@ -1,11 +1,9 @@
-"""Nodes: `veilscore node` for one home, `up` and `down` for a local federation, `backup` of what a node cannot lose."""
+"""Nodes: `veilscore node` for one home, `up` and `down` for a local federation."""
 
 import asyncio
 import contextlib
 import importlib
-import io
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +11,8 @@ import typer
 
 from veilscore.cli.connection import Connection, connect, reach
 from veilscore.cli.display import console, table
-from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
-from veilscore.errors import ConfigError, JobError, PeerError, StateError
+from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.fabric.process import Service, running_pid, serve
-from veilscore.files.store import write_atomically
 from veilscore.node import processes, state
 from veilscore.node.founding import homes_in
 from veilscore.terms.node_config import load_node_config
@@ -28,7 +24,6 @@ app.add_typer(node_app, name="node")
 
 Home = Annotated[Path, typer.Argument(help="The node's home: node.yaml, identity/, federation.yaml.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a local federation, as `veilscore init` made it.")]
-_BACKED_UP = ("node.yaml", "federation.yaml", "identity", "models", "screenings", "consents", "evidence", "state")
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
     "bank": "veilscore.node.node:Node",
@@ -75,9 +70,13 @@ def mend(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Go on without what neither log nor backup holds.")
     ] = False,
+    let_go: Annotated[
+        list[str] | None,
+        typer.Option("--let-go", help="Another member that lost the end of its log: let it go on from an older copy."),
+    ] = None,
 ) -> None:
     """Write back from the log what lost or older state files lack, where no backup is as new; the log says so."""
-    done = state.mend(home.resolve(), accept_loss=accept_loss)
+    done = state.mend(home.resolve(), accept_loss=accept_loss, let_go=let_go or ())
     console().print("\n".join(done) or "nothing is missing", soft_wrap=True)
 
 
@@ -116,30 +115,6 @@ def down(folder: Folder) -> None:
     homes = homes_in(folder)
     stopped = [name for name, home in reversed(homes.items()) if processes.stop(home)]
     console().print(f"stopped: {', '.join(stopped)}" if stopped else "no node was running")
-
-
-@app.command(epilog="Example: veilscore backup tax.tar.gz --home /srv/tax")
-def backup(
-    file: Annotated[Path, typer.Argument(help="New .tar.gz file; it holds keys and maps, so keep it safe.")],
-    *,
-    home: HomeOption = None,
-    federation: FederationOption = None,
-    party: PartyOption = None,
-) -> None:
-    """Save a node's identity, configuration, state and models with their code maps.
-
-    Without its code map a holder's part of a model cannot be applied any more. Restore by unpacking into a new home.
-    """
-    source = find_home(home, federation, party)
-    if file.exists():
-        raise StateError(f"{file} exists already; choose a new name, so that no older backup is lost")
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name in _BACKED_UP:
-            if (source / name).exists():
-                archive.add(source / name, arcname=f"{load_node_config(source).name}/{name}")
-    write_atomically(file, lambda target: target.write(content.getvalue()))
-    console().print(f"{file}: {', '.join(n for n in _BACKED_UP if (source / n).exists())} of {source}")
 
 
 async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen[bytes]]) -> None:

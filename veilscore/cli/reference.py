@@ -11,11 +11,21 @@ import yaml
 from pydantic import BaseModel
 
 from veilscore.errors import ConfigError
+from veilscore.features.catalogue import (
+    Band,
+    Catalogue,
+    DerivedVariable,
+    EventTable,
+    FirmList,
+    RiskGroup,
+    TermGroup,
+    VariableGroup,
+)
 from veilscore.keys.rotation import KeyStatement
 from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
-from veilscore.terms.node_config import AuditRules, DatasetConfig, NodeConfig, NodeLimits
+from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, NodeConfig, NodeLimits
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
@@ -38,6 +48,15 @@ TITLES: dict[type[BaseModel], str] = {
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
+    EventSource: "features in datasets.NAME",
+    Catalogue: "a catalogue of variables",
+    EventTable: "tables.NAME in a catalogue",
+    Band: "bands.NAME of a table",
+    VariableGroup: "an entry of variables in a catalogue",
+    DerivedVariable: "an entry of derived in a catalogue",
+    TermGroup: "an entry of terms in a catalogue",
+    RiskGroup: "an entry of risks in a catalogue",
+    FirmList: "firms in a catalogue",
     Federation: "federation.yaml",
     Member: "an entry of members in federation.yaml",
     KeyStatement: "an entry of statements in federation.yaml",
@@ -46,7 +65,17 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
-    "dataset": (DatasetConfig,),
+    "dataset": (DatasetConfig, EventSource),
+    "catalogue": (
+        Catalogue,
+        FirmList,
+        EventTable,
+        Band,
+        VariableGroup,
+        DerivedVariable,
+        TermGroup,
+        RiskGroup,
+    ),
     "federation": (Federation, Member, KeyStatement),
 }
 _PATTERNS = {  # what a text has to look like, in words
@@ -93,7 +122,28 @@ KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], 
 AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
-  date_column: observation_date, exclude: [remarks], account: invoices}
+  date_column: observation_date, exclude: [remarks], account: invoices,
+  features: {catalogue: tax, events: /data/events}}
+EventSource: {catalogue: vat.yaml, events: /data/events, url: postgresql+psycopg://reader@db/events,
+  password_env: DB_PASSWORD}
+Catalogue: {name: vat, firms: {source: firms.csv, firm: uscc}, tables: {invoices: {source: invoices.parquet,
+  firm: seller, time: issued_on, known: reported_on}},
+  variables: [{table: invoices, of: amount, windows: [365d], aggregate: [sum]}],
+  derived: [{name: "void_share.{window}", ratio: ["invoices.count.{window}[status=void]", "invoices.count.{window}"],
+  windows: [365d]}], terms: [{table: cases, of: text, windows: [730d]}],
+  risks: [{table: cases, of: text, windows: [730d]}]}
+FirmList: {source: firms.csv, firm: uscc}
+EventTable: {source: invoices.parquet, firm: seller, time: issued_on, known: reported_on, known_after: 15d,
+  key: [invoice_no], planned: [due_on], numbers: [amount, tax], categories: {status: [valid, void, red]},
+  bands: {size: {of: amount, edges: [10000, 100000]}}, parties: [buyer], texts: [remark]}
+Band: {of: amount, edges: [10000, 100000]}
+VariableGroup: {table: invoices, of: [amount, tax], where: {side: [out, in], status: valid}, windows: [90d, 365d, all],
+  aggregate: [sum, count, distinct(buyer)]}
+DerivedVariable: {name: "void_share.{window}",
+  ratio: ["invoices.count.{window}[status=void]", "invoices.count.{window}"],
+  difference: ["invoices.amount.sum.{window}[side=out]", "invoices.amount.sum.{window}[side=in]"], windows: [90d, 365d]}
+TermGroup: {table: cases, of: text, windows: [730d], words: [guarantee, 担保]}
+RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 罢工]}, aggregate: [any, count]}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}

@@ -14,6 +14,7 @@ from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
 from veilscore.release.issuer import set_aside, spellings, token_for
+from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
 
@@ -45,6 +46,9 @@ def score(
             "alone. Of steps and bands nobody, not even the bank, sees the exact score."
         ),
     ] = "score",
+    steps: Annotated[
+        int, typer.Option(min=2, max=MAX_STEPS, help="Most steps of a score; over 32 only where holders allow it.")
+    ] = MOST_STEPS,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds.")] = 10.0,
     consent: Annotated[
         Path | None, typer.Option(help="Token of the firm; default: one for it that `veilscore consent import` kept.")
@@ -68,6 +72,7 @@ def score(
         on_missing=on_missing,
         features=features,
         output=output,
+        score_steps=0 if steps == MOST_STEPS else steps,
     )
     own = find_home(home, federation)
     kept = None

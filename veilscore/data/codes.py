@@ -121,7 +121,7 @@ class CodeMap:
             chosen = values if rows is None else values[rows]
             if not len(chosen):
                 raise DataError(f"no rows of {table.source} to fit bins on; check the overlap and the hold-out")
-            bins, reason = fit_bins(chosen, kinds[name], sizes)
+            bins, reason = fit_bins(chosen, kinds[name], sizes, table.special.get(name, ()))
             if bins is None:
                 dropped[name] = reason
                 continue
@@ -158,7 +158,7 @@ class CodeMap:
     def transform_with_report(self, table: Table) -> tuple[Codes, TransformReport]:
         """Return the codes of a table's rows, and counts of unseen levels and missing values."""
         self._check_schema(table)
-        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)  # a column has at most 65 codes
+        codes = np.empty((table.n_rows, len(self.columns)), dtype=np.uint8)  # a column has at most 73 codes
         unseen, missing = {}, {}
         for j, column in enumerate(self.columns):
             bins, n_unseen = column.bins.apply(_as_kind(table.columns[column.name], column.bins.kind))
@@ -182,8 +182,7 @@ class CodeMap:
         if not self.ordered:
             return tuple(PublicColumn("unordered", None) for _ in self.columns)
         return tuple(
-            PublicColumn("ordered" if column.bins.kind == "number" else "unordered", column.missing)
-            for column in self.columns
+            PublicColumn("ordered" if column.bins.ordered else "unordered", column.missing) for column in self.columns
         )
 
     def _column(self, name: str) -> ColumnMap:
@@ -280,7 +279,7 @@ def _hash(body: Mapping[str, Any]) -> str:
 
 def permutation_of(bins: Bins, generator: np.random.Generator, *, ordered: bool = False) -> Integers:
     """Draw which code each bin gets; with `ordered`, number bins keep their order, perhaps turned round."""
-    if not (ordered and bins.kind == "number"):
+    if not (ordered and bins.ordered):
         return generator.permutation(bins.n_bins)
     # up or down by chance, so that the order tells no direction; missing last, where training expects it
     values = np.arange(bins.n_bins - 1)

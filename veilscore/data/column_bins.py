@@ -21,20 +21,32 @@ LEVELS_NAMED = 6  # levels of a group that its label names
 
 @dataclass(frozen=True, repr=False)
 class NumberBins:
-    """Bins of a number column: (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf), missing.
+    """Bins of a number column: (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf), special ones, missing.
 
-    edges : ascending, distinct, finite cut points; one fewer than there are bins beside the missing one.
+    edges : ascending, distinct, finite cut points; one fewer than there are ranges.
     joined : bin that missing values count in where they have none of their own.
+    special : values with a bin of their own each, in this order, in no range.
     """
 
     kind: ClassVar[Kind] = "number"
     edges: tuple[float, ...]
     joined: int | None = None
+    special: tuple[float, ...] = ()
 
     @property
     def n_bins(self) -> int:
         """Return the number of bins, the missing one included."""
-        return len(self.edges) + (2 if self.joined is None else 1)
+        return self.n_ranges + len(self.special) + (1 if self.joined is None else 0)
+
+    @property
+    def ordered(self) -> bool:
+        """Say whether neighbouring bins are neighbouring values: special values have no neighbours."""
+        return not self.special
+
+    @property
+    def n_ranges(self) -> int:
+        """Return the number of bins that are ranges of values; they come first."""
+        return len(self.edges) + 1
 
     @property
     def missing(self) -> int:
@@ -49,13 +61,17 @@ class NumberBins:
     def apply(self, values: Vector) -> tuple[Integers, int]:
         """Return the bin of every value, (n,) int64, and the number of unseen values (none for numbers)."""
         bins = np.searchsorted(self._cuts, values, side="left").astype(np.int64, copy=False)
-        return bins if self.joined is None else np.where(bins > len(self.edges), self.joined, bins), 0
+        if self.joined is not None or self.special:
+            bins = np.where(bins > len(self.edges), self.missing, bins)
+        for place, value in enumerate(self.special, start=self.n_ranges):
+            bins[values == value] = place
+        return bins, 0
 
     def labels(self) -> tuple[str, ...]:
         """Return the readable name of every bin."""
         cuts = ["-inf", *(_plain(edge) for edge in self.edges), "inf"]
         ranges = [f"({low}, {high}{')' if high == 'inf' else ']'}" for low, high in pairwise(cuts)]
-        return _with_missing(ranges, self.joined)
+        return _with_missing([*ranges, *(f"= {_plain(value)}" for value in self.special)], self.joined)
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +87,7 @@ class CategoryBins:
     groups: tuple[tuple[str, ...], ...]
     other: int | None
     joined: int | None = None
+    ordered: ClassVar[bool] = False
 
     @property
     def n_bins(self) -> int:
@@ -101,7 +118,8 @@ class CategoryBins:
         names = []
         for i, group in enumerate(self.groups):
             more = (f"{len(group) - LEVELS_NAMED} more",) if len(group) > LEVELS_NAMED else ()
-            names.append(" | ".join((*group[:LEVELS_NAMED], *more, *(("other",) if i == self.other else ()))))
+            levels = map(_shown, group[:LEVELS_NAMED])
+            names.append(" | ".join((*levels, *more, *(("other",) if i == self.other else ()))))
         return _with_missing(names, self.joined)
 
 
@@ -114,6 +132,11 @@ def _with_missing(names: list[str], joined: int | None) -> tuple[str, ...]:
     return tuple(f"{name} | missing" if i == joined else name for i, name in enumerate(names))
 
 
+def _shown(level: str) -> str:
+    """Return a level as labels show it: in quotes where it looks like a word of labels themselves."""
+    return repr(level) if level in {"missing", "other"} or " | " in level else level
+
+
 def _plain(edge: float) -> str:
     """Return the shortest text of a float that reads back as the same."""
     text = repr(edge)
@@ -124,7 +147,8 @@ def bins_to_json(bins: Bins) -> dict[str, Any]:
     """Return bins as plain JSON values; floats survive exactly."""
     joined = {} if bins.joined is None else {"joined": bins.joined}
     if isinstance(bins, NumberBins):
-        return {"kind": "number", "edges": list(bins.edges), **joined}
+        special = {"special": list(bins.special)} if bins.special else {}  # maps without any keep their hash
+        return {"kind": "number", "edges": list(bins.edges), **joined, **special}
     return {"kind": "category", "groups": [list(group) for group in bins.groups], "other": bins.other, **joined}
 
 
@@ -135,7 +159,10 @@ def bins_from_json(data: dict[str, Any]) -> Bins:
         edges = tuple(float(edge) for edge in data["edges"])
         if not np.isfinite(edges).all() or not all(a < b for a, b in pairwise(edges)):
             raise ValueError("edges are not ascending and finite")
-        return _checked(NumberBins(edges, joined))
+        special = tuple(float(value) for value in data.get("special", ()))
+        if not np.isfinite(special).all() or len(set(special)) < len(special):
+            raise ValueError("special values are repeated or not finite")
+        return _checked(NumberBins(edges, joined, special))
     if data["kind"] != "category":
         raise ValueError("kind is neither number nor category")
     groups = tuple(tuple(str(level) for level in group) for group in data["groups"])

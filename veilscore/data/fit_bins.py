@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,9 +47,20 @@ class BinSizes:
         return min(self.min_bin_count, self.minimum(n_rows))
 
 
-def fit_bins(values: Column, kind: Kind, sizes: BinSizes) -> tuple[Bins | None, str]:
-    """Return the bins of a column from its fitting rows, or None and the reason why the column is dropped."""
-    bins: Bins = _fit_numbers(values, sizes) if kind == "number" else _fit_levels(values, sizes)
+def fit_bins(
+    values: Column, kind: Kind, sizes: BinSizes, special: Sequence[float | str] = ()
+) -> tuple[Bins | None, str]:
+    """Return the bins of a column from its fitting rows, or None and the reason why the column is dropped.
+
+    special : values that have bins of their own, whatever their number of rows; ranges or levels get fewer for them.
+    """
+    bins: Bins
+    sizes = replace(sizes, max_bin=max(2, sizes.max_bin - len(special)))
+    if kind == "category":
+        bins = _fit_levels(values, sizes, [str(one) for one in special])
+    else:
+        apart = [float(one) for one in special]
+        bins = replace(_fit_numbers(values[~np.isin(values, apart)], sizes), special=tuple(apart))
     counts = np.bincount(bins.apply(values)[0], minlength=bins.n_bins)
     if counts[-1] == len(values):
         return None, "missing in every fitting row"
@@ -138,10 +150,11 @@ def _merge_neighbours(counts: list[int], minimum: int, max_bin: int) -> list[int
     return ends
 
 
-def _fit_levels(values: Column, sizes: BinSizes) -> CategoryBins:
+def _fit_levels(values: Column, sizes: BinSizes, special: Sequence[str]) -> CategoryBins:
     counted = Counter(values.tolist())
     counted.pop(None, None)
-    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    apart = [(level,) for level in special]
+    ranked = sorted(((k, n) for k, n in counted.items() if k not in special), key=lambda item: (-item[1], item[0]))
     n_rows = len(values)
     floor = sizes.flag_minimum(n_rows)
     minimum = floor if len(ranked) <= FEW_VALUES else sizes.minimum(n_rows)
@@ -152,8 +165,8 @@ def _fit_levels(values: Column, sizes: BinSizes) -> CategoryBins:
     rare = [(level, count) for level, count in ranked if level not in set(kept)]
     groups: list[tuple[str, ...]] = [(level,) for level in kept]
     if not rare:
-        return CategoryBins(tuple(groups), None)
+        return CategoryBins((*groups, *apart), None)
     if sum(count for _, count in rare) >= floor:
-        return CategoryBins((*groups, tuple(level for level, _ in rare)), len(groups))
+        return CategoryBins((*groups, tuple(level for level, _ in rare), *apart), len(groups))
     groups[-1] = (*groups[-1], *(level for level, _ in rare))
-    return CategoryBins(tuple(groups), len(groups) - 1)
+    return CategoryBins((*groups, *apart), len(groups) - 1)

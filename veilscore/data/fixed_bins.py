@@ -45,16 +45,18 @@ _CERTAIN = 6.0  # deviations above which a noised count is not noise alone
 
 @dataclass(frozen=True, repr=False)
 class Cells:
-    """Noised counts of one column's cells in the order of values, missing values last.
+    """Noised counts of one column's cells in the order of values, special ones after them, missing values last.
 
     cuts : of a number column, the upper ends of all cells but the last.
     levels : of a category column, one a cell; the rest's cell, then that of missing values, come last.
+    special : values of a number column with a cell each, or levels that stand alone however rare they are.
     """
 
     kind: Kind
     counts: Integers
     cuts: tuple[float, ...] = ()
     levels: tuple[str, ...] = ()
+    special: tuple[float | str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +86,9 @@ class FixedBins:
         sigma = math.sqrt(moved) / mu
         n_rows = max(1, table.n_rows + int(discrete_gaussian(sigma, 1)[0]))  # an unknown firm changes the number
         columns = {
-            name: (_number_cells if kinds[name] == "number" else _level_cells)(values, sigma, n_rows)
+            name: (_number_cells if kinds[name] == "number" else _level_cells)(
+                values, sigma, n_rows, tuple(table.special.get(name, ()))
+            )
             for name, values in table.columns.items()
         }
         return cls(columns, n_rows, sigma, mu * mu, made)
@@ -102,8 +106,9 @@ class FixedBins:
     def code_map(self, table: Table, max_bin: int, *, generator: np.random.Generator | None = None) -> CodeMap:
         """Merge cells into at most `max_bin` bins a column of about as many rows each, by the noised counts alone.
 
-        Columns of `table` that the version does not know are left out. SchemaError where one holds values of another
-        kind: a column that came and went with one firm's odd cell would tell the bank of that firm.
+        Columns of `table` that the version does not know, or knows with other special values, are left out. SchemaError
+        where one holds values of another kind: a column that came and went with one firm's odd cell would tell the bank
+        of that firm.
         """
         generator = generator or secret_generator()
         sizes = BinSizes(max_bin, 0.0, 1)
@@ -111,7 +116,7 @@ class FixedBins:
         kinds = dict(table.kinds)
         for name, values in table.columns.items():
             cells = self.columns.get(name)
-            if cells is None:
+            if cells is None or set(cells.special) != set(table.special.get(name, ())):
                 dropped[name] = "not in this version of the bins; make a new one (veilscore dataset bins)"
                 continue
             if not fits_kind(values, cells.kind):
@@ -133,7 +138,9 @@ class FixedBins:
         least = self.least
         if cells.kind == "category":
             return _merge_levels(cells, max_bin, least)
-        present = np.maximum(cells.counts[:-1], 0)
+        n_cells = len(cells.cuts) + 1
+        present, special = np.maximum(cells.counts[:n_cells], 0), np.maximum(cells.counts[n_cells:-1], 0).tolist()
+        max_bin = max(2, max_bin - len(special))
         total = int(present.sum())
         ends, done, held = [], 0, np.cumsum(present)
         for left in range(max_bin, 1, -1):  # the next bin takes an equal part of what the ones before left
@@ -144,11 +151,12 @@ class FixedBins:
             ends.append(end)
             done = int(held[end])
         missing = int(cells.counts[-1])
-        if not ends and (missing < least or total < least):
+        if not ends and sum(count >= least for count in (total, *special, missing)) < 2:
             return None, np.zeros(0, np.int64)
         bounds = [-1, *ends, present.size - 1]
         counts = [int(present[a + 1 : b + 1].sum()) for a, b in pairwise(bounds)]
-        return NumberBins(tuple(cells.cuts[end] for end in ends)), np.array([*counts, max(0, missing)], np.int64)
+        bins = NumberBins(tuple(cells.cuts[end] for end in ends), special=tuple(map(float, cells.special)))
+        return bins, np.array([*counts, *special, max(0, missing)], np.int64)
 
     def to_json(self) -> str:
         """Write the version as JSON; for the owner's store and backup."""
@@ -157,6 +165,7 @@ class FixedBins:
     def _body(self) -> dict[str, Any]:
         columns = {
             name: {"kind": c.kind, "counts": c.counts.tolist(), "cuts": list(c.cuts), "levels": list(c.levels)}
+            | ({"special": list(c.special)} if c.special else {})  # versions without any keep their hash
             for name, c in self.columns.items()
         }
         return {
@@ -187,14 +196,16 @@ class FixedBins:
 def _cells_from_json(data: dict[str, Any]) -> Cells:
     """Read one column; ValueError where its cells do not belong together."""
     counts, cuts, levels = np.array(data["counts"], np.int64), tuple(data["cuts"]), tuple(data["levels"])
-    number = data["kind"] == "number"
-    good = data["kind"] in {"number", "category"} and counts.shape == (len(cuts if number else levels) + 2,)
+    number, special = data["kind"] == "number", tuple(data.get("special", ()))
+    n_cells = len(cuts) + len(special) if number else len(levels)
+    good = data["kind"] in {"number", "category"} and counts.shape == (n_cells + 2,)
+    good &= len(set(special)) == len(special) and (number or set(special) <= set(levels))
     good &= bool((np.abs(counts) <= 2 * _MOST_ROWS).all())
     good &= not (levels if number else cuts) and len(set(levels)) == len(levels)
-    good &= all(isinstance(one, float if number else str) for one in (*cuts, *levels))
+    good &= all(isinstance(one, float if number else str) for one in (*cuts, *levels, *special))
     if not good or not all(a < b for a, b in pairwise(cuts)):
         raise ValueError("the cells of a column do not belong together")
-    return Cells(data["kind"], counts, cuts, levels)
+    return Cells(data["kind"], counts, cuts, levels, special)
 
 
 def _grid(values: Vector) -> Integers:
@@ -224,11 +235,13 @@ def _parts_of(whole: float, noised: Integers) -> Vector:
     return parts
 
 
-def _number_cells(values: Vector, sigma: float, n_rows: int) -> Cells:
-    present = ~np.isnan(values)
+def _number_cells(values: Vector, sigma: float, n_rows: int, special: tuple[float | str, ...] = ()) -> Cells:
+    missing_rows = np.isnan(values)
+    apart = [int((values == value).sum()) for value in special]
+    present = ~(missing_rows | np.isin(values, [float(value) for value in special]))
     points = _grid(values[present])
     heavy = max(n_rows / FINEST, _CERTAIN * sigma)
-    parents, wholes, cells, missing = np.zeros(1, np.int64), [float(n_rows)], [], 0.0
+    parents, wholes, cells, rest = np.zeros(1, np.int64), [float(n_rows)], [], np.zeros(0)
     for level in range(1, LEVELS + 1):
         below, fan = (LEVELS - level) * DIGIT_BITS, 1 << DIGIT_BITS
         at = points >> below
@@ -237,9 +250,9 @@ def _number_cells(values: Vector, sigma: float, n_rows: int) -> Cells:
         counts = np.bincount(place[children[place] == at], minlength=children.size)
         noised = (counts + discrete_gaussian(sigma, children.size)).reshape(-1, fan)
         if level == 1:
-            unknown = int((~present).sum()) + int(discrete_gaussian(sigma, 1)[0])
-            first = _parts_of(wholes[0], np.append(noised[0], unknown))
-            missing, parts = float(first[-1]), first[:-1]
+            others = np.array([*apart, int(missing_rows.sum())], np.int64)
+            first = _parts_of(wholes[0], np.append(noised[0], others + discrete_gaussian(sigma, others.size)))
+            parts, rest = first[:fan], first[fan:]
         else:
             parts = np.concatenate([_parts_of(whole, row) for whole, row in zip(wholes, noised, strict=True)])
         divide = (parts > heavy) & (level < LEVELS)
@@ -249,33 +262,36 @@ def _number_cells(values: Vector, sigma: float, n_rows: int) -> Cells:
         if not wholes:
             break
     cells.sort()
-    counts = np.rint([*(part for _, _, part in cells), missing]).astype(np.int64)
-    return Cells("number", counts, cuts=tuple(end for _, end, _ in cells[:-1]))
+    counts = np.rint([*(part for _, _, part in cells), *rest]).astype(np.int64)
+    return Cells("number", counts, cuts=tuple(end for _, end, _ in cells[:-1]), special=special)
 
 
-def _level_cells(values: Column, sigma: float, n_rows: int) -> Cells:
+def _level_cells(values: Column, sigma: float, n_rows: int, special: tuple[float | str, ...] = ()) -> Cells:
     counted = Counter(values.tolist())
     missing = counted.pop(None, 0)
     least = max(_CERTAIN * sigma, RARE * n_rows) + 1
-    levels = sorted(counted)
+    levels = sorted({*counted, *map(str, special)})
     noised = np.array([counted[level] for level in levels], np.int64)
     noised = noised + discrete_gaussian(sigma, noised.size) if levels else noised
-    kept = [(level, int(count)) for level, count in zip(levels, noised, strict=True) if count >= least]
+    kept = [
+        (level, int(count)) for level, count in zip(levels, noised, strict=True) if count >= least or level in special
+    ]
     rest = sum(counted.values()) - sum(counted[level] for level, _ in kept)
     ends = np.array([rest, missing], np.int64) + discrete_gaussian(sigma, 2)
     counts = np.concatenate([np.array([count for _, count in kept], np.int64), np.maximum(ends, 0)])
-    return Cells("category", counts, levels=tuple(level for level, _ in kept))
+    return Cells("category", counts, levels=tuple(level for level, _ in kept), special=special)
 
 
 def _merge_levels(cells: Cells, max_bin: int, least: float) -> tuple[Bins | None, Integers]:
     """Give each of the most frequent levels a bin of its own; the others share one."""
     order = sorted(range(len(cells.levels)), key=lambda i: -int(cells.counts[i]))
     rest, missing = int(cells.counts[-2]), int(cells.counts[-1])
-    kept = [i for i in order if cells.counts[i] >= least][: max_bin - 1]
+    apart = [i for i in order if cells.levels[i] in cells.special]
+    kept = [i for i in order if cells.counts[i] >= least and i not in apart][: max(1, max_bin - 1 - len(apart))] + apart
     joined = [i for i in order if i not in kept]
     rest += sum(int(cells.counts[i]) for i in joined)
     groups: list[tuple[str, ...]] = [(cells.levels[i],) for i in kept]
-    counts = [int(cells.counts[i]) for i in kept]
+    counts = [max(0, int(cells.counts[i])) for i in kept]
     big = [count >= least for count in (*counts, rest, missing)]
     if sum(big) < 2:
         return None, np.zeros(0, np.int64)

@@ -6,6 +6,7 @@ Source: GB 32100-2015, the Chinese unified social credit code (USCC): 18 charact
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,31 +28,53 @@ _NOT_IN_ALPHABET = 31
 _USCC_VALUES = np.full(128, _NOT_IN_ALPHABET, dtype=np.uint8)
 _USCC_VALUES[[ord(letter) for letter in USCC_ALPHABET]] = np.arange(31, dtype=np.uint8)
 
+_SPREADSHEET_DIGITS = 15  # that Excel keeps of a number
+_FIXED_LENGTH = 6  # digits from which ids are more likely codes than numbers counted up
+_SCIENTIFIC = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]{1,3}")
+_WRAPPED = re.compile(r"=\"(.*)\"|'(.*)")
+_NO_WIDTH = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+_ASCII_OF = {0xFF01 + k: 0x21 + k for k in range(94)} | {0x3000: 0x20, 0xA0: 0x20, 0x202F: 0x20}
+
 Ids = NDArray[np.str_]
 
 
 def normalise_text(values: npt.ArrayLike) -> Ids:
-    """Return ids (n,) as text: white space around them stripped, missing ones (None, NaN) empty, case kept."""
+    """Return ids (n,) as text in one spelling: case kept, missing ones (None, NaN) empty.
+
+    White space around them, characters without width, and what spreadsheets put around text (="001", '001) go;
+    full-width forms, as typed on a Chinese keyboard, become ASCII.
+    """
     array: Array = np.asarray(values)
     if array.ndim != 1:
         raise IdError(f"ids must be one column, but have {array.ndim} dimensions; name a single id column")
-    if array.dtype.kind == "f" and len(array):
-        raise IdError("ids are decimal numbers, so digits may be lost already; store the id column as text")
     if array.dtype.kind == "O":
         missing = np.equal(array, np.array(None, dtype=object)) | np.not_equal(array, array)  # NaN differs from itself
         if missing.any():
             array = np.where(missing, "", array)
-    return np.strings.strip(array.astype(np.str_))
+    if len(array) and (
+        array.dtype.kind == "f" or (array.dtype.kind == "O" and float in set(map(type, array.tolist())))
+    ):
+        raise IdError("ids are decimal numbers, so digits may be lost already; store the id column as text")
+    ids = np.strings.strip(array.astype(np.str_))
+    points = _code_points(ids)
+    odd = np.flatnonzero((points > ord("~")).any(axis=1) | (points[:, 0] == ord("=")) | (points[:, 0] == ord("'")))
+    if len(odd):
+        ids[odd] = [_one_spelling(text) for text in ids[odd].tolist()]  # never longer than it was
+    return ids
+
+
+def _one_spelling(text: str) -> str:
+    text = "".join(letter for letter in text.translate(_ASCII_OF) if letter not in _NO_WIDTH).strip()
+    wrapped = _WRAPPED.fullmatch(text)
+    return (wrapped[1] or wrapped[2]).strip() if wrapped else text
 
 
 def normalise_uscc(values: npt.ArrayLike) -> Ids:
-    """Return USCC ids (n,) in one spelling: stripped, upper case, full-width forms turned into ASCII.
+    """Return USCC ids (n,) in one spelling: as `normalise_text`, and upper case.
 
     Missing ones become empty; malformed ones pass through, as `check_ids` names them.
     """
-    ids = normalise_text(values)
-    points = _code_points(ids).copy()
-    points[(points >= 0xFF01) & (points <= 0xFF5E)] -= 0xFEE0  # full-width forms as typed on a Chinese keyboard
+    points = _code_points(normalise_text(values)).copy()
     points[(points >= ord("a")) & (points <= ord("z"))] -= 32
     return np.ascontiguousarray(points).view(f"<U{points.shape[1]}").ravel()
 
@@ -143,14 +166,55 @@ def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set
     source : where the ids come from, for the message. Ids themselves never appear in it.
     """
     kind = normaliser_named(normaliser)
+    malformed = np.flatnonzero(kind.malformed(ids))
+    spoilt = _spoilt(ids, malformed, normaliser)
+    rows_spoilt = np.concatenate([rows for _, rows, _ in spoilt]) if spoilt else np.zeros(0, np.int64)
     faults = [
         ("empty", np.flatnonzero(np.strings.str_len(ids) == 0), "fill or remove these rows"),
-        ("malformed", np.flatnonzero(kind.malformed(ids)), kind.remedy),
-        ("duplicate", duplicate_rows(ids), "keep one row per id"),
+        *spoilt,
+        ("malformed", np.setdiff1d(malformed, rows_spoilt), kind.remedy),
+        # what a spreadsheet rounded is alike, and keeping one row of them would destroy the data set
+        ("duplicate", np.setdiff1d(duplicate_rows(ids), rows_spoilt), "keep one row per id"),
     ]
     found = [_describe(name, rows, remedy) for name, rows, remedy in faults if len(rows)]
     if found:
         raise IdError(f"ids of {source} cannot be used: {'; '.join(found)} (rows counted from 1, header not counted)")
+
+
+def _spoilt(ids: Ids, malformed: Integers, normaliser: str) -> list[tuple[str, Integers, str]]:
+    """Return ids that a program took for numbers: what was done to them, their rows, what the owner can do."""
+    remedy = "take the ids from their source again and store the column as text before a spreadsheet opens it"
+    plus = np.flatnonzero(np.strings.find(ids, "+") > 0)
+    scientific = plus[[_SCIENTIFIC.fullmatch(text) is not None for text in ids[plus].tolist()]]
+    long = np.flatnonzero((np.strings.str_len(ids) > _SPREADSHEET_DIGITS) & np.strings.isdigit(ids))
+    rounded = long[[not text[_SPREADSHEET_DIGITS:].strip("0") for text in ids[long].tolist()]]
+    decimal = np.flatnonzero(np.strings.endswith(ids, ".0"))
+    decimal = decimal[[text[:-2].isdigit() for text in ids[decimal].tolist()]]
+    if normaliser == "uscc":
+        rounded = np.intersect1d(rounded, malformed)
+    elif 2 * len(rounded) < max(4, len(long)):  # an id may end in zeros by itself
+        rounded = rounded[:0]
+    if normaliser != "uscc" and 2 * len(decimal) < len(ids):
+        decimal = decimal[:0]
+    found = (
+        ("in scientific notation, as a spreadsheet shows long numbers", scientific, remedy),
+        ("rounded to 15 digits, as a spreadsheet keeps them", rounded, remedy),
+        ("ending in .0, as if they were decimal numbers", decimal, "store the id column as text"),
+    )
+    return [(name, rows, what) for name, rows, what in found if len(rows)]
+
+
+def id_warnings(ids: Ids, normaliser: str = "uscc") -> tuple[str, ...]:
+    """Say whether leading zeros may have been lost: ids of digits alone, most of them of one length, some shorter."""
+    if normaliser == "uscc" or not len(ids) or not np.strings.isdigit(ids).all():
+        return ()
+    lengths = np.strings.str_len(ids)
+    longest = int(lengths.max())
+    if longest < _FIXED_LENGTH or not 0.5 <= np.mean(lengths == longest) < 1:
+        return ()
+    lost = "if they had leading zeros, these are lost, and such firms match nobody"
+    remedy = "store the id column as text at every party"
+    return (f"ids are of {int(lengths.min())} to {longest} digits: {lost}; {remedy}",)
 
 
 def _describe(name: str, rows: Integers, remedy: str) -> str:

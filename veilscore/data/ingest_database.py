@@ -7,6 +7,7 @@ objects of `CHUNK_ROWS` rows at most exist at once. Passwords in the URL stay ou
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,22 +15,30 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from veilscore.data.table import Column, Kind, SourceColumns, kind_of, typed_column
+from veilscore.data.table import Column, Kind, ReadColumns, SourceColumns, kind_of, typed_column, typed_columns
 from veilscore.errors import ColumnError, DataError
+from veilscore.terms.reading import ReadingRules
 
 CHUNK_ROWS = 50_000
 
 
 def read_database(
-    url: str, selection: SourceColumns, kinds: Mapping[str, Kind], *, table: str | None, query: str | None
-) -> tuple[str, dict[str, Column], tuple[str, ...]]:
-    """Return the name of the source, arrays by column name, and names of the features.
+    url: str,
+    selection: SourceColumns,
+    expected: Mapping[str, Kind],
+    rules: ReadingRules,
+    *,
+    table: str | None,
+    query: str | None,
+) -> tuple[str, ReadColumns]:
+    """Return the name of the source and its columns.
 
-    kinds : columns whose kind is known beforehand.
+    expected : kinds of columns that a model was trained on.
+    rules : what the owner says of how columns are read.
     table, query : exactly one: a table ("name" or "schema.name") or a SELECT statement of the owner.
     """
     with _opened(url, table, query) as (name, engine):
-        return name, *_read(engine, selection, kinds, name, _statement(table, query))
+        return name, _read(engine, selection, expected, rules, name, _statement(table, query))
 
 
 def database_columns(url: str, *, table: str | None, query: str | None) -> tuple[str, ...]:
@@ -58,8 +67,11 @@ def _opened(url: str, table: str | None, query: str | None) -> Iterator[tuple[st
         yield name, engine
     except (OperationalError, ProgrammingError) as error:
         raise DataError(f"{name} cannot be read: {str(error.orig).strip().splitlines()[0]}") from None
-    except SQLAlchemyError as error:
-        raise DataError(f"{name} cannot be read: {type(error).__name__}") from None
+    except SQLAlchemyError:
+        raise DataError(
+            f"{name} cannot be read: its driver cannot convert a value, or the connection broke; cast the column "
+            "in a query"
+        ) from None
     finally:
         engine.dispose()
 
@@ -72,38 +84,59 @@ def _statement(table: str | None, query: str | None) -> sa.Executable:
 
 
 def _read(
-    engine: sa.Engine, selection: SourceColumns, kinds: Mapping[str, Kind], source: str, statement: sa.Executable
-) -> tuple[dict[str, Column], tuple[str, ...]]:
+    engine: sa.Engine,
+    selection: SourceColumns,
+    expected: Mapping[str, Kind],
+    rules: ReadingRules,
+    source: str,
+    statement: sa.Executable,
+) -> ReadColumns:
     with engine.connect().execution_options(stream_results=True, max_row_buffer=CHUNK_ROWS) as connection:
         result = connection.execute(statement)
         available = tuple(result.keys())
         repeated = sorted({name for name in available if available.count(name) > 1})
         if repeated:
             raise ColumnError(f"{source} has two columns named {repeated[0]!r}; rename one in the query")
-        features = selection.features(available, source)
+        features = selection.features(available, source, rules)
         names = (*features, selection.id_column, *selection.roles().values())
         # ids are text although they may look like numbers, whose leading zeros would go
-        forced: dict[str, Kind] = {**kinds, selection.id_column: "category"}
+        levels = {name for name in names if (rules.kinds.get(name) or expected.get(name)) == "category"}
+        levels.add(selection.id_column)
         positions = [available.index(name) for name in names]
-        chunks = list(_typed_chunks(result.partitions(CHUNK_ROWS), names, positions, forced))
+        chunks = list(_typed_chunks(result.partitions(CHUNK_ROWS), names, positions, levels, rules.zone))
     if not chunks:
         raise DataError(f"{source} has no rows; check the table or the query")
-    return {name: _joined(name, [chunk[name] for chunk in chunks]) for name in names}, features
+    columns = {name: _joined(name, [chunk[name] for chunk in chunks]) for name in names}
+    asked = {selection.weight_column: "number", selection.date_column: "date"}
+    kinds = {**rules.kinds, **{name: kind for name, kind in asked.items() if name is not None}}
+    roles = {selection.id_column, selection.label_column} - {None}
+    read, notes = typed_columns(
+        {name: values for name, values in columns.items() if name not in roles},
+        expected,
+        rules.model_copy(update={"kinds": kinds}),
+        source,
+    )
+    return ReadColumns({**columns, **read}, features, notes)
 
 
 def _typed_chunks(
-    partitions: Iterator[Sequence[Any]], names: Sequence[str], positions: Sequence[int], kinds: Mapping[str, Kind]
+    partitions: Iterator[Sequence[Any]],
+    names: Sequence[str],
+    positions: Sequence[int],
+    levels: AbstractSet[str],
+    zone: str,
 ) -> Iterator[dict[str, Column]]:
     known: dict[str, dict[Any, Any]] = {name: {} for name in names}
     for rows in partitions:
         cells = list(zip(*rows, strict=True))
         chunk = {}
         for name, position in zip(names, positions, strict=True):
-            values = typed_column(name, np.array(cells[position], dtype=object), kinds.get(name))
+            cells_of = np.fromiter(cells[position], object, len(rows))
+            values = typed_column(name, cells_of, "category" if name in levels else None, zone)
             if kind_of(values) == "category":
                 # one object per level, not per row: text columns repeat
-                levels = known[name]
-                values = np.fromiter((levels.setdefault(cell, cell) for cell in values), object, len(values))
+                seen = known[name]
+                values = np.fromiter((seen.setdefault(cell, cell) for cell in values), object, len(values))
             chunk[name] = values
         yield chunk
 

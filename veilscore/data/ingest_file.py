@@ -1,201 +1,166 @@
-"""Read CSV and Parquet files as typed arrays, through DuckDB; `veilscore.data.ingest` says how types are decided."""
+"""Read CSV, Parquet and Excel files as typed arrays, through DuckDB; `text_columns` says how text is read."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import numpy as np
 
-from veilscore.data.table import Column, Kind, SourceColumns
-from veilscore.errors import ColumnError, DataError
+from veilscore.data import dates
+from veilscore.data.excel_file import sheet_as_csv
+from veilscore.data.table import Column, Kind, ReadColumns, SourceColumns
+from veilscore.data.text_columns import TextSource, open_database, plain_column, quoted, read_texts
+from veilscore.data.text_file import check_names, csv_relation, file_literal, form_of, plain_text
+from veilscore.errors import ColumnError, DataError, IdError
+from veilscore.terms.reading import ReadingRules
 
-MIXED_SHARE = 0.5  # share of numbers in a text column from which it counts as a number column with stray text
-MISSING = ("", "NA", "N/A", "NULL", "null", "NaN", "nan")
-_NUMERIC_TYPES = (
-    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
-    "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN",
-)  # fmt: skip
+_WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+                "UHUGEINT")  # fmt: skip
+_NUMERIC_TYPES = (*_WHOLE_TYPES, "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")
 _DATE_TYPES = ("DATE", "TIMESTAMP")
+_LONGEST_LINE = 2_000_000  # bytes, DuckDB's bound; a missing quote makes one line of the rest of a file
 
 
-def read_file(
-    path: Path, selection: SourceColumns, kinds: Mapping[str, Kind]
-) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Return arrays by column name, and the names of the features, of a CSV or Parquet file."""
-    with _opened(path) as database:
-        return _read_relation(database, path, selection, kinds)
+def read_file(path: Path, selection: SourceColumns, expected: Mapping[str, Kind], rules: ReadingRules) -> ReadColumns:
+    """Read a CSV, Parquet or Excel file; `expected` has the kinds of columns that a model was trained on."""
+    with _opened(path, rules) as source:
+        return _read_relation(replace(source, expected=expected), selection)
 
 
-def file_columns(path: Path) -> tuple[str, ...]:
-    """Return the names of all columns of a CSV or Parquet file, in order."""
-    with _opened(path) as database:
-        return tuple(_column_types(database, path))
+def file_columns(path: Path, rules: ReadingRules) -> tuple[str, ...]:
+    """Return the names of all columns of a file, in order."""
+    with _opened(path, rules) as source:
+        return tuple(column_types(source))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a database for reading a file that is there; what DuckDB says of it becomes DataError."""
+def _opened(path: Path, rules: ReadingRules) -> Iterator[TextSource]:
+    """Yield a file that is there as what SQL reads; what DuckDB says of it becomes DataError."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist; check the path in the configuration")
     if path.stat().st_size == 0:
         raise DataError(f"data file {path.name} is empty; export it again")
-    with duckdb.connect() as database:
+    form = form_of(path)
+    with open_database(rules.zone) as database:
         try:
-            yield database
+            if form == "parquet":
+                _check_parquet_names(database, path)
+                relation = f"read_parquet({file_literal(path)}, hive_partitioning=false)"
+                yield TextSource(database, relation, path.name, rules, has_types=True)
+            else:
+                text = sheet_as_csv(path, rules.sheet) if form == "zip" else plain_text(path, rules.encoding)
+                with text as plain:
+                    yield TextSource(database, csv_relation(plain, path.name), path.name, rules)
         except duckdb.Error as error:
             raise DataError(f"data file {path.name} cannot be read: {_reason(error)}") from None
 
 
-def _is_text(path: Path) -> bool:
-    return not path.name.endswith((".parquet", ".pq"))
-
-
-def _relation(path: Path) -> str:
-    return csv_relation(path) if _is_text(path) else f"read_parquet({literal(str(path))})"
-
-
-def _column_types(database: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    described = database.execute(f"DESCRIBE SELECT * FROM {_relation(path)}").fetchall()  # noqa: S608 (quoted)
+def column_types(source: TextSource) -> dict[str, str]:
+    """Return the SQL type of every column, in order."""
+    described = source.database.execute(f"DESCRIBE SELECT * FROM {source.relation}").fetchall()  # noqa: S608 (quoted)
     return {str(row[0]): str(row[1]) for row in described}
 
 
-def _read_relation(
-    database: duckdb.DuckDBPyConnection, path: Path, selection: SourceColumns, kinds: Mapping[str, Kind]
-) -> tuple[dict[str, Column], tuple[str, ...]]:
-    is_text, relation = _is_text(path), _relation(path)
-    types = _column_types(database, path)
-    features = selection.features(tuple(types), path.name)
-    texts = [name for name in features if types[name] == "VARCHAR"]
-    counts = _count_castable(database, relation, texts)
-    parts = {
-        name: _feature_sql(name, types[name], counts.get(name), kinds.get(name), is_text=is_text) for name in features
-    }
-    for name in (selection.label_column, selection.weight_column):
-        if name is not None:
-            parts[name] = _number_sql(database, relation, name, path.name)
-    if selection.date_column is not None:
-        parts[selection.date_column] = f"TRY_CAST({quoted(selection.date_column)} AS DATE)"
-    parts[selection.id_column] = f"CAST({quoted(selection.id_column)} AS VARCHAR)"
-    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(parts.values()))
-    fetched = database.execute(f"SELECT {selected} FROM {relation}").fetchnumpy()  # noqa: S608 (quoted by `quoted`)
-    arrays = {name: _unmasked(fetched[f"c{index}"]) for index, name in enumerate(parts)}
+def _check_parquet_names(database: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Refuse names that differ in case alone, which DuckDB would rename without a word."""
+    rows = database.execute(f"SELECT name, num_children FROM parquet_schema({file_literal(path)})").fetchall()  # noqa: S608
+    names, nested = [], 0
+    for name, children in rows[1:]:
+        if nested:
+            nested += int(children or 0) - 1
+        else:
+            names.append(str(name))
+            nested = int(children or 0)
+    check_names(names, f"data file {path.name}")
+
+
+def _read_relation(source: TextSource, selection: SourceColumns) -> ReadColumns:
+    types = column_types(source)
+    features = selection.features(tuple(types), source.name, source.rules)
+    roles = {selection.weight_column: "number", selection.date_column: "date"}
+    asked = {name: kind for name, kind in roles.items() if name is not None}
+    rules = source.rules.model_copy(update={"kinds": {**source.rules.kinds, **asked}})
+    texts = replace(source, rules=rules, lenient=frozenset(asked))
+    parts, notes = column_parts(texts, {name: types[name] for name in (*features, *asked)})
+    if selection.label_column is not None:
+        parts[selection.label_column] = _label_sql(source, selection.label_column)
+    parts[selection.id_column] = _id_sql(selection.id_column, types[selection.id_column], source.name)
+    arrays = fetch(source, parts)
     if not len(arrays[selection.id_column]):
-        raise DataError(f"data file {path.name} has a header but no rows; export it again")
-    return arrays, features
+        raise DataError(f"data file {source.name} has a header but no rows; export it again")
+    return ReadColumns(arrays, features, notes)
 
 
-def csv_relation(path: Path) -> str:
-    """Write SQL that reads a CSV file with every cell as text; only the separator is guessed.
-
-    DuckDB's own detection may skip lines that it finds odd; a line of the wrong width must be an error.
-    """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        first = file.readline(1 << 20)  # a file of one endless line must not fill the memory
-    try:
-        header = first.decode("utf-8-sig").strip("\r\n")
-    except UnicodeDecodeError:
-        raise DataError(f"data file {path.name} is not UTF-8; convert it, for instance from GB 18030") from None
-    separator = max(",;\t|", key=header.count)
-    names = next(csv.reader(io.StringIO(header), delimiter=separator), [])
-    if not names or any(not name.strip() for name in names):
-        raise ColumnError(f"data file {path.name} has a column without a name; its first line must name them all")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ColumnError(f"data file {path.name} has two columns named {repeated[0]!r}; rename one")
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    missing = ", ".join(literal(text) for text in MISSING)
-    return (
-        f"read_csv({literal(str(path))}, auto_detect=false, header=true, delim={literal(separator)}, "
-        f"quote='\"', escape='\"', columns={{{columns}}}, nullstr=[{missing}])"
-    )
+def fetch(source: TextSource, parts: Mapping[str, str]) -> dict[str, Column]:
+    """Return the values of SQL expressions over all rows, by name."""
+    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(parts.values()))
+    fetched = source.database.execute(f"SELECT {selected} FROM {source.relation}").fetchnumpy()  # noqa: S608 (quoted)
+    return {name: plain_column(fetched[f"c{index}"]) for index, name in enumerate(parts)}
 
 
-def quoted(name: str) -> str:
-    """Quote a column name for SQL."""
-    return '"' + name.replace('"', '""') + '"'
+def column_parts(source: TextSource, types: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the SQL of every column's values, and notes on how they are read."""
+    numbers = {
+        name: kind for name, kind in types.items() if kind.partition("(")[0] in _NUMERIC_TYPES and kind[-1] != "]"
+    }
+    dated = [name for name in numbers if source.kind(name) == "date"]
+    if dated:  # 20240105 and Excel's serial days as numbers: their digits are read as text would be
+        cast = ", ".join(f"CAST(CAST({quoted(name)} AS BIGINT) AS VARCHAR) AS {quoted(name)}" for name in dated)
+        source = replace(source, relation=f"(SELECT * REPLACE ({cast}) FROM {source.relation})")  # noqa: S608
+    texts = [name for name, kind in types.items() if kind == "VARCHAR" or name in dated]
+    readings = read_texts(source, texts)
+    parts = {
+        name: readings[name].sql if name in readings else _typed_sql(name, kind, source.kind(name))
+        for name, kind in types.items()
+    }
+    parts = {name: f"({sql})" for name, sql in parts.items()}
+    return parts, tuple(reading.note for reading in readings.values() if reading.note)
 
 
-def literal(text: str) -> str:
-    """Quote a string for SQL."""
-    return "'" + text.replace("'", "''") + "'"
+def _typed_sql(name: str, sql_type: str, kind: str | None) -> str:
+    """Write SQL of a column whose type the source knows."""
+    plain, column = sql_type.partition("(")[0], quoted(name)
+    nested = sql_type.endswith("]")
+    if plain in _NUMERIC_TYPES and not nested:
+        if kind != "category":
+            return f"CAST({column} AS DOUBLE)"
+        if plain in {"FLOAT", "DOUBLE"}:  # 3 and 3.0 are the same level
+            whole = f"{column} = floor({column}) AND abs({column}) < 1e15"
+            return (
+                f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
+            )
+        return f"CAST({column} AS VARCHAR)"
+    if sql_type.startswith(_DATE_TYPES) and not nested:
+        return f"CAST({column} AS VARCHAR)" if kind == "category" else dates.days_sql(f"CAST({column} AS TIMESTAMP)")
+    if sql_type.startswith("ENUM"):
+        return f"CAST({column} AS VARCHAR)"
+    if sql_type.strip('"') == "NULL":
+        return "CAST(NULL AS DOUBLE)"
+    raise ColumnError(f"column {name!r} is of type {sql_type}, which is no feature; exclude it or cast it")
 
 
-def _cell(name: str) -> str:
-    return f"NULLIF(TRIM({quoted(name)}), '')"
-
-
-def _count_castable(
-    database: duckdb.DuckDBPyConnection, relation: str, names: list[str]
-) -> dict[str, tuple[int, int, int]]:
-    """Count, for each text column, filled cells, those that are numbers, and those that are dates."""
-    if not names:
-        return {}
-    parts = [
-        f"COUNT({_cell(n)}), COUNT(TRY_CAST({_cell(n)} AS DOUBLE)), COUNT(TRY_CAST({_cell(n)} AS TIMESTAMP))"
-        for n in names
-    ]
-    row: Any = database.execute(f"SELECT {', '.join(parts)} FROM {relation}").fetchone()  # noqa: S608 (quoted)
-    return {name: (row[3 * i], row[3 * i + 1], row[3 * i + 2]) for i, name in enumerate(names)}
-
-
-def _feature_sql(
-    name: str, sql_type: str, counts: tuple[int, int, int] | None, kind: Kind | None, *, is_text: bool
-) -> str:
-    """Write the SQL expression that types one feature column."""
-    if counts is None:
-        if sql_type.partition("(")[0] in _NUMERIC_TYPES and not sql_type.endswith("]"):
-            return f"CAST({quoted(name)} AS {'VARCHAR' if kind == 'category' else 'DOUBLE'})"
-        if sql_type.startswith(_DATE_TYPES) and not sql_type.endswith("]"):
-            return _days_sql(quoted(name))
-        if sql_type.startswith("ENUM"):
-            return f"CAST({quoted(name)} AS VARCHAR)"
-        raise ColumnError(f"column {name!r} is of type {sql_type}, which is no feature; exclude it or cast it")
-    n_filled, n_numbers, n_dates = counts
-    if kind == "category":
-        return _cell(name)
-    if n_numbers == n_filled and (is_text or kind == "number"):
-        return f"CAST({_cell(name)} AS DOUBLE)"
-    if n_numbers < n_filled and (kind == "number" or n_numbers >= MIXED_SHARE * n_filled):
-        raise ColumnError(
-            f"column {name!r} is of mixed type: {n_numbers} of {n_filled} filled cells are numbers, the "
-            f"others text; leave those cells empty, or declare its kind as 'category', or exclude it"
+def _id_sql(name: str, sql_type: str, source: str) -> str:
+    scale = re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", sql_type)
+    if sql_type in {"FLOAT", "DOUBLE"} or (scale and scale[1] != "0"):
+        raise IdError(
+            f"ids of {source} are decimal numbers, so digits may be lost already; store the id column as text"
         )
-    return _days_sql(f"CAST({_cell(name)} AS TIMESTAMP)") if is_text and n_dates == n_filled else _cell(name)
+    return f"CAST({quoted(name)} AS VARCHAR)"
 
 
-def _days_sql(expression: str) -> str:
-    """Write SQL that gives days since 1970-01-01 as a number."""
-    return f"epoch({expression}) / 86400.0"
-
-
-def _number_sql(database: duckdb.DuckDBPyConnection, relation: str, name: str, source: str) -> str:
-    """Write the SQL of a label or weight; a cell that is no number raises ColumnError."""
+def _label_sql(source: TextSource, name: str) -> str:
+    """Write the SQL of a label; a cell that is no number and no truth value raises ColumnError."""
     text = f"NULLIF(TRIM(CAST({quoted(name)} AS VARCHAR)), '')"
-    number = f"COALESCE(TRY_CAST({text} AS DOUBLE), CAST(TRY_CAST({text} AS BOOLEAN) AS DOUBLE))"
-    row: Any = database.execute(f"SELECT COUNT({text}) - COUNT({number}) FROM {relation}").fetchone()  # noqa: S608
-    if row[0]:
-        raise ColumnError(f"column {name!r} of {source} is no number in {row[0]} rows; recode them")
+    plain = f"CASE WHEN contains({text}, '_') THEN NULL ELSE TRY_CAST({text} AS DOUBLE) END"
+    number = f"COALESCE({plain}, CAST(TRY_CAST({text} AS BOOLEAN) AS DOUBLE))"
+    (wrong,) = source.ask([f"COUNT({text}) - COUNT({number})"])
+    if wrong:
+        raise ColumnError(f"column {name!r} of {source.name} is no number in {wrong} rows; recode them")
     return number
-
-
-def _unmasked(values: Any) -> Column:
-    """Turn DuckDB's masked array into a plain one: NaN, NaT or None for missing."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.asarray(values)
-    fill: Any = {"f": np.nan, "M": np.datetime64("NaT")}.get(values.dtype.kind)
-    if values.dtype.kind == "O":
-        plain = np.array(values.data, dtype=object)
-        plain[np.ma.getmaskarray(values)] = None
-        return plain
-    return np.asarray(values.filled(fill))
 
 
 def _reason(error: duckdb.Error) -> str:
@@ -203,7 +168,10 @@ def _reason(error: duckdb.Error) -> str:
     text = str(error)
     line = re.search(r"Line: (\d+)", text)
     if "nicode" in text or "utf-8" in text.lower():
-        return "it is not UTF-8; convert it, for instance from GB 18030"
+        return "it is not UTF-8; convert it, for instance from GB 18030, or declare its encoding (encoding: gb18030)"
+    if line and "aximum line size" in text:
+        most = f"{_LONGEST_LINE // 1_000_000} MB"
+        return f"line {line[1]} is longer than {most}; a closing quote is missing, or a cell is too large"
     if line:
         return f"line {line[1]} does not have the columns that the first line names; correct or remove it"
-    return f"{type(error).__name__}; check that the file is whole and of the type its name says"
+    return "check that the file is whole and of the type its name says"

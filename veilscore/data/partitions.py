@@ -49,16 +49,18 @@ def part_names(code_map: CodeMap, party: str, *, names: bool) -> tuple[str, ...]
 
 def _parts(column: ColumnMap, most: int, least: float, generator: np.random.Generator) -> Iterator[ColumnMap]:
     own = column.counts[column.bins.missing] >= least
-    present = np.delete(column.counts, column.bins.missing)
+    present = np.delete(column.counts, column.bins.missing)  # special values have a bin of their own in every part
     if isinstance(column.bins, CategoryBins):
         joined = None if own else int(np.argmax(present))
         yield _numbered(column, replace(column.bins, joined=joined), present, generator)
         return
-    for starts in _thresholds(present, most, generator):
-        counts = np.add.reduceat(present, [0, *starts])
+    ranges, special = present[: column.bins.n_ranges], present[column.bins.n_ranges :]
+    for starts in _thresholds(ranges, most, generator):
+        counts = np.add.reduceat(ranges, [0, *starts])
         edges = tuple(column.bins.edges[start - 1] for start in starts)
         joined = None if own else int(np.argmax(counts))
-        yield _numbered(column, NumberBins(edges, joined), counts, generator)
+        bins = NumberBins(edges, joined, column.bins.special)
+        yield _numbered(column, bins, np.append(counts, special), generator)
 
 
 def _thresholds(counts: Integers, most: int, generator: np.random.Generator) -> list[tuple[int, ...]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from veilscore.arrays import Vector
 from veilscore.data.ids import Ids, uscc_from_stems
-from veilscore.data.ingest_file import literal
+from veilscore.data.notation import literal
 from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, StateError
 
@@ -176,7 +176,7 @@ def _tables(
     rng: np.random.Generator, features: Mapping[str, Mapping[str, Column]], label: Vector, time: Vector
 ) -> dict[str, Table]:
     n_firms = len(label)
-    ids = _firm_ids(rng, n_firms)
+    ids = firm_ids(rng, n_firms)
     dates = FIRST_DAY + np.floor(time * N_DAYS).astype("timedelta64[D]")
     tables = {}
     for party in PARTIES:
@@ -193,7 +193,7 @@ def _tables(
     return tables
 
 
-def _firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
+def firm_ids(rng: np.random.Generator, n_firms: int) -> Ids:
     """Make distinct valid codes: department 91, six digits of region, nine letters of which five number the firm."""
     stems = np.empty((n_firms, 17), dtype=np.int64)
     stems[:, 0], stems[:, 1] = 9, 1

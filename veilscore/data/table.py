@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal
@@ -19,13 +19,17 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Mask, Vector
-from veilscore.data.ids import Ids, check_ids, normalise_ids, rows_text
+from veilscore.data.frames import moments_of, plain_array
+from veilscore.data.ids import Ids, check_ids, id_warnings, normalise_ids, rows_text
+from veilscore.data.text_columns import TextRules, read_arrays
 from veilscore.errors import ColumnError, DataError, LabelError
+from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 
 Kind = Literal["number", "category"]
 Column = Array
 MANY_LEVELS = 1_000  # a category with more levels than this looks like a name or an address
 DAY = np.timedelta64(1, "D")
+FIRST_DATE, LAST_DATE = 19000101, 21001231  # as whole numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +43,7 @@ class Table:
     dates : (n_rows,) datetime64[D], or None.
     source : where it came from, without passwords.
     warnings : what the owner should look at, in words.
+    special : column -> values that have bins of their own.
     """
 
     ids: Ids
@@ -48,6 +53,7 @@ class Table:
     dates: NDArray[np.datetime64] | None = None
     source: str = "memory"
     warnings: tuple[str, ...] = ()
+    special: Mapping[str, tuple[float | str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Show sizes only: the values stay private."""
@@ -96,40 +102,111 @@ def make_table(
     source: str = "memory",
     normaliser: str = "uscc",
     kinds: Mapping[str, Kind] | None = None,
+    rules: ReadingRules = NOTHING_SAID,
 ) -> Table:
     """Check and type arrays and make a Table of them.
 
     ids : (n,) ids, normalised here by `normaliser`.
-    columns : name -> (n,) numbers, text, dates or booleans.
+    columns : name -> (n,) numbers, text, dates or booleans, as arrays, lists or series.
     label, weight, dates : (n,) arrays or None.
     kinds : columns whose kind is known beforehand (a code book of numbers is a "category").
+    rules : what the owner says of how columns are read.
     Raises IdError, ColumnError, LabelError, DataError: with the column and row numbers (from 1), never values.
     """
-    ids = normalise_ids(ids, normaliser)
-    check_ids(ids, normaliser, source=source)
-    typed = {name: typed_column(name, values, (kinds or {}).get(name)) for name, values in columns.items()}
-    parts = {**typed, "label": label, "weight": weight, "dates": dates}
-    for name, values in parts.items():
-        if values is not None and len(np.asarray(values)) != len(ids):
-            raise DataError(f"{name!r} of {source} has another number of rows than the ids: {len(ids)} expected")
-    if not len(ids):
-        raise DataError(f"{source} has no rows; check the file or the query")
-    return Table(
-        ids,
-        {name: _checked(name, values, source) for name, values in typed.items()},
-        None if label is None else checked_label(label, source),
-        None if weight is None else checked_weight(weight, source),
-        None if dates is None else checked_dates(dates, source),
-        source,
-        tuple(text for name, values in typed.items() for text in column_warnings(name, values)),
+    wanted = {name: values for name, values in columns.items() if name not in rules.left_out}
+    parts = {"label": label, "weight": weight, "dates": _days(dates, rules, source)}
+    typed, notes = typed_columns(wanted, kinds or {}, rules, source)
+    return checked_table(
+        plain_array(ids)[0],
+        typed,
+        {part: values for part, values in parts.items() if values is not None},
+        source=source,
+        normaliser=normaliser,
+        rules=rules,
+        notes=notes,
     )
 
 
-def typed_column(name: str, values: npt.ArrayLike, kind: Kind | None = None) -> Column:
+def checked_table(
+    ids: npt.ArrayLike,
+    typed: Mapping[str, Column],
+    parts: Mapping[str, npt.ArrayLike],
+    *,
+    source: str,
+    normaliser: str,
+    rules: ReadingRules = NOTHING_SAID,
+    notes: Sequence[str] = (),
+) -> Table:
+    """Make a Table of columns that have their types; the rest is that of `make_table`.
+
+    parts : of label, weight and dates those that there are.
+    notes : on how columns were read.
+    """
+    ids = normalise_ids(ids, normaliser)
+    check_ids(ids, normaliser, source=source)
+    for name, values in (*typed.items(), *parts.items()):
+        if len(np.asarray(values)) != len(ids):
+            raise DataError(f"{name!r} of {source} has another number of rows than the ids: {len(ids)} expected")
+    if not len(ids):
+        raise DataError(f"{source} has no rows; check the file or the query")
+    columns = {name: _checked(name, _with_rules(name, values, rules), source) for name, values in typed.items()}
+    found = [text for name, values in columns.items() for text in column_warnings(name, values, rules)]
+    return Table(
+        ids,
+        columns,
+        checked_label(parts["label"], source) if "label" in parts else None,
+        checked_weight(parts["weight"], source) if "weight" in parts else None,
+        checked_dates(parts["dates"], source) if "dates" in parts else None,
+        source,
+        (*notes, *id_warnings(ids, normaliser), *found),
+        {name: values for name, values in rules.special.items() if name in columns},
+    )
+
+
+def _days(dates: npt.ArrayLike | None, rules: ReadingRules, source: str) -> npt.ArrayLike | None:
+    """Return dates in memory, where they are text as days since 1970-01-01, by the same forms as columns."""
+    if dates is None:
+        return None
+    array, _ = plain_array(dates, rules.zone)
+    if array.dtype.kind == "O" and not _all_text(array):
+        return array if array.ndim != 1 else moments_of("date", array.tolist(), rules.zone)
+    if array.dtype.kind not in "OU":
+        return array
+    known = TextRules(rules.model_copy(update={"kinds": {"date": "date"}}), {}, source, frozenset({"date"}))
+    return read_arrays({"date": array.astype(object)}, known)[0]["date"]
+
+
+def typed_columns(
+    columns: Mapping[str, npt.ArrayLike], expected: Mapping[str, Kind], rules: ReadingRules, source: str
+) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """Return columns with their types, and notes on how texts were read as numbers or dates."""
+    typed: dict[str, Column] = {}
+    texts: dict[str, Column] = {}
+    for name, values in columns.items():
+        array, of_levels = plain_array(values, rules.zone)
+        kind = rules.kinds.get(name) or ("category" if of_levels else expected.get(name))
+        if kind == "category":
+            typed[name] = typed_column(name, array, "category", rules.zone)
+        elif kind == "date" and array.dtype.kind in "iuf":
+            texts[name] = np.array([None if cell != cell else f"{cell:.0f}" for cell in array.tolist()], dtype=object)  # noqa: PLR0124 (NaN)
+        elif array.dtype.kind == "U" or (array.dtype.kind == "O" and _all_text(array)):
+            texts[name] = array.astype(object)
+        else:
+            typed[name] = typed_column(name, array, "number" if kind == "number" else None, rules.zone)
+    notes: tuple[str, ...] = ()
+    if texts:
+        found, notes = read_arrays(texts, TextRules(rules, expected, source))
+        typed |= found
+    return {name: typed[name] for name in columns}, notes
+
+
+def _all_text(array: Column) -> bool:
+    return array.ndim == 1 and {str} == set(map(type, array.tolist())) - {type(None)}
+
+
+def typed_column(name: str, values: npt.ArrayLike, kind: Kind | None = None, zone: str = "UTC") -> Column:
     """Turn a column into float64 (NaN missing) or object (str, None missing); refuse mixed types."""
-    array: Column = np.asarray(values)
-    if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
-        array = np.array(values, dtype=object)  # numpy would turn the numbers of a mixed list into text
+    array, _ = plain_array(values, zone)
     if array.ndim != 1:
         raise ColumnError(f"column {name!r} has {array.ndim} dimensions; give one value per row")
     if array.dtype.kind == "M":
@@ -137,18 +214,18 @@ def typed_column(name: str, values: npt.ArrayLike, kind: Kind | None = None) -> 
         array = np.where(np.isnat(array), np.nan, days / DAY)
     if array.dtype.kind in "biuf" and kind != "category":
         return array.astype(np.float64)
-    return _typed_objects(name, array.astype(object), kind)
+    return _typed_objects(name, array.astype(object), kind, zone)
 
 
-def _typed_objects(name: str, array: Column, kind: Kind | None) -> Column:
+def _typed_objects(name: str, array: Column, kind: Kind | None, zone: str) -> Column:
     cells = [None if cell is None or cell == "" or cell != cell else cell for cell in array.tolist()]  # noqa: PLR0124 (NaN)
     found = {type(cell) for cell in cells if cell is not None}
     if kind == "category":
         return np.fromiter((None if cell is None else _as_level(cell) for cell in cells), object, len(cells))
     if found == {str} and kind != "number":
         return np.fromiter(cells, object, len(cells))
-    if found <= {date, datetime} and found:
-        return typed_column(name, np.array(cells, dtype="datetime64[us]"))
+    if found and all(issubclass(one, date) for one in found):
+        return typed_column(name, moments_of(name, cells, zone))
     if all(issubclass(one, (Real, Decimal)) for one in found):
         return np.array([np.nan if cell is None else float(cell) for cell in cells], dtype=np.float64)
     kinds_found = ", ".join(sorted(one.__name__ for one in found))
@@ -163,6 +240,24 @@ def _as_level(cell: Any) -> str:
     return f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
+def _with_rules(name: str, values: Column, rules: ReadingRules) -> Column:
+    """Return a column without the values that stand for missing by its owner's word; special values must fit it."""
+    number = kind_of(values) == "number"
+    wrong = [one for one in rules.special.get(name, ()) if isinstance(one, str) == number]
+    if wrong:
+        what = "numbers without quotes" if number else "words in quotes"
+        raise ColumnError(f"special values of {name!r}, a column of kind {kind_of(values)}, must be {what}")
+    said = rules.missing_in(name)
+    gone = [one for one in said if isinstance(one, float)] if number else [_as_level(one) for one in said]
+    if not gone:
+        return values
+    listed = np.isin(values, gone) if number else np.array([cell in gone for cell in values.tolist()], dtype=np.bool_)
+    if listed.any():
+        values = values.copy()
+        values[listed] = np.nan if number else None
+    return values
+
+
 def _checked(name: str, values: Column, source: str) -> Column:
     if kind_of(values) == "number":
         remedy = "leave such cells empty or exclude the column"
@@ -170,26 +265,37 @@ def _checked(name: str, values: Column, source: str) -> Column:
     return values
 
 
-def column_warnings(name: str, values: Column) -> list[str]:
-    """Say in words what is odd about a column: one value, all missing, or very many levels."""
+def column_warnings(name: str, values: Column, rules: ReadingRules = NOTHING_SAID) -> list[str]:
+    """Say in words what is odd about a column: one value, all missing, many levels, numbers that look like dates."""
     if kind_of(values) == "number":
         present = values[~np.isnan(values)]
         n_distinct = 0 if not len(present) else 1 if present.min() == present.max() else 2
+        if n_distinct == 2 and name not in rules.kinds and _like_dates(present):
+            remedy = "declare its kind as 'date' or 'number'"
+            return [f"column {name!r} is read as numbers that all look like dates (20240105); {remedy}"]
     else:
         n_distinct = len(set(values.tolist()) - {None})
     if n_distinct == 0:
         return [f"column {name!r} is missing in every row and will be dropped"]
     if n_distinct == 1:
         return [f"column {name!r} has one value only and will be dropped unless its missing rows tell something"]
-    if kind_of(values) == "category" and n_distinct > MANY_LEVELS:
-        return [f"column {name!r} is text with {n_distinct} levels; if it holds names or addresses, exclude it"]
+    if kind_of(values) == "category" and n_distinct > MANY_LEVELS and rules.kinds.get(name) != "category":
+        remedy = "if it holds names or addresses, exclude it or declare its kind as 'text'"
+        return [f"column {name!r} is text with {n_distinct} levels; {remedy}"]
     return []
+
+
+def _like_dates(present: Vector) -> bool:
+    if present.min() < FIRST_DATE or present.max() > LAST_DATE:
+        return False
+    month, day = present // 100 % 100, present % 100
+    return bool(((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (day == np.floor(day))).all())
 
 
 def checked_label(values: npt.ArrayLike, source: str) -> Vector:
     """Return the label as (n,) float64 of 0 and 1; anything else raises LabelError."""
     try:
-        label = np.asarray(values).astype(np.float64)
+        label = plain_array(values)[0].astype(np.float64)
     except (ValueError, TypeError):
         raise LabelError(f"the label of {source} is not 0/1; recode it: 1 for bad, 0 for good") from None
     _refuse_rows(np.isnan(label), LabelError, f"the label of {source} is missing in", "remove them")
@@ -211,7 +317,7 @@ def checked_weight(values: npt.ArrayLike, source: str) -> Vector:
 
 def checked_dates(values: npt.ArrayLike, source: str) -> NDArray[np.datetime64]:
     """Return dates as (n,) datetime64[D]; missing or unreadable ones raise ColumnError."""
-    array: Column = np.asarray(values)
+    array: Column = plain_array(values)[0]
     try:
         if array.dtype.kind == "f":  # days since 1970-01-01, as `typed_column` makes of dates
             array = np.where(np.isnan(array), np.datetime64("NaT"), np.floor(array).astype("datetime64[D]"))
@@ -241,17 +347,18 @@ class SourceColumns:
     columns: tuple[str, ...] | None
     exclude: tuple[str, ...]
 
-    def features(self, available: Sequence[str], source: str) -> tuple[str, ...]:
+    def features(self, available: Sequence[str], source: str, rules: ReadingRules = NOTHING_SAID) -> tuple[str, ...]:
         """Return the names of the feature columns; a named column that is not there raises ColumnError."""
         special = [self.id_column, self.label_column, self.weight_column, self.date_column]
         roles = [name for name in special if name is not None]
         if len(set(roles)) < len(roles):
             raise ColumnError(f"one column of {source} is named for two parts (id, label, weight, date)")
-        for name in (*roles, *(self.columns or ()), *self.exclude):
+        for name in (*roles, *(self.columns or ()), *self.exclude, *rules.named):
             if name not in available:
                 raise ColumnError(absent(name, available, source))
         wanted = available if self.columns is None else self.columns
-        features = tuple(name for name in wanted if name not in roles and name not in self.exclude)
+        left_out = {*roles, *self.exclude, *rules.left_out}
+        features = tuple(name for name in wanted if name not in left_out)
         if not features:
             raise ColumnError(f"{source} has no feature column left; check `columns` and `exclude`")
         return features
@@ -260,6 +367,15 @@ class SourceColumns:
         """Return part -> column name, for those that are named."""
         parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
         return {part: name for part, name in parts.items() if name is not None}
+
+
+@dataclass(frozen=True, repr=False)
+class ReadColumns:
+    """What was read of a source: arrays by column name, names of the features, notes on how they were read."""
+
+    arrays: Mapping[str, Column]
+    features: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def absent(name: str, available: Sequence[str], source: str) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from veilscore.data.ingest import read_table
 from veilscore.data.table import Kind, Table, absent, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
+from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 from veilscore.terms.training import Training
 
 Source = Table | Path | str | Mapping[str, Any]
@@ -26,6 +25,7 @@ class TableReader:
     weight: str | None
     date: str | None
     parameters: Training
+    rules: Mapping[str, ReadingRules] = field(default_factory=dict)  # by party
 
     def bank(self, party: str, source: Source) -> Table:
         """Return the bank's table with label, and weights and dates where the job uses them."""
@@ -55,7 +55,12 @@ class TableReader:
             return _chosen(source, tuple(kinds), ())
         if isinstance(source, (str, Path)):
             return read_table(
-                source, self.id, columns=tuple(kinds), kinds=kinds, normaliser=self.parameters.id_normaliser
+                source,
+                self.id,
+                columns=tuple(kinds),
+                kinds=kinds,
+                normaliser=self.parameters.id_normaliser,
+                rules=self._rules(party),
             )
         return self._from_columns(party, source, {}, tuple(kinds), kinds)
 
@@ -74,6 +79,7 @@ class TableReader:
                 columns=include,
                 exclude=exclude,
                 normaliser=self.parameters.id_normaliser,
+                rules=self._rules(party),
             )
         named = {part: name for part, name in parts.items() if name is not None}
         table = self._from_columns(party, source, named, None, None)
@@ -90,19 +96,29 @@ class TableReader:
         if not hasattr(source, "items"):
             raise ConfigError(f"data of {party} is a {type(source).__name__}; pass a Table, a path, or columns by name")
         columns = {str(name): values for name, values in source.items()}
+        index = getattr(source, "index", None)
+        if self.id not in columns and getattr(index, "name", None) == self.id:  # a data frame with its ids aside
+            columns[self.id] = index
         special = (self.id, *parts.values())
-        for name in (*special, *(features or ())):
+        rules = self._rules(party)
+        for name in (*special, *(features or ()), *rules.named):
             if name not in columns:
                 raise ColumnError(absent(name, tuple(columns), f"the data of {party}"))
         wanted = features or tuple(name for name in columns if name not in special)
         return make_table(
-            np.asarray(columns[self.id]),
+            columns[self.id],
             {name: columns[name] for name in wanted},
-            **{part: np.asarray(columns[name]) for part, name in parts.items()},
+            columns.get(parts.get("label", "")),
+            weight=columns.get(parts.get("weight", "")),
+            dates=columns.get(parts.get("dates", "")),
             source=f"data of {party}",
             normaliser=self.parameters.id_normaliser,
             kinds=kinds,
+            rules=rules,
         )
+
+    def _rules(self, party: str) -> ReadingRules:
+        return self.rules.get(party, NOTHING_SAID)
 
 
 def _chosen(table: Table, include: tuple[str, ...] | None, exclude: tuple[str, ...]) -> Table:

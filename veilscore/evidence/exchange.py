@@ -15,6 +15,7 @@ Aborts   : EvidenceError at the party that finds something wrong; ForkError leav
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from veilscore.evidence.verify import verify_job
 from veilscore.terms.job import Job
 
 MAX_PARTIES = 64
+CROSSING_S = 30.0  # from the first round to the third: until then no head is taken that would outrun their proofs
 MAX_AGE_MS = 600_000  # between a head's time and the clock of who countersigns it
 Sizes = Annotated[dict[Party, Count], Field(max_length=MAX_PARTIES)]
 
@@ -103,6 +105,7 @@ class CrossSigning:
     def close(self, job_id: str, job: Job) -> Closing:
         """Return this party's statement on the job, under a head of today."""
         index = self._recorder.job_finished(job_id, job)
+        self._recorder.crossing_until_s = time.monotonic() + CROSSING_S
         self._recorder.renew_head(MAX_AGE_MS // 2)  # half, so that it is young enough when the others look at it
         others = {*job.parties, job.coordinator} - {self._recorder.node.name}
         seen = {name: head.size for name, head in self._recorder.seen.items() if name in others}
@@ -133,6 +136,7 @@ class CrossSigning:
                 raise
         # remembered before they are signed: no crash may leave a countersignature on a head that is forgotten
         recorder.keep_heads({name: offer.head for name, offer in heads.items()})
+        recorder.crossing_until_s = 0.0
         me = recorder.signer()
         return Countersigned(
             signatures={name: Countersignature.sign(me, offer.head, now_ms) for name, offer in heads.items()}

@@ -138,8 +138,8 @@ def check_successor(seen: SignedHead | None, head: SignedHead, path: Sequence[st
     try:
         check_consistency(seen.size, seen.root_bytes, head.size, head.root_bytes, unhex(tuple(path)))
     except EvidenceError as error:
-        if head.size > seen.size:
-            # a longer log with a proof that fails may only mean that the proof was lost or changed on the way
+        if head.size > seen.size or (head.size < seen.size and head.time_ms <= seen.time_ms):
+            # the proof may have been lost or changed on the way, and an older head may have come after a newer one
             raise EvidenceError(
                 f"head of {head.party} is not countersigned: {error.message}", party=head.party
             ) from error

@@ -36,7 +36,7 @@ from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, 
 from veilscore.evidence.opening import software
 from veilscore.files.private import private_folder
 from veilscore.models.model import ScoreModel
-from veilscore.terms.bands import MOST_STEPS
+from veilscore.terms.bands import MAX_STEPS
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import SEED_BYTES
@@ -113,7 +113,7 @@ class OnlineRecord(Document):
     on_missing: Text
     fresh: bool
     bands: DigestOrNone
-    steps: Annotated[tuple[int, ...], Field(max_length=MOST_STEPS)]
+    steps: Annotated[tuple[int, ...], Field(max_length=MAX_STEPS)]
     parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
     share_keys: dict[Party, Digest]
     labels: LabelsKept | None

@@ -103,6 +103,7 @@ class EvidenceRecorder:
         self._visit: Callable[[dict[str, Any]], None] | None = None
         self._lock = threading.RLock()
         self._opened = False
+        self.crossing_until_s = 0.0  # time.monotonic() to which a job's cross-signing goes on from heads seen before it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
 
@@ -198,6 +199,11 @@ class EvidenceRecorder:
         )
         self._append(entry.model_dump(mode="json"))
 
+    def step_begun(self, session: str) -> None:
+        """Log at a holder that an attempt begins: one that is killed has this and no end."""
+        job_id, step, attempt = session.split("/")
+        self.noted("step_begun", job_id=job_id, step=step, attempt=int(attempt))
+
     def opening_charged(self, session: str, account: str, bank: str, charge: Charge) -> None:
         """Holder: before an opening leaves, what it costs the account of its data set."""
         job_id, step, attempt = session.split("/")
@@ -214,8 +220,7 @@ class EvidenceRecorder:
 
     def state_mended(self, written_back: Sequence[str], lost: Sequence[str], jobs: Sequence[str]) -> None:
         """Log that lost state was written back, and what could not be and was let go, jobs by id."""
-        entry = {"kind": "mended", "written_back": list(written_back), "lost": list(lost), "jobs": list(jobs)}
-        self._append({**entry, "time_ms": self.log.now_ms()})
+        self.noted("mended", written_back=list(written_back), lost=list(lost), jobs=list(jobs))
 
     def answered(self, job_id: str) -> bool:
         """Return whether the log holds an answer to this job."""
@@ -328,7 +333,7 @@ class EvidenceRecorder:
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""
         if self.log.now_ms() - self.log.head.time_ms > older_than_ms:
-            self._append({"kind": "renewed", "time_ms": self.log.now_ms()})
+            self.noted("renewed")
 
     # heads of others
 
@@ -343,9 +348,34 @@ class EvidenceRecorder:
         with self._lock:
             entries = [{"party": h.party, "size": h.size, "root": h.root} for _, h in sorted(heads.items())]
             self._append({"kind": "heads_seen", "heads": entries, "time_ms": self.log.now_ms()})
+            self.remember(heads)
+
+    def remember(self, heads: Mapping[str, SignedHead]) -> None:
+        """Remember heads without a line in the log: one that names a head would be a new entry to countersign."""
+        with self._lock:
             for name, head in heads.items():
                 self._heads.save_json(name, head.model_dump(mode="json"))
                 self._seen[name] = head
+
+    def let_go(self, party: str) -> SignedHead:
+        """Let a party's log begin anew or go on from an older copy: log the head seen last, and set it aside.
+
+        Raises StateError where no head of this party was seen.
+        """
+        with self._lock:
+            head = self._seen.get(party)
+            if head is None:
+                raise StateError(f"no head of {party}'s log was seen here; seen: {', '.join(sorted(self._seen))}")
+            aside = JobStore(self._folder / "heads_let_go")
+            aside.save_json(f"{party}-{head.size}", head.model_dump(mode="json"))
+            self.noted("head_let_go", party=party, size=head.size, root=head.root)
+            self._heads.delete(party)
+            del self._seen[party]
+            return head
+
+    def noted(self, kind: str, **facts: Any) -> None:
+        """Log an event of the node's own life."""
+        self._append({"kind": kind, **facts, "time_ms": self.log.now_ms()})
 
     def keep_fork(self, fork: ForkError) -> Path:
         """Keep the proof that a party signed two histories, and return the file."""
@@ -354,7 +384,7 @@ class EvidenceRecorder:
         body = canonical([first.model_dump(mode="json"), second.model_dump(mode="json")])
         write_atomically(path, lambda file: file.write(body))
         with contextlib.suppress(StateError):
-            self._append({"kind": "fork_found", "party": first.party, "time_ms": self.log.now_ms()})
+            self.noted("fork_found", party=first.party)
         return path
 
     # receipts

@@ -202,7 +202,7 @@ def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list
         if head.party != found.head.party:
             raise EvidenceError(f"{path} holds heads of {head.party} and {found.head.party}", party=head.party)
         head.verify(keys)
-    count = 0
+    count, newest = 0, 0
     for head in known:
         if head.party != found.head.party:
             continue
@@ -213,11 +213,13 @@ def verify_log(path: Path, keys: Keys, known: Iterable[SignedHead] = ()) -> list
                 f"the log {what} the one of {head.size} entries that {head.party} signed on {_date(head.time_ms)}",
                 party=head.party,
             )
-        count += 1
+        count, newest = count + 1, max(newest, head.size)
     proved = [
         f"Log of {found.head.party}: {found.head.size} entries, {len(found.heads)} signed heads, all of them fit.",
         f"It continues {count} heads of it that others kept.",
     ]
+    if count:
+        proved.append(f"The newest of these is over {newest} entries; {found.head.size - newest} came after it.")
     if found.torn:
         proved.append(
             f"{len(found.torn)} bytes behind the last head are not signed: a write was cut off, or the node is running "

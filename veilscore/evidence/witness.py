@@ -33,6 +33,8 @@ class Witnesses:
     jobs : job id -> the job, where a receipt shows it.
     answered : job id -> SHA-256 of the jobs that parties answered to.
     bound : job id -> (step, attempt) -> commitment, as the bank's own log has it.
+    begun : job id -> (step, attempt) -> holders whose log has its beginning.
+    charged : job id -> (step, attempt) -> the last opening that a holder charged in it, and when (ms).
     parties : whose logs were read.
     """
 
@@ -41,6 +43,8 @@ class Witnesses:
         self.jobs: dict[str, Job] = {}
         self.answered: dict[str, set[str]] = {}
         self.bound: dict[str, dict[Attempt, str]] = {}
+        self.begun: dict[str, dict[Attempt, set[str]]] = {}
+        self.charged: dict[str, dict[Attempt, tuple[int, str]]] = {}
         self._opened: dict[tuple[str, bytes], ShareOpened] = {}  # by party and entry: a log may be given twice
         self._bands: dict[tuple[str, bytes], BandOpened] = {}
         self._made: dict[str, str] = {}
@@ -103,8 +107,36 @@ class Witnesses:
             elif kind == "step_bound":
                 bound = StepBound.parse(data)
                 self.bound.setdefault(bound.job_id, {})[bound.step, bound.attempt] = bound.commitment
+            elif kind in {"step_begun", "spent"}:
+                self._note(head.party, body)
         self.parties.add(head.party)
         return head.party
+
+    def _note(self, party: str, body: dict[str, Any]) -> None:
+        """Take a holder's entry that an attempt began, or that something was about to be opened in it."""
+        try:
+            job_id, key, at_ms = str(body["job_id"]), (str(body["step"]), int(body["attempt"])), int(body["time_ms"])
+            opening = str(body["opening"]) if body["kind"] == "spent" else ""
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvidenceError(f"{party}'s log holds an entry that is none", party=party) from error
+        if opening:
+            found = self.charged.setdefault(job_id, {})
+            found[key] = max(found.get(key, (0, "")), (at_ms, f"{opening} at {party}"))
+        else:
+            self.begun.setdefault(job_id, {}).setdefault(key, set()).add(party)
+
+    def killed(self, job_id: str, bank: str) -> dict[Attempt, frozenset[str]]:
+        """Return the attempts of a job that began at some parties and ended there in no way, and at which parties.
+
+        Only whose log was given is named; the log may have been copied while the attempt was under way.
+        """
+        begun = {key: set(parties) for key, parties in self.begun.get(job_id, {}).items()}
+        if bank in self.parties:
+            for key in self.bound.get(job_id, {}):
+                begun.setdefault(key, set()).add(bank)
+        ended = self.attempts.get(job_id, {})
+        found = {key: frozenset(parties - ended.get(key, {}).keys()) for key, parties in begun.items()}
+        return {key: parties for key, parties in found.items() if parties}
 
     def _state(self, party: str, statement: JobStatement) -> None:
         if statement.party != party:

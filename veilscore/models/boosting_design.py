@@ -68,10 +68,10 @@ def growth(job: Job, n_train: int) -> Growth:
 def natural(code_map: CodeMap) -> HolderColumns:
     """Return a holder's codes in the order of their values: -1 in columns of categories."""
     ranks = [
-        _by_value(column) if column.bins.kind == "number" else np.full(column.permutation.size, -1, np.int64)
+        _by_value(column) if column.bins.ordered else np.full(column.permutation.size, -1, np.int64)
         for column in code_map.columns
     ]
-    ordered = np.array([column.bins.kind == "number" for column in code_map.columns], dtype=bool)
+    ordered = np.array([column.bins.ordered for column in code_map.columns], dtype=bool)
     n_codes = code_map.n_codes
     return HolderColumns(Ranked(n_codes, ordered, np.zeros(n_codes.size, np.int64)), np.concatenate(ranks))
 

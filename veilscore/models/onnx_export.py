@@ -203,6 +203,8 @@ def _test(node: dict[str, Any], graph: _Graph) -> tuple[str, float, int, tuple[d
     if "at_most" in node:
         threshold = math.inf if node["at_most"] is None else node["at_most"]
         return name, threshold, missing, (left, right)
+    if "ranges" in node:
+        raise ConfigError(f"splits on {name} follow its special values; use the JSON export")
     places = graph.orders[name]
     first = [*node["levels"], *([None] if node["other"] == "left" else [])]
     last = max((places[level] for level in first if not math.isnan(places[level])), default=-1.0)

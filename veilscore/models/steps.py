@@ -25,15 +25,15 @@ _WIDER = 1.25
 _COLUMNS, _TREES, _CHAIN = 0.1, 0.3, 0.02  # mean correlation of two
 
 
-def steps_of(model: ScoreModel) -> Bands:
-    """Return the steps of a model, lowest totals first."""
+def steps_of(model: ScoreModel, most: int = MOST_STEPS) -> Bands:
+    """Return the steps of a model, `most` or one or two fewer, lowest totals first."""
     units = model.scaling.units
     fixed = Bands.of(model.bands, units).limits if model.bands else ()
-    fixed = fixed if len(fixed) < MOST_STEPS else ()
+    fixed = fixed if len(fixed) < most else ()
     mean, deviation = expected(model)
-    law = NormalDist(mean, max(_WIDER * deviation, float(MOST_STEPS)))  # at least a unit or two a step
-    n_steps = MOST_STEPS - len(fixed)
-    return Bands.steps(sorted({*fixed, *(round(law.inv_cdf(k / n_steps)) for k in range(1, n_steps))}))
+    law = NormalDist(mean, max(_WIDER * deviation, float(most)))  # at least a unit or two a step
+    n_steps = most - len(fixed)
+    return Bands.steps(sorted({*fixed, *(round(law.inv_cdf(k / n_steps)) for k in range(1, n_steps))}), most)
 
 
 def middles(steps: Bands) -> Integers:

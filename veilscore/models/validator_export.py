@@ -119,13 +119,22 @@ def _node(tree: Tree, node: int, number: int, code_map: CodeMap, points: Sequenc
 def bank_test(split: Split, column: ColumnMap) -> dict[str, Any]:
     """Return a split of the bank in real values: which go left.
 
-    A number column has `at_most` (None: every value) and `missing` ("left" or "right"); a category column has the
-    `levels` that go left, and where `other` levels and `missing` go.
+    A number column has `at_most` (None: every value) and `missing` ("left" or "right"), or, where some values have bins
+    of their own, the `ranges` (above, at most; None: no end) and `special` values that go left; a category column has
+    the `levels` that go left, and where `other` levels and `missing` go.
     """
     bins = column.bins
     left = {int(b) for b, code in enumerate(column.permutation.tolist()) if code in split.codes}
     missing = "left" if bins.missing in left else "right"
     kept = left - {bins.missing}
+    if isinstance(bins, NumberBins) and bins.special:
+        ends = (None, *bins.edges, None)
+        return {
+            "column": column.name,
+            "ranges": [[ends[b], ends[b + 1]] for b in sorted(kept) if b < bins.n_ranges],
+            "special": [bins.special[b - bins.n_ranges] for b in sorted(kept) if b >= bins.n_ranges],
+            "missing": missing,
+        }
     if isinstance(bins, NumberBins):
         if kept != set(range(len(kept))) or not kept:
             raise ConfigError(

@@ -18,7 +18,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.exchange import CrossSigning
-from veilscore.evidence.head_watch import HeadWatch
+from veilscore.evidence.head_watch import FIRST_CALL_S, HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
@@ -32,6 +32,8 @@ from veilscore.keys.identity import ROLES
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
+from veilscore.release.revocation_watch import RevocationWatch
+from veilscore.release.revocations import RevocationLists
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.table import JobAnswer, answer_to, hold, reads_of, request_of, stop_if_drowned
@@ -74,7 +76,7 @@ class Node:
             accept_session=self._accept_session,
             limits=limits,
             listen=self.config.listen,
-            authorise=authoriser(self.config),
+            authorise=self._authorise,
         )
         self.keys = KeyWatch(self.home, self.config, self.fabric)
         self._register()
@@ -84,7 +86,12 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+        self.revocations: RevocationWatch | None = None
+        if self.config.role == "holder":
+            issuers = dict(self.config.policy.consent_issuers)
+            self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -99,11 +106,19 @@ class Node:
         self.fabric.register("RunStep", {"coordinator"}, control_pb2.StepOrder, self._run_step, stream=True)
         self.fabric.register("Evidence", {"coordinator"}, control_pb2.EvidenceCall, self._cross_sign)
 
+    def _authorise(self, method: str, peer: Member) -> None:
+        self._allowed(method, peer)
+        self.heads.check_call(method)
+
     async def start(self) -> None:
-        """Open the log and listen."""
+        """Open the log, compare it with the state files and with what others saw of it, and listen."""
         state = LoggedState(self.home, self.config)
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        await self.heads.compare_first()
+        if self.revocations is not None:
+            await self.revocations.fetch_all(FIRST_CALL_S)
+            self.watches.start("the watch over revocations", self.revocations.watch())
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
@@ -237,6 +252,8 @@ class Node:
         if len(busy) >= self.config.limits.max_jobs:
             raise PeerError(f"{self.name} works on {len(busy)} jobs already; try later", party=self.name)
         entry = self.ledger.begin(job_id, step, attempt)
+        if record is None:
+            await asyncio.to_thread(self.evidence.step_begun, session_id(job_id, step, attempt))
         run = self._open(entry, step, attempt, request.deadline_s, record)
         self._runs[job_id] = run
         try:

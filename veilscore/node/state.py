@@ -13,23 +13,26 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from veilscore.errors import EvidenceError, StateError, VeilscoreError
 from veilscore.evidence.facts import policy_digest
+from veilscore.evidence.head_watch import BEHIND, read_behind
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.log import Log
+from veilscore.evidence.log import LOG_FILE, Log
 from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
 from veilscore.fabric.process import only_one
+from veilscore.files.backup import RESTORED
 from veilscore.files.journal import Journal
 from veilscore.files.sqlite_file import told
-from veilscore.release.account import FILE, AccountLine, Line, charged, voided, write_back
+from veilscore.release.account import FILE, Account, AccountLine, Line, charged, voided, write_back
 from veilscore.release.consent import Signed, body_of
 from veilscore.release.ledger import LEDGER, ReleaseLedger
+from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.settings import read_text
@@ -216,18 +219,24 @@ def counts_of(home: Path) -> dict[str, int]:
     """
     found = {f"{file}:{table}": _amount(home / file, table, query) for file, table, query in _GROWING}
     revoked: set[str] = set()
+    numbers: dict[str, int] = {}
     for path in sorted((home / REVOCATIONS).glob("*.json")):
         body = body_of(Signed.from_text(read_text(path, "revocations"), str(path)))
         named = body.get("revoked")
         revoked |= {str(one) for one in named} if isinstance(named, list) else set()
+        issuer, number = str(body.get("issuer")), body.get("number")
+        numbers[issuer] = max(numbers.get(issuer, 0), number if isinstance(number, int) else 0)
     found[f"{REVOCATIONS}:revoked consents"] = len(revoked)
+    found[f"{REVOCATIONS}:numbers of revocation lists"] = sum(numbers.values())
     return {name: count for name, count in found.items() if count}
 
 
-def mend(home: Path, *, accept_loss: bool = False) -> list[str]:
+def mend(home: Path, *, accept_loss: bool = False, let_go: Sequence[str] = ()) -> list[str]:
     """Write back from a node's log what its state files lack, log it, and return what was done, a line a file.
 
-    accept_loss : go on without what the log does not hold enough of, where no backup has it.
+    accept_loss : go on without what the log does not hold enough of, where no backup has it; of entries that others
+        countersigned and no backup has, nobody knows what they opened, so no promise of any account holds from then on.
+    let_go : other members that lost the end of their log: what was seen of it here is logged and set aside.
     Raises StateError where something would be lost and that was not accepted; JobError where the node runs.
     """
     node = load_node_config(home)
@@ -238,6 +247,10 @@ def mend(home: Path, *, accept_loss: bool = False) -> list[str]:
         with contextlib.closing(recorder):
             recorder.open(visit=logged.visit)
             found = logged.gaps(ledger)
+            behind = read_behind(home)
+            cut = behind is not None and not recorder.log.continues(behind)
+            if behind is not None and cut:
+                found.append(Gap(f"{FOLDER}/{LOG_FILE}", f"entries up to {behind.size}, which others countersigned"))
             lost = [f"{gap.file}: {gap.lacks}" for gap in found if gap.fill is None]
             if lost and not accept_loss:
                 raise StateError(
@@ -251,7 +264,22 @@ def mend(home: Path, *, accept_loss: bool = False) -> list[str]:
             if found:
                 back = [f"{gap.file}: {gap.lacks}" for gap in found if gap.fill is not None]
                 recorder.state_mended(back, lost, [job_id for gap in found for job_id in gap.jobs])
-    return [f"{gap.file}: {gap.lacks} {'lost' if gap.fill is None else 'written back'}" for gap in found]
+            if cut:
+                _promise_nothing(home, node, federation)
+            if accept_loss or not cut:
+                (home / BEHIND).unlink(missing_ok=True)
+            if accept_loss:
+                (home / RESTORED).unlink(missing_ok=True)
+            gone = [f"head of {party} of {recorder.let_go(party).size} entries: let go" for party in let_go]
+    return gone + [f"{gap.file}: {gap.lacks} {'lost' if gap.fill is None else 'written back'}" for gap in found]
+
+
+def _promise_nothing(home: Path, node: NodeConfig, federation: Federation) -> None:
+    """End the promise of every account of a holder, as exact mode does."""
+    names = {d.account or name for name, d in node.datasets.items()} if node.role == "holder" else set()
+    for bank in (m.name for m in federation.members if m.role == "bank"):
+        for name in sorted(names):
+            Account(home / FILE, name, bank, node.policy.privacy).void("the end of the log was lost")
 
 
 def _use_up(journal: Journal, opened: list[_Opened]) -> None:

@@ -37,7 +37,7 @@ from veilscore.protocols.online_spares import holder_spare
 from veilscore.release.ledger import EXACT_BITS
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.release.single import SingleGuard
-from veilscore.terms.bands import Bands, KeptBands
+from veilscore.terms.bands import MAX_STEPS, Bands, KeptBands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_to_tell_who_is_known
@@ -210,6 +210,8 @@ class OnlineHolder:
         try:
             if request.bands_hash and bands is None:
                 bands = await asyncio.to_thread(self._kept_bands, request, origin)
+            if bands is not None:
+                self._node.policy.release.allow_values(len(bands.names))
             firm = origin.records.normalise(request.firm_id)
             token = self._guard.check_consent(request, bank, firm, origin.job.name)
             found = await origin.records.find(firm)
@@ -295,7 +297,7 @@ def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: by
 def steps_asked(request: pb.EncryptRecord, bank: str) -> Bands:
     """Return the steps of a coarse score, which the bank chooses as it likes: what counts is how many; MessageError."""
     try:
-        steps = Bands.steps(request.step_limits)
+        steps = Bands.steps(request.step_limits, MAX_STEPS)
     except ConfigError as error:
         raise MessageError(error.message, party=bank) from None
     if steps.sha256 != request.bands_hash or max(map(abs, steps.limits)) >= T // 2:

@@ -16,7 +16,7 @@ from veilscore.arrays import CodeArray, Vector
 from veilscore.crypto import he
 from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, encode_points
 from veilscore.data.codes import CodeMap
-from veilscore.data.ingest_file import MISSING
+from veilscore.data.notation import MISSING, WHITE, plain_number
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
 from veilscore.models.boosted import Boosted
@@ -104,7 +104,7 @@ class ModelSides:
 class BankModel(ModelSides):
     """The same with the bank's map and, where the training job is known, its data set.
 
-    steps : of coarse scores.
+    steps : of coarse scores, as many as there usually are.
     stock : of a model for one record, the model itself: spares are kept for that.
     """
 
@@ -216,7 +216,7 @@ def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[C
         raise DataError(f"features are not the model's columns ({found}); leave the text of a missing value empty")
     columns = {}
     for name, kind in code_map.kinds.items():
-        text = features.get(name, "").strip()
+        text = features.get(name, "").strip(WHITE)
         cell = None if text in MISSING else text if kind == "category" else _number(name, text)
         columns[name] = np.array([cell], dtype=object)
     table = make_table(["x"], columns, source="the request", normaliser="text", kinds=code_map.kinds)
@@ -226,7 +226,7 @@ def codes_of_features(code_map: CodeMap, features: Mapping[str, str]) -> tuple[C
 
 def _number(name: str, text: str) -> float:
     try:
-        value = float(text)
+        value = plain_number(text)
     except ValueError:
         try:
             day = dt.datetime.fromisoformat(text)

@@ -139,6 +139,7 @@ class Records:
             dataset.id_column,
             columns=tuple(self.code_map.kinds),
             normaliser=self._job.parameters.id_normaliser,
+            rules=dataset,
             table=dataset.table,
             query=dataset.query,
             kinds=dict(self.code_map.kinds),

@@ -19,11 +19,11 @@ import numpy as np
 
 from veilscore.arrays import CodeArray
 from veilscore.errors import ConfigError, MessageError, PeerError
-from veilscore.models.steps import middles
+from veilscore.models.steps import middles, steps_of
 from veilscore.online.model import BankModel, codes_of_features
 from veilscore.protocols.online import ON_MISSING
 from veilscore.protocols.online_parts import FirmPart, Opened
-from veilscore.terms.bands import Bands
+from veilscore.terms.bands import MAX_STEPS, MOST_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 
 DEFAULT_REASONS = 4
@@ -41,6 +41,8 @@ def check_request(request: pb.ScoreRequest) -> None:
         raise MessageError(f"on_missing is one of {', '.join(ON_MISSING)}")
     if (request.output or "score") not in OUTPUTS:
         raise MessageError(f"output is one of {', '.join(OUTPUTS)}")
+    if request.score_steps and ((request.output or "score") != "score" or not 2 <= request.score_steps <= MAX_STEPS):
+        raise MessageError(f"score_steps is 2 to {MAX_STEPS}, and of output score alone")
     if not math.isfinite(request.timeout_s) or request.timeout_s < 0:
         raise MessageError("timeout_s is a number of seconds, 0 for the default")
 
@@ -53,6 +55,8 @@ def request_digest(request: pb.ScoreRequest) -> bytes:
         same.ClearField(name)
     if same.output == "score":
         same.ClearField("output")
+    if same.score_steps == MOST_STEPS:
+        same.ClearField("score_steps")
     return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()
 
 
@@ -74,7 +78,8 @@ def bands_of(model: BankModel, request: pb.ScoreRequest) -> Bands | None:
     if request.output == "exact":
         return None
     if request.output != "band":
-        return model.steps
+        asked = request.score_steps or MOST_STEPS
+        return model.steps if asked == MOST_STEPS else steps_of(model.artefact, asked)
     artefact = model.artefact
     if not artefact.bands:
         raise ConfigError(f"model {artefact.name} has no bands: train it with bands, or name some in a batch")

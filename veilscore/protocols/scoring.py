@@ -1,18 +1,20 @@
-"""Scores many firms in a batch, also of the hold-out: points or bands by the secure lookup sum.
+"""Scores many firms in a batch, also of the hold-out: steps, bands or exact points by the secure lookup sum.
 
 What a scorecard and trees (`veilscore.protocols.tree_scoring`) share stands here too: the request, the holders'
-answers, the zero-shares and the opening of the total, or of its band alone (`veilscore.protocols.banding`).
+answers, the zero-shares and the opening of the total, or of its step or band alone (`veilscore.protocols.banding`).
 
 Source   : Design page, sections 3 and 8.
 Parties  : The bank has points of every cell, the holders have codes, the coordinator adds masked partials.
 Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does not
            know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
-           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank). For bands the coordinator has
-           no part: BandHolderPartial (to the lead), then the messages of `banding`.
-Reveals  : The bank learns each firm's total points (with one holder that is the holder's part), or its band alone. A
-           holder learns which of the aligned rows are scored, and by which model hash. The coordinator learns the
-           number of rows.
-Assumes  : Ring-LWE is hard; the bank and the coordinator (for bands, the lead) do not collude with all holders but one.
+           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank). For steps and bands the
+           coordinator has no part: BandHolderPartial (to the lead), then the messages of `banding`.
+Reveals  : The bank learns the step or the band of each firm's total, or by agreement the total points (with one holder
+           that is the holder's part). A holder learns which of the aligned rows are scored, by which model hash, the
+           cut-offs, and whether the bank's inputs are those of an earlier batch. The coordinator learns the number of
+           rows where totals are opened.
+Assumes  : Ring-LWE is hard; the bank and the coordinator (for steps and bands, the lead) do not collude with all
+           holders but one.
 Aborts   : RefusedError where a holder refuses; SchemaError where a holder's code map is not the model's; ProtocolError
            where the parts do not add up to possible scores.
 """
@@ -20,6 +22,7 @@ Aborts   : RefusedError where a holder refuses; SchemaError where a holder's cod
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -31,7 +34,7 @@ from veilscore.errors import MessageError, ProtocolError, RefusedError
 from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
 from veilscore.models.counts import offsets
 from veilscore.models.loss import TURN
-from veilscore.protocols.banding import bank_bands, lead_bands
+from veilscore.protocols.banding import MAX_LIMITS, bank_bands, lead_bands
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
@@ -59,7 +62,7 @@ class BatchResult:
 class BandResult:
     """What the bank learns where bands alone are released."""
 
-    bands: Integers  # (n_scored,) number of each firm's band (`veilscore.terms.bands.Bands`)
+    bands: Integers  # (n_scored,) number of each firm's band or step (`veilscore.terms.bands.Bands`)
     unknown: dict[str, Mask | None]  # as in `BatchResult`
 
 
@@ -80,16 +83,18 @@ def bank_score(
     own_points: Integers,
     parts: dict[str, HolderPart],
     model_hash: bytes,
+    inputs: bytes = b"",
 ) -> Protocol[BatchResult]:
     """Bank: return the total points of the scored rows.
 
     rows : (n_samples,) which of the aligned rows are scored.
     own_points : (n_scored,) base points and the bank's own part, in the model's units.
     parts : each holder's part of the model.
+    inputs : digest of the bank's own inputs (`veilscore.release.pseudonyms.inputs_digest`); empty of a hold-out.
     """
     n_scored = int(rows.sum())
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
-    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash)
+    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash, inputs=inputs)
     total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
     total = np.where(total >= TURN // 2, total - TURN, total)
     columns = [(part.points, offsets(part.n_codes)[:-1]) for part in parts.values()]
@@ -110,10 +115,16 @@ def check_possible(units: Integers, low: int, high: int, session: Session) -> No
 
 
 def bank_score_bands(
-    session: Session, rows: Mask, own_points: Integers, parts: dict[str, HolderPart], model_hash: bytes, bands: Bands
+    session: Session,
+    rows: Mask,
+    own_points: Integers,
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+    bands: Bands,
+    inputs: bytes = b"",
 ) -> Protocol[BandResult]:
-    """Bank: return the bands of the scored rows; parameters as in `bank_score`."""
-    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash, bands)
+    """Bank: return the bands or steps of the scored rows; parameters as in `bank_score`."""
+    total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash, bands, inputs)
     return BandResult((yield from bank_bands(session, total, bands, TURN)), unknown)
 
 
@@ -124,10 +135,11 @@ def bank_shares(
     parts: dict[str, HolderPart],
     model_hash: bytes,
     bands: Bands | None = None,
+    inputs: bytes = b"",
 ) -> Protocol[tuple[Integers, dict[str, Mask | None]]]:
     """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
-    unknown = yield from ask_holders(session, rows, parts, model_hash, bands)
+    unknown = yield from ask_holders(session, rows, parts, model_hash, bands, inputs)
     total = own_points.astype(np.int64).copy()
     for done, holder in enumerate(session.holders, start=1):
         table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
@@ -140,7 +152,12 @@ def bank_shares(
 
 
 def ask_holders(
-    session: Session, rows: Mask, parts: dict[str, HolderPart], model_hash: bytes, bands: Bands | None = None
+    session: Session,
+    rows: Mask,
+    parts: dict[str, HolderPart],
+    model_hash: bytes,
+    bands: Bands | None = None,
+    inputs: bytes = b"",
 ) -> Protocol[dict[str, Mask | None]]:
     """Bank: announce the batch; return the firms unknown to each holder that discloses them.
 
@@ -154,7 +171,8 @@ def ask_holders(
             model_hash=model_hash,
             map_hash=parts[holder].map_hash,
             part_hash=parts[holder].trees_hash,
-            bands_hash=b"" if bands is None else bands.sha256,
+            limits=() if bands is None else bands.limits,
+            inputs_hash=inputs,
         )
         yield Send(holder, request)
     unknown: dict[str, Mask | None] = {}
@@ -183,21 +201,27 @@ class HolderAnswer:
     unknown: Mask  # (n_scored,) firms without a record here; they have the missing codes
     disclose_unknown: bool  # whether the bank is told which those are
     refusal: str = ""  # the reason that the bank is told; the rest is then ignored
-    bands: Bands | None = None  # released alone: those that it keeps of the model, or accepted with the job
+    bands: Bands | None = None  # opened alone: steps that the bank chose, or bands that this holder accepted
 
 
 @dataclass(frozen=True)
 class BatchRequest:
     """What a holder learns of a batch before it decides.
 
-    `trees_hash` is empty for a scorecard, `bands_hash` where scores are asked for.
+    `trees_hash` is empty for a scorecard, `limits` where exact scores are asked for, `inputs` of a hold-out.
     """
 
     rows: Mask
     model_hash: bytes
     map_hash: bytes
     trees_hash: bytes = b""
-    bands_hash: bytes = b""
+    inputs: bytes = b""
+    limits: tuple[int, ...] = ()  # lowest total of each step or band but the first, as the bank has them
+
+    @property
+    def cut_offs(self) -> bytes:
+        """Return the digest of the cut-offs, empty where exact scores are asked for."""
+        return Bands((), self.limits).sha256 if self.limits else b""
 
 
 def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
@@ -205,10 +229,20 @@ def holder_receive(session: Session, n_samples: int) -> Protocol[BatchRequest]:
     request = yield from receive(session.bank, pb.BatchBankRound1)
     if request.n_samples != n_samples:
         raise MessageError(f"the bank scores among {request.n_samples} rows, aligned were {n_samples}")
-    hashes = (request.model_hash, request.map_hash, request.part_hash, request.bands_hash)
+    hashes = (request.model_hash, request.map_hash, request.part_hash, request.inputs_hash)
     if any(len(one) != 32 for one in hashes[:2]) or any(len(one) not in {0, 32} for one in hashes[2:]):
         raise MessageError("a hash in the bank's request has the wrong length", party=session.bank)
-    return BatchRequest(shares.bits_from_bytes(request.rows, n_samples), *map(bytes, hashes))
+    limits = tuple(request.limits)
+    if len(limits) > MAX_LIMITS or any(b <= a for a, b in pairwise(limits)):
+        raise MessageError(f"cut-offs in the bank's request are over {MAX_LIMITS} or not ascending", party=session.bank)
+    return BatchRequest(
+        shares.bits_from_bytes(request.rows, n_samples),
+        request.model_hash,
+        request.map_hash,
+        trees_hash=request.part_hash,
+        inputs=request.inputs_hash,
+        limits=limits,
+    )
 
 
 def holder_score(session: Session, coordinator: str, request: BatchRequest, answer: HolderAnswer) -> Protocol[int]:
@@ -236,7 +270,7 @@ def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Pro
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
     refusal = answer.refusal
-    if not refusal and request.bands_hash != (b"" if answer.bands is None else answer.bands.sha256):
+    if not refusal and request.limits != (() if answer.bands is None else answer.bands.limits):
         refusal = "the bands of the request are not those that this party accepted"
     if refusal:
         yield Send(session.bank, pb.BatchHolderRound1(accepted=False, reason=refusal))
@@ -262,7 +296,8 @@ def release_share(
 ) -> Protocol[None]:
     """Holder: send its share (n_scored,) of the total, masked by a share of zero, to whoever adds up.
 
-    That is the coordinator for scores. For bands it is the lead, which goes on with the sum; the bank's share is on it.
+    That is the coordinator for exact scores. For steps and bands it is the lead, which goes on with the sum; the bank's
+    share is on it.
     """
     if answer.bands is None:
         masked = _masked(session, request, share, keys, modulus)
@@ -288,7 +323,9 @@ def lead_share(
 
 
 def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int) -> Words:
-    context = share_context(session.id, session.holders, request.model_hash, shares.bits_to_bytes(request.rows))
+    # a bank that tells holders different rows or cut-offs gets numbers that are uniform
+    scored = request.model_hash + request.cut_offs, shares.bits_to_bytes(request.rows)
+    context = share_context(session.id, session.holders, *scored)
     masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
     return masked
 

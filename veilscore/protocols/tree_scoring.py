@@ -1,4 +1,4 @@
-"""Scores boosted trees in a batch, also of the hold-out: the bank learns totals, nobody learns a leaf or a part.
+"""Scores boosted trees in a batch, also of the hold-out: the bank learns steps, nobody learns a leaf or a part.
 
 Source   : Design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, sections 2a and 3.
 Parties  : The bank has leaf points and its codes, the holders have codes and their splits, the coordinator adds masked
@@ -7,7 +7,7 @@ Messages : As in `veilscore.protocols.scoring`; between request and partial, for
            alone BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree; for the others
            BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of the bank's
            factors c with the holder's indicators e (`veilscore.models.trees`). Trees on the bank's columns alone need
-           no message. Bands alone are opened as there.
+           no message. Steps, bands and totals are opened as there.
 Reveals  : What `veilscore.protocols.scoring` reveals. A holder knows its splits and the shape of its trees from
            training.
 Assumes  : Ring-LWE is hard; the bank and the coordinator do not collude with all holders but one.
@@ -109,17 +109,18 @@ def holder_parts(model: Boosted, holders: Sequence[str]) -> dict[str, HolderPart
 
 
 def bank_score_trees(
-    session: Session, coordinator: str, rows: Mask, own_codes: CodeArray, model: Boosted
+    session: Session, coordinator: str, rows: Mask, own_codes: CodeArray, model: Boosted, inputs: bytes = b""
 ) -> Protocol[BatchResult]:
     """Bank: return the total points of the scored rows.
 
     rows : (n_samples,) which of the aligned rows are scored.
     own_codes : (n_scored, d_bank), the bank's codes of those rows.
+    inputs : as in `veilscore.protocols.scoring.bank_score`.
     """
     n_scored = int(rows.sum())
     low, high = bounds(model)
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored, trees=True))
-    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model)
+    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model, inputs=inputs)
     total += yield from receive_total(coordinator, n_scored, SCORE_T)
     total = (total - low) % SCORE_T + low
     check_possible(total, low, high, session)
@@ -127,25 +128,30 @@ def bank_score_trees(
 
 
 def bank_score_trees_bands(
-    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands
+    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands, inputs: bytes = b""
 ) -> Protocol[BandResult]:
-    """Bank: return the bands of the scored rows; parameters as in `bank_score_trees`.
+    """Bank: return the bands or steps of the scored rows; parameters as in `bank_score_trees`.
 
     Raises ParameterError where totals do not fit the ring as signed numbers.
     """
     BandCircuit(bands.limits, SCORE_T).check_totals(*bounds(model))
-    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model, bands)
+    total, unknown = yield from bank_tree_shares(session, rows, own_codes, model, bands, inputs)
     return BandResult((yield from bank_bands(session, total, bands, SCORE_T)), unknown)
 
 
 def bank_tree_shares(
-    session: Session, rows: Mask, own_codes: CodeArray, model: Boosted, bands: Bands | None = None
+    session: Session,
+    rows: Mask,
+    own_codes: CodeArray,
+    model: Boosted,
+    bands: Bands | None = None,
+    inputs: bytes = b"",
 ) -> Protocol[tuple[Units, dict[str, Mask | None]]]:
     """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
     n_scored = int(rows.sum())
     parts = holder_parts(model, session.holders)
     plans = {h: _BankTrees(model, h, n_scored) for h in session.holders}
-    unknown = yield from ask_holders(session, rows, parts, model.sha256, bands)
+    unknown = yield from ask_holders(session, rows, parts, model.sha256, bands, inputs)
     total = np.full(n_scored, model.base_points, np.int64)
     for tree, points in zip(model.trees, model.points, strict=True):
         if tree.asks == "bank":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,14 +25,22 @@ import structlog
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from veilscore.arrays import Integers, Mask
+from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, MessageError, RefusedError
 from veilscore.files.store import JobStore
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.consent import Ask, Consent, Signed, body_of, claim_of
 from veilscore.release.gate import MAX_LISTS, ConsentGate
-from veilscore.release.ledger import BATCH, EVALUATION, LEDGER, Release, ReleaseLedger, counted_map
+from veilscore.release.ledger import (
+    BATCH,
+    EVALUATION,
+    EXACT_BITS,
+    LEDGER,
+    Release,
+    ReleaseLedger,
+    counted_map,
+)
 from veilscore.release.pseudonyms import RowDigests, firm_digest
 from veilscore.terms.bands import Bands
 from veilscore.terms.job import Job
@@ -114,6 +123,25 @@ def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act:
         protocol.close()
 
 
+@dataclass(frozen=True)
+class BatchOpening:
+    """What a batch or a hold-out opens, as a holder's ledger sees it.
+
+    rows : (n_samples,) which are scored.
+    model : hash that the bank states.
+    bands : steps or bands that are opened; None where totals are.
+    inputs : the bank's digest of what it puts into a batch itself.
+    codes : (n_scored, n_columns) of the holder, once they are known.
+    """
+
+    rows: Mask
+    model: bytes
+    code_map: CodeMap
+    bands: Bands | None = None
+    inputs: bytes = b""
+    codes: CodeArray | None = field(default=None, repr=False)
+
+
 class BatchGuard:
     """Holds one attempt at scoring many firms against a holder's policy; `home` is the holder's."""
 
@@ -175,26 +203,14 @@ class BatchGuard:
                 found[at] |= ~self._gate.revoked_of(kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]])
         return self._withhold(store, "no consent", ids, row_of, (row_of >= 0) & ~found)
 
-    def within_budget(
-        self,
-        store: JobStore,
-        ids: Ids,
-        row_of: Integers,
-        rows: Mask,
-        model: bytes,
-        code_map: CodeMap,
-        bands: Bands | None = None,
-    ) -> Integers:
-        """Return `row_of` with the firms as unknown that were released as often as the policy allows.
-
-        rows : (n_samples,) which are scored; bands : given where bands alone are opened.
-        """
+    def within_budget(self, store: JobStore, ids: Ids, row_of: Integers, opening: BatchOpening) -> Integers:
+        """Return `row_of` with the firms as unknown that were released as often as the policy allows."""
         if not self._counts:
             return row_of
         with contextlib.closing(self._ledger()) as ledger:
-            release = self._release(store, rows, row_of >= 0, model, code_map, bands)
-            used_up = self._budget(ledger, code_map).used_up(release)
-        over = rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
+            release = self._release(ledger, store, row_of >= 0, opening)
+            used_up = self._budget(ledger, opening).used_up(release)
+        over = opening.rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
         return self._withhold(store, "release budget used up", ids, row_of, over)
 
     def _withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
@@ -206,65 +222,57 @@ class BatchGuard:
         self._log.warning("firms are scored as unknown", reason=reason, firms=len(firms), listed=f"{WITHHELD}.json")
         return np.where(withheld, -1, row_of)
 
-    def check_release(
-        self, store: JobStore, rows: Mask, model: bytes, code_map: CodeMap, bands: Bands | None = None
-    ) -> None:
-        """Refuse, before anything is computed, a batch that may not be scored, with a reason that the bank may learn.
-
-        rows : (n_samples,) which are scored; bands : given where bands alone are opened.
-        """
+    def check_release(self, store: JobStore, opening: BatchOpening) -> None:
+        """Refuse, before anything is computed, what may not be scored, with a reason that the bank may learn."""
         stated = None if self._training else self._job.of(ScoreBatch).model_sha256
-        if stated not in {None, model.hex()}:
+        if stated not in {None, opening.model.hex()}:
             raise RefusedError(
                 f"model version differs from the approved job's (model_sha256): it says {str(stated)[:16]}"
             )
         if self._counts:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
-                    ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], model.hex())
-                release = self._release(store, rows, np.zeros_like(rows), model, code_map, bands)
-                self._budget(ledger, code_map).check_batch(release)
+                    ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], opening.model.hex())
+                release = self._release(ledger, store, np.zeros_like(opening.rows), opening)
+                self._budget(ledger, opening).check_batch(release)
 
-    def counted(
-        self,
-        protocol: Protocol[R],
-        store: JobStore,
-        rows: Mask,
-        known: Mask,
-        model: bytes,
-        code_map: CodeMap,
-        bands: Bands | None = None,
-    ) -> Protocol[R]:
+    def counted(self, protocol: Protocol[R], store: JobStore, known: Mask, opening: BatchOpening) -> Protocol[R]:
         """Run the scoring protocol, writing it into the ledger before the opened share leaves.
 
-        rows : (n_samples,) which are scored; known : (n_samples,) those with a record here that counts.
+        known : (n_samples,) rows with a record here that counts.
         """
 
         def admit() -> None:
             if self._counts:
                 with contextlib.closing(self._ledger()) as ledger:
-                    self._budget(ledger, code_map).admit(self._release(store, rows, known, model, code_map, bands))
+                    self._budget(ledger, opening).admit(self._release(ledger, store, known, opening))
 
         return (yield from before_sending(protocol, OPENING, admit))
 
-    def _release(
-        self, store: JobStore, rows: Mask, known: Mask, model: bytes, code_map: CodeMap, bands: Bands | None
-    ) -> Release:
+    def _release(self, ledger: ReleaseLedger, store: JobStore, known: Mask, opening: BatchOpening) -> Release:
+        bands, inputs, rows = opening.bands, opening.inputs, opening.rows
         cut_offs = b"" if bands is None else bands.sha256
         saved = store.load_arrays("firms")
+        firms, places = np.unique(saved["firms"][rows & known], return_index=True)
+        records = np.zeros(0, np.uint64)
+        if inputs and opening.codes is not None:
+            records = ledger.record_digests(firms, inputs, opening.codes[known[rows]][places])
         return Release(
             kind=EVALUATION if self._training else BATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
-            model=model.hex(),
-            code_map=counted_map(bytes.fromhex(code_map.hash), cut_offs),
-            firms=np.unique(saved["firms"][rows & known]),
-            band=bands is not None,
+            model=opening.model.hex(),
+            code_map=counted_map(bytes.fromhex(opening.code_map.hash), cut_offs),
+            firms=firms,
+            band=self._job.parameters.opens == "band",
+            bits=EXACT_BITS if bands is None else bands.bits,
             rows=np.unique(saved["rows"][rows]),
+            inputs=inputs,
+            records=records,
         )
 
-    def _budget(self, ledger: ReleaseLedger, code_map: CodeMap) -> ReleaseBudget:
-        return ReleaseBudget(ledger, self._policy.release, len(code_map.n_codes))
+    def _budget(self, ledger: ReleaseLedger, opening: BatchOpening) -> ReleaseBudget:
+        return ReleaseBudget(ledger, self._policy.release, len(opening.code_map.n_codes))
 
     def _ledger(self) -> ReleaseLedger:
         return ReleaseLedger(self._home / LEDGER)

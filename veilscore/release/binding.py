@@ -16,13 +16,21 @@ import json
 from pathlib import Path
 
 from veilscore.errors import RefusedError
+from veilscore.features.catalogue import find_catalogue
 from veilscore.files.home_key import home_key
 from veilscore.models.filed import load_model
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import ScoreBatch
 
-PACKAGES = ("veilscore", "coordinator", "party_bank", "party_registry", "party_tax")  # those of pyproject.toml
+PACKAGES = (
+    "veilscore",
+    "coordinator",
+    "party_bank",
+    "party_court",
+    "party_registry",
+    "party_tax",
+)  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 _PIECE = 1 << 20  # bytes read at a time
 
@@ -94,8 +102,13 @@ def dataset_version(home: Path, dataset: DatasetConfig) -> str:
 
 
 def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
-    """Return the salted digest of a file's bytes, or of a database only of where and how it is read."""
-    meaning = dataset.model_dump_json(exclude={"path"}).encode()
+    """Return the salted digest of a file's bytes, or of a database only of where and how it is read.
+
+    Of variables built from events, the catalogue's hash is in it: who changes the catalogue has it approved anew.
+    """
+    meaning = dataset.model_dump_json(exclude={"path", "features"}).encode()
+    if dataset.features is not None:
+        meaning += find_catalogue(dataset.features.catalogue).hash.encode()
     if dataset.path is None or not dataset.path.is_file():
         return _salted(salt, meaning)
     return _salted(salt, meaning + file_digest(dataset.path))

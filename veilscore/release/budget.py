@@ -7,6 +7,9 @@ known here counts by its id as well, and where that count is used up and the dig
 unknown (`used_up`) and the holder's own people learn of it. A single firm, whose id every request names, is refused by
 what was asked of it singly, known or not; batches that a known firm was in only make it unknown (`single_used_up`).
 
+Bits add up over batches and requests: what was opened of a firm within a year, and log2 of the values of the next
+step or band. The same model, cut-offs, inputs of the bank and record give what was opened before, which is free.
+
 A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
 codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same
 firms under nearly the same batch tell who came or left, so batches of one model are equal or differ by many.
@@ -17,17 +20,19 @@ repeat, of which there are few; that it happened is for an audit to find.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Integers, Words
+from veilscore.arrays import Integers, Mask, Words
 from veilscore.errors import RefusedError
 from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, HOUR_S, ONLINE, Release, ReleaseLedger
 from veilscore.terms.rules import ReleaseRules
 
+_YEAR_S = 365 * DAY_S
 _Counts = int | Integers  # of one firm, or (n,)
 _Counted = Callable[[Release], Words]
 
@@ -70,6 +75,12 @@ class ReleaseBudget:
             self._check_rate(release, BATCH, self._rules.batches_per_day, DAY_S, "batches a day")
             self._check_difference(release, past)
         self._refuse_models(release.kind, *self._counted(release, past, lambda r: r.rows))
+        if self._bits_used_up(release, lambda r: r.rows, _told_of_rows).any():
+            raise RefusedError(
+                f"release budget: of at least one firm more than {self._rules.bits_per_year:g} bits would be told "
+                "within a year; use the earlier result, ask for fewer steps, or ask the steward to raise "
+                "release.bits_per_year"
+            )
 
     def used_up(self, release: Release) -> Words:
         """Return those of the known firms of a batch or hold-out that were released as often as the policy allows."""
@@ -77,7 +88,8 @@ class ReleaseBudget:
             return np.zeros(0, np.uint64)
         counts = self._counted(release, self._others(release), lambda r: r.firms)
         models, openings = self._over(release.kind, *counts)
-        used_up: Words = release.firms[models | openings]
+        bits = self._bits_used_up(release, lambda r: r.firms, lambda r: r.records)
+        used_up: Words = release.firms[models | openings | bits]
         return used_up
 
     def check_single(self, release: Release, *, fresh: bool) -> str:
@@ -160,9 +172,41 @@ class ReleaseBudget:
 
     def _bits_before(self, release: Release, *, singly: bool = False) -> float:
         """Return what the bank was told of one firm within a year; exact scores are agreed apart."""
-        past = self._of_firm(release, self._ledger.now_s() - 365 * DAY_S)
-        told = [r.bits for r in past if r.bank == release.bank and (r.kind == ONLINE or not singly)]
-        return sum(bits for bits in told if bits < EXACT_BITS)
+        firm, told = int(release.firms[0]), dict[object, float]()
+        for r in self._of_firm(release, self._ledger.now_s() - _YEAR_S):
+            if self._is_bounded(r, release.bank) and (r.kind == ONLINE or not singly):
+                record = r.record_of(firm)
+                told[r.reference if record is None else (r.model, r.code_map, record)] = r.bits
+        return sum(told.values())
+
+    @staticmethod
+    def _is_bounded(r: Release, bank: str) -> bool:
+        return r.bank == bank and r.kind != EVALUATION and r.bits < EXACT_BITS
+
+    def _bits_used_up(self, release: Release, of: _Counted, told: _Counted) -> Mask:
+        """Return of which firms (n,) of a batch more bits would be told than a year allows.
+
+        of : what is counted of a release, its firms or its rows; told : (n,) what was opened of each. What was opened
+        before by the same model and cut-offs is free.
+        """
+        wanted = of(release)
+        before, free = np.zeros(wanted.size), np.zeros(wanted.size, bool)
+        if not self._is_bounded(release, release.bank):
+            return free
+        groups: dict[tuple[str, str, float, bool], list[Release]] = defaultdict(list)
+        for r in self._ledger.releases(self._ledger.now_s() - _YEAR_S):
+            if self._is_bounded(r, release.bank) and r.reference != release.reference and of(r).size:
+                groups[r.model, r.code_map, r.bits, bool(r.inputs)].append(r)
+        for (model, code_map, bits, repeats), past in groups.items():
+            firms = np.concatenate([of(r) for r in past])
+            if repeats:  # each opening counts once
+                opened, places = np.unique(np.concatenate([told(r) for r in past]), return_index=True)
+                firms = firms[places]
+                if release.inputs and (model, code_map) == (release.model, release.code_map):
+                    free |= np.isin(told(release), opened)
+            before += bits * how_often(wanted, np.sort(firms))
+        used_up: Mask = ~free & (before + release.bits > self._rules.bits_per_year * (1 + 1e-9))
+        return used_up
 
     def _too_many_bits(self, release: Release, before: float) -> bool:
         return release.bits < EXACT_BITS and before + release.bits > self._rules.bits_per_year * (1 + 1e-9)
@@ -209,6 +253,13 @@ class ReleaseBudget:
                 "release budget: scores of at least one firm were opened too often; use the earlier result, or ask the "
                 "steward to raise release.repeats_per_model"
             )
+
+
+def _told_of_rows(release: Release) -> Words:
+    """Return what stands for each row with what the bank put in: (n,)."""
+    salt = np.frombuffer(hashlib.sha256(release.inputs).digest()[:8], "<u8")[0]
+    mixed: Words = release.rows ^ salt
+    return mixed
 
 
 def models_of(past: Iterable[Release], *more: Release, of: _Counted = lambda r: r.firms) -> dict[str, Words]:

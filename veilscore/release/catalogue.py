@@ -98,6 +98,7 @@ def publish(
         dataset.source,
         dataset.id_column,
         exclude=(*dataset.exclude, *sorted(str(one) for one in special)),
+        rules=dataset,
         table=dataset.table,
         query=dataset.query,
         normaliser=normaliser,

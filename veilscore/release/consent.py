@@ -37,6 +37,7 @@ SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_FIRMS = 1 << 24
 MAX_BODY_BYTES = 1 << 20
+_LEAST_REVOKED = 64  # commitments in every revocation list
 _LATEST_S = 253_402_300_799.0  # the end of the year 9999, and of the calendar
 _LABEL = b"veilscore/1 consent firm"
 
@@ -152,11 +153,25 @@ class Consent:
 
 @dataclass(frozen=True)
 class Revocations:
-    """A revocation list that was verified: ids of tokens and lists, and single firms of a list as `id:commitment`."""
+    """A revocation list that was verified.
+
+    revoked : ids of tokens and lists, and single firms of a list as `id:commitment`.
+    number : of the issuer's list; it rises with each, and the highest counts for firms.
+    firms : (n, 32) commitments under `salt` to firms whose every consent ended, among random ones.
+    """
 
     issuer: str
     issued_s: float
     revoked: frozenset[str]
+    number: int = 0
+    salt: bytes = field(default=b"", repr=False)
+    firms: NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((0, COMMITMENT_BYTES), np.uint8), repr=False, compare=False
+    )
+
+    def covers(self, ids: Iterable[str]) -> Mask:
+        """Return which of these firms (normalised ids) ended every consent, (n,)."""
+        return is_in(commit(self.salt, ids), self.firms)
 
 
 @dataclass(frozen=True)
@@ -256,11 +271,30 @@ def issue_list(key: Ed25519PrivateKey, issuer: str, firms: Sequence[str], scope:
 
 
 def issue_revocations(
-    key: Ed25519PrivateKey, issuer: str, revoked: Iterable[str], now_s: float | None = None
+    key: Ed25519PrivateKey,
+    issuer: str,
+    revoked: Iterable[str],
+    now_s: float | None = None,
+    *,
+    firms: Sequence[str] = (),
+    number: int = 0,
 ) -> Signed:
-    """Return the issuer's list of all that it has revoked so far."""
-    body = {"issued_s": time.time() if now_s is None else now_s, "revoked": sorted(set(revoked))}
-    return _sign(key, "revocations", issuer, body, b"")
+    """Return the issuer's list of all that it has revoked so far.
+
+    firms : normalised ids of those that end every consent. The list names them by commitments under a fresh salt,
+        filled up with random ones to a power of two: neither their number shows, nor which of them were there before.
+    """
+    salt = secrets.token_bytes(SALT_BYTES)
+    n_rows = max(_LEAST_REVOKED, 1 << (len(firms) - 1).bit_length())
+    filled = secrets.token_bytes(COMMITMENT_BYTES * (n_rows - len(firms)))
+    rows = np.frombuffer(commit(salt, firms).tobytes() + filled, np.uint8).reshape(-1, COMMITMENT_BYTES)
+    body = {
+        "issued_s": time.time() if now_s is None else now_s,
+        "revoked": sorted(set(revoked)),
+        "number": number,
+        "salt": salt.hex(),
+    }
+    return _sign(key, "revocations", issuer, body, _in_order(rows).tobytes())
 
 
 def _body(scope: Scope, salt: bytes, *, once: bool) -> dict[str, Any]:
@@ -307,7 +341,21 @@ def read_revocations(signed: Signed, issuers: dict[str, str]) -> Revocations:
         raise MessageError("a revocation list has no list of ids")
     if not isinstance(issued_s, (int, float)) or not 0 <= issued_s <= _LATEST_S:
         raise MessageError("a revocation list does not say when it was issued")
-    return Revocations(body["issuer"], float(issued_s), frozenset(revoked))
+    number, salt = body.get("number", 0), body.get("salt", "")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
+        raise MessageError("a revocation list has no number that can be")
+    n, left = divmod(len(signed.commitments), COMMITMENT_BYTES)
+    if left or n > MAX_FIRMS or not isinstance(salt, str) or len(salt) > 2 * SALT_BYTES:
+        raise MessageError("a revocation list has a field of the wrong size")
+    firms = np.frombuffer(signed.commitments, np.uint8).reshape(n, COMMITMENT_BYTES)
+    try:
+        salted = bytes.fromhex(salt)
+    except ValueError as error:
+        raise MessageError("a revocation list has a salt that is none") from error
+    keys = _as_keys(firms)
+    if (keys[1:] < keys[:-1]).any():
+        raise MessageError("the commitments of a revocation list are out of order")
+    return Revocations(body["issuer"], float(issued_s), frozenset(revoked), number, salted, firms)
 
 
 def body_of(signed: Signed) -> dict[str, Any]:

@@ -1,24 +1,22 @@
 """The holder's gate verifies a firm's consent before any record of the firm is touched for a score.
 
-Revocation lists are files in HOME/consents/revocations, brought by the holder's own people; all that were ever put
-there count, so an older list cannot bring a revoked consent back.
+What was revoked is in `release/revocations.py`: lists that the holder's own people brought, or other holders.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import Mask
-from veilscore.errors import IdentityError, MessageError, RefusedError, StateError
-from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent, read_revocations
+from veilscore.errors import IdentityError, MessageError, RefusedError
+from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent
 from veilscore.release.ledger import ReleaseLedger
-from veilscore.terms.settings import read_text
+from veilscore.release.revocations import RevocationLists
 
 MAX_LISTS = 64
 
@@ -29,26 +27,26 @@ class Token:
 
     spend : its (issuer, id), to be used up when the score is opened; None if it may serve again.
     id, expires_s : of the consent; "" where the policy wants none.
+    firm : whose it is.
     """
 
     spend: tuple[str, str] | None = None
     id: str = ""
     expires_s: float = 0.0
+    firm: str = field(default="", repr=False)
 
 
 class ConsentGate:
     """Verifies tokens and lists by a holder's policy.
 
-    home : the holder's; its consents/revocations folder is read again when it changes.
+    home : the holder's.
     required : whether the policy wants consent at all.
     issuers : name -> public key (64 hexadecimal digits).
     """
 
     def __init__(self, home: Path, *, required: bool, issuers: dict[str, str]) -> None:
-        self._folder = home / "consents" / "revocations"
-        self._required = required
-        self._issuers = issuers
-        self._read: tuple[object, frozenset[str]] = (None, frozenset())
+        self._required, self._issuers = required, issuers
+        self._lists = RevocationLists(home, issuers)
 
     @property
     def required(self) -> bool:
@@ -71,15 +69,20 @@ class ConsentGate:
         consent = self._verified(data, ask, "token", "the firm's consent")
         if not consent.covers_one(firm):
             raise RefusedError("the consent is another firm's")
+        if self._lists.now().firms([firm]).any():
+            raise RefusedError("the firm's consent was revoked")
         if not consent.once:
-            return Token(None, consent.id, consent.scope.expires_s)
+            return Token(None, consent.id, consent.scope.expires_s, firm)
         if ledger.token_used(consent.issuer, consent.id, reference):
             raise RefusedError("the consent token was used for another request; ask the firm for a new one")
-        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s)
+        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s, firm)
 
     def check_again(self, token: Token, now_s: float) -> None:
         """Refuse a token that was revoked or has expired since it was verified."""
-        if token.id and (now_s >= token.expires_s or token.id in self.revoked()):
+        if not token.id:
+            return
+        revoked = self._lists.now()
+        if now_s >= token.expires_s or token.id in revoked.consents or revoked.firms([token.firm]).any():
             raise RefusedError("the firm's consent has expired or was revoked since its record was asked for")
 
     def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
@@ -98,11 +101,12 @@ class ConsentGate:
 
     def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_]) -> Mask:
         """Return for which firms (normalised ids) a list of this id was revoked, as a whole or singly, (n,)."""
-        revoked = self.revoked()
-        if list_id in revoked:
+        revoked = self._lists.now()
+        if list_id in revoked.consents:
             return np.ones(len(ids), bool)
-        single = [r.partition(":")[2] for r in revoked if r.startswith(f"{list_id}:")]
-        return _named(commit(salt, ids.tolist()), single) if single else np.zeros(len(ids), bool)
+        found = revoked.firms(ids.tolist())
+        single = [r.partition(":")[2] for r in revoked.consents if r.startswith(f"{list_id}:")]
+        return found | _named(commit(salt, ids.tolist()), single) if single else found
 
     def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> Consent:
         if not self._issuers:
@@ -114,33 +118,11 @@ class ConsentGate:
         refusal = ask.refusal(consent.scope, what)
         if consent.kind != kind:
             refusal = f"{what} is a {consent.kind}, a {kind} is needed"
-        elif not refusal and consent.id in self.revoked():
+        elif not refusal and consent.id in self._lists.now().consents:
             refusal = f"{what} was revoked"
         if refusal:
             raise RefusedError(refusal)
         return consent
-
-    def revoked(self) -> frozenset[str]:
-        """Return all that the issuers have revoked, as far as this holder was told."""
-        state = self._state()
-        if self._read[0] != state:
-            paths = [self._folder / name for name in sorted(state)]
-            lists = [
-                read_revocations(Signed.from_text(read_text(p, "revocations"), str(p)), self._issuers) for p in paths
-            ]
-            self._read = state, frozenset().union(*(one.revoked for one in lists))
-        return self._read[1]
-
-    def _state(self) -> dict[str, tuple[int, int]]:
-        """Return time and size of every list; none counts as absent because it cannot be looked at (StateError)."""
-        try:
-            with os.scandir(self._folder) as entries:  # a caller waits: a third of the time of pathlib's glob
-                found = {e.name: e.stat() for e in entries if e.name.endswith(".json")}
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not self._folder.exists():
-                return {}
-            raise StateError(f"revocations in {self._folder} cannot be read: {error.strerror}") from error
-        return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
 
 
 def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> Mask:

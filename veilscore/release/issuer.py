@@ -4,6 +4,7 @@ FOLDER/issuer.key      private key (mode 0600; encrypted if VEILSCORE_KEY_PASSPH
 FOLDER/issuer.json     name and public key: holders put them into `consent_issuers` of their policy
 FOLDER/issued/ID.json  every token and list
 FOLDER/revoked.json    ids revoked so far
+FOLDER/revoked_firms.json  firms that ended every consent, in clear, and the number of the last revocation list
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -37,6 +38,7 @@ from veilscore.release.consent import (
 )
 from veilscore.terms.settings import parse_json, read_text
 
+FIRMS_FILE = "revoked_firms.json"
 J = TypeVar("J")
 
 
@@ -91,27 +93,58 @@ class Issuer:
         return self._key.public_key().public_bytes_raw().hex()
 
     def token(self, firm: str, scope: Scope, *, once: bool = True) -> Signed:
-        """Issue the consent of one firm (normalised id)."""
+        """Issue the consent of one firm (normalised id); ConfigError if it ended every consent here."""
+        self._check_not_revoked([firm])
         return self._keep(issue_token(self._key, self.name, firm, scope, once=once))
 
     def list(self, firms: Sequence[str], scope: Scope) -> Signed:
-        """Issue the consent of many firms (normalised ids)."""
+        """Issue the consent of many firms (normalised ids); ConfigError if one ended every consent here."""
+        self._check_not_revoked(firms)
         return self._keep(issue_list(self._key, self.name, firms, scope))
 
-    def revoke(self, *ids: str) -> Signed:
-        """Revoke by id (ID:COMMITMENT for one firm of a list) and return the signed list of all revoked so far."""
+    def revoke(self, *ids: str, firms: Sequence[str] = (), lift: Sequence[str] = ()) -> Signed:
+        """Revoke by id (ID:COMMITMENT for one firm of a list) or by firm, and return the signed list of all so far.
+
+        firms : normalised ids of those that end every consent that they gave.
+        lift : normalised ids of such firms that want to consent anew; what was revoked by id stays so.
+        """
         known = {path.stem for path in (self.folder / "issued").glob("*.json")}
         unknown = [one for one in ids if one.partition(":")[0] not in known]
         if unknown:
             raise ConfigError(f"{len(unknown)} of the ids were not issued by {self.name}; see `veilscore consent list`")
-        revoked = sorted({*self.revoked(), *ids})
+        number, before = self._revoked_firms()
+        if strange := set(lift) - before:
+            raise ConfigError(f"{len(strange)} of the firms to lift are not revoked at {self.name}")
+        revoked, ended = sorted({*self.revoked(), *ids}), sorted((before | set(firms)) - set(lift))
         write_text(self.folder / "revoked.json", json.dumps(revoked))
-        return issue_revocations(self._key, self.name, revoked)
+        write_text(self.folder / FIRMS_FILE, json.dumps({"number": number + 1, "firms": ended}))
+        return issue_revocations(self._key, self.name, revoked, firms=ended, number=number + 1)
 
     def revoked(self) -> frozenset[str]:
         """Return the ids revoked so far."""
         path = self.folder / "revoked.json"
         return frozenset(map(str, _json(path, list))) if path.is_file() else frozenset()
+
+    def revoked_firms(self) -> frozenset[str]:
+        """Return the firms that ended every consent."""
+        return self._revoked_firms()[1]
+
+    def _revoked_firms(self) -> tuple[int, frozenset[str]]:
+        """Return the number of the last list, and the firms in it."""
+        path = self.folder / FIRMS_FILE
+        kept = _json(path, dict) if path.is_file() else {}
+        try:
+            return int(kept.get("number", 0)), frozenset(map(str, kept.get("firms", ())))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged; restore it from backup") from error
+
+    def _check_not_revoked(self, firms: Iterable[str]) -> None:
+        ended = self.revoked_firms().intersection(firms)
+        if ended:
+            raise ConfigError(
+                f"{len(ended)} of the firms ended every consent at {self.name}: leave them out, or, once they consent "
+                "anew, `veilscore consent revoke --lift` first"
+            )
 
     def issued(self) -> tuple[Consent, ...]:
         """Return all tokens and lists, the earliest to expire first."""

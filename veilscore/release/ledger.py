@@ -4,6 +4,8 @@ Everything is in one SQLite file of the holder's home and survives restarts. Fir
 (the key is in the file: it hides ids from a glance, not from a thief). Equal hashes of two firms, likely once in 2**23
 ledgers of a million firms, make the ledger stricter, never laxer. Beside the firms that the holder knows stand the
 digests of all rows that the bank submitted (`release/pseudonyms.py`): what may refuse a batch is counted in those.
+Beside each firm of a batch stands a digest of its record with what the bank put in: the same opening again tells
+nothing new.
 
 A model counts once for a firm, by its hash. Hold-out scores of training count under the code map that the training
 made, as one model with the first that is scored on that map, since the bank may still calibrate it. Bands of a model
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Words
 from veilscore.errors import RefusedError, StateError
@@ -54,15 +57,20 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS pins (job_id VARCHAR(80) NOT NULL PRIMARY KEY, model VARCHAR(64) NOT NULL)",
     # of a batch or hold-out: the digests of its rows, 8 bytes each, ordered; and of each bank the key of its digests
     "CREATE TABLE IF NOT EXISTS submitted (reference VARCHAR(160) NOT NULL PRIMARY KEY, digests BLOB NOT NULL)",
+    # of a batch: digest of what the bank put in; of each firm, in order, of its record with that
+    "CREATE TABLE IF NOT EXISTS inputs (reference VARCHAR(160) NOT NULL PRIMARY KEY, inputs BLOB, records BLOB)",
     "CREATE TABLE IF NOT EXISTS digest_keys (bank VARCHAR(80) NOT NULL PRIMARY KEY, key_id BLOB NOT NULL)",
 )
 _BITS = "ALTER TABLE releases ADD COLUMN bits DOUBLE NOT NULL DEFAULT 0"  # of files from before it
-_NEWER = """SELECT kind, bank, r.reference, model, code_map, firms, record, at_s, bits, COALESCE(digests, X''), number
- FROM releases r LEFT JOIN submitted s ON s.reference = r.reference WHERE number > ? ORDER BY number"""
+_NEWER = """SELECT kind, bank, r.reference, model, code_map, firms, record, at_s, bits, COALESCE(digests, X''),
+ COALESCE(inputs, X''), COALESCE(records, X''), number
+ FROM releases r LEFT JOIN submitted s ON s.reference = r.reference
+ LEFT JOIN inputs i ON i.reference = r.reference WHERE number > ? ORDER BY number"""
 # a caller waits for these: one statement each instead of a look beforehand
 _ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, record, at_s, bits)
  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
 _SUBMIT = "INSERT INTO submitted (reference, digests) VALUES (?, ?) ON CONFLICT (reference) DO NOTHING"
+_PUT_IN = "INSERT INTO inputs (reference, inputs, records) VALUES (?, ?, ?) ON CONFLICT (reference) DO NOTHING"
 _SAME = """SELECT 1 FROM releases
 WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ? AND firms = ?"""
 _USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (issuer, token) DO NOTHING"
@@ -85,6 +93,8 @@ class Release:
     band : bands alone are opened; not kept.
     bits : the most that it tells of a single firm: of a band or a step, log2 of how many there are.
     rows : (m,) the bank's digests of all firms of a batch or hold-out, known here or not, in order, each once.
+    inputs : of a batch, the bank's digest of what it put in itself; empty otherwise.
+    records : (n,) of a batch, digests of the firms' codes with `inputs`, in the order of `firms`; empty otherwise.
     """
 
     kind: str
@@ -98,6 +108,12 @@ class Release:
     band: bool = False
     bits: float = 0.0
     rows: Words = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
+    inputs: bytes = b""
+    records: Words = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
+
+    def record_of(self, firm: int) -> int | None:
+        """Return the digest of one firm's record with the bank's inputs; None where there is none."""
+        return int(self.records[self.firms.searchsorted(np.uint64(firm))]) if self.records.size else None
 
 
 class ReleaseLedger:
@@ -147,6 +163,18 @@ class ReleaseLedger:
         """Return the keyed digest of a firm's codes (1, n_columns)."""
         return hashlib.blake2b(codes.astype("<u8").tobytes(), key=self._key, digest_size=16).digest()
 
+    def record_digests(self, firms: Firms, inputs: bytes, codes: CodeArray) -> Words:
+        """Return keyed digests (n,) of firms (n,), their codes (n, n_columns) and what a bank put into a batch."""
+        base = hashlib.blake2b(inputs, key=self._key, digest_size=8)
+        wide = np.hstack([firms[:, None].astype("<u8"), codes.astype("<u8")])
+
+        def one(row: NDArray[np.uint64]) -> bytes:
+            digest = base.copy()
+            digest.update(row.tobytes())
+            return digest.digest()
+
+        return np.frombuffer(b"".join(map(one, wide)), "<u8").astype(np.uint64)
+
     # what was released
 
     def releases(self, since_s: float) -> tuple[Release, ...]:
@@ -178,13 +206,14 @@ class ReleaseLedger:
         with self.exclusive():
             if token is not None:
                 self._use(token, release.reference)
+            order = np.argsort(release.firms)
             row = (
                 release.kind,
                 release.bank,
                 release.reference,
                 release.model,
                 release.code_map,
-                np.sort(release.firms).astype("<u8").tobytes(),
+                release.firms[order].astype("<u8").tobytes(),
                 release.record,
                 self._clock(),
                 release.bits,
@@ -193,6 +222,9 @@ class ReleaseLedger:
                 raise RefusedError("another release was counted under this request id or session; use a new one")
             if release.rows.size:
                 self._db.execute(_SUBMIT, (release.reference, np.sort(release.rows).astype("<u8").tobytes()))
+            if release.inputs:
+                records = release.records[order].astype("<u8").tobytes()
+                self._db.execute(_PUT_IN, (release.reference, release.inputs, records))
             self._current = False
 
     def knows(self, reference: str) -> bool:
@@ -259,9 +291,15 @@ class ReleaseLedger:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
         rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
         self._current = self._busy
-        for kind, bank, reference, model, code_map, packed, record, at_s, bits, digests, number in rows:
-            firms, submitted = (np.frombuffer(data, "<u8").astype(np.uint64) for data in (packed, digests))
-            release = Release(kind, bank, reference, model, code_map, firms, record, at_s, bits=bits, rows=submitted)
+        for *named, digests, inputs, packed, number in rows:
+            kind, bank, reference, model, code_map, hashes, record, at_s, bits = named
+            firms, submitted, records = (
+                np.frombuffer(data, "<u8").astype(np.uint64) for data in (hashes, digests, packed)
+            )
+            release = Release(
+                kind, bank, reference, model, code_map, firms, record, at_s,
+                bits=bits, rows=submitted, inputs=bytes(inputs), records=records,
+            )  # fmt: skip
             if kind == ONLINE:
                 self._single.setdefault(int(firms[0]), []).append(release)
             else:

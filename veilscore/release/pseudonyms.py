@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veilscore.arrays import Words
+from veilscore.arrays import CodeArray, Words
 from veilscore.files.home_key import key_for
 
 DIGEST_BYTES = 8  # equal digests of two rows, likely once in 2**23 batches of a million, make rules stricter
@@ -41,6 +41,17 @@ def row_digests(home: Path, holder: str, ids: Iterable[str]) -> RowDigests:
     """Bank: return the digests of normalised ids for one holder; another holder gets others."""
     key = key_for(home, "rows", holder)
     return RowDigests(keyed(key, ids), hashlib.sha256(key).digest())
+
+
+def inputs_digest(home: Path, ids: Iterable[str], codes: CodeArray) -> bytes:
+    """Bank: return a digest of what it puts into a batch itself, its rows' ids and own codes (n, d), under its key.
+
+    Where it stays the same, with model and cut-offs, a record that is the same gives what was opened before.
+    """
+    digest = hashlib.blake2b(key=key_for(home, "inputs"), digest_size=32)
+    digest.update(np.array(codes.shape, "<u8").tobytes() + np.ascontiguousarray(codes).tobytes())
+    digest.update("\n".join(ids).encode())
+    return digest.digest()
 
 
 def firm_digest(home: Path, firm: str) -> str:

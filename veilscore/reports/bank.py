@@ -8,6 +8,7 @@ import numpy as np
 
 from veilscore.arrays import Mask
 from veilscore.data.codes import ColumnMap
+from veilscore.data.column_bins import NumberBins
 from veilscore.files.store import JobStore
 from veilscore.models.chained import Chained, source_name
 from veilscore.models.counts import BinCounts, offsets
@@ -194,7 +195,9 @@ def range_label(column: ColumnMap, codes: Sequence[int]) -> str:
     parts: list[tuple[int, int]] = []
     bins = sorted(np.argsort(column.permutation)[list(codes)].tolist())
     for place in bins:
-        joins = column.bins.kind == "number" and place != column.bins.missing and parts and parts[-1][1] == place - 1
+        joins = (
+            isinstance(column.bins, NumberBins) and place < column.bins.n_ranges and parts and parts[-1][1] == place - 1
+        )
         if joins:
             parts[-1] = (parts[-1][0], place)
         else:

@@ -21,7 +21,7 @@ def render(report: ReportData) -> str:
     Everything from a user or a peer passes Jinja's escaping; only the charts' own SVG is trusted, and it
     escapes the names in it.
     """
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         r=report,
         charts=_charts(report),
@@ -140,7 +140,8 @@ def _scientific(value: float) -> str:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates of reports, with their filters; what is put in is escaped."""
     environment = Environment(
         loader=PackageLoader("veilscore.reports", "templates"),
         autoescape=True,

@@ -31,6 +31,7 @@ def read_dataset(config: NodeConfig, name: str) -> Table:
         exclude=dataset.exclude,
         weight_column=dataset.weight_column,
         date_column=dataset.date_column,
+        rules=dataset,
         table=dataset.table,
         query=dataset.query,
         normaliser="text",  # ids only tell rows apart here

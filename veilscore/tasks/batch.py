@@ -1,25 +1,28 @@
-"""Task score_batch, and step evaluate of tasks that train: rows are scored, points or bands opened to the bank."""
+"""Task score_batch, and step evaluate of tasks that train in exact mode: rows are scored for the bank.
+
+It gets the step of each firm's score, or its band. Exact scores it gets of the hold-out of a job in exact mode, and in
+a batch where every holder agreed to them (`exact_for`).
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from veilscore.arrays import Array, Integers, Mask
-from veilscore.data.codes import CodeMap, TransformReport
+from veilscore.data.codes import CodeMap
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, DataError, JobError, RefusedError
-from veilscore.files.store import JobStore, write_text
+from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.models import design as designing
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.steps import middles, steps_of
 from veilscore.models.trees import Tree
 from veilscore.protocols.scoring import (
     BandResult,
@@ -33,7 +36,10 @@ from veilscore.protocols.scoring import (
     holder_score,
 )
 from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
+from veilscore.release.batch import BatchOpening
+from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGN, ALIGNED
+from veilscore.tasks.batch_files import write_bands, write_scores
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -65,7 +71,7 @@ from veilscore.wire.protocol import Protocol
 MIN_HOLDOUT = 30
 _OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
 _TREE_BYTES = 120  # of a row in a tree
-_BAND_BYTES, _BAND_S = 4400, 1.6e-5  # of a row in ten bands, both sides
+_BAND_BYTES, _BAND_S = 5500, 1.9e-5  # of a row in 32 steps, both sides; in ten bands 4,400 and 1.4e-5
 
 
 def _parts(model: Scorecard) -> dict[str, HolderPart]:
@@ -74,25 +80,27 @@ def _parts(model: Scorecard) -> dict[str, HolderPart]:
     }
 
 
-def _bank_totals(context: StepContext, model: ScoreModel, rows: Mask, codes: Array) -> Protocol[BatchResult]:
+def _bank_totals(
+    context: StepContext, model: ScoreModel, rows: Mask, codes: Array, inputs: bytes = b""
+) -> Protocol[BatchResult]:
     """Run the bank's role by the model's kind; `codes` are its own of the rows that are scored."""
     session, coordinator = context.session, context.job.coordinator
     if isinstance(model, Boosted):
-        return bank_score_trees(session, coordinator, rows, codes, model)
+        return bank_score_trees(session, coordinator, rows, codes, model, inputs)
     if isinstance(model, Scorecard):
-        return bank_score(session, coordinator, rows, model.own_units(codes), _parts(model), model.sha256)
+        return bank_score(session, coordinator, rows, model.own_units(codes), _parts(model), model.sha256, inputs)
     raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
 
 
 def _bank_bands(
-    context: StepContext, model: ScoreModel, bands: Bands, rows: Mask, codes: Array
+    context: StepContext, model: ScoreModel, bands: Bands, rows: Mask, codes: Array, inputs: bytes = b""
 ) -> Protocol[BandResult]:
-    """Run the bank's role where bands alone are opened, as `_bank_totals`."""
+    """Run the bank's role where steps or bands alone are opened, as `_bank_totals`."""
     session = context.session
     if isinstance(model, Boosted):
-        return bank_score_trees_bands(session, rows, codes, model, bands)
+        return bank_score_trees_bands(session, rows, codes, model, bands, inputs)
     if isinstance(model, Scorecard):
-        return bank_score_bands(session, rows, model.own_units(codes), _parts(model), model.sha256, bands)
+        return bank_score_bands(session, rows, model.own_units(codes), _parts(model), model.sha256, bands, inputs)
     raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
 
 
@@ -121,15 +129,21 @@ def _bank_score(context: StepContext) -> Protocol[None]:
     model = context.model()
     codes, report = context.code_map().transform_with_report(table)
     rows = np.ones(table.n_rows, bool)
-    if p.output == "band":
-        bands = Bands.of(p.bands or model.bands, model.scaling.units)
-        found = yield from _bank_bands(context, model, bands, rows, codes.codes)
-        _check_unknown(p, found.unknown)
-        _write_bands(context.store, table, bands, found, report)
+    scored = rows, codes.codes, inputs_digest(context.home(), table.ids.tolist(), codes.codes)
+    if p.output == "exact":
+        result = yield from _bank_totals(context, model, *scored)
+        _check_unknown(p, result.unknown)
+        write_scores(context.store, table, model, result, report)
         return
-    result = yield from _bank_totals(context, model, rows, codes.codes)
-    _check_unknown(p, result.unknown)
-    write_scores(context.store, table, model, result, report)
+    steps = p.output == "score"
+    bands = steps_of(model, p.score_steps) if steps else Bands.of(p.bands or model.bands, model.scaling.units)
+    found = yield from _bank_bands(context, model, bands, *scored)
+    _check_unknown(p, found.unknown)
+    if steps:
+        middle = BatchResult(middles(bands)[found.bands], found.unknown)
+        write_scores(context.store, table, model, middle, report, steps=found.bands)
+    else:
+        write_bands(context.store, table, bands, found, report)
 
 
 def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
@@ -149,93 +163,46 @@ def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
             )
 
 
-def write_scores(
-    store: JobStore, table: Table, model: ScoreModel, result: BatchResult, report: TransformReport
-) -> None:
-    """Write scores.csv: id, score, probability of default, band, and one status column a holder."""
-    scores, risks, d = model.score(result.points), model.probability(result.points), model.scaling.decimals
-    rows = (
-        [firm, f"{score:.{d}f}", f"{risk:.6f}", model.band(float(score)), *status]
-        for firm, score, risk, *status in zip(table.ids, scores, risks, *_statuses(result), strict=True)
-    )
-    _write_rows(store, ("id", "score", "probability_of_default", "band"), rows, result)
-    store.save_json("batch", _batch_record(table, result, report))
-
-
-def _write_bands(store: JobStore, table: Table, bands: Bands, result: BandResult, report: TransformReport) -> None:
-    """Write scores.csv without a score: id, band, and one status column a holder."""
-    names = [bands.names[k] for k in result.bands.tolist()]
-    _write_rows(store, ("id", "band"), zip(table.ids, names, *_statuses(result), strict=True), result)
-    counts = np.bincount(result.bands, minlength=len(bands.names)).tolist()
-    store.save_json(
-        "batch", {**_batch_record(table, result, report), "bands": dict(zip(bands.names, counts, strict=True))}
-    )
-
-
-def _write_rows(store: JobStore, header: tuple[str, ...], rows: Any, result: BatchResult | BandResult) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*header, *(f"{holder}_status" for holder in result.unknown)])
-    writer.writerows(rows)
-    write_text(store.path / "scores.csv", text.getvalue())
-
-
-def _statuses(result: BatchResult | BandResult) -> list[Array]:
-    """Return whether each holder knows each firm, as far as it says so."""
-    n = (result.points if isinstance(result, BatchResult) else result.bands).size
-    return [
-        np.full(n, "not disclosed") if mask is None else np.where(mask, "unknown", "ok")
-        for mask in result.unknown.values()
-    ]
-
-
-def _batch_record(table: Table, result: BatchResult | BandResult, report: TransformReport) -> dict[str, Any]:
-    return {
-        "n_rows": table.n_rows,
-        "unseen": dict(report.unseen),
-        "unknown": {h: None if m is None else int(m.sum()) for h, m in result.unknown.items()},
-    }
-
-
 def _holder_score(context: StepContext) -> Protocol[None]:
     store, policy = context.store, context.node.policy
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
     code_map, guard = context.code_map(), context.guard()
     trees: tuple[Tree, ...] = ()
-    bands, refusal, codes = None, "", np.zeros((0, 0), np.uint8)
+    refusal, codes = "", np.zeros((0, 0), np.uint8)
+    opening = BatchOpening(request.rows, request.model_hash, code_map, inputs=request.inputs)
     try:
-        trees, bands = _own_part(context, code_map, request)
-        guard.check_release(store, request.rows, request.model_hash, code_map, bands)
+        trees = own_trees(context, code_map, request)
+        opening = replace(opening, bands=_accepted_bands(context, code_map, request))
+        guard.check_release(store, opening)
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
     if not refusal:
         table = cache(lambda: aligned_table(context))
         row_of = guard.consented(store, lambda: table().ids, row_of)
-        row_of = guard.within_budget(
-            store, lambda: table().ids, row_of, request.rows, request.model_hash, code_map, bands
-        )
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
-    answer = HolderAnswer(codes, code_map.n_codes, row_of[request.rows] < 0, policy.disclose_unknown, refusal, bands)
-    coordinator = context.job.coordinator
+        opening = replace(opening, codes=codes)
+        row_of = guard.within_budget(store, lambda: table().ids, row_of, opening)
+        codes[row_of[request.rows] < 0] = code_map.unknown_firms(1).codes
+    unknown, coordinator = row_of[request.rows] < 0, context.job.coordinator
+    answer = HolderAnswer(codes, code_map.n_codes, unknown, policy.disclose_unknown, refusal, opening.bands)
     if request.trees_hash:
         scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
     else:
         scoring = holder_score(context.session, coordinator, request, answer)
-    n_scored = yield from guard.counted(scoring, store, request.rows, row_of >= 0, request.model_hash, code_map, bands)
+    n_scored = yield from guard.counted(scoring, store, row_of >= 0, opening)
     store.save_json("scored", {"n_rows": n_scored, "model": request.model_hash.hex()})
 
 
-def _own_part(context: StepContext, code_map: CodeMap, request: BatchRequest) -> tuple[tuple[Tree, ...], Bands | None]:
-    """Return this party's trees and bands of the model, or refuse if it is not that of the request."""
-    return own_trees(context, code_map, request), _accepted_bands(context, code_map)
-
-
-def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
-    """Return the bands that this party lets out in this job (None: scores), or refuse."""
-    job, p = context.job, context.job.parameters
-    if p.opens == "score":
+def _accepted_bands(context: StepContext, code_map: CodeMap, request: BatchRequest) -> Bands | None:
+    """Return the steps or bands that this party lets out in this job (None: exact scores), or refuse."""
+    job, p, release = context.job, context.job.parameters, context.node.policy.release
+    if p.opens == "exact":
         return None
+    if p.opens == "score":  # which cut-offs is the bank's choice, as its points are; what counts is how many
+        steps = Bands.steps(request.limits, job.of(ScoreBatch).score_steps)
+        release.allow_values(len(steps.names))
+        return steps
     if isinstance(p, Training):
         units, pdo, asked = int(10**p.points_decimals), p.pdo, p.bands
         bands = Bands.of(asked, units)
@@ -245,7 +212,8 @@ def _accepted_bands(context: StepContext, code_map: CodeMap) -> Bands | None:
             raise RefusedError("the bands kept here are of another version of the model")
         units, pdo = kept.units, kept.pdo
         bands = Bands.of(job.of(ScoreBatch).bands or kept.bands, units)
-    context.node.policy.release.allow_bands(bands, units, pdo)
+    release.allow_values(len(bands.names))
+    release.allow_bands(bands, units, pdo)
     return bands
 
 
@@ -277,7 +245,7 @@ def held_out_rows(context: StepContext, rows: Mask) -> dict[str, Array]:
 def _codes_to_score(
     context: StepContext, code_map: CodeMap, table: Callable[[], Table], row_of: Integers, rows: Mask
 ) -> Array:
-    """Return codes of the scored rows; in training the hold-out must be exactly what was held out at binning.
+    """Return codes of the scored rows, an array of its own; in training the hold-out must be that of binning.
 
     table : reads the data set; row_of : (n_samples,) rows of it, -1 for firms that count as unknown.
     """
@@ -312,7 +280,7 @@ def _refuse_scores_of_the_holdout(policy: NodePolicy, p: Training) -> None:
         return
     if policy.holdout_scores != "allow":
         raise RefusedError("hold-out scores are not allowed; set holdout_scores: false")
-    if p.opens == "score" and policy.release.bands_only:
+    if p.opens == "exact" and policy.release.bands_only:
         raise RefusedError("releases bands only; set holdout_output: band")
     if p.opens == "band":
         units = int(10**p.points_decimals)
@@ -322,28 +290,41 @@ def _refuse_scores_of_the_holdout(policy: NodePolicy, p: Training) -> None:
             raise RefusedError(f"does not take these bands: {error.message}") from None
 
 
-def _refuse_scores(policy: NodePolicy, p: ScoreBatch) -> None:
-    if p.opens == "score" and policy.release.bands_only:
-        raise RefusedError("releases bands only; set output: band")
+def _refuse_many_values(policy: NodePolicy, p: ScoreBatch) -> None:
+    n_values = {"score": p.score_steps, "band": len(p.bands) + 1}.get(p.opens, 0)
+    policy.release.allow_values(n_values)  # bands of the model are looked at once it is known
+
+
+def _by_circuit(only: Literal["score", "band"], learns: str) -> tuple[Leak, ...]:
+    """Return what goes where a garbled circuit opens the step or the band of each row."""
+    return (
+        Leak("BandHolderPartial", "lead", "masked", only=only),
+        Leak("BandBankBase", "lead", "public", only=only),
+        Leak("BandLeadBase", "bank", "masked", only=only),
+        Leak("BandBankLabels", "lead", "masked", only=only),
+        Leak("BandLeadTables", "bank", "ciphertext", only=only),
+        Leak("BandLeadDecoding", "bank", "opened", learns, only=only),
+    )
 
 
 _LEARNS = (
     COMMITTED,
-    Leak("BatchBankRound0", "coordinator", "public", "number of rows scored", only="score"),
+    Leak("BatchBankRound0", "coordinator", "public", "number of rows scored", only="exact"),
     Leak("BatchBankRound1", "holder", "opened", "which rows are scored, by which model hash"),
     Leak("BatchHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
     *hidden("holder", "public", "BatchHolderKey", "BatchBankKey"),
     *hidden("bank", "hint", "BatchHolderHints"),
     *hidden("holder", "ciphertext", "BatchBankQuery", "BatchBankFactors"),
     *hidden("bank", "masked", "BatchHolderReply"),
-    Leak("BatchHolderPartial", "coordinator", "masked", only="score"),
-    Leak("BatchCoordinatorTotal", "bank", "opened", "total points of each scored row", only="score"),
-    Leak("BandHolderPartial", "lead", "masked", only="band"),
-    Leak("BandBankBase", "lead", "public", only="band"),
-    Leak("BandLeadBase", "bank", "masked", only="band"),
-    Leak("BandBankLabels", "lead", "masked", only="band"),
-    Leak("BandLeadTables", "bank", "ciphertext", only="band"),
-    Leak("BandLeadDecoding", "bank", "opened", "band of each scored row", only="band"),
+    Leak("BatchHolderPartial", "coordinator", "masked", only="exact"),
+    Leak("BatchCoordinatorTotal", "bank", "opened", "total points of each scored row", only="exact"),
+    *_by_circuit("band", "band of each scored row"),
+)
+_LEARNS_OF_A_BATCH = (
+    *_LEARNS,
+    Leak("BatchBankRound1", "holder", "opened", "limits of the steps of the score", only="score"),
+    Leak("BatchBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
+    *_by_circuit("score", "which of a few steps each firm's points are in (32 at most by default)"),
 )
 
 
@@ -365,9 +346,11 @@ def evaluation(made_by: str) -> Step:
 
 
 def _bits(p: ScoreBatch) -> float:
-    """Return the bits of a firm that a batch opens: points tell without a bound."""
-    if p.opens != "band":
+    """Return the bits of a firm that a batch opens: exact points tell without a bound."""
+    if p.opens == "exact":
         return math.inf
+    if p.opens == "score":
+        return math.log2(p.score_steps)
     return math.log2(len(p.bands) + 1) if p.bands else math.log2(MAX_BANDS + 1)
 
 
@@ -377,13 +360,13 @@ SCORE = Step(
     holder=_holder_score,
     reads=ALIGNED,
     reads_data=True,
-    reads_home=files_of_columns,
-    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens == "band"),
+    reads_home=lambda p: (*files_of_columns(p), HOME_KEY),
+    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens != "exact"),
     spends=no_openings,
     bits=_bits,
-    learns=_LEARNS,
+    learns=_LEARNS_OF_A_BATCH,
     tells_besides={},
-    refusals=(_refuse_scores, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
+    refusals=(_refuse_many_values, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
 )
 
 ALIGN_WITH_CONSENT = replace(

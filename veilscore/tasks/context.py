@@ -74,6 +74,7 @@ class StepContext:
             columns=names,
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(filter(None, unused))),
             normaliser=p.id_normaliser,
+            rules=dataset,
             table=dataset.table,
             query=dataset.query,
             kinds=dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {},
@@ -89,6 +90,7 @@ class StepContext:
             dataset.id_column,
             exclude=(*dataset.exclude, *sorted(filter(None, named))),
             normaliser=self.job.parameters.id_normaliser,
+            rules=dataset,
             table=dataset.table,
             query=dataset.query,
         )
@@ -179,8 +181,8 @@ def usable_columns(node: NodeConfig, job: Job) -> tuple[str, ...]:
     """Return the names of a party's columns that a job may use, in the order of its data set."""
     dataset, chosen = node.datasets[job.datasets[node.name]], job.columns.get(node.name)
     special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
-    left_out = special | set(dataset.exclude) | set(chosen.exclude if chosen else ())
-    available = list_columns(dataset.source, table=dataset.table, query=dataset.query)
+    left_out = special | {*dataset.exclude, *dataset.left_out} | set(chosen.exclude if chosen else ())
+    available = list_columns(dataset.source, rules=dataset, table=dataset.table, query=dataset.query)
     wanted = available if chosen is None or chosen.include is None else chosen.include
     return tuple(name for name in wanted if name not in left_out)
 

@@ -61,6 +61,7 @@ def sizes_at_bank(node: NodeConfig, job: Job, columns: Mapping[str, int]) -> Kno
         weight_column=dataset.weight_column if p.weights else None,
         date_column=dataset.date_column if p.holdout_from else None,
         normaliser=p.id_normaliser,
+        rules=dataset,
         table=dataset.table,
         query=dataset.query,
     )

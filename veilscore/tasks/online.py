@@ -8,7 +8,7 @@ from veilscore.terms.roles import Leak, hidden
 
 _REASONS = "unknown firms and codes of reason columns where policy says so"
 _OPENED: tuple[tuple[Literal["score", "band"], str], ...] = (
-    ("score", "which of at most 32 steps the firm's points are in"),
+    ("score", "which of a few steps the firm's points are in (32 at most by default)"),
     ("band", "the firm's band"),
 )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import JobError, RefusedError
 from veilscore.evidence.opening import DATASET, Reads, unkept
+from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
@@ -105,13 +105,13 @@ def _how_much(step: Step, p: Parameters) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def online_table(opens: Output | Literal["exact"]) -> Learned:
+def online_table(opens: Output) -> Learned:
     """Return who learns what when a single firm is scored."""
     row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
     return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output | Literal["exact"]) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:
@@ -232,6 +232,7 @@ def request_of(job: Job, node: NodeConfig) -> Request:
         raise RefusedError(f"{node.name} has role {node.role}, not the role this job gives it", party=node.name)
     if dataset not in node.datasets:
         raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
+    check_built(node.datasets[dataset], f"data set {dataset!r} of {node.name}")
     asked = Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset)
     if node.role == "bank":
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")
@@ -239,6 +240,8 @@ def request_of(job: Job, node: NodeConfig) -> Request:
     records = steps_of(p).values()
     rules = tuple(partial(_refuse, rule, p) for step in records for rule in step.refusals)
     charges = charges_of(p)
+    if any(step.bits(p) for step in records):
+        asked = replace(asked, opens=p.opens, to_get_bands="set output: band")
     if EXACT in charges:
         return replace(asked, rules=rules, disclosure="exact")
     return replace(asked, rules=rules, disclosure="private" if charges else "", mu=math.sqrt(total(charges)))

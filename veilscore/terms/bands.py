@@ -18,6 +18,7 @@ from veilscore.files.store import write_atomically
 
 BELOW = "below all bands"
 MOST_STEPS = 32  # that a coarse score may tell: five bits
+MAX_STEPS = 64  # where a holder's policy lets a score tell more
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Bands:
         return cls((BELOW, *ranked), tuple(round(bands[name] * units) for name in ranked))
 
     @classmethod
-    def steps(cls, limits: Sequence[int]) -> Bands:
+    def steps(cls, limits: Sequence[int], most: int = MOST_STEPS) -> Bands:
         """Return the steps of a coarse score: bands that have numbers for names; ConfigError if there are too many."""
-        if not 0 < len(limits) < MOST_STEPS or any(b <= a for a, b in pairwise(limits)):
-            raise ConfigError(f"a coarse score has 2 to {MOST_STEPS} steps, with cut-offs in ascending order")
+        if not 0 < len(limits) < most or any(b <= a for a, b in pairwise(limits)):
+            raise ConfigError(f"a coarse score has 2 to {most} steps, with cut-offs in ascending order")
         return cls(tuple(str(k) for k in range(len(limits) + 1)), tuple(limits))
 
     @property

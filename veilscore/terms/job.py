@@ -125,8 +125,8 @@ class Job(Strict):
         return self.parameters.steps
 
     def parties_of(self, step: str) -> tuple[str, ...]:
-        """Return the parties of a step; the coordinator adds masked partials where scores are opened."""
-        adds = step in WITH_COORDINATOR and self.parameters.opens == "score"
+        """Return the parties of a step; the coordinator adds masked partials where exact scores are opened."""
+        adds = step in WITH_COORDINATOR and self.parameters.opens == "exact"
         return (*self.parties, self.coordinator) if adds else self.parties
 
     def canonical(self) -> bytes:

@@ -12,16 +12,63 @@ from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, load
 from veilscore.terms.training import Training
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator"]
 
 
-class DatasetConfig(Strict):
+class EventSource(Strict):
+    """Says from which event tables, by which catalogue, `veilscore features build` makes a data set's file."""
+
+    catalogue: str = Field(
+        min_length=1,
+        max_length=400,
+        description="catalogue of variables: a file (*.yaml; a relative path begins at the home), or one that is "
+        "shipped: bank, tax, registry, court, bureau",
+    )
+    events: Path | None = Field(default=None, description="folder of event files; a relative path begins at the home")
+    url: str | None = Field(default=None, description="database, in place of events: SQLAlchemy URL without password")
+    password_env: str | None = Field(
+        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        return None if url is None else _without_password(url)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.events is None) == (self.url is None):
+            raise ValueError("give either events (a folder) or url (a database)")
+        if self.url is None and self.password_env:
+            raise ValueError("password_env belongs to a database (url), not to a folder of files")
+        return self
+
+    @property
+    def source(self) -> str | Path:
+        """Return the folder, or the URL with its password: do not print or log it."""
+        return self.events if self.events is not None else database_url(self.url or "", self.password_env)
+
+    def below(self, home: Path) -> EventSource:
+        """Return it with relative paths put below a home."""
+        named = self.catalogue.endswith((".yaml", ".yml"))
+        return self.model_copy(
+            update={
+                "catalogue": str(home / self.catalogue) if named else self.catalogue,
+                "events": None if self.events is None else home / self.events,
+            }
+        )
+
+
+class DatasetConfig(ReadingRules):
     """Names a data set of a node's catalogue (a file, or a table or query of a database) and what its columns mean."""
 
-    path: Path | None = Field(default=None, description="CSV or Parquet file; a relative path begins at the home")
+    path: Path | None = Field(
+        default=None, description="CSV, Parquet or Excel file; a relative path begins at the home"
+    )
     url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
     password_env: str | None = Field(
         None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
@@ -33,6 +80,9 @@ class DatasetConfig(Strict):
     weight_column: ColumnName | None = Field(default=None, description="bank: column with weights of rows")
     date_column: ColumnName | None = Field(default=None, description="bank: column with each row's day of observation")
     exclude: tuple[ColumnName, ...] = Field(default=(), description="columns that are never used")
+    features: EventSource | None = Field(
+        default=None, description="events and catalogue from which `veilscore features build` makes the file at path"
+    )
     account: Name | None = Field(
         default=None,
         description="account that private jobs on it are charged to; null: its own; one for all data sets made "
@@ -52,6 +102,10 @@ class DatasetConfig(Strict):
             raise ValueError("a database needs either table or query")
         if self.path is not None and (self.table or self.query or self.password_env):
             raise ValueError("table, query and password_env belong to a database (url), not to a file")
+        if self.features is not None and (self.path is None or self.path.suffix != ".parquet"):
+            raise ValueError("features are built into a file: give path, ending in .parquet")
+        if self.url is not None and (self.sheet or self.encoding):
+            raise ValueError("sheet and encoding belong to a file (path), not to a database")
         return self
 
     def check_columns(self, p: Parameters, named: str) -> None:
@@ -166,7 +220,11 @@ def load_node_config(home: Path | str) -> NodeConfig:
     home = Path(home)
     config = load(NodeConfig, home / "node.yaml", "node configuration")
     datasets = {
-        name: d.model_copy(update={"path": home / d.path}) if d.path is not None else d
+        name: d
+        if d.path is None
+        else d.model_copy(
+            update={"path": home / d.path, "features": None if d.features is None else d.features.below(home)}
+        )
         for name, d in config.datasets.items()
     }
     return config.model_copy(

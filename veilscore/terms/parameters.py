@@ -11,12 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
 from veilscore.terms.settings import Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
-Output = Literal["score", "band", "curve"]  # curve: noised counts by step of the score, and nothing of a row
+# score: one of few steps; exact: the total; curve: noised counts by step of the score, and nothing of a row
+Output = Literal["score", "band", "exact", "curve"]
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 
@@ -57,7 +59,7 @@ class Parameters(Strict):
     @property
     def opens(self) -> Output:
         """Return what is opened to the bank of a row that is scored."""
-        return "score"
+        return "exact"
 
     @property
     def tells(self) -> dict[str, bool]:
@@ -99,8 +101,16 @@ class ScoreBatch(Parameters):
     model_sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; null: the one in the bank's home"
     )
-    output: Literal["score", "band"] = Field(
-        default="score", description="what the bank gets of a firm; band: no score is opened to anyone"
+    output: Literal["score", "band", "exact"] = Field(
+        default="score",
+        description="what the bank gets of a firm; score: one of few steps; band: the band alone; exact: the score "
+        "itself, only where every holder's exact_for has the bank",
+    )
+    score_steps: int = Field(
+        default=MOST_STEPS,
+        ge=2,
+        le=MAX_STEPS,
+        description="output: score: most steps; fewer take fewer of a firm's bits a year, over 32 needs bits_per_score",
     )
     bands: BandLimits = Field(
         default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
@@ -119,7 +129,9 @@ class ScoreBatch(Parameters):
     @model_validator(mode="after")
     def _bands_with_output(self) -> Self:
         if self.bands and self.output != "band":
-            raise ValueError("bands are given and output is score; set output: band, or leave them out")
+            raise ValueError(f"bands are given and output is {self.output}; set output: band, or leave them out")
+        if self.score_steps != MOST_STEPS and self.output != "score":
+            raise ValueError(f"score_steps are of output: score, and output is {self.output}; leave one out")
         return self
 
 

@@ -30,6 +30,8 @@ ACCESS: dict[str, frozenset[str]] = {
     # a party's own decisions
     "Inbox": frozenset({STEWARD, AUDITOR}),
     "Decide": frozenset({STEWARD}),
+    # heads of logs, which hold no more than a size and a hash
+    "HeadSeen": frozenset({AUDITOR}),
     # jobs at the coordinator; a modeller sees own ones only
     "Submit": frozenset({MODELLER}),
     "List": frozenset({MODELLER, AUDITOR}),
@@ -44,7 +46,9 @@ ACCESS: dict[str, frozenset[str]] = {
     "Cancel": _NODES_ONLY,
     "RunStep": _NODES_ONLY,
     "Evidence": _NODES_ONLY,
-    "HeadSeen": _NODES_ONLY,
+    "EndJob": _NODES_ONLY,
+    "JobEnded": _NODES_ONLY,
+    "Revocations": _NODES_ONLY,
     "EncryptRecord": _NODES_ONLY,
     "AskKeys": _NODES_ONLY,
     "PrepareSpare": _NODES_ONLY,

@@ -32,7 +32,7 @@ class Request:
     bank, purpose : None where the act has none, never because somebody left it out.
     task : of a job, or "score_online" or "sandbox".
     disclosure, mu : of a job that opens sums over rows; mu is what a private one may spend.
-    opens : what the bank gets of single firms, "" if nothing; online "exact" where a score is not in steps.
+    opens : what the bank gets of single firms, "" if nothing; "exact" where a score is not in steps.
     to_get_bands : tells it how to ask for bands instead.
     rules : each raises RefusedError where the policy does not allow what the parameters ask for.
     """
@@ -41,7 +41,7 @@ class Request:
     purpose: str | None
     task: str
     dataset: str = ""
-    opens: Output | Literal["", "exact"] = ""
+    opens: Output | Literal[""] = ""
     to_get_bands: str = ""
     disclosure: Disclosure | Literal[""] = ""
     mu: float = 0.0
@@ -96,7 +96,7 @@ class NodePolicy(Strict):
     privacy: PrivacyRules = Field(default=PrivacyRules(), description="what private jobs may tell of a firm, as mu")
     exact_for: dict[Name, dt.date] = Field(
         default_factory=dict,
-        description="bank: last day on which its jobs and scores online may be exact, which ends the promise",
+        description="bank: last day on which its jobs and its firms' scores may be exact, which ends the promise",
     )
 
     @field_validator("consent", mode="before")

@@ -37,10 +37,13 @@ class ReleaseRules(Strict):
         default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
     )
     repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
+    bits_per_score: float = Field(
+        default=5, ge=1, le=6, description="bits that one score or band may tell of a firm; 5: one of at most 32 values"
+    )
     bits_per_year: float = Field(
         default=10,
         ge=0,
-        description="bits that a bank may learn of a firm online, by bands and by scores in steps",
+        description="bits that a bank may learn of a firm, by bands and by scores in steps, in batches and online",
     )
     window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
     min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
@@ -54,6 +57,15 @@ class ReleaseRules(Strict):
     def bands_only(self) -> bool:
         """Return whether scores are kept back."""
         return self.control == "on" and self.output == "band"
+
+    def allow_values(self, n_values: int) -> None:
+        """Refuse a score or band that is one of so many values where that tells more than a score may."""
+        most = int(2**self.bits_per_score + 1e-9)
+        if self.control == "on" and n_values > most:
+            raise RefusedError(
+                f"a score or band of {n_values} values tells more than {self.bits_per_score:g} bits (bits_per_score): "
+                f"ask for at most {most}"
+            )
 
     def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
         """Refuse bands that would tell too much, with a reason that the bank may learn.

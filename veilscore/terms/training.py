@@ -64,7 +64,8 @@ class Training(Sampled):
     @property
     def opens(self) -> Output:
         """Return what is opened to the bank of the hold-out."""
-        return "curve" if self.private else self.holdout_output
+        totals = self.holdout_output == "score"
+        return "curve" if self.private else "exact" if totals else "band"
 
     @property
     def tells_order(self) -> bool:

@@ -193,7 +193,7 @@ class StepInfo(_message.Message):
     def __init__(self, step: _Optional[str] = ..., status: _Optional[str] = ..., attempt: _Optional[int] = ..., seconds: _Optional[float] = ..., party_status: _Optional[_Mapping[str, str]] = ..., party_done: _Optional[_Mapping[str, StepDone]] = ...) -> None: ...
 
 class JobInfo(_message.Message):
-    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml")
+    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml", "receipt")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +203,7 @@ class JobInfo(_message.Message):
     ACCEPTANCES_FIELD_NUMBER: _ClassVar[int]
     CREATED_S_FIELD_NUMBER: _ClassVar[int]
     JOB_YAML_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     name: str
     task: str
@@ -212,7 +213,8 @@ class JobInfo(_message.Message):
     acceptances: _containers.RepeatedCompositeFieldContainer[Acceptance]
     created_s: float
     job_yaml: str
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ...) -> None: ...
+    receipt: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ..., receipt: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("job_id", "party", "step", "text", "done", "total", "status")
@@ -233,7 +235,7 @@ class JobEvent(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent", "output")
+    __slots__ = ("request_id", "firm_id", "model", "timeout_s", "purpose", "features", "on_missing", "n_reasons", "consent", "output", "score_steps")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +253,7 @@ class ScoreRequest(_message.Message):
     N_REASONS_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_STEPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model: str
@@ -261,7 +264,8 @@ class ScoreRequest(_message.Message):
     n_reasons: int
     consent: bytes
     output: str
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ..., output: _Optional[str] = ...) -> None: ...
+    score_steps: int
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model: _Optional[str] = ..., timeout_s: _Optional[float] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., on_missing: _Optional[str] = ..., n_reasons: _Optional[int] = ..., consent: _Optional[bytes] = ..., output: _Optional[str] = ..., score_steps: _Optional[int] = ...) -> None: ...
 
 class PartyStatus(_message.Message):
     __slots__ = ("party", "status", "reason", "data_time_s")
@@ -538,11 +542,48 @@ class SignedConsent(_message.Message):
     commitments: bytes
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., commitments: _Optional[bytes] = ...) -> None: ...
 
+class AskRevocations(_message.Message):
+    __slots__ = ("issuer", "number", "offset")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    number: int
+    offset: int
+    def __init__(self, issuer: _Optional[str] = ..., number: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class HeldRevocations(_message.Message):
+    __slots__ = ("numbers", "size", "piece")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.ScalarMap[str, int]
+    size: int
+    piece: bytes
+    def __init__(self, numbers: _Optional[_Mapping[str, int]] = ..., size: _Optional[int] = ..., piece: _Optional[bytes] = ...) -> None: ...
+
 class KeyStatements(_message.Message):
     __slots__ = ("statement",)
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     statement: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, statement: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class JobEnd(_message.Message):
+    __slots__ = ("job_id", "done", "no_receipt")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    NO_RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    done: bool
+    no_receipt: str
+    def __init__(self, job_id: _Optional[str] = ..., done: _Optional[bool] = ..., no_receipt: _Optional[str] = ...) -> None: ...
 
 class EvidenceCall(_message.Message):
     __slots__ = ("ask", "job_id", "body")

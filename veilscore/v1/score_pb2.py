@@ -24,51 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18veilscore/v1/score.proto\x12\x0cveilscore.v1\"\x7f\n\x0f\x42\x61tchBankRound1\x12\x11\n\tn_samples\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x12\n\nmodel_hash\x18\x03 \x01(\x0c\x12\x10\n\x08map_hash\x18\x04 \x01(\x0c\x12\x11\n\tpart_hash\x18P \x01(\x0c\x12\x12\n\nbands_hash\x18x \x01(\x0c\"r\n\x11\x42\x61tchHolderRound1\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07n_codes\x18\x03 \x03(\r\x12\x19\n\x11\x64iscloses_unknown\x18\x04 \x01(\x08\x12\x0f\n\x07unknown\x18\x05 \x01(\x0c\"$\n\x0e\x42\x61tchHolderKey\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"=\n\x10\x42\x61tchHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\";\n\x0e\x42\x61tchBankQuery\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"?\n\x12\x42\x61tchHolderPartial\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"B\n\x15\x42\x61tchCoordinatorTotal\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"2\n\x0f\x42\x61tchBankRound0\x12\x10\n\x08n_scored\x18\x01 \x01(\x04\x12\r\n\x05trees\x18P \x01(\x08\"9\n\x0c\x42\x61tchConsent\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"&\n\x0c\x42\x61tchBankKey\x12\x16\n\x0eproduct_public\x18\x01 \x01(\x0c\"G\n\x10\x42\x61tchBankFactors\x12\r\n\x05\x62lock\x18\x01 \x01(\x04\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x16\n\x0e\x63iphertext_enc\x18\x03 \x01(\x0c\"4\n\x10\x42\x61tchHolderReply\x12\r\n\x05\x62lock\x18\x01 \x01(\x04\x12\x11\n\treply_enc\x18\x02 \x01(\x0c\">\n\x11\x42\x61ndHolderPartial\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1d\n\x0c\x42\x61ndBankBase\x12\r\n\x05point\x18\x01 \x01(\x0c\"\x1e\n\x0c\x42\x61ndLeadBase\x12\x0e\n\x06points\x18\x01 \x01(\x0c\";\n\x0e\x42\x61ndBankLabels\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\";\n\x0e\x42\x61ndLeadTables\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\" \n\x10\x42\x61ndLeadDecoding\x12\x0c\n\x04\x62its\x18\x01 \x01(\x0c\" \n\x0e\x43urveBankSteps\x12\x0e\n\x06limits\x18\x01 \x03(\x12\"!\n\x0f\x43urveLeadCounts\x12\x0e\n\x06\x63ounts\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18veilscore/v1/score.proto\x12\x0cveilscore.v1\"\x90\x01\n\x0f\x42\x61tchBankRound1\x12\x11\n\tn_samples\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x12\n\nmodel_hash\x18\x03 \x01(\x0c\x12\x10\n\x08map_hash\x18\x04 \x01(\x0c\x12\x11\n\tpart_hash\x18P \x01(\x0c\x12\x0e\n\x06limits\x18y \x03(\x12\x12\x13\n\x0binputs_hash\x18z \x01(\x0c\"r\n\x11\x42\x61tchHolderRound1\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07n_codes\x18\x03 \x03(\r\x12\x19\n\x11\x64iscloses_unknown\x18\x04 \x01(\x08\x12\x0f\n\x07unknown\x18\x05 \x01(\x0c\"$\n\x0e\x42\x61tchHolderKey\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"=\n\x10\x42\x61tchHolderHints\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\";\n\x0e\x42\x61tchBankQuery\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"?\n\x12\x42\x61tchHolderPartial\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"B\n\x15\x42\x61tchCoordinatorTotal\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"2\n\x0f\x42\x61tchBankRound0\x12\x10\n\x08n_scored\x18\x01 \x01(\x04\x12\r\n\x05trees\x18P \x01(\x08\"9\n\x0c\x42\x61tchConsent\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"&\n\x0c\x42\x61tchBankKey\x12\x16\n\x0eproduct_public\x18\x01 \x01(\x0c\"G\n\x10\x42\x61tchBankFactors\x12\r\n\x05\x62lock\x18\x01 \x01(\x04\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x16\n\x0e\x63iphertext_enc\x18\x03 \x01(\x0c\"4\n\x10\x42\x61tchHolderReply\x12\r\n\x05\x62lock\x18\x01 \x01(\x04\x12\x11\n\treply_enc\x18\x02 \x01(\x0c\">\n\x11\x42\x61ndHolderPartial\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1d\n\x0c\x42\x61ndBankBase\x12\r\n\x05point\x18\x01 \x01(\x0c\"\x1e\n\x0c\x42\x61ndLeadBase\x12\x0e\n\x06points\x18\x01 \x01(\x0c\";\n\x0e\x42\x61ndBankLabels\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\";\n\x0e\x42\x61ndLeadTables\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\" \n\x10\x42\x61ndLeadDecoding\x12\x0c\n\x04\x62its\x18\x01 \x01(\x0c\" \n\x0e\x43urveBankSteps\x12\x0e\n\x06limits\x18\x01 \x03(\x12\"!\n\x0f\x43urveLeadCounts\x12\x0e\n\x06\x63ounts\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'veilscore.v1.score_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHBANKROUND1']._serialized_start=42
-  _globals['_BATCHBANKROUND1']._serialized_end=169
-  _globals['_BATCHHOLDERROUND1']._serialized_start=171
-  _globals['_BATCHHOLDERROUND1']._serialized_end=285
-  _globals['_BATCHHOLDERKEY']._serialized_start=287
-  _globals['_BATCHHOLDERKEY']._serialized_end=323
-  _globals['_BATCHHOLDERHINTS']._serialized_start=325
-  _globals['_BATCHHOLDERHINTS']._serialized_end=386
-  _globals['_BATCHBANKQUERY']._serialized_start=388
-  _globals['_BATCHBANKQUERY']._serialized_end=447
-  _globals['_BATCHHOLDERPARTIAL']._serialized_start=449
-  _globals['_BATCHHOLDERPARTIAL']._serialized_end=512
-  _globals['_BATCHCOORDINATORTOTAL']._serialized_start=514
-  _globals['_BATCHCOORDINATORTOTAL']._serialized_end=580
-  _globals['_BATCHBANKROUND0']._serialized_start=582
-  _globals['_BATCHBANKROUND0']._serialized_end=632
-  _globals['_BATCHCONSENT']._serialized_start=634
-  _globals['_BATCHCONSENT']._serialized_end=691
-  _globals['_BATCHBANKKEY']._serialized_start=693
-  _globals['_BATCHBANKKEY']._serialized_end=731
-  _globals['_BATCHBANKFACTORS']._serialized_start=733
-  _globals['_BATCHBANKFACTORS']._serialized_end=804
-  _globals['_BATCHHOLDERREPLY']._serialized_start=806
-  _globals['_BATCHHOLDERREPLY']._serialized_end=858
-  _globals['_BANDHOLDERPARTIAL']._serialized_start=860
-  _globals['_BANDHOLDERPARTIAL']._serialized_end=922
-  _globals['_BANDBANKBASE']._serialized_start=924
-  _globals['_BANDBANKBASE']._serialized_end=953
-  _globals['_BANDLEADBASE']._serialized_start=955
-  _globals['_BANDLEADBASE']._serialized_end=985
-  _globals['_BANDBANKLABELS']._serialized_start=987
-  _globals['_BANDBANKLABELS']._serialized_end=1046
-  _globals['_BANDLEADTABLES']._serialized_start=1048
-  _globals['_BANDLEADTABLES']._serialized_end=1107
-  _globals['_BANDLEADDECODING']._serialized_start=1109
-  _globals['_BANDLEADDECODING']._serialized_end=1141
-  _globals['_CURVEBANKSTEPS']._serialized_start=1143
-  _globals['_CURVEBANKSTEPS']._serialized_end=1175
-  _globals['_CURVELEADCOUNTS']._serialized_start=1177
-  _globals['_CURVELEADCOUNTS']._serialized_end=1210
+  _globals['_BATCHBANKROUND1']._serialized_start=43
+  _globals['_BATCHBANKROUND1']._serialized_end=187
+  _globals['_BATCHHOLDERROUND1']._serialized_start=189
+  _globals['_BATCHHOLDERROUND1']._serialized_end=303
+  _globals['_BATCHHOLDERKEY']._serialized_start=305
+  _globals['_BATCHHOLDERKEY']._serialized_end=341
+  _globals['_BATCHHOLDERHINTS']._serialized_start=343
+  _globals['_BATCHHOLDERHINTS']._serialized_end=404
+  _globals['_BATCHBANKQUERY']._serialized_start=406
+  _globals['_BATCHBANKQUERY']._serialized_end=465
+  _globals['_BATCHHOLDERPARTIAL']._serialized_start=467
+  _globals['_BATCHHOLDERPARTIAL']._serialized_end=530
+  _globals['_BATCHCOORDINATORTOTAL']._serialized_start=532
+  _globals['_BATCHCOORDINATORTOTAL']._serialized_end=598
+  _globals['_BATCHBANKROUND0']._serialized_start=600
+  _globals['_BATCHBANKROUND0']._serialized_end=650
+  _globals['_BATCHCONSENT']._serialized_start=652
+  _globals['_BATCHCONSENT']._serialized_end=709
+  _globals['_BATCHBANKKEY']._serialized_start=711
+  _globals['_BATCHBANKKEY']._serialized_end=749
+  _globals['_BATCHBANKFACTORS']._serialized_start=751
+  _globals['_BATCHBANKFACTORS']._serialized_end=822
+  _globals['_BATCHHOLDERREPLY']._serialized_start=824
+  _globals['_BATCHHOLDERREPLY']._serialized_end=876
+  _globals['_BANDHOLDERPARTIAL']._serialized_start=878
+  _globals['_BANDHOLDERPARTIAL']._serialized_end=940
+  _globals['_BANDBANKBASE']._serialized_start=942
+  _globals['_BANDBANKBASE']._serialized_end=971
+  _globals['_BANDLEADBASE']._serialized_start=973
+  _globals['_BANDLEADBASE']._serialized_end=1003
+  _globals['_BANDBANKLABELS']._serialized_start=1005
+  _globals['_BANDBANKLABELS']._serialized_end=1064
+  _globals['_BANDLEADTABLES']._serialized_start=1066
+  _globals['_BANDLEADTABLES']._serialized_end=1125
+  _globals['_BANDLEADDECODING']._serialized_start=1127
+  _globals['_BANDLEADDECODING']._serialized_end=1159
+  _globals['_CURVEBANKSTEPS']._serialized_start=1161
+  _globals['_CURVEBANKSTEPS']._serialized_end=1193
+  _globals['_CURVELEADCOUNTS']._serialized_start=1195
+  _globals['_CURVELEADCOUNTS']._serialized_end=1228
 # @@protoc_insertion_point(module_scope)

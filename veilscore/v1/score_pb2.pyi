@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BatchBankRound1(_message.Message):
-    __slots__ = ("n_samples", "rows", "model_hash", "map_hash", "part_hash", "bands_hash")
+    __slots__ = ("n_samples", "rows", "model_hash", "map_hash", "part_hash", "limits", "inputs_hash")
     N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PART_HASH_FIELD_NUMBER: _ClassVar[int]
-    BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_HASH_FIELD_NUMBER: _ClassVar[int]
     n_samples: int
     rows: bytes
     model_hash: bytes
     map_hash: bytes
     part_hash: bytes
-    bands_hash: bytes
-    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ...) -> None: ...
+    limits: _containers.RepeatedScalarFieldContainer[int]
+    inputs_hash: bytes
+    def __init__(self, n_samples: _Optional[int] = ..., rows: _Optional[bytes] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., limits: _Optional[_Iterable[int]] = ..., inputs_hash: _Optional[bytes] = ...) -> None: ...
 
 class BatchHolderRound1(_message.Message):
     __slots__ = ("accepted", "reason", "n_codes", "discloses_unknown", "unknown")

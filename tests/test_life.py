@@ -1,0 +1,123 @@
+"""Simulated lives of firms: seeded, block by block, and what the shipped catalogues make of them."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from veilscore.data import life
+from veilscore.data.ids import check_ids
+from veilscore.errors import ConfigError
+from veilscore.features.build import build
+from veilscore.features.catalogue import find_catalogue, shipped_catalogues
+from veilscore.features.leaks import find_leaks
+
+AS_OF = "2025-01-01"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("life")
+    life.simulate_life(where, 1_500, 3)
+    return where
+
+
+def rows(statement):
+    return duckdb.execute(statement).fetchall()
+
+
+def test_the_same_seed_gives_the_same_tables_and_blocks_are_like_each_other(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(life, "BLOCK", 1_500)
+    life.simulate_life(tmp_path / "again", 1_500, 3)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.parquet"))
+    assert len(files) == 18
+    for file in files:
+        assert (folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
+    with pytest.raises(ConfigError, match="1,000 to 300,000"):
+        life.simulate_life(tmp_path / "few", 10, 1)
+
+
+def test_the_truth_tells_the_hazard_and_who_fails(folder):
+    truth = json.loads((folder / "truth" / "truth.json").read_text(encoding="utf-8"))
+    hazard = duckdb.execute(f"SELECT * FROM '{folder / 'truth' / 'hazard.parquet'}'").fetchnumpy()
+    assert abs(hazard["hazard"].mean() - truth["mean_hazard"]) < 1e-6
+    assert hazard["fails"].sum() == truth["failed"] > 50
+    check_ids(np.unique(hazard["uscc"].astype(str)))
+    at_risk = ~hazard["failed_before"]
+    expected = hazard["hazard"][at_risk].sum()
+    assert abs(hazard["fails"].sum() - expected) < 4 * np.sqrt(expected)
+    assert 0.65 < truth["auc_of_hazard_at_24_months_for_the_third_year"] < 0.9
+
+
+def test_events_tell_of_what_they_should(folder):
+    invoices = f"'{folder / 'tax' / 'invoices.parquet'}'"
+    ((voided, late),) = rows(
+        f"SELECT count(*), count(*) FILTER (v.reported_on > o.reported_on) FROM {invoices} v JOIN {invoices} o "
+        f"USING (uscc, invoice_no) WHERE v.status = 'void' AND o.status != 'void'"
+    )
+    assert voided == late > 100
+    assert rows(f"SELECT count(*) FROM {invoices} WHERE (status = 'red') != (amount < 0) AND status != 'void'") == [
+        (0,)
+    ]
+    assert rows(f"SELECT count(*) FROM {invoices} WHERE issued_on > reported_on") == [(0,)]
+    cases = f"'{folder / 'court' / 'cases.parquet'}'"
+    ((chinese, english),) = rows(
+        f"SELECT count(*) FILTER (content LIKE '%元%'), count(*) FILTER (content LIKE '% yuan%') FROM {cases}"
+    )
+    assert chinese > english > 10
+    ((before, after),) = rows(
+        f"SELECT count(*) FILTER (paid_on < defaulted_on - 120), count(*) FILTER (paid_on > defaulted_on) "
+        f"FROM '{folder / 'bank' / 'repayments.parquet'}' JOIN '{folder / 'bank' / 'defaults.parquet'}' USING (uscc)"
+    )
+    assert before > 0 == after
+
+
+@pytest.mark.parametrize("holder", life.HOLDERS)
+def test_every_shipped_catalogue_builds_and_does_not_leak(folder, tmp_path, holder):
+    assert set(shipped_catalogues()) == set(life.HOLDERS)
+    catalogue = find_catalogue(holder)
+    made = build(catalogue, folder / holder, tmp_path / f"{holder}.parquet", AS_OF)
+    assert len(made.variables) > 150
+    assert made.n_rows > 250
+    assert [one for one in find_leaks(catalogue, folder / holder, AS_OF) if one.leaks] == []
+
+
+@pytest.mark.slow
+def test_variables_of_all_holders_together_foresee_failures_better_than_the_banks_alone(tmp_path):
+    """Distress shows at every holder; the true hazard is the most that anybody could know."""
+    life.simulate_life(tmp_path, 12_000, 5)
+    truth = f"'{tmp_path / 'truth' / 'hazard.parquet'}'"
+    database = duckdb.connect()
+    database.execute(
+        f"CREATE TABLE label AS SELECT uscc, max(fails::INT) AS bad, any_value(hazard) FILTER (month = '{AS_OF}') AS h "
+        f"FROM {truth} WHERE month >= '{AS_OF}' AND uscc IN "
+        f"(SELECT uscc FROM {truth} WHERE month = '{AS_OF}' AND NOT failed_before AND loan_open) GROUP BY uscc"
+    )
+    for holder in life.HOLDERS:
+        build(find_catalogue(holder), tmp_path / holder, tmp_path / f"{holder}.parquet", AS_OF)
+    bad, oracle = (database.execute("SELECT bad, h FROM label ORDER BY uscc").fetchnumpy()[c] for c in ("bad", "h"))
+
+    def auc(holders):
+        parts = []
+        for holder in holders:
+            joined = (
+                f"SELECT b.* FROM label LEFT JOIN '{tmp_path / f'{holder}.parquet'}' b USING (uscc) ORDER BY label.uscc"
+            )
+            columns = database.execute(joined).fetchnumpy()
+            numbers = [v for k, v in columns.items() if k != "uscc" and v.dtype.kind in "if"]
+            parts += [np.nan_to_num(np.ma.filled(v.astype(float), 0)) for v in numbers]
+        x = np.column_stack(parts)
+        x = np.sign(x) * np.log1p(np.abs(x))
+        train = np.arange(len(bad)) % 2 == 0
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.001, max_iter=2000)).fit(x[train], bad[train])
+        return roc_auc_score(bad[~train], model.decision_function(x[~train]))
+
+    alone, together, best = auc(["bank"]), auc(life.HOLDERS), roc_auc_score(bad, oracle)
+    assert 0.6 < alone < together < best
