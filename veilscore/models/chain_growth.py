@@ -27,15 +27,14 @@ from veilscore.models.boosting_form import HolderColumns
 from veilscore.models.chained import BankCut, ChainTree
 from veilscore.models.split_search import Ranked
 
-TREES = 400  # of a chain
-AT_ONCE = 20  # trees grown from one r; more of them overshoot
+TREES = 300  # of a chain: more of them learn longer, each from noise that grows with their root
+AT_ONCE = 15  # trees grown from one r; more of them overshoot
 CUTS = 4  # of the bank, shared by the trees grown at once
-_CUTS_A_COLUMN = 2  # trees on each column that is drawn: half the columns to step through, at no loss measured
-LEARNING_RATE, MOST_WEIGHT = 0.1, 0.15
+LEARNING_RATE, MOST_WEIGHT = 0.12, 0.15
 BOUND = 1.03  # holds back a fifth of the rows at the end of a chain, at no loss measured; above it the noise grows
 _ROUNDING = 2.0**-14  # more than what rounding W D to fixed point adds up to in a chain
 _ROUNDS = 2  # through all columns, before those that gained are drawn more often
-_SCORE_CUTS = 0.5  # part of the cuts that are of the bank's score
+_SCORE_CUTS = 0.1  # part of the cuts that are of the bank's score; those of its columns find more
 _TRIES = 20
 
 
@@ -136,8 +135,7 @@ class Chain:
     def next_trees(self, count: int = AT_ONCE) -> Drawn:
         """Draw the structure of the next trees."""
         cuts = tuple(self._cut() for _ in range(CUTS))
-        drawn = [self._column() for _ in range(count // _CUTS_A_COLUMN)]
-        columns = tuple(column for column in drawn for _ in range(_CUTS_A_COLUMN))
+        columns = tuple(self._column() for _ in range(count))
         cut_of = tuple(k % CUTS for k in range(count))
         bits = np.stack([cut.answers(self.rows.codes, self.rows.score) for cut in cuts])
         return Drawn(columns, cut_of, cuts, bits)
