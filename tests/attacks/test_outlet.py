@@ -387,8 +387,15 @@ def test_a_second_name_of_the_same_data(tmp_path):
         (tmp_path / "node.yaml").write_text(text.format(role=role, second=second))
         return load_node_config(tmp_path)
 
-    with pytest.raises(ConfigError, match="data sets a and b read the same source: set account: a at both"):
+    with pytest.raises(ConfigError, match="data sets a and b are of the same source: set account: a at both"):
         node("{path: ./x.csv, id_column: firm, exclude: [y]}")
+    made = "{{path: {}.parquet, id_column: firm, features: {{catalogue: tax, events: events}}}}"
+    (tmp_path / "node.yaml").write_text(
+        f"name: tax\nrole: holder\ndatasets:\n  a: {made}\n  b: {made}\n".format("a", "b")
+    )
+    with pytest.raises(ConfigError, match="set account: a at both"):
+        load_node_config(tmp_path)
+    assert node("{path: x.xlsx, sheet: one, id_column: firm}").datasets["b"].account is None
     assert node("{path: x.csv, id_column: firm, account: a}").datasets["b"].account == "a"
     assert node("{path: y.csv, id_column: firm}").datasets["b"].account is None
     assert node("{path: x.csv, id_column: firm}", role="bank").datasets.keys() == {"a", "b"}

@@ -121,6 +121,13 @@ class DatasetConfig(ReadingRules):
                 raise RefusedError(f"{named} has no {key}; name it in node.yaml")
 
     @property
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Return what the rows come from: the file, table or query, and the events of which it was made."""
+        own = (self.path, self.url, self.table, self.query, self.sheet)
+        events = () if self.features is None else ((self.features.events, self.features.url),)
+        return tuple(tuple(map(str, parts)) for parts in (own, *events))
+
+    @property
     def source(self) -> str | Path:
         """Return what `ingest.read_table` takes, with the password of a database: do not print or log it."""
         if self.path is not None:
@@ -208,10 +215,12 @@ class NodeConfig(Strict):
         """Refuse two data sets of one source with two accounts: a bank would be told of each firm by either name."""
         first: dict[tuple[str, ...], str] = {}
         for name, dataset in self.datasets.items() if self.role == "holder" else ():
-            read_from = tuple(map(str, (dataset.path, dataset.url, dataset.table, dataset.query)))
-            other = first.setdefault(read_from, name)
-            if (dataset.account or name) != (account := self.datasets[other].account or other):
-                raise ValueError(f"data sets {other} and {name} read the same source: set account: {account} at both")
+            for source in dataset.sources:
+                other = first.setdefault(source, name)
+                if (dataset.account or name) != (account := self.datasets[other].account or other):
+                    raise ValueError(
+                        f"data sets {other} and {name} are of the same source: set account: {account} at both"
+                    )
         return self
 
 
