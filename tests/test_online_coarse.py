@@ -110,6 +110,8 @@ def test_a_score_is_a_step_by_default(trained, homes, monkeypatch):
         "KeyStatements",
         "EvidenceReply",
         "EvidenceCall",
+        "AskRevocations",
+        "HeldRevocations",
     }
     sent = {(type(message).__name__, {"bank": "bank"}.get(to, "holder")) for _, to, message in seen}
     table = {(leak.kind, {"lead": "holder"}.get(leak.to, leak.to)) for leak in LEARNS if leak.only in {"", "score"}}
