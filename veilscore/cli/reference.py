@@ -29,6 +29,7 @@ from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, 
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
 
@@ -48,6 +49,7 @@ TITLES: dict[type[BaseModel], str] = {
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
+    ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
     Catalogue: "a catalogue of variables",
     EventTable: "tables.NAME in a catalogue",
@@ -65,7 +67,7 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
-    "dataset": (DatasetConfig, EventSource),
+    "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
         FirmList,
@@ -145,6 +147,8 @@ DerivedVariable: {name: "void_share.{window}",
   difference: ["invoices.amount.sum.{window}[side=out]", "invoices.amount.sum.{window}[side=in]"], windows: [90d, 365d]}
 TermGroup: {table: cases, of: text, windows: [730d], words: [guarantee, 担保]}
 RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 罢工]}, aggregate: [any, count]}
+ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
+  special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
@@ -236,7 +240,8 @@ def _type(form: Mapping[str, Any]) -> str:
         return f"mapping (see {TITLES[_model(form['$ref'])]})"
     if "anyOf" in form:
         kinds = [_type(one) for one in form["anyOf"] if one != {"type": "null"}]
-        return ", or ".join([kinds[0], "null"]) if len(kinds) == 1 else "mapping (see the parameters of the task)"
+        several = "mapping (see the parameters of the task)" if "$ref" in str(form) else " or ".join(kinds)
+        return f"{kinds[0]}, or null" if len(kinds) == 1 else several
     if "enum" in form or "const" in form:
         choices = [str(choice) for choice in form.get("enum", [form.get("const")])]
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
 from veilscore.terms.privacy import Disclosure
@@ -32,7 +32,30 @@ def _distinct(bands: dict[str, int]) -> dict[str, int]:
     return bands
 
 
-BandLimits = Annotated[dict[str, int], AfterValidator(_distinct)]
+def _band_names(bands: Any) -> Any:
+    """Refuse names that are no words: YAML reads 640 as a number, and yes, no, on, off as truth values."""
+    for name in bands if isinstance(bands, dict) else ():
+        if not isinstance(name, str):
+            raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
+                f"YAML reads the band name {name} as no word; quote it, for example '{_as_written(name)}'"
+            )
+        if isinstance(bands[name], bool):
+            raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
+                f"band {name}: YAML reads yes, no, on and off as truth values; its lowest score is a number"
+            )
+        if not name.strip() or name.casefold() in _RESERVED:
+            reserved = ", ".join(sorted(_RESERVED))
+            raise ValueError(f"{name!r} is no name for a band; the empty one and {reserved} are reserved")
+    return bands
+
+
+def _as_written(name: Any) -> str:
+    return ("yes" if name else "no") if isinstance(name, bool) else "null" if name is None else str(name)
+
+
+# What stands for "no band", or for a step of a coarse score, where bands are written (terms/bands.py, scores.csv).
+_RESERVED = frozenset({"below all bands", "missing", "none", "null", "nan"})
+BandLimits = Annotated[dict[str, int], BeforeValidator(_band_names), AfterValidator(_distinct)]
 
 
 class Parameters(Strict):
