@@ -105,6 +105,7 @@ def test_a_refit_of_what_was_opened_is_confirmed(tmp_path):
     assert verdicts(found) == {"refit.1": CONFIRMED, "evaluate.1": CONFIRMED}, found
 
 
+@pytest.mark.slow
 def test_a_private_stack_is_confirmed(tmp_path):
     asked = {"disclosure": "private", "boosting": {"n_estimators": 4, "max_depth": 2}, "holdout_fraction": 0.4}
     run = audited_run(tmp_path, "train_stack", despite_noise=True, parts=firms(900), **asked).run()
