@@ -76,7 +76,9 @@ PANELS = {
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
         "features": Noun("Make variables of event tables, at their owner.", "plan build describe check"),
-        "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
+        "dataset": Noun(
+            "How data sets are read, what holders publish of them, and their fixed bins.", "bins describe publish show"
+        ),
     },
     "Evidence": {
         "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),
