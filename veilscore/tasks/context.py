@@ -232,9 +232,10 @@ def aligned_table(
 ) -> Table:
     """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned.
 
-    code_map : of a version of a model, whose columns are then read.
+    code_map : of the version of a model that a batch applies; its columns are read where it is not the one in use.
     """
-    if code_map is not None and isinstance(context.job.parameters, ScoreBatch):
+    batch = isinstance(context.job.parameters, ScoreBatch)
+    if code_map is not None and batch and code_map.hash != context.code_map().hash:
         table = context.columns(tuple(code_map.kinds), code_map)
     else:
         table = context.table() if columns is None else context.columns(columns)
