@@ -62,7 +62,10 @@ PANELS = {
         ),
     },
     "Models and reports": {
-        "model": Noun("Look at, export and import models.", "list show export import"),
+        "model": Noun(
+            "Look at, export and import models, and go back to earlier versions.",
+            "list show export import versions rollback",
+        ),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },

@@ -23,7 +23,7 @@ AsOf = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Variables from event tables: invoices, filings, cases, repayments."""
+    """Make variables of event tables, at their owner."""
 
 
 def _dataset(name: str, home: Path | None, federation: Path | None, party: str | None) -> tuple[DatasetConfig, Path]:

@@ -100,7 +100,8 @@ ChosenColumns: {include: [turnover, tax_paid], exclude: [remarks]}
 Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}}
 Training: {population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0}, holdout_output: band, calibrate: true,
   weights: true, columns_from: wide-screen}
-TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31}
+TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31,
+  reuse: joint-scorecard}
 TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, bank.sector: auto}}
 TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
 SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack}

@@ -20,7 +20,7 @@ from veilscore.features import parties, tiles
 from veilscore.features.catalogue import Catalogue, digest
 from veilscore.features.events import Events, day_number, load_events
 from veilscore.features.expansion import RISK, Variable, expand, lineage_of
-from veilscore.features.keys import Keys
+from veilscore.features.keys import RowKeys
 from veilscore.features.parquet import ParquetFile
 from veilscore.features.texts import add_risk_events, add_term_events, choose_terms
 from veilscore.features.tiles import Coded
@@ -44,7 +44,7 @@ class Built:
     terms: Terms
 
 
-def compute(events: Events, keys: Keys, variables: Sequence[Variable], terms: Terms) -> Iterator[Column]:
+def compute(events: Events, keys: RowKeys, variables: Sequence[Variable], terms: Terms) -> Iterator[Column]:
     """Yield every variable with its (n_rows,) values, grouped as they are made; derived ones come last.
 
     Counts are int32, numbers float64 with NaN for missing, categories objects of str with None for missing.
@@ -61,7 +61,7 @@ def compute(events: Events, keys: Keys, variables: Sequence[Variable], terms: Te
             yield one, _derive(one.aggregate, operands[one.operands[0]], operands[one.operands[1]])
 
 
-def _plain(events: Events, keys: Keys, variables: Sequence[Variable], terms: Terms) -> Iterator[Column]:
+def _plain(events: Events, keys: RowKeys, variables: Sequence[Variable], terms: Terms) -> Iterator[Column]:
     database, n_rows = events.database, keys.n_rows
     by_table = lambda one: one.table  # noqa: E731
     for name, group in groupby(sorted(variables, key=by_table), key=by_table):
@@ -133,7 +133,7 @@ def build(
         firms = events.known_firms(day)
         if not len(firms):
             raise DataError(f"catalogue {catalogue.name}: no event was known before {as_of}; choose a later date")
-        keys = Keys(firms, np.full(len(firms), day, dtype=np.int64))
+        keys = RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
         return _write(events, keys, path, as_of, fixed_terms, on_column, panel=False)
 
 
@@ -152,12 +152,12 @@ def build_rows(
         at = np.searchsorted(events.firms, ids).clip(max=len(events.firms) - 1)
         codes = np.where(events.firms[at] == ids, at, -1 - np.arange(len(ids)))  # below 0: no event names the firm
         latest = str(np.datetime64(int(days_of.max()), "D"))
-        return _write(events, Keys(codes, days_of), path, latest, None, None, panel=True, ids=ids)
+        return _write(events, RowKeys(codes, days_of), path, latest, None, None, panel=True, ids=ids)
 
 
 def _write(
     events: Events,
-    keys: Keys,
+    keys: RowKeys,
     path: Path,
     as_of: str,
     fixed_terms: Terms | None,

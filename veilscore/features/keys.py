@@ -15,7 +15,7 @@ VISIBLE = (
 
 
 @dataclass(frozen=True, repr=False)
-class Keys:
+class RowKeys:
     """Rows k = 0.. of a set: codes of firms and days, both (n,)."""
 
     firms: Integers

@@ -19,14 +19,14 @@ from veilscore.features.build import Terms, compute
 from veilscore.features.catalogue import Catalogue
 from veilscore.features.events import Events, day_number, load_events
 from veilscore.features.expansion import Variable, expand
-from veilscore.features.keys import Keys
+from veilscore.features.keys import RowKeys
 from veilscore.features.texts import choose_terms
 
 _CHUNK = 500  # variables kept in memory at a time
 
 
 @dataclass(frozen=True)
-class Finding:
+class LeakFinding:
     """One thing that is wrong with a catalogue, or that the owner has to answer for.
 
     leaks : whether variables are wrong by it; otherwise it is a remark.
@@ -41,7 +41,7 @@ class Finding:
 
 def find_leaks(
     catalogue: Catalogue, source: Path | str, as_of: str, *, earlier: Path | str | None = None
-) -> tuple[Finding, ...]:
+) -> tuple[LeakFinding, ...]:
     """Return what is found; a catalogue without a finding that `leaks` passed.
 
     earlier : folder or database with the sources as they were at the as-of date.
@@ -63,35 +63,35 @@ def find_leaks(
     return tuple(found)
 
 
-def _by_facts(events: Events) -> Iterator[Finding]:
+def _by_facts(events: Events) -> Iterator[LeakFinding]:
     for name, facts in events.facts.items():
         table = events.catalogue.tables[name]
         if facts.no_known:
             text = f"column {table.known!r} is empty in {facts.no_known} rows: they never count; fill it"
-            yield Finding(name, text, leaks=False)
+            yield LeakFinding(name, text, leaks=False)
         if facts.early:
             text = (
                 f"{facts.early} rows were known before they happened; {table.time!r} or {table.known!r} is another date"
             )
-            yield Finding(name, text, leaks=True)
+            yield LeakFinding(name, text, leaks=True)
         if table.known is None:
             text = f"no column tells when a row was known: {table.known_after} after the event is taken on trust"
-            yield Finding(name, text, leaks=False)
+            yield LeakFinding(name, text, leaks=False)
         for category, rows in facts.undeclared.items():
-            yield Finding(name, f"{rows} rows have no declared level of {category!r}", leaks=False)
+            yield LeakFinding(name, f"{rows} rows have no declared level of {category!r}", leaks=False)
 
 
-def _keys(events: Events, day: int) -> Keys:
+def _keys(events: Events, day: int) -> RowKeys:
     firms = events.known_firms(day)
-    return Keys(firms, np.full(len(firms), day, dtype=np.int64))
+    return RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
 
 
-def _grouped(variables: Sequence[Variable], changed: set[str], text: str) -> list[Finding]:
+def _grouped(variables: Sequence[Variable], changed: set[str], text: str) -> list[LeakFinding]:
     tables: dict[str, list[str]] = {}
     for one in variables:
         if one.name in changed:
             tables.setdefault(one.table or "derived", []).append(one.name)
-    return [Finding(table, text, leaks=True, variables=tuple(names)) for table, names in tables.items()]
+    return [LeakFinding(table, text, leaks=True, variables=tuple(names)) for table, names in tables.items()]
 
 
 def _changed(
@@ -121,10 +121,10 @@ def _changed(
     return changed | {v.name for v in variables if set(v.operands) & changed}
 
 
-def _of_firms(events: Events, firms: Array, day: int) -> Keys:
+def _of_firms(events: Events, firms: Array, day: int) -> RowKeys:
     at = np.searchsorted(events.firms, firms).clip(max=len(events.firms) - 1)
     codes = np.where(events.firms[at] == firms, at, -1 - np.arange(len(firms)))
-    return Keys(codes, np.full(len(firms), day, dtype=np.int64))
+    return RowKeys(codes, np.full(len(firms), day, dtype=np.int64))
 
 
 def _same(one: Array, other: Array) -> bool:

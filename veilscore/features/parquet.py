@@ -50,25 +50,28 @@ class ParquetFile:
         """Write a column: int32, float64 (NaN for missing), datetime64[D], or objects of str with None for missing."""
         self._n_rows = len(values)
         physical, converted, optional = _INT32, None, False
+        parts: list[Array | bytes]
         if values.dtype.kind == "M":
-            converted, body = _DATE, values.astype("datetime64[D]").astype(np.int64).astype("<i4").tobytes()
+            converted, parts = _DATE, [values.astype("datetime64[D]").astype(np.int64).astype("<i4")]
         elif values.dtype.kind == "i":
-            body = values.astype("<i4", casting="same_kind").tobytes()
+            parts = [values.astype("<i4", copy=False, casting="same_kind")]
         elif values.dtype.kind == "f":
             filled = ~np.isnan(values)
             physical, optional = _DOUBLE, not filled.all()
-            body = values.astype("<f8", copy=False)[filled if optional else slice(None)].tobytes()
-            body = _which(filled) + body if optional else body
+            numbers = values.astype("<f8", copy=False)
+            parts = [_which(filled), numbers[filled]] if optional else [numbers]
         else:
             filled = np.not_equal(values, np.array(None, dtype=object))
             encoded = [text.encode() for text in values[filled]]
-            parts = [part for text in encoded for part in (struct.pack("<I", len(text)), text)]
-            physical, converted, optional, body = _BYTE_ARRAY, _UTF8, True, b"".join((_which(filled), *parts))
+            texts = b"".join(part for text in encoded for part in (struct.pack("<I", len(text)), text))
+            physical, converted, optional, parts = _BYTE_ARRAY, _UTF8, True, [_which(filled), texts]
         data_page = _struct((1, _I32, len(values)), (2, _I32, _PLAIN), (3, _I32, _RLE), (4, _I32, _RLE))
-        header = _struct((1, _I32, 0), (2, _I32, len(body)), (3, _I32, len(body)), (5, _STRUCT, data_page))
-        start, size = self._at, len(header) + len(body)
+        length = sum(memoryview(part).nbytes for part in parts)
+        header = _struct((1, _I32, 0), (2, _I32, length), (3, _I32, length), (5, _STRUCT, data_page))
+        start, size = self._at, len(header) + length
         self._file.write(header)
-        self._file.write(body)
+        for part in parts:
+            self._file.write(memoryview(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part))
         self._at += size
         self._bytes += size
         text = name.encode()

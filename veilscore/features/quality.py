@@ -16,7 +16,7 @@ from veilscore.features.build import Terms, compute
 from veilscore.features.catalogue import MONTH, Catalogue
 from veilscore.features.events import Events, TableFacts, day_number, load_events
 from veilscore.features.expansion import Variable, expand
-from veilscore.features.keys import Keys
+from veilscore.features.keys import RowKeys
 from veilscore.features.texts import choose_terms
 from veilscore.models.stability import population_stability
 
@@ -103,9 +103,9 @@ def measure(catalogue: Catalogue, source: Path | str, as_of: str, *, months: int
         return Quality(catalogue.name, catalogue.hash, as_of, now.n_rows, found, tables)
 
 
-def _keys(events: Events, day: int) -> Keys:
+def _keys(events: Events, day: int) -> RowKeys:
     firms = events.known_firms(day)
-    return Keys(firms, np.full(len(firms), day, dtype=np.int64))
+    return RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
 
 
 def _figures(one: Variable, values: Array) -> dict[str, Any]:

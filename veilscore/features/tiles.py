@@ -52,9 +52,9 @@ class Coded:
         """Write SQL of the cell of an event: codes of categories as digits of one number."""
         names, parts, base = list(self.levels), ["0"], 1
         for category in categories:
-            parts.append(f"{base} * CAST(e.c{names.index(category)} AS INTEGER)")
+            parts.append(f"{base} * CAST(e.c{names.index(category)} AS BIGINT)")
             base *= len(self.levels[category]) + 1
-        return f"CAST({' + '.join(parts)} AS INTEGER)"
+        return f"CAST({' + '.join(parts)} AS BIGINT)"
 
     def cells_of(self, categories: Sequence[str], where: Filter) -> Integers:
         """Return the cells that pass a filter."""
@@ -174,10 +174,11 @@ class _Dense:
         if stat not in self._kept:
             if stat == "m2":
                 self._kept["m2"] = self._deviations()
-            elif stat in {"min", "max", "age"}:
-                self._kept[stat] = _EXTREME[stat].accumulate(self._spread(stat), axis=0)
             else:
-                self._kept[stat] = np.cumsum(self._spread(stat), axis=0)
+                dense, join = self._spread(stat), _EXTREME.get(stat, np.add)
+                for earlier, now in pairwise(dense):  # row by row: along an axis numpy is twenty times slower
+                    join(now, earlier, out=now)
+                self._kept[stat] = dense
         return self._kept[stat]
 
     def _spread(self, stat: str) -> Array:
@@ -187,7 +188,7 @@ class _Dense:
         if values is None:
             values = tiles.stats[self._column or "", stat]
         extreme = _EXTREME.get(stat)
-        start = 0 if extreme is None else math.inf if extreme is np.fmin else -math.inf
+        start = 0 if extreme is None else math.nan  # fmin and fmax leave NaN out
         integer = stat == "events"
         dense = np.full(tiles.buckets.n * tiles.n_rows, start, dtype=np.int32 if integer else np.float64)
         for part in self._chosen:
@@ -216,27 +217,16 @@ class _Dense:
 
 def _joined(one: tuple[Vector, ...], other: tuple[Vector, ...]) -> tuple[Vector, Vector, Vector]:
     (n, total, m2), (more, added, more_m2) = one, other
-    both = n + more
-    apart = np.divide(added, more, out=np.zeros_like(added), where=more > 0)
-    apart -= np.divide(total, n, out=np.zeros_like(total), where=n > 0)
-    weight = np.divide(n * more, both, out=np.zeros_like(both), where=both > 0)
-    return both, total + added, m2 + more_m2 + apart**2 * weight
-
-
-def _finite(values: Array) -> Vector:
-    return np.where(np.isinf(values), np.nan, values)
+    both, apart = n + more, more * total - n * added  # 0 where either is empty
+    return both, total + added, m2 + more_m2 + apart * apart / np.maximum(n * more * both, 1.0)
 
 
 def _mean(dense: _Dense, one: Variable) -> Array:
-    return dense.upto("sum", one.days) / _or_nan(dense.upto("n", one.days))
+    return np.asarray(dense.upto("sum", one.days) / dense.upto("n", one.days))  # 0 / 0 is NaN: no value
 
 
 def _std(dense: _Dense, one: Variable) -> Array:
-    return np.sqrt(dense.upto("m2", one.days) / _or_nan(dense.upto("n", one.days) - 1.0))
-
-
-def _or_nan(n: Array) -> Vector:
-    return np.where(n > 0, n, np.nan)
+    return np.asarray(np.sqrt(dense.upto("m2", one.days) / np.maximum(dense.upto("n", one.days) - 1.0, 0.0)))
 
 
 def _growth(dense: _Dense, one: Variable) -> Array:
@@ -281,9 +271,9 @@ _AGGREGATES: dict[str, Callable[[_Dense, Variable], Array]] = {
     "any": lambda dense, one: (dense.upto("events", one.days) > 0).astype(np.int32),
     "mean": _mean,
     "std": _std,
-    "min": lambda dense, one: _finite(dense.upto("min", one.days)),
-    "max": lambda dense, one: _finite(dense.upto("max", one.days)),
-    "days_since": lambda dense, one: _finite(dense.upto("age", one.days)),
+    "min": lambda dense, one: dense.upto("min", one.days),
+    "max": lambda dense, one: dense.upto("max", one.days),
+    "days_since": lambda dense, one: dense.upto("age", one.days),
     "active_months": _active,
     "trend": _trend,
     "growth": _growth,
