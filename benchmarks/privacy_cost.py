@@ -31,11 +31,11 @@ from xgboost import XGBClassifier
 from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.ingest import read_table
-from veilscore.data.partitions import part_names, partitions
+from veilscore.data.partitions import beside, part_names, partitions
 from veilscore.data.table import Table
 from veilscore.models import chain_design
 from veilscore.models.chain_growth import TREES, Chain, ChainColumns, leaves_sensitivity, plain_chain
-from veilscore.models.chained import sources_of
+from veilscore.models.chained import card_places, sources_of
 from veilscore.models.counts import cell_counts, offsets, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.filed import load_model
@@ -44,6 +44,7 @@ from veilscore.models.model import Scorecard
 from veilscore.models.trees import coefficients
 from veilscore.node.local import open_job
 from veilscore.tasks.noise import sizes_of
+from veilscore.tasks.private_stack import CARD_SHARE
 from veilscore.tasks.table import noise_of
 from veilscore.terms.job import Job, parse_job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
@@ -80,7 +81,7 @@ def main() -> None:
     lost = [f["scorecard_loss"] for name, f in figures.items() if name in HELD_TO_BOUNDS and "scorecard_loss" in f]
     emit(
         "privacy_cost", round(max(lost, default=math.nan), 5), "AUC below exact at mu 0.5", MAX_LOSS, holds,
-        splits=args.splits, draws=args.draws, in_the_clear=True, stack="no private stack yet", **figures,
+        splits=args.splits, draws=args.draws, in_the_clear=True, **figures,
     )  # fmt: skip
 
 
@@ -280,10 +281,49 @@ def chains(split: Split, mu: float) -> np.ndarray:
         columns = ChainColumns(code_map.n_codes, sources_of(part_names(code_map, holder, names=True)))
         chain = Chain(own.rows, columns, leaves_sensitivity() / mu, draw)
         plain_chain(chain, np.ascontiguousarray(codes[split.train]), TREES, draw)
-        for tree in chain.trees:
-            side = tree.cut.answers(own_codes, score).astype(int)
-            total += np.array(tree.weights)[side, codes[:, tree.column]]
+        total += _added(chain, own_codes, score, codes)
     return total
+
+
+def _added(chain: Chain, own_codes: np.ndarray, score: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """What a chain adds to the log-odds of all rows (n,)."""
+    total = np.zeros(score.size)
+    for tree in chain.trees:
+        side = tree.cut.answers(own_codes, score).astype(int)
+        total += np.array(tree.weights)[side, codes[:, tree.column]]
+    return total
+
+
+def stack(split: Split, mu: float) -> np.ndarray:
+    """A scorecard of holders' columns on the bank's trees with 30 % of mu squared, then chains on both."""
+    own, own_codes, margin, score = split.own_trees
+    total, draw, y, train = margin.copy(), np.random.default_rng(), split.data.y, split.train
+    residual, weight = np.zeros(y.size), np.zeros(y.size)
+    residual[train], weight[train] = own.rows.residual, own.rows.weight
+    bads = min(y[train].sum(), (1 - y[train]).sum())
+    for holder in HOLDERS:
+        table, fixed = split.data.tables[holder], split.fixed[holder]
+        made: list[CodeMap] = []
+        code = partial(_card_codes, split, holder, made)
+        x, theta = private_part(code, bads, residual, weight, train, mu * math.sqrt(CARD_SHARE), parts=True)
+        n_codes = made[-1].n_codes
+        code_map = beside(made[-1], partitions(fixed.code_map(table, 32), fixed.least))
+        codes = code_map.transform(table).take_rows(split.data.rows[holder]).codes
+        names = part_names(code_map, holder, names=True)
+        columns = ChainColumns(code_map.n_codes, sources_of(names), card_places(names, n_codes.size))
+        chain = Chain(own.rows, columns, leaves_sensitivity() / (mu * math.sqrt(1 - CARD_SHARE)), draw)
+        effects = np.split(np.repeat(theta, n_codes) * x, offsets(n_codes)[1:-1])
+        begun = chain.begin(effects, [np.ones(effect.size) for effect in effects])
+        plain_chain(chain, np.ascontiguousarray(codes[train]), TREES, draw, begun)
+        total += _added(chain, own_codes, score, codes)
+    return total
+
+
+def _card_codes(split: Split, holder: str, made: list[CodeMap], max_bin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Do as `_fixed_codes`, and keep the code map."""
+    table = split.data.tables[holder]
+    made.append(split.fixed[holder].code_map(table, max_bin))
+    return made[-1].transform(table).take_rows(split.data.rows[holder]).codes, made[-1].n_codes
 
 
 PLAIN: dict[str, Callable[[Split], np.ndarray]] = {
@@ -292,7 +332,11 @@ PLAIN: dict[str, Callable[[Split], np.ndarray]] = {
     "bank trees": lambda split: split.own_trees[2],
     "pooled trees": pooled_trees,
 }
-PRIVATE: dict[str, Callable[[Split, float], np.ndarray]] = {"scorecard": private_scorecard, "chains": chains}
+PRIVATE: dict[str, Callable[[Split, float], np.ndarray]] = {
+    "scorecard": private_scorecard,
+    "chains": chains,
+    "stack": stack,
+}
 
 
 def _coarse(scores: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def prepare(folder: Path, n_firms: int, task: str = "train_scorecard", parameter
     everybody = issuer.list(firms, scope())
     import_consent(folder / "bank", everybody, "list", "everybody")
     run_job(folder, "firms", task, parameters)
-    scored = run_job(folder, "batch", "score_batch", "{model: firms, on_missing: missing_code}")
+    scored = run_job(folder, "batch", "score_batch", "{model: firms, on_missing: missing_code, output: exact}")
     units = load_model(folder / "bank" / "models" / "firms" / "model.json").scaling.units
     with (scored / "scores.csv").open() as file:
         return {row["id"]: round(units * float(row["score"])) for row in csv.DictReader(file)}

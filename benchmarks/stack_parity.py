@@ -62,6 +62,7 @@ def main() -> None:
 
 def _one_job(name: str, split: int, args: argparse.Namespace) -> dict[str, float]:
     parameters = {
+        "disclosure": "exact",
         "folds": args.folds,
         "holdout_seed": split,
         "boosting": {"n_estimators": args.trees},

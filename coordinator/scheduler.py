@@ -24,6 +24,8 @@ from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
+NO_RECEIPT = "no receipt: "  # begins a line of a job's history
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -151,8 +153,12 @@ class Scheduler:
             for position, step in enumerate(job.steps):
                 if step not in done:
                     await self._run_step(job_id, job, step, position)
-            await self._gather_evidence(job_id, job)
-            self._move(job_id, "done")
+            no_receipt = await self._gather_evidence(job_id, job)
+            self._state.move_job(job_id, "done")  # from here on nothing can fail any more: all may file what was made
+            await self._end_at_parties(job_id, job, no_receipt)
+            self._tell(job_id, "done", f"no receipt, because {no_receipt}" if no_receipt else "")
+            self._watchers.close(job_id)
+            self._log.info("job", job=job_id, status="done", error="")
         except asyncio.CancelledError:
             if is_cancelled():
                 raise
@@ -160,15 +166,39 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a job must not stay running without a task
             self._end(job_id, error)
 
-    async def _gather_evidence(self, job_id: str, job: Job) -> None:
-        """Have the logs cross-signed; results stand without it, so an error is told and the job is still done."""
+    async def _gather_evidence(self, job_id: str, job: Job) -> str:
+        """Have the logs cross-signed; results stand without it, so the job is done anyway, and why is returned."""
         if self._cross_sign is None:
-            return
+            return "the coordinator signs no logs"
         try:
             await self._cross_sign(job_id, job)
         except VeilscoreError as error:
             self._log.error("logs were not cross-signed", job=job_id, message=str(error))
-            self._tell(job_id, "running", f"no receipt: {error}"[:1000])
+            self._state.note(job_id, f"{NO_RECEIPT}{error}"[:1000])
+            self._tell(job_id, "running", f"{NO_RECEIPT}{error}"[:1000])
+            return str(error)[:900]
+        return ""
+
+    async def _end_at_parties(self, job_id: str, job: Job, no_receipt: str) -> None:
+        """Tell all parties that the job is done, so that they file what it made; one that is down asks for it later."""
+        end = control_pb2.JobEnd(job_id=job_id, done=True, no_receipt=no_receipt)
+        wait_s = self._patience.propose_s
+        answers = await asyncio.gather(
+            *(
+                self._fabric.call(party, "EndJob", end, control_pb2.Empty, timeout_s=wait_s, retry=False)
+                for party in job.parties
+            ),
+            return_exceptions=True,
+        )
+        for party, answer in zip(job.parties, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._log.warning("party was not told that the job is done", job=job_id, party=party)
+                self._tell(job_id, "running", f"{party} files the model when it answers again", party=party)
+
+    def no_receipt(self, job_id: str) -> str:
+        """Return why a job that is done has no receipt, by its history; empty where it does not say."""
+        said = [event.text for event in self._state.events(job_id) if event.text.startswith(NO_RECEIPT)]
+        return said[-1].removeprefix(NO_RECEIPT) if said else ""
 
     def _end(self, job_id: str, error: Exception) -> None:
         """Write down and tell why a job ended, whatever it met; who watches it learns of it in any case."""

@@ -17,7 +17,7 @@ from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, EvidenceError, RefusedError
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
-from veilscore.evidence.recorder import EvidenceRecorder
+from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
@@ -86,6 +86,7 @@ class Coordinator:
             ("Show", _SUBMITTERS, control_pb2.JobRef, self._show),
             ("CancelJob", _SUBMITTERS, control_pb2.JobRef, self._cancel),
             ("Resume", _SUBMITTERS, control_pb2.JobRef, self._resume),
+            ("JobEnded", {"bank", "holder"}, control_pb2.JobRef, self._job_ended),
             ("AddPartial", {"holder"}, control_pb2.AddPartial, totals.add_partial),
             ("TotalRequest", {"bank"}, control_pb2.TotalRequest, totals.total),
             ("Ping", set(ROLES), control_pb2.Empty, _ping),
@@ -146,6 +147,19 @@ class Coordinator:
         self.scheduler.resume(job_id)
         return self._info(job_id)
 
+    async def _job_ended(self, request: control_pb2.JobRef, peer: Member) -> control_pb2.JobEnd:
+        job_id = check_job_id(request.job_id)
+        if peer.name not in self.scheduler.job(job_id).parties:
+            raise RefusedError(f"{peer.name} takes no part in this job", party=self.name)
+        done = self.state.job(job_id).status == "done"
+        return control_pb2.JobEnd(job_id=job_id, done=done, no_receipt=self._without_receipt(job_id) if done else "")
+
+    def _without_receipt(self, job_id: str) -> str:
+        """Return why a job that is done has no receipt here; empty where it has one."""
+        if (self.home / FOLDER / "receipts" / f"{job_id}.json").is_file():
+            return ""
+        return self.scheduler.no_receipt(job_id) or "the logs were not cross-signed"
+
     async def _watch(self, request: control_pb2.JobRef, peer: Member) -> AsyncGenerator[control_pb2.JobEvent, None]:
         """Yield the status now, then events until the job ends, then the last status."""
         job_id = self._resolve(request, peer)
@@ -176,7 +190,11 @@ class Coordinator:
             )
 
     def _info(self, job_id: str) -> control_pb2.JobInfo:
-        return _job_info(self.state.job(job_id), self.state.steps(job_id), self.state.acceptances(job_id))
+        info = _job_info(self.state.job(job_id), self.state.steps(job_id), self.state.acceptances(job_id))
+        if info.status == "done":
+            why = self._without_receipt(job_id)
+            info.receipt = f"no receipt, because {why}" if why else "kept"
+        return info
 
     # the coordinator's own part of a step
 

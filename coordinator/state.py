@@ -213,6 +213,11 @@ class State:
 
     # events
 
+    def note(self, job_id: str, text: str) -> None:
+        """Add a line to a job's history."""
+        with self._transaction() as db:
+            self._event(db, job_id, text)
+
     def events(self, job_id: str) -> tuple[EventRow, ...]:
         """Return a job's history, oldest first."""
         e = EVENTS.c

@@ -5,7 +5,7 @@ tables serve only to get these shares. Here they are replaced by what they are p
 sums. Everything from there on is the product's own: charge, deviation, noise, rounding, message and its bytes, and how
 the bank adds them to its share. So a draw has the distribution of a whole protocol run, in a hundredth of its time.
 That the real ones give exact sums and uniform shares is tested beside each of them (test_lattice_*, test_bit_product,
-test_curve, test_chains); `test_promise.py` compares both ways of running, too.
+test_curve, test_chains); `attacks/test_promise.py` compares both ways of running, too.
 """
 
 from __future__ import annotations
@@ -255,20 +255,45 @@ def _lead_garbled(session, share, circuit, release):
     yield from release(SimpleNamespace(decoding=lambda _word: bits), None)
 
 
+_IDEAL = {
+    residual: {
+        "HistogramVectors": Vectors,
+        "HistogramCodes": Codes,
+        "HistogramQuery": lambda b, beta, _alpha: SimpleNamespace(b=b, beta=beta),
+        "LookupTable": Table,
+        "LookupCodes": TableCodes,
+        "ProductKey": Key,
+        "ProductEvaluator": Evaluator,
+        "N": _SLOTS,
+        "REPLY_BYTES": 8 * _SLOTS,
+    },
+    chains: {
+        "HistogramVectors": Vectors,
+        "HistogramCodes": Codes,
+        "bit_setup": _setup,
+        "bit_products": _products,
+    },
+    curve: {
+        "bit_setup": _setup,
+        "bit_products": _products,
+        "bank_garbled": _bank_garbled,
+        "lead_garbled": _lead_garbled,
+    },
+}
+_REAL = {module: {name: getattr(module, name) for name in names} for module, names in _IDEAL.items()}
+
+
 def use_ideal(monkeypatch):
     """Replace encryption below the roles of private openings until the test ends."""
-    for module in (residual, chains):
-        monkeypatch.setattr(module, "HistogramVectors", Vectors)
-        monkeypatch.setattr(module, "HistogramCodes", Codes)
-    monkeypatch.setattr(residual, "HistogramQuery", lambda b, beta, _alpha: SimpleNamespace(b=b, beta=beta))
-    monkeypatch.setattr(residual, "LookupTable", Table)
-    monkeypatch.setattr(residual, "LookupCodes", TableCodes)
-    monkeypatch.setattr(residual, "ProductKey", Key)
-    monkeypatch.setattr(residual, "ProductEvaluator", Evaluator)
-    monkeypatch.setattr(residual, "N", _SLOTS)
-    monkeypatch.setattr(residual, "REPLY_BYTES", 8 * _SLOTS)
-    for module in (chains, curve):
-        monkeypatch.setattr(module, "bit_setup", _setup)
-        monkeypatch.setattr(module, "bit_products", _products)
-    monkeypatch.setattr(curve, "bank_garbled", _bank_garbled)
-    monkeypatch.setattr(curve, "lead_garbled", _lead_garbled)
+    _put(_IDEAL, monkeypatch)
+
+
+def use_real(monkeypatch):
+    """Take back what `use_ideal` did."""
+    _put(_REAL, monkeypatch)
+
+
+def _put(parts, monkeypatch):
+    for module, names in parts.items():
+        for name, value in names.items():
+            monkeypatch.setattr(module, name, value)

@@ -107,6 +107,7 @@ def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     defaults = {
         "id_normaliser": "text",
         **({"max_bin": 6, "disclosure": "exact", "despite_noise": True} if task == "train_scorecard" else {}),
+        **({"disclosure": "exact"} if task in {"train_stack", "select_model", "screen_features"} else {}),
         **({"disclosure": "exact", "despite_noise": True} if task == "train_boosting" else {}),
     }
     return parse_job(

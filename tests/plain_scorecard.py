@@ -26,13 +26,14 @@ from veilscore.models.residual import (
 _UNIT = 1 << 24  # of a sum, as noise is drawn in whole units
 
 
-def private_part(code, bads, residual, weight, train, mu, max_bin=20):
+def private_part(code, bads, residual, weight, train, mu, max_bin=20, *, parts=False):
     """A holder's part of the score (n,) as a private scorecard makes it, by the product's own models.
 
     code : bins a column -> codes (n, d) and numbers of codes (d,).
     bads : training rows of the rarer class.
     residual, weight : (n,) r and W of the bank's own score.
     mu : of the job; math.inf for no noise.
+    parts : return effects (cells,) and coefficients (d,) instead.
     """
     if math.isinf(mu):
         mu = 1e5
@@ -55,7 +56,7 @@ def private_part(code, bads, residual, weight, train, mu, max_bin=20):
     moments[both] = (np.triu(opened) + np.triu(opened, 1).T)[both]
     gradient = x[train].T @ r + _noise(sigma_gradient, d)
     theta = coefficients(made, HolderSums(gradient, moments, sigma_gradient, sigma_moments))
-    return x @ theta
+    return (made.x, theta) if parts else x @ theta
 
 
 def _sigma(opening, sensitivity, mu):

@@ -97,6 +97,26 @@ def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+def test_a_refit_of_what_was_opened_is_confirmed(tmp_path):
+    asked = {"disclosure": "private", "holdout_fraction": 0.4}
+    first = audited_run(tmp_path, parts=firms(900), **asked).run()
+    run = open_job(job(name="again", reuse="card", C=0.3, **asked), first.nodes, tmp_path / "homes", audited=True).run()
+    found = audit(run)
+    assert verdicts(found) == {"refit.1": CONFIRMED, "evaluate.1": CONFIRMED}, found
+
+
+def test_a_private_stack_is_confirmed(tmp_path):
+    asked = {"disclosure": "private", "boosting": {"n_estimators": 4, "max_depth": 2}, "holdout_fraction": 0.4}
+    run = audited_run(tmp_path, "train_stack", despite_noise=True, parts=firms(900), **asked).run()
+    found = audit(run)
+    assert verdicts(found) == dict.fromkeys(("align.1", "bin.1", "train.1", "boost.1", "evaluate.1"), CONFIRMED), found
+
+
+def test_a_private_screening_is_confirmed(tmp_path):
+    run = audited_run(tmp_path, "screen_features", name="scr", disclosure="private", max_columns=1, min_iv=0).run()
+    assert verdicts(audit(run)) == {"align.1": CONFIRMED, "screen.1": CONFIRMED}
+
+
 def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     screened = audited_run(tmp_path, "screen_features", name="scr", max_correlation=0.3).run()
     found = audit(screened)

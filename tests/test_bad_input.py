@@ -148,7 +148,7 @@ def test_infinite_value(tmp_path, parts, value):
 
 
 def test_mixed_type(tmp_path, parts):
-    parts["tax"]["turnover"][1] = "n/a"
+    parts["tax"]["turnover"][1] = "many"
     fails(tmp_path, parts, ColumnError, r"(?s)'turnover'.*(mixed|numbers).*(category|exclude)")
 
 

@@ -102,6 +102,36 @@ def test_chains_equal_the_plain_ones_where_the_noise_is_small(monkeypatch):
         assert spent[h] == [QUIET], "charged once, before the first sums leave"
 
 
+def test_a_chain_that_begins_with_a_scorecard_grows_on_what_that_leaves(monkeypatch):
+    rows, codes = world()
+    monkeypatch.setattr(chains, "secret_generator", lambda: np.random.default_rng(5))
+    terms, columns = ChainTerms(QUIET, n_trees=AT_ONCE), replace(COLUMNS["tax"], card=(0,))
+    rng = np.random.default_rng(6)
+    effects = [rng.normal(0, 0.4, 4) for _ in range(1)]
+    weights = [np.full(4, 50.0)]
+    sessions = {party: Session("job-1/boost/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
+    parts = {
+        "bank": bank_chains(sessions["bank"], rows, {"tax": columns}, terms, lambda _h, c: c.begin(effects, weights)),
+        "tax": holder_chain(sessions["tax"], codes["tax"], CELLS["tax"], terms, (0,)),
+    }
+    found = simulate(parts, sessions, spend={"tax": lambda _charge: None})
+    plain = Chain(rows, columns, terms.sigma, np.random.default_rng(5))
+    begun = plain.begin(effects, weights)
+    score = sum(effect[codes["tax"][:, j]] for effect, j in zip(effects, (0,), strict=True))
+    assert (begun.weight == rows.weight).mean() > 0.9, "few rows are held back by a scorecard of usual size"
+    free = begun.weight == rows.weight
+    np.testing.assert_allclose(
+        begun.taken(codes["tax"])[free] / 2.0**SCALE_BITS, (rows.weight * score)[free], atol=1e-6
+    )
+    plain_chain(plain, codes["tax"], terms.n_trees, begun=begun)
+    trees = found["bank"]["tax"].trees
+    assert trees[0].column == 0
+    assert not {t.column for t in trees[1:]} & {0}, "trees are drawn on partitions, where a column has some"
+    for one, other in zip(trees, plain.trees, strict=True):
+        assert (one.column, one.cut) == (other.column, other.cut)
+        np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
+
+
 def test_the_noise_of_leaf_sums_is_what_the_charge_says(monkeypatch):
     rows, codes = world(1500)
     terms = ChainTerms(Charge("leaves", "train", 0.25), n_trees=AT_ONCE)

@@ -11,13 +11,13 @@ from reference import load_parties
 
 from veilscore.data import ingest_database
 from veilscore.data.ingest import read_table
-from veilscore.data.simulate import _firm_ids
+from veilscore.data.simulate import firm_ids as draw_ids
 from veilscore.data.table import make_table
 from veilscore.errors import ColumnError, DataError, IdError, LabelError
 
 
 def firm_ids(n):
-    return _firm_ids(np.random.default_rng(5), n)
+    return draw_ids(np.random.default_rng(5), n)
 
 
 @pytest.fixture

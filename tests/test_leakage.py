@@ -274,9 +274,12 @@ def kind_of(entry, run):
     return step_of(run.job, entry.session.split("/")[1]).kind
 
 
+EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "screen_features")
+
+
 def default_parameters(task, **changes):
     exact = {"disclosure": "exact"}
-    needed = {"score_batch": {"model": "card"}, "train_scorecard": exact, "train_boosting": exact}.get(task, {})
+    needed = {"score_batch": {"model": "card"}, **dict.fromkeys(EXACT_AT_WISH, exact)}.get(task, {})
     return TASKS[task].parameters(**needed | changes)
 
 
@@ -319,10 +322,13 @@ def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, bo
         assert not kinds & {leak.kind for _, leak in LEAKS if leak.only == other}
 
 
-@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting"])
+OF_PRIVATE = {"train_scorecard": {"max_bin": 4}, "screen_features": {"max_columns": 1, "max_correlation": 0.5}}
+
+
+@pytest.mark.parametrize("task", EXACT_AT_WISH)
 def test_every_message_of_a_private_job_is_in_its_table_and_every_row_occurs(task, tmp_path):
     record = Record(None, firms(900, seed=6))
-    asked = {"disclosure": "private", "holdout_fraction": 0.4} | ({"max_bin": 4} if task == "train_scorecard" else {})
+    asked = {"disclosure": "private", "holdout_fraction": 0.4} | OF_PRIVATE.get(task, {})
     with recording(record):
         configs = nodes(write(tmp_path / "data", record.parts))
         record.run = open_job(job(task, **asked), configs, tmp_path, keep=True).run()

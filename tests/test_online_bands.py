@@ -528,6 +528,8 @@ def test_messages_are_those_of_the_table_and_no_score_is_in_any_log(trained, hom
         "KeyStatements",
         "EvidenceCall",  # from time to time: digests and signatures of logs
         "EvidenceReply",
+        "AskRevocations",  # from holder to holder: lists that an issuer signed
+        "HeldRevocations",
     }
     sent = {(type(message).__name__, roles[to]) for _, to, message in seen}
     assert {one for one in sent if one[0] not in own} <= told

@@ -213,16 +213,17 @@ def plain_units(trained, homes, firm, features):
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "other version"])
 def test_a_holders_part_that_is_not_the_models(trained, homes, damage):
-    path = homes / "tax" / "models" / "trees" / "trees.json"
-    if damage == "missing":
-        path.unlink()
-    elif damage == "changed":
-        text = path.read_text()
-        changed = re.sub(r'("codes": \[\s*)(\d+)', lambda found: found[1] + str(int(found[2]) ^ 1), text, count=1)
-        assert changed != text
-        path.write_text(changed)
-    else:
-        path.write_text((homes / "registry" / "models" / "trees" / "trees.json").read_text())
+    folder = homes / "tax" / "models" / "trees"
+    for path in (folder / "trees.json", *folder.glob("versions/*/trees.json")):  # in use, and as it was filed
+        if damage == "missing":
+            path.unlink()
+        elif damage == "changed":
+            text = path.read_text()
+            changed = re.sub(r'("codes": \[\s*)(\d+)', lambda found: found[1] + str(int(found[2]) ^ 1), text, count=1)
+            assert changed != text
+            path.write_text(changed)
+        else:
+            path.write_text((homes / "registry" / "models" / "trees" / "trees.json").read_text())
 
     async def scenario():
         async with scoring(homes) as command:

@@ -294,7 +294,7 @@ def test_policies_decide_on_every_candidate(tmp_path):
     ("parameters", "text"),
     [
         ({"boosting": {"max_bin": 3}}, "max_bin is the same for all candidates"),
-        ({"boosting": {"disclosure": "private"}}, "opens exact sums"),
+        ({"boosting": {"disclosure": "private"}}, "disclosure is the same for all candidates"),
         ({"boosting": {"max_dept": 3}}, "did you mean 'max_depth'"),
         ({"boosting": {"max_depth": 99}}, "max_depth"),
         ({"scorecard": {"standard_errors": True}}, "train the chosen scorecard alone"),

@@ -55,7 +55,9 @@ parameters: {{model: firms, on_missing: missing_code}}
 EXACT = BATCH.replace("parameters: {", "parameters: {output: exact, ")
 _BANDS = "{" + ", ".join(f"from {k}: {k}" for k in range(540, 600)) + "}"
 BOOST = f"{{disclosure: exact, max_bin: 8, n_estimators: 4, max_depth: 3, bands: {_BANDS}}}"
-PRIVATE = f"{{disclosure: private, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
+PRIVATE = (
+    f"{{disclosure: private, despite_noise: true, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
+)
 STACK = (
     f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"
     " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"

@@ -26,7 +26,7 @@ from veilscore.data.table import Kind
 from veilscore.data.table_source import Source, TableReader
 from veilscore.errors import ConfigError, JobError
 from veilscore.files.store import JobStore
-from veilscore.models.boosted import Boosted, Stacked
+from veilscore.models.boosted import Boosted
 from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
 from veilscore.models.model import Scorecard, ScoreModel
@@ -347,25 +347,26 @@ class JointBoosting(_JointModel):
 
 
 class JointStack(_JointModel):
-    """Puts a joint scorecard and joint boosted trees together by level two, in this process.
+    """Trains a private stack, or by `disclosure="exact"` puts a scorecard and trees together on folds, in this process.
 
     name, purpose, folder, publish_column_names : as for `JointScorecard`.
     **training : the parameters of `veilscore.terms.parameters.TrainStack` by name, with its defaults.
 
     After `fit`:
-    model_ : `veilscore.models.boosted.Stacked`, as the bank files it.
+    model_ : `veilscore.models.chained.Chained`, as the bank files it; `veilscore.models.boosted.Stacked` of exact sums.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
-    candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first.
-    weights_ : member -> level two's weight.
+    candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first;
+        empty of a private stack, which has no folds.
+    weights_ : member -> level two's weight; empty likewise.
     """
 
     _TASK = "train_stack"
-    _PARAMETERS = TrainStack
-    _MODEL: ClassVar[type[ScoreModel]] = Stacked
+    _PARAMETERS: ClassVar[type[Training]] = TrainStack
+    _MODEL: ClassVar[type[ScoreModel]] = ScoreModel
     _OWN: ClassVar[dict[str, Any]] = {**_JointModel._OWN, "name": "stack"}  # noqa: SLF001 - same file
 
     def _learn(self, store: JobStore) -> None:
-        self.weights_ = dict(store.load_json("selection")["weights"])
+        self.weights_ = dict(store.load_json("selection")["weights"]) if store.has("selection") else {}
         selection = self.report_.data.selection
         self.candidates_ = selection.candidates if selection is not None else ()
 

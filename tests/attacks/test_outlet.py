@@ -7,12 +7,13 @@ promised. A test fails when even the lower 99 % bound of right guesses lies abov
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ideal_protocols import use_ideal
-from local_jobs import job
+from local_jobs import firms, job, nodes, take, write
 from neighbours import (
     SURE,
     cells,
@@ -28,19 +29,24 @@ from neighbours import (
 from veilscore.data import fixed_bins
 from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import FixedBins
+from veilscore.data.ingest import read_table
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, RefusedError, SchemaError
+from veilscore.evidence.facts import facts_of
 from veilscore.models.chain_growth import AT_ONCE
 from veilscore.models.counts import BinnedColumns, offsets
+from veilscore.node.local import open_job
 from veilscore.protocols import residual
 from veilscore.protocols.adding import coordinator_add
 from veilscore.protocols.binning import withheld_cells
 from veilscore.protocols.residual import holder_cells
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, bank_score, holder_receive, holder_score
 from veilscore.release.account import Account
+from veilscore.release.pseudonyms import size_offset
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
 from veilscore.tasks import residual as card_tasks
+from veilscore.tasks.fixed_bins import make as fix_bins
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import PrivacyRules, best_guess
 from veilscore.v1 import scorecard_pb2 as pb
@@ -439,3 +445,47 @@ def test_the_same_on_real_encryption(opening):
         ),
     }[opening]
     judge(draw, mu, defended=True)
+
+
+# --- all that a bank has of a job, but for numbers -------------------------------------------------------------------
+
+
+def shape_of_job(folder, bins, *, known, task):
+    """Kinds and sizes of messages to the bank, its files, and what a holder signs, where tax knows a firm or not."""
+    parts = firms(1500, seed=3)
+    victim = next(firm for firm in parts["tax"]["firm"] if firm in parts["bank"]["firm"])
+    kept = [k for k, firm in enumerate(parts["tax"]["firm"]) if known or firm != victim]
+    data = write(folder / "data", parts | {"tax": take(parts["tax"], kept)})
+    shutil.copytree(bins, folder / "homes")
+    config = job(task, disclosure="private", **({"despite_noise": True} if task == "train_scorecard" else {}))
+    run = open_job(config, nodes(data), folder / "homes", keep=True).run()
+    sized, kinds = [], set()
+    for entry, message in run.transcripts["bank"].messages:
+        if entry.recipient == "bank":
+            kinds.add((entry.sender, entry.kind))
+            # what follows the first opening is of sizes that the bank chose by it
+            if entry.session.split("/")[1] in {"align", "bin"} and task == "train_scorecard":
+                sized.append((entry.sender, entry.kind, len(message.SerializeToString())))
+    stated = facts_of(folder / "homes" / "tax", run.nodes["tax"], run.job, run.job_id, bytes(32))
+    store = run.stores["bank"]
+    files = sorted(path.name for path in store.path.iterdir())
+    return sorted(sized), kinds, files, store.load_json("aligned"), sorted(stated.files), stated.consent, stated.scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting"])
+def test_a_job_with_a_firm_and_without_it_differs_in_numbers_alone(tmp_path, task):
+    """Bins were fixed before; since then the firm has left. (One key in a thousand shows it in the size.)"""
+    data = write(tmp_path / "data", firms(1500, seed=3))
+    tables = {h: read_table(data / f"{h}.csv", "firm", normaliser="text") for h in ("tax", "registry")}
+    bins = next(
+        home
+        for k in range(99)
+        for home in [tmp_path / f"bins {k}"]
+        if (size_offset(home / "tax", "d", 1000) + tables["tax"].n_rows - 1) % 1000
+    )
+    for holder, table in tables.items():
+        fix_bins(bins / holder, "d", table)
+        size_offset(bins / holder, "d", 1000)  # draws the key, so that both worlds have the same
+    known, unknown = (shape_of_job(tmp_path / str(one), bins, known=one, task=task) for one in (True, False))
+    assert known == unknown

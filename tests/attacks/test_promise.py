@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from ideal_protocols import use_ideal
+from ideal_protocols import drive, use_ideal, use_real
 from local_jobs import job
 from neighbours import (
     SURE,
@@ -25,6 +25,7 @@ from neighbours import (
     guesses,
     leaves,
     ratio,
+    real,
     withstands,
 )
 
@@ -217,6 +218,27 @@ def test_a_quick_audit_of_cells(monkeypatch):
     assert audited(AUDITS["cells"], 400)["cells"][0] <= mu
     halve_noise(monkeypatch)
     assert audited(AUDITS["cells"], 400)["cells"][0] > mu
+
+
+def test_ideal_encryption_gives_what_the_real_gives():
+    """Without noise to speak of, each opening tells the same on both, in both worlds."""
+    quiet = {name: replace(charge, mu2=1e14) for name, charge in CHARGED.items()}
+    terms, totals, bad = replace(TERMS, charge=quiet["leaves"]), ([-500, 10], [500, 20]), np.array([True, False])
+    totals, worlds, rows = tuple(map(np.array, totals)), two((0, 0), (2, 1)), alone(0.3, 1)
+    ways = (
+        lambda which, run: cells(which, quiet["cells"], worlds, [3, 3], *rows, run=run),
+        lambda which, run: fit(which, quiet, worlds, [3, 3], np.arange(6) / 6, *rows, run=run)["gradient"],
+        lambda which, run: fit(which, quiet, worlds, [3, 3], np.arange(6) / 6, *rows, run=run)["moments"],
+        lambda which, run: leaves(which, terms, worlds, [3, 3], chain_rows(*rows), run=run),
+        lambda which, run: counts(which, quiet["curve"], totals, bad, (-100, 15, 100), run=run),
+    )
+    for draw in ways:
+        for which in (0, 1):
+            found = draw(which, drive)
+            with pytest.MonkeyPatch.context() as patch:
+                use_real(patch)
+                assert draw(which, real) == pytest.approx(found, rel=0.05)  # dither moves a sum of one by 0.004
+            assert (found > 0) == which
 
 
 # --- the unit is the firm --------------------------------------------------------------------------------------------

@@ -62,7 +62,10 @@ PANELS = {
         ),
     },
     "Models and reports": {
-        "model": Noun("Look at, export and import models.", "list show export import"),
+        "model": Noun(
+            "Look at, export and import models, and go back to earlier versions.",
+            "list show export import versions rollback",
+        ),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
@@ -73,7 +76,9 @@ PANELS = {
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
         "features": Noun("Make variables of event tables, at their owner.", "plan build describe check"),
-        "dataset": Noun("What holders publish of their data sets, and their fixed bins.", "bins publish show"),
+        "dataset": Noun(
+            "How data sets are read, what holders publish of them, and their fixed bins.", "bins describe publish show"
+        ),
     },
     "Evidence": {
         "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),

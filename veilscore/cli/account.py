@@ -17,7 +17,7 @@ from veilscore.errors import StateError
 from veilscore.release.account import FILE, Account, accounts
 from veilscore.release.batch import WITHHELD
 from veilscore.release.issuer import spellings
-from veilscore.release.ledger import LEDGER, Release, ReleaseLedger
+from veilscore.release.ledger import EXACT_BITS, LEDGER, Release, ReleaseLedger
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import best_guess, total
@@ -58,10 +58,11 @@ def firm(
     digests = {firm_digest(own, one): one for one in written}
     out.print(f"In the logs of this node the firm is {' or '.join(digests)}.")
     rows = [
-        (_day(r.at_s), r.bank, r.kind, r.reference.partition("/")[2], r.model[:16]) for r in _released(own, written)
+        (_day(r.at_s), r.bank, r.kind, r.reference.partition("/")[2], r.model[:16], _bits(r))
+        for r in _released(own, written)
     ]
     if rows:
-        out.print(table("Released", ("day", "bank", "kind", "job or request", "model"), rows))
+        out.print(table("Released", ("day", "bank", "kind", "job or request", "model", "bits"), rows))
     else:
         out.print("Nothing was released of it.")
     held_back = _withheld(own, digests)
@@ -108,6 +109,10 @@ def _show(out: Console, account: Account) -> None:
     )
     if since is not None:
         out.print(f"Void since {_day(since)}: jobs in exact mode opened sums without noise, so no bound is promised.")
+
+
+def _bits(release: Release) -> str:
+    return "exact" if release.bits >= EXACT_BITS else f"{release.bits:.1f}"
 
 
 def _mu(mu2: float) -> str:

@@ -1,5 +1,6 @@
-"""`veilscore dataset`: what holders publish of their data sets."""
+"""`veilscore dataset`: how data sets are read, their fixed bins, and what holders publish of them."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from veilscore.errors import ConfigError
 from veilscore.release.catalogue import publish, read_published, verify_published
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
+from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 from veilscore.terms.settings import read_text
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """What holders publish of their data sets, and their fixed bins."""
+    """How data sets are read, what holders publish of them, and their fixed bins."""
 
 
 @app.command("bins", epilog="Example: veilscore dataset bins main --home /srv/tax")
@@ -60,6 +62,36 @@ def fix_bins(
         f"mu {fixed.mu2**0.5:.2f} once"
     )
     console().print(table("Cells that jobs merge into bins", ("column", "kind", "cells"), rows))
+
+
+@app.command("describe", epilog="Example: veilscore dataset describe firms.xlsx --id uscc")
+def describe_dataset(
+    what: Annotated[str, typer.Argument(help="Name of the data set in node.yaml, or a file that is to become one.")],
+    *,
+    id_column: Annotated[str, typer.Option("--id", help="Column with the ids of firms, of a file.")] = "",
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Propose how the columns of a file are read, as lines for node.yaml; no value of a row is shown."""
+    from veilscore.data.describe import describe, proposal  # noqa: PLC0415 - loads duckdb
+
+    path, roles = Path(what), {id_column}
+    if path.is_file():
+        rules: ReadingRules = NOTHING_SAID
+        shown = f"path: {json.dumps(str(path), ensure_ascii=False)}"
+    else:
+        config = load_node_config(find_home(home, federation, party))
+        if what not in config.datasets:
+            raise ConfigError(f"{what} is neither a file nor a data set of node.yaml: {', '.join(config.datasets)}")
+        entry = config.datasets[what]
+        if entry.path is None:
+            raise ConfigError(
+                f"{what} is a database, whose columns have types; cast them in its query where they differ"
+            )
+        roles = {entry.id_column} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
+        rules, path, shown = entry, entry.path, ""
+    console().print(escape(proposal(describe(path, rules, roles), shown, id_column)), soft_wrap=True, highlight=False)
 
 
 @app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")

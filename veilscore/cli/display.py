@@ -101,6 +101,8 @@ class JobProgress:
             self.status, self.error = event.status, event.text
             text = event.text if event.status == "waiting" else ""
             self._progress.console.print(f"job {coloured(event.status)} {escape(text)}".rstrip())
+            if event.status == "done" and event.text:
+                self._progress.console.print(f"[yellow]{escape(event.text)}[/yellow]", soft_wrap=True)
             if event.status == "waiting":
                 self._progress.console.print("a party's people have to approve: `veilscore job inbox` at that party")
 
@@ -127,6 +129,10 @@ def show_job(out: Console, info: control_pb2.JobInfo) -> None:
     out.print(f"[bold]{escape(info.job_id)}[/bold]  {escape(info.task)}  {coloured(info.status)}")
     if info.error:
         out.print(f"[red]{escape(info.error)}[/red]")
+    if info.receipt and info.receipt != "kept":
+        out.print(f"[yellow]{escape(info.receipt)}[/yellow]", soft_wrap=True)
+    elif info.receipt:
+        out.print("receipt: kept at every party (`veilscore evidence receipt`)", soft_wrap=True)
     answers = [
         (a.party, "accepted" if a.accepted else "waits" if a.pending else "refused", a.reason) for a in info.acceptances
     ]

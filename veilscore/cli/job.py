@@ -142,7 +142,8 @@ def inbox(*, home: HomeOption = None) -> None:
     rows = []
     for info in reach(find_home(home), _inbox).jobs:
         job = parse_job(info.job_yaml, info.job_id)
-        rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, info.error, moment(info.created_s)))
+        said = info.error if info.receipt in {"", "kept"} else f"{info.error}; {info.receipt}"
+        rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, said, moment(info.created_s)))
     console().print(table("Inbox", ("job", "task", "bank", "purpose", "answer", "reason or error", "received"), rows))
     node = load_node_config(find_home(home))
     for less in node.policy.promises_less() if node.role == "holder" else ():

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from veilscore.cli.display import console, table
-from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.cli.display import console, moment, table
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
@@ -17,6 +17,7 @@ from veilscore.models.chained import Chained
 from veilscore.models.filed import load_model
 from veilscore.models.importance import importance
 from veilscore.models.model import ScoreModel
+from veilscore.models.versions import roll_back, versions
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model: the name of the job that trained it.")]
 
@@ -168,6 +169,42 @@ def import_model(
     if not (target.parent / "code_map.json").exists():
         console().print(f"[yellow]put the bank's code map beside it before scoring: {target.parent / 'code_map.json'}")
     console().print(f"{model.name} version {model.version}, hash {model.sha256.hex()}")
+
+
+@app.command("versions", epilog="Example: veilscore model versions joint-scorecard --home /srv/tax")
+def show_versions(
+    name: ModelName, *, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None
+) -> None:
+    """List the versions of a model that this party filed, and which one is in use."""
+    rows = [
+        (one.job_id, moment(one.filed_s), "in use" if one.in_use else "", _hash_of(one.folder))
+        for one in versions(find_home(home, federation, party), name)
+    ]
+    if not rows:
+        raise ConfigError(f"no version of {name[:60]!r} was filed here; `veilscore model list` shows a bank's models")
+    console().print(table(f"Versions of {escape(name)}", ("job", "filed", "", "hash of the model"), rows))
+
+
+def _hash_of(folder: Path) -> str:
+    """Return the hash of the bank's model; a holder keeps its part alone."""
+    path = folder / "model.json"
+    return load_model(path).sha256.hex()[:16] if path.is_file() else ""
+
+
+@app.command("rollback", epilog="Example: veilscore model rollback joint-scorecard --home /srv/bank")
+def rollback(
+    name: ModelName,
+    *,
+    to: Annotated[str | None, typer.Option("--to", help="Id of the job whose version; default the one before.")] = None,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+) -> None:
+    """Put an earlier version of a model to use at the bank; holders keep all and answer by the one that it names."""
+    done = roll_back(find_home(home, federation), name, to)
+    console().print(
+        f"{escape(name)}: the version of {escape(done.job_id)} is in use, hash {_hash_of(done.folder) or 'none'}",
+        soft_wrap=True,
+    )
 
 
 def _file(home: Path, name: str) -> Path:

@@ -13,9 +13,11 @@ from rich.markup import escape
 
 from veilscore.cli.display import megabytes, table
 from veilscore.errors import DataError
+from veilscore.models.best_columns import found_at_auc
 from veilscore.models.curve import expected_errors
 from veilscore.models.noise_cost import KnownSizes
 from veilscore.node.founding import homes_in
+from veilscore.tasks.best_columns import best_of_job
 from veilscore.tasks.context import account_of, usable_columns
 from veilscore.tasks.noise import USUAL_COLUMNS, named_columns, sizes_at_bank
 from veilscore.tasks.spent import spent_by_receipts
@@ -28,11 +30,12 @@ from veilscore.tasks.table import (
     estimate,
     leakage_table,
     noise_of,
+    uses_fixed_bins,
 )
 from veilscore.tasks.task import EXACT
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig, load_node_config
-from veilscore.terms.parameters import Sampled
+from veilscore.terms.parameters import Sampled, ScreenFeatures
 from veilscore.terms.privacy import PrivacyRules, in_words, total
 from veilscore.wire.protocol import Charge
 
@@ -172,7 +175,7 @@ def _alike(plan: Planned) -> Iterable[tuple[list[str], tuple[Charge, ...]]]:
     """Return holders in groups whose charges are alike: of fixed bins that the bank has paid for, or not yet."""
     groups: dict[tuple[float, ...], tuple[list[str], tuple[Charge, ...]]] = {}
     for holder in plan.job.holders:
-        bins: tuple[Charge, ...] = FIRST_BINS
+        bins: tuple[Charge, ...] = FIRST_BINS if uses_fixed_bins(plan.job) else ()
         if holder in plan.homes:
             bins = bins_charge(*plan.homes[holder], plan.job)
         elif plan.job.bank in plan.homes and spent_by_receipts(plan.homes[plan.job.bank][0], plan.job, holder).mu2:
@@ -207,6 +210,20 @@ def _account(plan: Planned, holder: str, needed: float | None) -> str:
     )
 
 
+def _show_choice(out: Console, plan: Planned, p: ScreenFeatures, sizes: KnownSizes) -> None:
+    """Print how much a column must tell by itself so that a noisy choice of the best finds it."""
+    for holder, columns in sizes.columns.items():
+        if columns <= best_of_job(p):
+            out.print(f"Of {holder} all {columns} columns are kept, and nothing is spent.")
+            continue
+        auc = found_at_auc(p.mu, best_of_job(p), columns, sizes.bads, sizes.train - sizes.bads)
+        assumed = " (assumed: give --columns)" if plan.columns_of(holder) is None else ""
+        out.print(
+            f"Of {holder} the best {best_of_job(p)} of {columns:,} columns{assumed} are kept: a column that alone has "
+            f"an AUC of {auc:.3f} is among them half the time, a better one more often."
+        )
+
+
 def _show_noise(out: Console, plan: Planned) -> None:
     """Print what the noise is expected to cost; RefusedError where it drowns the data."""
     job = plan.job
@@ -220,6 +237,9 @@ def _show_noise(out: Console, plan: Planned) -> None:
         _show_errors(out, job)
         return
     cost = noise_of(job, sizes)
+    if isinstance(job.parameters, ScreenFeatures):
+        _show_choice(out, plan, job.parameters, sizes)
+        return
     if cost is None:  # private trees: only the noise of their curve is foretold
         _show_errors(out, job)
         return

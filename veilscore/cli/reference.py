@@ -29,6 +29,7 @@ from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, 
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
+from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
 
@@ -48,6 +49,7 @@ TITLES: dict[type[BaseModel], str] = {
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
+    ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
     Catalogue: "a catalogue of variables",
     EventTable: "tables.NAME in a catalogue",
@@ -65,7 +67,7 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
-    "dataset": (DatasetConfig, EventSource),
+    "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
         FirmList,
@@ -98,7 +100,8 @@ ChosenColumns: {include: [turnover, tax_paid], exclude: [remarks]}
 Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}}
 Training: {population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0}, holdout_output: band, calibrate: true,
   weights: true, columns_from: wide-screen}
-TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31}
+TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31,
+  reuse: joint-scorecard}
 TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, bank.sector: auto}}
 TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
 SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack}
@@ -144,6 +147,8 @@ DerivedVariable: {name: "void_share.{window}",
   difference: ["invoices.amount.sum.{window}[side=out]", "invoices.amount.sum.{window}[side=in]"], windows: [90d, 365d]}
 TermGroup: {table: cases, of: text, windows: [730d], words: [guarantee, 担保]}
 RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 罢工]}, aggregate: [any, count]}
+ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
+  special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
   statements: [{kind: rotate, member: tax}]}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
@@ -235,7 +240,8 @@ def _type(form: Mapping[str, Any]) -> str:
         return f"mapping (see {TITLES[_model(form['$ref'])]})"
     if "anyOf" in form:
         kinds = [_type(one) for one in form["anyOf"] if one != {"type": "null"}]
-        return ", or ".join([kinds[0], "null"]) if len(kinds) == 1 else "mapping (see the parameters of the task)"
+        several = "mapping (see the parameters of the task)" if "$ref" in str(form) else " or ".join(kinds)
+        return f"{kinds[0]}, or null" if len(kinds) == 1 else several
     if "enum" in form or "const" in form:
         choices = [str(choice) for choice in form.get("enum", [form.get("const")])]
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))

@@ -1,4 +1,4 @@
-"""Words and comparisons as circuits: sum, order, binary logarithm, largest of many.
+"""Words and comparisons as circuits: sum, order, binary logarithm, largest of many, a count.
 
 Source: Kolesnikov, Sadeghi and Schneider 2009 (one AND a bit for a sum, an order and a choice).
 Each function takes an engine of `veilscore.crypto.garbled` and words (first axis bits, low bit first).
@@ -140,3 +140,15 @@ def one_hot(engine: Engine, index: Any) -> Any:
         both = engine.conjunction(np.broadcast_to(bit, (len(found), *bit.shape)), np.stack(found))
         found = [half for whole, one in zip(found, both, strict=True) for half in (whole ^ one, one)]
     return np.stack(found)
+
+
+def count_set(engine: Engine, bits: Any) -> Any:
+    """Return how many of some bits (n,) are set, as a word of one instance: about two ANDs a bit."""
+    word = bits[None]
+    while word.shape[1] > 1:
+        if word.shape[1] % 2:
+            word = np.concatenate([word, word[:, :1] ^ word[:, :1]], axis=1)
+        left, right = word[:, ::2], word[:, 1::2]
+        zero = left[:1] ^ left[:1]
+        word = add(engine, np.concatenate([left, zero]), np.concatenate([right, zero]))
+    return word

@@ -27,18 +27,18 @@ _LONGEST_LINE = 2_000_000  # bytes, DuckDB's bound; a missing quote makes one li
 
 def read_file(path: Path, selection: SourceColumns, expected: Mapping[str, Kind], rules: ReadingRules) -> ReadColumns:
     """Read a CSV, Parquet or Excel file; `expected` has the kinds of columns that a model was trained on."""
-    with _opened(path, rules) as source:
+    with opened(path, rules) as source:
         return _read_relation(replace(source, expected=expected), selection)
 
 
 def file_columns(path: Path, rules: ReadingRules) -> tuple[str, ...]:
     """Return the names of all columns of a file, in order."""
-    with _opened(path, rules) as source:
+    with opened(path, rules) as source:
         return tuple(column_types(source))
 
 
 @contextmanager
-def _opened(path: Path, rules: ReadingRules) -> Iterator[TextSource]:
+def opened(path: Path, rules: ReadingRules) -> Iterator[TextSource]:
     """Yield a file that is there as what SQL reads; what DuckDB says of it becomes DataError."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist; check the path in the configuration")

@@ -36,6 +36,13 @@ def partitions(fixed: CodeMap, least: float, *, generator: np.random.Generator |
     return replace(fixed, columns=columns)
 
 
+def beside(card: CodeMap, parts: CodeMap) -> CodeMap:
+    """Return a code map in which each column of `card` stands before its partitions, under one name; others follow."""
+    names = dict.fromkeys((*card.names, *parts.names))
+    columns = tuple(column for name in names for one in (card, parts) for column in one.columns if column.name == name)
+    return replace(parts, columns=columns)
+
+
 def part_names(code_map: CodeMap, party: str, *, names: bool) -> tuple[str, ...]:
     """Return the name of each coded column as others know it, "column#number"; without `names` columns are numbered."""
     count: Counter[str] = Counter()

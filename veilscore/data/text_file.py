@@ -179,3 +179,19 @@ def check_names(names: list[str], source: str) -> None:
 def file_literal(path: Path) -> str:
     """Quote a path for SQL so that it names this one file: DuckDB takes [ ] * ? for patterns."""
     return literal("".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path)))
+
+
+def likely_encoding(path: Path) -> str | None:
+    """Return the encoding that text which is not UTF-8 most likely has, for its owner to check; None: none fits."""
+    with _bytes_of(path) as file:
+        start = file.read(CHUNK)
+    for encoding in ("gb18030", "big5", "shift_jis", "cp1251", "cp1252"):
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(start)
+        except UnicodeError:
+            continue
+        if "�" not in text and not any(
+            "\ue000" <= letter <= "\uf8ff" for letter in text
+        ):  # of private use: a wrong guess
+            return encoding
+    return None

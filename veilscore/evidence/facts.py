@@ -37,7 +37,7 @@ def facts_of(home: Path, node: NodeConfig, job: Job, job_id: str, seed: bytes) -
     """
     folder = home / "jobs" / job_id
     named = getattr(job.parameters, "model", None)  # a job that scores names it; training makes one of the job's name
-    kept = home / "models" / (named if isinstance(named, str) else job.name)
+    kept = home / "models" / named if isinstance(named, str) else folder / "models" / job.name  # not filed yet
     try:
         scores = folder / SCORES_FILE
         return Facts(

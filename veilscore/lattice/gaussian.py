@@ -34,15 +34,15 @@ def discrete_gaussian(sigma: float, size: int) -> Integers:
         tried = 2 * (size - drawn.size) + 16  # about 0.76 of them are kept
         laplace = _discrete_laplace(scale, tried)
         excess = (np.abs(laplace).astype(np.float64) - sigma * sigma / scale) / sigma
-        drawn = np.concatenate([drawn, laplace[_minus_log(laplace.size) > excess * excess / 2]])
+        drawn = np.concatenate([drawn, laplace[exponential(laplace.size) > excess * excess / 2]])
     return drawn[:size]
 
 
 def _discrete_laplace(scale: int, tried: int) -> Integers:
     """Keep those of `tried` draws that are of the discrete Laplace distribution of this scale."""
     low = _below(scale, tried)
-    low = low[_minus_log(low.size) > low / scale]
-    whole = np.floor(_minus_log(low.size)).astype(np.int64)
+    low = low[exponential(low.size) > low / scale]
+    whole = np.floor(exponential(low.size)).astype(np.int64)
     value = low + whole * scale
     negative = (_words(low.size) & np.uint64(1)).astype(bool)
     counted: Integers = np.where(negative, -value, value)[~(negative & (value == 0))]  # zero has one sign
@@ -63,8 +63,8 @@ def _below(scale: int, size: int) -> Integers:
     return found[:size]
 
 
-def _minus_log(size: int) -> Vector:
-    """Draws of the exponential distribution: `draw > x` has probability exp(-x)."""
+def exponential(size: int) -> Vector:
+    """Draw from the exponential distribution: `draw > x` has probability exp(-x)."""
     uniform = (_words(size).astype(np.float64) + 0.5) * 2.0**-64
     drawn: Vector = -np.log(np.minimum(uniform, 1.0))
     return drawn

@@ -20,7 +20,7 @@ depends on sums of errors that the vector owner knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +54,14 @@ def block_rows(n_samples: int) -> int:
     return rows
 
 
-def check_packed_sums(n_samples: int, n_cells: int) -> None:
-    """Bound the noise, or raise ParameterError.
+def check_packed_sums(n_samples: int, n_cells: int, largest: int = 1) -> None:
+    """Bound the noise, or raise ParameterError; `largest` is the largest weight of a row.
 
-    A coefficient gathers errors of at most n_samples M terms, M cells of N / M rows a block, and those of the
-    encryption of zero.
+    A coefficient gathers errors of at most n_samples M terms, M cells of N / M rows a block, each times a weight, and
+    those of the encryption of zero.
     """
     check_histogram(n_samples, max(1, min(n_cells, N)))
-    sd = NOISE_SD * np.sqrt(n_samples * (N // block_rows(n_samples)) + 2 * N)
+    sd = NOISE_SD * np.sqrt(float(n_samples * (N // block_rows(n_samples))) * largest**2 + 2 * N)
     if 4 * TAIL_SDS * sd >= HISTOGRAM.delta:
         raise ParameterError(f"packed sums of {n_samples} rows: the noise does not fit under q/t")
 
@@ -206,13 +206,40 @@ class SumsEvaluator:
         lane_of = np.where(wanted, np.cumsum(wanted) - 1, -1)
         first, column_lanes = rows.offsets, _lane_ranges(rows, wanted)
         by_column: CodeArray = np.ascontiguousarray(rows.codes.T)
+        lanes, tables = N // self._rows, ring_of(HISTOGRAM).tables
+
+        def group(start: int, total: Limbs) -> None:
+            touched = np.flatnonzero((column_lanes[:, 0] < start + lanes) & (column_lanes[:, 1] > start))
+            columns = slice(int(touched[0]), int(touched[-1]) + 1)
+            _group(by_column[columns], first[columns], lane_of, start, self._rows, self._values, *tables, total)
+
+        return self._reply(n_cells, group)
+
+    def weighted(self, weights: NDArray[np.int32]) -> tuple[bytes, Words]:
+        """Sum the vector over all rows, each times a private whole number; a reply and shares as `sums` gives them.
+
+        weights : (n_sums, n_samples).
+        """
+        if self._filled < self._values.shape[0]:
+            raise ProtocolError("sums were asked for before all ciphertexts came")
+        if weights.ndim != 2 or weights.shape[1] != self._n_samples or not len(weights) or weights.dtype != np.int32:
+            raise ParameterError(f"weights must be int32 of {self._n_samples} rows, for at least one sum")
+        check_packed_sums(self._n_samples, len(weights), int(np.abs(weights.astype(np.int64)).max()))
+        lanes, tables = N // self._rows, ring_of(HISTOGRAM).tables
+
+        def group(start: int, total: Limbs) -> None:
+            part = np.ascontiguousarray(weights[start : start + lanes])
+            _weighted_group(part, self._rows, self._values, *tables, total)
+
+        return self._reply(len(weights), group)
+
+    def _reply(self, n_cells: int, group: Callable[[int, Limbs], None]) -> tuple[bytes, Words]:
+        """Hide the sums that `group` writes, from a first lane on, for as many lanes as a block has."""
         lanes, ring = N // self._rows, ring_of(HISTOGRAM)
         c1, c0 = [], []
         for start in range(0, n_cells, lanes):
-            touched = np.flatnonzero((column_lanes[:, 0] < start + lanes) & (column_lanes[:, 1] > start))
-            columns = slice(int(touched[0]), int(touched[-1]) + 1)
             total = np.empty((2, L, N), np.uint32)
-            _group(by_column[columns], first[columns], lane_of, start, self._rows, self._values, *ring.tables, total)
+            group(start, total)
             masked = self._hidden(total)
             c1.append(masked[1])
             c0.append(masked[0][:, :: self._rows])
@@ -261,26 +288,71 @@ def _group(
     lane_of : (cells,) lane of a cell, -1 for none.
     values : (K, 2, L, N) ciphertexts; out (2, L, N), overwritten.
     """
-    K, halves, limbs, N = values.shape
-    signs = np.empty(N, np.int8)
+    coefficients = np.empty(out.shape[2], np.int32)
+    acc = np.zeros(out.shape, np.uint64)
+    for block in range(values.shape[0]):
+        _signs(codes[:, block * k : (block + 1) * k], offsets, lane_of, start, k, coefficients)
+        _add_block(coefficients, block, values[block], w, w_shoup, primes, acc)
+    _reduce(acc, primes, out)
+
+
+@kernel("(i4[:,::1], i8, u4[:,:,:,::1], u4[:,::1], u4[:,::1], u4[::1], u4[:,:,::1])")
+def _weighted_group(
+    weights: NDArray[np.int32],
+    k: int,
+    values: Limbs,
+    w: Limbs,
+    w_shoup: Limbs,
+    primes: Limbs,
+    out: Limbs,
+) -> None:
+    """Do as `_group` with the weights (lanes, n_samples) of rows in place of codes."""
+    n_samples, N = weights.shape[1], out.shape[2]
+    coefficients = np.empty(N, np.int32)
+    acc = np.zeros(out.shape, np.uint64)
+    for block in range(values.shape[0]):
+        coefficients[:] = 0
+        for lane in range(weights.shape[0]):
+            for i in range(min(k, n_samples - block * k)):
+                at = lane * k - i
+                weight = weights[lane, block * k + i]
+                coefficients[at if at >= 0 else at + N] = weight if at >= 0 else -weight  # X^N = -1
+        _add_block(coefficients, block, values[block], w, w_shoup, primes, acc)
+    _reduce(acc, primes, out)
+
+
+@inlined
+def _add_block(
+    coefficients: NDArray[np.int32],
+    block: int,
+    values: Limbs,
+    w: Limbs,
+    w_shoup: Limbs,
+    primes: Limbs,
+    acc: Words,
+) -> None:
+    """Add w c of one block to acc (2, L, N), w of these signed coefficients (N,), c (2, L, N) in the NTT domain."""
+    N = coefficients.size
     poly = np.empty(N, np.uint32)
-    acc = np.zeros((halves, limbs, N), np.uint64)
-    for block in range(K):
-        _signs(codes[:, block * k : (block + 1) * k], offsets, lane_of, start, k, signs)
-        for limb in range(limbs):
-            p = primes[limb]
+    for limb in range(primes.size):
+        p = primes[limb]
+        for i in range(N):
+            size = u32(abs(np.int64(coefficients[i])) % np.int64(p))
+            poly[i] = u32(p - size) if coefficients[i] < 0 and size > u32(0) else size
+        forward(poly, w[limb], w_shoup[limb], p)
+        for half in range(acc.shape[0]):
+            part, x = acc[half, limb], values[half, limb]
             for i in range(N):
-                poly[i] = u32(p - u32(1)) if signs[i] < 0 else u32(signs[i])
-            forward(poly, w[limb], w_shoup[limb], p)
-            for half in range(halves):
-                part, x = acc[half, limb], values[block, half, limb]
-                for i in range(N):
-                    part[i] += u64(poly[i]) * u64(x[i])
-                if block % MAX_TERMS == MAX_TERMS - 1:
-                    fold_all(part, p)
-    for half in range(halves):
-        for limb in range(limbs):
-            for i in range(N):
+                part[i] += u64(poly[i]) * u64(x[i])
+            if block % MAX_TERMS == MAX_TERMS - 1:
+                fold_all(part, p)
+
+
+@inlined
+def _reduce(acc: Words, primes: Limbs, out: Limbs) -> None:
+    for half in range(out.shape[0]):
+        for limb in range(out.shape[1]):
+            for i in range(out.shape[2]):
                 out[half, limb, i] = u32(acc[half, limb, i] % u64(primes[limb]))
 
 
@@ -291,7 +363,7 @@ def _signs(
     lane_of: Integers,
     start: int,
     k: int,
-    out: NDArray[np.int8],
+    out: NDArray[np.int32],
 ) -> None:
     """Write the coefficients (N,) of w(X) for the rows of one block, codes (n_columns, rows)."""
     out[:] = 0

@@ -64,10 +64,14 @@ class ChainRows:
 
 @dataclass(frozen=True, eq=False)
 class ChainColumns:
-    """Coded columns of one holder: (d,) cells of each, and which column of its data set each is a partition of."""
+    """Coded columns of one holder: (d,) cells of each, and which column of its data set each is a partition of.
+
+    card : numbers of those that stand for a scorecard's columns; trees are drawn on the others.
+    """
 
     n_codes: Integers
     sources: Integers
+    card: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +151,9 @@ class Chain:
             chance = 0.5 / d + 0.5 * (mean / mean.sum() if mean.sum() > 0 else np.full(d, 1 / d))
             source = int(self.draw.choice(d, p=chance / chance.sum()))
         self._drawn += 1
-        return int(self.draw.choice(np.flatnonzero(self.columns.sources == source)))
+        parts = np.flatnonzero(self.columns.sources == source)
+        of_trees = np.setdiff1d(parts, self.columns.card)
+        return int(self.draw.choice(of_trees if of_trees.size else parts))
 
     def _cut(self) -> BankCut:
         """Draw a cut that splits the rows, if there is one."""
@@ -174,6 +180,27 @@ class Chain:
             return tuple(order[: place + 1])
         values = order[: min(place, last - 1) + 1]
         return (*values, order[last]) if self.draw.random() < 0.5 else tuple(values)
+
+    def begin(self, effects: Sequence[Vector], weights: Sequence[Vector]) -> Steps:
+        """Begin with a scorecard: a tree a column of `card` with its effect in each cell, whatever the bank's cut says.
+
+        effects, weights : of each such column (cells,), log-odds and sums of W.
+        """
+        cut = BankCut(column=-1, most=int(self.rows.score.max()))
+        card = self.columns.card
+        drawn = Drawn(card, (0,) * len(card), (cut,), np.ones((1, self.rows.score.size), bool))
+        grown = [
+            ChainTree(
+                column=column,
+                cut=cut,
+                weights=(effect.tolist(), effect.tolist()),
+                covers=((weight / 2).tolist(), (weight / 2).tolist()),
+                gain=float(weight @ effect**2),
+            )
+            for column, effect, weight in zip(card, effects, weights, strict=True)
+        ]
+        self.trees += grown
+        return Steps.of(drawn, grown, self.rows.weight, self._reach)
 
     def grow(self, drawn: Drawn, sums: Sequence[Vector]) -> Steps:
         """Make trees of their noised leaf sums, and say how they move each row.
@@ -247,9 +274,11 @@ class Steps:
         return total
 
 
-def plain_chain(chain: Chain, codes: CodeArray, n_trees: int, draw: np.random.Generator | None = None) -> Integers:
+def plain_chain(
+    chain: Chain, codes: CodeArray, n_trees: int, draw: np.random.Generator | None = None, begun: Steps | None = None
+) -> Integers:
     """Grow a chain on codes (n, d) in the clear, noised from `draw`; return W D (n,): the oracle of the protocol."""
-    rows, moved = chain.rows, np.zeros(codes.shape[0], np.int64)
+    rows, moved = chain.rows, np.zeros(codes.shape[0], np.int64) if begun is None else begun.taken(codes)
     for _ in range(n_trees // AT_ONCE):
         drawn = chain.next_trees()
         residual = rows.residual - np.ldexp(moved, -SCALE_BITS)

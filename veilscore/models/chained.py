@@ -160,6 +160,12 @@ def sources_of(names: Sequence[str]) -> Integers:
     return np.array([numbers[source_name(name)] for name in names], np.int64)
 
 
+def card_places(names: Sequence[str], count: int) -> tuple[int, ...]:
+    """Return the numbers of the coded columns that stand for a scorecard's: the first of each of `count` columns."""
+    sources = sources_of(names)
+    return tuple(int(np.flatnonzero(sources == source)[0]) for source in range(count))
+
+
 def source_name(name: str) -> str:
     """Return the name of the column that a coded column is a partition of."""
     return name.rpartition("#")[0] or name

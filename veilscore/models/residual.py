@@ -144,14 +144,17 @@ class HolderSums:
     sigma_moments: float
 
 
-def coefficients(made: Tables, sums: HolderSums, *, positive: bool = False) -> Vector:
-    """Mean of the coefficients (d,) of a holder's tables given its sums; zero where a table has no range."""
-    chosen = np.flatnonzero(made.used)
+def coefficients(made: Tables, sums: HolderSums, *, positive: bool = False, spread: float = 1.0) -> Vector:
+    """Mean of the coefficients (d,) of a holder's tables given its sums; zero where a table has no range.
+
+    spread : of coefficients expected beforehand, in units of `TAU`.
+    """
+    chosen, tau2 = np.flatnonzero(made.used), (TAU * spread) ** 2
     theta = np.zeros(made.n_codes.size)
     while chosen.size:
         H = _positive(sums.moments[np.ix_(chosen, chosen)], 0.5 * sums.sigma_moments + 1.0)
         noise = np.diag(np.full(chosen.size, sums.sigma_gradient**2 + 1e-3))
-        fitted = TAU**2 * H @ np.linalg.solve(TAU**2 * H @ H + H + noise, sums.gradient[chosen])
+        fitted = tau2 * H @ np.linalg.solve(tau2 * H @ H + H + noise, sums.gradient[chosen])
         if not positive or (fitted >= 0).all():
             theta[chosen] = fitted
             break

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore.arrays import Array, Integers, Vector
+from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.codes import CodeMap
 from veilscore.data.table import Table, missing_in
 from veilscore.models.counts import BinCounts
@@ -166,6 +166,15 @@ def measured_columns(chunk: MeasuredChunk, total_bad: float, total_good: float) 
             )
         )
     return rows
+
+
+def chosen_columns(party: str, names: Sequence[str], kept: Mask, k: int) -> list[ScreenedColumn]:
+    """Return the bank's rows for a holder's columns of which it knows nothing but which are kept."""
+    reasons = ["" if one else f"not among the {k} best (chosen with noise)" for one in kept.tolist()]
+    return [
+        ScreenedColumn(party, name, None, None, None, kept=not reason, reason=reason)
+        for name, reason in zip(names, reasons, strict=True)
+    ]
 
 
 def choose(

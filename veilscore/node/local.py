@@ -19,6 +19,7 @@ from veilscore.data.table import Table
 from veilscore.errors import JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
+from veilscore.models.versions import file_model
 from veilscore.protocols.adding import coordinator_add
 from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
@@ -99,6 +100,9 @@ class LocalRun:
             if record is not None:
                 self.transcripts[self.job.bank].sink = None
                 record.close()
+        if step == self.job.steps[-1]:
+            for store in self.stores.values():
+                file_model(store.path.parent.parent, self.job_id, self.job.name)
 
     def _spend(self, holder: str, session: Session) -> Callable[[Charge], None]:
         account = account_of(self.stores[holder].path.parent.parent, self.nodes[holder], self.job)

@@ -29,6 +29,7 @@ from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
+from veilscore.node.filing import Filing
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
@@ -88,6 +89,7 @@ class Node:
         self._online.evidence = self.evidence
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+        self.filing = Filing(self.home, self.ledger, self.evidence, self.fabric, self._own_steps)
         self.revocations: RevocationWatch | None = None
         if self.config.role == "holder":
             issuers = dict(self.config.policy.consent_issuers)
@@ -116,6 +118,8 @@ class Node:
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
         await self.heads.compare_first()
+        await asyncio.to_thread(self.filing.finish)
+        await self.filing.ask_all(FIRST_CALL_S)
         if self.revocations is not None:
             await self.revocations.fetch_all(FIRST_CALL_S)
             self.watches.start("the watch over revocations", self.revocations.watch())
@@ -124,6 +128,7 @@ class Node:
         await self.fabric.start()
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
+        self.watches.start("the watch over ended jobs", self.filing.watch())
         self.watches.start("the server", self.fabric.serving())
         self.watches.start("the guard of connections", self.fabric.guard())
         self._log.info("node started", role=self.config.role)
@@ -217,6 +222,7 @@ class Node:
 
     def _job_info(self, entry: LedgerEntry) -> control_pb2.JobInfo:
         info = _job_info(entry)
+        info.receipt = self.filing.receipt(entry)
         less = self.config.policy.promises_less(entry.job.bank) if self.config.role == "holder" else ()
         if less and entry.status == "pending":
             info.error += f"; the policy here promises less than the default: {'; '.join(less)}"
@@ -280,7 +286,7 @@ class Node:
 
     def _finished_job(self, job_id: str) -> Job:
         entry = self.ledger.entry(job_id)
-        if entry.status != "accepted" or any(step not in entry.done for step in self._own_steps(entry.job)):
+        if not self.filing.is_done(entry):
             raise JobError(f"job {job_id} is not done at {self.name}", party=self.name)
         return entry.job
 

@@ -25,6 +25,7 @@ from veilscore.evidence.online_opening import OpeningLogged, check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
+from veilscore.models.versions import with_map
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
@@ -247,7 +248,8 @@ class OnlineHolder:
         raise RefusedError(what, party=self.name)
 
     def _kept_bands(self, request: pb.EncryptRecord, origin: Origin) -> Bands:
-        folder = self._home / "models" / origin.job.name
+        name = origin.job.name
+        folder = with_map(self._home, name, request.map_hash.hex()) or self._home / "models" / name
         return kept_bands(folder, self._node.policy, request.map_hash, request.bands_hash)
 
     def _reason_codes(self, origin: Origin, found: FoundFirm) -> list[pb.ReasonCode]:

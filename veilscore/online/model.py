@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
 from veilscore.protocols.online_spares import Side
 from veilscore.terms.bands import Bands
+
+_TRIES, _AGAIN_S = 3, 0.05
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,8 +140,16 @@ class BankModels:
         signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
         kept = self._models.get(name)
         if kept is None or kept[0] != signature:
-            kept = self._models[name] = signature, await asyncio.to_thread(self._read, *paths)
+            kept = self._models[name] = signature, await self._whole(*paths)
         return kept[1]
+
+    async def _whole(self, model_path: Path, map_path: Path) -> BankModel:
+        """Read a model; again after a moment, if model and map did not fit, as while a version is put to use."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(SchemaError, ConfigError):
+                return await asyncio.to_thread(self._read, model_path, map_path)
+            await asyncio.sleep(_AGAIN_S)
+        return await asyncio.to_thread(self._read, model_path, map_path)
 
     def _read(self, model_path: Path, map_path: Path) -> BankModel:
         artefact, code_map = load_model(model_path), load_map(map_path)

@@ -27,6 +27,7 @@ from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
+from veilscore.models.versions import EARLIER, VERSIONS
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 
@@ -224,10 +225,13 @@ class Origins:
 
     def _scan(self) -> None:
         entries = [e for e in self._ledger.entries() if e.job.task in _TRAINING and e.status == "accepted"]
-        jobs = [(e, self._home / "jobs" / e.job_id / "code_map.json") for e in entries]
-        # a model's folder holds the map of the newest job of its name
-        models = [(e, self._home / "models" / e.job.name / "code_map.json") for e in reversed(entries)]
-        for entry, path in (*jobs, *models):
+        models = self._home / "models"
+        paths = [(e, self._home / "jobs" / e.job_id / "code_map.json") for e in entries]
+        paths += [(e, models / e.job.name / VERSIONS / e.job_id / "code_map.json") for e in entries]
+        # what was never filed as a version, or earlier, counts as of the newest job of its name
+        paths += [(e, models / e.job.name / VERSIONS / EARLIER / "code_map.json") for e in reversed(entries)]
+        paths += [(e, models / e.job.name / "code_map.json") for e in reversed(entries)]
+        for entry, path in paths:
             seen = str(path), _signature(path)
             if seen[1] is None or seen in self._seen:
                 continue
@@ -236,11 +240,12 @@ class Origins:
             if code_map is not None:
                 self._found.setdefault(code_map.hash, Origin(entry.job, Records(self._node, entry.job, code_map)))
         for entry in reversed(entries):
-            self._scan_part(entry.job)
+            folder = self._home / "models" / entry.job.name
+            for place in (folder / VERSIONS / entry.job_id, folder, folder / VERSIONS / EARLIER):
+                self._scan_part(entry.job, place / "trees.json")
 
-    def _scan_part(self, job: Job) -> None:
+    def _scan_part(self, job: Job, path: Path) -> None:
         """Read the node's part of a boosted model, if it is there, is new and belongs to a map that is known."""
-        path = self._home / "models" / job.name / "trees.json"
         seen = str(path), _signature(path)
         part = None if seen[1] is None or seen in self._seen else _read_part(path)
         if part is not None and part.map_sha256 in self._found:

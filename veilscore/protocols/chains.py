@@ -19,7 +19,7 @@ Aborts   : MessageError on any wrong size, shape or range, and on more trees tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -43,7 +43,7 @@ from veilscore.models.chain_growth import (
 from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.protocols.binning import check_shape, shape_message, training_rows
-from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
+from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products, bit_setup
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.residual import noised
 from veilscore.v1 import chains_pb2 as pb
@@ -116,14 +116,23 @@ def holder_columns(session: Session, columns: BinnedColumns, n_samples: int) -> 
 
 
 def bank_chains(
-    session: Session, rows: ChainRows, columns: Mapping[str, ChainColumns], terms: ChainTerms
+    session: Session,
+    rows: ChainRows,
+    columns: Mapping[str, ChainColumns],
+    terms: ChainTerms,
+    begin: Callable[[str, Chain], Steps] | None = None,
 ) -> Protocol[dict[str, Chain]]:
-    """Bank: grow the chain of every holder, all at a time."""
-    return interleave({h: _bank_chain(session, h, rows, columns[h], terms) for h in session.holders})
+    """Bank: grow the chain of every holder, all at a time; `begin` says with what a holder's chain begins."""
+    return interleave({h: _bank_chain(session, h, rows, columns[h], terms, begin) for h in session.holders})
 
 
 def _bank_chain(
-    session: Session, holder: str, rows: ChainRows, columns: ChainColumns, terms: ChainTerms
+    session: Session,
+    holder: str,
+    rows: ChainRows,
+    columns: ChainColumns,
+    terms: ChainTerms,
+    begin: Callable[[str, Chain], Steps] | None,
 ) -> Protocol[Chain]:
     n_codes = columns.n_codes
     chain = Chain(rows, columns, terms.sigma, secret_generator())
@@ -134,6 +143,8 @@ def _bank_chain(
     query, whole = vectors.query(weight[None])
     yield from send_parts(holder, pb.ChainBankVectors, query.pack())
     share = shares.encode(rows.residual)
+    if begin is not None:
+        share = yield from _bank_steps(keys, begin(holder, chain), n_codes, share)
     for number in range(terms.exchanges):
         drawn = chain.next_trees()
         yield Send(holder, pb.ChainBankTrees(exchange=number, columns=drawn.columns, cuts=drawn.cut_of))
@@ -147,13 +158,19 @@ def _bank_chain(
         sums = shares.open_rounded(own, opened, SCALE_BITS - _KEPT_BITS, SCALE_BITS)
         at = 4 * offsets(n_codes[list(drawn.columns)])
         steps = chain.grow(drawn, [sums[a:b].reshape(2, 2, -1) for a, b in pairwise(at)])
-        for group in _groups(steps.columns, n_codes, share.size):
-            taken = _step_of(steps, group)
-            share = subtract(share, taken[0])
-            _, given = yield from bit_products(keys, NO_BITS, 1, taken[1:].reshape(1, -1))
-            share = subtract(share, shares.sum_shares(given.reshape(-1, share.size), axis=0))
+        share = yield from _bank_steps(keys, steps, n_codes, share)
         yield Progress("trees", (number + 1) * AT_ONCE, terms.n_trees)
     return chain
+
+
+def _bank_steps(keys: BitKeys, steps: Steps, n_codes: Integers, share: Words) -> Protocol[Words]:
+    """Take new trees' steps off the bank's share (n,) of r."""
+    for group in _groups(steps.columns, n_codes, share.size):
+        taken = _step_of(steps, group)
+        share = subtract(share, taken[0])
+        _, given = yield from bit_products(keys, NO_BITS, 1, taken[1:].reshape(1, -1))
+        share = subtract(share, shares.sum_shares(given.reshape(-1, share.size), axis=0))
+    return share
 
 
 def _step_of(steps: Steps, group: list[int]) -> Words:
@@ -166,10 +183,13 @@ def _step_of(steps: Steps, group: list[int]) -> Words:
 # --- step boost: a holder --------------------------------------------------------------------------------------------
 
 
-def holder_chain(session: Session, codes: CodeArray, n_codes: Integers, terms: ChainTerms) -> Protocol[tuple[int, ...]]:
+def holder_chain(
+    session: Session, codes: CodeArray, n_codes: Integers, terms: ChainTerms, card: tuple[int, ...] = ()
+) -> Protocol[tuple[int, ...]]:
     """Holder: take part in the chain on its columns; return the coded column of each tree.
 
     codes, n_codes : (n, d) codes of the training rows and (d,) codes of each coded column.
+    card : coded columns of a scorecard that the chain begins with.
     """
     bank, n = session.bank, codes.shape[0]
     histogram = HistogramCodes(codes, n_codes, session.label("chain cells", session.party, bank))
@@ -177,6 +197,8 @@ def holder_chain(session: Session, codes: CodeArray, n_codes: Integers, terms: C
     keys = yield from bit_setup(session, bank)
     whole = yield from _cells(bank, histogram, 1)
     share, grown = np.zeros(n, np.uint64), list[int]()
+    if card:
+        share = yield from _holder_steps(keys, card, codes, n_codes, share)
     for number in range(terms.exchanges):
         columns, cut_of = _trees((yield from receive(bank, pb.ChainBankTrees)), number, n_codes.size, bank)
         _, given = yield from bit_products(keys, NO_BITS, 1, np.tile(share, (1, CUTS)))
@@ -189,13 +211,21 @@ def holder_chain(session: Session, codes: CodeArray, n_codes: Integers, terms: C
         opened = noised(opened, terms.sigma, SCALE_BITS)
         rounded = shares.round_dithered(opened, SCALE_BITS - _KEPT_BITS)
         yield Send(bank, pb.ChainHolderSums(sums=shares.shares_to_bytes(rounded)))
-        for group in _groups(distinct, n_codes, n):
-            bits = np.concatenate([codes[:, j] == cell for j in group for cell in range(int(n_codes[j]) - 1)])
-            taken, _ = yield from bit_products(keys, bits, 1, NO_VALUES)
-            share = subtract(share, shares.sum_shares(taken.reshape(-1, n), axis=0))
+        share = yield from _holder_steps(keys, distinct, codes, n_codes, share)
         grown += columns
         yield Progress("trees", len(grown), terms.n_trees)
     return tuple(grown)
+
+
+def _holder_steps(
+    keys: BitKeys, columns: tuple[int, ...], codes: CodeArray, n_codes: Integers, share: Words
+) -> Protocol[Words]:
+    """Take new trees' steps off this party's share (n,) of r."""
+    for group in _groups(columns, n_codes, share.size):
+        bits = np.concatenate([codes[:, j] == cell for j in group for cell in range(int(n_codes[j]) - 1)])
+        taken, _ = yield from bit_products(keys, bits, 1, NO_VALUES)
+        share = subtract(share, shares.sum_shares(taken.reshape(-1, share.size), axis=0))
+    return share
 
 
 def _trees(message: pb.ChainBankTrees, number: int, d: int, bank: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

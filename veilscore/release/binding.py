@@ -19,6 +19,7 @@ from veilscore.errors import RefusedError
 from veilscore.features.catalogue import find_catalogue
 from veilscore.files.home_key import home_key
 from veilscore.models.filed import load_model
+from veilscore.models.versions import folders
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import ScoreBatch
@@ -87,12 +88,13 @@ def canonical(bound: dict[str, str]) -> str:
 
 
 def _model_digest(home: Path, name: str) -> str:
-    """Return the digest of the party's files of a model: the bank's points and map, a holder's map and bands."""
+    """Return the digest of the party's files of a model, in all versions: which of them is applied, the bank says."""
     digest = hashlib.sha256()
-    for file in ("model.json", "code_map.json", "bands.json"):
-        path = home / "models" / name / file
-        content = path.read_bytes() if path.is_file() else b""
-        digest.update(len(content).to_bytes(8, "little") + content)
+    for folder in folders(home, name):
+        for file in ("model.json", "code_map.json", "bands.json"):
+            path = folder / file
+            content = path.read_bytes() if path.is_file() else b""
+            digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
 

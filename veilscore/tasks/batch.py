@@ -167,7 +167,7 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     store, policy = context.store, context.node.policy
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
-    code_map, guard = context.code_map(), context.guard()
+    code_map, guard = context.code_map(request.map_hash), context.guard()
     trees: tuple[Tree, ...] = ()
     refusal, codes = "", np.zeros((0, 0), np.uint8)
     opening = BatchOpening(request.rows, request.model_hash, code_map, inputs=request.inputs)
@@ -178,7 +178,7 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
     if not refusal:
-        table = cache(lambda: aligned_table(context))
+        table = cache(lambda: aligned_table(context, code_map=code_map))
         row_of = guard.consented(store, lambda: table().ids, row_of)
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
         opening = replace(opening, codes=codes)
@@ -207,7 +207,7 @@ def _accepted_bands(context: StepContext, code_map: CodeMap, request: BatchReque
         units, pdo, asked = int(10**p.points_decimals), p.pdo, p.bands
         bands = Bands.of(asked, units)
     else:
-        kept = KeptBands.load(context.models() / job.of(ScoreBatch).model)
+        kept = KeptBands.load(context.version(bytes.fromhex(code_map.hash)))
         if kept.map_sha256 != code_map.hash:
             raise RefusedError("the bands kept here are of another version of the model")
         units, pdo = kept.units, kept.pdo
@@ -226,11 +226,10 @@ def own_trees(context: StepContext, code_map: CodeMap, request: BatchRequest) ->
         raise RefusedError("the model was trained on another version of this party's code map")
     if not request.trees_hash:
         return ()
-    p = context.job.parameters
-    name = p.model if isinstance(p, ScoreBatch) else context.job.name
-    part = load_trees(context.models(), name)
+    version = context.version(request.map_hash)
+    part = load_trees(version.parent, version.name)
     if part.sha256 != request.trees_hash:
-        raise RefusedError(f"{context.session.party}'s part of model {name} is changed or of another version")
+        raise RefusedError(f"{context.session.party}'s part of model {version.name} is changed or of another version")
     return part.trees
 
 

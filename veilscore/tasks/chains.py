@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from veilscore.arrays import CodeArray
 from veilscore.data.codes import CodeMap
 from veilscore.data.partitions import part_names, partitions
 from veilscore.models import chain_design as designing
 from veilscore.models.chain_growth import ChainColumns
 from veilscore.models.chained import partition_trees, sources_of
-from veilscore.models.counts import own_counts
+from veilscore.models.counts import BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.trees import HolderTrees
 from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
@@ -34,13 +35,20 @@ from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting
 from veilscore.wire.protocol import Charge, Protocol
 
-_FINE = 32  # fixed bins of a column, between which partitions draw their thresholds
+FINE = 32  # fixed bins of a column, between which partitions draw their thresholds
 _ROW_BYTES, _ROW_S = 12_500.0, 1.8e-4  # of a chain and training row, both sides
 
 
 def terms(p: TrainBoosting) -> ChainTerms:
     """Return what a chain costs: the whole of the job's mu squared at each holder, for its own chain."""
     return ChainTerms(Charge("leaves", "train", p.mu**2))
+
+
+def columns_named(code_map: CodeMap, codes: CodeArray, context: StepContext) -> BinnedColumns:
+    """Describe coded columns as others know them: "column#number"."""
+    party, names = context.session.party, context.node.policy.publish_column_names
+    columns = columns_of(code_map, codes, party=party, names=names, association=False)
+    return replace(columns, names=part_names(code_map, party, names=names))
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -53,18 +61,14 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
 
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
-    party, store = context.session.party, context.store
+    store = context.store
     table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
     fixed = yield from charged(context)
-    code_map = partitions(fixed.code_map(table, _FINE), fixed.least)
-    names = context.node.policy.publish_column_names
+    code_map = partitions(fixed.code_map(table, FINE), fixed.least)
     codes = code_map.transform(table).take_rows(row_of).codes
-    columns = replace(
-        columns_of(code_map, codes, party=party, names=names, association=False),
-        names=part_names(code_map, party, names=names),
-    )
+    columns = columns_named(code_map, codes, context)
     train = yield from holder_columns(context.session, columns, row_of.size)
-    refuse_other_split(store, train, party)
+    refuse_other_split(store, train, context.session.party)
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=codes, train=train)
     store.save_json("columns", {"names": list(columns.names)})
@@ -90,13 +94,14 @@ def _holder_boost(context: StepContext) -> Protocol[None]:
     rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
     grown = yield from holder_chain(context.session, codes, code_map.n_codes, terms(job.of(TrainBoosting)))
-    columns = sorted(set(grown))
-    part = HolderTrees(
-        holder=context.session.party,
-        model=job.name,
-        map_sha256=code_map.hash,
-        trees=partition_trees(context.session.party, columns, code_map.n_codes),
-    )
+    keep_chain(context, code_map, grown)
+
+
+def keep_chain(context: StepContext, code_map: CodeMap, grown: tuple[int, ...]) -> None:
+    """Keep a holder's part of a chain whose trees are on these coded columns."""
+    party, columns = context.session.party, sorted(set(grown))
+    trees = partition_trees(party, columns, code_map.n_codes)
+    part = HolderTrees(holder=party, model=context.job.name, map_sha256=code_map.hash, trees=trees)
     n_sums = sum(4 * int(code_map.n_codes[column]) for column in grown)  # two values of each leaf
     keep_trees(context, part, code_map, n_trees=len(grown), n_splits=len(columns), n_sums=n_sums)
 

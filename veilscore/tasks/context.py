@@ -21,6 +21,7 @@ from veilscore.models import screening
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
+from veilscore.models.versions import STAGED, with_map
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
 from veilscore.terms.bands import KeptBands
@@ -55,8 +56,11 @@ class StepContext:
         """Read and check the party's data set of the job."""
         return self.columns(self._included())
 
-    def columns(self, names: tuple[str, ...] | None) -> Table:
-        """Read and check some features of the party's data set (None: all)."""
+    def columns(self, names: tuple[str, ...] | None, code_map: CodeMap | None = None) -> Table:
+        """Read and check some features of the party's data set (None: all).
+
+        code_map : of the model that a batch applies, where that is not the version in use here.
+        """
         p = self.job.parameters
         dataset = self.node.datasets[self.job.datasets[self.session.party]]
         chosen = self.job.columns.get(self.session.party)
@@ -77,7 +81,7 @@ class StepContext:
             rules=dataset,
             table=dataset.table,
             query=dataset.query,
-            kinds=dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {},
+            kinds=dict((code_map or self.code_map()).kinds) if isinstance(p, ScoreBatch) else {},
             **special,
         )
 
@@ -117,7 +121,7 @@ class StepContext:
 
     def screening_folder(self, name: str) -> Path:
         """Return where the party keeps what it kept in a screening."""
-        return self.models().parent / "screenings" / name
+        return self.home() / "screenings" / name
 
     def _kept_columns(self, columns_from: str) -> tuple[str, ...]:
         """Return the party's own names of the columns that a screening kept, named "name" or "name@hash".
@@ -161,14 +165,29 @@ class StepContext:
         return account_of(self.home(), self.node, self.job)
 
     def models(self) -> Path:
-        """Return the folder of the models this node keeps, or of those of a fit within a job."""
-        return self.home() / "models" if self.whole is None else self.store.path / "models"
+        """Return the folder of the models this node keeps; of a job that trains, of what it made, until it is filed."""
+        return self.store.path / STAGED if isinstance(self.job.parameters, Training) else self.home() / "models"
 
-    def code_map(self) -> CodeMap:
-        """Return the party's code map of the model that the job applies (or has just trained)."""
+    def code_map(self, map_hash: bytes = b"") -> CodeMap:
+        """Return the party's code map of the model that the job applies (or has just trained).
+
+        map_hash : holder: of the version that the bank applies; without it, of the one in use here.
+        """
         if isinstance(self.job.parameters, Training):
             return CodeMap.from_json(self.store.load_json("code_map"))
-        return load_code_map(self.models(), self.job.of(ScoreBatch).model)
+        folder = self.version(map_hash) if map_hash else self.models() / self.job.of(ScoreBatch).model
+        return load_code_map(folder.parent, folder.name)
+
+    def version(self, map_hash: bytes) -> Path:
+        """Holder: return the folder of its part of the model that the job names, of the version with this code map.
+
+        The bank may have gone back to another version than the newest. Without one of it, it is the version in use.
+        """
+        p = self.job.parameters
+        if isinstance(p, Training):
+            return self.models() / self.job.name
+        name = self.job.of(ScoreBatch).model
+        return with_map(self.home(), name, map_hash.hex()) or self.models() / name
 
     def model(self) -> ScoreModel:
         """Bank: return the model that is trained or applied."""
@@ -208,9 +227,17 @@ def digest_of_ids(table: Table) -> str:
     return hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest()
 
 
-def aligned_table(context: StepContext, columns: tuple[str, ...] | None = None) -> Table:
-    """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned."""
-    table = context.table() if columns is None else context.columns(columns)
+def aligned_table(
+    context: StepContext, columns: tuple[str, ...] | None = None, code_map: CodeMap | None = None
+) -> Table:
+    """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned.
+
+    code_map : of a version of a model, whose columns are then read.
+    """
+    if code_map is not None and isinstance(context.job.parameters, ScoreBatch):
+        table = context.columns(tuple(code_map.kinds), code_map)
+    else:
+        table = context.table() if columns is None else context.columns(columns)
     if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
         raise DataError(
             f"the rows of {table.source} changed since this job was aligned; submit the job again",
@@ -238,7 +265,7 @@ def split(table: Table, job: Job) -> Mask:
 
 
 def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
-    """Keep the map where scoring finds it; losing it kills the model, so it belongs in the owner's backup.
+    """Keep the map for the end of the job, when it is filed where scoring finds it; without it the model is dead.
 
     A holder keeps the job's bands too: later it lets out bands by them alone, whatever the bank has then.
     """
@@ -251,7 +278,7 @@ def keep_code_map(context: StepContext, code_map: CodeMap) -> None:
 
 
 def keep_model(context: StepContext, model: ScoreModel) -> None:
-    """Save the model in the job folder and where scoring finds it."""
+    """Save the model in the job's folder, also for the end of the job, when it is filed where scoring finds it."""
     model.save(context.store.path / "model.json")
     folder = context.models() / context.job.name
     private_folder(folder)

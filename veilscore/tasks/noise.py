@@ -18,14 +18,15 @@ from veilscore.models.noise_cost import (
 from veilscore.tasks.context import split, usable_columns
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.training import TrainBoosting, TrainScorecard
+from veilscore.terms.parameters import Sampled
+from veilscore.terms.training import TrainBoosting, Training, TrainScorecard
 
 USUAL_COLUMNS = 12  # of a holder, where nobody said how many
 
 
 def noise_of_training(p: TrainScorecard | TrainBoosting, sizes: KnownSizes) -> NoiseCost | None:
-    """Return what the noise of a scorecard or of chains is expected to cost; None in exact mode."""
-    if not p.private:
+    """Return what the noise of a scorecard or of chains is expected to cost; None in exact mode, and of a refit."""
+    if not p.private or getattr(p, "reuse", None) is not None:
         return None
     scorecard = isinstance(p, TrainScorecard)
     loss = expected_loss(sizes, p.mu, p.max_bin) if scorecard else expected_loss_of_chains(sizes, p.mu)
@@ -52,13 +53,13 @@ def sizes_of(target: Array, weight: Vector | None, train: Mask, columns: Mapping
 
 def sizes_at_bank(node: NodeConfig, job: Job, columns: Mapping[str, int]) -> KnownSizes:
     """Return the sizes of a job by the labels of its bank's data set; DataError or ColumnError if it cannot be read."""
-    dataset, p = node.datasets[job.datasets[job.bank]], job.training
+    dataset, p = node.datasets[job.datasets[job.bank]], job.of(Sampled)
     table = read_table(
         dataset.source,
         dataset.id_column,
         dataset.label_column,
         columns=usable_columns(node, job)[:1],  # for the labels alone; a table has a feature
-        weight_column=dataset.weight_column if p.weights else None,
+        weight_column=dataset.weight_column if isinstance(p, Training) and p.weights else None,
         date_column=dataset.date_column if p.holdout_from else None,
         normaliser=p.id_normaliser,
         rules=dataset,

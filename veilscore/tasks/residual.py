@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Mask
+from veilscore.arrays import Array, Mask, Vector, Words
 from veilscore.data.codes import CodeMap
-from veilscore.models.counts import BinnedColumns, own_counts
+from veilscore.files.store import JobStore
+from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.models.residual import (
     MOST_BINS,
     SHARES,
     CellSums,
+    Tables,
     cells_sensitivity,
     coefficients,
     most_bins,
@@ -44,9 +46,9 @@ _USUAL_COLUMNS = 12
 _SUMS = {"sums.npz": "bin"}
 
 
-def charges(p: TrainScorecard) -> dict[str, Charge]:
-    """Return the charges of both steps by opening: parts of the job's mu squared."""
-    return {opening: Charge(opening, "train", part * p.mu**2) for opening, part in SHARES.items()}
+def charges(mu2: float) -> dict[str, Charge]:
+    """Return the charges of both steps by opening: parts of the square of mu that they may spend."""
+    return {opening: Charge(opening, "train", part * mu2) for opening, part in SHARES.items()}
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -54,7 +56,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     columns, rows, code_map = own_rows(context)
     counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
     own = own_fit(job, counts, rows)
-    charge = charges(p)["cells"]
+    charge = charges(p.mu**2)["cells"]
 
     def sigma(n_columns: int) -> float:
         return charge.sigma(cells_sensitivity(n_columns))
@@ -71,14 +73,31 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
         sigma=sigma,
         agreed=worth_its_noise,
     )
-    kept: dict[str, Any] = {}
-    for holder, (_, sums, share) in found.items():
-        kept |= {f"{holder}/residual": sums.residual, f"{holder}/weight": sums.weight, f"{holder}/share": share}
-        kept[f"{holder}/sigma"] = np.array([sums.sigma])
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
     save_counts(store, {job.bank: counts, **{holder: shape for holder, (shape, _, _) in found.items()}})
+    keep_sums(store, found)
+
+
+def keep_sums(store: JobStore, found: Mapping[str, tuple[BinCounts, CellSums, Words]]) -> None:
+    """Keep at the bank what `bank_cells` found of each holder."""
+    kept: dict[str, Any] = {}
+    for holder, (_, sums, share) in found.items():
+        kept |= {f"{holder}/residual": sums.residual, f"{holder}/weight": sums.weight, f"{holder}/share": share}
+        kept |= {f"{holder}/sigma": np.array([sums.sigma]), f"{holder}/n_codes": sums.n_codes}
     store.save_arrays("sums", **kept)
+
+
+def made_tables(
+    kept: Mapping[str, Array], holders: Iterable[str], residual: Vector, weight: Vector
+) -> dict[str, Tables]:
+    """Make each holder's tables of what `keep_sums` kept; residual and weight (n_train,) are the bank's own."""
+    made = {}
+    for holder in holders:
+        parts = {name: kept[f"{holder}/{name}"] for name in ("n_codes", "residual", "weight", "sigma")}
+        sums = CellSums(parts["n_codes"], parts["residual"], parts["weight"], float(parts["sigma"][0]))
+        made[holder] = quantised(tables(sums, float(residual.sum()), float(weight.sum())))
+    return made
 
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
@@ -105,7 +124,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         context.session,
         code,
         row_of.size,
-        charges(p)["cells"],
+        charges(p.mu**2)["cells"],
         n_columns=len(fixed.code_map(table, MOST_BINS).columns),
         rows_per_firm=rows_per_firm,
     )
@@ -119,26 +138,31 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     job, store, p = context.job, context.store, context.job.of(TrainScorecard)
     counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
     own = own_fit(job, counts[job.bank], rows)
-    made = {}
-    for holder in job.holders:
-        parts = {name: kept[f"{holder}/{name}"] for name in ("residual", "weight", "sigma")}
-        sums = CellSums(counts[holder].n_codes, parts["residual"], parts["weight"], float(parts["sigma"][0]))
-        made[holder] = quantised(tables(sums, float(own.residual.sum()), float(own.weight.sum())))
+    made = made_tables(kept, job.holders, own.residual, own.weight)
     shares = {holder: kept[f"{holder}/share"] for holder in job.holders}
-    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p))
+    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p.mu**2))
     theta = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}
     keep_model(context, export(job, own, counts, made, theta, job_id=context.job_id))
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
     store.save_json("fit", fit_record(own, made, fitted))
+    _keep_openings(context)
+
+
+def _keep_openings(context: StepContext) -> None:
+    """Note which job the sums and bins kept here are of, so that refits may use them."""
+    context.store.save_json("openings", {"job_id": context.job_id, "job": context.job.canonical().decode()})
 
 
 def _holder_train(context: StepContext) -> Protocol[None]:
     store, p = context.store, context.job.of(TrainScorecard)
     rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
-    yield from holder_fit(context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges(p))
+    yield from holder_fit(
+        context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges(p.mu**2)
+    )
     store.save_json("trained", {"n_steps": 1})
     keep_code_map(context, code_map)
+    _keep_openings(context)
 
 
 def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:
@@ -159,7 +183,7 @@ CELLS = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost_of_bin,
-    spends=lambda p: (charges(p)["cells"],),
+    spends=lambda p: (charges(p.mu**2)["cells"],),
     fixed_bins=True,
     learns=(
         COMMITTED,
@@ -182,7 +206,7 @@ FIT = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost_of_train,
-    spends=lambda p: (charges(p)["gradient"], charges(p)["moments"]),
+    spends=lambda p: (charges(p.mu**2)["gradient"], charges(p.mu**2)["moments"]),
     learns=(
         COMMITTED,
         *hidden("holder", "ciphertext", "ResidualBankTables", "ResidualBankLookup", "ResidualBankBlock"),

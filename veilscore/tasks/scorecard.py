@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from veilscore.data.codes import CodeMap
@@ -15,6 +16,7 @@ from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.curve import curve
 from veilscore.tasks.noise import noise_of_training
+from veilscore.tasks.refit import REFIT
 from veilscore.tasks.residual import CELLS, FIT
 from veilscore.tasks.task import (
     COMMITTED,
@@ -128,7 +130,12 @@ _EXACT = by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by=
 _PRIVATE = by_name(align=ALIGN, bin=CELLS, train=FIT, evaluate=curve("train"))
 
 
+_REFIT = by_name(refit=REFIT, evaluate=replace(curve("refit"), reads=dict.fromkeys(curve("refit").reads, "refit")))
+
+
 def _step(p: TrainScorecard, name: str) -> Step:
+    if p.reuse is not None:
+        return _REFIT(p, name)
     return (_PRIVATE if p.private else _EXACT)(p, name)
 
 

@@ -29,10 +29,12 @@ from veilscore.models.loss import log_loss
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.models.stack_form import BankStack, CellsColumn, ClearColumn, HolderStack, StackColumn, TreesColumn
 from veilscore.protocols.stacking import bank_stack, holder_stack
+from veilscore.tasks import private_stack
 from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
 from veilscore.tasks.binning import BIN, BINNED, load_counts
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
+from veilscore.tasks.curve import curve
 from veilscore.tasks.scorecard import ROW_S, USUAL_STEPS, USUAL_TERMS
 from veilscore.tasks.stack_folds import (
     bin_of_fold,
@@ -44,7 +46,7 @@ from veilscore.tasks.stack_folds import (
     rows_outside,
     trees_of,
 )
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, costed, exact_openings
+from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
@@ -343,6 +345,8 @@ STACK = Step(
 
 def _step(p: TrainStack, name: str) -> Step:
     """Return the record of a step by its name."""
+    if p.private:
+        return _PRIVATE(p, name)
     folds = range(1, p.folds + 1)
     what, _, fold = name.partition(".fold")
     if name == "stack":
@@ -356,5 +360,12 @@ def _step(p: TrainStack, name: str) -> Step:
     return fit_of(next(c for c in p.candidates if c.name == what), name, int(fold or 0))
 
 
+_PRIVATE = by_name(
+    align=ALIGN,
+    bin=private_stack.BIN,
+    train=private_stack.TRAIN,
+    boost=private_stack.BOOST,
+    evaluate=curve("boost", trees=True),
+)
 _OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}
-TASKS = (Task(TrainStack, _step), Task(SelectModel, _step))
+TASKS = (Task(TrainStack, _step, private_stack.noise), Task(SelectModel, _step))

@@ -142,8 +142,15 @@ def charges_of(p: Parameters) -> tuple[Charge, ...]:
     return tuple(charge for charges in charges_by_step(p).values() for charge in charges)
 
 
+def uses_fixed_bins(job: Job) -> bool:
+    """Return whether holders use their fixed bins in a job."""
+    return any(step.fixed_bins for step in steps_of(job.parameters).values())
+
+
 def bins_charge(home: Path, node: NodeConfig, job: Job) -> tuple[Charge, ...]:
-    """Return the charge of a holder's fixed bins, which the first job of a bank pays; nothing afterwards."""
+    """Return the charge of a holder's fixed bins, which the first job of a bank that uses them pays."""
+    if not uses_fixed_bins(job):
+        return ()
     fixed = load(home, job.datasets[node.name])
     if fixed is None:
         return FIRST_BINS

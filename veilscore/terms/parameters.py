@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
+from veilscore.terms.privacy import Disclosure
 from veilscore.terms.settings import Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -31,7 +32,30 @@ def _distinct(bands: dict[str, int]) -> dict[str, int]:
     return bands
 
 
-BandLimits = Annotated[dict[str, int], AfterValidator(_distinct)]
+def _band_names(bands: Any) -> Any:
+    """Refuse names that are no words: YAML reads 640 as a number, and yes, no, on, off as truth values."""
+    for name in bands if isinstance(bands, dict) else ():
+        if not isinstance(name, str):
+            raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
+                f"YAML reads the band name {name} as no word; quote it, for example '{_as_written(name)}'"
+            )
+        if isinstance(bands[name], bool):
+            raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
+                f"band {name}: YAML reads yes, no, on and off as truth values; its lowest score is a number"
+            )
+        if not name.strip() or name.casefold() in _RESERVED:
+            reserved = ", ".join(sorted(_RESERVED))
+            raise ValueError(f"{name!r} is no name for a band; the empty one and {reserved} are reserved")
+    return bands
+
+
+def _as_written(name: Any) -> str:
+    return ("yes" if name else "no") if isinstance(name, bool) else "null" if name is None else str(name)
+
+
+# What stands for "no band", or for a step of a coarse score, where bands are written (terms/bands.py, scores.csv).
+_RESERVED = frozenset({"below all bands", "missing", "none", "null", "nan"})
+BandLimits = Annotated[dict[str, int], BeforeValidator(_band_names), AfterValidator(_distinct)]
 
 
 class Parameters(Strict):
@@ -136,25 +160,48 @@ class ScoreBatch(Parameters):
 
 
 class ScreenFeatures(Sampled):
-    """Measures all columns and chooses which enter training: steps align, screen."""
+    """Chooses which columns enter training: steps align, screen."""
 
     task: ClassVar[str] = "screen_features"
-    min_iv: float = Field(default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped")
+    min_iv: float = Field(
+        default=0.02, ge=0, allow_inf_nan=False, description="columns below this IV are dropped; private: of the bank's"
+    )
     max_missing: float | None = Field(
-        default=0.95, ge=0, le=1, description="largest share of missing values; null: any"
+        default=0.95,
+        ge=0,
+        le=1,
+        description="largest share of missing values; null: any; private: of the bank's columns",
     )
     max_stability: float | None = Field(
         default=0.25,
         gt=0,
         allow_inf_nan=False,
-        description="largest population stability, training to hold-out; null: any",
+        description="largest population stability, training to hold-out; null: any; private: of the bank's columns",
     )
     max_correlation: float | None = Field(
-        default=0.9, gt=0, le=1, description="largest Cramer's V of two kept columns of one party; null: any"
+        default=0.9,
+        gt=0,
+        le=1,
+        description="largest Cramer's V of two kept columns of one party; null: any; private: of the bank's columns",
     )
-    max_columns: int | None = Field(default=None, ge=1, description="most columns kept, of all parties; null: any")
+    max_columns: int | None = Field(
+        default=None,
+        ge=1,
+        description="most columns kept, of all parties (null: any); private: of each party (null: 50 of a holder)",
+    )
+    disclosure: Disclosure = Field(
+        default="private",
+        description="private: each holder's best columns, chosen with noise and counted; exact: counts of all columns, "
+        "only by agreement with every holder (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
 
     @property
     def steps(self) -> tuple[str, ...]:
         """Return the two steps."""
         return ("align", "screen")
+
+    @property
+    def private(self) -> bool:
+        """Return whether columns are chosen with noise."""
+        return self.disclosure == "private"

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, 
 from veilscore.terms.privacy import Disclosure
 
 MAX_CANDIDATES = 12
+Reused = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(-[0-9a-f]{8}-[0-9a-f]{16})?$")]
 
 
 class Training(Sampled):
@@ -130,6 +131,11 @@ class TrainScorecard(Training):
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
     mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    reuse: Reused | None = Field(
+        default=None,
+        description="job id, or name of the model, of an earlier private scorecard: columns, sign and C are chosen "
+        "anew from the sums that it opened, and nothing is charged but a curve (holdout_scores)",
+    )
     despite_noise: bool = Field(
         default=False, description="train although the noise of a private job is expected to drown its data"
     )
@@ -137,7 +143,12 @@ class TrainScorecard(Training):
     @property
     def fits(self) -> tuple[str, ...]:
         """Return the one fit."""
-        return ("train",)
+        return ("train",) if self.reuse is None else ("refit",)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Return the steps; a refit goes on from the rows and bins of an earlier job."""
+        return super().steps if self.reuse is None else tuple(s for s in super().steps if s not in {"align", "bin"})
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -161,6 +172,8 @@ class TrainScorecard(Training):
 
     @model_validator(mode="after")
     def _options_of_exact_sums(self) -> Self:
+        if self.reuse is not None and not self.private:
+            raise ValueError("reuse is for disclosure: private; exact sums are opened anew")
         _refuse_exact_options(
             self, "monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"
         )
@@ -288,10 +301,21 @@ class TrainStack(Training):
         default=(), max_length=2, description="the bank's score columns that the stack takes in too, as their WOE"
     )
     fold_scores: bool = Field(default=False, description="open the out-of-fold score of each training row, for AUC")
+    disclosure: Disclosure = Field(
+        default="private",
+        description="private: the bank's own trees, then a scorecard of holders' columns (30 % of mu squared), then "
+        "small random trees on both, from noised, counted sums; exact: fits on folds, only by agreement (exact_for)",
+    )
+    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    despite_noise: bool = Field(
+        default=False, description="train although the noise of a private job is expected to drown its data"
+    )
 
     @property
     def fits(self) -> tuple[str, ...]:
-        """Return the counts of each fold, each candidate on all training rows and without each fold, and the stack."""
+        """Return the steps that fit: of folds, each candidate on all training rows and without each fold, the stack."""
+        if self.private:
+            return ("train", "boost")
         folds = [f"fold{f}" for f in range(1, self.folds + 1)]
         each = (step for c in self.candidates for step in (c.name, *(f"{c.name}.{fold}" for fold in folds)))
         return (*(f"bin.{fold}" for fold in folds), *each, "stack")
@@ -312,8 +336,8 @@ class TrainStack(Training):
         own = self.scorecard if kind == "scorecard" else self.boosting
         form = TrainScorecard if kind == "scorecard" else TrainBoosting
         for name in (*own, *grid):
-            if name == "disclosure":
-                raise ValueError(f"{kind}: disclosure is not a choice here; a stack or a selection opens exact sums")
+            if name in {"disclosure", "mu", "despite_noise"}:
+                raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside {kind}")
             if name in Training.model_fields:
                 raise ValueError(f"{kind}: {name} is the same for all candidates; give it beside folds")
             if name in own and name in grid:
@@ -321,7 +345,9 @@ class TrainStack(Training):
         if math.prod(len(values) for values in grid.values()) > MAX_CANDIDATES:
             raise ValueError(f"{kind}_grid: at most {MAX_CANDIDATES} candidates in all")
         common = {name: getattr(self, name) for name in Training.model_fields}
-        common["disclosure"] = "exact"  # folds and choices among candidates are not counted in private mode
+        common["disclosure"] = self.disclosure
+        if self.private:
+            common |= {"mu": self.mu, "despite_noise": self.despite_noise}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
@@ -343,14 +369,19 @@ class TrainStack(Training):
         """Return what any candidate tells more, and whether the scores of training rows are told."""
         every = [c.parameters.tells for c in self.candidates]
         monotone = any(t.get("monotone", False) for t in every)
-        return {**super().tells, "monotone": monotone, "folds": True, "fold_scores": self.fold_scores}
+        return {**super().tells, "monotone": monotone, "folds": not self.private, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:
+        _refuse_exact_options(self, "folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
         if self.weights:
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
             raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
+        if any(getattr(c.parameters, "reuse", None) is not None for c in self.candidates):
+            raise ValueError(
+                "scorecard: reuse is for train_scorecard; a stack's scorecard is opened for its own offset"
+            )
         return self
 
 
@@ -358,6 +389,7 @@ class SelectModel(TrainStack):
     """Does what `train_stack` does for a small grid of parameters, and files the model of the least loss on folds."""
 
     task: ClassVar[str] = "select_model"
+    disclosure: Literal["exact"] = Field(default="exact", description="by agreement alone (exact_for)")
     scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
     choose: Literal["best", "scorecard", "boosting", "stack"] = Field(

@@ -194,6 +194,18 @@ class ResidualHolderColumns(_message.Message):
     columns: int
     def __init__(self, columns: _Optional[int] = ...) -> None: ...
 
+class RefitBankJob(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class RefitHolderReady(_message.Message):
+    __slots__ = ("map_sha256",)
+    MAP_SHA256_FIELD_NUMBER: _ClassVar[int]
+    map_sha256: bytes
+    def __init__(self, map_sha256: _Optional[bytes] = ...) -> None: ...
+
 class ResidualBankTables(_message.Message):
     __slots__ = ("product_public", "x_enc", "moments")
     PRODUCT_PUBLIC_FIELD_NUMBER: _ClassVar[int]

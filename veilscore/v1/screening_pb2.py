@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from veilscore.v1 import scorecard_pb2 as veilscore_dot_v1_dot_scorecard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cveilscore/v1/screening.proto\x12\x0cveilscore.v1\x1a\x1cveilscore/v1/scorecard.proto\"s\n\x10ScreenBankRound1\x12\x11\n\tn_samples\x18\x01 \x01(\x04\x12\x12\n\ntrain_mask\x18\x02 \x01(\x0c\x12\x0f\n\x07n_train\x18\x03 \x01(\x04\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63hunks_done\x18\x05 \x01(\r\"<\n\x0fScreenBankLabel\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xaa\x01\n\x11ScreenHolderChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x14\n\x0cmissing_rate\x18\x05 \x03(\x02\x12\x11\n\tstability\x18\x06 \x03(\x02\x12,\n\x05shape\x18\x07 \x01(\x0b\x32\x1d.veilscore.v1.BinHolderRound1\"=\n\x10ScreenHolderSums\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"$\n\x12ScreenHolderShares\x12\x0e\n\x06shares\x18\x01 \x01(\x0c\"\x1f\n\x0eScreenBankNext\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\">\n\x11ScreenHolderPairs\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"6\n\x0eScreenBankKept\x12\x0c\n\x04kept\x18\x01 \x01(\x0c\x12\x16\n\x0escreening_hash\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cveilscore/v1/screening.proto\x12\x0cveilscore.v1\x1a\x1cveilscore/v1/scorecard.proto\"s\n\x10ScreenBankRound1\x12\x11\n\tn_samples\x18\x01 \x01(\x04\x12\x12\n\ntrain_mask\x18\x02 \x01(\x0c\x12\x0f\n\x07n_train\x18\x03 \x01(\x04\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63hunks_done\x18\x05 \x01(\r\"<\n\x0fScreenBankLabel\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xbc\x01\n\x11ScreenHolderChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x14\n\x0cmissing_rate\x18\x05 \x03(\x02\x12\x11\n\tstability\x18\x06 \x03(\x02\x12,\n\x05shape\x18\x07 \x01(\x0b\x32\x1d.veilscore.v1.BinHolderRound1\x12\x10\n\x08patterns\x18\x08 \x01(\r\"=\n\x10ScreenHolderSums\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"$\n\x12ScreenHolderShares\x12\x0e\n\x06shares\x18\x01 \x01(\x0c\"\x1f\n\x0eScreenBankNext\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\">\n\x11ScreenHolderPairs\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"6\n\x0eScreenBankKept\x12\x0c\n\x04kept\x18\x01 \x01(\x0c\x12\x16\n\x0escreening_hash\x18\x02 \x01(\x0c\"9\n\x0cScreenSealed\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\" \n\x10ScreenHolderKept\x12\x0c\n\x04kept\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCREENBANKLABEL']._serialized_start=193
   _globals['_SCREENBANKLABEL']._serialized_end=253
   _globals['_SCREENHOLDERCHUNK']._serialized_start=256
-  _globals['_SCREENHOLDERCHUNK']._serialized_end=426
-  _globals['_SCREENHOLDERSUMS']._serialized_start=428
-  _globals['_SCREENHOLDERSUMS']._serialized_end=489
-  _globals['_SCREENHOLDERSHARES']._serialized_start=491
-  _globals['_SCREENHOLDERSHARES']._serialized_end=527
-  _globals['_SCREENBANKNEXT']._serialized_start=529
-  _globals['_SCREENBANKNEXT']._serialized_end=560
-  _globals['_SCREENHOLDERPAIRS']._serialized_start=562
-  _globals['_SCREENHOLDERPAIRS']._serialized_end=624
-  _globals['_SCREENBANKKEPT']._serialized_start=626
-  _globals['_SCREENBANKKEPT']._serialized_end=680
+  _globals['_SCREENHOLDERCHUNK']._serialized_end=444
+  _globals['_SCREENHOLDERSUMS']._serialized_start=446
+  _globals['_SCREENHOLDERSUMS']._serialized_end=507
+  _globals['_SCREENHOLDERSHARES']._serialized_start=509
+  _globals['_SCREENHOLDERSHARES']._serialized_end=545
+  _globals['_SCREENBANKNEXT']._serialized_start=547
+  _globals['_SCREENBANKNEXT']._serialized_end=578
+  _globals['_SCREENHOLDERPAIRS']._serialized_start=580
+  _globals['_SCREENHOLDERPAIRS']._serialized_end=642
+  _globals['_SCREENBANKKEPT']._serialized_start=644
+  _globals['_SCREENBANKKEPT']._serialized_end=698
+  _globals['_SCREENSEALED']._serialized_start=700
+  _globals['_SCREENSEALED']._serialized_end=757
+  _globals['_SCREENHOLDERKEPT']._serialized_start=759
+  _globals['_SCREENHOLDERKEPT']._serialized_end=791
 # @@protoc_insertion_point(module_scope)

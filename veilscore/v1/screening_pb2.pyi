@@ -32,7 +32,7 @@ class ScreenBankLabel(_message.Message):
     def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ScreenHolderChunk(_message.Message):
-    __slots__ = ("chunk", "chunks", "columns", "status", "missing_rate", "stability", "shape")
+    __slots__ = ("chunk", "chunks", "columns", "status", "missing_rate", "stability", "shape", "patterns")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class ScreenHolderChunk(_message.Message):
     MISSING_RATE_FIELD_NUMBER: _ClassVar[int]
     STABILITY_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
     chunk: int
     chunks: int
     columns: _containers.RepeatedScalarFieldContainer[str]
@@ -47,7 +48,8 @@ class ScreenHolderChunk(_message.Message):
     missing_rate: _containers.RepeatedScalarFieldContainer[float]
     stability: _containers.RepeatedScalarFieldContainer[float]
     shape: _scorecard_pb2.BinHolderRound1
-    def __init__(self, chunk: _Optional[int] = ..., chunks: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ..., status: _Optional[bytes] = ..., missing_rate: _Optional[_Iterable[float]] = ..., stability: _Optional[_Iterable[float]] = ..., shape: _Optional[_Union[_scorecard_pb2.BinHolderRound1, _Mapping]] = ...) -> None: ...
+    patterns: int
+    def __init__(self, chunk: _Optional[int] = ..., chunks: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ..., status: _Optional[bytes] = ..., missing_rate: _Optional[_Iterable[float]] = ..., stability: _Optional[_Iterable[float]] = ..., shape: _Optional[_Union[_scorecard_pb2.BinHolderRound1, _Mapping]] = ..., patterns: _Optional[int] = ...) -> None: ...
 
 class ScreenHolderSums(_message.Message):
     __slots__ = ("part", "parts", "data")
@@ -88,3 +90,19 @@ class ScreenBankKept(_message.Message):
     kept: bytes
     screening_hash: bytes
     def __init__(self, kept: _Optional[bytes] = ..., screening_hash: _Optional[bytes] = ...) -> None: ...
+
+class ScreenSealed(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ScreenHolderKept(_message.Message):
+    __slots__ = ("kept",)
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    kept: bytes
+    def __init__(self, kept: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,139 @@
+"""Refits of a private scorecard from sums that were opened and charged before: free, and only for the same data."""
+
+import numpy as np
+import pytest
+from local_jobs import firms, job, nodes, run_job, write
+from sklearn.metrics import roc_auc_score
+
+from veilscore.api import JointScorecard
+from veilscore.data.simulate import simulate
+from veilscore.errors import ConfigError, DataError, JobError
+from veilscore.models.filed import load_model
+from veilscore.node.local import open_job
+from veilscore.tasks.context import account_of
+from veilscore.tasks.table import charges_of, leakage_table
+
+PRIVATE = {"disclosure": "private", "holdout_scores": False}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    return run_job(
+        folder, firms(3000, seed=3), policy={"publish_column_names": True}, keep=True, name="card", **PRIVATE
+    )
+
+
+def homes(run):
+    return run.stores["bank"].path.parents[2]
+
+
+def again(first, *, name="again", **parameters):
+    asked = job(name=name, **PRIVATE | {"reuse": "card"} | parameters)
+    return open_job(asked, first.nodes, homes(first), keep=True).run()
+
+
+def card(run):
+    return load_model(run.stores["bank"].path / "model.json")
+
+
+def lines(run, holder="tax"):
+    home = run.stores[holder].path.parent.parent
+    return account_of(home, run.nodes[holder], run.job).lines()
+
+
+def test_the_same_refit_gives_the_same_points(first):
+    found, known = card(again(first)), card(first)
+    assert [part.points.tolist() for part in found.parts] == [part.points.tolist() for part in known.parts]
+    assert found.base_points == known.base_points
+    assert found.provenance.job_id != known.provenance.job_id
+
+
+def test_many_subsets_come_out_of_one_charge(first):
+    before = lines(first)
+    names = [column.name for column in card(first).parts[1].columns]
+    for k in range(7):
+        excluded = [name for j, name in enumerate(names) if (k >> j) & 1][:1]
+        run = again(first, name=f"subset-{k}", columns={"tax": {"exclude": excluded}}, C=0.5 + k / 10)
+        used = {c.name for c in card(run).parts[1].columns if c.coefficient is not None}
+        assert not used & set(excluded)
+    assert lines(first) == before
+    assert not charges_of(run.job.parameters)
+    assert {row.step: row.how_much for row in leakage_table(run.job.parameters)} == {"refit": "nothing"}
+    sent = {e.kind for entries in run.transcripts.values() for e in entries.entries}
+    assert sent <= {"RefitBankJob", "RefitHolderReady", "StepCommitment"}
+
+
+def test_signs_and_penalties_change_the_coefficients(first):
+    def norm(run):
+        return sum((c.coefficient or 0.0) ** 2 for part in card(run).parts[1:] for c in part.columns)
+
+    assert norm(again(first, name="tight", C=0.001)) < 0.5 * norm(first)
+    positive = card(again(first, name="positive", sign="positive"))
+    assert all((c.coefficient or 0.0) >= 0 for part in positive.parts[1:] for c in part.columns)
+
+
+def test_a_refit_is_filed_at_the_holders_and_may_be_reused(first):
+    one = again(first, name="one", columns={"tax": {"exclude": ["arrears"]}})
+    other = again(first, name="other", reuse=one.job_id)
+    for run in (one, other):
+        for holder in run.job.holders:
+            kept = run.stores[holder].path.parent.parent / "models" / run.job.name / "code_map.json"
+            assert kept.read_text() == first.stores[holder].load_json("code_map")
+    assert card(other).parts[1].points.tolist() == card(first).parts[1].points.tolist()
+
+
+def test_a_curve_of_a_refit_is_charged(first):
+    run = again(first, name="judged", holdout_scores=True, mu=0.3)
+    mine = [x for x in lines(run) if x.job_id == run.job_id]
+    assert [(x.step, x.charge.opening, round(x.charge.mu2, 6)) for x in mine] == [("evaluate", "curve", 0.09)]
+    assert run.stores["bank"].has("curve")
+    assert (run.stores["bank"].path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"reuse": "absent"}, "no model 'absent'"),
+        ({"reuse": "card-00000000-0000000000000000"}, "no sums of job"),
+        ({"holdout_seed": 5}, "holdout_seed is 0 in job"),
+        ({"max_bin": 5}, "max_bin is 6 in job"),
+        ({"weights": True}, "weights is False in job"),
+        ({"columns": {"tax": {"include": ["elsewhere"]}}}, "'elsewhere' is no column of tax"),
+    ],
+)
+def test_what_would_be_a_new_opening_is_refused(first, options, says):
+    with pytest.raises(JobError, match=says):
+        again(first, name="refused", **options)
+
+
+def test_reuse_is_of_private_scorecards(first):
+    with pytest.raises(ConfigError, match="reuse is for disclosure: private"):
+        job(reuse="card")
+    with pytest.raises(ConfigError, match="reuse is for train_scorecard"):
+        job("train_stack", disclosure="private", scorecard={"reuse": "card"})
+    with pytest.raises(ConfigError, match="reuse"):
+        job(**PRIVATE, reuse="../card")
+
+
+def test_new_labels_are_refused(tmp_path):
+    parts = firms(1500, seed=4)
+    run = run_job(tmp_path, parts, name="card", **PRIVATE)
+    parts["bank"]["default"] = [1 - y for y in parts["bank"]["default"]]
+    write(tmp_path / "data", parts)
+    with pytest.raises(DataError, match="labels changed since"):
+        open_job(job(name="again", reuse="card", **PRIVATE), nodes(tmp_path / "data"), homes(run)).run()
+
+
+def test_refits_in_a_notebook(tmp_path):
+    parties = simulate(1500, seed=7, bad_rate=0.3).parties
+    holders = {"tax": parties["tax"], "registry": parties["registry"]}
+    asked = {"folder": tmp_path, "holdout_scores": False, "despite_noise": True}
+    one = JointScorecard(name="card", **asked).fit(parties["bank"], holders)
+    other = JointScorecard(name="less", reuse="card", sign="positive", **asked).fit(parties["bank"], holders)
+    assert all((c.coefficient or 0.0) >= 0 for part in other.model_.parts[1:] for c in part.columns)
+    assert other.model_.parts[0].points.tolist() == one.model_.parts[0].points.tolist()
+    assert [row.how_much for row in other.leakage_] == ["nothing"]
+    risk = other.predict_proba(parties["bank"], holders)[:, 1]
+    assert roc_auc_score(parties["bank"].label, risk) > 0.6
+    assert np.isfinite(risk).all()
