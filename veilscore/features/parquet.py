@@ -71,7 +71,7 @@ class ParquetFile:
         start, size = self._at, len(header) + length
         self._file.write(header)
         for part in parts:
-            self._file.write(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+            self._file.write(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
         self._at += size
         self._bytes += size
         text = name.encode()
