@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import duckdb
@@ -222,7 +223,13 @@ def test_event_tables_of_a_database_and_of_csv_give_the_same(tmp_path):
         connection.execute(table.insert(), [{**r, "amount": r["amount"] and round(r["amount"], 2)} for r in rows])
     engine.dispose()
     asked = [{**SUMS, "aggregate": ["sum", "count", "distinct(buyer)"]}]
-    sources = {"inv.parquet": tmp_path, "inv.csv": tmp_path, "inv": f"sqlite:///{tmp_path / 'events.db'}"}
+    (tmp_path / "inv.csv.gz").write_bytes(gzip.compress((tmp_path / "inv.csv").read_bytes()))
+    sources = {
+        "inv.parquet": tmp_path,
+        "inv.csv": tmp_path,
+        "inv.csv.gz": tmp_path,
+        "inv": f"sqlite:///{tmp_path / 'events.db'}",
+    }
     made = [
         columns_of(
             build(

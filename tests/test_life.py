@@ -11,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.data import life
 from veilscore.data.ids import check_ids
 from veilscore.errors import ConfigError
@@ -87,6 +89,13 @@ def test_every_shipped_catalogue_builds_and_does_not_leak(folder, tmp_path, hold
     assert len(made.variables) > 150
     assert made.n_rows > 250
     assert [one for one in find_leaks(catalogue, folder / holder, AS_OF) if one.leaks] == []
+
+
+def test_the_command_writes_a_folder_for_each_holder(tmp_path):
+    said = CliRunner().invoke(app, ["simulate", str(tmp_path / "life"), "--life", "--firms", "1000", "--seed", "2"])
+    assert said.exit_code == 0, said.output
+    assert "mean_hazard" in said.stdout
+    assert {path.name for path in (tmp_path / "life").iterdir()} == {*life.HOLDERS, "truth"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from veilscore.arrays import Integers, Vector
 from veilscore.data.ids import Ids, normalise_ids, normaliser_named
 from veilscore.data.notation import literal
 from veilscore.data.text_columns import quoted
-from veilscore.data.text_file import csv_relation, file_literal
+from veilscore.data.text_file import csv_relation, file_literal, form_of, plain_text
 from veilscore.errors import ColumnError, DataError
 from veilscore.features.catalogue import Catalogue, EventTable
 from veilscore.terms.settings import nearest
@@ -107,20 +107,23 @@ def _loaded(
     wanted = {name: (table.source, table.columns) for name, table in catalogue.tables.items()}
     if catalogue.firms is not None:
         wanted[""] = (catalogue.firms.source, (catalogue.firms.firm,))
-    for name, (file, columns) in wanted.items():
-        label = f"table {name}" if name else "firms"
-        relations[name], digests[name] = _relation(database, f"{label} of catalogue {catalogue.name}", file, source)
-        _check_columns(database, relations[name], columns, f"{file} ({label} of catalogue {catalogue.name})")
-    firms = _firm_codes(database, catalogue, relations)
-    facts = {
-        name: _load_table(database, name, table, relations[name], digests[name], cutoff)
-        for name, table in catalogue.tables.items()
-    }
+    with ExitStack() as opened:
+        for name, (file, columns) in wanted.items():
+            label = f"{f'table {name}' if name else 'firms'} of catalogue {catalogue.name}"
+            relations[name], digests[name] = _relation(database, label, file, source, opened)
+            _check_columns(database, relations[name], columns, f"{file} ({label})")
+        firms = _firm_codes(database, catalogue, relations)
+        facts = {
+            name: _load_table(database, name, table, relations[name], digests[name], cutoff)
+            for name, table in catalogue.tables.items()
+        }
     return Events(catalogue, database, firms, facts)
 
 
-def _relation(database: duckdb.DuckDBPyConnection, label: str, file: str, source: Path | str) -> tuple[str, str]:
-    """Return the SQL that reads a table, and the digest of its file."""
+def _relation(
+    database: duckdb.DuckDBPyConnection, label: str, file: str, source: Path | str, opened: ExitStack
+) -> tuple[str, str]:
+    """Return the SQL that reads a table while `opened` is, and the digest of its file."""
     if "://" in str(source):
         from veilscore.features.event_database import copy_table  # noqa: PLC0415 - loads sqlalchemy
 
@@ -128,10 +131,15 @@ def _relation(database: duckdb.DuckDBPyConnection, label: str, file: str, source
     path = Path(source) / file
     if not path.is_file():
         raise DataError(f"{label}: there is no file {path}; put it there, or correct `source` in the catalogue")
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    is_parquet = path.name.endswith((".parquet", ".pq"))
-    return (f"read_parquet({file_literal(path)})" if is_parquet else csv_relation(path, path.name)), digest
+    with path.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
+    match form_of(path):
+        case "parquet":
+            return f"read_parquet({file_literal(path)})", digest
+        case "text":
+            return csv_relation(opened.enter_context(plain_text(path, None)), path.name), digest
+        case _:
+            raise DataError(f"{label}: {path.name} is neither CSV nor Parquet; save it as one of them")
 
 
 def column_types(database: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class ParquetFile:
         """Write a column: int32, float64 (NaN for missing), datetime64[D], or objects of str with None for missing."""
         self._n_rows = len(values)
         physical, converted, optional = _INT32, None, False
-        parts: list[Array | bytes]
+        parts: list[Any]  # arrays and bytes
         if values.dtype.kind == "M":
             converted, parts = _DATE, [values.astype("datetime64[D]").astype(np.int64).astype("<i4")]
         elif values.dtype.kind == "i":
@@ -71,7 +71,7 @@ class ParquetFile:
         start, size = self._at, len(header) + length
         self._file.write(header)
         for part in parts:
-            self._file.write(memoryview(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part))
+            self._file.write(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
         self._at += size
         self._bytes += size
         text = name.encode()
