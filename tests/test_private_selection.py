@@ -1,10 +1,12 @@
 """A private selection as a job: each kind with its part of mu, one split of rows, the best by noised curves filed."""
 
+import shutil
+
 import numpy as np
 import pytest
+import test_private_boosting
 from local_jobs import firms, job, nodes, write
-from test_private_boosting import (  # the first three run here again, on the trees that were chosen
-    test_a_batch_is_scored_as_the_model_says,
+from test_private_boosting import (  # these run here again, on the trees that were chosen
     test_a_single_record_is_scored_as_the_model_says,
     test_the_onnx_model_of_the_bank_gives_the_same_log_odds,
     units,
@@ -35,7 +37,6 @@ from veilscore.terms.privacy import total
 from veilscore.terms.selection import SelectModel
 
 __all__ = (
-    "test_a_batch_is_scored_as_the_model_says",
     "test_a_single_record_is_scored_as_the_model_says",
     "test_the_onnx_model_of_the_bank_gives_the_same_log_odds",
 )
@@ -71,7 +72,7 @@ def favour(run, kind):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("selection")
-    data = write(folder / "data", firms(1500, seed=3))
+    data = write(folder / "data", firms(900, seed=3))
     run = open_job(job("select_model", name="trees", **PRIVATE), nodes(data), folder / "homes", keep=True)
     for step in run.job.steps[:-1]:
         run.step(step)
@@ -83,6 +84,8 @@ def run(tmp_path_factory):
     trees = [h for h in run.job.holders if (run.stores[h].path / "models" / "trees" / "trees.json").exists()]
     maps = {h: CodeMap.from_json(run.stores[h].load_json("code_map")).hash for h in run.job.holders}
     CARD.update(model=model, report=report, trees=trees, maps=maps, job=filed_job(run.job, run.stores["bank"]))
+    for party in run.job.parties:  # filed once a job
+        shutil.rmtree(home_of(run, party) / "models" / "trees")
     favour(run, "boosting")
     run.step("choose", 2)
     for kind, kept in curves.items():
@@ -153,6 +156,10 @@ def test_the_kind_of_the_best_curve_is_filed_at_all_parties(run):
         assert CodeMap.from_json((folder / "code_map.json").read_text()).hash == model.part(holder).map_sha256
 
 
+def test_a_batch_is_scored_as_the_chosen_model_says(run, tmp_path):
+    test_private_boosting.test_a_batch_is_scored_as_the_model_says(run, "score", tmp_path)
+
+
 def test_the_report_shows_what_was_compared_and_how_near_it_was(run):
     report = CARD["report"]
     rows = {one.name: one for one in report.selection.candidates}
@@ -181,7 +188,8 @@ def test_a_grid_is_chosen_by_folds_of_the_banks_own_columns(run):
         kept = store.load_json("tuned")
         for candidate, losses in zip(p.points(kind), kept["losses"], strict=True):
             asked = run.job.of_candidate(candidate)
-            np.testing.assert_allclose(fold_losses(asked, columns, rows, code_map, fold), losses)
+            # a category's codes are drawn anew for every point, and ties between them decide which cells are merged
+            np.testing.assert_allclose(fold_losses(asked, columns, rows, code_map, fold), losses, rtol=0.01)
             again = predicted(asked, counts, rows, code_map, rows["codes"][rows["train"]])
             if kind == "scorecard":  # on rows of its own training a fit is known otherwise
                 own = own_fit(asked, counts, rows)
@@ -195,7 +203,7 @@ def test_a_grid_is_chosen_by_folds_of_the_banks_own_columns(run):
 
 
 def test_all_kinds_train_on_the_same_rows(tmp_path):
-    data = write(tmp_path / "data", firms(600, seed=1))
+    data = write(tmp_path / "data", firms(300, seed=1))
     run = open_job(job("select_model", disclosure="private", despite_noise=True), nodes(data), tmp_path / "homes")
     for step in ("align", "scorecard.bin"):
         run.step(step)
