@@ -35,6 +35,7 @@ from veilscore.tasks.stack import filed_job
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
 from veilscore.terms.selection import SelectModel
+from veilscore.terms.training import TrainScorecard
 
 __all__ = (
     "test_a_single_record_is_scored_as_the_model_says",
@@ -84,6 +85,8 @@ def run(tmp_path_factory):
     trees = [h for h in run.job.holders if (run.stores[h].path / "models" / "trees" / "trees.json").exists()]
     maps = {h: CodeMap.from_json(run.stores[h].load_json("code_map")).hash for h in run.job.holders}
     CARD.update(model=model, report=report, trees=trees, maps=maps, job=filed_job(run.job, run.stores["bank"]))
+    again = {"disclosure": "private", "max_bin": TrainScorecard().max_bin, "holdout_scores": False}
+    CARD["again"] = open_job(job(name="again", reuse="trees", C=0.001, **again), run.nodes, folder / "homes").run()
     for party in run.job.parties:  # filed once a job
         shutil.rmtree(home_of(run, party) / "models" / "trees")
     favour(run, "boosting")
@@ -151,9 +154,19 @@ def test_the_kind_of_the_best_curve_is_filed_at_all_parties(run):
     assert isinstance(model, Chained)
     assert model.provenance.job_sha256 == run.job.sha256.hex()
     for holder in run.job.holders:
+        assert run.stores[holder].load_json("scored")["model"] == model.sha256.hex()
         folder = home_of(run, holder) / "models" / "trees"
         assert HolderTrees.from_json((folder / "trees.json").read_text()).sha256.hex() == model.holder_sha256[holder]
         assert CodeMap.from_json((folder / "code_map.json").read_text()).hash == model.part(holder).map_sha256
+
+
+def test_a_chosen_scorecard_is_refitted_for_nothing(run):
+    card = load_model(CARD["again"].stores["bank"].path / "model.json")
+    assert not charges_of(CARD["again"].job.parameters)
+    tight, first = (
+        sum((c.coefficient or 0) ** 2 for part in m.parts[1:] for c in part.columns) for m in (card, CARD["model"])
+    )
+    assert 0 < tight < 0.5 * first
 
 
 def test_a_batch_is_scored_as_the_chosen_model_says(run, tmp_path):

@@ -66,8 +66,12 @@ def _of_kind(context: StepContext, *, kind: Kind, inner: Step) -> Protocol[None]
         else:
             own.save_arrays("row_of", **context.store.load_arrays("row_of"))
     job = _job_of(context.job, kind, own.load_json("tuned")["point"] if bank else 0)
-    role = inner.bank if bank else inner.holder
-    yield from role(replace(context, job=job, store=own, whole=context.store.path))
+    role, alone = inner.bank if bank else inner.holder, replace(context, job=job, store=own, whole=context.store.path)
+    yield from role(alone)
+    if bank and inner.kind == job.training.fits[-1]:  # before it is scored, as its hash names it from then on
+        model = load_model(own.path / "model.json")
+        provenance = model.provenance.model_copy(update={"job_sha256": context.job.sha256.hex()})
+        keep_model(alone, model.model_copy(update={"provenance": provenance}))
 
 
 def _job_of(job: Job, kind: Kind, point: int) -> Job:
@@ -170,8 +174,7 @@ def _bank_choose(context: StepContext) -> Protocol[None]:
         if part.sha256.hex() != stated:
             raise MessageError("its part of the chosen model is not the one that was trained", party=holder)
     _take_over(context, own, tuple(_kept(p, kind)))
-    provenance = model.provenance.model_copy(update={"job_sha256": job.sha256.hex()})
-    keep_model(context, model.model_copy(update={"provenance": provenance}))
+    keep_model(context, model)
     keep_code_map(context, CodeMap.from_json(own.load_json("code_map")))
     store.save_json("choice", _choice(p, kind, tuned[kind]["point"]))
     rows = [row for one in p.kinds for row in _record(p, one, tuned[one], filed=one == kind)]
