@@ -35,7 +35,6 @@ from veilscore.tasks.stack import filed_job
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
 from veilscore.terms.selection import SelectModel
-from veilscore.terms.training import TrainScorecard
 
 __all__ = (
     "test_a_single_record_is_scored_as_the_model_says",
@@ -85,7 +84,7 @@ def run(tmp_path_factory):
     trees = [h for h in run.job.holders if (run.stores[h].path / "models" / "trees" / "trees.json").exists()]
     maps = {h: CodeMap.from_json(run.stores[h].load_json("code_map")).hash for h in run.job.holders}
     CARD.update(model=model, report=report, trees=trees, maps=maps, job=filed_job(run.job, run.stores["bank"]))
-    again = {"disclosure": "private", "max_bin": TrainScorecard().max_bin, "holdout_scores": False}
+    again = {"disclosure": "private", "max_bin": 32, "holdout_scores": False}
     CARD["again"] = open_job(job(name="again", reuse="trees", C=0.001, **again), run.nodes, folder / "homes").run()
     for party in run.job.parties:  # filed once a job
         shutil.rmtree(home_of(run, party) / "models" / "trees")
@@ -201,7 +200,7 @@ def test_a_grid_is_chosen_by_folds_of_the_banks_own_columns(run):
         kept = store.load_json("tuned")
         for candidate, losses in zip(p.points(kind), kept["losses"], strict=True):
             asked = run.job.of_candidate(candidate)
-            # a category's codes are drawn anew for every point, and ties between them decide which cells are merged
+            # codes of a category were drawn anew afterwards, and ties between them decide which cells are merged
             np.testing.assert_allclose(fold_losses(asked, columns, rows, code_map, fold), losses, rtol=0.01)
             again = predicted(asked, counts, rows, code_map, rows["codes"][rows["train"]])
             if kind == "scorecard":  # on rows of its own training a fit is known otherwise
@@ -216,7 +215,7 @@ def test_a_grid_is_chosen_by_folds_of_the_banks_own_columns(run):
 
 
 def test_all_kinds_train_on_the_same_rows(tmp_path):
-    data = write(tmp_path / "data", firms(300, seed=1))
+    data = write(tmp_path / "data", firms(900, seed=1))
     run = open_job(job("select_model", disclosure="private", despite_noise=True), nodes(data), tmp_path / "homes")
     for step in ("align", "scorecard.bin"):
         run.step(step)

@@ -91,16 +91,16 @@ def _tuned(context: StepContext, kind: Kind, own: JobStore) -> dict[str, Any]:
         return {"point": 0, "losses": [], "fold_rows": []}
     if _tuned_before(p, kind):
         return dict(folder_of(context, "boosting").load_json("tuned"))
-    losses, fold_rows = [], np.zeros(0, np.int64)
-    for candidate in points:
-        alone = job.of_candidate(candidate)
-        columns, rows, code_map = own_rows(replace(context, job=alone, store=own, whole=context.store.path))
-        fold = stacked.folds(int(rows["train"].sum()), p.folds, p.fold_seed)
-        stacked.check_folds(fold, rows["target"][rows["train"]])
-        losses.append(fold_losses(alone, columns, rows, code_map, fold))
-        fold_rows = np.bincount(fold)
-    found = np.stack(losses)
-    return {"point": int(found.sum(axis=1).argmin()), "losses": found.tolist(), "fold_rows": fold_rows.tolist()}
+    alone = [job.of_candidate(candidate) for candidate in points]  # rows and bins are the same for all
+    columns, rows, code_map = own_rows(replace(context, job=alone[0], store=own, whole=context.store.path))
+    fold = stacked.folds(int(rows["train"].sum()), p.folds, p.fold_seed)
+    stacked.check_folds(fold, rows["target"][rows["train"]])
+    losses = np.stack([fold_losses(one, columns, rows, code_map, fold) for one in alone])
+    return {
+        "point": int(losses.sum(axis=1).argmin()),
+        "losses": losses.tolist(),
+        "fold_rows": np.bincount(fold).tolist(),
+    }
 
 
 def _tuned_before(p: SelectModel, kind: Kind) -> bool:
