@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import test_private_boosting
 from local_jobs import firms, job, nodes, write
-from test_private_boosting import (  # these run here again, on the trees that were chosen
-    test_a_single_record_is_scored_as_the_model_says,
+from test_private_boosting import (  # the test runs here again, on the trees that were chosen
+    codes_of,
     test_the_onnx_model_of_the_bank_gives_the_same_log_odds,
     units,
 )
@@ -26,8 +26,10 @@ from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
 from veilscore.models.own_validation import fold_losses, predicted
 from veilscore.models.residual_card import own_fit
+from veilscore.models.tree_paths import HolderBits
 from veilscore.models.trees import HolderTrees
 from veilscore.node.local import open_job
+from veilscore.online.model import ModelSides
 from veilscore.reports.report import read_report
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.context import account_of
@@ -36,10 +38,7 @@ from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
 from veilscore.terms.selection import SelectModel
 
-__all__ = (
-    "test_a_single_record_is_scored_as_the_model_says",
-    "test_the_onnx_model_of_the_bank_gives_the_same_log_odds",
-)
+__all__ = ("test_the_onnx_model_of_the_bank_gives_the_same_log_odds",)
 PRIVATE = {
     "disclosure": "private",
     "despite_noise": True,
@@ -84,7 +83,7 @@ def run(tmp_path_factory):
     trees = [h for h in run.job.holders if (run.stores[h].path / "models" / "trees" / "trees.json").exists()]
     maps = {h: CodeMap.from_json(run.stores[h].load_json("code_map")).hash for h in run.job.holders}
     CARD.update(model=model, report=report, trees=trees, maps=maps, job=filed_job(run.job, run.stores["bank"]))
-    again = {"disclosure": "private", "max_bin": 32, "holdout_scores": False}
+    again = {"disclosure": "private", "max_bin": 32, "min_bin_fraction": 0.02, "holdout_scores": False}
     CARD["again"] = open_job(job(name="again", reuse="trees", C=0.001, **again), run.nodes, folder / "homes").run()
     for party in run.job.parties:  # filed once a job
         shutil.rmtree(home_of(run, party) / "models" / "trees")
@@ -170,6 +169,19 @@ def test_a_chosen_scorecard_is_refitted_for_nothing(run):
 
 def test_a_batch_is_scored_as_the_chosen_model_says(run, tmp_path):
     test_private_boosting.test_a_batch_is_scored_as_the_model_says(run, "score", tmp_path)
+
+
+def test_a_single_record_is_scored_as_the_chosen_model_says(run):
+    model = load_model(home_of(run, "bank") / "models" / "trees" / "model.json")
+    codes = {party: codes_of(run, party) for party in run.job.parties}
+    expected, sides = units(model, codes), ModelSides.of(model)
+    bits = {h: HolderBits(model.parts_of(h), model.part(h).n_codes) for h in run.job.holders}
+    for row in range(0, 400, 40):
+        one = sides.of_record(codes["bank"][row][None])
+        found = one.own_units(codes["bank"][row][None])
+        for holder in run.job.holders:
+            found += int(one.holders[holder].cells @ bits[holder].of(codes[holder][row]).astype(np.int64))
+        assert found == expected[row]
 
 
 def test_the_report_shows_what_was_compared_and_how_near_it_was(run):
