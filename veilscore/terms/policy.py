@@ -74,7 +74,7 @@ class NodePolicy(Strict):
     partner: Partner = Field(
         default="standard",
         description="sets keys together, of which those that stand beside it win; trusted: names and order of columns, "
-        "standard errors and scores of folds are told; strict: bands alone, mu 0.3 a job, less of columns; none of them "
+        "standard errors and scores of folds are told; strict: bands alone, mu 0.3 a job, less of columns; no preset "
         "allows exact sums (exact_for)",
     )
 
