@@ -332,6 +332,11 @@ def test_batch_scores_are_the_model_in_the_clear(trained, output):
         assert "step" not in found[0]
     decimals = model.scaling.decimals
     assert [row["score"] for row in found] == [f"{score:.{decimals}f}" for score in total / 10**decimals]
+    stability = run.stores["bank"].load_json("stability")
+    assert stability["training"] == model.provenance.job_id
+    assert [row["name"] for row in stability["items"]] == ["score", "limit", "product"]
+    assert sum(stability["score"]["batch"]) == pytest.approx(1)
+    assert stability["score"]["psi"] < 0.6  # other firms of the same kind, of which 120 are a small sample
     risk = 1 / (1 + np.exp(-(model.scaling.offset - total) / model.scaling.factor))
     assert np.abs([float(row["probability_of_default"]) - p for row, p in zip(found, risk, strict=True)]).max() < 1e-6
 
