@@ -417,9 +417,14 @@ def test_a_step_that_opens_something_of_firms_says_how_much():
 
 
 def test_options_that_tell_more_have_rows_of_their_own():
-    usual = leakage_table(default_parameters("train_scorecard"))
-    more = leakage_table(default_parameters("train_scorecard", monotone=True, standard_errors=True))
+    exact = {"disclosure": "exact", "max_correlation": None}
+    usual = leakage_table(default_parameters("train_scorecard", **exact, monotone=False))
+    more = leakage_table(default_parameters("train_scorecard", **exact, monotone=True, standard_errors=True))
     assert [row.step for row in more[len(usual) :]] == ["monotone WOE", "standard errors"]
+    default = leakage_table(default_parameters("train_scorecard", disclosure="exact"))
+    assert [row.step for row in default[len(usual) :]] == ["monotone WOE", "association"]
+    assert "where the holder tells" in default[-1].bank
+    assert len(leakage_table(default_parameters("train_scorecard"))) == 4
 
 
 # --- what is hidden is uniform ---------------------------------------------------------------------------------------

@@ -294,9 +294,9 @@ class JointScorecard(_JointModel):
     >>> from veilscore.data.simulate import simulate
     >>> firms = simulate(2000, seed=7).parties
     >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
-    >>> card = JointScorecard(disclosure="exact", max_bin=8, sign="positive", pdo=40)
+    >>> card = JointScorecard(disclosure="exact", max_bin=8, sign=None, pdo=40)
     >>> card.fit(firms["bank"], holders)
-    JointScorecard(max_bin=8, pdo=40, sign='positive', disclosure='exact')
+    JointScorecard(max_bin=8, sign=None, pdo=40, disclosure='exact')
     >>> card.coef_.shape[1] == len(card.feature_names_in_)
     True
     >>> risk = card.predict_proba(firms["bank"], holders)

@@ -98,12 +98,17 @@ class Parity(Part):
 
 
 class ModelRow(Part):
-    """One column of the scorecard; `sign_ok` is None where no sign was asked for."""
+    """One column of the scorecard; `sign_ok` is None where no sign was asked for.
+
+    p_value : of no effect, by Wald's test; inflation : VIF; both where standard errors were opened.
+    """
 
     column: str
     party: str
     coefficient: float
     standard_error: float | None = None
+    p_value: float | None = None
+    inflation: float | None = None
     sign_ok: bool | None = None
     iv: float | None = None
     points_low: float | None = None
@@ -188,7 +193,10 @@ class TreesTaken(Part):
 
 
 class BinRow(Part):
-    """One bin: its codes as all parties number them, and its label if the reader may know it."""
+    """One bin: its codes as all parties number them, and its label if the reader may know it.
+
+    iv : what it adds to the column's; rows, bad : training rows and (weighted) bad ones, where counts are known.
+    """
 
     codes: tuple[int, ...]
     share: float
@@ -196,6 +204,9 @@ class BinRow(Part):
     bad_rate: float | None = None
     woe: float | None = None
     points: float | None = None
+    iv: float | None = None
+    rows: int | None = None
+    bad: float | None = None
 
     @property
     def title(self) -> str:
@@ -356,7 +367,7 @@ class ReportData(Part):
 
 
 def _outcome(cell: BinRow) -> bool:
-    return cell.bad_rate is not None or cell.woe is not None or cell.points is not None
+    return any(value is not None for value in (cell.bad_rate, cell.woe, cell.points, cell.iv, cell.rows, cell.bad))
 
 
 BANK_ONLY: Final = (

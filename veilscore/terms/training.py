@@ -68,9 +68,8 @@ class Training(Sampled):
         totals = self.holdout_output == "score"
         return "curve" if self.private else "exact" if totals else "band"
 
-    @property
-    def tells_order(self) -> bool:
-        """Return whether the bank learns the order of the bins of holders' number columns."""
+    def tells_order(self, *, allowed: bool) -> bool:  # noqa: ARG002 - for those that override it
+        """Return whether a holder tells the order of the bins of its number columns; allowed: by its policy."""
         return False
 
     @property
@@ -114,12 +113,36 @@ class TrainScorecard(Training):
     """Trains a scorecard: steps align, bin, train, evaluate."""
 
     task: ClassVar[str] = "train_scorecard"
-    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
-    sign: Literal["positive"] | None = Field(default=None, description="positive: no coefficient of the wrong sign")
+    monotone: Literal["told"] | bool = Field(
+        default="told",
+        description="WOE rises or falls with the value, by merging adjacent bins; told: in the bank's columns and "
+        "those of holders that tell order (allow_order), true: in all or not at all, false: nowhere",
+    )
+    missing_bin: bool = Field(
+        default=True,
+        description="missing values keep a bin of their own, where order is told; false: a small one merges",
+    )
+    sign: Literal["positive"] | None = Field(
+        default="positive", description="positive: no coefficient of the wrong sign; null: any"
+    )
     C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
-    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
+    min_iv: float = Field(
+        default=0.02,
+        ge=0,
+        allow_inf_nan=False,
+        description="columns are left out whose IV is below this after what chance gives; 0: none",
+    )
     max_correlation: float | None = Field(
-        default=None, gt=0, le=1, description="largest Cramer's V of two columns; null: any"
+        default=0.8,
+        gt=0,
+        le=1,
+        description="largest Cramer's V of two columns of a party, in private jobs of the bank; null: any",
+    )
+    rows_per_column: float | None = Field(
+        default=5,
+        gt=0,
+        allow_inf_nan=False,
+        description="training rows of the rarer class that a column takes: those of the highest IV stay; null: any",
     )
     max_openings: int = Field(default=120, ge=1, le=2000, description="most gradients that training opens to the bank")
     gradient_bits: int | None = Field(
@@ -155,28 +178,29 @@ class TrainScorecard(Training):
         """Return the one model."""
         return (Candidate(self.task, self, {}),)
 
-    @property
-    def tells_order(self) -> bool:
-        """Return whether WOE is monotone, which needs the order."""
-        return self.monotone
+    def tells_order(self, *, allowed: bool) -> bool:
+        """Return whether WOE of a holder's columns is monotone, which needs the order."""
+        return not self.private and (allowed if self.monotone == "told" else self.monotone)
 
     @property
     def tells_association(self) -> bool:
         """Return whether columns are selected by correlation, which needs the association."""
-        return self.max_correlation is not None
+        return not self.private and self.max_correlation is not None
 
     @property
     def tells(self) -> dict[str, bool]:
         """Return the options: monotone WOE and standard errors tell more."""
-        return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
+        told = not self.private and self.monotone == "told"
+        mine = {"monotone": self.monotone is True, "told": told, "association": self.tells_association}
+        return {**super().tells, **mine, "standard_errors": self.standard_errors}
 
     @model_validator(mode="after")
     def _options_of_exact_sums(self) -> Self:
         if self.reuse is not None and not self.private:
             raise ValueError("reuse is for disclosure: private; exact sums are opened anew")
-        _refuse_exact_options(
-            self, "monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"
-        )
+        if self.private and self.monotone is True:
+            raise ValueError("monotone: true needs exact sums: leave it out, or set disclosure: exact if holders agree")
+        _refuse_exact_options(self, "max_openings", "gradient_bits", "standard_errors", "holdout_output")
         return self
 
 
@@ -360,10 +384,9 @@ class TrainStack(Training):
             for i, point in enumerate(points, start=1)
         )
 
-    @property
-    def tells_order(self) -> bool:
+    def tells_order(self, *, allowed: bool) -> bool:
         """Return whether a candidate needs the order of bins."""
-        return any(c.parameters.tells_order for c in self.candidates)
+        return any(c.parameters.tells_order(allowed=allowed) for c in self.candidates)
 
     @property
     def tells_association(self) -> bool:
@@ -374,8 +397,8 @@ class TrainStack(Training):
     def tells(self) -> dict[str, bool]:
         """Return what any candidate tells more, and whether the scores of training rows are told."""
         every = [c.parameters.tells for c in self.candidates]
-        monotone = any(t.get("monotone", False) for t in every)
-        return {**super().tells, "monotone": monotone, "folds": not self.private, "fold_scores": self.fold_scores}
+        more = {name: any(t.get(name, False) for t in every) for name in ("monotone", "told", "association")}
+        return {**super().tells, **more, "folds": not self.private, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:
