@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from veilscore.cli.display import megabytes, table
+from veilscore.cli.display import megabytes, styled, table
 from veilscore.errors import DataError
 from veilscore.models.best_columns import found_at_auc
 from veilscore.models.curve import expected_errors
@@ -89,7 +88,9 @@ def show_plan(out: Console, plan: Planned) -> None:
     Raises RefusedError at the end where the noise drowns the data.
     """
     job = plan.job
-    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {escape(job.purpose)}, digest {job.sha256.hex()[:16]}")
+    out.print(
+        styled("[bold]{}[/bold]: {}, purpose: {}, digest {}", job.name, job.task, job.purpose, job.sha256.hex()[:16])
+    )
     rows = [(p, _role(job, p), job.datasets[p], _approval(plan, p)) for p in job.parties]
     out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
@@ -230,7 +231,7 @@ def _show_noise(out: Console, plan: Planned) -> None:
     try:
         sizes = plan.sizes()
     except DataError as error:
-        out.print(f"Expected cost of noise: not foretold, {escape(error.message)}")
+        out.print(f"Expected cost of noise: not foretold, {error.message}")
         return
     if sizes is None:
         out.print(f"Expected cost of noise: give --rows {job.bank}=ROWS and --bads BADS, or --home HOME of the bank")
@@ -247,7 +248,7 @@ def _show_noise(out: Console, plan: Planned) -> None:
     columns = ", ".join(f"{h} {n}{' (assumed: give --columns)' * (h in assumed)}" for h, n in sizes.columns.items())
     out.print(
         f"Expected cost of noise: {cost.auc:.4f} of the model's AUC, for {sizes.train:,.0f} training rows with "
-        f"{sizes.bads:,.0f} bads and columns {escape(columns)}."
+        f"{sizes.bads:,.0f} bads and columns {columns}."
     )
     if cost.curve_auc is not None and cost.curve_ks is not None:
         out.print(
