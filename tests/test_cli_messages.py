@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,18 +14,21 @@ import time
 import pytest
 from fabric_network import FEDERATION, make_fabric, running
 from rich.console import Console
+from trial_federation import SCORECARD, make_homes
 from typer.testing import CliRunner
 
 from veilscore import cli
 from veilscore.cli import NOUNS, display, load
 from veilscore.cli.display import coloured, console, styled, table
 from veilscore.cli.node import _until_up
+from veilscore.cli.planning import show_proposal
 from veilscore.cli.progress import JobProgress, show_job
 from veilscore.cli.score import shown_points
 from veilscore.errors import ConfigError, IdentityError, JobError, VeilscoreError
 from veilscore.node import processes
 from veilscore.node.founding import found_federation
 from veilscore.terms.federation import load_federation
+from veilscore.terms.job import parse_job
 from veilscore.v1 import control_pb2
 
 JOB_ID = "kz-corporate-1a2b3c4d-0123456789abcdef"
@@ -273,3 +277,14 @@ def test_members_that_call_their_federation_differently_do_not_talk():
 def test_coloured_words():
     assert coloured("failed: [x]").plain == "failed: [x]"
     assert coloured("failed: x").style == "red"
+
+
+def test_the_inbox_says_what_a_waiting_job_asks_learns_and_spends(tmp_path):
+    make_homes(tmp_path)
+    job = parse_job(SCORECARD + "parameters: {max_bin: 5}\n")
+    out = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
+    show_proposal(out, job, tmp_path / "tax")
+    text = out.file.getvalue()
+    for said in ("toy: train_scorecard of bank, purpose: credit", "max_bin", "Who learns what", "Together mu 0."):
+        assert said in text
+    assert re.search(r"tax: its account with bank has mu \S+ left", text.replace("\n", " "))

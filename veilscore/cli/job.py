@@ -140,7 +140,8 @@ def resume(job: JobText = None, *, home: HomeOption = None, federation: Federati
 def inbox(*, home: HomeOption = None) -> None:
     """Show the jobs proposed to this party, what each asks for, and errors that stayed at this node."""
     rows = []
-    for info in reach(find_home(home), _inbox).jobs:
+    jobs = reach(find_home(home), _inbox).jobs
+    for info in jobs:
         job = parse_job(info.job_yaml, info.job_id)
         said = info.error if info.receipt in {"", "kept"} else f"{info.error}; {info.receipt}"
         rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, said, moment(info.created_s)))
@@ -148,7 +149,12 @@ def inbox(*, home: HomeOption = None) -> None:
     node = load_node_config(find_home(home))
     for less in node.policy.promises_less() if node.role == "holder" else ():
         console().print(styled("[yellow]The policy here promises less than the default[/yellow]: {}.", less))
-    if any(row[4] == "pending" for row in rows):
+    waiting = [parse_job(info.job_yaml, info.job_id) for info in jobs if info.status == "pending"]
+    if waiting:
+        from veilscore.cli.planning import show_proposal  # noqa: PLC0415 - loads every protocol
+
+        for job in waiting:
+            show_proposal(console(), job, find_home(home))
         console().print("decide with `veilscore job approve JOB` or `veilscore job reject JOB`")
 
 

@@ -96,6 +96,23 @@ def show_plan(out: Console, plan: Planned) -> None:
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
     _show_cost(out, job, plan.rows)
+    _show_learned(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, plan)
+        _show_noise(out, plan)
+
+
+def show_proposal(out: Console, job: Job, home: Path) -> None:
+    """Print for whoever decides on a job: its parameters, who learns what, and what it would spend at this party."""
+    out.print(styled("\n[bold]{}[/bold]: {} of {}, purpose: {}", job.name, job.task, job.bank, job.purpose))
+    rows = job.parameters.model_dump(mode="json", exclude_none=True)
+    out.print(table("Parameters", ("what", "value"), rows.items()))
+    _show_learned(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def _show_learned(out: Console, job: Job) -> None:
     learned = leakage_table(job.parameters)
     out.print(
         table(
@@ -104,9 +121,6 @@ def show_plan(out: Console, plan: Planned) -> None:
             ((row.step, row.bank, row.how_much, row.holder, row.coordinator) for row in learned),
         )
     )
-    if charges_of(job.parameters):
-        _show_charges(out, plan)
-        _show_noise(out, plan)
 
 
 def _role(job: Job, party: str) -> str:
