@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from veilscore.cli import app
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, VeilscoreError
+from veilscore.models.bank_part import bank_part, bank_part_json
 from veilscore.models.boosted import Boosted
 from veilscore.models.filed import load_model
 from veilscore.models.onnx_export import to_onnx
 from veilscore.models.trees import HolderTrees, goes_left, tree_values
-from veilscore.models.bank_part import bank_part, bank_part_json
 from veilscore.node.local import open_job
 from veilscore.reports import report
 from veilscore.reports.data import ReportData
