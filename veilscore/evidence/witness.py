@@ -107,7 +107,7 @@ class Witnesses:
             elif kind == "step_bound":
                 bound = StepBound.parse(data)
                 self.bound.setdefault(bound.job_id, {})[bound.step, bound.attempt] = bound.commitment
-            elif kind in {"step_begun", "spent"}:
+            elif kind in ("step_begun", "spent"):  # a tuple, as what others wrote need not be hashable
                 self._note(head.party, body)
         self.parties.add(head.party)
         return head.party
