@@ -9,6 +9,7 @@ import yaml
 
 from veilscore.cli.display import console, styled, table
 from veilscore.cli.files import read_bytes, write_bytes
+from veilscore.cli.partner import PartnerOption, chosen_partner
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import parse_certificate
 from veilscore.node.founding import DataFiles, found_federation
@@ -47,6 +48,7 @@ def init(
     exact: Annotated[
         bool, typer.Option("--exact", help="The holders agree to exact jobs for a year, for data that is nobody's.")
     ] = False,
+    partner: PartnerOption = None,
 ) -> None:
     """Set up a whole federation on this machine, for trials.
 
@@ -63,7 +65,13 @@ def init(
         raise ConfigError(f"data folder not found: {data}")
     files = None if data is None else DataFiles(data, id_column, label_column)
     federation = found_federation(
-        folder, parties, name=name, data=files, accept="manual" if approve else "auto", exact=exact
+        folder,
+        parties,
+        name=name,
+        data=files,
+        accept="manual" if approve else "auto",
+        exact=exact,
+        partner=chosen_partner(partner),
     )
     _show_federation(federation)
     bare = [p for p in parties if files is not None and not load_node_config(folder / p).datasets]

@@ -119,10 +119,10 @@ def export_model(
     file: Annotated[Path, typer.Argument(help="File to write.")],
     *,
     format: Annotated[  # noqa: A002 - the word that users expect
-        Literal["model", "json", "onnx"],
+        Literal["model", "json", "onnx", "pmml"],
         typer.Option(
             "--format",
-            help="model: for `model import`; json, onnx: the bank's part of boosted trees in real values.",
+            help="model: for `model import`; json, onnx, pmml: the bank's part, in real values of its own columns.",
         ),
     ] = "model",
     home: HomeOption = None,
@@ -134,20 +134,16 @@ def export_model(
     if format == "model":
         model.save(file)
     else:
-        _export_part(home, model, file, onnx=format == "onnx")
+        _export_part(home, model, file, format)
     console().print(f"{file}, hash {model.sha256.hex()}")
 
 
-def _export_part(home: Path, model: ScoreModel, file: Path, *, onnx: bool) -> None:
-    """Write the bank's part of boosted trees for its validators."""
-    from veilscore.models.onnx_export import to_onnx  # noqa: PLC0415 - needed here only
-    from veilscore.models.validator_export import bank_part_json  # noqa: PLC0415
+def _export_part(home: Path, model: ScoreModel, file: Path, form: Literal["json", "onnx", "pmml"]) -> None:
+    """Write the bank's part for its validators and other programs."""
+    from veilscore.models.exports import exported  # noqa: PLC0415 - needed here only
     from veilscore.tasks.context import load_code_map  # noqa: PLC0415
 
-    if not isinstance(model, Boosted):
-        raise ConfigError(f"model {model.name} is a scorecard; formats json and onnx are for boosted trees")
-    code_map = load_code_map(home / "models", model.name)
-    data = to_onnx(model, code_map) if onnx else bank_part_json(model, code_map).encode()
+    data = exported(model, load_code_map(home / "models", model.name), form)
     write_atomically(file, lambda target: target.write(data))
 
 

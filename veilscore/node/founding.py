@@ -24,7 +24,7 @@ from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config
-from veilscore.terms.policy import utc_today
+from veilscore.terms.policy import Partner, utc_today
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
@@ -60,12 +60,14 @@ def found_federation(
     data: DataFiles | None = None,
     accept: str = "auto",
     exact: bool = False,
+    partner: Partner = "standard",
 ) -> Federation:
     """Make one home for each party and the coordinator under `folder`.
 
     parties : name -> role (bank or holder).
     data : puts each party's file into its catalogue as `main`.
     accept : auto (trials) or manual (a person approves each job at each node).
+    partner : preset of the holders' policies, how much they tell besides what every job does.
     exact : whether the holders agree to jobs in exact mode for a year, which ends the promise for that data.
     Raises ConfigError on a wrong name or role, no bank, or a home that exists.
     """
@@ -91,6 +93,7 @@ def found_federation(
     portal = Issuer.create(folder / PORTAL, PORTAL)
     until = utc_today() + dt.timedelta(days=365)
     holders = {
+        "partner": partner,
         "consent_issuers": {portal.name: portal.public_key},
         **({"exact_for": dict.fromkeys(banks, until)} if exact else {}),
     }
