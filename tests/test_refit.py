@@ -167,7 +167,7 @@ def test_refits_in_a_notebook(tmp_path):
     parties = simulate(1500, seed=7, bad_rate=0.3).parties
     holders = {"tax": parties["tax"], "registry": parties["registry"]}
     asked = {"folder": tmp_path, "holdout_scores": False, "despite_noise": True}
-    one = JointScorecard(name="card", **asked).fit(parties["bank"], holders)
+    one = JointScorecard(name="card", sign=None, **asked).fit(parties["bank"], holders)
     other = JointScorecard(name="less", reuse="card", sign="positive", **asked).fit(parties["bank"], holders)
     assert all((c.coefficient or 0.0) >= 0 for part in other.model_.parts[1:] for c in part.columns)
     assert other.model_.parts[0].points.tolist() == one.model_.parts[0].points.tolist()

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
-from rich.markup import escape
 
 from veilscore.cli.connection import Connection, reach
-from veilscore.cli.display import console, moment, table
+from veilscore.cli.display import console, moment, styled, table
 from veilscore.cli.files import read_bytes, write_bytes
 from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError, PeerError
@@ -205,7 +204,7 @@ def heads_of_members(home: Path, party: str) -> list[SignedHead]:
             raise PeerError(f"none of {', '.join(names)} answers; name what they kept with --seen")
         for name, (answered, _) in zip(names, found, strict=True):
             if not answered:
-                console().print(f"[yellow]{escape(name)} does not answer[/yellow]", soft_wrap=True)
+                console().print(styled("[yellow]{} does not answer[/yellow]", name), soft_wrap=True)
         return [SignedHead.parse(body) for _, body in found if body]
 
     return reach(home, asked)
@@ -246,6 +245,6 @@ def _certificates(path: Path | None) -> list[x509.Certificate]:
 
 
 def _say(proved: list[str]) -> None:
-    console().print("[green]verified[/green]")
+    console().print(styled("[green]verified[/green]"))
     for sentence in proved:
-        console().print(f"  {escape(sentence)}")
+        console().print(f"  {sentence}")
