@@ -58,6 +58,12 @@ def _earlier(context: StepContext, job_id: str) -> tuple[JobStore, Job]:
     for what in ("bank", "holders", "datasets"):
         if getattr(earlier, what) != getattr(job, what):
             raise JobError(f"reuse: {what} differ from those of job {job_id}, so new sums would be opened", party=party)
+    if earlier.columns.get(job.bank) != job.columns.get(job.bank):
+        raise JobError(
+            f"reuse: columns of {job.bank} differ from those of job {job_id}, whose sums are of what its score leaves: "
+            "leave reuse out, or keep them",
+            party=party,
+        )
     old, new = earlier.of(TrainScorecard), job.of(TrainScorecard)
     for name in _OF_OPENINGS:
         if getattr(old, name) != getattr(new, name):
