@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from veilscore.cli import app
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, VeilscoreError
+from veilscore.models.bank_part import bank_part, bank_part_json
 from veilscore.models.boosted import Boosted
 from veilscore.models.filed import load_model
 from veilscore.models.onnx_export import to_onnx
 from veilscore.models.trees import HolderTrees, goes_left, tree_values
-from veilscore.models.validator_export import bank_part, bank_part_json
 from veilscore.node.local import open_job
 from veilscore.reports import report
 from veilscore.reports.data import ReportData
@@ -246,10 +246,3 @@ def test_an_export_with_another_code_map_is_refused(trained):
     other = model.model_copy(update={"parts": (model.parts[0].model_copy(update={"map_sha256": "0" * 64}),)})
     with pytest.raises(ConfigError, match="not that of model trees"):
         bank_part(other, code_map)
-
-
-def test_scorecards_are_not_exported_as_trees(tmp_path):
-    configs = nodes(write(tmp_path / "data", firms(200)))
-    run = open_job(job(holdout_fraction=0), configs, tmp_path / "homes").run()
-    with pytest.raises(ConfigError, match="is a scorecard"):
-        veilscore("model", "export", "card", tmp_path / "c.onnx", "--format", "onnx", "--home", home(run))

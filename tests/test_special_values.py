@@ -13,7 +13,7 @@ from veilscore.data.table import Table
 from veilscore.errors import SchemaError
 from veilscore.models.stability import population_stability
 from veilscore.models.trees import Split
-from veilscore.models.validator_export import bank_test
+from veilscore.models.trees_part import bank_test
 
 N = 20_000
 

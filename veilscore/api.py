@@ -42,8 +42,9 @@ from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules
+from veilscore.terms.selection import SelectModel
 from veilscore.terms.settings import parse
-from veilscore.terms.training import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
+from veilscore.terms.training import TrainBoosting, Training, TrainScorecard, TrainStack
 
 BANK, COORDINATOR = "bank", "coordinator"
 
@@ -356,7 +357,7 @@ class JointStack(_JointModel):
     model_ : `veilscore.models.chained.Chained`, as the bank files it; `veilscore.models.boosted.Stacked` of exact sums.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
     candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first;
-        empty of a private stack, which has no folds.
+        of a private selection noised AUC by kind; empty of a private stack, which has no folds.
     weights_ : member -> level two's weight; empty likewise.
     """
 
@@ -372,9 +373,9 @@ class JointStack(_JointModel):
 
 
 class JointSelection(JointStack):
-    """Files the best of a small grid of joint scorecards, boosted trees and their stack, by the loss on folds.
+    """Files the best of several kinds of model, by noised curves; by `disclosure="exact"`, of a grid by loss on folds.
 
-    **training : the parameters of `veilscore.terms.parameters.SelectModel` by name, with its defaults; else as
+    **training : the parameters of `veilscore.terms.selection.SelectModel` by name, with its defaults; else as
         `JointStack`, `model_` being of the kind that won.
     """
 

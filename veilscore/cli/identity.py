@@ -1,12 +1,13 @@
 """`veilscore identity`: a node's key and certificate."""
 
 import datetime as dt
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, styled, table
 from veilscore.cli.partner import PartnerOption, chosen_partner
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import (
@@ -55,7 +56,12 @@ def create(
         policy = {"accept": "manual", "partner": chosen_partner(partner)} if role == "holder" else None
         write_node_config(home, name, role, key=key, policy=policy)
     if b"ENCRYPTED" not in (folder / KEY_FILE).read_bytes():
-        console().print(f"[yellow]warning[/yellow] the key is not encrypted; `veilscore keys check {home}` says more")
+        console().print(
+            styled(
+                "[yellow]warning[/yellow] the key is not encrypted; `veilscore keys check {}` says more",
+                shlex.quote(str(home)),
+            )
+        )
     console().print(f"Move {folder / RECOVERY_FILE} to a safe place: it revokes this identity if the key is lost.")
     console().print(f"{identity.name} ({identity.role}), fingerprint {identity.fingerprint}")
     console().print(f"Send {home / 'identity' / CERTIFICATE_FILE} to the other members, and read them the fingerprint.")

@@ -1,4 +1,4 @@
-"""Export the bank's part of a boosted model as ONNX: an input a column of the bank, one a holder with its splits' bits.
+"""Export the bank's part of a model as ONNX; of trees, inputs are the bank's columns and the bits of holders' splits.
 
 Source: ONNX, operators TreeEnsemble (ai.onnx.ml 5) in double precision and LabelEncoder. A category becomes its place
 in the order that all splits on its column follow, so every split is "at most"; a missing category is the text "".
@@ -14,8 +14,11 @@ import numpy as np
 
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError
+from veilscore.models.bank_part import bank_part
 from veilscore.models.boosted import Boosted
-from veilscore.models.validator_export import bank_part, bit_names
+from veilscore.models.model import ScoreModel
+from veilscore.models.onnx_scorecard import ScorecardGraph
+from veilscore.models.trees_part import bit_names
 
 _OWN_SCORE = "own score"  # of the bank's own trees in a private model
 LEQ = 0  # mode of a node: at most
@@ -23,11 +26,12 @@ OPSETS = {"": 18, "ai.onnx.ml": 5}
 IR_VERSION = 10
 
 
-def to_onnx(model: Boosted, code_map: CodeMap) -> bytes:
+def to_onnx(model: ScoreModel, code_map: CodeMap) -> bytes:
     """Return the serialised ONNX model; its output `log_odds` is (n, 1) double.
 
-    Inputs are `column` (n, 1), double or text, for each column of the bank that a split uses, and `HOLDER bits`
-    (n, number of its splits), bool: whether the row goes left at each split that the metadata names in order.
+    Inputs are `column` (n, 1), double or text, for each column of the bank that moves a score, and of trees
+    `HOLDER bits` (n, number of its splits), bool: whether the row goes left at each split that the metadata names in
+    order; of a scorecard `HOLDER codes` (n, number of its columns), int64, with outputs `score` and `probability` too.
     Raises ConfigError where onnx is not installed or the code map is not the model's.
     """
     try:
@@ -35,9 +39,13 @@ def to_onnx(model: Boosted, code_map: CodeMap) -> bytes:
     except ImportError:
         raise ConfigError('export to ONNX needs the package onnx: pip install "veilscore[export]"') from None
     part = bank_part(model, code_map)
-    graph = _Graph(onnx.helper, part, {h: names for h, names in bit_names(model).items() if names})
+    if isinstance(model, Boosted):
+        bits = {h: names for h, names in bit_names(model).items() if names}
+        graph = _Graph(onnx.helper, part, bits).make(onnx.TensorProto)
+    else:
+        graph = ScorecardGraph(onnx.helper, onnx.TensorProto, part).make()
     made = onnx.helper.make_model(
-        graph.make(onnx.TensorProto),
+        graph,
         ir_version=IR_VERSION,
         producer_name="veilscore",
         opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in OPSETS.items()],

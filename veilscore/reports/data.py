@@ -159,21 +159,23 @@ class Boosting(Part):
 
 
 class CandidateRow(Part):
-    """One model on the folds: its loss a row, the deviation of that between folds, and what became of it."""
+    """One model compared: loss a row on folds and its deviation between them, AUC and its noise, what became of it."""
 
     name: str
     kind: Literal["scorecard", "boosting", "stack", "bank only"]
     varied: dict[str, str] = {}
-    loss: float
-    deviation: float
+    loss: float | None = None
+    deviation: float | None = None
     auc: float | None = None
+    auc_noise: float | None = None
     filed: bool = False
     in_stack: bool = False
 
 
 class SelectionSection(Part):
-    """Candidates compared out of fold, and the weights of the stack of the best two."""
+    """Candidates compared, out of fold or by noised curves, and the weights of the stack of the best two."""
 
+    by: Literal["loss", "curve"] = "loss"
     folds: int
     candidates: tuple[CandidateRow, ...]
     weights: dict[str, float]

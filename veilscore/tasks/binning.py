@@ -68,7 +68,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     maps: list[CodeMap] = []
 
     def fit(train: Mask) -> BinnedColumns:
-        refuse_other_split(store, train, context.session.party)
+        refuse_other_split(context, train)
         check_submitted(context, train)
         known = row_of[train & (row_of >= 0)]
         code_map = CodeMap.fit(
@@ -94,16 +94,19 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_json("columns", {"names": list(columns.names)})
 
 
-def refuse_other_split(store: JobStore, train: Mask, party: str) -> None:
+def refuse_other_split(context: StepContext, train: Mask) -> None:
     """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
 
     A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
-    larger of the two.
+    larger of the two. Models of several kinds within a job train on the same rows for the same reason.
     """
+    store = JobStore(context.whole or context.store.path)
     if not store.has("split"):
         store.save_arrays("split", train=train)
     elif not np.array_equal(store.load_arrays("split")["train"], train):
-        raise RefusedError("other rows train than in an earlier attempt at this job; submit a new job", party=party)
+        raise RefusedError(
+            "other rows train than in an earlier attempt at this job; submit a new job", party=context.session.party
+        )
 
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:

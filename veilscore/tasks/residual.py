@@ -121,7 +121,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         )
 
     def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(store, train, context.session.party)
+        refuse_other_split(context, train)
         return 1  # ids are distinct: a firm has one row
 
     columns, train, share = yield from holder_cells(

@@ -1,4 +1,4 @@
-"""Parameters of the tasks that train a model: a scorecard, boosted trees, a stack of both, a choice among them."""
+"""Parameters of the tasks that train one model: a scorecard, boosted trees, a stack of both."""
 
 from __future__ import annotations
 
@@ -315,6 +315,7 @@ class TrainStack(Training):
     """Trains a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
 
     task: ClassVar[str] = "train_stack"
+    EXACT_ONLY: ClassVar[tuple[str, ...]] = ("folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
     max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
     min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
     folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
@@ -345,6 +346,11 @@ class TrainStack(Training):
         return (*(f"bin.{fold}" for fold in folds), *each, "stack")
 
     @property
+    def mu_of_each(self) -> float:
+        """Return the mu of each model that takes openings of its own: one here."""
+        return self.mu
+
+    @property
     def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
         """Return which model the job files."""
         return "stack"
@@ -371,7 +377,7 @@ class TrainStack(Training):
         common = {name: getattr(self, name) for name in Training.model_fields}
         common["disclosure"] = self.disclosure
         if self.private:
-            common |= {"mu": self.mu, "despite_noise": self.despite_noise}
+            common |= {"mu": self.mu_of_each, "despite_noise": self.despite_noise}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
@@ -396,7 +402,7 @@ class TrainStack(Training):
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:
-        _refuse_exact_options(self, "folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
+        _refuse_exact_options(self, *self.EXACT_ONLY)
         if self.weights:
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
@@ -405,36 +411,4 @@ class TrainStack(Training):
             raise ValueError(
                 "scorecard: reuse is for train_scorecard; a stack's scorecard is opened for its own offset"
             )
-        return self
-
-
-class SelectModel(TrainStack):
-    """Does what `train_stack` does for a small grid of parameters, and files the model of the least loss on folds."""
-
-    task: ClassVar[str] = "select_model"
-    disclosure: Literal["exact"] = Field(default="exact", description="by agreement alone (exact_for)")
-    scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
-        default="best", description="what is filed; best: the least loss on the folds, among all kinds"
-    )
-
-    @property
-    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
-        """Return which model the job files."""
-        return self.choose
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Return all points of both grids, scorecards first."""
-        return (
-            *self._candidates("scorecard", self.scorecard_grid),
-            *self._candidates("boosting", self.boosting_grid),
-        )
-
-    @model_validator(mode="after")
-    def _small_grid(self) -> Self:
-        sizes = [len(values) for grid in (self.scorecard_grid, self.boosting_grid) for values in grid.values()]
-        if 0 in sizes or len(self.candidates) > MAX_CANDIDATES:
-            raise ValueError(f"a grid has at least one value a parameter, and {MAX_CANDIDATES} candidates in all")
         return self

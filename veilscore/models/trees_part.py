@@ -8,7 +8,6 @@ with their leaves' points: trees after them ask whether the sum of these points 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from veilscore.data.column_bins import NumberBins, bins_to_json
 from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted
 from veilscore.models.chained import Chained, ChainTree
+from veilscore.models.model import ScoreModel
 from veilscore.models.trees import Split, Tree
 
 FORMAT = "veilscore-boosted-bank-part/1"
@@ -30,11 +30,10 @@ def bit_names(model: Boosted) -> dict[str, tuple[str, ...]]:
     }
 
 
-def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
+def trees_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
     """Return the bank's part as JSON values; ConfigError where the code map is not the model's."""
+    check_map(model, code_map)
     bank = model.parts[0]
-    if code_map.hash != bank.map_sha256:
-        raise ConfigError(f"the code map is not that of model {model.name}: restore it from backup")
     maps = {part.party: part.map_sha256 for part in model.parts}
     return {
         "format": FORMAT,
@@ -55,9 +54,10 @@ def bank_part(model: Boosted, code_map: CodeMap) -> dict[str, Any]:
     }
 
 
-def bank_part_json(model: Boosted, code_map: CodeMap) -> str:
-    """Return the bank's part as text."""
-    return json.dumps(bank_part(model, code_map), indent=1, ensure_ascii=False, allow_nan=False)
+def check_map(model: ScoreModel, code_map: CodeMap) -> None:
+    """Refuse a code map that is not the bank's of this model."""
+    if code_map.hash != model.parts[0].map_sha256:
+        raise ConfigError(f"the code map is not that of model {model.name}: restore it from backup")
 
 
 def _trees(model: Boosted, code_map: CodeMap) -> Iterator[dict[str, Any]]:
