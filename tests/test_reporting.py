@@ -152,7 +152,7 @@ def test_the_bank_hears_what_to_look_at(bank):
     assert "stopped at 12 openings" in text
     assert not bank.convergence.converged
     assert len(bank.convergence.gradient_norm) == 12
-    assert {row.step for row in bank.learned} == {"align", "bin", "train", "evaluate"}
+    assert {row.step for row in bank.learned} == {"align", "bin", "train", "evaluate", "monotone WOE", "association"}
     assert bank.job.holdout == "25% drawn at random within goods and bads, seed 0"
 
 
@@ -169,7 +169,7 @@ def test_without_holdout_scores_the_report_says_why(copied, changes, said):
     assert said in data.warnings[0]
     assert not data.evaluations
     assert data.calibration is None
-    assert {row.step for row in data.learned} == {"align", "bin", "train"}
+    assert {row.step for row in data.learned} == {"align", "bin", "train", "monotone WOE", "association"}
     assert said in render(data)
 
 
