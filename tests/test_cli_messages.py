@@ -20,11 +20,13 @@ from typer.testing import CliRunner
 from veilscore import cli
 from veilscore.cli import NOUNS, display, load
 from veilscore.cli.display import coloured, console, styled, table
+from veilscore.cli.evidence import _row
 from veilscore.cli.node import _until_up
 from veilscore.cli.planning import show_proposal
 from veilscore.cli.progress import JobProgress, show_job
 from veilscore.cli.score import shown_points
 from veilscore.errors import ConfigError, IdentityError, JobError, VeilscoreError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.node import processes
 from veilscore.node.founding import found_federation
 from veilscore.terms.federation import load_federation
@@ -288,3 +290,15 @@ def test_the_inbox_says_what_a_waiting_job_asks_learns_and_spends(tmp_path):
     for said in ("toy: train_scorecard of bank, purpose: credit", "max_bin", "Who learns what", "Together mu 0."):
         assert said in text
     assert re.search(r"tax: its account with bank has mu \S+ left", text.replace("\n", " "))
+
+
+def test_the_log_says_of_a_release_for_whom_of_what_and_of_how_many_firms(tmp_path):
+    jobs = Ledger(tmp_path)
+    asked = parse_job(SCORECARD)
+    job_id = f"toy-1a2b3c4d-{asked.sha256.hex()[:16]}"
+    jobs.add(job_id, asked, "accepted", "")
+    entry = {"kind": "job", "job_id": job_id, "scores": {"count": 120}, "outcome": "done", "model": "ab" * 32}
+    *_, job, details = _row(3, entry, jobs)
+    assert (job, details) == (job_id, "outcome done, bank bank, train_scorecard, purpose credit, 120 firms")
+    online = {"kind": "share_opened", "bank": "bank", "model": "ab" * 32, "time_ms": 0}
+    assert _row(4, online, jobs)[-1] == "bank bank, model abababababab, 1 firm"
