@@ -216,8 +216,8 @@ def _left(node: dict[str, Any], columns: dict[str, Any]) -> Element:
 
 
 def _simple(name: str, operator: str, value: float | None = None) -> Element:
-    stated = {} if value is None else {"value": repr(value)}
-    return Element("SimplePredicate", field=name, operator=operator, **stated)
+    stated: dict[str, str] = {} if value is None else {"value": repr(value)}
+    return Element("SimplePredicate", {"field": name, "operator": operator, **stated})
 
 
 def _range(name: str, above: float | None, most: float | None) -> Element:
