@@ -68,7 +68,9 @@ def compare(folder: Path, job: Job, job_id: str) -> Parity:
     rows, fit, held = store.load_arrays("rows"), store.load_json("fit"), store.load_arrays("holdout")
     x, train, target = pooled_woe(folder, job, job_id), rows["train"], rows["target"].astype(np.float64)
     pooled = LogisticRegression(C=job.training.C, tol=1e-12, max_iter=10_000)
-    pooled.fit(x[train], target[train], sample_weight=rows["weight"][train])
+    beta = np.array(fit["beta"])
+    used = beta != 0  # where a sign is asked for, the fit is that of the columns which the sign does not hold at zero
+    pooled.fit(x[train][:, used], target[train], sample_weight=rows["weight"][train])
     design = modelling.design(job, load_counts(store), rows)
     alone = modelling.bank_only(design)
     y = target[~train]
@@ -77,9 +79,9 @@ def compare(folder: Path, job: Job, job_id: str) -> Parity:
         n_holdout=int((~train).sum()),
         n_columns=x.shape[1],
         n_gradients=fit["n_evaluations"],
-        coefficient_difference=float(np.abs(pooled.coef_[0] - np.array(fit["beta"])).max()),
+        coefficient_difference=float(np.abs(pooled.coef_[0] - beta[used]).max()),
         auc_joint=metrics.auc(held["target"], held["units"], points=True),
-        auc_pooled=metrics.auc(y, pooled.decision_function(x[~train])),
+        auc_pooled=metrics.auc(y, pooled.decision_function(x[~train][:, used])),
         auc_bank=metrics.auc(y, x[~train][:, : alone.size - 1] @ alone[:-1]),
     )
 

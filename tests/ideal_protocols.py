@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import numpy as np
 
 from veilscore.crypto import shares
+from veilscore.crypto.circuits import to_bits
 from veilscore.crypto.garbled import Plain
 from veilscore.lattice.params import T
-from veilscore.protocols import chains, curve, residual
+from veilscore.protocols import best_columns, chains, curve, residual
 from veilscore.protocols.boosting_nodes import subtract
-from veilscore.v1 import boosting_pb2
+from veilscore.v1 import boosting_pb2, screening_pb2
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
     Charge,
@@ -30,6 +31,8 @@ from veilscore.wire.protocol import (
     encode,
     fields_bytes,
     receive,
+    receive_parts,
+    send_parts,
 )
 
 _SLOTS = 64  # of an ideal ciphertext; real ones have 8192
@@ -255,7 +258,59 @@ def _lead_garbled(session, share, circuit, release):
     yield from release(SimpleNamespace(decoding=lambda _word: bits), None)
 
 
+# --- the best columns ------------------------------------------------------------------------------------------------
+
+
+class Sums:
+    """Stands for `SumsKey` and, at the holder, `SumsEvaluator`."""
+
+    def __init__(self, _label, n_samples, _public=b""):
+        self._n, self._x = n_samples, b""
+
+    def public(self):
+        return b""
+
+    def encrypt(self, x):
+        return iter([x.tobytes()])
+
+    def add(self, data):
+        self._x += data
+
+    def weighted(self, weights):
+        signed = shares.to_ring(weights.astype(np.int64))
+        sums = shares.sum_shares(shares.times(signed, _words(self._x, 1, self._n)), axis=1)
+        share = uniform(len(weights))
+        return subtract(sums, share).tobytes(), share
+
+    def share(self, reply, n_sums):
+        return _words(reply, n_sums)
+
+
+def _bank_best(_session, holder, share, _k):
+    yield from send_parts(holder, screening_pb2.ScreenSealed, share.tobytes())
+
+
+def _holder_best(session, share, noise, k):
+    theirs = _words((yield from receive_parts(session.bank, screening_pb2.ScreenSealed, 8 * share.size)), -1)
+    lifted = shares.add(theirs, np.full(share.size, best_columns._LIFT, np.uint64))
+    words = (to_bits(part, best_columns.SHARE_BITS) for part in (lifted, share))
+    circuit = best_columns.best_of(Plain(), *words, to_bits(noise, best_columns.SCORE_BITS), k)
+    while True:
+        try:
+            next(circuit)
+        except StopIteration as stop:
+            return stop.value
+
+
 _IDEAL = {
+    best_columns: {
+        "SumsKey": Sums,
+        "SumsEvaluator": Sums,
+        "query_bytes": lambda n_samples: 8 * n_samples,
+        "reply_bytes": lambda _n_samples, n_sums: 8 * n_sums,
+        "_bank_circuit": _bank_best,
+        "_holder_circuit": _holder_best,
+    },
     residual: {
         "HistogramVectors": Vectors,
         "HistogramCodes": Codes,

@@ -102,11 +102,19 @@ def nodes(folder, *, holder_policy=None, bank_policy=None, holders=HOLDERS, **da
     }
 
 
+# every column with every bin and any sign, as scikit-learn would fit them
+EVERYTHING = {
+    "monotone": False, "missing_bin": False, "sign": None, "min_iv": 0.0, "max_correlation": None,
+    "rows_per_column": None,
+}  # fmt: skip
+
+
 def job(task="train_scorecard", *, name="card", holders=HOLDERS, **parameters):
     """A job over data set `d` of every party."""
+    card = task == "train_scorecard"
     defaults = {
         "id_normaliser": "text",
-        **({"max_bin": 6, "disclosure": "exact", "despite_noise": True} if task == "train_scorecard" else {}),
+        **({"max_bin": 6, "disclosure": "exact", "despite_noise": True, **EVERYTHING} if card else {}),
         **({"disclosure": "exact"} if task in {"train_stack", "select_model", "screen_features"} else {}),
         **({"disclosure": "exact", "despite_noise": True} if task == "train_boosting" else {}),
     }

@@ -8,6 +8,7 @@ weights, rows and columns, which it chose. By Neyman and Pearson no test of the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -18,12 +19,14 @@ from scipy import stats
 from veilscore.crypto import shares
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.models import chain_growth, curve
+from veilscore.models.best_columns import noise_scale, patterns, plain_scores
 from veilscore.models.boosting_form import HolderColumns
 from veilscore.models.chain_growth import Chain, ChainColumns, ChainRows
 from veilscore.models.counts import BinnedColumns
 from veilscore.models.loss import TURN
 from veilscore.models.residual import WEIGHT_FACTOR, Tables, cells_sensitivity, plain_sums
 from veilscore.models.split_search import Ranked
+from veilscore.protocols.best_columns import PatternChunk, bank_best, holder_best
 from veilscore.protocols.chains import bank_chains, holder_chain
 from veilscore.protocols.curve import bank_counts, lead_counts
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
@@ -120,12 +123,18 @@ def chain_rows(r, W, indicator=0):
     return ChainRows(mine, own, mine[:, 0].astype(np.int64), np.asarray(r, float), np.asarray(W, float), np.ones(1))
 
 
-def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: None):
-    """Leaf sums of a chain, all exchanges."""
-    session, n_codes = sessions("boost"), np.asarray(n_codes)
-    columns = ChainColumns(n_codes, np.arange(n_codes.size))
+def leaves(which, terms, worlds, n_codes, rows, *, effects=(), run=drive, spend=lambda _: None):
+    """Leaf sums of a chain, all exchanges; effects : of the first columns, the scorecard that it begins with."""
+    session, n_codes, card = sessions("boost"), np.asarray(n_codes), tuple(range(len(effects)))
+    columns = ChainColumns(n_codes, np.arange(n_codes.size), card)
     codes = [np.ascontiguousarray(w, np.uint8) for w in worlds]
     moved, found = [np.zeros(len(codes[0]), np.int64) for _ in codes], 0.0
+
+    def begin(_holder, chain):
+        nonlocal moved
+        steps = chain.begin([np.asarray(e, float) for e in effects], [np.ones(len(e)) for e in effects])
+        moved = [steps.taken(w) for w in codes]
+        return steps
 
     def watched(chain, drawn, sums):
         nonlocal found, moved
@@ -145,14 +154,65 @@ def leaves(which, terms, worlds, n_codes, rows, *, run=drive, spend=lambda _: No
     grow, Chain.grow = Chain.grow, watched
     try:
         roles = {
-            "bank": bank_chains(session["bank"], rows, {"tax": columns}, terms),
-            "tax": holder_chain(session["tax"], codes[which], n_codes, terms),
+            "bank": bank_chains(session["bank"], rows, {"tax": columns}, terms, begin if card else None),
+            "tax": holder_chain(session["tax"], codes[which], n_codes, terms, card),
         }
         with contextlib.suppress(_OpenedError):
             run(roles, session, {"tax": spend})
     finally:
         Chain.grow = grow
     return found
+
+
+def columns_apart(n_columns, n_up, n_firms, lead=0.0, n_bad=12):
+    """Return two worlds of number columns, and labels, in which the first firm, which is bad, moves all scores by 2.
+
+    n_up columns go up and the others down; before that, the former are `lead` rows ahead. The other bad firms stand
+    together in each column, above the middle, so that its sum stays above zero and the absolute value moves as far.
+    """
+    y, values = np.zeros(n_firms, np.int8), np.arange(1.0, n_firms)
+    y[: n_bad + 1] = 1
+    worlds = [], []
+    for j in range(n_columns):
+        up = j < n_up
+        sum_of_others = 1.2 + max(0.0, lead if up else -lead)
+        start = round(n_firms / 2 * (1 + sum_of_others / n_bad) - n_bad / 2)
+        others = np.arange(start, start + n_bad)
+        for world, first in zip(worlds, (0.0, n_firms) if up else (n_firms, 0.0), strict=True):
+            world.append(np.concatenate([[first], values[others], np.delete(values, others)]))
+    return worlds, y
+
+
+def set_odds(scores, scale, k):
+    """Return the probability of every set of k columns as the best, by bit mask of its members.
+
+    Gumbel noise of this scale on scores (n,) makes k draws, one after the other, of those that are left, with
+    probabilities proportional to exp(score / scale); a set has the sum over all orders of its members.
+    """
+    odds = np.exp((np.asarray(scores, float) - np.max(scores)) / scale)
+    orders = np.array(list(itertools.permutations(range(odds.size), k)))
+    drawn = odds[orders]
+    left = odds.sum() - np.cumsum(drawn, axis=1) + drawn
+    masks, place = np.unique((1 << orders.astype(object)).sum(axis=1).astype(np.int64), return_inverse=True)
+    return dict(zip(masks.tolist(), np.bincount(place, (drawn / left).prod(axis=1)).tolist(), strict=True))
+
+
+def best_set(which, charge, worlds, y, k, *, run=drive, spend=lambda _: None):
+    """Which k columns are best; worlds : two lists of number columns (n,), the firms in the order of labels y."""
+    session, train, n = sessions("screen"), np.ones(len(y), bool), len(y)
+    weights = [np.concatenate([patterns(column) for column in world]) for world in worlds]
+    names = tuple(f"c{j}" for j in range(len(weights[0])))
+    chunk = PatternChunk(names, weights[which], np.arange(len(names)))
+    found = {}
+    roles = {
+        "bank": bank_best(session["bank"], y, train, k, lambda f: found.update(f) or bytes(32), lambda: None),
+        "tax": holder_best(session["tax"], lambda _: (1, iter([chunk])), n, n, n, k, charge),
+    }
+    run(roles, session, {"tax": spend})
+    kept = int((1 << np.flatnonzero(found["tax"].kept)).sum())
+    scale = noise_scale(math.sqrt(charge.mu2), k)
+    first, second = (set_odds(plain_scores(w, y, n), scale, k)[kept] for w in weights)
+    return math.log(second / first)
 
 
 class _OpenedError(Exception):
@@ -194,17 +254,18 @@ def withstands(found, mu):
     return surely(found) <= best_guess(mu)
 
 
-def empirical_mu(first, second, level=0.999):
+def empirical_mu(first, second, level=0.999, thresholds=None):
     """Return a lower bound of mu and an estimate, from a statistic in two worlds (n,) and (m,).
 
-    The bound is the largest over nine thresholds of what false alarms and hits show there, with Clopper and Pearson's
-    bounds and Bonferroni's correction: it takes nothing for granted of the shape. The estimate is of the area under the
-    curve of hits, Phi(mu / sqrt 2) for Gaussian noise.
+    The bound is the largest over thresholds (nine quantiles if none are given) of what false alarms and hits show
+    there, with Clopper and Pearson's bounds and Bonferroni's correction: it takes nothing for granted of the shape. The
+    estimate is of the area under the curve of hits, Phi(mu / sqrt 2) for Gaussian noise.
     """
     first, second = np.asarray(first), np.asarray(second)
-    thresholds = np.quantile(np.concatenate([first, second]), np.linspace(0.1, 0.9, 9))
+    if thresholds is None:
+        thresholds = np.quantile(np.concatenate([first, second]), np.linspace(0.1, 0.9, 9))
     rest = (1 - level) / (2 * thresholds.size)
-    alarms, hits = ((part[:, None] > thresholds).sum(axis=0) for part in (first, second))
+    alarms, hits = (part.size - np.searchsorted(np.sort(part), thresholds, "right") for part in (first, second))
     alarm = stats.beta.ppf(1 - rest, alarms + 1, first.size - alarms)
     hit = stats.beta.ppf(rest, hits, second.size - hits + 1)
     shown = stats.norm.ppf(np.nan_to_num(hit)) - stats.norm.ppf(np.nan_to_num(alarm, nan=1.0))

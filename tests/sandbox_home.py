@@ -72,7 +72,7 @@ def write_code(folder: Path, code: str, outputs: dict[str, object] | None = None
     folder.mkdir(parents=True, exist_ok=True)
     content = {"name": "trial", "owner": "tax", "dataset": "main", "purpose": "features"}
     content |= {"outputs": outputs or {"mean.json": {"kind": "number"}}, **manifest}
-    (folder / MANIFEST).write_text(yaml.safe_dump(content))
+    (folder / MANIFEST).write_text(yaml.safe_dump(content, sort_keys=False))
     (folder / "main.py").write_text(textwrap.dedent(code))
     return folder
 

@@ -221,7 +221,7 @@ def test_a_stack_and_a_selection():
     risk = stack.predict_proba(firms["bank"], holders)[:, 1]
     assert roc_auc_score(firms["bank"].label, risk) > 0.6
     grid = {"C": [0.1, 1.0]}
-    chosen = JointSelection(max_bin=6, folds=2, scorecard_grid=grid, choose="scorecard", **small)
+    chosen = JointSelection(disclosure="exact", max_bin=6, folds=2, scorecard_grid=grid, choose="scorecard", **small)
     chosen.fit(firms["bank"], holders)
     assert chosen.model_.format == "veilscore-scorecard/1"
     assert next(one.varied for one in chosen.candidates_ if one.filed)["C"] in {"0.1", "1.0"}

@@ -20,6 +20,7 @@ from veilscore.evidence.opening import begin, read_opening
 from veilscore.evidence.receipt import StepEntry, digest_of, traffic_of
 from veilscore.evidence.witness import Witnesses
 from veilscore.lattice.sampling import SecretStream
+from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
 from veilscore.protocols.commitment import holder_committed
 from veilscore.tasks.table import reads_of
@@ -111,6 +112,18 @@ def test_a_private_stack_is_confirmed(tmp_path):
     run = audited_run(tmp_path, "train_stack", despite_noise=True, parts=firms(900), **asked).run()
     found = audit(run)
     assert verdicts(found) == dict.fromkeys(("align.1", "bin.1", "train.1", "boost.1", "evaluate.1"), CONFIRMED), found
+
+
+@pytest.mark.slow
+def test_a_private_selection_of_all_kinds_is_confirmed_and_its_model_is_the_one_stated(tmp_path):
+    asked = {"disclosure": "private", "boosting": {"n_estimators": 4}, "holdout_fraction": 0.4}
+    grid = {"boosting_grid": {"max_depth": [1, 2]}, "kinds": ["scorecard", "boosting", "stack"]}
+    run = audited_run(tmp_path, "select_model", despite_noise=True, parts=firms(900), **asked, **grid).run()
+    stated = load_model(run.stores["bank"].path / "model.json").sha256.hex()
+    found = audit(run, made=stated)
+    assert verdicts(found) == {f"{step}.1": CONFIRMED for step in run.job.steps}, found
+    assert stated[:16] in found["choose.1"].detail
+    assert verdicts(audit(run, "choose", made="0" * 64))["choose.1"] == "differs"
 
 
 def test_a_private_screening_is_confirmed(tmp_path):

@@ -72,6 +72,7 @@ def run(y, columns, train, k, mu2=QUIET, tamper=None):
             lambda rows: (-(-len(columns) // 17), chunks_of(columns, np.flatnonzero(rows))),
             y.size,
             y.size,
+            y.size + 1000,
             k,
             Charge("best columns", "all", mu2),
         ),
@@ -226,7 +227,26 @@ def test_informative_columns_are_found_beside_the_noise():
 
 def test_a_screening_that_could_wrap_is_refused():
     with pytest.raises(ParameterError, match="more than a screening takes"):
-        protocol._noise_units(Charge("best columns", "all", 1e-6), 50, 10, 4_000_000, 4_000_000)
+        protocol._noise_units(Charge("best columns", "all", 1e-6), 50, 10, 4_000_000, 4_000_000, 4_000_000)
+
+
+def test_a_refusal_does_not_tell_whether_a_firm_is_known():
+    """A bank chooses mu so that one row more would not fit: what decides is the padded number that it knows anyway."""
+    n_train, told, k = 800, 5000, 3
+    most = (1 << protocol.SCORE_BITS) / (told << LABEL_BITS) - n_train  # of the noise
+
+    def refused(mu, n_rows):
+        try:
+            protocol._noise_units(Charge("columns", "all", mu**2), k, 10, n_rows, told, n_train)
+        except ParameterError:
+            return True
+        return False
+
+    at_edge = noise_scale(1.0, k) * protocol.MOST_NOISE / most
+    for mu in (at_edge * (1 - 1e-9), at_edge * (1 + 1e-9)):
+        assert len({refused(mu, n_rows) for n_rows in (4000, 4700, 4701, 5000)}) == 1
+    assert refused(at_edge * (1 - 1e-9), 4700)
+    assert not refused(at_edge * (1 + 1e-9), 4700)
 
 
 @pytest.mark.parametrize(

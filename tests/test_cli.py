@@ -186,13 +186,14 @@ def test_mistakes(tmp_path, monkeypatch, arguments, words):
     assert words in str(caught.value)
 
 
-def test_errors_are_one_panel_and_exit_code_2(tmp_path):
+def test_errors_are_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "veilscore", "job", "run", "nothing.yaml"]
     environment = {**os.environ, **WIDE}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "job file not found: nothing.yaml" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("ConfigError: ")
     command.insert(3, "--debug")
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert "Traceback" in done.stderr

@@ -274,7 +274,7 @@ def kind_of(entry, run):
     return step_of(run.job, entry.session.split("/")[1]).kind
 
 
-EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "screen_features")
+EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "select_model", "screen_features")
 
 
 def default_parameters(task, **changes):
@@ -284,7 +284,10 @@ def default_parameters(task, **changes):
 
 
 def leaks_of(parameters):
-    return {kind: step.learns for kind, step in {s.kind: s for s in steps_of(parameters).values()}.items()}
+    found = {}  # kinds of a selection have steps of the same row
+    for step in steps_of(parameters).values():
+        found[step.kind] = tuple(dict.fromkeys((*found.get(step.kind, ()), *step.learns)))
+    return found
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
@@ -325,6 +328,7 @@ def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, bo
 OF_PRIVATE = {
     "train_scorecard": {"max_bin": 4},
     "train_stack": {"despite_noise": True},
+    "select_model": {"despite_noise": True, "boosting": {"n_estimators": 4}},
     "screen_features": {"max_columns": 1, "max_correlation": 0.5},
 }
 
@@ -413,9 +417,14 @@ def test_a_step_that_opens_something_of_firms_says_how_much():
 
 
 def test_options_that_tell_more_have_rows_of_their_own():
-    usual = leakage_table(default_parameters("train_scorecard"))
-    more = leakage_table(default_parameters("train_scorecard", monotone=True, standard_errors=True))
+    exact = {"disclosure": "exact", "max_correlation": None}
+    usual = leakage_table(default_parameters("train_scorecard", **exact, monotone=False))
+    more = leakage_table(default_parameters("train_scorecard", **exact, monotone=True, standard_errors=True))
     assert [row.step for row in more[len(usual) :]] == ["monotone WOE", "standard errors"]
+    default = leakage_table(default_parameters("train_scorecard", disclosure="exact"))
+    assert [row.step for row in default[len(usual) :]] == ["monotone WOE", "association"]
+    assert "where the holder tells" in default[-1].bank
+    assert len(leakage_table(default_parameters("train_scorecard"))) == 4
 
 
 # --- what is hidden is uniform ---------------------------------------------------------------------------------------

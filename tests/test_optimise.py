@@ -251,7 +251,7 @@ def test_standard_errors_match_the_hessian():
     protocol = Protocol(x, y, problem)
     result = drive(minimise(problem), protocol)
     protocol.n = 0
-    found = drive(standard_errors(problem, result), protocol)
+    found = drive(standard_errors(problem, result), protocol).errors
     full = np.column_stack([x, np.ones(len(x))])
     p = sigmoid(full @ np.append(result.beta, result.intercept))
     exact = np.linalg.inv((full.T * (p * (1 - p))) @ full + np.diag(problem.penalty))
@@ -265,7 +265,7 @@ def test_standard_errors_leave_out_coefficients_at_the_bound():
     problem = problem_of(x, y, sign="positive")
     protocol = Protocol(x, y, problem)
     result = drive(minimise(problem), protocol)
-    found = drive(standard_errors(problem, result), protocol)
+    found = drive(standard_errors(problem, result), protocol).errors
     assert np.array_equal(np.isnan(found[:-1]), result.beta == 0)
 
 

@@ -78,6 +78,21 @@ def test_a_plan_of_private_trees_counts_chains_and_stops_what_their_noise_would_
     assert "The curve of the hold-out" in text
 
 
+def test_a_plan_of_a_selection_says_how_mu_is_divided_among_kinds(trial, tmp_path):
+    text = JOB.replace("train_scorecard", "select_model").replace(", holdout_scores: false", ", despite_noise: true")
+    path = tmp_path / "select.yaml"
+    path.write_text(text % "")
+    text, error = said("job", "plan", path, "--federation", trial)
+    assert error is None
+    assert "scorecard.bin │ cells │ train │ 0.274" in text
+    assert "scorecard.evaluate │ curve │ holdout │ 0.354" in text
+    assert "boosting.boost │ leaves │ train │ 0.354" in text
+    assert "boosting.evaluate │ curve │ holdout │ 0.354" in text
+    assert "Together mu 0.52" in text
+    path.write_text((JOB % "").replace("train_scorecard", "select_model"))
+    assert "leave holdout_scores on" in str(said("job", "plan", path, "--federation", trial)[1])
+
+
 def test_an_account_with_too_little_left_says_so(trial, tmp_path):
     account = Account(trial / "tax" / FILE, "main", "bank", PrivacyRules())
     account.spend("earlier-00000000-0000000000000000/bin/1", Charge("cells", "train", 0.9))

@@ -75,7 +75,19 @@ WITH_DATA = {
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
 }  # fmt: skip
-DECIDES = {"accept", "agreements"}
+DECIDES = {"accept", "agreements", "partner"}
+
+
+def test_a_preset_sets_what_the_policy_does_not():
+    strict = NodePolicy.model_validate({"partner": "strict", "release": {"min_batch": 50}, "min_bin_count": 7})
+    assert (strict.release.output, strict.release.min_batch) == ("band", 50)
+    assert (strict.min_bin_count, strict.privacy.job, strict.publish_screening) == (7, 0.3, False)
+    trusted = NodePolicy.model_validate({"partner": "trusted", "allow_standard_errors": False})
+    assert trusted.allow_order
+    assert not trusted.allow_standard_errors
+    assert not trusted.promises_less()  # of firms it tells no more than the default does
+    assert NodePolicy(partner="standard") == NodePolicy()
+    assert NodePolicy.model_validate(strict.model_dump()) == strict
 
 
 @pytest.fixture(scope="module")

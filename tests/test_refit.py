@@ -7,11 +7,13 @@ from sklearn.metrics import roc_auc_score
 
 from veilscore.api import JointScorecard
 from veilscore.data.simulate import simulate
-from veilscore.errors import ConfigError, DataError, JobError
+from veilscore.errors import ConfigError, DataError, JobError, RefusedError
 from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
 from veilscore.tasks.context import account_of
+from veilscore.tasks.refit import _OF_OPENINGS
 from veilscore.tasks.table import charges_of, leakage_table
+from veilscore.terms.training import TrainScorecard
 
 PRIVATE = {"disclosure": "private", "holdout_scores": False}
 
@@ -100,11 +102,47 @@ def test_a_curve_of_a_refit_is_charged(first):
         ({"max_bin": 5}, "max_bin is 6 in job"),
         ({"weights": True}, "weights is False in job"),
         ({"columns": {"tax": {"include": ["elsewhere"]}}}, "'elsewhere' is no column of tax"),
+        ({"columns": {"bank": {"exclude": ["limit"]}}}, "columns of bank differ"),
     ],
 )
 def test_what_would_be_a_new_opening_is_refused(first, options, says):
     with pytest.raises(JobError, match=says):
         again(first, name="refused", **options)
+
+
+def test_every_parameter_decides_an_opening_or_is_free():
+    """A parameter that is new fails here until somebody has thought about it."""
+    free = {  # what the bank makes of sums it has, or of a curve that is charged
+        "columns", "sign", "C", "min_iv", "mu", "disclosure", "reuse", "despite_noise", "holdout_scores", "base_score",
+        "base_odds", "pdo", "population_bad_rate", "points_decimals", "calibrate", "bands",
+    }  # fmt: skip
+    exact = {"monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"}
+    assert TrainScorecard.model_fields.keys() == free | exact | set(_OF_OPENINGS)
+
+
+@pytest.mark.slow
+def test_curves_of_refits_add_up_and_are_refused_beyond_the_year(tmp_path):
+    """A bank refits to get one curve after another of the same hold-out: each has its own noise and its own charge."""
+    one = run_job(tmp_path, firms(1500, seed=4), keep=True, name="card", **PRIVATE)
+    spent = sum(line.charge.mu2 for line in lines(one))
+    for k in range(20):
+        try:
+            again(one, name=f"curve-{k}", holdout_scores=True)
+        except RefusedError:
+            break
+        assert sum(line.charge.mu2 for line in lines(one)) == pytest.approx(spent + 0.25 * (k + 1))
+    assert k == int((1.0 - spent) / 0.25)
+
+
+def test_a_changed_record_of_a_holder_tells_nothing_new(first, tmp_path):
+    """A holder answers a refit from the files of the earlier job: what its table says by now is never read."""
+    parts = firms(3000, seed=3)
+    for name in ("turnover", "arrears", "turnover_again"):
+        parts["tax"][name] = [""] + ["7"] * (len(parts["tax"]["firm"]) - 1)
+    moved = nodes(write(tmp_path, parts), holder_policy={"publish_column_names": True})
+    now = first.nodes | {holder: moved[holder] for holder in first.job.holders}
+    run = open_job(job(name="later", reuse="card", **PRIVATE), now, homes(first), keep=True).run()
+    assert [p.points.tolist() for p in card(run).parts] == [p.points.tolist() for p in card(first).parts]
 
 
 def test_reuse_is_of_private_scorecards(first):
@@ -129,7 +167,7 @@ def test_refits_in_a_notebook(tmp_path):
     parties = simulate(1500, seed=7, bad_rate=0.3).parties
     holders = {"tax": parties["tax"], "registry": parties["registry"]}
     asked = {"folder": tmp_path, "holdout_scores": False, "despite_noise": True}
-    one = JointScorecard(name="card", **asked).fit(parties["bank"], holders)
+    one = JointScorecard(name="card", sign=None, **asked).fit(parties["bank"], holders)
     other = JointScorecard(name="less", reuse="card", sign="positive", **asked).fit(parties["bank"], holders)
     assert all((c.coefficient or 0.0) >= 0 for part in other.model_.parts[1:] for c in part.columns)
     assert other.model_.parts[0].points.tolist() == one.model_.parts[0].points.tolist()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from tests.conftest import require
-from veilscore.errors import DataError, StateError
+from veilscore.errors import ConfigError, DataError, StateError
 from veilscore.models import metrics
 from veilscore.models.stability import score_stability
-from veilscore.reports import plots, report
+from veilscore.reports import plots, report, svg
 from veilscore.reports.data import (
     BANK_ONLY,
     BinRow,
@@ -432,13 +434,16 @@ def test_writing_replaces_and_reports_failure(merged, tmp_path):
         report.write_report(merged, tmp_path / "absent" / "report.html")
 
 
-def test_charts_show_themselves_in_notebooks(merged):
+def test_charts_show_themselves_in_notebooks(merged, tmp_path):
     chart = plots.roc_chart({"a_$1$ & <b>": merged.evaluations[0].curve})
     html = chart._repr_html_()
     assert html.startswith("<div")
     assert "a_$1$ &amp; &lt;b&gt;" in html
     assert 'role="img"' in html
-    chart.savefig("/dev/null", format="png")
+    chart.save(tmp_path / "roc.svg")
+    assert ET.parse(tmp_path / "roc.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
+    with pytest.raises(ConfigError, match="cannot be written"):
+        chart.save(tmp_path / "absent" / "roc.svg")
 
 
 def chromium(tmp_path, *options):
@@ -484,12 +489,45 @@ def test_the_page_can_be_drawn(merged, tmp_path):
     assert picture.stat().st_size > 50_000
 
 
-def test_without_matplotlib_the_page_says_how_to_get_charts(merged, monkeypatch):
-    monkeypatch.setattr("veilscore.reports.page.find_spec", lambda _name: None)
+def test_charts_need_nothing_but_python(merged, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = render(merged)
-    assert (
-        page.count("veilscore[report]") == len(_CHARTS) - 2
-    )  # a scorecard has no validation curve, an exact job no account
-    bare = render(merged.model_copy(update={"evaluations": (), "stability": None, "calibration": None}))
-    assert 0 < bare.count("veilscore[report]") < len(_CHARTS)
-    assert "Cut-off" in page
+    # a scorecard has no validation curve, an exact job no account
+    assert page.count('<svg class="chart"') == len(_CHARTS) - 2
+    for name in _CHARTS:
+        assert getattr(plots, f"{_CHARTS[name]}_chart")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "expected"),
+    [
+        (0, 1, 6, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (412.3, 688, 7, [450, 500, 550, 600, 650]),
+        (-3.2, 0.4, 6, [-3, -2, -1, 0]),
+    ],
+)
+def test_ticks_are_round_and_within_the_range(low, high, most, expected):
+    found, step = svg.ticks(low, high, most)
+    assert found == pytest.approx(expected)
+    assert step == pytest.approx(expected[1] - expected[0])
+
+
+def test_a_chart_places_its_points_where_the_axes_say():
+    chart = svg.Chart("<title> & more", "x", "y")
+    chart.line([0, 10], [5, 5], "joint", label="<b>", dots=2)
+    chart.x_limits, chart.y_limits, chart.legend = (0, 10), (0, 10), "upper right"
+    root = ET.fromstring(chart.to_svg())  # noqa: S314 - our own drawing
+    assert root.find("title").text == "<title> & more"
+    dots = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("circle")]
+    assert dots[0][1] == dots[1][1] == pytest.approx((svg._TOP + svg._HEIGHT - svg._BOTTOM) / 2, abs=0.1)
+    assert dots[1][0] == svg._WIDTH - svg._RIGHT
+    assert "<b>" in [text.text for text in root.iter("text")]
+    assert chart.to_svg() == chart.to_svg()
+
+
+@pytest.mark.parametrize("values", [[1e-9, 1e-9], [0.0], [5.0, 5.0, 5.0], [-1e6, 1e6], [float("nan"), 1.0], []])
+def test_a_chart_of_odd_values_is_drawn(values):
+    chart = svg.Chart("t", "x", "y")
+    chart.line(range(len(values)), values, "joint")
+    ET.fromstring(chart.to_svg())  # noqa: S314
+    ET.fromstring(plots.convergence_chart(values or [0.0], 1e-6).to_svg())  # noqa: S314

@@ -255,3 +255,17 @@ def test_a_holder_refuses_columns_that_are_not_there(moments):
     next(role)
     with pytest.raises(MessageError, match="not there"):
         role.send(pb.ResidualBankTables(moments=moments))
+
+
+def test_the_strongest_columns_of_all_holders_keep_their_effect():
+    x = np.array([0.0, 1.0, 0.0, 2.0])
+    made = {
+        "tax": Tables(np.array([2, 2]), x, np.ones(4), np.array([0.1, 0.4])),
+        "court": Tables(np.array([2]), x[:2], np.ones(2), np.array([0.2])),
+    }
+    kept = model.strongest(made, 2)
+    assert kept["tax"].used.tolist() == [False, True]
+    assert kept["court"].used.tolist() == [True]
+    assert np.array_equal(kept["tax"].weight, made["tax"].weight)
+    for most in (None, 3):
+        assert all(np.array_equal(model.strongest(made, most)[h].x, made[h].x) for h in made)

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -253,6 +254,20 @@ def test_inbox_takes_only_what_members_signed_for_this_owner(homes, tmp_path):
     finally:
         (tax / "sandbox.yaml").unlink()
         shutil.rmtree(desk.inbox)
+
+
+def test_a_table_leaves_in_the_order_of_columns_that_was_declared(tmp_path):
+    bank, tax = make_homes(tmp_path)
+    documented = yaml.safe_load(re.search(r"table\.csv:  (\{.*\})", (ROOT / "docs" / "sandbox.md").read_text())[1])
+    assert list(documented["columns"]) == ["region", "n", "mean"]  # not the alphabet's order
+    desk, key = submit(bank, tax, write_code(tmp_path / "code", "pass", {"table.csv": documented}))
+    kept = desk.entry(key).submission.manifest
+    assert list(kept.outputs["table.csv"].columns.items()) == [("region", "text"), ("n", "count"), ("mean", "number")]
+    table = b"region,n,mean\nnorth,120,1.5\nsouth,90,2.5\n"
+    assert gate({"table.csv": table}, kept, POLICY, 1000).files["table.csv"] == table
+    other = {"kind": "table", "columns": [["n", "count"], ["n", "text"]]}
+    with pytest.raises(ConfigError, match="a column stands twice"):
+        make_submission(write_code(tmp_path / "twice", "pass", {"t.csv": other}), load_identity(bank / "identity"))
 
 
 def test_frozen_submission_reads_back(tmp_path):

@@ -176,13 +176,16 @@ def test_standard_errors():
         return result, (yield from standard_errors(world.problem, result))
 
     done = train(world, fit(), state)
-    result, errors = done["bank"]
+    result, found = done["bank"]
     d = world.X.shape[1]
     assert done["tax"] == result.n_evaluations + 2 * (d + 1)
     p = sigmoid(world.design @ np.append(result.beta, result.intercept))
     hessian = (world.design * (p * (1 - p))[:, None]).T @ world.design + np.diag(np.append(np.ones(d), 0.0))
     expected = np.sqrt(np.diag(np.linalg.inv(hessian)))
-    assert np.abs(errors / expected - 1).max() < 0.02
+    assert np.abs(found.errors / expected - 1).max() < 0.02
+    centred = hessian[:d, :d] - np.outer(hessian[:d, d], hessian[:d, d]) / hessian[d, d]
+    inflation = np.diag(np.linalg.inv(centred)) * np.diag(centred)
+    assert np.abs(found.inflation / inflation - 1).max() < 0.03
 
 
 def ask_for(points, found):

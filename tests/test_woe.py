@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from tests.reference import pooled_woe
 from veilscore.errors import DataError, LabelError
-from veilscore.models.woe import join_tables, logistic_problem, select_columns, woe_table
+from veilscore.models.woe import (
+    ColumnSelection,
+    join_tables,
+    limit_columns,
+    logistic_problem,
+    select_columns,
+    woe_table,
+)
 
 
 def table_of(bad, good, **options):
@@ -58,6 +65,36 @@ def test_missing_stays_apart_when_large_and_empty_cells_are_neutral():
     unordered = table_of(bad, good)
     assert unordered.woe[4] == 0
     assert unordered.group[4] == -1
+
+
+def test_missing_keeps_a_bin_of_its_own_however_few_they_are():
+    bad, good, missing = [30, 40, 2, 60], [400, 300, 9, 400], np.array([2])
+    for ordered in (np.array([True]), np.array([False])):
+        merged = table_of(bad, good, ordered=ordered, missing_code=missing)
+        apart = table_of(bad, good, ordered=ordered, missing_code=missing, missing_bin=True)
+        assert (merged.group == merged.group[2]).sum() > 1
+        assert (apart.group == apart.group[2]).sum() == 1
+    tiny = table_of([2, 1, 40], [9, 5, 300], missing_code=np.array([2]), missing_bin=True)
+    assert len(set(tiny.group)) == 3  # two bins of values remain beside that of missing ones
+
+
+def test_columns_are_limited_by_the_highest_iv_of_all_parties():
+    every = {party: ColumnSelection(np.ones(2, bool), ("", ""), ()) for party in ("bank", "tax")}
+    kept = limit_columns(every, {"bank": np.array([0.1, 0.4]), "tax": np.array([0.3, 0.2])}, 2)
+    assert kept["bank"].selected.tolist() == [False, True]
+    assert kept["tax"].selected.tolist() == [True, False]
+    assert "not among the 2" in kept["tax"].reasons[1]
+
+
+def test_iv_by_chance_is_that_of_columns_that_say_nothing():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(300):
+        bad, good = rng.multinomial(200, np.full(8, 1 / 8)), rng.multinomial(900, np.full(8, 1 / 8))
+        table = table_of(bad, good, min_class_fraction=0.0)
+        found.append((table.iv[0], table.chance[0]))
+    iv, chance = np.mean(found, axis=0)
+    assert iv == pytest.approx(chance, rel=0.1)
+    assert not select_columns(["a"], np.array([chance]), min_iv=0.02, chance=np.array([chance])).selected.any()
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ import datetime as dt
 import numpy as np
 import pytest
 from consent_issuer import give_list
-from local_jobs import HOLDERS, firms, job, nodes, pooled, run_job, skip_align, take, write, write_csv
+from local_jobs import EVERYTHING, HOLDERS, firms, job, nodes, pooled, run_job, skip_align, take, write, write_csv
 from reference import load_parties, match_rows, pooled_logistic, sklearn_auc
 
 from tests.conftest import shared_data
@@ -21,6 +21,7 @@ from veilscore.node.local import open_job
 from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import NodePolicy
+from veilscore.terms.training import TrainScorecard
 from veilscore.wire.framing import kind_of
 
 PARITY, AUC_PARITY = 1e-3, 1e-4
@@ -182,6 +183,35 @@ def test_monotone(tmp_path):
     assert_parity(run)
 
 
+def by_default(folder, *, policy=None, n=900, **parameters):
+    """Train on the defaults that a scorecard has, not on every column."""
+    usual = {name: TrainScorecard.model_fields[name].default for name in EVERYTHING}
+    return run_job(folder, firms(n, seed=6), policy=policy, **{**usual, **parameters})
+
+
+def test_defaults_are_accepted_by_a_standard_partner(tmp_path):
+    run = by_default(tmp_path, n=500, max_correlation=1, rows_per_column=50)
+    parts = {part.party: part for part in bank_model(run).parts}
+    kept = [column for part in parts.values() for column in part.columns if column.coefficient is not None]
+    bads = run.stores["bank"].load_arrays("rows")
+    assert 0 < len(kept) <= (bads["target"][bads["train"]] == 1).sum() // 50
+    assert all(column.coefficient >= 0 for column in kept)
+    assert any("not among the" in column.left_out for part in parts.values() for column in part.columns)
+    assert [column.name for column in parts["bank"].columns if column.ordered] == ["limit"]
+    assert not any(column.ordered for column in parts["tax"].columns)
+    report = (run.stores["bank"].path / "report.json").read_text()
+    assert "tells no order of bins" in report
+    assert "does not tell which of its columns" not in report
+
+
+def test_what_a_holder_does_not_tell_is_a_warning(tmp_path):
+    run = by_default(tmp_path, n=500, policy={"allow_order": True, "publish_screening": False})
+    assert any(column.ordered for part in bank_model(run).parts[1:] for column in part.columns)
+    report = (run.stores["bank"].path / "report.json").read_text()
+    assert "does not tell which of its columns" in report
+    assert "tells no order of bins" not in report
+
+
 def test_columns_are_selected_by_iv_and_association(tmp_path):
     run = run_job(tmp_path, firms(900, seed=6), policy={"publish_column_names": True}, min_iv=0.08, max_correlation=0.6)
     columns = {c.name: c for part in bank_model(run).parts for c in part.columns}
@@ -302,6 +332,11 @@ def test_batch_scores_are_the_model_in_the_clear(trained, output):
         assert "step" not in found[0]
     decimals = model.scaling.decimals
     assert [row["score"] for row in found] == [f"{score:.{decimals}f}" for score in total / 10**decimals]
+    stability = run.stores["bank"].load_json("stability")
+    assert stability["training"] == model.provenance.job_id
+    assert [row["name"] for row in stability["items"]] == ["score", "limit", "product"]
+    assert sum(stability["score"]["batch"]) == pytest.approx(1)
+    assert stability["score"]["psi"] < 0.6  # other firms of the same kind, of which 120 are a small sample
     risk = 1 / (1 + np.exp(-(model.scaling.offset - total) / model.scaling.factor))
     assert np.abs([float(row["probability_of_default"]) - p for row, p in zip(found, risk, strict=True)]).max() < 1e-6
 

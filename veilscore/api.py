@@ -28,7 +28,8 @@ from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted
 from veilscore.models.importance import importance
 from veilscore.models.model import Scorecard, ScoreModel
-from veilscore.terms.training import SelectModel, TrainBoosting, Training, TrainScorecard, TrainStack
+from veilscore.terms.selection import SelectModel
+from veilscore.terms.training import TrainBoosting, Training, TrainScorecard, TrainStack
 
 __all__ = ("JointBoosting", "JointScorecard", "JointSelection", "JointStack", "NotFittedError", "Report")
 
@@ -54,9 +55,9 @@ class JointScorecard(JointModel):
     >>> from veilscore.data.simulate import simulate
     >>> firms = simulate(2000, seed=7).parties
     >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
-    >>> card = JointScorecard(disclosure="exact", max_bin=8, sign="positive", pdo=40)
+    >>> card = JointScorecard(disclosure="exact", max_bin=8, sign=None, pdo=40)
     >>> card.fit(firms["bank"], holders)
-    JointScorecard(max_bin=8, pdo=40, sign='positive', disclosure='exact')
+    JointScorecard(max_bin=8, sign=None, pdo=40, disclosure='exact')
     >>> card.coef_.shape[1] == len(card.feature_names_in_)
     True
     >>> risk = card.predict_proba(firms["bank"], holders)
@@ -117,7 +118,7 @@ class JointStack(JointModel):
     model_ : `veilscore.models.chained.Chained`, as the bank files it; `veilscore.models.boosted.Stacked` of exact sums.
     report_, holder_reports_, merged_report_, leakage_, classes_ : as of `JointScorecard`.
     candidates_ : loss of every member, of the stack and of the bank's own columns alone, out of fold; best first;
-        empty of a private stack, which has no folds.
+        of a private selection noised AUC by kind; empty of a private stack, which has no folds.
     weights_ : member -> level two's weight; empty likewise.
     """
 
@@ -133,9 +134,9 @@ class JointStack(JointModel):
 
 
 class JointSelection(JointStack):
-    """Files the best of a small grid of joint scorecards, boosted trees and their stack, by the loss on folds.
+    """Files the best of several kinds of model, by noised curves; by `disclosure="exact"`, of a grid by loss on folds.
 
-    **training : the parameters of `veilscore.terms.parameters.SelectModel` by name, with its defaults; else as
+    **training : the parameters of `veilscore.terms.selection.SelectModel` by name, with its defaults; else as
         `JointStack`, `model_` being of the kind that won.
     """
 

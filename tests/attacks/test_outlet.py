@@ -104,7 +104,7 @@ def pair(records, n=12, d=2):
 
 def scorecard(which, worlds, r, W, *, x=None, p=CARD, run=None, spend=lambda _: None, rows_per_firm=1):
     """All openings of a private scorecard at one holder."""
-    n_codes, charges = np.full(worlds[0].shape[1], 3), card_tasks.charges(p)
+    n_codes, charges = np.full(worlds[0].shape[1], 3), card_tasks.charges(p.mu**2)
     x = np.tile([0.5, -0.5, 0.2], n_codes.size) / n_codes.size**0.5 if x is None else x
     how = {"spend": spend} if run is None else {"spend": spend, "run": run}
     first = cells(which, charges["cells"], worlds, n_codes, r, W, rows_per_firm=rows_per_firm, **how)
@@ -142,7 +142,7 @@ def test_a_firm_of_any_probability_and_both_of_its_numbers(noise, p):
 @pytest.mark.usefixtures("ideal")
 def test_weights_that_are_powers_of_two(noise):
     """Twenty-eight firms at once: without noise and scaling, their codes are the binary digits of one sum."""
-    n, rng, charge = 28, np.random.default_rng(3), card_tasks.charges(CARD)["cells"]
+    n, rng, charge = 28, np.random.default_rng(3), card_tasks.charges(CARD.mu**2)["cells"]
     weight, nothing = 2.0 ** np.arange(n), np.full(n, SURE)
     scaled = weight / weight.max()  # what a bank that runs the protocol sends: at most 1
 
@@ -179,7 +179,7 @@ def test_an_indicator_column_of_one_firm(noise, records):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ideal")
 def test_an_indicator_column_in_a_whole_chain(noise):
-    """400 trees, each chosen after the last; the residual itself follows the record."""
+    """All trees, each chosen after the last; the residual itself follows the record."""
     worlds, terms = pair((0, 1), 6, 2), chain_tasks.terms(TREES)
     risk = np.full(6, SURE)
     risk[0] = 0.1
@@ -190,7 +190,7 @@ def test_an_indicator_column_in_a_whole_chain(noise):
 @pytest.mark.usefixtures("ideal")
 def test_two_jobs_that_differ_by_one_firm(noise):
     """The difference of two jobs' sums is the firm alone; a bank needs to know nothing of the others for it."""
-    rng, charge, n = np.random.default_rng(5), card_tasks.charges(CARD)["cells"], 60
+    rng, charge, n = np.random.default_rng(5), card_tasks.charges(CARD.mu**2)["cells"], 60
 
     def apart(which):
         codes, told = rng.integers(0, 2, (n, 1)), []
@@ -363,7 +363,7 @@ def test_fifteen_jobs_in_a_row(tmp_path, counted):
 def test_attempts_that_fail_one_after_the_other(tmp_path):
     """A bank that is lost once it has read the cells asks again: each time is charged, until the year's limit."""
     account, worlds = Account(tmp_path / "account.db", "d", "bank", PrivacyRules()), pair((0, 1), 4, 1)
-    charge = card_tasks.charges(CARD)["cells"]
+    charge = card_tasks.charges(CARD.mu**2)["cells"]
     r, W = bad_alone(4)
 
     def ask(attempt):
@@ -408,7 +408,7 @@ def shape_of_a_private_job(codes):
     """All that a holder sends of its columns before the first sums."""
     session, n_codes = Session("job/bin/1", "tax", "bank", ("tax",)), np.array([3])
     binned = BinnedColumns(("c1",), codes.astype(np.uint8), n_codes, np.zeros(1, bool), np.full(1, -1), bytes(32))
-    charge = card_tasks.charges(CARD)["cells"]
+    charge = card_tasks.charges(CARD.mu**2)["cells"]
     role = holder_cells(session, lambda _: binned, 40, charge, n_columns=1, rows_per_firm=lambda _: 1)
     columns = next(role).message
     assert next(role).kind is pb.BinBankRound1
@@ -434,7 +434,7 @@ def test_small_cells_tell_who_is_known_in_exact_mode_alone():
 def test_the_same_on_real_encryption(opening):
     """200 whole runs of each protocol between real roles."""
     r, W = bad_alone()
-    worlds, charges, x = pair((0, 1)), card_tasks.charges(CARD), np.tile([0.5, -0.5, 0.2], 2) / 2**0.5
+    worlds, charges, x = pair((0, 1)), card_tasks.charges(CARD.mu**2), np.tile([0.5, -0.5, 0.2], 2) / 2**0.5
     totals = (np.array([-850, 300, 20]), np.array([850, 300, 20]))
     terms = replace(chain_tasks.terms(TREES), n_trees=AT_ONCE)
     draw, mu = {

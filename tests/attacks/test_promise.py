@@ -17,8 +17,10 @@ from ideal_protocols import drive, use_ideal, use_real
 from local_jobs import job
 from neighbours import (
     SURE,
+    best_set,
     cells,
     chain_rows,
+    columns_apart,
     counts,
     empirical_mu,
     fit,
@@ -32,15 +34,19 @@ from neighbours import (
 from veilscore.data import fixed_bins
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table, make_table
-from veilscore.errors import IdError, MessageError
+from veilscore.errors import ConfigError, IdError, MessageError
 from veilscore.models.chain_growth import AT_ONCE
-from veilscore.protocols import residual
+from veilscore.protocols import best_columns, residual
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
+from veilscore.tasks import best_columns as screening
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
+from veilscore.tasks import private_stack
 from veilscore.tasks import residual as card_tasks
 from veilscore.tasks.table import FIRST_BINS, charges_of
 from veilscore.tasks.task import EXACT
+from veilscore.terms.job import known_tasks
+from veilscore.terms.parameters import PARAMETERS
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.v1.align_pb2 import AlignBankRound1
 from veilscore.wire.memory import simulate
@@ -64,7 +70,7 @@ def alone(p, y, n=6):
 
 
 MU = 1.0  # audited at a year's limit in one job: the same code with less noise, so that fewer draws show more
-CHARGES = card_tasks.charges(CARD.model_copy(update={"mu": MU}))
+CHARGES = card_tasks.charges(MU**2)
 CURVE = curve_tasks.charge_of(MU)
 TERMS = replace(chain_tasks.terms(TREES.model_copy(update={"mu": MU})), n_trees=AT_ONCE)  # noise grows as sums do
 
@@ -101,6 +107,32 @@ def draw_curve(which):
     """The firm is in the lowest step or the highest."""
     totals = tuple(np.array([total, 10, 20]) for total in (-500, 500))
     return {"curve": counts(which, CURVE, totals, np.array([True, False, False]), (-100, 100))}
+
+
+STACK = job("train_stack", disclosure="private").parameters.model_copy(update={"mu": MU})
+STACK_TERMS = replace(private_stack.chain_terms(STACK), n_trees=AT_ONCE)
+STACK_CARD = private_stack.card_charges(STACK)
+
+
+def draw_leaves_on_a_card(which):
+    """A chain begins with effects that pull the firm's two records apart, as far as its residual may go."""
+    effects = [[4.0, -4.0, 0.0], [4.0, -4.0, 0.0]]
+    worlds, rows = two((0, 0, 0), (1, 1, 1), 4), chain_rows(*alone(0.5, 1, 4))
+    return {"stack leaves": leaves(which, STACK_TERMS, worlds, [3, 3, 3], rows, effects=effects)}
+
+
+def draw_card_of_a_stack(which):
+    """The cells of a stack's scorecard, at their part of its charge."""
+    return {"stack cells": cells(which, STACK_CARD["cells"], two((0, 0), (2, 1)), [3, 3], *alone(SURE, 1))}
+
+
+COLUMNS = screening.charge_of(job("screen_features", disclosure="private").parameters.model_copy(update={"mu": MU}))
+PLACES = columns_apart(2, 1, 300, n_bad=4)
+
+
+def draw_best_column(which):
+    """One of two columns is chosen, of which the firm moves one up and one down by two rows."""
+    return {"columns": best_set(which, COLUMNS, *PLACES, 1)}
 
 
 BINS_MU = 0.5
@@ -155,7 +187,15 @@ class Audit:
     least: float = 0.9
 
 
-CHARGED = {**CHARGES, "leaves": TERMS.charge, "curve": CURVE, "bins": Charge("bins", "all", BINS_MU**2)}
+CHARGED = {
+    **CHARGES,
+    "leaves": TERMS.charge,
+    "curve": CURVE,
+    "bins": Charge("bins", "all", BINS_MU**2),
+    "columns": COLUMNS,
+    "stack cells": STACK_CARD["cells"],
+    "stack leaves": STACK_TERMS.charge,
+}
 AUDITS = {
     "cells": Audit(draw_cells),
     "cells of r and W": Audit(draw_both_sums, 1500),
@@ -164,6 +204,9 @@ AUDITS = {
     "leaves": Audit(draw_leaves),
     "curve": Audit(draw_curve),
     "bins": Audit(draw_bins, least=0.85),  # ten of the eleven counts that are charged
+    "best column": Audit(draw_best_column, 1000, least=0.55),  # two outcomes: less area under the same point of a curve
+    "cells of a stack": Audit(draw_card_of_a_stack, 1000),
+    "leaves of a stack": Audit(draw_leaves_on_a_card, 1000, least=0.5),
 }
 ELSEWHERE = {EXACT.opening: "no promise: the account is void"}  # opening -> where it is audited, or why not
 
@@ -174,9 +217,9 @@ def ideal(monkeypatch):
 
 
 def halve_noise(monkeypatch):
-    for module in (residual, fixed_bins):
-        whole = module.discrete_gaussian
-        monkeypatch.setattr(module, "discrete_gaussian", lambda sigma, size, whole=whole: whole(sigma / 2, size))
+    for module, name in ((residual, "discrete_gaussian"), (fixed_bins, "discrete_gaussian"), (best_columns, "gumbel")):
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda scale, size, whole=whole: whole(scale / 2, size))
 
 
 def audited(audit, n):
@@ -187,8 +230,13 @@ def audited(audit, n):
 
 def test_every_opening_that_a_job_is_charged_for_has_an_audit():
     """An opening with a new name fails here until there is a line for it above."""
-    tasks, ways = ("train_scorecard", "train_boosting"), ("private", "exact")
-    jobs = [job(task, disclosure=way) for task in tasks for way in ways]
+    noised = [task for task in known_tasks() if "mu" in PARAMETERS[task].model_fields]
+    assert len(noised) == 5
+    jobs = [job(task, disclosure="exact") for task in noised]
+    jobs += [job(task, disclosure="private") for task in noised if task != "select_model"]
+    jobs.append(job(disclosure="private", reuse="card"))
+    with pytest.raises(ConfigError, match="Input should be 'exact'"):
+        job("select_model", disclosure="private")
     named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
     assert named <= CHARGED.keys() | ELSEWHERE.keys()
 
@@ -250,12 +298,12 @@ def panel(which, stated, n_rows=36):
     worlds = tuple(np.where(np.arange(n)[:, None] < n_rows, code, 2) for code in (0, 1))
     p = np.full(n, SURE)
     r = (np.arange(n) < n_rows) - p
-    return cells(which, card_tasks.charges(CARD)["cells"], worlds, [3], r, p * (1 - p), rows_per_firm=stated)
+    return cells(which, card_tasks.charges(CARD.mu**2)["cells"], worlds, [3], r, p * (1 - p), rows_per_firm=stated)
 
 
 def test_a_firm_of_36_rows_is_guessed_no_better():
     """The noise follows the most rows that one firm has; noise for one row gives the firm away."""
-    mu = math.sqrt(card_tasks.charges(CARD)["cells"].mu2)
+    mu = math.sqrt(card_tasks.charges(CARD.mu**2)["cells"].mu2)
     found = guesses(lambda which: panel(which, 36), 200)
     if not withstands(found, mu):
         found = guesses(lambda which: panel(which, 36), 1000)

@@ -149,7 +149,7 @@ class JobAudit:
         _Rerun(self.job, folder, opening, noted, home, done=done, killed=killed).run(replay, entries)
         replay.home = home
         model = self._model(step, opening, home)
-        if step == "evaluate" and done and self._made is not None and self._made[:16] not in model:
+        if step in {"evaluate", "choose"} and done and self._made is not None and self._made[:16] not in model:
             raise Differs(f"the bank states that the job made model {self._made[:16]}..., which it did not{model}")
         if killed:
             at_ms, what = self._charged.get((step, attempt), (0, ""))
@@ -162,9 +162,11 @@ class JobAudit:
         return f"{sent} messages sent and {len(noted) - sent} received, as logged by {', '.join(entries)}{end}{model}"
 
     def _model(self, step: str, opening: Opening, home: Path) -> str:
-        """Say which model was evaluated; it must be the version that the job names."""
+        """Say which model was evaluated or chosen; it must be the version that the job names."""
         paths = [home / name for name in opening.files if name.endswith("/model.json")]
-        if step not in {"evaluate", "score"} or not paths:
+        if step == "choose":  # it read those of all kinds, and made one of them the job's
+            paths = [path for path in (home / "jobs" / self.job_id / "model.json",) if path.is_file()]
+        if step not in {"evaluate", "choose", "score"} or not paths:
             return ""
         found = load_model(paths[0]).sha256.hex()
         approved = getattr(self.job.parameters, "model_sha256", None)

@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.markup import escape
-from rich.panel import Panel
 from typer.core import TyperCommand, TyperGroup
 
 from veilscore import __version__
-from veilscore.cli.display import errors_console
+from veilscore.cli.display import show_error, speak_any_encoding
 from veilscore.errors import ConfigError, VeilscoreError
 from veilscore.files.private import keep_private
 
@@ -177,13 +175,20 @@ def options(
 
 
 def main() -> None:
-    """Run the command; an error becomes one panel and exit code 2."""
+    """Run the command; an error becomes one panel, or one line where there is no terminal, and exit code 2."""
     keep_private()
+    speak_any_encoding()
     try:
         app()
-    except VeilscoreError as error:
+    except BrokenPipeError:  # `veilscore job list | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        sys.exit(1)
+    except (VeilscoreError, OSError) as error:
         if os.environ.get(_DEBUG):
             raise
-        text = escape(str(error))  # it may quote what a user or a peer wrote
-        errors_console().print(Panel(text, title=type(error).__name__, border_style="red", title_align="left"))
+        if isinstance(error, VeilscoreError):
+            show_error(type(error).__name__, str(error))
+        else:  # of a file or socket that no sentence of ours foresaw
+            what = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+            show_error(type(error).__name__, f"{what}: {error.strerror}" if what else str(error))
         sys.exit(2)

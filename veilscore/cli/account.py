@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
@@ -101,7 +100,7 @@ def _show(out: Console, account: Account) -> None:
     title = f"{account.name}, with {account.bank}"
     out.print(table(title, ("last opening", "job", "opened", "mu"), rows))
     if held:
-        out.print(f"Held for jobs that wait or run: {', '.join(f'{escape(j)} {_mu(v)}' for j, v in held.items())}")
+        out.print(f"Held for jobs that wait or run: {', '.join(f'{j} {_mu(v)}' for j, v in held.items())}")
     guess = best_guess(math.sqrt(spent))
     out.print(
         f"Within a year: mu {_mu(spent)} of {account.rules.year:g}; whatever the bank chose, a guess between two "

@@ -6,7 +6,6 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
-from rich.markup import escape
 
 from veilscore.audit.jobs import JobAudit, job_of
 from veilscore.audit.replay import GOOD, Finding
@@ -202,7 +201,7 @@ def export(
         _add_data(own, out / "jobs" / job / AUDIT)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
-    console().print(f"written: {escape(str(out))}. Whoever has it can read the labels and decrypt what the bank sent.")
+    console().print(f"written: {out!s}. Whoever has it can read the labels and decrypt what the bank sent.")
 
 
 def _export_online(home: Path, out: Path, requests: set[str]) -> None:
@@ -234,9 +233,7 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
         shutil.copy2(home / FOLDER / LOG_FILE, out / FOLDER / LOG_FILE)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}: {error.filename}") from error
-    console().print(
-        f"written: {escape(str(out))}, openings of {count} parts of scores. Whoever has it can decrypt those."
-    )
+    console().print(f"written: {out!s}, openings of {count} parts of scores. Whoever has it can decrypt those.")
 
 
 def _add_data(home: Path, folder: Path) -> None:
@@ -258,8 +255,8 @@ def delete(job: JobArgument, *, home: HomeOption = None) -> None:
         shutil.rmtree(source)
     except OSError as error:
         raise ConfigError(f"{source} cannot be deleted: {error.strerror}") from error
-    what = "Online scores" if job == ONLINE else f"The steps of {escape(job)}"
-    console().print(f"deleted: {escape(str(source))}. {what} cannot be audited any more.")
+    what = "Online scores" if job == ONLINE else f"The steps of {job}"
+    console().print(f"deleted: {source!s}. {what} cannot be audited any more.")
 
 
 def _openings(home: Path, job: str) -> Path:

@@ -2,12 +2,12 @@
 
 import getpass
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from veilscore.cli.display import console, moment
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
@@ -57,12 +57,11 @@ def backup(
     count = len(manifest.files) + len(manifest.links)
     out = console()
     out.print(
-        f"{escape(str(file))}: {count} files of {escape(str(source))}"
-        f"{', NOT encrypted: it holds keys' if plain else ''}",
+        f"{file!s}: {count} files of {source!s}{', NOT encrypted: it holds keys' if plain else ''}",
         soft_wrap=True,
     )
     for place in _elsewhere(source, config):
-        out.print(f"not in it: {escape(place)}", soft_wrap=True)
+        out.print(f"not in it: {place}", soft_wrap=True)
 
 
 @app.command(epilog="Example: veilscore restore /mnt/backups/tax-1130.veilscore /srv/tax")
@@ -85,11 +84,11 @@ def restore(
     )
     out = console()
     count = len(manifest.files) + len(manifest.links)
-    saved = f"{count} files of {escape(manifest.party)}, saved {moment(manifest.made_s)}"
-    out.print(f"{escape(str(home))}: {saved}, as they were", soft_wrap=True)
+    saved = f"{count} files of {manifest.party}, saved {moment(manifest.made_s)}"
+    out.print(f"{home!s}: {saved}, as they were", soft_wrap=True)
     for sentence in proved:
-        out.print(f"  {escape(sentence)}", soft_wrap=True)
-    out.print(f"Next: `veilscore node start {escape(str(home))}`", soft_wrap=True)
+        out.print(f"  {sentence}", soft_wrap=True)
+    out.print(f"Next: `veilscore node start {shlex.quote(str(home))}`", soft_wrap=True)
 
 
 def _passphrase(file: Path | None, prompt: str, *, twice: bool) -> str:

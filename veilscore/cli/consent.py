@@ -1,12 +1,12 @@
 """`veilscore consent`: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
 
 import csv
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from veilscore.cli.display import console, moment, table
 from veilscore.cli.files import write_bytes
@@ -85,7 +85,7 @@ def revoke(
     write_bytes(file, issuer.revoke(*(ids or ()), firms=ended, lift=lifted).to_text().encode())
     console().print(
         f"{len(issuer.revoked())} consents and {len(issuer.revoked_firms())} firms revoked in {file}: "
-        f"`veilscore consent import {file}` at any one holder; the others fetch it from there",
+        f"`veilscore consent import {shlex.quote(str(file))}` at any one holder; the others fetch it from there",
         soft_wrap=True,
     )
 
@@ -121,7 +121,7 @@ def import_file(
     number = str(body.get("id") or f"{body.get('issuer')}-{body.get('number') or body.get('issued_s')}")
     if not number.replace("-", "").replace(".", "").replace("_", "").isalnum():
         raise ConfigError(f"{file} has an id that cannot name a file")
-    console().print(escape(str(import_consent(find_home(home, federation, party), signed, kind, number))))
+    console().print(str(import_consent(find_home(home, federation, party), signed, kind, number)))
 
 
 def _normalised(ids: list[str], normaliser: str, source: str) -> list[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
@@ -91,7 +90,7 @@ def describe_dataset(
             )
         roles = {entry.id_column} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
         rules, path, shown = entry, entry.path, ""
-    console().print(escape(proposal(describe(path, rules, roles), shown, id_column)), soft_wrap=True, highlight=False)
+    console().print(proposal(describe(path, rules, roles), shown, id_column), soft_wrap=True, highlight=False)
 
 
 @app.command("publish", epilog="Example: veilscore dataset publish main --home /srv/tax")
@@ -108,7 +107,7 @@ def publish_dataset(
     own = find_home(home, federation, party)
     config = load_node_config(own)
     identity, _ = load_membership(own, config)
-    console().print(escape(str(publish(own, config, name, identity, mock=mock, normaliser=normaliser))), soft_wrap=True)
+    console().print(str(publish(own, config, name, identity, mock=mock, normaliser=normaliser)), soft_wrap=True)
 
 
 @app.command("show", epilog="Example: veilscore dataset show tax-main.json --home /srv/bank")
@@ -125,7 +124,7 @@ def show_dataset(
     content = verify_published(document, members.member(document.content.owner).identity)
     out = console()
     out.print(
-        f"{escape(content.dataset)} of {escape(content.owner)}, version {escape(content.version[:16])}, about "
+        f"{content.dataset} of {content.owner}, version {content.version[:16]}, about "
         f"{content.n_rows} rows; signature is right"
     )
     rows = ((c.name, c.kind, f"{c.missing_percent} %") for c in content.columns)

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
-from rich.markup import escape
 
 from veilscore.cli.connection import Connection, reach
-from veilscore.cli.display import console, moment, table
+from veilscore.cli.display import console, moment, styled, table
 from veilscore.cli.files import read_bytes, write_bytes
 from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError, PeerError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonical, load_keys
 from veilscore.evidence.heads import SignedHead
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.kept_receipts import load_receipt, score_receipt
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.recorder import FOLDER, online_receipt
@@ -42,23 +42,37 @@ def log(
     *, home: HomeOption = None, last: Annotated[int, typer.Option(min=1, help="How many entries to show.")] = 50
 ) -> None:
     """Show the last entries of this party's log."""
-    path = find_home(home) / FOLDER / LOG_FILE
+    own = find_home(home)
+    path = own / FOLDER / LOG_FILE
     entries: list[bytes] = []
     found = scan(path, visit=lambda _, entry: entries.append(entry))
     if found.head is None:
         raise EvidenceError(f"no log at {path}: the node has not been started yet")
-    first = max(len(entries) - last, 0)
-    rows = [_row(number, parse_json(entry)) for number, entry in enumerate(entries[first:], start=first)]
+    first, jobs = max(len(entries) - last, 0), Ledger(own / "state" / "jobs")
+    rows = [_row(number, parse_json(entry), jobs) for number, entry in enumerate(entries[first:], start=first)]
     console().print(table(f"Log of {found.head.party}", ("entry", "time", "what", "job", "details"), rows))
     console().print(f"{found.head.size} entries, root {found.head.root}")
 
 
-def _row(number: int, entry: dict[str, object]) -> tuple[str, ...]:
-    shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "unsigned", "bytes")
-    details = ", ".join(f"{name} {entry[name]}" for name in shown if name in entry)
+def _row(number: int, entry: dict[str, object], jobs: Ledger) -> tuple[str, ...]:
+    """Return a line of the log; a release says for which bank, model and purpose it was, and of how many firms."""
+    shown = ("step", "attempt", "outcome", "answer", "party", "anchor", "unsigned", "bytes", "bank")
+    details = [f"{name} {entry[name]}" for name in shown if name in entry]
+    kind, job_id = str(entry.get("kind")), str(entry.get("job_id", ""))
+    known, scores = jobs.get(job_id), entry.get("scores")
+    if known is not None and kind != "step":
+        model = getattr(known.job.parameters, "model", None)
+        details += [f"bank {known.job.bank}", f"model {model}" if model else known.job.task]
+        details.append(f"purpose {known.job.purpose}")
+    elif entry.get("model"):
+        details.append(f"model {str(entry['model'])[:12]}")
+    if isinstance(scores, dict):
+        details.append(f"{scores.get('count')} firms")
+    elif kind in {"score", "share_opened", "band_opened"}:
+        details.append("1 firm")
     time_ms = entry.get("time_ms", 0)
     when = moment(time_ms / 1000 if isinstance(time_ms, int) else 0, seconds=True)
-    return str(number), when, str(entry.get("kind")), str(entry.get("job_id", "")), details
+    return str(number), when, kind, job_id, ", ".join(details)
 
 
 @app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")
@@ -205,7 +219,7 @@ def heads_of_members(home: Path, party: str) -> list[SignedHead]:
             raise PeerError(f"none of {', '.join(names)} answers; name what they kept with --seen")
         for name, (answered, _) in zip(names, found, strict=True):
             if not answered:
-                console().print(f"[yellow]{escape(name)} does not answer[/yellow]", soft_wrap=True)
+                console().print(styled("[yellow]{} does not answer[/yellow]", name), soft_wrap=True)
         return [SignedHead.parse(body) for _, body in found if body]
 
     return reach(home, asked)
@@ -246,6 +260,6 @@ def _certificates(path: Path | None) -> list[x509.Certificate]:
 
 
 def _say(proved: list[str]) -> None:
-    console().print("[green]verified[/green]")
+    console().print(styled("[green]verified[/green]"))
     for sentence in proved:
-        console().print(f"  {escape(sentence)}")
+        console().print(f"  {sentence}")

@@ -1,5 +1,6 @@
 """The command `example`: jobs and data that come with the package."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -35,11 +36,14 @@ def example(name: Name = "", target: Target = None) -> None:
         typer.echo(jobs[name].read_text(encoding="utf-8"), nl=False)
     elif name in data and target is not None:
         _copy(data[name], target)
-        console().print(f"copied to {target}; make a federation of it with `veilscore init FOLDER --data {target}`")
+        console().print(
+            f"copied to {target}; make a federation of it with "
+            f"`veilscore init FOLDER --data {shlex.quote(str(target))}`"
+        )
     elif name in data:
         raise ConfigError(f"{name} is a data set: say where to copy it, `veilscore example {name} FOLDER`")
     elif name in jobs:
-        raise ConfigError(f"{name} is a job, which is printed: `veilscore example {name} > {target}`")
+        raise ConfigError(f"{name} is a job, which is printed: `veilscore example {name} > {shlex.quote(str(target))}`")
     else:
         raise ConfigError(f"there is no example {name!r}; there are {', '.join([*jobs, *data])}")
 

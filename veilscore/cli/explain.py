@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from veilscore.cli.display import console
+from veilscore.cli.display import console, styled
 from veilscore.cli.reference import Section, everything, sections
 from veilscore.errors import ConfigError
 from veilscore.terms.job import known_tasks
@@ -69,7 +68,7 @@ def explain(
         return
     out = console()
     for section in sections(subject, task):
-        out.print(f"\n[bold]{escape(section.title)}[/bold]: {escape(section.about)}")
+        out.print(styled("\n[bold]{}[/bold]: {}", section.title, section.about))
         out.print(_table(section))
     if subject == "job" and task is None:
         out.print(f"Parameters: `veilscore explain job TASK`, TASK being one of {', '.join(known_tasks())}")
@@ -117,8 +116,6 @@ def _table(section: Section) -> Table:
     table.add_column("meaning, example", overflow="fold", ratio=3)
     for key in section.keys:
         default = key.default if key.default == "required" else f"default {key.default}"
-        table.add_row(
-            key.name, escape(f"{key.type}\n{default}"), f"{escape(key.meaning)}\n[cyan]{escape(key.example)}[/cyan]"
-        )
+        table.add_row(key.name, f"{key.type}\n{default}", f"{key.meaning}\n[cyan]{key.example}[/cyan]")
         table.add_row()
     return table

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.features.catalogue import Catalogue, find_catalogue
@@ -73,7 +72,7 @@ def plan(
     out.print(f"catalogue {found.name}, {len(variables):,} variables, sha256 {found.hash}", soft_wrap=True)
     if every:
         for one in variables:
-            out.print(escape(f"{variable_hash(found, one)[:16]} {one.name}"), soft_wrap=True)
+            out.print(f"{variable_hash(found, one)[:16]} {one.name}", soft_wrap=True)
         return
     out.print(table("Variables", ("table", "aggregate", "number", "for example"), _summary(variables)))
     for text in found.terms:
@@ -110,11 +109,9 @@ def build(
     fixed = None if renew_terms else earlier_terms(path, found)
     made = make(found, _source(entry), path, _day(as_of), fixed_terms=fixed)
     out = console()
-    out.print(
-        f"{len(made.variables):,} variables of {made.n_rows:,} firms as of {as_of}: {escape(str(path))}", soft_wrap=True
-    )
+    out.print(f"{len(made.variables):,} variables of {made.n_rows:,} firms as of {as_of}: {path!s}", soft_wrap=True)
     out.print(f"catalogue {found.name}, sha256 {found.hash}", soft_wrap=True)
-    out.print(f"lineage of each: {escape(str(lineage_path(path)))}", soft_wrap=True)
+    out.print(f"lineage of each: {lineage_path(path)!s}", soft_wrap=True)
 
 
 @app.command(epilog="Example: veilscore features describe main --as-of 2026-06-30 --home /srv/tax")
@@ -151,7 +148,7 @@ def describe(
     )
     remarks = Counter(one.remark or "nothing to remark" for one in quality.variables)
     out.print(table("Variables", ("remark", "number"), ((text, f"{n:,}") for text, n in remarks.most_common())))
-    out.print(f"page: {escape(str(page))}", soft_wrap=True)
+    out.print(f"page: {page!s}", soft_wrap=True)
 
 
 def _share(by_month: tuple[int, ...]) -> str:
@@ -181,7 +178,7 @@ def check(
         count = f"{len(one.variables):,} variables change; " if one.variables else ""
         colour = "red" if one.leaks else "yellow"
         word = "leak" if one.leaks else "remark"
-        out.print(f"[{colour}]{word}[/{colour}] {escape(f'{one.table}: {count}{one.text}{shown}')}", soft_wrap=True)
+        out.print(styled(f"[{colour}]{word}[/{colour}] {{}}", f"{one.table}: {count}{one.text}{shown}"), soft_wrap=True)
     if any(one.leaks for one in found):
         raise typer.Exit(1)
     out.print(f"no leak found as of {as_of}")

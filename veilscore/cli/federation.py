@@ -1,17 +1,20 @@
 """Federations: `veilscore init` makes one for a trial, `veilscore federation` keeps the file of a real one."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, styled, table
 from veilscore.cli.files import read_bytes, write_bytes
+from veilscore.cli.partner import PartnerOption, chosen_partner
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import parse_certificate
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
 
 
@@ -21,6 +24,7 @@ class _Drafted(Strict):
 
 
 class _Draft(Strict):
+    name: str | None = None
     members: tuple[_Drafted, ...]
 
 
@@ -44,6 +48,7 @@ def init(
     exact: Annotated[
         bool, typer.Option("--exact", help="The holders agree to exact jobs for a year, for data that is nobody's.")
     ] = False,
+    partner: PartnerOption = None,
 ) -> None:
     """Set up a whole federation on this machine, for trials.
 
@@ -60,11 +65,23 @@ def init(
         raise ConfigError(f"data folder not found: {data}")
     files = None if data is None else DataFiles(data, id_column, label_column)
     federation = found_federation(
-        folder, parties, name=name, data=files, accept="manual" if approve else "auto", exact=exact
+        folder,
+        parties,
+        name=name,
+        data=files,
+        accept="manual" if approve else "auto",
+        exact=exact,
+        partner=chosen_partner(partner),
     )
     _show_federation(federation)
+    bare = [p for p in parties if files is not None and not load_node_config(folder / p).datasets]
+    if bare:
+        console().print(
+            styled("[yellow]no data set[/yellow] for {}: no NAME.csv or NAME.parquet in {}", ", ".join(bare), data)
+        )
+    quoted = shlex.quote(str(folder))
     console().print(
-        f"Next: write a job, then `veilscore up {folder}` and `veilscore job run JOB.yaml --federation {folder}`"
+        f"Next: write a job, then `veilscore up {quoted}` and `veilscore job run JOB.yaml --federation {quoted}`"
     )
 
 
@@ -76,26 +93,36 @@ def add(
     certificate: Annotated[Path, typer.Argument(help="The member's certificate.pem.")],
     *,
     address: Annotated[str | None, typer.Option(help="host:port where the member listens.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the federation, the same in every member's file; default federation.")
+    ] = None,
 ) -> None:
     """Add a member by its certificate.
 
     Until coordinator and bank are in, the file is a draft: it is kept beside as federation.yaml.draft.
     """
     member = member_of(parse_certificate(read_bytes(certificate)), address)
+    if not federation.parent.is_dir():
+        raise ConfigError(f"folder {federation.parent} does not exist; make it, or name another place for the file")
     draft = federation.with_name(federation.name + ".draft")
-    members = [member]
+    members, named = [member], None
     if federation.exists():
-        members = [*load_federation(federation).members, member]
+        before = load_federation(federation)
+        members, named = [*before.members, member], before.name
     elif draft.exists():
-        kept = parse(_Draft, parse_yaml(read_text(draft, "draft"), str(draft)), str(draft)).members
-        members = [*(member_of(parse_certificate(m.certificate.encode()), m.address) for m in kept), member]
+        kept = parse(_Draft, parse_yaml(read_text(draft, "draft"), str(draft)), str(draft))
+        members = [*(member_of(parse_certificate(m.certificate.encode()), m.address) for m in kept.members), member]
+        named = kept.name
+    if name and named and name != named:
+        raise ConfigError(f"{federation} is of federation {named}, not {name}; every member's file has the same name")
+    name = name or named
     roles = {m.role for m in members}
     if {"bank", "coordinator"} <= roles:
-        save_federation(make_federation(federation.resolve().parent.name or "federation", members), federation)
+        save_federation(make_federation(name or "federation", members), federation)
         draft.unlink(missing_ok=True)
         _show_federation(load_federation(federation))
         return
-    content = {"members": [{"certificate": m.certificate, "address": m.address} for m in members]}
+    content = {"name": name, "members": [{"certificate": m.certificate, "address": m.address} for m in members]}
     write_bytes(draft, yaml.safe_dump(content).encode())
     console().print(f"{member.name} kept in {draft}; still missing: {', '.join({'bank', 'coordinator'} - roles)}")
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.markup import escape
-
 from veilscore.cli.display import console
 from veilscore.errors import ConfigError, EvidenceError
 
@@ -29,4 +27,4 @@ def write_bytes(path: Path, data: bytes, *, say: bool = False) -> None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     if say:
-        console().print(f"written: {escape(str(path))}")
+        console().print(f"written: {path!s}")

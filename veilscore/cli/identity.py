@@ -1,12 +1,14 @@
 """`veilscore identity`: a node's key and certificate."""
 
 import datetime as dt
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, styled, table
+from veilscore.cli.partner import PartnerOption, chosen_partner
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import (
     CERTIFICATE_FILE,
@@ -35,6 +37,7 @@ def create(
         Path | None, typer.Option(help="Encrypt the key with the first line of this file (mode 0600).")
     ] = None,
     ask: Annotated[bool, typer.Option("--ask-passphrase", help="Encrypt the key with a passphrase you type.")] = False,
+    partner: PartnerOption = None,
 ) -> None:
     """Make a key and a certificate that peers pin; the key never leaves the folder.
 
@@ -50,9 +53,15 @@ def create(
     source, folder = config.open(home), home / "identity"
     identity = create_identity(folder, name, role, days, passphrase=lambda: source.new_secret(folder), recovery=True)
     if not written:
-        write_node_config(home, name, role, key=key)
+        policy = {"accept": "manual", "partner": chosen_partner(partner)} if role == "holder" else None
+        write_node_config(home, name, role, key=key, policy=policy)
     if b"ENCRYPTED" not in (folder / KEY_FILE).read_bytes():
-        console().print(f"[yellow]warning[/yellow] the key is not encrypted; `veilscore keys check {home}` says more")
+        console().print(
+            styled(
+                "[yellow]warning[/yellow] the key is not encrypted; `veilscore keys check {}` says more",
+                shlex.quote(str(home)),
+            )
+        )
     console().print(f"Move {folder / RECOVERY_FILE} to a safe place: it revokes this identity if the key is lost.")
     console().print(f"{identity.name} ({identity.role}), fingerprint {identity.fingerprint}")
     console().print(f"Send {home / 'identity' / CERTIFICATE_FILE} to the other members, and read them the fingerprint.")

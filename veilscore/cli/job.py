@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.panel import Panel
 
 from veilscore.cli.connection import Connection, reach
-from veilscore.cli.display import ENDED, JobProgress, coloured, console, moment, show_job, table
+from veilscore.cli.display import coloured, console, line, moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.cli.measures import show_measures
+from veilscore.cli.progress import ENDED, JobProgress, show_job
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import load_job, parse_job
 from veilscore.terms.node_config import load_node_config
@@ -84,7 +84,7 @@ def run_job(
     async def work(connection: Connection) -> str:
         request = control_pb2.SubmitJob(job_yaml=parsed.canonical().decode())
         info = await connection.coordinator("Submit", request, control_pb2.JobInfo)
-        console().print(f"submitted [bold]{escape(info.job_id)}[/bold]")
+        console().print(styled("submitted [bold]{}[/bold]", info.job_id))
         return "done" if detach else await _follow(connection, info.job_id)
 
     _end(home, work)
@@ -140,15 +140,21 @@ def resume(job: JobText = None, *, home: HomeOption = None, federation: Federati
 def inbox(*, home: HomeOption = None) -> None:
     """Show the jobs proposed to this party, what each asks for, and errors that stayed at this node."""
     rows = []
-    for info in reach(find_home(home), _inbox).jobs:
+    jobs = reach(find_home(home), _inbox).jobs
+    for info in jobs:
         job = parse_job(info.job_yaml, info.job_id)
         said = info.error if info.receipt in {"", "kept"} else f"{info.error}; {info.receipt}"
         rows.append((info.job_id, info.task, job.bank, job.purpose, info.status, said, moment(info.created_s)))
     console().print(table("Inbox", ("job", "task", "bank", "purpose", "answer", "reason or error", "received"), rows))
     node = load_node_config(find_home(home))
     for less in node.policy.promises_less() if node.role == "holder" else ():
-        console().print(f"[yellow]The policy here promises less than the default[/yellow]: {escape(less)}.")
-    if any(row[4] == "pending" for row in rows):
+        console().print(styled("[yellow]The policy here promises less than the default[/yellow]: {}.", less))
+    waiting = [parse_job(info.job_yaml, info.job_id) for info in jobs if info.status == "pending"]
+    if waiting:
+        from veilscore.cli.planning import show_proposal  # noqa: PLC0415 - loads every protocol
+
+        for job in waiting:
+            show_proposal(console(), job, find_home(home))
         console().print("decide with `veilscore job approve JOB` or `veilscore job reject JOB`")
 
 
@@ -174,7 +180,11 @@ def _decide(text: str, home: Path | None, reason: str, *, accepted: bool) -> Non
 
     answer = reach(find_home(home), work)
     console().print(
-        f"{escape(answer.job_id)} {coloured('accepted' if answer.accepted else 'refused')}: {escape(answer.reason)}"
+        line(
+            answer.job_id,
+            coloured("accepted" if answer.accepted else "refused"),
+            f"({answer.reason})" if answer.reason else "",
+        )
     )
 
 
@@ -206,7 +216,7 @@ async def _show_own_errors(connection: Connection, job_id: str) -> None:
         for entry in (await _inbox(connection)).jobs:
             if entry.job_id == job_id and entry.error and entry.error != "accepted by policy":
                 where = f"at {connection.node}, not told to others"
-                console().print(Panel(escape(entry.error), title=where, border_style="yellow"))
+                console().print(Panel(entry.error, title=where, border_style="yellow"))
 
 
 def _end(home: Path, work: Callable[[Connection], Awaitable[str]]) -> None:

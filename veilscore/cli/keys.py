@@ -1,13 +1,14 @@
 """`veilscore keys`: replace, revoke and look after keys. Running nodes act on it within seconds."""
 
 import datetime as dt
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from veilscore.cli.display import console, moment, table
+from veilscore.cli.display import console, moment, styled, table
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import (
     KEY_FILE,
@@ -51,7 +52,7 @@ def check(home: Home) -> None:
     config = load_node_config(home)
     warnings = _warnings(config, home)
     for text in warnings:
-        console().print(f"[yellow]warning[/yellow] {text}")
+        console().print(styled("[yellow]warning[/yellow] {}", text))
     if warnings:
         raise typer.Exit(1)
     console().print("the key is encrypted, the recovery key is kept elsewhere, nothing expires soon")
@@ -179,14 +180,15 @@ def _warnings(config: NodeConfig, home: Path) -> list[str]:
     texts = []
     if not encrypted:
         texts.append(
-            f"{folder / KEY_FILE} is not encrypted: name a key source in node.yaml, then `veilscore keys rotate {home}`"
+            f"{folder / KEY_FILE} is not encrypted: name a key source in node.yaml, then "
+            f"`veilscore keys rotate {shlex.quote(str(home))}`"
         )
     if (config.identity / RECOVERY_FILE).exists():
         texts.append(f"{config.identity / RECOVERY_FILE} lies beside the key that it revokes: move it to a safe place")
     certificate = load_membership(home, config)[0].certificate
     left = certificate.not_after - dt.datetime.now(dt.UTC)
     if left < dt.timedelta(days=_SOON_DAYS):
-        texts.append(f"the certificate expires in {left.days} days: `veilscore keys rotate {home}`")
+        texts.append(f"the certificate expires in {left.days} days: `veilscore keys rotate {shlex.quote(str(home))}`")
     if certificate.recovery is None:
         texts.append("no recovery key: if the key is lost, a majority of the other nodes must revoke it")
     return texts

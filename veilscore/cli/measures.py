@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from veilscore.cli.display import table
+from veilscore.cli.display import styled, table
 from veilscore.errors import VeilscoreError
 
 
@@ -19,7 +19,7 @@ def show_measures(out: Console, report_json: Path) -> None:
     try:
         data = read_report(report_json)
     except VeilscoreError as error:
-        out.print(f"[yellow]no measures: {error.message}[/yellow]")
+        out.print(styled("[yellow]no measures: {}[/yellow]", error.message))
         return
     rows = []
     for part in data.evaluations:

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from veilscore.cli.display import console, moment, table
+from veilscore.cli.display import console, moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
@@ -42,7 +41,7 @@ def show_model(name: ModelName, *, home: HomeOption = None, federation: Federati
     model = load_model(_file(find_home(home, federation), name))
     out, d = console(), model.scaling.decimals
     units = model.scaling.units
-    out.print(f"[bold]{escape(model.name)}[/bold] version {model.version}, hash {model.sha256.hex()}")
+    out.print(styled("[bold]{}[/bold] version {}, hash {}", model.name, model.version, model.sha256.hex()))
     if isinstance(model, Boosted):
         _show_trees(out, model)
         return
@@ -163,7 +162,11 @@ def import_model(
     private_folder(target.parent)
     model.save(target)
     if not (target.parent / "code_map.json").exists():
-        console().print(f"[yellow]put the bank's code map beside it before scoring: {target.parent / 'code_map.json'}")
+        console().print(
+            styled(
+                "[yellow]put the bank's code map beside it before scoring: {}[/yellow]", target.parent / "code_map.json"
+            )
+        )
     console().print(f"{model.name} version {model.version}, hash {model.sha256.hex()}")
 
 
@@ -178,7 +181,7 @@ def show_versions(
     ]
     if not rows:
         raise ConfigError(f"no version of {name[:60]!r} was filed here; `veilscore model list` shows a bank's models")
-    console().print(table(f"Versions of {escape(name)}", ("job", "filed", "", "hash of the model"), rows))
+    console().print(table(f"Versions of {name}", ("job", "filed", "", "hash of the model"), rows))
 
 
 def _hash_of(folder: Path) -> str:
@@ -198,7 +201,7 @@ def rollback(
     """Put an earlier version of a model to use at the bank; holders keep all and answer by the one that it names."""
     done = roll_back(find_home(home, federation), name, to)
     console().print(
-        f"{escape(name)}: the version of {escape(done.job_id)} is in use, hash {_hash_of(done.folder) or 'none'}",
+        f"{name}: the version of {done.job_id} is in use, hash {_hash_of(done.folder) or 'none'}",
         soft_wrap=True,
     )
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import importlib
+import shlex
 import subprocess
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,10 @@ app.add_typer(node_app, name="node")
 
 Home = Annotated[Path, typer.Argument(help="The node's home: node.yaml, identity/, federation.yaml.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a local federation, as `veilscore init` made it.")]
+Wait = Annotated[
+    float, typer.Option(min=1, envvar="VEILSCORE_START_S", help="Seconds to wait until every node answers.")
+]
+_SAY_EVERY_S = 5.0
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
     "bank": "veilscore.node.node:Node",
@@ -47,14 +53,15 @@ def start(
     home: Home,
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; log in HOME/log.")] = False,
+    wait: Wait = processes.START_S,
 ) -> None:
     """Run the node of a home: a bank's, a holder's or the coordinator's, as node.yaml says."""
     if not detach:
         serve(home, open_node)
         return
     process = processes.spawn(home)
-    asyncio.run(_until_up({load_node_config(home).name: home}, {home: process}))
-    console().print(f"node runs, process {process.pid}; stop it with `veilscore node stop {home}`")
+    asyncio.run(_until_up({load_node_config(home).name: home}, {home: process}, wait))
+    console().print(f"node runs, process {process.pid}; stop it with `veilscore node stop {shlex.quote(str(home))}`")
 
 
 @node_app.command(epilog="Example: veilscore node stop /srv/tax")
@@ -89,7 +96,7 @@ def status(home: Home) -> None:
 
 
 @app.command(epilog="Example: veilscore up trial")
-def up(folder: Folder) -> None:
+def up(folder: Folder, *, wait: Wait = processes.START_S) -> None:
     """Start every node of a local federation and wait until all answer.
 
     Each is a process of its own.
@@ -100,7 +107,7 @@ def up(folder: Folder) -> None:
         for home in homes.values():
             if running_pid(home) is None:
                 started[home] = processes.spawn(home)
-        asyncio.run(_until_up(homes, started))
+        asyncio.run(_until_up(homes, started, wait))
     except BaseException:  # also Ctrl-C: no node stays behind
         for process in started.values():
             process.terminate()
@@ -117,9 +124,13 @@ def down(folder: Folder) -> None:
     console().print(f"stopped: {', '.join(stopped)}" if stopped else "no node was running")
 
 
-async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen[bytes]]) -> None:
-    """Wait until every node answers with its own identity; JobError with the last words of one that ended."""
-    asking = [asyncio.create_task(_answers(name, home)) for name, home in homes.items()]
+async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen[bytes]], wait_s: float) -> None:
+    """Wait until every node answers with its own identity, and say now and then which do not.
+
+    Raises JobError with the last words of one that ended, or where some do not answer within `wait_s`.
+    """
+    asking = {asyncio.create_task(_answers(name, home)): home for name, home in homes.items()}
+    began = told = time.monotonic()
     try:
         waiting = set(asking)
         while waiting:
@@ -128,6 +139,16 @@ async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen
                 processes.check_alive(home, process)
             for task in done:
                 task.result()
+            now = time.monotonic()
+            late = "; ".join(processes.waits_for(home) for task, home in asking.items() if task in waiting)
+            if waiting and now - began > wait_s:
+                raise JobError(
+                    f"after {wait_s:g} s: {late}. See console.log and node.log in HOME/log; on a busy machine wait "
+                    "longer, with --wait SECONDS"
+                )
+            if waiting and now - told > _SAY_EVERY_S:
+                told = now
+                console(stderr=True).print(f"waiting, {now - began:.0f} of {wait_s:g} s: {late}", soft_wrap=True)
     finally:
         for task in asking:
             task.cancel()
@@ -135,13 +156,10 @@ async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen
 
 async def _answers(name: str, home: Path) -> None:
     async with connect(home) as connection:
-        end = asyncio.get_running_loop().time() + processes.START_S
         while True:
             with contextlib.suppress(PeerError):
                 await connection.call(name, "Ping", control_pb2.Empty(), control_pb2.Empty, timeout_s=2)
                 return
-            if asyncio.get_running_loop().time() > end:
-                raise JobError(f"the node of {home} does not answer after {processes.START_S:g} s; see {home}/log")
             await asyncio.sleep(0.1)
 
 

@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from veilscore.cli.display import megabytes, table
+from veilscore.cli.display import megabytes, styled, table
 from veilscore.errors import DataError
 from veilscore.models.best_columns import found_at_auc
 from veilscore.models.curve import expected_errors
@@ -89,12 +88,31 @@ def show_plan(out: Console, plan: Planned) -> None:
     Raises RefusedError at the end where the noise drowns the data.
     """
     job = plan.job
-    out.print(f"[bold]{job.name}[/bold]: {job.task}, purpose: {escape(job.purpose)}, digest {job.sha256.hex()[:16]}")
+    out.print(
+        styled("[bold]{}[/bold]: {}, purpose: {}, digest {}", job.name, job.task, job.purpose, job.sha256.hex()[:16])
+    )
     rows = [(p, _role(job, p), job.datasets[p], _approval(plan, p)) for p in job.parties]
     out.print(table("Parties", ("party", "role", "data set", "approval"), rows))
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
     out.print(table("Steps", ("", "step", "parties"), steps))
     _show_cost(out, job, plan.rows)
+    _show_learned(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, plan)
+        _show_noise(out, plan)
+
+
+def show_proposal(out: Console, job: Job, home: Path) -> None:
+    """Print for whoever decides on a job: its parameters, who learns what, and what it would spend at this party."""
+    out.print(styled("\n[bold]{}[/bold]: {} of {}, purpose: {}", job.name, job.task, job.bank, job.purpose))
+    rows = job.parameters.model_dump(mode="json", exclude_none=True)
+    out.print(table("Parameters", ("what", "value"), rows.items()))
+    _show_learned(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def _show_learned(out: Console, job: Job) -> None:
     learned = leakage_table(job.parameters)
     out.print(
         table(
@@ -103,9 +121,6 @@ def show_plan(out: Console, plan: Planned) -> None:
             ((row.step, row.bank, row.how_much, row.holder, row.coordinator) for row in learned),
         )
     )
-    if charges_of(job.parameters):
-        _show_charges(out, plan)
-        _show_noise(out, plan)
 
 
 def _role(job: Job, party: str) -> str:
@@ -230,7 +245,7 @@ def _show_noise(out: Console, plan: Planned) -> None:
     try:
         sizes = plan.sizes()
     except DataError as error:
-        out.print(f"Expected cost of noise: not foretold, {escape(error.message)}")
+        out.print(f"Expected cost of noise: not foretold, {error.message}")
         return
     if sizes is None:
         out.print(f"Expected cost of noise: give --rows {job.bank}=ROWS and --bads BADS, or --home HOME of the bank")
@@ -247,7 +262,7 @@ def _show_noise(out: Console, plan: Planned) -> None:
     columns = ", ".join(f"{h} {n}{' (assumed: give --columns)' * (h in assumed)}" for h, n in sizes.columns.items())
     out.print(
         f"Expected cost of noise: {cost.auc:.4f} of the model's AUC, for {sizes.train:,.0f} training rows with "
-        f"{sizes.bads:,.0f} bads and columns {escape(columns)}."
+        f"{sizes.bads:,.0f} bads and columns {columns}."
     )
     if cost.curve_auc is not None and cost.curve_ks is not None:
         out.print(

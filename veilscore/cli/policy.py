@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.markup import escape
 
-from veilscore.cli.display import coloured, console
+from veilscore.cli.display import coloured, console, line
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.tasks.table import answer_to
 from veilscore.terms.job import load_job
@@ -21,7 +20,7 @@ def show(*, home: HomeOption = None, federation: FederationOption = None, party:
     """Show the policy with every default filled in, as the node reads it from node.yaml."""
     config = load_node_config(find_home(home, federation, party))
     text = yaml.safe_dump({"policy": config.policy.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
-    console().print(escape(text), soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
 @app.command("check", epilog="Example: veilscore policy check job.yaml --home /srv/tax")
@@ -35,6 +34,6 @@ def check(
     """Say what this party would answer to a job; nothing is sent. Exit code 1 if it would refuse."""
     config = load_node_config(find_home(home, federation, party))
     answer = answer_to(load_job(job), config)
-    console().print(f"{config.name}: {coloured(answer.status)} ({escape(answer.reason)})")
+    console().print(line(f"{config.name}:", coloured(answer.status), f"({answer.reason})"))
     if answer.status == "refused":
         raise typer.Exit(1)

@@ -104,7 +104,8 @@ TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_corr
   reuse: joint-scorecard}
 TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, bank.sector: auto}}
 TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
-SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack}
+SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack,
+  kinds: [scorecard, boosting, stack]}
 ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
 ScreenFeatures: {max_columns: 40}

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 
-from veilscore.cli.display import coloured, console, table
+from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import find_home
 from veilscore.errors import ConfigError
@@ -58,7 +57,7 @@ def show(
     """List submissions, or show all of one: what it is for, what it will write, and its code to read."""
     desk = _desk(home)
     for problem in desk.receive():
-        console().print(f"[red]left in the inbox[/red] {escape(problem)}")
+        console().print(styled("[red]left in the inbox[/red] {}", problem))
     if submission is not None:
         _show_one(desk.entry(submission))
         return
@@ -88,10 +87,10 @@ def run(submission: Id, *, home: HomeOption = None) -> None:
     """Run approved code on the private data, in the sandbox; its outputs go through the gate and wait here."""
     desk = _desk(home)
     outcome = desk.run(submission)
-    console().print(f"{coloured(outcome.status)} (exit code {outcome.exit_code}) in {outcome.seconds:.2f} s")
+    console().print(line(coloured(outcome.status), f"(exit code {outcome.exit_code}) in {outcome.seconds:.2f} s"))
     record, _ = desk.report(submission)
     for note in record["notes"]:
-        console().print(escape(f"  {note}"))
+        console().print(f"  {note}")
     if not record["passed"]:
         console().print("no outputs passed; what the code printed is in logs/ of the submission")
         raise typer.Exit(1)
@@ -103,10 +102,10 @@ def outputs(submission: Id, *, home: HomeOption = None) -> None:
     """Show outputs that passed the gate, exactly as they would leave."""
     record, files = _desk(home).report(submission)
     for note in record["notes"]:
-        console().print(escape(f"note: {note}"))
+        console().print(f"note: {note}")
     for name, content in files.items():
-        console().print(f"[bold]{escape(name)}[/bold] {len(content)} bytes, SHA-256 {record['outputs'][name]}")
-        console().print(escape(_printable(content)))
+        console().print(styled("[bold]{}[/bold] {} bytes, SHA-256 {}", name, len(content), record["outputs"][name]))
+        console().print(_printable(content))
 
 
 @app.command(epilog="Example: veilscore sandbox release 3fa1 --home /srv/tax")
@@ -140,7 +139,7 @@ def syft_receive(*, email: Email, syftbox: SyftBox = None, home: HomeOption = No
     """Take in the submissions that PySyft brought; then show, approve, run and release them like all others."""
     received, problems = receive(_desk(home), email, syftbox_of(email, syftbox))
     for problem in problems:
-        console().print(f"[red]left in the SyftBox[/red] {escape(problem)}")
+        console().print(styled("[red]left in the SyftBox[/red] {}", problem))
     for submission in received:
         typer.echo(f"received {submission}")
     if not received and not problems:
@@ -171,8 +170,8 @@ def syft_read(
     typer.echo(f"verified: released by the owner, of submission {found}")
     if out is None:
         for name, content in files.items():
-            console().print(f"[bold]{escape(name)}[/bold] {len(content)} bytes")
-            console().print(escape(_printable(content)), highlight=False)
+            console().print(styled("[bold]{}[/bold] {} bytes", name, len(content)))
+            console().print(_printable(content), highlight=False)
         return
     if out.exists():
         raise ConfigError(f"{out} exists already: name a new folder")
@@ -210,7 +209,7 @@ def _desk(home: Path | None) -> Desk:
 
 
 def _say(entry: Entry) -> None:
-    console().print(f"{entry.id} {coloured('accepted' if entry.status == 'approved' else entry.status)}")
+    console().print(line(entry.id, coloured("accepted" if entry.status == "approved" else entry.status)))
 
 
 def _show_one(entry: Entry) -> None:
@@ -222,8 +221,8 @@ def _show_one(entry: Entry) -> None:
     ]
     out.print(table("Submission", ("what", "value"), rows))
     for path, content in sorted(entry.submission.files.items()):
-        out.print(f"[bold]{escape(path)}[/bold]")
-        out.print(escape(_printable(content)), highlight=False)
+        out.print(styled("[bold]{}[/bold]", path))
+        out.print(_printable(content), highlight=False)
 
 
 def _printable(content: bytes) -> str:

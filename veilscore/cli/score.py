@@ -1,15 +1,15 @@
 """`veilscore score`: one firm, now."""
 
+import math
 import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from veilscore.cli.connection import Connection, reach
-from veilscore.cli.display import coloured, console, table
+from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
@@ -95,19 +95,18 @@ def score(
 def show_score(response: control_pb2.ScoreResponse) -> None:
     """Print a response; exit code 1 unless it has a score."""
     out = console()
-    out.print(f"request {response.request_id}: {coloured(response.status)} {escape(response.message)}".rstrip())
+    out.print(line(f"request {response.request_id}:", coloured(response.status), response.message))
     scored = response.status in {"scored", "fallback"}
     if scored and response.output == "band":
-        out.print(
-            f"[bold]band {escape(response.band)}[/bold] (model {escape(response.model)} {response.model_version})"
-        )
+        out.print(styled("[bold]band {}[/bold] (model {} {})", response.band, response.model, response.model_version))
     elif scored:
         band = f", band {response.band}" if response.band else ""
-        step = f"about {response.score:.0f} points (step {response.step + 1} of {response.steps})"
-        points = step if response.steps else f"{response.score:.0f} points"
+        points = shown_points(response.score)
+        step = f"about {points} points (step {response.step + 1} of {response.steps})"
+        points = step if response.steps else f"{points} points"
         out.print(
-            f"[bold]{points}[/bold]{escape(band)}, probability of default "
-            f"{response.probability_of_default:.2%} (model {escape(response.model)} {response.model_version})"
+            styled("[bold]{}[/bold]", points) + f"{band}, probability of default {response.probability_of_default:.2%} "
+            f"(model {response.model} {response.model_version})"
         )
     out.print(
         table("Parties", ("party", "status", "reason"), ((p.party, p.status, p.reason) for p in response.parties))
@@ -117,6 +116,11 @@ def show_score(response: control_pb2.ScoreResponse) -> None:
         out.print(table("What cost most points", ("party", "column", "points", "bin"), rows))
     if not scored:
         raise typer.Exit(1)
+
+
+def shown_points(score: float) -> str:
+    """Return points cut after one digit, never rounded up: what is shown lies in the band that the exact score has."""
+    return f"{math.floor(score * 10) / 10:.1f}"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -4,9 +4,8 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 
@@ -28,7 +27,9 @@ def show(
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     columns = sorted(body["columns"], key=lambda c: (not c["kept"], -(c["iv"] or 0.0)))
     out, n_kept = console(), sum(c["kept"] for c in columns)
-    out.print(f"[bold]{escape(body['name'])}[/bold]: {n_kept} of {len(columns)} columns kept, job {body['job_id']}")
+    out.print(
+        styled("[bold]{}[/bold]: {} of {} columns kept, job {}", body["name"], n_kept, len(columns), body["job_id"])
+    )
     out.print(f"train on them with  columns_from: {body['name']}@{body['sha256'][:16]}")
     rows = [
         (

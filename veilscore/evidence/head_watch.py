@@ -16,6 +16,7 @@ Aborts  : EvidenceError where a head shows that the own log was longer or anothe
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from pathlib import Path
 
@@ -194,8 +195,9 @@ class HeadWatch:
             raise EvidenceError(
                 f"{name} countersigned entry {head.size} of this node's log, which here has {log.size} or goes another "
                 "way: it was cut or is an older copy, and so is perhaps all state. Restore a backup as new as that; "
-                f"where there is none, `veilscore node mend {home} --accept-loss` here, and `veilscore node mend "
-                f"ITS_HOME --let-go {own}` at {name} and every other member (docs/evidence.md, Join again)",
+                f"where there is none, `veilscore node mend {shlex.quote(str(home))} --accept-loss` here, and "
+                f"`veilscore node mend ITS_HOME --let-go {own}` at {name} and every other member (docs/evidence.md, "
+                "Join again)",
                 party=own,
             )
 

@@ -142,7 +142,7 @@ class Witnesses:
         if statement.party != party:
             raise EvidenceError(f"{party}'s log holds a statement of {statement.party}", party=party)
         self._in_job.setdefault(statement.job_id, set()).add(party)
-        trained = any(entry.step == "evaluate" for entry in statement.steps)
+        trained = any(entry.step in {"evaluate", "choose"} for entry in statement.steps)
         if statement.role == "bank" and statement.model and trained:
             self._made[statement.job_id] = statement.model
 

@@ -1,7 +1,8 @@
 """Before a node parses a request, it checks its peer's certificate, dates, version, role and clock. No I/O.
 
 Order, for each call: 1. certificate pinned (first, or as a successor), not replaced, not revoked, 2. dates,
-3. protocol version, 4. role; and once for each connection a `Hello` both ways with version, name, role and clock.
+3. protocol version, 4. role; and once for each connection a `Hello` both ways with version, name, role, clock and the
+federation's name.
 The first that is wrong raises IdentityError.
 """
 
@@ -90,14 +91,22 @@ class Handshake:
     def hello(self) -> control_pb2.Hello:
         """Return the greeting of this node."""
         return control_pb2.Hello(
-            version=self.version, party=self.identity.name, role=self.identity.role, clock_ms=self._clock_ms()
+            version=self.version,
+            party=self.identity.name,
+            role=self.identity.role,
+            clock_ms=self._clock_ms(),
+            federation=self.federation.name,
         )
 
     def answer(self, hello: control_pb2.Hello, peer: Member) -> control_pb2.HelloReply:
         """Check a peer's greeting and return this node's."""
         self._check_greeting(hello, peer, self.clock())
         return control_pb2.HelloReply(
-            version=self.version, party=self.identity.name, role=self.identity.role, clock_ms=self._clock_ms()
+            version=self.version,
+            party=self.identity.name,
+            role=self.identity.role,
+            clock_ms=self._clock_ms(),
+            federation=self.federation.name,
         )
 
     def check_answer(self, reply: control_pb2.HelloReply, peer: Member, asked_s: float) -> None:
@@ -109,6 +118,12 @@ class Handshake:
         self._check_version(peer.name, greeting.version)
         if (greeting.party, greeting.role) != (peer.name, peer.role):
             raise self._wrong(f"{peer.name} presents itself as another party or role")
+        if greeting.federation != self.federation.name:
+            # key statements are signed for a federation by name: under two names a revocation would not count
+            raise self._wrong(
+                f"{peer.name} calls its federation {greeting.federation[:60]!r}, {self.identity.name} "
+                f"{self.federation.name!r}: put the same `name` into federation.yaml of every member"
+            )
         ahead_s = greeting.clock_ms / 1000 - now_s
         if abs(ahead_s) > self.clock_skew_s:
             raise self._wrong(

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import logging.handlers
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -88,7 +89,9 @@ def only_one(home: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.EACCES}:
                 raise StateError(f"{state} cannot be locked: {error.strerror}") from error
-            raise JobError(f"a node runs on {home} already; stop it first (`veilscore node stop {home}`)") from error
+            raise JobError(
+                f"a node runs on {home} already; stop it first (`veilscore node stop {shlex.quote(str(home))}`)"
+            ) from error
         _write_pid(file, str(os.getpid()))
         try:
             yield

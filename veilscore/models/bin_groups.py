@@ -42,9 +42,9 @@ def _differs(one: CountedBin, two: CountedBin) -> bool:
     return abs(one.log_odds - two.log_odds) > _CLEAR * math.sqrt(one.variance + two.variance)
 
 
-def _partner(bins: list[CountedBin], index: int, *, ordered: bool) -> int:
+def _partner(bins: list[CountedBin], index: int, *, ordered: bool, apart: bool) -> int:
     """Return the bin most similar to `index`: a neighbour by value in an ordered column, else any."""
-    others = [k for k in range(len(bins)) if k != index]
+    others = [k for k in range(len(bins)) if k != index and not (apart and bins[k].missing)]
     if ordered and not bins[index].missing:
         plain = [k for k in range(len(bins)) if not bins[k].missing]
         at = plain.index(index)
@@ -52,20 +52,27 @@ def _partner(bins: list[CountedBin], index: int, *, ordered: bool) -> int:
     return min(others, key=lambda k: abs(bins[k].log_odds - bins[index].log_odds))
 
 
-def merge_small(bins: list[CountedBin], least: tuple[float, float], *, ordered: bool) -> list[CountedBin]:
-    """Merge bins below `least` (bad, good) rows, the smallest first, unless they differ clearly; two bins remain."""
+def merge_small(
+    bins: list[CountedBin], least: tuple[float, float], *, ordered: bool, apart: bool = False
+) -> list[CountedBin]:
+    """Merge bins below `least` (bad, good) rows, the smallest first, unless they differ clearly; two bins remain.
+
+    apart : the bin of missing values is never merged, and is none of the two.
+    """
     bins = list(bins)
     kept: set[tuple[int, ...]] = set()
 
     def size(k: int) -> float:
         return min(bins[k].bad / max(least[0], 1e-300), bins[k].good / max(least[1], 1e-300))
 
-    while len(bins) > 2:
-        small = [k for k in range(len(bins)) if size(k) < 1.0 and bins[k].codes not in kept]
+    while len(bins) > 2 + any(apart and one.missing for one in bins):
+        small = [
+            k for k, one in enumerate(bins) if size(k) < 1.0 and one.codes not in kept and not (apart and one.missing)
+        ]
         if not small:
             break
         index = min(small, key=size)
-        partner = _partner(bins, index, ordered=ordered)
+        partner = _partner(bins, index, ordered=ordered, apart=apart)
         if _differs(bins[index], bins[partner]):
             kept.add(bins[index].codes)  # small but clearly different, such as a rare flag
             continue

@@ -29,7 +29,14 @@ from veilscore.models.loss import for_bound, sigmoid
 from veilscore.models.model import M, PartyPart, Scorecard
 from veilscore.models.optimise import GradientStep, OptimiseResult, OptimiserState, minimise
 from veilscore.models.standard_errors import standard_errors
-from veilscore.models.woe import WoeTable, counted_woe, join_tables, logistic_problem, select_columns
+from veilscore.models.woe import (
+    WoeTable,
+    counted_woe,
+    join_tables,
+    limit_columns,
+    logistic_problem,
+    select_columns,
+)
 from veilscore.terms.job import Job
 from veilscore.terms.training import TrainScorecard
 
@@ -60,10 +67,11 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The optimiser's result and, where the job wants them, standard errors (d + 1,), the intercept last."""
+    """The optimiser's result and, where the job wants them, standard errors (d + 1,) and VIF (d,)."""
 
     result: OptimiseResult
     standard_errors: Vector | None
+    inflation: Vector | None = None
 
 
 def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: bool, association: bool) -> BinnedColumns:
@@ -111,24 +119,24 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, Array]) -> De
     bits = scales(target.size).woe
     total_bad = float(weight @ target)
     total_good = float(weight.sum()) - total_bad
-    columns, tables, left_out, names = {}, {}, {}, []
-    warnings: list[str] = []
+    columns, tables, chosen, names = {}, {}, {}, []
     for party, c in counts.items():
-        table = counted_woe(c, total_bad, total_good, monotone=p.monotone)
-        table = replace(table, woe=np.clip(table.woe, -MAX_WOE, MAX_WOE)).quantised(bits)
-        chosen = select_columns(
+        table = counted_woe(c, total_bad, total_good, monotone=bool(p.monotone), missing_bin=p.missing_bin)
+        tables[party] = replace(table, woe=np.clip(table.woe, -MAX_WOE, MAX_WOE)).quantised(bits)
+        chosen[party] = select_columns(
             [f"{party}: {name}" for name in c.names],
             table.iv,
             min_iv=p.min_iv,
+            chance=table.chance,
             association=None if c.association is None else c.association.astype(np.float64),
             max_association=p.max_correlation,
         )
-        columns[party] = PartyColumns(
-            c.n_codes, table.units(bits) * np.repeat(chosen.selected, c.n_codes), chosen.selected
-        )
-        tables[party], left_out[party] = table, chosen.reasons
-        warnings += chosen.warnings
-        names += [f"{party}: {name}" for name, keep in zip(c.names, chosen.selected, strict=True) if keep]
+    if (most := most_columns(p, min(total_bad, total_good))) is not None:
+        chosen = limit_columns(chosen, {party: t.iv - t.chance for party, t in tables.items()}, most)
+    for party, c in counts.items():
+        kept = chosen[party].selected
+        columns[party] = PartyColumns(c.n_codes, tables[party].units(bits) * np.repeat(kept, c.n_codes), kept)
+        names += [f"{party}: {name}" for name, keep in zip(c.names, kept, strict=True) if keep]
     if not names:
         raise JobError("no column is left to train on: lower min_iv or raise max_correlation", party=job.bank)
     training = BankTraining(
@@ -142,11 +150,35 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, Array]) -> De
         training=training,
         problem=_problem(job, training, tables),
         tables=tables,
-        left_out=left_out,
+        left_out={party: one.reasons for party, one in chosen.items()},
         names=tuple(names),
-        warnings=tuple(warnings),
+        warnings=(*(line for one in chosen.values() for line in one.warnings), *_not_told(job, counts)),
         standard_errors=p.standard_errors,
     )
+
+
+def most_columns(p: TrainScorecard, rarer: float) -> int | None:
+    """Return how many columns so many training rows of the rarer class allow; None: any number."""
+    return None if p.rows_per_column is None else max(1, int(rarer // p.rows_per_column))
+
+
+def _not_told(job: Job, counts: dict[str, BinCounts]) -> list[str]:
+    """Say which holders do not tell what the job's defaults would use of them."""
+    p, holders = job.of(TrainScorecard), [party for party in counts if party != job.bank]
+    unordered = [party for party in holders if not counts[party].ordered.any()]
+    apart = [party for party in holders if counts[party].association is None]
+    lines = []
+    if p.monotone and unordered:
+        lines.append(
+            f"{', '.join(unordered)} tells no order of bins (allow_order): WOE of its columns may go up and down, and "
+            "a small bin of missing values joins the most similar one."
+        )
+    if p.max_correlation is not None and apart:
+        lines.append(
+            f"{', '.join(apart)} does not tell which of its columns are associated (publish_screening): two of them "
+            "may say the same."
+        )
+    return lines
 
 
 def _problem(job: Job, training: BankTraining, tables: dict[str, WoeTable]) -> LogisticProblem:
@@ -196,7 +228,8 @@ def fit(design: Design, state: OptimiserState) -> Generator[GradientStep, Vector
     result = yield from minimise(design.problem, state)
     if not design.standard_errors:
         return Fitted(result, None)
-    return Fitted(result, (yield from standard_errors(design.problem, result)))
+    found = yield from standard_errors(design.problem, result)
+    return Fitted(result, found.errors, found.inflation)
 
 
 def plain_gradient(design: Design, step: GradientStep) -> Vector:
@@ -254,7 +287,9 @@ def _part(
 def fit_record(design: Design, fitted: Fitted) -> dict[str, Any]:
     """Return what the bank keeps of the fit beside the model."""
     result = fitted.result
+    inflation = {} if fitted.inflation is None else {"inflation": np.nan_to_num(fitted.inflation, nan=0.0).tolist()}
     return {
+        **inflation,
         "names": list(design.names),
         "beta": result.beta.tolist(),
         "intercept": result.intercept,

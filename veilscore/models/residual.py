@@ -13,6 +13,7 @@ Weights are scaled so that a firm's add up to at most 1, which bounds what one f
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,6 +127,24 @@ def tables(sums: CellSums, total_residual: float, total_weight: float) -> Tables
         weight[cells] = H
         iv[j] = float((H * x[cells] ** 2).sum() / H.sum())
     return Tables(sums.n_codes, x, weight, iv)
+
+
+def without(made: Tables, left_out: Mask) -> Tables:
+    """Return tables in which the columns of a mask (d,) have no effect."""
+    return replace(made, x=np.where(np.repeat(left_out, made.n_codes), 0.0, made.x))
+
+
+def strongest(made: Mapping[str, Tables], most: int | None) -> dict[str, Tables]:
+    """Return tables in which so many columns of all holders have an effect, those that add most; None: all."""
+    ivs = np.concatenate([np.where(one.used, one.iv, 0.0) for one in made.values()] or [np.zeros(0)])
+    if most is None or np.count_nonzero(ivs) <= most:
+        return dict(made)
+    left_out = np.ones(ivs.size, bool)
+    left_out[np.argsort(-ivs, kind="stable")[:most]] = False
+    at = np.cumsum([one.n_codes.size for one in made.values()])[:-1]
+    return {
+        holder: without(one, part) for (holder, one), part in zip(made.items(), np.split(left_out, at), strict=True)
+    }
 
 
 def quantised(made: Tables) -> Tables:

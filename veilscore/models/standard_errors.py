@@ -1,4 +1,4 @@
-"""Estimate the standard errors of coefficients from gradients at 2 (d + 1) neighbouring points.
+"""Estimate standard errors and variance inflation of coefficients from gradients at 2 (d + 1) neighbouring points.
 
 Source: Wahba, J. R. Statist. Soc. B 45 (1983): the inverse of the penalised Hessian is the covariance. It is an option
 with its own line in the leakage table, as it opens 2 (d + 1) further gradients.
@@ -7,6 +7,7 @@ with its own line in the leakage table, as it opens 2 (d + 1) further gradients.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,10 +19,21 @@ from veilscore.models.optimise import GradientStep, OptimiseResult, checked_grad
 _ETA_STEP = 0.25  # largest move of a log-odds: truncation and rounding both stay below a percent
 
 
-def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generator[GradientStep, Vector, Vector]:
-    """Take central differences of the gradient at the fit and return the standard errors, as a generator.
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """How sure coefficients are, NaN for one that its sign holds at zero.
 
-    The result is (d + 1,), the intercept last, NaN for a coefficient that its sign holds at zero.
+    errors : (d + 1,) standard errors, the intercept last.
+    inflation : (d,) variance inflation: the factor by which the other columns widen a coefficient's variance.
+    """
+
+    errors: Vector
+    inflation: Vector
+
+
+def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generator[GradientStep, Vector, Uncertainty]:
+    """Take central differences of the gradient at the fit and return what they say, as a generator.
+
     Raises MessageError for a gradient of the wrong shape or one that is not finite.
     """
     theta = np.append(result.beta, result.intercept)
@@ -43,10 +55,14 @@ def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generat
     return _errors(0.5 * (hessian + hessian.T), problem.penalty, free)
 
 
-def _errors(hessian: Vector, penalty: Vector, free: Mask) -> Vector:
+def _errors(hessian: Vector, penalty: Vector, free: Mask) -> Uncertainty:
     values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
     # Rounding may turn the curvature of collinear columns negative; the true one is not.
     data = (vectors * np.maximum(values, 1e-9 * values[-1])) @ vectors.T
-    errors = np.full(len(free), np.nan)
-    errors[free] = np.sqrt(np.diag(np.linalg.inv(data + np.diag(penalty[free]))))
-    return errors
+    errors, inflation = np.full(len(free), np.nan), np.full(len(free) - 1, np.nan)
+    covariance = np.linalg.inv(data + np.diag(penalty[free]))
+    errors[free] = np.sqrt(np.diag(covariance))
+    # the variance that each column would have alone beside the intercept, which is the last
+    alone = np.diag(data)[:-1] - data[:-1, -1] ** 2 / data[-1, -1] + penalty[free][:-1]
+    inflation[free[:-1]] = np.maximum(np.diag(covariance)[:-1] * alone, 1.0)
+    return Uncertainty(errors, inflation)

@@ -11,7 +11,7 @@ cannot support. Empty cells get WOE 0. Source: Siddiqi, Intelligent Credit Scori
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -54,6 +54,13 @@ class WoeTable:
     def n_columns(self) -> int:
         """Return the number of columns."""
         return len(self.n_codes)
+
+    @property
+    def chance(self) -> Vector:
+        """Return the IV that bins of these sizes have on average where they say nothing: (d,)."""
+        at = offsets(self.n_codes)
+        bins = [len(set(self.group[a:b].tolist()) - {-1}) for a, b in pairwise(at.tolist())]
+        return (np.maximum(bins, 1) - 1.0) * (1.0 / self.total_bad + 1.0 / self.total_good)
 
     def units(self, bits: int) -> Integers:
         """Return the WOE in units of 2^-bits, rounded to nearest: (cells,) int64."""
@@ -108,6 +115,7 @@ def woe_table(
     missing_code: Integers | None = None,
     min_class_fraction: float = MIN_CLASS_FRACTION,
     monotone: bool = False,
+    missing_bin: bool = False,
 ) -> WoeTable:
     """Return the WOE of every cell of one party's columns.
 
@@ -118,6 +126,7 @@ def woe_table(
     missing_code : (d,) code of missing values, -1 where unknown; None: unknown everywhere.
     min_class_fraction : a bin below this share of all bad or of all good rows is merged.
     monotone : merge until WOE rises or falls with the value, in ordered columns; missing stays apart.
+    missing_bin : whether missing values, where they are known, have a bin of their own however few they are.
     Raises LabelError where one class is empty, DataError where counts do not fit `n_codes`, are negative or not finite.
     """
     d = len(n_codes)
@@ -135,16 +144,17 @@ def woe_table(
         cells = slice(start, start + int(n_codes[j]))
         start = cells.stop
         missing = -1 if missing_code is None else int(missing_code[j])
-        bins = _merged(
-            counts[:, cells], least, missing, ordered=ordered is not None and bool(ordered[j]), monotone=monotone
-        )
+        in_order = ordered is not None and bool(ordered[j])
+        bins = _merged(counts[:, cells], least, missing, ordered=in_order, monotone=monotone, apart=missing_bin)
         woe[cells], group[cells], iv[j] = _column_woe(bins, int(n_codes[j]), least, total_bad, total_good)
     return WoeTable(
         np.asarray(n_codes, np.int64), woe, group, counts[0], counts[1], iv, float(total_bad), float(total_good)
     )
 
 
-def counted_woe(counts: BinCounts, total_bad: float, total_good: float, *, monotone: bool = False) -> WoeTable:
+def counted_woe(
+    counts: BinCounts, total_bad: float, total_good: float, *, monotone: bool = False, missing_bin: bool = False
+) -> WoeTable:
     """Return the WOE of one party's counted columns; the totals are weighted counts over all training rows."""
     return woe_table(
         counts.n_codes,
@@ -155,16 +165,17 @@ def counted_woe(counts: BinCounts, total_bad: float, total_good: float, *, monot
         ordered=counts.ordered,
         missing_code=counts.missing_code,
         monotone=monotone,
+        missing_bin=missing_bin,
     )
 
 
 def _merged(
-    counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool
+    counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool, apart: bool
 ) -> list[CountedBin]:
     """Return the merged bins of one column, from counts (2, n_codes)."""
     filled = [c for c in range(counts.shape[1]) if counts[:, c].sum() > 0 or (ordered and c != missing)]
     bins = [CountedBin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
-    bins = merge_small(bins, least, ordered=ordered)
+    bins = merge_small(bins, least, ordered=ordered, apart=apart)
     return monotone_bins(bins) if monotone and ordered else bins
 
 
@@ -206,20 +217,23 @@ def select_columns(
     iv: Vector,
     *,
     min_iv: float = 0.0,
+    chance: Vector | float = 0.0,
     association: Vector | None = None,
     max_association: float | None = None,
 ) -> ColumnSelection:
     """Drop columns without evidence and, of two that say the same, the one with the lower IV.
 
     min_iv : columns below are left out, as is every column with IV 0.
+    chance : (d,) IV by chance alone, which is taken off before columns are compared.
     association : (d, d) correlation or Cramer's V in [-1, 1], NaN where unknown.
     max_association : largest absolute association of two selected columns; None: no limit.
     """
     reasons = [""] * len(names)
     kept: list[int] = []
-    for j in np.argsort(-iv, kind="stable").tolist():
-        if iv[j] < min_iv or iv[j] <= 0:
-            reasons[j] = f"IV {iv[j]:.3f} below {min_iv:g}" if iv[j] < min_iv else "IV is 0"
+    found = np.maximum(iv - chance, 0.0)
+    for j in np.argsort(chance - iv, kind="stable").tolist():
+        if found[j] < min_iv or iv[j] <= 0:
+            reasons[j] = f"IV {found[j]:.3f} below {min_iv:g}" if found[j] < min_iv else "IV is 0"
             continue
         if association is not None and max_association is not None:
             close = [k for k in kept if abs(association[j, k]) > max_association]
@@ -233,6 +247,22 @@ def select_columns(
         if iv[j] > SUSPICIOUS_IV
     )
     return ColumnSelection(np.array([not r for r in reasons], dtype=np.bool_), tuple(reasons), warnings)
+
+
+def limit_columns(
+    chosen: Mapping[str, ColumnSelection], iv: Mapping[str, Vector], most: int
+) -> dict[str, ColumnSelection]:
+    """Keep at most so many of all parties' columns, those of the highest IV (d,), which is given by party."""
+    ranked = sorted(
+        ((party, j) for party, one in chosen.items() for j in np.flatnonzero(one.selected).tolist()),
+        key=lambda place: -iv[place[0]][place[1]],
+    )
+    result = dict(chosen)
+    for party, j in ranked[most:]:
+        selected, reasons = result[party].selected.copy(), list(result[party].reasons)
+        selected[j], reasons[j] = False, f"not among the {most} of the highest IV, which so few rows allow"
+        result[party] = replace(result[party], selected=selected, reasons=tuple(reasons))
+    return result
 
 
 def logistic_problem(table: WoeTable, own_woe: Vector | None = None, **options: Any) -> LogisticProblem:

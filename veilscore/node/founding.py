@@ -7,9 +7,9 @@ its certificate to the others.
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime as dt
 import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config
-from veilscore.terms.policy import utc_today
+from veilscore.terms.policy import Partner, utc_today
 from veilscore.terms.settings import parse
 
 PORTAL = "consent-portal"  # a trial's own issuer of consents
@@ -60,12 +60,14 @@ def found_federation(
     data: DataFiles | None = None,
     accept: str = "auto",
     exact: bool = False,
+    partner: Partner = "standard",
 ) -> Federation:
     """Make one home for each party and the coordinator under `folder`.
 
     parties : name -> role (bank or holder).
     data : puts each party's file into its catalogue as `main`.
     accept : auto (trials) or manual (a person approves each job at each node).
+    partner : preset of the holders' policies, how much they tell besides what every job does.
     exact : whether the holders agree to jobs in exact mode for a year, which ends the promise for that data.
     Raises ConfigError on a wrong name or role, no bank, or a home that exists.
     """
@@ -81,7 +83,8 @@ def found_federation(
     for member in (*roles, PORTAL):
         if (folder / member).exists() or (member == PORTAL and member in roles):
             raise ConfigError(f"{folder / member} exists already; choose another folder or remove it")
-    ports = free_ports(len(roles), host)
+    datasets = {} if data is None else {party: _dataset(data, party, role) for party, role in parties.items()}
+    ports = free_ports(len(roles), host)  # from here on files are made: what can be wrong has been looked at
     members = []
     for (member, role), port in zip(roles.items(), ports, strict=True):
         identity = create_identity(folder / member / "identity", member, role, recovery=True)
@@ -90,13 +93,14 @@ def found_federation(
     portal = Issuer.create(folder / PORTAL, PORTAL)
     until = utc_today() + dt.timedelta(days=365)
     holders = {
+        "partner": partner,
         "consent_issuers": {portal.name: portal.public_key},
         **({"exact_for": dict.fromkeys(banks, until)} if exact else {}),
     }
     for member, role in roles.items():
         save_federation(federation, folder / member / "federation.yaml")
         policy = {"accept": accept, **(holders if role == "holder" else {})}
-        write_node_config(folder / member, member, role, data=data, policy=policy)
+        write_node_config(folder / member, member, role, dataset=datasets.get(member), policy=policy)
     save_federation(federation, folder / "federation.yaml")
     return federation
 
@@ -106,17 +110,16 @@ def write_node_config(
     name: str,
     role: str,
     *,
-    data: DataFiles | None = None,
+    dataset: dict[str, str] | None = None,
     key: dict[str, str] | None = None,
     policy: Mapping[str, object] | None = None,
 ) -> NodeConfig:
-    """Write node.yaml of a new home and return what it says."""
+    """Write node.yaml of a new home and return what it says; `dataset` becomes its `main`."""
     content: dict[str, object] = {"name": name, "role": role}
     if key is not None:
         content["key"] = key
     if role != "coordinator":
         content["policy"] = {"accept": "manual"} if policy is None else dict(policy)
-        dataset = None if data is None else _dataset(data, name, role)
         if dataset is not None:
             content["datasets"] = {"main": dataset}
     config = parse(NodeConfig, content, str(home / "node.yaml"))
@@ -132,6 +135,9 @@ def write_node_config(
 
 
 def _dataset(data: DataFiles, party: str, role: str) -> dict[str, str] | None:
+    """Return the entry of a party's file; ConfigError where it lacks a column that the entry names."""
+    from veilscore.data.ingest import list_columns  # noqa: PLC0415 - loads duckdb
+
     for suffix in (".csv", ".parquet"):
         path = (data.folder / f"{party}{suffix}").resolve()
         if not path.is_file():
@@ -139,18 +145,15 @@ def _dataset(data: DataFiles, party: str, role: str) -> dict[str, str] | None:
         entry = {"path": str(path), "id_column": data.id_column}
         if role == "bank":
             entry["label_column"] = data.label_column
-        if suffix == ".csv" and data.date_column in _header(path):
+        columns = list_columns(path)
+        for option, column in (("--id-column", data.id_column), ("--label-column", entry.get("label_column"))):
+            if column is not None and column not in columns:
+                few = ", ".join(sorted(columns)[:20]) + (" ..." if len(columns) > 20 else "")
+                raise ConfigError(f"{path} has no column {column!r} (it has {few}); name another with {option}")
+        if suffix == ".csv" and data.date_column in columns:
             entry["date_column"] = data.date_column
         return entry
     return None
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {type(error).__name__}") from error
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -171,7 +174,9 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 def homes_in(folder: Path) -> dict[str, Path]:
     """Return the homes of a local federation, coordinator first; ConfigError if there is none."""
     if not (folder / "federation.yaml").is_file():
-        raise ConfigError(f"{folder} has no federation.yaml; make a local federation with `veilscore init {folder}`")
+        raise ConfigError(
+            f"{folder} has no federation.yaml; make a local federation with `veilscore init {shlex.quote(str(folder))}`"
+        )
     federation = load_federation(folder / "federation.yaml")
     names = [federation.coordinator.name, *(m.name for m in federation.members if m.role in {"bank", "holder"})]
     homes = {name: folder / name for name in names if (folder / name / "node.yaml").is_file()}

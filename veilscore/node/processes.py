@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from veilscore.errors import ConfigError, JobError, StateError
 from veilscore.fabric.process import running_pid
 from veilscore.files.private import private_file, private_folder
 
-START_S = 30.0
+START_S = 120.0  # a busy machine loads numba and grpc in a minute
 STOP_S = 15.0
+_SILENT = "it left no message"
 _POLL_S = 0.05
 
 _children: dict[Path, subprocess.Popen[bytes]] = {}  # started by this process: reaped when they stop
@@ -26,7 +28,7 @@ def spawn(home: Path) -> subprocess.Popen[bytes]:
     if not (home / "node.yaml").is_file():
         raise ConfigError(f"{home} is no node's home: node.yaml is missing; `veilscore init` makes homes")
     if running_pid(home) is not None:
-        raise JobError(f"a node runs on {home} already; stop it first (`veilscore node stop {home}`)")
+        raise JobError(f"a node runs on {home} already; stop it first (`veilscore node stop {shlex.quote(str(home))}`)")
     log = home / "log"
     try:
         private_folder(log)
@@ -52,20 +54,31 @@ def check_alive(home: Path, process: subprocess.Popen[bytes]) -> None:
         raise JobError(f"the node of {home} ended at once: {last_words(home)}")
 
 
+def waits_for(home: Path) -> str:
+    """Say what a node that does not answer yet is at, by its process and the end of its console log."""
+    pid = running_pid(home)
+    if pid is None:
+        return f"the process of {home} is loading its program"
+    said = last_words(home)
+    return f"process {pid} of {home} runs and does not answer yet" + ("" if said == _SILENT else f": {said}")
+
+
 def last_words(home: Path) -> str:
     """Return the end of what a node that did not start has printed, without frames."""
     try:
         text = (home / "log" / "console.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "it left no message"
+        return _SILENT
     lines = [line.strip(" │") for line in text.splitlines() if line.strip(" │╭╰─╮╯")]
-    return " ".join(line for line in lines if not line.startswith(("╭", "╰")))[-800:] or "it left no message"
+    return " ".join(line for line in lines if not line.startswith(("╭", "╰")))[-800:] or _SILENT
 
 
 def stop(home: Path) -> bool:
     """Stop the node of a home (a signal first, after 15 s a kill) and return whether one ran."""
     pid = running_pid(home)
     if pid is None:
+        if not (home / "node.yaml").is_file():
+            raise ConfigError(f"{home} is no node's home: node.yaml is missing")
         return False
     for number, wait_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
         with contextlib.suppress(ProcessLookupError):

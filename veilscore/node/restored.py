@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ def restore_home(
         hold is left where it is, and no node starts on it either.
     """
     if (pid := running_pid(home)) is not None:
-        raise StateError(f"a node runs on {home}, process {pid}: stop it first (`veilscore node stop {home}`)")
+        raise StateError(
+            f"a node runs on {home}, process {pid}: stop it first (`veilscore node stop {shlex.quote(str(home))}`)"
+        )
     manifest = restore(source, home, passphrase, replace=replace)
     return manifest, check_home(home.resolve())
 

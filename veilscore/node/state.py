@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sqlite3
 import time
 from collections import deque
@@ -138,7 +139,7 @@ class LoggedState:
         said = "; ".join(f"{gap.file} lacks {gap.lacks}" for gap in (lost or found)[:3])
         raise StateError(
             f"{said}: lost, or older than the log; restore it from a backup as new as the log, or, where there is "
-            f"none, `veilscore node mend {self._home}{more}",
+            f"none, `veilscore node mend {shlex.quote(str(self._home))}{more}",
             party=self._node.name,
         )
 

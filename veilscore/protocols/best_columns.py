@@ -212,13 +212,15 @@ def holder_best(
     open_chunks: Callable[[Mask], tuple[int, Iterator[PatternChunk]]],
     n_samples: int,
     n_rows: int,
+    told_rows: int,
     k: int,
     charge: Charge,
 ) -> Protocol[tuple[Mask, bytes]]:
     """Holder: choose its best columns with noise; return the mask of kept columns and the screening's hash.
 
     open_chunks : given which rows train, the number of chunks and the chunks, made one at a time.
-    n_samples : aligned rows; n_rows : rows of its whole table, the scale of weights.
+    n_samples : aligned rows; n_rows : rows of its whole table, the scale of weights; told_rows : the padded number, at
+    least as large, that the bank knows from alignment.
     """
     request = yield from receive(session.bank, pb.ScreenBankRound1)
     train = training_rows(session, request, n_samples)
@@ -239,7 +241,7 @@ def holder_best(
         yield Progress("columns", number + 1, n_chunks)
     kept = np.ones(n_columns, bool)
     if n_columns > k:
-        noise = _noise_units(charge, k, sum(map(len, share)), n_rows, n_train)
+        noise = _noise_units(charge, k, sum(map(len, share)), n_rows, told_rows, n_train)
         found = yield from _holder_circuit(session, np.concatenate(share), noise, k)
         kept = np.isin(np.arange(n_columns), np.concatenate(column)[found])
         yield charge
@@ -250,12 +252,16 @@ def holder_best(
     return kept, answer.screening_hash
 
 
-def _noise_units(charge: Charge, k: int, n: int, n_rows: int, n_train: int) -> Words:
+def _noise_units(charge: Charge, k: int, n: int, n_rows: int, told_rows: int, n_train: int) -> Words:
     """Draw the noise of n sums in units of their shares; ParameterError where a noised sum could pass its word."""
-    unit, scale = n_rows << LABEL_BITS, noise_scale(math.sqrt(charge.mu2), k)
-    if unit * (n_train + MOST_NOISE * scale) >= _LIFT:
-        raise ParameterError(f"{n_train} training rows and {n_rows} rows of the holder are more than a screening takes")
-    return np.rint(gumbel(scale, n) * unit).astype(np.uint64)
+    scale = noise_scale(math.sqrt(charge.mu2), k)
+    # by the number that was told, not the true one: the bank chooses mu, and a refusal would tell it of one firm
+    if (told_rows << LABEL_BITS) * (n_train + MOST_NOISE * scale) >= _LIFT:
+        raise ParameterError(
+            f"{n_train} training rows and {told_rows} rows of the holder are more than a screening takes at mu "
+            f"{math.sqrt(charge.mu2):g}"
+        )
+    return np.rint(gumbel(scale, n) * (n_rows << LABEL_BITS)).astype(np.uint64)
 
 
 def _holder_circuit(session: Session, share: Words, noise: Words, k: int) -> Protocol[Mask]:

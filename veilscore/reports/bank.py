@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from veilscore.data.column_bins import NumberBins
 from veilscore.files.store import JobStore
 from veilscore.models.chained import Chained, source_name
 from veilscore.models.counts import BinCounts, offsets
-from veilscore.models.model import Scorecard
+from veilscore.models.model import Column, Scorecard
 from veilscore.reports.boosting import boosting_of
 from veilscore.reports.data import (
     BinRow,
@@ -126,6 +127,7 @@ def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
 def _weights(files: BankFiles) -> ScorecardSection:
     scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
+    inflation = dict(zip(files.fit["names"], files.fit.get("inflation", ()), strict=False))
     for part in files.model.parts:
         for column in part.columns:
             if column.coefficient is None:
@@ -137,6 +139,8 @@ def _weights(files: BankFiles) -> ScorecardSection:
                     party=part.party,
                     coefficient=column.coefficient,
                     standard_error=column.standard_error,
+                    p_value=_p_value(column),
+                    inflation=inflation.get(f"{part.party}: {column.name}") or None,
                     sign_ok=column.coefficient >= 0 if asked else None,
                     iv=column.iv,
                     points_low=min(column.points) / scaling.units,
@@ -155,6 +159,13 @@ def _weights(files: BankFiles) -> ScorecardSection:
     )
 
 
+def _p_value(column: Column) -> float | None:
+    """Return how often a column without effect has a coefficient as large, by its standard error."""
+    if not column.standard_error or column.coefficient is None:
+        return None
+    return math.erfc(abs(column.coefficient) / column.standard_error / math.sqrt(2))
+
+
 def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
     """Return the merged bins of a party's columns; the bank's own by value and with labels, others by falling WOE."""
     table, part, units = files.tables[party], files.model.part(party), files.model.scaling.units
@@ -168,12 +179,20 @@ def _bank_bins(files: BankFiles, party: str) -> list[ColumnBins]:
         for number in np.unique(group).tolist():
             codes = np.flatnonzero(group == number).tolist()
             bad, good = (sum(counts[code] for code in codes) for counts in (column.bad, column.good))
+            share, woe, known = (
+                sum(rows[code] for code in codes) / max(sum(rows), 1),
+                column.woe[codes[0]],
+                bad + good > 0,
+            )
             cell = BinRow(
                 codes=tuple(codes),
-                share=sum(rows[code] for code in codes) / max(sum(rows), 1),
+                share=share,
                 label=range_label(own, codes) if own else None,
-                bad_rate=min(bad / (bad + good), 1.0) if bad + good > 0 else None,
-                woe=column.woe[codes[0]],
+                bad_rate=min(bad / (bad + good), 1.0) if known else None,
+                woe=woe,
+                iv=(bad / table.total_bad - good / table.total_good) * woe if known else share * woe**2,
+                rows=sum(column.rows[code] for code in codes) if known else None,
+                bad=bad if known else None,
                 points=column.points[codes[0]] / units if files.design is not None else None,
             )
             # the order of others' values is not the bank's to know

@@ -98,12 +98,17 @@ class Parity(Part):
 
 
 class ModelRow(Part):
-    """One column of the scorecard; `sign_ok` is None where no sign was asked for."""
+    """One column of the scorecard; `sign_ok` is None where no sign was asked for.
+
+    p_value : of no effect, by Wald's test; inflation : VIF; both where standard errors were opened.
+    """
 
     column: str
     party: str
     coefficient: float
     standard_error: float | None = None
+    p_value: float | None = None
+    inflation: float | None = None
     sign_ok: bool | None = None
     iv: float | None = None
     points_low: float | None = None
@@ -154,21 +159,23 @@ class Boosting(Part):
 
 
 class CandidateRow(Part):
-    """One model on the folds: its loss a row, the deviation of that between folds, and what became of it."""
+    """One model compared: loss a row on folds and its deviation between them, AUC and its noise, what became of it."""
 
     name: str
     kind: Literal["scorecard", "boosting", "stack", "bank only"]
     varied: dict[str, str] = {}
-    loss: float
-    deviation: float
+    loss: float | None = None
+    deviation: float | None = None
     auc: float | None = None
+    auc_noise: float | None = None
     filed: bool = False
     in_stack: bool = False
 
 
 class SelectionSection(Part):
-    """Candidates compared out of fold, and the weights of the stack of the best two."""
+    """Candidates compared, out of fold or by noised curves, and the weights of the stack of the best two."""
 
+    by: Literal["loss", "curve"] = "loss"
     folds: int
     candidates: tuple[CandidateRow, ...]
     weights: dict[str, float]
@@ -186,7 +193,10 @@ class TreesTaken(Part):
 
 
 class BinRow(Part):
-    """One bin: its codes as all parties number them, and its label if the reader may know it."""
+    """One bin: its codes as all parties number them, and its label if the reader may know it.
+
+    iv : what it adds to the column's; rows, bad : training rows and (weighted) bad ones, where counts are known.
+    """
 
     codes: tuple[int, ...]
     share: float
@@ -194,6 +204,9 @@ class BinRow(Part):
     bad_rate: float | None = None
     woe: float | None = None
     points: float | None = None
+    iv: float | None = None
+    rows: int | None = None
+    bad: float | None = None
 
     @property
     def title(self) -> str:
@@ -354,7 +367,7 @@ class ReportData(Part):
 
 
 def _outcome(cell: BinRow) -> bool:
-    return cell.bad_rate is not None or cell.woe is not None or cell.points is not None
+    return any(value is not None for value in (cell.bad_rate, cell.woe, cell.points, cell.iv, cell.rows, cell.bad))
 
 
 BANK_ONLY: Final = (

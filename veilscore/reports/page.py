@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from veilscore.models import metrics
+from veilscore.reports import plots
 from veilscore.reports.data import PrivacySection, ReportData, StepCost
 
 
@@ -32,7 +32,7 @@ def render(report: ReportData) -> str:
 
 
 def _charts(report: ReportData) -> dict[str, Markup]:
-    """Draw every chart that has data; without matplotlib, say how to get it in its place."""
+    """Draw every chart that has data."""
     curves = {part.name: part.curve for part in report.evaluations if part.curve}
     gains = {part.name: part.gains for part in report.evaluations if part.gains}
     main = next((part for part in report.evaluations if part.kind == "joint"), None)
@@ -72,10 +72,6 @@ def _chart(kind: str, figures: tuple[Any, ...] | None) -> Markup:
     """Return one drawing of `plots`, empty where there is nothing to draw."""
     if figures is None:
         return Markup()
-    if find_spec("matplotlib") is None:
-        return _NO_CHART
-    from veilscore.reports import plots  # noqa: PLC0415 - an extra of the installation, and slow to load
-
     # Safe: to_svg escapes every text in the drawing.
     return Markup(getattr(plots, f"{kind}_chart")(*figures).to_svg())  # noqa: S704
 
@@ -151,9 +147,6 @@ def environment() -> Environment:
     )
     environment.filters.update(_FILTERS)
     return environment
-
-
-_NO_CHART: Final = Markup("<p>This chart needs matplotlib: pip install &quot;veilscore[report]&quot;</p>")
 
 
 _CHARTS: Final = {

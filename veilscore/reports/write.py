@@ -16,6 +16,7 @@ from veilscore.reports.bank import bank_report
 from veilscore.reports.data import ReportData, StepCost
 from veilscore.reports.holder import holder_report
 from veilscore.reports.page import render
+from veilscore.reports.tables import write_tables
 from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import protocol_for
 from veilscore.terms.training import Training
@@ -43,10 +44,11 @@ def write_reports(context: StepContext) -> None:
 
 
 def save_report(data: ReportData, folder: Path) -> Path:
-    """Write report.json and report.html, mode 0600, and return the path of the page."""
+    """Write report.json, report.html and its tables, mode 0600, and return the path of the page."""
     text, page = data.model_dump_json(indent=1), render(data)
     write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
     write_atomically(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
+    write_tables(data, folder)
     return folder / "report.html"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_serializer, field_validator, model_validator
 
 from veilscore.errors import ConfigError, SandboxError, StateError
 from veilscore.files.private import open_folder
@@ -68,6 +68,22 @@ class Output(Strict):
     columns: dict[Key, Literal["text", "number", "count"]] = Field(default_factory=dict, description="of a table")
     keys: tuple[Key, ...] = Field(default=(), description="of a json output, besides count")
     noise: Noise | None = None
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _from_pairs(cls, value: object) -> object:
+        pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+        if not pairs:
+            return value
+        names = [str(pair[0]) for pair in value]  # type: ignore[attr-defined]  # it is a list
+        if len(set(names)) != len(names):
+            raise ValueError("a column stands twice")
+        return dict(zip(names, (pair[1] for pair in value), strict=True))  # type: ignore[attr-defined]
+
+    @field_serializer("columns", when_used="json")
+    def _as_pairs(self, columns: dict[str, str]) -> list[list[str]]:
+        """Return pairs, since the signed JSON has its keys sorted and columns leave in the order declared."""
+        return [[name, kind] for name, kind in columns.items()]
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:

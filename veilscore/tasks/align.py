@@ -51,11 +51,12 @@ def _holder_align(context: StepContext) -> Protocol[None]:
     guard = context.guard()
     consents = yield from guard.receive_consents()
     table, limits = context.table(), _limits(context)
+    offset = size_offset(context.home(), context.job.datasets[context.session.party], limits.size_step)
     result = yield from holder_align(
         context.session,
         table.ids.tolist(),
         min_rows=context.node.policy.min_overlap,
-        offset=size_offset(context.home(), context.job.datasets[context.session.party], limits.size_step),
+        offset=offset,
         counted=counts_rows(context.job.parameters),
         limits=limits,
     )
@@ -63,8 +64,10 @@ def _holder_align(context: StepContext) -> Protocol[None]:
     context.store.save_arrays("row_of", row_of=result.row_of)
     known = int((result.row_of >= 0).sum())
     warnings = [*table.warnings, *_few_known(context, known, result.row_of.size)]
+    told = limits.padded(table.n_rows, offset)
     context.store.save_json(
-        "aligned", {"ids": digest_of_ids(table), "n_rows": table.n_rows, "known": known, "warnings": warnings}
+        "aligned",
+        {"ids": digest_of_ids(table), "n_rows": table.n_rows, "told": told, "known": known, "warnings": warnings},
     )
 
 

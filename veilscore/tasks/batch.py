@@ -40,6 +40,7 @@ from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.batch_files import write_bands, write_scores
+from veilscore.tasks.batch_stability import EXPECTED, keep_expected, keep_expected_totals, write_stability
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -115,9 +116,11 @@ def _bank_evaluate(context: StepContext) -> Protocol[None]:
         bands = Bands.of(model.bands, model.scaling.units)
         found = yield from _bank_bands(context, model, bands, held, rows["codes"][held])
         context.store.save_arrays("holdout", band=found.bands, target=target, weight=weight)
+        keep_expected(context, bands.limits, np.bincount(found.bands, minlength=len(bands.names)))
         return
     result = yield from _bank_totals(context, model, held, rows["codes"][held])
     context.store.save_arrays("holdout", units=result.points, target=target, weight=weight)
+    keep_expected_totals(context, result.points)
     if context.job.training.calibrate:
         keep_model(context, designing.calibrated(model, result.points, target, weight))
 
@@ -134,6 +137,7 @@ def _bank_score(context: StepContext) -> Protocol[None]:
         result = yield from _bank_totals(context, model, *scored)
         _check_unknown(p, result.unknown)
         write_scores(context.store, table, model, result, report)
+        write_stability(context, model, codes.codes, result.points)
         return
     steps = p.output == "score"
     bands = steps_of(model, p.score_steps) if steps else Bands.of(p.bands or model.bands, model.scaling.units)
@@ -144,6 +148,7 @@ def _bank_score(context: StepContext) -> Protocol[None]:
         write_scores(context.store, table, model, middle, report, steps=found.bands)
     else:
         write_bands(context.store, table, bands, found, report)
+    write_stability(context, model, codes.codes, found.bands, bands.limits)
 
 
 def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
@@ -359,7 +364,7 @@ SCORE = Step(
     holder=_holder_score,
     reads=ALIGNED,
     reads_data=True,
-    reads_home=lambda p: (*files_of_columns(p), HOME_KEY),
+    reads_home=lambda p: (*files_of_columns(p), HOME_KEY, f"models/{p.model}/{EXPECTED}"),
     cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens != "exact"),
     spends=no_openings,
     bits=_bits,

@@ -69,14 +69,15 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     names = context.feature_names()
     named = context.node.policy.publish_column_names
     aliases = list(names) if named else [f"{party}.c{k + 1}" for k in range(len(names))]
-    n_rows = int(context.store.load_json("aligned")["n_rows"])
+    aligned = context.store.load_json("aligned")
+    n_rows, told_rows = int(aligned["n_rows"]), int(aligned["told"])
     size = int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[PatternChunk]]:
         return -(-len(names) // size), _chunks(context, names, aliases, row_of[train], size)
 
     kept, digest = yield from holder_best(
-        context.session, open_chunks, row_of.size, n_rows, best_of_job(p), charge_of(p)
+        context.session, open_chunks, row_of.size, n_rows, told_rows, best_of_job(p), charge_of(p)
     )
     file_kept(context, names, aliases, kept, digest)
 

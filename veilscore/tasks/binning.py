@@ -18,6 +18,7 @@ from veilscore.tasks.context import StepContext, aligned_table, files_of_columns
 from veilscore.tasks.exact_rows import check_own_rows, check_submitted
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
 from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
@@ -41,7 +42,8 @@ def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], Cod
     # the bank may always know the order of its own bins, so that it merges neighbours
     code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
     codes = code_map.transform(table).codes
-    columns = columns_of(code_map, codes, party=job.bank, names=True, association=p.tells_association)
+    compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
+    columns = columns_of(code_map, codes, party=job.bank, names=True, association=compared)
     target = np.asarray(table.label, dtype=np.int8)
     weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
     return columns, {"codes": codes, "target": target, "weight": weight, "train": train}, code_map
@@ -66,7 +68,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     maps: list[CodeMap] = []
 
     def fit(train: Mask) -> BinnedColumns:
-        refuse_other_split(store, train, context.session.party)
+        refuse_other_split(context, train)
         check_submitted(context, train)
         known = row_of[train & (row_of >= 0)]
         code_map = CodeMap.fit(
@@ -75,7 +77,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             max_bin=p.max_bin,
             min_bin_fraction=p.min_bin_fraction,
             min_bin_count=max(30, policy.min_bin_count),
-            ordered=p.tells_order,
+            ordered=p.tells_order(allowed=policy.allow_order),
         )
         maps.append(code_map)
         return columns_of(
@@ -83,7 +85,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             code_map.transform(table).take_rows(row_of).codes,
             party=context.session.party,
             names=policy.publish_column_names,
-            association=p.tells_association,
+            association=p.tells_association and policy.publish_screening,
         )
 
     columns, train = yield from holder_bin(context.session, fit, row_of.size, policy.min_bin_count)
@@ -92,16 +94,19 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     store.save_json("columns", {"names": list(columns.names)})
 
 
-def refuse_other_split(store: JobStore, train: Mask, party: str) -> None:
+def refuse_other_split(context: StepContext, train: Mask) -> None:
     """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
 
     A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
-    larger of the two.
+    larger of the two. Models of several kinds within a job train on the same rows for the same reason.
     """
+    store = JobStore(context.whole or context.store.path)
     if not store.has("split"):
         store.save_arrays("split", train=train)
     elif not np.array_equal(store.load_arrays("split")["train"], train):
-        raise RefusedError("other rows train than in an earlier attempt at this job; submit a new job", party=party)
+        raise RefusedError(
+            "other rows train than in an earlier attempt at this job; submit a new job", party=context.session.party
+        )
 
 
 def save_counts(store: JobStore, counts: dict[str, BinCounts]) -> None:

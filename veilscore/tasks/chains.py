@@ -68,7 +68,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     codes = code_map.transform(table).take_rows(row_of).codes
     columns = columns_named(code_map, codes, context)
     train = yield from holder_columns(context.session, columns, row_of.size)
-    refuse_other_split(store, train, context.session.party)
+    refuse_other_split(context, train)
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=codes, train=train)
     store.save_json("columns", {"names": list(columns.names)})

@@ -18,6 +18,7 @@ from veilscore.models.trees import Tree
 from veilscore.protocols.curve import Scored, bank_curve, bank_trees_curve, holder_curve, holder_trees_curve
 from veilscore.protocols.scoring import HolderAnswer, HolderPart, holder_receive
 from veilscore.tasks.batch import MIN_HOLDOUT, held_out_rows, own_trees
+from veilscore.tasks.batch_stability import keep_expected
 from veilscore.tasks.context import StepContext, keep_model, no_files
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.bands import Bands
@@ -70,6 +71,7 @@ def _bank_curve(context: StepContext) -> Protocol[None]:
     store.save_arrays(
         "curve", counts=counts, known=known, sigma=np.array([sigma]), limits=np.array(limits), middle=middle
     )
+    keep_expected(context, limits, NoisedCurve(counts, known, sigma).fitted.sum(axis=0))
     if p.calibrate:
         fitted = NoisedCurve(counts, known, sigma).fitted
         units, labels = np.tile(np.rint(middle).astype(np.int64), 2), np.repeat(np.array([0, 1], np.int8), middle.size)

@@ -126,7 +126,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
     def rows_per_firm(train: Any) -> int:
-        refuse_other_split(store, train, context.session.party)
+        refuse_other_split(context, train)
         return 1  # ids are distinct: a firm has one row
 
     card, train, share = yield from holder_cells(
@@ -140,7 +140,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     code_map = beside(maps[-1], partitions(fixed.code_map(table, FINE), fixed.least))
     codes = code_map.transform(table).take_rows(row_of).codes
     columns = columns_named(code_map, codes, context)
-    refuse_other_split(store, (yield from holder_columns(context.session, columns, row_of.size)), context.session.party)
+    refuse_other_split(context, (yield from holder_columns(context.session, columns, row_of.size)))
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=codes, train=train)
     store.save_arrays("sums", share=share, card=np.array(card_places(columns.names, card.n_codes.size)))

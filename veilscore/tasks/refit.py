@@ -10,7 +10,6 @@ the code map under the new model's name, as at the end of every training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from veilscore.arrays import Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import DataError, JobError, MessageError, RefusedError
 from veilscore.files.store import JobStore
-from veilscore.models.residual import HolderSums, Tables, coefficients
+from veilscore.models.design import most_columns
+from veilscore.models.residual import HolderSums, coefficients, strongest, without
 from veilscore.models.residual_card import export, fit_record, own_fit
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.context import StepContext, aligned_table, keep_code_map, keep_model
@@ -58,6 +58,12 @@ def _earlier(context: StepContext, job_id: str) -> tuple[JobStore, Job]:
     for what in ("bank", "holders", "datasets"):
         if getattr(earlier, what) != getattr(job, what):
             raise JobError(f"reuse: {what} differ from those of job {job_id}, so new sums would be opened", party=party)
+    if earlier.columns.get(job.bank) != job.columns.get(job.bank):
+        raise JobError(
+            f"reuse: columns of {job.bank} differ from those of job {job_id}, whose sums are of what its score leaves: "
+            "leave reuse out, or keep them",
+            party=party,
+        )
     old, new = earlier.of(TrainScorecard), job.of(TrainScorecard)
     for name in _OF_OPENINGS:
         if getattr(old, name) != getattr(new, name):
@@ -96,8 +102,10 @@ def _bank_refit(context: StepContext) -> Protocol[None]:
     store, earlier = _earlier(context, job_id)
     counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
     own, opened = own_fit(earlier, counts[job.bank], rows), store.load_json("fit")["holders"]
-    made = made_tables(kept, job.holders, own.residual, own.weight)
-    made = {h: _without(one, _wanted(job, h, counts[h].names)) for h, one in made.items()}
+    opened_most = most_columns(earlier.of(TrainScorecard), own.rarer)
+    made = made_tables(kept, job.holders, own.residual, own.weight, opened_most)
+    made = {h: without(one, ~_wanted(job, h, counts[h].names)) for h, one in made.items()}
+    made = strongest(made, most_columns(p, own.rarer))
     for holder in job.holders:
         yield Send(holder, pb.RefitBankJob(job_id=job_id))
     for holder in job.holders:
@@ -125,11 +133,6 @@ def _wanted(job: Job, holder: str, names: tuple[str, ...]) -> Mask:
             party=job.bank,
         )
     return np.array([(chosen.include is None or n in chosen.include) and n not in chosen.exclude for n in names], bool)
-
-
-def _without(made: Tables, wanted: Mask) -> Tables:
-    """Return tables in which columns that are not wanted have no effect."""
-    return replace(made, x=np.where(np.repeat(wanted, made.n_codes), made.x, 0.0))
 
 
 def _sums(kept: Mapping[str, Any]) -> HolderSums:

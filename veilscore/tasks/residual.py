@@ -11,7 +11,7 @@ from veilscore.arrays import Array, Mask, Vector, Words
 from veilscore.data.codes import CodeMap
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
-from veilscore.models.design import columns_of
+from veilscore.models.design import columns_of, most_columns
 from veilscore.models.residual import (
     MOST_BINS,
     SHARES,
@@ -21,6 +21,7 @@ from veilscore.models.residual import (
     coefficients,
     most_bins,
     quantised,
+    strongest,
     tables,
 )
 from veilscore.models.residual_card import export, fit_record, own_fit
@@ -89,15 +90,18 @@ def keep_sums(store: JobStore, found: Mapping[str, tuple[BinCounts, CellSums, Wo
 
 
 def made_tables(
-    kept: Mapping[str, Array], holders: Iterable[str], residual: Vector, weight: Vector
+    kept: Mapping[str, Array], holders: Iterable[str], residual: Vector, weight: Vector, most: int | None = None
 ) -> dict[str, Tables]:
-    """Make each holder's tables of what `keep_sums` kept; residual and weight (n_train,) are the bank's own."""
+    """Make each holder's tables of what `keep_sums` kept; residual and weight (n_train,) are the bank's own.
+
+    most : how many columns of all holders have an effect at most; None: any number.
+    """
     made = {}
     for holder in holders:
         parts = {name: kept[f"{holder}/{name}"] for name in ("n_codes", "residual", "weight", "sigma")}
         sums = CellSums(parts["n_codes"], parts["residual"], parts["weight"], float(parts["sigma"][0]))
-        made[holder] = quantised(tables(sums, float(residual.sum()), float(weight.sum())))
-    return made
+        made[holder] = tables(sums, float(residual.sum()), float(weight.sum()))
+    return {holder: quantised(one) for holder, one in strongest(made, most).items()}
 
 
 def _holder_bin(context: StepContext) -> Protocol[None]:
@@ -117,7 +121,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         )
 
     def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(store, train, context.session.party)
+        refuse_other_split(context, train)
         return 1  # ids are distinct: a firm has one row
 
     columns, train, share = yield from holder_cells(
@@ -138,7 +142,7 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     job, store, p = context.job, context.store, context.job.of(TrainScorecard)
     counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
     own = own_fit(job, counts[job.bank], rows)
-    made = made_tables(kept, job.holders, own.residual, own.weight)
+    made = made_tables(kept, job.holders, own.residual, own.weight, most_columns(p, own.rarer))
     shares = {holder: kept[f"{holder}/share"] for holder in job.holders}
     fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p.mu**2))
     theta = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}

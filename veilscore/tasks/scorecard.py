@@ -77,8 +77,8 @@ def _holder_train(context: StepContext) -> Protocol[None]:
 
 
 def _refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
-    if p.monotone and not policy.allow_order:
-        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false")
+    if p.monotone is True and not policy.allow_order:
+        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false, or told")
 
 
 def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
@@ -118,6 +118,18 @@ TRAIN = Step(
     tells_besides={
         "monotone": Learned(
             "monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing"
+        ),
+        "told": Learned(
+            "monotone WOE",
+            "where the holder tells order (allow_order): that of each number column's bins, up to direction",
+            "nothing",
+            "nothing",
+        ),
+        "association": Learned(
+            "association",
+            "where the holder tells it (publish_screening): Cramer's V of each pair of its columns",
+            "nothing",
+            "nothing",
         ),
         "standard_errors": Learned(
             "standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing"

@@ -1,4 +1,4 @@
-"""Tasks train_stack and select_model: fits on folds, what the folds say, and the model that is filed.
+"""Task train_stack, and select_model in exact mode: fits on folds, what they say, and the model that is filed.
 
     align -> bin -> bin.fold1 .. k -> for each candidate NAME: NAME, NAME.fold1 .. k -> stack -> evaluate
 
@@ -50,11 +50,11 @@ from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, Cost, Sizes, Step, Ta
 from veilscore.terms.job import Job
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.roles import Leak, Learned, hidden
-from veilscore.terms.training import Candidate, SelectModel, TrainBoosting, TrainScorecard, TrainStack
+from veilscore.terms.training import Candidate, TrainBoosting, TrainScorecard, TrainStack
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, receive
 
-_KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
+KINDS: dict[int, Literal["scorecard", "boosting", "stack"]] = {
     pb.StackBankChoice.SCORECARD: "scorecard",
     pb.StackBankChoice.BOOSTING: "boosting",
     pb.StackBankChoice.STACK: "stack",
@@ -84,7 +84,7 @@ def _bank_stack(context: StepContext) -> Protocol[None]:
     kinds = {"scorecard": total[card], "boosting": total[trees], "stack": total[-1]}
     kind = min(kinds, key=lambda name: float(kinds[name])) if p.chosen == "best" else p.chosen
     choice = {"kind": kind, "scorecard": card, "boosting": trees}
-    number = next(value for value, name in _KINDS.items() if name == kind)
+    number = next(value for value, name in KINDS.items() if name == kind)
     for holder in context.session.holders:
         yield Send(holder, pb.StackBankChoice(kind=number, scorecard=card, boosting=trees))  # type: ignore[arg-type]
     digests = {}
@@ -260,7 +260,7 @@ def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
     for name, form, number in kinds:
         if number >= len(job.candidates) or not isinstance(job.candidates[number].parameters, form):
             raise MessageError(f"the bank's choice of {name} is none of the job's candidates", party=job.bank)
-    kind = _KINDS.get(message.kind)
+    kind = KINDS.get(message.kind)
     if kind is None or job.of(TrainStack).chosen not in {"best", kind}:
         raise MessageError("the bank files another kind of model than the job says", party=job.bank)
     return {"kind": kind, "scorecard": message.scorecard, "boosting": message.boosting}
@@ -368,4 +368,4 @@ _PRIVATE = by_name(
     evaluate=curve("boost", trees=True),
 )
 _OTHER = {"align": ALIGN, "evaluate": evaluation(made_by="stack")}
-TASKS = (Task(TrainStack, _step, private_stack.noise), Task(SelectModel, _step))
+TASK = Task(TrainStack, _step, private_stack.noise)

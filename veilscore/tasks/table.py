@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -15,7 +15,7 @@ from veilscore.evidence.opening import DATASET, Reads, unkept
 from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
-from veilscore.tasks import batch, boosting, online, scorecard, screening, stack
+from veilscore.tasks import batch, boosting, online, scorecard, screening, selection, stack
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.fixed_bins import charge_of, load
 from veilscore.tasks.noise import named_columns, sizes_at_bank
@@ -30,7 +30,7 @@ from veilscore.terms.training import Training
 from veilscore.wire.protocol import Charge, Protocol
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (scorecard.TASK, boosting.TASK, *stack.TASKS, batch.TASK, screening.TASK)
+    task.name: task for task in (scorecard.TASK, boosting.TASK, stack.TASK, selection.TASK, batch.TASK, screening.TASK)
 }
 
 
@@ -84,23 +84,28 @@ def _charged(role: Protocol[None]) -> Protocol[None]:
 
 def leakage_table(p: Parameters) -> tuple[Learned, ...]:
     """Return who learns what in a job with these parameters: a row for each kind of step, then what options tell."""
-    steps = {step.kind: step for step in steps_of(p).values()}
-    leaks = [(leak.row or kind, leak) for kind, step in steps.items() for leak in step.learns]
-    how_much = {leak.row or kind: _how_much(step, p) for kind, step in steps.items() for leak in step.learns}
-    besides = (row for step in steps.values() for option, row in step.tells_besides.items() if p.tells.get(option))
+    steps: dict[str, list[Step]] = {}
+    for step in steps_of(p).values():
+        steps.setdefault(step.kind, []).append(step)
+    leaks = dict.fromkeys(
+        (leak.row or kind, leak) for kind, same in steps.items() for one in same for leak in one.learns
+    )
+    how_much = {leak.row or kind: _how_much(same, p) for kind, same in steps.items() for leak in same[0].learns}
+    told = (item for same in steps.values() for one in same for item in one.tells_besides.items())
+    besides = dict.fromkeys(row for option, row in told if p.tells.get(option))
     rows = learned_by_row(leaks, p.opens)
     return (*(replace(row, how_much=how_much[row.step]) for row in rows), *besides)
 
 
-def _how_much(step: Step, p: Parameters) -> str:
-    """Return the most that a step tells the bank of one firm's record at a holder."""
-    charges, bits = step.spends(p), step.bits(p)
+def _how_much(steps: Sequence[Step], p: Parameters) -> str:
+    """Return the most that steps of a kind tell the bank of one firm's record at a holder."""
+    charges, bits = tuple(charge for step in steps for charge in step.spends(p)), sum(step.bits(p) for step in steps)
     if bits:
         return in_bits(bits)
     if EXACT in charges:
         return "all"
     parts = [f"mu {math.sqrt(total(charges)):.2f}"] if charges else []
-    if step.fixed_bins:
+    if any(step.fixed_bins for step in steps):
         parts.append(f"mu {MU:.2f} once for a version of bins")
     return "; ".join(parts) or "nothing"
 

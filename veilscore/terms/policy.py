@@ -9,11 +9,11 @@ released before) are checked by the step that has it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import RefusedError
 from veilscore.terms.job import known_tasks
@@ -22,6 +22,7 @@ from veilscore.terms.privacy import Disclosure, PrivacyRules, best_guess
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
+Partner = Literal["trusted", "standard", "strict"]
 SCORE_ONLINE, SANDBOX = "score_online", "sandbox"  # what is asked of a node besides jobs
 
 
@@ -48,8 +49,34 @@ class Request:
     rules: tuple[Callable[[NodePolicy], None], ...] = ()
 
 
+PARTNERS: Mapping[str, Mapping[str, Any]] = {  # keys that a preset sets where the policy does not
+    "trusted": {
+        "publish_column_names": True,
+        "publish_screening": True,
+        "allow_order": True,
+        "allow_standard_errors": True,
+        "fold_scores": "allow",
+    },
+    "standard": {},
+    "strict": {
+        "publish_screening": False,
+        "tell_split_columns": False,
+        "min_bin_count": 20,
+        "privacy": {"job": 0.3, "year": 0.6},
+        "release": {"output": "band"},
+    },
+}
+
+
 class NodePolicy(Strict):
     """Says in which jobs a node takes part and what it lets others learn."""
+
+    partner: Partner = Field(
+        default="standard",
+        description="sets keys together, of which those that stand beside it win; trusted: names and order of columns, "
+        "standard errors and scores of folds are told; strict: bands alone, mu 0.3 a job, less of columns; no preset "
+        "allows exact sums (exact_for)",
+    )
 
     accept: Literal["auto", "manual"] = Field(
         default="manual", description="manual: a person decides on what no agreement covers"
@@ -98,6 +125,20 @@ class NodePolicy(Strict):
         default_factory=dict,
         description="bank: last day on which its jobs and its firms' scores may be exact, which ends the promise",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        """Fill in what the preset sets and the policy does not, one level deep."""
+        preset = PARTNERS.get(str(data.get("partner", "standard")), {}) if isinstance(data, dict) else {}
+        if not preset:
+            return data
+        deep = {
+            name: {**value, **data[name]}
+            for name, value in preset.items()
+            if isinstance(value, dict) and isinstance(data.get(name), dict)
+        }
+        return {**preset, **data, **deep}
 
     @field_validator("consent", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Parameters of the tasks that train a model: a scorecard, boosted trees, a stack of both, a choice among them."""
+"""Parameters of the tasks that train one model: a scorecard, boosted trees, a stack of both."""
 
 from __future__ import annotations
 
@@ -68,9 +68,8 @@ class Training(Sampled):
         totals = self.holdout_output == "score"
         return "curve" if self.private else "exact" if totals else "band"
 
-    @property
-    def tells_order(self) -> bool:
-        """Return whether the bank learns the order of the bins of holders' number columns."""
+    def tells_order(self, *, allowed: bool) -> bool:  # noqa: ARG002 - for those that override it
+        """Return whether a holder tells the order of the bins of its number columns; allowed: by its policy."""
         return False
 
     @property
@@ -114,12 +113,36 @@ class TrainScorecard(Training):
     """Trains a scorecard: steps align, bin, train, evaluate."""
 
     task: ClassVar[str] = "train_scorecard"
-    monotone: bool = Field(default=False, description="WOE monotone in each column, by merging adjacent bins")
-    sign: Literal["positive"] | None = Field(default=None, description="positive: no coefficient of the wrong sign")
+    monotone: Literal["told"] | bool = Field(
+        default="told",
+        description="WOE rises or falls with the value, by merging adjacent bins; told: in the bank's columns and "
+        "those of holders that tell order (allow_order), true: in all or not at all, false: nowhere",
+    )
+    missing_bin: bool = Field(
+        default=True,
+        description="missing values keep a bin of their own, where order is told; false: a small one merges",
+    )
+    sign: Literal["positive"] | None = Field(
+        default="positive", description="positive: no coefficient of the wrong sign; null: any"
+    )
     C: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="inverse L2 strength, as in scikit-learn")
-    min_iv: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="columns below this IV are left out")
+    min_iv: float = Field(
+        default=0.02,
+        ge=0,
+        allow_inf_nan=False,
+        description="columns are left out whose IV is below this after what chance gives; 0: none",
+    )
     max_correlation: float | None = Field(
-        default=None, gt=0, le=1, description="largest Cramer's V of two columns; null: any"
+        default=0.8,
+        gt=0,
+        le=1,
+        description="largest Cramer's V of two columns of a party, in private jobs of the bank; null: any",
+    )
+    rows_per_column: float | None = Field(
+        default=5,
+        gt=0,
+        allow_inf_nan=False,
+        description="training rows of the rarer class that a column takes: those of the highest IV stay; null: any",
     )
     max_openings: int = Field(default=120, ge=1, le=2000, description="most gradients that training opens to the bank")
     gradient_bits: int | None = Field(
@@ -155,28 +178,29 @@ class TrainScorecard(Training):
         """Return the one model."""
         return (Candidate(self.task, self, {}),)
 
-    @property
-    def tells_order(self) -> bool:
-        """Return whether WOE is monotone, which needs the order."""
-        return self.monotone
+    def tells_order(self, *, allowed: bool) -> bool:
+        """Return whether WOE of a holder's columns is monotone, which needs the order."""
+        return not self.private and (allowed if self.monotone == "told" else self.monotone)
 
     @property
     def tells_association(self) -> bool:
         """Return whether columns are selected by correlation, which needs the association."""
-        return self.max_correlation is not None
+        return not self.private and self.max_correlation is not None
 
     @property
     def tells(self) -> dict[str, bool]:
         """Return the options: monotone WOE and standard errors tell more."""
-        return {**super().tells, "monotone": self.monotone, "standard_errors": self.standard_errors}
+        told = not self.private and self.monotone == "told"
+        mine = {"monotone": self.monotone is True, "told": told, "association": self.tells_association}
+        return {**super().tells, **mine, "standard_errors": self.standard_errors}
 
     @model_validator(mode="after")
     def _options_of_exact_sums(self) -> Self:
         if self.reuse is not None and not self.private:
             raise ValueError("reuse is for disclosure: private; exact sums are opened anew")
-        _refuse_exact_options(
-            self, "monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"
-        )
+        if self.private and self.monotone is True:
+            raise ValueError("monotone: true needs exact sums: leave it out, or set disclosure: exact if holders agree")
+        _refuse_exact_options(self, "max_openings", "gradient_bits", "standard_errors", "holdout_output")
         return self
 
 
@@ -291,6 +315,7 @@ class TrainStack(Training):
     """Trains a scorecard and boosted trees on folds, and a non-negative sum of their margins."""
 
     task: ClassVar[str] = "train_stack"
+    EXACT_ONLY: ClassVar[tuple[str, ...]] = ("folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
     max_bin: int = Field(default=32, ge=2, le=64, description="most bins of a column, beside that of missing values")
     min_bin_fraction: float = Field(default=0.02, gt=0, le=0.5, description="smallest share of the rows in a bin")
     folds: int = Field(default=4, ge=2, le=10, description="parts of the training rows; each is left out once")
@@ -321,6 +346,11 @@ class TrainStack(Training):
         return (*(f"bin.{fold}" for fold in folds), *each, "stack")
 
     @property
+    def mu_of_each(self) -> float:
+        """Return the mu of each model that takes openings of its own: one here."""
+        return self.mu
+
+    @property
     def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
         """Return which model the job files."""
         return "stack"
@@ -347,17 +377,16 @@ class TrainStack(Training):
         common = {name: getattr(self, name) for name in Training.model_fields}
         common["disclosure"] = self.disclosure
         if self.private:
-            common |= {"mu": self.mu, "despite_noise": self.despite_noise}
+            common |= {"mu": self.mu_of_each, "despite_noise": self.despite_noise}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return tuple(
             Candidate(kind if len(points) == 1 else f"{kind}{i}", form(**common, **own, **point), point)
             for i, point in enumerate(points, start=1)
         )
 
-    @property
-    def tells_order(self) -> bool:
+    def tells_order(self, *, allowed: bool) -> bool:
         """Return whether a candidate needs the order of bins."""
-        return any(c.parameters.tells_order for c in self.candidates)
+        return any(c.parameters.tells_order(allowed=allowed) for c in self.candidates)
 
     @property
     def tells_association(self) -> bool:
@@ -368,12 +397,12 @@ class TrainStack(Training):
     def tells(self) -> dict[str, bool]:
         """Return what any candidate tells more, and whether the scores of training rows are told."""
         every = [c.parameters.tells for c in self.candidates]
-        monotone = any(t.get("monotone", False) for t in every)
-        return {**super().tells, "monotone": monotone, "folds": not self.private, "fold_scores": self.fold_scores}
+        more = {name: any(t.get(name, False) for t in every) for name in ("monotone", "told", "association")}
+        return {**super().tells, **more, "folds": not self.private, "fold_scores": self.fold_scores}
 
     @model_validator(mode="after")
     def _candidates_are_valid(self) -> Self:
-        _refuse_exact_options(self, "folds", "fold_seed", "own_scores", "fold_scores", "holdout_output")
+        _refuse_exact_options(self, *self.EXACT_ONLY)
         if self.weights:
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
@@ -382,36 +411,4 @@ class TrainStack(Training):
             raise ValueError(
                 "scorecard: reuse is for train_scorecard; a stack's scorecard is opened for its own offset"
             )
-        return self
-
-
-class SelectModel(TrainStack):
-    """Does what `train_stack` does for a small grid of parameters, and files the model of the least loss on folds."""
-
-    task: ClassVar[str] = "select_model"
-    disclosure: Literal["exact"] = Field(default="exact", description="by agreement alone (exact_for)")
-    scorecard_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    boosting_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try, by parameter")
-    choose: Literal["best", "scorecard", "boosting", "stack"] = Field(
-        default="best", description="what is filed; best: the least loss on the folds, among all kinds"
-    )
-
-    @property
-    def chosen(self) -> Literal["best", "scorecard", "boosting", "stack"]:
-        """Return which model the job files."""
-        return self.choose
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Return all points of both grids, scorecards first."""
-        return (
-            *self._candidates("scorecard", self.scorecard_grid),
-            *self._candidates("boosting", self.boosting_grid),
-        )
-
-    @model_validator(mode="after")
-    def _small_grid(self) -> Self:
-        sizes = [len(values) for grid in (self.scorecard_grid, self.boosting_grid) for values in grid.values()]
-        if 0 in sizes or len(self.candidates) > MAX_CANDIDATES:
-            raise ValueError(f"a grid has at least one value a parameter, and {MAX_CANDIDATES} candidates in all")
         return self

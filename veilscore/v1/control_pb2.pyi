@@ -7,28 +7,32 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("version", "party", "role", "clock_ms")
+    __slots__ = ("version", "party", "role", "clock_ms", "federation")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
     version: str
     party: str
     role: str
     clock_ms: int
-    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    federation: str
+    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ..., federation: _Optional[str] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("version", "party", "role", "clock_ms")
+    __slots__ = ("version", "party", "role", "clock_ms", "federation")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
     version: str
     party: str
     role: str
     clock_ms: int
-    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    federation: str
+    def __init__(self, version: _Optional[str] = ..., party: _Optional[str] = ..., role: _Optional[str] = ..., clock_ms: _Optional[int] = ..., federation: _Optional[str] = ...) -> None: ...
 
 class JobProposal(_message.Message):
     __slots__ = ("job_id", "job_yaml", "job_sha256")
