@@ -13,8 +13,9 @@ another order, which alignment finds by id, so it goes along whole in `parties` 
     search = GridSearchCV(JointScorecard(disclosure="exact", holdout_fraction=0), {"C": [0.1, 1.0]}, scoring="roc_auc")
     search.fit(bank, bank["default"], parties={"tax": tax, "registry": registry})
 
-`score` is the AUC. A fold is the hold-out, so the job needs none. What reorders or replaces columns before the estimator (pipelines with scalers) does not apply: bins
-stand for all of it, and ids must stay. With `disclosure="private"` each fit draws noise of its own and scores in steps.
+`score` is the AUC. A fold is the hold-out, so the job needs none. What reorders or replaces columns before the
+estimator (pipelines with scalers) does not apply: bins stand for all of it, and ids must stay. With
+`disclosure="private"` each fit draws noise of its own and scores in steps.
 """
 
 from __future__ import annotations
