@@ -15,6 +15,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
     ("api",),
+    ("estimator",),
+    ("estimator_file",),
     ("sandbox",),
     ("node",),
     ("audit",),

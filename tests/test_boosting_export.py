@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from local_jobs import HOLDERS, firms, job, nodes, write
+from pmml_evaluator import evaluated
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -15,6 +16,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, DataError, VeilscoreError
 from veilscore.models.bank_part import bank_part, bank_part_json
 from veilscore.models.boosted import Boosted
+from veilscore.models.exports import exported
 from veilscore.models.filed import load_model
 from veilscore.models.onnx_export import to_onnx
 from veilscore.models.trees import HolderTrees, goes_left, tree_values
@@ -239,6 +241,20 @@ def test_the_onnx_model_gives_the_same_log_odds(trained):
     assert {"limit", "product"} <= wanted
     assert found.dtype == np.float64
     assert np.abs(found[:, 0] - expected).max() < 1e-9
+
+
+def test_the_pmml_model_gives_the_same_log_odds(trained, tmp_path):
+    model, code_map = bank_files(trained)
+    (tmp_path / "trees.pmml").write_bytes(exported(model, code_map, "pmml"))
+    values, bits, expected = rows_of(trained, model)
+    rows = range(0, expected.size, 17)
+    given = []
+    for row in rows:
+        limit = values["limit"][row]
+        own = {"limit": None if np.isnan(limit) else float(limit), "product": values["product"][row]}
+        given.append({**own, **{name: int(bit[row]) for name, bit in bits.items()}})
+    found = [one["log_odds"] for one in evaluated(tmp_path / "trees.pmml", given)]
+    assert found == pytest.approx(expected[list(rows)], abs=1e-9)
 
 
 def test_an_export_with_another_code_map_is_refused(trained):

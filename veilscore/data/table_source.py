@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from veilscore.data.frames import plain_array
 from veilscore.data.ingest import read_table
-from veilscore.data.table import Kind, Table, absent, make_table
+from veilscore.data.table import Kind, Table, absent, checked_label, make_table
 from veilscore.errors import ColumnError, ConfigError, LabelError
 from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 from veilscore.terms.training import Training
@@ -49,20 +50,23 @@ class TableReader:
         """Return a holder's table."""
         return self._read(party, source)
 
-    def again(self, party: str, source: Source, kinds: Mapping[str, Kind]) -> Table:
-        """Return a table to score: the columns of training only, of the kinds that they had."""
+    def again(self, party: str, source: Source, kinds: Mapping[str, Kind], *, labelled: bool = False) -> Table:
+        """Return a table to score: the columns of training only, of the kinds that they had; and the label if asked."""
         if isinstance(source, Table):
+            if labelled and source.label is None:
+                raise LabelError(f"the bank's table {source.source} has no label; give one to make_table")
             return _chosen(source, tuple(kinds), ())
         if isinstance(source, (str, Path)):
             return read_table(
                 source,
                 self.id,
+                self.label if labelled else None,
                 columns=tuple(kinds),
                 kinds=kinds,
                 normaliser=self.parameters.id_normaliser,
                 rules=self._rules(party),
             )
-        return self._from_columns(party, source, {}, tuple(kinds), kinds)
+        return self._from_columns(party, source, {"label": self.label} if labelled else {}, tuple(kinds), kinds)
 
     def _read(self, party: str, source: Source, **parts: str | None) -> Table:
         chosen = self.parameters.columns.get(party)
@@ -119,6 +123,18 @@ class TableReader:
 
     def _rules(self, party: str) -> ReadingRules:
         return self.rules.get(party, NOTHING_SAID)
+
+
+def with_labels(source: Source, label: str, y: Any) -> Source:
+    """Return the bank's data with labels (n,) that stand beside it, in place of any of its own."""
+    values = plain_array(y)[0]
+    if isinstance(source, Table):
+        return replace(source, label=checked_label(values, source.source))
+    if isinstance(source, (str, Path)):
+        raise ConfigError("labels beside a path: leave them out, and name the file's own column in label=")
+    if hasattr(source, "assign"):  # a data frame, whose index may hold the ids
+        return source.assign(**{label: values})  # type: ignore[no-any-return]
+    return {**source, label: values} if hasattr(source, "items") else source
 
 
 def _chosen(table: Table, include: tuple[str, ...] | None, exclude: tuple[str, ...]) -> Table:

@@ -216,7 +216,7 @@ def _left(node: dict[str, Any], columns: dict[str, Any]) -> Element:
 
 
 def _simple(name: str, operator: str, value: float | None = None) -> Element:
-    stated = {} if value is None else {"value": repr(value)}
+    stated: dict[str, str] = {} if value is None else {"value": repr(value)}
     return Element("SimplePredicate", {"field": name, "operator": operator, **stated})
 
 
