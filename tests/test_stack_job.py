@@ -361,8 +361,7 @@ def test_a_bank_that_bins_other_rows(stack):
 
 
 def test_a_part_of_another_version_is_refused(stack):
-    homes = stack.stores["bank"].path.parents[2]
-    path = homes / "tax" / "models" / "stack" / "trees.json"
+    path = stack.stores["tax"].path / "models" / "stack" / "trees.json"
     kept = path.read_text()
     fold = stack.stores["tax"].path / "boosting.fold1" / "models" / "stack" / "trees.json"
     try:

@@ -262,7 +262,7 @@ def test_interrupted_training_resumes(tmp_path):
         return [payload] if len(steps) <= 3 else []
 
     with pytest.raises(VeilscoreError):
-        run.step("train", tamper=cut, timeout_s=1.0)
+        run.step("train", tamper=cut, timeout_s=5.0)
     assert len(run.stores["bank"].load_json("checkpoint_train")["evaluations"]) == 3
     opened = run.stores["registry"].load_json("checkpoint_train")["opened"]
     run.step("train", attempt=2)

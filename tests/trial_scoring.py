@@ -59,7 +59,7 @@ PRIVATE = (
     f"{{disclosure: private, despite_noise: true, holdout_scores: false, max_bin: 8, n_estimators: 6, bands: {_BANDS}}}"
 )
 STACK = (
-    f"{{max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"
+    f"{{disclosure: exact, max_bin: 8, folds: 2, scorecard: {{max_openings: 8}}, bands: {_BANDS},"
     " boosting: {n_estimators: 3, max_depth: 2, min_leaf_rows: 10}}"
 )
 
