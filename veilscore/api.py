@@ -58,7 +58,7 @@ class JointScorecard(JointModel):
     >>> holders = {"tax": firms["tax"], "registry": firms["registry"]}
     >>> card = JointScorecard(disclosure="exact", max_bin=8, sign=None, pdo=40)
     >>> card.fit(firms["bank"], holders)
-    JointScorecard(max_bin=8, sign=None, pdo=40, disclosure='exact')
+    JointScorecard(max_bin=8, pdo=40, sign=None, disclosure='exact')
     >>> card.coef_.shape[1] == len(card.feature_names_in_)
     True
     >>> risk = card.predict_proba(firms["bank"], holders)
