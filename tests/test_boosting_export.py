@@ -134,7 +134,7 @@ def test_list_show_and_plan(trained, tmp_path):
     (tmp_path / "job.yaml").write_text(trained.job.canonical().decode())
     plan = veilscore("job", "plan", tmp_path / "job.yaml", "--rows", "bank=30000")
     assert "boost" in plan
-    assert "two sums of gradients per leaf" in plan
+    assert "gradients per leaf" in plan
 
 
 def test_export_by_the_command(trained, tmp_path):

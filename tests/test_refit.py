@@ -114,7 +114,8 @@ def test_every_parameter_decides_an_opening_or_is_free():
     """A parameter that is new fails here until somebody has thought about it."""
     free = {  # what the bank makes of sums it has, or of a curve that is charged
         "columns", "sign", "C", "min_iv", "mu", "disclosure", "reuse", "despite_noise", "holdout_scores", "base_score",
-        "base_odds", "pdo", "population_bad_rate", "points_decimals", "calibrate", "bands", "missing_bin", "rows_per_column",
+        "base_odds", "pdo", "population_bad_rate", "points_decimals", "calibrate", "bands", "missing_bin",
+        "rows_per_column",
     }  # fmt: skip
     exact = {"monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"}
     assert TrainScorecard.model_fields.keys() == free | exact | set(_OF_OPENINGS)

@@ -28,6 +28,7 @@ from veilscore.release.consent import Ask, body_of, issue_revocations
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import import_consent
 from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger
+from veilscore.release.revocations import RevocationLists
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.v1 import control_pb2
 from veilscore.wire.protocol import Charge
@@ -231,7 +232,7 @@ def test_after_a_restore_the_revoked_firm_is_refused_and_later_jobs_have_receipt
     before = log_path(homes, "tax").read_bytes()
     restored(home, tmp_path / "tax.bak", home, replace=True)
     gate = ConsentGate(home, required=True, issuers=ISSUERS)
-    assert gate.revoked() == {"0a"}
+    assert RevocationLists(home, ISSUERS).now().consents == {"0a"}
     ask = Ask("credit", "score_online", "bank", "m", time.time())
     revoked = token("f1", once=False)
     import_consent(home, issue_revocations(KEY, "portal", ["0a", body_of(revoked)["id"]]), "revocations", "portal-2")
