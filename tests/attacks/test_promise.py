@@ -34,7 +34,7 @@ from neighbours import (
 from veilscore.data import fixed_bins
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table, make_table
-from veilscore.errors import ConfigError, IdError, MessageError
+from veilscore.errors import IdError, MessageError
 from veilscore.models.chain_growth import AT_ONCE
 from veilscore.protocols import best_columns, residual
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
@@ -233,10 +233,8 @@ def test_every_opening_that_a_job_is_charged_for_has_an_audit():
     noised = [task for task in known_tasks() if "mu" in PARAMETERS[task].model_fields]
     assert len(noised) == 5
     jobs = [job(task, disclosure="exact") for task in noised]
-    jobs += [job(task, disclosure="private") for task in noised if task != "select_model"]
+    jobs += [job(task, disclosure="private") for task in noised]
     jobs.append(job(disclosure="private", reuse="card"))
-    with pytest.raises(ConfigError, match="Input should be 'exact'"):
-        job("select_model", disclosure="private")
     named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
     assert named <= CHARGED.keys() | ELSEWHERE.keys()
 
