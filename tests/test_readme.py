@@ -60,7 +60,7 @@ def test_what_stands_under_use_it_works_as_printed(tmp_path):
     firm = (tmp_path / "trial" / "data" / "bank.csv").read_text().splitlines()[1].split(",")[0]
     try:
         said = run(["sh", "-ec", f"veilscore consent issue{ask}".replace("FIRM_ID", firm)], tmp_path)
-        assert re.search(r"about \d+ points \(step \d+ of 32\)", said)
+        assert re.search(r"about \d+(\.\d)? points \(step \d+ of 32\)", said)
     finally:
         run(["veilscore", "down", "trial"], tmp_path)
     run([sys.executable, "-c", BLOCKS[NOTEBOOK][1]], tmp_path)
