@@ -118,6 +118,7 @@ def on_machine(**options):
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 @needs_aes
 def test_compiled_code_is_cached_and_not_used_where_there_are_no_instructions():
     """One folder of compiled code, as on a disk that two machines share: the second one has a plain processor."""

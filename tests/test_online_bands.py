@@ -292,6 +292,7 @@ def test_repeats_get_the_kept_response_and_the_same_firm_is_not_opened_again(tra
     assert (other.status, "something else" in other.message) == ("refused", True)
 
 
+@pytest.mark.slow
 def test_one_holder_and_neutral_ones(trained, homes):
     """Without tax the registry leads, alone; without both the bank's band is of averages and its own part."""
     for party in ("tax", "registry"):
