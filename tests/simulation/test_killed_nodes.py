@@ -72,10 +72,7 @@ def test_coordinator_killed_in_the_middle(toys):
     info = asyncio.run(scenario())
     assert info.status == "done", info.error
     bins = [(s.attempt, s.status, s.party_status["tax"]) for s in info.steps if s.step == "bin"]
-    assert bins[0] == (1, "failed", "stopped")
-    assert bins[-1][1:] == ("done", "done")
-    # on a slow machine the first attempt may still end while the second is offered, which then has to wait its turn
-    assert all(one[1:] == ("failed", "stopped") for one in bins[:-1])
+    assert bins == [(1, "failed", "stopped"), (2, "done", "done")]
 
 
 def test_a_second_process_on_one_home_is_refused(toys):

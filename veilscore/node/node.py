@@ -258,11 +258,11 @@ class Node:
         if len(busy) >= self.config.limits.max_jobs:
             raise PeerError(f"{self.name} works on {len(busy)} jobs already; try later", party=self.name)
         entry = self.ledger.begin(job_id, step, attempt)
-        if record is None:
-            await asyncio.to_thread(self.evidence.step_begun, session_id(job_id, step, attempt))
         run = self._open(entry, step, attempt, request.deadline_s, record)
-        self._runs[job_id] = run
+        self._runs[job_id] = run  # in one go with its beginning: messages of an attempt that is not here are refused
         try:
+            if record is None:
+                await asyncio.to_thread(self.evidence.step_begun, run.session.id)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     if event.WhichOneof("event") == "done":
