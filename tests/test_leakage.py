@@ -336,9 +336,10 @@ OF_PRIVATE = {
 @pytest.mark.parametrize("task", EXACT_AT_WISH)
 def test_every_message_of_a_private_job_is_in_its_table_and_every_row_occurs(task, tmp_path):
     record = Record(None, firms(900, seed=6))
-    asked = {"disclosure": "private", "holdout_fraction": 0.4} | OF_PRIVATE.get(task, {})
+    # little noise, so that every holder has a column with an effect, and every message goes
+    asked = {"disclosure": "private", "holdout_fraction": 0.4, "mu": 5} | OF_PRIVATE.get(task, {})
     with recording(record):
-        configs = nodes(write(tmp_path / "data", record.parts))
+        configs = nodes(write(tmp_path / "data", record.parts), holder_policy={"privacy": {"job": 5, "year": 10}})
         record.run = open_job(job(task, **asked), configs, tmp_path, keep=True).run()
     table = leaks_of(record.run.job.parameters)
     rows = {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if leak.only in ("", "curve")}
