@@ -16,7 +16,7 @@ from coordinator.attempt import Outcome, cause, run_attempt, step_error
 from coordinator.state import UNFINISHED, State
 from coordinator.state_tables import AcceptanceRow
 from coordinator.watch import Watchers
-from veilscore.errors import ConfigError, EvidenceError, JobError, PeerError, RefusedError, VeilscoreError
+from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import is_cancelled
 from veilscore.terms.acceptance import verify_acceptance
@@ -25,7 +25,6 @@ from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 NO_RECEIPT = "no receipt: "  # begins a line of a job's history
-_SIGN_TIMES, _SIGN_PAUSE_S = 3, 0.3
 
 
 @dataclass(frozen=True)
@@ -172,14 +171,7 @@ class Scheduler:
         if self._cross_sign is None:
             return "the coordinator signs no logs"
         try:
-            for left in reversed(range(_SIGN_TIMES)):
-                try:
-                    await self._cross_sign(job_id, job)
-                    break
-                except EvidenceError:  # a newer head that was offered between two rounds outran the proofs
-                    if not left:
-                        raise
-                    await asyncio.sleep(_SIGN_PAUSE_S)
+            await self._cross_sign(job_id, job)
         except VeilscoreError as error:
             self._log.error("logs were not cross-signed", job=job_id, message=str(error))
             self._state.note(job_id, f"{NO_RECEIPT}{error}"[:1000])

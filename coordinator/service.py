@@ -35,6 +35,7 @@ from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import Session
 
 _SUBMITTERS = {"bank", "operator"}
+_SIGN_TIMES, _SIGN_PAUSE_S = 3, 0.3
 
 
 class Coordinator:
@@ -217,10 +218,15 @@ class Coordinator:
     async def _cross_sign(self, job_id: str, job: Job) -> None:
         """Let all sign, one job after the other: heads of one would outrun the proofs of another."""
         async with self._crossing:
-            try:
-                await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
-            except EvidenceError:  # a head that was seen meanwhile; the second time all go on from that
-                await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
+            for left in reversed(range(_SIGN_TIMES)):
+                try:
+                    await cross_sign(self.fabric, CrossSigning(self.evidence, lambda _: job), job_id, job)
+                except EvidenceError:  # a head that was seen between two rounds; the next time all go on from that
+                    if not left:
+                        raise
+                    await asyncio.sleep(_SIGN_PAUSE_S)
+                else:
+                    return
 
     def _accept_session(self, session: str, sender: str) -> bool:
         """Say whether messages of this session may come in: only those of a running attempt that both take part in."""

@@ -67,7 +67,7 @@ def killed_at(monkeypatch, moment, work):
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("write_atomically", "write_text", "private_folder", "_sync"):
+        for name in ("write_atomically", "write_text", "private_folder", "sync_folder"):
             patch.setattr(versions, name, guarded(getattr(versions, name)))
         for name in ("rename", "unlink"):
             patch.setattr(versions.Path, name, guarded(getattr(versions.Path, name)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from veilscore.data.notation import literal
+from veilscore.data.text_file import file_literal
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.features.catalogue import find_catalogue
 from veilscore.terms.node_config import DatasetConfig
@@ -17,7 +17,7 @@ def footer(path: Path) -> dict[str, str]:
     with duckdb.connect() as database:
         try:
             rows = database.execute(
-                f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(str(path))})"
+                f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({file_literal(path)})"
             ).fetchall()
         except duckdb.Error:
             return {}

@@ -91,6 +91,15 @@ class JobStore:
         except (OSError, ValueError, RecursionError) as error:
             raise _state_error("read", source, error) from error
 
+    def take_over(self, other: JobStore, *files: str) -> None:
+        """Save under the same names what another store has in these files, such as "rows.npz" and "counts.json"."""
+        for file in files:
+            name, _, suffix = file.rpartition(".")
+            if suffix == "npz":
+                self.save_arrays(name, **other.load_arrays(name))
+            else:
+                self.save_json(name, other.load_json(name))
+
     def delete(self, name: str) -> None:
         """Remove what has this name, if there is anything."""
         for suffix in (".npz", ".json"):
@@ -118,14 +127,15 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(target)
-        _sync_folder(target.parent)  # or a loss of power could undo the renaming
+        sync_folder(target.parent)  # or a loss of power could undo the renaming
     except OSError as error:
         raise _state_error("write", target, error) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

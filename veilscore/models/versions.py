@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.files.private import private_folder
-from veilscore.files.store import write_atomically, write_text
+from veilscore.files.store import sync_folder, write_atomically, write_text
 
 STAGED = "models"  # below the job's folder
 VERSIONS, IN_USE, SWITCHING, FILED = "versions", "in_use", "switching", "filed.json"
@@ -122,7 +121,7 @@ def _add(source: Path, version: Path) -> None:
         _copy(path, part)
     write_text(part / FILED, json.dumps({"filed_s": time.time()}))
     part.rename(version)
-    _sync(version.parent)
+    sync_folder(version.parent)
 
 
 def _switch(folder: Path, job_id: str) -> None:
@@ -144,14 +143,6 @@ def _switch(folder: Path, job_id: str) -> None:
 def _copy(source: Path, folder: Path) -> None:
     content = source.read_bytes()
     write_atomically(folder / source.name, lambda file: file.write(content))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _text(path: Path) -> str:

@@ -48,6 +48,7 @@ _GROWING = (  # file, what it holds, and the query of how much: rows that are ne
     (LEDGER, "submitted", "SELECT COUNT(*) FROM submitted"),
     (ANSWERED, "marks", "SELECT COALESCE(SUM(mark), 0) FROM marks"),
     (FILE, "voided", "SELECT COUNT(*) FROM voided"),
+    (FILE, "exact_rows", "SELECT COUNT(*) FROM exact_rows"),
 )
 _RANK = {"pending": 0, "accepted": 1, "refused": 2, "cancelled": 2}
 _NEWEST = 256  # single scores that are looked up; an older file lacks the newest

@@ -21,7 +21,7 @@ from veilscore.arrays import Array, Integers, Vector
 from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
-from veilscore.models.counts import cell_counts
+from veilscore.models.counts import cell_counts, offsets
 from veilscore.models.model import ScoreModel
 from veilscore.models.stability import population_stability
 from veilscore.tasks.context import StepContext
@@ -57,7 +57,7 @@ def write_stability(
     """
     columns = model.parts[0].columns
     n_codes = model.parts[0].n_codes
-    at = np.concatenate(([0], np.cumsum(n_codes)))
+    at = offsets(n_codes)
     now = cell_counts(codes[:, : len(columns)], n_codes[: codes.shape[1]])
     rows: list[dict[str, Any]] = []
     for j, column in enumerate(columns if len(columns) == codes.shape[1] else ()):

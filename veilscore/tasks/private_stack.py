@@ -10,7 +10,6 @@ chains and is scored as such (`models/chained.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,18 @@ from veilscore.models import chain_design as designing
 from veilscore.models.chain_design import OwnBoosting
 from veilscore.models.chain_growth import Chain, ChainColumns, Steps
 from veilscore.models.chained import card_places, sources_of
-from veilscore.models.counts import BinnedColumns, offsets, own_counts
-from veilscore.models.design import columns_of
+from veilscore.models.counts import offsets, own_counts
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
-from veilscore.models.residual import MOST_BINS, cells_sensitivity, coefficients, most_bins
+from veilscore.models.residual import coefficients
 from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
-from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
+from veilscore.protocols.residual import bank_fit, holder_fit
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.binning import BINNED, load_counts, own_rows, refuse_other_split, save_counts
 from veilscore.tasks.chains import COLUMNS, FINE, GROW, columns_named, keep_chain
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, keep_code_map, keep_model
 from veilscore.tasks.fixed_bins import charged
-from veilscore.tasks.noise import check_noise, noise_of_training, sizes_of
-from veilscore.tasks.residual import CELLS, FIT, charges, keep_sums, made_tables
+from veilscore.tasks.noise import noise_of_training
+from veilscore.tasks.residual import CELLS, FIT, bank_sums, charges, holder_sums, keep_sums, made_tables
 from veilscore.tasks.task import Cost, Sizes, Step
 from veilscore.terms.job import Job
 from veilscore.terms.training import TrainBoosting, TrainStack
@@ -85,23 +83,15 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
     save_counts(store, {job.bank: counts})
-    own, charge = _own(context, rows).rows, card_charges(p)["cells"]
-    bads = float(rows["target"][train].sum())
-
-    def sigma(n_columns: int) -> float:
-        return charge.sigma(cells_sensitivity(n_columns))
-
-    def worth_its_noise(n_columns: Mapping[str, int]) -> None:
-        check_noise(_trees(p), sizes_of(rows["target"], rows["weight"], train, n_columns), job.bank)
-
-    found = yield from bank_cells(
-        context.session,
-        own.residual,
-        own.weight,
-        train,
-        max_bin=lambda n_columns: min(p.max_bin, most_bins(min(bads, train.sum() - bads), sigma(n_columns))),
-        sigma=sigma,
-        agreed=worth_its_noise,
+    own, bads = _own(context, rows).rows, float(rows["target"][train].sum())
+    found = yield from bank_sums(
+        context,
+        (own.residual, own.weight),
+        rows,
+        card_charges(p)["cells"],
+        min(bads, train.sum() - bads),
+        max_bin=p.max_bin,
+        trained=_trees(p),
     )
     shapes = yield from bank_columns(context.session, train)
     for holder, (card, _, _) in found.items():
@@ -117,27 +107,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     p, store = context.job.of(TrainStack), context.store
     table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
     fixed = yield from charged(context)
-    maps: list[CodeMap] = []
-
-    def code(max_bin: int) -> BinnedColumns:
-        maps.append(fixed.code_map(table, max_bin))
-        codes = maps[-1].transform(table).take_rows(row_of).codes
-        names = context.node.policy.publish_column_names
-        return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
-
-    def rows_per_firm(train: Any) -> int:
-        refuse_other_split(context, train)
-        return 1  # ids are distinct: a firm has one row
-
-    card, train, share = yield from holder_cells(
-        context.session,
-        code,
-        row_of.size,
-        card_charges(p)["cells"],
-        n_columns=len(fixed.code_map(table, MOST_BINS).columns),
-        rows_per_firm=rows_per_firm,
-    )
-    code_map = beside(maps[-1], partitions(fixed.code_map(table, FINE), fixed.least))
+    card_map, card, train, share = yield from holder_sums(context, fixed, table, row_of, card_charges(p)["cells"])
+    code_map = beside(card_map, partitions(fixed.code_map(table, FINE), fixed.least))
     codes = code_map.transform(table).take_rows(row_of).codes
     columns = columns_named(code_map, codes, context)
     refuse_other_split(context, (yield from holder_columns(context.session, columns, row_of.size)))

@@ -39,8 +39,8 @@ _OF_OPENINGS = (
     "columns_from",
 )  # fmt: skip
 _KEPT = {  # files that a refit takes over, so that it is evaluated, reported and reused as any other job is
-    "bank": (("aligned", "counts", "code_map", "openings"), ("rows", "sums")),
-    "holder": (("aligned", "columns", "code_map", "openings"), ("rows", "row_of")),
+    "bank": ("aligned.json", "counts.json", "code_map.json", "openings.json", "rows.npz", "sums.npz"),
+    "holder": ("aligned.json", "columns.json", "code_map.json", "openings.json", "rows.npz", "row_of.npz"),
 }
 
 
@@ -89,14 +89,6 @@ def _reused_id(context: StepContext) -> str:
         raise JobError(f"reuse: {path} is no model; restore it from backup") from None
 
 
-def _take_over(context: StepContext, store: JobStore) -> None:
-    values, arrays = _KEPT[context.role]
-    for name in values:
-        context.store.save_json(name, store.load_json(name))
-    for name in arrays:
-        context.store.save_arrays(name, **store.load_arrays(name))
-
-
 def _bank_refit(context: StepContext) -> Protocol[None]:
     job, p, job_id = context.job, context.job.of(TrainScorecard), _reused_id(context)
     store, earlier = _earlier(context, job_id)
@@ -112,7 +104,7 @@ def _bank_refit(context: StepContext) -> Protocol[None]:
         ready = yield from receive(holder, pb.RefitHolderReady)
         if ready.map_sha256 != counts[holder].map_hash:
             raise MessageError("the holder's code map is not that of the job that is reused", party=holder)
-    _take_over(context, store)
+    context.store.take_over(store, *_KEPT[context.role])
     if not np.array_equal(np.asarray(aligned_table(context).label, np.int8), rows["target"]):
         raise DataError("reuse: labels changed since the sums were opened; leave reuse out: new labels are charged")
     sums = {h: _sums(opened[h]) for h in job.holders}
@@ -152,7 +144,7 @@ def _holder_refit(context: StepContext) -> Protocol[None]:
     store, _ = _earlier(context, asked.job_id)
     code_map = CodeMap.from_json(store.load_json("code_map"))
     yield Send(context.job.bank, pb.RefitHolderReady(map_sha256=bytes.fromhex(code_map.hash)))
-    _take_over(context, store)
+    context.store.take_over(store, *_KEPT[context.role])
     context.store.save_json("trained", {"n_steps": 0})
     keep_code_map(context, code_map)
 
@@ -160,9 +152,7 @@ def _holder_refit(context: StepContext) -> Protocol[None]:
 def _files(p: TrainScorecard) -> tuple[str, ...]:
     """Name the files of the earlier job that the bank reads, and the model that names it."""
     folder = str(p.reuse) if JOB_ID.fullmatch(str(p.reuse)) else f"{p.reuse}-*"
-    values, arrays = _KEPT["bank"]
-    names = (*(f"{name}.json" for name in (*values, "fit")), *(f"{name}.npz" for name in arrays))
-    return (f"models/{p.reuse}/model.json", *(f"jobs/{folder}/{name}" for name in names))
+    return (f"models/{p.reuse}/model.json", *(f"jobs/{folder}/{name}" for name in (*_KEPT["bank"], "fit.json")))
 
 
 REFIT = Step(

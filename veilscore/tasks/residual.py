@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Array, Mask, Vector, Words
+from veilscore.arrays import Array, Integers, Mask, Vector, Words
 from veilscore.data.codes import CodeMap
+from veilscore.data.fixed_bins import FixedBins
+from veilscore.data.table import Table
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of, most_columns
@@ -40,7 +42,7 @@ from veilscore.tasks.fixed_bins import charged
 from veilscore.tasks.noise import check_noise, sizes_of
 from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.roles import Leak, hidden
-from veilscore.terms.training import TrainScorecard
+from veilscore.terms.training import TrainBoosting, TrainScorecard
 from veilscore.wire.protocol import Charge, Protocol
 
 _USUAL_COLUMNS = 12
@@ -57,27 +59,68 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     columns, rows, code_map = own_rows(context)
     counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
     own = own_fit(job, counts, rows)
-    charge = charges(p.mu**2)["cells"]
-
-    def sigma(n_columns: int) -> float:
-        return charge.sigma(cells_sensitivity(n_columns))
-
-    def worth_its_noise(n_columns: Mapping[str, int]) -> None:
-        check_noise(p, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), job.bank)
-
-    found = yield from bank_cells(
-        context.session,
-        own.residual,
-        own.weight,
-        rows["train"],
-        max_bin=lambda n_columns: min(p.max_bin, most_bins(own.rarer, sigma(n_columns))),
-        sigma=sigma,
-        agreed=worth_its_noise,
+    found = yield from bank_sums(
+        context, (own.residual, own.weight), rows, charges(p.mu**2)["cells"], own.rarer, max_bin=p.max_bin, trained=p
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
     save_counts(store, {job.bank: counts, **{holder: shape for holder, (shape, _, _) in found.items()}})
     keep_sums(store, found)
+
+
+def bank_sums(
+    context: StepContext,
+    own: tuple[Vector, Vector],
+    rows: Mapping[str, Array],
+    charge: Charge,
+    rarer: float,
+    *,
+    max_bin: int,
+    trained: TrainScorecard | TrainBoosting,
+) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
+    """Bank: have residuals and weights (n_train,), `own`, summed by cell, with as many bins as the noise leaves.
+
+    rows : what `own_rows` made of them all; rarer : training rows of the rarer class.
+    trained : whose noise is weighed once holders have told their numbers of columns.
+    """
+
+    def sigma(n_columns: int) -> float:
+        return charge.sigma(cells_sensitivity(n_columns))
+
+    def worth_its_noise(n_columns: Mapping[str, int]) -> None:
+        check_noise(trained, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), context.job.bank)
+
+    return bank_cells(
+        context.session,
+        *own,
+        rows["train"],
+        max_bin=lambda n_columns: min(max_bin, most_bins(rarer, sigma(n_columns))),
+        sigma=sigma,
+        agreed=worth_its_noise,
+    )
+
+
+def holder_sums(
+    context: StepContext, fixed: FixedBins, table: Table, row_of: Integers, charge: Charge
+) -> Protocol[tuple[CodeMap, BinnedColumns, Mask, Words]]:
+    """Holder: answer `bank_sums` on its fixed bins; return map and codes of all rows, which train, and its shares."""
+    maps: list[CodeMap] = []
+
+    def code(max_bin: int) -> BinnedColumns:
+        maps.append(fixed.code_map(table, max_bin))
+        codes = maps[-1].transform(table).take_rows(row_of).codes
+        names = context.node.policy.publish_column_names
+        return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
+
+    def rows_per_firm(train: Mask) -> int:
+        refuse_other_split(context, train)
+        return 1  # ids are distinct: a firm has one row
+
+    n_columns = len(fixed.code_map(table, MOST_BINS).columns)
+    columns, train, share = yield from holder_cells(
+        context.session, code, row_of.size, charge, n_columns=n_columns, rows_per_firm=rows_per_firm
+    )
+    return maps[-1], columns, train, share
 
 
 def keep_sums(store: JobStore, found: Mapping[str, tuple[BinCounts, CellSums, Words]]) -> None:
@@ -108,31 +151,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     p, store = context.job.of(TrainScorecard), context.store
     table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
     fixed = yield from charged(context)
-    maps: list[CodeMap] = []
-
-    def code(max_bin: int) -> BinnedColumns:
-        maps.append(fixed.code_map(table, max_bin))
-        return columns_of(
-            maps[-1],
-            maps[-1].transform(table).take_rows(row_of).codes,
-            party=context.session.party,
-            names=context.node.policy.publish_column_names,
-            association=False,
-        )
-
-    def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(context, train)
-        return 1  # ids are distinct: a firm has one row
-
-    columns, train, share = yield from holder_cells(
-        context.session,
-        code,
-        row_of.size,
-        charges(p.mu**2)["cells"],
-        n_columns=len(fixed.code_map(table, MOST_BINS).columns),
-        rows_per_firm=rows_per_firm,
-    )
-    store.save_json("code_map", maps[-1].to_json())
+    code_map, columns, train, share = yield from holder_sums(context, fixed, table, row_of, charges(p.mu**2)["cells"])
+    store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
     store.save_arrays("sums", share=share)
     store.save_json("columns", {"names": list(columns.names)})

@@ -149,15 +149,6 @@ def _kept(p: SelectModel, kind: Kind) -> dict[str, str]:
     return made | {"curve.npz": "evaluate", "model.json": "evaluate"}
 
 
-def _take_over(context: StepContext, own: JobStore, files: Mapping[str, str] | tuple[str, ...]) -> None:
-    for file in files:
-        name, suffix = file.rsplit(".", 1)
-        if suffix == "npz":
-            context.store.save_arrays(name, **own.load_arrays(name))
-        else:
-            context.store.save_json(name, own.load_json(name))
-
-
 def _bank_choose(context: StepContext) -> Protocol[None]:
     job, store, p = context.job, context.store, context.job.of(SelectModel)
     curves = {kind: load_curve(folder_of(context, kind).load_arrays("curve")) for kind in p.kinds}
@@ -173,7 +164,7 @@ def _bank_choose(context: StepContext) -> Protocol[None]:
         stated = model.holder_sha256[holder] if isinstance(model, Chained) else ""
         if part.sha256.hex() != stated:
             raise MessageError("its part of the chosen model is not the one that was trained", party=holder)
-    _take_over(context, own, tuple(_kept(p, kind)))
+    store.take_over(own, *_kept(p, kind))
     keep_model(context, model)
     keep_code_map(context, CodeMap.from_json(own.load_json("code_map")))
     store.save_json("choice", _choice(p, kind, tuned[kind]["point"]))
@@ -226,14 +217,14 @@ def _holder_choose(context: StepContext) -> Protocol[None]:
     code_map, digest = CodeMap.from_json(own.load_json("code_map")), b""
     if kind == "scorecard":
         keep_code_map(context, code_map)
-        _take_over(context, own, ("trained.json", "openings.json"))
+        context.store.take_over(own, "trained.json", "openings.json")
     else:
         part = load_trees(own.path / "models", job.name)
         told = {name: value for name, value in own.load_json("boosted").items() if name != "sha256"}
         keep_trees(context, part, code_map, **told)
         digest = part.sha256
     yield Send(job.bank, pb.StackHolderPart(sha256=digest))
-    _take_over(context, own, ("code_map.json", "columns.json", "rows.npz", "scored.json"))
+    context.store.take_over(own, "code_map.json", "columns.json", "rows.npz", "scored.json")
     context.store.save_json("choice", _choice(p, kind, 0))
 
 

@@ -16,7 +16,7 @@ from veilscore.keys.key_source import (
     TokenSource,
     default_source,
 )
-from veilscore.terms.settings import Strict
+from veilscore.terms.settings import Strict, VariableName
 
 _NEEDS = {"file": ("path",), "command": ("unwrap",), "pkcs11": ("module", "token", "label")}
 
@@ -28,9 +28,8 @@ class KeyConfig(Strict):
         default="default",
         description="default: the file named by VEILSCORE_KEY_PASSPHRASE_FILE, or VEILSCORE_KEY_PASSPHRASE",
     )
-    variable: str = Field(
+    variable: VariableName = Field(
         default="VEILSCORE_KEY_PASSPHRASE",
-        pattern=r"^[A-Z_][A-Z0-9_]*$",
         description="environment: the variable with the passphrase",
     )
     path: Path | None = Field(default=None, description="file: mode 0600, first line, best not on the home's disk")
@@ -39,9 +38,8 @@ class KeyConfig(Strict):
     module: Path | None = Field(default=None, description="pkcs11: the token maker's shared library")
     token: str | None = Field(default=None, description="pkcs11: label of the token")
     label: str | None = Field(default=None, description="pkcs11: label of the AES key in the token")
-    pin_variable: str = Field(
+    pin_variable: VariableName = Field(
         default="VEILSCORE_TOKEN_PIN",
-        pattern=r"^[A-Z_][A-Z0-9_]*$",
         description="pkcs11: environment variable with the PIN",
     )
 

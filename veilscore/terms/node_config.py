@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
-from veilscore.terms.settings import Strict, load
+from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.training import Training
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from None
+    if parsed.password is not None:
+        raise ValueError("a password in the URL; take it out and name its variable in password_env")
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_without_password)]
 
 
 class EventSource(Strict):
@@ -29,15 +45,10 @@ class EventSource(Strict):
         "shipped: bank, tax, registry, court, bureau",
     )
     events: Path | None = Field(default=None, description="folder of event files; a relative path begins at the home")
-    url: str | None = Field(default=None, description="database, in place of events: SQLAlchemy URL without password")
-    password_env: str | None = Field(
-        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    url: DatabaseUrl | None = Field(
+        default=None, description="database, in place of events: SQLAlchemy URL without password"
     )
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, url: str | None) -> str | None:
-        return None if url is None else _without_password(url)
+    password_env: VariableName | None = Field(None, description="environment variable with its password")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -69,10 +80,10 @@ class DatasetConfig(ReadingRules):
     path: Path | None = Field(
         default=None, description="CSV, Parquet or Excel file; a relative path begins at the home"
     )
-    url: str | None = Field(default=None, description="database, in place of path: SQLAlchemy URL without password")
-    password_env: str | None = Field(
-        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
+    url: DatabaseUrl | None = Field(
+        default=None, description="database, in place of path: SQLAlchemy URL without password"
     )
+    password_env: VariableName | None = Field(None, description="environment variable with its password")
     table: str | None = Field(default=None, description="table of the database")
     query: str | None = Field(default=None, description="SQL query, in place of table")
     id_column: ColumnName = Field(description="column with the ids of firms")
@@ -88,11 +99,6 @@ class DatasetConfig(ReadingRules):
         description="account that private jobs on it are charged to; null: its own; one for all data sets made "
         "from the same events",
     )
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, url: str | None) -> str | None:
-        return None if url is None else _without_password(url)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -133,19 +139,6 @@ class DatasetConfig(ReadingRules):
         if self.path is not None:
             return self.path
         return database_url(self.url or "", self.password_env)
-
-
-def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - slow import, needed for databases only
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError("not a SQLAlchemy URL such as postgresql+psycopg://user@host/database") from None
-    if parsed.password is not None:
-        raise ValueError("a password in the URL; take it out and name its variable in password_env")
-    return url
 
 
 def database_url(url: str, password_env: str | None) -> str:
@@ -194,21 +187,14 @@ class NodeConfig(Strict):
     people: dict[Name, tuple[PersonRole, ...]] = Field(default_factory=dict, description="people and their roles here")
     works_at: Name | None = Field(default=None, description="operator: the party whose node this person works at")
     key: KeyConfig = Field(default=KeyConfig(), description="where the passphrase of the node's key comes from")
-    state_url: str | None = Field(
+    state_url: DatabaseUrl | None = Field(
         default=None, description="coordinator: database of its jobs, SQLAlchemy URL without password; null: SQLite"
     )
-    state_password_env: str | None = Field(
-        default=None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable with its password"
-    )
+    state_password_env: VariableName | None = Field(default=None, description="environment variable with its password")
     datasets: dict[Name, DatasetConfig] = Field(default_factory=dict, description="its catalogue, by name")
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
-
-    @field_validator("state_url")
-    @classmethod
-    def _no_password(cls, url: str | None) -> str | None:
-        return None if url is None else _without_password(url)
 
     @model_validator(mode="after")
     def _one_account_a_source(self) -> Self:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
-from veilscore.terms.privacy import Disclosure
+from veilscore.terms.privacy import Disclosure, Mu
 from veilscore.terms.settings import Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -194,7 +194,7 @@ class ScreenFeatures(Sampled):
         description="private: each holder's best columns, chosen with noise and counted; exact: counts of all columns, "
         "only by agreement with every holder (exact_for)",
     )
-    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    mu: Mu = 0.5
 
     @property
     def steps(self) -> tuple[str, ...]:

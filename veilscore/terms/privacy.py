@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,10 @@ from veilscore.terms.settings import Strict
 from veilscore.wire.protocol import Charge
 
 Disclosure = Literal["private", "exact"]
+Mu = Annotated[float, Field(gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")]
+DespiteNoise = Annotated[
+    bool, Field(description="train although the noise of a private job is expected to drown its data")
+]
 BITS_ONLINE = {"score": 5.0, "band": 6.0, "exact": math.inf}  # of one firm: 32 steps, 64 bands, any total
 
 

@@ -10,16 +10,18 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from veilscore.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
 _LONGEST_NUMBER = 400  # a double has at most 309 digits before the point; 1:1:1... of base 60 takes quadratic time
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+
+VariableName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]  # of the environment
 
 
 class Strict(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from veilscore.terms.parameters import BandLimits, ColumnName, Output, Sampled, ScreeningName
-from veilscore.terms.privacy import Disclosure
+from veilscore.terms.privacy import DespiteNoise, Disclosure, Mu
 
 MAX_CANDIDATES = 12
 Reused = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(-[0-9a-f]{8}-[0-9a-f]{16})?$")]
@@ -153,15 +153,13 @@ class TrainScorecard(Training):
         default="private",
         description="private: openings are noised and counted; exact: only by agreement with every holder (exact_for)",
     )
-    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
+    mu: Mu = 0.5
     reuse: Reused | None = Field(
         default=None,
         description="job id, or name of the model, of an earlier private scorecard: columns, sign and C are chosen "
         "anew from the sums that it opened, and nothing is charged but a curve (holdout_scores)",
     )
-    despite_noise: bool = Field(
-        default=False, description="train although the noise of a private job is expected to drown its data"
-    )
+    despite_noise: DespiteNoise = False
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -252,10 +250,8 @@ class TrainBoosting(Training):
         description="private: the bank's own trees, and small random trees on holders' columns from noised, counted "
         "sums; exact: joint trees, only by agreement with every holder (exact_for)",
     )
-    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
-    despite_noise: bool = Field(
-        default=False, description="train although the noise of a private job is expected to drown its data"
-    )
+    mu: Mu = 0.5
+    despite_noise: DespiteNoise = False
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -331,10 +327,8 @@ class TrainStack(Training):
         description="private: the bank's own trees, then a scorecard of holders' columns (30 % of mu squared), then "
         "small random trees on both, from noised, counted sums; exact: fits on folds, only by agreement (exact_for)",
     )
-    mu: float = Field(default=0.5, gt=0, le=5, description="most that a private job tells of a firm, as mu (0.5: 60 %)")
-    despite_noise: bool = Field(
-        default=False, description="train although the noise of a private job is expected to drown its data"
-    )
+    mu: Mu = 0.5
+    despite_noise: DespiteNoise = False
 
     @property
     def fits(self) -> tuple[str, ...]:
