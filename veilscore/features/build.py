@@ -133,8 +133,7 @@ def build(
         firms = events.known_firms(day)
         if not len(firms):
             raise DataError(f"catalogue {catalogue.name}: no event was known before {as_of}; choose a later date")
-        keys = RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
-        return _write(events, keys, path, as_of, fixed_terms, on_column, panel=False)
+        return _write(events, RowKeys.on(firms, day), path, as_of, fixed_terms, on_column, panel=False)
 
 
 def build_rows(
@@ -149,10 +148,8 @@ def build_rows(
         raise ConfigError("no row was asked for: the file of rows is empty")
     with _scratch(path) as scratch, load_events(catalogue, source, scratch=scratch) as events:
         ids = normalise_ids(np.asarray(firms, dtype=object), catalogue.id_normaliser)
-        at = np.searchsorted(events.firms, ids).clip(max=len(events.firms) - 1)
-        codes = np.where(events.firms[at] == ids, at, -1 - np.arange(len(ids)))  # below 0: no event names the firm
         latest = str(np.datetime64(int(days_of.max()), "D"))
-        return _write(events, RowKeys(codes, days_of), path, latest, None, None, panel=True, ids=ids)
+        return _write(events, RowKeys(events.codes_of(ids), days_of), path, latest, None, None, panel=True, ids=ids)
 
 
 def _write(

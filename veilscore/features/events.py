@@ -64,6 +64,11 @@ class Events:
     firms: Ids
     facts: dict[str, TableFacts]
 
+    def codes_of(self, ids: Ids) -> Integers:
+        """Return the codes of firms (n,), each below zero and another where no event names it."""
+        at = np.searchsorted(self.firms, ids).clip(max=len(self.firms) - 1)
+        return np.where(self.firms[at] == ids, at, -1 - np.arange(len(ids)))
+
     def known_firms(self, as_of: int) -> Integers:
         """Return the codes of firms that get a row at a day: those listed, or those with an event known before it."""
         if self.catalogue.firms is not None:

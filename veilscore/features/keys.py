@@ -21,6 +21,11 @@ class RowKeys:
     firms: Integers
     days: Integers
 
+    @classmethod
+    def on(cls, firms: Integers, day: int) -> RowKeys:
+        """Return rows of firms that are all at one day."""
+        return cls(firms, np.full(len(firms), day, dtype=np.int64))
+
     @property
     def n_rows(self) -> int:
         """Return the number of rows."""

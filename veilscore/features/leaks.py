@@ -51,8 +51,7 @@ def find_leaks(
         with load_events(catalogue, source, scratch=scratch) as events:
             terms = choose_terms(events, day)
             found = list(_by_facts(events))
-            keys = _keys(events, day)
-            firms = events.firms[keys.firms]
+            firms = events.firms[events.known_firms(day)]
         variables = expand(catalogue, terms)
         late = "a date column tells that rows were changed on the as-of date or later, yet they count"
         changed = _changed(catalogue, (source, None), (source, day), firms, day, variables, terms, scratch)
@@ -81,11 +80,6 @@ def _by_facts(events: Events) -> Iterator[LeakFinding]:
             yield LeakFinding(name, f"{rows} rows have no declared level of {category!r}", leaks=False)
 
 
-def _keys(events: Events, day: int) -> RowKeys:
-    firms = events.known_firms(day)
-    return RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
-
-
 def _grouped(variables: Sequence[Variable], changed: set[str], text: str) -> list[LeakFinding]:
     tables: dict[str, list[str]] = {}
     for one in variables:
@@ -111,7 +105,7 @@ def _changed(
         load_events(catalogue, one[0], cutoff=one[1], scratch=scratch) as first,
         load_events(catalogue, other[0], cutoff=other[1], scratch=scratch) as second,
     ):
-        keys = [_of_firms(events, firms, day) for events in (first, second)]
+        keys = [RowKeys.on(events.codes_of(firms), day) for events in (first, second)]
         for start in range(0, len(plain), _CHUNK):
             part = plain[start : start + _CHUNK]
             kept = {variable.name: values for variable, values in compute(first, keys[0], part, terms)}
@@ -119,12 +113,6 @@ def _changed(
                 if not _same(kept[variable.name], values):
                     changed.add(variable.name)
     return changed | {v.name for v in variables if set(v.operands) & changed}
-
-
-def _of_firms(events: Events, firms: Array, day: int) -> RowKeys:
-    at = np.searchsorted(events.firms, firms).clip(max=len(events.firms) - 1)
-    codes = np.where(events.firms[at] == firms, at, -1 - np.arange(len(firms)))
-    return RowKeys(codes, np.full(len(firms), day, dtype=np.int64))
 
 
 def _same(one: Array, other: Array) -> bool:

@@ -88,12 +88,13 @@ def measure(catalogue: Catalogue, source: Path | str, as_of: str, *, months: int
     with TemporaryDirectory(prefix="veilscore-") as scratch, load_events(catalogue, source, scratch=scratch) as events:
         chosen = choose_terms(events, day, terms)
         variables = expand(catalogue, chosen)
-        now = _keys(events, day)
+        now = RowKeys.on(events.known_firms(day), day)
         figures: dict[str, dict[str, Any]] = {}
         for one, values in compute(events, now, variables, chosen):
             figures[one.name] = _figures(one, values)
         for back in range(1, months + 1):
-            keys = _keys(events, day - MONTH * back)
+            earlier = day - MONTH * back
+            keys = RowKeys.on(events.known_firms(earlier), earlier)
             if keys.n_rows:
                 for one, values in compute(events, keys, variables, chosen):
                     known = figures[one.name]
@@ -101,11 +102,6 @@ def measure(catalogue: Catalogue, source: Path | str, as_of: str, *, months: int
         found = tuple(_quality(one, figures[one.name]) for one in variables)
         tables = tuple(_freshness(events, name, day) for name in catalogue.tables)
         return Quality(catalogue.name, catalogue.hash, as_of, now.n_rows, found, tables)
-
-
-def _keys(events: Events, day: int) -> RowKeys:
-    firms = events.known_firms(day)
-    return RowKeys(firms, np.full(len(firms), day, dtype=np.int64))
 
 
 def _figures(one: Variable, values: Array) -> dict[str, Any]:
