@@ -190,3 +190,19 @@ def test_an_older_head_that_comes_late_is_no_fork(folder):
     with pytest.raises(EvidenceError) as caught:
         check_successor(heads[-1], heads[-3], (), keys)
     assert type(caught.value) is EvidenceError
+
+
+def test_the_head_seen_last_with_a_proof_from_an_older_one_is_no_fork(folder):
+    """An offer under way when a job's head came first: the same log, and no proof that its party signed two."""
+    head = scan(log_path(folder, "tax")).heads[-1]
+    node = open_trial(folder, "tax")["tax"]
+    node.evidence.open()
+    try:
+        path = tuple(step.hex() for step in node.evidence.log.consistency(head.size // 2, head.size))
+    finally:
+        node.evidence.close()
+    keys = open_trial(folder, "bank")["bank"].evidence.keys
+    assert path
+    check_successor(head, head, path, keys)
+    with pytest.raises(EvidenceError):
+        check_successor(None, head, path, keys)
