@@ -610,6 +610,7 @@ def test_second_log_keeps_heads_that_continue(tmp_path):
     for k in range(3):
         log.append([entry(k)])
         receipts.append(second.submit(log.head, lambda size: [h.hex() for h in log.consistency(size)]))
+    log.append([entry(3)])
     with pytest.raises(EvidenceError):
         second.submit(log.head, lambda _: ["00" * 32])
     second.close()
