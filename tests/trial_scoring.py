@@ -7,6 +7,8 @@ import contextlib
 import csv
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -30,7 +32,7 @@ from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.inbox import WireLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
@@ -173,6 +175,31 @@ async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
         await command.stop(0.1)
         await asyncio.gather(*(node.stop(0.1) for node in nodes))
         online_stock.SPARES = kept
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """Run all nodes in a thread, for commands that this thread gives."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+
+    async def work() -> None:
+        try:
+            async with scoring(folder):
+                ready.set()
+                await stop.wait()
+        finally:
+            ready.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(loop.run_until_complete, work())
+        ready.wait()
+        try:
+            yield
+        finally:
+            if not done.done():
+                loop.call_soon_threadsafe(stop.set)
+            done.result(60)
+    loop.close()
 
 
 async def score(command: Fabric, request_id: str, firm_id: str, **fields: Any) -> pb.ScoreResponse:

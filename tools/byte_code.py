@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("veilscore", "coordinator", "party_bank", "party_court", "party_tax", "party_registry")
 LATER = ("sqlalchemy.dialects.sqlite", "sklearn.linear_model")  # imported when first used
 PROGRAMS = ("__main__", "bootstrap")  # run when imported
-TESTS = ("numba/tests",)  # 5 MB that only numba's own developers import
+TESTS = ("numba/tests", "numba/cuda/tests", "numpy/[!_]*/tests")  # 8 MB; numpy.testing imports those of numpy/_core
 AS_SOURCE = ("rbcl",)  # 5.6 MB of byte code would save 50 ms, once a job
 
 
