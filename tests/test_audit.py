@@ -76,7 +76,9 @@ def test_bands_without_scores_are_confirmed(tmp_path):
     assert "BandLeadDecoding" in {e.kind for e in run.transcripts["bank"].entries}
 
 
-@pytest.mark.parametrize("options", [{}, {"tree_columns": "own", "subsample": 0.9}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"tree_columns": "own", "subsample": 0.9}]
+)
 def test_every_step_of_honest_boosting_and_of_its_release_is_confirmed(options, tmp_path):
     asked = {"n_estimators": 2, "max_depth": 2, "early_stopping_rounds": 2, "holdout_fraction": 0.4, **options}
     configs = nodes(write(tmp_path / "data", firms(420)), holder_policy={"allow_order": True})

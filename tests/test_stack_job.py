@@ -281,6 +281,8 @@ def test_an_own_score_that_is_not_there(tmp_path):
     run = open_run(tmp_path, folds=2, own_scores=["limt"], boosting={"n_estimators": 1, "max_depth": 1})
     with pytest.raises(VeilscoreError, match="no column 'limt'"):
         run.run()
+    assert not run.stores["bank"].has("checkpoint_scorecard")
+    assert run.job.steps.index("bin.fold1") < run.job.steps.index("scorecard")
 
 
 def test_policies_decide_on_every_candidate(tmp_path):
