@@ -133,6 +133,7 @@ def test_a_private_screening_is_confirmed(tmp_path):
     assert verdicts(audit(run)) == {"align.1": CONFIRMED, "screen.1": CONFIRMED}
 
 
+@pytest.mark.slow
 def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     screened = audited_run(tmp_path, "screen_features", name="scr", max_correlation=0.3).run()
     found = audit(screened)
