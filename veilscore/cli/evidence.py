@@ -60,12 +60,15 @@ def _row(number: int, entry: dict[str, object], jobs: Ledger) -> tuple[str, ...]
     details = [f"{name} {entry[name]}" for name in shown if name in entry]
     kind, job_id = str(entry.get("kind")), str(entry.get("job_id", ""))
     known, scores = jobs.get(job_id), entry.get("scores")
-    if known is not None and kind != "step":
+    if kind == "in_use":
+        details += [f"model {entry.get('model')}", f"instead of {entry.get('before') or 'none'}"]
+    elif known is not None and kind != "step":
         model = getattr(known.job.parameters, "model", None)
         details += [f"bank {known.job.bank}", f"model {model}" if model else known.job.task]
         details.append(f"purpose {known.job.purpose}")
     elif entry.get("model"):
-        details.append(f"model {str(entry['model'])[:12]}")
+        details.append(f"model {entry.get('named') or str(entry['model'])[:12]}")
+        details += [f"purpose {entry['purpose']}"] if entry.get("purpose") else []
     if isinstance(scores, dict):
         details.append(f"{scores.get('count')} firms")
     elif kind in {"score", "share_opened", "band_opened"}:
