@@ -104,12 +104,27 @@ def show_plan(out: Console, plan: Planned) -> None:
 
 def show_proposal(out: Console, job: Job, home: Path) -> None:
     """Print for whoever decides on a job: its parameters, who learns what, and what it would spend at this party."""
+    show_asked(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def show_asked(out: Console, job: Job) -> None:
+    """Print what a job asks for: its parameters, and who learns what."""
     out.print(styled("\n[bold]{}[/bold]: {} of {}, purpose: {}", job.name, job.task, job.bank, job.purpose))
     rows = job.parameters.model_dump(mode="json", exclude_none=True)
     out.print(table("Parameters", ("what", "value"), rows.items()))
     _show_learned(out, job)
-    if charges_of(job.parameters):
-        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def show_spent(out: Console, job: Job, job_id: str, home: Path) -> None:
+    """Print what a job was charged at a holder so far, where this is the holder's own home."""
+    node = load_node_config(home)
+    if node.role != "holder" or not charges_of(job.parameters):
+        return
+    spent = account_of(home, node, job).by_job().get(job_id)
+    said = "nothing was charged" if spent is None else f"mu {math.sqrt(spent[1]):.2f} was charged"
+    out.print(f"Within a year {said} for this job; `veilscore account show` has the whole account.")
 
 
 def _show_learned(out: Console, job: Job) -> None:
