@@ -88,9 +88,7 @@ class Reception:
         record = read_regular(folder / RELEASE_FILE, _MOST_RECORD, "the release")
         files = read_release(folder, desk.identity.certificate, submission)
         if sum(map(len, files.values())) > _MOST_BYTES:
-            raise SandboxError(
-                f"its outputs are larger than {_MOST_BYTES >> 20} MiB: ask the owner for the files"
-            )
+            raise SandboxError(f"its outputs are larger than {_MOST_BYTES >> 20} MiB: ask the owner for the files")
         return pb.ReleasedOutputs(status="released", record=record, files=files)
 
 

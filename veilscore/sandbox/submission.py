@@ -230,9 +230,7 @@ def check_files(files: Mapping[str, bytes]) -> None:
     for path in files:
         parts = path.split("/")
         if len(parts) > MAX_DEPTH or not all(map(_PART.fullmatch, parts)):
-            raise SandboxError(
-                "a file of the submission has a name of other than letters, digits, _ . -"
-            )
+            raise SandboxError("a file of the submission has a name of other than letters, digits, _ . -")
         folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
     if not folders.isdisjoint(files):
         raise SandboxError("a file of the submission has the name of a folder in it")
