@@ -173,6 +173,9 @@ class AuditRules(Strict):
     )
 
 
+RULES = ("policy", "people", "operators")  # keys of node.yaml that a running node takes anew
+
+
 class NodeConfig(Strict):
     """Says who a node is, which data sets and people it has, and what its policy is."""
 
@@ -195,6 +198,14 @@ class NodeConfig(Strict):
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
+
+    def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
+        """Take policy and people of a newer reading, in place: each part of a running node that holds this has them.
+
+        Return the other keys that differ, which hold from the next start.
+        """
+        self.__dict__.update({name: getattr(newer, name) for name in RULES})
+        return tuple(name for name in type(self).model_fields if getattr(self, name) != getattr(newer, name))
 
     @model_validator(mode="after")
     def _one_account_a_source(self) -> Self:
