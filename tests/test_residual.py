@@ -54,7 +54,7 @@ def sessions(step, holders=HOLDERS):
     return {party: Session(f"job-1/{step}/1", party, "bank", holders) for party in ("bank", *holders)}
 
 
-def run_cells(codes, n_codes, r, W, train, mu2=QUIET, rows_per_firm=1, stated=None):
+def run_cells(codes, n_codes, r, W, train, mu2=QUIET):
     session, spent = sessions("bin", tuple(codes)), {h: [] for h in codes}
     charge = Charge("cells", "train", mu2)
     roles = {
@@ -65,7 +65,6 @@ def run_cells(codes, n_codes, r, W, train, mu2=QUIET, rows_per_firm=1, stated=No
             train,
             max_bin=lambda _d: 10,
             sigma=lambda d: charge.sigma(cells_sensitivity(d)),
-            rows_per_firm=stated or rows_per_firm,
         )
     }
     for h in codes:
@@ -75,7 +74,7 @@ def run_cells(codes, n_codes, r, W, train, mu2=QUIET, rows_per_firm=1, stated=No
             train.size,
             charge,
             n_columns=n_codes[h].size,
-            rows_per_firm=lambda _t: rows_per_firm,
+            check=lambda _t: None,
         )
     found = simulate(roles, session, spend={h: spent[h].append for h in codes})
     return found, spent
@@ -283,7 +282,6 @@ def test_rows_that_do_not_fit_the_ring_are_refused():
     [
         ({"max_bin": 1}, "outside what was agreed"),
         ({"max_bin": 65}, "outside what was agreed"),
-        ({"rows_per_firm": 2}, "outside what was agreed"),
         ({"n_train": 5}, "contradicts its count"),
         ({"n_samples": 7}, "aligned were"),
         ({"train_mask": b""}, "bits"),
@@ -298,11 +296,11 @@ def test_a_holder_refuses_what_was_not_agreed(change, said):
         64,
         Charge("cells", "train", 0.1),
         n_columns=3,
-        rows_per_firm=lambda _t: 3,
+        check=lambda _t: None,
     )
     assert next(role).message.columns == 3
     next(role)
-    first = {"n_samples": 64, "train_mask": b"\xff" * 8, "n_train": 64, "max_bin": 5, "rows_per_firm": 3, **change}
+    first = {"n_samples": 64, "train_mask": b"\xff" * 8, "n_train": 64, "max_bin": 5, **change}
     with pytest.raises(MessageError, match=said):
         role.send(pb.BinBankRound1(**first))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Array, Integers, Vector
+from veilscore.data.panel import by_firm
 from veilscore.models import design as designing
 from veilscore.models.counts import BinCounts, check_range
 from veilscore.models.design import Design, Fitted
@@ -40,7 +41,9 @@ def own_fit(job: Job, counts: BinCounts, rows: Mapping[str, Array]) -> OwnFit:
     design = designing.design(job, {job.bank: counts}, dict(rows))
     fitted = designing.fitted_alone(design)
     train = rows["train"]
-    target, weight = rows["target"][train], rows["weight"][train] / rows["weight"][train].max()
+    target, weight = rows["target"][train], rows["weight"][train]
+    shared = job.training.firm_weight == "shared"  # then a firm's rows together weigh at most 1, else each of them
+    weight = weight / (by_firm(weight, rows["firm"][train]) if shared else weight).max()
     p = sigmoid(designing.own_log_odds(design, fitted.result))
     bad = float(weight @ target)
     return OwnFit(

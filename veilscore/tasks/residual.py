@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,14 @@ _USUAL_COLUMNS = 12
 _SUMS = {"sums.npz": "bin"}
 
 
-def charges(mu2: float) -> dict[str, Charge]:
+def charges(mu2: float, rows_per_firm: int = 1) -> dict[str, Charge]:
     """Return the charges of both steps by opening: parts of the square of mu that they may spend."""
-    return {opening: Charge(opening, "train", part * mu2) for opening, part in SHARES.items()}
+    return {opening: Charge(opening, "train", part * mu2, rows_per_firm) for opening, part in SHARES.items()}
+
+
+def charges_of(p: TrainScorecard) -> dict[str, Charge]:
+    """Return the charges of a job's openings."""
+    return charges(p.mu**2, p.noise_rows)
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -70,7 +76,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
     own = own_fit(job, counts, rows)
     found = yield from bank_sums(
-        context, (own.residual, own.weight), rows, charges(p.mu**2)["cells"], own.rarer, max_bin=p.max_bin, trained=p
+        context, (own.residual, own.weight), rows, charges_of(p)["cells"], own.rarer, max_bin=p.max_bin, trained=p
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
@@ -98,7 +104,9 @@ def bank_sums(
         return charge.sigma(cells_sensitivity(n_columns))
 
     def worth_its_noise(n_columns: Mapping[str, int]) -> None:
-        check_noise(trained, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), context.job.bank)
+        firm = rows["firm"] if trained.firm_weight == "shared" else None
+        sizes = sizes_of(rows["target"], rows["weight"], rows["train"], n_columns, firm)
+        check_noise(trained, sizes, context.job.bank)
 
     return bank_cells(
         context.session,
@@ -131,13 +139,10 @@ def holder_sums(
         names = context.node.policy.publish_column_names
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
-    def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(context, train)
-        return 1  # ids are distinct: a firm has one row
-
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)
+    check = partial(refuse_other_split, context)
     columns, train, share = yield from holder_cells(
-        context.session, code, row_of.size, charge, n_columns=n_columns, rows_per_firm=rows_per_firm
+        context.session, code, row_of.size, charge, n_columns=n_columns, check=check
     )
     return maps[-1], columns, train, share
 
@@ -184,7 +189,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     fixed = yield from charged(context)
     ordered = p.tells_order(allowed=context.node.policy.allow_order)
     code_map, columns, train, share = yield from holder_sums(
-        context, fixed, table, row_of, charges(p.mu**2)["cells"], ordered=ordered
+        context, fixed, table, row_of, charges_of(p)["cells"], ordered=ordered
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
@@ -199,7 +204,7 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     most, order = most_columns(p, own.rarer), counts if p.monotone else None
     made = made_tables(kept, job.holders, own.residual, own.weight, most, counts=order)
     shares = {holder: kept[f"{holder}/share"] for holder in job.holders}
-    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p.mu**2))
+    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges_of(p))
     found = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}
     keep_model(context, export(job, own, counts, made, found, job_id=context.job_id))
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
@@ -216,9 +221,7 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     store, p = context.store, context.job.of(TrainScorecard)
     rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
-    yield from holder_fit(
-        context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges(p.mu**2)
-    )
+    yield from holder_fit(context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges_of(p))
     store.save_json("trained", {"n_steps": 1})
     keep_code_map(context, code_map)
     _keep_openings(context)
@@ -242,7 +245,7 @@ CELLS = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost_of_bin,
-    spends=lambda p: (charges(p.mu**2)["cells"],),
+    spends=lambda p: (charges_of(p)["cells"],),
     fixed_bins=True,
     learns=(
         COMMITTED,
@@ -266,7 +269,7 @@ FIT = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost_of_train,
-    spends=lambda p: (charges(p.mu**2)["gradient"], charges(p.mu**2)["moments"]),
+    spends=lambda p: (charges_of(p)["gradient"], charges_of(p)["moments"]),
     learns=(
         COMMITTED,
         *hidden("holder", "ciphertext", "ResidualBankTables", "ResidualBankLookup", "ResidualBankBlock"),

@@ -37,6 +37,11 @@ class Training(Sampled):
     calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
     bands: BandLimits = Field(default_factory=dict, description="name of each band and its lowest score")
     weights: bool = Field(default=False, description="weigh the rows by the bank's weight_column")
+    firm_weight: Literal["rows", "shared"] = Field(
+        default="rows",
+        description="of rows: firm_dates; rows: each row counts in full, with noise for rows_per_firm; shared: weights "
+        "of a firm's training rows add up to at most 1 and one date of each is held out, with noise for one row",
+    )
     columns_from: ScreeningName | None = Field(
         default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
     )
@@ -50,6 +55,11 @@ class Training(Sampled):
     def candidates(self) -> tuple[Candidate, ...]:
         """Return the models that a job fits: one, or those of a stack or a selection."""
         return ()
+
+    @property
+    def noise_rows(self) -> int:
+        """Return how many rows the noise of every sum must cover; shared weights count as one."""
+        return 1 if self.firm_weight == "shared" else self.rows_per_firm
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -76,6 +86,12 @@ class Training(Sampled):
     def tells_association(self) -> bool:
         """Return whether the bank learns how holders' columns are associated."""
         return False
+
+    @model_validator(mode="after")
+    def _weights_of_firms(self) -> Self:
+        if self.firm_weight == "shared" and (self.rows == "firms" or self.task != "train_scorecard"):
+            raise ValueError("firm_weight: shared is for scorecards on rows: firm_dates; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:
