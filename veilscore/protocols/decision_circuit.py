@@ -1,6 +1,6 @@
 """The circuit of a sealed decision: for each measure the step of its total, then the least of them.
 
-Source : the circuit of `veilscore.protocols.banding` for each measure, in rings of their own; docs/protocols/decision.md.
+Source : the circuit of `veilscore.protocols.banding` for each measure, each in its ring; docs/protocols/decision.md.
 A step is 0 (none) or one of 1..n. A knock-out is a measure whose cut-offs are all the same: top step or none.
 """
 
