@@ -21,7 +21,7 @@ from veilscore.protocols.decision import (
     holder_decide,
     holder_receive_decision,
 )
-from veilscore.protocols.decision_circuit import DecisionCircuit, MeasureCircuit
+from veilscore.protocols.decision_circuit import FAILURES_RING, DecisionCircuit, MeasureCircuit
 from veilscore.protocols.scoring import HolderPart
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
@@ -33,7 +33,6 @@ N_CODES = {
     "registry": np.array([3, 8]),
     "court": np.array([4]),
 }
-FAILURES = 128  # ring of a count of knock-outs
 
 
 class World:
@@ -72,7 +71,7 @@ class World:
         ]
         self.limits.append([0] * n_steps)
         self.bound = np.where(rng.random(n_rows) < 0.3, rng.integers(0, n_steps + 1, n_rows), n_steps)
-        moduli = (SCORE_T, TURN, TURN, FAILURES)
+        moduli = (SCORE_T, TURN, TURN, FAILURES_RING)
         self.circuit = DecisionCircuit(
             tuple(MeasureCircuit(tuple(c), m) for c, m in zip(self.limits, moduli, strict=True)),
             knock_outs=True,
@@ -108,7 +107,7 @@ class World:
             "trees": HolderTreePoints(codes, n_codes, shapes) if name in self.grown else HolderPoints(nothing, SCORE_T),
             "card": HolderCellPoints(codes, n_codes) if name == "tax" else HolderPoints(nothing, TURN),
             "capacity": HolderPoints(self.by_hand[name] if last else nothing, TURN),
-            "knock_outs": HolderPoints(-self.failures if last else nothing, FAILURES),
+            "knock_outs": HolderPoints(-self.failures if last else nothing, FAILURES_RING),
         }
         circuit = None if refusal else self.circuit
         return DecisionAnswer(circuit, measures, self.unknown[name], name == "tax", refusal, levels)

@@ -117,7 +117,7 @@ def test_it_is_as_small_as_was_planned():
 
 
 def test_decisions_that_cannot_be():
-    for limits in ([], [[]], [[3, 1]], [list(range(64))], [[1, 2], [1]], [[1]] * 9):
+    for limits in ([], [[]], [[3, 1]], [list(range(64))], [[1, 2], [1]], [[1]] * 10):
         with pytest.raises(ParameterError):
             circuit_of(limits, [TURN] * len(limits))
     with pytest.raises(ParameterError, match="tell_measure: false"):

@@ -19,7 +19,8 @@ from veilscore.crypto.garbled import Plain
 from veilscore.errors import MessageError, ParameterError
 from veilscore.protocols.banding import MAX_LIMITS, BandCircuit
 
-MAX_MEASURES = 8  # of a decision, knock-outs among them
+MAX_MEASURES = 9  # with a holder in it, knock-outs among them
+FAILURES_RING = 1 << 7  # of the knock-outs, whose total is how many hold, below zero
 
 
 @dataclass(frozen=True)
