@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from veilscore.errors import JobError
+from veilscore.terms.decision import FileDecision  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
 from veilscore.terms.selection import SelectModel  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
@@ -77,10 +78,21 @@ class Job(Strict):
         extra |= set(self.columns) - set(self.parties)
         if extra:
             raise ValueError(f"{', '.join(sorted(extra))}: has data sets or columns but is not a party of the job")
+        self._check_parameters()
         for candidate in self.candidates:
             if isinstance(candidate.parameters, TrainBoosting):
                 self._check_constraints(candidate.parameters.monotone_constraints)
         return self
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that name a party which is none of the job, or the job by another name than its own."""
+        for party in self.parameters.parties:
+            if party not in self.parties:
+                known = ", ".join(self.parties)
+                raise ValueError(f"parameters: {party!r} is no party of the job; its parties: {known}")
+        for key, value in self.parameters.names.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key}: {getattr(self, key)[:60]!r} is not {value!r}, as the parameters say")
 
     def _check_constraints(self, constraints: Mapping[str, object]) -> None:
         for name in constraints:

@@ -43,8 +43,8 @@ def _band_names(bands: Any) -> Any:
             raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
                 f"band {name}: YAML reads yes, no, on and off as truth values; its lowest score is a number"
             )
-        if not name.strip() or name.casefold() in _RESERVED:
-            reserved = ", ".join(sorted(_RESERVED))
+        if not name.strip() or name.casefold() in NO_BAND:
+            reserved = ", ".join(sorted(NO_BAND))
             raise ValueError(f"{name!r} is no name for a band; the empty one and {reserved} are reserved")
     return bands
 
@@ -54,7 +54,7 @@ def _as_written(name: Any) -> str:
 
 
 # What stands for "no band", or for a step of a coarse score, where bands are written (terms/bands.py, scores.csv).
-_RESERVED = frozenset({"below all bands", "missing", "none", "null", "nan"})
+NO_BAND = frozenset({"below all bands", "missing", "none", "null", "nan"})
 BandLimits = Annotated[dict[str, int], BeforeValidator(_band_names), AfterValidator(_distinct)]
 
 
@@ -88,6 +88,16 @@ class Parameters(Strict):
     @property
     def tells(self) -> dict[str, bool]:
         """Return which options change who learns what, by the names under which steps list what they tell besides."""
+        return {}
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """Return the parties that the parameters name, which must be of the job."""
+        return ()
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return which keys of the job the parameters repeat, such as its name, and with which value."""
         return {}
 
 
