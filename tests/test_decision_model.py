@@ -64,9 +64,9 @@ def test_what_it_is_made_of():
     assert found.columns == {"bank_cap": "room"}
     assert found.cutoffs_of("bank_cap") == found.amounts == (50_000, 100_000, 200_000)
     assert found.knock_outs_of("tax")[0].above == 3
-    assert found.n_values == 4
+    assert found.n_steps == 3
     assert found.bits == 2
-    assert decision(tell_measure=True).bits == math.log2(4 * 3)
+    assert decision(tell_measure=True).bits == math.log2(3 * 3 + 1)
     assert decision(tell_measure=True).told_measures == ("capacity", "risk", "bound")
     assert [found.name_of(step) for step in range(4)] == ["none", "50000", "100000", "200000"]
 
@@ -96,9 +96,22 @@ def test_levels_of_a_watch_rise_as_totals_fall(total, level):
     assert found.bits == math.log2(math.comb(14, 2))
 
 
+def test_limits_are_the_least_units_that_reach_a_cut_off():
+    found = decision()
+    assert found.limits("risk", 100.0) == (56_000, 58_000, 60_050)
+    assert found.limits("capacity", 0.001) == (100, 200, 400)
+    assert decision(ALARM).limits("risk", 1.0) == (560, 600)
+    assert found.limits("risk", 1.0) == (560, 580, 601)  # a total of 600 points does not reach 600.5
+    with pytest.raises(ConfigError, match="100000 is 10000000 units of its model and totals have at most 8388607"):
+        found.limits("capacity", 100.0)
+    with pytest.raises(ConfigError, match=r"risk: cut-offs 560 and 580 are one unit of its model"):
+        found.limits("risk", 0.01)
+
+
 def test_one_meaning_has_one_hash():
     found = decision()
     assert decision(steps=[5e4, 100_000.0, 200_000]).sha256 == found.sha256
+    assert parse_decision(yaml.safe_dump(LIMITS).replace("- 50000", "- 5e4")).sha256 == found.sha256
     assert parse_decision(found.canonical().decode()).sha256 == found.sha256
     assert decision(knock_outs=[]).sha256 != found.sha256
     other = {**LIMITS["measures"], "risk": {"model": "joint-best", "cutoffs": [560, 580, 601]}}

@@ -14,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from veilscore.terms.parameters import NO_BAND, ColumnName, Name, Parameters
+from veilscore.errors import ConfigError
+from veilscore.terms.parameters import NO_BAND, ColumnName, Name, Parameters, refuse_strangers
 from veilscore.terms.settings import Strict, parse, parse_yaml
 
 Purpose = Literal["proactive", "application", "renewal", "watch", "report"]
@@ -28,7 +30,10 @@ NONE = "none"  # the name of step 0
 MOST_STEPS = 63  # 31 are five bits with none, which a holder's policy allows by default (release.bits_per_score)
 MOST_MEASURES, MOST_KNOCK_OUTS = 8, 32
 LARGEST = 1e12  # of a cut-off or a step; what a model's ring holds is smaller and checked when a decision is filed
+MOST_UNITS = (1 << 23) - 1  # of a total, either way: shares of points are integers modulo 2^24
 WATCH_MONTHS = 12
+_ROUNDING = 1e-6  # of a unit, for products of decimal fractions
+_EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}")  # a number that YAML 1.1 takes for a word: 1e6
 _RESERVED = frozenset({*NO_BAND, "knock_out", "knock_outs", "bound", "step", "level"})
 
 
@@ -39,13 +44,15 @@ def _number_or_word(value: Any) -> Any:
         raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
             f"YAML reads this step as {written}; quote words, for example 'yes'"
         )
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _number(value: Any) -> Any:
     """Refuse what is no number that a cut-off can be."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("not a number")  # noqa: TRY004 - pydantic wants ValueError
     if not abs(value) <= LARGEST:  # NaN compares with nothing
@@ -219,12 +226,35 @@ class DecisionModel(Strict):
         """Return a measure's cut-offs ascending, whatever their direction: as many as there are steps."""
         return tuple(sorted(self.measures[measure].cutoffs)) or self.amounts
 
+    def limits(self, measure: str, units: float) -> tuple[int, ...]:
+        """Return a measure's cut-offs ascending as the least whole units that reach them; `units` make one point.
+
+        Raises ConfigError where one is beyond the ring of totals, or two are the same unit.
+        """
+        found = tuple(math.ceil(cutoff * units - _ROUNDING) for cutoff in self.cutoffs_of(measure))
+        for cutoff, limit in zip(self.cutoffs_of(measure), found, strict=True):
+            if abs(limit) > MOST_UNITS:
+                raise ConfigError(
+                    f"measure {measure}: cut-off {cutoff:g} is {abs(limit)} units of its model and totals have at most "
+                    f"{MOST_UNITS}: correct it, or write the model in a larger unit"
+                )
+        for place, (before, after) in enumerate(pairwise(found)):
+            if before == after:
+                low, high = self.cutoffs_of(measure)[place : place + 2]
+                raise ConfigError(f"measure {measure}: cut-offs {low:.10g} and {high:.10g} are one unit of its model")
+        return found
+
     # --- what it tells -------------------------------------------------------------------------------------------
 
     @property
-    def n_values(self) -> int:
-        """Return how many outcomes there are without the measure that decided: the steps, and none."""
-        return len(self.steps) + 1
+    def n_steps(self) -> int:
+        """Return how many steps there are beside none."""
+        return len(self.steps)
+
+    @property
+    def outcomes(self) -> int:
+        """Return how many values a decision of one firm has; at the highest step no measure is named but the first."""
+        return self.n_steps * max(1, len(self.told_measures)) + 1
 
     @property
     def told_measures(self) -> tuple[str, ...]:
@@ -240,12 +270,12 @@ class DecisionModel(Strict):
         Levels of a watch only rise, so a year of L levels has C(12 + L, L) outcomes, whatever the bank chooses.
         """
         if self.watch:
-            return math.log2(math.comb(WATCH_MONTHS + len(self.steps), len(self.steps)))
-        return math.log2(self.n_values * max(1, len(self.told_measures)))
+            return math.log2(math.comb(WATCH_MONTHS + self.n_steps, self.n_steps))
+        return math.log2(self.outcomes)
 
     def step_of(self, index: int) -> int:
         """Return the number of the step, or of the level of a watch, at a least number of reached cut-offs."""
-        return len(self.steps) - index if self.watch else index
+        return self.n_steps - index if self.watch else index
 
     def name_of(self, step: int) -> str:
         """Return the name of a step or level; 0 is none."""
@@ -254,7 +284,7 @@ class DecisionModel(Strict):
     def index_in(self, totals: Mapping[str, float], *, knocked_out: bool = False) -> int:
         """Return the index in the clear, of totals (or values of the bank's columns) by measure; for oracles."""
         reached = (sum(total >= cutoff for cutoff in self.cutoffs_of(name)) for name, total in totals.items())
-        return 0 if knocked_out else min(reached, default=len(self.steps))
+        return 0 if knocked_out else min(reached, default=self.n_steps)
 
     def canonical(self) -> bytes:
         """Return UTF-8 JSON with sorted keys and every default filled in: the same bytes at every party."""
@@ -287,14 +317,18 @@ class FileDecision(Parameters):
         return ("file",)
 
     @property
-    def parties(self) -> tuple[str, ...]:
-        """Return the parties that knock-outs name."""
-        return self.decision.parties
+    def makes_model(self) -> bool:
+        """Return that a decision is filed as models are."""
+        return True
 
-    @property
-    def names(self) -> dict[str, str]:
-        """Return what the job itself has to say as the decision does."""
-        return {"name": self.decision.name, "purpose": self.decision.purpose}
+    def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
+        """Refuse a job of another name or purpose than the decision's, or without a party of a knock-out."""
+        decision = self.decision
+        if name != decision.name:
+            raise ValueError(f"name: {name!r} is not {decision.name!r}, as its decision says")
+        if purpose != decision.purpose:
+            raise ValueError(f"purpose: {purpose[:60]!r} is not {decision.purpose!r}, as its decision says")
+        refuse_strangers("knock_outs", decision.parties, bank, holders)
 
     @property
     def tells(self) -> dict[str, bool]:

@@ -22,6 +22,7 @@ from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Paramete
 from veilscore.terms.selection import SelectModel  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
 from veilscore.terms.training import Candidate, TrainBoosting, Training
+from veilscore.terms.written import WriteModel  # noqa: F401 - enters its task in PARAMETERS
 
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 WITH_COORDINATOR = frozenset({"evaluate", "score"})  # steps in which it adds masked partials of scores
@@ -78,21 +79,11 @@ class Job(Strict):
         extra |= set(self.columns) - set(self.parties)
         if extra:
             raise ValueError(f"{', '.join(sorted(extra))}: has data sets or columns but is not a party of the job")
-        self._check_parameters()
+        self.parameters.check_job(self.name, self.purpose, self.bank, self.holders)
         for candidate in self.candidates:
             if isinstance(candidate.parameters, TrainBoosting):
                 self._check_constraints(candidate.parameters.monotone_constraints)
         return self
-
-    def _check_parameters(self) -> None:
-        """Refuse parameters that name a party which is none of the job, or the job by another name than its own."""
-        for party in self.parameters.parties:
-            if party not in self.parties:
-                known = ", ".join(self.parties)
-                raise ValueError(f"parameters: {party!r} is no party of the job; its parties: {known}")
-        for key, value in self.parameters.names.items():
-            if getattr(self, key) != value:
-                raise ValueError(f"{key}: {getattr(self, key)[:60]!r} is not {value!r}, as the parameters say")
 
     def _check_constraints(self, constraints: Mapping[str, object]) -> None:
         for name in constraints:

@@ -7,6 +7,7 @@ training tasks are in training.py; names are those of scikit-learn and XGBoost w
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -91,14 +92,19 @@ class Parameters(Strict):
         return {}
 
     @property
-    def parties(self) -> tuple[str, ...]:
-        """Return the parties that the parameters name, which must be of the job."""
-        return ()
+    def makes_model(self) -> bool:
+        """Return whether a job leaves something that is filed under its name when it ends."""
+        return False
 
-    @property
-    def names(self) -> dict[str, str]:
-        """Return which keys of the job the parameters repeat, such as its name, and with which value."""
-        return {}
+    def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
+        """Raise ValueError where keys of the job itself do not go with these parameters."""
+
+
+def refuse_strangers(where: str, named: Iterable[str], bank: str, holders: tuple[str, ...]) -> None:
+    """Raise ValueError where parameters name a party that is none of the job."""
+    for party in named:
+        if party not in {bank, *holders}:
+            raise ValueError(f"{where}: {party!r} is no party of the job; its parties: {', '.join((bank, *holders))}")
 
 
 class ChosenColumns(Strict):
