@@ -75,6 +75,8 @@ class BankSettings(Strict):
 
     currency: str = Field(default="CNY", pattern=r"^[A-Z]{3}$", description="of all amounts, three letters")
     book: BookPlace = Field(default=BookPlace(), description="where the book is")
+    dataset: Name | None = Field(default=None, description="data set of node.yaml whose row a portrait shows")
+    id_normaliser: Literal["uscc", "text"] = Field(default="uscc", description="what kind of id firms have")
     products: dict[Name, Product] = Field(default_factory=dict, description="what the bank lends, by name")
     firm_cap: Whole | None = Field(default=None, description="most that one firm may have over all products")
     budget: Budget | None = Field(default=None, description="of a portfolio of new limits")
