@@ -211,7 +211,7 @@ def compare(champion: Graph, challenger: Graph, firms: PastFirms, loss_given_def
     """Compare two policies on the same past firms; the swap set is where only one of them approves."""
     sides = []
     for graph in (champion, challenger):
-        name, yes = approval_of(graph)
+        name = approval_of(graph)[0]
         decided = backtest(graph, firms, loss_given_default).decided
         sides.append([None if one is None else one.outputs.get(name) for one in decided])
         if None in sides[-1]:
@@ -231,17 +231,13 @@ def compare(champion: Graph, challenger: Graph, firms: PastFirms, loss_given_def
 
 def blindness(firms: PastFirms) -> str:
     """Say how many firms have no outcome, and what that means for the figures."""
-    unknown = sum(bad is None for bad in firms.bad)
+    unknown = [pd for pd, bad in zip(firms.pd, firms.bad, strict=True) if bad is None]
     if not unknown:
-        return (
-            "Every firm here has an outcome, so all were financed: nothing here speaks of firms that were declined before."
-        )
-    by = "their loss is what pd expects" if all(
-        pd is not None for pd, bad in zip(firms.pd, firms.bad, strict=True) if bad is None
-    ) else "their loss is between nothing and everything that a default loses"
+        return "Every firm here has an outcome, so all were financed: nothing here speaks of firms that were declined."
+    expected = "what pd expects" if None not in unknown else "between nothing and everything that a default loses"
     return (
-        f"{unknown:,} of {len(firms):,} firms have no outcome, as declined firms never have: bad rates are of the others "
-        f"alone, and {by}."
+        f"{len(unknown):,} of {len(firms):,} firms have no outcome, as declined firms never have: bad rates are of the "
+        f"others alone, and the loss of these is {expected}."
     )
 
 

@@ -19,13 +19,13 @@ from typing import Any, Literal
 from party_bank.policy.coverage import Boxes, TooManyCasesError
 from party_bank.policy.domain import ANY, Domain, fields_of, json_of
 from party_bank.policy.graph import EXPRESSION, INPUT, OUTPUT, SWITCH, TABLE, Graph
-from party_bank.policy.unary import NotAnalysed, Test, Value, read_literal, read_test
+from party_bank.policy.unary import NotAnalysed, Test, Value, mixes, read_literal, read_test
 from veilscore.errors import ConfigError, DataError
 
 _TRIALS, _SEED = 2000, 20240229
-Kind = Literal["gap", "unreachable", "unparsed", "answer", "switch", "schema", "too large", "failure", "overlap",
+Kind = Literal["order", "gap", "unreachable", "unparsed", "answer", "switch", "schema", "too large", "failure", "overlap",
                "not analysed"]  # fmt: skip
-_TOLD_ONLY = {"overlap", "not analysed"}
+_TOLD_ONLY = {"overlap", "order", "not analysed"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def _walk(graph: Graph) -> Iterator[Finding]:
         yield Finding("schema", "input", "its input node has no JSON schema with properties: say what it is asked")
     required = (graph.output_schema or {}).get("required") or []
     if not required:
-        yield Finding("schema", "output", "its output node has no JSON schema with required fields: say what it answers")
+        yield Finding(
+            "schema", "output", "its output node has no JSON schema with required fields: say what it answers"
+        )
     switched = any(True for _ in graph.of_kind(SWITCH))
     flows: dict[str, _Flow] = {}
     for id_, node in graph.nodes.items():
@@ -133,6 +135,9 @@ def _table(node: Mapping[str, Any], flow: _Flow) -> Iterator[Finding]:
             else:
                 if test is not None:
                     tests.append((str(column["field"]), test))
+                    if mixes(cell):
+                        what = f"{cell[:60]!r} joins by `and` and by `or`, and the engine takes them from the left"
+                        yield Finding("order", where, f"{where}, row {number + 1}: {what}")
         rows.append(tests)
         read += [number] if whole else []
     before = f"{content['inputField']}." if content.get("inputField") else ""
@@ -162,18 +167,24 @@ def _read(cell: str, column: Mapping[str, Any]) -> Test | None:
 def _rows(content: Mapping[str, Any], where: str, boxes: Boxes, read: list[int]) -> Iterator[Finding]:
     rules = content["rules"]
     for case in boxes.gaps(read):
-        yield Finding("gap", where, f"{where} misses a case, {told(case)}: add a row for it, or a last one without tests")
+        yield Finding(
+            "gap", where, f"{where} misses a case, {told(case)}: add a row for it, or a last one without tests"
+        )
     if content["hitPolicy"] != "first":
         return
     for number in read:
         if boxes.unreachable(number, [one for one in read if one < number]):
-            yield Finding("unreachable", where, f"{where}: row {number + 1} is never reached, rows above take its cases")
-    tested = [number for number in read if any(str(rules[number].get(c["id"]) or "").strip() for c in content["inputs"])]
+            yield Finding(
+                "unreachable", where, f"{where}: row {number + 1} is never reached, rows above take its cases"
+            )
+    tested = [
+        number for number in read if any(str(rules[number].get(c["id"]) or "").strip() for c in content["inputs"])
+    ]
     for one, other in itertools.combinations(tested, 2):
         same = all(rules[one].get(c["id"]) == rules[other].get(c["id"]) for c in content["outputs"])
-        case = None if same else boxes.overlap(one, other)
-        if case is not None:
-            what = f"{where}: rows {one + 1} and {other + 1} both take {told(case)}; row {one + 1} wins"
+        shared = None if same else boxes.overlap(one, other)
+        if shared is not None:
+            what = f"{where}: rows {one + 1} and {other + 1} both take {told(shared)}; row {one + 1} wins"
             yield Finding("overlap", where, what)
 
 
@@ -224,7 +235,9 @@ def _answers(flow: _Flow, required: Sequence[str], allowed: Mapping[str, Domain]
         elif name in allowed:
             for literal in domain.literals:
                 if not domain.others and not allowed[name].holds(literal):
-                    yield Finding("answer", "output", f"its answer {name!r} may be {literal!r}, which its schema refuses")
+                    yield Finding(
+                        "answer", "output", f"its answer {name!r} may be {literal!r}, which its schema refuses"
+                    )
 
 
 def _tried(graph: Graph) -> Iterator[Finding]:
@@ -258,9 +271,9 @@ def cases(graph: Graph, most: int = _TRIALS) -> Iterator[dict[str, Any]]:
         chosen: Iterator[tuple[Value, ...]] = itertools.product(*choices.values())
     else:
         chosen = (tuple(draw.choice(values) for values in choices.values()) for _ in range(most))
-    for values in chosen:
+    for combination in chosen:
         inputs: dict[str, Any] = {}
-        for name, value in zip(choices, values, strict=True):
+        for name, value in zip(choices, combination, strict=True):
             *folders, last = name.split(".")
             place = inputs
             for folder in folders:

@@ -7,6 +7,7 @@ Whether boxes cover the whole is decided field by field: regions that leave the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,33 +70,43 @@ class Boxes:
         """Return up to `most` cases within a box that no row takes."""
         if not all(box):
             return []
-        d, found, covered = len(self.fields), list[dict[str, Value]](), set[tuple[int, frozenset[int]]]()
+        holes = _Search(self.rows, box).holes(0, frozenset(rows), [])
+        return [self._case(chosen) for chosen in itertools.islice(holes, most)]
 
-        def search(j: int, alive: frozenset[int], chosen: list[int]) -> Iterator[list[int]]:
-            if (j, alive) in covered:
-                return
-            if len(covered) > MOST_CASES:
-                raise TooManyCasesError
-            if not alive:
-                yield chosen + [(mask & -mask).bit_length() - 1 for mask in box[j:]]
-                return
-            if any(all(box[k] & ~self.rows[row][k] == 0 for k in range(j, d)) for row in alive):
-                covered.add((j, alive))
-                return
-            seen, holes = set[frozenset[int]](), False
-            for region in range(len(self.regions[j])):
-                if box[j] >> region & 1:
-                    left = frozenset(row for row in alive if self.rows[row][j] >> region & 1)
-                    if left not in seen:
-                        seen.add(left)
-                        for hole in search(j + 1, left, [*chosen, region]):
-                            holes = True
-                            yield hole
-            if not holes:
-                covered.add((j, alive))
 
-        for chosen in search(0, frozenset(rows), []):
-            found.append(self._case(chosen))
-            if len(found) == most:
-                break
+class _Search:
+    """Looks for regions, one for each field, that lie in a box and in no row."""
+
+    def __init__(self, rows: Sequence[tuple[int, ...]], box: tuple[int, ...]) -> None:
+        self.rows, self.box = rows, box
+        self.covered: set[tuple[int, frozenset[int]]] = set()  # (field, rows alive) behind which there is no hole
+
+    def holes(self, j: int, alive: frozenset[int], chosen: list[int]) -> Iterator[list[int]]:
+        """Yield holes behind the regions chosen for the first `j` fields, which leave these rows alive."""
+        if (j, alive) in self.covered:
+            return
+        if len(self.covered) > MOST_CASES:
+            raise TooManyCasesError
+        if not alive:
+            yield chosen + [(mask & -mask).bit_length() - 1 for mask in self.box[j:]]
+            return
+        found = False
+        if not any(self._takes_all(row, j) for row in alive):
+            for left, region in self._divided(j, alive).items():
+                for hole in self.holes(j + 1, left, [*chosen, region]):
+                    found = True
+                    yield hole
+        if not found:
+            self.covered.add((j, alive))
+
+    def _takes_all(self, row: int, j: int) -> bool:
+        """Return whether a row takes everything in the box from field j on."""
+        return all(part & ~own == 0 for part, own in zip(self.box[j:], self.rows[row][j:], strict=True))
+
+    def _divided(self, j: int, alive: frozenset[int]) -> dict[frozenset[int], int]:
+        """Return which rows stay alive in the regions of field j, with one region for each such set."""
+        found: dict[frozenset[int], int] = {}
+        for region in range(self.box[j].bit_length()):
+            if self.box[j] >> region & 1:
+                found.setdefault(frozenset(row for row in alive if self.rows[row][j] >> region & 1), region)
         return found

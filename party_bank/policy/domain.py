@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 from math import ceil, floor
 from typing import Any
 
@@ -35,7 +36,7 @@ class Range:
         """Return every cut in it, and one number between every two neighbours and beyond the outermost ones."""
         ends = {end for end in (self.low, self.high) if end is not None}
         points = sorted({*cuts, *ends}) or [Decimal(0)]
-        between = [(a + b) / 2 for a, b in zip(points, points[1:], strict=False)]
+        between = [(a + b) / 2 for a, b in pairwise(points)]
         tried = {*points, *between, points[0] - 1, points[-1] + 1}
         if self.whole:
             tried = {*points, *(Decimal(f(p)) + d for p in points for f in (floor, ceil) for d in (-1, 0, 1))}

@@ -109,7 +109,7 @@ class Graph:
         """Decide on one firm; DataError where the inputs do not meet the schema, or the graph has no answer."""
         try:
             answer = self._engine.evaluate(dict(inputs), {"trace": True})
-        except (RuntimeError, ValueError, TypeError, Exception) as error:  # the engine raises Exception itself
+        except Exception as error:  # noqa: BLE001 - the engine raises no narrower one
             raise self._refusal(error) from None
         outputs = {k: v for k, v in answer["result"].items() if k not in inputs or inputs[k] != v}
         return Decision(self.name, self.version, self.sha256, inputs, outputs, tuple(self._fired(answer["trace"])))
@@ -191,17 +191,9 @@ def parse_graph(data: bytes, name: str, version: int = 0) -> Graph:
         kinds = [(str(node["type"]), str(node["name"])) for node in nodes.values()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{where} is no decision graph in JDM (JSON with nodes and edges)") from None
-    for kind, called in kinds:
-        if kind not in KINDS:
-            raise ConfigError(
-                f"{where}: node {called[:60]!r} is of kind {kind[:40]}, which cannot be checked: use tables, "
-                "expressions and switches"
-            )
     if len(nodes) != len(content["nodes"]) or not {end for pair in ends for end in pair} <= set(nodes):
         raise ConfigError(f"{where} has two nodes of one id, or an edge to a node that is not there")
-    for kind, called in ((INPUT, "input"), (OUTPUT, "output")):
-        if sum(one == kind for one, _ in kinds) != 1:
-            raise ConfigError(f"{where} needs exactly one {called} node")
+    _check_kinds(kinds, where)
     try:
         order = [*TopologicalSorter({node: [a for a, b in ends if b == node] for node in nodes}).static_order()]
     except CycleError:
@@ -215,6 +207,18 @@ def parse_graph(data: bytes, name: str, version: int = 0) -> Graph:
     return graph
 
 
+def _check_kinds(kinds: list[tuple[str, str]], where: str) -> None:
+    for kind, called in kinds:
+        if kind not in KINDS:
+            raise ConfigError(
+                f"{where}: node {called[:60]!r} is of kind {kind[:40]}, which cannot be checked: use tables, "
+                "expressions and switches"
+            )
+    for kind, called in ((INPUT, "input"), (OUTPUT, "output")):
+        if sum(one == kind for one, _ in kinds) != 1:
+            raise ConfigError(f"{where} needs exactly one {called} node")
+
+
 def _check_table(node: Mapping[str, Any], where: str) -> None:
     content = node.get("content")
     try:
@@ -226,7 +230,9 @@ def _check_table(node: Mapping[str, Any], where: str) -> None:
     except (KeyError, TypeError, AttributeError):
         well = False
     if not well:
-        raise ConfigError(f"{where}: table {str(node['name'])[:60]!r} is damaged: a row or a column is not as JDM has it")
+        raise ConfigError(
+            f"{where}: table {str(node['name'])[:60]!r} is damaged: a row or a column is not as JDM has it"
+        )
     if content["hitPolicy"] not in {"first", "collect"}:  # type: ignore[index]
         raise ConfigError(f"{where}: table {str(node['name'])[:60]!r} has a hit policy other than first or collect")
 

@@ -17,6 +17,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from party_bank.policy.tables import DecisionTable, Row, graph_of
@@ -64,7 +65,7 @@ def read_churn(path: Path) -> Churn:
     shares = [share for column in lost.values() for share in column]
     if not lost or not all(0 <= share <= 1 for share in shares) or not all(0 < rate < 1 for rate in rates):
         raise DataError(f"{path}: rates must be within (0, 1), and shares of customers lost within [0, 1]")
-    if any(b <= a for a, b in zip(rates, rates[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(rates)):
         raise DataError(f"{path}: rates must ascend")
     return Churn(rates, lost)
 
@@ -75,9 +76,14 @@ def value(rate: float, lost: float, pd: float, terms: Terms) -> float:
 
 
 def steps_of(rates: Sequence[float], lost: Sequence[float], terms: Terms) -> list[tuple[float, float]]:
-    """Return (rate, from which probability of default it is the best) in ascending order, and last (nan, from where
-    no rate brings anything)."""
-    lines = [((1 - c) * (r - terms.funding), (1 - c) * (r + terms.loss_given_default)) for r, c in zip(rates, lost, strict=True)]
+    """Return each rate that is somewhere the best, with the probability of default from which it is.
+
+    The last entry is (nan, from where no rate brings anything).
+    """
+    lines = [
+        ((1 - c) * (r - terms.funding), (1 - c) * (r + terms.loss_given_default))
+        for r, c in zip(rates, lost, strict=True)
+    ]
     at, found = 0.0, list[tuple[float, float]]()
     best = max(range(len(lines)), key=lambda k: (lines[k][0], -lines[k][1]))
     while lines[best][0] - at * lines[best][1] > 0:
@@ -98,13 +104,15 @@ def pricing_graph(churn: Churn, terms: Terms) -> bytes:
     rows = []
     for grade, lost in churn.lost.items():
         steps = [(rate, round(start, _DIGITS)) for rate, start in steps_of(churn.rates, lost, terms)]
-        for (rate, low), (_, high) in zip(steps, steps[1:], strict=False):
+        for (rate, low), (_, high) in pairwise(steps):
             if high > low:
                 why = f"best of the rates for grade {grade} while pd is in [{low:g}, {high:g})"
                 tests = {"grade": f"'{grade}'", "pd": f"[{low:g}..{high:g})"}
                 rows.append(Row(tests, {"offer": "true", "annual_rate": f"{rate:g}"}, why))
         why = f"no rate brings what a firm of grade {grade} loses at such a pd"
-        rows.append(Row({"grade": f"'{grade}'", "pd": f">= {steps[-1][1]:g}"}, {"offer": "false", "annual_rate": "0"}, why))
+        rows.append(
+            Row({"grade": f"'{grade}'", "pd": f">= {steps[-1][1]:g}"}, {"offer": "false", "annual_rate": "0"}, why)
+        )
     asked = {"grade": {"enum": list(churn.lost)}, "pd": {"type": "number", "minimum": 0, "maximum": 1}}
     answered = {"offer": {"type": "boolean"}, "annual_rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}}
     return graph_of(asked, answered, DecisionTable("pricing", rows))

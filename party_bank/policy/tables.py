@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -62,8 +63,7 @@ def graph_of(asked: Mapping[str, Any], answered: Mapping[str, Any], *tables: Dec
         _node("response", "outputNode", 320 * (len(tables) + 1), {"schema": _schema(answered)}),
     ]
     edges = [
-        {"id": f"edge-{a['id']}", "type": "edge", "sourceId": a["id"], "targetId": b["id"]}
-        for a, b in zip(nodes, nodes[1:], strict=False)
+        {"id": f"edge-{a['id']}", "type": "edge", "sourceId": a["id"], "targetId": b["id"]} for a, b in pairwise(nodes)
     ]
     text = json.dumps({"nodes": nodes, "edges": edges}, indent=1, ensure_ascii=False)
     return f"{text}\n".encode()

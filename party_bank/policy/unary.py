@@ -1,11 +1,12 @@
 """The tests in the cells of a decision table, read so that their truth at any value is known without running them.
 
-What is read is the part of zen's unary grammar that says something of the one value `$`: comparisons with numbers, equality,
-intervals `[a..b]`, sets `in [...]`, `and`, `or`, commas, and the same written with `$`. Everything else, such as
-functions or other fields, raises `NotAnalysed` with what it is.
+What is read is the part of zen's unary grammar that says something of the one value `$`: comparisons with numbers,
+equality, intervals `[a..b]`, sets `in [...]`, `and`, `or`, commas, and the same written with `$`. Everything else, such
+as functions or other fields, raises `NotAnalysed` with what it is.
 
-A test has three outcomes: yes, no, or an error, for example where text is compared with a number. zen stops at the
-first part that decides, so an error behind it does not matter; a cell whose test ends in an error does not match.
+The engine joins from the left, whatever joins: `0 or 1 and 2` is `(0 or 1) and 2`. A test has three outcomes: yes, no,
+or an error, for example where text is compared with a number. The engine stops at the first part that decides, so an
+error behind it does not matter; a cell whose test ends in an error does not match.
 """
 
 from __future__ import annotations
@@ -97,23 +98,21 @@ class Within:
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts joined by `and` (`until` is no) or by `or` and commas (`until` is yes), read from the left."""
+    """Two tests joined by `and` (`until` is no) or by `or` or a comma (`until` is yes)."""
 
-    parts: tuple[Test, ...]
+    left: Test
+    right: Test
     until: bool
 
     def at(self, value: Value) -> Outcome:
-        """Return the outcome at a value: that of the first part which decides."""
-        for part in self.parts:
-            outcome = part.at(value)
-            if outcome is None or outcome is self.until:
-                return outcome
-        return not self.until
+        """Return the outcome at a value: that of the left test if it decides or is an error, else of the right one."""
+        outcome = self.left.at(value)
+        return outcome if outcome is None or outcome is self.until else self.right.at(value)
 
     def constants(self) -> Iterator[Value]:
         """Yield the values at which the outcome may change."""
-        for part in self.parts:
-            yield from part.constants()
+        yield from self.left.constants()
+        yield from self.right.constants()
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,13 @@ def read_test(cell: str) -> Test | None:
     return _Reader(cell).whole()
 
 
+def mixes(cell: str) -> bool:
+    """Return whether a cell that can be read joins by `and` as well as by `or`, which readers take for closer."""
+    reader = _Reader(cell)
+    reader.whole()
+    return len(reader.joiners) > 1
+
+
 def read_literal(cell: str) -> Value:
     """Return the value that an output cell states literally; NotAnalysed if it is an expression."""
     reader = _Reader(cell)
@@ -151,7 +157,7 @@ def read_literal(cell: str) -> Value:
 
 
 class _Reader:
-    """Reads one cell by recursive descent, as zen does: commas and `or` bind least, then `and`."""
+    """Reads one cell by recursive descent."""
 
     def __init__(self, cell: str) -> None:
         self.tokens: list[tuple[str, str]] = []
@@ -163,6 +169,7 @@ class _Reader:
             self.tokens.append((str(found.lastgroup), found[str(found.lastgroup)]))
             at = found.end()
         self.cell, self.place = cell, 0
+        self.joiners: set[str] = set()
 
     @property
     def next(self) -> str:
@@ -191,28 +198,23 @@ class _Reader:
             raise self.beyond()
 
     def whole(self) -> Test:
-        parts = [self.either()]
-        while self.take(","):
-            parts.append(self.either())
+        found = self.joined(",", "or", "and")
         self.end()
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), until=True)
+        return found
 
-    def either(self) -> Test:
-        parts = [self.both()]
-        while self.take("or"):
-            parts.append(self.both())
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), until=True)
-
-    def both(self) -> Test:
-        parts = [self.one()]
-        while self.take("and"):
-            parts.append(self.one())
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), until=False)
+    def joined(self, *joiners: str) -> Test:
+        """Read tests up to where no joiner follows; none binds closer than another, as the engine has it."""
+        found = self.one()
+        while joiner := self.take(*joiners):
+            self.joiners.add("and" if joiner == "and" else "or")
+            found = Joined(found, self.one(), until=joiner != "and")
+        return found
 
     def one(self) -> Test:
+        """Read what stands between `and` and `or`."""
         if self.next == "(" and self.kind == "mark" and not self._interval_follows():
             self.place += 1
-            inside = self.either()
+            inside = self.joined("or", "and")
             self.need(")")
             return inside
         if self.next == "not" and self.tokens[self.place + 1 : self.place + 2] == [("mark", "(")]:
@@ -228,8 +230,9 @@ class _Reader:
             return self.range_or_list(negated=negated)
         if negated or with_value:
             raise self.beyond()
-        if self.next in {"[", "("} and self.kind == "mark":
-            return self.range_or_list(negated=False)
+        return self.range_or_list(negated=False) if self.next in {"[", "("} else self.value()
+
+    def value(self) -> Test:
         value = self.literal()
         if order := self.take("<", "<=", ">", ">="):  # `5 < $`
             self.need("$")

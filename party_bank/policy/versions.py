@@ -196,7 +196,9 @@ class Policies:
 
     @staticmethod
     def _words(db: sqlite3.Connection, name: str, version: int, activation: int) -> list[Word]:
-        query = "SELECT person, reason, at_s FROM words WHERE policy = ? AND version = ? AND activation = ? ORDER BY at_s"
+        query = (
+            "SELECT person, reason, at_s FROM words WHERE policy = ? AND version = ? AND activation = ? ORDER BY at_s"
+        )
         return [Word(*row) for row in db.execute(query, (name, version, activation))]
 
     @contextlib.contextmanager
