@@ -22,6 +22,7 @@ from veilscore.features.catalogue import (
     VariableGroup,
 )
 from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.door import DoorConfig
 from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
@@ -48,6 +49,7 @@ TITLES: dict[type[BaseModel], str] = {
     KeyConfig: "key in node.yaml",
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
+    DoorConfig: "door in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
     ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
@@ -66,7 +68,7 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
+    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
@@ -195,6 +196,13 @@ class NodeConfig(Strict):
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
+    door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
+
+    @model_validator(mode="after")
+    def _door_of_a_bank(self) -> Self:
+        if self.door is not None and self.role != "bank":
+            raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        return self
 
     @model_validator(mode="after")
     def _one_account_a_source(self) -> Self:
@@ -225,6 +233,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
     return config.model_copy(
         update={
             "datasets": datasets,
+            "door": None if config.door is None else config.door.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }
