@@ -67,7 +67,7 @@ class ReleaseRules(Strict):
                 f"ask for at most {most}"
             )
 
-    def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
+    def allow_bands(self, bands: Bands, units: float, pdo: float) -> None:
         """Refuse bands that would tell too much, with a reason that the bank may learn.
 
         units : in one point; pdo : points that double the odds.
