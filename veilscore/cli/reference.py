@@ -121,7 +121,8 @@ StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: 
   valid_from: 2026-01-01, valid_to: 2027-12-31}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
-NodeConfig: {door: {port: 7443, names: [door.bank.example]}, name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
+NodeConfig: {door: {port: 7443, names: [door.bank.example]},
+  name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
   state_password_env: STATE_PASSWORD, datasets: {main: {path: firms.csv, id_column: uscc}},
   policy: {accept: manual}, limits: {max_jobs: 2}, audit: {days: 30}}
