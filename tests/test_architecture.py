@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
-    ("api",),
+    ("api", "client"),
     ("estimator",),
     ("estimator_file",),
     ("sandbox",),

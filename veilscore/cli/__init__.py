@@ -45,6 +45,7 @@ PANELS = {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
         "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
+        "door": Noun("How loan systems reach a bank's node: who may call, and how.", "add list remove openapi"),
         "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
         "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
     },
