@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
 
 from veilscore.errors import MessageError, ParameterError
 from veilscore.models import residual as model
@@ -15,8 +16,10 @@ from veilscore.models.residual import (
     CellSums,
     HolderSums,
     Tables,
+    carried,
     cells_sensitivity,
     coefficients,
+    monotone,
     plain_sums,
     quantised,
     tables,
@@ -196,12 +199,70 @@ def test_coefficients_are_those_of_newton_where_the_noise_is_small_and_shrink_wh
     quiet = coefficients(made, HolderSums(g, H, 1e-6, 1e-6))
     used = made.used
     prior = np.linalg.solve(H[np.ix_(used, used)] + np.eye(used.sum()) / model.TAU**2, g[used])
-    np.testing.assert_allclose(quiet[used], prior, atol=0.03)
-    assert not quiet[~used].any()
+    np.testing.assert_allclose(quiet.theta[used], prior, atol=0.03)
+    assert not quiet.theta[~used].any()
     loud = coefficients(made, HolderSums(g, H, 1e4, 1e-6))
-    assert np.abs(loud).max() < 0.1 * np.abs(quiet).max()
+    assert np.abs(loud.theta).max() < 0.1 * np.abs(quiet.theta).max()
     turned = coefficients(made, HolderSums(-g, H, 1e-6, 1e-6), positive=True)
-    assert (turned >= 0).all()
+    assert (turned.theta >= 0).all()
+
+
+def test_errors_of_coefficients_are_those_of_what_is_not_known():
+    """Drawn as assumed, theta lies off its estimate by its standard error; alone, a column has no inflation."""
+    rng, d = np.random.default_rng(6), 3
+    x = rng.normal(size=(400, d)) @ np.array([[1, 0.9, 0], [0, 0.5, 0], [0, 0, 1]])
+    H, n_codes = x.T @ x / 5, np.full(d, 2)
+    made = Tables(n_codes, np.tile([-0.5, 0.5], d), np.ones(2 * d), np.ones(d))
+    sigma, off = np.array([2.0, 8.0, 4.0]), []
+    for _ in range(4000):
+        theta = rng.normal(0, model.TAU, d)
+        g = H @ theta + rng.multivariate_normal(np.zeros(d), H) + rng.normal(0, sigma)
+        found = coefficients(made, HolderSums(g, H, sigma, 1e-6))
+        off.append((theta - found.theta) / found.errors)
+    np.testing.assert_allclose(np.std(off, axis=0), 1, atol=0.05)
+    assert found.inflation[0] > 1.5
+    assert found.inflation[1] > 1.5
+    assert found.inflation[2] == pytest.approx(1, abs=0.05)
+    alone = coefficients(made, HolderSums(g, np.diag(np.diag(H)), sigma, 1e-6))
+    np.testing.assert_allclose(alone.inflation, 1)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.1, 50)), min_size=1, max_size=12))
+def test_a_monotone_effect_is_the_nearest_by_weight(pairs):
+    values, weight = np.array(pairs).T
+    places = np.arange(values.size)
+    both = [IsotonicRegression(increasing=up).fit(places, values, weight).predict(places) for up in (True, False)]
+    least = min(float((weight * (fitted - values) ** 2).sum()) for fitted in both)
+    found = monotone(values, weight)
+    assert (np.diff(found) >= -1e-12).all() or (np.diff(found) <= 1e-12).all()
+    assert float((weight * (found - values) ** 2).sum()) == pytest.approx(least, abs=1e-9)
+
+
+def test_sums_are_carried_to_other_tables_of_the_same_columns():
+    codes, n_codes, r, W = world(30_000, seed=4)
+    m = n_codes["tax"]
+    cells = CellSums(m, *plain_sums(codes["tax"], m, r, W), 5.0)
+    plain, rising = (
+        tables(cells, float(r.sum()), float(W.sum()), ordered=order, missing_code=np.array([-1, 0, -1]))
+        for order in (None, np.array([True, True, False]))
+    )
+    at = offsets(m)
+    first = rising.x[: at[1]]
+    assert (np.diff(first) >= 0).all() or (np.diff(first) <= 0).all()
+    assert not np.array_equal(first, plain.x[: at[1]])
+    np.testing.assert_array_equal(rising.x[at[2] :], plain.x[at[2] :])
+
+    def opened(made):
+        x = made.x[codes["tax"] + at[:-1]]
+        return HolderSums(x.T @ r, (x * W[:, None]).T @ x, np.full(3, 7.0), 3.0)
+
+    same = carried(opened(plain), cells, plain, plain)
+    np.testing.assert_array_equal(same.gradient, opened(plain).gradient)
+    np.testing.assert_array_equal(same.sigma_gradient, opened(plain).sigma_gradient)
+    moved, direct = carried(opened(plain), cells, plain, rising), opened(rising)
+    np.testing.assert_allclose(moved.gradient, direct.gradient, atol=1e-6)
+    np.testing.assert_allclose(np.diag(moved.moments), np.diag(direct.moments), rtol=1e-6)
+    assert (moved.sigma_gradient[:1] > 0).all()
 
 
 def test_bins_follow_the_rarer_class_and_the_noise():

@@ -135,6 +135,9 @@ def _weights(files: BankFiles) -> ScorecardSection:
     scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
     inflation = dict(zip(files.fit["names"], files.fit.get("inflation", ()), strict=False))
+    for part in files.model.parts[1:]:  # of a private job each holder's columns have their own
+        of_holder = files.fit.get("holders", {}).get(part.party, {}).get("inflation", ())
+        inflation |= {f"{part.party}: {c.name}": value for c, value in zip(part.columns, of_holder, strict=False)}
     for part in files.model.parts:
         for column in part.columns:
             if column.coefficient is None:

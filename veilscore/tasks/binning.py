@@ -18,7 +18,8 @@ from veilscore.tasks.context import StepContext, aligned_table, files_of_columns
 from veilscore.tasks.exact_rows import check_own_rows, check_submitted
 from veilscore.tasks.panel import firm_numbers, refuse_split_firms, shared_weights
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
-from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
@@ -150,6 +151,23 @@ def load_counts(store: JobStore) -> dict[str, BinCounts]:
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
     return costed(len(sizes.holders) * (HINTS_BYTES + 28 * sizes.train), 0.3)
+
+
+TOLD_ORDER = {  # option of a scorecard -> what it tells
+    "monotone": Learned("monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing"),
+    "told": Learned(
+        "monotone WOE",
+        "where the holder tells order (allow_order): that of each number column's bins, up to direction",
+        "nothing",
+        "nothing",
+    ),
+}
+
+
+def refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
+    """Refuse a scorecard that insists on the order of bins, unless the policy tells it."""
+    if p.monotone is True and not policy.allow_order:
+        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false, or told")
 
 
 BIN = Step(

@@ -129,7 +129,7 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     fitted = yield from bank_fit(context.session, made, shares, own.weight, card_charges(job.of(TrainStack)))
     card: dict[str, Array] = {}
     for holder, one in made.items():
-        theta = coefficients(one, fitted[holder])
+        theta = coefficients(one, fitted[holder]).theta
         card |= {f"{holder}/effect": np.repeat(theta, one.n_codes) * one.x, f"{holder}/weight": one.weight}
         card[f"{holder}/n_codes"] = one.n_codes
     store.save_arrays("card", **card)
