@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from veilscore.data.panel import drawn, most_rows, newest, numbered
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, IdError
 from veilscore.node.local import open_job
+from veilscore.tasks.align import _limits
 from veilscore.tasks.context import split
 from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.job import Job, parse_job
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
 
 DAYS = [f"2025-{month:02d}-28" for month in range(1, 13)]
 KEY = ("firm", "as_of")
@@ -94,6 +96,12 @@ def test_a_hold_out_by_date_takes_later_dates_of_other_firms():
     assert (taken.dates[train] < np.datetime64("2025-05-01")).all()
     assert (taken.dates[~train] >= np.datetime64("2025-05-01")).all()
     assert not np.intersect1d(taken.firms[train], taken.firms[~train]).size
+
+
+def test_the_padded_size_hides_a_firm_of_many_rows():
+    context = SimpleNamespace(node=NodeConfig(name="tax", role="holder"))
+    for n_days, step in ((1, 1000), (4, 4000), (6, 8000)):
+        assert _limits(context, table_of(world(20, n_days)[0]).panel).size_step == step
 
 
 def test_a_job_says_what_its_rows_are():
