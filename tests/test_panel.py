@@ -135,7 +135,7 @@ def test_a_scorecard_on_firms_at_dates():
     """Exact, so that what is checked is the panel: matched by date, scored at every date, minimum counts by firm."""
     options = {"rows": "firm_dates", "disclosure": "exact", "id_normaliser": "text"}
     card = JointScorecard(rows_per_firm=4, max_bin=5, **options)
-    assert auc_of(card, 150, 4) > 0.8  # another date of a firm is of no use: columns are drawn anew at each
+    assert auc_of(card, 220, 4) > 0.8  # another date of a firm is of no use: columns are drawn anew at each
     assert card.report_.data.improvement.auc > 0.1
     assert any(row.step == "align, of firms at dates" for row in card.leakage_)
     paths = sorted(card._fitted.home.glob("bank/jobs/*/scores.csv"))
