@@ -15,13 +15,16 @@ from veilscore.cli import app
 from veilscore.data.ingest import read_table
 from veilscore.data.panel import drawn, most_rows, newest, numbered
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, IdError
+from veilscore.errors import ConfigError, IdError, MessageError
 from veilscore.node.local import open_job
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.tasks.align import _limits
 from veilscore.tasks.context import split
 from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.job import Job, parse_job
 from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 DAYS = [f"2025-{month:02d}-28" for month in range(1, 13)]
 KEY = ("firm", "as_of")
@@ -221,3 +224,15 @@ def test_a_job_has_variables_made_at_its_firms_own_dates(tmp_path):
         ]
         assert made.columns["paid.amount.sum.90d"][row_of[row]] == pytest.approx(own.sum())
     assert run.stores["tax"].load_json("columns")["names"]
+
+
+@pytest.mark.parametrize(("firm", "dated"), [(None, True), (np.array([0, 0, 1]), False)])
+def test_a_bank_and_a_holder_whose_rows_are_not_alike_do_not_align(firm, dated):
+    sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
+    limits = AlignLimits(size_step=10, workers=1)
+    roles = {
+        "bank": bank_align(sessions["bank"], "tax", ["a@1", "a@2", "b@1"], limits, firm=firm),
+        "tax": holder_align(sessions["tax"], ["a@1", "b@1"], dated=dated, limits=limits),
+    }
+    with pytest.raises(MessageError, match="firms of rows are missing, too many, or were not asked for"):
+        simulate(roles, sessions)
