@@ -333,7 +333,9 @@ OF_PRIVATE = {
 }
 
 
-@pytest.mark.parametrize("task", EXACT_AT_WISH)
+@pytest.mark.parametrize(
+    "task", [pytest.param(t, marks=pytest.mark.slow) if t == "select_model" else t for t in EXACT_AT_WISH]
+)
 def test_every_message_of_a_private_job_is_in_its_table_and_every_row_occurs(task, tmp_path):
     record = Record(None, firms(900, seed=6))
     # little noise, so that every holder has a column with an effect, and every message goes

@@ -137,6 +137,11 @@ class FixedBins:
             raise DataError(f"no column of {table.source} has more than one bin")
         return CodeMap(tuple(columns), dropped, kinds, ordered=ordered, sizes=sizes)
 
+    def merged_edges(self, name: str, max_bin: int) -> tuple[float, ...]:
+        """Return the edges of at most `max_bin` bins of a number column; none where nearly all rows are in one bin."""
+        bins, _ = self._merged(self.columns[name], max_bin)
+        return bins.edges if isinstance(bins, NumberBins) else ()
+
     def _merged(self, cells: Cells, max_bin: int) -> tuple[Bins | None, Integers]:
         least = self.least
         if cells.kind == "category":

@@ -33,7 +33,7 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 
 DATABASE_AGE_S = 600.0
-_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
+_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model", "write_model")
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of
 from veilscore.protocols.binning import bank_bin, holder_bin
+from veilscore.release.batch import BatchOpening
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
 from veilscore.tasks.exact_rows import check_own_rows, check_submitted
@@ -87,6 +88,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             ordered=p.tells_order(allowed=policy.allow_order),
         )
         maps.append(code_map)
+        if "evaluate" in p.steps and p.opens != "curve":  # the last step would refuse it, after all the others
+            context.guard().check_release(store, BatchOpening(~train, b"", code_map))
         return columns_of(
             code_map,
             code_map.transform(table).take_rows(row_of).codes,

@@ -174,8 +174,8 @@ class StepContext:
         return account_of(self.home(), self.node, self.job)
 
     def models(self) -> Path:
-        """Return the folder of the models this node keeps; of a job that trains, of what it made, until it is filed."""
-        return self.store.path / STAGED if isinstance(self.job.parameters, Training) else self.home() / "models"
+        """Return the folder of the models this node keeps; of a job that makes one, of this until it is filed."""
+        return self.store.path / STAGED if self.job.parameters.makes_model else self.home() / "models"
 
     def code_map(self, map_hash: bytes = b"") -> CodeMap:
         """Return the party's code map of the model that the job applies (or has just trained).

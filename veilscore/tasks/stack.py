@@ -248,14 +248,15 @@ def _holder_stack(context: StepContext) -> Protocol[None]:
     limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
     asked = yield from holder_stack(context.session, data, limits)
     message = yield from receive(job.bank, pb.StackBankChoice)
-    choice = _checked_choice(job, message)
+    choice = checked_choice(job, message)
     part = _keep_part(context, choice, code_map)
     yield Send(job.bank, pb.StackHolderPart(sha256=part))
     store.save_json("choice", choice)
     store.save_json("stacked", asked)
 
 
-def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
+def checked_choice(job: Job, message: Any) -> dict[str, Any]:
+    """Return what the bank files of the job's candidates; MessageError where the job does not say so."""
     kinds = (("scorecard", TrainScorecard, message.scorecard), ("boosting", TrainBoosting, message.boosting))
     for name, form, number in kinds:
         if number >= len(job.candidates) or not isinstance(job.candidates[number].parameters, form):

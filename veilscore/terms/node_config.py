@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
@@ -196,6 +197,9 @@ class AuditRules(Strict):
     )
 
 
+RULES = ("policy", "people", "operators")  # keys of node.yaml that a running node takes anew
+
+
 class NodeConfig(Strict):
     """Says who a node is, which data sets and people it has, and what its policy is."""
 
@@ -218,6 +222,21 @@ class NodeConfig(Strict):
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
+    door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
+
+    @model_validator(mode="after")
+    def _door_of_a_bank(self) -> Self:
+        if self.door is not None and self.role != "bank":
+            raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        return self
+
+    def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
+        """Take policy and people of a newer reading, in place: each part of a running node that holds this has them.
+
+        Return the other keys that differ, which hold from the next start.
+        """
+        self.__dict__.update({name: getattr(newer, name) for name in RULES})
+        return tuple(name for name in type(self).model_fields if getattr(self, name) != getattr(newer, name))
 
     @model_validator(mode="after")
     def _one_account_a_source(self) -> Self:
@@ -248,6 +267,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
     return config.model_copy(
         update={
             "datasets": datasets,
+            "door": None if config.door is None else config.door.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }

@@ -7,6 +7,7 @@ training tasks are in training.py; names are those of scikit-learn and XGBoost w
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -45,8 +46,8 @@ def _band_names(bands: Any) -> Any:
             raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
                 f"band {name}: YAML reads yes, no, on and off as truth values; its lowest score is a number"
             )
-        if not name.strip() or name.casefold() in _RESERVED:
-            reserved = ", ".join(sorted(_RESERVED))
+        if not name.strip() or name.casefold() in NO_BAND:
+            reserved = ", ".join(sorted(NO_BAND))
             raise ValueError(f"{name!r} is no name for a band; the empty one and {reserved} are reserved")
     return bands
 
@@ -56,7 +57,7 @@ def _as_written(name: Any) -> str:
 
 
 # What stands for "no band", or for a step of a coarse score, where bands are written (terms/bands.py, scores.csv).
-_RESERVED = frozenset({"below all bands", "missing", "none", "null", "nan"})
+NO_BAND = frozenset({"below all bands", "missing", "none", "null", "nan"})
 BandLimits = Annotated[dict[str, int], BeforeValidator(_band_names), AfterValidator(_distinct)]
 
 
@@ -106,6 +107,21 @@ class Parameters(Strict):
     def tells(self) -> dict[str, bool]:
         """Return which options change who learns what, by the names under which steps list what they tell besides."""
         return {"firm_dates": self.rows == "firm_dates"}
+
+    @property
+    def makes_model(self) -> bool:
+        """Return whether a job leaves something that is filed under its name when it ends."""
+        return False
+
+    def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
+        """Raise ValueError where keys of the job itself do not go with these parameters."""
+
+
+def refuse_strangers(where: str, named: Iterable[str], bank: str, holders: tuple[str, ...]) -> None:
+    """Raise ValueError where parameters name a party that is none of the job."""
+    for party in named:
+        if party not in {bank, *holders}:
+            raise ValueError(f"{where}: {party!r} is no party of the job; its parties: {', '.join((bank, *holders))}")
 
 
 class ChosenColumns(Strict):

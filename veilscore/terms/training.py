@@ -47,6 +47,11 @@ class Training(Sampled):
     )
 
     @property
+    def makes_model(self) -> bool:
+        """Return that a trained model is filed."""
+        return True
+
+    @property
     def fits(self) -> tuple[str, ...]:
         """Return the steps between binning and evaluation."""
         raise NotImplementedError
