@@ -15,7 +15,7 @@ from veilscore.evidence.opening import DATASET, Reads, unkept
 from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
-from veilscore.tasks import batch, boosting, online, scorecard, screening, selection, stack
+from veilscore.tasks import batch, boosting, mining, online, scorecard, screening, selection, stack
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.fixed_bins import charge_of, load
 from veilscore.tasks.noise import named_columns, sizes_at_bank
@@ -30,7 +30,8 @@ from veilscore.terms.training import Training
 from veilscore.wire.protocol import Charge, Protocol
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (scorecard.TASK, boosting.TASK, stack.TASK, selection.TASK, batch.TASK, screening.TASK)
+    task.name: task
+    for task in (scorecard.TASK, boosting.TASK, stack.TASK, selection.TASK, batch.TASK, screening.TASK, mining.TASK)
 }
 
 
