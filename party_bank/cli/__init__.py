@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-NOUNS: dict[str, str] = {}
+NOUNS: dict[str, str] = {"mining": "Rules over several parties, from what a mining job opened."}
 
 
 def load(word: str) -> Any:
@@ -27,7 +27,7 @@ class BankNouns(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands |= {word: TyperCommand(word, help=line) for word, line in NOUNS.items()}
+        self.commands.update({word: TyperCommand(word, help=line) for word, line in NOUNS.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Load the word that `args` begin with."""

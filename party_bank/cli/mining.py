@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from veilscore.arrays import Vector
 
 app = typer.Typer(no_args_is_help=True)
+_HEADS = (
+    "rule",
+    "the bank's side",
+    "the holder's side",
+    "firms",
+    "bads",
+    "lift",
+    "lift held out",
+    "at least",
+    "bads caught",
+    "saved there",
+    "confirmed",
+)
 
 
 @app.command("show", epilog="Example: veilscore bank mining show mined-rules --amount loan_amount --federation trial")
@@ -45,9 +58,7 @@ def show(
     money = mined.money(loss_given_default, margin, _amounts(bank, folder, amount))
     rules = mined.rules(money, most=most, least_firms=least_firms, least_lift=least_lift)
     rows = [_row(mined, number, rule) for number, rule in enumerate(rules, 1)]
-    heads = ("rule", "the bank's side", "the holder's side", "firms", "bads", "lift", "held out", "at least", "bads caught",
-             "saved, held out", "confirmed")  # fmt: skip
-    console().print(table(f"Rules of {folder.name}", heads, rows))
+    console().print(table(f"Rules of {folder.name}", _HEADS, rows))
     console().print(
         "Held-out figures are of other firms and other noise than those that rules were found by. A holder's codes say "
         "nothing to the bank: its steward reads them, and files the bins by name."
@@ -101,7 +112,7 @@ def _amounts(bank: Path, folder: Path, column: str | None) -> Vector | None:
         raise ConfigError(f"data set {about['dataset']!r} of the job is no longer in node.yaml")
     dataset = node.datasets[about["dataset"]]
     read = read_table(
-        dataset.source, dataset.id_column, columns=(column,), normaliser=about["id_normaliser"], rules=dataset,
+        dataset.source, dataset.key, columns=(column,), normaliser=about["id_normaliser"], rules=dataset,
         table=dataset.table, query=dataset.query,
     )  # fmt: skip
     if digest_of_ids(read) != store.load_json("aligned")["ids"]:

@@ -1,4 +1,7 @@
-"""`veilscore bank`: the bank's own work, whose commands are an institution's (`veilscore.commands` in pyproject.toml)."""
+"""`veilscore bank`: the bank's own work.
+
+Its commands are an institution's, found by the entry point `veilscore.commands` of pyproject.toml.
+"""
 
 from importlib.metadata import entry_points
 from importlib.util import find_spec

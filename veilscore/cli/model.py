@@ -39,7 +39,7 @@ def list_models(*, home: HomeOption = None, federation: FederationOption = None)
 def show_model(name: ModelName, *, home: HomeOption = None, federation: FederationOption = None) -> None:
     """Show a model: what every column brings, scaling, bands, provenance."""
     model = load_model(_file(find_home(home, federation), name))
-    out, d = console(), model.scaling.decimals
+    out, d = console(), model.scaling.shown_decimals
     units = model.scaling.units
     out.print(styled("[bold]{}[/bold] version {}, hash {}", model.name, model.version, model.sha256.hex()))
     if isinstance(model, Boosted):
@@ -77,7 +77,7 @@ def _facts(model: ScoreModel) -> list[tuple[str, str]]:
     """Return what every kind of model states about itself."""
     s, p = model.scaling, model.provenance
     return [
-        ("base points", f"{model.base_points / s.units:.{s.decimals}f}"),
+        ("base points", f"{model.base_points / s.units:.{s.shown_decimals}f}"),
         ("scaling", f"{s.base_score:g} points at odds {s.base_odds:g}:1, {s.pdo:g} points double the odds"),
         ("bands", ", ".join(f"{name} from {score:g}" for name, score in model.bands.items()) or "none"),
         ("trained", f"{p.trained_at} by job {p.job_id}, veilscore {p.veilscore}, purpose: {p.purpose}"),

@@ -64,7 +64,7 @@ from veilscore.tasks.task import (
 )
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
-from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
+from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
 from veilscore.wire.protocol import Protocol
@@ -184,10 +184,10 @@ def _holder_score(context: StepContext) -> Protocol[None]:
         refusal = error.message
     if not refusal:
         table = cache(lambda: aligned_table(context, code_map=code_map))
-        row_of = guard.consented(store, lambda: table().ids, row_of)
+        row_of = guard.consented(store, lambda: table().firms, row_of)
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
         opening = replace(opening, codes=codes)
-        row_of = guard.within_budget(store, lambda: table().ids, row_of, opening)
+        row_of = guard.within_budget(store, lambda: table().firms, row_of, opening)
         codes[row_of[request.rows] < 0] = code_map.unknown_firms(1).codes
     unknown, coordinator = row_of[request.rows] < 0, context.job.coordinator
     answer = HolderAnswer(codes, code_map.n_codes, unknown, policy.disclose_unknown, refusal, opening.bands)
@@ -209,12 +209,14 @@ def _accepted_bands(context: StepContext, code_map: CodeMap, request: BatchReque
         release.allow_values(len(steps.names))
         return steps
     if isinstance(p, Training):
-        units, pdo, asked = int(10**p.points_decimals), p.pdo, p.bands
-        bands = Bands.of(asked, units)
+        units, pdo = 10.0**p.points_decimals, p.pdo
+        bands = Bands.of(p.bands, units)
     else:
         kept = KeptBands.load(context.version(bytes.fromhex(code_map.hash)))
         if kept.map_sha256 != code_map.hash:
             raise RefusedError("the bands kept here are of another version of the model")
+        if kept.written and release.bands_only:  # no odds behind its points, so no least width of a band
+            raise RefusedError("lets out bands of trained models only; file a decision over this one instead")
         units, pdo = kept.units, kept.pdo
         bands = Bands.of(job.of(ScoreBatch).bands or kept.bands, units)
     release.allow_values(len(bands.names))
@@ -370,7 +372,11 @@ SCORE = Step(
     bits=_bits,
     learns=_LEARNS_OF_A_BATCH,
     tells_besides={},
-    refusals=(_refuse_many_values, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
+    refusals=(
+        _refuse_many_values,
+        lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing),
+        lambda policy, p: refuse_retired(policy, {"": p.model}),
+    ),
 )
 
 ALIGN_WITH_CONSENT = replace(

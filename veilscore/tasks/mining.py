@@ -11,6 +11,7 @@ The rules themselves are the bank's business (`party_bank/mining.py`): no holder
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ _LEAST_ROWS = 30
 
 def charge_of(p: MineRules, rows: Rows) -> Charge:
     """Return what the sums by cell of one part of the rows cost: the whole of mu, training and hold-out apart."""
-    return Charge("cells by segment" if rows == "train" else "cells by segment, held out", rows, p.mu**2)
+    opening = "cells by segment" if rows == "train" else "cells by segment, held out"
+    return Charge(opening, rows, p.mu**2, p.noise_rows)
 
 
 def _bank_mine(context: StepContext) -> Protocol[None]:
@@ -153,14 +155,10 @@ def _holder_mine(context: StepContext) -> Protocol[None]:
         maps.append(fixed.code_map(table, max_bin))
         return _coded(context, maps[-1], maps[-1].transform(table).take_rows(row_of).codes)
 
-    def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(context, train)
-        return 1  # ids are distinct: a firm has one row
-
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)
     columns, train, _ = yield from holder_cells(
         context.session, code, row_of.size, charge_of(context.job.of(MineRules), "train"),
-        n_columns=n_columns, rows_per_firm=rows_per_firm, n_segments=context.job.of(MineRules).segments,
+        n_columns=n_columns, check=partial(refuse_other_split, context), n_segments=context.job.of(MineRules).segments,
     )  # fmt: skip
     store.save_json("code_map", maps[-1].to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
@@ -171,14 +169,13 @@ def _holder_verify(context: StepContext) -> Protocol[None]:
     rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
     coded = _coded(context, code_map, rows["codes"])
 
-    def rows_per_firm(held: Mask) -> int:
+    def check(held: Mask) -> None:
         if not np.array_equal(held, ~rows["train"]):
             raise RefusedError("other rows are held out than did not train", party=context.session.party)
-        return 1
 
     yield from holder_cells(
         context.session, lambda _: coded, rows["train"].size, charge_of(p, "holdout"),
-        n_columns=len(code_map.columns), rows_per_firm=rows_per_firm, n_segments=p.segments,
+        n_columns=len(code_map.columns), check=check, n_segments=p.segments,
     )  # fmt: skip
 
 
