@@ -37,6 +37,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {"disclosure": "exact"}),
     ("screen_features", {"disclosure": "private"}),
     ("screen_features", {"disclosure": "exact"}),
+    ("mine_rules", {}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),

@@ -112,6 +112,7 @@ SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]
 ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
 ScreenFeatures: {max_columns: 40}
+MineRules: {segments: 4}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
