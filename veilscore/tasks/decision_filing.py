@@ -17,6 +17,7 @@ from veilscore.models.hand_written import WrittenPart, knock_out_units
 from veilscore.models.versions import versions, with_map
 from veilscore.protocols.filing import bank_file, holder_file
 from veilscore.tasks.context import StepContext, load_trees
+from veilscore.tasks.decide_parts import keep_own_model
 from veilscore.tasks.task import Cost, Step, Task, no_openings
 from veilscore.tasks.written import keep_map, map_name, published_bins, refuse_other_kind
 from veilscore.terms.bands import KeptBands
@@ -35,6 +36,8 @@ def _bank_file(context: StepContext) -> Protocol[None]:
         for holder in job.holders:
             if bool(decision.knock_outs_of(holder)) != (holder in knock_outs):
                 raise MessageError("a holder's knock-outs are not those of the decision", party=holder)
+        for measure, pin in pins.items():
+            keep_own_model(context, measure, pin)
         return _keep(context, FiledDecision(decision=decision, pins=pins, knock_outs=dict(knock_outs)))
 
     yield from bank_file(context.session, Pins(pins=pins).to_bytes(), whole)
@@ -152,7 +155,9 @@ FILE = Step(
     holder=_holder_file,
     reads={},
     reads_data=False,
-    reads_home=lambda p: tuple(f"models/{model}/model.json" for model in p.decision.models.values()),
+    reads_home=lambda p: tuple(
+        f"models/{model}/{file}.json" for model in p.decision.models.values() for file in ("model", "code_map")
+    ),
     cost=lambda _p, sizes: Cost(0.5, 2000.0 * len(sizes.holders)),
     spends=no_openings,
     learns=(
