@@ -149,11 +149,11 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
         return
     table: Table = aligned_table(context)
     if watch is not None:
-        row_of = guard.withhold(store, "link to another firm last month", lambda: table.ids, row_of, watch.wrong)
-    row_of = guard.consented(store, lambda: table.ids, row_of)
+        row_of = guard.withhold(store, "link to another firm last month", lambda: table.firms, row_of, watch.wrong)
+    row_of = guard.consented(store, lambda: table.firms, row_of)
     parts = parts.coded(context, row_of)
     opening = parts.opened(opening)
-    row_of = guard.within_budget(store, lambda: table.ids, row_of, opening)
+    row_of = guard.within_budget(store, lambda: table.firms, row_of, opening)
     parts.forget(row_of < 0)
     circuit, unknown = DecisionCircuit.of(filed), row_of < 0
     answer = DecisionAnswer(circuit, parts.measures(filed, circuit), unknown, policy.disclose_unknown)
