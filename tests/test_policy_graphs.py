@@ -11,7 +11,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import shared_data
 from typer.testing import CliRunner
 
 from party_bank.policy import backtest as testing
@@ -20,6 +19,7 @@ from party_bank.policy.graph import load_graph, parse_graph
 from party_bank.policy.pricing import Churn, Terms, pricing_graph, read_churn, steps_of, value
 from party_bank.policy.tables import DecisionTable, Row, graph_of
 from party_bank.policy.versions import FILE, Policies
+from tests.conftest import shared_data
 from veilscore.cli import app
 from veilscore.errors import ConfigError, DataError, IdentityError, RefusedError, StateError
 from veilscore.keys.identity import create_identity

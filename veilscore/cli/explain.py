@@ -47,6 +47,8 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("screen_features", {"disclosure": "exact"}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
+    ("decide", {"decision": "limit", "outcomes": 8}),
+    ("decide", {"decision": "alarm", "watch": True, "outcomes": 3}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
     ("write_model", {"columns": {"tax": {"turnover": {"edges": [0], "points": [0, 1]}}}}),
     ("file_decision", {"decision": _DECISION}),

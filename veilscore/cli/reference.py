@@ -94,6 +94,7 @@ _PATTERNS = {  # what a text has to look like, in words
     r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
     r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^[a-z][a-z0-9_-]{0,39}-[0-9a-f]{8}-[0-9a-f]{16}$": "id of a job",
     r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -116,6 +117,8 @@ SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]
   kinds: [scorecard, boosting, stack]}
 ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
+  last: alarm-6652f0a1-9f86d081884c7d65}
 ScreenFeatures: {max_columns: 40}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
 WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
