@@ -128,6 +128,6 @@ def _table(section: Section) -> Table:
     table.add_column("meaning, example", overflow="fold", ratio=3)
     for key in section.keys:
         default = key.default if key.default == "required" else f"default {key.default}"
-        table.add_row(key.name, f"{key.type}\n{default}", f"{key.meaning}\n[cyan]{key.example}[/cyan]")
+        table.add_row(key.name, f"{key.type}\n{default}", styled("{}\n[cyan]{}[/cyan]", key.meaning, key.example))
         table.add_row()
     return table
