@@ -57,11 +57,11 @@ def _fixed_bins(own: Path, config: NodeConfig, name: str, normaliser: str, *, re
     if fixed is not None:
         return fixed
     entry = config.datasets[name]
-    named = [column for column in (entry.label_column, entry.weight_column, entry.date_column) if column]
+    named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
     data = read_table(
         entry.source,
-        entry.id_column,
-        exclude=(*entry.exclude, *named),
+        entry.key,
+        exclude=(*entry.exclude, *sorted(map(str, named))),
         normaliser=normaliser,
         rules=entry,
         table=entry.table,
@@ -95,7 +95,7 @@ def describe_dataset(
             raise ConfigError(
                 f"{what} is a database, whose columns have types; cast them in its query where they differ"
             )
-        roles = {entry.id_column} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
+        roles = {*entry.key_columns} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
         rules, path, shown = entry, entry.path, ""
     console().print(proposal(describe(path, rules, roles), shown, id_column), soft_wrap=True, highlight=False)
 

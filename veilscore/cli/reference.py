@@ -23,6 +23,7 @@ from veilscore.features.catalogue import (
 )
 from veilscore.keys.rotation import KeyStatement
 from veilscore.terms.decision import DecisionModel, KnockOut, Measure
+from veilscore.terms.door import DoorConfig
 from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
@@ -54,6 +55,7 @@ TITLES: dict[type[BaseModel], str] = {
     KeyConfig: "key in node.yaml",
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
+    DoorConfig: "door in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
     ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
@@ -72,7 +74,7 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules),
+    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
@@ -133,7 +135,10 @@ PrivacyRules: {job: 0.3, year: 0.9}
 ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
-NodeConfig: {name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
+DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
+  client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
+NodeConfig: {door: {port: 7443, names: [door.bank.example]},
+  name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
   state_password_env: STATE_PASSWORD, datasets: {main: {path: firms.csv, id_column: uscc}},
   policy: {accept: manual}, limits: {max_jobs: 2}, audit: {days: 30}}

@@ -135,9 +135,11 @@ def unscored(
     message: str,
     model: BankModel | None = None,
     parts: Mapping[str, FirmPart] | None = None,
+    failure: str = "",
 ) -> pb.ScoreResponse:
     """Return a response without a score; with the parties' status where holders were asked."""
     response = pb.ScoreResponse(request_id=request.request_id, status=status, message=message, model=request.model)
+    response.failure = failure
     if model is not None:
         response.model_version, response.model_sha256 = model.artefact.version, model.sha256
     for part in (parts or {}).values():

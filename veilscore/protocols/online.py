@@ -385,6 +385,8 @@ def _open(
         bank=bank,
         request=request.request_id,
         model=model_hash.hex(),
+        named=record.model,
+        purpose=asked.request.purpose[:200],
         part=spare.part.hex(),
         spare=spare.spare_id,
         keys=spare.keys_id.hex(),

@@ -57,7 +57,7 @@ class HolderRecord:
     firm : its normalised id, which all holders of the request must have been asked for.
     cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
     reason_codes : codes of columns that its policy lets the bank know.
-    holders : of the model, in order.
+    holders : of the model, in order; model : its name at the holder.
     bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
     """
 
@@ -69,6 +69,7 @@ class HolderRecord:
     holders: tuple[str, ...]
     passed: Passed
     bands: Bands | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

@@ -296,7 +296,7 @@ class Reason(_message.Message):
     def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number", "step", "steps")
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number", "step", "steps", "failure")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -313,6 +313,7 @@ class ScoreResponse(_message.Message):
     BAND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     status: str
     score: float
@@ -329,7 +330,8 @@ class ScoreResponse(_message.Message):
     band_number: int
     step: int
     steps: int
-    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    failure: str
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
     __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "step_limits")
@@ -578,6 +580,50 @@ class KeyStatements(_message.Message):
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     statement: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, statement: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SubmitCode(_message.Message):
+    __slots__ = ("record", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    record: bytes
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, record: _Optional[bytes] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class CodeSubmitted(_message.Message):
+    __slots__ = ("submission",)
+    SUBMISSION_FIELD_NUMBER: _ClassVar[int]
+    submission: str
+    def __init__(self, submission: _Optional[str] = ...) -> None: ...
+
+class AskOutputs(_message.Message):
+    __slots__ = ("submission",)
+    SUBMISSION_FIELD_NUMBER: _ClassVar[int]
+    submission: str
+    def __init__(self, submission: _Optional[str] = ...) -> None: ...
+
+class ReleasedOutputs(_message.Message):
+    __slots__ = ("status", "record", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    record: bytes
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, status: _Optional[str] = ..., record: _Optional[bytes] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class JobEnd(_message.Message):
     __slots__ = ("job_id", "done", "no_receipt")
