@@ -24,6 +24,7 @@ from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Identity
+from veilscore.release.consent import BITS_SLACK
 from veilscore.release.revocations import RevocationLists
 from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import NodeConfig
@@ -134,7 +135,7 @@ class InForce:
         """Refuse another decision than the basis is about, or one that tells more."""
         if decision_sha256.hex() != self.basis.decision_sha256:
             raise RefusedError("the basis that two stewards filed is about another version of the decision")
-        if bits > self.basis.bits + 1e-3:
+        if bits > self.basis.bits + BITS_SLACK:
             raise RefusedError(f"the basis allows {self.basis.bits:g} bits, and this decision tells {bits:.3g}")
 
 

@@ -43,7 +43,7 @@ MAX_BODY_BYTES = 1 << 20
 _LEAST_REVOKED = 64  # commitments in every revocation list
 _LATEST_S = 253_402_300_799.0  # the end of the year 9999, and of the calendar
 _MOST_BITS = 20.0
-_SLACK = 1e-3  # of a bit
+BITS_SLACK = 1e-3  # of a bit
 _LABEL = b"veilscore/1 consent firm"
 
 
@@ -158,7 +158,7 @@ class Ask:
                 f"does not name {self.holder[:60]} among its holders",
             ),
             (
-                self.task != "decide" or self.bits <= scope.bits + _SLACK,
+                self.task != "decide" or self.bits <= scope.bits + BITS_SLACK,
                 f"allows {scope.bits:g} bits, and this decision tells {self.bits:.3g}",
             ),
             (scope.not_before_s <= self.now_s, "is not valid yet"),
