@@ -337,7 +337,7 @@ class BatchGuard:
             code_map=counted_map(opening.code_map, cut_offs),
             firms=firms,
             band=self._job.parameters.opens == "band",
-            bits=opening.bits if bands is None else n_opened * bands.bits,
+            bits=min(EXACT_BITS, n_opened * (opening.bits if bands is None else bands.bits)),
             rows=np.unique(saved["rows"][rows]),
             inputs=inputs,
             records=records,

@@ -14,7 +14,7 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, RefusedError, StateError
-from veilscore.models.decided import FiledDecision, Pin
+from veilscore.models.decided import FiledDecision, Pin, map_file, model_file
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
 from veilscore.models.model import ScoreModel
@@ -48,21 +48,17 @@ def filed_here(context: StepContext, sha256: bytes) -> tuple[FiledDecision, Path
 def own_model(context: StepContext, decision: str, measure: str, pin: Pin) -> tuple[ScoreModel, CodeMap]:
     """Return a measure's model and the bank's code map of it, as they were when the decision was filed."""
     folder = context.home() / "models" / decision
-    model, path = load_model(folder / f"model-{measure}.json"), folder / f"map-{measure}.json"
+    model, path = load_model(folder / model_file(measure)), folder / map_file(measure)
     try:
         code_map = CodeMap.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"{path} cannot be read: restore it from backup, or file the decision again") from error
-    _refuse_other(context, measure, pin, model, code_map)
-    return model, code_map
-
-
-def _refuse_other(context: StepContext, measure: str, pin: Pin, model: ScoreModel, code_map: CodeMap) -> None:
     if model.sha256.hex() != pin.model_sha256 or code_map.hash != model.parts[0].map_sha256:
         raise ConfigError(
             f"measure {measure}: model {pin.model} or its code map at {context.session.party} is of another version "
             "than the decision's: restore it from backup, or file the decision again"
         )
+    return model, code_map
 
 
 # --- holder ----------------------------------------------------------------------------------------------------------
