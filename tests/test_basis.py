@@ -10,19 +10,24 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from consent_issuer import ISSUERS, KEY
+from consent_issuer import ISSUERS, KEY, give_list
+from finished_jobs import finished
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli_trust import veilscore
 from test_parsers import few
+from trial_decisions import decide_job, decided, expected, file_decisions, run_locally
+from trial_scoring import copy_of
 
 from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.keys.identity import create_identity
+from veilscore.models.decided import load_decision
 from veilscore.node.founding import write_node_config
-from veilscore.release.basis import SignedBasis, filed, in_force
+from veilscore.release.basis import Basis, SignedBasis, filed, in_force
 from veilscore.release.consent import issue_revocations
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import load_node_config
+from veilscore.terms.settings import parse
 
 PEOPLE = {"anna": ["steward"], "stella": ["steward", "auditor"], "mo": ["modeller"]}
 BASIS = {
@@ -187,3 +192,70 @@ def test_any_file_is_a_basis_or_refused(tmp_path, data):
     (tmp_path / "basis.json").write_bytes(data)
     with pytest.raises(ConfigError):
         SignedBasis.read(tmp_path / "basis.json")
+
+
+# --- a batch without single consents ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    """Homes with the decision "limit", of which no firm gave the bank consent, and a basis at both holders."""
+    folder = copy_of(finished(file_decisions), tmp_path / "trial")
+    persons = [create_identity(folder / name / "identity", name, "operator") for name in ("anna", "stella")]
+    limit = load_decision(folder / "bank", "limit")
+    for holder in ("tax", "registry"):
+        home = folder / holder
+        config = load_node_config(home)
+        old = load_federation(config.federation)
+        members = [*old.members, *(member_of(one.certificate, None) for one in persons)]
+        save_federation(make_federation(old.name, members), config.federation)
+        change(home, people={"anna": ["steward"], "stella": ["steward"]})
+        terms = BASIS | {"holder": holder, "decision_sha256": limit.sha256.hex(), "bits": limit.decision.bits}
+        signed = SignedBasis(parse(Basis, terms | {"ends": "9999-01-01"}, "basis"))
+        for person in persons:
+            signed = signed.signed_by(person)
+        signed.file(home, load_node_config(home), load_federation(config.federation))
+        object_at_the_portal(home)
+    return folder
+
+
+def steps_of(folder):
+    return {firm: int(row["step"]) for firm, row in decided(folder).items()}
+
+
+def test_a_campaign_on_a_basis_and_a_firm_that_objects(campaign):
+    steps = expected(campaign, "limit")
+    objects = next(firm for firm, step in steps.items() if step >= 2)
+    object_at_the_portal(campaign / "tax", objects, number=2)
+    object_at_the_portal(campaign / "registry", objects, number=2)
+    run_locally(campaign, decide_job("limit", "proactive"))
+    found = steps_of(campaign)
+    assert {firm: step for firm, step in found.items() if firm != objects} == {
+        firm: step for firm, step in steps.items() if firm != objects
+    }
+    assert found[objects] <= steps[objects]
+    withheld = json.loads(next((campaign / "tax" / "jobs").glob("batch-*/withheld.json")).read_text())
+    assert len(withheld["no consent"]) == 1
+
+
+def test_a_campaign_beyond_its_basis(campaign):
+    for path in (campaign / "tax" / "consents" / "bases").glob("*.json"):
+        body = json.loads(path.read_text())
+        body["basis"]["bits"] = 20  # not what was signed
+        path.write_text(json.dumps(body))
+    with pytest.raises(RefusedError, match="consent is required"):
+        run_locally(campaign, decide_job("limit", "proactive"))
+    with pytest.raises(RefusedError, match="consent is required"):
+        run_locally(campaign, decide_job("told", "proactive"))
+
+
+def test_a_list_that_allows_fewer_bits_or_other_holders(campaign):
+    for path in campaign.glob("*/consents/bases/*.json"):
+        path.unlink()
+    firms = list(expected(campaign, "limit"))
+    give_list(campaign / "bank", firms, purpose="proactive", tasks=("decide",), bits=1.0)
+    with pytest.raises(RefusedError, match="consent is required"):  # the bank does not even send it
+        run_locally(campaign, decide_job("limit", "proactive"))
+    give_list(campaign / "bank", firms, purpose="proactive", tasks=("decide",), holders=("tax",))
+    with pytest.raises(RefusedError, match="does not name registry among its holders"):
+        run_locally(campaign, decide_job("limit", "proactive"))

@@ -300,6 +300,7 @@ def default_parameters(task, **changes):
         "score_batch": {"model": "card"},
         "write_model": capacity(),
         "file_decision": {"decision": DECISION},
+        "decide": {"decision": "limit"},
         **dict.fromkeys(EXACT_AT_WISH, exact),
     }.get(task, {})
     return TASKS[task].parameters(**needed | changes)
@@ -313,11 +314,11 @@ def leaks_of(parameters):
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
-# of all steps; what a batch tells beside a hold-out (its consent lists) has tests of its own
+# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own
 LEAKS = {
     (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
 }
-LEAKS = {(kind, leak) for kind, leak in LEAKS if kind != "score" and not leak.row}
+LEAKS = {(kind, leak) for kind, leak in LEAKS if kind not in {"score", "decide"} and not leak.row}
 
 
 def roles_of(party, run):
@@ -393,12 +394,14 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "screen_features": {"align", "screen"},
         "write_model": {"write"},
         "file_decision": {"file"},
+        "decide": {"consent", "align", "decide"},
     }[task]
     banded = {
         "score_batch": {"output": "band"},
         "screen_features": {},
         "write_model": {},
         "file_decision": {},
+        "decide": {},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))
