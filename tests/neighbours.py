@@ -56,7 +56,7 @@ def ratio(seen, first, second, sigma):
 # --- the openings ----------------------------------------------------------------------------------------------------
 
 
-def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: None, rows_per_firm=1, told=None):
+def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: None, told=None):
     """Sums by cell; worlds : two arrays of codes (n, d); told : takes what the bank opened."""
     train, n_codes = np.ones(len(r), bool), np.asarray(n_codes)
     session, codes = sessions("bin"), np.ascontiguousarray(worlds[which], np.uint8)
@@ -72,7 +72,6 @@ def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: No
             train,
             max_bin=lambda _d: 10,
             sigma=lambda n: charge.sigma(cells_sensitivity(n)),
-            rows_per_firm=rows_per_firm,
         ),
         "tax": holder_cells(
             session["tax"],
@@ -80,7 +79,7 @@ def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: No
             len(r),
             charge,
             n_columns=d,
-            rows_per_firm=lambda _train: rows_per_firm,
+            check=lambda _train: None,
         ),
     }
     found, _ = run(roles, session, {"tax": spend})

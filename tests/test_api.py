@@ -212,6 +212,7 @@ def test_joint_boosting_is_private_by_default():
     assert roc_auc_score(parties["bank"].label, risk[:, 1]) > 0.6
 
 
+@pytest.mark.slow
 def test_a_stack_and_a_selection():
     firms = simulate(900, seed=3, bad_rate=0.3).parties
     holders = {"tax": firms["tax"], "registry": firms["registry"]}

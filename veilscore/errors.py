@@ -116,6 +116,10 @@ class JobError(VeilscoreError):
     """A job cannot start, go on or be found."""
 
 
+class BookError(VeilscoreError):
+    """The bank's book does not allow a change: a wrong state, a date that passed, a thing done twice or unknown."""
+
+
 class StateError(VeilscoreError):
     """Local state cannot be read or written: the disk is full, a file is damaged or was rolled back."""
 

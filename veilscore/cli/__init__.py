@@ -68,8 +68,14 @@ PANELS = {
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
+    "The bank": {
+        "bank": Noun("The bank's book, portraits, limits, campaigns, applications, renewals and recurring work."),
+    },
     "Trust": {
-        "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
+        "policy": Noun(
+            "Who may ask this party for what, and how much it lets out; a bank's lending policies.",
+            "show check list test compare activate price",
+        ),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"

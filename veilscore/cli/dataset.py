@@ -44,11 +44,11 @@ def fix_bins(
     fixed = None if renew else load(own, name)
     if fixed is None:
         entry = config.datasets[name]
-        named = [column for column in (entry.label_column, entry.weight_column, entry.date_column) if column]
+        named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
         data = read_table(
             entry.source,
-            entry.id_column,
-            exclude=(*entry.exclude, *named),
+            entry.key,
+            exclude=(*entry.exclude, *sorted(map(str, named))),
             normaliser=normaliser,
             rules=entry,
             table=entry.table,
@@ -88,7 +88,7 @@ def describe_dataset(
             raise ConfigError(
                 f"{what} is a database, whose columns have types; cast them in its query where they differ"
             )
-        roles = {entry.id_column} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
+        roles = {*entry.key_columns} | {entry.label_column or "", entry.weight_column or "", entry.date_column or ""}
         rules, path, shown = entry, entry.path, ""
     console().print(proposal(describe(path, rules, roles), shown, id_column), soft_wrap=True, highlight=False)
 

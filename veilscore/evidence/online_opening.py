@@ -198,7 +198,8 @@ class OpeningLogged:
 class ShareOpened(OpeningLogged):
     """What a holder logs before its part of a score leaves it.
 
-    model : SHA-256, as the bank told it.
+    model : SHA-256, as the bank told it; named : its name here, that of the job that trained it.
+    purpose : for which the bank asked.
     part : hash of its code map, for trees followed by that of its part of the model.
     spare : id of the spare that was used.
     keys : SHA-256 of the public keys that it was made with.
@@ -209,6 +210,8 @@ class ShareOpened(OpeningLogged):
     part: str
     spare: str
     keys: str
+    named: str = ""
+    purpose: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +240,8 @@ class PartsOpened(OpeningLogged):
     kind = "decision_part_opened"
     decision: str
     parts: str
+    named: str = ""
+    purpose: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

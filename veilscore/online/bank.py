@@ -119,6 +119,9 @@ class OnlineBank:
         self._stock = BankStock(self._node.name, self._caller, self._archive)
         fabric.register("Score", {"bank", "operator"}, pb.ScoreRequest, self.score)
 
+    def policy_changed(self) -> None:
+        """Do nothing: each request goes by the policy that the node's configuration has then."""
+
     async def start(self) -> None:
         """Write receipts left over from the previous run."""
 

@@ -58,6 +58,9 @@ class OnlineSide(Protocol):
     def register(self, fabric: Fabric) -> None:
         """Offer its calls."""
 
+    def policy_changed(self) -> None:
+        """Go by the policy that the node's configuration has now."""
+
     async def start(self) -> None:
         """Finish what the previous run left over; the log is open."""
 

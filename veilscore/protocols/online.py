@@ -259,8 +259,7 @@ def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
-_Labels = tuple[LeadPool, Labels, Garbler]
-Spares = tuple[object, ...]
+_Labels, Spares = tuple[LeadPool, Labels, Garbler], tuple[object, ...]
 
 
 def _spares_of(request: pb.EncryptRecord | pb.OpenPartial) -> Spares:
@@ -437,12 +436,13 @@ def _open(
         if record.decision is None:
             (spare,) = spares.values()
             own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
-            opening, data = share_opened(desk.name, bank, request, spare, model_hash, digests), pack_partial(own % T)
+            opening = share_opened(desk.name, bank, request, spare, asked.request, record.model, digests)
+            data = pack_partial(own % T)
         else:
             found = partials(record.decision, record.parts, spares, answer, request, bank)
             moduli = record.decision.modulus
             data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
-            opening = parts_opened(desk.name, bank, request, spares, digests)
+            opening = parts_opened(desk.name, bank, request, spares, asked.request, record.model, digests)
         desk.admit(record.passed)
         desk.log(opening)
         return desk.keep(key, sha256, data)

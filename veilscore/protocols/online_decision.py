@@ -72,14 +72,22 @@ def add_parts(request: pb.OpenPartial, asked: DecisionAsked, part: FirmPart) -> 
 
 
 def share_opened(
-    holder: str, bank: str, request: pb.OpenPartial, spare: HolderSpare, model: bytes, digests: Mapping[str, str]
+    holder: str,
+    bank: str,
+    request: pb.OpenPartial,
+    spare: HolderSpare,
+    asked: pb.EncryptRecord,
+    named: str,
+    digests: Mapping[str, str],
 ) -> ShareOpened:
-    """Return the entry of a score's part."""
+    """Return the entry of a score's part; `named` is the model at the holder."""
     return ShareOpened(
         holder=holder,
         bank=bank,
         request=request.request_id,
-        model=model.hex(),
+        model=asked.model_hash.hex(),
+        named=named,
+        purpose=asked.purpose[:200],
         part=spare.part.hex(),
         spare=spare.spare_id,
         keys=spare.keys_id.hex(),
@@ -89,7 +97,13 @@ def share_opened(
 
 
 def parts_opened(
-    holder: str, bank: str, request: pb.OpenPartial, spares: Mapping[str, HolderSpare], digests: Mapping[str, str]
+    holder: str,
+    bank: str,
+    request: pb.OpenPartial,
+    spares: Mapping[str, HolderSpare],
+    asked: pb.EncryptRecord,
+    named: str,
+    digests: Mapping[str, str],
 ) -> PartsOpened:
     """Return the entry of all parts of a decision: messages of spares stand with the name of their measure."""
     said = {
@@ -108,6 +122,8 @@ def parts_opened(
         request=request.request_id,
         commitment="",
         decision=request.bands_hash.hex(),
+        named=named,
+        purpose=asked.purpose[:200],
         parts=json.dumps(said, sort_keys=True, separators=(",", ":")),
         messages={**of_spares, **digests},
     )

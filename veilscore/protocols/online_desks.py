@@ -66,7 +66,7 @@ class HolderRecord:
     firm : its normalised id, which all holders of the request must have been asked for.
     cells : (n_cells,) of 0 and 1; those of missing values where the firm is unknown.
     reason_codes : codes of columns that its policy lets the bank know.
-    holders : of the model, in order.
+    holders : of the model, in order; model : its name at the holder.
     bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
     decision, parts : instead of cells and bands where a decision is asked for.
     """
@@ -79,6 +79,7 @@ class HolderRecord:
     holders: tuple[str, ...]
     passed: Passed
     bands: Bands | None = None
+    model: str = ""
     decision: SingleDecision | None = None
     parts: tuple[RecordPart, ...] = ()
 

@@ -172,7 +172,7 @@ class BatchGuard:
     ) -> None:
         """Save, after alignment, what scoring needs.
 
-        ids : (n_own,) normalised ids of the holder's data set.
+        ids : (n_own,) normalised ids of the firms of the rows of the holder's data set.
         row_of : (n_samples,) row of each of the bank's firms in it, -1 for unknown ones.
         digests : of the bank's rows, in a job that opens single firms or exact sums.
         """
@@ -255,6 +255,9 @@ class BatchGuard:
         saved = store.load_arrays("firms")
         firms, places = np.unique(saved["firms"][rows & known], return_index=True)
         records = np.zeros(0, np.uint64)
+        # of firms at dates a firm is opened as often as it has rows, known here or not, and none of it is a repeat
+        n_opened = int(np.unique(saved["rows"][rows], return_counts=True)[1].max(initial=1))
+        inputs = b"" if n_opened > 1 else inputs
         if inputs and opening.codes is not None:
             records = ledger.record_digests(firms, inputs, opening.codes[known[rows]][places])
         return Release(
@@ -265,7 +268,7 @@ class BatchGuard:
             code_map=counted_map(bytes.fromhex(opening.code_map.hash), cut_offs),
             firms=firms,
             band=self._job.parameters.opens == "band",
-            bits=EXACT_BITS if bands is None else bands.bits,
+            bits=EXACT_BITS if bands is None else n_opened * bands.bits,
             rows=np.unique(saved["rows"][rows]),
             inputs=inputs,
             records=records,

@@ -74,7 +74,7 @@ class ReleaseBudget:
         if release.kind == BATCH:
             self._check_rate(release, BATCH, self._rules.batches_per_day, DAY_S, "batches a day")
             self._check_difference(release, past)
-        self._refuse_models(release.kind, *self._counted(release, past, lambda r: r.rows))
+        self._refuse_models(release, *self._counted(release, past, lambda r: r.rows))
         if self._bits_used_up(release, lambda r: r.rows, _told_of_rows).any():
             raise RefusedError(
                 f"release budget: of at least one firm more than {self._rules.bits_per_year:g} bits would be told "
@@ -87,7 +87,7 @@ class ReleaseBudget:
         if self._rules.control == "off":
             return np.zeros(0, np.uint64)
         counts = self._counted(release, self._others(release), lambda r: r.firms)
-        models, openings = self._over(release.kind, *counts)
+        models, openings = self._over(release, *counts)
         bits = self._bits_used_up(release, lambda r: r.firms, lambda r: r.records)
         used_up: Words = release.firms[models | openings | bits]
         return used_up
@@ -105,7 +105,7 @@ class ReleaseBudget:
         same = [r for r in singly if self._same(r, release) and r.record == release.record]
         if same and not fresh:
             return same[-1].reference
-        self._refuse_models(release.kind, *self._times(release, singly))
+        self._refuse_models(release, *self._times(release, singly))
         before, most = self._bits_before(release, singly=True), self._rules.bits_per_year
         if self._too_many_bits(release, before):
             raise RefusedError(
@@ -119,7 +119,7 @@ class ReleaseBudget:
         if self._rules.control == "off":
             return False
         times = self._times(release, self._of_firm(release, self._since_s()))
-        return any(self._over(release.kind, *times)) or self._too_many_bits(release, self._bits_before(release))
+        return any(self._over(release, *times)) or self._too_many_bits(release, self._bits_before(release))
 
     def admit(self, release: Release, token: tuple[str, str] | None = None, *, as_unknown: bool = False) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
@@ -231,22 +231,28 @@ class ReleaseBudget:
             openings += times
         return own, others, openings
 
-    def _allowed(self, kind: str) -> int:
-        evaluations, models = self._rules.evaluations_allowed, self._rules.models_allowed
-        return (evaluations if kind == EVALUATION else models)(self._n_columns)
+    def _allowed(self, release: Release) -> int:
+        if release.kind == EVALUATION:
+            return self._rules.evaluations_allowed(self._n_columns)
+        return self._models_allowed(release)
 
-    def _over(self, kind: str, own: _Counts, others: _Counts, openings: _Counts) -> tuple[Any, Any]:
+    def _models_allowed(self, release: Release) -> int:
+        exact = not 0 < release.bits < EXACT_BITS  # 0: from before bits were noted
+        return self._rules.models_allowed(self._n_columns, exact=exact)
+
+    def _over(self, release: Release, own: _Counts, others: _Counts, openings: _Counts) -> tuple[Any, Any]:
         """Return which firms were opened by too many models, and which too often."""
         rules, d = self._rules, self._n_columns
-        most = max(rules.models_allowed(d) * (1 + rules.repeats_per_model), rules.evaluations_allowed(d))
-        return (others >= self._allowed(kind)) & (own == 0), (openings >= most) | (own > rules.repeats_per_model)
+        most = max(self._models_allowed(release) * (1 + rules.repeats_per_model), rules.evaluations_allowed(d))
+        return (others >= self._allowed(release)) & (own == 0), (openings >= most) | (own > rules.repeats_per_model)
 
-    def _refuse_models(self, kind: str, own: _Counts, others: _Counts, openings: _Counts) -> None:
-        models, often = self._over(kind, own, others, openings)
+    def _refuse_models(self, release: Release, own: _Counts, others: _Counts, openings: _Counts) -> None:
+        models, often = self._over(release, own, others, openings)
         if np.any(models):
             raise RefusedError(
-                f"release budget: at least one firm was scored by {self._allowed(kind)} other models already, the most "
-                f"that the policy allows ({self._n_columns} columns); its steward can raise release.models_per_firm"
+                f"release budget: at least one firm was scored by {self._allowed(release)} other models already, the "
+                f"most that the policy allows ({self._n_columns} columns); its steward can raise "
+                "release.models_per_firm"
             )
         if np.any(often):
             raise RefusedError(

@@ -93,10 +93,10 @@ def publish(
     if name not in node.datasets:
         raise ConfigError(f"{node.name} has no data set named {name!r}; node.yaml has {', '.join(node.datasets)}")
     dataset, policy = node.datasets[name], node.policy
-    special = {dataset.label_column, dataset.weight_column, dataset.date_column} - {None}
+    special = {dataset.label_column, dataset.weight_column, dataset.date_column} - {None, *dataset.key_columns}
     table = read_table(
         dataset.source,
-        dataset.id_column,
+        dataset.key,
         exclude=(*dataset.exclude, *sorted(str(one) for one in special)),
         rules=dataset,
         table=dataset.table,

@@ -184,10 +184,10 @@ def _holder_score(context: StepContext) -> Protocol[None]:
         refusal = error.message
     if not refusal:
         table = cache(lambda: aligned_table(context, code_map=code_map))
-        row_of = guard.consented(store, lambda: table().ids, row_of)
+        row_of = guard.consented(store, lambda: table().firms, row_of)
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
         opening = replace(opening, codes=codes)
-        row_of = guard.within_budget(store, lambda: table().ids, row_of, opening)
+        row_of = guard.within_budget(store, lambda: table().firms, row_of, opening)
         codes[row_of[request.rows] < 0] = code_map.unknown_firms(1).codes
     unknown, coordinator = row_of[request.rows] < 0, context.job.coordinator
     answer = HolderAnswer(codes, code_map.n_codes, unknown, policy.disclose_unknown, refusal, opening.bands)

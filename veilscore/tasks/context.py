@@ -24,6 +24,7 @@ from veilscore.models.trees import HolderTrees
 from veilscore.models.versions import STAGED, with_map
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
+from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
@@ -72,9 +73,11 @@ class StepContext:
         }
         # a column with a meaning that this task does not use is never a feature
         unused = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(special.values())
-        return read_table(
-            dataset.source,
-            dataset.id_column,
+        unused -= set(dataset.key_columns)  # the day of a row may be its date_column too
+        pairs = self.pairs_file
+        table = read_table(
+            pairs if pairs.is_file() else dataset.source,
+            dataset.key,
             columns=names,
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(filter(None, unused))),
             normaliser=p.id_normaliser,
@@ -84,14 +87,20 @@ class StepContext:
             kinds=dict((code_map or self.code_map()).kinds) if isinstance(p, ScoreBatch) else {},
             **special,
         )
+        return rows_taken(table, p) if self.role == "bank" else table
+
+    @property
+    def pairs_file(self) -> Path:
+        """Return where a holder's variables are that were made for the job's own dates (`tasks/asked_dates.py`)."""
+        return (self.whole or self.store.path) / "pairs.parquet"
 
     def whole_table(self) -> Table:
         """Return the party's data set with all columns that any job may use, whatever this job names."""
         dataset = self.node.datasets[self.job.datasets[self.session.party]]
-        named = (dataset.label_column, dataset.weight_column, dataset.date_column)
+        named = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(dataset.key_columns)
         return read_table(
             dataset.source,
-            dataset.id_column,
+            dataset.key,
             exclude=(*dataset.exclude, *sorted(filter(None, named))),
             normaliser=self.job.parameters.id_normaliser,
             rules=dataset,
@@ -199,7 +208,7 @@ class StepContext:
 def usable_columns(node: NodeConfig, job: Job) -> tuple[str, ...]:
     """Return the names of a party's columns that a job may use, in the order of its data set."""
     dataset, chosen = node.datasets[job.datasets[node.name]], job.columns.get(node.name)
-    special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
+    special = {*dataset.key_columns, dataset.label_column, dataset.weight_column, dataset.date_column}
     left_out = special | {*dataset.exclude, *dataset.left_out} | set(chosen.exclude if chosen else ())
     available = list_columns(dataset.source, rules=dataset, table=dataset.table, query=dataset.query)
     wanted = available if chosen is None or chosen.include is None else chosen.include
@@ -248,12 +257,17 @@ def aligned_table(
 
 
 def split(table: Table, job: Job) -> Mask:
-    """Return which rows train, (n_rows,): not those held out by date, or by a seeded draw stratified on the label."""
+    """Return which rows train, (n_rows,): not those held out by date, or by a seeded draw stratified on the label.
+
+    Of firms at dates whole firms are held out, as `panel.rows_taken` drew them.
+    """
     p = job.of(Sampled)
-    if p.holdout_from is not None:
+    if table.panel is not None:
+        train: Mask = ~held_out(table.firms, p)
+    elif p.holdout_from is not None:
         if table.dates is None:
             raise DataError("holdout_from needs a date_column in the bank's data set", party=job.bank)
-        train: Mask = table.dates < np.datetime64(p.holdout_from)
+        train = table.dates < np.datetime64(p.holdout_from)
     else:
         generator = np.random.default_rng(p.holdout_seed)
         train = np.ones(table.n_rows, bool)

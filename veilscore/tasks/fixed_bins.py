@@ -8,11 +8,13 @@ import os
 from pathlib import Path
 
 from veilscore.data.fixed_bins import FixedBins
+from veilscore.data.panel import drawn, numbered
 from veilscore.data.table import Table
 from veilscore.errors import StateError
 from veilscore.files.private import private_folder
 from veilscore.tasks.context import StepContext
 from veilscore.wire.protocol import Charge, Protocol
+from veilscore.wire.randomness import secret_generator
 
 FOLDER = "state/bins"
 
@@ -34,6 +36,8 @@ def make(home: Path, dataset: str, table: Table, *, renew: bool = False) -> Fixe
     Two jobs may come here at once: the first to write wins, and both go on with its version.
     """
     path = path_of(home, dataset)
+    if table.panel is not None:  # one date of each firm, drawn by the owner: a firm moves a count as one row does
+        table = table.take(drawn(numbered(table.firms), 1, secret_generator()))
     made = FixedBins.make(table, dt.datetime.now(dt.UTC).date().isoformat())
     part = path.with_suffix(f".{os.getpid()}.part")
     try:

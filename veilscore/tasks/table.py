@@ -255,6 +255,7 @@ def request_of(job: Job, node: NodeConfig) -> Request:
     if dataset not in node.datasets:
         raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
     check_built(node.datasets[dataset], f"data set {dataset!r} of {node.name}")
+    node.datasets[dataset].check_rows(p, f"data set {dataset!r} of {node.name}")
     asked = Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset)
     if node.role == "bank":
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")

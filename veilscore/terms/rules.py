@@ -31,10 +31,15 @@ class ReleaseRules(Strict):
         default=0.25, ge=0, description="narrowest band with output: band, in doublings of the odds"
     )
     models_per_firm: int | None = Field(
-        default=None, ge=1, description="distinct models a firm is scored by; null: a quarter of the columns, at most 5"
+        default=None,
+        ge=1,
+        description="distinct models a firm is scored by; null: a quarter of the columns, at least 2 (exact scores: "
+        "1), at most 5",
     )
     evaluations_per_firm: int | None = Field(
-        default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
+        default=None,
+        ge=1,
+        description="the same with hold-out scores of training; null: half of the columns, or 3 if there are more",
     )
     repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
     bits_per_score: float = Field(
@@ -84,14 +89,19 @@ class ReleaseRules(Strict):
                 f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
             )
 
-    def models_allowed(self, n_columns: int) -> int:
-        """Return by how many distinct models a firm may be scored."""
+    def models_allowed(self, n_columns: int, *, exact: bool = True) -> int:
+        """Return by how many distinct models a firm may be scored; exact: scores that are not in steps or bands.
+
+        Of steps and bands the bits are bounded whatever the models, so one released model and its successor pass.
+        """
         # far fewer than columns: with as many models as columns the codes follow by elimination (release/budget.py)
-        return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
+        return self.models_per_firm or min(MOST_MODELS, max(1 if exact else 2, n_columns // 4))
 
     def evaluations_allowed(self, n_columns: int) -> int:
         """Return by how many distinct models a firm may be scored, hold-out scores included."""
-        return max(self.models_allowed(n_columns), self.evaluations_per_firm or max(2, n_columns // 2))
+        # an ordinary project has three: a scorecard, trees, a stack; still fewer than columns
+        ordinary = max(2, min(3, n_columns - 1), n_columns // 2)
+        return max(self.models_allowed(n_columns), self.evaluations_per_firm or ordinary)
 
 
 class StandingRule(Strict):

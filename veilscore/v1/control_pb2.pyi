@@ -630,6 +630,50 @@ class KeyStatements(_message.Message):
     statement: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, statement: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class SubmitCode(_message.Message):
+    __slots__ = ("record", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    record: bytes
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, record: _Optional[bytes] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class CodeSubmitted(_message.Message):
+    __slots__ = ("submission",)
+    SUBMISSION_FIELD_NUMBER: _ClassVar[int]
+    submission: str
+    def __init__(self, submission: _Optional[str] = ...) -> None: ...
+
+class AskOutputs(_message.Message):
+    __slots__ = ("submission",)
+    SUBMISSION_FIELD_NUMBER: _ClassVar[int]
+    submission: str
+    def __init__(self, submission: _Optional[str] = ...) -> None: ...
+
+class ReleasedOutputs(_message.Message):
+    __slots__ = ("status", "record", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    record: bytes
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, status: _Optional[str] = ..., record: _Optional[bytes] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
 class JobEnd(_message.Message):
     __slots__ = ("job_id", "done", "no_receipt")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
