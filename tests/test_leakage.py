@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from local_jobs import firms, job, nodes, write
+from written_models import capacity, file_capacity, filing
 
 from veilscore.crypto import shares
 from veilscore.crypto.bit_product import BitOwner, ValueOwner
@@ -262,6 +263,17 @@ def banded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def filed(tmp_path_factory):
+    """A hand-written model, and a decision over it with a knock-out."""
+    folder, records = tmp_path_factory.mktemp("filed"), []
+    written = file_capacity(folder, keep=True)
+    asked = filing(DECISION | {"knock_outs": [{"party": "registry", "column": "sector", "is": ["steel"]}]})
+    for run in (written.run, open_job(asked, written.nodes, folder / "homes", keep=True).run()):
+        records.append(Record(run, {}))
+    return records
+
+
+@pytest.fixture(scope="module")
 def flipped(tmp_path_factory):
     return record_run(tmp_path_factory.mktemp("flipped"), flipped=True)
 
@@ -274,12 +286,23 @@ def kind_of(entry, run):
     return step_of(run.job, entry.session.split("/")[1]).kind
 
 
+DECISION = {
+    "name": "limit",
+    "purpose": "proactive",
+    "steps": [100_000, 500_000],
+    "measures": {"capacity": {"model": "capacity", "cutoffs": [100_000, 500_000]}},
+}
 EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "select_model", "screen_features")
 
 
 def default_parameters(task, **changes):
     exact = {"disclosure": "exact"}
-    needed = {"score_batch": {"model": "card"}, **dict.fromkeys(EXACT_AT_WISH, exact)}.get(task, {})
+    needed = {
+        "score_batch": {"model": "card"},
+        "write_model": capacity(),
+        "file_decision": {"decision": DECISION},
+        **dict.fromkeys(EXACT_AT_WISH, exact),
+    }.get(task, {})
     return TASKS[task].parameters(**needed | changes)
 
 
@@ -304,11 +327,11 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded, filed):
     rows = {(step, leak.kind, leak.to) for step, leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, stack, banded)
+    runs = (record, screened, boosted, stack, banded, *filed)
     for run, (party, entry, _) in ((one.run, message) for one in runs for message in one.everything()):
         step = kind_of(entry, run)
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
@@ -369,10 +392,12 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "select_model": {"align", "bin", "train", "boost", "stack", "evaluate", "folds", *told_by_default},
         "score_batch": {"consent", "align", "score"},
         "screen_features": {"align", "screen"},
+        "write_model": {"write"},
+        "file_decision": {"file"},
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        "screen_features": {},
+        **dict.fromkeys(("screen_features", "write_model", "file_decision"), {}),
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))

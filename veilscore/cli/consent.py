@@ -13,7 +13,7 @@ from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
-from veilscore.release.consent import TASKS, Scope, Signed, body_of, claim_of
+from veilscore.release.consent import SCORES, Scope, Signed, body_of, claim_of
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.terms.settings import read_text
 
@@ -43,7 +43,9 @@ def issue(
     column: Annotated[str | None, typer.Option(help="With --firms: the column with the ids.")] = None,
     bank: Annotated[str, typer.Option(help="Only for this bank; default any.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Only for this model; may be repeated; default any.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="score_online, score_batch; default both.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="score_online, score_batch, decide; default the scores.")
+    ] = None,
     days: Annotated[float, typer.Option(min=0.001, help="Validity from now on.")] = 30.0,
     reusable: Annotated[bool, typer.Option("--reusable", help="A token for many requests; default one.")] = False,
     normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
@@ -54,7 +56,7 @@ def issue(
     if file.exists():
         raise ConfigError(f"{file} exists already; choose a new name")
     now = time.time()
-    scope = Scope(purpose, tuple(task or TASKS), bank, tuple(model or ()), now, now + days * _DAY_S)
+    scope = Scope(purpose, tuple(task or SCORES), bank, tuple(model or ()), now, now + days * _DAY_S)
     issuer = Issuer.load(folder)
     if firm is not None:
         signed = issuer.token(_normalised([firm], normaliser, "--firm")[0], scope, once=not reusable)

@@ -26,7 +26,6 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask
-from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, MessageError, RefusedError
 from veilscore.files.store import JobStore
 from veilscore.release.budget import ReleaseBudget
@@ -37,6 +36,7 @@ from veilscore.release.ledger import (
     EVALUATION,
     EXACT_BITS,
     LEDGER,
+    WATCH,
     Release,
     ReleaseLedger,
     counted_map,
@@ -44,7 +44,7 @@ from veilscore.release.ledger import (
 from veilscore.release.pseudonyms import RowDigests, firm_digest
 from veilscore.terms.bands import Bands
 from veilscore.terms.job import Job
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import AppliesModel
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.settings import read_text
 from veilscore.v1 import score_pb2
@@ -86,7 +86,7 @@ def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ..
 
 def ask_of(job: Job, at_s: float | None = None) -> Ask:
     """Return what a batch job asks for, at a time (default now)."""
-    return Ask(job.purpose, job.task, job.bank, job.of(ScoreBatch).model, time.time() if at_s is None else at_s)
+    return Ask(job.purpose, job.task, job.bank, job.of(AppliesModel).applied, time.time() if at_s is None else at_s)
 
 
 def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
@@ -128,16 +128,23 @@ class BatchOpening:
     """What a batch or a hold-out opens, as a holder's ledger sees it.
 
     rows : (n_samples,) which are scored.
-    model : hash that the bank states.
-    bands : steps or bands that are opened; None where totals are.
+    model : hash that the bank states, of a model or a decision.
+    code_map : hash of the holder's code map, or of all that are applied.
+    n_columns : of the holder in it.
+    bands : steps or bands that are opened; None where totals are, or a decision.
+    bits : the most that is told of a firm, where `bands` do not say so; in a watch, in a contract year.
+    watch : a month of a watch is opened; `rows` are those whose contract year begins.
     inputs : the bank's digest of what it puts into a batch itself.
     codes : (n_scored, n_columns) of the holder, once they are known.
     """
 
     rows: Mask
     model: bytes
-    code_map: CodeMap
+    code_map: bytes
+    n_columns: int
     bands: Bands | None = None
+    bits: float = EXACT_BITS
+    watch: bool = False
     inputs: bytes = b""
     codes: CodeArray | None = field(default=None, repr=False)
 
@@ -150,7 +157,7 @@ class BatchGuard:
         self._policy = policy
         self._job = job
         self._session = session
-        self._training = job.task != "score_batch"
+        self._training = not isinstance(job.parameters, AppliesModel)
         self._counts = policy.release.control == "on"
         self._needed = not self._training and policy.consent == "required"
         self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
@@ -201,7 +208,7 @@ class BatchGuard:
             if time.time() < kept["expires_s"]:
                 at = np.flatnonzero(covered)
                 found[at] |= ~self._gate.revoked_of(kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]])
-        return self._withhold(store, "no consent", ids, row_of, (row_of >= 0) & ~found)
+        return self.withhold(store, "no consent", ids, row_of, (row_of >= 0) & ~found)
 
     def within_budget(self, store: JobStore, ids: Ids, row_of: Integers, opening: BatchOpening) -> Integers:
         """Return `row_of` with the firms as unknown that were released as often as the policy allows."""
@@ -211,10 +218,11 @@ class BatchGuard:
             release = self._release(ledger, store, row_of >= 0, opening)
             used_up = self._budget(ledger, opening).used_up(release)
         over = opening.rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
-        return self._withhold(store, "release budget used up", ids, row_of, over)
+        return self.withhold(store, "release budget used up", ids, row_of, over)
 
-    def _withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
-        """Take firms out, and tell the holder's own people alone."""
+    def withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
+        """Return `row_of` with these firms as unknown, and tell the holder's own people alone."""
+        withheld = withheld & (row_of >= 0)
         if not withheld.any():
             return row_of
         firms = [firm_digest(self._home, firm) for firm in ids()[row_of[withheld]].tolist()]
@@ -224,11 +232,9 @@ class BatchGuard:
 
     def check_release(self, store: JobStore, opening: BatchOpening) -> None:
         """Refuse, before anything is computed, what may not be scored, with a reason that the bank may learn."""
-        stated = None if self._training else self._job.of(ScoreBatch).model_sha256
+        stated = None if self._training else self._job.of(AppliesModel).applied_sha256
         if stated not in {None, opening.model.hex()}:
-            raise RefusedError(
-                f"model version differs from the approved job's (model_sha256): it says {str(stated)[:16]}"
-            )
+            raise RefusedError(f"model version differs from the approved job's, which says {str(stated)[:16]}")
         if self._counts:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
@@ -261,21 +267,21 @@ class BatchGuard:
         if inputs and opening.codes is not None:
             records = ledger.record_digests(firms, inputs, opening.codes[known[rows]][places])
         return Release(
-            kind=EVALUATION if self._training else BATCH,
+            kind=EVALUATION if self._training else WATCH if opening.watch else BATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=opening.model.hex(),
-            code_map=counted_map(bytes.fromhex(opening.code_map.hash), cut_offs),
+            code_map=counted_map(opening.code_map, cut_offs),
             firms=firms,
             band=self._job.parameters.opens == "band",
-            bits=EXACT_BITS if bands is None else n_opened * bands.bits,
+            bits=min(EXACT_BITS, n_opened * (opening.bits if bands is None else bands.bits)),
             rows=np.unique(saved["rows"][rows]),
             inputs=inputs,
             records=records,
         )
 
     def _budget(self, ledger: ReleaseLedger, opening: BatchOpening) -> ReleaseBudget:
-        return ReleaseBudget(ledger, self._policy.release, len(opening.code_map.n_codes))
+        return ReleaseBudget(ledger, self._policy.release, opening.n_columns)
 
     def _ledger(self) -> ReleaseLedger:
         return ReleaseLedger(self._home / LEDGER)

@@ -32,7 +32,8 @@ from veilscore.errors import ConfigError, IdentityError, MessageError, Parameter
 from veilscore.terms.settings import parse_json
 from veilscore.v1 import control_pb2
 
-TASKS = ("score_online", "score_batch")
+SCORES = ("score_online", "score_batch")  # what a consent covers that names no task
+TASKS = (*SCORES, "decide")
 SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_FIRMS = 1 << 24
@@ -54,7 +55,7 @@ class Scope:
     """
 
     purpose: str
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = SCORES
     bank: str = ""
     models: tuple[str, ...] = ()
     not_before_s: float = 0.0
