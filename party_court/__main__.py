@@ -1,7 +1,7 @@
 """Run the node of the court: ``python -m party_court --home FOLDER``."""
 
 from veilscore.fabric.process import main
-from veilscore.node.node import Node
+from veilscore.sandbox.reception import open_node
 
 if __name__ == "__main__":
-    main("party_court", "holder", Node)
+    main("party_court", "holder", open_node)

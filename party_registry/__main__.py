@@ -1,7 +1,7 @@
 """Run the node of the business registry: ``python -m party_registry --home FOLDER``."""
 
 from veilscore.fabric.process import main
-from veilscore.node.node import Node
+from veilscore.sandbox.reception import open_node
 
 if __name__ == "__main__":
-    main("party_registry", "holder", Node)
+    main("party_registry", "holder", open_node)

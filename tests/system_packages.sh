@@ -1,11 +1,11 @@
 #!/bin/sh
 # What the tests use beyond Python: a browser for the report, a PostgreSQL server for the state contract,
-# bubblewrap and libseccomp for the sandbox. Installed
-# where we are root on a Debian-like system; elsewhere the tests that need them skip and name the reason.
+# bubblewrap and libseccomp for the sandbox, curl for the door. Installed where we are root on a Debian-like system; elsewhere the tests that need them skip and name the reason.
 set -eu
 missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap"
 ldconfig -p 2>/dev/null | grep -q "libseccomp\.so\.2" || missing="$missing libseccomp2"
 [ -n "$missing" ] || exit 0

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
-    ("api",),
+    ("api", "client"),
+    ("decider",),
     ("estimator",),
     ("estimator_file",),
     ("sandbox",),

@@ -1,5 +1,7 @@
 """`veilscore account show` and `veilscore dataset bins`: what a steward sees of what was opened."""
 
+import re
+
 import pytest
 from local_jobs import firms, run_job, write
 from typer.testing import CliRunner
@@ -38,6 +40,8 @@ def test_a_steward_sees_what_was_opened_and_what_it_adds_up_to(home):
     assert "cells, gradient, moments" in text
     assert "Within a year: mu 0.52 of 1" in text  # a job's 0.5 and the bins' 0.15
     assert "right at most 60% of the time" in text
+    assert "Left: mu 0.85, enough for a job of mu 0.5" in text
+    assert re.search(r"It refills .* (\d{4}-\d\d-\d\d) │ card-\S+ │ 0.52 │ 1.00", text)
     assert "Void" not in text
     Account(home / FILE, "d", "bank", PrivacyRules()).void("exact-job")
     assert "Void since" in said("account", "show", "--home", str(home))[1]

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from veilscore.cli import app
 from veilscore.errors import ConfigError, EvidenceError, JobError, PeerError, StateError
+from veilscore.evidence.log import scan
 from veilscore.models import versions
 from veilscore.models.filed import load_model
 from veilscore.models.versions import file_model, finish_switches, roll_back
@@ -283,6 +284,36 @@ while True:
 
 
 @pytest.mark.slow
+def test_a_rollback_is_in_the_log(tmp_path):
+    homes = make_homes(tmp_path)
+
+    def stage_of(job_id):
+        folder = homes / "bank" / "jobs" / job_id / "models" / "m"
+        folder.mkdir(parents=True)
+        (folder / "code_map.json").write_text(job_id)
+
+    async def scenario():
+        nodes = open_trial(homes, "bank")
+        async with running(nodes):
+            for number in range(2):
+                job_id = f"m-0000000{number}-0123456789abcdef"
+                stage_of(job_id)
+                file_model(homes / "bank", job_id, "m")
+                nodes["bank"].evidence.noted("filed", job_id=job_id)
+            await nodes["bank"].filing.note_switches()  # what was filed is no switch
+            roll_back(homes / "bank", "m")
+            await nodes["bank"].filing.note_switches()
+        roll_back(homes / "bank", "m", "m-00000001")  # the node is down: its next start notices
+        async with running(open_trial(homes, "bank")):
+            pass
+
+    asyncio.run(scenario())
+    entries = []
+    scan(homes / "bank" / "evidence" / "log.jsonl", visit=lambda _, entry: entries.append(json.loads(entry)))
+    found = [(e["model"], e["job_id"][:10], e["before"][:10]) for e in entries if e["kind"] == "in_use"]
+    assert found == [("m", "m-00000000", "m-00000001"), ("m", "m-00000001", "m-00000000")]
+
+
 def test_a_process_killed_while_it_files_leaves_one_version_whole(tmp_path):
     stage(tmp_path, "job-1", **OLD)
     stage(tmp_path, "job-2", **NEW)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
+import yaml
 from trial_federation import (
     JOB,
     commanding,
@@ -17,8 +19,11 @@ from trial_federation import (
     until,
     watch,
 )
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.errors import ConfigError, IdentityError, JobError, ProtocolError, RefusedError
+from veilscore.evidence.log import scan
 from veilscore.keys.identity import load_identity
 from veilscore.terms.acceptance import sign_acceptance, verify_acceptance
 from veilscore.terms.job import new_job_id
@@ -351,3 +356,75 @@ def test_submit_refuses(tmp_path, text, error, words):
                 await submit(command, text)
 
     asyncio.run(scenario())
+
+
+def test_a_policy_is_taken_without_a_restart(tmp_path):
+    homes = make_homes(tmp_path)
+    path = tmp_path / "registry" / "node.yaml"
+    before = path.read_text()
+
+    def write(content):
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+    async def scenario():
+        nodes = open_trial(homes)
+        registry = nodes["registry"]
+        async with running(nodes), commanding(homes / "bank") as command:
+            content = yaml.safe_load(before)
+            content["policy"]["purposes"] = ["tax fraud"]
+            write({**content, "limits": {"max_jobs": 1}})
+            await until(lambda: registry.config.policy.purposes)
+            refused = await submit(command)
+            await watch(command, refused)
+            write("policy: [")
+            with pytest.raises(ConfigError, match="not valid YAML"):
+                await registry.policy.take()
+            held = registry.config.policy.purposes
+            write(before)
+            await registry.policy.take()
+            accepted = await submit(command)
+            await watch(command, accepted)
+            entries = [json.loads(data) for data in logged(homes / "registry")]
+            jobs = (await show(command, refused)).error, (await show(command, accepted)).status
+            return jobs, held, registry.config.limits.max_jobs, entries
+
+    (error, status), held, max_jobs, entries = asyncio.run(scenario())
+    assert "purpose 'credit' is not among" in error
+    assert held == ("tax fraud",)
+    assert status == "done"
+    assert max_jobs == 4  # other keys wait for a restart
+    policies = [entry["policy"] for entry in entries if entry["kind"] in {"policy", "answer"}]
+    assert policies[0] == policies[1] != policies[2] == policies[3]
+
+
+def logged(home):
+    found = []
+    scan(home / "evidence" / "log.jsonl", visit=lambda _, entry: found.append(entry))
+    return found
+
+
+def test_a_holder_lists_and_shows_its_jobs(tmp_path):
+    homes = make_homes(tmp_path)
+
+    def said(*words):
+        done = CliRunner().invoke(app, [*words, "--home", str(homes / "tax")], env={"COLUMNS": "180"})
+        assert done.exit_code == 0, done.output + repr(done.exception)
+        return " ".join(done.output.split())
+
+    async def scenario():
+        nodes = open_trial(homes)
+        async with running(nodes), commanding(homes / "bank") as command:
+            job_id = await submit(command)
+            await watch(command, job_id)
+            listed = await asyncio.to_thread(said, "job", "list")
+            shown = await asyncio.to_thread(said, "job", "show")
+            by_name = await asyncio.to_thread(said, "job", "show", job_id[:9])
+            return job_id, listed, shown, by_name
+
+    job_id, listed, shown, by_name = asyncio.run(scenario())
+    assert job_id in listed
+    assert "accepted │ align, bin, score" in listed
+    assert shown == by_name
+    assert "toy of bank, purpose: credit" in shown
+    assert "Who learns what" in shown
+    assert "Within a year nothing was charged for this job" not in shown  # it opens no sums

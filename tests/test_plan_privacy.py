@@ -96,7 +96,9 @@ def test_a_plan_of_a_selection_says_how_mu_is_divided_among_kinds(trial, tmp_pat
 def test_an_account_with_too_little_left_says_so(trial, tmp_path):
     account = Account(trial / "tax" / FILE, "main", "bank", PrivacyRules())
     account.spend("earlier-00000000-0000000000000000/bin/1", Charge("cells", "train", 0.9))
-    text, _ = said("job", "plan", job_file(tmp_path), "--federation", trial)
+    text, error = said("job", "plan", job_file(tmp_path, ", despite_noise: true"), "--federation", trial)
+    assert isinstance(error, RefusedError)
+    assert "this job needs 0.52; it has refilled enough on" in str(error)
     assert "tax: its account with bank has mu 0.32 left of 1 a year; that is too little for this job" in text
     assert "registry: its account with bank has mu 1.00 left" in text
 
@@ -105,7 +107,8 @@ def test_an_exact_job_is_said_to_end_the_promise(trial, tmp_path):
     path = tmp_path / "exact.yaml"
     path.write_text((JOB % "").replace("disclosure: private", "disclosure: exact"))
     text, error = said("job", "plan", path, "--federation", trial)
-    assert error is None
+    assert isinstance(error, RefusedError)  # as it would be when it is submitted, and the plan shows all the same
+    assert "tax refuses the job: tax refuses exact sums to bank" in str(error)
     assert "this job opens exact sums, so no bound holds" in text
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from veilscore.errors import RefusedError, StateError
 from veilscore.release.budget import ReleaseBudget, how_often, models_of
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, ONLINE, Release, ReleaseLedger
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, ONLINE, Release, ReleaseLedger, firms_by_bits
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules
 
@@ -50,12 +50,29 @@ def single(ledger, model, reference, *, firm=1, record=b"codes", **more):
 def test_default_budget_is_well_below_the_columns():
     rules = ReleaseRules()
     assert [rules.models_allowed(d) for d in (1, 4, 8, 12, 20, 100)] == [1, 1, 2, 3, 5, 5]
+    assert [rules.evaluations_allowed(d) for d in (1, 4, 5, 8, 20)] == [2, 3, 3, 4, 10]  # three: card, trees, stack
     for d in range(4, 60):
         most = max(rules.models_allowed(d) * (1 + rules.repeats_per_model), rules.evaluations_allowed(d))
         assert most < d
     assert NodePolicy().release.control == "on"
     assert NodePolicy().consent == "required"
     assert NodePolicy(consent=False).consent == "off"
+
+
+def test_a_model_and_its_successor_pass_where_scores_are_in_steps(ledger):
+    """Of five columns one exact model is told a year; of steps the bits are bounded, ten a year."""
+    rules = budget(ledger, 5)
+    for k in (1, 2):
+        rules.admit(replace(single(ledger, f"m{k}", f"r{k}"), bits=5.0))
+    with pytest.raises(RefusedError, match="2 other models"):
+        rules.admit(replace(single(ledger, "m3", "r3"), bits=5.0))
+    told = firms_by_bits(ledger.releases(0.0))
+    assert told == {"bank": {10.0: 1}}
+    again = replace(single(ledger, "m1", "again"), bits=5.0)
+    assert rules.check_single(again, fresh=False) == "r1"  # the same model on the same record: what was told then
+    rules.admit(single(ledger, "e1", "r4", firm=2))
+    with pytest.raises(RefusedError, match="1 other models"):
+        rules.admit(single(ledger, "e2", "r5", firm=2))
 
 
 def test_distinct_models_of_a_firm_are_bounded(ledger):
@@ -151,7 +168,7 @@ def test_all_openings_together_stay_below_the_columns(ledger):
 
 
 def test_hold_out_scores_and_the_model_after_them_are_one(ledger):
-    rules = budget(ledger, 4)  # one model, two with hold-outs
+    rules = budget(ledger, 4, evaluations_per_firm=2)  # one model, two with hold-outs
     rules.admit(release(ledger, range(50), model="before", kind=EVALUATION, reference="e1", code_map="A"))
     rules.check_single(single(ledger, "calibrated", "r1", code_map="A"), fresh=False)
     rules.admit(release(ledger, range(50), model="x", kind=EVALUATION, reference="e2", code_map="B"))

@@ -13,13 +13,14 @@ from rich.console import Console
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import StateError
-from veilscore.release.account import FILE, Account, accounts
+from veilscore.release.account import FILE, YEAR_S, Account, accounts
 from veilscore.release.batch import WITHHELD
 from veilscore.release.issuer import spellings
-from veilscore.release.ledger import EXACT_BITS, LEDGER, Release, ReleaseLedger
+from veilscore.release.ledger import DAY_S, EXACT_BITS, LEDGER, Release, ReleaseLedger, firms_by_bits
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import best_guess, total
+from veilscore.terms.rules import ReleaseRules
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -38,6 +39,8 @@ def show(*, home: HomeOption = None, federation: FederationOption = None, party:
         out.print("Nothing was opened to any bank yet.")
     for account in found:
         _show(out, account)
+    if (own / LEDGER).is_file():
+        _show_bits(out, own, load_node_config(own).policy.release)
 
 
 @app.command("firm", epilog="Example: veilscore account firm 91310000MA1K0LCX8Q --home /srv/tax")
@@ -106,8 +109,32 @@ def _show(out: Console, account: Account) -> None:
         f"Within a year: mu {_mu(spent)} of {account.rules.year:g}; whatever the bank chose, a guess between two "
         f"records of a firm is right at most {guess:.0%} of the time."
     )
+    left = account.left()
+    enough = "enough" if left + 1e-9 >= account.rules.job**2 else "not enough"
+    out.print(f"Left: mu {_mu(left)}, {enough} for a job of mu {account.rules.job:g}, the most that a job may spend.")
+    refills, back = account.refills(), left
+    rows = [(_day(at_s + DAY_S), job, _mu(mu2), _mu(back := back + mu2)) for at_s, job, mu2 in refills]
+    if rows:
+        out.print(table("It refills", ("from", "when this job is a year old", "mu", "left then, if none is new"), rows))
     if since is not None:
         out.print(f"Void since {_day(since)}: jobs in exact mode opened sums without noise, so no bound is promised.")
+
+
+def _show_bits(out: Console, home: Path, rules: ReleaseRules) -> None:
+    """Print how many firms each bank was told how many bits of, by scores and bands of a year."""
+    with contextlib.closing(ReleaseLedger(home / LEDGER)) as ledger:
+        told = firms_by_bits(ledger.releases(ledger.now_s() - YEAR_S))
+    for bank, firms in sorted(told.items()):
+        rows = [
+            (f"{bits:.1f}", n, "used up" if bits >= rules.bits_per_year else "") for bits, n in sorted(firms.items())
+        ]
+        out.print(table(f"Scores and bands to {bank} within a year", ("bits of a firm", "firms", ""), rows))
+    if told:
+        out.print(
+            f"A firm's bits are at most {rules.bits_per_year:g} a year, {rules.bits_per_score:g} a score, and come "
+            "back a year after each; the same model on the same record is free. `veilscore account firm ID` has "
+            "the days."
+        )
 
 
 def _bits(release: Release) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -47,22 +47,31 @@ class Connection:
     async def job_id(self, text: str | None) -> str:
         """Return the id of the job that `text` begins, the newest one if it is None."""
         jobs = (await self.coordinator("List", control_pb2.Empty(), control_pb2.JobList)).jobs
-        if text is None:
-            if not jobs:
-                raise JobError("there is no job yet; start one with `veilscore job run JOB.yaml`")
-            return jobs[-1].job_id
-        found = [j.job_id for j in jobs if j.job_id.startswith(text)]
-        if text in found:
-            return text
-        if len(found) != 1:
-            what = "no job" if not found else f"{len(found)} jobs"
-            raise JobError(f"{what} whose id begins with {text!r}; `veilscore job list` shows them")
-        return found[0]
+        return named_job(jobs, text, "there is no job yet; start one with `veilscore job run JOB.yaml`").job_id
+
+    @property
+    def is_holder(self) -> bool:
+        """Return whether the user belongs to a holder, which knows its jobs itself and is shown none by others."""
+        return self.federation.member(self.node).role == "holder"
 
     async def job(self, text: str | None, method: str = "Show") -> control_pb2.JobInfo:
         """Call the coordinator about the job that `text` begins."""
         ref = control_pb2.JobRef(job_id=await self.job_id(text))
         return await self.coordinator(method, ref, control_pb2.JobInfo)
+
+
+def named_job(jobs: Sequence[control_pb2.JobInfo], text: str | None, none: str) -> control_pb2.JobInfo:
+    """Return the job whose id is `text` or begins so, the newest if it is None; JobError, `none` if there are none."""
+    found = [j for j in jobs if text is None or j.job_id.startswith(text)]
+    exact = [j for j in found if j.job_id == text]
+    if text is None and not jobs:
+        raise JobError(none)
+    if text is None or exact:
+        return exact[0] if exact else jobs[-1]
+    if len(found) != 1:
+        what = "no job" if not found else f"{len(found)} jobs"
+        raise JobError(f"{what} whose id begins with {text!r}; `veilscore job list` shows them")
+    return found[0]
 
 
 @contextlib.asynccontextmanager

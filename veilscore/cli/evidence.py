@@ -1,6 +1,10 @@
 """`veilscore evidence` shows and verifies logs and receipts; only `verify-log --ask` calls other nodes."""
 
 import asyncio
+import csv
+import io
+import math
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +14,7 @@ from cryptography import x509
 from veilscore.cli.connection import Connection, reach
 from veilscore.cli.display import console, moment, styled, table
 from veilscore.cli.files import read_bytes, write_bytes
-from veilscore.cli.homes import HomeOption, find_home
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError, EvidenceError, PeerError
 from veilscore.evidence.anchor import Anchor, SecondLog, TimeStamps
 from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonical, load_keys
@@ -19,6 +23,7 @@ from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.kept_receipts import load_receipt, score_receipt
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.recorder import FOLDER, online_receipt
+from veilscore.evidence.usage import usage as counted
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity
 from veilscore.terms.node_config import load_node_config
@@ -60,19 +65,48 @@ def _row(number: int, entry: dict[str, object], jobs: Ledger) -> tuple[str, ...]
     details = [f"{name} {entry[name]}" for name in shown if name in entry]
     kind, job_id = str(entry.get("kind")), str(entry.get("job_id", ""))
     known, scores = jobs.get(job_id), entry.get("scores")
-    if known is not None and kind != "step":
+    if kind == "in_use":
+        details += [f"model {entry.get('model')}", f"instead of {entry.get('before') or 'none'}"]
+    elif known is not None and kind != "step":
         model = getattr(known.job.parameters, "model", None)
         details += [f"bank {known.job.bank}", f"model {model}" if model else known.job.task]
         details.append(f"purpose {known.job.purpose}")
     elif entry.get("model"):
-        details.append(f"model {str(entry['model'])[:12]}")
+        details.append(f"model {entry.get('named') or str(entry['model'])[:12]}")
+        details += [f"purpose {entry['purpose']}"] if entry.get("purpose") else []
     if isinstance(scores, dict):
         details.append(f"{scores.get('count')} firms")
-    elif kind in {"score", "share_opened", "band_opened"}:
+    elif kind in {"score", "share_opened", "band_opened", "decision_part_opened", "decision_opened"}:
         details.append("1 firm")
     time_ms = entry.get("time_ms", 0)
     when = moment(time_ms / 1000 if isinstance(time_ms, int) else 0, seconds=True)
     return str(number), when, kind, job_id, ", ".join(details)
+
+
+@app.command(epilog="Example: veilscore evidence usage --home /srv/tax --out usage.csv")
+def usage(
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file to write as well.")] = None,
+) -> None:
+    """Show what a holder's data were used for: by month, bank, purpose and model."""
+    own = find_home(home, federation, party)
+    if load_node_config(own).role != "holder":
+        raise ConfigError(f"{own} is no holder's home: usage is counted where the data are; name a holder (--home)")
+    uses = counted(own)
+    names = ("month", "bank", "purpose", "model", "jobs", "mu", "held out", "batches", "firms", "single scores")
+    rows = [(*astuple(one)[:5], _mu(one.mu2), *astuple(one)[6:]) for one in uses]
+    console().print(table(f"Uses of the data of {own.name}", names, rows))
+    if out is not None:
+        text = io.StringIO()
+        csv.writer(text).writerows([names, *rows])
+        write_bytes(out, text.getvalue().encode(), say=True)
+
+
+def _mu(mu2: float) -> str:
+    return "exact" if math.isinf(mu2) else f"{math.sqrt(mu2):.2f}"
 
 
 @app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")

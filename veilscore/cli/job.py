@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.panel import Panel
 
-from veilscore.cli.connection import Connection, reach
+from veilscore.cli.connection import Connection, named_job, reach
 from veilscore.cli.display import coloured, console, line, moment, styled, table
-from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.cli.measures import show_measures
 from veilscore.cli.progress import ENDED, JobProgress, show_job
 from veilscore.errors import ConfigError, JobError, PeerError
@@ -101,21 +101,51 @@ def watch(job: JobText = None, *, home: HomeOption = None, federation: Federatio
 
 
 @app.command("list", epilog="Example: veilscore job list --federation trial")
-def list_jobs(*, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """List the bank's jobs at the coordinator, oldest first."""
-    reply = reach(
-        find_home(home, federation), lambda c: c.coordinator("List", control_pb2.Empty(), control_pb2.JobList)
-    )
-    rows = [(job.job_id, job.task, job.status, moment(job.created_s)) for job in reply.jobs]
-    console().print(table("Jobs", ("job", "task", "status", "submitted"), rows))
+def list_jobs(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
+    """List jobs, oldest first: a bank's at the coordinator, or those that a holder was asked to take part in."""
+    home = find_home(home, federation, party)
+
+    async def found(connection: Connection) -> control_pb2.JobList:
+        if connection.is_holder:
+            return await _inbox(connection)
+        return await connection.coordinator("List", control_pb2.Empty(), control_pb2.JobList)
+
+    rows = [(j.job_id, j.task, j.status, _steps_done(j), moment(j.created_s)) for j in reach(home, found).jobs]
+    console().print(table("Jobs", ("job", "task", "status", "steps done", "submitted"), rows))
+
+
+def _steps_done(info: control_pb2.JobInfo) -> str:
+    return ", ".join(step.step for step in info.steps if step.status == "done")
 
 
 @app.command(epilog="Example: veilscore job show kz-corporate --federation trial")
-def show(job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out."""
-    home = find_home(home, federation)
-    info = reach(home, lambda c: c.job(job))
+def show(
+    job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None
+) -> None:
+    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out.
+
+    At a holder: its answer, parameters, who learns what, and what was and may be charged to its account.
+    """
+    home = find_home(home, federation, party)
+
+    async def found(connection: Connection) -> tuple[bool, control_pb2.JobInfo]:
+        if not connection.is_holder:
+            return False, await connection.job(job)
+        jobs = (await _inbox(connection)).jobs
+        return True, named_job(jobs, job, "no job was proposed here yet")
+
+    at_holder, info = reach(home, found)
     show_job(console(), info)
+    if at_holder:
+        from veilscore.cli.planning import show_asked, show_proposal, show_spent  # noqa: PLC0415 - loads every protocol
+
+        asked = parse_job(info.job_yaml, info.job_id)
+        if info.status == "pending":
+            show_proposal(console(), asked, home)
+            return
+        show_asked(console(), asked)
+        show_spent(console(), asked, info.job_id, home)
+        return
     show_measures(console(), home / "jobs" / info.job_id / "report.json")
 
 

@@ -32,8 +32,8 @@ Wait = Annotated[
 _SAY_EVERY_S = 5.0
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
-    "bank": "veilscore.node.node:Node",
-    "holder": "veilscore.node.node:Node",
+    "bank": "veilscore.sandbox.reception:open_node",
+    "holder": "veilscore.sandbox.reception:open_node",
     "coordinator": "coordinator.service:Coordinator",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +13,17 @@ from pathlib import Path
 from rich.console import Console
 
 from veilscore.cli.display import megabytes, styled, table
-from veilscore.errors import DataError
+from veilscore.errors import DataError, RefusedError
 from veilscore.models.best_columns import found_at_auc
 from veilscore.models.curve import expected_errors
 from veilscore.models.noise_cost import KnownSizes
 from veilscore.node.founding import homes_in
+from veilscore.release.account import YEAR_S
+from veilscore.release.ledger import LEDGER, ReleaseLedger, firms_by_bits
 from veilscore.tasks.best_columns import best_of_job
 from veilscore.tasks.context import account_of, usable_columns
 from veilscore.tasks.noise import USUAL_COLUMNS, named_columns, sizes_at_bank
-from veilscore.tasks.spent import spent_by_receipts
+from veilscore.tasks.spent import bits_by_batches, spent_by_receipts
 from veilscore.tasks.table import (
     FIRST_BINS,
     answer_to,
@@ -29,13 +33,15 @@ from veilscore.tasks.table import (
     estimate,
     leakage_table,
     noise_of,
+    steps_of,
     uses_fixed_bins,
 )
 from veilscore.tasks.task import EXACT
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig, load_node_config
-from veilscore.terms.parameters import Sampled, ScreenFeatures
+from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.privacy import PrivacyRules, in_words, total
+from veilscore.terms.rules import ReleaseRules
 from veilscore.wire.protocol import Charge
 
 _BADS = (100, 300, 1_000, 3_000)  # how many a hold-out has is not known before the bank's labels are read
@@ -100,16 +106,81 @@ def show_plan(out: Console, plan: Planned) -> None:
     if charges_of(job.parameters):
         _show_charges(out, plan)
         _show_noise(out, plan)
+    elif isinstance(job.parameters, ScoreBatch):
+        _show_bits(out, plan)
+    _refuse_if_known(plan)
+
+
+def _refuse_if_known(plan: Planned) -> None:
+    """End with the refusal that a party's policy or account would give, where its home is on this machine."""
+    job = plan.job
+    for party in job.parties if plan.federation is not None else ():
+        if party not in plan.homes:
+            continue
+        answer = answer_to(job, plan.homes[party][1])
+        if answer.status == "refused":
+            raise RefusedError(f"{party} refuses the job: {answer.reason}", party=party)
+        charges = charges_of(job.parameters) if party != job.bank else ()
+        if charges and EXACT not in charges:
+            whole = total((*charges, *bins_charge(*plan.homes[party], job)))
+            account_of(*plan.homes[party], job).check(whole)
+
+
+def _show_bits(out: Console, plan: Planned) -> None:
+    """Print how many bits of each firm a batch tells, and for how many firms that is too much by now."""
+    job, year = plan.job, ReleaseRules().bits_per_year
+    bits = sum(step.bits(job.parameters) for step in steps_of(job.parameters).values())
+    if math.isinf(bits):
+        out.print("Of each firm this job tells the score itself, which no bits bound: every holder has to allow it.")
+        return
+    out.print(
+        f"Of each firm this job tells {bits:.1f} bits; a holder allows {year:g} a year unless its policy says "
+        "otherwise, and the same model on the same record is free."
+    )
+    if job.bank in plan.homes:
+        told = bits_by_batches(plan.homes[job.bank][0], job)
+        over = sum(before + bits > year + 1e-9 for before in told.values())
+        if over:
+            out.print(
+                f"By this bank's batches of a year, {over:,} of {len(told):,} firms that were scored before would pass "
+                "that: a batch with one of them is refused. Leave them out, use what they were told, or take a model "
+                "that they were scored by."
+            )
+    for holder in job.holders:
+        if holder in plan.homes and (plan.homes[holder][0] / LEDGER).is_file():
+            rules = plan.homes[holder][1].policy.release
+            with contextlib.closing(ReleaseLedger(plan.homes[holder][0] / LEDGER)) as ledger:
+                firms = firms_by_bits(ledger.releases(ledger.now_s() - YEAR_S)).get(job.bank, Counter())
+            over = sum(n for before, n in firms.items() if before + bits > rules.bits_per_year + 1e-9)
+            out.print(
+                f"{holder}: {sum(firms.values()):,} firms were scored within a year, {over:,} have too little left for "
+                f"another model (release.bits_per_year: {rules.bits_per_year:g})"
+            )
 
 
 def show_proposal(out: Console, job: Job, home: Path) -> None:
     """Print for whoever decides on a job: its parameters, who learns what, and what it would spend at this party."""
+    show_asked(out, job)
+    if charges_of(job.parameters):
+        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def show_asked(out: Console, job: Job) -> None:
+    """Print what a job asks for: its parameters, and who learns what."""
     out.print(styled("\n[bold]{}[/bold]: {} of {}, purpose: {}", job.name, job.task, job.bank, job.purpose))
     rows = job.parameters.model_dump(mode="json", exclude_none=True)
     out.print(table("Parameters", ("what", "value"), rows.items()))
     _show_learned(out, job)
-    if charges_of(job.parameters):
-        _show_charges(out, Planned(job, home, None, {}, None, {}))
+
+
+def show_spent(out: Console, job: Job, job_id: str, home: Path) -> None:
+    """Print what a job was charged at a holder so far, where this is the holder's own home."""
+    node = load_node_config(home)
+    if node.role != "holder" or not charges_of(job.parameters):
+        return
+    spent = account_of(home, node, job).by_job().get(job_id)
+    said = "nothing was charged" if spent is None else f"mu {math.sqrt(spent[1]):.2f} was charged"
+    out.print(f"Within a year {said} for this job; `veilscore account show` has the whole account.")
 
 
 def _show_learned(out: Console, job: Job) -> None:
@@ -143,7 +214,7 @@ def _approval(plan: Planned, party: str) -> str:
 
 def _show_errors(out: Console, job: Job) -> None:
     """Print how far the noise of a private job's curve moves what is read off it, by how many bads there may be."""
-    mu = [math.sqrt(charge.mu2) for charge in charges_of(job.parameters) if charge.opening == "curve"]
+    mu = [1 / charge.sigma(1.0) for charge in charges_of(job.parameters) if charge.opening == "curve"]
     if not mu:
         return
     errors = [(bads, *expected_errors(mu[0], bads)) for bads in _BADS]
@@ -182,8 +253,23 @@ def _show_charges(out: Console, plan: Planned) -> None:
         title = f"How much of a firm at {', '.join(holders)}"
         out.print(table(title, ("step", "opened, noised", "rows", "mu", "of mu squared"), rows))
         out.print(f"Together mu {math.sqrt(whole):.2f}: {in_words(math.sqrt(whole))}.")
+        if isinstance(job.parameters, Sampled) and job.parameters.rows == "firm_dates":
+            out.print(_dates(job.parameters))
         for holder in holders:
             out.print(f"{holder}: {_account(plan, holder, whole)}")
+
+
+def _dates(p: Sampled) -> str:
+    """Say what a job takes of firms at dates, and what its noise covers."""
+    if p.rows_per_firm == 1:
+        return "Counted is the firm: one date of each takes part, and noise is that of one row."
+    most = f"Counted is the firm: at most {p.rows_per_firm} dates of each take part"
+    if p.noise_rows == 1:
+        return f"{most}, whose weights add up to at most 1, and noise is that of one row."
+    return (
+        f"{most}, and all noise is {p.noise_rows} times that of one "
+        "row; rows_per_firm: 1 takes one date of each, firm_weight: shared (scorecards) all with the noise of one."
+    )
 
 
 def _alike(plan: Planned) -> Iterable[tuple[list[str], tuple[Charge, ...]]]:
@@ -231,7 +317,7 @@ def _show_choice(out: Console, plan: Planned, p: ScreenFeatures, sizes: KnownSiz
         if columns <= best_of_job(p):
             out.print(f"Of {holder} all {columns} columns are kept, and nothing is spent.")
             continue
-        auc = found_at_auc(p.mu, best_of_job(p), columns, sizes.bads, sizes.train - sizes.bads)
+        auc = found_at_auc(p.mu / p.noise_rows, best_of_job(p), columns, sizes.bads, sizes.train - sizes.bads)
         assumed = " (assumed: give --columns)" if plan.columns_of(holder) is None else ""
         out.print(
             f"Of {holder} the best {best_of_job(p)} of {columns:,} columns{assumed} are kept: a column that alone has "

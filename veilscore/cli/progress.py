@@ -133,7 +133,19 @@ def show_job(out: Console, info: control_pb2.JobInfo) -> None:
     rows: list[tuple[object, ...]] = []
     said: list[str] = []  # a sentence would make a column of numbers hundreds of lines high
     for step in info.steps:
-        rows.append((step.step, step.attempt, "all", _word(step.status), f"{step.seconds:.2f}", "", "", "", ""))
+        rows.append(
+            (
+                step.step,
+                step.attempt,
+                "all",
+                _word(step.status),
+                f"{step.seconds:.2f}" if step.seconds else "",
+                "",
+                "",
+                "",
+                "",
+            )
+        )
         for party, status in sorted(step.party_status.items()):
             measured = _measured(step.party_done[party]) if party in step.party_done else ("",) * 5
             rows.append(("", "", party, _word(status), *measured))

@@ -1,12 +1,14 @@
 """Commands of the sandbox: submit code, show, approve, reject, run, outputs, release, mock-data; syft-* over PySyft."""
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from veilscore.cli.connection import reach
 from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import find_home
@@ -15,6 +17,7 @@ from veilscore.keys.identity import Identity
 from veilscore.sandbox.desk import Desk, Entry
 from veilscore.sandbox.mock_data import mock_csv
 from veilscore.sandbox.private_data import read_dataset
+from veilscore.sandbox.reception import message_of, outputs_of
 from veilscore.sandbox.release import write_outputs
 from veilscore.sandbox.submission import make_submission, write_submission
 from veilscore.sandbox.syft_envelope import pack
@@ -23,6 +26,7 @@ from veilscore.sandbox.syft_folder import SyftJob, syftbox_of
 from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
+from veilscore.v1 import control_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
@@ -31,21 +35,50 @@ Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.",
 Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
 SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
 _SHOWN = 20_000
+_SEND_S = 60.0
 
 
-@app.command(epilog="Example: veilscore sandbox submit code/ --to /srv/tax/sandbox/inbox --home /srv/bank")
+@app.command(epilog="Example: veilscore sandbox submit code/ --home /srv/bank")
 def submit(
     folder: Annotated[Path, typer.Argument(help="Folder with submission.yaml and the code.")],
     *,
-    to: Annotated[Path, typer.Option(help="The owner's inbox, or a folder that is carried there.")],
+    to: Annotated[
+        Path | None, typer.Option(help="In place of the owner's node: a folder that is carried to its sandbox/inbox.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Sign a folder of code and put it into the owner's inbox."""
-    if not to.is_dir():
+    """Sign a folder of code and send it to the owner's node, or put it into a folder."""
+    if to is not None and not to.is_dir():
         raise ConfigError(f"inbox not found: {to}")
-    identity, _ = _membership(home)
+    identity, federation = _membership(home)
     submission = make_submission(folder, identity)
-    console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
+    if to is not None:
+        console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
+        return
+    owner = federation.member(submission.manifest.owner).name
+    reply = reach(
+        find_home(home, None),
+        lambda c: c.call(owner, "SubmitCode", message_of(submission), pb.CodeSubmitted, timeout_s=_SEND_S),
+    )
+    console().print(f"submitted {reply.submission} to {owner}")
+
+
+@app.command(epilog="Example: veilscore sandbox fetch code/ --out result/ --home /srv/bank")
+def fetch(
+    folder: Annotated[Path, typer.Argument(help="The folder that was submitted, unchanged.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="New folder for the outputs; none: they are shown.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Get what the owner released of your code from its node: by the owner's signature, and of exactly this code."""
+    identity, federation = _membership(home)
+    submission = make_submission(folder, identity)
+    owner = federation.member(submission.manifest.owner)
+    ask = pb.AskOutputs(submission=submission.sha256)
+    reply = reach(
+        find_home(home, None), lambda c: c.call(owner.name, "AskOutputs", ask, pb.ReleasedOutputs, timeout_s=_SEND_S)
+    )
+    _show_result(outputs_of(reply, submission, owner.identity), out)
 
 
 @app.command(epilog="Example: veilscore sandbox show 3fa1 --home /srv/tax")
@@ -168,6 +201,10 @@ def syft_read(
     identity, federation = _membership(home)
     found, files = read_result(identity, federation, submission, email, syftbox_of(email, syftbox))
     typer.echo(f"verified: released by the owner, of submission {found}")
+    _show_result(files, out)
+
+
+def _show_result(files: Mapping[str, bytes], out: Path | None) -> None:
     if out is None:
         for name, content in files.items():
             console().print(styled("[bold]{}[/bold] {} bytes", name, len(content)))

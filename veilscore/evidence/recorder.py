@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import Log
-from veilscore.evidence.online_opening import BandOpened, OpeningLogged, ShareOpened
+from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
 from veilscore.evidence.receipt import (
     SALT_BYTES,
     JobReceipt,
@@ -44,7 +43,7 @@ from veilscore.evidence.receipt import (
 from veilscore.files.journal import Journal
 from veilscore.files.store import JobStore, write_atomically
 from veilscore.terms.federation import Federation
-from veilscore.terms.job import Job
+from veilscore.terms.job import JOB_ID, Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Charge, pack_fields, unpack_fields
@@ -54,8 +53,9 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
-_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind})  # somebody waits for these: their head follows
-_REMEMBERED = {"step", "answer", "job", "state", "mended"}
+# somebody waits for these: their head follows
+_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind, PartsOpened.kind, DecisionOpened.kind})
+_REMEMBERED = {"step", "answer", "job", "state", "mended", "filed", "in_use"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +99,8 @@ class EvidenceRecorder:
         self._steps: dict[str, dict[str, StepEntry]] = {}
         self._statements: dict[str, int] = {}
         self._bound: dict[str, str] = {}
+        self.in_use: dict[str, str] = {}  # model -> job of the version that is, by the log
+        self._digest_of: tuple[object, str] = (None, "")
         self._counts: dict[str, int] = {}
         self._visit: Callable[[dict[str, Any]], None] | None = None
         self._lock = threading.RLock()
@@ -157,6 +159,10 @@ class EvidenceRecorder:
             self._counts = json.loads(body)["counts"]
         elif kind == "mended":
             self._counts = {}
+        elif kind in {"filed", "in_use"}:
+            entry = json.loads(body)
+            named = JOB_ID.fullmatch(entry["job_id"])
+            self.in_use[entry.get("model") or (named["name"] if named else "")] = entry["job_id"]
 
     def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
@@ -168,10 +174,12 @@ class EvidenceRecorder:
                 self._remember(index, entry["kind"], canonical(entry))
             return index
 
-    @cached_property
+    @property
     def _policy(self) -> str:
-        """Return the digest of the policy, which a node reads when it starts."""
-        return policy_digest(self.node)
+        """Return the digest of the policy that holds now; it is made once for each."""
+        if self._digest_of[0] is not self.node.policy:
+            self._digest_of = (self.node.policy, policy_digest(self.node))
+        return self._digest_of[1]
 
     # what the node calls
 

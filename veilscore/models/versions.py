@@ -88,6 +88,13 @@ def versions(home: Path, name: str) -> tuple[Version, ...]:
     return tuple(sorted(found, key=lambda version: (version.filed_s, version.job_id)))
 
 
+def in_use(home: Path) -> dict[str, str]:
+    """Return the job whose version of each model is in use."""
+    found = sorted((home / "models").glob(f"*/{VERSIONS}/{IN_USE}"))
+    with _told(home / "models"):
+        return {path.parent.parent.name: path.read_text(encoding="utf-8") for path in found}
+
+
 def folders(home: Path, name: str) -> Iterator[Path]:
     """Yield where files of a model may be: of the version in use, then of all others, the newest first."""
     yield home / "models" / name

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -25,7 +26,7 @@ from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import described, for_ever
 from veilscore.files.store import JobStore
-from veilscore.models.versions import file_model, finish_switches
+from veilscore.models.versions import file_model, finish_switches, in_use
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id
 from veilscore.v1 import control_pb2 as pb
@@ -86,7 +87,18 @@ class Filing:
 
     async def watch(self) -> None:
         """Ask about jobs whose end this party was not told, for ever."""
-        await for_ever(POLL_S, (self.ask_all,), self._failed)
+        await for_ever(POLL_S, (self.ask_all, self.note_switches), self._failed)
+
+    async def note_switches(self) -> None:
+        """Log which version of a model is in use where it is another than the log says, as after `model rollback`."""
+        async with self._lock:
+            for name, job_id in (await asyncio.to_thread(in_use, self._home)).items():
+                before = self._recorder.in_use.get(name, "")
+                if before != job_id:
+                    await asyncio.to_thread(
+                        partial(self._recorder.noted, "in_use", model=name, job_id=job_id, before=before)
+                    )
+                    self._log.warning("another version of a model is in use", model=name, job=job_id, before=before)
 
     async def ask_all(self, timeout_s: float = CALL_S) -> None:
         """Ask the coordinators once how the jobs ended whose own steps are done here."""

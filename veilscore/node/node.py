@@ -30,8 +30,9 @@ from veilscore.files.store import JobStore
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
+from veilscore.node.policy_watch import PolicyWatch
 from veilscore.node.state import LoggedState, counts_of
-from veilscore.online.service import online_side
+from veilscore.online.service import door_side, online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.release.revocation_watch import RevocationWatch
 from veilscore.release.revocations import RevocationLists
@@ -87,13 +88,20 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self.door = door_side(self.home, self.config, self._online)
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+        self.policy = PolicyWatch(self.home, self.config, self.evidence, self._policy_changed)
         self.filing = Filing(self.home, self.ledger, self.evidence, self.fabric, self._own_steps)
         self.revocations: RevocationWatch | None = None
         if self.config.role == "holder":
             issuers = dict(self.config.policy.consent_issuers)
             self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
+
+    def _policy_changed(self) -> None:
+        self._online.policy_changed()
+        if self.revocations is not None:
+            self.revocations.trust(dict(self.config.policy.consent_issuers))
 
     def _register(self) -> None:
         own: set[str] = {self.config.role, "operator"}
@@ -119,6 +127,7 @@ class Node:
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
         await self.heads.compare_first()
         await asyncio.to_thread(self.filing.finish)
+        await self.filing.note_switches()
         await self.filing.ask_all(FIRST_CALL_S)
         if self.revocations is not None:
             await self.revocations.fetch_all(FIRST_CALL_S)
@@ -126,7 +135,11 @@ class Node:
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
+        if self.door is not None:
+            await self.door.start()
+            self.watches.start("the watch over callers of the door", self.door.watch())
         self.watches.start("the watch over keys", self.keys.watch())
+        self.watches.start("the watch over the policy", self.policy.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
         self.watches.start("the watch over ended jobs", self.filing.watch())
         self.watches.start("the server", self.fabric.serving())
@@ -138,6 +151,8 @@ class Node:
         await self.watches.stop()
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
+        if self.door is not None:
+            await self.door.stop(grace_s)
         await self.fabric.stop(grace_s)
         await self._online.close()
         with contextlib.suppress(VeilscoreError):  # a file that cannot be read now is found at the next start

@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -101,6 +102,14 @@ class OnlineHolder:
             fabric.register(kind.__name__, {"bank"}, kind, handler)
         fabric.register("BandPartial", {"holder"}, pb.BandPartial, self._band_partial)
         fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_keys.answer)
+
+    def policy_changed(self) -> None:
+        """Go by the policy that the node's configuration has now; requests that are at work keep their desk."""
+        policy = self._node.policy
+        self._guard.follow(policy)
+        self._desk = replace(
+            self._desk, discloses_unknown=policy.disclose_unknown, without_others=policy.online_without_others
+        )
 
     async def start(self) -> None:
         """Do nothing: what was opened and not sent is lost with the keys."""
@@ -236,7 +245,9 @@ class OnlineHolder:
             self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
         cells, holders = origin.cells(found.codes), origin.job.holders
-        return HolderRecord(firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands)
+        return HolderRecord(
+            firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands, model=origin.job.name
+        )
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:

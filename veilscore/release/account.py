@@ -126,6 +126,15 @@ class Account:
             query = "SELECT 1 FROM lines WHERE account = ? AND bank = ? AND opening = ?"
             return db.execute(query, (self.name, self.bank, opening)).fetchone() is not None
 
+    def check(self, mu2: float) -> None:
+        """Refuse, without keeping anything, what a new job could not spend; RefusedError says when it could."""
+        with self._reading() as db:
+            self._check(db, "", mu2)
+
+    def refills(self) -> list[tuple[float, str, float]]:
+        """Return when what was spent comes back, the soonest first: second since the epoch, job, square of mu."""
+        return sorted((last_s + YEAR_S, job_id, mu2) for job_id, (last_s, mu2) in self.by_job().items())
+
     def void(self, job_id: str) -> None:
         """Note that a job in exact mode opened something: no mu is promised for this data set from now on."""
         with self._writing() as db:

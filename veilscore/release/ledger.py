@@ -20,6 +20,7 @@ import hashlib
 import secrets
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ EVALUATION = "evaluation"
 LEDGER = "state/release.db"
 BATCH = "batch"
 ONLINE = "online"
+WATCH = "watch"  # a month of one; its firms are those whose contract year begins
 HOUR_S, DAY_S = 3600.0, 86400.0
 EXACT_BITS = 25.0  # of a score that is not in steps: what the ring of totals holds
 
@@ -85,7 +87,7 @@ def counted_map(code_map: bytes, bands: bytes) -> str:
 class Release:
     """One opening, as the ledger counts it.
 
-    kind : batch, online or evaluation (hold-out scores).
+    kind : batch, online, watch or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
     model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
     firms : (n,) keyed hashes of the firms that the holder knows, in order, each once.
@@ -114,6 +116,26 @@ class Release:
     def record_of(self, firm: int) -> int | None:
         """Return the digest of one firm's record with the bank's inputs; None where there is none."""
         return int(self.records[self.firms.searchsorted(np.uint64(firm))]) if self.records.size else None
+
+
+def firms_by_bits(releases: Iterable[Release]) -> dict[str, Counter[float]]:
+    """Return, by bank, of how many firms how many bits were told; the same opening twice counts once, exact ones not.
+
+    releases : of the time that counts.
+    """
+    told: dict[str, dict[tuple[int, object], float]] = defaultdict(dict)
+    for r in releases:
+        if r.kind != EVALUATION and r.bits < EXACT_BITS:
+            records = r.records.tolist() if r.records.size else [r.record or r.reference] * r.firms.size
+            for firm, record in zip(r.firms.tolist(), records, strict=True):
+                told[r.bank][firm, (r.model, r.code_map, record)] = r.bits
+    by_bank: dict[str, Counter[float]] = {}
+    for bank, openings in told.items():
+        bits: dict[int, float] = defaultdict(float)
+        for (firm, _), more in openings.items():
+            bits[firm] += more
+        by_bank[bank] = Counter(round(one, 3) for one in bits.values())
+    return by_bank
 
 
 class ReleaseLedger:

@@ -43,6 +43,11 @@ class RevocationWatch:
         self._log = structlog.get_logger("veilscore.release.revocation_watch").bind(party=fabric.name)
         fabric.register("Revocations", {"holder"}, pb.AskRevocations, self._answer)
 
+    def trust(self, issuers: dict[str, str]) -> None:
+        """Take lists of these issuers from now on, as a new policy names them."""
+        if issuers != self._issuers:
+            self._lists, self._issuers = self._lists.of(issuers), issuers
+
     async def watch(self) -> None:
         """Fetch what is newer, for ever."""
         await for_ever(self.poll_s, (self.fetch_all,), self._failed)

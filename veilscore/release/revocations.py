@@ -53,6 +53,10 @@ class RevocationLists:
         self._home, self._folder, self._issuers = home, home / FOLDER, issuers
         self._read: tuple[object, Revoked] = (None, Revoked())
 
+    def of(self, issuers: dict[str, str]) -> RevocationLists:
+        """Return the lists of the same home by other issuers."""
+        return RevocationLists(self._home, issuers)
+
     def now(self) -> Revoked:
         """Return what is revoked now; StateError where the folder cannot be read, IdentityError for a foreign list."""
         state = self._state()

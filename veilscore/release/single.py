@@ -39,9 +39,15 @@ class SingleGuard:
     """
 
     def __init__(self, home: Path, policy: NodePolicy, name: str) -> None:
-        self._policy, self._rules, self._name = policy, policy.release, name
-        self._gate = ConsentGate(home, required=policy.consent == "required", issuers=dict(policy.consent_issuers))
+        self._home, self._name = home, name
         self._ledger = ReleaseLedger(home / LEDGER)
+        self.follow(policy)
+
+    def follow(self, policy: NodePolicy) -> None:
+        """Go by this policy from now on."""
+        self._policy, self._rules = policy, policy.release
+        required, issuers = policy.consent == "required", dict(policy.consent_issuers)
+        self._gate = ConsentGate(self._home, required=required, issuers=issuers)
 
     def close(self) -> None:
         """Close the ledger."""

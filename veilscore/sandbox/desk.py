@@ -4,7 +4,7 @@ Parties: a modeller submits; the owner's people approve the code, run it, look a
 An approval is signed and binds submission, data set version and policy by digest; a run takes the frozen submission,
 checks all three again, and a release binds the run's outputs. Any difference refuses. One approval gives one result.
 
-    inbox/ID/        as it came (folder transport; a peer's folder, untrusted)
+    inbox/ID/        as it came (folder transport; a peer's folder, untrusted); over the fabric: reception.py
     submissions/ID/  frozen: submission.json, code/; then approval.json or refusal.json, run.json, logs/, gated/
     outbox/ID/       released: release.json and the outputs, for the modeller
 """
@@ -23,6 +23,7 @@ from typing import Any
 from veilscore.errors import ConfigError, PeerError, RefusedError, SandboxError, StateError
 from veilscore.files.private import open_folder, private_folder
 from veilscore.files.store import JobStore
+from veilscore.keys.identity import Identity
 from veilscore.sandbox.bubblewrap import Inside, check_hidden, check_host, default_python
 from veilscore.sandbox.gate import check_policy, gate
 from veilscore.sandbox.policy import SandboxPolicy, load_policy
@@ -31,6 +32,7 @@ from veilscore.sandbox.release import OUTPUTS, RELEASE, RELEASE_FILE, read_outpu
 from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
 from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
+from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import SANDBOX, Request
@@ -55,13 +57,14 @@ class Entry:
 class Desk:
     """Takes submissions at the home of a data holder or bank, runs what was approved, and releases outputs.
 
+    membership : of the home, where a running node has it; by default it is read.
     Raises ConfigError, IdentityError or StateError where the home cannot be used.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, membership: tuple[Identity, Federation] | None = None) -> None:
         self.home = home
         self.config = load_node_config(home)
-        self.identity, self.federation = load_membership(home, self.config)
+        self.identity, self.federation = membership or load_membership(home, self.config)
         self.policy: SandboxPolicy = load_policy(home)
         self._own = self.identity.certificate
         root = home / "sandbox"

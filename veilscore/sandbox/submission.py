@@ -164,12 +164,7 @@ def write_submission(submission: Submission, folder: Path) -> Path:
     try:
         open_folder(partial / CODE)
         write_files(submission.files, partial / CODE)
-        record = {
-            "manifest": submission.manifest.model_dump(mode="json"),
-            "sender": submission.sender,
-            "signature": submission.signature.hex(),
-        }
-        write_atomically(partial / RECORD, lambda file: file.write(canonical(record)))
+        write_atomically(partial / RECORD, lambda file: file.write(record_of(submission)))
         partial.rename(target)  # whole or not at all: an owner may be looking into this inbox
     except OSError as error:
         raise StateError(f"submission cannot be written to {folder}: {error.strerror}") from error
@@ -195,23 +190,59 @@ def read_submission(folder: Path) -> Submission:
         raise SandboxError(f"submission {folder.name[:12]} is a link, or its code is")
     try:
         record = read_record(folder / RECORD, "the submission")
-        sender, signature = record["sender"], bytes.fromhex(record["signature"])
-        if not NAME_PATTERN.fullmatch(sender):
-            raise ValueError  # noqa: TRY301
-        manifest = parse(Manifest, record["manifest"], f"submission {folder.name[:12]}")
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise SandboxError(f"submission {folder.name[:12]} cannot be read: {RECORD} is damaged") from error
-    except ConfigError as error:  # it repeats keys of the manifest, which may hold anything
-        raise SandboxError(plain_line(str(error))) from error
-    found = checked(Submission(manifest, sender, read_files(folder / CODE), signature))
+    found = submission_of(record, read_files(folder / CODE), folder.name[:12])
     if found.sha256 != folder.name:
         raise SandboxError(f"submission {folder.name[:12]} was changed: its content no longer has that digest")
     return found
 
 
+def submission_of(record: Mapping[str, Any], files: Mapping[str, bytes], named: str) -> Submission:
+    """Return a submission of its record and files, which somebody else made; SandboxError where it is none."""
+    try:
+        sender, signature = record["sender"], bytes.fromhex(record["signature"])
+        if not NAME_PATTERN.fullmatch(sender):
+            raise ValueError  # noqa: TRY301
+        manifest = parse(Manifest, record["manifest"], f"submission {named}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise SandboxError(f"submission {named} cannot be read: {RECORD} is damaged") from error
+    except ConfigError as error:  # it repeats keys of the manifest, which may hold anything
+        raise SandboxError(plain_line(str(error))) from error
+    return checked(Submission(manifest, sender, files, signature))
+
+
+def record_of(submission: Submission) -> bytes:
+    """Return the record of a submission, which goes with its files."""
+    record = {
+        "manifest": submission.manifest.model_dump(mode="json"),
+        "sender": submission.sender,
+        "signature": submission.signature.hex(),
+    }
+    return canonical(record)
+
+
+def check_files(files: Mapping[str, bytes]) -> None:
+    """Refuse files that came in a message and would not be taken from a folder; SandboxError says why."""
+    if len(files) > MAX_FILES or sum(map(len, files.values())) > MAX_BYTES:
+        raise SandboxError(f"a submission has at most {MAX_FILES} files and {MAX_BYTES >> 20} MiB")
+    folders: set[str] = set()
+    for path in files:
+        parts = path.split("/")
+        if len(parts) > MAX_DEPTH or not all(map(_PART.fullmatch, parts)):
+            raise SandboxError("a file of the submission has a name of other than letters, digits, _ . -")
+        folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    if not folders.isdisjoint(files):
+        raise SandboxError("a file of the submission has the name of a folder in it")
+
+
 def read_record(path: Path, what: str) -> dict[str, Any]:
     """Return the mapping in a file of canonical JSON; ValueError for other content, SandboxError for no file."""
-    stored = read_regular(path, _MAX_RECORD, what)
+    return parse_record(read_regular(path, _MAX_RECORD, what))
+
+
+def parse_record(stored: bytes) -> dict[str, Any]:
+    """Return the mapping that canonical JSON holds; ValueError for other content."""
     record = parse_json(stored)
     try:
         if isinstance(record, dict) and canonical(record) == stored:  # a doubled key would be read as its last value

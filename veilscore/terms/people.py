@@ -39,6 +39,9 @@ ACCESS: dict[str, frozenset[str]] = {
     "WatchJob": frozenset({MODELLER, AUDITOR}),
     "CancelJob": frozenset({MODELLER}),
     "Resume": frozenset({MODELLER}),
+    # code for the sandbox and its outputs: signed by whoever sends it, and held against the owner's own rules
+    "SubmitCode": _ANY_MEMBER,
+    "AskOutputs": _ANY_MEMBER,
     # online scoring at the bank
     "Score": frozenset({MODELLER}),
     # between nodes

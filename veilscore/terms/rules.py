@@ -31,10 +31,15 @@ class ReleaseRules(Strict):
         default=0.25, ge=0, description="narrowest band with output: band, in doublings of the odds"
     )
     models_per_firm: int | None = Field(
-        default=None, ge=1, description="distinct models a firm is scored by; null: a quarter of the columns, at most 5"
+        default=None,
+        ge=1,
+        description="distinct models a firm is scored by; null: a quarter of the columns, at least 2 (exact scores: "
+        "1), at most 5",
     )
     evaluations_per_firm: int | None = Field(
-        default=None, ge=1, description="the same with hold-out scores of training; null: half of the columns"
+        default=None,
+        ge=1,
+        description="the same with hold-out scores of training; null: half of the columns, or 3 if there are more",
     )
     repeats_per_model: int = Field(default=2, ge=0, description="openings of one firm by one model after the first")
     bits_per_score: float = Field(
@@ -44,6 +49,11 @@ class ReleaseRules(Strict):
         default=10,
         ge=0,
         description="bits that a bank may learn of a firm, by bands and by scores in steps, in batches and online",
+    )
+    watch: float = Field(
+        default=7,
+        ge=0,
+        description="bits more a contract year of a firm that consented to a watch: 6.5 are two levels in 12 months",
     )
     window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
     min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
@@ -67,7 +77,15 @@ class ReleaseRules(Strict):
                 f"ask for at most {most}"
             )
 
-    def allow_bands(self, bands: Bands, units: int, pdo: float) -> None:
+    def allow_watch(self, bits: float) -> None:
+        """Refuse a watch that tells more of a firm in a contract year than the policy allows."""
+        if self.control == "on" and bits > self.watch * (1 + 1e-9):
+            raise RefusedError(
+                f"a watch of these levels tells {bits:.1f} bits of a firm in a year, more than {self.watch:g} "
+                "(release.watch): ask for fewer levels"
+            )
+
+    def allow_bands(self, bands: Bands, units: float, pdo: float) -> None:
         """Refuse bands that would tell too much, with a reason that the bank may learn.
 
         units : in one point; pdo : points that double the odds.
@@ -84,14 +102,19 @@ class ReleaseRules(Strict):
                 f"a band is narrower than the {least:g} points that the policy asks for (min_band_width)"
             )
 
-    def models_allowed(self, n_columns: int) -> int:
-        """Return by how many distinct models a firm may be scored."""
+    def models_allowed(self, n_columns: int, *, exact: bool = True) -> int:
+        """Return by how many distinct models a firm may be scored; exact: scores that are not in steps or bands.
+
+        Of steps and bands the bits are bounded whatever the models, so one released model and its successor pass.
+        """
         # far fewer than columns: with as many models as columns the codes follow by elimination (release/budget.py)
-        return self.models_per_firm or min(MOST_MODELS, max(1, n_columns // 4))
+        return self.models_per_firm or min(MOST_MODELS, max(1 if exact else 2, n_columns // 4))
 
     def evaluations_allowed(self, n_columns: int) -> int:
         """Return by how many distinct models a firm may be scored, hold-out scores included."""
-        return max(self.models_allowed(n_columns), self.evaluations_per_firm or max(2, n_columns // 2))
+        # an ordinary project has three: a scorecard, trees, a stack; still fewer than columns
+        ordinary = max(2, min(3, n_columns - 1), n_columns // 2)
+        return max(self.models_allowed(n_columns), self.evaluations_per_firm or ordinary)
 
 
 class StandingRule(Strict):
