@@ -76,7 +76,8 @@ def default(folder: Path) -> tuple[float, str]:
     return float(np.mean(found)), f"{len(made.variables)} variables, {len(bad)} firms, spread {spread:.3f}"
 
 
-def warning(folder: Path) -> tuple[float, str]:
+def vat_months(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return variables by firm and month of vat_invoices: names, firms, days, values, and whether sales break off."""
     source, catalogue = DATA / "vat_invoices", load_catalogue(HERE / "vat_invoices.yaml")
     months = [str(month) + "-01" for month in np.arange("2017-10", "2019-09", dtype="datetime64[M]")]
     sales = f"(SELECT firm_id, date, amount_fen FROM '{source / 'invoices.parquet'}' WHERE side = 'out' AND NOT void)"
@@ -90,7 +91,11 @@ def warning(folder: Path) -> tuple[float, str]:
     firms, at = rows["firm"], rows["d"].astype("datetime64[D]")
     bad = (rows["after"].astype(float) < 0.2 * rows["before"].astype(float)).astype(int)
     made = build_rows(catalogue, source, folder / "panel.parquet", firms.tolist(), at)
-    x = numbers(made.path, "uscc, as_of")
+    return [one.name for one in made.variables], firms, at, numbers(made.path, "uscc, as_of"), bad
+
+
+def warning(folder: Path) -> tuple[float, str]:
+    _, _, at, x, bad = vat_months(folder)
     # what is trained on has its outcome before the first day that is tested
     train, test = at < np.datetime64("2018-10-01"), at >= np.datetime64("2019-03-01")
     scores = [
@@ -142,7 +147,8 @@ derived:
 FEW = {"n_estimators": 250, "max_depth": 4, "learning_rate": 0.02, "min_child_weight": 5, "colsample_bytree": 0.3}
 
 
-def exit_within_a_year(folder: Path) -> tuple[float, str]:
+def court_table(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Return variables of court_events: names, firms, values, and whether a firm exits within twelve months."""
     source = DATA / "court_events"
     for name in ("court_enforcement", "dishonest_list", "projects", "qualifications"):
         to = name.removeprefix("court_")
@@ -156,7 +162,12 @@ def exit_within_a_year(folder: Path) -> tuple[float, str]:
     joined = f"SELECT c.*, COALESCE(bad, false)::DOUBLE AS bad FROM '{made.path}' c JOIN ({exits}) USING (uscc)"
     duckdb.execute(f"COPY ({joined}) TO '{folder / 'labelled.parquet'}'")
     table = numbers(folder / "labelled.parquet", "uscc")
-    x, bad = table[:, :-1], table[:, -1].astype(int)
+    firms = duckdb.execute(f"SELECT uscc FROM '{folder / 'labelled.parquet'}' ORDER BY uscc").fetchnumpy()["uscc"]
+    return [one.name for one in made.variables], firms, table[:, :-1], table[:, -1].astype(int)
+
+
+def exit_within_a_year(folder: Path) -> tuple[float, str]:
+    names, _, x, bad = court_table(folder)
     found = []
     for repeat in range(3):
         scores = np.zeros(len(bad))
@@ -165,9 +176,7 @@ def exit_within_a_year(folder: Path) -> tuple[float, str]:
                 model = trees(**FEW, random_state=seed).fit(x[train], bad[train])
                 scores[test] += model.predict_proba(x[test])[:, 1]
         found.append(roc_auc_score(bad, scores))
-    return float(
-        np.mean(found)
-    ), f"{len(made.variables)} variables, {len(bad)} firms, {bad.sum()} exits, cross-validated"
+    return float(np.mean(found)), f"{len(names)} variables, {len(bad)} firms, {bad.sum()} exits, cross-validated"
 
 
 def tags(folder: Path) -> tuple[float, str]:

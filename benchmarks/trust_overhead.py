@@ -50,29 +50,15 @@ BATCH = JOB.format(name="again", task="score_batch", parameters="{model: firms, 
 SMALL, STEP = 1000, 1000  # entries in a batch of the log; firms of the toy job whose receipt is verified
 
 
-class Unlogged(EvidenceRecorder):
-    """A recorder that records nothing: what a node would be without the log."""
-
-    def open(self, *_: object) -> None:
-        """No log."""
-
-    def job_answered(self, entry: object) -> None:
-        """No entry."""
-
-    def step_bound(self, session: str, commitment: bytes) -> None:
-        """No entry."""
-
-    def _step(self, session: str, transcript: object, outcome: str) -> None:
-        """No entry."""
-
-
 def serve_unlogged(home: Path) -> None:
-    """Run the node of a home without log, receipts and cross-signing."""
+    """Run the node of a home as it would be without log, receipts and cross-signing: nothing is written or signed."""
     log_to(home)
+    recorder = cast("Any", EvidenceRecorder)
+    recorder._append = lambda _self, _entry: 0  # noqa: SLF001 - a switch that no user has
+    recorder._step = lambda *_: None  # noqa: SLF001 - nor is a step's traffic summed up
     node = cast("Any", open_node(home))
-    node.evidence = Unlogged(home, node.config, lambda: node.fabric.identity, lambda: node.fabric.federation)
     if isinstance(node, Coordinator):
-        cast("Any", node.scheduler)._cross_sign = None  # noqa: SLF001 - a switch that no user has
+        cast("Any", node.scheduler)._cross_sign = None  # noqa: SLF001
     else:
         node._online.evidence = None  # noqa: SLF001
     with only_one(home):

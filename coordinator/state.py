@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.state_engine import check_version, open_engine, reason
+from coordinator.state_engine import check_version
 from coordinator.state_tables import (
     ACCEPTANCES,
     EVENTS,
@@ -29,6 +29,7 @@ from coordinator.state_tables import (
     metadata,
 )
 from veilscore.errors import JobError, StateError
+from veilscore.files.database import open_engine, reason
 
 JOB_TRANSITIONS: dict[str, frozenset[str]] = {
     "proposed": frozenset({"waiting", "running", "refused", "failed", "cancelled"}),
@@ -53,7 +54,7 @@ class State:
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._engine = open_engine(url)
+        self._engine = open_engine(url, "state_url")
         self._where = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._transaction() as db:

@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Workers, nodes and commands are processes of their own: without byte code each compiles 1,000 modules anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if config.getoption("processor_time"):
         config.pluginmanager.register(ProcessorTime(config.getoption("processor_time")))
     if not hasattr(config, "cache"):

@@ -55,7 +55,7 @@ def private_part(code, bads, residual, weight, train, mu, max_bin=20, *, parts=F
     both = np.ix_(chosen, chosen)
     moments[both] = (np.triu(opened) + np.triu(opened, 1).T)[both]
     gradient = x[train].T @ r + _noise(sigma_gradient, d)
-    theta = coefficients(made, HolderSums(gradient, moments, sigma_gradient, sigma_moments))
+    theta = coefficients(made, HolderSums(gradient, moments, sigma_gradient, sigma_moments)).theta
     return (made.x, theta) if parts else x @ theta
 
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
-    ("api",),
+    ("api", "client"),
+    ("decider",),
     ("estimator",),
     ("estimator_file",),
     ("sandbox",),
@@ -72,11 +73,19 @@ def tree(name):
     return ast.parse(modules()[name].read_text(encoding="utf-8"))
 
 
+def statements(node):
+    """All statements below a node; what is in their expressions, most of a tree, is left aside."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for below in getattr(node, name, ()):
+            yield below
+            yield from statements(below)
+
+
 @functools.cache
 def imports(name):
     """All modules that a file imports, wherever in it, `TYPE_CHECKING` included."""
     found = set()
-    for node in ast.walk(tree(name)):
+    for node in statements(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -474,6 +474,7 @@ def test_boosted_trees_in_bands(tmp_path):
     assert {row["band"] for row in released(batch(run, parts).run())} <= {*CUTS, "below all bands"}
 
 
+@pytest.mark.slow
 def test_a_stack_in_bands(tmp_path):
     folder = write(tmp_path / "data", firms(420, seed=4))
     asked = {

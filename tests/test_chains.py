@@ -136,7 +136,7 @@ def test_the_noise_of_leaf_sums_is_what_the_charge_says(monkeypatch):
     rows, codes = world(1500)
     terms = ChainTerms(Charge("leaves", "train", 0.25), n_trees=AT_ONCE)
     assert terms.sigma == pytest.approx(math.sqrt(2 * AT_ONCE) * BOUND / 0.5)
-    assert ChainTerms(terms.charge, AT_ONCE, rows_per_firm=3).sigma == pytest.approx(3 * terms.sigma)
+    assert ChainTerms(replace(terms.charge, rows_per_firm=3), AT_ONCE).sigma == pytest.approx(3 * terms.sigma)
     errors, grow = [], Chain.grow
 
     def watched(self, drawn, sums):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,8 +64,33 @@ def until_pending(home):
     pytest.fail("no job waits")
 
 
+def asks_a_person(home):
+    """From its next start on this party has somebody decide on each job."""
+    config = yaml.safe_load((home / "node.yaml").read_text())
+    config["policy"]["accept"] = "manual"
+    (home / "node.yaml").write_text(yaml.safe_dump(config))
+
+
+def approval_and_a_failed_job(trial, job):
+    data = trial.parent / "data" / "bank.csv"
+    data.rename(data.with_name("moved.csv"))
+    assert "submitted" in veilscore("job", "run", job, "--federation", trial, "--detach")
+    until_pending(trial / "tax")
+    (waiting,) = re.findall(r"toy-\w+-\w+(?=.*pending)", veilscore("job", "inbox", "--home", trial / "tax"))
+    assert "accepted" in veilscore("job", "approve", waiting, "--home", trial / "tax", "--reason", "looked at it")
+    text = veilscore("job", "watch", waiting, "--home", trial / "bank", exit_code=1)
+    assert "step align failed at bank" in text
+    assert "not told to others" in text
+    assert "bank.csv" in text
+    assert "looked at it" in veilscore("job", "show", waiting, "--home", trial / "bank")
+    veilscore("job", "run", job, "--federation", trial, "--detach")
+    until_pending(trial / "tax")
+    with pytest.raises(JobError, match="jobs here whose id begins with 'toy'"):
+        veilscore("job", "reject", "toy", "--home", trial / "tax")
+
+
 @pytest.mark.federation
-def test_a_whole_job(careless_shell, trial, job):
+def test_a_whole_job_and_one_that_waits_for_approval_and_fails(careless_shell, trial, job):
     try:
         text = veilscore("up", trial)
         assert all(name in text for name in ("coordinator", "bank", "tax", "registry"))
@@ -86,7 +112,9 @@ def test_a_whole_job(careless_shell, trial, job):
         with pytest.raises(JobError, match="no job whose id begins with 'other'"):
             veilscore("job", "show", "other", "--home", trial / "bank")
         assert "stopped" in veilscore("node", "stop", trial / "tax")
+        asks_a_person(trial / "tax")
         assert "process" in veilscore("node", "start", trial / "tax", "--detach")
+        approval_and_a_failed_job(trial, job)
     finally:
         text = veilscore("down", trial)
     assert "stopped: registry, tax, bank, coordinator" in text
@@ -101,32 +129,6 @@ def test_a_home_that_others_can_enter_is_not_served(trial):
     (trial / "tax").chmod(0o750)
     with pytest.raises(ConfigError, match=r"has mode 0750.*run `chmod -R go-rwx .*tax`"):
         serve(trial / "tax", open_node)
-
-
-@pytest.mark.federation
-def test_approval_and_a_failed_job(trial, job):
-    config = yaml.safe_load((trial / "tax" / "node.yaml").read_text())
-    config["policy"]["accept"] = "manual"
-    (trial / "tax" / "node.yaml").write_text(yaml.safe_dump(config))
-    bank = yaml.safe_load((trial / "bank" / "node.yaml").read_text())
-    bank["datasets"]["main"]["path"] = "moved.csv"
-    (trial / "bank" / "node.yaml").write_text(yaml.safe_dump(bank))
-    try:
-        veilscore("up", trial)
-        assert "submitted" in veilscore("job", "run", job, "--federation", trial, "--detach")
-        until_pending(trial / "tax")
-        assert "accepted" in veilscore("job", "approve", "toy", "--home", trial / "tax", "--reason", "looked at it")
-        text = veilscore("job", "watch", "--home", trial / "bank", exit_code=1)
-        assert "step align failed at bank" in text
-        assert "not told to others" in text
-        assert "moved.csv" in text
-        assert "looked at it" in veilscore("job", "show", "--home", trial / "bank")
-        veilscore("job", "run", job, "--federation", trial, "--detach")
-        until_pending(trial / "tax")
-        with pytest.raises(JobError, match="jobs here whose id begins with 'toy'"):
-            veilscore("job", "reject", "toy", "--home", trial / "tax")
-    finally:
-        veilscore("down", trial)
 
 
 def test_plan(trial, job):

@@ -1,4 +1,4 @@
-"""What a user does after training: models, score, report, backup; on real processes."""
+"""What a user does after training: models, score, report, backup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 import pytest
 from finished_jobs import finished
-from trial_scoring import copy_of, train
+from trial_scoring import copy_of, served, train
 from typer.testing import CliRunner
 
 from veilscore.cli import app
@@ -90,13 +90,11 @@ def consent(trained, firm, file):
     veilscore("consent", "import", trained / file, "--federation", trained)
 
 
-@pytest.mark.federation
-def test_score_and_report_on_real_processes(trained):
+def test_score_and_report(trained):
     known = sorted(set(firms_of(trained, "bank")) & set(firms_of(trained, "tax")) & set(firms_of(trained, "registry")))
     unknown = sorted(set(firms_of(trained, "bank")) - set(firms_of(trained, "tax")))
     arguments = ("--model", "firms", "--federation", trained)
-    veilscore("up", trained)
-    try:
+    with served(trained):
         without = veilscore("score", known[0], *arguments, exit_code=1)
         assert "consent is missing" in " ".join(without.split())
         consent(trained, known[0], "known.json")
@@ -117,5 +115,3 @@ def test_score_and_report_on_real_processes(trained):
         assert not any(word in band for word in ("points", "probability", "cost most"))
         with pytest.raises(JobError, match="no job"):
             veilscore("report", "nothing", "--federation", trained)
-    finally:
-        veilscore("down", trained)

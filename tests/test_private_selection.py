@@ -37,6 +37,7 @@ from veilscore.tasks.stack import filed_job
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import total
 from veilscore.terms.selection import SelectModel
+from veilscore.terms.training import TrainScorecard
 
 __all__ = ("test_the_onnx_model_of_the_bank_gives_the_same_log_odds",)
 PRIVATE = {
@@ -83,7 +84,8 @@ def run(tmp_path_factory):
     trees = [h for h in run.job.holders if (run.stores[h].path / "models" / "trees" / "trees.json").exists()]
     maps = {h: CodeMap.from_json(run.stores[h].load_json("code_map")).hash for h in run.job.holders}
     CARD.update(model=model, report=report, trees=trees, maps=maps, job=filed_job(run.job, run.stores["bank"]))
-    again = {"disclosure": "private", "max_bin": 32, "min_bin_fraction": 0.02, "holdout_scores": False}
+    usual = {name: TrainScorecard.model_fields[name].default for name in ("min_iv", "max_correlation", "missing_bin")}
+    again = {"disclosure": "private", "max_bin": 32, "min_bin_fraction": 0.02, "holdout_scores": False, **usual}
     CARD["again"] = open_job(job(name="again", reuse="trees", C=0.001, **again), run.nodes, folder / "homes").run()
     for party in run.job.parties:  # filed once a job
         shutil.rmtree(home_of(run, party) / "models" / "trees")
@@ -115,7 +117,7 @@ def test_each_kind_is_charged_its_part_and_all_together_cost_what_the_job_says(r
     assert total(charges_of(three)) == pytest.approx(0.81)
     assert {round(c.mu2, 6) for c in charges_of(three) if c.opening == "curve"} == {0.27}
     table = {row.step: row for row in leakage_table(run.job.parameters)}
-    assert set(table) == {"align", "bin", "train", "boost", "evaluate", "choose"}
+    assert set(table) == {"align", "bin", "train", "boost", "evaluate", "choose", "monotone WOE"}
     assert {name: row.how_much for name, row in table.items()} == {
         "align": "nothing",
         "bin": f"mu 0.27; mu {MU:.2f} once for a version of bins",
@@ -123,6 +125,7 @@ def test_each_kind_is_charged_its_part_and_all_together_cost_what_the_job_says(r
         "boost": "mu 0.35",
         "evaluate": "mu 0.50",
         "choose": "nothing",
+        "monotone WOE": "nothing",
     }
 
 

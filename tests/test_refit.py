@@ -15,14 +15,19 @@ from veilscore.tasks.refit import _OF_OPENINGS
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.training import TrainScorecard
 
-PRIVATE = {"disclosure": "private", "holdout_scores": False}
+PRIVATE = {"disclosure": "private", "holdout_scores": False, "monotone": "told"}
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     return run_job(
-        folder, firms(3000, seed=3), policy={"publish_column_names": True}, keep=True, name="card", **PRIVATE
+        folder,
+        firms(3000, seed=3),
+        policy={"publish_column_names": True, "allow_order": True},
+        keep=True,
+        name="card",
+        **PRIVATE,
     )
 
 
@@ -75,6 +80,35 @@ def test_signs_and_penalties_change_the_coefficients(first):
     assert all((c.coefficient or 0.0) >= 0 for part in positive.parts[1:] for c in part.columns)
 
 
+def test_effects_rise_or_fall_where_the_holder_tells_order(first):
+    def violated(run):
+        counts = {entry["party"]: entry for entry in run.stores["bank"].load_json("counts")}
+        found = 0
+        for part in card(run).parts[1:]:
+            for column, is_ordered, missing in zip(
+                part.columns, counts[part.party]["ordered"], counts[part.party]["missing_code"], strict=True
+            ):
+                points = np.delete(column.points, missing) if missing >= 0 else np.array(column.points)
+                steps = np.diff(points)
+                found += bool(is_ordered and (steps > 0).any() and (steps < 0).any())
+        return found
+
+    assert violated(first) == 0
+    loose = again(first, name="loose", monotone=False)
+    assert violated(loose) > 0
+    rising = again(first, name="rising", reuse=loose.job_id)
+    assert card(rising).parts[1].points.tolist() == card(first).parts[1].points.tolist()
+    assert lines(rising) == lines(first)
+    assert "monotone WOE" in {row.step for row in leakage_table(first.job.parameters)}
+    assert "monotone WOE" not in {row.step for row in leakage_table(rising.job.parameters)}, "told by the job before"
+
+
+def test_errors_and_inflation_come_with_every_private_card(first):
+    for part in card(first).parts:
+        for column in part.columns:
+            assert column.coefficient is None or 0 < column.standard_error < 1
+
+
 def test_a_refit_is_filed_at_the_holders_and_may_be_reused(first):
     one = again(first, name="one", columns={"tax": {"exclude": ["arrears"]}})
     other = again(first, name="other", reuse=one.job_id)
@@ -103,6 +137,8 @@ def test_a_curve_of_a_refit_is_charged(first):
         ({"weights": True}, "weights is False in job"),
         ({"columns": {"tax": {"include": ["elsewhere"]}}}, "'elsewhere' is no column of tax"),
         ({"columns": {"bank": {"exclude": ["limit"]}}}, "columns of bank differ"),
+        ({"min_iv": 0.5}, "min_iv is 0.0 in job"),
+        ({"missing_bin": True}, "missing_bin is False in job"),
     ],
 )
 def test_what_would_be_a_new_opening_is_refused(first, options, says):
@@ -113,11 +149,11 @@ def test_what_would_be_a_new_opening_is_refused(first, options, says):
 def test_every_parameter_decides_an_opening_or_is_free():
     """A parameter that is new fails here until somebody has thought about it."""
     free = {  # what the bank makes of sums it has, or of a curve that is charged
-        "columns", "sign", "C", "min_iv", "mu", "disclosure", "reuse", "despite_noise", "holdout_scores", "base_score",
-        "base_odds", "pdo", "population_bad_rate", "points_decimals", "calibrate", "bands", "missing_bin",
-        "rows_per_column",
+        "columns", "sign", "C", "mu", "monotone", "disclosure", "reuse", "despite_noise", "holdout_scores",
+        "base_score",
+        "base_odds", "pdo", "population_bad_rate", "points_decimals", "calibrate", "bands", "rows_per_column",
     }  # fmt: skip
-    exact = {"monotone", "max_correlation", "max_openings", "gradient_bits", "standard_errors", "holdout_output"}
+    exact = {"max_openings", "gradient_bits", "standard_errors", "holdout_output"}
     assert TrainScorecard.model_fields.keys() == free | exact | set(_OF_OPENINGS)
 
 

@@ -439,6 +439,7 @@ def veilscore(*arguments, exit_code=0):
     return result.output
 
 
+@pytest.mark.slow
 @pytest.mark.federation
 def test_processes_rotate_and_a_majority_revokes(tmp_path):
     parties = ("--party", "bank:bank", "--party", "tax:holder", "--party", "registry:holder")

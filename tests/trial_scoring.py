@@ -7,6 +7,8 @@ import contextlib
 import csv
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,6 +24,7 @@ from veilscore.models.filed import load_model
 from veilscore.node.founding import DataFiles, found_federation, free_ports
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
+from veilscore.online import stock as online_stock
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import Job, parse_job
 from veilscore.terms.node_config import load_node_config
@@ -29,12 +32,13 @@ from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.inbox import WireLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 ADDRESS = re.compile(r"(address: 127\.0\.0\.1):\d+")
 QUICK = WireLimits(retry_s=5, receive_timeout_s=10, deliver_timeout_s=5, connect_timeout_s=2)
+USUAL_SPARES, FEW_SPARES = online_stock.SPARES, 2  # nodes would make the usual number while a test waits
 
 _HEAD = """
 purpose: credit
@@ -155,6 +159,9 @@ def open_node(folder: Path, name: str) -> Node | Coordinator:
 async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
     """Run these nodes (default: all) and give a connection with the bank's own identity."""
     nodes = [open_node(folder, name) for name in names or (*PARTIES, "coordinator")]
+    kept = online_stock.SPARES
+    if kept == USUAL_SPARES:  # a test that sets another number is about it
+        online_stock.SPARES = FEW_SPARES
     command = Fabric(
         load_identity(folder / "bank" / "identity"),
         load_federation(folder / "federation.yaml"),
@@ -167,6 +174,32 @@ async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
     finally:
         await command.stop(0.1)
         await asyncio.gather(*(node.stop(0.1) for node in nodes))
+        online_stock.SPARES = kept
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """Run all nodes in a thread, for commands that this thread gives."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+
+    async def work() -> None:
+        try:
+            async with scoring(folder):
+                ready.set()
+                await stop.wait()
+        finally:
+            ready.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(loop.run_until_complete, work())
+        ready.wait()
+        try:
+            yield
+        finally:
+            if not done.done():
+                loop.call_soon_threadsafe(stop.set)
+            done.result(60)
+    loop.close()
 
 
 async def score(command: Fabric, request_id: str, firm_id: str, **fields: Any) -> pb.ScoreResponse:

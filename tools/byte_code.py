@@ -1,4 +1,4 @@
-"""Compile byte code of what commands and nodes import, and drop all other: ``python tools/byte_code.py FOLDER``.
+"""Compile byte code of what commands and nodes import, drop all other, and tests: ``python tools/byte_code.py FOLDER``.
 
 Run with the Python of the environment in the folder. Without byte code each command compiles 1,000 modules anew.
 """
@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import py_compile
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("veilscore", "coordinator", "party_bank", "party_court", "party_tax", "party_registry")
 LATER = ("sqlalchemy.dialects.sqlite", "sklearn.linear_model")  # imported when first used
 PROGRAMS = ("__main__", "bootstrap")  # run when imported
+TESTS = ("numba/tests", "numba/cuda/tests", "numpy/[!_]*/tests")  # 8 MB; numpy.testing imports those of numpy/_core
 AS_SOURCE = ("rbcl",)  # 5.6 MB of byte code would save 50 ms, once a job
 
 
@@ -48,6 +50,9 @@ def main() -> None:
     for old in packages.rglob("*.pyc"):
         with contextlib.suppress(OSError):
             old.unlink()
+    for name in TESTS:
+        for found in packages.glob(f"lib/python3*/site-packages/{name}"):
+            shutil.rmtree(found, ignore_errors=True)
     count = size = 0
     for file in sorted(files):
         inside = file.is_relative_to(packages) or file.is_relative_to(ROOT)

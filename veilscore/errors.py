@@ -5,6 +5,8 @@ A message says what is wrong, where, and what to do; it never carries a value of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class VeilscoreError(Exception):
     """Root of the tree; prints its message with the party and the session that it belongs to, where they are known.
@@ -77,6 +79,31 @@ class RefusedError(PeerError):
     """A party refused, by its policy, a person's decision or a limit."""
 
 
+class DoorError(PeerError):
+    """The door of a bank gave no answer.
+
+    kind : of the problem (`veilscore.terms.door.PROBLEMS`); "" where the door itself was not reached.
+    status : as of HTTP; 0 where there was none.
+    may_repeat, after_s : whether the same request may be sent again under its id, and after how many seconds at least.
+    parties : status of each holder, where holders were asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        status: int = 0,
+        request_id: str | None = None,
+        may_repeat: bool = False,
+        after_s: int = 0,
+        parties: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.status, self.request_id = kind, status, request_id
+        self.may_repeat, self.after_s, self.parties = may_repeat, after_s, dict(parties or {})
+
+
 class SandboxError(VeilscoreError):
     """Submitted code changed, was not approved, or its outputs do not pass."""
 
@@ -87,6 +114,10 @@ class SandboxUnavailableError(SandboxError):
 
 class JobError(VeilscoreError):
     """A job cannot start, go on or be found."""
+
+
+class BookError(VeilscoreError):
+    """The bank's book does not allow a change: a wrong state, a date that passed, a thing done twice or unknown."""
 
 
 class StateError(VeilscoreError):

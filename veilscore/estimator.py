@@ -147,7 +147,7 @@ class JointModel:
         *,
         parties: Mapping[str, Source] | None = None,
         label: str = "default",
-        id: str = ID_COLUMN,  # noqa: A002 - the word that users expect
+        id: str | tuple[str, str] = ID_COLUMN,  # noqa: A002 - the word that users expect
         weight: str | None = None,
         date: str | None = None,
         reading: Mapping[str, Mapping[str, Any]] | None = None,
@@ -159,7 +159,8 @@ class JointModel:
         parties_or_y : name of each holder, and its data; the first is the lead. Where `parties` is given, the labels of
             the rows of `bank`, as `GridSearchCV(...).fit(bank, y, parties=parties)` passes those of a fold.
         parties : the holders' data, where the second place is y's.
-        label, id, weight, date : names of these columns, for data that is not a `Table`.
+        label, id, weight, date : names of these columns, for data that is not a `Table`; with `rows="firm_dates"` id
+            names two, those of the firms and of the days.
         reading : party -> how its columns are read, with the keys of `ReadingRules` as in node.yaml, for example
             {"tax": {"kinds": {"code": "category"}, "special": {"turnover": [-999]}}}; scoring reads alike.
         Raises VeilscoreError: its child says what is wrong with parameters or data.
@@ -277,6 +278,8 @@ class JointModel:
             "on_missing": "missing_code",
             "min_batch": 1,
             "id_normaliser": fitted.job.training.id_normaliser,
+            "rows": fitted.job.training.rows,
+            "dates": "newest" if fitted.job.training.rows == "firms" else "all",
         }
         batch = self._job("score_batch", fitted.job.holders, wanted)
         run = run_on_tables(batch, tables, fitted.home, policy=self._policy())

@@ -38,7 +38,7 @@ class About(Filed):
     estimator: str
     own: dict[str, Any]
     job: dict[str, Any]
-    id: str
+    id: str | tuple[str, str]
     label: str
     weight: str | None
     date: str | None

@@ -102,12 +102,12 @@ def pair(records, n=12, d=2):
     return worlds
 
 
-def scorecard(which, worlds, r, W, *, x=None, p=CARD, run=None, spend=lambda _: None, rows_per_firm=1):
+def scorecard(which, worlds, r, W, *, x=None, p=CARD, run=None, spend=lambda _: None):
     """All openings of a private scorecard at one holder."""
     n_codes, charges = np.full(worlds[0].shape[1], 3), card_tasks.charges(p.mu**2)
     x = np.tile([0.5, -0.5, 0.2], n_codes.size) / n_codes.size**0.5 if x is None else x
     how = {"spend": spend} if run is None else {"spend": spend, "run": run}
-    first = cells(which, charges["cells"], worlds, n_codes, r, W, rows_per_firm=rows_per_firm, **how)
+    first = cells(which, charges["cells"], worlds, n_codes, r, W, **how)
     return first + sum(fit(which, charges, worlds, n_codes, x, r, W, **how).values())
 
 
@@ -409,10 +409,10 @@ def shape_of_a_private_job(codes):
     session, n_codes = Session("job/bin/1", "tax", "bank", ("tax",)), np.array([3])
     binned = BinnedColumns(("c1",), codes.astype(np.uint8), n_codes, np.zeros(1, bool), np.full(1, -1), bytes(32))
     charge = card_tasks.charges(CARD.mu**2)["cells"]
-    role = holder_cells(session, lambda _: binned, 40, charge, n_columns=1, rows_per_firm=lambda _: 1)
+    role = holder_cells(session, lambda _: binned, 40, charge, n_columns=1, check=lambda _: None)
     columns = next(role).message
     assert next(role).kind is pb.BinBankRound1
-    request = pb.BinBankRound1(n_samples=40, train_mask=b"\xff" * 5, n_train=40, max_bin=5, rows_per_firm=1)
+    request = pb.BinBankRound1(n_samples=40, train_mask=b"\xff" * 5, n_train=40, max_bin=5)
     shape = role.send(request).message
     role.close()
     return columns.SerializeToString(), shape.SerializeToString()

@@ -33,27 +33,30 @@ from neighbours import (
 
 from veilscore.data import fixed_bins
 from veilscore.data.fixed_bins import FixedBins
+from veilscore.data.panel import by_firm
 from veilscore.data.table import Table, make_table
-from veilscore.errors import IdError, MessageError
+from veilscore.errors import IdError, MessageError, RefusedError
 from veilscore.models.chain_growth import AT_ONCE
 from veilscore.protocols import best_columns, residual
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.tasks import best_columns as screening
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
-from veilscore.tasks import private_stack
+from veilscore.tasks import mining, private_stack
 from veilscore.tasks import residual as card_tasks
+from veilscore.tasks.panel import checked_firms, digests_by_firm, refuse_split_firms, shared_weights
 from veilscore.tasks.table import FIRST_BINS, charges_of
 from veilscore.tasks.task import EXACT
 from veilscore.terms.job import known_tasks
+from veilscore.terms.mining import MineRules
 from veilscore.terms.parameters import PARAMETERS
-from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.v1.align_pb2 import AlignBankRound1
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Charge, Send, Session
 
 CARD = job(disclosure="private", holdout_scores=False).parameters
 TREES = job("train_boosting", disclosure="private").parameters
+SHARED = job(disclosure="private", rows="firm_dates", rows_per_firm=36, firm_weight="shared").parameters
 
 
 def two(first, second, n=6):
@@ -72,6 +75,7 @@ def alone(p, y, n=6):
 MU = 1.0  # audited at a year's limit in one job: the same code with less noise, so that fewer draws show more
 CHARGES = card_tasks.charges(MU**2)
 CURVE = curve_tasks.charge_of(MU)
+SEGMENTS = {part: mining.charge_of(MineRules(mu=MU), part) for part in ("train", "holdout")}
 TERMS = replace(chain_tasks.terms(TREES.model_copy(update={"mu": MU})), n_trees=AT_ONCE)  # noise grows as sums do
 
 
@@ -83,6 +87,14 @@ def draw_cells(which):
 def draw_both_sums(which):
     """At p = 0.62 the sum of W moves too, as far as it does beside that of r."""
     return {"cells": cells(which, CHARGES["cells"], two((0,), (1,)), [3], *alone(0.62, 0))}
+
+
+def draw_segments(which):
+    """The firm is a segment of the bank's of its own, all others are in the other two."""
+    r, W = alone(SURE, 1)
+    inside = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
+    opened = cells(which, SEGMENTS["train"], two((0, 0), (2, 1)), [3, 3], inside * r, inside * W)
+    return {charge.opening: opened for charge in SEGMENTS.values()}
 
 
 def draw_fit(which):
@@ -189,6 +201,7 @@ class Audit:
 
 CHARGED = {
     **CHARGES,
+    **{charge.opening: charge for charge in SEGMENTS.values()},
     "leaves": TERMS.charge,
     "curve": CURVE,
     "bins": Charge("bins", "all", BINS_MU**2),
@@ -199,6 +212,7 @@ CHARGED = {
 AUDITS = {
     "cells": Audit(draw_cells),
     "cells of r and W": Audit(draw_both_sums, 1500),
+    "cells by segment": Audit(draw_segments, 1500),
     "gradient and moments": Audit(draw_fit),
     "moments of opposite signs": Audit(draw_opposite_signs, 1000),
     "leaves": Audit(draw_leaves),
@@ -231,9 +245,10 @@ def audited(audit, n):
 def test_every_opening_that_a_job_is_charged_for_has_an_audit():
     """An opening with a new name fails here until there is a line for it above."""
     noised = [task for task in known_tasks() if "mu" in PARAMETERS[task].model_fields]
-    assert len(noised) == 5
-    jobs = [job(task, disclosure="exact") for task in noised]
-    jobs += [job(task, disclosure="private") for task in noised]
+    assert len(noised) == 6
+    at_wish = [task for task in noised if "disclosure" in PARAMETERS[task].model_fields]
+    jobs = [job(task, disclosure=disclosure) for task in at_wish for disclosure in ("exact", "private")]
+    jobs += [job(task) for task in noised if task not in at_wish]
     jobs.append(job(disclosure="private", reuse="card"))
     named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
     assert named <= CHARGED.keys() | ELSEWHERE.keys()
@@ -296,7 +311,8 @@ def panel(which, stated, n_rows=36):
     worlds = tuple(np.where(np.arange(n)[:, None] < n_rows, code, 2) for code in (0, 1))
     p = np.full(n, SURE)
     r = (np.arange(n) < n_rows) - p
-    return cells(which, card_tasks.charges(CARD.mu**2)["cells"], worlds, [3], r, p * (1 - p), rows_per_firm=stated)
+    charge = card_tasks.charges(CARD.mu**2, stated)["cells"]
+    return cells(which, charge, worlds, [3], r, p * (1 - p))
 
 
 def test_a_firm_of_36_rows_is_guessed_no_better():
@@ -309,19 +325,61 @@ def test_a_firm_of_36_rows_is_guessed_no_better():
     assert not withstands(guesses(lambda which: panel(which, 1), 200), mu)
 
 
-def test_a_bank_that_states_fewer_rows_of_a_firm_than_there_are_is_refused():
-    session = Session("job/bin/1", "tax", "bank", ("tax",))
-    role = residual.holder_cells(
-        session, lambda _: None, 40, CHARGES["cells"], n_columns=1, rows_per_firm=lambda train: int(train[:36].sum())
+@pytest.mark.parametrize("task", ["train_scorecard", "train_boosting", "train_stack", "screen_features"])
+def test_every_opening_has_noise_for_all_rows_of_a_firm(task):
+    """Deviations grow with the rows that a firm may have, in whatever a job opens; the account pays the same."""
+    one, many = (
+        charges_of(job(task, disclosure="private", rows="firm_dates", rows_per_firm=k).parameters) for k in (1, 36)
     )
-    next(role)
-    next(role)
-    request = pb.BinBankRound1(n_samples=40, train_mask=b"\xff" * 5, n_train=40, max_bin=5, rows_per_firm=35)
-    with pytest.raises(MessageError, match="rows of a firm outside"):
-        role.send(request)
+    assert [c.sigma(1.0) for c in many] == pytest.approx([36 * c.sigma(1.0) for c in one])
+    assert [c.mu2 for c in many] == [c.mu2 for c in one]
 
 
-def test_no_panel_of_months_comes_as_far_as_a_job():
+def test_months_of_a_firm_that_share_its_weight_move_sums_as_one_row_does():
+    """Whatever the bank's weights: after scaling, those of a firm's training rows add up to at most 1."""
+    rng = np.random.default_rng(4)
+    firm = np.repeat(np.arange(9), rng.integers(1, 37, 9))
+    train = firm < 7
+    weight = shared_weights(rng.uniform(0.1, 5, firm.size), firm, train)
+    scaled = weight[train] / by_firm(weight[train], firm[train]).max()
+    assert by_firm(scaled, firm[train]).max() == pytest.approx(1.0)
+    assert card_tasks.charges_of(SHARED)["cells"].sigma(1.0) == card_tasks.charges_of(CARD)["cells"].sigma(1.0)
+
+
+def aligned(numbers, firms, *, rows_per_firm=36):
+    """What a holder makes of the bank's numbers of its rows' firms; it knows the rows whose firm is not empty."""
+    row_of = np.where(np.array([bool(f) for f in firms]), np.arange(len(firms)), -1)
+    p = job(disclosure="private", rows="firm_dates", rows_per_firm=rows_per_firm).parameters
+    return checked_firms(np.array(numbers), row_of, np.array(firms), p, "bank")
+
+
+def test_a_bank_that_hides_that_rows_are_of_one_firm_is_refused():
+    assert aligned([0, 0, 1, 2, 2], ["a", "a", "b", "", ""]).tolist() == [0, 0, 1, 2, 2]
+    for numbers in ([0, 1, 2], [0, 0, 0]):  # one firm as two, two as one
+        with pytest.raises(MessageError, match="of several"):
+            aligned(numbers, ["a", "a", "b"])
+    for numbers in ([1, 1, 0], [0, 2, 2], [5, 5, 6]):
+        with pytest.raises(MessageError, match="in the order"):
+            aligned(numbers, ["", "", ""])
+
+
+def test_refusals_of_panels_do_not_tell_who_is_known():
+    """A firm with too many rows, or both held out and trained on, is refused alike where nobody knows it."""
+    for firms in (["a", "a", "b"], ["", "", ""]):
+        with pytest.raises(RefusedError, match="rows_per_firm: 1"):
+            aligned([0, 0, 1], firms, rows_per_firm=1)
+    with pytest.raises(RefusedError, match="hold out whole firms"):
+        refuse_split_firms(np.array([0, 0, 1]), np.array([True, False, True]), "tax")
+
+
+def test_exact_jobs_that_differ_by_a_month_of_one_firm_differ_by_that_firm():
+    digests, firm = np.arange(100, 108, dtype=np.uint64) ** 5, np.repeat([0, 1, 2, 3], 2)
+    whole = digests_by_firm(digests, firm)
+    for some in (np.arange(8) != 3, (np.arange(8) != 2) & (np.arange(8) != 3)):
+        assert np.setdiff1d(whole, digests_by_firm(digests[some], firm[some])).size == 1
+
+
+def test_no_firm_comes_twice_where_rows_are_firms():
     """Ids are distinct where a table is read, where a bank sends them, and where a holder takes them."""
     firms = np.array(["firm 1"] * 36 + ["firm 2", "firm 3"])
     with pytest.raises(IdError, match="35 duplicate"):

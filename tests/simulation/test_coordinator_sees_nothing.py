@@ -83,6 +83,7 @@ def secrets_of(folder):
     return {text.encode() for text in found}
 
 
+@pytest.mark.slow
 @pytest.mark.federation
 def test_coordinator_sees_no_data(tmp_path, monkeypatch):
     recorder = Recorder(monkeypatch)

@@ -14,7 +14,7 @@ from veilscore.fabric.process import running_pid
 from veilscore.node import processes
 from veilscore.v1 import control_pb2
 
-pytestmark = pytest.mark.federation
+pytestmark = [pytest.mark.federation, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,6 @@ def test_a_second_process_on_one_home_is_refused(toys):
     assert '"event": "node stopped"' in log[-1]
 
 
-@pytest.mark.slow
 def test_training_survives_a_kill_at_every_step(tmp_path):
     """The real workflow: whoever is killed when a step begins, the model is there at the end."""
     kills = {"align": "tax", "bin": "registry", "train": "bank", "evaluate": "tax"}

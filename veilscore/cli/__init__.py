@@ -45,6 +45,7 @@ PANELS = {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
         "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
+        "door": Noun("How loan systems reach a bank's node: who may call, and how.", "add list remove openapi"),
         "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
         "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
     },
@@ -65,12 +66,24 @@ PANELS = {
             "Look at, export and import models, and go back to earlier versions.",
             "list show export import versions rollback",
         ),
+        "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show"),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
+    "The bank": {
+        "bank": Noun(
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.", "mining"
+        ),
+    },
     "Trust": {
-        "policy": Noun("Who may ask this party for what, and how much it lets out.", "show check"),
+        "policy": Noun(
+            "Who may ask this party for what, and how much it lets out; a bank's lending policies.",
+            "show check list test compare activate price",
+        ),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
+        "basis": Noun(
+            "Two stewards answer for a proactive campaign, in place of single consents.", "sign file list withdraw"
+        ),
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),

@@ -94,22 +94,33 @@ def _summary(variables: tuple[Variable, ...]) -> list[tuple[str, str, str, str]]
 def build(
     name: DatasetName,
     *,
-    as_of: AsOf,
+    as_of: Annotated[
+        list[str],
+        typer.Option("--as-of", help="Date, YYYY-MM-DD, as for check; of a data set with id_columns, again for each."),
+    ],
     renew_terms: Annotated[bool, typer.Option("--renew-terms", help="Choose terms of texts anew.")] = False,
     home: HomeOption = None,
     federation: FederationOption = None,
     party: PartyOption = None,
 ) -> None:
     """Build a data set's variables from its events, in place of its file; jobs on the version before ask anew."""
+    from veilscore.features.build import DAY_COLUMN, FIRM_COLUMN, earlier_terms, lineage_path  # noqa: PLC0415
     from veilscore.features.build import build as make  # noqa: PLC0415 - loads duckdb
-    from veilscore.features.build import earlier_terms, lineage_path  # noqa: PLC0415
 
     entry, path = _dataset(name, home, federation, party)
     found = _catalogue(entry)
     fixed = None if renew_terms else earlier_terms(path, found)
-    made = make(found, _source(entry), path, _day(as_of), fixed_terms=fixed)
+    days = [_day(text) for text in as_of]
+    if entry.id_columns is None and len(days) > 1:
+        raise ConfigError(f"data set {name!r} has one row a firm; several --as-of need id_columns: [uscc, as_of] there")
+    if entry.key_columns != (FIRM_COLUMN, DAY_COLUMN)[: len(entry.key_columns)]:
+        raise ConfigError(f"data set {name!r}: what is built has the id columns {FIRM_COLUMN} and {DAY_COLUMN}")
+    made = make(found, _source(entry), path, days if entry.id_columns else days[0], fixed_terms=fixed)
     out = console()
-    out.print(f"{len(made.variables):,} variables of {made.n_rows:,} firms as of {as_of}: {path!s}", soft_wrap=True)
+    rows = "firms" if entry.id_columns is None else "firms at dates"
+    out.print(
+        f"{len(made.variables):,} variables of {made.n_rows:,} {rows} as of {', '.join(days)}: {path!s}", soft_wrap=True
+    )
     out.print(f"catalogue {found.name}, sha256 {found.hash}", soft_wrap=True)
     out.print(f"lineage of each: {lineage_path(path)!s}", soft_wrap=True)
 

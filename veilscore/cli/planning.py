@@ -214,7 +214,7 @@ def _approval(plan: Planned, party: str) -> str:
 
 def _show_errors(out: Console, job: Job) -> None:
     """Print how far the noise of a private job's curve moves what is read off it, by how many bads there may be."""
-    mu = [math.sqrt(charge.mu2) for charge in charges_of(job.parameters) if charge.opening == "curve"]
+    mu = [1 / charge.sigma(1.0) for charge in charges_of(job.parameters) if charge.opening == "curve"]
     if not mu:
         return
     errors = [(bads, *expected_errors(mu[0], bads)) for bads in _BADS]
@@ -253,8 +253,23 @@ def _show_charges(out: Console, plan: Planned) -> None:
         title = f"How much of a firm at {', '.join(holders)}"
         out.print(table(title, ("step", "opened, noised", "rows", "mu", "of mu squared"), rows))
         out.print(f"Together mu {math.sqrt(whole):.2f}: {in_words(math.sqrt(whole))}.")
+        if isinstance(job.parameters, Sampled) and job.parameters.rows == "firm_dates":
+            out.print(_dates(job.parameters))
         for holder in holders:
             out.print(f"{holder}: {_account(plan, holder, whole)}")
+
+
+def _dates(p: Sampled) -> str:
+    """Say what a job takes of firms at dates, and what its noise covers."""
+    if p.rows_per_firm == 1:
+        return "Counted is the firm: one date of each takes part, and noise is that of one row."
+    most = f"Counted is the firm: at most {p.rows_per_firm} dates of each take part"
+    if p.noise_rows == 1:
+        return f"{most}, whose weights add up to at most 1, and noise is that of one row."
+    return (
+        f"{most}, and all noise is {p.noise_rows} times that of one "
+        "row; rows_per_firm: 1 takes one date of each, firm_weight: shared (scorecards) all with the noise of one."
+    )
 
 
 def _alike(plan: Planned) -> Iterable[tuple[list[str], tuple[Charge, ...]]]:
@@ -302,7 +317,7 @@ def _show_choice(out: Console, plan: Planned, p: ScreenFeatures, sizes: KnownSiz
         if columns <= best_of_job(p):
             out.print(f"Of {holder} all {columns} columns are kept, and nothing is spent.")
             continue
-        auc = found_at_auc(p.mu, best_of_job(p), columns, sizes.bads, sizes.train - sizes.bads)
+        auc = found_at_auc(p.mu / p.noise_rows, best_of_job(p), columns, sizes.bads, sizes.train - sizes.bads)
         assumed = " (assumed: give --columns)" if plan.columns_of(holder) is None else ""
         out.print(
             f"Of {holder} the best {best_of_job(p)} of {columns:,} columns{assumed} are kept: a column that alone has "

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore.arrays import Integers, Words
+from veilscore.arrays import Words
 from veilscore.crypto.he import (
     N_SLOTS,
     Blind,
@@ -163,23 +163,6 @@ def open_partial(context: SecretContext, reply: Sequence[bytes], n_records: int,
         raise ParameterError(f"a share of {n_records} records is needed, got {share.shape}")
     opened = np.stack([context.decrypt(data) for data in reply])
     return (_record_sums(opened, n_records, n_cells) + share) % np.uint64(T)
-
-
-def total_points(
-    partial_sum: Words,
-    mask_totals: Sequence[Words],
-    own_points: NDArray[np.integer],
-) -> Integers:
-    """Bank: return the whole points of each record, all parties together.
-
-    partial_sum : from the coordinator, (n_records,).
-    mask_totals : of every holder that took part.
-    own_points : the bank's own part with the base points, (n_records,).
-    """
-    masks = np.sum(np.stack(mask_totals).astype(np.int64), axis=0)
-    total = (partial_sum.astype(np.int64) - masks + own_points.astype(np.int64)) % T
-    lifted: Integers = np.where(total > T // 2, total - T, total)
-    return lifted
 
 
 def _record_sums(slots: Words, n_records: int, n_cells: int) -> Words:

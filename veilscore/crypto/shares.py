@@ -155,14 +155,6 @@ def cell_sums(codes: CodeArray, n_codes: Integers, shares: Words) -> Words:
     return join_halves(low, high).T.copy()
 
 
-def merge_cells(cells: Words, starts: Integers, ends: Integers) -> Words:
-    """Return the sums modulo T of shares (V, cells) over runs of neighbouring cells: (V, runs)."""
-    low, high = cells & _LOW, cells >> np.uint64(30)
-    zero = np.zeros((cells.shape[0], 1), np.uint64)
-    sums = [np.concatenate([zero, np.cumsum(part, axis=1)], axis=1) for part in (low, high)]
-    return join_halves(sums[0][:, ends] - sums[0][:, starts], sums[1][:, ends] - sums[1][:, starts])
-
-
 @kernel(
     "(u1[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",
     "(u2[:,::1], i8[::1], u8[:,::1], u8[:,::1], u8[:,::1])",

@@ -80,6 +80,7 @@ class CodeMap:
     kinds : column -> kind, of every column at fitting, dropped ones included.
     ordered : neighbouring code numbers of number columns are neighbouring bins (in a secret direction).
     sizes : limits on bins that were used.
+    model : which hand-written model of which data set it is of; two of them may have the same bins.
     """
 
     columns: tuple[ColumnMap, ...]
@@ -87,6 +88,7 @@ class CodeMap:
     kinds: Mapping[str, Kind]
     ordered: bool = False
     sizes: BinSizes = field(default_factory=BinSizes)
+    model: str = ""
 
     def __repr__(self) -> str:
         """Show sizes only."""
@@ -234,6 +236,7 @@ class CodeMap:
                 }
                 for column in self.columns
             ],
+            **({"model": self.model} if self.model else {}),  # maps that were fitted keep their hash
         }
 
     @classmethod
@@ -252,7 +255,8 @@ class CodeMap:
             columns = tuple(_column_from_json(column) for column in body["columns"])
             sizes = BinSizes(**body["sizes"])
             dropped = {str(name): str(reason) for name, reason in body["dropped"].items()}
-            return cls(columns, dropped, _kinds_from_json(body["kinds"], columns), bool(body["ordered"]), sizes)
+            kinds, model = _kinds_from_json(body["kinds"], columns), str(body.get("model", ""))
+            return cls(columns, dropped, kinds, bool(body["ordered"]), sizes, model)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError):
             raise SchemaError("the code map is inconsistent; restore it from the backup") from None
 

@@ -69,9 +69,9 @@ class NumberBins:
 
     def labels(self) -> tuple[str, ...]:
         """Return the readable name of every bin."""
-        cuts = ["-inf", *(_plain(edge) for edge in self.edges), "inf"]
+        cuts = ["-inf", *(plain(edge) for edge in self.edges), "inf"]
         ranges = [f"({low}, {high}{')' if high == 'inf' else ']'}" for low, high in pairwise(cuts)]
-        return _with_missing([*ranges, *(f"= {_plain(value)}" for value in self.special)], self.joined)
+        return _with_missing([*ranges, *(f"= {plain(value)}" for value in self.special)], self.joined)
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +137,7 @@ def _shown(level: str) -> str:
     return repr(level) if level in {"missing", "other"} or " | " in level else level
 
 
-def _plain(edge: float) -> str:
+def plain(edge: float) -> str:
     """Return the shortest text of a float that reads back as the same."""
     text = repr(edge)
     return text.removesuffix(".0")

@@ -103,9 +103,12 @@ class FixedBins:
         """Noised count below which a cell may as well be empty, or is too rare to stand alone."""
         return max(_CERTAIN * self.sigma, RARE * self.n_rows, 1.0)
 
-    def code_map(self, table: Table, max_bin: int, *, generator: np.random.Generator | None = None) -> CodeMap:
+    def code_map(
+        self, table: Table, max_bin: int, *, ordered: bool = False, generator: np.random.Generator | None = None
+    ) -> CodeMap:
         """Merge cells into at most `max_bin` bins a column of about as many rows each, by the noised counts alone.
 
+        ordered : codes of number columns keep the order of their bins, up to a secret flip.
         Columns of `table` that the version does not know, or knows with other special values, are left out. SchemaError
         where one holds values of another kind: a column that came and went with one firm's odd cell would tell the bank
         of that firm.
@@ -129,10 +132,15 @@ class FixedBins:
             if bins is None:
                 dropped[name] = "one value only, or nearly"
                 continue
-            columns.append(ColumnMap(name, bins, permutation_of(bins, generator), counts))
+            columns.append(ColumnMap(name, bins, permutation_of(bins, generator, ordered=ordered), counts))
         if not columns:
             raise DataError(f"no column of {table.source} has more than one bin")
-        return CodeMap(tuple(columns), dropped, kinds, ordered=False, sizes=sizes)
+        return CodeMap(tuple(columns), dropped, kinds, ordered=ordered, sizes=sizes)
+
+    def merged_edges(self, name: str, max_bin: int) -> tuple[float, ...]:
+        """Return the edges of at most `max_bin` bins of a number column; none where nearly all rows are in one bin."""
+        bins, _ = self._merged(self.columns[name], max_bin)
+        return bins.edges if isinstance(bins, NumberBins) else ()
 
     def _merged(self, cells: Cells, max_bin: int) -> tuple[Bins | None, Integers]:
         least = self.least

@@ -159,10 +159,13 @@ def duplicate_rows(ids: Ids) -> Integers:
     return np.setdiff1d(candidates, candidates[first]).astype(np.int64)
 
 
-def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set") -> None:
+def check_ids(
+    ids: Ids, normaliser: str = "uscc", *, source: str = "the data set", keys: Callable[[], Ids] | None = None
+) -> None:
     """Raise IdError if any normalised id is empty, malformed or a duplicate.
 
     ids : (n,) array of str as returned by `normalise_ids`.
+    keys : of rows that are firms at dates, whose keys (n,) must differ in place of their ids.
     source : where the ids come from, for the message. Ids themselves never appear in it.
     """
     kind = normaliser_named(normaliser)
@@ -174,7 +177,11 @@ def check_ids(ids: Ids, normaliser: str = "uscc", *, source: str = "the data set
         *spoilt,
         ("malformed", np.setdiff1d(malformed, rows_spoilt), kind.remedy),
         # what a spreadsheet rounded is alike, and keeping one row of them would destroy the data set
-        ("duplicate", np.setdiff1d(duplicate_rows(ids), rows_spoilt), "keep one row per id"),
+        (
+            ("duplicate", np.setdiff1d(duplicate_rows(ids), rows_spoilt), "keep one row per id")
+            if keys is None
+            else ("of the same firm and date", duplicate_rows(keys()), "keep one row per firm and date")
+        ),
     ]
     found = [_describe(name, rows, remedy) for name, rows, remedy in faults if len(rows)]
     if found:

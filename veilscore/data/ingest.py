@@ -17,7 +17,7 @@ from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 
 def read_table(
     source: str | Path,
-    id_column: str,
+    id_column: str | tuple[str, str],
     label_column: str | None = None,
     *,
     columns: Collection[str] | None = None,
@@ -33,7 +33,8 @@ def read_table(
     """Read and check a data set.
 
     source : path of a CSV (perhaps in gzip), Parquet or Excel file, or an SQLAlchemy URL (with `table` or `query`).
-    id_column, label_column, weight_column, date_column : columns that are no features.
+    id_column, label_column, weight_column, date_column : columns that are no features; two id columns are those of
+        firms at dates, and the second stands for date_column where that is not given.
     columns, exclude : feature columns to take (default: all others) and to leave out.
     normaliser : kind of id, see `veilscore.data.ids.NORMALISERS`.
     kinds : column -> "number" or "category", where known beforehand (`CodeMap.kinds` when scoring).
@@ -41,8 +42,15 @@ def read_table(
     table, query : what to read from a database.
     Raises DataError and its children IdError, ColumnError, LabelError: with what to do; never with values of rows.
     """
+    id_column, day_column = (id_column, None) if isinstance(id_column, str) else id_column
     selection = SourceColumns(
-        id_column, label_column, weight_column, date_column, None if columns is None else tuple(columns), tuple(exclude)
+        id_column,
+        label_column,
+        weight_column,
+        None if date_column == day_column else date_column,
+        None if columns is None else tuple(columns),
+        tuple(exclude),
+        day_column,
     )
     if "://" in str(source):
         from veilscore.data.ingest_database import read_database  # noqa: PLC0415 (only banks with databases load it)

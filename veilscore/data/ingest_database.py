@@ -107,7 +107,7 @@ def _read(
     if not chunks:
         raise DataError(f"{source} has no rows; check the table or the query")
     columns = {name: _joined(name, [chunk[name] for chunk in chunks]) for name in names}
-    asked = {selection.weight_column: "number", selection.date_column: "date"}
+    asked = {selection.weight_column: "number", selection.date_column: "date", selection.day_column: "date"}
     kinds = {**rules.kinds, **{name: kind for name, kind in asked.items() if name is not None}}
     roles = {selection.id_column, selection.label_column} - {None}
     read, notes = typed_columns(

@@ -81,7 +81,7 @@ def _check_parquet_names(database: duckdb.DuckDBPyConnection, path: Path) -> Non
 def _read_relation(source: TextSource, selection: SourceColumns) -> ReadColumns:
     types = column_types(source)
     features = selection.features(tuple(types), source.name, source.rules)
-    roles = {selection.weight_column: "number", selection.date_column: "date"}
+    roles = {selection.weight_column: "number", selection.date_column: "date", selection.day_column: "date"}
     asked = {name: kind for name, kind in roles.items() if name is not None}
     rules = source.rules.model_copy(update={"kinds": {**source.rules.kinds, **asked}})
     texts = replace(source, rules=rules, lenient=frozenset(asked))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.frames import moments_of, plain_array
 from veilscore.data.ids import Ids, check_ids, id_warnings, normalise_ids, rows_text
+from veilscore.data.panel import Panel
 from veilscore.data.text_columns import TextRules, read_arrays
 from veilscore.errors import ColumnError, DataError, LabelError
 from veilscore.terms.reading import NOTHING_SAID, ReadingRules
@@ -36,7 +37,7 @@ FIRST_DATE, LAST_DATE = 19000101, 21001231  # as whole numbers
 class Table:
     """A checked data set; made by `make_table` or `veilscore.data.ingest.read_table`.
 
-    ids : (n_rows,) array of str, normalised, unique.
+    ids : (n_rows,) array of str, normalised, unique; of a panel the keys of firms at dates.
     columns : name -> (n_rows,) float64 (NaN missing) or object array of str (None missing).
     label : (n_rows,) float64 of 0 and 1 (1 is bad), or None.
     weight : (n_rows,) float64, positive, or None.
@@ -44,6 +45,7 @@ class Table:
     source : where it came from, without passwords.
     warnings : what the owner should look at, in words.
     special : column -> values that have bins of their own.
+    panel : firms and days of rows that are firms at dates, else None.
     """
 
     ids: Ids
@@ -54,6 +56,7 @@ class Table:
     source: str = "memory"
     warnings: tuple[str, ...] = ()
     special: Mapping[str, tuple[float | str, ...]] = field(default_factory=dict)
+    panel: Panel | None = None
 
     def __repr__(self) -> str:
         """Show sizes only: the values stay private."""
@@ -63,6 +66,11 @@ class Table:
     def n_rows(self) -> int:
         """Return the number of rows."""
         return len(self.ids)
+
+    @property
+    def firms(self) -> Ids:
+        """Return the id of each row's firm, (n_rows,)."""
+        return self.ids if self.panel is None else self.panel.firms
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -78,6 +86,7 @@ class Table:
             label=None if self.label is None else self.label[rows],
             weight=None if self.weight is None else self.weight[rows],
             dates=None if self.dates is None else self.dates[rows],
+            panel=None if self.panel is None else self.panel.take(rows),
         )
 
 
@@ -99,6 +108,7 @@ def make_table(
     *,
     weight: npt.ArrayLike | None = None,
     dates: npt.ArrayLike | None = None,
+    days: npt.ArrayLike | None = None,
     source: str = "memory",
     normaliser: str = "uscc",
     kinds: Mapping[str, Kind] | None = None,
@@ -109,12 +119,14 @@ def make_table(
     ids : (n,) ids, normalised here by `normaliser`.
     columns : name -> (n,) numbers, text, dates or booleans, as arrays, lists or series.
     label, weight, dates : (n,) arrays or None.
+    days : (n,) day of each row where rows are firms at dates, so that ids may repeat; None: rows are firms.
     kinds : columns whose kind is known beforehand (a code book of numbers is a "category").
     rules : what the owner says of how columns are read.
     Raises IdError, ColumnError, LabelError, DataError: with the column and row numbers (from 1), never values.
     """
     wanted = {name: values for name, values in columns.items() if name not in rules.left_out}
-    parts = {"label": label, "weight": weight, "dates": _days(dates, rules, source)}
+    parts = {"label": label, "weight": weight}
+    parts |= {"dates": _days(dates, rules, source), "days": _days(days, rules, source)}
     typed, notes = typed_columns(wanted, kinds or {}, rules, source)
     return checked_table(
         plain_array(ids)[0],
@@ -139,27 +151,30 @@ def checked_table(
 ) -> Table:
     """Make a Table of columns that have their types; the rest is that of `make_table`.
 
-    parts : of label, weight and dates those that there are.
+    parts : of label, weight, dates and days (of firms at dates) those that there are.
     notes : on how columns were read.
     """
     ids = normalise_ids(ids, normaliser)
-    check_ids(ids, normaliser, source=source)
     for name, values in (*typed.items(), *parts.items()):
         if len(np.asarray(values)) != len(ids):
             raise DataError(f"{name!r} of {source} has another number of rows than the ids: {len(ids)} expected")
     if not len(ids):
         raise DataError(f"{source} has no rows; check the file or the query")
+    panel = Panel(ids, checked_dates(parts["days"], source)) if "days" in parts else None
+    check_ids(ids, normaliser, source=source, keys=None if panel is None else lambda: panel.keys)
     columns = {name: _checked(name, _with_rules(name, values, rules), source) for name, values in typed.items()}
     found = [text for name, values in columns.items() for text in column_warnings(name, values, rules)]
+    days = None if panel is None else panel.days
     return Table(
-        ids,
+        ids if panel is None else panel.keys,
         columns,
         checked_label(parts["label"], source) if "label" in parts else None,
         checked_weight(parts["weight"], source) if "weight" in parts else None,
-        checked_dates(parts["dates"], source) if "dates" in parts else None,
+        checked_dates(parts["dates"], source) if "dates" in parts else days,
         source,
         (*notes, *id_warnings(ids, normaliser), *found),
         {name: values for name, values in rules.special.items() if name in columns},
+        panel,
     )
 
 
@@ -338,7 +353,7 @@ def _refuse_rows(wrong: Mask, error: type[DataError], before: str, remedy: str, 
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """Says which columns of a source play which part."""
+    """Says which columns of a source play which part; `day_column` is that of firms at dates."""
 
     id_column: str
     label_column: str | None
@@ -346,13 +361,13 @@ class SourceColumns:
     date_column: str | None
     columns: tuple[str, ...] | None
     exclude: tuple[str, ...]
+    day_column: str | None = None
 
     def features(self, available: Sequence[str], source: str, rules: ReadingRules = NOTHING_SAID) -> tuple[str, ...]:
         """Return the names of the feature columns; a named column that is not there raises ColumnError."""
-        special = [self.id_column, self.label_column, self.weight_column, self.date_column]
-        roles = [name for name in special if name is not None]
+        roles = [self.id_column, *self.roles().values()]
         if len(set(roles)) < len(roles):
-            raise ColumnError(f"one column of {source} is named for two parts (id, label, weight, date)")
+            raise ColumnError(f"one column of {source} is named for two parts (id, day, label, weight, date)")
         for name in (*roles, *(self.columns or ()), *self.exclude, *rules.named):
             if name not in available:
                 raise ColumnError(absent(name, available, source))
@@ -366,6 +381,7 @@ class SourceColumns:
     def roles(self) -> dict[str, str]:
         """Return part -> column name, for those that are named."""
         parts = {"label": self.label_column, "weight": self.weight_column, "dates": self.date_column}
+        parts["days"] = self.day_column
         return {part: name for part, name in parts.items() if name is not None}
 
 

@@ -19,9 +19,12 @@ Source = Table | Path | str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TableReader:
-    """Makes checked tables of what users pass; the fields name columns of data that is not a `Table`."""
+    """Makes checked tables of what users pass; the fields name columns of data that is not a `Table`.
 
-    id: str
+    id : the column with ids of firms; of firms at dates that, and the one with the days.
+    """
+
+    id: str | tuple[str, str]
     label: str
     weight: str | None
     date: str | None
@@ -101,20 +104,22 @@ class TableReader:
             raise ConfigError(f"data of {party} is a {type(source).__name__}; pass a Table, a path, or columns by name")
         columns = {str(name): values for name, values in source.items()}
         index = getattr(source, "index", None)
-        if self.id not in columns and getattr(index, "name", None) == self.id:  # a data frame with its ids aside
-            columns[self.id] = index
-        special = (self.id, *parts.values())
+        key, day = (self.id, None) if isinstance(self.id, str) else self.id
+        if key not in columns and getattr(index, "name", None) == key:  # a data frame with its ids aside
+            columns[key] = index
+        special = (key, *(() if day is None else (day,)), *parts.values())
         rules = self._rules(party)
         for name in (*special, *(features or ()), *rules.named):
             if name not in columns:
                 raise ColumnError(absent(name, tuple(columns), f"the data of {party}"))
         wanted = features or tuple(name for name in columns if name not in special)
         return make_table(
-            columns[self.id],
+            columns[key],
             {name: columns[name] for name in wanted},
             columns.get(parts.get("label", "")),
             weight=columns.get(parts.get("weight", "")),
             dates=columns.get(parts.get("dates", "")),
+            days=None if day is None else columns[day],
             source=f"data of {party}",
             normaliser=self.parameters.id_normaliser,
             kinds=kinds,

@@ -32,6 +32,7 @@ from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
 SERVICE = "veilscore.v1.Fabric"
 _VERSION_KEY = "veilscore-version"
 _ERROR_KEY = "veilscore-error-bin"
+PROBLEM_KEY = "veilscore-problem-bin"  # at the door of a bank: problem details as JSON
 
 Pems = tuple[bytes, bytes, bytes]  # own key, own certificate, trusted certificates
 
@@ -90,6 +91,11 @@ class Caller:
         await self._context.abort(code, text, ((_ERROR_KEY, told(failure, party)),))
         return b""
 
+    async def end(self, status: str, text: str, problem: bytes) -> bytes:
+        """End the call with a status of gRPC, by name, and problem details."""
+        await self._context.abort(grpc.StatusCode[status], text, ((PROBLEM_KEY, problem),))
+        return b""
+
 
 Unary = Callable[[bytes, Caller], Awaitable[bytes]]
 Stream = Callable[[bytes, Caller], AsyncIterator[bytes]]
@@ -99,18 +105,21 @@ class GrpcServer:
     """Listens for one node.
 
     find : method -> its handler, as one that replies or one that streams; None if there is none.
-    deliver : takes a streamed request.
+    deliver : takes a streamed request; None where the service has none.
     tls : own key and what is trusted; None if the same as for the last connection.
+    service : name of the service, with its package.
     """
 
     def __init__(
         self,
         find: Callable[[str], tuple[Unary, None] | tuple[None, Stream] | None],
-        deliver: Callable[[Caller], Awaitable[bytes]],
+        deliver: Callable[[Caller], Awaitable[bytes]] | None,
         tls: Callable[[], Pems | None],
         limits: WireLimits,
+        service: str = SERVICE,
     ) -> None:
         self._find, self._deliver, self._tls, self._limits = find, deliver, tls, limits
+        self._name = service
         self._server: Any = None
 
     async def start(self, address: str) -> int:
@@ -119,7 +128,10 @@ class GrpcServer:
         options = [
             *_OPTIONS,
             ("grpc.so_reuseport", 0),  # two nodes on one port must fail, not share it
-            ("grpc.max_receive_message_length", max(self._limits.control_bytes, PIECE_BYTES + 64)),
+            (
+                "grpc.max_receive_message_length",
+                max(self._limits.control_bytes, PIECE_BYTES + 64 if self._deliver is not None else 0),
+            ),
             ("grpc.max_send_message_length", self._limits.control_bytes),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -162,12 +174,13 @@ class GrpcServer:
     def service(self, details: Any) -> Any:
         """Find what gRPC shall call; without a deserialiser bytes stay unparsed until the caller is checked."""
         service, _, name = details.method.lstrip("/").rpartition("/")
-        if service != SERVICE:
+        if service != self._name:
             return None
-        if name == "Deliver":
+        take = self._deliver
+        if name == "Deliver" and take is not None:
 
             async def deliver(_pieces: Any, context: Any) -> bytes:
-                return await self._deliver(Caller(context))
+                return await take(Caller(context))
 
             return grpc.stream_unary_rpc_method_handler(deliver)
         found = self._find(name)

@@ -15,6 +15,7 @@ import numpy as np
 from veilscore import __version__
 from veilscore.arrays import Array
 from veilscore.data.ids import normalise_ids
+from veilscore.data.panel import Panel
 from veilscore.errors import ConfigError, DataError, StateError
 from veilscore.features import parties, tiles
 from veilscore.features.catalogue import Catalogue, digest
@@ -115,29 +116,56 @@ def build(
     catalogue: Catalogue,
     source: Path | str,
     path: Path,
-    as_of: str,
+    as_of: str | Sequence[str],
     *,
     fixed_terms: Terms | None = None,
     on_column: Callable[[Variable, Array], None] | None = None,
 ) -> Built:
-    """Build the variables of all firms at one date, write PATH (Parquet) and its lineage, whole or not at all.
+    """Build the variables of all firms at a date, write PATH (Parquet) and its lineage, whole or not at all.
 
     source : folder of event files, or URL of a database.
-    as_of : date; events on it or later, or known on it or later, do not count.
+    as_of : date; events on it or later, or known on it or later, do not count. Of several dates the file is a panel,
+        whose key is (uscc, as_of), with each firm at the dates at which it was known.
     fixed_terms : terms of an earlier build, which stay.
     on_column : sees every column on its way out.
     Raises DataError and its children for what cannot be read, StateError for what cannot be written.
     """
-    day = day_number(as_of)
+    panel = not isinstance(as_of, str)
+    days = (as_of,) if isinstance(as_of, str) else tuple(sorted(set(as_of)))
     with _scratch(path) as scratch, load_events(catalogue, source, scratch=scratch) as events:
-        firms = events.known_firms(day)
-        if not len(firms):
-            raise DataError(f"catalogue {catalogue.name}: no event was known before {as_of}; choose a later date")
-        return _write(events, RowKeys.on(firms, day), path, as_of, fixed_terms, on_column, panel=False)
+        keys = _known_at(events, days)
+        return _write(events, keys, path, days[-1], fixed_terms, on_column, panel=panel)
+
+
+def _known_at(events: Events, days: Sequence[str]) -> RowKeys:
+    """Return the firms that are known at each day, at that day; DataError if there is none at all."""
+    each = [RowKeys.on(events.known_firms(day), day) for day in map(day_number, days)]
+    keys = RowKeys(np.concatenate([one.firms for one in each]), np.concatenate([one.days for one in each]))
+    if not keys.n_rows:
+        raise DataError(f"catalogue {events.catalogue.name}: no event was known before {days[-1]}; choose a later date")
+    return keys
+
+
+def known_pairs(catalogue: Catalogue, source: Path | str, days: Sequence[str], most: int) -> Panel | None:
+    """Return all pairs of a firm and one of some days at which it is known; None where they are more than `most`."""
+    with (
+        tempfile.TemporaryDirectory(prefix="veilscore-") as scratch,
+        load_events(catalogue, source, scratch=scratch) as events,
+    ):
+        keys = _known_at(events, days)
+        if keys.n_rows > most:
+            return None
+        return Panel(events.firms[keys.firms], keys.days.astype("datetime64[D]"))
 
 
 def build_rows(
-    catalogue: Catalogue, source: Path | str, path: Path, firms: Sequence[str], days: Sequence[Any]
+    catalogue: Catalogue,
+    source: Path | str,
+    path: Path,
+    firms: Sequence[str],
+    days: Sequence[Any],
+    *,
+    fixed_terms: Terms | None = None,
 ) -> Built:
     """Build the variables of firms at their own dates (a panel) and write PATH, whose key is (uscc, as_of).
 
@@ -149,7 +177,8 @@ def build_rows(
     with _scratch(path) as scratch, load_events(catalogue, source, scratch=scratch) as events:
         ids = normalise_ids(np.asarray(firms, dtype=object), catalogue.id_normaliser)
         latest = str(np.datetime64(int(days_of.max()), "D"))
-        return _write(events, RowKeys(events.codes_of(ids), days_of), path, latest, None, None, panel=True, ids=ids)
+        keys = RowKeys(events.codes_of(ids), days_of)
+        return _write(events, keys, path, latest, fixed_terms, None, panel=True, ids=ids)
 
 
 def _write(

@@ -19,7 +19,7 @@ import numpy as np
 
 from veilscore.arrays import Integers, Vector
 from veilscore.data.ids import Ids, normalise_ids, normaliser_named
-from veilscore.data.notation import literal
+from veilscore.data.notation import MISSING, literal
 from veilscore.data.text_columns import quoted
 from veilscore.data.text_file import csv_relation, file_literal, form_of, plain_text
 from veilscore.errors import ColumnError, DataError
@@ -28,7 +28,7 @@ from veilscore.terms.settings import nearest
 
 NEVER = 2**31 - 1  # the day of what does not happen
 MEMORY = "768MB"  # of DuckDB; what is beyond goes to a folder beside the output
-_MISSING = "('', 'NA', 'N/A', 'NULL', 'null', 'NaN', 'nan')"
+_MISSING = f"({', '.join(map(literal, MISSING))})"
 
 
 @dataclass(frozen=True)

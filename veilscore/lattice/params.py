@@ -219,12 +219,3 @@ def check_product(n_vectors: int, openings: int, params: ParameterSet = PRODUCT)
             "use fewer rows or steps under one job"
         )
     return budget
-
-
-def check_fixed_point(bound: float, modulus: int = T, scale_bits: int = SCALE_BITS) -> None:
-    """Refuse sums of absolute value up to `bound` (real units) that would wrap around `modulus`."""
-    if not math.isfinite(bound) or bound < 0 or bound * 2.0**scale_bits >= modulus / 2:
-        raise ParameterError(
-            f"sums up to {bound:.3g} at {scale_bits} fractional bits wrap around a modulus of "
-            f"{modulus.bit_length()} bits; use smaller values or fewer rows"
-        )

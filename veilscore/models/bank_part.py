@@ -15,6 +15,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.column_bins import bins_to_json
 from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted
+from veilscore.models.hand_written import HandWritten
 from veilscore.models.model import Column, PartyPart, Scorecard, ScoreModel
 from veilscore.models.trees_part import check_map, trees_part
 
@@ -28,6 +29,8 @@ def bank_part(model: ScoreModel, code_map: CodeMap) -> dict[str, Any]:
     """
     if isinstance(model, Boosted):
         return trees_part(model, code_map)
+    if isinstance(model, HandWritten):
+        raise ConfigError(f"model {model.name} is hand-written: the file of its job says all of it")
     if isinstance(model, Scorecard):
         return scorecard_part(model, code_map)
     raise ConfigError(f"model {model.name} is of format {model.format}, which cannot be exported")

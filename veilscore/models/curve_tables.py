@@ -17,7 +17,7 @@ _CALIBRATION_GROUPS = 10
 _TWO_SIDED = 1.959964  # of a 95 % interval
 
 
-def lowest_points(limits: Integers, units: int) -> Vector:
+def lowest_points(limits: Integers, units: float) -> Vector:
     """Return the points (steps,) of the lowest total of each step; the first is as wide as its neighbour."""
     width = limits[1] - limits[0] if limits.size > 1 else units
     return np.concatenate([[limits[0] - width], limits]) / units

@@ -14,6 +14,7 @@ from veilscore.errors import ConfigError
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.chained import Chained
 from veilscore.models.counts import BinCounts, offsets
+from veilscore.models.hand_written import HandWritten
 from veilscore.models.model import Column, M, PartyPart, Provenance, Scaling, Scorecard, ScoreModel
 from veilscore.models.woe import WoeTable
 from veilscore.terms.job import Job
@@ -91,7 +92,7 @@ def load_model(path: Path, kind: type[ScoreModel] = ScoreModel) -> ScoreModel:
     """Read a model of any kind and check its hash; ConfigError says what is wrong, or that it is not of this kind."""
     try:
         body = parse_json(path.read_text(encoding="utf-8"))
-        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, Boosted, Chained, Stacked)}
+        kinds = {cls.model_fields["format"].default: cls for cls in (Scorecard, HandWritten, Boosted, Chained, Stacked)}
         model = kinds[body["model"]["format"]].model_validate(body["model"])
         stated = body["sha256"]
     except FileNotFoundError:

@@ -1,7 +1,8 @@
 """Define the scorecard as the bank files it: WOE, coefficients and points per anonymous bin, with provenance and hash.
 
 Each holder's part of the meaning (which values are in which bin) stays with the holder; the model names its hash.
-Points are integers in units of 10**-decimals, fixed once at export, so that batch and online add the same numbers.
+Points are integers in units of 10**-decimals, fixed once at export, so that batch and online add the same numbers; of a
+hand-written model a unit may be many points.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ class Scaling(Filed):
     base_score: float = 600.0
     base_odds: float = Field(default=50.0, gt=0)
     pdo: float = Field(default=20.0, gt=0)
-    decimals: int = Field(default=2, ge=0, le=3)
+    decimals: int = Field(default=2, ge=-6, le=3)
 
     @property
-    def units(self) -> int:
-        """Return the units in one point."""
-        return int(10**self.decimals)
+    def units(self) -> float:
+        """Return the units in one point, a whole number but for hand-written models in large units."""
+        return float(10.0**self.decimals)
+
+    @property
+    def shown_decimals(self) -> int:
+        """Return with how many digits after the point a score is shown."""
+        return max(0, self.decimals)
 
     @property
     def factor(self) -> float:
@@ -152,6 +158,8 @@ class ScoreModel(Filed):
 
     def score(self, units: Integers) -> Vector:
         """Return the points of totals in units."""
+        if self.scaling.decimals < 0:
+            return np.asarray(units * 10.0**-self.scaling.decimals)  # exact, where dividing by 0.001 is not
         return units / self.scaling.units
 
     def probability(self, units: Integers) -> Vector:
@@ -184,3 +192,8 @@ class Scorecard(ScoreModel):
         for column, part in enumerate(bank.columns):
             total += np.array(part.points, dtype=np.int64)[codes[:, column]]
         return total
+
+    def extremes(self) -> tuple[int, int]:
+        """Return the smallest and the largest total that the model allows, in units."""
+        columns = [column.points for part in self.parts for column in part.columns]
+        return self.base_points + sum(map(min, columns)), self.base_points + sum(map(max, columns))

@@ -184,7 +184,7 @@ def _holder(
     gradient = np.add.reduceat(made.x * G, at) + sigma_gradient * draw.standard_normal(d)
     upper = np.triu(sigma_moments * draw.standard_normal((d, d)))
     moments = upper + np.triu(upper, 1).T + np.diag(np.add.reduceat(made.x**2 * H, at))
-    theta = coefficients(made, HolderSums(gradient, moments, sigma_gradient, sigma_moments))
+    theta = coefficients(made, HolderSums(gradient, moments, sigma_gradient, sigma_moments)).theta
     part = np.repeat(theta, m) * made.x
     return float(part @ truth) / m, float(part @ part) / m
 

@@ -5,7 +5,9 @@ noised by the holder: sums by cell of the residual r = y - p and of the weight W
 X'WX. From the first come tables x, the effect of each code given the bank's score, shrunk by what the noise allows:
 with x = G / H a cell, v its variance and t^2 the columns's own spread, x t^2 / (t^2 + v) (Morris 1983). The gradient
 is opened for these tables anew, since sums that chose the tables would flatter them. The coefficients are then the
-mean of theta given g ~ N(H theta, H + S) and theta ~ N(0, tau^2), S the variance of the noise.
+mean of theta given g ~ N(H theta, H + S) and theta ~ N(0, tau^2), S the variance of the noise; its covariance given g
+has their standard errors and variance inflation. Where a holder tells the order of its bins, x rises or falls with the
+value (pooling adjacent violators: Ayer et al., Ann. Math. Statist. 26, 1955).
 
 Weights are scaled so that a firm's add up to at most 1, which bounds what one firm moves.
 """
@@ -60,7 +62,7 @@ class CellSums:
     """Noised sums by cell of one holder's columns.
 
     n_codes : (d,).
-    residual, weight : (cells,) sums of r and of W = p (1 - p).
+    residual, weight : (cells,) sums of r and of W = p (1 - p), or (segments, cells) by the bank's segments.
     sigma : deviation of the noise of `residual`; that of `weight` is smaller by `WEIGHT_FACTOR`.
     """
 
@@ -109,8 +111,19 @@ class Tables:
         return x / norm, norm
 
 
-def tables(sums: CellSums, total_residual: float, total_weight: float) -> Tables:
-    """Make the tables of one holder's columns; the totals over all rows are the bank's own, hence exact."""
+def tables(
+    sums: CellSums,
+    total_residual: float,
+    total_weight: float,
+    *,
+    ordered: Mask | None = None,
+    missing_code: Integers | None = None,
+) -> Tables:
+    """Make the tables of one holder's columns; the totals over all rows are the bank's own, hence exact.
+
+    ordered : (d,) columns whose effect rises or falls with the code; None: none. Missing values stay apart.
+    missing_code : (d,) code of missing values, -1 where unknown.
+    """
     at = offsets(sums.n_codes)
     x, weight, iv = np.zeros(at[-1]), np.zeros(at[-1]), np.zeros(sums.n_codes.size)
     sigma_w = sums.sigma / WEIGHT_FACTOR
@@ -122,11 +135,36 @@ def tables(sums: CellSums, total_residual: float, total_weight: float) -> Tables
         raw, v = G / H, (sums.sigma**2 + H) / H**2
         spread = max(0.0, float((H * (raw * raw - v)).sum() / H.sum()))
         shrunk = np.clip(raw * spread / (spread + v), -_MOST_X, _MOST_X) if spread > 0 else np.zeros(m)
+        if ordered is not None and ordered[j]:
+            present = np.arange(m) != (-1 if missing_code is None else missing_code[j])
+            shrunk[present] = monotone(shrunk[present], H[present])
         if np.ptp(shrunk) >= _LEAST_RANGE:
             x[cells] = shrunk - (H * shrunk).sum() / H.sum()
         weight[cells] = H
         iv[j] = float((H * x[cells] ** 2).sum() / H.sum())
     return Tables(sums.n_codes, x, weight, iv)
+
+
+def monotone(values: Vector, weight: Vector) -> Vector:
+    """Return the rising or falling values (n,) nearest to these by weighted least squares, whichever are nearer."""
+    both = [sign * _rising(sign * values, weight) for sign in (1.0, -1.0)]
+    return min(both, key=lambda fitted: float((weight * (fitted - values) ** 2).sum()))
+
+
+def _rising(values: Vector, weight: Vector) -> Vector:
+    means: list[float] = []
+    weights: list[float] = []
+    sizes: list[int] = []
+    for value, w in zip(values.tolist(), weight.tolist(), strict=True):
+        mean, total, size = value, w, 1
+        while means and means[-1] >= mean:
+            before, least = means.pop(), weights.pop()
+            mean = (before * least + mean * total) / (least + total)
+            total, size = least + total, size + sizes.pop()
+        means.append(mean)
+        weights.append(total)
+        sizes.append(size)
+    return np.repeat(means, sizes)
 
 
 def without(made: Tables, left_out: Mask) -> Tables:
@@ -155,30 +193,70 @@ def quantised(made: Tables) -> Tables:
 
 @dataclass(frozen=True, eq=False)
 class HolderSums:
-    """Noised gradient (d,) and block of X'WX (d, d) for the tables of one holder, and the deviations of their noise."""
+    """Noised gradient (d,) and block of X'WX (d, d) for the tables of one holder, and the deviations of their noise.
+
+    sigma_gradient : (d,), or one for all.
+    """
 
     gradient: Vector
     moments: Vector
-    sigma_gradient: float
+    sigma_gradient: Vector | float
     sigma_moments: float
 
 
-def coefficients(made: Tables, sums: HolderSums, *, positive: bool = False, spread: float = 1.0) -> Vector:
-    """Mean of the coefficients (d,) of a holder's tables given its sums; zero where a table has no range.
+def carried(opened: HolderSums, cells: CellSums, old: Tables, new: Tables) -> HolderSums:
+    """Return the sums for other tables of the same columns, from what was opened for `old` and the sums by cell.
+
+    A new table is a multiple of the old one, whose gradient was opened apart, and a rest that the old one does not
+    explain by weight; of the rest the sums by cell give the gradient.
+    """
+    at, d = offsets(old.n_codes)[:-1], old.n_codes.size
+
+    def by_column(values: Vector) -> Vector:
+        return np.add.reduceat(values, at)
+
+    part = by_column(old.weight * old.x * new.x) / np.maximum(by_column(old.weight * old.x**2), 1e-12)
+    rest = new.x - np.repeat(part, old.n_codes) * old.x
+    moments = opened.moments * np.outer(part, part)
+    moments[np.arange(d), np.arange(d)] += by_column(old.weight * rest**2)
+    variance = (part * opened.sigma_gradient) ** 2 + cells.sigma**2 * by_column(rest**2)
+    gradient = part * opened.gradient + by_column(cells.residual * rest)
+    return HolderSums(gradient, moments, np.sqrt(variance), opened.sigma_moments)
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """Coefficients of one holder's tables given its sums.
+
+    theta : (d,) their mean, zero where a table has no range or the wrong sign.
+    errors : (d,) their standard errors, NaN where theta is zero.
+    inflation : (d,) variance inflation: how much the other columns widen the variance; NaN where theta is zero.
+    """
+
+    theta: Vector
+    errors: Vector
+    inflation: Vector
+
+
+def coefficients(made: Tables, sums: HolderSums, *, positive: bool = False, spread: float = 1.0) -> Coefficients:
+    """Return the coefficients of a holder's tables given its sums.
 
     spread : of coefficients expected beforehand, in units of `TAU`.
     """
     chosen, tau2 = np.flatnonzero(made.used), (TAU * spread) ** 2
-    theta = np.zeros(made.n_codes.size)
+    theta, errors, inflation = np.zeros(made.n_codes.size), *np.full((2, made.n_codes.size), np.nan)
     while chosen.size:
         H = _positive(sums.moments[np.ix_(chosen, chosen)], 0.5 * sums.sigma_moments + 1.0)
-        noise = np.diag(np.full(chosen.size, sums.sigma_gradient**2 + 1e-3))
-        fitted = tau2 * H @ np.linalg.solve(tau2 * H @ H + H + noise, sums.gradient[chosen])
+        noise = np.broadcast_to(sums.sigma_gradient, theta.size)[chosen] ** 2 + 1e-3
+        gain = tau2 * np.linalg.solve(tau2 * H @ H + H + np.diag(noise), H).T
+        fitted = gain @ sums.gradient[chosen]
         if not positive or (fitted >= 0).all():
-            theta[chosen] = fitted
+            variance, own = tau2 * (1 - np.diag(gain @ H)), np.diag(H)
+            alone = tau2 * (own + noise) / (tau2 * own**2 + own + noise)
+            theta[chosen], errors[chosen], inflation[chosen] = fitted, np.sqrt(variance), variance / alone
             break
         chosen = chosen[fitted > 0]
-    return theta
+    return Coefficients(theta, errors, inflation)
 
 
 def _positive(H: Vector, floor: float) -> Vector:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Array, Integers, Vector
+from veilscore.data.panel import by_firm
 from veilscore.models import design as designing
 from veilscore.models.counts import BinCounts, check_range
 from veilscore.models.design import Design, Fitted
 from veilscore.models.filed import filed_part, scaling_of
 from veilscore.models.loss import sigmoid
 from veilscore.models.model import Scorecard
-from veilscore.models.residual import HolderSums, Tables
+from veilscore.models.residual import Coefficients, HolderSums, Tables
 from veilscore.models.woe import WoeTable
 from veilscore.terms.job import Job
 
@@ -38,14 +39,16 @@ class OwnFit:
 def own_fit(job: Job, counts: BinCounts, rows: Mapping[str, Array]) -> OwnFit:
     """Fit the bank's own columns on the training rows, in the clear."""
     design = designing.design(job, {job.bank: counts}, dict(rows))
-    result = designing.fit_alone(design)
+    fitted = designing.fitted_alone(design)
     train = rows["train"]
-    target, weight = rows["target"][train], rows["weight"][train] / rows["weight"][train].max()
-    p = sigmoid(designing.own_log_odds(design, result))
+    target, weight = rows["target"][train], rows["weight"][train]
+    shared = job.training.firm_weight == "shared"  # then a firm's rows together weigh at most 1, else each of them
+    weight = weight / (by_firm(weight, rows["firm"][train]) if shared else weight).max()
+    p = sigmoid(designing.own_log_odds(design, fitted.result))
     bad = float(weight @ target)
     return OwnFit(
         design=design,
-        fitted=Fitted(result, None),
+        fitted=fitted,
         residual=weight * (target - p),
         weight=weight * p * (1 - p),
         rarer=min(bad, float(weight.sum()) - bad),
@@ -57,7 +60,7 @@ def export(
     own: OwnFit,
     counts: Mapping[str, BinCounts],
     made: Mapping[str, Tables],
-    theta: Mapping[str, Vector],
+    found: Mapping[str, Coefficients],
     *,
     job_id: str,
 ) -> Scorecard:
@@ -69,16 +72,18 @@ def export(
     card = designing.export(job, own.design, {job.bank: counts[job.bank]}, own.fitted, job_id=job_id)
     factor, parts = scaling_of(job).factor, list(card.parts)
     for holder, tables in made.items():
-        of_cell = np.repeat(theta[holder], tables.n_codes)
+        theta, errors = found[holder].theta, found[holder].errors
+        of_cell = np.repeat(theta, tables.n_codes)
         points = np.rint(-factor * of_cell * tables.x).astype(np.int64)
         at, columns = np.concatenate(([0], np.cumsum(tables.n_codes))), []
-        for j, coefficient in enumerate(theta[holder].tolist()):
+        for j, coefficient in enumerate(theta.tolist()):
             cells = slice(int(at[j]), int(at[j + 1]))
-            used = coefficient != 0
-            fields = {"points": tuple(points[cells].tolist())}
-            columns.append(
-                {**fields, "coefficient": coefficient} if used else {**fields, "left_out": "no effect beside the noise"}
-            )
+            fields: dict[str, Any] = {"points": tuple(points[cells].tolist())}
+            if coefficient != 0:
+                fields |= {"coefficient": coefficient, "standard_error": float(errors[j])}
+            else:
+                fields["left_out"] = "no effect beside the noise"
+            columns.append(fields)
         parts.append(filed_part(job, counts[holder], as_woe(tables.n_codes, tables.x, tables.iv), columns))
     check_range([(part.points, part.n_codes) for part in parts], card.base_points)
     provenance = card.provenance.model_copy(update={"n_openings": 3 * len(made)})
@@ -100,7 +105,9 @@ def as_woe(n_codes: Integers, effect: Vector, iv: Vector) -> WoeTable:
     )
 
 
-def fit_record(own: OwnFit, made: Mapping[str, Tables], sums: Mapping[str, HolderSums]) -> dict[str, Any]:
+def fit_record(
+    own: OwnFit, made: Mapping[str, Tables], sums: Mapping[str, HolderSums], found: Mapping[str, Coefficients]
+) -> dict[str, Any]:
     """Return what the bank keeps of the fit beside the model: its own fit, and what holders opened."""
     holders = {
         holder: {
@@ -109,6 +116,7 @@ def fit_record(own: OwnFit, made: Mapping[str, Tables], sums: Mapping[str, Holde
             "moments": sums[holder].moments.tolist(),
             "sigma_gradient": sums[holder].sigma_gradient,
             "sigma_moments": sums[holder].sigma_moments,
+            "inflation": np.nan_to_num(found[holder].inflation, nan=0.0).tolist(),
         }
         for holder, tables in made.items()
     }

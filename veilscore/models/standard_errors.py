@@ -52,10 +52,11 @@ def standard_errors(problem: LogisticProblem, result: OptimiseResult) -> Generat
             ends.append(checked_gradient(answer, len(theta)))
         hessian[j] = (ends[0] - ends[1]) / (2.0 * width[j])
     free = np.append((result.beta != 0) | (problem.sign == "any"), True)
-    return _errors(0.5 * (hessian + hessian.T), problem.penalty, free)
+    return uncertainty(0.5 * (hessian + hessian.T), problem.penalty, free)
 
 
-def _errors(hessian: Vector, penalty: Vector, free: Mask) -> Uncertainty:
+def uncertainty(hessian: Vector, penalty: Vector, free: Mask) -> Uncertainty:
+    """Return what the Hessian (d + 1, d + 1) of the data and the penalty (d + 1,) say of the free coefficients."""
     values, vectors = np.linalg.eigh(hessian[np.ix_(free, free)])
     # Rounding may turn the curvature of collinear columns negative; the true one is not.
     data = (vectors * np.maximum(values, 1e-9 * values[-1])) @ vectors.T

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from veilscore.data.table import Table
-from veilscore.errors import JobError, RefusedError, VeilscoreError
+from veilscore.data.table import Kind, Table
+from veilscore.errors import ColumnError, ConfigError, JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
 from veilscore.models.versions import file_model
@@ -24,6 +24,7 @@ from veilscore.protocols.adding import coordinator_add
 from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
 from veilscore.tasks.context import StepContext, account_of
+from veilscore.tasks.panel import rows_taken
 from veilscore.tasks.table import answer_to, hold, reads_of
 from veilscore.terms.job import Job, new_job_id
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
@@ -145,7 +146,18 @@ class GivenTable(StepContext):
 
     def table(self) -> Table:
         """Return the party's table."""
-        return self.whole_table()
+        table = self.whole_table()
+        return rows_taken(table, self.job.parameters) if self.role == "bank" else table
+
+    def columns(self, names: tuple[str, ...] | None, kinds: Mapping[str, Kind] | None = None) -> Table:  # noqa: ARG002
+        """Return the party's table with some columns; they were read as what they are."""
+        table = self.table()
+        if names is None:
+            return table
+        absent = [name for name in names if name not in table.columns]
+        if absent:
+            raise ColumnError(f"the data of {self.session.party} has no column {absent[0]!r}")
+        return replace(table, columns={name: table.columns[name] for name in names})
 
     def whole_table(self) -> Table:
         """Return the party's table; it has the columns that a job may use, and no others."""
@@ -197,10 +209,16 @@ def run_on_tables(job: Job, tables: Mapping[str, Table], home: Path, *, policy: 
     home : folder with one home a party; models of earlier jobs are found there.
     policy : of every party.
     """
+    of_firms = job.parameters.rows == "firms"
+    for party, table in tables.items():
+        if (table.panel is None) != of_firms:
+            key = "one column" if of_firms else "two columns, of firms and of days"
+            raise ConfigError(f"rows: {job.parameters.rows} needs a key of {key}; that of {party} is another (id=)")
     dataset = DatasetConfig(
         path=Path(MEMORY),
         password_env=None,
-        id_column="id",
+        id_column="id" if of_firms else None,
+        id_columns=None if of_firms else ("id", "day"),
         label_column="label",
         weight_column="weight",
         date_column="date",

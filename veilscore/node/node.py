@@ -32,7 +32,7 @@ from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
 from veilscore.node.policy_watch import PolicyWatch
 from veilscore.node.state import LoggedState, counts_of
-from veilscore.online.service import online_side
+from veilscore.online.service import door_side, online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
 from veilscore.release.revocation_watch import RevocationWatch
 from veilscore.release.revocations import RevocationLists
@@ -88,6 +88,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        self.door = door_side(self.home, self.config, self._online)
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
         self.policy = PolicyWatch(self.home, self.config, self.evidence, self._policy_changed)
@@ -134,6 +135,9 @@ class Node:
         await asyncio.to_thread(self._note_state)
         await self._online.start()
         await self.fabric.start()
+        if self.door is not None:
+            await self.door.start()
+            self.watches.start("the watch over callers of the door", self.door.watch())
         self.watches.start("the watch over keys", self.keys.watch())
         self.watches.start("the watch over the policy", self.policy.watch())
         self.watches.start("the watch over the own log", self.heads.watch())
@@ -147,6 +151,8 @@ class Node:
         await self.watches.stop()
         for run in list(self._runs.values()):
             await run.stop("the node is stopping")
+        if self.door is not None:
+            await self.door.stop(grace_s)
         await self.fabric.stop(grace_s)
         await self._online.close()
         with contextlib.suppress(VeilscoreError):  # a file that cannot be read now is found at the next start

@@ -144,16 +144,20 @@ class OnlineBank:
         self._journal.close()
 
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
-        """Score one firm.
-
-        Raises RefusedError where the caller is not of this bank, MessageError where the request is unusable.
-        """
+        """Score one firm for a member of the federation; RefusedError where the caller is not of this bank."""
         if not is_own(self._node, peer):
             raise RefusedError(
                 f"{peer.name} may not score at {self._node.name}: use {self._node.name}'s own identity, or a "
                 "person named in its node.yaml",
                 party=self._node.name,
             )
+        return await self.answer(request)
+
+    async def answer(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
+        """Score one firm for whoever may ask; MessageError where the request is unusable.
+
+        A caller that gives up does not end it: the response is kept for a repeat.
+        """
         check_request(request)
         digest = request_digest(request)
         kept = self._journal.get(request.request_id)
@@ -161,7 +165,8 @@ class OnlineBank:
         waiting = self._waiting.get(request.request_id)
         known = [one[0] for one in (kept, running) if one] + ([waiting.digest] if waiting else [])
         if any(one != digest for one in known):
-            return unscored(request, "refused", "this request id was used for something else; use a new one")
+            reused = "this request id was used for something else; use a new one"
+            return unscored(request, "refused", reused, failure="reused")
         if kept is not None:
             return pb.ScoreResponse.FromString(kept[1])
         if running is None:
@@ -188,11 +193,12 @@ class OnlineBank:
             kept = response.SerializeToString()
             self._journal.keep(request.request_id, digest, kept, rest)
         except TimeoutError:
-            response = unscored(request, "failed", late)
+            response = unscored(request, "failed", late, failure="late")
         except NotScoredError as error:
-            response = unscored(request, "failed", error.message, None if of is None else of.model, error.parts)
+            model = None if of is None else of.model
+            response = unscored(request, "failed", error.message, model, error.parts, failure="parties")
         except VeilscoreError as error:
-            response = unscored(request, "failed", str(error))
+            response = unscored(request, "failed", str(error), failure=type(error).__name__)
         finally:
             del self._running[request.request_id]
             self._ended_s = time.monotonic()

@@ -22,6 +22,7 @@ from veilscore.crypto.encrypted_cells import one_hot
 from veilscore.data.codes import CodeMap
 from veilscore.data.ids import Ids, check_ids, normalise_ids
 from veilscore.data.ingest import read_table
+from veilscore.data.panel import newest
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.evidence.job_ledger import Ledger
@@ -32,7 +33,7 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 
 DATABASE_AGE_S = 600.0
-_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model")
+_TRAINING = ("train_scorecard", "train_boosting", "train_stack", "select_model", "write_model")
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,15 +130,18 @@ class Records:
         signature = None if path is None else _signature(path)
         data_time_s = time.time() if path is None or not path.is_file() else path.stat().st_mtime
         table = self._table()
-        order = np.argsort(table.ids)
+        if table.panel is not None:  # of firms at dates, a firm's newest record
+            table = table.take(newest(table.panel))
+        ids = table.firms
+        order = np.argsort(ids)
         codes = self.code_map.transform(table).codes[order]
-        return _Index(table.ids[order], codes, data_time_s, signature, time.monotonic())
+        return _Index(ids[order], codes, data_time_s, signature, time.monotonic())
 
     def _table(self) -> Table:
         dataset = self._dataset()
         return read_table(
             dataset.source,
-            dataset.id_column,
+            dataset.key,
             columns=tuple(self.code_map.kinds),
             normaliser=self._job.parameters.id_normaliser,
             rules=dataset,

@@ -21,8 +21,7 @@ from veilscore.arrays import CodeArray
 from veilscore.errors import ConfigError, MessageError, PeerError
 from veilscore.models.steps import middles, steps_of
 from veilscore.online.model import BankModel, codes_of_features
-from veilscore.protocols.online import ON_MISSING
-from veilscore.protocols.online_parts import FirmPart, Opened
+from veilscore.protocols.online_parts import ON_MISSING, FirmPart, Opened
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 
@@ -135,9 +134,11 @@ def unscored(
     message: str,
     model: BankModel | None = None,
     parts: Mapping[str, FirmPart] | None = None,
+    failure: str = "",
 ) -> pb.ScoreResponse:
     """Return a response without a score; with the parties' status where holders were asked."""
     response = pb.ScoreResponse(request_id=request.request_id, status=status, message=message, model=request.model)
+    response.failure = failure
     if model is not None:
         response.model_version, response.model_sha256 = model.artefact.version, model.sha256
     for part in (parts or {}).values():

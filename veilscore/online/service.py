@@ -42,10 +42,12 @@ import importlib
 from pathlib import Path
 from typing import Protocol, cast
 
+from veilscore.errors import ConfigError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.node_config import NodeConfig
+from veilscore.v1 import control_pb2 as pb
 
 
 class OnlineSide(Protocol):
@@ -66,8 +68,46 @@ class OnlineSide(Protocol):
         """Stop, and give up what still runs."""
 
 
+class BankSide(OnlineSide, Protocol):
+    """The bank's, which answers whoever its node lets ask."""
+
+    async def answer(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
+        """Score one firm."""
+
+
+class DoorSide(Protocol):
+    """What a bank's node has of its door (`veilscore.online.door`)."""
+
+    @property
+    def ports(self) -> tuple[int | None, int | None]:
+        """Return its ports of HTTP and gRPC."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def watch(self) -> None:
+        """Keep to the callers of now, for ever."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Give running requests some time, and close."""
+
+
 def online_side(home: Path, node: NodeConfig, ledger: Ledger) -> OnlineSide:
     """Return the side of a bank's or a holder's node, by its role; loads the encryption library."""
     name = "Bank" if node.role == "bank" else "Holder"
     side = getattr(importlib.import_module(f"veilscore.online.{name.lower()}"), f"Online{name}")
     return cast("OnlineSide", side(home, node, ledger))
+
+
+def door_side(home: Path, node: NodeConfig, side: OnlineSide) -> DoorSide | None:
+    """Return the door of a bank's node that has one; loads a web server, which is an extra."""
+    if node.door is None:
+        return None
+    answer = cast("BankSide", side).answer
+    try:
+        opened = importlib.import_module("veilscore.online.door_service").Door(home, node, node.door, answer)
+    except ModuleNotFoundError as error:
+        if error.name not in {"starlette", "uvicorn", "h11"}:
+            raise
+        raise ConfigError(f"the door needs {error.name}: pip install 'veilscore[door]'") from error
+    return cast("DoorSide", opened)

@@ -4,12 +4,14 @@ Source   : Meadows 1986; Huberman, Franklin and Hogg 1999 (Diffie-Hellman), over
            (`veilscore.crypto.group`).
 Parties  : The bank B, whose rows are the job's rows, and one holder H; the protocol runs once for each holder.
 Messages : B sends its H(id)^a in row order (`AlignBankRound1`), where single firms are opened later with a digest of
-           each row (`veilscore.release.pseudonyms`); H sends its own H(id)^b among dummies, shuffled
+           each row (`veilscore.release.pseudonyms`), where rows are firms at dates with a number for each row's firm;
+           H sends its own H(id)^b among dummies, shuffled
            (`AlignHolderRound1`); B returns those raised to a, in the order received (`AlignBankRound2`); H says whether
            it goes on (`AlignHolderRound2`). The first three come in parts that interleave, so that both sides compute
            at the same time and no queue holds more than a few parts.
 Reveals  : B learns the size of H's set, padded to a step of 1,000. H learns the size of B's set, which of its firms
-           are in which of B's rows and, with digests, which rows came before. Whether H goes on depends on the number
+           are in which of B's rows (of firms at dates: which pairs of firm and date), with digests which rows came
+           before, with numbers which rows are of one firm. Whether H goes on depends on the number
            of B's rows alone. Nobody learns anything else, and no id is sent in any form that can be compared without
            the other's scalar or key.
 Dummies  : H pads its set with the points of random strings of 256 bits, made and raised like those of ids: they are
@@ -46,6 +48,7 @@ from veilscore.wire.randomness import secret_bytes
 
 _MAX_ID_BYTES = 256  # normalised ids are far shorter; longer ones are free text in the wrong column
 _DUMMY_BYTES = 32
+_NUMBER_BYTES = 4  # of a row's firm
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class AlignHolderResult:
 
     row_of: Integers = field(repr=False)  # (n_bank,) its own row for each of the bank's, -1 where it knows no such firm
     digests: RowDigests | None = None  # of the bank's rows, where they were asked for
+    firm: Integers | None = field(default=None, repr=False)  # (n_bank,) of firms at dates: number of each row's firm
 
 
 def bank_align(
@@ -95,8 +99,12 @@ def bank_align(
     limits: AlignLimits = DEFAULT_LIMITS,
     *,
     digests: RowDigests | None = None,
+    firm: Integers | None = None,
 ) -> Protocol[AlignBankResult]:
-    """Bank: align its ids, in row order and none twice, with one holder's; `digests` of them where it counts rows."""
+    """Bank: align its ids, in row order and none twice, with one holder's; `digests` of them where it counts rows.
+
+    firm : (n,) number of the firm of each row, where ids are keys of firms at dates.
+    """
     _check_ids(ids, limits)
     own = _Outgoing(ids, session.label("align", session.bank, holder), limits)
     incoming = _Incoming(holder, limits, limits.max_ids + 2 * limits.size_step)
@@ -110,6 +118,9 @@ def bank_align(
                     low = part * limits.part_size
                     message.digests = digests.values[low : low + limits.part_size].astype("<u8").tobytes()
                     message.digest_key = digests.key_id
+                if firm is not None:
+                    low = part * limits.part_size
+                    message.firms = firm[low : low + limits.part_size].astype("<u4").tobytes()
                 yield Send(holder, message)
             # one part behind, so that neither side waits while the other computes
             if 1 <= part <= incoming.parts_or(1):
@@ -132,13 +143,14 @@ def holder_align(
     min_rows: int = 1,
     offset: int = 0,
     counted: bool = False,
+    dated: bool = False,
     limits: AlignLimits = DEFAULT_LIMITS,
 ) -> Protocol[AlignHolderResult]:
     """Holder: align its ids, none twice, with the bank's; `session.party` is the holder.
 
-    min_rows : the fewest rows of the bank with which the holder goes on, whichever of them it knows.
+    min_rows : the fewest firms of the bank with which the holder goes on, whichever of them it knows.
     offset : where steps of the padded size end, in [0, size_step); the holder's secret.
-    counted : whether the bank sends a digest of each row.
+    counted : whether the bank sends a digest of each row; dated : a number for the firm of each row.
     Raises RefusedError where the bank has fewer rows.
     """
     _check_ids(ids, limits)
@@ -149,7 +161,7 @@ def holder_align(
     # shuffled (uniformly but for 64-bit ties), or the order of its points would tell the bank about its rows
     order = np.argsort(np.frombuffer(secret_bytes(8 * len(padded)), np.uint64))
     own = _Outgoing([padded[i] for i in order], session.label("align", bank, session.party), limits)
-    incoming = _Incoming(bank, limits, limits.max_ids, counted=counted)
+    incoming = _Incoming(bank, limits, limits.max_ids, counted=counted, dated=dated)
     doubled_bank: list[NDArray[np.uint8]] = []
     doubled_own: list[NDArray[np.uint8]] = []
     with Scalar() as b:
@@ -171,12 +183,14 @@ def holder_align(
     incoming.all_distinct()
     row_of = _match(np.concatenate(doubled_bank), np.concatenate(doubled_own), order, bank)
     row_of[row_of >= len(ids)] = -1
-    if incoming.n_ids < min_rows:
-        reason = f"{incoming.n_ids} firms are fewer than the minimum of {min_rows}"
+    firm = incoming.firm()
+    n_firms = incoming.n_ids if firm is None else np.unique(firm).size
+    if n_firms < min_rows:
+        reason = f"{n_firms} firms are fewer than the minimum of {min_rows}"
         yield Send(bank, AlignHolderRound2(accepted=False, reason=reason))
         raise RefusedError(f"{bank}'s job has {reason}", session=session.id, party=session.party)
     yield Send(bank, AlignHolderRound2(accepted=True))
-    return AlignHolderResult(row_of, incoming.digests())
+    return AlignHolderResult(row_of, incoming.digests(), firm)
 
 
 class _Outgoing:
@@ -200,14 +214,18 @@ class _Outgoing:
 class _Incoming:
     """Takes the peer's set: its first part fixes the size, and each part must be the next one, and whole."""
 
-    def __init__(self, peer: str, limits: AlignLimits, max_ids: int, *, counted: bool = False) -> None:
+    def __init__(
+        self, peer: str, limits: AlignLimits, max_ids: int, *, counted: bool = False, dated: bool = False
+    ) -> None:
         self.n_ids = 0
         self._peer = peer
         self._limits = limits
         self._max_ids = max_ids
         self._counted = counted
         self._points: list[NDArray[np.uint8]] = []
+        self._dated = dated
         self._digests: list[bytes] = []
+        self._firms: list[bytes] = []
         self._key_id = b""
 
     def parts_or(self, unknown: int) -> int:
@@ -228,6 +246,9 @@ class _Incoming:
         self._points.append(points)
         if isinstance(message, AlignBankRound1):
             self._take_digests(message, len(points))
+            if len(message.firms) != _NUMBER_BYTES * len(points) * self._dated:
+                raise MessageError("firms of rows are missing, too many, or were not asked for", party=self._peer)
+            self._firms.append(message.firms)
         return points
 
     def _take_digests(self, message: AlignBankRound1, n: int) -> None:
@@ -243,6 +264,10 @@ class _Incoming:
         """Return the digests of all rows, where they were asked for."""
         values = np.frombuffer(b"".join(self._digests), "<u8").astype(np.uint64)
         return RowDigests(values, self._key_id) if self._counted else None
+
+    def firm(self) -> Integers | None:
+        """Return the numbers of the firms of all rows, where they are firms at dates."""
+        return np.frombuffer(b"".join(self._firms), "<u4").astype(np.int64) if self._dated else None
 
     def all_distinct(self) -> None:
         """Refuse a set in which a point is repeated: the same id twice, or a replayed part."""
@@ -285,4 +310,4 @@ def _check_ids(ids: Sequence[str], limits: AlignLimits) -> None:
         raise IdError(f"an id is empty or longer than {_MAX_ID_BYTES} characters: check the id column")
     repeated = len(ids) - len(set(ids))
     if repeated:
-        raise IdError(f"{repeated} ids occur more than once: keep one row for each firm")
+        raise IdError(f"{repeated} ids occur more than once: keep one row for each firm, of panels for each date")

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Integers, Words
+from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import add, constant, exceeds, from_bits, lookup, to_bits
 from veilscore.crypto.garbled import GATE_BYTES, Evaluator, Garbler, Plain
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender, message_bytes
+from veilscore.crypto.tweaked_hash import Labels
 from veilscore.errors import MessageError, ParameterError
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
@@ -154,8 +155,31 @@ def bank_garbled(
     *,
     ahead: int = 1,
 ) -> Protocol[None]:
-    """Bank: evaluate the circuit on all rows, piece by piece; `read` goes on with the labels of its output.
+    """Bank: evaluate the circuit of bands on all rows as `bank_evaluated` does."""
+    lifted = ((share + circuit.half) % circuit.modulus).astype(np.uint64)
 
+    def run(evaluator: Evaluator, labels: Any, _piece: slice) -> Any:
+        return circuit(evaluator, labels, evaluator.own(labels.shape[:2]))
+
+    yield from bank_evaluated(session, to_bits(lifted, circuit.n_bits), circuit.gates, run, read, ahead=ahead)
+
+
+def bank_evaluated(
+    session: Session,
+    bits: Mask,
+    gates: int,
+    run: Callable[[Evaluator, Any, slice], Any],
+    read: Callable[[slice, Evaluator, Any], Protocol[None]],
+    *,
+    begin: Callable[[], Protocol[None]] | None = None,
+    ahead: int = 1,
+) -> Protocol[None]:
+    """Bank: evaluate a circuit on all rows, piece by piece; `read` goes on with the labels of its output.
+
+    bits : (n_bits, rows) the bank's inputs.
+    gates : ANDs of a row.
+    run : does the circuit with the labels of a piece's inputs.
+    begin : called once before the first piece, to take what the lead sends then.
     ahead : pieces whose labels leave before a piece is evaluated; 0 where `read` sends messages itself.
     """
     names = session.label("bands", session.lead, session.bank)
@@ -163,19 +187,21 @@ def bank_garbled(
     yield Send(session.lead, pb.BandBankBase(point=receiver.base()))
     base = yield from receive(session.lead, pb.BandLeadBase)
     receiver.accept(base.points)
-    lifted = ((share + circuit.half) % circuit.modulus).astype(np.uint64)
+    if begin is not None:
+        yield from begin()
+    n_rows = bits.shape[1]
     sent: list[tuple[slice, Any]] = []
 
     def evaluate(piece: slice, labels: Any) -> Protocol[None]:
         count = piece.stop - piece.start
-        evaluator.feed((yield from receive_parts(session.lead, pb.BandLeadTables, GATE_BYTES * circuit.gates * count)))
-        word = circuit(evaluator, labels, evaluator.own((circuit.n_bits, count)))
+        evaluator.feed((yield from receive_parts(session.lead, pb.BandLeadTables, GATE_BYTES * gates * count)))
+        word = run(evaluator, labels, piece)
         evaluator.done()
         yield from read(piece, evaluator, word)
-        yield Progress("rows in bands", piece.stop, share.size)
+        yield Progress("rows in bands", piece.stop, n_rows)
 
-    for piece in _pieces(share.size):
-        message, labels = receiver.extend(to_bits(lifted[piece], circuit.n_bits))
+    for piece in _pieces(n_rows):
+        message, labels = receiver.extend(bits[:, piece])
         yield from send_parts(session.lead, pb.BandBankLabels, message)
         sent.append((piece, labels))
         if len(sent) > ahead:
@@ -187,18 +213,42 @@ def bank_garbled(
 def lead_garbled(
     session: Session, share: Words, circuit: BandCircuit, release: Callable[[Garbler, Any], Protocol[None]]
 ) -> Protocol[None]:
-    """Lead: garble the circuit for all rows, piece by piece; `release` goes on with the labels of its output."""
+    """Lead: garble the circuit of bands for all rows as `lead_garbles` does."""
+    bits = to_bits(share, circuit.n_bits)
+
+    def run(garbler: Garbler, theirs: Any, piece: slice) -> Any:
+        return circuit(garbler, theirs, garbler.own(bits[:, piece]))
+
+    yield from lead_garbles(
+        session, (circuit.n_bits, share.size), run, lambda _piece, garbler, word: release(garbler, word)
+    )
+
+
+def lead_garbles(
+    session: Session,
+    shape: tuple[int, int],
+    run: Callable[[Garbler, Any, slice], Any],
+    release: Callable[[slice, Garbler, Any], Protocol[None]],
+    begin: Callable[[Garbler, Labels], Protocol[None]] | None = None,
+) -> Protocol[None]:
+    """Lead: garble a circuit for all rows, piece by piece; `release` goes on with the labels of its output.
+
+    shape : bits of the bank's inputs, and rows.
+    run : does the circuit with the false labels of a piece's inputs.
+    begin : called once, with the engine and the offset of all labels, before the first piece.
+    """
     names = session.label("bands", session.party, session.bank)
     base = yield from receive(session.bank, pb.BandBankBase)
     sender = LabelSender(names, base.point)
     garbler = Garbler(names, sender.offset)
     yield Send(session.bank, pb.BandLeadBase(points=sender.choices()))
-    for piece in _pieces(share.size):
+    if begin is not None:
+        yield from begin(garbler, sender.offset)
+    n_bits, n_rows = shape
+    for piece in _pieces(n_rows):
         count = piece.stop - piece.start
-        n_bytes = message_bytes(circuit.n_bits * count)
-        data = yield from receive_parts(session.bank, pb.BandBankLabels, n_bytes)
-        theirs = sender.extend(data, (circuit.n_bits, count))
-        word = circuit(garbler, theirs, garbler.own(to_bits(share[piece], circuit.n_bits)))
+        data = yield from receive_parts(session.bank, pb.BandBankLabels, message_bytes(n_bits * count))
+        word = run(garbler, sender.extend(data, (n_bits, count)), piece)
         yield from send_parts(session.bank, pb.BandLeadTables, garbler.tables())
-        yield from release(garbler, word)
-        yield Progress("rows in bands", piece.stop, share.size)
+        yield from release(piece, garbler, word)
+        yield Progress("rows in bands", piece.stop, n_rows)

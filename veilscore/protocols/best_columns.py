@@ -254,7 +254,7 @@ def holder_best(
 
 def _noise_units(charge: Charge, k: int, n: int, n_rows: int, told_rows: int, n_train: int) -> Words:
     """Draw the noise of n sums in units of their shares; ParameterError where a noised sum could pass its word."""
-    scale = noise_scale(math.sqrt(charge.mu2), k)
+    scale = noise_scale(1 / charge.sigma(1.0), k)
     # by the number that was told, not the true one: the bank chooses mu, and a refusal would tell it of one firm
     if (told_rows << LABEL_BITS) * (n_train + MOST_NOISE * scale) >= _LIFT:
         raise ParameterError(

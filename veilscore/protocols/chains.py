@@ -67,16 +67,15 @@ _BITS_AT_ONCE = 1 << 22  # of a holder's cells in one call; bounds memory, 24 by
 
 @dataclass(frozen=True)
 class ChainTerms:
-    """What both parties know of a chain from the job: what its leaf sums cost, trees, most rows of a firm."""
+    """What both parties know of a chain from the job: what its leaf sums cost, and how many trees it has."""
 
     charge: Charge
     n_trees: int = TREES
-    rows_per_firm: int = 1
 
     @property
     def sigma(self) -> float:
         """Deviation of the noise of every leaf sum."""
-        return self.charge.sigma(leaves_sensitivity(self.n_trees)) * self.rows_per_firm
+        return self.charge.sigma(leaves_sensitivity(self.n_trees))
 
     @property
     def exchanges(self) -> int:

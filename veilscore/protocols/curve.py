@@ -87,7 +87,7 @@ def bank_curve(session: Session, scored: Scored, bad: Mask, limits: tuple[int, .
 def holder_curve(session: Session, request: BatchRequest, answer: HolderAnswer, charge: Charge) -> Protocol[None]:
     """Holder: take part with its codes; `charge` is what the curve tells of a record here."""
     keys = yield from accept(session, request, answer)
-    share = yield from points_share(session, answer)
+    share = yield from points_share(session, answer.codes, answer.n_codes)
     yield from holder_counts(session, request, share, keys, charge, TURN)
 
 
@@ -105,7 +105,7 @@ def holder_trees_curve(
 ) -> Protocol[None]:
     """Holder: `holder_curve` of trees, its part of the model."""
     keys = yield from accept(session, request, answer)
-    share = yield from holder_tree_share(session, answer, trees)
+    share = yield from holder_tree_share(session, answer.codes, answer.n_codes, trees)
     yield from holder_counts(session, request, share, keys, charge, SCORE_T)
 
 

@@ -26,7 +26,7 @@ from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import HISTOGRAM, SCALE_BITS
-from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey
+from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey, chunks_of
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.models.logistic_problem import column_sums
@@ -83,16 +83,16 @@ def bank_cells(
     max_bin: Callable[[int], int],
     sigma: Callable[[int], float],
     agreed: Callable[[Mapping[str, int]], None] = lambda _columns: None,
-    rows_per_firm: int = 1,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
 
     residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
+        Or (segments, n_train), a row's in the bank's segment that it is in and 0 elsewhere: what a firm moves is then
+        in one segment, hence no more than without segments; sums are (segments, cells).
     train : (n_samples,) which rows train.
     max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
     agreed : raises where the job should end, knowing the number of columns of each holder, before any sum leaves.
-    rows_per_firm : most rows of one firm.
     """
     n_train, columns = int(train.sum()), {}
     for holder in session.holders:
@@ -108,10 +108,10 @@ def bank_cells(
                 train_mask=shares.bits_to_bytes(train),
                 n_train=n_train,
                 max_bin=max_bin(columns[holder]),
-                rows_per_firm=rows_per_firm,
             ),
         )
-    vectors = shares.encode(np.stack([residual, WEIGHT_FACTOR * weight]))
+    n_segments = np.atleast_2d(residual).shape[0]
+    vectors = shares.encode(np.concatenate([np.atleast_2d(residual), WEIGHT_FACTOR * np.atleast_2d(weight)]))
     shapes, own = {}, {}
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
@@ -126,7 +126,8 @@ def bank_cells(
         opened = shares.add(own[holder], shares.shares_from_bytes(reply.shares, own[holder].shape))
         values = shares.from_ring(opened) / float(1 << SCALE_BITS)
         n_codes = shapes[holder].n_codes
-        sums = CellSums(n_codes, values[0], values[1] / WEIGHT_FACTOR, sigma(n_codes.size) * rows_per_firm)
+        found = (values[:n_segments], values[n_segments:]) if residual.ndim == 2 else (values[0], values[1])
+        sums = CellSums(n_codes, found[0], found[1] / WEIGHT_FACTOR, sigma(n_codes.size))
         result[holder] = shapes[holder], sums, own[holder][0]
         yield Progress("sums by cell", done, len(session.holders))
     return result
@@ -139,7 +140,8 @@ def holder_cells(
     charge: Charge,
     *,
     n_columns: int,
-    rows_per_firm: Callable[[Mask], int],
+    check: Callable[[Mask], None],
+    n_segments: int = 1,
 ) -> Protocol[tuple[BinnedColumns, Mask, Words]]:
     """Holder: noised sums over its cells; returns its codes, the training mask, and its shares of the sums of r.
 
@@ -147,25 +149,27 @@ def holder_cells(
     n_samples : aligned rows.
     charge : what the opening costs.
     n_columns : columns with more than one bin.
-    rows_per_firm : most training rows of one of this holder's firms.
+    check : refuses training rows that are not as agreed.
+    n_segments : segments of the bank's rows that sums are told apart by.
     """
     bank = session.bank
     yield Send(bank, pb.ResidualHolderColumns(columns=n_columns))
     request = yield from receive(bank, pb.BinBankRound1)
     train = training_rows(session, request, n_samples)
-    if not 2 <= request.max_bin <= MOST_BIN or request.rows_per_firm < max(1, rows_per_firm(train)):
-        raise MessageError("the bank asks for bins or rows of a firm outside what was agreed", party=bank)
+    check(train)
+    if not 2 <= request.max_bin <= MOST_BIN:
+        raise MessageError("the bank asks for bins outside what was agreed", party=bank)
     columns = code(int(request.max_bin))
     cells = int(columns.n_codes.sum())
     nothing = np.zeros(cells, np.int64)
     yield Send(bank, shape_message(columns, nothing, nothing))
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
     yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
-    data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2))
+    data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2 * n_segments))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
-    if share.shape != (2, cells):
+    if share.shape != (2 * n_segments, cells):
         raise MessageError("the bank asked for other vectors than r and W", party=bank)
-    sigma = charge.sigma(cells_sensitivity(columns.n_codes.size) * request.rows_per_firm)
+    sigma = charge.sigma(cells_sensitivity(columns.n_codes.size))
     yield charge
     opened = noised(share, sigma, SCALE_BITS)
     yield Send(bank, pb.BinHolderRound2(shares=shares.shares_to_bytes(shares.add(opened, dither(opened.shape)))))
@@ -187,7 +191,6 @@ def bank_fit(
     own: Mapping[str, Words],
     weight: Vector,
     charges: Mapping[str, Charge],
-    rows_per_firm: int = 1,
 ) -> Protocol[dict[str, HolderSums]]:
     """Bank: the noised gradient and X'WX of each holder's tables, in the tables' own scale.
 
@@ -201,7 +204,7 @@ def bank_fit(
         side = _BankFit(session, holder, made[holder], weight)
         yield from side.start(gradient_bits(weight.size))
         products = yield from side.products()
-        result[holder] = yield from side.open(own[holder], products, charges, rows_per_firm)
+        result[holder] = yield from side.open(own[holder], products, charges)
         yield Progress("gradient and moments", done, len(session.holders))
     return result
 
@@ -248,19 +251,16 @@ class _BankFit:
             yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
         pairs = _pairs(self.chosen.size)
         reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
-        chunks = [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
-        product = shares.sum_shares(self.key.decrypt(chunks, N, len(pairs)))
+        product = shares.sum_shares(self.key.decrypt(chunks_of(reply), N, len(pairs)))
         own = [shares.sum_shares(shares.times(u[1 + j], a[k])[None])[0] for j, k in pairs]
         return shares.add(product, np.array(own, np.uint64))
 
-    def open(
-        self, cells: Words, products: Words, charges: Mapping[str, Charge], rows_per_firm: int
-    ) -> Protocol[HolderSums]:
+    def open(self, cells: Words, products: Words, charges: Mapping[str, Charge]) -> Protocol[HolderSums]:
         """Add the holder's noised shares to one's own."""
         message = yield from receive(self.holder, pb.ResidualHolderOpened)
         if len(cells) != len(self.x):
             raise ParameterError(f"the kept sums of {self.holder} are of other cells than its tables")
-        share = shares.add(shares.scale(cells, self.x), self.key.decrypt([message.reply], cells.size))
+        share = shares.add(shares.scale(cells, self.x), self.key.decrypt(chunks_of(message.reply), cells.size))
         at, sums = offsets(self.made.n_codes), column_sums(share, self.made.n_codes)
         gradient = _open(sums, message.gradient, SCALE_BITS + self.bits)
         opened = _open(products, message.moments, _MOMENT_BITS) * self.norm**2
@@ -268,8 +268,8 @@ class _BankFit:
         for (j, k), value in zip(_pairs(self.chosen.size), opened.tolist(), strict=True):
             moments[self.chosen[j], self.chosen[k]] = moments[self.chosen[k], self.chosen[j]] = value
         sigmas = (
-            charges["gradient"].sigma(gradient_sensitivity()) * self.gradient_norm * rows_per_firm,
-            charges["moments"].sigma(moments_sensitivity()) * self.norm**2 * rows_per_firm,
+            charges["gradient"].sigma(gradient_sensitivity()) * self.gradient_norm,
+            charges["moments"].sigma(moments_sensitivity()) * self.norm**2,
         )
         return HolderSums(gradient * self.gradient_norm, moments, *sigmas)
 
@@ -280,7 +280,6 @@ def holder_fit(
     n_codes: Integers,
     cells: Words,
     charges: Mapping[str, Charge],
-    rows_per_firm: int = 1,
 ) -> Protocol[None]:
     """Holder: open the gradient and X'WX of the bank's tables, with noise.
 
@@ -310,10 +309,10 @@ def holder_fit(
     reply, share = evaluator.multiply_sum(list(start.x_enc), cells[None, :])
     sums, bits = column_sums(share, n_codes), SCALE_BITS + gradient_bits(n)
     yield charges["gradient"]
-    gradient = noised(sums, charges["gradient"].sigma(gradient_sensitivity()) * rows_per_firm, bits)
+    gradient = noised(sums, charges["gradient"].sigma(gradient_sensitivity()), bits)
     if chosen:
         yield charges["moments"]
-        products = noised(products, charges["moments"].sigma(moments_sensitivity()) * rows_per_firm, _MOMENT_BITS)
+        products = noised(products, charges["moments"].sigma(moments_sensitivity()), _MOMENT_BITS)
     yield Send(
         bank,
         pb.ResidualHolderOpened(

@@ -21,6 +21,7 @@ Aborts   : RefusedError where a holder refuses; SchemaError where a holder's cod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -138,17 +139,22 @@ def bank_shares(
     inputs: bytes = b"",
 ) -> Protocol[tuple[Integers, dict[str, Mask | None]]]:
     """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
-    n_scored = int(rows.sum())
     unknown = yield from ask_holders(session, rows, parts, model_hash, bands, inputs)
+    total = yield from bank_points_share(session, own_points, parts)
+    return total, unknown
+
+
+def bank_points_share(session: Session, own_points: Integers, parts: Mapping[str, HolderPart]) -> Protocol[Integers]:
+    """Return the bank's share (n_scored,) of totals, not reduced, with the points of these holders' cells looked up."""
     total = own_points.astype(np.int64).copy()
-    for done, holder in enumerate(session.holders, start=1):
-        table = LookupTable(n_scored, parts[holder].n_codes, session.label("score", holder, session.bank), opened=True)
+    for done, (holder, part) in enumerate(parts.items(), start=1):
+        table = LookupTable(total.size, part.n_codes, session.label("score", holder, session.bank), opened=True)
         table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, table.hint_bytes)))
-        query, share = table.query(parts[holder].points % TURN)
+        query, share = table.query(part.points % TURN)
         yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
         total += share.astype(np.int64)
-        yield Progress("points under encryption", done, len(session.holders))
-    return total, unknown
+        yield Progress("points under encryption", done, len(parts))
+    return total
 
 
 def ask_holders(
@@ -251,14 +257,14 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
-    share = yield from points_share(session, answer)
+    share = yield from points_share(session, answer.codes, answer.n_codes)
     yield from release_share(session, coordinator, request, answer, share, keys, TURN)
     return int(request.rows.sum())
 
 
-def points_share(session: Session, answer: HolderAnswer) -> Protocol[Words]:
+def points_share(session: Session, codes: CodeArray, n_codes: Integers) -> Protocol[Words]:
     """Holder: return its share (n_scored,) of the points of its own cells, modulo TURN."""
-    lookup = LookupCodes(answer.codes, answer.n_codes, session.label("score", session.party, session.bank), opened=True)
+    lookup = LookupCodes(codes, n_codes, session.label("score", session.party, session.bank), opened=True)
     yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
     data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.fields_bytes)
     return lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
@@ -282,7 +288,7 @@ def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Pro
         unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
     )
     yield Send(session.bank, reply)
-    return (yield from _zero_share_keys(session))
+    return (yield from zero_share_keys(session))
 
 
 def release_share(
@@ -330,7 +336,7 @@ def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[st
     return masked
 
 
-def _zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:
+def zero_share_keys(session: Session) -> Protocol[dict[str, PairwiseKey]]:
     """Agree on pairwise keys with the other holders directly, so that neither bank nor coordinator knows one."""
     others = [holder for holder in session.holders if holder != session.party]
     private = X25519PrivateKey.generate()

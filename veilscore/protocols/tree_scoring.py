@@ -148,10 +148,18 @@ def bank_tree_shares(
     inputs: bytes = b"",
 ) -> Protocol[tuple[Units, dict[str, Mask | None]]]:
     """Return the bank's shares of the totals, not reduced, and the firms unknown to each holder that discloses them."""
-    n_scored = int(rows.sum())
     parts = holder_parts(model, session.holders)
-    plans = {h: _BankTrees(model, h, n_scored) for h in session.holders}
     unknown = yield from ask_holders(session, rows, parts, model.sha256, bands, inputs)
+    total = yield from bank_tree_points_share(session, own_codes, model, session.holders)
+    return total, unknown
+
+
+def bank_tree_points_share(
+    session: Session, own_codes: CodeArray, model: Boosted, holders: Sequence[str]
+) -> Protocol[Units]:
+    """Return the bank's share (n_scored,) of totals, not reduced, with the trees of these holders."""
+    n_scored = own_codes.shape[0]
+    plans = {h: _BankTrees(model, h, n_scored) for h in holders}
     total = np.full(n_scored, model.base_points, np.int64)
     for tree, points in zip(model.trees, model.points, strict=True):
         if tree.asks == "bank":
@@ -162,7 +170,7 @@ def bank_tree_shares(
         if plan.forms.multiplied:
             total += yield from plan.multiply(session, own_codes)
         yield Progress("trees under encryption", done, len(plans))
-    return total, unknown
+    return total
 
 
 class _BankTrees:
@@ -245,38 +253,38 @@ def holder_score_trees(
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
     keys = yield from accept(session, request, answer)
-    share = yield from holder_tree_share(session, answer, trees)
+    share = yield from holder_tree_share(session, answer.codes, answer.n_codes, trees)
     yield from release_share(session, coordinator, request, answer, share, keys, SCORE_T)
     return int(request.rows.sum())
 
 
-def holder_tree_share(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+def holder_tree_share(session: Session, codes: CodeArray, n_codes: Integers, trees: Sequence[Tree]) -> Protocol[Words]:
     """Holder: return its share of the totals of its trees, (n_scored,)."""
-    n_scored = answer.codes.shape[0]
+    n_scored = codes.shape[0]
     plan = forms(trees, n_scored)
     share = np.zeros(n_scored, np.uint64)
     if plan.looked_up:
-        share += yield from _holder_look_up(session, answer, [trees[i] for i in plan.looked_up])
+        share += yield from _holder_look_up(session, codes, n_codes, [trees[i] for i in plan.looked_up])
     if plan.multiplied:
-        share += yield from _holder_multiply(session, answer, [trees[i] for i in plan.multiplied])
+        share += yield from _holder_multiply(session, codes, n_codes, [trees[i] for i in plan.multiplied])
     return share % np.uint64(SCORE_T)
 
 
-def _holder_look_up(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+def _holder_look_up(session: Session, codes: CodeArray, n_codes: Integers, trees: Sequence[Tree]) -> Protocol[Words]:
     """Return the holder's share of the trees on its columns alone, (n_scored,)."""
-    n_codes = np.array([tree.n_leaves for tree in trees], dtype=np.int64)
-    leaves = leaf_index(trees, answer.codes, answer.n_codes)
+    n_leaves = np.array([tree.n_leaves for tree in trees], dtype=np.int64)
+    leaves = leaf_index(trees, codes, n_codes)
     label = session.label("score trees", session.party, session.bank)
-    lookup = LookupCodes(leaves, n_codes, label, params=LOOKUP_TREES, workers=WORKERS)
+    lookup = LookupCodes(leaves, n_leaves, label, params=LOOKUP_TREES, workers=WORKERS)
     del leaves
     yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
     data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.query_bytes)
     return lookup.evaluate_bytes(data)
 
 
-def _holder_multiply(session: Session, answer: HolderAnswer, trees: Sequence[Tree]) -> Protocol[Words]:
+def _holder_multiply(session: Session, codes: CodeArray, n_codes: Integers, trees: Sequence[Tree]) -> Protocol[Words]:
     """Return the holder's share of the other trees, (n_scored,), block by block."""
-    n_rows = answer.codes.shape[0]
+    n_rows = codes.shape[0]
     n_blocks = -(-n_rows // N)
     start = yield from receive(session.bank, pb.BatchBankKey)
     label = _product_label(session, session.party)
@@ -285,7 +293,7 @@ def _holder_multiply(session: Session, answer: HolderAnswer, trees: Sequence[Tre
     with ThreadPoolExecutor(WORKERS) as pool:
         for block in range(n_blocks):
             rows = slice(block * N, min((block + 1) * N, n_rows))
-            bits = np.concatenate([indicators(tree, answer.codes[rows], answer.n_codes) for tree in trees])
+            bits = np.concatenate([indicators(tree, codes[rows], n_codes) for tree in trees])
             sums: list[Future[Limbs]] = []
             for part, first in enumerate(range(0, bits.shape[0], GROUP)):
                 message = yield from receive(session.bank, pb.BatchBankFactors)

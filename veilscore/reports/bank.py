@@ -90,6 +90,9 @@ def _bank_job(files: BankFiles) -> ReportedJob:
     filed = model.provenance
     drawn = f"{p.holdout_fraction:.0%} drawn at random within goods and bads, seed {p.holdout_seed}"
     dated = f"from {p.holdout_from} on" if p.holdout_from else drawn
+    if p.rows == "firm_dates":
+        later = f"; their dates from {p.holdout_from} on, of the others those before" if p.holdout_from else ""
+        dated = f"about {p.holdout_fraction:.0%} of the firms with all their dates, seed {p.holdout_seed}{later}"
     return ReportedJob(
         name=files.job.name,
         job_id=filed.job_id,
@@ -108,14 +111,18 @@ def _bank_job(files: BankFiles) -> ReportedJob:
 
 
 def _bank_parties(files: BankFiles) -> tuple[PartyRow, ...]:
-    padded = files.aligned["sizes"]
+    padded, p = files.aligned["sizes"], files.job.training
+    rows, dates = "firms", ""
+    if p.rows == "firm_dates":
+        rows = "firms at dates"
+        dates = f", {files.aligned['n_firms']:,} firms at no more than {p.rows_per_firm} dates"
     of_name = source_name if isinstance(files.model, Chained) else str
     owners = [
         PartyRow(
             name=part.party,
             role="label holder" if part.role == "bank" else "feature holder",
             detail=f"{len({of_name(c.name) for c in part.columns if not c.left_out})} columns in the model"
-            + (f", at most {padded[part.party]:,} firms" if part.party in padded else ""),
+            + (f", at most {padded[part.party]:,} {rows}" if part.party in padded else dates),
             n_rows=files.aligned["n_rows"] if part.role == "bank" else None,
             n_columns=len({of_name(c.name) for c in part.columns}),
         )
@@ -128,6 +135,9 @@ def _weights(files: BankFiles) -> ScorecardSection:
     scaling, asked = files.model.scaling, files.job.of(TrainScorecard).sign == "positive"
     rows, dropped = [], []
     inflation = dict(zip(files.fit["names"], files.fit.get("inflation", ()), strict=False))
+    for part in files.model.parts[1:]:  # of a private job each holder's columns have their own
+        of_holder = files.fit.get("holders", {}).get(part.party, {}).get("inflation", ())
+        inflation |= {f"{part.party}: {c.name}": value for c, value in zip(part.columns, of_holder, strict=False)}
     for part in files.model.parts:
         for column in part.columns:
             if column.coefficient is None:

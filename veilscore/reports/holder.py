@@ -91,7 +91,8 @@ def _own_titles(code_map: CodeMap, published: Sequence[str]) -> list[str]:
 
 def _contribution(store: JobStore, n_rows: int, aligned: Mapping[str, Any]) -> str:
     """Say in one sentence what the holder helped with."""
-    lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} firms"]
+    rows = "firms at dates" if store.load_arrays("row_of").get("firm") is not None else "firms"
+    lines = [f"knew {aligned['known']:,} of the bank's {n_rows:,} {rows}"]
     if store.has("trained"):
         lines.append(f"took part in {store.load_json('trained')['n_steps']:,} steps of training")
     if store.has("boosted"):

@@ -26,7 +26,7 @@ def read_dataset(config: NodeConfig, name: str) -> Table:
         raise ConfigError(f"{config.name} has no data set named {name!r}; it has: {', '.join(config.datasets)}")
     return read_table(
         dataset.source,
-        dataset.id_column,
+        dataset.key,
         dataset.label_column,
         exclude=dataset.exclude,
         weight_column=dataset.weight_column,

@@ -22,6 +22,7 @@ from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.models import design as designing
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.stability import EXPECTED
 from veilscore.models.steps import middles, steps_of
 from veilscore.models.trees import Tree
 from veilscore.protocols.scoring import (
@@ -40,7 +41,7 @@ from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.batch_files import write_bands, write_scores
-from veilscore.tasks.batch_stability import EXPECTED, keep_expected, keep_expected_totals, write_stability
+from veilscore.tasks.batch_stability import keep_expected, keep_expected_totals, write_stability
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -63,8 +64,8 @@ from veilscore.tasks.task import (
     no_openings,
 )
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
-from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known
+from veilscore.terms.parameters import MAX_BANDS, AppliesModel, ScoreBatch
+from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
 from veilscore.wire.protocol import Protocol
@@ -135,14 +136,14 @@ def _bank_score(context: StepContext) -> Protocol[None]:
     scored = rows, codes.codes, inputs_digest(context.home(), table.ids.tolist(), codes.codes)
     if p.output == "exact":
         result = yield from _bank_totals(context, model, *scored)
-        _check_unknown(p, result.unknown)
+        refuse_unknown(p, result.unknown)
         write_scores(context.store, table, model, result, report)
         write_stability(context, model, codes.codes, result.points)
         return
     steps = p.output == "score"
     bands = steps_of(model, p.score_steps) if steps else Bands.of(p.bands or model.bands, model.scaling.units)
     found = yield from _bank_bands(context, model, bands, *scored)
-    _check_unknown(p, found.unknown)
+    refuse_unknown(p, found.unknown)
     if steps:
         middle = BatchResult(middles(bands)[found.bands], found.unknown)
         write_scores(context.store, table, model, middle, report, steps=found.bands)
@@ -151,7 +152,8 @@ def _bank_score(context: StepContext) -> Protocol[None]:
     write_stability(context, model, codes.codes, found.bands, bands.limits)
 
 
-def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
+def refuse_unknown(p: AppliesModel, unknown: Mapping[str, Mask | None]) -> None:
+    """Refuse at the bank, with on_missing: fail, a batch with firms that a holder does not know."""
     if p.on_missing != "fail":
         return
     for holder, mask in unknown.items():
@@ -175,7 +177,8 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     code_map, guard = context.code_map(request.map_hash), context.guard()
     trees: tuple[Tree, ...] = ()
     refusal, codes = "", np.zeros((0, 0), np.uint8)
-    opening = BatchOpening(request.rows, request.model_hash, code_map, inputs=request.inputs)
+    map_hash, n_columns = bytes.fromhex(code_map.hash), len(code_map.n_codes)
+    opening = BatchOpening(request.rows, request.model_hash, map_hash, n_columns, inputs=request.inputs)
     try:
         trees = own_trees(context, code_map, request)
         opening = replace(opening, bands=_accepted_bands(context, code_map, request))
@@ -183,11 +186,11 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
     if not refusal:
-        table = cache(lambda: aligned_table(context, code_map=code_map))
-        row_of = guard.consented(store, lambda: table().ids, row_of)
+        table = cache(lambda: aligned_table(context, kinds=code_map.kinds))
+        row_of = guard.consented(store, lambda: table().firms, row_of)
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
         opening = replace(opening, codes=codes)
-        row_of = guard.within_budget(store, lambda: table().ids, row_of, opening)
+        row_of = guard.within_budget(store, lambda: table().firms, row_of, opening)
         codes[row_of[request.rows] < 0] = code_map.unknown_firms(1).codes
     unknown, coordinator = row_of[request.rows] < 0, context.job.coordinator
     answer = HolderAnswer(codes, code_map.n_codes, unknown, policy.disclose_unknown, refusal, opening.bands)
@@ -209,12 +212,14 @@ def _accepted_bands(context: StepContext, code_map: CodeMap, request: BatchReque
         release.allow_values(len(steps.names))
         return steps
     if isinstance(p, Training):
-        units, pdo, asked = int(10**p.points_decimals), p.pdo, p.bands
-        bands = Bands.of(asked, units)
+        units, pdo = 10.0**p.points_decimals, p.pdo
+        bands = Bands.of(p.bands, units)
     else:
         kept = KeptBands.load(context.version(bytes.fromhex(code_map.hash)))
         if kept.map_sha256 != code_map.hash:
             raise RefusedError("the bands kept here are of another version of the model")
+        if kept.written and release.bands_only:  # no odds behind its points, so no least width of a band
+            raise RefusedError("lets out bands of trained models only; file a decision over this one instead")
         units, pdo = kept.units, kept.pdo
         bands = Bands.of(job.of(ScoreBatch).bands or kept.bands, units)
     release.allow_values(len(bands.names))
@@ -370,7 +375,11 @@ SCORE = Step(
     bits=_bits,
     learns=_LEARNS_OF_A_BATCH,
     tells_besides={},
-    refusals=(_refuse_many_values, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
+    refusals=(
+        _refuse_many_values,
+        lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing),
+        lambda policy, p: refuse_retired(policy, {"": p.model}),
+    ),
 )
 
 ALIGN_WITH_CONSENT = replace(

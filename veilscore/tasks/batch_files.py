@@ -30,13 +30,13 @@ def write_scores(
 
     steps : (n_scored,) numbers of the steps whose middles the points are; they stand before the score.
     """
-    scores, risks, d = model.score(result.points), model.probability(result.points), model.scaling.decimals
+    scores, risks, d = model.score(result.points), model.probability(result.points), model.scaling.shown_decimals
     numbers = {} if steps is None else {"step": steps.tolist()}
     columns: dict[str, Iterable[Any]] = {
         "id": table.ids,
         **numbers,
         "score": (f"{score:.{d}f}" for score in scores),
-        "probability_of_default": (f"{risk:.6f}" for risk in risks),
+        "probability_of_default": ("" if np.isnan(risk) else f"{risk:.6f}" for risk in risks),
         "band": (model.band(float(score)) for score in scores),
     }
     _write_rows(store, columns, result)

@@ -32,7 +32,7 @@ def charge_of(p: ScreenFeatures) -> Charge:
 
     It counts for all rows: places are those in the whole table, so that a firm outside the training rows moves sums.
     """
-    return Charge("columns", "all", p.mu**2)
+    return Charge("columns", "all", p.mu**2, p.noise_rows)
 
 
 def best_of_job(p: ScreenFeatures) -> int:
@@ -65,16 +65,20 @@ def _bank_screen(context: StepContext) -> Protocol[None]:
 
 def _holder_screen(context: StepContext) -> Protocol[None]:
     p, party = context.job.of(ScreenFeatures), context.session.party
-    row_of = context.store.load_arrays("row_of")["row_of"]
+    aligned_rows = context.store.load_arrays("row_of")
+    row_of = aligned_rows["row_of"]
     names = context.feature_names()
     named = context.node.policy.publish_column_names
     aliases = list(names) if named else [f"{party}.c{k + 1}" for k in range(len(names))]
     aligned = context.store.load_json("aligned")
-    n_rows, told_rows = int(aligned["n_rows"]), int(aligned["told"])
+    n_rows, told_rows, among = int(aligned["n_rows"]), int(aligned["told"]), None
+    if "firm" in aligned_rows:  # of firms at dates, places are those among the job's rows, of which a firm has few
+        among = np.unique(row_of[row_of >= 0])
+        n_rows, told_rows = max(1, among.size), row_of.size
     size = int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[PatternChunk]]:
-        return -(-len(names) // size), _chunks(context, names, aliases, row_of[train], size)
+        return -(-len(names) // size), _chunks(context, names, aliases, row_of[train], size, among)
 
     kept, digest = yield from holder_best(
         context.session, open_chunks, row_of.size, n_rows, told_rows, best_of_job(p), charge_of(p)
@@ -83,11 +87,22 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
 
 
 def _chunks(
-    context: StepContext, names: tuple[str, ...], aliases: list[str], rows: Integers, size: int
+    context: StepContext,
+    names: tuple[str, ...],
+    aliases: list[str],
+    rows: Integers,
+    size: int,
+    among: Integers | None,
 ) -> Iterator[PatternChunk]:
-    """Yield the patterns of some columns at a time, for the rows (n_train,) of the data set that train; -1: unknown."""
+    """Yield the patterns of some columns at a time, for the rows (n_train,) of the data set that train; -1: unknown.
+
+    among : rows of the data set, ascending, among which places are counted; None: all.
+    """
+    if among is not None:
+        rows = np.where(rows >= 0, np.searchsorted(among, rows), -1)
     for start in range(0, len(names), size):
         table = aligned_table(context, names[start : start + size])
+        table = table if among is None else table.take(among)
         weights = [
             np.where(rows >= 0, patterns(table.columns[name])[:, rows], 0).astype(np.int32)
             for name in names[start : start + size]

@@ -17,8 +17,10 @@ from veilscore.release.batch import BatchOpening
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table, files_of_columns, split
 from veilscore.tasks.exact_rows import check_own_rows, check_submitted
+from veilscore.tasks.panel import firm_numbers, refuse_split_firms, shared_weights
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed, exact_openings
-from veilscore.terms.roles import Leak, hidden
+from veilscore.terms.policy import NodePolicy
+from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
@@ -46,16 +48,20 @@ def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], Cod
     compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
     columns = columns_of(code_map, codes, party=job.bank, names=True, association=compared)
     target = np.asarray(table.label, dtype=np.int8)
-    weight = np.ones(table.n_rows) if table.weight is None else table.weight / table.weight[train].mean()
-    return columns, {"codes": codes, "target": target, "weight": weight, "train": train}, code_map
+    weight, firms = np.ones(table.n_rows) if table.weight is None else table.weight, firm_numbers(table)
+    if p.firm_weight == "shared":
+        weight = shared_weights(weight, firms["firm"], train)
+    weight = weight / weight[train].mean()
+    return columns, {"codes": codes, "target": target, "weight": weight, "train": train, **firms}, code_map
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
     bank, store = context.job.bank, context.store
     columns, rows, code_map = own_rows(context)
     target, weight, train = rows["target"], rows["weight"], rows["train"]
-    weighted = context.job.training.weights
-    check_own_rows(target, weight if weighted else np.ones(target.size), train)
+    p = context.job.training
+    weighted = p.weights or p.firm_weight == "shared"
+    check_own_rows(target, weight if weighted else np.ones(target.size), train, rows.get("firm"))
     held = yield from bank_bin(context.session, target, weight if weighted else None, train)
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
@@ -65,7 +71,8 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
 def _holder_bin(context: StepContext) -> Protocol[None]:
     p, policy, store = context.job.training, context.node.policy, context.store
     table = aligned_table(context)
-    row_of = store.load_arrays("row_of")["row_of"]
+    aligned = store.load_arrays("row_of")
+    row_of, firms = aligned["row_of"], {name: aligned[name] for name in aligned if name == "firm"}
     maps: list[CodeMap] = []
 
     def fit(train: Mask) -> BinnedColumns:
@@ -82,7 +89,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         )
         maps.append(code_map)
         if "evaluate" in p.steps and p.opens != "curve":  # the last step would refuse it, after all the others
-            context.guard().check_release(store, BatchOpening(~train, b"", code_map))
+            opening = BatchOpening(~train, b"", bytes.fromhex(code_map.hash), len(code_map.columns))
+            context.guard().check_release(store, opening)
         return columns_of(
             code_map,
             code_map.transform(table).take_rows(row_of).codes,
@@ -93,7 +101,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
 
     columns, train = yield from holder_bin(context.session, fit, row_of.size, policy.min_bin_count)
     store.save_json("code_map", maps[0].to_json())
-    store.save_arrays("rows", codes=columns.codes, train=train)
+    store.save_arrays("rows", codes=columns.codes, train=train, **firms)
     store.save_json("columns", {"names": list(columns.names)})
 
 
@@ -101,9 +109,13 @@ def refuse_other_split(context: StepContext, train: Mask) -> None:
     """Refuse training rows that are not those of an earlier attempt; they are kept before anything of them is opened.
 
     A firm that trained in one attempt and is held out after another would pay with both, where its account counts the
-    larger of the two. Models of several kinds within a job train on the same rows for the same reason.
+    larger of the two. Models of several kinds within a job train on the same rows for the same reason, and all rows of
+    a firm are of one kind.
     """
     store = JobStore(context.whole or context.store.path)
+    aligned = context.store.load_arrays("row_of")
+    if "firm" in aligned:
+        refuse_split_firms(aligned["firm"], train, context.session.party)
     if not store.has("split"):
         store.save_arrays("split", train=train)
     elif not np.array_equal(store.load_arrays("split")["train"], train):
@@ -143,6 +155,23 @@ def load_counts(store: JobStore) -> dict[str, BinCounts]:
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
     return costed(len(sizes.holders) * (HINTS_BYTES + 28 * sizes.train), 0.3)
+
+
+TOLD_ORDER = {  # option of a scorecard -> what it tells
+    "monotone": Learned("monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing"),
+    "told": Learned(
+        "monotone WOE",
+        "where the holder tells order (allow_order): that of each number column's bins, up to direction",
+        "nothing",
+        "nothing",
+    ),
+}
+
+
+def refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
+    """Refuse a scorecard that insists on the order of bins, unless the policy tells it."""
+    if p.monotone is True and not policy.allow_order:
+        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false, or told")
 
 
 BIN = Step(

@@ -41,7 +41,7 @@ _ROW_BYTES, _ROW_S = 12_500.0, 1.8e-4  # of a chain and training row, both sides
 
 def terms(p: TrainBoosting) -> ChainTerms:
     """Return what a chain costs: the whole of the job's mu squared at each holder, for its own chain."""
-    return ChainTerms(Charge("leaves", "train", p.mu**2))
+    return ChainTerms(Charge("leaves", "train", p.mu**2, p.noise_rows))
 
 
 def columns_named(code_map: CodeMap, codes: CodeArray, context: StepContext) -> BinnedColumns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from veilscore.arrays import Mask
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import list_columns, read_table
-from veilscore.data.table import Table
+from veilscore.data.table import Kind, Table
 from veilscore.errors import ConfigError, DataError, SchemaError
 from veilscore.evidence.opening import Opening
 from veilscore.files.private import private_folder
@@ -24,10 +25,11 @@ from veilscore.models.trees import HolderTrees
 from veilscore.models.versions import STAGED, with_map
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
+from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.parameters import AppliesModel, Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.settings import parse_json
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
@@ -56,12 +58,14 @@ class StepContext:
         """Read and check the party's data set of the job."""
         return self.columns(self._included())
 
-    def columns(self, names: tuple[str, ...] | None, code_map: CodeMap | None = None) -> Table:
+    def columns(self, names: tuple[str, ...] | None, kinds: Mapping[str, Kind] | None = None) -> Table:
         """Read and check some features of the party's data set (None: all).
 
-        code_map : of the model that a batch applies, where that is not the version in use here.
+        kinds : of the columns, where a batch does not apply the model's version in use here.
         """
         p = self.job.parameters
+        if kinds is None:
+            kinds = dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {}
         dataset = self.node.datasets[self.job.datasets[self.session.party]]
         chosen = self.job.columns.get(self.session.party)
         labelled = self.role == "bank" and isinstance(p, Sampled)
@@ -72,26 +76,34 @@ class StepContext:
         }
         # a column with a meaning that this task does not use is never a feature
         unused = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(special.values())
-        return read_table(
-            dataset.source,
-            dataset.id_column,
+        unused -= set(dataset.key_columns)  # the day of a row may be its date_column too
+        pairs = self.pairs_file
+        table = read_table(
+            pairs if pairs.is_file() else dataset.source,
+            dataset.key,
             columns=names,
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(filter(None, unused))),
             normaliser=p.id_normaliser,
             rules=dataset,
             table=dataset.table,
             query=dataset.query,
-            kinds=dict((code_map or self.code_map()).kinds) if isinstance(p, ScoreBatch) else {},
+            kinds=kinds,
             **special,
         )
+        return rows_taken(table, p) if self.role == "bank" else table
+
+    @property
+    def pairs_file(self) -> Path:
+        """Return where a holder's variables are that were made for the job's own dates (`tasks/asked_dates.py`)."""
+        return (self.whole or self.store.path) / "pairs.parquet"
 
     def whole_table(self) -> Table:
         """Return the party's data set with all columns that any job may use, whatever this job names."""
         dataset = self.node.datasets[self.job.datasets[self.session.party]]
-        named = (dataset.label_column, dataset.weight_column, dataset.date_column)
+        named = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(dataset.key_columns)
         return read_table(
             dataset.source,
-            dataset.id_column,
+            dataset.key,
             exclude=(*dataset.exclude, *sorted(filter(None, named))),
             normaliser=self.job.parameters.id_normaliser,
             rules=dataset,
@@ -104,6 +116,8 @@ class StepContext:
         p = self.job.parameters
         if isinstance(p, ScoreBatch):
             return tuple(self.code_map().kinds)
+        if isinstance(p, AppliesModel):
+            return ()  # for the ids alone: each measure of a decision has columns of its own
         if isinstance(p, ScreenFeatures):
             return self.feature_names()[:1]  # for the ids alone: the others are read chunk by chunk
         if isinstance(p, Training) and p.columns_from is not None:
@@ -165,8 +179,8 @@ class StepContext:
         return account_of(self.home(), self.node, self.job)
 
     def models(self) -> Path:
-        """Return the folder of the models this node keeps; of a job that trains, of what it made, until it is filed."""
-        return self.store.path / STAGED if isinstance(self.job.parameters, Training) else self.home() / "models"
+        """Return the folder of the models this node keeps; of a job that makes one, of this until it is filed."""
+        return self.store.path / STAGED if self.job.parameters.makes_model else self.home() / "models"
 
     def code_map(self, map_hash: bytes = b"") -> CodeMap:
         """Return the party's code map of the model that the job applies (or has just trained).
@@ -199,7 +213,7 @@ class StepContext:
 def usable_columns(node: NodeConfig, job: Job) -> tuple[str, ...]:
     """Return the names of a party's columns that a job may use, in the order of its data set."""
     dataset, chosen = node.datasets[job.datasets[node.name]], job.columns.get(node.name)
-    special = {dataset.id_column, dataset.label_column, dataset.weight_column, dataset.date_column}
+    special = {*dataset.key_columns, dataset.label_column, dataset.weight_column, dataset.date_column}
     left_out = special | {*dataset.exclude, *dataset.left_out} | set(chosen.exclude if chosen else ())
     available = list_columns(dataset.source, rules=dataset, table=dataset.table, query=dataset.query)
     wanted = available if chosen is None or chosen.include is None else chosen.include
@@ -228,15 +242,14 @@ def digest_of_ids(table: Table) -> str:
 
 
 def aligned_table(
-    context: StepContext, columns: tuple[str, ...] | None = None, code_map: CodeMap | None = None
+    context: StepContext, columns: tuple[str, ...] | None = None, kinds: Mapping[str, Kind] | None = None
 ) -> Table:
     """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned.
 
-    code_map : of the version of a model that a batch applies; its columns are read where it is not the one in use.
+    kinds : of the columns of a code map that a batch applies, which are then read.
     """
-    batch = isinstance(context.job.parameters, ScoreBatch)
-    if code_map is not None and batch and code_map.hash != context.code_map().hash:
-        table = context.columns(tuple(code_map.kinds), code_map)
+    if kinds is not None:
+        table = context.columns(tuple(kinds), kinds)
     else:
         table = context.table() if columns is None else context.columns(columns)
     if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:
@@ -248,12 +261,17 @@ def aligned_table(
 
 
 def split(table: Table, job: Job) -> Mask:
-    """Return which rows train, (n_rows,): not those held out by date, or by a seeded draw stratified on the label."""
+    """Return which rows train, (n_rows,): not those held out by date, or by a seeded draw stratified on the label.
+
+    Of firms at dates whole firms are held out, as `panel.rows_taken` drew them.
+    """
     p = job.of(Sampled)
-    if p.holdout_from is not None:
+    if table.panel is not None:
+        train: Mask = ~held_out(table.firms, p)
+    elif p.holdout_from is not None:
         if table.dates is None:
             raise DataError("holdout_from needs a date_column in the bank's data set", party=job.bank)
-        train: Mask = table.dates < np.datetime64(p.holdout_from)
+        train = table.dates < np.datetime64(p.holdout_from)
     else:
         generator = np.random.default_rng(p.holdout_seed)
         train = np.ones(table.n_rows, bool)

@@ -31,9 +31,9 @@ _OPEN_BYTES = 4096 * 16.0  # of one ring element of the opened lookup
 _ROW_BYTES, _ROW_S = 7_500, 4e-5  # of a row in all steps: tables, labels, products of bits
 
 
-def charge_of(mu: float) -> Charge:
+def charge_of(mu: float, rows_per_firm: int = 1) -> Charge:
     """Return what the curve costs the account of every holder: as much as training, on other rows, so nothing more."""
-    return Charge("curve", "holdout", mu**2)
+    return Charge("curve", "holdout", mu**2, rows_per_firm)
 
 
 def parameters_of(job: Job) -> TrainScorecard | TrainBoosting:
@@ -59,7 +59,7 @@ def _bank_curve(context: StepContext) -> Protocol[None]:
         )
     expected = _expected(context, model, rows["codes"][rows["train"]])
     bands = Bands.of(model.bands, model.scaling.units).limits if model.bands else ()
-    limits = expected.limits(steps_for(p.mu, float(known[1])), bands)
+    limits = expected.limits(steps_for(p.mu / p.noise_rows, float(known[1])), bands)
     codes = rows["codes"][held]
     if isinstance(model, Scorecard):
         parts = {x.party: HolderPart(x.n_codes, x.points, bytes.fromhex(x.map_sha256)) for x in model.parts[1:]}
@@ -67,7 +67,7 @@ def _bank_curve(context: StepContext) -> Protocol[None]:
         counts = yield from bank_curve(context.session, scored, bad, limits)
     elif isinstance(model, Chained):
         counts = yield from bank_trees_curve(context.session, held, codes, model, bad, limits)
-    middle, sigma = expected.middles(limits), charge_of(p.mu).sigma(sensitivity())
+    middle, sigma = expected.middles(limits), charge_of(p.mu, p.noise_rows).sigma(sensitivity())
     store.save_arrays(
         "curve", counts=counts, known=known, sigma=np.array([sigma]), limits=np.array(limits), middle=middle
     )
@@ -121,9 +121,9 @@ def _holder_curve(context: StepContext) -> Protocol[None]:
         refusal = error.message
     answer = HolderAnswer(codes, code_map.n_codes, unknown, disclose_unknown=False, refusal=refusal)
     if request.trees_hash:
-        yield from holder_trees_curve(context.session, request, answer, trees, charge_of(p.mu))
+        yield from holder_trees_curve(context.session, request, answer, trees, charge_of(p.mu, p.noise_rows))
     else:
-        yield from holder_curve(context.session, request, answer, charge_of(p.mu))
+        yield from holder_curve(context.session, request, answer, charge_of(p.mu, p.noise_rows))
     store.save_json("scored", {"n_rows": codes.shape[0], "model": request.model_hash.hex()})
 
 
@@ -150,7 +150,7 @@ def curve(made_by: str, *, trees: bool = False) -> Step:
         reads_data=False,
         reads_home=no_files,
         cost=_cost,
-        spends=lambda p: (charge_of(p.mu),),
+        spends=lambda p: (charge_of(p.mu, p.noise_rows),),
         learns=(
             COMMITTED,
             Leak("BatchBankRound1", "holder", "opened", "which rows are held out, and the model's hash"),

@@ -44,12 +44,12 @@ CARD_SHARE = 0.3  # of the square of mu, for the scorecard; the rest is the chai
 
 def card_charges(p: TrainStack) -> dict[str, Charge]:
     """Return what the scorecard's openings cost."""
-    return charges(CARD_SHARE * p.mu**2)
+    return charges(CARD_SHARE * p.mu**2, p.noise_rows)
 
 
 def chain_terms(p: TrainStack) -> ChainTerms:
     """Return what the chain costs."""
-    return ChainTerms(Charge("leaves", "train", (1 - CARD_SHARE) * p.mu**2))
+    return ChainTerms(Charge("leaves", "train", (1 - CARD_SHARE) * p.mu**2, p.noise_rows))
 
 
 def _of_trees(job: Job) -> Job:
@@ -129,7 +129,7 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     fitted = yield from bank_fit(context.session, made, shares, own.weight, card_charges(job.of(TrainStack)))
     card: dict[str, Array] = {}
     for holder, one in made.items():
-        theta = coefficients(one, fitted[holder])
+        theta = coefficients(one, fitted[holder]).theta
         card |= {f"{holder}/effect": np.repeat(theta, one.n_codes) * one.x, f"{holder}/weight": one.weight}
         card[f"{holder}/n_codes"] = one.n_codes
     store.save_arrays("card", **card)

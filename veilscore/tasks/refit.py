@@ -2,8 +2,9 @@
 
     openings.json    each party, of a private scorecard's job: the job whose openings its files hold
 
-Columns of holders are left out, signs are held positive and the penalty changes by the kept gradient and X'WX alone.
-The bank's own part and its offset are those of the earlier job, since residuals and weights were its own. Holders keep
+Columns of holders are left out, signs are held positive and the penalty changes by the kept gradient and X'WX alone;
+effects that are to rise or fall with the value, or need not any more, take of the kept sums by cell what differs. The
+bank's own part and its offset are those of the earlier job, since residuals and weights were its own. Holders keep
 the code map under the new model's name, as at the end of every training.
 """
 
@@ -19,11 +20,11 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import DataError, JobError, MessageError, RefusedError
 from veilscore.files.store import JobStore
 from veilscore.models.design import most_columns
-from veilscore.models.residual import HolderSums, coefficients, strongest, without
+from veilscore.models.residual import HolderSums, Tables, carried, coefficients, strongest, without
 from veilscore.models.residual_card import export, fit_record, own_fit
 from veilscore.tasks.binning import load_counts
 from veilscore.tasks.context import StepContext, aligned_table, keep_code_map, keep_model
-from veilscore.tasks.residual import made_tables
+from veilscore.tasks.residual import kept_sums, made_tables
 from veilscore.tasks.task import COMMITTED, Cost, Step, no_openings
 from veilscore.terms.job import JOB_ID, Job, parse_job
 from veilscore.terms.parameters import ChosenColumns
@@ -33,10 +34,10 @@ from veilscore.terms.training import TrainScorecard
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, receive
 
-# what decides rows, labels and bins: a change is a new opening
+# what decides rows, labels, bins and the bank's own part, whose residuals were summed: a change is a new opening
 _OF_OPENINGS = (
     "id_normaliser", "max_bin", "min_bin_fraction", "holdout_fraction", "holdout_seed", "holdout_from", "weights",
-    "columns_from",
+    "columns_from", "min_iv", "max_correlation", "missing_bin", "rows", "rows_per_firm", "firm_weight",
 )  # fmt: skip
 _KEPT = {  # files that a refit takes over, so that it is evaluated, reported and reused as any other job is
     "bank": ("aligned.json", "counts.json", "code_map.json", "openings.json", "rows.npz", "sums.npz"),
@@ -68,8 +69,8 @@ def _earlier(context: StepContext, job_id: str) -> tuple[JobStore, Job]:
     for name in _OF_OPENINGS:
         if getattr(old, name) != getattr(new, name):
             raise JobError(
-                f"reuse: {name} is {getattr(old, name)!r} in job {job_id}; another value means other rows or bins, "
-                "which are opened and charged anew: leave reuse out, or keep the value",
+                f"reuse: {name} is {getattr(old, name)!r} in job {job_id}; another value means other rows, bins "
+                "or residuals, which are opened and charged anew: leave reuse out, or keep the value",
                 party=party,
             )
     return store, earlier
@@ -94,9 +95,17 @@ def _bank_refit(context: StepContext) -> Protocol[None]:
     store, earlier = _earlier(context, job_id)
     counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
     own, opened = own_fit(earlier, counts[job.bank], rows), store.load_json("fit")["holders"]
-    opened_most = most_columns(earlier.of(TrainScorecard), own.rarer)
-    made = made_tables(kept, job.holders, own.residual, own.weight, opened_most)
-    made = {h: without(one, ~_wanted(job, h, counts[h].names)) for h, one in made.items()}
+    before = earlier.of(TrainScorecard)
+    untold = [h for h in job.holders if not counts[h].ordered.any()]
+    if p.monotone is True and untold:
+        raise JobError(f"reuse: {untold[0]} told no order of bins in job {job_id}; set monotone: told", party=job.bank)
+
+    def tables(q: TrainScorecard, most: int | None) -> dict[str, Tables]:
+        return made_tables(kept, job.holders, own.residual, own.weight, most, counts=counts if q.monotone else None)
+
+    opened_for = tables(before, most_columns(before, own.rarer))
+    made = opened_for if bool(p.monotone) == bool(before.monotone) else tables(p, None)
+    made = {h: without(one, ~_wanted(job, h, counts[h].names) | ~opened_for[h].used) for h, one in made.items()}
     made = strongest(made, most_columns(p, own.rarer))
     for holder in job.holders:
         yield Send(holder, pb.RefitBankJob(job_id=job_id))
@@ -108,10 +117,13 @@ def _bank_refit(context: StepContext) -> Protocol[None]:
     if not np.array_equal(np.asarray(aligned_table(context).label, np.int8), rows["target"]):
         raise DataError("reuse: labels changed since the sums were opened; leave reuse out: new labels are charged")
     sums = {h: _sums(opened[h]) for h in job.holders}
-    theta = {h: coefficients(made[h], sums[h], positive=p.sign == "positive", spread=p.C**0.5) for h in job.holders}
-    keep_model(context, export(job, own, counts, made, theta, job_id=context.job_id))
+    found = {}
+    for h, one in made.items():
+        now = carried(sums[h], kept_sums(kept, h), opened_for[h], one)
+        found[h] = coefficients(one, now, positive=p.sign == "positive", spread=p.C**0.5)
+    keep_model(context, export(job, own, counts, made, found, job_id=context.job_id))
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
-    context.store.save_json("fit", fit_record(own, made, sums))
+    context.store.save_json("fit", fit_record(own, made, sums, found))
 
 
 def _wanted(job: Job, holder: str, names: tuple[str, ...]) -> Mask:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,16 @@ from veilscore.models.residual import (
 from veilscore.models.residual_card import export, fit_record, own_fit
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.tasks.align import ALIGNED
-from veilscore.tasks.binning import BINNED, HINTS_BYTES, load_counts, own_rows, refuse_other_split, save_counts
+from veilscore.tasks.binning import (
+    BINNED,
+    HINTS_BYTES,
+    TOLD_ORDER,
+    load_counts,
+    own_rows,
+    refuse_order,
+    refuse_other_split,
+    save_counts,
+)
 from veilscore.tasks.context import (
     StepContext,
     aligned_table,
@@ -49,9 +60,14 @@ _USUAL_COLUMNS = 12
 _SUMS = {"sums.npz": "bin"}
 
 
-def charges(mu2: float) -> dict[str, Charge]:
+def charges(mu2: float, rows_per_firm: int = 1) -> dict[str, Charge]:
     """Return the charges of both steps by opening: parts of the square of mu that they may spend."""
-    return {opening: Charge(opening, "train", part * mu2) for opening, part in SHARES.items()}
+    return {opening: Charge(opening, "train", part * mu2, rows_per_firm) for opening, part in SHARES.items()}
+
+
+def charges_of(p: TrainScorecard) -> dict[str, Charge]:
+    """Return the charges of a job's openings."""
+    return charges(p.mu**2, p.noise_rows)
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -60,7 +76,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
     own = own_fit(job, counts, rows)
     found = yield from bank_sums(
-        context, (own.residual, own.weight), rows, charges(p.mu**2)["cells"], own.rarer, max_bin=p.max_bin, trained=p
+        context, (own.residual, own.weight), rows, charges_of(p)["cells"], own.rarer, max_bin=p.max_bin, trained=p
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", **rows)
@@ -88,7 +104,9 @@ def bank_sums(
         return charge.sigma(cells_sensitivity(n_columns))
 
     def worth_its_noise(n_columns: Mapping[str, int]) -> None:
-        check_noise(trained, sizes_of(rows["target"], rows["weight"], rows["train"], n_columns), context.job.bank)
+        firm = rows["firm"] if trained.firm_weight == "shared" else None
+        sizes = sizes_of(rows["target"], rows["weight"], rows["train"], n_columns, firm)
+        check_noise(trained, sizes, context.job.bank)
 
     return bank_cells(
         context.session,
@@ -101,24 +119,30 @@ def bank_sums(
 
 
 def holder_sums(
-    context: StepContext, fixed: FixedBins, table: Table, row_of: Integers, charge: Charge
+    context: StepContext,
+    fixed: FixedBins,
+    table: Table,
+    row_of: Integers,
+    charge: Charge,
+    *,
+    ordered: bool = False,
 ) -> Protocol[tuple[CodeMap, BinnedColumns, Mask, Words]]:
-    """Holder: answer `bank_sums` on its fixed bins; return map and codes of all rows, which train, and its shares."""
+    """Holder: answer `bank_sums` on its fixed bins; return map and codes of all rows, which train, and its shares.
+
+    ordered : the bank is told which codes are neighbours, up to direction.
+    """
     maps: list[CodeMap] = []
 
     def code(max_bin: int) -> BinnedColumns:
-        maps.append(fixed.code_map(table, max_bin))
+        maps.append(fixed.code_map(table, max_bin, ordered=ordered))
         codes = maps[-1].transform(table).take_rows(row_of).codes
         names = context.node.policy.publish_column_names
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
-    def rows_per_firm(train: Mask) -> int:
-        refuse_other_split(context, train)
-        return 1  # ids are distinct: a firm has one row
-
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)
+    check = partial(refuse_other_split, context)
     columns, train, share = yield from holder_cells(
-        context.session, code, row_of.size, charge, n_columns=n_columns, rows_per_firm=rows_per_firm
+        context.session, code, row_of.size, charge, n_columns=n_columns, check=check
     )
     return maps[-1], columns, train, share
 
@@ -132,18 +156,30 @@ def keep_sums(store: JobStore, found: Mapping[str, tuple[BinCounts, CellSums, Wo
     store.save_arrays("sums", **kept)
 
 
+def kept_sums(kept: Mapping[str, Array], holder: str) -> CellSums:
+    """Return a holder's sums by cell that `keep_sums` kept."""
+    n_codes, residual, weight, sigma = (kept[f"{holder}/{name}"] for name in ("n_codes", "residual", "weight", "sigma"))
+    return CellSums(n_codes, residual, weight, float(sigma[0]))
+
+
 def made_tables(
-    kept: Mapping[str, Array], holders: Iterable[str], residual: Vector, weight: Vector, most: int | None = None
+    kept: Mapping[str, Array],
+    holders: Iterable[str],
+    residual: Vector,
+    weight: Vector,
+    most: int | None = None,
+    *,
+    counts: Mapping[str, BinCounts] | None = None,
 ) -> dict[str, Tables]:
     """Make each holder's tables of what `keep_sums` kept; residual and weight (n_train,) are the bank's own.
 
     most : how many columns of all holders have an effect at most; None: any number.
+    counts : holder -> which of its columns have an order; their effects rise or fall. None: no effect has to.
     """
     made = {}
     for holder in holders:
-        parts = {name: kept[f"{holder}/{name}"] for name in ("n_codes", "residual", "weight", "sigma")}
-        sums = CellSums(parts["n_codes"], parts["residual"], parts["weight"], float(parts["sigma"][0]))
-        made[holder] = tables(sums, float(residual.sum()), float(weight.sum()))
+        order = {} if counts is None else {n: getattr(counts[holder], n) for n in ("ordered", "missing_code")}
+        made[holder] = tables(kept_sums(kept, holder), float(residual.sum()), float(weight.sum()), **order)
     return {holder: quantised(one) for holder, one in strongest(made, most).items()}
 
 
@@ -151,7 +187,10 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     p, store = context.job.of(TrainScorecard), context.store
     table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
     fixed = yield from charged(context)
-    code_map, columns, train, share = yield from holder_sums(context, fixed, table, row_of, charges(p.mu**2)["cells"])
+    ordered = p.tells_order(allowed=context.node.policy.allow_order)
+    code_map, columns, train, share = yield from holder_sums(
+        context, fixed, table, row_of, charges_of(p)["cells"], ordered=ordered
+    )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
     store.save_arrays("sums", share=share)
@@ -162,13 +201,14 @@ def _bank_train(context: StepContext) -> Protocol[None]:
     job, store, p = context.job, context.store, context.job.of(TrainScorecard)
     counts, rows, kept = load_counts(store), store.load_arrays("rows"), store.load_arrays("sums")
     own = own_fit(job, counts[job.bank], rows)
-    made = made_tables(kept, job.holders, own.residual, own.weight, most_columns(p, own.rarer))
+    most, order = most_columns(p, own.rarer), counts if p.monotone else None
+    made = made_tables(kept, job.holders, own.residual, own.weight, most, counts=order)
     shares = {holder: kept[f"{holder}/share"] for holder in job.holders}
-    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges(p.mu**2))
-    theta = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}
-    keep_model(context, export(job, own, counts, made, theta, job_id=context.job_id))
+    fitted = yield from bank_fit(context.session, made, shares, own.weight, charges_of(p))
+    found = {h: coefficients(made[h], fitted[h], positive=p.sign == "positive") for h in job.holders}
+    keep_model(context, export(job, own, counts, made, found, job_id=context.job_id))
     keep_code_map(context, CodeMap.from_json(store.load_json("code_map")))
-    store.save_json("fit", fit_record(own, made, fitted))
+    store.save_json("fit", fit_record(own, made, fitted, found))
     _keep_openings(context)
 
 
@@ -181,9 +221,7 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     store, p = context.store, context.job.of(TrainScorecard)
     rows, code_map = store.load_arrays("rows"), CodeMap.from_json(store.load_json("code_map"))
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
-    yield from holder_fit(
-        context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges(p.mu**2)
-    )
+    yield from holder_fit(context.session, codes, code_map.n_codes, store.load_arrays("sums")["share"], charges_of(p))
     store.save_json("trained", {"n_steps": 1})
     keep_code_map(context, code_map)
     _keep_openings(context)
@@ -207,7 +245,7 @@ CELLS = Step(
     reads_data=True,
     reads_home=files_of_columns,
     cost=_cost_of_bin,
-    spends=lambda p: (charges(p.mu**2)["cells"],),
+    spends=lambda p: (charges_of(p)["cells"],),
     fixed_bins=True,
     learns=(
         COMMITTED,
@@ -218,8 +256,9 @@ CELLS = Step(
         *hidden("holder", "ciphertext", "BinBankRound2"),
         Leak("BinHolderRound2", "bank", "opened", "noised sums of the bank's residuals and weights by anonymous bin"),
     ),
-    tells_besides={},
-    refusals=(),
+    # bins are fixed for the whole table, so their order tells nothing of one firm
+    tells_besides={option: replace(told, how_much="nothing") for option, told in TOLD_ORDER.items()},
+    refusals=(refuse_order,),
 )
 
 FIT = Step(
@@ -230,7 +269,7 @@ FIT = Step(
     reads_data=False,
     reads_home=no_files,
     cost=_cost_of_train,
-    spends=lambda p: (charges(p.mu**2)["gradient"], charges(p.mu**2)["moments"]),
+    spends=lambda p: (charges_of(p)["gradient"], charges_of(p)["moments"]),
     learns=(
         COMMITTED,
         *hidden("holder", "ciphertext", "ResidualBankTables", "ResidualBankLookup", "ResidualBankBlock"),

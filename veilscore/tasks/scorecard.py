@@ -12,7 +12,7 @@ from veilscore.models.optimise import OptimiserState
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
-from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, load_counts
+from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, TOLD_ORDER, load_counts, refuse_order
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.curve import curve
 from veilscore.tasks.noise import noise_of_training
@@ -76,11 +76,6 @@ def _holder_train(context: StepContext) -> Protocol[None]:
     keep_code_map(context, code_map)
 
 
-def _refuse_order(policy: NodePolicy, p: TrainScorecard) -> None:
-    if p.monotone is True and not policy.allow_order:
-        raise RefusedError("monotone (order of bins) is not allowed; set monotone: false, or told")
-
-
 def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
     if p.standard_errors and not policy.allow_standard_errors:
         raise RefusedError("standard_errors is not allowed; set standard_errors: false")
@@ -116,15 +111,7 @@ TRAIN = Step(
         Leak("TrainHolderGradient", "bank", "opened", "rounded gradient components, d + 1 a step; the weights"),
     ),
     tells_besides={
-        "monotone": Learned(
-            "monotone WOE", "order of each number column's bins, up to direction", "nothing", "nothing"
-        ),
-        "told": Learned(
-            "monotone WOE",
-            "where the holder tells order (allow_order): that of each number column's bins, up to direction",
-            "nothing",
-            "nothing",
-        ),
+        **TOLD_ORDER,
         "association": Learned(
             "association",
             "where the holder tells it (publish_screening): Cramer's V of each pair of its columns",
@@ -135,7 +122,7 @@ TRAIN = Step(
             "standard errors", "the Hessian at the solution, from 2 (d + 1) gradients", "nothing", "nothing"
         ),
     },
-    refusals=(_refuse_order, _refuse_standard_errors),
+    refusals=(refuse_order, _refuse_standard_errors),
 )
 
 _EXACT = by_name(align=ALIGN, bin=BIN, train=TRAIN, evaluate=evaluation(made_by="train"))

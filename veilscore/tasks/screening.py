@@ -20,6 +20,7 @@ from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.best_columns import BEST
 from veilscore.tasks.context import StepContext, aligned_table, no_files, split
 from veilscore.tasks.exact_rows import check_own_rows, check_submitted
+from veilscore.tasks.panel import firm_numbers
 from veilscore.tasks.screened import OwnColumns, file_kept, file_result, limits_of, measured_in_the_clear
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name, costed, exact_openings
 from veilscore.terms.parameters import ScreenFeatures
@@ -37,7 +38,7 @@ def _bank_screen(context: StepContext) -> Protocol[None]:
     table = aligned_table(context, names[:1])
     train = split(table, job)
     target = np.asarray(table.label, dtype=np.int8)
-    check_own_rows(target, np.ones(target.size), train)
+    check_own_rows(target, np.ones(target.size), train, firm_numbers(table).get("firm"))
     n_bad = float(target[train].sum())
     totals = n_bad, float(train.sum()) - n_bad
     columns = OwnColumns(context, np.arange(table.n_rows), train, names)

@@ -105,7 +105,7 @@ def _bank_data(context: StepContext) -> BankStack:
     job, store = context.job, context.store
     rows, counts = store.load_arrays("rows"), load_counts(store)
     train = rows["train"]
-    codes, fold = np.ascontiguousarray(rows["codes"][train]), folds_of(job, train)
+    codes, fold = np.ascontiguousarray(rows["codes"][train]), folds_of(job, rows)
     n_codes = {party: c.n_codes for party, c in counts.items()}
     models = [models_of(context, candidate) for candidate in job.candidates]
     columns = [_column(fits) for fits in models]
@@ -218,7 +218,7 @@ def _bank_only(context: StepContext, candidate: Candidate, data: BankStack) -> V
     cells, intercepts = [], []
     for f in range(1, context.job.of(TrainStack).folds + 1):
         counts = load_counts(folder_of(context, f"bin.fold{f}"))
-        mask = rows_outside(context.job, rows["train"], f)
+        mask = rows_outside(context.job, rows, f)
         design = designing.design(job, counts, {**rows, "train": mask})
         *beta, intercept = designing.bank_only(design).tolist()
         columns = design.training.columns[job.bank]
@@ -244,18 +244,19 @@ def _holder_stack(context: StepContext) -> Protocol[None]:
     ]
     columns += ["clear"] * len(p.own_scores)
     codes = np.ascontiguousarray(rows["codes"][rows["train"]])
-    data = HolderStack(codes, code_map.n_codes, folds_of(job, rows["train"]), tuple(columns))
+    data = HolderStack(codes, code_map.n_codes, folds_of(job, rows), tuple(columns))
     limits = stacked.most_asked(len(job.candidates), p.folds, scores=p.fold_scores)
     asked = yield from holder_stack(context.session, data, limits)
     message = yield from receive(job.bank, pb.StackBankChoice)
-    choice = _checked_choice(job, message)
+    choice = checked_choice(job, message)
     part = _keep_part(context, choice, code_map)
     yield Send(job.bank, pb.StackHolderPart(sha256=part))
     store.save_json("choice", choice)
     store.save_json("stacked", asked)
 
 
-def _checked_choice(job: Job, message: Any) -> dict[str, Any]:
+def checked_choice(job: Job, message: Any) -> dict[str, Any]:
+    """Return what the bank files of the job's candidates; MessageError where the job does not say so."""
     kinds = (("scorecard", TrainScorecard, message.scorecard), ("boosting", TrainBoosting, message.boosting))
     for name, form, number in kinds:
         if number >= len(job.candidates) or not isinstance(job.candidates[number].parameters, form):

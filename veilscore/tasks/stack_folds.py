@@ -6,14 +6,14 @@ job's (`scorecard.fold1/`). A fold's bin counts are opened anew: no model knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import Integers, Mask
+from veilscore.arrays import Array, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import MessageError
 from veilscore.files.store import JobStore
@@ -35,17 +35,23 @@ from veilscore.terms.training import Candidate, TrainScorecard, TrainStack
 from veilscore.wire.protocol import Protocol
 
 
-def folds_of(job: Job, train: Mask) -> Integers:
-    """Return the fold of each training row, (n_train,), from 0."""
-    return stacked.folds(int(train.sum()), job.of(TrainStack).folds, job.of(TrainStack).fold_seed)
+def folds_of(job: Job, rows: Mapping[str, Array]) -> Integers:
+    """Return the fold of each training row, (n_train,), from 0; all rows of a firm are in one.
+
+    rows : what binning kept of all aligned rows: which train, and of firms at dates the firm of each.
+    """
+    p, train = job.of(TrainStack), rows["train"]
+    _, place = np.unique(rows["firm"][train], return_inverse=True) if "firm" in rows else (None, np.arange(train.sum()))
+    found: Integers = stacked.folds(int(place.max(initial=-1)) + 1, p.folds, p.fold_seed)[place]
+    return found
 
 
-def rows_outside(job: Job, train: Mask, fold: int) -> Mask:
+def rows_outside(job: Job, rows: Mapping[str, Array], fold: int) -> Mask:
     """Return the training rows outside a fold (from 1; 0: all), as a mask of all aligned rows."""
-    rows = train.copy()
+    train: Mask = rows["train"].copy()
     if fold:
-        rows[np.flatnonzero(train)[folds_of(job, train) == fold - 1]] = False
-    return rows
+        train[np.flatnonzero(train)[folds_of(job, rows) == fold - 1]] = False
+    return train
 
 
 # --- bin counts of a fold's training rows ----------------------------------------------------------------------------
@@ -55,8 +61,8 @@ def _bank_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     job, store = context.job, context.store
     rows, whole = store.load_arrays("rows"), load_counts(store)
     train, target = rows["train"], rows["target"]
-    stacked.check_folds(folds_of(job, train), target[train])
-    mask = rows_outside(job, train, fold)
+    stacked.check_folds(folds_of(job, rows), target[train])
+    mask = rows_outside(job, rows, fold)
     found = yield from bank_bin(context.session, target, None, mask)
     for holder, counts in found.items():
         if counts.map_hash != whole[holder].map_hash:
@@ -74,7 +80,7 @@ def _holder_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     store, job = context.store, context.job
     rows = store.load_arrays("rows")
     code_map = CodeMap.from_json(store.load_json("code_map"))
-    mask = rows_outside(job, rows["train"], fold)
+    mask = rows_outside(job, rows, fold)
 
     def fit(train: Mask) -> BinnedColumns:
         if not np.array_equal(train, mask):
@@ -104,7 +110,7 @@ def _fit(context: StepContext, *, step: str, candidate: Candidate, fold: int, fi
     """Fit one candidate on the rows outside a fold, with files of its own; `fitting` is the step of its own task."""
     store, own = context.store, folder_of(context, step)
     rows = store.load_arrays("rows")
-    own.save_arrays("rows", **{**rows, "train": rows_outside(context.job, rows["train"], fold)})
+    own.save_arrays("rows", **{**rows, "train": rows_outside(context.job, rows, fold)})
     own.save_json("code_map", store.load_json("code_map"))
     if context.role == "bank":
         save_counts(own, load_counts(folder_of(context, f"bin.fold{fold}") if fold else store))

@@ -15,7 +15,19 @@ from veilscore.evidence.opening import DATASET, Reads, unkept
 from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
-from veilscore.tasks import batch, boosting, online, scorecard, screening, selection, stack
+from veilscore.tasks import (
+    batch,
+    boosting,
+    decide,
+    decision_filing,
+    mining,
+    online,
+    scorecard,
+    screening,
+    selection,
+    stack,
+    written,
+)
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.fixed_bins import charge_of, load
 from veilscore.tasks.noise import named_columns, sizes_at_bank
@@ -30,7 +42,19 @@ from veilscore.terms.training import Training
 from veilscore.wire.protocol import Charge, Protocol
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (scorecard.TASK, boosting.TASK, stack.TASK, selection.TASK, batch.TASK, screening.TASK)
+    task.name: task
+    for task in (
+        scorecard.TASK,
+        boosting.TASK,
+        stack.TASK,
+        selection.TASK,
+        batch.TASK,
+        screening.TASK,
+        mining.TASK,
+        written.TASK,
+        decision_filing.TASK,
+        decide.TASK,
+    )
 }
 
 
@@ -245,6 +269,7 @@ def request_of(job: Job, node: NodeConfig) -> Request:
     if dataset not in node.datasets:
         raise RefusedError(f"{node.name} has no data set named {dataset!r}", party=node.name)
     check_built(node.datasets[dataset], f"data set {dataset!r} of {node.name}")
+    node.datasets[dataset].check_rows(p, f"data set {dataset!r} of {node.name}")
     asked = Request(bank=job.bank, purpose=job.purpose, task=job.task, dataset=dataset)
     if node.role == "bank":
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")

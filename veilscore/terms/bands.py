@@ -33,7 +33,7 @@ class Bands:
     limits: tuple[int, ...]
 
     @classmethod
-    def of(cls, bands: Mapping[str, float], units: int) -> Bands:
+    def of(cls, bands: Mapping[str, float], units: float) -> Bands:
         """Return bands of these names and lowest scores, at so many units a point; ConfigError where there is none."""
         if not bands:
             raise ConfigError("bands are asked for and none is defined: name them, for example bands: {A: 600, B: 550}")
@@ -61,7 +61,7 @@ class Bands:
         """Return the number of the band of each total, in the clear."""
         return np.searchsorted(np.array(self.limits, np.int64), units, side="right").astype(np.int64)
 
-    def narrowest(self, units: int) -> float:
+    def narrowest(self, units: float) -> float:
         """Return the smallest distance of two cut-offs, in points; it is infinite where there is one."""
         return min((b - a for a, b in pairwise(self.limits)), default=np.inf) / units
 
@@ -72,19 +72,21 @@ class KeptBands(BaseModel):
     bands : name -> lowest score, as in the job; may be empty.
     decimals, pdo : of its points.
     map_sha256 : of the holder's code map of the model.
+    written : whether it is a hand-written one, whose points say nothing of odds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bands: dict[str, float]
-    decimals: int = Field(ge=0, le=3)
+    decimals: int = Field(ge=-6, le=3)
     pdo: float = Field(gt=0)
     map_sha256: str
+    written: bool = False
 
     @property
-    def units(self) -> int:
+    def units(self) -> float:
         """Return how many units make one point."""
-        return int(10**self.decimals)
+        return float(10.0**self.decimals)
 
     def save(self, folder: Path) -> None:
         """Write bands.json, whole or not at all."""

@@ -17,10 +17,14 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from veilscore.errors import JobError
+from veilscore.terms.decide import Decide  # noqa: F401 - enters its task in PARAMETERS
+from veilscore.terms.decision import FileDecision  # noqa: F401 - enters its task in PARAMETERS
+from veilscore.terms.mining import MineRules  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
 from veilscore.terms.selection import SelectModel  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
 from veilscore.terms.training import Candidate, TrainBoosting, Training
+from veilscore.terms.written import WriteModel  # noqa: F401 - enters its task in PARAMETERS
 
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 WITH_COORDINATOR = frozenset({"evaluate", "score"})  # steps in which it adds masked partials of scores
@@ -77,6 +81,7 @@ class Job(Strict):
         extra |= set(self.columns) - set(self.parties)
         if extra:
             raise ValueError(f"{', '.join(sorted(extra))}: has data sets or columns but is not a party of the job")
+        self.parameters.check_job(self.name, self.purpose, self.bank, self.holders)
         for candidate in self.candidates:
             if isinstance(candidate.parameters, TrainBoosting):
                 self._check_constraints(candidate.parameters.monotone_constraints)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
@@ -86,7 +87,12 @@ class DatasetConfig(ReadingRules):
     password_env: VariableName | None = Field(None, description="environment variable with its password")
     table: str | None = Field(default=None, description="table of the database")
     query: str | None = Field(default=None, description="SQL query, in place of table")
-    id_column: ColumnName = Field(description="column with the ids of firms")
+    id_column: ColumnName | None = Field(default=None, description="column with the ids of firms")
+    id_columns: tuple[ColumnName, ColumnName] | None = Field(
+        default=None,
+        description="in place of id_column, where rows are firms at dates (rows: firm_dates in a job): the column with "
+        "the ids of firms and that with the days",
+    )
     label_column: ColumnName | None = Field(default=None, description="bank: column with the label, 1: bad, 0: good")
     weight_column: ColumnName | None = Field(default=None, description="bank: column with weights of rows")
     date_column: ColumnName | None = Field(default=None, description="bank: column with each row's day of observation")
@@ -104,6 +110,8 @@ class DatasetConfig(ReadingRules):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.url is None):
             raise ValueError("give either path (a file) or url (a database)")
+        if (self.id_column is None) == (self.id_columns is None):
+            raise ValueError("give either id_column, or id_columns: [firm, day] where rows are firms at dates")
         if self.url is not None and (self.table is None) == (self.query is None):
             raise ValueError("a database needs either table or query")
         if self.path is not None and (self.table or self.query or self.password_env):
@@ -114,6 +122,22 @@ class DatasetConfig(ReadingRules):
             raise ValueError("sheet and encoding belong to a file (path), not to a database")
         return self
 
+    @property
+    def key(self) -> str | tuple[str, str]:
+        """Return the column with the ids of firms; of firms at dates that, and the column with the days."""
+        return self.id_columns or self.id_column or ""
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Return the names of the columns of the key."""
+        return self.id_columns or (self.id_column or "",)
+
+    def check_rows(self, p: Parameters, named: str) -> None:
+        """Refuse parameters whose rows are firms where those of the data set are firms at dates, or the reverse."""
+        if (self.id_columns is None) != (p.rows == "firms"):
+            key, other = ("id_column", "firms") if self.id_columns is None else ("id_columns", "firm_dates")
+            raise RefusedError(f"{named} has {key}, so its jobs have rows: {other}; the job says rows: {p.rows}")
+
     def check_columns(self, p: Parameters, named: str) -> None:
         """Refuse parameters that need a column (label, weight, date) which the bank's data set does not name."""
         if not isinstance(p, Sampled):
@@ -121,7 +145,7 @@ class DatasetConfig(ReadingRules):
         for needed, column, key in (
             (True, self.label_column, "label_column"),
             (isinstance(p, Training) and p.weights, self.weight_column, "weight_column"),
-            (p.holdout_from is not None, self.date_column, "date_column"),
+            (p.holdout_from is not None and p.rows == "firms", self.date_column, "date_column"),
         ):
             if needed and column is None:
                 raise RefusedError(f"{named} has no {key}; name it in node.yaml")
@@ -198,6 +222,13 @@ class NodeConfig(Strict):
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
+    door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
+
+    @model_validator(mode="after")
+    def _door_of_a_bank(self) -> Self:
+        if self.door is not None and self.role != "bank":
+            raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        return self
 
     def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
         """Take policy and people of a newer reading, in place: each part of a running node that holds this has them.
@@ -236,6 +267,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
     return config.model_copy(
         update={
             "datasets": datasets,
+            "door": None if config.door is None else config.door.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }

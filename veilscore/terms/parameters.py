@@ -7,6 +7,7 @@ training tasks are in training.py; names are those of scikit-learn and XGBoost w
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -20,6 +21,8 @@ ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 # score: one of few steps; exact: the total; curve: noised counts by step of the score, and nothing of a row
 Output = Literal["score", "band", "exact", "curve"]
+MOST_ROWS_PER_FIRM = 120  # ten years of months
+MOST_DAYS = 120
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 
@@ -43,8 +46,8 @@ def _band_names(bands: Any) -> Any:
             raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
                 f"band {name}: YAML reads yes, no, on and off as truth values; its lowest score is a number"
             )
-        if not name.strip() or name.casefold() in _RESERVED:
-            reserved = ", ".join(sorted(_RESERVED))
+        if not name.strip() or name.casefold() in NO_BAND:
+            reserved = ", ".join(sorted(NO_BAND))
             raise ValueError(f"{name!r} is no name for a band; the empty one and {reserved} are reserved")
     return bands
 
@@ -54,7 +57,7 @@ def _as_written(name: Any) -> str:
 
 
 # What stands for "no band", or for a step of a coarse score, where bands are written (terms/bands.py, scores.csv).
-_RESERVED = frozenset({"below all bands", "missing", "none", "null", "nan"})
+NO_BAND = frozenset({"below all bands", "missing", "none", "null", "nan"})
 BandLimits = Annotated[dict[str, int], BeforeValidator(_band_names), AfterValidator(_distinct)]
 
 
@@ -68,12 +71,27 @@ class Parameters(Strict):
     id_normaliser: str = Field(
         default="uscc", pattern=r"^[a-z][a-z0-9_]{0,39}$", description="kind of id: uscc or text"
     )
+    rows: Literal["firms", "firm_dates"] = Field(
+        default="firms", description="what a row is: a firm, or a firm at a date (id_columns in node.yaml, everywhere)"
+    )
+    as_of: tuple[dt.date, ...] = Field(
+        default=(),
+        max_length=MOST_DAYS,
+        description="rows: firm_dates: days of the bank's rows, at which holders with a catalogue make their variables "
+        "for this job; none: those that their files have",
+    )
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Enter the subclass in PARAMETERS, where jobs of its task find it."""
         super().__init_subclass__(**options)
         if "task" in cls.__dict__:
             PARAMETERS[cls.task] = cls
+
+    @model_validator(mode="after")
+    def _days_of_dates(self) -> Self:
+        if self.as_of and (self.rows == "firms" or len(set(self.as_of)) < len(self.as_of)):
+            raise ValueError("as_of has distinct days, and is for rows: firm_dates")
+        return self
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -88,7 +106,22 @@ class Parameters(Strict):
     @property
     def tells(self) -> dict[str, bool]:
         """Return which options change who learns what, by the names under which steps list what they tell besides."""
-        return {}
+        return {"firm_dates": self.rows == "firm_dates"}
+
+    @property
+    def makes_model(self) -> bool:
+        """Return whether a job leaves something that is filed under its name when it ends."""
+        return False
+
+    def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
+        """Raise ValueError where keys of the job itself do not go with these parameters."""
+
+
+def refuse_strangers(where: str, named: Iterable[str], bank: str, holders: tuple[str, ...]) -> None:
+    """Raise ValueError where parameters name a party that is none of the job."""
+    for party in named:
+        if party not in {bank, *holders}:
+            raise ValueError(f"{where}: {party!r} is no party of the job; its parties: {', '.join((bank, *holders))}")
 
 
 class ChosenColumns(Strict):
@@ -108,20 +141,63 @@ class Sampled(Parameters):
     holdout_from: dt.date | None = Field(
         default=None, description="rows from this day on are set aside instead (the bank's date_column)"
     )
+    rows_per_firm: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_ROWS_PER_FIRM,
+        description="rows: firm_dates: most rows of a firm that take part, drawn by holdout_seed; noise is so many "
+        "times as large, since what is counted is the firm; 1: one date of each firm",
+    )
     columns: dict[Name, ChosenColumns] = Field(
         default_factory=dict, description="party: which of its columns take part"
     )
 
+    @property
+    def noise_rows(self) -> int:
+        """Return how many rows the noise of every sum must cover: as many as a firm has at most."""
+        return self.rows_per_firm
 
-class ScoreBatch(Parameters):
+    @model_validator(mode="after")
+    def _rows_of_firms(self) -> Self:
+        if self.rows == "firms" and self.rows_per_firm != 1:
+            raise ValueError("rows_per_firm is for rows: firm_dates; a firm has one row here")
+        if self.rows == "firm_dates" and self.holdout_from is not None and not self.holdout_fraction:
+            raise ValueError(
+                "of firm_dates, holdout_from sets aside later dates of the firms that holdout_fraction draws, so that "
+                "no firm trains and is held out: give it as well"
+            )
+        return self
+
+
+class AppliesModel(Parameters):
+    """Every task that applies to the bank's firms what was filed before has these too."""
+
+    on_missing: Literal["fail", "missing_code"] = Field(
+        "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
+    )
+    dates: Literal["newest", "all"] = Field(
+        default="newest",
+        description="rows: firm_dates: score each firm at its newest date in the bank's data set, or at all of them, "
+        "of which each costs a firm's bits",
+    )
+    min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
+
+    @property
+    def applied(self) -> str:
+        """Return the name under which what is applied is filed."""
+        raise NotImplementedError
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the version that is applied, if the job names one."""
+        raise NotImplementedError
+
+
+class ScoreBatch(AppliesModel):
     """Scores the firms of the bank's data set with a trained model: steps align, score."""
 
     task: ClassVar[str] = "score_batch"
     model: Name = Field(description="name of the model: that of the job that trained it")
-    on_missing: Literal["fail", "missing_code"] = Field(
-        "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
-    )
-    min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
     model_sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; null: the one in the bank's home"
     )
@@ -141,6 +217,16 @@ class ScoreBatch(Parameters):
     )
 
     @property
+    def applied(self) -> str:
+        """Return the model's name."""
+        return self.model
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the model's version."""
+        return self.model_sha256
+
+    @property
     def opens(self) -> Output:
         """Return what is opened to the bank of a firm."""
         return self.output
@@ -154,6 +240,8 @@ class ScoreBatch(Parameters):
     def _bands_with_output(self) -> Self:
         if self.bands and self.output != "band":
             raise ValueError(f"bands are given and output is {self.output}; set output: band, or leave them out")
+        if self.rows == "firms" and self.dates != "newest":
+            raise ValueError("dates is for rows: firm_dates; leave it out")
         if self.score_steps != MOST_STEPS and self.output != "score":
             raise ValueError(f"score_steps are of output: score, and output is {self.output}; leave one out")
         return self

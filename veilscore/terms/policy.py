@@ -105,6 +105,17 @@ class NodePolicy(Strict):
         default=False, description="allow standard errors of coefficients, by further openings"
     )
     disclose_unknown: bool = Field(default=False, description="tell the bank which of its firms are unknown here")
+    publish_bins: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="columns whose bins (edges or levels, no counts) a bank may learn, to write points and knock-outs "
+        "for them",
+    )
+    tell_measure: bool = Field(
+        default=False, description="let decisions tell the bank which measure decided, beside the step"
+    )
+    retired_models: tuple[Name, ...] = Field(
+        default=(), description="models of which it answers no version any more, in scores and decisions"
+    )
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
     online_scoring: bool = Field(default=True, description="answer online scores of single firms")
     online_without_others: bool = Field(
@@ -228,6 +239,14 @@ def refuse_to_tell_who_is_known(policy: NodePolicy, on_missing: str) -> None:
     """Refuse `on_missing: fail`, which tells the firms that are unknown, unless the policy does."""
     if on_missing == "fail" and not policy.disclose_unknown:
         raise RefusedError("does not say which firms it knows; set on_missing: missing_code")
+
+
+def refuse_retired(policy: NodePolicy, models: Mapping[str, str]) -> None:
+    """Refuse models that the policy retired; `models` by the measure that has them, "" without any."""
+    for measure, model in models.items():
+        if model in policy.retired_models:
+            where = f"measure {measure}: " if measure else ""
+            raise RefusedError(f"{where}model {model!r} is retired here (retired_models): take or train another one")
 
 
 def utc_today() -> dt.date:

@@ -33,7 +33,7 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            known = list(cls.model_fields)
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
                 if key not in known:
                     raise ValueError(f"unknown key {str(key)[:60]!r}; {nearest(str(key), known)}")

@@ -37,9 +37,19 @@ class Training(Sampled):
     calibrate: bool = Field(default=False, description="recalibrate PD on the hold-out: slope and intercept")
     bands: BandLimits = Field(default_factory=dict, description="name of each band and its lowest score")
     weights: bool = Field(default=False, description="weigh the rows by the bank's weight_column")
+    firm_weight: Literal["rows", "shared"] = Field(
+        default="rows",
+        description="of rows: firm_dates; rows: each row counts in full, with noise for rows_per_firm; shared: weights "
+        "of a firm's training rows add up to at most 1 and one date of each is held out, with noise for one row",
+    )
     columns_from: ScreeningName | None = Field(
         default=None, description="name of a screening, or name@hash: each party takes the columns it kept there"
     )
+
+    @property
+    def makes_model(self) -> bool:
+        """Return that a trained model is filed."""
+        return True
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -50,6 +60,11 @@ class Training(Sampled):
     def candidates(self) -> tuple[Candidate, ...]:
         """Return the models that a job fits: one, or those of a stack or a selection."""
         return ()
+
+    @property
+    def noise_rows(self) -> int:
+        """Return how many rows the noise of every sum must cover; shared weights count as one."""
+        return 1 if self.firm_weight == "shared" else self.rows_per_firm
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -76,6 +91,12 @@ class Training(Sampled):
     def tells_association(self) -> bool:
         """Return whether the bank learns how holders' columns are associated."""
         return False
+
+    @model_validator(mode="after")
+    def _weights_of_firms(self) -> Self:
+        if self.firm_weight == "shared" and (self.rows == "firms" or self.task != "train_scorecard"):
+            raise ValueError("firm_weight: shared is for scorecards on rows: firm_dates; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:
@@ -115,7 +136,7 @@ class TrainScorecard(Training):
     task: ClassVar[str] = "train_scorecard"
     monotone: Literal["told"] | bool = Field(
         default="told",
-        description="WOE rises or falls with the value, by merging adjacent bins; told: in the bank's columns and "
+        description="effects rise or fall with the value, by merging adjacent bins; told: in the bank's columns and "
         "those of holders that tell order (allow_order), true: in all or not at all, false: nowhere",
     )
     missing_bin: bool = Field(
@@ -178,7 +199,7 @@ class TrainScorecard(Training):
 
     def tells_order(self, *, allowed: bool) -> bool:
         """Return whether WOE of a holder's columns is monotone, which needs the order."""
-        return not self.private and (allowed if self.monotone == "told" else self.monotone)
+        return allowed if self.monotone == "told" else self.monotone
 
     @property
     def tells_association(self) -> bool:
@@ -188,16 +209,14 @@ class TrainScorecard(Training):
     @property
     def tells(self) -> dict[str, bool]:
         """Return the options: monotone WOE and standard errors tell more."""
-        told = not self.private and self.monotone == "told"
-        mine = {"monotone": self.monotone is True, "told": told, "association": self.tells_association}
+        mine = {"monotone": self.monotone is True, "told": self.monotone == "told"}
+        mine["association"] = self.tells_association
         return {**super().tells, **mine, "standard_errors": self.standard_errors}
 
     @model_validator(mode="after")
     def _options_of_exact_sums(self) -> Self:
         if self.reuse is not None and not self.private:
             raise ValueError("reuse is for disclosure: private; exact sums are opened anew")
-        if self.private and self.monotone is True:
-            raise ValueError("monotone: true needs exact sums: leave it out, or set disclosure: exact if holders agree")
         _refuse_exact_options(self, "max_openings", "gradient_bits", "standard_errors", "holdout_output")
         return self
 
@@ -401,6 +420,8 @@ class TrainStack(Training):
             raise ValueError("weights: boosting takes no weights of rows, so a stack takes none")
         if any(isinstance(c.parameters, TrainScorecard) and c.parameters.standard_errors for c in self.candidates):
             raise ValueError("scorecard: standard_errors are for train_scorecard; train the chosen scorecard alone")
+        if self.private and any(getattr(c.parameters, "monotone", False) is True for c in self.candidates):
+            raise ValueError("scorecard: monotone: true is for train_scorecard, or for exact sums; leave it out")
         if any(getattr(c.parameters, "reuse", None) is not None for c in self.candidates):
             raise ValueError(
                 "scorecard: reuse is for train_scorecard; a stack's scorecard is opened for its own offset"

@@ -5,20 +5,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AlignBankRound1(_message.Message):
-    __slots__ = ("part", "parts", "n_ids", "points", "digests", "digest_key")
+    __slots__ = ("part", "parts", "n_ids", "points", "digests", "digest_key", "firms")
     PART_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     N_IDS_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_KEY_FIELD_NUMBER: _ClassVar[int]
+    FIRMS_FIELD_NUMBER: _ClassVar[int]
     part: int
     parts: int
     n_ids: int
     points: bytes
     digests: bytes
     digest_key: bytes
-    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ..., digests: _Optional[bytes] = ..., digest_key: _Optional[bytes] = ...) -> None: ...
+    firms: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ..., digests: _Optional[bytes] = ..., digest_key: _Optional[bytes] = ..., firms: _Optional[bytes] = ...) -> None: ...
 
 class AlignHolderRound1(_message.Message):
     __slots__ = ("part", "parts", "n_ids", "points")

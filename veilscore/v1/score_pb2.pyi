@@ -185,3 +185,39 @@ class CurveLeadCounts(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     counts: bytes
     def __init__(self, counts: _Optional[bytes] = ...) -> None: ...
+
+class DecisionBankRound1(_message.Message):
+    __slots__ = ("n_samples", "decision", "inputs_hash", "last", "links")
+    N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_HASH_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    n_samples: int
+    decision: bytes
+    inputs_hash: bytes
+    last: str
+    links: bytes
+    def __init__(self, n_samples: _Optional[int] = ..., decision: _Optional[bytes] = ..., inputs_hash: _Optional[bytes] = ..., last: _Optional[str] = ..., links: _Optional[bytes] = ...) -> None: ...
+
+class DecisionHolderRound1(_message.Message):
+    __slots__ = ("accepted", "reason", "discloses_unknown", "unknown")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    reason: str
+    discloses_unknown: bool
+    unknown: bytes
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., discloses_unknown: _Optional[bool] = ..., unknown: _Optional[bytes] = ...) -> None: ...
+
+class DecisionLeadLevels(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...

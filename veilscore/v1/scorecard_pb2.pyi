@@ -7,18 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BinBankRound1(_message.Message):
-    __slots__ = ("n_samples", "train_mask", "n_train", "max_bin", "rows_per_firm")
+    __slots__ = ("n_samples", "train_mask", "n_train", "max_bin")
     N_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TRAIN_MASK_FIELD_NUMBER: _ClassVar[int]
     N_TRAIN_FIELD_NUMBER: _ClassVar[int]
     MAX_BIN_FIELD_NUMBER: _ClassVar[int]
-    ROWS_PER_FIRM_FIELD_NUMBER: _ClassVar[int]
     n_samples: int
     train_mask: bytes
     n_train: int
     max_bin: int
-    rows_per_firm: int
-    def __init__(self, n_samples: _Optional[int] = ..., train_mask: _Optional[bytes] = ..., n_train: _Optional[int] = ..., max_bin: _Optional[int] = ..., rows_per_firm: _Optional[int] = ...) -> None: ...
+    def __init__(self, n_samples: _Optional[int] = ..., train_mask: _Optional[bytes] = ..., n_train: _Optional[int] = ..., max_bin: _Optional[int] = ...) -> None: ...
 
 class BinHolderRound1(_message.Message):
     __slots__ = ("columns", "n_codes", "counts", "holdout_counts", "ordered", "missing_code", "association", "map_hash")

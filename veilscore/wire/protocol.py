@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
 from google.protobuf.message import DecodeError, Message
@@ -87,15 +87,17 @@ class Charge:
     opening : names it in the account, the log and reports.
     rows : which rows it is a sum over; a firm's training and hold-out rows are never the same.
     mu2 : square of mu (`veilscore.terms.privacy`).
+    rows_per_firm : most rows of a firm that the sums are over; what is charged is the firm.
     """
 
     opening: str
     rows: Rows
     mu2: float
+    rows_per_firm: int = field(default=1, compare=False)
 
     def sigma(self, sensitivity: float) -> float:
-        """Deviation of the noise that sums of this sensitivity need."""
-        return sensitivity / math.sqrt(self.mu2)
+        """Deviation of the noise that sums need which one row moves by this sensitivity."""
+        return sensitivity * self.rows_per_firm / math.sqrt(self.mu2)
 
 
 @dataclass(frozen=True)

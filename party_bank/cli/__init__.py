@@ -1,0 +1,38 @@
+"""The commands of `veilscore bank`: one file a verb or noun in this folder, loaded when it is used.
+
+Each file's `app` is a group of verbs, or has one command of the file's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+NOUNS: dict[str, str] = {"mining": "Rules over several parties, from what a mining job opened."}
+
+
+def load(word: str) -> Any:
+    """Import the file of a word and return its group or command."""
+    group = typer.main.get_group(importlib.import_module(f"party_bank.cli.{word}").app)
+    command = group.commands.get(word, group)
+    command.help = command.help or NOUNS[word]
+    return command
+
+
+class BankNouns(TyperGroup):
+    """Lists all words, each a stand-in with its line until it is used."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands.update({word: TyperCommand(word, help=line) for word, line in NOUNS.items()})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Load the word that `args` begin with."""
+        word, *rest = args
+        return (word, load(word), rest) if word in NOUNS else super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=BankNouns, no_args_is_help=True)

@@ -1,0 +1,131 @@
+"""Firms and their consents as the bank notes them; whether a consent is good is for each holder to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import sqlalchemy as sa
+
+from party_bank.book import Book, Entry, Row
+from party_bank.book_check import covers
+from party_bank.book_tables import CONSENTS, FIRMS
+from party_bank.settings import Purpose
+from veilscore.data.ingest import read_table
+from veilscore.errors import BookError, DataError
+from veilscore.release.consent import Signed, body_of, claim_of, commit
+from veilscore.terms.settings import read_text
+
+ABOUT = ("name", "industry", "region", "manager")
+PURPOSES: tuple[str, ...] = get_args(Purpose)
+
+
+def import_firms(book: Book, path: Path, actor: str, *, id_column: str = "uscc", normaliser: str = "uscc") -> int:
+    """Add the firms of a file (columns of `ABOUT` and the id), and change what differs; return how many changed."""
+    table = read_table(path, id_column, normaliser=normaliser)
+    missing = [name for name in ABOUT if name not in table.columns]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}: a firm needs {', '.join((id_column, *ABOUT))}")
+    texts = {name: ["" if v is None else str(v) for v in table.columns[name].tolist()] for name in ABOUT}
+    rows = [
+        {"firm": str(firm), **{name: texts[name][n] for name in ABOUT}} for n, firm in enumerate(table.ids.tolist())
+    ]
+    return put_firms(book, rows, actor)
+
+
+def put_firms(book: Book, firms: Sequence[Mapping[str, str]], actor: str) -> int:
+    """Add firms, and change what differs of those that the book has; return how many were added or changed."""
+    with book.writing(actor) as entry:
+        known = {row["firm"]: row for row in entry.rows(sa.select(FIRMS))}
+        entry.add_all(FIRMS, added := [{**firm, "since_s": entry.at_s} for firm in firms if firm["firm"] not in known])
+        changed = 0
+        for firm in (one for one in firms if one["firm"] in known):
+            before = known[firm["firm"]]
+            new = {name: firm[name] for name in ABOUT if firm[name] != before[name]}
+            changed += bool(new) and entry.change(FIRMS, before["id"], **new)
+    return len(added) + changed
+
+
+def import_consents(book: Book, home: Path, actor: str) -> int:
+    """Note which firms of the book the tokens and lists in HOME/consents cover; return how many are new.
+
+    Only consents for the purposes of decisions are noted.
+    """
+    added = 0
+    with book.writing(actor) as entry:
+        firms = [row["firm"] for row in entry.rows(sa.select(FIRMS.c.firm).order_by(FIRMS.c.firm))]
+        for path in sorted([*(home / "consents" / "tokens").glob("*.json"), *(home / "consents" / "lists").glob("*")]):
+            signed = Signed.from_text(read_text(path, "consent"), str(path))
+            claim, body = claim_of(signed), body_of(signed)
+            if claim.scope.purpose not in PURPOSES:
+                continue
+            named = {signed.commitments[n : n + 32] for n in range(0, len(signed.commitments), 32)}
+            for firm, row in zip(firms, commit(claim.salt, firms), strict=True):
+                if row.tobytes() in named:
+                    added += note_consent(
+                        entry,
+                        firm,
+                        document=claim.id,
+                        issuer=str(body.get("issuer", "")),
+                        purpose=claim.scope.purpose,
+                        holders=[],
+                        not_before_s=claim.scope.not_before_s,
+                        expires_s=claim.scope.expires_s,
+                    )
+    return added
+
+
+def note_consent(
+    entry: Entry,
+    firm: str,
+    *,
+    document: str,
+    issuer: str,
+    purpose: str,
+    holders: Sequence[str],
+    not_before_s: float,
+    expires_s: float,
+) -> bool:
+    """Note that a firm consented; return whether that is new. BookError for a purpose that no decision has."""
+    if purpose not in PURPOSES:
+        raise BookError(f"a consent for {purpose[:60]!r} is for no decision; purposes are {', '.join(PURPOSES)}")
+    row = {"firm": firm, "document": document, "issuer": issuer, "purpose": purpose, "holders": list(holders)}
+    times = {"not_before_s": not_before_s, "expires_s": expires_s, "revoked_s": None}
+    return entry.add_once(CONSENTS, **row, **times) is not None
+
+
+def withdraw_consent(book: Book, firm: str, purpose: str, actor: str) -> int:
+    """Note that a firm withdrew its consents for a purpose, or all ("") ; return how many ended by it."""
+    with book.writing(actor) as entry:
+        found = sa.select(CONSENTS).where(CONSENTS.c.firm == firm, CONSENTS.c.revoked_s.is_(None))
+        rows = entry.rows(found if not purpose else found.where(CONSENTS.c.purpose == purpose))
+        return sum(
+            entry.change(CONSENTS, row["id"], CONSENTS.c.revoked_s.is_(None), revoked_s=entry.at_s) for row in rows
+        )
+
+
+def consent_for(entry: Entry, firm: str, purpose: str) -> Row:
+    """Return the consent of a firm for a purpose that lasts longest; BookError if there is none now."""
+    found = consents_for(entry, [firm], purpose)
+    if firm not in found:
+        raise BookError(
+            f"{firm} gave no consent for {purpose} that is valid now: ask for one, and take it in with "
+            "`veilscore consent import` and `veilscore bank book consents`"
+        )
+    return found[firm]
+
+
+def consents_for(entry: Entry, firms: Sequence[str] | None, purpose: str) -> dict[str, Row]:
+    """Return the consent that lasts longest of each firm that gave one for a purpose; of all firms if None."""
+    query = sa.select(CONSENTS).where(
+        CONSENTS.c.purpose == purpose, CONSENTS.c.revoked_s.is_(None), CONSENTS.c.expires_s > entry.at_s
+    )
+    if firms is not None and len(firms) == 1:
+        query = query.where(CONSENTS.c.firm == firms[0])
+    wanted = None if firms is None else set(firms)
+    return {
+        row["firm"]: row
+        for row in entry.rows(query.order_by(CONSENTS.c.expires_s))
+        if (wanted is None or row["firm"] in wanted) and covers(row, row["firm"], purpose, entry.at_s)
+    }

@@ -1,0 +1,32 @@
+"""The contract of the bank's book on a PostgreSQL server made for this test."""
+
+from __future__ import annotations
+
+import pytest
+from bank_trial import Clock
+from book_contract import BookContract
+from database_servers import postgres
+
+from party_bank.book import Book
+
+
+@pytest.fixture(scope="module")
+def url():
+    with postgres() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def clock():
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def book(url, clock):
+    book = Book(url, clock=clock)
+    yield book
+    book.close()
+
+
+class TestPostgres(BookContract):
+    pass

@@ -1,0 +1,59 @@
+"""Opens a database by its SQLAlchemy URL, SQLite or PostgreSQL, and says what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from veilscore.errors import ConfigError
+
+_BUSY_S = 10.0
+
+
+def open_engine(url: str, key: str) -> Engine:
+    """Return an engine whose transactions on SQLite begin IMMEDIATE, with full sync and a file of mode 0600.
+
+    key : of the configuration, for errors; ConfigError if the URL or its driver cannot be used.
+    """
+    try:
+        parsed = sa.engine.make_url(url)
+        arguments: dict[str, Any] = {"timeout": _BUSY_S} if parsed.get_backend_name() == "sqlite" else {}
+        if parsed.get_backend_name() == "postgresql":
+            arguments = {"connect_timeout": int(_BUSY_S)}
+        engine = sa.create_engine(parsed, connect_args=arguments, pool_pre_ping=True)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        raise ConfigError(
+            f"{key} is not a usable SQLAlchemy URL (sqlite:///... or postgresql+psycopg://...)"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{key} needs the package {error.name}; install veilscore[postgres]") from error
+    if engine.dialect.name == "sqlite":
+        if parsed.database and Path(parsed.database).parent.is_dir() and not Path(parsed.database).exists():
+            os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin too late, and not IMMEDIATE
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def reason(error: sa.exc.DBAPIError) -> str:
+    """Say what went wrong and what to do, without statement or parameters."""
+    text = str(error.orig)
+    if getattr(error.orig, "sqlstate", None) == "53100" or "disk is full" in text or "No space left" in text:
+        return "disk full or over quota; free space, then repeat what was not done (a job: resume it)"
+    if "readonly" in text or "unable to open" in text:
+        return "cannot be opened for writing; check folder, owner and mode"
+    if "locked" in text:
+        return "locked by another process; see which one runs on it, and try again"
+    if "malformed" in text or "not a database" in text:
+        return "the file is damaged; restore it from a backup"
+    return f"database error ({type(error.orig).__name__}); is the server running, and may this user write?"
