@@ -185,8 +185,7 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
     lines = entry.add_all(LINES, new)
     until = entry.today + dt.timedelta(days=campaign["valid_days"])
     offers = [
-        _offered(entry, campaign, row, line, amount, until, key)
-        for line, (row, amount, _) in zip(lines, granted, strict=True)
+        _offered(campaign, row, line, amount, until, key) for line, (row, amount, _) in zip(lines, granted, strict=True)
     ]
     entry.add_all(OFFERS, offers)
     entry.move_all(lines, "offered", f"campaign {campaign['name']}")
@@ -196,8 +195,8 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
     )
 
 
-def _offered(entry: Entry, campaign: Row, row: Row, line: int, amount: int, until: dt.date, key: bytes) -> Row:
-    number = f"O{entry.today:%y}-{line:07d}"
+def _offered(campaign: Row, row: Row, line: int, amount: int, until: dt.date, key: bytes) -> Row:
+    number = f"O{line:07d}"
     return {
         "firm": row["firm"], "line": line, "campaign": campaign["id"], "decision": row["id"], "number": number,
         "amount": amount, "valid_until": until, "secret_sha256": sha256_of(secret_of(key, number)), "status": "open",
