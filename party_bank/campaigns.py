@@ -153,7 +153,8 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
         )
     }
     lent = _by_firm(entry)
-    refused, chosen = [], []
+    refused: list[tuple[Row, int, str]] = []
+    chosen: list[tuple[Row, int, str]] = []
     for row in opened:
         amount = _within(settings, product, limit_of(product, row["step"]), lent.get(row["firm"], 0))
         why = (

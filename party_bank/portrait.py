@@ -99,7 +99,7 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
     named = (entry.label_column, entry.weight_column, entry.date_column)
     table = read_table(
         entry.source,
-        entry.id_column,
+        entry.key,
         exclude=(*entry.exclude, *sorted(filter(None, named))),
         normaliser=settings.id_normaliser,
         rules=entry,
@@ -107,7 +107,7 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
         query=entry.query,
     )
     at = _moment(entry.path.stat().st_mtime) if entry.path is not None else _moment(dt.datetime.now(dt.UTC).timestamp())
-    for row in np.flatnonzero(table.ids == normalise_ids([firm], settings.id_normaliser)[0])[:1]:
+    for row in np.flatnonzero(table.firms == normalise_ids([firm], settings.id_normaliser)[0])[-1:]:
         for name, column in table.columns.items():
             value: Any = column[row]
             if isinstance(value, float | np.floating):
