@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-<<<<<<< HEAD
 NOUNS: dict[str, str] = {
+    "mining": "Rules over several parties, from what a mining job opened.",
     "book": "Make, check and fill the bank's book.",
     "portrait": "Show all that the bank knows of one firm.",
     "limits": "Show each product's ladder, cap and what is lent.",
@@ -22,9 +22,6 @@ NOUNS: dict[str, str] = {
     "renewal": "Prepare renewals of contracts that end soon, and accept them for the firm.",
     "due": "Do what is due, once, however often it is called.",
 }
-=======
-NOUNS: dict[str, str] = {"mining": "Rules over several parties, from what a mining job opened."}
->>>>>>> 3fed9776da6bdf7e3d62420efcbe3b41ac4cc6ee
 
 
 def load(word: str) -> Any:
