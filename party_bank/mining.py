@@ -102,7 +102,8 @@ class MinedRule:
     @property
     def id(self) -> str:
         """Return a short name of the holder's side."""
-        return f"{self.party}.{self.column}:{'+'.join(map(str, self.codes))}"
+        column = self.column.removeprefix(f"{self.party}.")  # of columns without names it is there already
+        return f"{self.party}.{column}:{'+'.join(map(str, self.codes))}"
 
     def knock_out(self) -> dict[str, Any] | None:
         """Return it as a candidate knock-out of a decision; None if it has a condition of the bank's own."""
