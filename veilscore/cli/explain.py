@@ -27,7 +27,15 @@ Beyond its own data, by honest execution. *How much* bounds what the bank learns
 (docs/protocols/disclosure.md): mu and mu add as the root of their squares, training and hold-out rows apart; *all* has
 no bound.
 """
+_NEEDED = {"model", "bands", "columns", "decision"}  # parameters that do not change who learns what
 _ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exact")
+_DECISION = {
+    "name": "limit",
+    "purpose": "proactive",
+    "steps": [1, 2],
+    "measures": {"risk": {"model": "card", "cutoffs": [560, 600]}},
+    "knock_outs": [{"party": "tax", "column": "late_filings", "above": 3}],
+}
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_scorecard", {"disclosure": "private"}),
     ("train_scorecard", {"disclosure": "exact"}),
@@ -40,7 +48,11 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mine_rules", {}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
+    ("decide", {"decision": "limit", "outcomes": 8}),
+    ("decide", {"decision": "alarm", "watch": True, "outcomes": 3}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
+    ("write_model", {"columns": {"tax": {"turnover": {"edges": [0], "points": [0, 1]}}}}),
+    ("file_decision", {"decision": _DECISION}),
 )
 
 
@@ -99,7 +111,7 @@ def _learned() -> Iterable[tuple[str, Iterable[Learned]]]:
     from veilscore.tasks.table import leakage_table, online_table  # noqa: PLC0415 - loads every protocol
 
     for task, changes in _SHOWN:
-        said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in {"model", "bands"})
+        said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in _NEEDED)
         yield f"`{task}`" + f", `{said}`" * bool(said), leakage_table(PARAMETERS[task].model_validate(changes))
     for opens in _ONLINE:
         yield f"one firm online, `output: {opens}`", [online_table(opens)]
@@ -117,6 +129,6 @@ def _table(section: Section) -> Table:
     table.add_column("meaning, example", overflow="fold", ratio=3)
     for key in section.keys:
         default = key.default if key.default == "required" else f"default {key.default}"
-        table.add_row(key.name, f"{key.type}\n{default}", f"{key.meaning}\n[cyan]{key.example}[/cyan]")
+        table.add_row(key.name, f"{key.type}\n{default}", styled("{}\n[cyan]{}[/cyan]", key.meaning, key.example))
         table.add_row()
     return table

@@ -26,7 +26,7 @@ from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import HISTOGRAM, SCALE_BITS
-from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey
+from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey, chunks_of
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.models.logistic_problem import column_sums
@@ -251,8 +251,7 @@ class _BankFit:
             yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
         pairs = _pairs(self.chosen.size)
         reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
-        chunks = [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
-        product = shares.sum_shares(self.key.decrypt(chunks, N, len(pairs)))
+        product = shares.sum_shares(self.key.decrypt(chunks_of(reply), N, len(pairs)))
         own = [shares.sum_shares(shares.times(u[1 + j], a[k])[None])[0] for j, k in pairs]
         return shares.add(product, np.array(own, np.uint64))
 
@@ -261,7 +260,7 @@ class _BankFit:
         message = yield from receive(self.holder, pb.ResidualHolderOpened)
         if len(cells) != len(self.x):
             raise ParameterError(f"the kept sums of {self.holder} are of other cells than its tables")
-        share = shares.add(shares.scale(cells, self.x), self.key.decrypt([message.reply], cells.size))
+        share = shares.add(shares.scale(cells, self.x), self.key.decrypt(chunks_of(message.reply), cells.size))
         at, sums = offsets(self.made.n_codes), column_sums(share, self.made.n_codes)
         gradient = _open(sums, message.gradient, SCALE_BITS + self.bits)
         opened = _open(products, message.moments, _MOMENT_BITS) * self.norm**2

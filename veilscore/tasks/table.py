@@ -18,6 +18,7 @@ from veilscore.protocols.commitment import bank_committed, holder_committed
 from veilscore.tasks import (
     batch,
     boosting,
+    decide,
     decision_filing,
     mining,
     online,
@@ -52,6 +53,7 @@ TASKS: dict[str, Task] = {
         mining.TASK,
         written.TASK,
         decision_filing.TASK,
+        decide.TASK,
     )
 }
 

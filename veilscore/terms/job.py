@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from veilscore.errors import JobError
+from veilscore.terms.decide import Decide  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.decision import FileDecision  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.mining import MineRules  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
