@@ -28,7 +28,7 @@ from veilscore.node.local import open_job
 from veilscore.release.account import Account
 from veilscore.terms.mining import MineRules
 
-N = 6000
+N = 5000
 
 
 def planted(n=N, *, seed=1):
@@ -115,6 +115,7 @@ def test_the_planted_rule_is_found_and_confirmed_by_firms_held_out(run, mined):
     assert check(parse_graph(made, "routing")) == []
 
 
+@pytest.mark.slow
 def test_where_nothing_is_planted_noise_makes_no_rule(tmp_path):
     parts = planted(3000, seed=7)
     parts["bank"]["default"] = (np.random.default_rng(8).random(3000) < 0.2).astype(int).tolist()

@@ -17,7 +17,7 @@ from veilscore.terms.node_config import load_node_config
 
 if TYPE_CHECKING:
     from party_bank.policy.backtest import Group
-    from party_bank.policy.check import Finding
+    from party_bank.policy.check import PolicyFinding
     from party_bank.policy.graph import Graph
 
 PolicyName = Annotated[
@@ -243,7 +243,7 @@ def _show_head(graph: Graph) -> None:
     console().print(styled("[bold]{}[/bold] {}, hash {}", graph.name, version, graph.sha256))
 
 
-def _show_findings(found: list[Finding]) -> bool:
+def _show_findings(found: list[PolicyFinding]) -> bool:
     """Show what a check found; return whether the graph is refused."""
     for one in found:
         how = "[red]refused[/red]: {}" if one.refuses else "[yellow]told[/yellow] ({}): {}"
