@@ -137,8 +137,7 @@ def activate(
     folder = person / "identity" if (person / "identity").is_dir() else person
     policies = Policies(bank)
     version = policies.file(graph)
-    place = node.federation if node.federation.is_absolute() else bank / node.federation
-    found = policies.sign(graph.name, version, load_identity(folder), node, load_federation(place), reason)
+    found = policies.sign(graph.name, version, load_identity(folder), node, load_federation(node.federation), reason)
     console().print(line(f"{found.policy} version {found.version}", f"({found.sha256[:16]})", found.status))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from party_bank.policy.domain import fields_of
-from party_bank.policy.graph import PolicyDecision, Fired, Graph
+from party_bank.policy.graph import Fired, Graph, PolicyDecision
 from veilscore.errors import ConfigError, DataError
 
 APPROVALS: tuple[tuple[str, Any], ...] = (("outcome", "approve"), ("offer", True))
