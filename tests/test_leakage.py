@@ -265,12 +265,11 @@ def banded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def filed(tmp_path_factory):
     """A hand-written model, and a decision over it with a knock-out."""
-    folder, records = tmp_path_factory.mktemp("filed"), []
+    folder = tmp_path_factory.mktemp("filed")
     written = file_capacity(folder, keep=True)
     asked = filing(DECISION | {"knock_outs": [{"party": "registry", "column": "sector", "is": ["steel"]}]})
-    for run in (written.run, open_job(asked, written.nodes, folder / "homes", keep=True).run()):
-        records.append(Record(run, {}))
-    return records
+    runs = written.run, open_job(asked, written.nodes, folder / "homes", keep=True).run()
+    return [Record(run, {}) for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +314,7 @@ def leaks_of(parameters):
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
-# of all steps; what a batch of scores or decisions tells beside a hold-out has tests of its own (also test_decide.py)
+# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own
 LEAKS = {
     (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
 }
@@ -399,7 +398,10 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        **dict.fromkeys(("screen_features", "write_model", "file_decision", "decide"), {}),
+        "screen_features": {},
+        "write_model": {},
+        "file_decision": {},
+        "decide": {},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))

@@ -124,6 +124,7 @@ Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch
 ScreenFeatures: {max_columns: 40}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
 WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, last: alarm-0a1b2c3d-0123456789abcdef}
 FileDecision: {decision: {name: limit, purpose: proactive, steps: [50000, 100000],
   measures: {risk: {model: joint-scorecard, cutoffs: [560, 600]}}}}
 DecisionModel: {name: limit, purpose: proactive, steps: [50000, 100000], tell_measure: true, watch: true,
