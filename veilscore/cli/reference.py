@@ -233,9 +233,8 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
-            every[1:1] = dict.fromkeys(
-                (Parameters, Sampled, Training, AppliesModel, *(model for task in known_tasks() for model in _lineage(task)))
-            )
+            shared = (Parameters, Sampled, Training, AppliesModel)
+            every[1:1] = dict.fromkeys((*shared, *(model for task in known_tasks() for model in _lineage(task))))
         yield subject, [_section(model) for model in every]
 
 
