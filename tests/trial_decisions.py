@@ -19,7 +19,10 @@ from veilscore.data.published_bins import PublishedBins
 from veilscore.models.boosted import Boosted
 from veilscore.models.decided import load_decision
 from veilscore.models.filed import load_model
+from veilscore.node.local import LocalRun, open_job
+from veilscore.release.binding import with_model_version
 from veilscore.tasks.fixed_bins import make
+from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import load_node_config
 
 if TYPE_CHECKING:
@@ -36,7 +39,9 @@ def head(purpose: str) -> str:
 
 
 def decide_job(decision: str, purpose: str, *, name: str = "batch", **parameters: Any) -> str:
-    return f"{head(purpose)}name: {name}\ntask: decide\nparameters: {json.dumps({'decision': decision, **parameters})}\n"
+    return (
+        f"{head(purpose)}name: {name}\ntask: decide\nparameters: {json.dumps({'decision': decision, **parameters})}\n"
+    )
 
 
 def consent(folder: Path, purpose: str, firms: Any = None) -> None:
@@ -147,8 +152,13 @@ def expected(folder: Path, name: str) -> dict[str, int]:
     return found
 
 
-def decided(folder: Path, job: str = "batch-*") -> dict[str, dict[str, str]]:
+def run_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
+    """Run a job of decisions in this process, as the bank would submit it."""
+    nodes = {party: load_node_config(folder / party) for party in PARTIES}
+    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options).run()
+
+
+def decided(folder: Path, run: LocalRun) -> dict[str, dict[str, str]]:
     """What a job gave the bank, by firm."""
-    (path,) = (folder / "bank" / "jobs").glob(f"{job}/decisions.csv")
-    with path.open() as file:
+    with (folder / "bank" / "jobs" / run.job_id / "decisions.csv").open() as file:
         return {row["id"]: row for row in csv.DictReader(file)}

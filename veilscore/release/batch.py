@@ -153,7 +153,8 @@ class BatchOpening:
     n_columns : of the holder in it.
     bands : steps or bands that are opened; None where totals are, or a decision.
     bits : the most that is told of a firm, where `bands` do not say so; in a watch, in a contract year.
-    watch : a month of a watch is opened; `rows` are those whose contract year begins.
+    firms : in a month of a watch, the rows whose firms are charged if they are known; `rows` are those that count for
+        what is refused; both are where a contract year begins, and `codes` are of `firms` alone.
     inputs : the bank's digest of what it puts into a batch itself.
     codes : (n_scored, n_columns) of the holder, once they are known.
     """
@@ -164,9 +165,14 @@ class BatchOpening:
     n_columns: int
     bands: Bands | None = None
     bits: float = EXACT_BITS
-    watch: bool = False
+    firms: Mask | None = None
     inputs: bytes = b""
     codes: CodeArray | None = field(default=None, repr=False)
+
+    @property
+    def firm_rows(self) -> Mask:
+        """Return the rows whose firms are charged if they are known, (n_samples,)."""
+        return self.rows if self.firms is None else self.firms
 
 
 class BatchGuard:
@@ -259,7 +265,7 @@ class BatchGuard:
         with contextlib.closing(self._ledger()) as ledger:
             release = self._release(ledger, store, row_of >= 0, opening)
             used_up = self._budget(ledger, opening).used_up(release)
-        over = opening.rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
+        over = opening.firm_rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
         return self.withhold(store, "release budget used up", ids, row_of, over)
 
     def withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
@@ -322,15 +328,16 @@ class BatchGuard:
         bands, inputs, rows = opening.bands, opening.inputs, opening.rows
         cut_offs = b"" if bands is None else bands.sha256
         saved = store.load_arrays("firms")
-        firms, places = np.unique(saved["firms"][rows & known], return_index=True)
+        of_firms = opening.firm_rows
+        firms, places = np.unique(saved["firms"][of_firms & known], return_index=True)
         records = np.zeros(0, np.uint64)
         # of firms at dates a firm is opened as often as it has rows, known here or not, and none of it is a repeat
         n_opened = int(np.unique(saved["rows"][rows], return_counts=True)[1].max(initial=1))
         inputs = b"" if n_opened > 1 else inputs
         if inputs and opening.codes is not None:
-            records = ledger.record_digests(firms, inputs, opening.codes[known[rows]][places])
+            records = ledger.record_digests(firms, inputs, opening.codes[known[of_firms]][places])
         return Release(
-            kind=EVALUATION if self._training else WATCH if opening.watch else BATCH,
+            kind=EVALUATION if self._training else BATCH if opening.firms is None else WATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=opening.model.hex(),

@@ -133,13 +133,13 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
         parts = OwnParts.load(context, filed, folder)
         watch = HolderWatch.begin(context, filed, request) if p.watch else None
         opening = BatchOpening(
-            np.ones(row_of.size, bool) if watch is None else watch.charged,
+            np.ones(row_of.size, bool) if watch is None else watch.rows.due,
             request.decision,
             parts.sha256,
             parts.n_columns,
             bits=filed.decision.bits,
-            inputs=b"" if watch else request.inputs,
-            watch=watch is not None,
+            inputs=request.inputs if watch is None else watch.inputs,
+            firms=None if watch is None else watch.firms.due,
         )
         guard.check_release(store, opening)
     except (RefusedError, ConfigError, SchemaError) as error:  # told in the protocol's own message

@@ -22,7 +22,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 # score: one of few steps; exact: the total; curve: noised counts by step of the score, and nothing of a row
 Output = Literal["score", "band", "exact", "curve"]
 MOST_ROWS_PER_FIRM = 120  # ten years of months
-MOST_DAYS = 400
+MOST_DAYS = 120
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 
