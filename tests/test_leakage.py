@@ -408,7 +408,7 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        **{task: {} for task in ("screen_features", "mine_rules", "write_model", "file_decision", "decide")},
+        **{name: {} for name in ("screen_features", "mine_rules", "write_model", "file_decision", "decide")},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))
