@@ -46,6 +46,8 @@ SOLE_IMPORTERS = {
     "tenseal": "veilscore.crypto.he",
     "opendp": "veilscore.sandbox.noise",
     "syft_job": "veilscore.sandbox.syft_envelope",
+    "highspy": "party_bank.portfolio",
+    "segno": "party_bank.offers",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}
@@ -169,6 +171,11 @@ def test_the_coordinator_reaches_nothing_that_computes():
     for name in (n for n in modules() if n.startswith("coordinator")):
         beyond = {i for i in own(name) if room(i) not in COORDINATOR_REACHES} - {ADDING_ROLE, "veilscore.__init__"}
         assert not beyond, f"{name} imports {sorted(beyond)}"
+
+
+def test_of_the_institutions_only_their_commands_reach_the_command_line():
+    for name in (n for n in modules() if not n.startswith("veilscore.")):
+        assert ".cli." in f"{name}." or not {i for i in own(name) if room(i) == "cli"}, name
 
 
 def test_parties_reach_no_cryptography():
