@@ -101,7 +101,7 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
     table = read_table(
         entry.source,
         entry.key,
-        exclude=(*entry.exclude, *sorted(map(str, named))),
+        exclude=(*entry.exclude, *sorted(map(str, filter(None, named)))),
         normaliser=settings.id_normaliser,
         rules=entry,
         table=entry.table,

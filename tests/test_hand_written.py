@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 from consent_issuer import give_list
 from hypothesis import example, given
 from hypothesis import strategies as st
-from local_jobs import PARTIES, firms, job, nodes, write
+from local_jobs import PARTIES, job
 from test_parsers import few
+from written_models import LIMIT, capacity, file_capacity, world
 
 from veilscore.data.fixed_bins import FixedBins
-from veilscore.data.ingest import read_table
 from veilscore.data.published_bins import PublishedBins, shortest
 from veilscore.data.table import make_table
 from veilscore.errors import ConfigError, RefusedError, VeilscoreError
@@ -25,64 +23,15 @@ from veilscore.models.filed import load_model
 from veilscore.models.hand_written import HandWritten, WrittenPart
 from veilscore.node.local import open_job
 from veilscore.tasks.context import account_of
-from veilscore.tasks.fixed_bins import load, make
+from veilscore.tasks.fixed_bins import load
 from veilscore.terms.decision import MOST_UNITS
 from veilscore.terms.settings import parse
 from veilscore.terms.written import WriteModel
 
-PUBLISH = {"publish_bins": ["turnover", "years", "flag", "sector"]}
-LIMIT = {"edges": [0, 1.5], "points": [0, 20_000, 40_000], "missing": 1000}
-SECTOR = {"levels": {"biotech": 7_500_000, "steel": -50_000}, "other": 5000}
-
-
-def capacity(turnover=(0,), years=(2, 9)):
-    """Points for a limit, by edges of the holders' columns."""
-    ranges = {"edges": years, "points": [100_000 * k for k in range(len(years) + 1)], "missing": -10_000}
-    return {
-        "unit": 1000,
-        "base": 50_000,
-        "columns": {
-            "bank": {"limit": LIMIT},
-            "tax": {"turnover": {"edges": turnover, "points": [100_000 * k for k in range(len(turnover) + 1)]}},
-            "registry": {"years": ranges, "sector": SECTOR},
-        },
-    }
-
-
-def world(n=3000):
-    """The usual small firms, with a sector at the registry."""
-    parts = firms(n)
-    registry = parts["registry"]
-    sectors = np.random.default_rng(5).choice(["biotech", "steel", "food", "retail", ""], len(registry["firm"]))
-    return {**parts, "registry": {**registry, "sector": sectors.tolist()}}
-
-
-@dataclass
-class Written:
-    """A model that was written for edges as they are published, and the job that filed it."""
-
-    folder: Path
-    parameters: dict
-    run: object
-
-    @property
-    def nodes(self):
-        return nodes(self.folder / "data", holder_policy=PUBLISH)
-
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("written")
-    configs = nodes(write(folder / "data", world()), holder_policy=PUBLISH)
-    edges = {}
-    for holder, column in (("tax", "turnover"), ("registry", "years")):
-        source = configs[holder].datasets["d"]
-        table = read_table(source.source, "firm", normaliser="text")
-        edges[column] = PublishedBins.of(make(folder / "homes" / holder, "d", table), column).edges
-    assert all(len(one) >= 2 for one in edges.values())
-    parameters = capacity(edges["turnover"], edges["years"][:2])
-    run = open_job(job("write_model", name="capacity", **parameters), configs, folder / "homes").run()
-    return Written(folder, parameters, run)
+    return file_capacity(tmp_path_factory.mktemp("written"))
 
 
 def points_in_the_clear(parts, parameters):

@@ -57,7 +57,8 @@ PANELS = {
         "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
         "sandbox": Noun(
             "Run a modeller's code at the owner of the data; only approved outputs leave.",
-            "submit show approve reject run outputs release syft-pack syft-receive syft-return syft-read mock-data",
+            "submit fetch show approve reject run outputs release mock-data "
+            "syft-pack syft-receive syft-return syft-read",
         ),
     },
     "Models and reports": {
@@ -65,11 +66,15 @@ PANELS = {
             "Look at, export and import models, and go back to earlier versions.",
             "list show export import versions rollback",
         ),
+        "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show"),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
     "The bank": {
-        "bank": Noun("The bank's book, portraits, limits, campaigns, applications, renewals and recurring work."),
+        "bank": Noun(
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
+            "mining book portrait limits campaign application contract renewal due",
+        ),
     },
     "Trust": {
         "policy": Noun(
@@ -77,6 +82,9 @@ PANELS = {
             "show check list test compare activate price",
         ),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
+        "basis": Noun(
+            "Two stewards answer for a proactive campaign, in place of single consents.", "sign file list withdraw"
+        ),
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
@@ -86,7 +94,7 @@ PANELS = {
         ),
     },
     "Evidence": {
-        "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),
+        "evidence": Noun("Logs, receipts and their verification.", "log usage receipt verify verify-log anchor"),
         "audit": Noun("Audit a random sample of a bank's steps against what it had committed to.", "export delete"),
     },
 }

@@ -76,7 +76,7 @@ def _row(number: int, entry: dict[str, object], jobs: Ledger) -> tuple[str, ...]
         details += [f"purpose {entry['purpose']}"] if entry.get("purpose") else []
     if isinstance(scores, dict):
         details.append(f"{scores.get('count')} firms")
-    elif kind in {"score", "share_opened", "band_opened"}:
+    elif kind in {"score", "share_opened", "band_opened", "decision_part_opened", "decision_opened"}:
         details.append("1 firm")
     time_ms = entry.get("time_ms", 0)
     when = moment(time_ms / 1000 if isinstance(time_ms, int) else 0, seconds=True)
@@ -111,7 +111,7 @@ def _mu(mu2: float) -> str:
 
 @app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")
 def receipt(
-    job: Annotated[str | None, typer.Argument(help="The job's id.", metavar="[JOB]")] = None,
+    job: Annotated[str | None, typer.Argument(help="The job's id or name (the newest of it).", metavar="[JOB]")] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
     firm: Annotated[

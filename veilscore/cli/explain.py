@@ -27,7 +27,15 @@ Beyond its own data, by honest execution. *How much* bounds what the bank learns
 (docs/protocols/disclosure.md): mu and mu add as the root of their squares, training and hold-out rows apart; *all* has
 no bound.
 """
+_NEEDED = {"model", "bands", "columns", "decision"}  # parameters that do not change who learns what
 _ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exact")
+_DECISION = {
+    "name": "limit",
+    "purpose": "proactive",
+    "steps": [1, 2],
+    "measures": {"risk": {"model": "card", "cutoffs": [560, 600]}},
+    "knock_outs": [{"party": "tax", "column": "late_filings", "above": 3}],
+}
 _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_scorecard", {"disclosure": "private"}),
     ("train_scorecard", {"disclosure": "exact"}),
@@ -37,9 +45,14 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {"disclosure": "exact"}),
     ("screen_features", {"disclosure": "private"}),
     ("screen_features", {"disclosure": "exact"}),
+    ("mine_rules", {}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
+    ("decide", {"decision": "limit", "outcomes": 8}),
+    ("decide", {"decision": "alarm", "watch": True, "outcomes": 3}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
+    ("write_model", {"columns": {"tax": {"turnover": {"edges": [0], "points": [0, 1]}}}}),
+    ("file_decision", {"decision": _DECISION}),
 )
 
 
@@ -98,7 +111,7 @@ def _learned() -> Iterable[tuple[str, Iterable[Learned]]]:
     from veilscore.tasks.table import leakage_table, online_table  # noqa: PLC0415 - loads every protocol
 
     for task, changes in _SHOWN:
-        said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in {"model", "bands"})
+        said = ", ".join(f"{name}: {value}" for name, value in changes.items() if name not in _NEEDED)
         yield f"`{task}`" + f", `{said}`" * bool(said), leakage_table(PARAMETERS[task].model_validate(changes))
     for opens in _ONLINE:
         yield f"one firm online, `output: {opens}`", [online_table(opens)]

@@ -22,6 +22,7 @@ from veilscore.features.catalogue import (
     VariableGroup,
 )
 from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.decision import DecisionModel, KnockOut, Measure
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
@@ -33,6 +34,7 @@ from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.training import Training
+from veilscore.terms.written import WrittenColumn
 
 TITLES: dict[type[BaseModel], str] = {
     Job: "job file",
@@ -41,6 +43,10 @@ TITLES: dict[type[BaseModel], str] = {
     Training: "parameters of every training task",
     **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
     ChosenColumns: "columns.PARTY of a job's parameters",
+    WrittenColumn: "columns.PARTY.COLUMN of write_model",
+    DecisionModel: "decision of file_decision",
+    Measure: "measures.NAME of a decision",
+    KnockOut: "an entry of knock_outs of a decision",
     NodePolicy: "policy in node.yaml",
     ReleaseRules: "policy.release",
     PrivacyRules: "policy.privacy",
@@ -66,7 +72,7 @@ TITLES: dict[type[BaseModel], str] = {
     KeyStatement: "an entry of statements in federation.yaml",
 }
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
-    "job": (Job, ChosenColumns),
+    "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
     "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
@@ -88,6 +94,7 @@ _PATTERNS = {  # what a text has to look like, in words
     r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
     r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^[a-z][a-z0-9_-]{0,39}-[0-9a-f]{8}-[0-9a-f]{16}$": "id of a job",
     r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -111,9 +118,23 @@ SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]
   kinds: [scorecard, boosting, stack]}
 ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
+  last: alarm-6652f0a1-9f86d081884c7d65}
 ScreenFeatures: {max_columns: 40}
+MineRules: {segments: 4}
+WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
+WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, last: alarm-0a1b2c3d-0123456789abcdef}
+FileDecision: {decision: {name: limit, purpose: proactive, steps: [50000, 100000],
+  measures: {risk: {model: joint-scorecard, cutoffs: [560, 600]}}}}
+DecisionModel: {name: limit, purpose: proactive, steps: [50000, 100000], tell_measure: true, watch: true,
+  measures: {risk: {model: joint-scorecard, cutoffs: [560, 600]}, bank_cap: {column: room}},
+  knock_outs: [{party: tax, column: late_filings, above: 3}]}
+Measure: {model: joint-scorecard, column: room, cutoffs: [560, 600]}
+KnockOut: {party: tax, column: late_filings, is_: [listed], above: 3, up_to: 1}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
+  publish_bins: [turnover, patents], retired_models: [first-scorecard],
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
   privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}
 PrivacyRules: {job: 0.3, year: 0.9}
@@ -221,7 +242,7 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
 def _section(model: type[BaseModel], hidden: set[str] | frozenset[str] = frozenset()) -> Section:
     about = " ".join((inspect.getdoc(model) or "").split("\n\n", maxsplit=1)[0].split())
     own = [name for name in inspect.get_annotations(model) if name in model.model_fields and name not in hidden]
-    forms = model.model_json_schema()["properties"]
+    forms = model.model_json_schema(by_alias=False)["properties"]
     return Section(TITLES[model], about, tuple(_key(model, name, forms[name]) for name in own))
 
 
@@ -238,7 +259,8 @@ def _key(model: type[BaseModel], name: str, form: Mapping[str, Any]) -> Key:
     else:
         default = "all" if value and value == form.get("items", {}).get("enum") else _yaml(value)
     found = (_EXAMPLES[c.__name__][name] for c in model.__mro__ if name in _EXAMPLES.get(c.__name__, {}))
-    return Key(name, _type(form), default, field.description or "", f"{name}: {_yaml(next(found, value))}")
+    typed = field.alias or name
+    return Key(typed, _type(form), default, field.description or "", f"{typed}: {_yaml(next(found, value))}")
 
 
 def _type(form: Mapping[str, Any]) -> str:

@@ -139,6 +139,16 @@ def kind_filed(home: Path, name: str) -> str:
     return ""
 
 
+def model_file(measure: str) -> str:
+    """Return the name of the bank's copy of a measure's model, beside the decision."""
+    return f"model-{measure}.json"
+
+
+def map_file(measure: str) -> str:
+    """Return the name of the bank's copy of its own code map of a measure's model."""
+    return f"map-{measure}.json"
+
+
 def bank_columns(decision: DecisionModel, bank: str) -> tuple[str, ...]:
     """Return the bank's own columns that a decision reads: its measures' and its knock-outs'."""
     names = (*decision.columns.values(), *(one.column for one in decision.knock_outs_of(bank)))

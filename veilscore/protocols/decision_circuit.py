@@ -17,6 +17,9 @@ from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto.circuits import constant, exceeds, from_bits, lookup, to_bits
 from veilscore.crypto.garbled import Plain
 from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.params import SCORE_T
+from veilscore.models.decided import FiledDecision
+from veilscore.models.loss import TURN
 from veilscore.protocols.banding import MAX_LIMITS, BandCircuit
 
 MAX_MEASURES = 9  # with a holder in it, knock-outs among them
@@ -84,6 +87,14 @@ class DecisionCircuit:
             raise ParameterError("measures of a decision have one cut-off for each step, all the same number")
         if self.tell_measure and self.n_told < 1:
             raise ParameterError("knock-outs alone have no measure to tell: set tell_measure: false")
+
+    @classmethod
+    def of(cls, filed: FiledDecision) -> DecisionCircuit:
+        """Return the circuit of a batch: measures by name, each in the ring that its model is scored in."""
+        measures = [MeasureCircuit(pin.limits, SCORE_T if pin.trees else TURN) for _, pin in sorted(filed.pins.items())]
+        if filed.knock_outs:
+            measures.append(MeasureCircuit((0,) * filed.decision.n_steps, FAILURES_RING))
+        return cls(tuple(measures), bool(filed.knock_outs), filed.decision.tell_measure)
 
     @property
     def n_steps(self) -> int:

@@ -18,11 +18,14 @@ from pathlib import Path
 from veilscore.errors import RefusedError
 from veilscore.features.catalogue import find_catalogue
 from veilscore.files.home_key import home_key
+from veilscore.models.decided import FILE as DECISION_FILE
+from veilscore.models.decided import FiledDecision
 from veilscore.models.filed import load_model
 from veilscore.models.versions import folders
+from veilscore.terms.decide import Decide
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
-from veilscore.terms.parameters import ScoreBatch
+from veilscore.terms.parameters import AppliesModel, ScoreBatch
 
 PACKAGES = (
     "veilscore",
@@ -57,18 +60,29 @@ def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
     bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
     if name in node.datasets:
         bound["dataset"] = _dataset_digest(salt, node.datasets[name])
-    if job.task == "score_batch":
-        bound["model"] = _model_digest(home, job.of(ScoreBatch).model)
+    if isinstance(job.parameters, AppliesModel):
+        bound["model"] = _model_digest(home, job.parameters.applied)
     return bound
 
 
 def with_model_version(job: Job, home: Path) -> Job:
-    """Return the job with the version of the model that the bank's home has, unless it names one or there is none."""
-    path = home / "models" / job.of(ScoreBatch).model / "model.json" if job.task == "score_batch" else None
-    if path is None or job.of(ScoreBatch).model_sha256 is not None or not path.is_file():
+    """Return the job with the version of the model or decision that the bank's home has.
+
+    It stays as it is where it names one, or there is none.
+    """
+    p = job.parameters
+    if not isinstance(p, AppliesModel) or p.applied_sha256 is not None:
         return job
-    parameters = job.of(ScoreBatch).model_copy(update={"model_sha256": load_model(path).sha256.hex()})
-    return job.model_copy(update={"parameters": parameters})
+    folder = home / "models" / p.applied
+    if isinstance(p, Decide) and (folder / DECISION_FILE).is_file():
+        filed = FiledDecision.load(folder)
+        decision = filed.decision
+        said = {"decision_sha256": filed.sha256.hex(), "outcomes": decision.outcomes, "watch": decision.watch}
+    elif isinstance(p, ScoreBatch) and (folder / "model.json").is_file():
+        said = {"model_sha256": load_model(folder / "model.json").sha256.hex()}
+    else:
+        return job
+    return job.model_copy(update={"parameters": p.model_copy(update=said)})
 
 
 def check_bound(agreed: dict[str, str], now: dict[str, str], party: str) -> None:
@@ -88,10 +102,17 @@ def canonical(bound: dict[str, str]) -> str:
 
 
 def _model_digest(home: Path, name: str) -> str:
-    """Return the digest of the party's files of a model, in all versions: which of them is applied, the bank says."""
+    """Return the digest of the party's files of a model, or of a decision and its models, in all versions.
+
+    Which of them is applied, the bank says.
+    """
     digest = hashlib.sha256()
+    names = [name]
     for folder in folders(home, name):
-        for file in ("model.json", "code_map.json", "bands.json"):
+        if (folder / DECISION_FILE).is_file():
+            names += sorted({pin.model for pin in FiledDecision.load(folder).pins.values()} - set(names))
+    for folder in (folder for one in names for folder in folders(home, one)):
+        for file in ("model.json", "code_map.json", "bands.json", DECISION_FILE, "written.json"):
             path = folder / file
             content = path.read_bytes() if path.is_file() else b""
             digest.update(len(content).to_bytes(8, "little") + content)

@@ -29,7 +29,7 @@ import numpy as np
 
 from veilscore.arrays import Integers, Mask, Words
 from veilscore.errors import RefusedError
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, HOUR_S, ONLINE, Release, ReleaseLedger
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, HOUR_S, ONLINE, WATCH, Release, ReleaseLedger
 from veilscore.terms.rules import ReleaseRules
 
 _YEAR_S = 365 * DAY_S
@@ -53,6 +53,7 @@ class ReleaseBudget:
         if self._rules.bands_only and not release.band:
             instead = {
                 EVALUATION: "set holdout_output: band",
+                WATCH: "ask for levels",
                 BATCH: "set output: band",
                 ONLINE: "ask for a band (output: band)",
             }[release.kind]
@@ -68,18 +69,19 @@ class ReleaseBudget:
         if self._rules.control == "off":
             return
         self.refuse_output(release)
-        if release.rows.size < self._rules.min_batch:
+        if release.kind != WATCH and release.rows.size < self._rules.min_batch:  # few firms begin in a later month
             raise RefusedError(f"a batch with fewer than {self._rules.min_batch} firms is not scored")
         past = self._others(release)
+        if release.kind in {BATCH, WATCH}:
+            self._check_rate(release, release.kind, self._rules.batches_per_day, DAY_S, "batches a day")
         if release.kind == BATCH:
-            self._check_rate(release, BATCH, self._rules.batches_per_day, DAY_S, "batches a day")
             self._check_difference(release, past)
         self._refuse_models(release, *self._counted(release, past, lambda r: r.rows))
         if self._bits_used_up(release, lambda r: r.rows, _told_of_rows).any():
             raise RefusedError(
-                f"release budget: of at least one firm more than {self._rules.bits_per_year:g} bits would be told "
-                "within a year; use the earlier result, ask for fewer steps, or ask the steward to raise "
-                "release.bits_per_year"
+                f"release budget: of at least one firm more than {self._most(release):g} bits would be told within a "
+                "year; use the earlier result, ask for fewer steps, or ask the steward to raise "
+                f"release.{'watch' if release.kind == WATCH else 'bits_per_year'}"
             )
 
     def used_up(self, release: Release) -> Words:
@@ -174,14 +176,20 @@ class ReleaseBudget:
         """Return what the bank was told of one firm within a year; exact scores are agreed apart."""
         firm, told = int(release.firms[0]), dict[object, float]()
         for r in self._of_firm(release, self._ledger.now_s() - _YEAR_S):
-            if self._is_bounded(r, release.bank) and (r.kind == ONLINE or not singly):
+            if self._is_bounded(r, release) and (r.kind == ONLINE or not singly):
                 record = r.record_of(firm)
                 told[r.reference if record is None else (r.model, r.code_map, record)] = r.bits
         return sum(told.values())
 
     @staticmethod
-    def _is_bounded(r: Release, bank: str) -> bool:
-        return r.bank == bank and r.kind != EVALUATION and r.bits < EXACT_BITS
+    def _is_bounded(r: Release, release: Release) -> bool:
+        """Return whether the bits of one release count where another is made: those of a watch have their own limit."""
+        alike = r.bank == release.bank and (r.kind == WATCH) == (release.kind == WATCH)
+        return alike and r.kind != EVALUATION and r.bits < EXACT_BITS
+
+    def _most(self, release: Release) -> float:
+        """Return how many bits of a firm may be told in a year."""
+        return self._rules.watch if release.kind == WATCH else self._rules.bits_per_year
 
     def _bits_used_up(self, release: Release, of: _Counted, told: _Counted) -> Mask:
         """Return of which firms (n,) of a batch more bits would be told than a year allows.
@@ -191,11 +199,11 @@ class ReleaseBudget:
         """
         wanted = of(release)
         before, free = np.zeros(wanted.size), np.zeros(wanted.size, bool)
-        if not self._is_bounded(release, release.bank):
+        if not self._is_bounded(release, release):
             return free
         groups: dict[tuple[str, str, float, bool], list[Release]] = defaultdict(list)
         for r in self._ledger.releases(self._ledger.now_s() - _YEAR_S):
-            if self._is_bounded(r, release.bank) and r.reference != release.reference and of(r).size:
+            if self._is_bounded(r, release) and r.reference != release.reference and of(r).size:
                 groups[r.model, r.code_map, r.bits, bool(r.inputs)].append(r)
         for (model, code_map, bits, repeats), past in groups.items():
             firms = np.concatenate([of(r) for r in past])
@@ -205,7 +213,7 @@ class ReleaseBudget:
                 if release.inputs and (model, code_map) == (release.model, release.code_map):
                     free |= np.isin(told(release), opened)
             before += bits * how_often(wanted, np.sort(firms))
-        used_up: Mask = ~free & (before + release.bits > self._rules.bits_per_year * (1 + 1e-9))
+        used_up: Mask = ~free & (before + release.bits > self._most(release) * (1 + 1e-9))
         return used_up
 
     def _too_many_bits(self, release: Release, before: float) -> bool:

@@ -41,6 +41,7 @@ EVALUATION = "evaluation"
 LEDGER = "state/release.db"
 BATCH = "batch"
 ONLINE = "online"
+WATCH = "watch"  # a month of one; its firms are those whose contract year begins
 HOUR_S, DAY_S = 3600.0, 86400.0
 EXACT_BITS = 25.0  # of a score that is not in steps: what the ring of totals holds
 
@@ -86,7 +87,7 @@ def counted_map(code_map: bytes, bands: bytes) -> str:
 class Release:
     """One opening, as the ledger counts it.
 
-    kind : batch, online or evaluation (hold-out scores).
+    kind : batch, online, watch or evaluation (hold-out scores).
     reference : job's session or request id, with the bank's name; unique.
     model, code_map : SHA-256, hexadecimal; of bands, `code_map` covers their cut-offs too.
     firms : (n,) keyed hashes of the firms that the holder knows, in order, each once.

@@ -16,7 +16,7 @@ from veilscore.tasks.asked_dates import build_pairs, pairs_of
 from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
 from veilscore.tasks.panel import checked_firms, firm_numbers
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
-from veilscore.terms.parameters import Parameters, Sampled, ScoreBatch
+from veilscore.terms.parameters import AppliesModel, Parameters, Sampled
 from veilscore.terms.roles import Leak, Learned
 from veilscore.wire.protocol import Protocol, interleave
 
@@ -35,7 +35,7 @@ def _limits(context: StepContext, panel: Panel | None = None) -> AlignLimits:
 def _bank_align(context: StepContext) -> Protocol[None]:
     table = context.table()
     session, ids = context.session, table.ids.tolist()
-    if isinstance(context.job.parameters, ScoreBatch):
+    if isinstance(context.job.parameters, AppliesModel):
         at_s = None if context.opening is None else context.opening.time_ms / 1000
         yield from bank_send_lists(session, lists_in(context.home(), context.job, at_s))
     counted = session.holders if counts_rows(context.job.parameters) else ()
@@ -61,7 +61,7 @@ def _bank_align(context: StepContext) -> Protocol[None]:
 
 def counts_rows(p: Parameters) -> bool:
     """Return whether a later step opens values of single firms, or exact sums: holders count those by row."""
-    return isinstance(p, ScoreBatch) or (isinstance(p, Sampled) and not getattr(p, "private", False))
+    return isinstance(p, AppliesModel) or (isinstance(p, Sampled) and not getattr(p, "private", False))
 
 
 def _holder_align(context: StepContext) -> Protocol[None]:

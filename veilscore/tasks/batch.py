@@ -22,6 +22,7 @@ from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.models import design as designing
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.stability import EXPECTED
 from veilscore.models.steps import middles, steps_of
 from veilscore.models.trees import Tree
 from veilscore.protocols.scoring import (
@@ -40,7 +41,7 @@ from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.batch_files import write_bands, write_scores
-from veilscore.tasks.batch_stability import EXPECTED, keep_expected, keep_expected_totals, write_stability
+from veilscore.tasks.batch_stability import keep_expected, keep_expected_totals, write_stability
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,
@@ -63,7 +64,7 @@ from veilscore.tasks.task import (
     no_openings,
 )
 from veilscore.terms.bands import Bands, KeptBands
-from veilscore.terms.parameters import MAX_BANDS, ScoreBatch
+from veilscore.terms.parameters import MAX_BANDS, AppliesModel, ScoreBatch
 from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
@@ -135,14 +136,14 @@ def _bank_score(context: StepContext) -> Protocol[None]:
     scored = rows, codes.codes, inputs_digest(context.home(), table.ids.tolist(), codes.codes)
     if p.output == "exact":
         result = yield from _bank_totals(context, model, *scored)
-        _check_unknown(p, result.unknown)
+        refuse_unknown(p, result.unknown)
         write_scores(context.store, table, model, result, report)
         write_stability(context, model, codes.codes, result.points)
         return
     steps = p.output == "score"
     bands = steps_of(model, p.score_steps) if steps else Bands.of(p.bands or model.bands, model.scaling.units)
     found = yield from _bank_bands(context, model, bands, *scored)
-    _check_unknown(p, found.unknown)
+    refuse_unknown(p, found.unknown)
     if steps:
         middle = BatchResult(middles(bands)[found.bands], found.unknown)
         write_scores(context.store, table, model, middle, report, steps=found.bands)
@@ -151,7 +152,8 @@ def _bank_score(context: StepContext) -> Protocol[None]:
     write_stability(context, model, codes.codes, found.bands, bands.limits)
 
 
-def _check_unknown(p: ScoreBatch, unknown: Mapping[str, Mask | None]) -> None:
+def refuse_unknown(p: AppliesModel, unknown: Mapping[str, Mask | None]) -> None:
+    """Refuse at the bank, with on_missing: fail, a batch with firms that a holder does not know."""
     if p.on_missing != "fail":
         return
     for holder, mask in unknown.items():
@@ -175,7 +177,8 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     code_map, guard = context.code_map(request.map_hash), context.guard()
     trees: tuple[Tree, ...] = ()
     refusal, codes = "", np.zeros((0, 0), np.uint8)
-    opening = BatchOpening(request.rows, request.model_hash, code_map, inputs=request.inputs)
+    map_hash, n_columns = bytes.fromhex(code_map.hash), len(code_map.n_codes)
+    opening = BatchOpening(request.rows, request.model_hash, map_hash, n_columns, inputs=request.inputs)
     try:
         trees = own_trees(context, code_map, request)
         opening = replace(opening, bands=_accepted_bands(context, code_map, request))
@@ -183,7 +186,7 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     except (RefusedError, ConfigError) as error:  # told in the protocol's own message, so that the bank ends in order
         refusal = error.message
     if not refusal:
-        table = cache(lambda: aligned_table(context, code_map=code_map))
+        table = cache(lambda: aligned_table(context, kinds=code_map.kinds))
         row_of = guard.consented(store, lambda: table().firms, row_of)
         codes = _codes_to_score(context, code_map, table, row_of, request.rows)
         opening = replace(opening, codes=codes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from veilscore.arrays import Mask
 from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import list_columns, read_table
-from veilscore.data.table import Table
+from veilscore.data.table import Kind, Table
 from veilscore.errors import ConfigError, DataError, SchemaError
 from veilscore.evidence.opening import Opening
 from veilscore.files.private import private_folder
@@ -28,7 +29,7 @@ from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.parameters import AppliesModel, Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.settings import parse_json
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
@@ -57,12 +58,14 @@ class StepContext:
         """Read and check the party's data set of the job."""
         return self.columns(self._included())
 
-    def columns(self, names: tuple[str, ...] | None, code_map: CodeMap | None = None) -> Table:
+    def columns(self, names: tuple[str, ...] | None, kinds: Mapping[str, Kind] | None = None) -> Table:
         """Read and check some features of the party's data set (None: all).
 
-        code_map : of the model that a batch applies, where that is not the version in use here.
+        kinds : of the columns, where a batch does not apply the model's version in use here.
         """
         p = self.job.parameters
+        if kinds is None:
+            kinds = dict(self.code_map().kinds) if isinstance(p, ScoreBatch) else {}
         dataset = self.node.datasets[self.job.datasets[self.session.party]]
         chosen = self.job.columns.get(self.session.party)
         labelled = self.role == "bank" and isinstance(p, Sampled)
@@ -84,7 +87,7 @@ class StepContext:
             rules=dataset,
             table=dataset.table,
             query=dataset.query,
-            kinds=dict((code_map or self.code_map()).kinds) if isinstance(p, ScoreBatch) else {},
+            kinds=kinds,
             **special,
         )
         return rows_taken(table, p) if self.role == "bank" else table
@@ -113,6 +116,8 @@ class StepContext:
         p = self.job.parameters
         if isinstance(p, ScoreBatch):
             return tuple(self.code_map().kinds)
+        if isinstance(p, AppliesModel):
+            return ()  # for the ids alone: each measure of a decision has columns of its own
         if isinstance(p, ScreenFeatures):
             return self.feature_names()[:1]  # for the ids alone: the others are read chunk by chunk
         if isinstance(p, Training) and p.columns_from is not None:
@@ -237,15 +242,14 @@ def digest_of_ids(table: Table) -> str:
 
 
 def aligned_table(
-    context: StepContext, columns: tuple[str, ...] | None = None, code_map: CodeMap | None = None
+    context: StepContext, columns: tuple[str, ...] | None = None, kinds: Mapping[str, Kind] | None = None
 ) -> Table:
     """Return the party's data set, or some columns of it; DataError if its rows are not those that were aligned.
 
-    code_map : of the version of a model that a batch applies; its columns are read where it is not the one in use.
+    kinds : of the columns of a code map that a batch applies, which are then read.
     """
-    batch = isinstance(context.job.parameters, ScoreBatch)
-    if code_map is not None and batch and code_map.hash != context.code_map().hash:
-        table = context.columns(tuple(code_map.kinds), code_map)
+    if kinds is not None:
+        table = context.columns(tuple(kinds), kinds)
     else:
         table = context.table() if columns is None else context.columns(columns)
     if digest_of_ids(table) != context.store.load_json("aligned")["ids"]:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from veilscore.data.column_bins import Bins
 from veilscore.data.published_bins import PublishedBins, open_map
-from veilscore.errors import ConfigError, MessageError, RefusedError
-from veilscore.files.private import private_folder
-from veilscore.models.decided import DECISION, FiledDecision, Pin, Pins
+from veilscore.errors import ConfigError, MessageError, RefusedError, SchemaError
+from veilscore.files.store import write_text
+from veilscore.models.decided import DECISION, FiledDecision, Pin, Pins, map_file, model_file
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart, knock_out_units
+from veilscore.models.model import ScoreModel
 from veilscore.models.versions import versions, with_map
 from veilscore.protocols.filing import bank_file, holder_file
-from veilscore.tasks.context import StepContext, load_trees
+from veilscore.tasks.context import StepContext, load_code_map, load_trees
 from veilscore.tasks.task import Cost, Step, Task, no_openings
-from veilscore.tasks.written import keep_map, map_name, published_bins, refuse_other_kind
+from veilscore.tasks.written import CODE_MAP, keep_map, map_name, published_bins, refuse_other_kind, staged
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.decision import DecisionModel, FileDecision, KnockOut
 from veilscore.terms.policy import NodePolicy, refuse_retired
@@ -29,7 +30,8 @@ from veilscore.wire.protocol import Protocol
 def _bank_file(context: StepContext) -> Protocol[None]:
     job, decision = context.job, context.job.of(FileDecision).decision
     refuse_other_kind(context, DECISION)
-    pins = {measure: _pin(context, decision, measure, model) for measure, model in decision.models.items()}
+    models = {measure: _keep_model(context, measure, name) for measure, name in decision.models.items()}
+    pins = {measure: Pin.of(model, decision.limits(measure, model.scaling.units)) for measure, model in models.items()}
 
     def whole(knock_outs: Mapping[str, str]) -> bytes:
         for holder in job.holders:
@@ -40,26 +42,34 @@ def _bank_file(context: StepContext) -> Protocol[None]:
     yield from bank_file(context.session, Pins(pins=pins).to_bytes(), whole)
 
 
-def _pin(context: StepContext, decision: DecisionModel, measure: str, name: str) -> Pin:
-    """Return the version of a model that is in use at the bank; ConfigError where it does not serve the decision."""
+def _keep_model(context: StepContext, measure: str, name: str) -> ScoreModel:
+    """Keep the version of a model that is in use at the bank beside the decision; ConfigError where it does not serve.
+
+    A decision is whole by itself: what is trained or rolled back later does not move it.
+    """
+    home, bank, folder = context.home(), context.job.bank, staged(context)
     try:
-        model = load_model(context.home() / "models" / name / "model.json")
-    except ConfigError as error:
-        raise ConfigError(f"measure {measure}: {error.message}", party=context.job.bank) from None
+        model = load_model(home / "models" / name / "model.json")
+        code_map = load_code_map(home / "models", name)
+    except (ConfigError, SchemaError) as error:
+        raise ConfigError(f"measure {measure}: {error.message}", party=bank) from None
     strangers = [part.party for part in model.parts[1:] if part.party not in context.job.holders]
     if strangers:
         raise ConfigError(
             f"measure {measure}: model {name} has a part of {', '.join(strangers)}, which is no holder of this job; "
             "add it to holders and datasets",
-            party=context.job.bank,
+            party=bank,
         )
-    return Pin.of(model, decision.limits(measure, model.scaling.units))
+    if code_map.hash != model.parts[0].map_sha256:
+        raise ConfigError(f"measure {measure}: the bank's code map of model {name} is of another version", party=bank)
+    model.save(folder / model_file(measure))
+    write_text(folder / map_file(measure), code_map.to_json())
+    return model
 
 
 def _holder_file(context: StepContext) -> Protocol[None]:
     party, decision = context.session.party, context.job.of(FileDecision).decision
     refuse_other_kind(context, DECISION)
-    private_folder(context.models() / context.job.name)
     own = {one.column: one for one in decision.knock_outs_of(party)}
     bins = yield from published_bins(context, {name: partial(_bins_for, one) for name, one in own.items()})
     pins: dict[str, Pin] = {}
@@ -133,15 +143,15 @@ def _keep_knock_outs(context: StepContext, own: Mapping[str, KnockOut], bins: Ma
 
 def _keep(context: StepContext, filed: FiledDecision) -> bytes:
     """Keep a decision for the end of the job; return its digest."""
-    folder = context.models() / context.job.name
-    private_folder(folder)
-    filed.save(folder)
+    filed.save(staged(context))
     return filed.sha256
 
 
 def _refuse_outcomes(policy: NodePolicy, p: FileDecision) -> None:
     decision = p.decision
     policy.release.allow_values(decision.outcomes)
+    if decision.watch:
+        policy.release.allow_watch(decision.bits)
     if decision.tell_measure and not policy.tell_measure:
         raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
 
@@ -152,7 +162,9 @@ FILE = Step(
     holder=_holder_file,
     reads={},
     reads_data=False,
-    reads_home=lambda p: tuple(f"models/{model}/model.json" for model in p.decision.models.values()),
+    reads_home=lambda p: tuple(
+        f"models/{model}/{file}" for model in p.decision.models.values() for file in ("model.json", CODE_MAP)
+    ),
     cost=lambda _p, sizes: Cost(0.5, 2000.0 * len(sizes.holders)),
     spends=no_openings,
     learns=(
@@ -161,7 +173,9 @@ FILE = Step(
         Leak("FileHolderMap", "bank", "public", "that it has these versions, and publishes the bins of its knock-outs"),
         Leak("FileBankDecision", "holder", "public", "hashes of the decision and of all code maps of knock-outs"),
     ),
-    tells_besides={"tell_measure": Learned("measure", "which measure decided, of each firm decided", "", "")},
+    tells_besides={
+        "tell_measure": Learned("measure", "which measure decided, of each firm decided", "nothing", "nothing")
+    },
     refusals=(_refuse_outcomes, lambda policy, p: refuse_retired(policy, p.decision.models)),
 )
 

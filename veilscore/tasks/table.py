@@ -15,7 +15,19 @@ from veilscore.evidence.opening import DATASET, Reads, unkept
 from veilscore.features.built import check_built
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
 from veilscore.protocols.commitment import bank_committed, holder_committed
-from veilscore.tasks import batch, boosting, decision_filing, online, scorecard, screening, selection, stack, written
+from veilscore.tasks import (
+    batch,
+    boosting,
+    decide,
+    decision_filing,
+    mining,
+    online,
+    scorecard,
+    screening,
+    selection,
+    stack,
+    written,
+)
 from veilscore.tasks.context import StepContext, account_of
 from veilscore.tasks.fixed_bins import charge_of, load
 from veilscore.tasks.noise import named_columns, sizes_at_bank
@@ -38,8 +50,10 @@ TASKS: dict[str, Task] = {
         selection.TASK,
         batch.TASK,
         screening.TASK,
+        mining.TASK,
         written.TASK,
         decision_filing.TASK,
+        decide.TASK,
     )
 }
 

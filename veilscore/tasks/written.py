@@ -107,9 +107,15 @@ def refuse_other_kind(context: StepContext, kind: str) -> None:
 
 def keep_map(context: StepContext, code_map: CodeMap) -> Path:
     """Keep a code map for the end of the job; return the folder that is filed then."""
+    folder = staged(context)
+    write_text(folder / CODE_MAP, code_map.to_json())
+    return folder
+
+
+def staged(context: StepContext) -> Path:
+    """Return the folder that is filed when the job has ended."""
     folder = context.models() / context.job.name
     private_folder(folder)
-    write_text(folder / CODE_MAP, code_map.to_json())
     return folder
 
 

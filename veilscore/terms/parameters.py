@@ -169,11 +169,9 @@ class Sampled(Parameters):
         return self
 
 
-class ScoreBatch(Parameters):
-    """Scores the firms of the bank's data set with a trained model: steps align, score."""
+class AppliesModel(Parameters):
+    """Every task that applies to the bank's firms what was filed before has these too."""
 
-    task: ClassVar[str] = "score_batch"
-    model: Name = Field(description="name of the model: that of the job that trained it")
     on_missing: Literal["fail", "missing_code"] = Field(
         "fail", description="a firm that a holder does not know: fail, or use the bin of missing values"
     )
@@ -183,6 +181,23 @@ class ScoreBatch(Parameters):
         "of which each costs a firm's bits",
     )
     min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
+
+    @property
+    def applied(self) -> str:
+        """Return the name under which what is applied is filed."""
+        raise NotImplementedError
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the version that is applied, if the job names one."""
+        raise NotImplementedError
+
+
+class ScoreBatch(AppliesModel):
+    """Scores the firms of the bank's data set with a trained model: steps align, score."""
+
+    task: ClassVar[str] = "score_batch"
+    model: Name = Field(description="name of the model: that of the job that trained it")
     model_sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="version of the model; null: the one in the bank's home"
     )
@@ -200,6 +215,16 @@ class ScoreBatch(Parameters):
     bands: BandLimits = Field(
         default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
     )
+
+    @property
+    def applied(self) -> str:
+        """Return the model's name."""
+        return self.model
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the model's version."""
+        return self.model_sha256
 
     @property
     def opens(self) -> Output:

@@ -50,6 +50,11 @@ class ReleaseRules(Strict):
         ge=0,
         description="bits that a bank may learn of a firm, by bands and by scores in steps, in batches and online",
     )
+    watch: float = Field(
+        default=7,
+        ge=0,
+        description="bits more a contract year of a firm that consented to a watch: 6.5 are two levels in 12 months",
+    )
     window_days: float = Field(default=365, gt=0, description="releases older than this many days no longer count")
     min_batch: int = Field(default=30, ge=1, description="a batch of fewer firms is refused")
     min_difference: int = Field(
@@ -70,6 +75,14 @@ class ReleaseRules(Strict):
             raise RefusedError(
                 f"a score or band of {n_values} values tells more than {self.bits_per_score:g} bits (bits_per_score): "
                 f"ask for at most {most}"
+            )
+
+    def allow_watch(self, bits: float) -> None:
+        """Refuse a watch that tells more of a firm in a contract year than the policy allows."""
+        if self.control == "on" and bits > self.watch * (1 + 1e-9):
+            raise RefusedError(
+                f"a watch of these levels tells {bits:.1f} bits of a firm in a year, more than {self.watch:g} "
+                "(release.watch): ask for fewer levels"
             )
 
     def allow_bands(self, bands: Bands, units: float, pdo: float) -> None:

@@ -1,0 +1,236 @@
+"""Task decide: the bank learns of each firm the step of a filed decision, and nothing of what it follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from veilscore.arrays import CodeArray, Integers
+from veilscore.data.table import Kind, Table
+from veilscore.errors import ConfigError, DataError, RefusedError, SchemaError
+from veilscore.files.home_key import FILE as HOME_KEY
+from veilscore.models.boosted import Boosted
+from veilscore.models.decided import FiledDecision, Pin, bank_bound, bank_columns
+from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.protocols.decision import (
+    BankMeasure,
+    BankPoints,
+    BankTreePoints,
+    DecisionAnswer,
+    DecisionRequest,
+    bank_decide,
+    holder_decide,
+    holder_receive_decision,
+)
+from veilscore.protocols.decision_circuit import DecisionCircuit, MeasureCircuit
+from veilscore.protocols.scoring import HolderPart
+from veilscore.protocols.tree_scoring import bounds
+from veilscore.release.batch import OPENING, BatchOpening, before_sending
+from veilscore.release.pseudonyms import inputs_digest
+from veilscore.tasks.align import ALIGNED
+from veilscore.tasks.batch import ALIGN_WITH_CONSENT, refuse_unknown
+from veilscore.tasks.context import StepContext, aligned_table
+from veilscore.tasks.decide_files import write_decisions
+from veilscore.tasks.decide_parts import KNOCK_OUTS, OwnParts, filed_here, own_model
+from veilscore.tasks.decide_watch import HolderWatch, bank_levels, keep_bank_levels
+from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed, no_openings
+from veilscore.terms.decide import Decide
+from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
+from veilscore.terms.roles import Leak, hidden
+from veilscore.wire.protocol import Protocol
+
+_MODELS = 2  # usual measures with a model
+_ROW_BYTES, _ROW_S = 19_000, 1.5e-4  # of a firm in 31 steps by such models, one of them of 60 trees (benchmarks/decide)
+
+
+# --- bank ------------------------------------------------------------------------------------------------------------
+
+
+def _bank_decide(context: StepContext) -> Protocol[None]:
+    p, session = context.job.of(Decide), context.session
+    filed = _filed_at_bank(context, p)
+    table = aligned_table(context)
+    if table.n_rows < p.min_batch:
+        raise DataError(f"{table.n_rows} firms are fewer than min_batch {p.min_batch}")
+    circuit, measures, codes = DecisionCircuit.of(filed), dict[str, BankMeasure](), list[CodeArray]()
+    for (name, pin), in_circuit in zip(sorted(filed.pins.items()), circuit.measures, strict=False):
+        model, code_map = own_model(context, filed.decision.name, name, pin)
+        coded, _ = code_map.transform_with_report(aligned_table(context, kinds=code_map.kinds))
+        codes.append(coded.codes)
+        measures[name] = _bank_measure(session.holders, pin, model, coded.codes, in_circuit)
+    if filed.knock_outs:
+        measures[KNOCK_OUTS] = BankPoints(np.zeros(table.n_rows, np.int64))
+    bound = _bound(context, filed, table.n_rows)
+    inputs = inputs_digest(context.home(), table.ids.tolist(), np.hstack([*codes, bound[:, None].astype(np.uint8)]))
+    levels, links = bank_levels(context, circuit, table.ids) if p.watch else (None, np.zeros(0, np.int64))
+    request = DecisionRequest(table.n_rows, filed.sha256, inputs, p.last or "", links)
+    found = yield from bank_decide(session, request, circuit, measures, bound, levels)
+    refuse_unknown(p, found.unknown)
+    if levels is not None:
+        keep_bank_levels(context, levels, circuit, table.ids)
+    write_decisions(context.store, table, filed.decision, found)
+
+
+def _filed_at_bank(context: StepContext, p: Decide) -> FiledDecision:
+    """Return the decision in use; ConfigError where it is not the one that the job names, or not for its parties."""
+    filed, job = FiledDecision.load(context.home() / "models" / p.decision), context.job
+    decision = filed.decision
+    if p.decision_sha256 not in {None, filed.sha256.hex()}:
+        raise ConfigError(
+            f"decision {p.decision} is in use in another version than the job names: go back to that version "
+            "(veilscore decision rollback), or submit the job again"
+        )
+    if decision.purpose != job.purpose:
+        raise ConfigError(f"purpose: decision {p.decision} is for {decision.purpose}, the job for {job.purpose[:60]!r}")
+    if decision.watch != p.watch:
+        raise ConfigError(f"decision {p.decision} is {'a' if decision.watch else 'no'} watch: set watch accordingly")
+    needed = {holder for pin in filed.pins.values() for holder in pin.maps} | set(filed.knock_outs)
+    if needed != set(job.holders):
+        raise ConfigError(
+            f"decision {p.decision} is over {', '.join(sorted(needed))}, the job has {', '.join(sorted(job.holders))}: "
+            "name these holders and no others"
+        )
+    return filed
+
+
+def _bank_measure(
+    holders: tuple[str, ...], pin: Pin, model: ScoreModel, codes: CodeArray, circuit: MeasureCircuit
+) -> BankMeasure:
+    with_part = tuple(holder for holder in holders if holder in pin.maps)
+    if isinstance(model, Boosted):
+        circuit.band.check_totals(*bounds(model))
+        return BankTreePoints(model, codes, with_part)
+    if not isinstance(model, Scorecard):
+        raise ConfigError(f"model {pin.model} is of format {model.format}, which this version cannot decide on")
+    parts = {} if pin.written else {h: model.part(h) for h in with_part}  # the holders know what was written
+    looked_up = {h: HolderPart(part.n_codes, part.points, bytes.fromhex(part.map_sha256)) for h, part in parts.items()}
+    return BankPoints(model.own_units(codes), looked_up)
+
+
+def _bound(context: StepContext, filed: FiledDecision, n_rows: int) -> Integers:
+    """Return the highest step that the bank's own columns and knock-outs allow each firm, (n_rows,)."""
+    decision, bank = filed.decision, context.job.bank
+    kinds: dict[str, Kind] = dict.fromkeys(decision.columns.values(), "number")
+    kinds |= {one.column: "category" if one.is_ else "number" for one in decision.knock_outs_of(bank)}
+    columns: Mapping[str, Any] = aligned_table(context, kinds=kinds).columns if bank_columns(decision, bank) else {}
+    return bank_bound(decision, bank, columns, n_rows)
+
+
+# --- holder ----------------------------------------------------------------------------------------------------------
+
+
+def _holder_decide(context: StepContext) -> Protocol[None]:
+    p, store, policy, guard = context.job.of(Decide), context.store, context.node.policy, context.guard()
+    row_of = store.load_arrays("row_of")["row_of"]
+    request = yield from holder_receive_decision(context.session, row_of.size)
+    try:
+        filed, folder = filed_here(context, request.decision)
+        _refuse(context, p, filed)
+        parts = OwnParts.load(context, filed, folder)
+        watch = HolderWatch.begin(context, filed, request) if p.watch else None
+        opening = BatchOpening(
+            np.ones(row_of.size, bool) if watch is None else watch.rows.due,
+            request.decision,
+            parts.sha256,
+            parts.n_columns,
+            bits=filed.decision.bits,
+            inputs=request.inputs if watch is None else watch.inputs,
+            firms=None if watch is None else watch.firms.due,
+        )
+        guard.check_release(store, opening)
+    except (RefusedError, ConfigError, SchemaError) as error:  # told in the protocol's own message
+        nobody = np.zeros(row_of.size, bool)
+        refused = DecisionAnswer(None, {}, nobody, disclose_unknown=False, refusal=error.message)
+        yield from holder_decide(context.session, request, refused)
+        return
+    table: Table = aligned_table(context)
+    if watch is not None:
+        row_of = guard.withhold(store, "link to another firm last month", lambda: table.firms, row_of, watch.wrong)
+    row_of = guard.consented(store, lambda: table.firms, row_of)
+    parts = parts.coded(context, row_of)
+    opening = parts.opened(opening)
+    row_of = guard.within_budget(store, lambda: table.firms, row_of, opening)
+    parts.forget(row_of < 0)
+    circuit, unknown = DecisionCircuit.of(filed), row_of < 0
+    answer = DecisionAnswer(circuit, parts.measures(filed, circuit), unknown, policy.disclose_unknown)
+    if watch is not None:
+        answer = replace(answer, levels=watch.levels)
+    deciding = guard.counted(holder_decide(context.session, request, answer), store, ~unknown, opening)
+    if watch is not None:
+        deciding = before_sending(deciding, OPENING, partial(watch.going_on, context))
+    n_rows = yield from deciding
+    if watch is not None:
+        watch.keep(context, circuit.n_steps, ~unknown)
+    store.save_json("scored", {"n_rows": n_rows, "model": request.decision.hex()})
+
+
+def _refuse(context: StepContext, p: Decide, filed: FiledDecision) -> None:
+    """Refuse what policy and job do not allow of the decision that the bank names."""
+    decision, policy = filed.decision, context.node.policy
+    policy.release.allow_values(decision.outcomes)
+    if decision.watch:
+        policy.release.allow_watch(decision.bits)
+    refuse_retired(policy, decision.models)
+    if decision.tell_measure and not policy.tell_measure:
+        raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
+    if decision.purpose != context.job.purpose:
+        raise RefusedError(f"decision {decision.name} is for {decision.purpose}, not for this job's purpose")
+    if decision.watch != p.watch or (p.outcomes is not None and decision.outcomes > p.outcomes):
+        raise RefusedError(f"decision {decision.name} has other outcomes than the job says: submit it again")
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def _cost(_p: Decide, sizes: Sizes) -> Cost:
+    m = len(sizes.holders)
+    looked_up = _MODELS * m * (USUAL_CELLS + sizes.bank / 2048) * 4096 * 16.0
+    return costed(looked_up + _ROW_BYTES * sizes.bank, _ROW_S * m * sizes.bank)
+
+
+def _refuse_many_outcomes(policy: NodePolicy, p: Decide) -> None:
+    if p.outcomes is not None:
+        policy.release.allow_values(p.outcomes)
+
+
+_LEARNS = (
+    COMMITTED,
+    Leak("DecisionBankRound1", "holder", "opened", "which decision, by hash"),
+    Leak("DecisionBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
+    Leak("DecisionBankRound1", "holder", "opened", "in a watch, which rows were in last month's and where"),
+    Leak("DecisionHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
+    *hidden("holder", "public", "BatchHolderKey", "BatchBankKey"),
+    *hidden("bank", "hint", "BatchHolderHints"),
+    *hidden("holder", "ciphertext", "BatchBankQuery", "BatchBankFactors"),
+    *hidden("bank", "masked", "BatchHolderReply"),
+    *hidden("lead", "masked", "BandHolderPartial", "BandBankLabels"),
+    *hidden("lead", "public", "BandBankBase"),
+    *hidden("bank", "masked", "BandLeadBase"),
+    *hidden("bank", "ciphertext", "BandLeadTables", "DecisionLeadLevels"),
+    Leak("BandLeadDecoding", "bank", "opened", "step of each firm, which measure decided where the decision tells it"),
+)
+
+DECIDE = Step(
+    kind="decide",
+    bank=_bank_decide,
+    holder=_holder_decide,
+    reads=ALIGNED,
+    reads_data=True,
+    reads_home=lambda p: (
+        f"models/{p.decision}/*.json",
+        HOME_KEY,
+        *((f"jobs/{p.last}/levels.npz", f"jobs/{p.last}/watched.json") if p.last else ()),
+    ),
+    cost=_cost,
+    spends=no_openings,
+    bits=lambda p: p.bits,
+    learns=_LEARNS,
+    tells_besides={},
+    refusals=(_refuse_many_outcomes, lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing)),
+)
+
+TASK = Task(Decide, by_name(align=ALIGN_WITH_CONSENT, decide=DECIDE))

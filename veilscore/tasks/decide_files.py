@@ -1,0 +1,48 @@
+"""The bank's files of a batch of decisions: decisions.csv, one line a firm, and decided.json, what there was of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+
+from veilscore.arrays import Array, Mask
+from veilscore.data.table import Table
+from veilscore.files.store import JobStore, write_text
+from veilscore.protocols.decision import Decided
+from veilscore.terms.decision import DecisionModel
+
+
+def write_decisions(store: JobStore, table: Table, decision: DecisionModel, found: Decided) -> None:
+    """Write decisions.csv (id, step, its name, the measure where it is told, a status a holder) and decided.json."""
+    numbers = [decision.step_of(index) for index in found.steps.tolist()]
+    columns: dict[str, list[object] | Array] = {
+        "id": table.ids,
+        "step": list(numbers),
+        "name": [decision.name_of(number) for number in numbers],
+    }
+    if found.which is not None:
+        columns["measure"] = [decision.told_measures[which] for which in found.which.tolist()]
+    columns |= {f"{holder}_status": _status(mask, table.n_rows) for holder, mask in found.unknown.items()}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_text(store.path / "decisions.csv", text.getvalue())
+    names = [decision.name_of(step) for step in range(decision.n_steps + 1)]
+    counts = np.bincount(numbers, minlength=len(names)).tolist()
+    store.save_json(
+        "decided",
+        {
+            "decision": decision.name,
+            "n_rows": table.n_rows,
+            "steps": dict(zip(names, counts, strict=True)),
+            "unknown": {holder: None if mask is None else int(mask.sum()) for holder, mask in found.unknown.items()},
+        },
+    )
+
+
+def _status(unknown: Mask | None, n_rows: int) -> Array:
+    """Return whether a holder knows each firm, as far as it says so."""
+    return np.full(n_rows, "not disclosed") if unknown is None else np.where(unknown, "unknown", "ok")

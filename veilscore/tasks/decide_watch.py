@@ -1,0 +1,210 @@
+"""Month after month of a watch: where its labels are kept, which firms are charged, and whether links are true.
+
+    jobs/JOB/levels.npz     bank: the label of each bit of each firm's step; lead: both, by the false one and the offset
+    jobs/JOB/watched.json   which decision it was, for which bank; at the bank also the ids, in the order of its rows
+    jobs/JOB/charged.npz    holder: when each row was charged, as a row and as a firm, and its openings since then
+    jobs/JOB/continued.json holder: the one job, with which inputs of the bank's, that went on from this month
+
+A contract year of a firm is charged when its watch begins, and again after a year or after twelve openings. A month is
+continued once, by attempts with the same inputs: from two that go on from the same month with different ones a bank
+would learn more than levels that rise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veilscore.arrays import Integers, Mask, Vector
+from veilscore.crypto.tweaked_hash import Labels
+from veilscore.errors import ConfigError, RefusedError, StateError
+from veilscore.files.store import JobStore
+from veilscore.models.decided import FiledDecision
+from veilscore.protocols.decision import DecisionRequest
+from veilscore.protocols.decision_circuit import DecisionCircuit
+from veilscore.protocols.decision_watch import BankLevels, LeadLevels
+from veilscore.tasks.context import StepContext
+from veilscore.terms.decide import Decide
+from veilscore.terms.decision import WATCH_MONTHS
+
+LEVELS, WATCHED, CHARGED, CONTINUED = "levels", "watched", "charged", "continued"
+YEAR_S = 365 * 86400.0
+
+
+def _last_store(context: StepContext, last: str) -> JobStore | None:
+    """Return the files of last month's job at this party; None where there are none of it."""
+    folder = context.home() / "jobs" / last
+    return JobStore(folder) if (folder / f"{WATCHED}.json").is_file() else None
+
+
+def _same_watch(context: StepContext, store: JobStore, n_steps: int) -> bool:
+    said = store.load_json(WATCHED)
+    wanted = {"decision": context.job.of(Decide).decision, "bank": context.job.bank, "n_steps": n_steps}
+    return all(said.get(key) == value for key, value in wanted.items())
+
+
+def _said(context: StepContext, n_steps: int) -> dict[str, object]:
+    return {"decision": context.job.of(Decide).decision, "bank": context.job.bank, "n_steps": n_steps}
+
+
+# --- bank ------------------------------------------------------------------------------------------------------------
+
+
+def bank_levels(context: StepContext, circuit: DecisionCircuit, ids: NDArray[np.str_]) -> tuple[BankLevels, Integers]:
+    """Bank: return its labels of last month, and each row's number there from 1 on (0: new); none in the first month.
+
+    Raises ConfigError where the job before is not of this watch.
+    """
+    last = context.job.of(Decide).last
+    if last is None:
+        return BankLevels(circuit.step_bits), np.zeros(0, np.int64)
+    store = _last_store(context, last)
+    if store is None or not _same_watch(context, store, circuit.n_steps):
+        raise ConfigError(
+            f"last: job {last} is no month of this watch here; leave it out to begin anew (which is charged)"
+        )
+    place = {firm: number for number, firm in enumerate(store.load_json(WATCHED)["ids"], start=1)}
+    links = np.array([place.get(firm, 0) for firm in ids.tolist()], np.int64)
+    return BankLevels(circuit.step_bits, store.load_arrays(LEVELS)["labels"]), links
+
+
+def keep_bank_levels(context: StepContext, levels: BankLevels, circuit: DecisionCircuit, ids: NDArray[np.str_]) -> None:
+    """Bank: keep this month's labels for the next."""
+    context.store.save_arrays(LEVELS, labels=levels.labels)
+    context.store.save_json(WATCHED, {**_said(context, circuit.n_steps), "ids": ids.tolist()})
+
+
+# --- holder ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Charged:
+    """When rows of a watch were charged, (n_rows,), and how often they were opened since then; 0: not at all."""
+
+    since: Vector
+    openings: Integers
+
+    @property
+    def due(self) -> Mask:
+        """Return whose contract year is over, or never began."""
+        return (time.time() - self.since >= YEAR_S) | (self.openings >= WATCH_MONTHS)
+
+    def linked(self, links: Integers, wrong: Mask) -> Charged:
+        """Return the same for the rows of this month, those that are new or wrongly linked as not charged."""
+        found = Charged(np.zeros(links.size), np.zeros(links.size, np.int64))
+        held = (links > 0) & ~wrong
+        found.since[held], found.openings[held] = self.since[links[held] - 1], self.openings[links[held] - 1]
+        return found
+
+    def opened(self, counted: Mask) -> Charged:
+        """Return the same after this month's opening of the rows that are counted."""
+        begins = counted & self.due
+        since = np.where(begins, time.time(), self.since)
+        return Charged(since, np.where(begins, 1, self.openings + counted))
+
+
+@dataclass
+class HolderWatch:
+    """A month of a watch at a holder.
+
+    rows, firms : charged by the bank's rows (for what is refused), and by the firms that are known here.
+    wrong : (n_rows,) whose link is to another firm; they count as unknown.
+    inputs : digest of all that the bank puts into this month, its links among it.
+    levels : at the lead.
+    """
+
+    rows: Charged
+    firms: Charged
+    wrong: Mask
+    inputs: bytes
+    levels: LeadLevels | None
+    last: JobStore | None = field(repr=False)
+
+    @classmethod
+    def begin(cls, context: StepContext, filed: FiledDecision, request: DecisionRequest) -> HolderWatch:
+        """Return a month that follows the one that the bank names; RefusedError where it cannot.
+
+        What is refused follows from the bank's rows alone, never from which firms are known here.
+        """
+        links = request.links if request.last else np.zeros(request.n_rows, np.int64)
+        inputs = hashlib.sha256(request.inputs + request.last.encode() + links.astype("<u4").tobytes()).digest()
+        if request.last != (context.job.of(Decide).last or ""):
+            raise RefusedError("the month before is not the one that the job names")
+        circuit, last = DecisionCircuit.of(filed), None
+        wrong = np.zeros(request.n_rows, bool)
+        rows = firms = Charged(np.zeros(request.n_rows), np.zeros(request.n_rows, np.int64))
+        before, offset = None, None
+        if request.last:
+            last = _last_month(context, request.last, circuit.n_steps, inputs)
+            kept = last.load_arrays(CHARGED)
+            if links.max() > kept["since"].size or np.unique(links[links > 0]).size < (links > 0).sum():
+                raise RefusedError("links to the month before are not those of rows that it had, each once")
+            wrong = _wrong(context.store, last, links)
+            rows = Charged(kept["since"], kept["openings"]).linked(links, wrong)
+            firms = Charged(kept["firm_since"], kept["firm_openings"]).linked(links, wrong)
+            before, offset = _labels(context, last)
+        lead = context.session.party == context.session.lead
+        levels = LeadLevels(circuit.step_bits, circuit.n_steps, before, offset) if lead else None
+        return cls(rows, firms, wrong, inputs, levels, last)
+
+    def going_on(self, context: StepContext) -> None:
+        """Note at the month before what goes on from it, before anything leaves."""
+        if self.last is not None:
+            self.last.save_json(CONTINUED, {"by": context.job_id, "inputs": self.inputs.hex()})
+
+    def keep(self, context: StepContext, n_steps: int, known: Mask) -> None:
+        """Keep what the next month needs; known : (n_rows,) the firms whose records counted.
+
+        A firm that did not count has told nothing: it is charged when it does.
+        """
+        rows, firms = self.rows.opened(np.ones_like(known)), self.firms.opened(known)
+        context.store.save_arrays(
+            CHARGED,
+            since=rows.since,
+            openings=rows.openings,
+            firm_since=firms.since,
+            firm_openings=firms.openings,
+        )
+        if self.levels is not None:
+            context.store.save_arrays(LEVELS, labels=self.levels.labels, offset=self.levels.offset)
+        context.store.save_json(WATCHED, _said(context, n_steps))
+
+
+def _last_month(context: StepContext, last: str, n_steps: int, inputs: bytes) -> JobStore:
+    """Return the files of the month before; RefusedError where it is none, or something else goes on from it."""
+    store = _last_store(context, last)
+    if store is None or not _same_watch(context, store, n_steps):
+        raise RefusedError(f"job {last} is no month of this watch here; begin it anew (last: null)")
+    if (store.path / f"{CONTINUED}.json").is_file():
+        said = store.load_json(CONTINUED)
+        if said["by"] != context.job_id:
+            raise RefusedError(f"job {last} was continued by another one; name that one, or begin anew")
+        if said["inputs"] != inputs.hex():
+            raise RefusedError(f"job {last} was continued with other rows or inputs of the bank's: restore those")
+    return store
+
+
+def _wrong(store: JobStore, last: JobStore, links: Integers) -> Mask:
+    """Return whose link is to a row that the bank's digests, or this holder's own records, say is another firm."""
+    now, then = store.load_arrays("firms"), last.load_arrays("firms")
+    wrong, linked = np.zeros(links.size, bool), np.flatnonzero(links)
+    there = links[linked] - 1
+    firms, firms_then = now["firms"][linked], then["firms"][there]
+    both = (firms != 0) & (firms_then != 0)  # zero stands for a firm that is not known here
+    wrong[linked] = (now["rows"][linked] != then["rows"][there]) | (both & (firms != firms_then))
+    return wrong
+
+
+def _labels(context: StepContext, last: JobStore) -> tuple[Labels | None, Labels | None]:
+    if context.session.party != context.session.lead:
+        return None, None
+    if not (last.path / f"{LEVELS}.npz").is_file():
+        raise RefusedError("was not the first holder of the month before: keep the order of holders")
+    kept = last.load_arrays(LEVELS)
+    if set(kept) != {"labels", "offset"}:
+        raise StateError(f"{last.path / LEVELS}.npz is damaged; restore it from backup")
+    return kept["labels"], kept["offset"]
