@@ -24,7 +24,7 @@ ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenedSteps:
     """What a joint decision told.
 
     steps : firm -> step; None where a holder did not know it, or refused.
@@ -42,7 +42,7 @@ class Opening:
 class JointDecision(Protocol):
     """Decides jointly on firms; the same reference with the same firms gives the same answer, released once."""
 
-    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the step of each firm; VeilscoreError where it cannot be done now, which is tried again later."""
         ...
 
@@ -99,7 +99,7 @@ def _asked(ask: Question, firm: str, consent: int | None, basis: str, at_s: floa
     }  # fmt: skip
 
 
-def _opened(row: Row, opening: Opening) -> Row:
+def _opened(row: Row, opening: OpenedSteps) -> Row:
     step = opening.steps[row["firm"]]
     return {
         "id": row["id"],
@@ -125,7 +125,7 @@ class DecisionsFile:
     holders: tuple[str, ...]
     model_sha256: str = ""
 
-    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the steps in the file; DataError where it has no such columns or values."""
         del model, purpose, reference  # the file is of one job
         try:
@@ -140,10 +140,10 @@ class DecisionsFile:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
-        return Opening(steps, self.model_sha256, self.holders, math.log2(self.n_steps + 1), measures)
+        return OpenedSteps(steps, self.model_sha256, self.holders, math.log2(self.n_steps + 1), measures)
 
 
-def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
     """Stand where a command was given no way to decide jointly: what was opened before is used, nothing is asked."""
     del model
     raise BookError(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from bank_trial import SETTINGS, Joint, add_firms, consent, table_of
 
 from party_bank import applications, campaigns, offers, renewals
-from party_bank.applications import Request, by_ladder, settle
+from party_bank.applications import ApplicationRequest, by_ladder, settle
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, HISTORY, LINES, OFFERS, WORK
 from party_bank.contracts import draw, owed, sign
@@ -53,7 +53,7 @@ def offered(book, step=2):
 def asked(firm, offer=None, amount=3_000_000, **changes):
     on = {"offer": offer["number"], "secret": secret_of(KEY, offer["number"])} if offer else {}
     values = {"request": f"r-{firm}", "product": "tax", "amount": amount, "months": 6, **on, **changes}
-    return Request(firm=firm, **values)
+    return ApplicationRequest(firm=firm, **values)
 
 
 def apply(book, request, joint=None, judge=by_ladder, settings=SETTINGS):

@@ -20,7 +20,7 @@ from party_bank.applications import by_ladder, by_policy
 from party_bank.book import Book
 from party_bank.joint import DecisionsFile, no_joint_decision
 from party_bank.policy.graph import load_graph
-from party_bank.portfolio import Candidates, plan_portfolio
+from party_bank.portfolio import LimitCandidates, plan_portfolio
 from party_bank.portrait import make_portrait
 from party_bank.renewals import fitted_months, inflow_of
 from party_bank.settings import BankSettings, Budget
@@ -130,7 +130,7 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
     amount = rng.integers(1, 8, n) * 100
     earns = rng.integers(-2, 6, n) / 100
     industry, region = rng.choice(["a", "b", "c"], n), rng.choice(["x", "y"], n)
-    candidates = Candidates([str(k) for k in range(n)], amount, earns, industry.tolist(), region.tolist())
+    candidates = LimitCandidates([str(k) for k in range(n)], amount, earns, industry.tolist(), region.tolist())
     plan = plan_portfolio(candidates, Budget(total=total, industries=industries, regions={"x": 20}))
     caps = {"total": total, "region x": 20, **{f"industry {name}": most for name, most in industries.items()}}
     member = {"total": np.ones(n, bool), "region x": region == "x"}
@@ -149,7 +149,9 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
 
 
 def test_reasons_name_the_budget_that_is_scarce():
-    rows = Candidates(["A", "B", "C"], np.array([100, 100, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3)
+    rows = LimitCandidates(
+        ["A", "B", "C"], np.array([100, 100, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3
+    )
     plan = plan_portfolio(rows, Budget(total=10, industries={"b": 1}))
     assert [plan.reason(row) for row in range(3)] == [
         "yes: earns 5.00% of its limit a year; the budgets it takes are worth 2.00% (industry b)",
@@ -160,7 +162,7 @@ def test_reasons_name_the_budget_that_is_scarce():
     with pytest.raises(BookError, match=r"the budget of industry b is 1 and 2\.00 is lent already"):
         plan_portfolio(rows, Budget(total=10, industries={"b": 1}), {"industry b": 200})
     with pytest.raises(ConfigError, match="positive amount"):
-        plan_portfolio(Candidates(["A"], np.array([0]), np.array([0.1]), ["b"], ["n"]), Budget(total=10))
+        plan_portfolio(LimitCandidates(["A"], np.array([0]), np.array([0.1]), ["b"], ["n"]), Budget(total=10))
 
 
 def test_a_term_ends_when_money_comes_in(tmp_path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from party_bank.mining import MinedJob, MinedRule
     from veilscore.arrays import Vector
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank mining show")
 _HEADS = (
     "rule",
     "the bank's side",
