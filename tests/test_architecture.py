@@ -160,6 +160,13 @@ def test_veilscore_imports_no_institution_and_they_never_each_other():
         assert not others, f"{name} imports {others}"
 
 
+def test_what_was_approved_is_all_that_runs():
+    from veilscore.release.binding import PACKAGES
+
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(PACKAGES) == packages == {"veilscore", *INSTITUTIONS}
+
+
 def test_the_coordinator_reaches_nothing_that_computes():
     for name in (n for n in modules() if n.startswith("coordinator")):
         beyond = {i for i in own(name) if room(i) not in COORDINATOR_REACHES} - {ADDING_ROLE, "veilscore.__init__"}
