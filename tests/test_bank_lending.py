@@ -206,6 +206,24 @@ def test_a_file_of_decisions(tmp_path):
     assert (found.steps, found.measures, found.bits) == ({"A": 7, "B": None}, {"A": "risk"}, 3.0)
 
 
+def test_a_decide_job_leaves_all_that_is_needed(tmp_path):
+    """The form is that of veilscore/tasks/decide_files.py."""
+    text = "id,step,name,tax_status\nA,2,high,ok\nB,1,low,unknown\n"
+    (tmp_path / "decisions.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="result of a decide job not found"):
+        DecisionsFile.of_job(tmp_path)
+    decided = {"decision": "limit", "n_rows": 2, "steps": {"none": 0, "low": 1, "high": 1}, "unknown": {"tax": 1}}
+    (tmp_path / "decided.json").write_text(json.dumps(decided), encoding="utf-8")
+    job = DecisionsFile.of_job(tmp_path)
+    found = job(["A", "B"], model="limit", purpose="proactive", reference="r")
+    assert (found.steps, found.holders, job.n_steps) == ({"A": 2, "B": None}, ("tax",), 2)
+    with pytest.raises(DataError, match=r"is of decision limit; r \(proactive\) needs other"):
+        job(["A"], model="other", purpose="proactive", reference="r")
+    (tmp_path / "decided.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="is no folder of a job of task decide"):
+        DecisionsFile.of_job(tmp_path)
+
+
 def test_the_ladder_says_which_measure_bound():
     inputs = {"step": 0, "bound": "the measure risk gives no limit", "amount": 1, "limit": 0}
     assert by_ladder(inputs).reasons == ("the measure risk gives no limit",)
