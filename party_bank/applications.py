@@ -22,8 +22,9 @@ from party_bank.limits import limit_of, room
 from party_bank.offers import checked_offer
 from party_bank.settings import HUNDREDTHS, BankSettings, shown_amount
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-APPLICATION = "application"
+APPLICATION: Purpose = "application"
 _ADMISSION = "admission"
 APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
 
@@ -260,16 +261,13 @@ def _conclude(
 ) -> None:
     """Write down a verdict with what it was made of, and do what follows from it."""
     before = _one(entry, DECISIONS, application["decision"])
-    policy = {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
-    entry.change(
-        DECISIONS,
-        application["decision"],
-        outcome=verdict.outcome,
-        reasons=[*before["reasons"], *verdict.reasons],
-        decided_by=by,
-        **(policy if verdict.policy else {}),
-        **({} if inputs is None else {"inputs": {**before["inputs"], **inputs}}),
-    )
+    reasons = [*before["reasons"], *verdict.reasons]
+    values: Row = {"outcome": verdict.outcome, "reasons": reasons, "decided_by": by}
+    if verdict.policy:
+        values |= {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
+    if inputs is not None:
+        values["inputs"] = {**before["inputs"], **inputs}
+    entry.change(DECISIONS, application["decision"], **values)
     entry.change(APPLICATIONS, application["id"], status=verdict.outcome)
     if verdict.outcome == APPROVED:
         line = _one(entry, LINES, application["line"])

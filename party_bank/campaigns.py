@@ -23,8 +23,9 @@ from party_bank.offers import secret_of, sha256_of
 from party_bank.portfolio import LimitCandidates, plan_portfolio
 from party_bank.settings import BankSettings, Budget, Product, amount_of
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-PROACTIVE = "proactive"
+PROACTIVE: Purpose = "proactive"
 _UNBOUNDED = 10**12
 
 

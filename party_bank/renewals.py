@@ -20,8 +20,9 @@ from party_bank.joint import JointDecision, Question, decide_jointly
 from party_bank.limits import limit_of, room
 from party_bank.settings import BankSettings, amount_of, shown_amount
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-RENEWAL = "renewal"
+RENEWAL: Purpose = "renewal"
 _SPREAD = 3  # months by which a term may differ from the product's, to end when money comes in
 _LEAST = 3  # months of a term
 

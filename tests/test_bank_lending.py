@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, lend, new_url
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lending_contract import LendingContract, apply, asked
 
-from party_bank import campaigns, policy
+from party_bank import policy
 from party_bank.applications import by_ladder, by_policy
 from party_bank.book import Book
+from party_bank.book_tables import DECISIONS
 from party_bank.joint import DecisionsFile, no_joint_decision
 from party_bank.policy.graph import load_graph
 from party_bank.portfolio import LimitCandidates, plan_portfolio
@@ -77,7 +79,7 @@ def test_the_admission_policy_judges(fresh):
     found = [apply(fresh, asked(firm), joint, judge, settings) for firm in firms]
     assert [row["status"] for row in found] == ["approved", "declined", "referred"]
     assert [row["reasons"] for row in found[1:]] == [["blacklist"], ["unknown to the bank"]]
-    decided = fresh.rows(campaigns.sa.select(campaigns.DECISIONS))[1]
+    decided = fresh.rows(sa.select(DECISIONS).order_by(DECISIONS.c.id))[1]
     assert (decided["policy"], decided["policy_sha256"]) == ("admission 0", graph.sha256)
     assert decided["policy_row"] == "knock-outs 1, tiers 1"
     assert decided["inputs"]["step"] == 4
@@ -140,9 +142,9 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
     worth = sum(plan.prices[name] * member[name] for name in caps)
     dual = sum(plan.prices[name] * most * 100 for name, most in caps.items())
     dual += (amount * np.maximum(0, earns - worth)).sum()
-    assert dual == pytest.approx(plan.bound, abs=1e-6)  # weak duality: no portfolio earns more
-    assert plan.earned <= plan.bound + 1e-6
-    assert plan.earned >= plan.bound - 6 * 700  # at most as many limits are split as there are budgets
+    assert dual == pytest.approx(plan.bound, abs=1e-3)  # weak duality: no portfolio earns more
+    assert plan.earned <= plan.bound + 1e-3
+    assert plan.earned >= plan.bound - 4 * 700 * 0.05 - 1e-6  # at most as many limits are split as there are budgets
     for row in range(n):
         assert plan.reason(row).startswith("yes" if plan.granted[row] else "no")
         assert plan.granted[row] <= (earns[row] >= worth[row] - 1e-9)
@@ -150,17 +152,17 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
 
 def test_reasons_name_the_budget_that_is_scarce():
     rows = LimitCandidates(
-        ["A", "B", "C"], np.array([100, 100, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3
+        ["A", "B", "C"], np.array([100, 200, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3
     )
-    plan = plan_portfolio(rows, Budget(total=10, industries={"b": 1}))
+    plan = plan_portfolio(rows, Budget(total=10, industries={"b": 2}))
     assert [plan.reason(row) for row in range(3)] == [
         "yes: earns 5.00% of its limit a year; the budgets it takes are worth 2.00% (industry b)",
-        "no: earns 2.00%, just what".replace("earns 2.00%", "earns 2.00% of its limit a year")
-        + " the budgets are worth (2.00% (industry b)), and its limit no longer fits whole",
+        "no: earns 2.00% of its limit a year, just what the budgets are worth (2.00% (industry b)), and its limit no "
+        "longer fits whole",
         "no: earns -1.00% of its limit a year, which is no gain",
     ]
-    with pytest.raises(BookError, match=r"the budget of industry b is 1 and 2\.00 is lent already"):
-        plan_portfolio(rows, Budget(total=10, industries={"b": 1}), {"industry b": 200})
+    with pytest.raises(BookError, match=r"the budget of industry b is 2 and 3\.00 is lent already"):
+        plan_portfolio(rows, Budget(total=10, industries={"b": 2}), {"industry b": 300})
     with pytest.raises(ConfigError, match="positive amount"):
         plan_portfolio(LimitCandidates(["A"], np.array([0]), np.array([0.1]), ["b"], ["n"]), Budget(total=10))
 
