@@ -155,10 +155,10 @@ def test_reasons_name_the_budget_that_is_scarce():
         ["A", "B", "C"], np.array([100, 200, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3
     )
     plan = plan_portfolio(rows, Budget(total=10, industries={"b": 2}))
+    earns = "earns 2.00% of its limit a year"
     assert [plan.reason(row) for row in range(3)] == [
         "yes: earns 5.00% of its limit a year; the budgets it takes are worth 2.00% (industry b)",
-        "no: earns 2.00% of its limit a year, just what the budgets are worth (2.00% (industry b)), and its limit no "
-        "longer fits whole",
+        f"no: {earns}, just what the budgets are worth (2.00% (industry b)), and its limit no longer fits whole",
         "no: earns -1.00% of its limit a year, which is no gain",
     ]
     with pytest.raises(BookError, match=r"the budget of industry b is 2 and 3\.00 is lent already"):
