@@ -257,6 +257,15 @@ def stack(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    folder, record = tmp_path_factory.mktemp("mined"), Record(None, firms(420, seed=5))
+    with recording(record):
+        data = write(folder / "data", record.parts)
+        record.run = open_job(job("mine_rules", segments=2, despite_noise=True), nodes(data), folder, keep=True).run()
+    return record
+
+
+@pytest.fixture(scope="module")
 def banded(tmp_path_factory):
     bands = {"A": 560, "B": 520, "C": 490}
     return record_run(tmp_path_factory.mktemp("banded"), bands=bands, holdout_output="band")
@@ -314,7 +323,7 @@ def leaks_of(parameters):
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
-# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own
+# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own (also test_decide.py)
 LEAKS = {
     (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
 }
@@ -327,11 +336,11 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded, filed):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded, mined, filed):
     rows = {(step, leak.kind, leak.to) for step, leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, stack, banded, *filed)
+    runs = (record, screened, boosted, stack, banded, mined, *filed)
     for run, (party, entry, _) in ((one.run, message) for one in runs for message in one.everything()):
         step = kind_of(entry, run)
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
@@ -392,16 +401,14 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "select_model": {"align", "bin", "train", "boost", "stack", "evaluate", "folds", *told_by_default},
         "score_batch": {"consent", "align", "score"},
         "screen_features": {"align", "screen"},
+        "mine_rules": {"align", "mine", "verify"},
         "write_model": {"write"},
         "file_decision": {"file"},
         "decide": {"consent", "align", "decide"},
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        "screen_features": {},
-        "write_model": {},
-        "file_decision": {},
-        "decide": {},
+        **{name: {} for name in ("screen_features", "mine_rules", "write_model", "file_decision", "decide")},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))

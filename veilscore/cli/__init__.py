@@ -70,7 +70,9 @@ PANELS = {
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
     "The bank": {
-        "bank": Noun("The bank's book, portraits, limits, campaigns, applications, renewals and recurring work."),
+        "bank": Noun(
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.", "mining"
+        ),
     },
     "Trust": {
         "policy": Noun(

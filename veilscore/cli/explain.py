@@ -45,6 +45,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {"disclosure": "exact"}),
     ("screen_features", {"disclosure": "private"}),
     ("screen_features", {"disclosure": "exact"}),
+    ("mine_rules", {}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
     ("decide", {"decision": "limit", "outcomes": 8}),

@@ -122,6 +122,7 @@ ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, outpu
 Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
   last: alarm-6652f0a1-9f86d081884c7d65}
 ScreenFeatures: {max_columns: 40}
+MineRules: {segments: 4}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
 WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
 Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, last: alarm-0a1b2c3d-0123456789abcdef}

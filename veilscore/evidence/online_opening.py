@@ -47,7 +47,7 @@ _DOMAIN = b"veilscore/1 online opening\0"
 _DAY_S = 86400.0
 _ROOM = 0.9  # of the bound that is left when it was passed: files are looked through seldom
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DIGESTS = ("model", "commitment", "keys", "bands")  # of what holders log, where they are there
+_DIGESTS = ("model", "commitment", "keys", "bands", "decision")  # of what holders log, where they are there
 Hex = Annotated[str, Field(max_length=1 << 20, pattern=r"^([0-9a-f]{2})*$")]
 Use = Literal["spare", "pool"]
 
@@ -226,6 +226,32 @@ class BandOpened(OpeningLogged):
     pool: str
     circuit: str
     bands: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsOpened(OpeningLogged):
+    """What a holder logs before its parts of a decision leave it; `commitment` is empty.
+
+    decision : SHA-256, as the bank told it and as it is filed here.
+    parts : JSON, measure -> part, spare, keys and commitment as of `ShareOpened`, where cells were encrypted. Messages
+        of its spare stand under their kind and the name of the measure.
+    """
+
+    kind = "decision_part_opened"
+    decision: str
+    parts: str
+    named: str = ""
+    purpose: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionOpened(OpeningLogged):
+    """What a lead logs before the circuit of one decision leaves it; as `BandOpened`, with the decision's digest."""
+
+    kind = "decision_opened"
+    pool: str
+    circuit: str
+    decision: str
 
 
 # --- what the bank keeps ---------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import Log
-from veilscore.evidence.online_opening import BandOpened, OpeningLogged, ShareOpened
+from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
 from veilscore.evidence.receipt import (
     SALT_BYTES,
     JobReceipt,
@@ -53,7 +53,8 @@ FOLDER = "evidence"
 ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
-_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind})  # somebody waits for these: their head follows
+# somebody waits for these: their head follows
+_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind, PartsOpened.kind, DecisionOpened.kind})
 _REMEMBERED = {"step", "answer", "job", "state", "mended", "filed", "in_use"}
 
 

@@ -21,8 +21,7 @@ from veilscore.arrays import CodeArray
 from veilscore.errors import ConfigError, MessageError, PeerError
 from veilscore.models.steps import middles, steps_of
 from veilscore.online.model import BankModel, codes_of_features
-from veilscore.protocols.online import ON_MISSING
-from veilscore.protocols.online_parts import FirmPart, Opened
+from veilscore.protocols.online_parts import ON_MISSING, FirmPart, Opened
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 

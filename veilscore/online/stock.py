@@ -107,11 +107,11 @@ class BankPools:
         if lead not in self._pools:
             self._grow(lead)
 
-    def take(self, lead: str) -> Protocol[BankPool]:
-        """Return a pool with a circuit left, made or extended where there is none."""
+    def take(self, lead: str, n: int = 1) -> Protocol[BankPool]:
+        """Return a pool with n circuits left, made or extended where there is none."""
         while True:
             pool = self._pools.get(lead)
-            if pool is not None and pool.left:
+            if pool is not None and pool.has(n):
                 return pool
             yield from work(partial(self.grown, lead))
 

@@ -39,12 +39,23 @@ from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import ShareOpened, digests_of
+from veilscore.evidence.online_opening import digests_of
 from veilscore.protocols.adding import pack_partial, parse_partial
-from veilscore.protocols.online_band import CALLS, BankCircuit, check_same, lead_serves, lost, sha256_of
-from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord
+from veilscore.protocols.online_band import (
+    CALLS,
+    BankCircuit,
+    bring,
+    check_record,
+    check_same,
+    lead_serves,
+    lost,
+    sha256_of,
+)
+from veilscore.protocols.online_decision import add_parts, decision_record, parts_opened, share_opened
+from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord, check_opening
+from veilscore.protocols.online_measures import BankDecision, SingleDecision, encrypt_parts, pack_shares, partials
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
-from veilscore.protocols.online_pool import LabelsAsked, LeadPool
+from veilscore.protocols.online_pool import WIRES, BankPool, LabelsAsked, LeadPool
 from veilscore.protocols.online_spares import HolderSpare, Side
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -52,7 +63,6 @@ from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, togethe
 
 R = TypeVar("R")
 CALLER = "caller"  # in the bank's role, whoever asked its node for the score
-ON_MISSING = ("fail", "missing_code", "neutral")
 _PATIENCE_S = 120.0  # with what was asked to be opened; the caller's own limit ends it before
 _SENT_KEPT = 8  # records sent under one request id, by calls that were repeated
 
@@ -72,7 +82,7 @@ class _NotOpenedError(PeerError):
 def bank_score(of: BankRequest) -> Protocol[Opened]:
     """Bank: score one firm; what a repeat under the request's id cannot mend ends the role."""
     yield Serve(CALLER, (pb.ScoreRequest,))
-    parts = yield from together({holder: _or_why_not(of, holder) for holder in of.sides})
+    parts = yield from together({holder: _or_why_not(of, holder) for holder in of.holders})
     again = [part.holder for part in parts.values() if part.reply.released_as]
     if again:
         ready, chosen = taking_part(as_if_sent(parts), of.ask.on_missing)
@@ -83,15 +93,17 @@ def bank_score(of: BankRequest) -> Protocol[Opened]:
     parts, chosen = taking_part(parts, of.ask.on_missing)
     if not chosen:
         found = 0
-    elif of.bands is None:
+    elif of.bands is None and of.decision is None:
         found = yield from _total(of, parts, chosen)
     else:
-        found = yield from _band(of, of.bands, parts, chosen)
+        found = yield from _sealed(of, parts, chosen)
     return Opened(parts, tuple(part.holder for part in chosen), found)
 
 
 def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protocol[FirmPart]:
     """Bank: ask one holder for the firm's record under a spare; raises what the holder answers instead."""
+    if of.decision is not None:
+        return (yield from decision_record(of, of.decision, holder, fresh=fresh))
     side, spare = of.sides[holder], of.take_spare(holder) or (yield from of.make_spare(holder))
     request = pb.EncryptRecord()
     request.CopyFrom(of.ask)
@@ -125,16 +137,19 @@ def bank_opens(
     share_key_ids : party -> which of its keys its share of zero is made with.
     labels : what the lead of a band is asked for besides.
     """
-    if part.spare is None:
+    if part.mask is None:
         raise MessageError(f"{part.holder} sent no record to be opened")
     request = pb.OpenPartial(
         request_id=of.ask.request_id,
-        spare_id=part.spare.spare_id,
         with_parties=parties,
         share_key_ids=share_key_ids,
-        factors_share=part.spare.factors_of(of.sides[part.holder].cells),
         bands_hash=of.ask.bands_hash,
     )
+    if part.spare is not None:
+        request.spare_id = part.spare.spare_id
+        request.factors_share = part.spare.factors_of(of.sides[part.holder].cells)
+    if of.decision is not None:
+        add_parts(request, of.decision, part)
     if labels is not None:
         request.pool_id, request.circuit, request.choices_share = labels
     of.note(part, request)
@@ -187,29 +202,41 @@ def own_share(sides: Mapping[str, Side], own_units: int, chosen: Sequence[FirmPa
     return own_units + averages - sum(part.mask or 0 for part in chosen)
 
 
-def _band(of: BankRequest, bands: Bands, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
-    """Open the number of the band; asked for again, the same choices are sent."""
-    lead, share = chosen[0].holder, own_share(of.sides, of.own_units, chosen)
-    circuit: BankCircuit | None = None
+def sealed_circuit(
+    of: BankRequest, chosen: Sequence[FirmPart], pool: BankPool, number: int
+) -> BankCircuit | BankDecision:
+    """Return the bank's half of the circuit that opens a band or a decision."""
+    if of.decision is not None:
+        shares, bound = of.decision.shares([part.masks for part in chosen]), of.decision.bound
+        return BankDecision(pool, number, of.decision.decision, shares, bound)
+    if of.bands is None:
+        raise MessageError("neither a band nor a decision is asked for")
+    return BankCircuit(pool, number, own_share(of.sides, of.own_units, chosen), of.bands)
 
-    def attempt() -> Protocol[tuple[BankCircuit, pb.OpenedPartial]]:
+
+def _sealed(of: BankRequest, parts: Mapping[str, FirmPart], chosen: Sequence[FirmPart]) -> Protocol[int]:
+    """Open the number of the band, or the decision; asked for again, the same choices are sent."""
+    lead, n = chosen[0].holder, 1 if of.decision is None else of.decision.decision.n_circuits
+    circuit: BankCircuit | BankDecision | None = None
+
+    def attempt() -> Protocol[tuple[BankCircuit | BankDecision, pb.OpenedPartial]]:
         nonlocal circuit
         for _ in range(2):
             if circuit is None:
-                pool = yield from of.pool(lead)
-                circuit = BankCircuit(pool, pool.take(), share, bands)
+                pool = yield from of.pool(*((lead,) if n == 1 else (lead, n)))
+                circuit = sealed_circuit(of, chosen, pool, pool.take(n))
             replies = yield from together(_opens(of, chosen, circuit.asked), enough=lead)
             if not replies[lead].no_pool:
                 return circuit, replies[lead]
             of.drop_pool(circuit.pool)  # the lead was restarted since: it has opened nothing
             circuit = None
-        raise PeerError("no band was opened; repeat the request under its id", party=lead)
+        raise PeerError("nothing was opened; repeat the request under its id", party=lead)
 
     run, tables = yield from _until_done(parts, attempt)
     try:
         return (yield from work(lambda: run.open(tables.tables, tables.decoding)))
     except MessageError as error:
-        raise ProtocolError(f"{lead} opened no band ({error.message}); use a new request id") from error
+        raise ProtocolError(f"{lead} opened nothing ({error.message}); use a new request id") from error
 
 
 def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]]) -> Protocol[R]:
@@ -232,20 +259,24 @@ def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
-_Labels = tuple[LeadPool, Labels, Garbler]
+_Labels, Spares = tuple[LeadPool, Labels, Garbler], tuple[object, ...]
+
+
+def _spares_of(request: pb.EncryptRecord | pb.OpenPartial) -> Spares:
+    return request.spare_id, *sorted(request.spare_ids.items())
 
 
 @dataclass(repr=False)
 class _Asked:
     """What a bank asks for under one request id.
 
-    sent : by spare, the answer and the digests of both messages.
+    sent : by spares, these, the answer and the digests of both messages.
     labels : at the lead of a band, by digest of the OpenPartial that spent them.
     """
 
     request: pb.EncryptRecord = field(default_factory=pb.EncryptRecord)
     record: HolderRecord | None = None
-    sent: dict[str, tuple[HolderSpare, pb.EncryptedRecord, dict[str, str]]] = field(default_factory=dict)
+    sent: dict[Spares, tuple[dict[str, HolderSpare], pb.EncryptedRecord, dict[str, str]]] = field(default_factory=dict)
     labels: dict[bytes, _Labels] = field(default_factory=dict)
 
 
@@ -255,26 +286,26 @@ def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]
     1. EncryptRecord, perhaps again; 2. OpenPartial, of which one is opened: the same bytes bring the same partial
     again, also after a restart, and anything else is refused; 3. at the lead of a band, its circuit.
     """
-    opened, bands, labels = desk.opened(f"{bank}/{request_id}"), None, None
+    opened, opens, labels = desk.opened(f"{bank}/{request_id}"), None, None
     if opened is None:
         found = yield from _until_opened(desk, bank)
         if found is None:
             return
-        request, opened, bands, labels = found
+        request, opened, opens, labels = found
     else:
         request = yield Serve(bank, CALLS)
     try:
         check_same(request, opened, desk.name)
         if _leads(desk, request):
-            if bands is None or labels is None:
+            if opens is None or labels is None:
                 raise lost(desk.name)
         else:
-            yield from _bring(desk, bank, request, opened[1])
+            yield from bring(desk.coordinator, bank, request, opened[1])
     except VeilscoreError as error:
         yield Refuse(bank, error)
         return
-    if bands is not None and labels is not None:
-        yield from lead_serves(bank, request, opened, bands, labels, desk.log)
+    if opens is not None and labels is not None:
+        yield from lead_serves(bank, request, opened, opens, labels, desk.log)
     else:
         yield Send(bank, pb.OpenedPartial())
 
@@ -283,7 +314,7 @@ def _leads(desk: HolderDesk, request: pb.OpenPartial) -> bool:
     return bool(request.bands_hash) and request.with_parties[0] == desk.name
 
 
-_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | None, _Labels | None]
+_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | SingleDecision | None, _Labels | None]
 
 
 def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
@@ -299,11 +330,12 @@ def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
             if isinstance(request, pb.EncryptRecord):
                 answer = yield from _encrypted(desk, bank, request, asked)
             elif isinstance(request, pb.OpenPartial) and asked.record is not None:
-                sha256 = _checked(desk, bank, request, asked.record)
+                check_opening(desk, bank, request, asked.record)
+                sha256 = sha256_of(request)
                 leads = _leads(desk, request)
                 if not leads or _spent(desk, bank, request, asked, sha256):
                     opened = yield from _open(desk, bank, request, asked, asked.record)
-                    return request, opened, asked.record.bands if leads else None, asked.labels.get(sha256)
+                    return request, opened, asked.record.opens if leads else None, asked.labels.get(sha256)
                 answer = pb.OpenedPartial(no_pool=True)
             else:
                 raise lost(desk.name)
@@ -324,7 +356,9 @@ def _spent(desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, 
         pool = desk.pool(bank, request.pool_id)
         if pool is None:
             return False
-        asked.labels[sha256] = pool, *pool.labels(request.circuit, request.choices_share)
+        decision = None if asked.record is None else asked.record.decision
+        n_wires = WIRES if decision is None else decision.n_wires
+        asked.labels[sha256] = pool, *pool.labels(request.circuit, request.choices_share, n_wires)
     return True
 
 
@@ -336,9 +370,9 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _A
         raise RefusedError("this request id was used here already; use a new one", party=desk.name)
     if not record.known and request.on_missing == "fail":
         return pb.EncryptedRecord(unknown=True, discloses_unknown=True, data_time_s=record.data_time_s)
-    if request.spare_id in asked.sent:  # a spare serves one record: the same difference
-        spare, answer, _ = asked.sent[request.spare_id]
-        asked.sent[request.spare_id] = spare, answer, digests_of(request, answer)
+    if _spares_of(request) in asked.sent:  # a spare serves one record: the same difference
+        spares, answer, _ = asked.sent[_spares_of(request)]
+        asked.sent[_spares_of(request)] = spares, answer, digests_of(request, answer)
         return answer
     answer = pb.EncryptedRecord(
         unknown=not record.known and desk.discloses_unknown,
@@ -351,15 +385,27 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _A
     )
     if answer.released_as:
         return answer
-    found = desk.take_spare(bank, request.spare_id, request.map_hash + request.part_hash)
-    if found is None:
+    taken = _take_spares(desk, bank, request, record, answer)
+    if taken is None:
         return pb.EncryptedRecord(no_spare=True)
-    answer.difference_share = found.difference(record.cells)
     asked.request, asked.record = request, record
-    asked.sent[request.spare_id] = found, answer, digests_of(request, answer)
+    asked.sent[_spares_of(request)] = taken, answer, digests_of(request, answer)
     while len(asked.sent) > _SENT_KEPT:
         del asked.sent[next(iter(asked.sent))]
     return answer
+
+
+def _take_spares(
+    desk: HolderDesk, bank: str, request: pb.EncryptRecord, record: HolderRecord, answer: pb.EncryptedRecord
+) -> dict[str, HolderSpare] | None:
+    """Put what leaves of a record into the answer; return the spares by measure ("" of a score), None without one."""
+    if record.decision is not None:
+        return encrypt_parts(bank, request, record.decision, record.parts, desk.take_spare, answer)
+    found = desk.take_spare(bank, request.spare_id, request.map_hash + request.part_hash)
+    if found is None:
+        return None
+    answer.difference_share = found.difference(record.cells)
+    return {"": found}
 
 
 def _same(request: pb.EncryptRecord) -> tuple[object, ...]:
@@ -374,67 +420,31 @@ def _open(
     """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
     parties = tuple(request.with_parties)
     keys = yield from desk.share_keys(parties, dict(request.share_key_ids))
-    if request.spare_id not in asked.sent or keys is None:
+    if _spares_of(request) not in asked.sent or keys is None:
         why = "another holder was restarted since" if keys is None else "no record was sent with this spare"
         raise RefusedError(f"{why}; use a new request id", party=desk.name)
-    spare, _, digests = asked.sent[request.spare_id]
+    spares, answer, digests = asked.sent[_spares_of(request)]
     key, sha256, model_hash = f"{bank}/{request.request_id}", sha256_of(request), asked.request.model_hash
-    context = share_context(key, parties, model_hash + request.bands_hash, record.firm.encode())
-    opening = ShareOpened(
-        holder=desk.name,
-        bank=bank,
-        request=request.request_id,
-        model=model_hash.hex(),
-        named=record.model,
-        purpose=asked.request.purpose[:200],
-        part=spare.part.hex(),
-        spare=spare.spare_id,
-        keys=spare.keys_id.hex(),
-        commitment=spare.commitment.hex(),
-        messages={**spare.messages, **digests, **digests_of(request)},
-    )
+    digests = {**digests, **digests_of(request)}
+
+    def share_of(measure: str, modulus: int) -> int:
+        bound = model_hash + request.bands_hash + measure.encode()
+        context = share_context(key, parties, bound, record.firm.encode())
+        return int(zero_share(desk.name, keys, context, 1, modulus)[0])
 
     def opened() -> bytes:
-        share = zero_share(desk.name, keys, context, 1, T)
-        own = spare.partial(request.factors_share, bank)
+        if record.decision is None:
+            (spare,) = spares.values()
+            own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
+            opening = share_opened(desk.name, bank, request, spare, asked.request, record.model, digests)
+            data = pack_partial(own % T)
+        else:
+            found = partials(record.decision, record.parts, spares, answer, request, bank)
+            moduli = record.decision.modulus
+            data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
+            opening = parts_opened(desk.name, bank, request, spares, asked.request, record.model, digests)
         desk.admit(record.passed)
         desk.log(opening)
-        return desk.keep(key, sha256, pack_partial((share + np.uint64(own)) % np.uint64(T)))
+        return desk.keep(key, sha256, data)
 
     return sha256, (yield from work(opened))
-
-
-def _bring(desk: HolderDesk, bank: str, request: pb.OpenPartial, partial_share: bytes) -> Protocol[None]:
-    """Bring this holder's opened part to where it is added up: the coordinator, or of a band the lead."""
-    request_id, parties = request.request_id, request.with_parties
-    if request.bands_hash:
-        part = pb.BandPartial(request_id=request_id, bank=bank, partial_share=partial_share, with_parties=parties)
-        yield from call(parties[0], part, pb.Empty)
-    else:
-        add = pb.AddPartial(request_id=request_id, partial_share=partial_share, with_parties=parties)
-        yield from call(desk.coordinator, add, pb.Empty)
-
-
-def _checked(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> bytes:
-    """Refuse to open with others than the record was sent for; returns the digest of the request."""
-    holders, parties = record.holders, tuple(request.with_parties)
-    if len(set(parties)) != len(parties) or desk.name not in parties or not set(parties) <= set(holders):
-        raise MessageError("the holders of a request are not those of the model", party=bank)
-    if request.bands_hash != (b"" if record.bands is None else record.bands.sha256):
-        raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
-    if record.bands is not None and parties[0] != next(h for h in holders if h in parties):
-        raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
-    if set(parties) != set(holders) and not desk.without_others:
-        raise RefusedError(f"{desk.name} opens its part only together with all holders of the model", party=desk.name)
-    return sha256_of(request)
-
-
-def check_record(request: pb.EncryptRecord, bank: str) -> None:
-    """Refuse an EncryptRecord that cannot be one; MessageError."""
-    optional = {len(request.part_hash), len(request.bands_hash)}
-    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
-        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
-    if request.step_limits and not request.bands_hash:
-        raise MessageError("a score in steps is asked for without their digest", party=bank)
-    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
-        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)

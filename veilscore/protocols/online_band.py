@@ -26,13 +26,15 @@ from veilscore.crypto.garbled import GATE_BYTES, Garbler
 from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.errors import MessageError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import BandOpened
+from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged
 from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.banding import BandCircuit
+from veilscore.protocols.online_measures import SingleDecision
+from veilscore.protocols.online_parts import ON_MISSING
 from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, receive, work
+from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, receive, work
 
 
 @lru_cache(maxsize=64)
@@ -120,13 +122,35 @@ def check_same(request: Message, opened: tuple[bytes, bytes], holder: str) -> No
         raise RefusedError("another reply was opened under this request id; use a new one", party=holder)
 
 
+def check_record(request: pb.EncryptRecord, bank: str) -> None:
+    """Refuse an EncryptRecord that cannot be one; MessageError."""
+    optional = {len(request.part_hash), len(request.bands_hash)}
+    if (len(request.model_hash), len(request.map_hash)) != (32, 32) or not optional <= {0, 32}:
+        raise MessageError("a hash in the bank's request has the wrong length", party=bank)
+    if request.step_limits and not request.bands_hash:
+        raise MessageError("a score in steps is asked for without their digest", party=bank)
+    if not 0 < len(request.firm_id) <= 100 or len(request.purpose) > 200 or request.on_missing not in ON_MISSING:
+        raise MessageError("firm id, purpose or on_missing of a request is empty, too long or unknown", party=bank)
+
+
+def bring(coordinator: str, bank: str, request: pb.OpenPartial, partial_share: bytes) -> Protocol[None]:
+    """Holder: bring this holder's opened part to where it is added up: the coordinator, or of a band the lead."""
+    request_id, parties = request.request_id, request.with_parties
+    if request.bands_hash:
+        part = pb.BandPartial(request_id=request_id, bank=bank, partial_share=partial_share, with_parties=parties)
+        yield from call(parties[0], part, pb.Empty)
+    else:
+        add = pb.AddPartial(request_id=request_id, partial_share=partial_share, with_parties=parties)
+        yield from call(coordinator, add, pb.Empty)
+
+
 def lead_serves(
     bank: str,
     asked: pb.OpenPartial,
     opened: tuple[bytes, bytes],
-    bands: Bands,
+    opens: Bands | SingleDecision,
     labels: tuple[LeadPool, Labels, Garbler],
-    log: Callable[[BandOpened], None],
+    log: Callable[[OpeningLogged], None],
 ) -> Protocol[None]:
     """Lead: open one circuit for a request id, after its own part; the same request gets the same tables.
 
@@ -134,7 +158,7 @@ def lead_serves(
 
     asked : what was opened, with all that take part, this lead first.
     opened : its digest, and the lead's own part.
-    bands : whose number is opened.
+    opens : bands whose number is opened, or the decision.
     labels : the pool, and of the circuit asked for the labels of the bank's share and the engine.
     log : writes down what leaves next, so that it cannot leave otherwise.
     """
@@ -144,8 +168,8 @@ def lead_serves(
         try:
             check_same(request, opened, asked.with_parties[0])
             if answer is None:
-                share = yield from _sum_of_all(asked.with_parties, opened[1])
-                answer = yield from work(partial(_garbled, bank, asked, bands, labels, share, log))
+                parts = yield from _parts_of_all(asked.with_parties, opened[1])
+                answer = yield from work(partial(_garbled, bank, asked, opens, labels, parts, log))
         except VeilscoreError as error:
             yield Refuse(bank, error)
         else:
@@ -153,35 +177,40 @@ def lead_serves(
         request = yield Serve(bank, CALLS)
 
 
-def _sum_of_all(parties: Sequence[str], own_part: bytes) -> Protocol[Words]:
+def _parts_of_all(parties: Sequence[str], own_part: bytes) -> Protocol[list[bytes]]:
     parts = [own_part]
     for party in parties[1:]:
         message = yield from receive(party, pb.BandPartial)
         if tuple(message.with_parties) != tuple(parties):
             raise ProtocolError("the holders of this request are not those it began with; use a new request id")
         parts.append(message.partial_share)
-    return sum_of_parts(parts, parties)
+    return parts
 
 
 def _garbled(
     bank: str,
     asked: pb.OpenPartial,
-    bands: Bands,
+    opens: Bands | SingleDecision,
     labels: tuple[LeadPool, Labels, Garbler],
-    share: Words,
-    log: Callable[[BandOpened], None],
+    parts: Sequence[bytes],
+    log: Callable[[OpeningLogged], None],
 ) -> pb.OpenedPartial:
-    pool, theirs, garbler = labels
-    tables, decoding = garble(theirs, garbler, share, bands)
-    opened = BandOpened(
-        holder=asked.with_parties[0],
-        bank=bank,
-        request=asked.request_id,
-        pool=asked.pool_id,
-        circuit=str(asked.circuit),
-        commitment=pool.base.commitment.hex(),
-        bands=bands.sha256.hex(),
-        messages=pool.messages(asked.circuit),
-    )
-    log(opened)
+    (pool, theirs, garbler), parties = labels, asked.with_parties
+    if isinstance(opens, Bands):
+        tables, decoding = garble(theirs, garbler, sum_of_parts(parts, parties), opens)
+    else:
+        tables, decoding = opens.garble(theirs, garbler, opens.add_up(parts, parties))
+    said = {
+        "holder": parties[0],
+        "bank": bank,
+        "request": asked.request_id,
+        "pool": asked.pool_id,
+        "circuit": str(asked.circuit),
+        "commitment": pool.base.commitment.hex(),
+    }
+    messages, sha256 = pool.messages(asked.circuit), opens.sha256.hex()
+    if isinstance(opens, Bands):
+        log(BandOpened(**said, bands=sha256, messages=messages))
+    else:
+        log(DecisionOpened(**said, decision=sha256, messages=messages))
     return pb.OpenedPartial(tables=tables, decoding=decoding)

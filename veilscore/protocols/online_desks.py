@@ -8,7 +8,9 @@ from typing import Any
 
 from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
-from veilscore.evidence.online_opening import BandOpened, ShareOpened
+from veilscore.errors import MessageError, RefusedError
+from veilscore.evidence.online_opening import OpeningLogged
+from veilscore.protocols.online_measures import DecisionAsked, RecordPart, SingleDecision
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
@@ -30,7 +32,8 @@ class BankRequest:
     take_spare, make_spare, put_back : a spare of the stock, if there is one; makes one with a holder that has no other;
         one that was not used goes back.
     bands, pool, drop_pool : where a band or a step is asked for, the cut-offs; a pool with a lead that has a circuit
-        left; forgets one of which the lead has lost its half.
+        (or as many as are named) left; forgets one of which the lead has lost its half.
+    decision : instead of sides, own_units and bands where a decision is asked for.
     opened_before : what these parts came to when they were opened under one earlier request; None: not known.
     note : told of what is asked to be opened, before it leaves.
     """
@@ -39,15 +42,21 @@ class BankRequest:
     sides: Mapping[str, Side]
     take_spare: Callable[[str], BankSpare | None]
     make_spare: Callable[[str], Protocol[BankSpare]]
-    pool: Callable[[str], Protocol[BankPool]]
+    pool: Callable[..., Protocol[BankPool]]
     own_units: int = 0
     bands: Bands | None = None
+    decision: DecisionAsked | None = None
     coordinator: str = ""
     limit_s: float = 10.0
     put_back: Callable[[str, BankSpare], object] = lambda *_: None
     drop_pool: Callable[[BankPool], object] = lambda _: None
     opened_before: Callable[[Sequence[FirmPart]], int | None] = lambda _: None
     note: Callable[[FirmPart, pb.OpenPartial], object] = lambda *_: None
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Return the holders that are asked, in order."""
+        return tuple(self.sides) if self.decision is None else self.decision.holders
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +68,7 @@ class HolderRecord:
     reason_codes : codes of columns that its policy lets the bank know.
     holders : of the model, in order; model : its name at the holder.
     bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
+    decision, parts : instead of cells and bands where a decision is asked for.
     """
 
     firm: str
@@ -70,6 +80,13 @@ class HolderRecord:
     passed: Passed
     bands: Bands | None = None
     model: str = ""
+    decision: SingleDecision | None = None
+    parts: tuple[RecordPart, ...] = ()
+
+    @property
+    def opens(self) -> Bands | SingleDecision | None:
+        """Return what is opened at the lead; None of an exact score, which the coordinator adds up."""
+        return self.decision or self.bands
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -99,6 +116,19 @@ class HolderDesk:
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
     pool: Callable[[str, str], LeadPool | None]
     admit: Callable[[Passed], None]
-    log: Callable[[ShareOpened | BandOpened], None]
+    log: Callable[[OpeningLogged], None]
     opened: Callable[[str], tuple[bytes, bytes] | None]
     keep: Callable[[str, bytes, bytes], bytes]
+
+
+def check_opening(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> None:
+    """Holder: refuse to open with others than the record was sent for; MessageError or RefusedError."""
+    holders, parties = record.holders, tuple(request.with_parties)
+    if len(set(parties)) != len(parties) or desk.name not in parties or not set(parties) <= set(holders):
+        raise MessageError("the holders of a request are not those of the model", party=bank)
+    if request.bands_hash != (b"" if record.opens is None else record.opens.sha256):
+        raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
+    if record.opens is not None and parties[0] != next(h for h in holders if h in parties):
+        raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
+    if set(parties) != set(holders) and (record.decision is not None or not desk.without_others):
+        raise RefusedError(f"{desk.name} opens its part only together with all holders of the model", party=desk.name)

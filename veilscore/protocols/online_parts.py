@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from veilscore.errors import MessageError, PeerError
+from veilscore.protocols.online_measures import DecisionAsked
 from veilscore.protocols.online_spares import BankSpare, Side
 from veilscore.v1 import control_pb2 as pb
+
+ON_MISSING = ("fail", "missing_code", "neutral")
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,6 +21,7 @@ class FirmPart:
     fresh : whether it was asked to open again what it had released.
     reply : what it answered.
     spare, mask : where it sent a record, the spare that was used and what the bank has to take off the total.
+    spares, masks : of a decision the same by measure; `mask` is then 0.
     """
 
     holder: str
@@ -27,6 +31,8 @@ class FirmPart:
     reply: pb.EncryptedRecord = field(default_factory=pb.EncryptedRecord)
     spare: BankSpare | None = None
     mask: int | None = None
+    spares: Mapping[str, BankSpare] = field(default_factory=dict)
+    masks: Mapping[str, int] = field(default_factory=dict)
 
 
 class NotScoredError(PeerError):
@@ -43,7 +49,8 @@ class Opened:
 
     parts : of all holders.
     taking_part : holders whose parts were opened, now or earlier; the others count with their average.
-    together : what those parts add up to, in units; where the band alone was asked for, its number.
+    together : what those parts add up to, in units; where the band alone was asked for, its number; of a decision, what
+        `online_measures.BankDecision.open` returns.
     before : whether it was opened earlier, for a request with the same result.
     """
 
@@ -73,6 +80,24 @@ def read_part(reply: pb.EncryptedRecord, side: Side, spare: BankSpare, *, fresh:
     if reply.released_as:
         return part
     return replace(part, spare=spare, mask=spare.mask_of(reply.difference_share, side.cells, holder))
+
+
+def read_decision_part(
+    reply: pb.EncryptedRecord, asked: DecisionAsked, holder: str, spares: Mapping[str, BankSpare], *, fresh: bool
+) -> FirmPart:
+    """Read a holder's answer for all measures of a decision; MessageError for what it cannot say."""
+    sent = bool(reply.difference_shares) or bool(reply.mask_shares)
+    if not sent and not reply.released_as:
+        if not reply.unknown:
+            raise MessageError("a holder sent neither a record nor why not", party=holder)
+        return FirmPart(holder, "unknown", reply=reply)
+    if reply.reason_codes or len(reply.share_key_id) != 32:
+        raise MessageError("a holder names codes beside a decision, or its key id has the wrong length", party=holder)
+    status = "unknown" if reply.unknown else "ok" if reply.discloses_unknown else "not disclosed"
+    part = FirmPart(holder, status, fresh=fresh, reply=reply)
+    if reply.released_as:
+        return part
+    return replace(part, mask=0, spares=spares, masks=asked.masks_of(reply, spares, holder))
 
 
 def as_if_sent(parts: Mapping[str, FirmPart]) -> dict[str, FirmPart]:

@@ -91,15 +91,25 @@ class BankPool:
         """Make transfers; the lead has to get each message, in order."""
         return pb.ExtendPool(pool_id=self.opening.id, transfers=self._receiver.extend(EXTENSION))
 
-    def take(self) -> int:
-        """Return the number of a circuit that was not taken before."""
-        self._next += 1
-        return self._next - 1
+    def has(self, n: int = 1) -> bool:
+        """Return whether n circuits of one message can be taken."""
+        return self._first(n) + n <= self._receiver.made // WIRES
+
+    def take(self, n: int = 1) -> int:
+        """Return the number of a circuit that was not taken before, or of the first of n whose wires serve one."""
+        first = self._first(n)
+        self._next = first + n
+        return first
+
+    def _first(self, n: int) -> int:
+        """Return the next number from which n circuits belong to one message: its digest is what a lead logs."""
+        left = CIRCUITS - self._next % CIRCUITS
+        return self._next + (left if n > left else 0)
 
     def labels(self, circuit: int, bits: Mask) -> tuple[LabelsAsked, Labels, Evaluator]:
-        """Spend a circuit on the bits of a share (WIRES, 1): what asks for labels, the labels, and its engine."""
+        """Spend a circuit on bits (WIRES, 1), or several on as many wires: what asks for labels, these, the engine."""
         at = circuit * WIRES
-        random, labels = self._receiver.take(at, WIRES)
+        random, labels = self._receiver.take(at, bits.shape[0])
         choices = bits_to_bytes(bits[:, 0] ^ random)
         asked = LabelsAsked(self.opening.id, circuit, choices)
         return asked, labels[:, None], self._receiver.evaluator(at)
@@ -154,13 +164,13 @@ class LeadPool:
         self.extended += digests_of(message).values()
         return self.sender.made
 
-    def labels(self, circuit: int, choices: bytes) -> tuple[Labels, Garbler]:
-        """Spend a circuit on the bank's choices: false labels (WIRES, 1, 2) of its share, and the engine."""
+    def labels(self, circuit: int, choices: bytes, n_wires: int = WIRES) -> tuple[Labels, Garbler]:
+        """Spend a circuit on the bank's choices: false labels (n_wires, 1, 2) of its share, and the engine."""
         at = circuit * WIRES
         try:
-            bits = bits_from_bytes(choices, WIRES)
+            bits = bits_from_bytes(choices, n_wires)
         except MessageError:
-            raise MessageError(f"choices of labels are {WIRES} bits") from None
+            raise MessageError(f"choices of labels are {n_wires} bits") from None
         labels = self.sender.take(at, bits)
         return labels[:, None], self.sender.garbler(at)
 

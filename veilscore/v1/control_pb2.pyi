@@ -296,7 +296,7 @@ class Reason(_message.Message):
     def __init__(self, party: _Optional[str] = ..., column: _Optional[str] = ..., points_lost: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number", "step", "steps", "failure")
+    __slots__ = ("request_id", "status", "score", "band", "probability_of_default", "parties", "reasons", "model_version", "message", "units", "model", "model_sha256", "output", "band_number", "step", "steps", "measure", "failure")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -313,6 +313,7 @@ class ScoreResponse(_message.Message):
     BAND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     status: str
@@ -330,11 +331,19 @@ class ScoreResponse(_message.Message):
     band_number: int
     step: int
     steps: int
+    measure: str
     failure: str
-    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., failure: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., score: _Optional[float] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., parties: _Optional[_Iterable[_Union[PartyStatus, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., model_version: _Optional[str] = ..., message: _Optional[str] = ..., units: _Optional[int] = ..., model: _Optional[str] = ..., model_sha256: _Optional[bytes] = ..., output: _Optional[str] = ..., band_number: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., measure: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class EncryptRecord(_message.Message):
-    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "step_limits")
+    __slots__ = ("request_id", "firm_id", "model_hash", "map_hash", "purpose", "on_missing", "spare_id", "part_hash", "consent", "fresh", "bands_hash", "step_limits", "decision", "spare_ids")
+    class SpareIdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FIRM_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +356,8 @@ class EncryptRecord(_message.Message):
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BANDS_HASH_FIELD_NUMBER: _ClassVar[int]
     STEP_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    SPARE_IDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     firm_id: str
     model_hash: bytes
@@ -359,7 +370,9 @@ class EncryptRecord(_message.Message):
     fresh: bool
     bands_hash: bytes
     step_limits: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ..., step_limits: _Optional[_Iterable[int]] = ...) -> None: ...
+    decision: str
+    spare_ids: _containers.ScalarMap[str, str]
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., model_hash: _Optional[bytes] = ..., map_hash: _Optional[bytes] = ..., purpose: _Optional[str] = ..., on_missing: _Optional[str] = ..., spare_id: _Optional[str] = ..., part_hash: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., fresh: _Optional[bool] = ..., bands_hash: _Optional[bytes] = ..., step_limits: _Optional[_Iterable[int]] = ..., decision: _Optional[str] = ..., spare_ids: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReasonCode(_message.Message):
     __slots__ = ("column", "code", "name")
@@ -372,7 +385,21 @@ class ReasonCode(_message.Message):
     def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("unknown", "no_spare", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as")
+    __slots__ = ("unknown", "no_spare", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as", "difference_shares", "mask_shares")
+    class DifferenceSharesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class MaskSharesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     NO_SPARE_FIELD_NUMBER: _ClassVar[int]
     DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -382,6 +409,8 @@ class EncryptedRecord(_message.Message):
     DATA_TIME_S_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_SHARE_FIELD_NUMBER: _ClassVar[int]
     RELEASED_AS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASK_SHARES_FIELD_NUMBER: _ClassVar[int]
     unknown: bool
     no_spare: bool
     discloses_unknown: bool
@@ -391,7 +420,9 @@ class EncryptedRecord(_message.Message):
     data_time_s: float
     difference_share: bytes
     released_as: str
-    def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ...) -> None: ...
+    difference_shares: _containers.ScalarMap[str, bytes]
+    mask_shares: _containers.ScalarMap[str, int]
+    def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ..., difference_shares: _Optional[_Mapping[str, bytes]] = ..., mask_shares: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
     __slots__ = ("spare_id", "map_hash", "part_hash", "commitment")
@@ -440,8 +471,22 @@ class ShareKey(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenPartial(_message.Message):
-    __slots__ = ("request_id", "spare_id", "with_parties", "share_key_ids", "factors_share", "bands_hash", "pool_id", "circuit", "choices_share")
+    __slots__ = ("request_id", "spare_id", "with_parties", "share_key_ids", "factors_share", "bands_hash", "pool_id", "circuit", "choices_share", "spare_ids", "factors_shares")
     class ShareKeyIdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class SpareIdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class FactorsSharesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -457,6 +502,8 @@ class OpenPartial(_message.Message):
     POOL_ID_FIELD_NUMBER: _ClassVar[int]
     CIRCUIT_FIELD_NUMBER: _ClassVar[int]
     CHOICES_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SPARE_IDS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_SHARES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     spare_id: str
     with_parties: _containers.RepeatedScalarFieldContainer[str]
@@ -466,7 +513,9 @@ class OpenPartial(_message.Message):
     pool_id: str
     circuit: int
     choices_share: bytes
-    def __init__(self, request_id: _Optional[str] = ..., spare_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., pool_id: _Optional[str] = ..., circuit: _Optional[int] = ..., choices_share: _Optional[bytes] = ...) -> None: ...
+    spare_ids: _containers.ScalarMap[str, str]
+    factors_shares: _containers.ScalarMap[str, bytes]
+    def __init__(self, request_id: _Optional[str] = ..., spare_id: _Optional[str] = ..., with_parties: _Optional[_Iterable[str]] = ..., share_key_ids: _Optional[_Mapping[str, bytes]] = ..., factors_share: _Optional[bytes] = ..., bands_hash: _Optional[bytes] = ..., pool_id: _Optional[str] = ..., circuit: _Optional[int] = ..., choices_share: _Optional[bytes] = ..., spare_ids: _Optional[_Mapping[str, str]] = ..., factors_shares: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class OpenedPartial(_message.Message):
     __slots__ = ("no_pool", "tables", "decoding")
