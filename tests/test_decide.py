@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from consent_issuer import OFTEN
 from finished_jobs import finished
 from trial_audit import audit
 from trial_decisions import consent, decide_job, decided, expected, file_decisions, run_decisions
@@ -65,50 +66,9 @@ def test_every_firm_gets_the_step_of_the_plain_decision(homes, told):
     assert sum(said["steps"].values()) == said["n_rows"] == len(steps)
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(told, watched):
-    """Those of a watch's second month beside those of a batch; nothing goes to the coordinator."""
-    table = {(leak.kind, leak.to) for leak in step_of(told.job, "decide").learns}
-    seen = set()
-    for run in (told, watched[1]):
-        for party, transcript in run.transcripts.items():
-            for entry, _ in transcript.messages:
-                if "/decide/" not in entry.session or entry.recipient != party:
-                    continue
-                assert party != "coordinator"
-                mine = {"bank"} if party == "bank" else {"holder", "lead"} if party == "tax" else {"holder"}
-                found = {(entry.kind, role) for role in mine} & table
-                assert found, f"{entry.kind} to {party} is not in the table"
-                seen |= found
-    assert seen == table
-    shown = {row.step: row for row in leakage_table(told.job.parameters)}
-    assert shown["decide"].how_much == "at most 4.4 bits a firm"  # 5 steps by 4 measures, and the top one
-    assert "step of each firm" in shown["decide"].bank
-
-
-def test_what_hides_is_uniform(told, watched):
-    """Shares to the lead in each ring, labels and tables; last month's labels under pads."""
-    n = told.stores["bank"].load_json("aligned")["n_rows"]
-    by_kind = {}
-    for run in (told, watched[1]):
-        for transcript in (run.transcripts["bank"], run.transcripts["tax"]):
-            for entry, message in transcript.messages:
-                if "/decide/" in entry.session and entry.recipient in {"bank", "tax"}:
-                    by_kind.setdefault((run is told, entry.kind), []).append(message)
-    shares = np.frombuffer(b"".join(m.data for m in by_kind[True, "BandHolderPartial"]), "<u8").reshape(4, n)
-    for share, modulus in zip(shares, (1 << 24, 1 << 24, int(shares[2].max()) + 1, 1 << 7), strict=True):
-        centred = (share / modulus - 0.5) * np.sqrt(12)
-        assert abs(centred.mean()) * np.sqrt(n) < 6
-        assert abs((centred**2).mean() - 1) * np.sqrt(n / 0.8) < 6
-    for key in ((True, "BandLeadTables"), (True, "BandBankLabels"), (False, "DecisionLeadLevels")):
-        data = np.frombuffer(b"".join(m.data for m in by_kind[key]), np.uint8)
-        counts = np.bincount(data, minlength=256)
-        assert abs(((counts - data.size / 256) ** 2).sum() / (data.size / 256) - 255) / np.sqrt(2 * 255) < 9, key
-
-
-def test_an_honest_bank_is_confirmed(told, watched):
-    for run in (told, watched[1]):
-        found = audit(run)
-        assert {name: one.verdict for name, one in found.items()} == {"align.1": "confirmed", "decide.1": "confirmed"}
+def test_an_honest_bank_is_confirmed(told):
+    found = audit(told)
+    assert {name: one.verdict for name, one in found.items()} == {"align.1": "confirmed", "decide.1": "confirmed"}
 
 
 def test_holders_count_bits_and_a_repeat_is_free(homes, told):
@@ -116,7 +76,6 @@ def test_holders_count_bits_and_a_repeat_is_free(homes, told):
     for party, release in first.items():
         assert release.bits == pytest.approx(load_decision(homes / party, "told").decision.bits)
         assert release.firms.size == len(set(rows(homes, "bank")) & set(rows(homes, party)))
-    assert "told" not in decided(homes, told)  # the file is by firm
     # the same again is free where bits are used up; another decision of the same firms is not
     tight = {"bits_per_year": 5, "repeats_per_model": 9, "min_difference": 1, "models_per_firm": 9}
     for party in HOLDERS:
@@ -133,7 +92,7 @@ def test_a_firm_without_consent_counts_as_unknown(own):
         path.unlink()
     consent(own, "proactive", firms[:-40])
     for party in HOLDERS:
-        set_policy(own, party, release={"bits_per_year": 1e6, "min_batch": 1, "repeats_per_model": 99})
+        set_policy(own, party, release=OFTEN)
     run = run_decisions(own, decide_job("limit", "proactive", name="fewer"))
     withheld = {party: run.stores[party].load_json("withheld") for party in HOLDERS}
     for party in HOLDERS:
@@ -207,6 +166,51 @@ def watched(homes):
     return first, run_decisions(homes, july, keep=True, audited=True)
 
 
+def test_an_honest_bank_of_a_watch_is_confirmed(watched):
+    found = audit(watched[1])
+    assert {name: one.verdict for name, one in found.items()} == {"align.1": "confirmed", "decide.1": "confirmed"}
+
+
+def test_every_message_is_in_the_table_and_every_row_occurs(told, watched):
+    """Those of a watch's second month beside those of a batch; nothing goes to the coordinator."""
+    table = {(leak.kind, leak.to) for leak in step_of(told.job, "decide").learns}
+    seen = set()
+    for run in (told, watched[1]):
+        for party, transcript in run.transcripts.items():
+            for entry, _ in transcript.messages:
+                if "/decide/" not in entry.session or entry.recipient != party:
+                    continue
+                assert party != "coordinator"
+                mine = {"bank"} if party == "bank" else {"holder", "lead"} if party == "tax" else {"holder"}
+                found = {(entry.kind, role) for role in mine} & table
+                assert found, f"{entry.kind} to {party} is not in the table"
+                seen |= found
+    assert seen == table
+    shown = {row.step: row for row in leakage_table(told.job.parameters)}
+    assert shown["decide"].how_much == "at most 4.4 bits a firm"  # 5 steps by 4 measures, and the top one
+    assert "step of each firm" in shown["decide"].bank
+
+
+def test_what_hides_is_uniform(told, watched):
+    """Shares to the lead in each ring, labels and tables; last month's labels under pads."""
+    n = told.stores["bank"].load_json("aligned")["n_rows"]
+    by_kind = {}
+    for run in (told, watched[1]):
+        for party in ("bank", "tax"):
+            for entry, message in run.transcripts[party].messages:
+                if "/decide/" in entry.session and entry.recipient == party:
+                    by_kind.setdefault((run is told, entry.kind), []).append(message)
+    shares = np.frombuffer(b"".join(m.data for m in by_kind[True, "BandHolderPartial"]), "<u8").reshape(4, n)
+    for share, modulus in zip(shares, (1 << 24, 1 << 24, int(shares[2].max()) + 1, 1 << 7), strict=True):
+        centred = (share / modulus - 0.5) * np.sqrt(12)
+        assert abs(centred.mean()) * np.sqrt(n) < 6
+        assert abs((centred**2).mean() - 1) * np.sqrt(n / 0.8) < 6
+    for key in ((True, "BandLeadTables"), (True, "BandBankLabels"), (False, "DecisionLeadLevels")):
+        data = np.frombuffer(b"".join(m.data for m in by_kind[key]), np.uint8)
+        counts = np.bincount(data, minlength=256)
+        assert abs(((counts - data.size / 256) ** 2).sum() / (data.size / 256) - 255) / np.sqrt(2 * 255) < 9, key
+
+
 def test_levels_only_rise_and_a_year_is_charged_once(homes, told, watched):
     first, second = ({firm: int(row["step"]) for firm, row in decided(homes, run).items()} for run in watched)
     now = expected(homes, "alarm")
@@ -254,9 +258,12 @@ def test_parties_that_lost_last_month(own, homes, watched):
     shutil.rmtree(own)
     shutil.copytree(homes, own)
     asked = decide_job("alarm", "watch", name="august", watch=True, last=watched[1].job_id)
+    kept = own / "registry" / "jobs" / watched[1].job_id / "watched.json"
+    text = kept.read_text()
+    kept.unlink()
+    with pytest.raises(RefusedError, match="is no month of this watch here; begin it anew"):
+        run_decisions(own, asked)
+    kept.write_text(text)
     (own / "tax" / "jobs" / watched[1].job_id / "levels.npz").unlink()
     with pytest.raises(RefusedError, match="was not the first holder of the month before"):
-        run_decisions(own, asked)
-    (own / "registry" / "jobs" / watched[1].job_id / "watched.json").unlink()
-    with pytest.raises(RefusedError, match="is no month of this watch here; begin it anew"):
         run_decisions(own, asked)
