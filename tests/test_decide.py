@@ -12,8 +12,16 @@ import pytest
 from consent_issuer import OFTEN
 from finished_jobs import finished
 from trial_audit import audit
-from trial_decisions import consent, decide_job, decided, expected, file_decisions, run_decisions
-from trial_scoring import copy_of, rows, set_policy
+from trial_decisions import (
+    consent,
+    decide_job,
+    decided,
+    expected,
+    file_decisions,
+    open_decisions,
+    run_decisions,
+)
+from trial_scoring import PARTIES, copy_of, rows, set_policy
 
 from veilscore.errors import ConfigError, DataError, RefusedError, VeilscoreError
 from veilscore.models.decided import load_decision
@@ -222,6 +230,17 @@ def test_what_hides_is_uniform(told, watched):
         assert abs(((counts - data.size / 256) ** 2).sum() / (data.size / 256) - 255) / np.sqrt(2 * 255) < 9, key
 
 
+def next_month(own, homes, watched):
+    """The job of the month after, in homes and on data of their own."""
+    shutil.rmtree(own)
+    shutil.copytree(homes, own)
+    for party in PARTIES:
+        path = own / party / "node.yaml"
+        path.write_text(path.read_text().replace(str(homes / "data"), str(own / "data")))
+    text = decide_job("alarm", "watch", name="august", watch=True, last=watched[1].job_id)
+    return open_decisions(own, text)
+
+
 @pytest.mark.slow
 def test_levels_only_rise_and_a_year_is_charged_once(homes, told, watched):
     first, second = ({firm: int(row["step"]) for firm, row in decided(homes, run).items()} for run in watched)
@@ -245,6 +264,38 @@ def test_a_month_goes_on_once_and_another_start_is_charged(homes, watched):
         set_policy(homes, party, release={"watch": 7, "repeats_per_model": 99, "min_batch": 1, "models_per_firm": 9})
     with pytest.raises(RefusedError, match=r"more than 7 bits would be told.*release.watch"):
         run_decisions(homes, decide_job("alarm", "watch", name="anew"))
+    # at every holder, not at the lead alone
+    set_policy(homes, "tax", release={"watch": 99, "repeats_per_model": 99, "min_batch": 1, "models_per_firm": 9})
+    with pytest.raises(RefusedError, match="more than 7 bits would be told") as refusal:
+        run_decisions(homes, decide_job("alarm", "watch", name="anew"))
+    assert refusal.value.party == "registry"
+
+
+@pytest.mark.slow
+def test_attempts_go_on_from_a_month_with_one_set_of_inputs(own, homes, watched):
+    august = next_month(own, homes, watched)
+    august.step("align")
+    august.step("decide")
+    august.step("decide", 2)  # a repeat with the same inputs
+    path = own / "data" / "bank.csv"
+    header, *lines = (line.split(",") for line in path.read_text().splitlines())
+    place = header.index("account_balance")
+    moved = [[*line[:place], "99999", *line[place + 1 :]] for line in lines]
+    path.write_text("\n".join(",".join(line) for line in (header, *moved)) + "\n")
+    with pytest.raises(RefusedError, match="was continued with other rows or inputs"):
+        august.step("decide", 3)
+
+
+@pytest.mark.slow
+def test_two_rows_do_not_go_on_from_one(own, homes, watched, monkeypatch):
+    def doubled(context, circuit, ids):
+        levels, links = decide_watch.bank_levels(context, circuit, ids)
+        links[1] = links[0]
+        return levels, links
+
+    monkeypatch.setattr(decide, "bank_levels", doubled)
+    with pytest.raises(RefusedError, match="those of rows that it had, each once"):
+        next_month(own, homes, watched).run()
 
 
 @pytest.mark.slow

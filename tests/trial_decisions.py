@@ -160,8 +160,13 @@ def expected(folder: Path, name: str) -> dict[str, int]:
 
 def run_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
     """Run a job of decisions in this process, as the bank would submit it."""
+    return open_decisions(folder, text, **options).run()
+
+
+def open_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
+    """Prepare a job of decisions, to be run step by step."""
     nodes = {party: load_node_config(folder / party) for party in PARTIES}
-    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options).run()
+    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options)
 
 
 def decided(folder: Path, run: LocalRun) -> dict[str, dict[str, str]]:
