@@ -72,13 +72,12 @@ def file_decisions(folder: Path) -> None:
             consent_issuers=ISSUERS | portal, release=OFTEN,
         )  # fmt: skip
     turnover, age = edges_of(folder, "tax", "turnover"), edges_of(folder, "registry", "firm_age_years")
+    middle = age[len(age) // 2]
     capacity = {
         "unit": 1000,
         "columns": {
             "tax": {"turnover": {"edges": list(turnover), "points": [40_000 * k for k in range(len(turnover) + 1)]}},
-            "registry": {
-                "firm_age_years": {"edges": [age[len(age) // 2]], "points": [20_000, 90_000], "missing": 10_000}
-            },
+            "registry": {"firm_age_years": {"edges": [middle], "points": [20_000, 90_000], "missing": 10_000}},
         },
     }
     run_locally(folder, f"{head('credit')}name: capacity\ntask: write_model\nparameters: {json.dumps(capacity)}\n")

@@ -159,7 +159,7 @@ def _refuse_outcomes(policy: NodePolicy, p: FileDecision) -> None:
     decision = p.decision
     policy.release.allow_values(decision.outcomes)
     if decision.watch:
-        policy.release.allow_watch(decision.bits)
+        policy.release.allow_watch(decision.bits, policy.release.min_batch)
     if decision.tell_measure and not policy.tell_measure:
         raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
 
