@@ -168,6 +168,21 @@ class Entry:
         self._write([self._told("changed", table, row_id, {**values, "firm": firm})])
         return True
 
+    def change_all(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Change rows of a table with a firm, each given with its id and firm and the same other keys."""
+        if not rows:
+            return
+        keys = [key for key in rows[0] if key not in {"id", "firm"}]
+        changing = table.update().where(table.c.id == sa.bindparam("the_id"))
+        changing = changing.values({key: sa.bindparam(f"new_{key}", type_=table.c[key].type) for key in keys})
+        self.db.execute(changing, [{"the_id": row["id"], **{f"new_{key}": row[key] for key in keys}} for row in rows])
+        self._write(
+            [
+                self._told("changed", table, row["id"], {"firm": row["firm"], **{key: row[key] for key in keys}})
+                for row in rows
+            ]
+        )
+
     def move(self, line: int, state: str, why: str = "") -> None:
         """Move a line to another state; BookError where it may not go there from where it is."""
         self.move_all([line], state, why)

@@ -38,12 +38,19 @@ class Product(Strict):
     cap: Whole | None = Field(default=None, description="most that all lines of this product may be together")
     months: int = Field(default=12, ge=1, le=120, description="term of a contract")
     rate_bp: int = Field(ge=0, le=10_000, description="interest of a year, hundredths of a per cent")
+    earns_bp: tuple[int, ...] = Field(
+        default=(),
+        description="what a limit of each step earns in a year after expected losses, hundredths of a per cent; "
+        "empty: rate_bp at every step",
+    )
     valid_days: int = Field(default=30, ge=1, le=365, description="how long an offer is valid")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if list(self.ladder) != sorted(set(self.ladder)):
             raise ValueError("the limits of a ladder must rise")
+        if self.earns_bp and len(self.earns_bp) != len(self.ladder):
+            raise ValueError("earns_bp needs one number for each limit of the ladder")
         return self
 
 
@@ -80,6 +87,9 @@ class BankSettings(Strict):
     products: dict[Name, Product] = Field(default_factory=dict, description="what the bank lends, by name")
     firm_cap: Whole | None = Field(default=None, description="most that one firm may have over all products")
     budget: Budget | None = Field(default=None, description="of a portfolio of new limits")
+    portal: str = Field(
+        default="https://bank.example/offer", pattern=r"^https://[^\s#]+$", description="page that a QR code opens"
+    )
     decisions: dict[Purpose, Name] = Field(default_factory=dict, description="decision model by purpose")
     bits_per_year: dict[Name, float] = Field(
         default_factory=dict, description="bits of a firm that each holder tells in a year, as its steward said"

@@ -17,7 +17,10 @@ OFTEN |= {"bits_per_year": 1e6, "bits_per_score": 6}
 
 def scope(**changes):
     now = time.time()
-    return Scope(**({"purpose": "credit", "not_before_s": now - 60, "expires_s": now + 3600} | changes))
+    decided = {"holders": ("tax", "registry", "court"), "bits": 7.0} if changes.get("tasks") == ("decide",) else {}
+    if changes.get("purpose") == "watch":
+        decided["contract"] = "contract-1"
+    return Scope(**({"purpose": "credit", "not_before_s": now - 60, "expires_s": now + 3600} | decided | changes))
 
 
 def token(firm, *, once=True, key=KEY, **changes):

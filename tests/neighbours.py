@@ -57,8 +57,8 @@ def ratio(seen, first, second, sigma):
 
 
 def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: None, told=None):
-    """Sums by cell; worlds : two arrays of codes (n, d); told : takes what the bank opened."""
-    train, n_codes = np.ones(len(r), bool), np.asarray(n_codes)
+    """Sums by cell; worlds : two arrays of codes (n, d); r, W : (n,) or (segments, n); told : takes what was opened."""
+    train, n_codes = np.ones(r.shape[-1], bool), np.asarray(n_codes)
     session, codes = sessions("bin"), np.ascontiguousarray(worlds[which], np.uint8)
     d = n_codes.size
     binned = BinnedColumns(
@@ -76,10 +76,11 @@ def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: No
         "tax": holder_cells(
             session["tax"],
             lambda _bins: binned,
-            len(r),
+            r.shape[-1],
             charge,
             n_columns=d,
             check=lambda _train: None,
+            n_segments=1 if r.ndim == 1 else len(r),
         ),
     }
     found, _ = run(roles, session, {"tax": spend})
@@ -87,7 +88,11 @@ def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: No
     seen = np.stack([opened.residual, WEIGHT_FACTOR * opened.weight])
     if told is not None:
         told.append(seen)
-    expected = [plain_sums(w, n_codes, r, WEIGHT_FACTOR * W) for w in worlds]
+    by_segment = [
+        [plain_sums(w, n_codes, *one) for one in zip(np.atleast_2d(r), WEIGHT_FACTOR * np.atleast_2d(W), strict=True)]
+        for w in worlds
+    ]
+    expected = [np.stack(one, axis=1).reshape(seen.shape) for one in by_segment]
     return ratio(seen, *expected, opened.sigma)
 
 

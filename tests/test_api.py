@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import shared_data
-from veilscore.api import JointBoosting, JointScorecard, JointSelection, JointStack, NotFittedError
+from veilscore.api import Decision, JointBoosting, JointScorecard, JointSelection, JointStack, NotFittedError
 from veilscore.data.simulate import simulate
 from veilscore.data.table_source import TableReader
 from veilscore.errors import ColumnError, ConfigError, LabelError, SchemaError
@@ -227,3 +227,33 @@ def test_a_stack_and_a_selection():
     chosen.fit(firms["bank"], holders)
     assert chosen.model_.format == "veilscore-scorecard/1"
     assert next(one.varied for one in chosen.candidates_ if one.filed)["C"] in {"0.1", "1.0"}
+
+
+def test_a_decision_over_it(card, example):
+    bank, tax = example["firms"]["bank"], example["holders"]["tax"]
+    limit = Decision(
+        {
+            "name": "limit",
+            "purpose": "proactive",
+            "steps": [50_000, 100_000, 200_000],
+            "measures": {
+                "risk": {"model": card.name, "cutoffs": [500, 530, 560]},
+                "room": {"column": "loan_amount"},
+            },
+            "knock_outs": [{"party": "tax", "column": "filing_delays", "above": 0}],
+        },
+        card,
+    )
+    points, amounts = card.score_points(bank), np.asarray(bank.columns["loan_amount"], float)
+    late = dict(zip(tax.ids.tolist(), np.asarray(tax.columns["filing_delays"], float) > 0, strict=True))
+    steps = np.minimum(
+        np.searchsorted([500, 530, 560], points, side="right"),
+        np.searchsorted([50_000, 100_000, 200_000], amounts, side="right"),
+    )
+    steps[[late.get(firm, False) for firm in bank.ids.tolist()]] = 0
+    assert np.array_equal(limit.decide(bank), steps)
+    assert set(steps.tolist()) == {0, 1, 2, 3}
+    assert limit.names([0, 3]) == ("none", "200000")
+    assert repr(limit) == "Decision('limit', 3 steps)"
+    with pytest.raises(ConfigError, match="needs model 'scorecard': pass its fitted estimator"):
+        Decision(limit.model.model_dump(mode="json"))

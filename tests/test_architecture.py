@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
     ("api", "client"),
+    ("decider",),
     ("estimator",),
     ("estimator_file",),
     ("sandbox",),

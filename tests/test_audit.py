@@ -139,6 +139,7 @@ def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     assert set(verdicts(audit(run)).values()) == {CONFIRMED}
 
 
+@pytest.mark.slow
 def test_a_stack_its_fits_on_folds_and_its_release_are_confirmed(tmp_path):
     asked = {
         "name": "card",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from functools import partial
@@ -20,10 +21,12 @@ from veilscore.release.consent import (
     claim_of,
     issue_list,
     issue_revocations,
+    issue_token,
     read_consent,
     read_revocations,
 )
 from veilscore.release.gate import ConsentGate
+from veilscore.release.issuer import Issuer
 from veilscore.release.ledger import ReleaseLedger
 
 
@@ -208,3 +211,66 @@ def test_consent_that_ends_after_the_record_was_asked_for_opens_nothing(gate, le
     revoke(tmp_path, claim_of(signed).id)
     with pytest.raises(RefusedError, match="was revoked since its record was asked for"):
         gate.check_again(found, time.time())
+
+
+# --- consents to decisions -------------------------------------------------------------------------------------------
+
+DECIDE = {"purpose": "proactive", "tasks": ("decide",), "holders": ("tax",), "bits": 3.0}
+
+
+def test_a_consent_to_decisions_travels_with_holders_bits_and_contract():
+    watch = scope(**DECIDE | {"purpose": "watch", "contract": "C-17"})
+    found = read_consent(issue_token(KEY, "portal", "firm", watch), ISSUERS)
+    assert found.scope == watch
+    plain = read_consent(issue_token(KEY, "portal", "firm", scope()), ISSUERS)
+    assert plain.scope == scope(not_before_s=plain.scope.not_before_s, expires_s=plain.scope.expires_s)
+    assert "contract" not in json.loads(issue_token(KEY, "portal", "firm", scope()).body)  # as it always was
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"purpose": "credit"}, "one of the purposes proactive, application, renewal, watch, report"),
+        ({"holders": ()}, "its holders"),
+        ({"bits": 0.0}, "bits above 0"),
+        ({"bits": math.nan}, "bits above 0"),
+        ({"tasks": ("decide", "score_batch")}, "names no other task"),
+        ({"purpose": "watch", "contract": ""}, "names the contract that it ends with"),
+        ({"contract": "C-17"}, "and no other consent does"),
+        ({"tasks": ("score_batch",)}, "are of a consent to decisions"),
+    ],
+)
+def test_what_a_consent_to_decisions_has_to_say(changes, says):
+    with pytest.raises(ParameterError, match=says):
+        scope(**DECIDE | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"holder": "registry"}, "does not name registry among its holders"),
+        ({"bits": 3.2}, "allows 3 bits, and this decision tells 3.2"),
+        ({"purpose": "renewal"}, "is for another purpose"),
+        ({"task": "score_batch"}, "does not cover task score_batch"),
+        ({"model": "other"}, "does not cover model 'other'"),
+    ],
+)
+def test_a_decision_is_held_against_its_consent(changes, says):
+    asked = {"purpose": "proactive", "task": "decide", "bank": "bank", "model": "limit", "now_s": time.time()}
+    ask = Ask(**asked | {"holder": "tax", "bits": 3.0} | changes)
+    assert says in ask.refusal(scope(**DECIDE, models=("limit",)), "the consent")
+    assert bool(ask.refusal(scope(**DECIDE, models=("limit",)), "the consent")) == bool(says)
+
+
+def test_a_watch_ends_with_its_contract(tmp_path):
+    issuer = Issuer.create(tmp_path / "portal", "portal")
+    watch = scope(**DECIDE | {"purpose": "watch", "contract": "C-17"})
+    ended = claim_of(issuer.token("one", watch, once=False)).id
+    issuer.token("two", scope(**DECIDE | {"purpose": "watch", "contract": "C-18"}), once=False)
+    signed = issuer.revoke(*issuer.of_contract("C-17"))
+    assert read_revocations(signed, {"portal": issuer.public_key}).revoked == {ended}
+    with pytest.raises(ConfigError, match="issued no consent that ends with contract 'C-19'"):
+        issuer.of_contract("C-19")
+    with pytest.raises(ConfigError, match="no consent that ends"):
+        issuer.of_contract("")

@@ -257,6 +257,15 @@ def stack(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    folder, record = tmp_path_factory.mktemp("mined"), Record(None, firms(420, seed=5))
+    with recording(record):
+        data = write(folder / "data", record.parts)
+        record.run = open_job(job("mine_rules", segments=2, despite_noise=True), nodes(data), folder, keep=True).run()
+    return record
+
+
+@pytest.fixture(scope="module")
 def banded(tmp_path_factory):
     bands = {"A": 560, "B": 520, "C": 490}
     return record_run(tmp_path_factory.mktemp("banded"), bands=bands, holdout_output="band")
@@ -265,12 +274,11 @@ def banded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def filed(tmp_path_factory):
     """A hand-written model, and a decision over it with a knock-out."""
-    folder, records = tmp_path_factory.mktemp("filed"), []
+    folder = tmp_path_factory.mktemp("filed")
     written = file_capacity(folder, keep=True)
     asked = filing(DECISION | {"knock_outs": [{"party": "registry", "column": "sector", "is": ["steel"]}]})
-    for run in (written.run, open_job(asked, written.nodes, folder / "homes", keep=True).run()):
-        records.append(Record(run, {}))
-    return records
+    runs = written.run, open_job(asked, written.nodes, folder / "homes", keep=True).run()
+    return [Record(run, {}) for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +309,7 @@ def default_parameters(task, **changes):
         "score_batch": {"model": "card"},
         "write_model": capacity(),
         "file_decision": {"decision": DECISION},
+        "decide": {"decision": "limit"},
         **dict.fromkeys(EXACT_AT_WISH, exact),
     }.get(task, {})
     return TASKS[task].parameters(**needed | changes)
@@ -314,11 +323,11 @@ def leaks_of(parameters):
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
-# of all steps; what a batch tells beside a hold-out (its consent lists) has tests of its own
+# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own (also test_decide.py)
 LEAKS = {
     (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
 }
-LEAKS = {(kind, leak) for kind, leak in LEAKS if kind != "score" and not leak.row}
+LEAKS = {(kind, leak) for kind, leak in LEAKS if kind not in {"score", "decide"} and not leak.row}
 
 
 def roles_of(party, run):
@@ -327,11 +336,11 @@ def roles_of(party, run):
     return {"holder", "lead"} if party == run.job.holders[0] else {"holder"}
 
 
-def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded, filed):
+def test_every_message_is_in_the_table_and_every_row_occurs(record, screened, boosted, stack, banded, mined, filed):
     rows = {(step, leak.kind, leak.to) for step, leak in LEAKS}
     assert len(rows) == len(LEAKS)
     seen = set()
-    runs = (record, screened, boosted, stack, banded, *filed)
+    runs = (record, screened, boosted, stack, banded, mined, *filed)
     for run, (party, entry, _) in ((one.run, message) for one in runs for message in one.everything()):
         step = kind_of(entry, run)
         matching = {(step, entry.kind, role) for role in roles_of(party, record.run)} & rows
@@ -392,12 +401,14 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "select_model": {"align", "bin", "train", "boost", "stack", "evaluate", "folds", *told_by_default},
         "score_batch": {"consent", "align", "score"},
         "screen_features": {"align", "screen"},
+        "mine_rules": {"align", "mine", "verify"},
         "write_model": {"write"},
         "file_decision": {"file"},
+        "decide": {"consent", "align", "decide"},
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        **dict.fromkeys(("screen_features", "write_model", "file_decision"), {}),
+        **{name: {} for name in ("screen_features", "mine_rules", "write_model", "file_decision", "decide")},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))

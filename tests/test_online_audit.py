@@ -49,6 +49,7 @@ def test_honest_scores_are_confirmed_with_and_without_spares(homes, monkeypatch,
     assert ("codes of its own columns that the bank states" in found[0].detail) == (model == "trees")
 
 
+@pytest.mark.slow
 def test_a_stack_is_confirmed_with_and_without_spares(tmp_path, monkeypatch):
     folder = copy_of(finished(train_trees, "train_stack", STACK), tmp_path)
     counted(monkeypatch, 1)

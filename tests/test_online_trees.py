@@ -86,7 +86,10 @@ def test_online_and_batch_agree_with_and_without_spares(trained, homes, monkeypa
     assert all(reason.points_lost > 0 for r in responses for reason in r.reasons)
 
 
-@pytest.mark.parametrize("kind", ["stacked", "private"])
+STACKED = pytest.param("stacked", marks=pytest.mark.slow)  # whose training takes as long as all else here
+
+
+@pytest.mark.parametrize("kind", [STACKED, "private"])
 def test_other_models_of_trees_are_scored_as_in_batch(kind, request, tmp_path):
     stacked = request.getfixturevalue(kind)
     homes = copy_of(stacked.folder, tmp_path)
@@ -106,7 +109,7 @@ def test_other_models_of_trees_are_scored_as_in_batch(kind, request, tmp_path):
     assert [r.step for r in responses[len(firms) :]] == steps_of(stacked.model).index(np.array(units)).tolist()
 
 
-@pytest.mark.parametrize("kind", ["trained", "stacked", "private"])
+@pytest.mark.parametrize("kind", ["trained", STACKED, "private"])
 def test_steps_of_a_score_are_where_firms_are(kind, request):
     model = request.getfixturevalue(kind)
     units = np.array(list(model.units.values()))
@@ -122,7 +125,7 @@ def band_numbers(trained, units):
     return Bands.of(trained.model.bands, trained.model.scaling.units).index(np.array(units)).tolist()
 
 
-@pytest.mark.parametrize("which", ["trained", "stacked"])
+@pytest.mark.parametrize("which", ["trained", STACKED])
 def test_bands_with_and_without_spares(which, tmp_path, request, monkeypatch):
     """Of trees and of a stack: those of the totals of a batch, and no total comes with them."""
     model = request.getfixturevalue(which)

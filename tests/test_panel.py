@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ from veilscore.cli import app
 from veilscore.data.ingest import read_table
 from veilscore.data.panel import drawn, most_rows, newest, numbered
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, IdError
+from veilscore.errors import ConfigError, IdError, MessageError
 from veilscore.node.local import open_job
+from veilscore.protocols.align import AlignLimits, bank_align, holder_align
+from veilscore.tasks.align import _limits
 from veilscore.tasks.context import split
 from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.job import Job, parse_job
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
+from veilscore.wire.memory import simulate
+from veilscore.wire.protocol import Session
 
 DAYS = [f"2025-{month:02d}-28" for month in range(1, 13)]
 KEY = ("firm", "as_of")
@@ -96,6 +101,12 @@ def test_a_hold_out_by_date_takes_later_dates_of_other_firms():
     assert not np.intersect1d(taken.firms[train], taken.firms[~train]).size
 
 
+def test_the_padded_size_hides_a_firm_of_many_rows():
+    context = SimpleNamespace(node=NodeConfig(name="tax", role="holder"))
+    for n_days, step in ((1, 1000), (4, 4000), (6, 8000)):
+        assert _limits(context, table_of(world(20, n_days)[0]).panel).size_step == step
+
+
 def test_a_job_says_what_its_rows_are():
     text = "{name: p, purpose: x, task: %s, bank: b, holders: [t], datasets: {b: d, t: d}, parameters: %s}"
     for task, parameters, said in (
@@ -127,7 +138,7 @@ def test_a_scorecard_on_firms_at_dates():
     """Exact, so that what is checked is the panel: matched by date, scored at every date, minimum counts by firm."""
     options = {"rows": "firm_dates", "disclosure": "exact", "id_normaliser": "text"}
     card = JointScorecard(rows_per_firm=4, max_bin=5, **options)
-    assert auc_of(card, 150, 4) > 0.8  # another date of a firm is of no use: columns are drawn anew at each
+    assert auc_of(card, 220, 4) > 0.8  # another date of a firm is of no use: columns are drawn anew at each
     assert card.report_.data.improvement.auc > 0.1
     assert any(row.step == "align, of firms at dates" for row in card.leakage_)
     paths = sorted(card._fitted.home.glob("bank/jobs/*/scores.csv"))
@@ -213,3 +224,15 @@ def test_a_job_has_variables_made_at_its_firms_own_dates(tmp_path):
         ]
         assert made.columns["paid.amount.sum.90d"][row_of[row]] == pytest.approx(own.sum())
     assert run.stores["tax"].load_json("columns")["names"]
+
+
+@pytest.mark.parametrize(("firm", "dated"), [(None, True), (np.array([0, 0, 1]), False)])
+def test_a_bank_and_a_holder_whose_rows_are_not_alike_do_not_align(firm, dated):
+    sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
+    limits = AlignLimits(size_step=10, workers=1)
+    roles = {
+        "bank": bank_align(sessions["bank"], "tax", ["a@1", "a@2", "b@1"], limits, firm=firm),
+        "tax": holder_align(sessions["tax"], ["a@1", "b@1"], dated=dated, limits=limits),
+    }
+    with pytest.raises(MessageError, match="firms of rows are missing, too many, or were not asked for"):
+        simulate(roles, sessions)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
+from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError
 from veilscore.models import residual as model
 from veilscore.models.counts import BinnedColumns, offsets
@@ -109,6 +110,21 @@ def test_sums_equal_the_plain_ones_where_the_noise_is_small():
         np.testing.assert_allclose(fitted[h].gradient, x.T @ r[train], atol=0.02)
         np.testing.assert_allclose(fitted[h].moments, (x * W[train][:, None]).T @ x, atol=0.15)
         assert [c.opening for c in spent[h]] == ["gradient", "moments"]
+
+
+def test_a_holder_may_have_more_cells_than_a_block_of_a_product():
+    n, d, rng = 60, 300, np.random.default_rng(5)
+    n_codes = {"tax": np.full(d, 29)}  # 8,700 cells, a block has 8,192
+    codes = {"tax": rng.integers(0, 29, (n, d)).astype(np.uint8)}
+    r, W, train = rng.uniform(-1, 1, n), rng.uniform(0, 0.25, n), np.ones(n, bool)
+    sums = shares.encode(plain_sums(codes["tax"], n_codes["tax"], r, W)[0])
+    found = {"bank": {"tax": (None, None, np.zeros_like(sums))}, "tax": (None, None, sums)}
+    x = np.zeros(d * 29)
+    x[-29:] = rng.uniform(-0.5, 0.5, 29)
+    made = {"tax": Tables(n_codes["tax"], x, np.ones(x.size), np.zeros(d))}
+    fitted, _ = run_fit(found, made, codes, n_codes, W, train)
+    assert fitted["tax"].gradient[-1] == pytest.approx(x[-29:][codes["tax"][:, -1]] @ r, abs=0.02)
+    assert not np.abs(fitted["tax"].gradient[:-1]).max() > 0.02
 
 
 def test_the_noise_of_every_opening_is_what_its_charge_says():

@@ -19,7 +19,10 @@ from veilscore.data.published_bins import PublishedBins
 from veilscore.models.boosted import Boosted
 from veilscore.models.decided import load_decision
 from veilscore.models.filed import load_model
+from veilscore.node.local import LocalRun, open_job
+from veilscore.release.binding import with_model_version
 from veilscore.tasks.fixed_bins import make
+from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import load_node_config
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from veilscore.terms.decision import DecisionModel
 
-PUBLISHED = {"tax": ("turnover", "filing_delays"), "registry": ("firm_age_years", "legal_form", "abnormal_listing")}
+PUBLISHED = {"tax": ("turnover", "turnover_growth"), "registry": ("firm_age_years", "registered_capital")}
 LADDER = [50_000, 100_000, 150_000, 200_000, 300_000]
 
 
@@ -36,7 +39,9 @@ def head(purpose: str) -> str:
 
 
 def decide_job(decision: str, purpose: str, *, name: str = "batch", **parameters: Any) -> str:
-    return f"{head(purpose)}name: {name}\ntask: decide\nparameters: {json.dumps({'decision': decision, **parameters})}\n"
+    return (
+        f"{head(purpose)}name: {name}\ntask: decide\nparameters: {json.dumps({'decision': decision, **parameters})}\n"
+    )
 
 
 def consent(folder: Path, purpose: str, firms: Any = None) -> None:
@@ -67,14 +72,16 @@ def file_decisions(folder: Path) -> None:
             consent_issuers=ISSUERS | portal, release=OFTEN,
         )  # fmt: skip
     turnover, age = edges_of(folder, "tax", "turnover"), edges_of(folder, "registry", "firm_age_years")
+    middle = age[len(age) // 2]
     capacity = {
         "unit": 1000,
         "columns": {
             "tax": {"turnover": {"edges": list(turnover), "points": [40_000 * k for k in range(len(turnover) + 1)]}},
-            "registry": {"firm_age_years": {"edges": [age[1]], "points": [20_000, 90_000], "missing": 10_000}},
+            "registry": {"firm_age_years": {"edges": [middle], "points": [20_000, 90_000], "missing": 10_000}},
         },
     }
     run_locally(folder, f"{head('credit')}name: capacity\ntask: write_model\nparameters: {json.dumps(capacity)}\n")
+    growth, capital = edges_of(folder, "tax", "turnover_growth"), edges_of(folder, "registry", "registered_capital")
     limit = {
         "name": "limit",
         "purpose": "proactive",
@@ -86,8 +93,8 @@ def file_decisions(folder: Path) -> None:
             "room": {"column": "loan_amount", "cutoffs": [20_000, 40_000, 60_000, 90_000, 150_000]},
         },
         "knock_outs": [
-            {"party": "registry", "column": "abnormal_listing", "above": 0},
-            {"party": "tax", "column": "filing_delays", "above": edges_of(folder, "tax", "filing_delays")[-1]},
+            {"party": "registry", "column": "registered_capital", "above": capital[-1]},
+            {"party": "tax", "column": "turnover_growth", "up_to": growth[0]},
             {"party": "bank", "column": "overdraft_days", "above": 30},
         ],
     }
@@ -147,8 +154,13 @@ def expected(folder: Path, name: str) -> dict[str, int]:
     return found
 
 
-def decided(folder: Path, job: str = "batch-*") -> dict[str, dict[str, str]]:
+def run_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
+    """Run a job of decisions in this process, as the bank would submit it."""
+    nodes = {party: load_node_config(folder / party) for party in PARTIES}
+    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options).run()
+
+
+def decided(folder: Path, run: LocalRun) -> dict[str, dict[str, str]]:
     """What a job gave the bank, by firm."""
-    (path,) = (folder / "bank" / "jobs").glob(f"{job}/decisions.csv")
-    with path.open() as file:
+    with (folder / "bank" / "jobs" / run.job_id / "decisions.csv").open() as file:
         return {row["id"]: row for row in csv.DictReader(file)}

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from veilscore.decider import Decision
 from veilscore.estimator import JointModel, NotFittedError, Report
 from veilscore.files.store import JobStore
 from veilscore.models.boosted import Boosted
@@ -32,7 +33,7 @@ from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.terms.selection import SelectModel
 from veilscore.terms.training import TrainBoosting, Training, TrainScorecard, TrainStack
 
-__all__ = ("JointBoosting", "JointScorecard", "JointSelection", "JointStack", "NotFittedError", "Report")
+__all__ = ("Decision", "JointBoosting", "JointScorecard", "JointSelection", "JointStack", "NotFittedError", "Report")
 
 
 class JointScorecard(JointModel):

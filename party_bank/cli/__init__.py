@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-NOUNS: dict[str, str] = {}
+NOUNS: dict[str, str] = {"mining": "Rules over several parties, from what a mining job opened."}
 
 
 def load(word: str) -> Any:

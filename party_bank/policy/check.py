@@ -23,8 +23,19 @@ from party_bank.policy.unary import NotAnalysed, Test, Value, mixes, read_litera
 from veilscore.errors import ConfigError, DataError
 
 _TRIALS, _SEED = 2000, 20240229
-Kind = Literal["order", "gap", "unreachable", "unparsed", "answer", "switch", "schema", "too large", "failure", "overlap",
-               "not analysed"]  # fmt: skip
+Kind = Literal[
+    "gap",
+    "unreachable",
+    "unparsed",
+    "answer",
+    "switch",
+    "schema",
+    "too large",
+    "failure",
+    "overlap",
+    "order",
+    "not analysed",
+]
 _TOLD_ONLY = {"overlap", "order", "not analysed"}
 
 

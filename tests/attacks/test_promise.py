@@ -42,12 +42,13 @@ from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.tasks import best_columns as screening
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
-from veilscore.tasks import private_stack
+from veilscore.tasks import mining, private_stack
 from veilscore.tasks import residual as card_tasks
 from veilscore.tasks.panel import checked_firms, digests_by_firm, refuse_split_firms, shared_weights
 from veilscore.tasks.table import FIRST_BINS, charges_of
 from veilscore.tasks.task import EXACT
 from veilscore.terms.job import known_tasks
+from veilscore.terms.mining import MineRules
 from veilscore.terms.parameters import PARAMETERS
 from veilscore.v1.align_pb2 import AlignBankRound1
 from veilscore.wire.memory import simulate
@@ -74,6 +75,7 @@ def alone(p, y, n=6):
 MU = 1.0  # audited at a year's limit in one job: the same code with less noise, so that fewer draws show more
 CHARGES = card_tasks.charges(MU**2)
 CURVE = curve_tasks.charge_of(MU)
+SEGMENTS = {part: mining.charge_of(MineRules(mu=MU), part) for part in ("train", "holdout")}
 TERMS = replace(chain_tasks.terms(TREES.model_copy(update={"mu": MU})), n_trees=AT_ONCE)  # noise grows as sums do
 
 
@@ -85,6 +87,14 @@ def draw_cells(which):
 def draw_both_sums(which):
     """At p = 0.62 the sum of W moves too, as far as it does beside that of r."""
     return {"cells": cells(which, CHARGES["cells"], two((0,), (1,)), [3], *alone(0.62, 0))}
+
+
+def draw_segments(which):
+    """The firm is a segment of the bank's of its own, all others are in the other two."""
+    r, W = alone(SURE, 1)
+    inside = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
+    opened = cells(which, SEGMENTS["train"], two((0, 0), (2, 1)), [3, 3], inside * r, inside * W)
+    return {charge.opening: opened for charge in SEGMENTS.values()}
 
 
 def draw_fit(which):
@@ -191,6 +201,7 @@ class Audit:
 
 CHARGED = {
     **CHARGES,
+    **{charge.opening: charge for charge in SEGMENTS.values()},
     "leaves": TERMS.charge,
     "curve": CURVE,
     "bins": Charge("bins", "all", BINS_MU**2),
@@ -201,6 +212,7 @@ CHARGED = {
 AUDITS = {
     "cells": Audit(draw_cells),
     "cells of r and W": Audit(draw_both_sums, 1500),
+    "cells by segment": Audit(draw_segments, 1500),
     "gradient and moments": Audit(draw_fit),
     "moments of opposite signs": Audit(draw_opposite_signs, 1000),
     "leaves": Audit(draw_leaves),
@@ -233,9 +245,10 @@ def audited(audit, n):
 def test_every_opening_that_a_job_is_charged_for_has_an_audit():
     """An opening with a new name fails here until there is a line for it above."""
     noised = [task for task in known_tasks() if "mu" in PARAMETERS[task].model_fields]
-    assert len(noised) == 5
-    jobs = [job(task, disclosure="exact") for task in noised]
-    jobs += [job(task, disclosure="private") for task in noised]
+    assert len(noised) == 6
+    at_wish = [task for task in noised if "disclosure" in PARAMETERS[task].model_fields]
+    jobs = [job(task, disclosure=disclosure) for task in at_wish for disclosure in ("exact", "private")]
+    jobs += [job(task) for task in noised if task not in at_wish]
     jobs.append(job(disclosure="private", reuse="card"))
     named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
     assert named <= CHARGED.keys() | ELSEWHERE.keys()

@@ -66,11 +66,14 @@ PANELS = {
             "Look at, export and import models, and go back to earlier versions.",
             "list show export import versions rollback",
         ),
+        "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show"),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
     },
     "The bank": {
-        "bank": Noun("The bank's book, portraits, limits, campaigns, applications, renewals and recurring work."),
+        "bank": Noun(
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.", "mining"
+        ),
     },
     "Trust": {
         "policy": Noun(
@@ -78,6 +81,9 @@ PANELS = {
             "show check list test compare activate price",
         ),
         "consent": Noun("Consent of firms: issue, revoke, list, import.", "keygen issue revoke list import"),
+        "basis": Noun(
+            "Two stewards answer for a proactive campaign, in place of single consents.", "sign file list withdraw"
+        ),
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),

@@ -44,8 +44,11 @@ def issue(
     bank: Annotated[str, typer.Option(help="Only for this bank; default any.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Only for this model; may be repeated; default any.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="score_online, score_batch, decide; default the scores.")
+        list[str] | None, typer.Option(help="score_online, score_batch, or decide; default both kinds of scores.")
     ] = None,
+    holder: Annotated[list[str] | None, typer.Option(help="Of decisions: whose data; may be repeated.")] = None,
+    bits: Annotated[float, typer.Option(help="Of decisions: most bits that one tells; a watch, in a year.")] = 0.0,
+    contract: Annotated[str, typer.Option(help="Of a watch: the credit contract with which the consent ends.")] = "",
     days: Annotated[float, typer.Option(min=0.001, help="Validity from now on.")] = 30.0,
     reusable: Annotated[bool, typer.Option("--reusable", help="A token for many requests; default one.")] = False,
     normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
@@ -56,7 +59,17 @@ def issue(
     if file.exists():
         raise ConfigError(f"{file} exists already; choose a new name")
     now = time.time()
-    scope = Scope(purpose, tuple(task or SCORES), bank, tuple(model or ()), now, now + days * _DAY_S)
+    scope = Scope(
+        purpose,
+        tuple(task or SCORES),
+        bank,
+        tuple(model or ()),
+        now,
+        now + days * _DAY_S,
+        holders=tuple(holder or ()),
+        bits=bits,
+        contract=contract,
+    )
     issuer = Issuer.load(folder)
     if firm is not None:
         signed = issuer.token(_normalised([firm], normaliser, "--firm")[0], scope, once=not reusable)
@@ -74,17 +87,19 @@ def revoke(
     *,
     firm: Annotated[list[str] | None, typer.Option(help="A firm that ends every consent; may be repeated.")] = None,
     lift: Annotated[list[str] | None, typer.Option(help="Such a firm that wants to consent anew.")] = None,
+    contract: Annotated[list[str] | None, typer.Option(help="A contract that ended, with its watch.")] = None,
     normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
 ) -> None:
     """Revoke consents by id or by firm; the file names all so far, and reaches every holder by itself from one of them.
 
     Firms are in it as salted hashes among random ones. Holders fetch newer lists from each other every half minute.
     """
-    if not (ids or firm or lift):
-        raise ConfigError("say what to revoke: ids of tokens or lists, or --firm ID")
+    if not (ids or firm or lift or contract):
+        raise ConfigError("say what to revoke: ids of tokens or lists, --firm ID, or --contract ID")
     issuer = Issuer.load(folder)
+    ids = [*(ids or ()), *(one for name in contract or () for one in issuer.of_contract(name))]
     ended, lifted = (_normalised(list(f), normaliser, o) if f else [] for f, o in ((firm, "--firm"), (lift, "--lift")))
-    write_bytes(file, issuer.revoke(*(ids or ()), firms=ended, lift=lifted).to_text().encode())
+    write_bytes(file, issuer.revoke(*ids, firms=ended, lift=lifted).to_text().encode())
     console().print(
         f"{len(issuer.revoked())} consents and {len(issuer.revoked_firms())} firms revoked in {file}: "
         f"`veilscore consent import {shlex.quote(str(file))}` at any one holder; the others fetch it from there",

@@ -8,10 +8,11 @@ import typer
 
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.data.fixed_bins import FixedBins
 from veilscore.errors import ConfigError
 from veilscore.release.catalogue import publish, read_published, verify_published
 from veilscore.terms.membership import load_membership
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.reading import NOTHING_SAID, ReadingRules
 from veilscore.terms.settings import read_text
 
@@ -34,33 +35,39 @@ def fix_bins(
     party: PartyOption = None,
 ) -> None:
     """Fix the bins that private jobs use, on the whole data set and with noise, or show those in force."""
-    from veilscore.data.ingest import read_table  # noqa: PLC0415 - loads duckdb
-    from veilscore.tasks.fixed_bins import load, make  # noqa: PLC0415 - loads every protocol
-
     own = find_home(home, federation, party)
     config = load_node_config(own)
     if name not in config.datasets:
         raise ConfigError(f"{config.name} has no data set named {name!r}; it has: {', '.join(config.datasets)}")
-    fixed = None if renew else load(own, name)
-    if fixed is None:
-        entry = config.datasets[name]
-        named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
-        data = read_table(
-            entry.source,
-            entry.key,
-            exclude=(*entry.exclude, *sorted(map(str, named))),
-            normaliser=normaliser,
-            rules=entry,
-            table=entry.table,
-            query=entry.query,
-        )
-        fixed = make(own, name, data, renew=renew)
+    fixed = _fixed_bins(own, config, name, normaliser, renew=renew)
     rows = ((c, cells.kind, str(len(cells.counts) - 1)) for c, cells in fixed.columns.items())
     console().print(
         f"version {fixed.hash[:16]} of {fixed.made}; each count has noise of {fixed.sigma:.0f} rows; a bank is charged "
         f"mu {fixed.mu2**0.5:.2f} once"
     )
     console().print(table("Cells that jobs merge into bins", ("column", "kind", "cells"), rows))
+
+
+def _fixed_bins(own: Path, config: NodeConfig, name: str, normaliser: str, *, renew: bool = False) -> FixedBins:
+    """Return the bins of a data set that are in force; those of a new version where there are none, or `renew`."""
+    from veilscore.data.ingest import read_table  # noqa: PLC0415 - loads duckdb
+    from veilscore.tasks.fixed_bins import load, make  # noqa: PLC0415 - loads every protocol
+
+    fixed = None if renew else load(own, name)
+    if fixed is not None:
+        return fixed
+    entry = config.datasets[name]
+    named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
+    data = read_table(
+        entry.source,
+        entry.key,
+        exclude=(*entry.exclude, *sorted(map(str, named))),
+        normaliser=normaliser,
+        rules=entry,
+        table=entry.table,
+        query=entry.query,
+    )
+    return make(own, name, data, renew=renew)
 
 
 @app.command("describe", epilog="Example: veilscore dataset describe firms.xlsx --id uscc")
@@ -103,11 +110,22 @@ def publish_dataset(
     federation: FederationOption = None,
     party: PartyOption = None,
 ) -> None:
-    """Sign schema, counts and terms of a data set into a file for banks; no row and no value of a row is in it."""
+    """Sign schema, counts and terms of a data set into a file for banks; no row and no value of a row is in it.
+
+    Where the policy has `publish_bins`, edges and levels of these columns are in it, charged to each bank once.
+    """
     own = find_home(home, federation, party)
     config = load_node_config(own)
-    identity, _ = load_membership(own, config)
-    console().print(str(publish(own, config, name, identity, mock=mock, normaliser=normaliser)), soft_wrap=True)
+    identity, members = load_membership(own, config)
+    fixed = None
+    if config.policy.publish_bins and name in config.datasets:
+        from veilscore.tasks.fixed_bins import charge_published  # noqa: PLC0415 - loads every protocol
+
+        fixed = _fixed_bins(own, config, name, normaliser)
+        banks = config.policy.banks or tuple(m.name for m in members.members if m.role == "bank")
+        charge_published(own, config, name, fixed, banks)
+    path = publish(own, config, name, identity, mock=mock, normaliser=normaliser, fixed=fixed)
+    console().print(str(path), soft_wrap=True)
 
 
 @app.command("show", epilog="Example: veilscore dataset show tax-main.json --home /srv/bank")
@@ -129,4 +147,7 @@ def show_dataset(
     )
     rows = ((c.name, c.kind, f"{c.missing_percent} %") for c in content.columns)
     out.print(table("Columns", ("column", "kind", "missing"), rows))
+    if content.bins:
+        bins = ((b.column, "levels" if b.levels else "edges", b.named or "one value, or nearly") for b in content.bins)
+        out.print(table("Bins that points and knock-outs may be written for", ("column", "", "named"), bins))
     out.print(table("Terms", ("what", "value"), ((k, str(v)) for k, v in sorted(content.terms.items()))))

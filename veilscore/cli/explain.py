@@ -45,8 +45,11 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("train_stack", {"disclosure": "exact"}),
     ("screen_features", {"disclosure": "private"}),
     ("screen_features", {"disclosure": "exact"}),
+    ("mine_rules", {}),
     ("score_batch", {"model": "card"}),
     ("score_batch", {"model": "card", "output": "exact"}),
+    ("decide", {"decision": "limit", "outcomes": 8}),
+    ("decide", {"decision": "alarm", "watch": True, "outcomes": 3}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
     ("write_model", {"columns": {"tax": {"turnover": {"edges": [0], "points": [0, 1]}}}}),
     ("file_decision", {"decision": _DECISION}),
@@ -126,6 +129,6 @@ def _table(section: Section) -> Table:
     table.add_column("meaning, example", overflow="fold", ratio=3)
     for key in section.keys:
         default = key.default if key.default == "required" else f"default {key.default}"
-        table.add_row(key.name, f"{key.type}\n{default}", f"{key.meaning}\n[cyan]{key.example}[/cyan]")
+        table.add_row(key.name, f"{key.type}\n{default}", styled("{}\n[cyan]{}[/cyan]", key.meaning, key.example))
         table.add_row()
     return table

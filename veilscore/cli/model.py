@@ -13,7 +13,10 @@ from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.models.boosted import Boosted, Stacked
 from veilscore.models.chained import Chained
+from veilscore.models.decided import FILE as DECISION
+from veilscore.models.decided import FiledDecision
 from veilscore.models.filed import load_model
+from veilscore.models.hand_written import HandWritten
 from veilscore.models.importance import importance
 from veilscore.models.model import ScoreModel
 from veilscore.models.versions import roll_back, versions
@@ -25,20 +28,26 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list", epilog="Example: veilscore model list --federation trial")
 def list_models(*, home: HomeOption = None, federation: FederationOption = None) -> None:
-    """List the bank's models."""
+    """List the bank's models and decisions."""
     folder = find_home(home, federation) / "models"
     models = [load_model(path) for path in sorted(folder.glob("*/model.json"))]
     rows = [
         (m.name, _kind(m), m.version, m.sha256.hex()[:16], m.provenance.trained_at, m.provenance.purpose)
         for m in models
     ]
+    for path in sorted(folder.glob(f"*/{DECISION}")):
+        filed = FiledDecision.load(path.parent)
+        rows.append((filed.decision.name, "decision", "", filed.sha256.hex()[:16], "", filed.decision.purpose))
     console().print(table(str(folder), ("model", "kind", "version", "hash", "trained", "purpose"), rows))
 
 
 @app.command("show", epilog="Example: veilscore model show joint-scorecard --federation trial")
 def show_model(name: ModelName, *, home: HomeOption = None, federation: FederationOption = None) -> None:
     """Show a model: what every column brings, scaling, bands, provenance."""
-    model = load_model(_file(find_home(home, federation), name))
+    own = find_home(home, federation)
+    if (own / "models" / name / DECISION).is_file():
+        raise ConfigError(f"{name} is a decision: `veilscore decision show {name}`")
+    model = load_model(_file(own, name))
     out, d = console(), model.scaling.shown_decimals
     units = model.scaling.units
     out.print(styled("[bold]{}[/bold] version {}, hash {}", model.name, model.version, model.sha256.hex()))
@@ -70,15 +79,20 @@ def _kind(model: ScoreModel) -> str:
         return "stack"
     if isinstance(model, Chained):
         return "private trees"
+    if isinstance(model, HandWritten):
+        return "hand-written"
     return "boosted trees" if isinstance(model, Boosted) else "scorecard"
 
 
 def _facts(model: ScoreModel) -> list[tuple[str, str]]:
     """Return what every kind of model states about itself."""
     s, p = model.scaling, model.provenance
+    scaling = f"{s.base_score:g} points at odds {s.base_odds:g}:1, {s.pdo:g} points double the odds"
+    if isinstance(model, HandWritten):
+        scaling = f"hand-written in units of {1 / s.units:g}; no odds"
     return [
         ("base points", f"{model.base_points / s.units:.{s.shown_decimals}f}"),
-        ("scaling", f"{s.base_score:g} points at odds {s.base_odds:g}:1, {s.pdo:g} points double the odds"),
+        ("scaling", scaling),
         ("bands", ", ".join(f"{name} from {score:g}" for name, score in model.bands.items()) or "none"),
         ("trained", f"{p.trained_at} by job {p.job_id}, veilscore {p.veilscore}, purpose: {p.purpose}"),
         ("rows", f"{p.n_train} trained, {p.n_holdout} held out"),

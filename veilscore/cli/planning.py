@@ -261,12 +261,13 @@ def _show_charges(out: Console, plan: Planned) -> None:
 
 def _dates(p: Sampled) -> str:
     """Say what a job takes of firms at dates, and what its noise covers."""
-    most = "one date" if p.rows_per_firm == 1 else f"{p.rows_per_firm} dates"
+    if p.rows_per_firm == 1:
+        return "Counted is the firm: one date of each takes part, and noise is that of one row."
+    most = f"Counted is the firm: at most {p.rows_per_firm} dates of each take part"
     if p.noise_rows == 1:
-        share = "" if p.rows_per_firm == 1 else ", whose weights add up to at most 1"
-        return f"Counted is the firm: at most {most} of each takes part{share}, and noise is that of one row."
+        return f"{most}, whose weights add up to at most 1, and noise is that of one row."
     return (
-        f"Counted is the firm: at most {most} of each take part, and all noise is {p.noise_rows} times that of one "
+        f"{most}, and all noise is {p.noise_rows} times that of one "
         "row; rows_per_firm: 1 takes one date of each, firm_weight: shared (scorecards) all with the noise of one."
     )
 

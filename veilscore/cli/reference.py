@@ -28,7 +28,7 @@ from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, NodeConfig, NodeLimits
-from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
+from veilscore.terms.parameters import PARAMETERS, AppliesModel, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
@@ -41,6 +41,7 @@ TITLES: dict[type[BaseModel], str] = {
     Parameters: "parameters of every task",
     Sampled: "parameters of every task that bins columns",
     Training: "parameters of every training task",
+    AppliesModel: "parameters of every task that applies what was filed",
     **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
     ChosenColumns: "columns.PARTY of a job's parameters",
     WrittenColumn: "columns.PARTY.COLUMN of write_model",
@@ -94,6 +95,7 @@ _PATTERNS = {  # what a text has to look like, in words
     r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{16})?$": "name or name@hash",
     r"^[A-Z_][A-Z0-9_]*$": "name of a variable",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^[a-z][a-z0-9_-]{0,39}-[0-9a-f]{8}-[0-9a-f]{16}$": "id of a job",
     r"^([0-9a-f]{2}){8,80}$": "hexadecimal digits",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -105,20 +107,25 @@ _: [&digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, &p
 Job: {name: joint-scorecard, purpose: credit scoring of small firms, task: train_scorecard, bank: bank,
   holders: [tax, registry], datasets: {bank: main, tax: main, registry: main}, parameters: {max_bin: 10}}
 ChosenColumns: {include: [turnover, tax_paid], exclude: [remarks]}
-Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}}
+Parameters: {rows: firm_dates, as_of: [2026-05-31, 2026-06-30]}
+Sampled: {holdout_from: 2026-01-01, columns: {tax: {exclude: [remarks]}}, rows_per_firm: 12}
 Training: {population_bad_rate: 0.03, bands: {A: 640, B: 600, C: 0}, holdout_output: band, calibrate: true,
-  weights: true, columns_from: wide-screen}
+  weights: true, columns_from: wide-screen, firm_weight: shared}
 TrainScorecard: {monotone: true, standard_errors: true, sign: positive, max_correlation: 0.9, gradient_bits: 31,
   reuse: joint-scorecard}
 TrainBoosting: {early_stopping_rounds: 10, monotone_constraints: {bank.turnover: -1, bank.sector: auto}}
 TrainStack: {fold_scores: true, scorecard: {C: 0.5}, boosting: {n_estimators: 40}, own_scores: [bureau_score]}
 SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]}, choose: stack,
   kinds: [scorecard, boosting, stack]}
-ScoreBatch: {model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
+ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
+  last: alarm-6652f0a1-9f86d081884c7d65}
 ScreenFeatures: {max_columns: 40}
+MineRules: {segments: 4}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
 WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
+Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, last: alarm-0a1b2c3d-0123456789abcdef}
 FileDecision: {decision: {name: limit, purpose: proactive, steps: [50000, 100000],
   measures: {risk: {model: joint-scorecard, cutoffs: [560, 600]}}}}
 DecisionModel: {name: limit, purpose: proactive, steps: [50000, 100000], tell_measure: true, watch: true,
@@ -147,7 +154,7 @@ KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], 
 AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,
-  date_column: observation_date, exclude: [remarks], account: invoices,
+  date_column: observation_date, exclude: [remarks], account: invoices, id_columns: [uscc, as_of],
   features: {catalogue: tax, events: /data/events}}
 EventSource: {catalogue: vat.yaml, events: /data/events, url: postgresql+psycopg://reader@db/events,
   password_env: DB_PASSWORD}
@@ -227,9 +234,8 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
-            every[1:1] = dict.fromkeys(
-                (Parameters, Sampled, Training, *(model for task in known_tasks() for model in _lineage(task)))
-            )
+            shared = (Parameters, Sampled, Training, AppliesModel)
+            every[1:1] = dict.fromkeys((*shared, *(model for task in known_tasks() for model in _lineage(task))))
         yield subject, [_section(model) for model in every]
 
 
@@ -270,7 +276,8 @@ def _type(form: Mapping[str, Any]) -> str:
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     kind = form.get("type", "value")
     if kind == "array":
-        return f"list of {_type(form['items'])}"
+        several = f"{len(form['prefixItems'])} of " if "prefixItems" in form else ""
+        return f"list of {several}{_type(form['prefixItems'][0] if several else form['items'])}"
     if kind == "object":
         values = [one for one in (*form.get("patternProperties", {}).values(), form.get("additionalProperties")) if one]
         return f"for each name: {_type(values[0] if isinstance(values[0], dict) else {})}"

@@ -391,6 +391,11 @@ def _refuse(source: TextSource, survey: _Survey, kind: str | None) -> None:
             f"{before} has dates with two-digit years, whose century and order are in doubt; declare "
             f"`formats: {{{name}: '%d.%m.%y'}}` {HOW}, with the order that is meant"
         )
+    if kind == "date" and not any(survey.fits.values()):
+        raise ColumnError(
+            f"{before} is declared as dates, and none of its {usable} filled cells is in a form of dates; declare that "
+            f"as `formats: {{{name}: '%d.%m.%Y'}}`, or `{name}: excel` for serial days as Excel keeps them, {HOW}"
+        )
     kinds = {"number": "numbers", "date": "dates"}
     best = max(survey.fits, key=lambda form: survey.fits[form], default=BARE)
     count = survey.fits.get(best, 0)

@@ -146,13 +146,15 @@ def _known_at(events: Events, days: Sequence[str]) -> RowKeys:
     return keys
 
 
-def known_pairs(catalogue: Catalogue, source: Path | str, days: Sequence[str]) -> Panel:
-    """Return all pairs of a firm and one of some days at which it is known, whose variables `build_rows` would make."""
+def known_pairs(catalogue: Catalogue, source: Path | str, days: Sequence[str], most: int) -> Panel | None:
+    """Return all pairs of a firm and one of some days at which it is known; None where they are more than `most`."""
     with (
         tempfile.TemporaryDirectory(prefix="veilscore-") as scratch,
         load_events(catalogue, source, scratch=scratch) as events,
     ):
         keys = _known_at(events, days)
+        if keys.n_rows > most:
+            return None
         return Panel(events.firms[keys.firms], keys.days.astype("datetime64[D]"))
 
 

@@ -39,6 +39,11 @@ REPLY_BYTES = 2 * ELEMENT_BYTES
 OPENINGS = 1 << 28  # coefficients one key may decrypt: 10 million rows in 26 steps
 
 
+def chunks_of(reply: bytes) -> list[bytes]:
+    """Return the chunks of a reply that came in one piece, one for each block of rows."""
+    return [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
+
+
 def element_bytes(params: ParameterSet) -> int:
     """Return the bytes of one ring element of a parameter set."""
     return packed_size((len(params.primes), params.N), params.primes)

@@ -192,3 +192,8 @@ class Scorecard(ScoreModel):
         for column, part in enumerate(bank.columns):
             total += np.array(part.points, dtype=np.int64)[codes[:, column]]
         return total
+
+    def extremes(self) -> tuple[int, int]:
+        """Return the smallest and the largest total that the model allows, in units."""
+        columns = [column.points for part in self.parts for column in part.columns]
+        return self.base_points + sum(map(min, columns)), self.base_points + sum(map(max, columns))

@@ -62,7 +62,7 @@ class CellSums:
     """Noised sums by cell of one holder's columns.
 
     n_codes : (d,).
-    residual, weight : (cells,) sums of r and of W = p (1 - p).
+    residual, weight : (cells,) sums of r and of W = p (1 - p), or (segments, cells) by the bank's segments.
     sigma : deviation of the noise of `residual`; that of `weight` is smaller by `WEIGHT_FACTOR`.
     """
 

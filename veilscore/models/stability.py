@@ -6,11 +6,16 @@ Source: Siddiqi, "Credit Risk Scorecards" (2006), population stability index.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from veilscore.errors import DataError
+from veilscore.arrays import Vector
+from veilscore.errors import ConfigError, DataError
+from veilscore.terms.settings import parse_json
+
+EXPECTED = "expected.json"  # beside a model: what the job that trained it opened of its hold-out
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,21 @@ def score_stability(expected: npt.ArrayLike, actual: npt.ArrayLike, *, n_bins: i
     )
     shares = (tuple((part / part.sum()).tolist()) for part in (e, a))
     return ScoreStability(population_stability(e, a), tuple(edges.tolist()), *shares)
+
+
+def load_expected(path: Path) -> tuple[Vector, Vector] | None:
+    """Return limits of totals and the rows of a hold-out below, between and above them; None where there is no file.
+
+    Raises ConfigError where it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        kept = parse_json(path.read_text(encoding="utf-8"))
+        limits, counts = np.array(kept["limits"], np.float64), np.maximum(np.array(kept["counts"], np.float64), 0.0)
+        whole = limits.ndim == 1 and counts.shape == (limits.size + 1,) and bool((np.diff(limits) > 0).all())
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ConfigError(f"{path} is damaged; restore it from backup, or remove it: it serves reports alone")
+    return limits, counts

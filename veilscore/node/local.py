@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from veilscore.data.table import Table
-from veilscore.errors import ConfigError, JobError, RefusedError, VeilscoreError
+from veilscore.data.table import Kind, Table
+from veilscore.errors import ColumnError, ConfigError, JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
 from veilscore.models.versions import file_model
@@ -148,6 +148,16 @@ class GivenTable(StepContext):
         """Return the party's table."""
         table = self.whole_table()
         return rows_taken(table, self.job.parameters) if self.role == "bank" else table
+
+    def columns(self, names: tuple[str, ...] | None, kinds: Mapping[str, Kind] | None = None) -> Table:  # noqa: ARG002
+        """Return the party's table with some columns; they were read as what they are."""
+        table = self.table()
+        if names is None:
+            return table
+        absent = [name for name in names if name not in table.columns]
+        if absent:
+            raise ColumnError(f"the data of {self.session.party} has no column {absent[0]!r}")
+        return replace(table, columns={name: table.columns[name] for name in names})
 
     def whole_table(self) -> Table:
         """Return the party's table; it has the columns that a job may use, and no others."""

@@ -26,7 +26,7 @@ from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import HISTOGRAM, SCALE_BITS
-from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey
+from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey, chunks_of
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.models.logistic_problem import column_sums
@@ -87,6 +87,8 @@ def bank_cells(
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
 
     residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
+        Or (segments, n_train), a row's in the bank's segment that it is in and 0 elsewhere: what a firm moves is then
+        in one segment, hence no more than without segments; sums are (segments, cells).
     train : (n_samples,) which rows train.
     max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
@@ -108,7 +110,8 @@ def bank_cells(
                 max_bin=max_bin(columns[holder]),
             ),
         )
-    vectors = shares.encode(np.stack([residual, WEIGHT_FACTOR * weight]))
+    n_segments = np.atleast_2d(residual).shape[0]
+    vectors = shares.encode(np.concatenate([np.atleast_2d(residual), WEIGHT_FACTOR * np.atleast_2d(weight)]))
     shapes, own = {}, {}
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
@@ -123,7 +126,8 @@ def bank_cells(
         opened = shares.add(own[holder], shares.shares_from_bytes(reply.shares, own[holder].shape))
         values = shares.from_ring(opened) / float(1 << SCALE_BITS)
         n_codes = shapes[holder].n_codes
-        sums = CellSums(n_codes, values[0], values[1] / WEIGHT_FACTOR, sigma(n_codes.size))
+        found = (values[:n_segments], values[n_segments:]) if residual.ndim == 2 else (values[0], values[1])
+        sums = CellSums(n_codes, found[0], found[1] / WEIGHT_FACTOR, sigma(n_codes.size))
         result[holder] = shapes[holder], sums, own[holder][0]
         yield Progress("sums by cell", done, len(session.holders))
     return result
@@ -137,6 +141,7 @@ def holder_cells(
     *,
     n_columns: int,
     check: Callable[[Mask], None],
+    n_segments: int = 1,
 ) -> Protocol[tuple[BinnedColumns, Mask, Words]]:
     """Holder: noised sums over its cells; returns its codes, the training mask, and its shares of the sums of r.
 
@@ -145,6 +150,7 @@ def holder_cells(
     charge : what the opening costs.
     n_columns : columns with more than one bin.
     check : refuses training rows that are not as agreed.
+    n_segments : segments of the bank's rows that sums are told apart by.
     """
     bank = session.bank
     yield Send(bank, pb.ResidualHolderColumns(columns=n_columns))
@@ -159,9 +165,9 @@ def holder_cells(
     yield Send(bank, shape_message(columns, nothing, nothing))
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
     yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
-    data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2))
+    data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2 * n_segments))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
-    if share.shape != (2, cells):
+    if share.shape != (2 * n_segments, cells):
         raise MessageError("the bank asked for other vectors than r and W", party=bank)
     sigma = charge.sigma(cells_sensitivity(columns.n_codes.size))
     yield charge
@@ -245,8 +251,7 @@ class _BankFit:
             yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
         pairs = _pairs(self.chosen.size)
         reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
-        chunks = [reply[at : at + REPLY_BYTES] for at in range(0, len(reply), REPLY_BYTES)]
-        product = shares.sum_shares(self.key.decrypt(chunks, N, len(pairs)))
+        product = shares.sum_shares(self.key.decrypt(chunks_of(reply), N, len(pairs)))
         own = [shares.sum_shares(shares.times(u[1 + j], a[k])[None])[0] for j, k in pairs]
         return shares.add(product, np.array(own, np.uint64))
 
@@ -255,7 +260,7 @@ class _BankFit:
         message = yield from receive(self.holder, pb.ResidualHolderOpened)
         if len(cells) != len(self.x):
             raise ParameterError(f"the kept sums of {self.holder} are of other cells than its tables")
-        share = shares.add(shares.scale(cells, self.x), self.key.decrypt([message.reply], cells.size))
+        share = shares.add(shares.scale(cells, self.x), self.key.decrypt(chunks_of(message.reply), cells.size))
         at, sums = offsets(self.made.n_codes), column_sums(share, self.made.n_codes)
         gradient = _open(sums, message.gradient, SCALE_BITS + self.bits)
         opened = _open(products, message.moments, _MOMENT_BITS) * self.norm**2

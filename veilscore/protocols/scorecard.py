@@ -22,7 +22,7 @@ from veilscore.arrays import CodeArray, Integers, Vector, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
-from veilscore.lattice.product import ProductEvaluator, ProductKey
+from veilscore.lattice.product import ProductEvaluator, ProductKey, chunks_of
 from veilscore.lattice.row_lookup import TrainingTable, training_lookup_codes, training_lookup_table
 from veilscore.models.counts import row_sums
 from veilscore.models.logistic_problem import BankTraining, column_sums, scales
@@ -186,7 +186,7 @@ class _Bank:
         woe, share = columns.woe_units, cells
         if lead:
             woe, share = np.concatenate([woe, self.own.woe_units]), np.concatenate([share, own_cells])
-        known = shares.add(shares.scale(share, woe), self.key.decrypt([message.reply], share.size))
+        known = shares.add(shares.scale(share, woe), self.key.decrypt(chunks_of(message.reply), share.size))
         sums = columns.column_sums(known[: columns.n_cells])
         if lead:
             sums = np.concatenate([sums, self.own.column_sums(known[columns.n_cells :])])

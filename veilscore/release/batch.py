@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -26,10 +26,13 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from veilscore.arrays import CodeArray, Integers, Mask
-from veilscore.errors import ConfigError, MessageError, RefusedError
+from veilscore.errors import ConfigError, IdentityError, MessageError, RefusedError
 from veilscore.files.store import JobStore
+from veilscore.models.decided import load_decision
+from veilscore.release.basis import FOLDER as BASES
+from veilscore.release.basis import InForce, in_force
 from veilscore.release.budget import ReleaseBudget
-from veilscore.release.consent import Ask, Consent, Signed, body_of, claim_of
+from veilscore.release.consent import BITS_SLACK, Ask, Consent, Signed, body_of, claim_of
 from veilscore.release.gate import MAX_LISTS, ConsentGate
 from veilscore.release.ledger import (
     BATCH,
@@ -43,9 +46,11 @@ from veilscore.release.ledger import (
 )
 from veilscore.release.pseudonyms import RowDigests, firm_digest
 from veilscore.terms.bands import Bands
+from veilscore.terms.federation import load_federation
 from veilscore.terms.job import Job
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.parameters import AppliesModel
-from veilscore.terms.policy import NodePolicy
+from veilscore.terms.policy import NodePolicy, utc_today
 from veilscore.terms.settings import read_text
 from veilscore.v1 import score_pb2
 from veilscore.wire.protocol import (
@@ -63,6 +68,7 @@ Ids = Callable[[], NDArray[np.str_]]
 MAX_BYTES = 1 << 30  # of all lists; the longest that there may be has half of it
 OPENING = (score_pb2.BatchHolderPartial, score_pb2.BandHolderPartial, score_pb2.BandLeadTables)
 _COUNT_BYTES = 8
+DECIDE, PROACTIVE = "decide", "proactive"
 WITHHELD = "withheld"  # of a job: digests of known firms that were scored as unknown, by reason
 
 
@@ -71,7 +77,7 @@ def lists_in(home: Path, job: Job, at_s: float | None = None) -> tuple[bytes, ..
 
     They come newest first, as they travel.
     """
-    ask = ask_of(job, at_s)
+    ask = replace(ask_of(job, at_s), bits=_bits_of(home, job))
     folder = home / "consents" / "lists"
     paths = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True) if folder.is_dir() else []
     found = []
@@ -89,6 +95,13 @@ def ask_of(job: Job, at_s: float | None = None) -> Ask:
     return Ask(job.purpose, job.task, job.bank, job.of(AppliesModel).applied, time.time() if at_s is None else at_s)
 
 
+def _bits_of(home: Path, job: Job) -> float:
+    """Return what the decision in use at a bank tells of a firm; 0 of a score, and where there is none to say it."""
+    with contextlib.suppress(ConfigError):
+        return load_decision(home, job.of(AppliesModel).applied).decision.bits if job.task == DECIDE else 0.0
+    return 0.0
+
+
 def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
     """Send the bank's lists to every holder, also where there is none."""
     data = len(lists).to_bytes(_COUNT_BYTES, "little") + pack_fields(*lists)
@@ -96,12 +109,19 @@ def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
         yield from send_parts(holder, score_pb2.BatchConsent, data)
 
 
-def holder_receive_lists(session: Session, gate: ConsentGate, ask: Ask) -> Protocol[tuple[Consent, ...]]:
-    """Receive and verify the lists at a holder; RefusedError where there is none, or one is not for this batch."""
+def holder_receive_lists(
+    session: Session, gate: ConsentGate, ask: Ask, *, may_lack: bool = False
+) -> Protocol[tuple[Consent, ...]]:
+    """Receive and verify the lists at a holder; RefusedError where one is not for this batch, or none is there.
+
+    may_lack : there may be none, because a basis covers the batch.
+    """
     data = yield from receive_parts_within(session.bank, score_pb2.BatchConsent, MAX_BYTES)
     n = int.from_bytes(data[:_COUNT_BYTES], "little")
     if n > MAX_LISTS:
         raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=session.bank)
+    if may_lack and n == 0:
+        return ()
     return gate.check_lists(unpack_fields(data[_COUNT_BYTES:], n), ask)
 
 
@@ -133,7 +153,8 @@ class BatchOpening:
     n_columns : of the holder in it.
     bands : steps or bands that are opened; None where totals are, or a decision.
     bits : the most that is told of a firm, where `bands` do not say so; in a watch, in a contract year.
-    watch : a month of a watch is opened; `rows` are those whose contract year begins.
+    firms : in a month of a watch, the rows whose firms are charged if they are known; `rows` are those that count for
+        what is refused; both are where a contract year begins, and `codes` are of `firms` alone.
     inputs : the bank's digest of what it puts into a batch itself.
     codes : (n_scored, n_columns) of the holder, once they are known.
     """
@@ -144,9 +165,14 @@ class BatchOpening:
     n_columns: int
     bands: Bands | None = None
     bits: float = EXACT_BITS
-    watch: bool = False
+    firms: Mask | None = None
     inputs: bytes = b""
     codes: CodeArray | None = field(default=None, repr=False)
+
+    @property
+    def firm_rows(self) -> Mask:
+        """Return the rows whose firms are charged if they are known, (n_samples,)."""
+        return self.rows if self.firms is None else self.firms
 
 
 class BatchGuard:
@@ -161,13 +187,30 @@ class BatchGuard:
         self._counts = policy.release.control == "on"
         self._needed = not self._training and policy.consent == "required"
         self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
+        self._basis: InForce | None = None  # what covers firms without a list, once it is held against the decision
         self._log = structlog.get_logger("veilscore.release").bind(party=session.party, session=session.id)
 
     def receive_consents(self) -> Protocol[tuple[Consent, ...]]:
         """Return, before alignment, the bank's lists, verified; training needs none."""
         if self._training:
             return ()
-        return (yield from holder_receive_lists(self._session, self._gate, ask_of(self._job)))
+        ask, may_lack = replace(ask_of(self._job), holder=self._session.party), self._basis_now() is not None
+        return (yield from holder_receive_lists(self._session, self._gate, ask, may_lack=may_lack))
+
+    def _basis_now(self) -> InForce | None:
+        """Return the basis that two stewards filed for this decision, if there is one and it holds today."""
+        if not self._needed or self._job.task != DECIDE or self._job.purpose != PROACTIVE:
+            return None
+        if not (self._home / BASES).is_dir():
+            return None
+        decision = self._job.of(AppliesModel).applied
+        try:
+            node = load_node_config(self._home)
+            federation = load_federation(node.federation)
+            return in_force(self._home, node, federation, self._session.bank, decision, utc_today())
+        except (ConfigError, IdentityError) as error:  # as if there were none, and the stewards see why
+            self._log.error("a basis does not hold", decision=decision, message=error.message)
+            return None
 
     def keep(
         self,
@@ -196,7 +239,9 @@ class BatchGuard:
         for number, consent in enumerate(consents):
             covered[number, known] = consent.covers(ids[row_of[known]].tolist())
         store.save_arrays("covered", by_list=covered)
-        kept = [{"id": c.id, "expires_s": c.scope.expires_s, "salt": c.salt.hex()} for c in consents]
+        kept = [
+            {"id": c.id, "expires_s": c.scope.expires_s, "salt": c.salt.hex(), "bits": c.scope.bits} for c in consents
+        ]
         store.save_json("consents", kept)
 
     def consented(self, store: JobStore, ids: Ids, row_of: Integers) -> Integers:
@@ -208,6 +253,9 @@ class BatchGuard:
             if time.time() < kept["expires_s"]:
                 at = np.flatnonzero(covered)
                 found[at] |= ~self._gate.revoked_of(kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]])
+        if self._basis is not None:
+            known = np.flatnonzero(row_of >= 0)
+            found[known] |= self._basis.covers(ids()[row_of[known]])
         return self.withhold(store, "no consent", ids, row_of, (row_of >= 0) & ~found)
 
     def within_budget(self, store: JobStore, ids: Ids, row_of: Integers, opening: BatchOpening) -> Integers:
@@ -217,7 +265,7 @@ class BatchGuard:
         with contextlib.closing(self._ledger()) as ledger:
             release = self._release(ledger, store, row_of >= 0, opening)
             used_up = self._budget(ledger, opening).used_up(release)
-        over = opening.rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
+        over = opening.firm_rows & (row_of >= 0) & np.isin(store.load_arrays("firms")["firms"], used_up)
         return self.withhold(store, "release budget used up", ids, row_of, over)
 
     def withhold(self, store: JobStore, reason: str, ids: Ids, row_of: Integers, withheld: Mask) -> Integers:
@@ -235,12 +283,33 @@ class BatchGuard:
         stated = None if self._training else self._job.of(AppliesModel).applied_sha256
         if stated not in {None, opening.model.hex()}:
             raise RefusedError(f"model version differs from the approved job's, which says {str(stated)[:16]}")
+        if self._needed and self._job.task == DECIDE:
+            self._check_consents(store.load_json("consents"), opening)
         if self._counts:
             with contextlib.closing(self._ledger()) as ledger:
                 if not self._training:
                     ledger.pin_model(self._session.id.split("/", maxsplit=1)[0], opening.model.hex())
                 release = self._release(ledger, store, np.zeros_like(opening.rows), opening)
                 self._budget(ledger, opening).check_batch(release)
+
+    def _check_consents(self, lists: Sequence[Mapping[str, Any]], opening: BatchOpening) -> None:
+        """Refuse a decision that tells more than a list allows; without a list, one that no basis covers."""
+        for kept in lists:
+            if opening.bits > kept["bits"] + BITS_SLACK:
+                raise RefusedError(
+                    f"a consent list allows {kept['bits']:g} bits, and this decision tells {opening.bits:.3g}"
+                )
+        self._basis = self._basis_now()
+        if self._basis is None:
+            if not lists:
+                raise RefusedError("the basis that covered this batch has ended: it needs consent lists")
+            return
+        try:
+            self._basis.check(opening.model, opening.bits)
+        except RefusedError:
+            if not lists:
+                raise
+            self._basis = None
 
     def counted(self, protocol: Protocol[R], store: JobStore, known: Mask, opening: BatchOpening) -> Protocol[R]:
         """Run the scoring protocol, writing it into the ledger before the opened share leaves.
@@ -259,15 +328,16 @@ class BatchGuard:
         bands, inputs, rows = opening.bands, opening.inputs, opening.rows
         cut_offs = b"" if bands is None else bands.sha256
         saved = store.load_arrays("firms")
-        firms, places = np.unique(saved["firms"][rows & known], return_index=True)
+        of_firms = opening.firm_rows
+        firms, places = np.unique(saved["firms"][of_firms & known], return_index=True)
         records = np.zeros(0, np.uint64)
         # of firms at dates a firm is opened as often as it has rows, known here or not, and none of it is a repeat
         n_opened = int(np.unique(saved["rows"][rows], return_counts=True)[1].max(initial=1))
         inputs = b"" if n_opened > 1 else inputs
         if inputs and opening.codes is not None:
-            records = ledger.record_digests(firms, inputs, opening.codes[known[rows]][places])
+            records = ledger.record_digests(firms, inputs, opening.codes[known[of_firms]][places])
         return Release(
-            kind=EVALUATION if self._training else WATCH if opening.watch else BATCH,
+            kind=EVALUATION if self._training else BATCH if opening.firms is None else WATCH,
             bank=self._session.bank,
             reference=f"{self._session.bank}/{self._session.id}",
             model=opening.model.hex(),

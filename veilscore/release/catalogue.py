@@ -1,7 +1,8 @@
 """A holder publishes a data set as a signed document with its schema, counts and terms, never a row.
 
 The document goes to banks by any way (mail, a shared folder) and is verified against the owner's pinned certificate.
-Counts are rounded, names of columns are told only where the policy publishes them, and the version is the salted
+Counts are rounded, names of columns are told only where the policy publishes them (as bins are: `publish_bins`), and
+the version is the salted
 digest that jobs are bound to (`veilscore.release.binding`), so a bank sees when the data changed.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.ingest import read_table
+from veilscore.data.published_bins import PublishedBins
 from veilscore.data.table import Table
 from veilscore.errors import ConfigError, IdentityError
 from veilscore.files.private import open_folder
@@ -39,6 +43,9 @@ _TERMS = {
     "valid_from",
     "valid_to",
     "release",
+    "publish_bins",
+    "tell_measure",
+    "retired_models",
 }
 
 
@@ -62,6 +69,7 @@ class PublishedDataset(Strict):
     columns: tuple[PublishedColumn, ...]
     terms: dict[str, Any]
     mock: str
+    bins: tuple[PublishedBins, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,20 @@ class Published:
 
 
 def publish(
-    home: Path, node: NodeConfig, name: str, identity: Identity, *, mock: str = "", normaliser: str = "uscc"
+    home: Path,
+    node: NodeConfig,
+    name: str,
+    identity: Identity,
+    *,
+    mock: str = "",
+    normaliser: str = "uscc",
+    fixed: FixedBins | None = None,
 ) -> Path:
     """Read a data set of the catalogue, sign what may be told of it, save HOME/published/NAME.json.
 
     mock : where its mock data are (a file name or address), if there are any.
     normaliser : kind of its ids.
+    fixed : its bins in force, charged already, where the policy publishes some of them.
     Raises ConfigError where there is no such data set, DataError where it cannot be read.
     """
     if name not in node.datasets:
@@ -112,6 +128,7 @@ def publish(
         columns=_columns(table, f"{node.name}.c", names=policy.publish_column_names),
         terms=policy.model_dump(mode="json", include=_TERMS) | {"issuers": sorted(policy.consent_issuers)},
         mock=mock,
+        bins=() if fixed is None else _bins(fixed, policy.publish_bins),
     )
     body = json.dumps(content.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     document = Published(body, identity.sign(body.encode(), PURPOSE))
@@ -119,6 +136,10 @@ def publish(
     open_folder(path.parent)
     write_atomically(path, lambda file: file.write(document.to_text().encode()), mode=0o644)
     return path
+
+
+def _bins(fixed: FixedBins, columns: Iterable[str]) -> tuple[PublishedBins, ...]:
+    return tuple(PublishedBins.of(fixed, name) for name in columns if name in fixed.columns)  # others: of another set
 
 
 def _columns(table: Table, alias: str, *, names: bool) -> tuple[PublishedColumn, ...]:

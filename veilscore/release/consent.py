@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -29,17 +29,21 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Mask, Words
 from veilscore.errors import ConfigError, IdentityError, MessageError, ParameterError
+from veilscore.terms.decision import Purpose
 from veilscore.terms.settings import parse_json
 from veilscore.v1 import control_pb2
 
 SCORES = ("score_online", "score_batch")  # what a consent covers that names no task
 TASKS = (*SCORES, "decide")
+PURPOSES: tuple[str, ...] = get_args(Purpose)  # of decisions; scores are for whatever their job says
 SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_FIRMS = 1 << 24
 MAX_BODY_BYTES = 1 << 20
 _LEAST_REVOKED = 64  # commitments in every revocation list
 _LATEST_S = 253_402_300_799.0  # the end of the year 9999, and of the calendar
+_MOST_BITS = 20.0
+BITS_SLACK = 1e-3  # of a bit
 _LABEL = b"veilscore/1 consent firm"
 
 
@@ -50,8 +54,11 @@ class Scope:
     purpose : compared word for word with that of the job or request.
     tasks : out of `TASKS`.
     bank : name of the bank; empty for any.
-    models : names of models; empty for any.
+    models : names of models or decisions; empty for any.
     not_before_s, expires_s : seconds since the epoch.
+    holders : of a consent to decisions, whose data may be used.
+    bits : of a consent to decisions, the most that one of them may tell; in a watch, all of a contract year.
+    contract : of a consent to a watch, the credit contract with which it ends.
     """
 
     purpose: str
@@ -60,9 +67,12 @@ class Scope:
     models: tuple[str, ...] = ()
     not_before_s: float = 0.0
     expires_s: float = 0.0
+    holders: tuple[str, ...] = ()
+    bits: float = 0.0
+    contract: str = ""
 
     def __post_init__(self) -> None:
-        texts = (self.purpose, self.bank, *self.tasks, *self.models)
+        texts = (self.purpose, self.bank, self.contract, *self.tasks, *self.models, *self.holders)
         if not self.purpose or not self.tasks or any(not isinstance(t, str) or len(t) > 200 for t in texts):
             raise ParameterError("a consent names a purpose and tasks, each of 1 to 200 characters")
         unknown = set(self.tasks) - set(TASKS)
@@ -70,9 +80,26 @@ class Scope:
             raise ParameterError(f"a consent names an unknown task; known: {', '.join(TASKS)}")
         if not 0 <= self.not_before_s < self.expires_s <= _LATEST_S:
             raise ParameterError("a consent expires after it begins, before the year 10000")
+        self._check_decisions()
+
+    def _check_decisions(self) -> None:
+        """Refuse what is wrong in a consent to decisions, whose purposes are a closed list."""
+        if "decide" not in self.tasks:
+            if self.holders or self.bits or self.contract:
+                raise ParameterError("holders, bits and a contract are of a consent to decisions (task decide)")
+            return
+        if self.purpose not in PURPOSES:
+            raise ParameterError(f"a consent to decisions is for one of the purposes {', '.join(PURPOSES)}")
+        if self.tasks != ("decide",) or not self.holders or not 0 < self.bits <= _MOST_BITS:
+            raise ParameterError(
+                f"a consent to decisions names no other task, its holders, and bits above 0, at most {_MOST_BITS}"
+            )
+        if bool(self.contract) != (self.purpose == "watch"):
+            raise ParameterError("a consent to a watch names the contract that it ends with, and no other consent does")
 
 
 _STATED = tuple(f.name for f in fields(Scope))
+_OF_DECISIONS = {"holders": (), "bits": 0.0, "contract": ""}  # not stated by consents to scores
 
 
 @dataclass(frozen=True)
@@ -93,8 +120,9 @@ class Claim:
     def of(cls, body: dict[str, Any]) -> Self:
         """Return what a body says; MessageError where a field is missing or cannot be."""
         try:
-            stated = {name: body[name] for name in _STATED}
-            scope = Scope(**stated | {"tasks": tuple(stated["tasks"]), "models": tuple(stated["models"])})
+            stated: dict[str, Any] = {n: body[n] for n in _STATED if n in body or n not in _OF_DECISIONS}
+            several: dict[str, Any] = {n: tuple(stated[n]) for n in ("tasks", "models", "holders") if n in stated}
+            scope = Scope(**stated | several)
             salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
         except (KeyError, TypeError, ValueError, ParameterError) as error:
             raise MessageError("a consent lacks a field or has one that cannot be") from error
@@ -105,13 +133,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ask:
-    """Says what a bank wants to do now, to be held against a scope."""
+    """Says what a bank wants to do now, to be held against a scope.
+
+    holder, bits : of a decision, where the holder itself asks: its name, and what the decision tells.
+    """
 
     purpose: str
     task: str
     bank: str
     model: str
     now_s: float
+    holder: str = ""
+    bits: float = 0.0
 
     def refusal(self, scope: Scope, what: str) -> str:
         """Return why `scope` does not allow this, in words that the bank may learn; "" if it does."""
@@ -120,6 +153,14 @@ class Ask:
             (self.task in scope.tasks, f"does not cover task {self.task}"),
             (scope.bank in {"", self.bank}, f"was not given to {self.bank}"),
             (not scope.models or self.model in scope.models, f"does not cover model {self.model[:60]!r}"),
+            (
+                self.task != "decide" or self.holder in {"", *scope.holders},
+                f"does not name {self.holder[:60]} among its holders",
+            ),
+            (
+                self.task != "decide" or self.bits <= scope.bits + BITS_SLACK,
+                f"allows {scope.bits:g} bits, and this decision tells {self.bits:.3g}",
+            ),
             (scope.not_before_s <= self.now_s, "is not valid yet"),
             (self.now_s < scope.expires_s, "has expired"),
         ):
@@ -300,6 +341,8 @@ def issue_revocations(
 
 def _body(scope: Scope, salt: bytes, *, once: bool) -> dict[str, Any]:
     stated = {name: getattr(scope, name) for name in _STATED}
+    if "decide" not in scope.tasks:
+        stated = {name: value for name, value in stated.items() if name not in _OF_DECISIONS}
     return {**stated, "id": secrets.token_hex(16), "once": once, "salt": salt.hex()}
 
 

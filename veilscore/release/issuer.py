@@ -120,6 +120,13 @@ class Issuer:
         write_text(self.folder / FIRMS_FILE, json.dumps({"number": number + 1, "firms": ended}))
         return issue_revocations(self._key, self.name, revoked, firms=ended, number=number + 1)
 
+    def of_contract(self, contract: str) -> tuple[str, ...]:
+        """Return the ids of all consents that end with a contract; ConfigError if none was issued."""
+        found = tuple(one.id for one in self.issued() if contract and one.scope.contract == contract)
+        if not found:
+            raise ConfigError(f"{self.name} issued no consent that ends with contract {contract[:60]!r}")
+        return found
+
     def revoked(self) -> frozenset[str]:
         """Return the ids revoked so far."""
         path = self.folder / "revoked.json"

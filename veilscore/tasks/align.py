@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from veilscore.data.panel import Panel, most_rows, numbered
 from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.release.batch import bank_send_lists, lists_in
@@ -24,8 +25,11 @@ ID_S = 121e-6 / 2  # of an id at a side
 FEW_KNOWN = 0.1  # of the bank's firms; fewer known ones look like another kind of id
 
 
-def _limits(context: StepContext) -> AlignLimits:
-    return AlignLimits(max_ids=context.node.policy.max_set_size)
+def _limits(context: StepContext, panel: Panel | None = None) -> AlignLimits:
+    """Return what this party accepts; a step of its padded size hides a firm of many rows as well as one of one."""
+    most = 1 if panel is None else most_rows(numbered(panel.firms))
+    step = AlignLimits.size_step * (1 << (most - 1).bit_length())
+    return AlignLimits(max_ids=context.node.policy.max_set_size, size_step=step)
 
 
 def _bank_align(context: StepContext) -> Protocol[None]:
@@ -63,12 +67,13 @@ def counts_rows(p: Parameters) -> bool:
 def _holder_align(context: StepContext) -> Protocol[None]:
     guard = context.guard()
     consents = yield from guard.receive_consents()
-    limits, pairs = _limits(context), pairs_of(context)
+    pairs = pairs_of(context)
     if pairs is None:
         table = context.table()
         panel, ids = table.panel, table.ids
     else:
         panel, ids = pairs, pairs.keys
+    limits = _limits(context, panel)
     offset = size_offset(context.home(), context.job.datasets[context.session.party], limits.size_step)
     result = yield from holder_align(
         context.session,

@@ -13,23 +13,27 @@ from veilscore.data.panel import Panel
 from veilscore.errors import RefusedError
 from veilscore.features.build import build_rows, earlier_terms, known_pairs
 from veilscore.features.catalogue import find_catalogue
+from veilscore.release.pseudonyms import size_offset
 from veilscore.tasks.context import StepContext
 from veilscore.terms.node_config import DatasetConfig
+
+_STEP = 1000  # firms
 
 
 def pairs_of(context: StepContext) -> Panel | None:
     """Return all pairs that the job may ask for; None where its rows are those of the data set's file.
 
-    Raises RefusedError where they are more than the policy takes, by the data set's number of firms.
+    Raises RefusedError where they are more than the policy takes.
     """
     days = [day.isoformat() for day in sorted(context.job.parameters.as_of)]
     source = _dataset(context).features
     if not days or source is None:
         return None
-    catalogue, events = find_catalogue(source.catalogue), source.source
-    pairs = known_pairs(catalogue, events, days)
-    most = context.node.policy.max_set_size
-    if pairs.firms.size > most:
+    most, step = context.node.policy.max_set_size, _STEP * len(days)
+    # counted in steps that end at a secret place, so that a refusal does not tell of a firm
+    offset = size_offset(context.home(), f"{context.job.datasets[context.session.party]} pairs", step)
+    pairs = known_pairs(find_catalogue(source.catalogue), source.source, days, most // step * step - offset)
+    if pairs is None:
         raise RefusedError(f"firms at {len(days)} days are more than max_set_size {most}: ask for fewer days")
     return pairs
 

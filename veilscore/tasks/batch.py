@@ -22,6 +22,7 @@ from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.models import design as designing
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import Scorecard, ScoreModel
+from veilscore.models.stability import EXPECTED
 from veilscore.models.steps import middles, steps_of
 from veilscore.models.trees import Tree
 from veilscore.protocols.scoring import (
@@ -40,7 +41,7 @@ from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.batch_files import write_bands, write_scores
-from veilscore.tasks.batch_stability import EXPECTED, keep_expected, keep_expected_totals, write_stability
+from veilscore.tasks.batch_stability import keep_expected, keep_expected_totals, write_stability
 from veilscore.tasks.context import (
     CONSENT_LISTS,
     StepContext,

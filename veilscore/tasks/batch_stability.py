@@ -18,16 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from veilscore.arrays import Array, Integers, Vector
-from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.models.counts import cell_counts, offsets
 from veilscore.models.model import ScoreModel
-from veilscore.models.stability import population_stability
+from veilscore.models.stability import EXPECTED, load_expected, population_stability
 from veilscore.tasks.context import StepContext
-from veilscore.terms.settings import parse_json
 
-EXPECTED = "expected.json"
 MOVING, MOVED = 0.1, 0.25  # Siddiqi (2006): below the first nothing to do, above the second look into it
 _BINS, _GROUPS = 100, 10
 
@@ -83,14 +80,10 @@ def _row(kind: str, name: str, psi: float) -> dict[str, Any]:
 
 def _of_score(context: StepContext, name: str, found: Integers, limits: Sequence[int] | None) -> dict[str, Any] | None:
     """Return shares by at most ten groups of the totals then and now; None where no hold-out was opened."""
-    path = context.models() / name / EXPECTED
-    if not path.is_file():
+    kept = load_expected(context.models() / name / EXPECTED)
+    if kept is None:
         return None
-    try:
-        kept = parse_json(path.read_text(encoding="utf-8"))
-        known, counts = np.array(kept["limits"], np.float64), np.maximum(np.array(kept["counts"], np.float64), 0.0)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is damaged; restore it from backup, or remove it: it serves reports alone") from None
+    known, counts = kept
     at = known if limits is None else np.array(limits, np.float64)
     places = np.searchsorted(at, found, side="right") if limits is None else found
     below = np.cumsum(np.bincount(places, minlength=at.size + 1))[:-1]

@@ -89,7 +89,8 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
         )
         maps.append(code_map)
         if "evaluate" in p.steps and p.opens != "curve":  # the last step would refuse it, after all the others
-            context.guard().check_release(store, BatchOpening(~train, b"", code_map))
+            opening = BatchOpening(~train, b"", bytes.fromhex(code_map.hash), len(code_map.columns))
+            context.guard().check_release(store, opening)
         return columns_of(
             code_map,
             code_map.transform(table).take_rows(row_of).codes,

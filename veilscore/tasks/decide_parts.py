@@ -133,8 +133,8 @@ class OwnParts:
         return OwnParts(found)
 
     def opened(self, opening: BatchOpening) -> BatchOpening:
-        """Return an opening with the codes of all parts side by side."""
-        return replace(opening, codes=np.hstack([part.codes for part in self.parts.values()]))
+        """Return an opening with the codes of all parts side by side, of the rows whose firms are charged."""
+        return replace(opening, codes=np.hstack([part.codes for part in self.parts.values()])[opening.firm_rows])
 
     def forget(self, unknown: Mask) -> None:
         """Give the rows of firms that count as unknown the codes of these."""

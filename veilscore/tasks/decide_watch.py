@@ -2,15 +2,17 @@
 
     jobs/JOB/levels.npz     bank: the label of each bit of each firm's step; lead: both, by the false one and the offset
     jobs/JOB/watched.json   which decision it was, for which bank; at the bank also the ids, in the order of its rows
-    jobs/JOB/charged.npz    holder: when each row was charged (0: not at all), and how often it was opened since then
-    jobs/JOB/continued.json holder: the one job that went on from this month
+    jobs/JOB/charged.npz    holder: when each row was charged, as a row and as a firm, and its openings since then
+    jobs/JOB/continued.json holder: the one job, with which inputs of the bank's, that went on from this month
 
 A contract year of a firm is charged when its watch begins, and again after a year or after twelve openings. A month is
-continued once: from two jobs that go on from the same one a bank would learn more than levels that rise.
+continued once, by attempts with the same inputs: from two that go on from the same month with different ones a bank
+would learn more than levels that rise.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 
@@ -80,20 +82,47 @@ def keep_bank_levels(context: StepContext, levels: BankLevels, circuit: Decision
 
 
 @dataclass
+class Charged:
+    """When rows of a watch were charged, (n_rows,), and how often they were opened since then; 0: not at all."""
+
+    since: Vector
+    openings: Integers
+
+    @property
+    def due(self) -> Mask:
+        """Return whose contract year is over, or never began."""
+        return (time.time() - self.since >= YEAR_S) | (self.openings >= WATCH_MONTHS)
+
+    def linked(self, links: Integers, wrong: Mask) -> Charged:
+        """Return the same for the rows of this month, those that are new or wrongly linked as not charged."""
+        found = Charged(np.zeros(links.size), np.zeros(links.size, np.int64))
+        held = (links > 0) & ~wrong
+        found.since[held], found.openings[held] = self.since[links[held] - 1], self.openings[links[held] - 1]
+        return found
+
+    def opened(self, counted: Mask) -> Charged:
+        """Return the same after this month's opening of the rows that are counted."""
+        begins = counted & self.due
+        since = np.where(begins, time.time(), self.since)
+        return Charged(since, np.where(begins, 1, self.openings + counted))
+
+
+@dataclass
 class HolderWatch:
     """A month of a watch at a holder.
 
-    charged : (n_rows,) whose contract year begins with it.
+    rows, firms : charged by the bank's rows (for what is refused), and by the firms that are known here.
     wrong : (n_rows,) whose link is to another firm; they count as unknown.
+    inputs : digest of all that the bank puts into this month, its links among it.
     levels : at the lead.
     """
 
-    charged: Mask
+    rows: Charged
+    firms: Charged
     wrong: Mask
+    inputs: bytes
     levels: LeadLevels | None
-    _since: Vector = field(repr=False)
-    _openings: Integers = field(repr=False)
-    _last: JobStore | None = field(repr=False)
+    last: JobStore | None = field(repr=False)
 
     @classmethod
     def begin(cls, context: StepContext, filed: FiledDecision, request: DecisionRequest) -> HolderWatch:
@@ -101,45 +130,62 @@ class HolderWatch:
 
         What is refused follows from the bank's rows alone, never from which firms are known here.
         """
-        n_rows, links = request.n_rows, request.links
-        since, openings = np.zeros(n_rows), np.zeros(n_rows, np.int64)
-        wrong = np.zeros(n_rows, bool)
-        circuit = DecisionCircuit.of(filed)
-        before, offset, last = None, None, None
+        links = request.links if request.last else np.zeros(request.n_rows, np.int64)
+        inputs = hashlib.sha256(request.inputs + request.last.encode() + links.astype("<u4").tobytes()).digest()
         if request.last != (context.job.of(Decide).last or ""):
             raise RefusedError("the month before is not the one that the job names")
+        circuit, last = DecisionCircuit.of(filed), None
+        wrong = np.zeros(request.n_rows, bool)
+        rows = firms = Charged(np.zeros(request.n_rows), np.zeros(request.n_rows, np.int64))
+        before, offset = None, None
         if request.last:
-            last = _last_store(context, request.last)
-            if last is None or not _same_watch(context, last, circuit.n_steps):
-                raise RefusedError(f"job {request.last} is no month of this watch here; begin it anew (last: null)")
-            if (last.path / f"{CONTINUED}.json").is_file() and last.load_json(CONTINUED)["by"] != context.job_id:
-                raise RefusedError(f"job {request.last} was continued by another one; name that one, or begin anew")
-            kept, linked = last.load_arrays(CHARGED), links > 0
-            if links.max(initial=0) > kept["since"].size or np.unique(links[linked]).size < linked.sum():
+            last = _last_month(context, request.last, circuit.n_steps, inputs)
+            kept = last.load_arrays(CHARGED)
+            if links.max() > kept["since"].size or np.unique(links[links > 0]).size < (links > 0).sum():
                 raise RefusedError("links to the month before are not those of rows that it had, each once")
-            since[linked], openings[linked] = kept["since"][links[linked] - 1], kept["openings"][links[linked] - 1]
             wrong = _wrong(context.store, last, links)
+            rows = Charged(kept["since"], kept["openings"]).linked(links, wrong)
+            firms = Charged(kept["firm_since"], kept["firm_openings"]).linked(links, wrong)
             before, offset = _labels(context, last)
-        since[wrong], openings[wrong] = 0.0, 0
-        charged = (time.time() - since >= YEAR_S) | (openings >= WATCH_MONTHS)
         lead = context.session.party == context.session.lead
         levels = LeadLevels(circuit.step_bits, circuit.n_steps, before, offset) if lead else None
-        return cls(charged, wrong, levels, since, openings, last)
+        return cls(rows, firms, wrong, inputs, levels, last)
 
     def going_on(self, context: StepContext) -> None:
-        """Note at the month before which job goes on from it, before anything leaves."""
-        if self._last is not None:
-            self._last.save_json(CONTINUED, {"by": context.job_id})
+        """Note at the month before what goes on from it, before anything leaves."""
+        if self.last is not None:
+            self.last.save_json(CONTINUED, {"by": context.job_id, "inputs": self.inputs.hex()})
 
     def keep(self, context: StepContext, n_steps: int, known: Mask) -> None:
-        """Keep what the next month needs; known : (n_rows,) the firms whose records counted."""
-        since = np.where(self.charged, time.time(), self._since)
-        openings = np.where(self.charged, 1, self._openings + 1)
-        # a firm that was not counted has told nothing: it is charged when it is
-        context.store.save_arrays(CHARGED, since=np.where(known, since, 0.0), openings=np.where(known, openings, 0))
+        """Keep what the next month needs; known : (n_rows,) the firms whose records counted.
+
+        A firm that did not count has told nothing: it is charged when it does.
+        """
+        rows, firms = self.rows.opened(np.ones_like(known)), self.firms.opened(known)
+        context.store.save_arrays(
+            CHARGED,
+            since=rows.since,
+            openings=rows.openings,
+            firm_since=firms.since,
+            firm_openings=firms.openings,
+        )
         if self.levels is not None:
             context.store.save_arrays(LEVELS, labels=self.levels.labels, offset=self.levels.offset)
         context.store.save_json(WATCHED, _said(context, n_steps))
+
+
+def _last_month(context: StepContext, last: str, n_steps: int, inputs: bytes) -> JobStore:
+    """Return the files of the month before; RefusedError where it is none, or something else goes on from it."""
+    store = _last_store(context, last)
+    if store is None or not _same_watch(context, store, n_steps):
+        raise RefusedError(f"job {last} is no month of this watch here; begin it anew (last: null)")
+    if (store.path / f"{CONTINUED}.json").is_file():
+        said = store.load_json(CONTINUED)
+        if said["by"] != context.job_id:
+            raise RefusedError(f"job {last} was continued by another one; name that one, or begin anew")
+        if said["inputs"] != inputs.hex():
+            raise RefusedError(f"job {last} was continued with other rows or inputs of the bank's: restore those")
+    return store
 
 
 def _wrong(store: JobStore, last: JobStore, links: Integers) -> Mask:

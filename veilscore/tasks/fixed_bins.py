@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from veilscore.data.fixed_bins import FixedBins
@@ -12,11 +13,14 @@ from veilscore.data.panel import drawn, numbered
 from veilscore.data.table import Table
 from veilscore.errors import StateError
 from veilscore.files.private import private_folder
+from veilscore.release.account import FILE, Account
 from veilscore.tasks.context import StepContext
+from veilscore.terms.node_config import NodeConfig
 from veilscore.wire.protocol import Charge, Protocol
 from veilscore.wire.randomness import secret_generator
 
 FOLDER = "state/bins"
+PUBLICATION = "publication/bins/1"  # stands for job, step and attempt in the account
 
 
 def path_of(home: Path, dataset: str) -> Path:
@@ -68,3 +72,15 @@ def charged(context: StepContext) -> Protocol[FixedBins]:
 def charge_of(fixed: FixedBins) -> Charge:
     """Return what a version of bins costs, once."""
     return Charge(f"bins {fixed.hash[:16]}", "all", fixed.mu2)
+
+
+def charge_published(home: Path, node: NodeConfig, dataset: str, fixed: FixedBins, banks: Iterable[str]) -> None:
+    """Charge the bins of a data set to banks that are about to learn them outside any job; RefusedError for one.
+
+    A bank that was charged for this version, as by a job, is not charged again.
+    """
+    name, charge = node.datasets[dataset].account or dataset, charge_of(fixed)
+    for bank in banks:
+        account = Account(home / FILE, name, bank, node.policy.privacy)
+        if not account.knows(charge.opening):
+            account.spend(PUBLICATION, charge)

@@ -61,8 +61,9 @@ def sizes_of(
 
 
 def sizes_at_bank(node: NodeConfig, job: Job, columns: Mapping[str, int]) -> KnownSizes:
-    """Return the sizes of a job by the labels of its bank's data set; DataError or ColumnError if it cannot be read."""
+    """Return a job's sizes by its bank's labels; DataError where unreadable, RefusedError where rows are others."""
     dataset, p = node.datasets[job.datasets[job.bank]], job.of(Sampled)
+    dataset.check_rows(p, f"data set {job.datasets[job.bank]!r} of {job.bank}")
     table = read_table(
         dataset.source,
         dataset.key,

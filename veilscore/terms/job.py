@@ -19,6 +19,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from veilscore.errors import JobError
 from veilscore.terms.decide import Decide  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.decision import FileDecision  # noqa: F401 - enters its task in PARAMETERS
+from veilscore.terms.mining import MineRules  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
 from veilscore.terms.selection import SelectModel  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text

@@ -22,7 +22,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 # score: one of few steps; exact: the total; curve: noised counts by step of the score, and nothing of a row
 Output = Literal["score", "band", "exact", "curve"]
 MOST_ROWS_PER_FIRM = 120  # ten years of months
-MOST_DAYS = 400
+MOST_DAYS = 120
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 
@@ -112,6 +112,10 @@ class Parameters(Strict):
     def makes_model(self) -> bool:
         """Return whether a job leaves something that is filed under its name when it ends."""
         return False
+
+    def of_party(self, party: str) -> Self:  # noqa: ARG002
+        """Return the parameters as a holder's rules see them: where they name parties, with what is of this one."""
+        return self
 
     def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
         """Raise ValueError where keys of the job itself do not go with these parameters."""

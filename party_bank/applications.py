@@ -1,0 +1,269 @@
+"""Applications: from the first call to a contract, in minutes; approved, referred to a person, or declined with reasons.
+
+The caller names a request. Whatever is killed or repeated under it goes on where it was: one application, one joint
+decision, one contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from party_bank.book import Book, Entry, Row
+from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, LINES, OFFERS
+from party_bank.contracts import draft_contract
+from party_bank.firms import consent_for
+from party_bank.joint import JointDecision, Question, decide_jointly
+from party_bank.limits import limit_of, room
+from party_bank.offers import checked_offer
+from party_bank.settings import HUNDREDTHS, BankSettings, shown_amount
+from veilscore.errors import BookError, ConfigError
+
+APPLICATION = "application"
+APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a policy of the bank says of an application.
+
+    outcome : approved, referred or declined; reasons : for a person, and for the firm where it is declined.
+    rate_bp : interest of a year; None: the product's.
+    policy, policy_sha256, row : which policy (with its version) and which of its rows fired.
+    """
+
+    outcome: str
+    reasons: tuple[str, ...]
+    rate_bp: int | None = None
+    policy: str = ""
+    policy_sha256: str = ""
+    row: str = ""
+
+
+Judge = Callable[[Mapping[str, Any]], Verdict]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a firm applies for.
+
+    request : the caller's id of it; amount : hundredths; offer, secret : of the QR code, where it answers an offer.
+    """
+
+    request: str
+    firm: str
+    product: str
+    amount: int
+    months: int
+    offer: str = ""
+    secret: str = ""
+
+
+def by_ladder(inputs: Mapping[str, Any]) -> Verdict:
+    """Judge without a policy graph: approve what the joint decision's limit covers, refer what it does not."""
+    if inputs["step"] is None:
+        return Verdict(REFERRED, ("a holder does not know the firm, or did not answer",))
+    if inputs["step"] == 0:
+        return Verdict(DECLINED, (inputs["bound"] or "the joint decision gives no limit",))
+    if inputs["amount"] > inputs["limit"]:
+        return Verdict(REFERRED, (f"asks for more than its limit of {inputs['limit']:,}",))
+    return Verdict(APPROVED, ("within the limit of the joint decision",))
+
+
+def by_policy(graph: Any, own: Callable[[str], Mapping[str, Any]]) -> Judge:
+    """Judge by an active decision graph (`party_bank.policy`) whose outputs are outcome and reason.
+
+    own : firm -> what else the graph asks for, from the bank's own data.
+    """
+    outcomes = {"approve": APPROVED, "refer": REFERRED, "decline": DECLINED}
+
+    def judge(inputs: Mapping[str, Any]) -> Verdict:
+        if inputs["step"] is None:
+            return by_ladder(inputs)
+        wanted = graph.input_schema.get("properties", {})
+        given = {**inputs, **own(inputs["firm"])}
+        decided = graph.decide({name: value for name, value in given.items() if name in wanted})
+        outcome = outcomes.get(decided.outputs.get("outcome", ""))
+        if outcome is None:
+            raise ConfigError(f"policy {graph.name} answers no outcome: it needs approve, refer or decline")
+        fired = ", ".join(f"{row.table} {row.row}" for row in decided.fired)[:200]
+        name = f"{decided.policy} {decided.version}"
+        return Verdict(outcome, (str(decided.outputs["reason"]),), None, name, decided.sha256, fired)
+
+    return judge
+
+
+def apply(book: Book, settings: BankSettings, joint: JointDecision, judge: Judge, asked: Request, actor: str) -> Row:
+    """Take an application as far as it goes without a person, and return it with its contract's number ("" if none).
+
+    An application on an offer within its amount uses the decision that made the offer: nothing is released again.
+    Raises BookError for an offer past its date, a used or wrong secret, a missing consent, and a second open line.
+    """
+    _check(settings, asked)
+    with book.writing(actor) as entry:
+        application = _find(entry, asked) or _receive(entry, asked)
+    if application["decision"] is None:
+        ask = Question(APPLICATION, settings.decisions[APPLICATION], f"application/{asked.request}")
+        decision = decide_jointly(book, joint, ask, [asked.firm], actor)[asked.firm]
+        with book.writing(actor) as entry:
+            entry.change(APPLICATIONS, application["id"], APPLICATIONS.c.decision.is_(None), decision=decision["id"])
+            entry.change(DECISIONS, decision["id"], line=application["line"])
+    with book.writing(actor) as entry:
+        entry.lock_firm(asked.firm)
+        application = _one(entry, APPLICATIONS, application["id"])
+        if application["status"] == RECEIVED:
+            _judge(entry, settings, judge, application)
+        return _shown(entry, application["id"])
+
+
+def settle(
+    book: Book, settings: BankSettings, request: str, actor: str, *, approve: bool, reasons: Sequence[str]
+) -> Row:
+    """Let a person decide on a referred application; again the same changes nothing."""
+    if not reasons or not all(reason.strip() for reason in reasons):
+        raise ConfigError("a person's decision needs a reason")
+    wanted = APPROVED if approve else DECLINED
+    with book.writing(actor) as entry:
+        found = entry.rows(sa.select(APPLICATIONS).where(APPLICATIONS.c.request == request))
+        if not found:
+            raise BookError(f"no application {request[:60]!r} in the book")
+        entry.lock_firm(found[0]["firm"])
+        application = _one(entry, APPLICATIONS, found[0]["id"])
+        if application["status"] != wanted:
+            if application["status"] != REFERRED:
+                raise BookError(f"application {request} is {application['status']}; a person decides on referred ones")
+            rate = settings.product(_one(entry, LINES, application["line"])["product"]).rate_bp
+            _conclude(entry, settings, application, Verdict(wanted, tuple(reasons), rate), by=actor)
+        return _shown(entry, application["id"])
+
+
+def _check(settings: BankSettings, asked: Request) -> None:
+    settings.product(asked.product)
+    if asked.amount <= 0 or not 1 <= asked.months <= 120:
+        raise ConfigError("an application asks for a positive amount, for 1 to 120 months")
+    if not 1 <= len(asked.request) <= 80:
+        raise ConfigError("an application needs an id of its request, 1 to 80 characters")
+    if not asked.offer and APPLICATION not in settings.decisions:
+        raise ConfigError("bank.yaml names no decision for application: write decisions: {application: MODEL}")
+
+
+def _find(entry: Entry, asked: Request) -> Row | None:
+    """Return the application of a request; BookError where it was another one under this id."""
+    found = entry.rows(sa.select(APPLICATIONS).where(APPLICATIONS.c.request == asked.request))
+    if not found:
+        return None
+    row = found[0]
+    offer = entry.scalar(sa.select(OFFERS.c.number).where(OFFERS.c.id == row["offer"])) or ""
+    product = _one(entry, LINES, row["line"])["product"]
+    if (row["firm"], product, row["amount"], row["months"], offer) != (
+        asked.firm, asked.product, asked.amount, asked.months, asked.offer
+    ):  # fmt: skip
+        raise BookError(f"request {asked.request} was used for another application: use a new id")
+    return row
+
+
+def _receive(entry: Entry, asked: Request) -> Row:
+    """Write down a new application, on its offer's line or on a new one."""
+    entry.lock_firm(asked.firm)
+    offer: Row | None = None
+    if asked.offer:
+        offer = checked_offer(entry, asked.offer, asked.secret)
+        line = _one(entry, LINES, offer["line"])
+        if (offer["firm"], line["product"]) != (asked.firm, asked.product):
+            raise BookError(f"offer {asked.offer} is for another firm or product")
+        if asked.amount > offer["amount"]:
+            raise BookError(
+                f"offer {asked.offer} is for at most {shown_amount(offer['amount'])}: apply for that or less on it"
+            )
+        entry.change(OFFERS, offer["id"], status="applied", scanned_s=offer["scanned_s"] or entry.at_s)
+        number = line["id"]
+    else:
+        consent_for(entry, asked.firm, APPLICATION)
+        taken = entry.rows(
+            sa.select(LINES.c.state).where(
+                LINES.c.firm == asked.firm, LINES.c.product == asked.product, LINES.c.state != "closed"
+            )
+        )
+        if taken:
+            raise BookError(
+                f"{asked.firm} has an open line of {asked.product} ({taken[0]['state']}): apply on its offer, or renew it"
+            )
+        times = {"opened_s": entry.at_s, "changed_s": entry.at_s}
+        number = entry.add(LINES, firm=asked.firm, product=asked.product, state="prospect", reason="", **times)
+    entry.move(number, "applied")
+    application = entry.add(
+        APPLICATIONS,
+        firm=asked.firm,
+        line=number,
+        offer=None if offer is None else offer["id"],
+        decision=None if offer is None else offer["decision"],
+        request=asked.request,
+        amount=asked.amount,
+        months=asked.months,
+        status=RECEIVED,
+        received_s=entry.at_s,
+    )
+    return _one(entry, APPLICATIONS, application)
+
+
+def _judge(entry: Entry, settings: BankSettings, judge: Judge, application: Row) -> None:
+    decision, line = _one(entry, DECISIONS, application["decision"]), _one(entry, LINES, application["line"])
+    product = settings.product(line["product"])
+    inputs = {
+        "firm": application["firm"],
+        "product": line["product"],
+        "step": decision["step"],
+        "limit": limit_of(product, decision["step"]) // HUNDREDTHS,
+        "amount": application["amount"] / HUNDREDTHS,
+        "months": application["months"],
+        "bound": decision["measure"] and f"the measure {decision['measure']} gives no limit",
+        "offered": application["offer"] is not None,
+    }
+    verdict = judge(inputs)
+    left = room(entry, settings, application["firm"], line["product"])
+    if verdict.outcome == APPROVED and application["amount"] > left:
+        verdict = Verdict(
+            REFERRED, (f"asks for more than caps still allow, {shown_amount(left)}",), None, verdict.policy,
+            verdict.policy_sha256, verdict.row,
+        )  # fmt: skip
+    _conclude(entry, settings, application, verdict, inputs=inputs)
+
+
+def _conclude(
+    entry: Entry, settings: BankSettings, application: Row, verdict: Verdict, *, by: str = "policy", inputs: Any = None
+) -> None:
+    """Write down a verdict with what it was made of, and do what follows from it."""
+    before = _one(entry, DECISIONS, application["decision"])
+    policy = {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
+    entry.change(
+        DECISIONS,
+        application["decision"],
+        outcome=verdict.outcome,
+        reasons=[*before["reasons"], *verdict.reasons],
+        decided_by=by,
+        **(policy if verdict.policy else {}),
+        **({} if inputs is None else {"inputs": {**before["inputs"], **inputs}}),
+    )
+    entry.change(APPLICATIONS, application["id"], status=verdict.outcome)
+    if verdict.outcome == APPROVED:
+        line = _one(entry, LINES, application["line"])
+        rate = settings.product(line["product"]).rate_bp if verdict.rate_bp is None else verdict.rate_bp
+        own = {"application": application["id"]}
+        draft_contract(entry, settings, line, application["amount"], application["months"], rate, **own)
+        entry.move(line["id"], "approved")
+    elif verdict.outcome == DECLINED:
+        entry.move(application["line"], "closed", f"declined: {'; '.join(verdict.reasons)}")
+
+
+def _shown(entry: Entry, application: int) -> Row:
+    row = _one(entry, APPLICATIONS, application)
+    contract = entry.scalar(sa.select(CONTRACTS.c.number).where(CONTRACTS.c.application == application))
+    reasons = entry.scalar(sa.select(DECISIONS.c.reasons).where(DECISIONS.c.id == row["decision"]))
+    return {**row, "contract": contract or "", "reasons": reasons}
+
+
+def _one(entry: Entry, table: sa.Table, row_id: int) -> Row:
+    return entry.rows(sa.select(table).where(table.c.id == row_id))[0]

@@ -1,0 +1,161 @@
+"""Joint decisions as the bank's services see them: one callable from firms to steps, and what the book keeps of it.
+
+What is asked is in the book before it is asked, under a reference (a job or request): whatever is killed in between
+asks again under the same reference, so that no firm is released twice for the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from party_bank.book import Book, Row
+from party_bank.book_tables import DECISIONS
+from party_bank.firms import consent_for, consents_for
+from veilscore.errors import BookError, ConfigError, DataError
+
+ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a joint decision told.
+
+    steps : firm -> step; None where a holder did not know it, or refused.
+    model_sha256 : of the decision model; holders : who is charged; bits : to each, of each firm.
+    measures : firm -> the measure that bound, where holders let it be told.
+    """
+
+    steps: Mapping[str, int | None]
+    model_sha256: str = ""
+    holders: tuple[str, ...] = ()
+    bits: float = 0.0
+    measures: Mapping[str, str] = field(default_factory=dict)
+
+
+class JointDecision(Protocol):
+    """Decides jointly on firms; the same reference with the same firms gives the same answer, released once."""
+
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+        """Return the step of each firm; VeilscoreError where it cannot be done now, which is tried again later."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of holders: the kind of decision (the consents' purpose), its model, and the reference."""
+
+    kind: str
+    model: str
+    reference: str
+
+
+def decide_jointly(
+    book: Book, joint: JointDecision, ask: Question, firms: Sequence[str], actor: str, *, basis: str = ""
+) -> dict[str, Row]:
+    """Return the decisions on firms by firm; what was opened under this reference before is not asked again.
+
+    basis : legal ground filed by two stewards, in place of consents.
+    Raises BookError where a firm gave no consent for this kind of decision.
+    """
+    of_ask = sa.and_(DECISIONS.c.kind == ask.kind, DECISIONS.c.reference == ask.reference)
+    with book.writing(actor) as entry:
+        found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+        if not found and firms:
+            given = {} if basis else consents_for(entry, firms, ask.kind)
+            for firm in firms if not basis else ():
+                if firm not in given:
+                    consent_for(entry, firm, ask.kind)  # says what is missing
+            consents = {firm: row["id"] for firm, row in given.items()}
+            entry.add_all(DECISIONS, [_asked(ask, firm, consents.get(firm), basis, entry.at_s) for firm in firms])
+            found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+    if any(row["outcome"] == ASKED for row in found.values()):
+        opening = joint(sorted(found), model=ask.model, purpose=ask.kind, reference=ask.reference)
+        missing = found.keys() - opening.steps.keys()
+        if missing:
+            raise DataError(
+                f"the joint decision {ask.reference} lacks {len(missing)} of {len(found)} firms: nothing was taken "
+                "over; give the steps of all firms that were asked for"
+            )
+        with book.writing(actor) as entry:
+            fresh = entry.rows(sa.select(DECISIONS).where(of_ask, DECISIONS.c.outcome == ASKED).with_for_update())
+            entry.change_all(DECISIONS, [_opened(row, opening) for row in fresh])
+            found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+    return found
+
+
+def _asked(ask: Question, firm: str, consent: int | None, basis: str, at_s: float) -> Row:
+    return {
+        "firm": firm, "line": None, "kind": ask.kind, "reference": ask.reference, "model": ask.model,
+        "model_sha256": "", "step": None, "measure": "", "holders": [], "bits": 0.0, "outcome": ASKED, "reasons": [],
+        "policy": "", "policy_sha256": "", "inputs": {"basis": basis} if basis else {}, "policy_row": "",
+        "decided_by": "", "consent": consent, "decided_s": at_s,
+    }  # fmt: skip
+
+
+def _opened(row: Row, opening: Opening) -> Row:
+    step = opening.steps[row["firm"]]
+    return {
+        "id": row["id"],
+        "firm": row["firm"],
+        "step": step,
+        "measure": opening.measures.get(row["firm"], ""),
+        "model_sha256": opening.model_sha256,
+        "holders": list(opening.holders),
+        "bits": opening.bits,
+        "outcome": UNKNOWN if step is None else OPENED,
+    }
+
+
+@dataclass(frozen=True)
+class DecisionsFile:
+    """A joint decision whose steps a job left in a CSV file (columns `id` and `step`, and perhaps `measure`).
+
+    n_steps : of the decision model, for the bits; holders : who takes part.
+    """
+
+    path: Path
+    n_steps: int
+    holders: tuple[str, ...]
+    model_sha256: str = ""
+
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+        """Return the steps in the file; DataError where it has no such columns or values."""
+        del model, purpose, reference  # the file is of one job
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                rows = {row["id"]: row for row in csv.DictReader(file)}
+            wanted = set(firms)
+            steps = {firm: _step(row["step"], self.n_steps) for firm, row in rows.items() if firm in wanted}
+        except (KeyError, ValueError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"{self.path} needs a column id, and a column step of whole numbers from 0 to {self.n_steps} or empty"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
+        measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
+        return Opening(steps, self.model_sha256, self.holders, math.log2(self.n_steps + 1), measures)
+
+
+def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+    """Stand where a command was given no way to decide jointly: what was opened before is used, nothing is asked."""
+    del model
+    raise BookError(
+        f"{reference} needs a joint decision for {purpose} on {len(firms):,} firms: run one, and give its steps "
+        "with --decisions FILE"
+    )
+
+
+def _step(text: str, most: int) -> int | None:
+    if not text.strip():
+        return None
+    step = int(text)
+    if not 0 <= step <= most:
+        raise ValueError(step)
+    return step

@@ -1,0 +1,36 @@
+"""The recurring work of a bank: what `veilscore bank due` does."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from party_bank import offers, renewals
+from party_bank.book import Book
+from party_bank.due import Recurring, daily
+from party_bank.joint import JointDecision
+from party_bank.renewals import RENEWAL, Inflow
+from party_bank.settings import BankSettings
+
+
+def tasks(settings: BankSettings, joint: JointDecision, inflow: Inflow | None = None) -> list[Recurring]:
+    """Return what comes back: offers that expire, renewals to prepare, proposals that lapse.
+
+    joint : decides on renewals; without one their rows stay failed until there is.
+    """
+
+    def expire(book: Book, _firm: str, _day: dt.date) -> str:
+        return f"{offers.expire(book):,} offers expired"
+
+    def lapse(book: Book, _firm: str, _day: dt.date) -> str:
+        return f"{renewals.lapse(book):,} proposals lapsed"
+
+    def prepare(book: Book, firm: str, _day: dt.date) -> str:
+        with book.writing("due") as entry:
+            contracts = [row["number"] for row in renewals.due_contracts(entry, settings, firm)]
+        done = [renewals.prepare(book, settings, joint, number, "due", inflow) for number in contracts]
+        return ", ".join(f"{number}: {row['status']}" for number, row in zip(contracts, done, strict=True)) or "done"
+
+    found = [Recurring("expire", daily, expire), Recurring("lapse", daily, lapse)]
+    if RENEWAL in settings.decisions:
+        found.append(Recurring("renew", renewals.plan(settings), prepare))
+    return found
