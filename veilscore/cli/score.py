@@ -37,8 +37,11 @@ def score(
     purpose: Annotated[str, typer.Option(help="Why; default: what the model was trained for.")] = "",
     on_missing: Annotated[
         Literal["fail", "missing_code", "neutral"],
-        typer.Option(help="What to do where a holder does not know the firm, refuses or cannot be reached."),
-    ] = "fail",
+        typer.Option(
+            help="What to do where a holder does not know the firm (missing_code: take the bin of missing values), "
+            "refuses or cannot be reached. fail tells which firms a holder knows, so its policy has to allow it."
+        ),
+    ] = "missing_code",
     output: Annotated[
         Literal["score", "band", "exact"],
         typer.Option(
