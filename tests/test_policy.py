@@ -71,7 +71,7 @@ RULES = {
 }
 # what a step asks of the policy once it has the data, and what says who decides
 WITH_DATA = {
-    "min_overlap", "min_bin_count", "max_set_size", "publish_column_names", "publish_screening", "allow_order",
+    "min_overlap", "min_bin_count", "max_set_size", "publish_column_names", "display_names", "publish_screening", "allow_order",
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
 }  # fmt: skip

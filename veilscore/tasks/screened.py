@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Mask
-from veilscore.data.codes import CodeMap
+from veilscore.data.codes import CodeMap, told_name
 from veilscore.data.table import Table
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
@@ -89,10 +89,8 @@ class OwnColumns:
             table, code_map, codes.codes, rows, limits_of(self.context), 0 if own else policy.min_bin_count
         )
         party, published = self.context.session.party, own or policy.publish_screening
-        named = own or policy.publish_column_names
-        aliases = (
-            tuple(table.columns) if named else tuple(f"{party}.c{start + k + 1}" for k in range(len(found.status)))
-        )
+        told = own or policy.told_names
+        aliases = tuple(told_name(name, k, party, told) for k, name in enumerate(table.columns, start=start + 1))
         aligned = codes.take_rows(self.row_of).codes
         measured = self._measured(code_map, aligned, found.status == MEASURED, aliases, tuple(table.columns))
         self._keep_sample(measured, found.status)
