@@ -1,4 +1,4 @@
-"""Applications: from the first call to a contract, in minutes; approved, referred to a person, or declined with reasons.
+"""Applications, from the first call to a contract: approved, referred to a person, or declined with reasons.
 
 The caller names a request. Whatever is killed or repeated under it goes on where it was: one application, one joint
 decision, one contract.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from party_bank.settings import HUNDREDTHS, BankSettings, shown_amount
 from veilscore.errors import BookError, ConfigError
 
 APPLICATION = "application"
+_ADMISSION = "admission"
 APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
 
 
@@ -94,6 +96,19 @@ def by_policy(graph: Any, own: Callable[[str], Mapping[str, Any]]) -> Judge:
         return Verdict(outcome, (str(decided.outputs["reason"]),), None, name, decided.sha256, fired)
 
     return judge
+
+
+def active_judge(home: Path, party: str) -> Judge:
+    """Return the bank's active admission policy as a judge, or the ladder alone where none was ever filed.
+
+    A policy that asks for more than the application says (a blacklist, days overdue) refuses, and says what it lacks:
+    give such facts by `by_policy` from the bank's own systems.
+    """
+    from party_bank.policy.versions import FILE, Policies  # noqa: PLC0415 - loads the engine
+
+    if not (home / FILE).is_file() or not Policies(home).versions(_ADMISSION):
+        return by_ladder
+    return by_policy(Policies(home).active(_ADMISSION, party), lambda _firm: {})
 
 
 def apply(book: Book, settings: BankSettings, joint: JointDecision, judge: Judge, asked: Request, actor: str) -> Row:
@@ -189,7 +204,7 @@ def _receive(entry: Entry, asked: Request) -> Row:
         )
         if taken:
             raise BookError(
-                f"{asked.firm} has an open line of {asked.product} ({taken[0]['state']}): apply on its offer, or renew it"
+                f"{asked.firm} has an open line of {asked.product} ({taken[0]['state']}): apply on its offer, or renew"
             )
         times = {"opened_s": entry.at_s, "changed_s": entry.at_s}
         number = entry.add(LINES, firm=asked.firm, product=asked.product, state="prospect", reason="", **times)
@@ -267,3 +282,14 @@ def _shown(entry: Entry, application: int) -> Row:
 
 def _one(entry: Entry, table: sa.Table, row_id: int) -> Row:
     return entry.rows(sa.select(table).where(table.c.id == row_id))[0]
+
+
+def listed(book: Book, status: str = "", most: int = 200) -> list[Row]:
+    """Return applications with product and reasons, the latest first; of one status if it is named."""
+    query = (
+        sa.select(APPLICATIONS, LINES.c.product, DECISIONS.c.reasons)
+        .join(LINES, LINES.c.id == APPLICATIONS.c.line)
+        .outerjoin(DECISIONS, DECISIONS.c.id == APPLICATIONS.c.decision)
+    )
+    query = query.where(APPLICATIONS.c.status == status) if status else query
+    return book.rows(query.order_by(APPLICATIONS.c.id.desc()).limit(most))

@@ -153,7 +153,8 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
         )
     }
     lent = _by_firm(entry)
-    refused, chosen = [], []
+    refused: list[tuple[Row, int, str]] = []
+    chosen: list[tuple[Row, int, str]] = []
     for row in opened:
         amount = _within(settings, product, limit_of(product, row["step"]), lent.get(row["firm"], 0))
         why = (
@@ -185,8 +186,7 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
     lines = entry.add_all(LINES, new)
     until = entry.today + dt.timedelta(days=campaign["valid_days"])
     offers = [
-        _offered(entry, campaign, row, line, amount, until, key)
-        for line, (row, amount, _) in zip(lines, granted, strict=True)
+        _offered(campaign, row, line, amount, until, key) for line, (row, amount, _) in zip(lines, granted, strict=True)
     ]
     entry.add_all(OFFERS, offers)
     entry.move_all(lines, "offered", f"campaign {campaign['name']}")
@@ -196,8 +196,8 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
     )
 
 
-def _offered(entry: Entry, campaign: Row, row: Row, line: int, amount: int, until: dt.date, key: bytes) -> Row:
-    number = f"O{entry.today:%y}-{line:07d}"
+def _offered(campaign: Row, row: Row, line: int, amount: int, until: dt.date, key: bytes) -> Row:
+    number = f"O{line:07d}"
     return {
         "firm": row["firm"], "line": line, "campaign": campaign["id"], "decision": row["id"], "number": number,
         "amount": amount, "valid_until": until, "secret_sha256": sha256_of(secret_of(key, number)), "status": "open",

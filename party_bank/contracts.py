@@ -43,7 +43,7 @@ def draft_contract(
         firm=line["firm"],
         line=line["id"],
         product=line["product"],
-        number=f"draft-{line['id']}-{entry.scalar(sa.select(sa.func.count()).select_from(CONTRACTS))}",
+        number=f"line {line['id']}",  # until it has an id
         amount=amount,
         rate_bp=rate_bp,
         starts_on=first,
@@ -51,7 +51,7 @@ def draft_contract(
         status="draft",
         **origin,
     )
-    entry.change(CONTRACTS, contract, number=f"C{entry.today:%y}-{contract:07d}")
+    entry.change(CONTRACTS, contract, number=f"C{contract:07d}")
     return contract
 
 

@@ -5,8 +5,6 @@ What counts is what the bank is bound to: the limits of all contracts that are d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import sqlalchemy as sa
 
 from party_bank.book import Book, Entry
@@ -67,11 +65,16 @@ def check_caps(
         )
 
 
+def product_exposure(book: Book) -> dict[str, int]:
+    """Return what the bank is bound to lend, by product."""
+    query = sa.select(CONTRACTS.c.product, _SUM.label("amount")).where(_BINDING).group_by(CONTRACTS.c.product)
+    return {row["product"]: int(row["amount"]) for row in book.rows(query)}
+
+
 def check_settings(book: Book, settings: BankSettings) -> None:
     """Refuse settings whose caps are below what the bank is bound to already (BookError names the first one)."""
-    by_product = sa.select(CONTRACTS.c.product, _SUM.label("amount")).where(_BINDING).group_by(CONTRACTS.c.product)
     by_firm = sa.select(CONTRACTS.c.firm, _SUM.label("amount")).where(_BINDING).group_by(CONTRACTS.c.firm)
-    lent: Mapping[str, int] = {row["product"]: int(row["amount"]) for row in book.rows(by_product)}
+    lent = product_exposure(book)
     for name, product in settings.products.items():
         if product.cap is not None and amount_of(product.cap) < lent.get(name, 0):
             raise BookError(

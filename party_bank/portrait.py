@@ -34,6 +34,7 @@ from party_bank.limits import firm_exposure, room
 from party_bank.settings import BankSettings, shown_amount
 from veilscore.data.ids import normalise_ids
 from veilscore.data.ingest import read_table
+from veilscore.data.panel import newest
 from veilscore.errors import ConfigError
 from veilscore.terms.node_config import NodeConfig
 
@@ -96,18 +97,20 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
     if settings.dataset not in node.datasets:
         raise ConfigError(f"bank.yaml names data set {settings.dataset!r}; node.yaml has: {', '.join(node.datasets)}")
     entry = node.datasets[settings.dataset]
-    named = (entry.label_column, entry.weight_column, entry.date_column)
+    named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
     table = read_table(
         entry.source,
-        entry.id_column,
-        exclude=(*entry.exclude, *sorted(filter(None, named))),
+        entry.key,
+        exclude=(*entry.exclude, *sorted(map(str, filter(None, named)))),
         normaliser=settings.id_normaliser,
         rules=entry,
         table=entry.table,
         query=entry.query,
     )
     at = _moment(entry.path.stat().st_mtime) if entry.path is not None else _moment(dt.datetime.now(dt.UTC).timestamp())
-    for row in np.flatnonzero(table.ids == normalise_ids([firm], settings.id_normaliser)[0])[:1]:
+    if table.panel is not None:  # of firms at dates, a firm's newest row
+        table = table.take(newest(table.panel))
+    for row in np.flatnonzero(table.firms == normalise_ids([firm], settings.id_normaliser)[0])[:1]:
         for name, column in table.columns.items():
             value: Any = column[row]
             if isinstance(value, float | np.floating):

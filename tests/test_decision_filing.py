@@ -50,6 +50,9 @@ def homes(base, tmp_path):
     return Written(tmp_path, base.parameters, base.run)
 
 
+KNOCK_OUT = {"party": "tax", "column": "arrears", "above": 3}
+
+
 def limits(base, **changes):
     years = base.parameters["columns"]["registry"]["years"]["edges"]
     return {
@@ -186,7 +189,7 @@ def test_knock_outs_on_what_is_not_published(homes):
     def knock_out(**condition):
         return limits(homes, knock_outs=[{"party": "registry", **condition}])
 
-    assert "registry does not publish bins of a column 'noise'" in refused(homes, knock_out(column="noise", above=0))
+    assert "registry: does not publish bins of a column 'noise'" in refused(homes, knock_out(column="noise", above=0))
     assert "registry: 1.234 is no published edge of years" in refused(homes, knock_out(column="years", above=1.234))
     said = refused(homes, knock_out(column="sector", **{"is": ["listed"]}))
     assert "registry: 'listed' is no published level of sector" in said
@@ -202,6 +205,8 @@ def test_a_name_of_a_model_is_refused(homes):
     [
         ({}, {"tell_measure": True}, "tax: does not let decisions tell which measure decided; set tell_measure: false"),
         ({"release": {"bits_per_score": 1}}, {}, "a score or band of 3 values tells more than 1 bits"),
+        ({"publish_bins": []}, {"knock_outs": [KNOCK_OUT]}, "tax: does not publish bins of a column 'arrears'"),
+        ({"publish_bins": []}, {"knock_outs": [{**KNOCK_OUT, "party": "registry"}]}, ""),  # another party's
         ({"purposes": ["application"]}, {}, "purpose 'proactive' is not among the purposes tax allows"),
         ({"tell_measure": True, "release": {"bits_per_score": 3}}, {"tell_measure": True}, ""),
     ],

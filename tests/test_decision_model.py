@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +15,9 @@ from test_parsers import _YAML, few
 
 from veilscore.errors import ConfigError, VeilscoreError
 from veilscore.terms.decision import DecisionModel, FileDecision, parse_decision
-from veilscore.terms.job import parse_job
+from veilscore.terms.job import load_job, parse_job
 from veilscore.terms.settings import parse
+from veilscore.terms.written import WriteModel
 
 LIMITS = {
     "name": "proactive-limit",
@@ -171,6 +173,14 @@ def test_refusals_say_what(changes, says):
         decision(**changes)
     assert says in str(refusal.value)
     assert refusal.value.message.startswith("decision.yaml: ")
+
+
+def test_the_examples_are_jobs_and_go_together():
+    examples = Path(__file__).parents[1] / "examples"
+    limit, capacity = load_job(examples / "decision.yaml"), load_job(examples / "capacity.yaml")
+    assert set(limit.of(FileDecision).decision.models.values()) == {"joint-scorecard", capacity.name}
+    assert limit.parties == capacity.parties
+    assert capacity.of(WriteModel).extremes[1] * 1000 > limit.of(FileDecision).decision.amounts[-1]
 
 
 def test_a_watch_tells_levels_alone():

@@ -96,7 +96,7 @@ def changed(**columns):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"tax": {"arrears": {"edges": [0], "points": [0, 1000]}}}, "tax does not publish bins of a column 'arrears'"),
+        ({"tax": {"arrears": {"edges": [0], "points": [0, 1000]}}}, "tax: does not publish bins of a column 'arrears'"),
         ({"tax": {"turnover": {"edges": [0.123], "points": [0, 1000]}}}, "tax: 0.123 is no published edge of turnover"),
         ({"registry": {"sector": {"levels": {"bio": 0}}}}, "'bio' is no published level of sector; did you mean"),
         ({"registry": {"years": {"levels": {"bio": 0}}}}, "years has numbers"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from veilscore.terms.decision import DecisionModel
 
-PUBLISHED = {"tax": ("turnover", "filing_delays"), "registry": ("firm_age_years", "legal_form", "abnormal_listing")}
+PUBLISHED = {"tax": ("turnover", "turnover_growth"), "registry": ("firm_age_years", "registered_capital")}
 LADDER = [50_000, 100_000, 150_000, 200_000, 300_000]
 
 
@@ -72,14 +72,16 @@ def file_decisions(folder: Path) -> None:
             consent_issuers=ISSUERS | portal, release=OFTEN,
         )  # fmt: skip
     turnover, age = edges_of(folder, "tax", "turnover"), edges_of(folder, "registry", "firm_age_years")
+    middle = age[len(age) // 2]
     capacity = {
         "unit": 1000,
         "columns": {
             "tax": {"turnover": {"edges": list(turnover), "points": [40_000 * k for k in range(len(turnover) + 1)]}},
-            "registry": {"firm_age_years": {"edges": [age[1]], "points": [20_000, 90_000], "missing": 10_000}},
+            "registry": {"firm_age_years": {"edges": [middle], "points": [20_000, 90_000], "missing": 10_000}},
         },
     }
     run_locally(folder, f"{head('credit')}name: capacity\ntask: write_model\nparameters: {json.dumps(capacity)}\n")
+    growth, capital = edges_of(folder, "tax", "turnover_growth"), edges_of(folder, "registry", "registered_capital")
     limit = {
         "name": "limit",
         "purpose": "proactive",
@@ -91,8 +93,8 @@ def file_decisions(folder: Path) -> None:
             "room": {"column": "loan_amount", "cutoffs": [20_000, 40_000, 60_000, 90_000, 150_000]},
         },
         "knock_outs": [
-            {"party": "registry", "column": "abnormal_listing", "above": 0},
-            {"party": "tax", "column": "filing_delays", "above": edges_of(folder, "tax", "filing_delays")[-1]},
+            {"party": "registry", "column": "registered_capital", "above": capital[-1]},
+            {"party": "tax", "column": "turnover_growth", "up_to": growth[0]},
             {"party": "bank", "column": "overdraft_days", "above": 30},
         ],
     }

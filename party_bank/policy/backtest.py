@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from party_bank.policy.domain import fields_of
-from party_bank.policy.graph import Decision, Fired, Graph
+from party_bank.policy.graph import Fired, Graph, PolicyDecision
 from veilscore.errors import ConfigError, DataError
 
 APPROVALS: tuple[tuple[str, Any], ...] = (("outcome", "approve"), ("offer", True))
@@ -80,7 +80,7 @@ class Backtest:
     unused : rows that no firm reached; failures : reason -> firms that could not be decided.
     """
 
-    decided: list[Decision | None] = field(default_factory=list)
+    decided: list[PolicyDecision | None] = field(default_factory=list)
     outcomes: dict[str, Group] = field(default_factory=dict)
     rows: dict[Fired, Group] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)

@@ -163,31 +163,52 @@ def test_a_measure_of_another_model_is_found_by_the_audit(tmp_path, monkeypatch)
 # --- a lead that garbles another circuit -----------------------------------------------------------------------------
 
 
-def other_lead(monkeypatch, limits):
-    """Let the lead garble the circuit of other cut-offs."""
-
+def other_lead(monkeypatch, change):
+    """Let the lead go on with what `change` makes of its circuit and its sums."""
     honest = decision._garble
 
     def other(session, request, circuit, totals, levels):
-        measures = (replace(circuit.measures[0], limits=tuple(limits)), *circuit.measures[1:])
-        return honest(session, request, replace(circuit, measures=measures), totals, levels)
+        circuit, totals = change(circuit, list(totals))
+        return honest(session, request, circuit, totals, levels)
 
     monkeypatch.setattr(decision, "_garble", other)
 
 
-def test_a_lead_with_other_cut_offs_is_not_found_and_learns_nothing(monkeypatch):
-    """The bank gets wrong steps. All that the lead receives is as long as before, and uniform."""
+def with_limits(*limits):
+    def change(circuit, totals):
+        return replace(circuit, measures=(replace(circuit.measures[0], limits=limits), *circuit.measures[1:])), totals
+
+    return change
+
+
+def test_a_lead_that_shifts_totals_is_not_found_and_learns_nothing(monkeypatch):
+    """The bank gets lower steps. All that the lead receives is as long as before, and uniform."""
     world = World(9, ("tax", "registry"), 200, n_steps=3, n_trees=1)
     honest = world.expected()[0]
-    other_lead(monkeypatch, [limit + 4000 for limit in world.limits[0]])
+    modulus = world.circuit.measures[0].modulus
+    down = np.uint64(modulus - 4000)
+    other_lead(monkeypatch, lambda circuit, totals: (circuit, [(totals[0] + down) % np.uint64(modulus), *totals[1:]]))
     steps = world.run()["bank"].steps
     assert (steps <= honest).all()
     assert (steps < honest).any()
 
 
+def test_a_lead_with_other_cut_offs_gets_steps_without_meaning(monkeypatch):
+    """The bank runs the circuit that it knows: labels of another one decode to steps at random, or to none at all."""
+    world = World(9, ("tax", "registry"), 200, n_steps=3, n_trees=1)
+    other_lead(monkeypatch, with_limits(*(limit + 4000 for limit in world.limits[0])))
+    steps, honest = world.run()["bank"].steps, world.expected()[0]
+    assert abs(np.corrcoef(steps, honest)[0, 1]) < 0.3
+    five = World(9, ("tax", "registry"), 200, n_steps=5, n_trees=1)
+    monkeypatch.undo()
+    other_lead(monkeypatch, with_limits(*(limit + 4000 for limit in five.limits[0])))
+    with pytest.raises(MessageError, match="that there is not"):
+        five.run(timeout_s=2.0)
+
+
 def test_a_lead_with_another_number_of_gates_is_found(monkeypatch):
     world = World(9, ("tax", "registry"), 200, n_steps=3, n_trees=1)
-    other_lead(monkeypatch, [world.limits[0][0]] * 3)
+    other_lead(monkeypatch, with_limits(*[world.limits[0][0]] * 3))
     with pytest.raises(MessageError):
         world.run(timeout_s=2.0)
 

@@ -72,7 +72,8 @@ PANELS = {
     },
     "The bank": {
         "bank": Noun(
-            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.", "mining"
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
+            "mining book portrait limits campaign application contract renewal due",
         ),
     },
     "Trust": {

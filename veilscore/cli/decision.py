@@ -1,5 +1,6 @@
 """`veilscore decision`: check a decision before it is filed, and look at those that are."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +99,11 @@ def _show_form(decision: DecisionModel) -> None:
     """Print what a bank types of a decision."""
     out = console()
     rows = [
-        (name, measure.model or f"the bank's column {measure.column}", ", ".join(f"{c:.10g}" for c in measure.cutoffs))
+        (
+            name,
+            measure.model or f"the bank's column {measure.column}",
+            ", ".join(f"{c:.10g}" for c in measure.cutoffs) or "the steps",
+        )
         for name, measure in sorted(decision.measures.items())
     ]
     kind = "levels below" if decision.watch else "steps from"
@@ -114,6 +119,10 @@ def _show_form(decision: DecisionModel) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:.10g}" for number in numbers)
 
 
 def _condition(knock_out: KnockOut) -> str:

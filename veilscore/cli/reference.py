@@ -28,7 +28,7 @@ from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, NodeConfig, NodeLimits
-from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Parameters, Sampled
+from veilscore.terms.parameters import PARAMETERS, AppliesModel, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
@@ -41,6 +41,7 @@ TITLES: dict[type[BaseModel], str] = {
     Parameters: "parameters of every task",
     Sampled: "parameters of every task that bins columns",
     Training: "parameters of every training task",
+    AppliesModel: "parameters of every task that applies what was filed",
     **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
     ChosenColumns: "columns.PARTY of a job's parameters",
     WrittenColumn: "columns.PARTY.COLUMN of write_model",
@@ -234,9 +235,8 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
-            every[1:1] = dict.fromkeys(
-                (Parameters, Sampled, Training, *(model for task in known_tasks() for model in _lineage(task)))
-            )
+            shared = (Parameters, Sampled, Training, AppliesModel)
+            every[1:1] = dict.fromkeys((*shared, *(model for task in known_tasks() for model in _lineage(task))))
         yield subject, [_section(model) for model in every]
 
 

@@ -374,7 +374,7 @@ class SourceColumns:
         wanted = available if self.columns is None else self.columns
         left_out = {*roles, *self.exclude, *rules.left_out}
         features = tuple(name for name in wanted if name not in left_out)
-        if not features:
+        if not features and self.columns != ():  # whoever wants no column wants the ids
             raise ColumnError(f"{source} has no feature column left; check `columns` and `exclude`")
         return features
 

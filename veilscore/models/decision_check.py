@@ -17,7 +17,7 @@ FEW = 0.005  # share of firms below which counts of a hold-out, which may have n
 
 
 @dataclass(frozen=True)
-class Finding:
+class MeasureFinding:
     """One thing that is wrong with a measure, or that its author should know.
 
     serious : whether the decision cannot mean it.
@@ -61,21 +61,21 @@ class Measured:
         return float(self.counts[place:].sum() / self.counts.sum())
 
 
-def check(decision: DecisionModel, models: Mapping[str, Measured]) -> list[Finding]:
+def check(decision: DecisionModel, models: Mapping[str, Measured]) -> list[MeasureFinding]:
     """Return what is to be said of a decision's measures, by name; `models` are those that the bank has, by measure."""
     found = []
     for measure, name in decision.models.items():
         if measure not in models:
-            found.append(Finding(measure, f"model {name} is not filed at this bank", serious=True))
+            found.append(MeasureFinding(measure, f"model {name} is not filed at this bank", serious=True))
             continue
         try:
             found += _findings(decision, measure, models[measure])
         except ConfigError as error:
-            found.append(Finding(measure, error.message, serious=True))
+            found.append(MeasureFinding(measure, error.message, serious=True))
     return found
 
 
-def _findings(decision: DecisionModel, measure: str, of: Measured) -> list[Finding]:
+def _findings(decision: DecisionModel, measure: str, of: Measured) -> list[MeasureFinding]:
     limits, cutoffs = decision.limits(measure, of.model.scaling.units), decision.cutoffs_of(measure)
     low, high = of.extremes
     shown = [f"{float(score):.10g}" for score in of.model.score(np.array([low, high]))]
@@ -84,17 +84,17 @@ def _findings(decision: DecisionModel, measure: str, of: Measured) -> list[Findi
     always = [cutoff for cutoff, limit in zip(cutoffs, limits, strict=True) if limit <= low]
     if out_of_reach:
         text = f"no total reaches {_listed(out_of_reach)}: the highest is {shown[1]}"
-        found.append(Finding(measure, text, serious=True))
+        found.append(MeasureFinding(measure, text, serious=True))
     if always:
         text = f"every total reaches {_listed(always)}: the lowest is {shown[0]}"
-        found.append(Finding(measure, text, serious=len(always) == len(cutoffs)))
+        found.append(MeasureFinding(measure, text, serious=len(always) == len(cutoffs)))
     if not always and not out_of_reach and of.most_below(limits[-1]) < FEW:
         text = f"it never binds: under {FEW:.1%} of the hold-out lies below its highest cut-off {cutoffs[-1]:.10g}"
-        found.append(Finding(measure, text, serious=False))
+        found.append(MeasureFinding(measure, text, serious=False))
     rare = [c for c, limit in zip(cutoffs, limits, strict=True) if limit <= high and of.most_from(limit) < FEW]
     if rare:
         text = f"under {FEW:.1%} of the hold-out reaches {_listed(rare)}"
-        found.append(Finding(measure, text, serious=False))
+        found.append(MeasureFinding(measure, text, serious=False))
     return found
 
 

@@ -120,8 +120,8 @@ class Claim:
     def of(cls, body: dict[str, Any]) -> Self:
         """Return what a body says; MessageError where a field is missing or cannot be."""
         try:
-            stated = {name: body[name] for name in _STATED if name in body or name not in _OF_DECISIONS}
-            several = {name: tuple(stated[name]) for name in ("tasks", "models", "holders") if name in stated}
+            stated: dict[str, Any] = {n: body[n] for n in _STATED if n in body or n not in _OF_DECISIONS}
+            several: dict[str, Any] = {n: tuple(stated[n]) for n in ("tasks", "models", "holders") if n in stated}
             scope = Scope(**stated | several)
             salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
         except (KeyError, TypeError, ValueError, ParameterError) as error:

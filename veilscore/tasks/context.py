@@ -328,6 +328,8 @@ def files_of_columns(p: Any) -> tuple[str, ...]:
     """Name the files below the home that say which columns of a data set are read."""
     if isinstance(p, ScoreBatch):
         return (f"models/{p.model}/model.json", f"models/{p.model}/code_map.json")
+    if isinstance(p, AppliesModel):
+        return (f"models/{p.applied}/decision.json",)  # which consent lists cover it follows from it
     if isinstance(p, Training) and p.columns_from is not None:
         return (f"screenings/{p.columns_from.partition('@')[0]}/kept.json",)
     return ()

@@ -129,7 +129,7 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     request = yield from holder_receive_decision(context.session, row_of.size)
     try:
         filed, folder = filed_here(context, request.decision)
-        _refuse(context, p, filed)
+        _refuse(context, p, filed, request.n_rows)
         parts = OwnParts.load(context, filed, folder)
         watch = HolderWatch.begin(context, filed, request) if p.watch else None
         opening = BatchOpening(
@@ -168,12 +168,12 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     store.save_json("scored", {"n_rows": n_rows, "model": request.decision.hex()})
 
 
-def _refuse(context: StepContext, p: Decide, filed: FiledDecision) -> None:
+def _refuse(context: StepContext, p: Decide, filed: FiledDecision, n_rows: int) -> None:
     """Refuse what policy and job do not allow of the decision that the bank names."""
     decision, policy = filed.decision, context.node.policy
     policy.release.allow_values(decision.outcomes)
     if decision.watch:
-        policy.release.allow_watch(decision.bits)
+        policy.release.allow_watch(decision.bits, n_rows)
     refuse_retired(policy, decision.models)
     if decision.tell_measure and not policy.tell_measure:
         raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")

@@ -19,7 +19,15 @@ from veilscore.models.versions import versions, with_map
 from veilscore.protocols.filing import bank_file, holder_file
 from veilscore.tasks.context import StepContext, load_code_map, load_trees
 from veilscore.tasks.task import Cost, Step, Task, no_openings
-from veilscore.tasks.written import CODE_MAP, keep_map, map_name, published_bins, refuse_other_kind, staged
+from veilscore.tasks.written import (
+    CODE_MAP,
+    keep_map,
+    map_name,
+    published_bins,
+    refuse_other_kind,
+    refuse_unpublished,
+    staged,
+)
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.decision import DecisionModel, FileDecision, KnockOut
 from veilscore.terms.policy import NodePolicy, refuse_retired
@@ -151,7 +159,7 @@ def _refuse_outcomes(policy: NodePolicy, p: FileDecision) -> None:
     decision = p.decision
     policy.release.allow_values(decision.outcomes)
     if decision.watch:
-        policy.release.allow_watch(decision.bits)
+        policy.release.allow_watch(decision.bits, policy.release.min_batch)
     if decision.tell_measure and not policy.tell_measure:
         raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
 
@@ -176,7 +184,11 @@ FILE = Step(
     tells_besides={
         "tell_measure": Learned("measure", "which measure decided, of each firm decided", "nothing", "nothing")
     },
-    refusals=(_refuse_outcomes, lambda policy, p: refuse_retired(policy, p.decision.models)),
+    refusals=(
+        _refuse_outcomes,
+        lambda policy, p: refuse_retired(policy, p.decision.models),
+        lambda policy, p: refuse_unpublished(policy, (one.column for one in p.decision.knock_outs)),
+    ),
 )
 
 

@@ -61,6 +61,7 @@ def _bank_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     job, store = context.job, context.store
     rows, whole = store.load_arrays("rows"), load_counts(store)
     train, target = rows["train"], rows["target"]
+    stacked.check_own_scores(job.of(TrainStack).own_scores, whole[job.bank].names)
     stacked.check_folds(folds_of(job, rows), target[train])
     mask = rows_outside(job, rows, fold)
     found = yield from bank_bin(context.session, target, None, mask)

@@ -275,7 +275,7 @@ def request_of(job: Job, node: NodeConfig) -> Request:
         node.datasets[dataset].check_columns(p, f"data set {dataset!r} of {node.name}")
         return asked
     records = steps_of(p).values()
-    rules = tuple(partial(_refuse, rule, p) for step in records for rule in step.refusals)
+    rules = tuple(partial(_refuse, rule, p.of_party(node.name)) for step in records for rule in step.refusals)
     charges = charges_of(p)
     if any(step.bits(p) for step in records):
         asked = replace(asked, opens=p.opens, to_get_bands="set output: band")

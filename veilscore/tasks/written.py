@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,24 +75,23 @@ def published_bins(
     wanted : column -> makes its bins of what is published of it.
     """
     party = context.session.party
-    for name in wanted:
-        refuse_unpublished(context.node.policy, name, party)
-    fixed = (yield from charged(context)) if wanted else None
     try:
+        refuse_unpublished(context.node.policy, wanted)  # the policy may be another than when the job was accepted
+        fixed = (yield from charged(context)) if wanted else None
         return {} if fixed is None else {name: make(PublishedBins.of(fixed, name)) for name, make in wanted.items()}
     except RefusedError as refusal:
         raise RefusedError(f"{party}: {refusal.message}", party=party) from None
 
 
-def refuse_unpublished(policy: NodePolicy, column: str, party: str) -> None:
-    """Refuse a column whose bins a holder does not publish."""
-    if column not in policy.publish_bins:
-        known = ", ".join(policy.publish_bins[:20]) or "none"
-        raise RefusedError(
-            f"{party} does not publish bins of a column {column[:60]!r} (publish_bins: {known}); take another column, "
-            "or ask its steward",
-            party=party,
-        )
+def refuse_unpublished(policy: NodePolicy, columns: Iterable[str]) -> None:
+    """Refuse columns whose bins a holder does not publish."""
+    for name in columns:
+        if name not in policy.publish_bins:
+            known = ", ".join(policy.publish_bins[:20]) or "none"
+            raise RefusedError(
+                f"does not publish bins of a column {name[:60]!r} (publish_bins: {known}); take another column, or ask "
+                "its steward"
+            )
 
 
 def refuse_other_kind(context: StepContext, kind: str) -> None:
@@ -148,6 +147,6 @@ WRITE = Step(
         ),
     ),
     tells_besides={},
-    refusals=(),
+    refusals=(lambda policy, p: refuse_unpublished(policy, (name for of in p.columns.values() for name in of)),),
 )
 TASK = Task(WriteModel, by_name(write=WRITE))

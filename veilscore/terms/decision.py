@@ -321,6 +321,11 @@ class FileDecision(Parameters):
         """Return that a decision is filed as models are."""
         return True
 
+    def of_party(self, party: str) -> Self:
+        """Return the parameters with the knock-outs on one party's columns alone."""
+        own = self.decision.model_copy(update={"knock_outs": self.decision.knock_outs_of(party)})
+        return self.model_copy(update={"decision": own})
+
     def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
         """Refuse a job of another name or purpose than the decision's, or without a party of a knock-out."""
         decision = self.decision

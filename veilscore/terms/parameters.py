@@ -113,6 +113,10 @@ class Parameters(Strict):
         """Return whether a job leaves something that is filed under its name when it ends."""
         return False
 
+    def of_party(self, party: str) -> Self:  # noqa: ARG002
+        """Return the parameters as a holder's rules see them: where they name parties, with what is of this one."""
+        return self
+
     def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:
         """Raise ValueError where keys of the job itself do not go with these parameters."""
 

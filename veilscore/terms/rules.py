@@ -77,8 +77,10 @@ class ReleaseRules(Strict):
                 f"ask for at most {most}"
             )
 
-    def allow_watch(self, bits: float) -> None:
-        """Refuse a watch that tells more of a firm in a contract year than the policy allows."""
+    def allow_watch(self, bits: float, n_firms: int) -> None:
+        """Refuse a month of a watch that is over few firms, or a watch that tells more of one in a contract year."""
+        if self.control == "on" and n_firms < self.min_batch:
+            raise RefusedError(f"a batch with fewer than {self.min_batch} firms is not scored")
         if self.control == "on" and bits > self.watch * (1 + 1e-9):
             raise RefusedError(
                 f"a watch of these levels tells {bits:.1f} bits of a firm in a year, more than {self.watch:g} "

@@ -131,6 +131,10 @@ class WriteModel(Parameters):
             if abs(one) > LARGEST or abs(one / self.unit - self.units(one)) > _TOLERANCE:
                 raise ValueError(f"{where}: {one:g} points are no whole number of units of {self.unit:g}")
 
+    def of_party(self, party: str) -> Self:
+        """Return the parameters with one party's columns alone."""
+        return self.model_copy(update={"columns": {party: self.columns.get(party, {})}})
+
     def check_job(self, name: str, purpose: str, bank: str, holders: tuple[str, ...]) -> None:  # noqa: ARG002
         """Refuse a party that is none of the job, and a holder without a column."""
         refuse_strangers("columns", self.columns, bank, holders)
