@@ -23,7 +23,7 @@ from veilscore.evidence.online_opening import PartsOpened, ShareOpened
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_measures import DecisionAsked
 from veilscore.protocols.online_parts import FirmPart, read_decision_part
-from veilscore.protocols.online_spares import HolderSpare
+from veilscore.protocols.online_spares import BankSpare, HolderSpare
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol, call, together
 
@@ -54,7 +54,7 @@ def decision_record(of: BankRequest, asked: DecisionAsked, holder: str, *, fresh
     return part
 
 
-def _put_back(asked: DecisionAsked, holder: str, spares: Mapping[str, object]) -> None:
+def _put_back(asked: DecisionAsked, holder: str, spares: Mapping[str, BankSpare]) -> None:
     for measure, spare in spares.items():
         asked.put_back(holder, measure, spare)
 
