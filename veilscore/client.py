@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from veilscore import __version__
 from veilscore.errors import ConfigError, DoorError
-from veilscore.terms.door import DecisionReply, DecisionAsked, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
+from veilscore.terms.door import DecisionAsked, DecisionReply, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
 from veilscore.terms.settings import parse
 
 A = TypeVar("A", bound=BaseModel)

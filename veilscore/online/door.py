@@ -34,8 +34,8 @@ from veilscore.terms.bands import MOST_STEPS
 from veilscore.terms.decide import Decide
 from veilscore.terms.door import (
     PROBLEMS,
-    DecisionReply,
     DecisionAsked,
+    DecisionReply,
     DoorConfig,
     HealthAnswer,
     PartyAnswer,

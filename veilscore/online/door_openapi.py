@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 from veilscore.terms.door import (
     PROBLEMS,
     VERSION,
-    DecisionReply,
     DecisionAsked,
+    DecisionReply,
     HealthAnswer,
     Problem,
     ScoreAnswer,
