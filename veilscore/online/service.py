@@ -34,8 +34,8 @@ Status of a party: ok, not disclosed (answered; does not say whether it knows th
 
 Retries: a response "scored" or "fallback" is kept and given again for its request id, also after a restart. Holders
 open a request id once; a repeat with the same bytes gets the same partial. A request that failed may be repeated
-under its id unless its message asks for a new one. The lead opens one band, or one decision, for a request id: the same labels get the
-same tables, other labels are refused, and after a restart of the lead the request is lost.
+under its id unless its message asks for a new one. The lead opens one band, or one decision, for a request id: the
+same labels get the same tables, other labels are refused, and after a restart of the lead the request is lost.
 """
 
 from __future__ import annotations
