@@ -198,7 +198,7 @@ def test_a_decision_by_both_forms_says_the_same(door):
     channel, decide = door.stub(door.desk, "Decide")
     asked = door_pb2.DecisionAsked(request_id="d-1", firm_id="firm", decision="limit", on_missing="missing_code")
     with channel:
-        found = door_pb2.DecisionAnswer.FromString(decide(asked.SerializeToString(), timeout=5))
+        found = door_pb2.DecisionReply.FromString(decide(asked.SerializeToString(), timeout=5))
     assert (found.step, found.name, found.decision_sha256) == (3, "150000", bytes(32).hex())
     scores_only = door.let_in("scores-only", may=("score",))
     wait_for(door, scores_only)

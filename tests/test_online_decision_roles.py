@@ -18,7 +18,7 @@ from veilscore.models.loss import TURN
 from veilscore.protocols.decision_circuit import FAILURES_RING, DecisionCircuit, MeasureCircuit
 from veilscore.protocols.online import bank_score
 from veilscore.protocols.online_desks import BankRequest, HolderRecord
-from veilscore.protocols.online_measures import DecisionAsked, RecordPart, SingleDecision
+from veilscore.protocols.online_measures import MeasuresAsked, RecordPart, SingleDecision
 from veilscore.protocols.online_parts import NotScoredError
 from veilscore.protocols.online_spares import bank_spare
 from veilscore.release.single import Passed
@@ -108,7 +108,7 @@ class Case:
             if name == "registry":
                 parts.append(RecordPart("knock_outs", points=-failures))
             self.holders[name] = DecisionHolder(self.network, name, single, tuple(parts))
-        asked = DecisionAsked(
+        asked = MeasuresAsked(
             decision=single, holders=HOLDERS, sides=sides, known={"written": HOLDERS, "knock_outs": ("registry",)},
             own={"card": card.bank.own_units, "trees": trees.bank.own_units, "written": 500}, bound=self.bound,
             take_spare=lambda holder, measure: self.bank.stock.pop((holder, measure), None),

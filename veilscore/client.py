@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from veilscore import __version__
 from veilscore.errors import ConfigError, DoorError
-from veilscore.terms.door import DecisionAnswer, DecisionAsked, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
+from veilscore.terms.door import DecisionAsked, DecisionReply, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
 from veilscore.terms.settings import parse
 
 A = TypeVar("A", bound=BaseModel)
@@ -137,7 +137,7 @@ class DoorClient:
         features: Mapping[str, str] | None = None,
         consent: str = "",
         timeout_s: float = 10.0,
-    ) -> DecisionAnswer:
+    ) -> DecisionReply:
         """Decide on one firm by a filed decision: its step and nothing else; arguments and errors as of `score`."""
         asked = {
             "request_id": request_id or secrets.token_hex(16),
@@ -150,7 +150,7 @@ class DoorClient:
             "timeout_s": timeout_s,
         }
         body = parse(DecisionAsked, asked, "request").model_dump_json(exclude_defaults=True).encode()
-        return self._until(DecisionAnswer, "POST", "/v1/decisions", body, timeout_s)
+        return self._until(DecisionReply, "POST", "/v1/decisions", body, timeout_s)
 
     # tries
 

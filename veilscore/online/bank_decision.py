@@ -25,7 +25,7 @@ from veilscore.online.model import BankModel, BankModels, codes_of_features
 from veilscore.online.records import Records, RowValues, load_map
 from veilscore.online.response import unscored
 from veilscore.online.stock import BankStock
-from veilscore.protocols.online_measures import DecisionAsked, SingleDecision
+from veilscore.protocols.online_measures import MeasuresAsked, SingleDecision
 from veilscore.protocols.online_parts import Opened
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
@@ -167,7 +167,7 @@ class BankDecisions:
         return int(bank_bound(held.filed.decision, self._node.name, columns, 1)[0])
 
 
-def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: float) -> DecisionAsked:
+def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: float) -> MeasuresAsked:
     """Return what the bank's role takes for one decision."""
     of_record = {measure: model.of_record(own.codes[measure]) for measure, model in held.models.items()}
     units = {measure: model.own_units(own.codes[measure]) for measure, model in of_record.items()}
@@ -177,7 +177,7 @@ def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: floa
         stock.spares.drop(holder, held.models[measure])  # what is in stock, if anything, the holder has lost
         return stock.make_spare(holder, of_record[measure], limit_s)
 
-    return DecisionAsked(
+    return MeasuresAsked(
         decision=held.single,
         holders=held.holders,
         sides={measure: model.holders for measure, model in of_record.items()},

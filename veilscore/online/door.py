@@ -34,8 +34,8 @@ from veilscore.terms.bands import MOST_STEPS
 from veilscore.terms.decide import Decide
 from veilscore.terms.door import (
     PROBLEMS,
-    DecisionAnswer,
     DecisionAsked,
+    DecisionReply,
     DoorConfig,
     HealthAnswer,
     PartyAnswer,
@@ -136,7 +136,7 @@ class DoorDesk:
         asked, response = await self._answered("score", certificate, read, ScoreAsked, most_s)
         return _score_answer(asked, response)
 
-    async def decide(self, certificate: bytes, read: Read, most_s: float = float("inf")) -> DecisionAnswer:
+    async def decide(self, certificate: bytes, read: Read, most_s: float = float("inf")) -> DecisionReply:
         """Answer one request for a decision; as `score`."""
         asked, response = await self._answered("decide", certificate, read, DecisionAsked, most_s)
         return _decision_answer(asked, response)
@@ -324,8 +324,8 @@ def _score_answer(asked: ScoreAsked, response: pb.ScoreResponse) -> ScoreAnswer:
     )
 
 
-def _decision_answer(asked: DecisionAsked, response: pb.ScoreResponse) -> DecisionAnswer:
-    return DecisionAnswer(
+def _decision_answer(asked: DecisionAsked, response: pb.ScoreResponse) -> DecisionReply:
+    return DecisionReply(
         request_id=asked.request_id,
         status="scored" if response.status == "scored" else "fallback",
         decision=asked.decision,

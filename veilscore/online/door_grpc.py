@@ -96,7 +96,7 @@ class GrpcDoor:
             return _fields(door_pb2.DecisionAsked, request)
 
         answer = partial(self._desk.decide, _der(caller), read, caller.remaining_s)
-        return await _told(caller, answer, door_pb2.DecisionAnswer)
+        return await _told(caller, answer, door_pb2.DecisionReply)
 
     async def _health(self, _request: bytes, caller: Caller) -> bytes:
         return await _told(caller, partial(self._desk.health, _der(caller)), door_pb2.HealthAnswer)

@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 from veilscore.terms.door import (
     PROBLEMS,
     VERSION,
-    DecisionAnswer,
     DecisionAsked,
+    DecisionReply,
     HealthAnswer,
     Problem,
     ScoreAnswer,
@@ -24,7 +24,7 @@ _MODELS: tuple[tuple[type[BaseModel], str], ...] = (
     (ScoreAsked, "validation"),
     (ScoreAnswer, "serialization"),
     (DecisionAsked, "validation"),
-    (DecisionAnswer, "serialization"),
+    (DecisionReply, "serialization"),
     (HealthAnswer, "serialization"),
     (Problem, "serialization"),
 )
@@ -45,7 +45,7 @@ def openapi() -> dict[str, Any]:
         },
         "paths": {
             "/v1/scores": {"post": _operation("score", "Score one firm now", ScoreAnswer, ScoreAsked)},
-            "/v1/decisions": {"post": _operation("decide", "Decide on one firm now", DecisionAnswer, DecisionAsked)},
+            "/v1/decisions": {"post": _operation("decide", "Decide on one firm now", DecisionReply, DecisionAsked)},
             "/v1/health": {"get": _operation("health", "Say that the door is open, and to whom", HealthAnswer)},
         },
         "components": {

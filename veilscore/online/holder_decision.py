@@ -111,8 +111,10 @@ class HolderDecisions:
 
     async def record(self, bank: str, request: pb.EncryptRecord) -> HolderRecord:
         """Return the firm's record, once policy, consent and release control let the request pass; RefusedError."""
-        if request.bands_hash != request.model_hash or request.on_missing == "neutral":
-            raise MessageError("a request for a decision names another hash, or lets a holder be left out", party=bank)
+        if {request.bands_hash, request.map_hash} != {request.model_hash} or request.part_hash or request.step_limits:
+            raise MessageError("a request for a decision names another hash than the decision's", party=bank)
+        if request.on_missing == "neutral":
+            raise MessageError("a decision takes no averages: on_missing is fail or missing_code", party=bank)
         rules = partial(refuse_to_tell_who_is_known, on_missing=request.on_missing)
         asked = Request(bank=bank, purpose=request.purpose, task=SCORE_ONLINE, opens="band", rules=(rules,))
         self._policy().allows(asked, self.name)

@@ -195,7 +195,7 @@ class ScoreAnswer(_Answer):
     reasons: tuple[ReasonAnswer, ...] = ()
 
 
-class DecisionAnswer(_Answer):
+class DecisionReply(_Answer):
     """Returns one firm's step by a decision, and nothing else of its totals."""
 
     request_id: str

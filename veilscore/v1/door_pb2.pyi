@@ -122,7 +122,7 @@ class DecisionAsked(_message.Message):
     decision: str
     def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., on_missing: _Optional[str] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., consent: _Optional[str] = ..., decision: _Optional[str] = ...) -> None: ...
 
-class DecisionAnswer(_message.Message):
+class DecisionReply(_message.Message):
     __slots__ = ("request_id", "status", "decision", "decision_version", "decision_sha256", "step", "name", "steps", "measure", "message", "parties")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
