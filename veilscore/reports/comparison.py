@@ -9,7 +9,7 @@ from veilscore.errors import VeilscoreError
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
 from veilscore.models.versions import versions
-from veilscore.reports.data import VersionComparison, HoldoutSection, MovedColumn
+from veilscore.reports.data import HoldoutSection, MovedColumn, VersionComparison
 from veilscore.reports.report import read_report
 
 
