@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from consent_issuer import ISSUERS, OFTEN, give_list
 from finished_jobs import finished
-from random_trees import plain_units
+from pooled_margins import tree_margins
 from trial_scoring import _HEAD, PARTIES, copy_of, rows, run_locally, set_policy, train_trees
 
 from veilscore.data.codes import CodeMap
@@ -21,6 +22,7 @@ from veilscore.models.decided import load_decision
 from veilscore.models.filed import load_model
 from veilscore.node.local import LocalRun, open_job
 from veilscore.release.binding import with_model_version
+from veilscore.tasks.context import load_trees
 from veilscore.tasks.fixed_bins import make
 from veilscore.terms.job import parse_job
 from veilscore.terms.node_config import load_node_config
@@ -111,7 +113,7 @@ def file_decisions(folder: Path) -> None:
         run_locally(folder, head(model["purpose"]) + text)
 
 
-def units_of_all(folder: Path, model_name: str) -> tuple[np.ndarray, float]:
+def units_of_all(folder: Path, model_name: str) -> tuple[np.ndarray, Fraction]:
     """Totals of the bank's firms by a model in the clear, and its units in a point."""
     model = load_model(folder / "bank" / "models" / model_name / "model.json")
     firms, codes = list(rows(folder, "bank")), {}
@@ -126,12 +128,14 @@ def units_of_all(folder: Path, model_name: str) -> tuple[np.ndarray, float]:
         coded = np.vstack([code_map.transform(table).codes, code_map.unknown_firms(1).codes])
         codes[part.party] = coded[[place.get(firm, len(place)) for firm in firms]]
     if isinstance(model, Boosted):
-        return plain_units(model, codes), model.scaling.units
+        splits = {h: load_trees(folder / h / "models", model_name) for h in model.holder_sha256}
+        units = model.base_points + np.rint(tree_margins(model, splits, codes, values=model.points)).astype(np.int64)
+        return units, Fraction(10) ** model.scaling.decimals
     total = np.full(len(firms), model.base_points, np.int64)
     for part in model.parts:
         for j, column in enumerate(part.columns):
             total += np.array(column.points, np.int64)[codes[part.party][:, j]]
-    return total, model.scaling.units
+    return total, Fraction(10) ** model.scaling.decimals
 
 
 def expected(folder: Path, name: str) -> dict[str, int]:
@@ -141,10 +145,10 @@ def expected(folder: Path, name: str) -> dict[str, int]:
     totals = {}
     for measure, model in decision.models.items():
         units, scale = units_of_all(folder, model)
-        totals[measure] = units / scale
+        totals[measure] = [Fraction(one) / scale for one in units.tolist()]
     found = {}
     for k, firm in enumerate(raw["bank"]):
-        values = {measure: float(total[k]) for measure, total in totals.items()}
+        values = {measure: total[k] for measure, total in totals.items()}
         values |= {measure: float(raw["bank"][firm][column]) for measure, column in decision.columns.items()}
         out = any(
             one.holds(float(text) if (text := raw[one.party].get(firm, {}).get(one.column, "")) else None)
@@ -156,8 +160,13 @@ def expected(folder: Path, name: str) -> dict[str, int]:
 
 def run_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
     """Run a job of decisions in this process, as the bank would submit it."""
+    return open_decisions(folder, text, **options).run()
+
+
+def open_decisions(folder: Path, text: str, **options: Any) -> LocalRun:
+    """Prepare a job of decisions, to be run step by step."""
     nodes = {party: load_node_config(folder / party) for party in PARTIES}
-    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options).run()
+    return open_job(with_model_version(parse_job(text), folder / "bank"), nodes, folder, **options)
 
 
 def decided(folder: Path, run: LocalRun) -> dict[str, dict[str, str]]:
