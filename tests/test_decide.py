@@ -118,6 +118,7 @@ def job_of(**changes):
     return decide_job(asked.pop("decision"), asked.pop("purpose"), name="other", **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "error", "says"),
     [
