@@ -95,7 +95,10 @@ def _permitted(rows: dict[str, dict[int, Row]]) -> Iterator[str]:
         if consent is None:
             if number not in by_basis and not decision["inputs"].get("basis"):
                 yield f"decision {number} was made without a consent or a filed basis"
-        elif not covers(consent, decision["firm"], decision["kind"], decision["decided_s"]):
+        elif not (
+            covers(consent, decision["firm"], decision["kind"], decision["decided_s"])
+            and set(decision["holders"]) <= set(consent["holders"])
+        ):
             yield f"decision {number} was made under a consent that did not cover it"
     for table in (APPLICATIONS, RENEWALS):
         for number, row in rows[table.name].items():

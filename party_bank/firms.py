@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, FIRMS
-from party_bank.settings import Purpose
 from veilscore.data.ingest import read_table
 from veilscore.errors import BookError, DataError
-from veilscore.release.consent import Signed, body_of, claim_of, commit
+from veilscore.release.consent import PURPOSES, Signed, body_of, claim_of, commit
 from veilscore.terms.settings import read_text
 
 ABOUT = ("name", "industry", "region", "manager")
-PURPOSES: tuple[str, ...] = get_args(Purpose)
 
 
 def import_firms(book: Book, path: Path, actor: str, *, id_column: str = "uscc", normaliser: str = "uscc") -> int:
@@ -42,7 +40,7 @@ def put_firms(book: Book, firms: Sequence[Mapping[str, str]], actor: str) -> int
         changed = 0
         for firm in (one for one in firms if one["firm"] in known):
             before = known[firm["firm"]]
-            new = {name: firm[name] for name in ABOUT if firm[name] != before[name]}
+            new: dict[str, Any] = {name: firm[name] for name in ABOUT if firm[name] != before[name]}
             changed += bool(new) and entry.change(FIRMS, before["id"], **new)
     return len(added) + changed
 
@@ -50,7 +48,7 @@ def put_firms(book: Book, firms: Sequence[Mapping[str, str]], actor: str) -> int
 def import_consents(book: Book, home: Path, actor: str) -> int:
     """Note which firms of the book the tokens and lists in HOME/consents cover; return how many are new.
 
-    Only consents for the purposes of decisions are noted.
+    Only consents to decisions are noted.
     """
     added = 0
     with book.writing(actor) as entry:
@@ -58,7 +56,7 @@ def import_consents(book: Book, home: Path, actor: str) -> int:
         for path in sorted([*(home / "consents" / "tokens").glob("*.json"), *(home / "consents" / "lists").glob("*")]):
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             claim, body = claim_of(signed), body_of(signed)
-            if claim.scope.purpose not in PURPOSES:
+            if "decide" not in claim.scope.tasks:
                 continue
             named = {signed.commitments[n : n + 32] for n in range(0, len(signed.commitments), 32)}
             for firm, row in zip(firms, commit(claim.salt, firms), strict=True):
@@ -69,7 +67,7 @@ def import_consents(book: Book, home: Path, actor: str) -> int:
                         document=claim.id,
                         issuer=str(body.get("issuer", "")),
                         purpose=claim.scope.purpose,
-                        holders=[],
+                        holders=claim.scope.holders,
                         not_before_s=claim.scope.not_before_s,
                         expires_s=claim.scope.expires_s,
                     )
@@ -77,7 +75,7 @@ def import_consents(book: Book, home: Path, actor: str) -> int:
 
 
 def note_consent(
-    entry: Entry,
+    entry: BookEntry,
     firm: str,
     *,
     document: str,
@@ -105,7 +103,7 @@ def withdraw_consent(book: Book, firm: str, purpose: str, actor: str) -> int:
         )
 
 
-def consent_for(entry: Entry, firm: str, purpose: str) -> Row:
+def consent_for(entry: BookEntry, firm: str, purpose: str) -> Row:
     """Return the consent of a firm for a purpose that lasts longest; BookError if there is none now."""
     found = consents_for(entry, [firm], purpose)
     if firm not in found:
@@ -116,7 +114,7 @@ def consent_for(entry: Entry, firm: str, purpose: str) -> Row:
     return found[firm]
 
 
-def consents_for(entry: Entry, firms: Sequence[str] | None, purpose: str) -> dict[str, Row]:
+def consents_for(entry: BookEntry, firms: Sequence[str] | None, purpose: str) -> dict[str, Row]:
     """Return the consent that lasts longest of each firm that gave one for a purpose; of all firms if None."""
     query = sa.select(CONSENTS).where(
         CONSENTS.c.purpose == purpose, CONSENTS.c.revoked_s.is_(None), CONSENTS.c.expires_s > entry.at_s

@@ -26,6 +26,7 @@ import numpy as np
 from party_bank.policy.tables import Row
 from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.codes import CodeMap, ColumnMap
+from veilscore.data.column_bins import CategoryBins
 from veilscore.errors import ConfigError
 from veilscore.files.store import JobStore
 from veilscore.models.counts import offsets
@@ -102,7 +103,8 @@ class MinedRule:
     @property
     def id(self) -> str:
         """Return a short name of the holder's side."""
-        return f"{self.party}.{self.column}:{'+'.join(map(str, self.codes))}"
+        column = self.column.removeprefix(f"{self.party}.")  # of columns without names it is there already
+        return f"{self.party}.{column}:{'+'.join(map(str, self.codes))}"
 
     def knock_out(self) -> dict[str, Any] | None:
         """Return it as a candidate knock-out of a decision; None if it has a condition of the bank's own."""
@@ -112,7 +114,7 @@ class MinedRule:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedCounts:
     """What a mining job opened of one part of the rows, in counts.
 
     firms, bads : holder -> (segments, cells); n_codes : holder -> (columns,).
@@ -129,13 +131,15 @@ class Opened:
     known_bads: Vector
 
     @classmethod
-    def of(cls, kept: Mapping[str, Array], rows: Mapping[str, Array], chosen: Mask) -> Opened:
+    def of(cls, kept: Mapping[str, Array], rows: Mapping[str, Array], chosen: Mask) -> OpenedCounts:
         """Return counts from sums of r and W; each column's are made to add up to what the bank knows."""
         base = float(rows["target"][rows["train"]].mean())
         scale = base * (1 - base)
         n_segments = int(rows["segment"].max()) + 1
         known = np.bincount(rows["segment"][chosen], minlength=n_segments).astype(np.float64)
-        known_bads = np.bincount(rows["segment"][chosen], rows["target"][chosen].astype(np.float64), n_segments)
+        known_bads: Vector = np.bincount(
+            rows["segment"][chosen], rows["target"][chosen].astype(np.float64), n_segments
+        ).astype(np.float64)
         firms, bads, n_codes, noise = {}, {}, {}, {}
         for holder in dict.fromkeys(name.partition("/")[0] for name in kept):
             n_codes[holder] = kept[f"{holder}/n_codes"]
@@ -199,8 +203,8 @@ class MinedJob:
         self.holders: dict[str, Any] = store.load_json("holders")
         self.nodes: list[dict[str, Any]] = store.load_json("segments")["nodes"]
         self.code_map = CodeMap.from_json(store.load_json("code_map"))
-        self.found = Opened.of(store.load_arrays("sums"), self.rows, self.rows["train"].astype(bool))
-        self.held = Opened.of(store.load_arrays("held"), self.rows, ~self.rows["train"].astype(bool))
+        self.found = OpenedCounts.of(store.load_arrays("sums"), self.rows, self.rows["train"].astype(bool))
+        self.held = OpenedCounts.of(store.load_arrays("held"), self.rows, ~self.rows["train"].astype(bool))
 
     def money(self, loss_given_default: float, margin: float, amounts: Vector | None = None) -> Money:
         """Return the bank's own figures; amounts : (rows,) of its firms in the job's order, 1 each if left out."""
@@ -313,11 +317,11 @@ def own_test(code_map: CodeMap, name: str, codes: tuple[int, ...]) -> str:
 
 def _tests(column: ColumnMap, chosen: list[int]) -> Iterator[str]:
     bins = column.bins
-    if bins.kind == "category":
+    if isinstance(bins, CategoryBins):
         named = [level for k, group in enumerate(bins.groups) if k in chosen for level in group]
         if named:
             yield f"in [{', '.join(map(_quoted, named))}]"
-        if bins.other in chosen:
+        if bins.other is not None and bins.other in chosen:
             others = [level for k, group in enumerate(bins.groups) if k not in chosen for level in group]
             yield f"not in [{', '.join(map(_quoted, [*others, *named]))}]"
         return
@@ -327,12 +331,16 @@ def _tests(column: ColumnMap, chosen: list[int]) -> Iterator[str]:
         run = [ranges.pop(0)]
         while ranges and ranges[0] == run[-1] + 1:
             run.append(ranges.pop(0))
-        low, high = cuts[run[0]], cuts[run[-1] + 1]
-        if low == -math.inf and high == math.inf:
-            yield "!= null"
-        else:
-            yield f"> {low!r}" if high == math.inf else f"<= {high!r}" if low == -math.inf else f"({low!r}..{high!r}]"
-    yield from (repr(bins.special[k - len(cuts) + 1]) for k in chosen if 0 <= k - len(cuts) + 1 < len(bins.special))
+        yield _range_test(cuts[run[0]], cuts[run[-1] + 1])
+    special = [k - len(cuts) + 1 for k in chosen if k >= len(cuts) - 1]
+    yield from (repr(bins.special[k]) for k in special if k < len(bins.special))
+
+
+def _range_test(low: float, high: float) -> str:
+    """Return the test of numbers above `low` and up to `high`."""
+    if low == -math.inf:
+        return "!= null" if high == math.inf else f"<= {high!r}"
+    return f"> {low!r}" if high == math.inf else f"({low!r}..{high!r}]"
 
 
 def _quoted(level: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import FIRMS, OFFERS
 from party_bank.settings import BankSettings, shown_amount
 from veilscore.errors import BookError
@@ -64,7 +64,7 @@ def look(book: Book, number: str, secret: str) -> Row:
     return offer
 
 
-def checked_offer(entry: Entry, number: str, secret: str) -> Row:
+def checked_offer(entry: BookEntry, number: str, secret: str) -> Row:
     """Return an offer that is open and within its date, whose firm is locked; BookError for a wrong secret too."""
     found = entry.rows(sa.select(OFFERS).where(OFFERS.c.number == number))
     kept = found[0]["secret_sha256"] if found else sha256_of("")
@@ -112,15 +112,13 @@ def write_lists(book: Book, settings: BankSettings, campaign: int, folder: Path,
             settings.currency, row["valid_until"].isoformat(), "yes" if row["contacted_s"] is not None else "",
         )  # fmt: skip
         lists[row["manager"] or "nobody"].append(cells)
-        write_atomically(folder / f"{row['number']}.svg", qr_code(settings, key, row["number"]))
+        _save(folder / f"{row['number']}.svg", qr_code(settings, key, row["number"]))
     for manager, rows in lists.items():
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerows([_TITLES, *([_as_text(cell) for cell in row] for row in rows)])
-        write_atomically(folder / f"{_file_name(manager)}.csv", ("\ufeff" + text.getvalue()).encode())
-    write_atomically(
-        folder / "offers.xlsx", workbook({_sheet(manager): [_TITLES, *rows] for manager, rows in lists.items()})
-    )
+        _save(folder / f"{_file_name(manager)}.csv", ("\ufeff" + text.getvalue()).encode())
+    _save(folder / "offers.xlsx", workbook({_sheet(manager): [_TITLES, *rows] for manager, rows in lists.items()}))
     return {manager: len(rows) for manager, rows in lists.items()}
 
 
@@ -132,6 +130,10 @@ def expire(book: Book) -> int:
         entry.change_all(OFFERS, [{"id": row["id"], "firm": row["firm"], "status": "expired"} for row in found])
         entry.move_all([row["line"] for row in found], "closed", "offer expired")
     return len(found)
+
+
+def _save(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda file: file.write(data))
 
 
 def _as_text(cell: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import (
     ALARMS,
@@ -34,6 +34,7 @@ from party_bank.limits import firm_exposure, room
 from party_bank.settings import BankSettings, shown_amount
 from veilscore.data.ids import normalise_ids
 from veilscore.data.ingest import read_table
+from veilscore.data.panel import newest
 from veilscore.errors import ConfigError
 from veilscore.terms.node_config import NodeConfig
 
@@ -96,18 +97,20 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
     if settings.dataset not in node.datasets:
         raise ConfigError(f"bank.yaml names data set {settings.dataset!r}; node.yaml has: {', '.join(node.datasets)}")
     entry = node.datasets[settings.dataset]
-    named = (entry.label_column, entry.weight_column, entry.date_column)
+    named = {entry.label_column, entry.weight_column, entry.date_column} - {None, *entry.key_columns}
     table = read_table(
         entry.source,
-        entry.id_column,
-        exclude=(*entry.exclude, *sorted(filter(None, named))),
+        entry.key,
+        exclude=(*entry.exclude, *sorted(map(str, filter(None, named)))),
         normaliser=settings.id_normaliser,
         rules=entry,
         table=entry.table,
         query=entry.query,
     )
     at = _moment(entry.path.stat().st_mtime) if entry.path is not None else _moment(dt.datetime.now(dt.UTC).timestamp())
-    for row in np.flatnonzero(table.ids == normalise_ids([firm], settings.id_normaliser)[0])[:1]:
+    if table.panel is not None:  # of firms at dates, a firm's newest row
+        table = table.take(newest(table.panel))
+    for row in np.flatnonzero(table.firms == normalise_ids([firm], settings.id_normaliser)[0])[:1]:
         for name, column in table.columns.items():
             value: Any = column[row]
             if isinstance(value, float | np.floating):
@@ -115,7 +118,7 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
             yield PortraitField("own data", name, value, f"data set {settings.dataset}", at, node.name)
 
 
-def _lending(entry: Entry, settings: BankSettings, firm: str, bank: str) -> Iterator[PortraitField]:
+def _lending(entry: BookEntry, settings: BankSettings, firm: str, bank: str) -> Iterator[PortraitField]:
     def rows(table: sa.Table) -> list[Row]:
         return entry.rows(sa.select(table).where(table.c.firm == firm).order_by(table.c.id))
 
@@ -146,7 +149,7 @@ def _lending(entry: Entry, settings: BankSettings, firm: str, bank: str) -> Iter
         )
 
 
-def _decided(entry: Entry, settings: BankSettings, firm: str) -> Iterator[PortraitField]:
+def _decided(entry: BookEntry, settings: BankSettings, firm: str) -> Iterator[PortraitField]:
     """Yield steps that were opened, consents, and the bits that are left at each holder."""
     told: dict[str, float] = defaultdict(float)
     for row in entry.rows(sa.select(DECISIONS).where(DECISIONS.c.firm == firm).order_by(DECISIONS.c.id)):
@@ -172,7 +175,7 @@ def _decided(entry: Entry, settings: BankSettings, firm: str) -> Iterator[Portra
         yield PortraitField("bits left", holder, round(max(0.0, left), 2), source, _moment(entry.at_s), holder)
 
 
-def _after(entry: Entry, firm: str, bank: str) -> Iterator[PortraitField]:
+def _after(entry: BookEntry, firm: str, bank: str) -> Iterator[PortraitField]:
     """Yield alarms, renewals and reports."""
     for row in entry.rows(sa.select(ALARMS).where(ALARMS.c.firm == firm).order_by(ALARMS.c.id)):
         text = f"level {row['level']}, {row['status']}" + (f", next: {row['next_step']}" if row["next_step"] else "")

@@ -28,7 +28,10 @@ def tasks(settings: BankSettings, joint: JointDecision, inflow: Inflow | None = 
         with book.writing("due") as entry:
             contracts = [row["number"] for row in renewals.due_contracts(entry, settings, firm)]
         done = [renewals.prepare(book, settings, joint, number, "due", inflow) for number in contracts]
-        return ", ".join(f"{number}: {row['status']}" for number, row in zip(contracts, done, strict=True)) or "done"
+        return (
+            ", ".join(f"{number}: {row['status']}" for number, row in zip(contracts, done, strict=True))
+            or "its window has passed"
+        )
 
     found = [Recurring("expire", daily, expire), Recurring("lapse", daily, lapse)]
     if RENEWAL in settings.decisions:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from veilscore.errors import ConfigError
+from veilscore.terms.decision import Purpose
 from veilscore.terms.node_config import DatabaseUrl, database_url
 from veilscore.terms.parameters import Name
 from veilscore.terms.settings import Strict, VariableName, load
@@ -19,7 +20,6 @@ FILE = "bank.yaml"
 BOOK = "state/book.db"
 HUNDREDTHS = 100
 Whole = Annotated[int, Field(ge=1, le=10**12)]
-Purpose = Literal["proactive", "application", "renewal", "watch", "report"]
 
 
 class BookPlace(Strict):

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from party_bank.book import Book
 from party_bank.book_tables import CONTRACTS, FIRMS, LINES
 from party_bank.contracts import draft_contract, sign
+from party_bank.firms import note_consent
+from party_bank.joint import OpenedSteps
 from party_bank.settings import BankSettings
 
 NOON = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC).timestamp()
@@ -84,3 +86,24 @@ def one(entry, table, row_id):
 
 def table_of(book: Book, table):
     return book.rows(sa.select(table).order_by(table.c.id))
+
+
+class Joint:
+    """Stands for the holders: steps by firm, and what was asked of it."""
+
+    def __init__(self, steps) -> None:
+        self.steps, self.asked = steps, []
+
+    def __call__(self, firms, *, model, purpose, reference):
+        self.asked.append((reference, purpose, tuple(firms)))
+        found = {firm: self.steps[firm] for firm in firms if firm in self.steps}
+        return OpenedSteps(found, "ab" * 32, ("tax", "registry"), 1.6)
+
+
+def consent(book, firms, *purposes, days=3650):
+    with book.writing("test") as entry:
+        for firm in firms:
+            for purpose in purposes:
+                about = {"document": f"{purpose}-{entry.at_s}", "issuer": "portal", "purpose": purpose}
+                times = {"not_before_s": entry.at_s, "expires_s": entry.at_s + days * 86400}
+                note_consent(entry, firm, holders=["tax", "registry"], **about, **times)

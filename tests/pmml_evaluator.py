@@ -1,4 +1,4 @@
-"""Evaluate PMML by a program that is not ours: JPMML, on a Java runtime; both are outside the pinned packages."""
+"""Evaluate PMML by a program that is not ours: JPMML, on a Java runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-import pytest
+from conftest import require
 
 # In a process of its own, since that package leaves sockets and pipes to the garbage collector.
 PROGRAM = """
@@ -23,11 +23,10 @@ Py4JBackend.destroyGateway()
 
 
 def evaluated(path, rows):
-    """The results of rows of values by name; skips where Java or the evaluator is not installed."""
-    if shutil.which("java") is None:
-        pytest.skip("no Java runtime to evaluate PMML with (Debian: default-jre-headless)")
-    if not all(importlib.util.find_spec(name) for name in ("jpmml_evaluator", "py4j")):
-        pytest.skip("no PMML evaluator: pip install jpmml-evaluator py4j")
+    """The results of rows of values by name; where Java or the evaluator is missing it skips, and fails in CI."""
+    require(shutil.which("java"), "no Java runtime to evaluate PMML with (Debian: default-jre-headless)")
+    both = all(importlib.util.find_spec(name) for name in ("jpmml_evaluator", "py4j"))
+    require(both, "no PMML evaluator: pip install jpmml-evaluator py4j")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, path],
         input=json.dumps(rows),

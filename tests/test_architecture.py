@@ -46,6 +46,8 @@ SOLE_IMPORTERS = {
     "tenseal": "veilscore.crypto.he",
     "opendp": "veilscore.sandbox.noise",
     "syft_job": "veilscore.sandbox.syft_envelope",
+    "highspy": "party_bank.portfolio",
+    "segno": "party_bank.offers",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}
@@ -158,10 +160,22 @@ def test_veilscore_imports_no_institution_and_they_never_each_other():
         assert not others, f"{name} imports {others}"
 
 
+def test_what_was_approved_is_all_that_runs():
+    from veilscore.release.binding import PACKAGES
+
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(PACKAGES) == packages == {"veilscore", *INSTITUTIONS}
+
+
 def test_the_coordinator_reaches_nothing_that_computes():
     for name in (n for n in modules() if n.startswith("coordinator")):
         beyond = {i for i in own(name) if room(i) not in COORDINATOR_REACHES} - {ADDING_ROLE, "veilscore.__init__"}
         assert not beyond, f"{name} imports {sorted(beyond)}"
+
+
+def test_of_the_institutions_only_their_commands_reach_the_command_line():
+    for name in (n for n in modules() if not n.startswith("veilscore.")):
+        assert ".cli." in f"{name}." or not {i for i in own(name) if room(i) == "cli"}, name
 
 
 def test_parties_reach_no_cryptography():

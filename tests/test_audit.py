@@ -76,7 +76,9 @@ def test_bands_without_scores_are_confirmed(tmp_path):
     assert "BandLeadDecoding" in {e.kind for e in run.transcripts["bank"].entries}
 
 
-@pytest.mark.parametrize("options", [{}, {"tree_columns": "own", "subsample": 0.9}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"tree_columns": "own", "subsample": 0.9}]
+)
 def test_every_step_of_honest_boosting_and_of_its_release_is_confirmed(options, tmp_path):
     asked = {"n_estimators": 2, "max_depth": 2, "early_stopping_rounds": 2, "holdout_fraction": 0.4, **options}
     configs = nodes(write(tmp_path / "data", firms(420)), holder_policy={"allow_order": True})
@@ -131,6 +133,7 @@ def test_a_private_screening_is_confirmed(tmp_path):
     assert verdicts(audit(run)) == {"align.1": CONFIRMED, "screen.1": CONFIRMED}
 
 
+@pytest.mark.slow
 def test_screening_and_training_on_what_it_kept_are_confirmed(tmp_path):
     screened = audited_run(tmp_path, "screen_features", name="scr", max_correlation=0.3).run()
     found = audit(screened)

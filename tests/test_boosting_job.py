@@ -8,7 +8,7 @@ import boosting_reference as oracle
 import numpy as np
 import pytest
 from consent_issuer import give_list
-from local_jobs import HOLDERS, firms, job, nodes, take, write
+from local_jobs import HOLDERS, firms, job, nodes, skip_align, take, write
 
 from veilscore.crypto.oblivious import LabelReceiver
 from veilscore.data.codes import CodeMap
@@ -187,10 +187,16 @@ def follow(chosen, rules, kept):
     return forced
 
 
-def test_grows_what_the_oracle_grows_split_by_split(tmp_path):
-    run = open_run(tmp_path, holdout_fraction=0)
-    for step in ("align", "bin", "boost"):
+def grown(run):
+    """The run with all its trees."""
+    skip_align(run)
+    for step in ("bin", "boost"):
         run.step(step)
+    return run
+
+
+def test_grows_what_the_oracle_grows_split_by_split(tmp_path):
+    run = grown(open_run(tmp_path, holdout_fraction=0))
     model = model_of(run)
     assert [tree.holder for tree in model.trees] == ["tax", "registry"] * 2
     assert_agrees(run)
@@ -207,9 +213,7 @@ def test_grows_what_the_oracle_grows_split_by_split(tmp_path):
 )
 def test_options_agree_with_the_oracle(parameters, tmp_path):
     run = open_run(tmp_path, firms(500, seed=2), holdout_fraction=0, n_estimators=3, **parameters)
-    for step in ("align", "bin", "boost"):
-        run.step(step)
-    assert_agrees(run)
+    assert_agrees(grown(run))
 
 
 def test_own_columns_and_sampling(tmp_path):
@@ -311,7 +315,7 @@ def heard(run, attempt, *parties, kind, sender=None):
 
 def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
     run = open_run(tmp_path, n_estimators=5, keep=True)
-    run.step("align")
+    skip_align(run)
     run.step("bin")
     with pytest.raises(PeerError, match=r"no message from (bank|registry)"):
         run.step("boost", tamper=leaves_at_tree("registry", 3), timeout_s=2)
@@ -334,9 +338,7 @@ def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
 
 
 def test_a_step_repeated_after_its_end_grows_nothing_new(tmp_path):
-    run = open_run(tmp_path, firms(300), n_estimators=2, holdout_fraction=0)
-    for step in ("align", "bin", "boost"):
-        run.step(step)
+    run = grown(open_run(tmp_path, firms(300), n_estimators=2, holdout_fraction=0))
     model, told = model_of(run), run.stores["tax"].load_json("boosted")
     state = {"trees": [tree.model_dump(mode="json") for tree in model.trees], "improvements": []}
     run.stores["bank"].save_json("checkpoint_boost", state)  # a node writes it after every tree
@@ -408,7 +410,7 @@ def test_jobs_that_cannot_be(parameters, words):
 @pytest.mark.parametrize("edit", ["kept", "digest"])
 def test_a_holder_checks_the_trees_it_keeps(edit, tmp_path):
     run = open_run(tmp_path, firms(200), n_estimators=2, holdout_fraction=0)
-    run.step("align")
+    skip_align(run)
     run.step("bin")
 
     def lie(sender, recipient, sequence, payload):
@@ -504,9 +506,10 @@ def assert_holdout_in_the_clear(run, model, parts):
     assert np.array_equal(run.stores["bank"].load_arrays("holdout")["units"], total)
 
 
+@pytest.mark.slow
 def test_a_sealed_job_resumes(tmp_path):
     run = open_run(tmp_path, firms(600), n_estimators=4, max_depth=2)
-    run.step("align")
+    skip_align(run)
     run.step("bin")
     with pytest.raises(PeerError):
         run.step("boost", tamper=leaves_at_tree("registry", 3), timeout_s=2)

@@ -105,7 +105,9 @@ def test_a_million_ids_stay_as_they_are():
     assert (normal == ids).all()
 
 
-@pytest.mark.parametrize("name", ["kz_corporate", "polish_1year", "default_credit", "sba_loans"])
+@pytest.mark.parametrize(
+    "name", ["kz_corporate", "polish_1year", "default_credit", pytest.param("sba_loans", marks=pytest.mark.slow)]
+)
 def test_real_ids_pass(name):
     for party in load_parties(shared_data(name)).values():
         ids = normalise_uscc(party["ids"])

@@ -271,7 +271,7 @@ def test_make_table_from_arrays():
     assert "names or addresses" in many.warnings[0]
 
 
-@pytest.mark.parametrize("name", ["kz_corporate", "sba_loans"])
+@pytest.mark.parametrize("name", ["kz_corporate", pytest.param("sba_loans", marks=pytest.mark.slow)])
 def test_real_data_equal_the_reference(name):
     folder = shared_data(name)
     for party, expected in load_parties(folder).items():

@@ -121,7 +121,10 @@ def test_events_tell_of_what_they_should(folder):
     assert before > 0 == after
 
 
-@pytest.mark.parametrize("holder", life.HOLDERS)
+@pytest.mark.parametrize(
+    "holder",
+    [pytest.param(h, marks=pytest.mark.slow) if h in {"tax", "registry"} else h for h in life.HOLDERS],
+)
 def test_every_shipped_catalogue_builds_and_does_not_leak(folder, tmp_path, holder):
     assert set(shipped_catalogues()) == set(life.HOLDERS)
     catalogue = find_catalogue(holder)

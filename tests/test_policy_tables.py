@@ -58,7 +58,7 @@ def engine_says(cell, value):
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(cell=st.one_of(IMPLICIT, EXPLICIT))
 def test_a_cell_means_what_the_engine_makes_of_it(cell):
     try:
@@ -110,7 +110,7 @@ def allowed(schema):
     return [value for value in GRID if domain.holds(value_of(value))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schemas=st.lists(SCHEMAS, min_size=1, max_size=2), data=st.data())
 def test_gaps_overlaps_and_rows_in_vain_are_those_of_the_engine(schemas, data):
     fields = ["x", "y"][: len(schemas)]

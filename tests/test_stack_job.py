@@ -116,6 +116,7 @@ def oracle(x, y):
 # --- against the oracle ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fold_knows_nothing_of_its_own_rows(stack):
     """The counts that a fold's scorecard is made of are those of the rows outside it."""
     saved = rows_of(stack)
@@ -136,6 +137,7 @@ def test_a_fold_knows_nothing_of_its_own_rows(stack):
             assert shown.mean() > 0.6
 
 
+@pytest.mark.slow
 def test_level_two_and_losses_are_the_oracles(stack):
     x, y, fold = margins(stack)
     saved = stack.stores["bank"].load_json("selection")
@@ -153,6 +155,7 @@ def test_level_two_and_losses_are_the_oracles(stack):
         assert abs(rows["stack"]["losses"][f] - log_loss(eta, y[fold == f])) < 0.2
 
 
+@pytest.mark.slow
 def test_a_hold_out_total_is_the_weighted_sum_of_the_members(stack):
     store = stack.stores["bank"]
     model = load_model(store.path / "model.json", Stacked)
@@ -175,6 +178,7 @@ def test_a_hold_out_total_is_the_weighted_sum_of_the_members(stack):
     assert np.array_equal(units, np.rint(exact).astype(np.int64))
 
 
+@pytest.mark.slow
 def test_batch_scores_are_the_hold_out_totals(stack):
     run = stack
     homes = run.stores["bank"].path.parents[2]
@@ -196,6 +200,7 @@ def test_batch_scores_are_the_hold_out_totals(stack):
     assert [step[firm] for firm in by_firm] == steps_of(model).index(units).tolist()
 
 
+@pytest.mark.slow
 def test_selection_files_the_best_of_the_kind_that_was_asked(selected):
     saved = selected.stores["bank"].load_json("selection")
     rows = {one["name"]: one for one in saved["candidates"]}
@@ -212,6 +217,7 @@ def test_selection_files_the_best_of_the_kind_that_was_asked(selected):
     assert all(one["auc"] is None for name, one in rows.items() if name != "bank's own columns")
 
 
+@pytest.mark.slow
 def test_the_report_compares_all_candidates(stack, selected):
     for run, filed in ((stack, "stack"), (selected, None)):
         data = read_report(run.stores["bank"].path / "report.json")
@@ -230,6 +236,7 @@ def test_the_report_compares_all_candidates(stack, selected):
     assert read_report(stack.stores["bank"].path / "report.json").selection.candidates[0].auc is not None
 
 
+@pytest.mark.slow
 def test_what_all_fits_of_trees_told_counts_together(stack):
     fits = [
         stack.stores["tax"].path / step / "boosted.json"
@@ -281,6 +288,8 @@ def test_an_own_score_that_is_not_there(tmp_path):
     run = open_run(tmp_path, folds=2, own_scores=["limt"], boosting={"n_estimators": 1, "max_depth": 1})
     with pytest.raises(VeilscoreError, match="no column 'limt'"):
         run.run()
+    assert not run.stores["bank"].has("checkpoint_scorecard")
+    assert run.job.steps.index("bin.fold1") < run.job.steps.index("scorecard")
 
 
 def test_policies_decide_on_every_candidate(tmp_path):
@@ -360,6 +369,7 @@ def test_a_bad_choice_ends_the_step_and_a_new_attempt_succeeds(stack):
     stack.step("stack", 4)
 
 
+@pytest.mark.slow
 def test_a_bank_that_bins_other_rows(stack):
     def shift(sender, recipient, sequence, payload):
         if kind_of(payload) != "BinBankRound1":
@@ -377,6 +387,7 @@ def test_a_bank_that_bins_other_rows(stack):
         stack.step("bin.fold1", 2, tamper=shift)
 
 
+@pytest.mark.slow
 def test_a_part_of_another_version_is_refused(stack):
     path = stack.stores["tax"].path / "models" / "stack" / "trees.json"
     kept = path.read_text()

@@ -11,7 +11,17 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-NOUNS: dict[str, str] = {"mining": "Rules over several parties, from what a mining job opened."}
+NOUNS: dict[str, str] = {
+    "mining": "Rules over several parties, from what a mining job opened.",
+    "book": "Make, check and fill the bank's book.",
+    "portrait": "Show all that the bank knows of one firm.",
+    "limits": "Show each product's ladder, cap and what is lent.",
+    "campaign": "Run campaigns: candidates, offers with number, validity and QR code, managers' lists, funnel.",
+    "application": "Take applications, and let a person decide on those that were referred.",
+    "contract": "Sign contracts, and note what is drawn and repaid under them.",
+    "renewal": "Prepare renewals of contracts that end soon, and accept them for the firm.",
+    "due": "Do what is due, once, however often it is called.",
+}
 
 
 def load(word: str) -> Any:

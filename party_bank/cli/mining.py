@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from party_bank.mining import MinedJob, MinedRule
     from veilscore.arrays import Vector
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank mining show mined-rules --federation trial")
 _HEADS = (
     "rule",
     "the bank's side",
@@ -63,6 +63,10 @@ def show(
         "Held-out figures are of other firms and other noise than those that rules were found by. A holder's codes say "
         "nothing to the bank: its steward reads them, and files the bins by name."
     )
+    if mined.found.base_rate * loss_given_default > (1 - mined.found.base_rate) * margin:
+        console().print(
+            "At this loss and margin the bank's loans lose as a whole, so a rule that takes most of them pays."
+        )
     if out is not None:
         out.write_text(json.dumps([_candidate(mined, rule) for rule in rules], indent=1, ensure_ascii=False))
         console().print(f"candidates: {out}")

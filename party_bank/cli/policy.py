@@ -17,7 +17,7 @@ from veilscore.terms.node_config import load_node_config
 
 if TYPE_CHECKING:
     from party_bank.policy.backtest import Group
-    from party_bank.policy.check import Finding
+    from party_bank.policy.check import PolicyFinding
     from party_bank.policy.graph import Graph
 
 PolicyName = Annotated[
@@ -137,8 +137,7 @@ def activate(
     folder = person / "identity" if (person / "identity").is_dir() else person
     policies = Policies(bank)
     version = policies.file(graph)
-    place = node.federation if node.federation.is_absolute() else bank / node.federation
-    found = policies.sign(graph.name, version, load_identity(folder), node, load_federation(place), reason)
+    found = policies.sign(graph.name, version, load_identity(folder), node, load_federation(node.federation), reason)
     console().print(line(f"{found.policy} version {found.version}", f"({found.sha256[:16]})", found.status))
 
 
@@ -243,7 +242,7 @@ def _show_head(graph: Graph) -> None:
     console().print(styled("[bold]{}[/bold] {}, hash {}", graph.name, version, graph.sha256))
 
 
-def _show_findings(found: list[Finding]) -> bool:
+def _show_findings(found: list[PolicyFinding]) -> bool:
     """Show what a check found; return whether the graph is refused."""
     for one in found:
         how = "[red]refused[/red]: {}" if one.refuses else "[yellow]told[/yellow] ({}): {}"

@@ -40,7 +40,7 @@ _TOLD_ONLY = {"overlap", "order", "not analysed"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class PolicyFinding:
     """One thing found: its kind, where it is, and a sentence that says what to do."""
 
     kind: Kind
@@ -61,7 +61,7 @@ class _Flow:
     sure: set[str]
 
 
-def check(graph: Graph) -> list[Finding]:
+def check(graph: Graph) -> list[PolicyFinding]:
     """Return all that is found in a graph, what refuses it first."""
     found = list(_walk(graph))
     if not any(one.refuses for one in found):
@@ -69,7 +69,7 @@ def check(graph: Graph) -> list[Finding]:
     return sorted(found, key=lambda one: not one.refuses)
 
 
-def refuse_if_unsound(graph: Graph) -> list[Finding]:
+def refuse_if_unsound(graph: Graph) -> list[PolicyFinding]:
     """Return what is only told of a graph; ConfigError names the first thing for which it is refused, and how many."""
     found = check(graph)
     refusing = [one for one in found if one.refuses]
@@ -79,13 +79,15 @@ def refuse_if_unsound(graph: Graph) -> list[Finding]:
     return found
 
 
-def _walk(graph: Graph) -> Iterator[Finding]:
+def _walk(graph: Graph) -> Iterator[PolicyFinding]:
     """Follow the fields through the graph, node by node."""
     if not fields_of(graph.input_schema):
-        yield Finding("schema", "input", "its input node has no JSON schema with properties: say what it is asked")
+        yield PolicyFinding(
+            "schema", "input", "its input node has no JSON schema with properties: say what it is asked"
+        )
     required = (graph.output_schema or {}).get("required") or []
     if not required:
-        yield Finding(
+        yield PolicyFinding(
             "schema", "output", "its output node has no JSON schema with required fields: say what it answers"
         )
     switched = any(True for _ in graph.of_kind(SWITCH))
@@ -125,7 +127,7 @@ def _merged(parents: Sequence[_Flow], *, either: bool) -> _Flow:
     return merged
 
 
-def _table(node: Mapping[str, Any], flow: _Flow) -> Iterator[Finding]:
+def _table(node: Mapping[str, Any], flow: _Flow) -> Iterator[PolicyFinding]:
     """Check one table's rows against each other and the domains of its fields."""
     content, name = node["content"], str(node["name"])
     rules, where = content["rules"], f"table {name!r}"
@@ -139,16 +141,16 @@ def _table(node: Mapping[str, Any], flow: _Flow) -> Iterator[Finding]:
                 test = _read(cell, column)
             except NotAnalysed as problem:
                 whole = False
-                yield Finding("not analysed", where, f"{where}, row {number + 1}: {problem} cannot be analysed")
+                yield PolicyFinding("not analysed", where, f"{where}, row {number + 1}: {problem} cannot be analysed")
             except ConfigError as error:
                 whole = False
-                yield Finding("unparsed", where, f"{where}, row {number + 1}: {error}")
+                yield PolicyFinding("unparsed", where, f"{where}, row {number + 1}: {error}")
             else:
                 if test is not None:
                     tests.append((str(column["field"]), test))
                     if mixes(cell):
                         what = f"{cell[:60]!r} joins by `and` and by `or`, and the engine takes them from the left"
-                        yield Finding("order", where, f"{where}, row {number + 1}: {what}")
+                        yield PolicyFinding("order", where, f"{where}, row {number + 1}: {what}")
         rows.append(tests)
         read += [number] if whole else []
     before = f"{content['inputField']}." if content.get("inputField") else ""
@@ -158,7 +160,9 @@ def _table(node: Mapping[str, Any], flow: _Flow) -> Iterator[Finding]:
     try:
         yield from _rows(content, where, Boxes.of(domains, rows), read)
     except TooManyCasesError:
-        yield Finding("too large", where, f"{where} divides its fields into more cases than are checked: split it")
+        yield PolicyFinding(
+            "too large", where, f"{where} divides its fields into more cases than are checked: split it"
+        )
 
 
 def _read(cell: str, column: Mapping[str, Any]) -> Test | None:
@@ -175,17 +179,17 @@ def _read(cell: str, column: Mapping[str, Any]) -> Test | None:
     return read_test(cell)
 
 
-def _rows(content: Mapping[str, Any], where: str, boxes: Boxes, read: list[int]) -> Iterator[Finding]:
+def _rows(content: Mapping[str, Any], where: str, boxes: Boxes, read: list[int]) -> Iterator[PolicyFinding]:
     rules = content["rules"]
     for case in boxes.gaps(read):
-        yield Finding(
+        yield PolicyFinding(
             "gap", where, f"{where} misses a case, {told(case)}: add a row for it, or a last one without tests"
         )
     if content["hitPolicy"] != "first":
         return
     for number in read:
         if boxes.unreachable(number, [one for one in read if one < number]):
-            yield Finding(
+            yield PolicyFinding(
                 "unreachable", where, f"{where}: row {number + 1} is never reached, rows above take its cases"
             )
     tested = [
@@ -196,7 +200,7 @@ def _rows(content: Mapping[str, Any], where: str, boxes: Boxes, read: list[int])
         shared = None if same else boxes.overlap(one, other)
         if shared is not None:
             what = f"{where}: rows {one + 1} and {other + 1} both take {told(shared)}; row {one + 1} wins"
-            yield Finding("overlap", where, what)
+            yield PolicyFinding("overlap", where, what)
 
 
 def _after(flow: _Flow, content: Mapping[str, Any]) -> _Flow:
@@ -225,39 +229,43 @@ def _after(flow: _Flow, content: Mapping[str, Any]) -> _Flow:
     return after
 
 
-def _switch(graph: Graph, id_: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _switch(graph: Graph, id_: str, node: Mapping[str, Any]) -> Iterator[PolicyFinding]:
     """A switch needs a way for everything: a statement without a condition, and an edge from each statement."""
     where = f"switch {str(node['name'])!r}"
     statements = (node.get("content") or {}).get("statements") or []
     handles = {str(edge.get("sourceHandle")) for edge in graph.edges if edge["sourceId"] == id_}
     if not any(not str(one.get("condition") or "").strip() for one in statements):
-        yield Finding("switch", where, f"{where} misses a case: give it a last branch without a condition")
+        yield PolicyFinding("switch", where, f"{where} misses a case: give it a last branch without a condition")
     for number, one in enumerate(statements):
         if str(one.get("id")) not in handles:
-            yield Finding("switch", where, f"{where}: its branch {number + 1} leads nowhere")
+            yield PolicyFinding("switch", where, f"{where}: its branch {number + 1} leads nowhere")
 
 
-def _answers(flow: _Flow, required: Sequence[str], allowed: Mapping[str, Domain]) -> Iterator[Finding]:
+def _answers(flow: _Flow, required: Sequence[str], allowed: Mapping[str, Domain]) -> Iterator[PolicyFinding]:
     """Compare what arrives at the output with its schema."""
     for name in required:
         domain = flow.domains.get(name)
         if domain is None or (name not in flow.sure and domain.holds(None)):
-            yield Finding("answer", "output", f"its answer {name!r} is not written on every way through the graph")
+            yield PolicyFinding(
+                "answer", "output", f"its answer {name!r} is not written on every way through the graph"
+            )
         elif name in allowed:
             for literal in domain.literals:
                 if not domain.others and not allowed[name].holds(literal):
-                    yield Finding(
+                    yield PolicyFinding(
                         "answer", "output", f"its answer {name!r} may be {literal!r}, which its schema refuses"
                     )
 
 
-def _tried(graph: Graph) -> Iterator[Finding]:
+def _tried(graph: Graph) -> Iterator[PolicyFinding]:
     """Ask the engine at combinations of cases; yield the first that has no answer."""
     for inputs in cases(graph):
         try:
             graph.decide(inputs)
         except DataError as error:
-            yield Finding("failure", "graph", f"{error.message}, for {json.dumps(inputs, ensure_ascii=False)[:300]}")
+            yield PolicyFinding(
+                "failure", "graph", f"{error.message}, for {json.dumps(inputs, ensure_ascii=False)[:300]}"
+            )
             return
 
 

@@ -37,7 +37,7 @@ class Fired:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PolicyDecision:
     """What a policy decided, with all that a later reader needs to follow it.
 
     policy, sha256 : name and hash of the graph; version : 0 for a graph that was never filed.
@@ -105,16 +105,18 @@ class Graph:
     def _engine(self) -> Any:
         return engine().create_decision(self.canonical.decode())
 
-    def decide(self, inputs: Mapping[str, Any]) -> Decision:
+    def decide(self, inputs: Mapping[str, Any]) -> PolicyDecision:
         """Decide on one firm; DataError where the inputs do not meet the schema, or the graph has no answer."""
         try:
             answer = self._engine.evaluate(dict(inputs), {"trace": True})
         except Exception as error:  # noqa: BLE001 - the engine raises no narrower one
             raise self._refusal(error) from None
         outputs = {k: v for k, v in answer["result"].items() if k not in inputs or inputs[k] != v}
-        return Decision(self.name, self.version, self.sha256, inputs, outputs, tuple(self._fired(answer["trace"])))
+        return PolicyDecision(
+            self.name, self.version, self.sha256, inputs, outputs, tuple(self._fired(answer["trace"]))
+        )
 
-    def decide_all(self, many: Iterable[Mapping[str, Any]]) -> Iterator[Decision]:
+    def decide_all(self, many: Iterable[Mapping[str, Any]]) -> Iterator[PolicyDecision]:
         """Decide on firms, one after the other."""
         return map(self.decide, many)
 

@@ -33,6 +33,7 @@ from veilscore.v1 import score_pb2
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 
+pytestmark = pytest.mark.slow
 N = 2000
 POINTS = 0.02
 

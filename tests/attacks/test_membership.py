@@ -208,6 +208,7 @@ def lie(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("honest", [True, False], ids=["digests", "fresh digests"])
 def test_a_budget_that_is_used_up_tells_nothing(card, tmp_path, monkeypatch, honest):
     """The victim is scored often; does one more score refuse, or is it no firm of this holder's?"""

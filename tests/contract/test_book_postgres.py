@@ -6,6 +6,7 @@ import pytest
 from bank_trial import Clock
 from book_contract import BookContract
 from database_servers import postgres
+from lending_contract import LendingContract
 
 from party_bank.book import Book
 
@@ -26,6 +27,10 @@ def book(url, clock):
     book = Book(url, clock=clock)
     yield book
     book.close()
+
+
+class TestLending(LendingContract):
+    pass
 
 
 class TestPostgres(BookContract):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from conftest import require
 from database_servers import mariadb, postgres
 
 from veilscore.data.ingest import list_columns, read_table
@@ -47,7 +50,8 @@ RULES = ReadingRules(zone="Asia/Shanghai")
 @pytest.fixture(scope="module", params=[postgres, mariadb], ids=["PostgreSQL", "MariaDB"])
 def server(request):
     if request.param is mariadb:
-        pytest.importorskip("pymysql", reason="the driver of MariaDB is not installed (pip install pymysql)")
+        driver = importlib.util.find_spec("pymysql")
+        require(driver, "the driver of MariaDB is not installed (pip install pymysql)")
     with request.param() as url:
         if request.param is mariadb:
             engine = sa.create_engine(url)

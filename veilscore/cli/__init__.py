@@ -54,10 +54,12 @@ PANELS = {
             "Plan, run, watch and resume jobs; decide on those proposed to your party.",
             "plan run watch list show cancel resume inbox approve reject",
         ),
+        "decide": Noun("Decide on one firm now: the step of a filed decision, and not the scores behind it."),
         "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
         "sandbox": Noun(
             "Run a modeller's code at the owner of the data; only approved outputs leave.",
-            "submit show approve reject run outputs release syft-pack syft-receive syft-return syft-read mock-data",
+            "submit fetch show approve reject run outputs release mock-data "
+            "syft-pack syft-receive syft-return syft-read",
         ),
     },
     "Models and reports": {
@@ -71,7 +73,8 @@ PANELS = {
     },
     "The bank": {
         "bank": Noun(
-            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.", "mining"
+            "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
+            "mining book portrait limits campaign application contract renewal due",
         ),
     },
     "Trust": {
@@ -92,7 +95,7 @@ PANELS = {
         ),
     },
     "Evidence": {
-        "evidence": Noun("Logs, receipts and their verification.", "log receipt verify verify-log anchor"),
+        "evidence": Noun("Logs, receipts and their verification.", "log usage receipt verify verify-log anchor"),
         "audit": Noun("Audit a random sample of a bank's steps against what it had committed to.", "export delete"),
     },
 }

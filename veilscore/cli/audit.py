@@ -15,6 +15,7 @@ from veilscore.cli.files import read_bytes
 from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
+from veilscore.evidence.kept_receipts import kept_id
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import KEYS, MODELS, POOLS, OnlineRecord, PoolRecord, ShareOpened
@@ -30,7 +31,7 @@ app = typer.Typer(
     epilog="Example: veilscore audit --bank bundle --keys federation.yaml --log /srv/tax --sample 10",
 )
 R = TypeVar("R")
-JobArgument = Annotated[str, typer.Argument(help="The job's id, or: online.", metavar="JOB")]
+JobArgument = Annotated[str, typer.Argument(help="The job's id or name (the newest of it), or: online.", metavar="JOB")]
 ONLINE = "online"  # in place of a job or a step: scores released online
 
 
@@ -185,6 +186,7 @@ def export(
 ) -> None:
     """Copy what an auditor needs of one job into a folder: openings, what the steps read, receipt and log."""
     own = find_home(home)
+    job = kept_id((own / "jobs").glob("*"), job)
     source = _openings(own, job)
     if out.exists():
         raise ConfigError(f"{out} exists already: name a folder that does not")
@@ -250,7 +252,9 @@ def _add_data(home: Path, folder: Path) -> None:
 @app.command(epilog="Example: veilscore audit delete kz-1a2b3c4d-0123456789abcdef")
 def delete(job: JobArgument, *, home: HomeOption = None) -> None:
     """Delete the openings of one job; from then on it cannot be audited."""
-    source = _openings(find_home(home), job)
+    own = find_home(home)
+    job = kept_id((own / "jobs").glob("*"), job)
+    source = _openings(own, job)
     try:
         shutil.rmtree(source)
     except OSError as error:

@@ -111,7 +111,7 @@ def _mu(mu2: float) -> str:
 
 @app.command(epilog="Example: veilscore evidence receipt kz-1a2b3c4d-0123456789abcdef --firm 9131... --out r.json")
 def receipt(
-    job: Annotated[str | None, typer.Argument(help="The job's id.", metavar="[JOB]")] = None,
+    job: Annotated[str | None, typer.Argument(help="The job's id or name (the newest of it).", metavar="[JOB]")] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
     firm: Annotated[

@@ -31,7 +31,7 @@ from veilscore.v1 import control_pb2 as pb
 app = typer.Typer(no_args_is_help=True)
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The party's home; default $VEILSCORE_HOME, or here.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed decision.")]
-Id = Annotated[str, typer.Argument(help="The submission's id or how it begins.", metavar="ID")]
+Id = Annotated[str, typer.Argument(help="The submission's id or how it begins, or its name.", metavar="ID")]
 Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
 SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
 _SHOWN = 20_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from veilscore.errors import EvidenceError
@@ -9,10 +10,19 @@ from veilscore.evidence.facts import SCORES_FILE
 from veilscore.evidence.receipt import JobReceipt, JobStatement, ScoreReceipt, ScoreTree
 from veilscore.evidence.recorder import FOLDER, read_seed
 from veilscore.files.store import JobStore
+from veilscore.terms.job import JOB_ID
+
+
+def kept_id(folders: Iterable[Path], text: str) -> str:
+    """Return the id of a job out of files or folders of jobs: `text` itself, or the newest of the job of that name."""
+    found = [(path.stat().st_mtime, path.stem) for path in folders if JOB_ID.fullmatch(path.stem)]
+    named = [one for one in found if (match := JOB_ID.fullmatch(one[1])) and match["name"] == text]
+    return max(named)[1] if named else text
 
 
 def load_receipt(home: Path, job_id: str) -> JobReceipt:
-    """Return the receipt of a job that a node keeps; EvidenceError if there is none."""
+    """Return the receipt of a job, by its id or name, that a node keeps; EvidenceError if there is none."""
+    job_id = kept_id((home / FOLDER / "receipts").glob("*.json"), job_id)
     path = home / FOLDER / "receipts" / f"{job_id}.json"
     try:
         return JobReceipt.parse(path.read_bytes())
@@ -28,6 +38,7 @@ def score_receipt(home: Path, job_id: str, firm: str) -> ScoreReceipt:
     Raises EvidenceError where there is no such job or firm, or the file of scores is not the one that was logged.
     """
     receipt = load_receipt(home, job_id)
+    job_id = receipt.job_id
     try:
         content = (home / "jobs" / job_id / SCORES_FILE).read_bytes()
     except OSError as error:

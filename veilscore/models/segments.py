@@ -75,8 +75,8 @@ def _splits(columns: BinnedColumns, bad: Mask, leaf: _Leaf, least: int) -> Itera
     """Yield the best split of a leaf on each column: its gain, the column, and the codes of one side."""
     for column, size in enumerate(columns.n_codes.tolist()):
         codes = columns.codes[leaf.rows, column]
-        n = np.bincount(codes, minlength=size).astype(np.float64)
-        b = np.bincount(codes, bad[leaf.rows].astype(np.float64), size)
+        n: Vector = np.bincount(codes, minlength=size).astype(np.float64)
+        b: Vector = np.bincount(codes, bad[leaf.rows].astype(np.float64), size).astype(np.float64)
         allowed = np.array(leaf.conditions.get(column, range(size)))
         for order in _orders(allowed, n, b, columns.ordered[column], int(columns.missing_code[column])):
             left_n, left_b = np.cumsum(n[order])[:-1], np.cumsum(b[order])[:-1]

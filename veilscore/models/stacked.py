@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -171,11 +171,16 @@ def scorecard_theta(card: Scorecard) -> dict[str, Vector]:
     }
 
 
+def check_own_scores(names: Iterable[str], columns: Collection[str]) -> None:
+    """Refuse `own_scores` that are none of the bank's columns, before anything is trained."""
+    for name in names:
+        if name not in columns:
+            raise ParameterError(f"own_scores: the bank has no column {name!r}")
+
+
 def own_theta(card: Scorecard, name: str) -> dict[str, Vector]:
     """Return the log-odds by cell of the member that is the WOE of one column of the bank: zero everywhere else."""
     bank = card.parts[0]
-    if name not in [column.name for column in bank.columns]:
-        raise ParameterError(f"own_scores: the bank has no column {name!r}")
     zero = {part.party: np.zeros(int(part.n_codes.sum())) for part in card.parts}
     zero[bank.party] = np.array([w * (column.name == name) for column in bank.columns for w in column.woe])
     return zero

@@ -125,10 +125,15 @@ class Desk:
         return tuple(self.entry(path.name) for path in sorted(self._kept.iterdir()) if not path.name.startswith("."))
 
     def entry(self, text: str) -> Entry:
-        """Return the submission whose id begins with `text`, its content checked against its id."""
-        found = [path.name for path in self._kept.iterdir() if path.name.startswith(text) and text]
+        """Return the submission whose id begins with `text`, or of that name; its content is checked against its id."""
+        kept = [path.name for path in self._kept.iterdir() if not path.name.startswith(".")]
+        found = [name for name in kept if name.startswith(text) and text]
+        if not found and text:
+            found = [n for n in sorted(kept) if self._frozen(self._kept / n).manifest.name == text]
         if len(found) != 1:
-            raise SandboxError(f"{len(found) or 'no'} submissions here whose id begins with {text[:64]!r}")
+            raise SandboxError(
+                f"{len(found) or 'no'} submissions here whose id begins with, or whose name is, {text[:64]!r}"
+            )
         folder = self._kept / found[0]
         return Entry(found[0], self._frozen(folder), self._status(folder))
 

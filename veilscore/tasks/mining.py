@@ -10,6 +10,7 @@ The rules themselves are the bank's business (`party_bank/mining.py`): no holder
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -62,9 +63,8 @@ def _bank_mine(context: StepContext) -> Protocol[None]:
     bins: dict[int, int] = {}
 
     def max_bin(n_columns: int) -> int:
-        bins[n_columns] = min(
-            p.max_bin, most_bins(rarer / most, charge_of(p, "train").sigma(cells_sensitivity(n_columns)))
-        )
+        sigma = charge_of(p, "train").sigma(cells_sensitivity(n_columns))
+        bins[n_columns] = min(p.max_bin, most_bins(rarer / math.sqrt(most), sigma))  # rules take several cells
         return bins[n_columns]
 
     found = yield from _bank_sums(context, rows, train, "train", max_bin, rarer=rarer)
@@ -180,7 +180,7 @@ def _holder_verify(context: StepContext) -> Protocol[None]:
 
 
 def _coded(context: StepContext, code_map: CodeMap, codes: Array) -> BinnedColumns:
-    names = context.node.policy.publish_column_names
+    names = context.node.policy.told_names
     return columns_of(code_map, codes, party=context.session.party, names=names, association=False)
 
 

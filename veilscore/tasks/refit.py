@@ -38,6 +38,7 @@ from veilscore.wire.protocol import Protocol, Send, receive
 _OF_OPENINGS = (
     "id_normaliser", "max_bin", "min_bin_fraction", "holdout_fraction", "holdout_seed", "holdout_from", "weights",
     "columns_from", "min_iv", "max_correlation", "missing_bin", "rows", "rows_per_firm", "firm_weight",
+    "as_of",
 )  # fmt: skip
 _KEPT = {  # files that a refit takes over, so that it is evaluated, reported and reused as any other job is
     "bank": ("aligned.json", "counts.json", "code_map.json", "openings.json", "rows.npz", "sums.npz"),

@@ -61,6 +61,7 @@ def _bank_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     job, store = context.job, context.store
     rows, whole = store.load_arrays("rows"), load_counts(store)
     train, target = rows["train"], rows["target"]
+    stacked.check_own_scores(job.of(TrainStack).own_scores, whole[job.bank].names)
     stacked.check_folds(folds_of(job, rows), target[train])
     mask = rows_outside(job, rows, fold)
     found = yield from bank_bin(context.session, target, None, mask)
@@ -85,7 +86,7 @@ def _holder_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     def fit(train: Mask) -> BinnedColumns:
         if not np.array_equal(train, mask):
             raise MessageError(f"the bank bins other rows than those outside fold {fold}", party=job.bank)
-        names = context.node.policy.publish_column_names
+        names = context.node.policy.told_names
         return columns_of(code_map, rows["codes"], party=context.session.party, names=names, association=False)
 
     policy = context.node.policy

@@ -1,0 +1,81 @@
+"""The story of docs/bank.md, run as it stands; the table of settings has every key."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from party_bank.book_tables import TRANSITIONS
+from party_bank.offers import secret_of
+from party_bank.settings import BankSettings
+from veilscore.cli import app
+from veilscore.errors import ConfigError
+from veilscore.files.home_key import home_key
+
+TEXT = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def bank(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bank").mkdir(mode=0o700)
+    (tmp_path / "bank" / "node.yaml").write_text("{name: bank, role: bank}\n", encoding="utf-8")
+    (settings,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    (tmp_path / "bank" / "bank.yaml").write_text(settings, encoding="utf-8")
+    for name, text in zip(("firms.csv", "decisions.csv"), (t for kind, t in BLOCKS if kind == "csv"), strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("OFFER_SECRET", secret_of(home_key(tmp_path / "bank"), "O0000001"))
+    return tmp_path
+
+
+def test_the_story_runs(bank):
+    said = {}
+    for command in "".join(text for kind, text in BLOCKS if kind == "sh").splitlines():
+        words = shlex.split(command)
+        assert words[0] == "veilscore"
+        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "250", "TERM": "dumb"})
+        assert done.exit_code == 0, f"{command}: {done.output} {done.exception}"
+        said.setdefault(" ".join(words[2:4]), []).append(re.sub(r"\s+", " ", done.stdout))
+    assert said["book consents"] == ["8 consents added "]
+    assert said["campaign create"] == ["campaign spring: 4 candidates "]
+    assert said["campaign candidates"] == ["id F001 F002 F003 F004 "]
+    run = re.sub(r"[^\w ]", "", said["campaign run"][0])
+    assert re.findall(r"(declined|offered) +(\d)", run) == [("declined", "2"), ("offered", "2")]  # one building fits
+    assert said["application apply"][0].startswith("application web-1: approved, contract C0000001")
+    assert said["contract repay"] == ["contract C0000001: 25,000.00 CNY owed "]
+    assert said["renewal prepare"] == ["renewal of C0000001: proposed: 100,000.00 CNY for 12 months "]
+    assert said["renewal accept"] == ["contract C0000001 is renewed by C0000002 "]
+    assert "bits left" in said["portrait F004"][0]
+    assert "expire" in said["due --home"][0]
+    assert said["due --home"][1] == "nothing is due "
+    assert said["book check"] == ["the book balances "]
+
+
+def test_without_the_extra_one_sentence_says_how_to_install_it(monkeypatch):
+    import veilscore.cli.bank
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"segno", "zen"} else real(name))
+    with pytest.raises(
+        ConfigError, match=r"^`veilscore bank` needs segno, zen: run `pip install 'veilscore\[bank\]'`$"
+    ):
+        importlib.reload(veilscore.cli.bank)
+
+
+def test_the_page_has_every_key_and_transition():
+    table = TEXT.split("| key | meaning |")[1].split("\n\n")[0]
+    rows = table.splitlines()[2:]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(
+        BankSettings.model_fields
+    )
+    shown = {
+        row.split("|")[1].strip(): set(re.sub(r"\(.*?\)", "", row.split("|")[2]).replace(" ", "").split(","))
+        for row in TEXT.split("| from | to |")[1].split("\n\n")[0].splitlines()[2:]
+    }
+    assert shown == {state: set(targets) for state, targets in TRANSITIONS.items() if targets}
