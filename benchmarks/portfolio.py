@@ -11,14 +11,14 @@ import time
 import numpy as np
 from result import emit
 
-from party_bank.portfolio import Candidates, PortfolioPlan, plan_portfolio
+from party_bank.portfolio import LimitCandidates, PortfolioPlan, plan_portfolio
 from party_bank.settings import Budget, amount_of
 
 N_FIRMS, INDUSTRIES, REGIONS = 100_000, 20, 31
 BOUND_S = 30.0
 
 
-def made() -> tuple[Candidates, Budget]:
+def made() -> tuple[LimitCandidates, Budget]:
     rng = np.random.default_rng(1)
     amount = amount_of(1) * rng.choice([50_000, 100_000, 200_000, 300_000, 500_000, 750_000, 1_000_000], N_FIRMS)
     industry = rng.zipf(1.4, N_FIRMS) % INDUSTRIES
@@ -31,7 +31,7 @@ def made() -> tuple[Candidates, Budget]:
         regions={f"region {k}": int(whole / REGIONS * (0.2 if k % 4 == 0 else 0.9)) for k in range(REGIONS)},
     )
     return (
-        Candidates(
+        LimitCandidates(
             [f"{n:06d}" for n in range(N_FIRMS)],
             amount,
             rng.normal(0.015, 0.02, N_FIRMS),

@@ -196,8 +196,8 @@ async def bytes_of_requests(folder: Path, firms: list[str]) -> tuple[float, floa
         total += arguments[2].ByteSize() + reply.ByteSize()
         return reply
 
+    Fabric.call = counting  # type: ignore[method-assign] # before nodes are made, which keep what they call
     nodes = [Coordinator(folder / n) if n == "coordinator" else Node(folder / n) for n in PACKAGES]
-    Fabric.call = counting  # type: ignore[method-assign]
     for node in nodes:
         await node.start()
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, LINES, OFFERS
 from party_bank.contracts import draft_contract
 from party_bank.firms import consent_for
@@ -22,8 +22,9 @@ from party_bank.limits import limit_of, room
 from party_bank.offers import checked_offer
 from party_bank.settings import HUNDREDTHS, BankSettings, shown_amount
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-APPLICATION = "application"
+APPLICATION: Purpose = "application"
 _ADMISSION = "admission"
 APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
 
@@ -49,7 +50,7 @@ Judge = Callable[[Mapping[str, Any]], Verdict]
 
 
 @dataclass(frozen=True)
-class Request:
+class ApplicationRequest:
     """What a firm applies for.
 
     request : the caller's id of it; amount : hundredths; offer, secret : of the QR code, where it answers an offer.
@@ -111,7 +112,9 @@ def active_judge(home: Path, party: str) -> Judge:
     return by_policy(Policies(home).active(_ADMISSION, party), lambda _firm: {})
 
 
-def apply(book: Book, settings: BankSettings, joint: JointDecision, judge: Judge, asked: Request, actor: str) -> Row:
+def apply(
+    book: Book, settings: BankSettings, joint: JointDecision, judge: Judge, asked: ApplicationRequest, actor: str
+) -> Row:
     """Take an application as far as it goes without a person, and return it with its contract's number ("" if none).
 
     An application on an offer within its amount uses the decision that made the offer: nothing is released again.
@@ -155,7 +158,7 @@ def settle(
         return _shown(entry, application["id"])
 
 
-def _check(settings: BankSettings, asked: Request) -> None:
+def _check(settings: BankSettings, asked: ApplicationRequest) -> None:
     settings.product(asked.product)
     if asked.amount <= 0 or not 1 <= asked.months <= 120:
         raise ConfigError("an application asks for a positive amount, for 1 to 120 months")
@@ -165,7 +168,7 @@ def _check(settings: BankSettings, asked: Request) -> None:
         raise ConfigError("bank.yaml names no decision for application: write decisions: {application: MODEL}")
 
 
-def _find(entry: Entry, asked: Request) -> Row | None:
+def _find(entry: BookEntry, asked: ApplicationRequest) -> Row | None:
     """Return the application of a request; BookError where it was another one under this id."""
     found = entry.rows(sa.select(APPLICATIONS).where(APPLICATIONS.c.request == asked.request))
     if not found:
@@ -180,7 +183,7 @@ def _find(entry: Entry, asked: Request) -> Row | None:
     return row
 
 
-def _receive(entry: Entry, asked: Request) -> Row:
+def _receive(entry: BookEntry, asked: ApplicationRequest) -> Row:
     """Write down a new application, on its offer's line or on a new one."""
     entry.lock_firm(asked.firm)
     offer: Row | None = None
@@ -224,7 +227,7 @@ def _receive(entry: Entry, asked: Request) -> Row:
     return _one(entry, APPLICATIONS, application)
 
 
-def _judge(entry: Entry, settings: BankSettings, judge: Judge, application: Row) -> None:
+def _judge(entry: BookEntry, settings: BankSettings, judge: Judge, application: Row) -> None:
     decision, line = _one(entry, DECISIONS, application["decision"]), _one(entry, LINES, application["line"])
     product = settings.product(line["product"])
     inputs = {
@@ -248,20 +251,23 @@ def _judge(entry: Entry, settings: BankSettings, judge: Judge, application: Row)
 
 
 def _conclude(
-    entry: Entry, settings: BankSettings, application: Row, verdict: Verdict, *, by: str = "policy", inputs: Any = None
+    entry: BookEntry,
+    settings: BankSettings,
+    application: Row,
+    verdict: Verdict,
+    *,
+    by: str = "policy",
+    inputs: Any = None,
 ) -> None:
     """Write down a verdict with what it was made of, and do what follows from it."""
     before = _one(entry, DECISIONS, application["decision"])
-    policy = {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
-    entry.change(
-        DECISIONS,
-        application["decision"],
-        outcome=verdict.outcome,
-        reasons=[*before["reasons"], *verdict.reasons],
-        decided_by=by,
-        **(policy if verdict.policy else {}),
-        **({} if inputs is None else {"inputs": {**before["inputs"], **inputs}}),
-    )
+    reasons = [*before["reasons"], *verdict.reasons]
+    values: Row = {"outcome": verdict.outcome, "reasons": reasons, "decided_by": by}
+    if verdict.policy:
+        values |= {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
+    if inputs is not None:
+        values["inputs"] = {**before["inputs"], **inputs}
+    entry.change(DECISIONS, application["decision"], **values)
     entry.change(APPLICATIONS, application["id"], status=verdict.outcome)
     if verdict.outcome == APPROVED:
         line = _one(entry, LINES, application["line"])
@@ -273,14 +279,14 @@ def _conclude(
         entry.move(application["line"], "closed", f"declined: {'; '.join(verdict.reasons)}")
 
 
-def _shown(entry: Entry, application: int) -> Row:
+def _shown(entry: BookEntry, application: int) -> Row:
     row = _one(entry, APPLICATIONS, application)
     contract = entry.scalar(sa.select(CONTRACTS.c.number).where(CONTRACTS.c.application == application))
     reasons = entry.scalar(sa.select(DECISIONS.c.reasons).where(DECISIONS.c.id == row["decision"]))
     return {**row, "contract": contract or "", "reasons": reasons}
 
 
-def _one(entry: Entry, table: sa.Table, row_id: int) -> Row:
+def _one(entry: BookEntry, table: sa.Table, row_id: int) -> Row:
     return entry.rows(sa.select(table).where(table.c.id == row_id))[0]
 
 

@@ -64,14 +64,14 @@ class Book:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def writing(self, actor: str) -> Iterator[Entry]:
+    def writing(self, actor: str) -> Iterator[BookEntry]:
         """Run the block as one transaction; after an error nothing of it stays.
 
         actor : the person or task that history names.
         Raises BookError where the clock jumped against the last entry.
         """
         with self._transaction() as db:
-            yield Entry(db, actor, self._now_s(db))
+            yield BookEntry(db, actor, self._now_s(db))
 
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
@@ -99,7 +99,7 @@ class Book:
         if date != day_of(now_s):
             raise BookError(f"the clock of this machine says {day_of(now_s)}, not {date}: mend it first")
         with self._transaction() as db:
-            Entry(db, actor, now_s).note("clock", "", {"date": date})
+            BookEntry(db, actor, now_s).note("clock", "", {"date": date})
 
     def _now_s(self, db: Connection) -> float:
         """Return the time of a new entry, never before the last one."""
@@ -125,7 +125,7 @@ class Book:
             raise StateError(f"book {self._where}: {reason(error)}") from error
 
 
-class Entry:
+class BookEntry:
     """One transaction on the book; what it adds, changes and moves is in the history.
 
     today, at_s : when it is.

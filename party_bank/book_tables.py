@@ -15,7 +15,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "prospect": frozenset({"offered", "applied", "closed"}),
     "offered": frozenset({"applied", "closed"}),  # closed: expired, withdrawn, or the firm said no
     "applied": frozenset({"approved", "closed"}),  # closed: declined, or the firm withdrew
-    "approved": frozenset({"drawn", "closed"}),  # closed: nothing was drawn within the contract's term
+    "approved": frozenset({"drawn", "renewed", "closed"}),  # renewed or closed: nothing was drawn within its term
     "drawn": frozenset({"watched", "renewed", "closed"}),
     "watched": frozenset({"renewed", "closed"}),
     "renewed": frozenset({"watched", "renewed", "closed"}),  # its new contract is drawn on and watched like the first

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import APPLICATIONS, CAMPAIGNS, CONTRACTS, DECISIONS, DRAWS, FIRMS, LINES, OFFERS
 from party_bank.firms import consents_for
 from party_bank.joint import OPENED, UNKNOWN, JointDecision, Question, decide_jointly
 from party_bank.limits import limit_of
 from party_bank.offers import secret_of, sha256_of
-from party_bank.portfolio import Candidates, plan_portfolio
+from party_bank.portfolio import LimitCandidates, plan_portfolio
 from party_bank.settings import BankSettings, Budget, Product, amount_of
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-PROACTIVE = "proactive"
+PROACTIVE: Purpose = "proactive"
 _UNBOUNDED = 10**12
 
 
@@ -113,7 +114,7 @@ def _of(campaign: Row) -> sa.ColumnElement[bool]:
     return sa.and_(DECISIONS.c.kind == PROACTIVE, DECISIONS.c.reference == reference_of(campaign))
 
 
-def _free(entry: Entry, campaign: Row) -> list[str]:
+def _free(entry: BookEntry, campaign: Row) -> list[str]:
     """Return the firms that have no open line of the product and may be decided on."""
     taken = sa.select(LINES.c.firm).where(LINES.c.product == campaign["product"], LINES.c.state != "closed")
     query = sa.select(FIRMS.c.firm).where(FIRMS.c.firm.not_in(taken)).order_by(FIRMS.c.firm)
@@ -124,7 +125,7 @@ def _free(entry: Entry, campaign: Row) -> list[str]:
     return [firm for firm in found if firm in consented]
 
 
-def _refuse_taken(entry: Entry, campaign: Row, firms: Sequence[str], free: set[str]) -> None:
+def _refuse_taken(entry: BookEntry, campaign: Row, firms: Sequence[str], free: set[str]) -> None:
     for firm in (one for one in firms if one not in free):
         entry.lock_firm(firm)
         line = entry.rows(
@@ -141,7 +142,7 @@ def _refuse_taken(entry: Entry, campaign: Row, firms: Sequence[str], free: set[s
         raise BookError(f"{firm} gave no consent for {PROACTIVE} that is valid now: leave it out, or ask for one")
 
 
-def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> None:
+def _offer(entry: BookEntry, settings: BankSettings, campaign: Row, key: bytes) -> None:
     """Turn what was opened into offers within caps and budget, with the reason of each yes or no."""
     product = settings.product(campaign["product"])
     query = sa.select(DECISIONS, FIRMS.c.industry, FIRMS.c.region).join(FIRMS, FIRMS.c.firm == DECISIONS.c.firm)
@@ -165,7 +166,7 @@ def _offer(entry: Entry, settings: BankSettings, campaign: Row, key: bytes) -> N
         )  # fmt: skip
         (refused if why else chosen).append((row, amount, why))
     plan = plan_portfolio(
-        Candidates(
+        LimitCandidates(
             [row["firm"] for row, _, _ in chosen],
             np.array([amount for _, amount, _ in chosen], dtype=np.int64),
             np.array([_earns(product, row["step"]) for row, _, _ in chosen], dtype=float),
@@ -227,7 +228,7 @@ def _budget(settings: BankSettings, product: Product) -> Budget:
     return settings.budget.model_copy(update={"total": min(settings.budget.total, cap)})
 
 
-def _used(entry: Entry, product: str, *, whole: bool) -> Mapping[str, int]:
+def _used(entry: BookEntry, product: str, *, whole: bool) -> Mapping[str, int]:
     """Return what contracts and open offers take of the budgets: of all products if there is a budget, else of this."""
     used: Counter[str] = Counter()
     binding = sa.select(CONTRACTS.c.amount, CONTRACTS.c.product, FIRMS.c.industry, FIRMS.c.region)
@@ -243,7 +244,7 @@ def _used(entry: Entry, product: str, *, whole: bool) -> Mapping[str, int]:
     return used
 
 
-def _by_firm(entry: Entry) -> dict[str, int]:
+def _by_firm(entry: BookEntry) -> dict[str, int]:
     """Return what contracts and open offers bind the bank to, by firm."""
     found: Counter[str] = Counter()
     binding = sa.select(CONTRACTS.c.firm, CONTRACTS.c.amount).where(CONTRACTS.c.status.in_(("draft", "signed")))
@@ -277,7 +278,7 @@ def funnel(book: Book, name: str) -> dict[str, int]:
         }
 
 
-def find_campaign(entry: Entry, name: str) -> Row:
+def find_campaign(entry: BookEntry, name: str) -> Row:
     """Return a campaign; BookError if there is none of this name."""
     found = entry.rows(sa.select(CAMPAIGNS).where(CAMPAIGNS.c.name == name))
     if not found:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import CONTRACTS, DRAWS, LINES, REPAYMENTS
 from party_bank.limits import check_caps
 from party_bank.settings import BankSettings, shown_amount
@@ -18,7 +18,7 @@ from veilscore.errors import BookError
 
 
 def draft_contract(
-    entry: Entry,
+    entry: BookEntry,
     settings: BankSettings,
     line: Row,
     amount: int,
@@ -113,7 +113,7 @@ def end(book: Book, number: str, actor: str, why: str = "repaid") -> None:
         entry.move(contract["line"], "closed", why)
 
 
-def carry_over(entry: Entry, old: int, new: int) -> None:
+def carry_over(entry: BookEntry, old: int, new: int) -> None:
     """End a contract whose successor takes over what is owed, so that the firm need not repay and draw again."""
     due = owed(entry, old)
     firm = entry.scalar(sa.select(CONTRACTS.c.firm).where(CONTRACTS.c.id == old))
@@ -125,7 +125,7 @@ def carry_over(entry: Entry, old: int, new: int) -> None:
     entry.change(CONTRACTS, old, status="ended")
 
 
-def owed(entry: Entry, contract: int) -> int:
+def owed(entry: BookEntry, contract: int) -> int:
     """Return what was drawn and not repaid of a contract."""
     drawn, repaid = (
         entry.scalar(sa.select(sa.func.coalesce(sa.func.sum(table.c.amount), 0)).where(table.c.contract == contract))
@@ -134,7 +134,7 @@ def owed(entry: Entry, contract: int) -> int:
     return int(drawn) - int(repaid)
 
 
-def find_contract(entry: Entry, number: str) -> Row:
+def find_contract(entry: BookEntry, number: str) -> Row:
     """Return a contract and lock its firm; BookError if there is none of this number."""
     firm = entry.scalar(sa.select(CONTRACTS.c.firm).where(CONTRACTS.c.number == number))
     if firm is None:
@@ -143,7 +143,7 @@ def find_contract(entry: Entry, number: str) -> Row:
     return entry.rows(sa.select(CONTRACTS).where(CONTRACTS.c.number == number))[0]
 
 
-def line_state(entry: Entry, line: int) -> str:
+def line_state(entry: BookEntry, line: int) -> str:
     """Return the state of a line."""
     return str(entry.scalar(sa.select(LINES.c.state).where(LINES.c.id == line)))
 
@@ -160,7 +160,7 @@ def _refuse_unless(contract: Row, status: str, wish: str) -> None:
         raise BookError(f"contract {contract['number']} is {contract['status']}; it cannot be {wish}")
 
 
-def _done_before(entry: Entry, table: sa.Table, request: str, contract: Row, amount: int) -> bool:
+def _done_before(entry: BookEntry, table: sa.Table, request: str, contract: Row, amount: int) -> bool:
     """Return whether a request was done; BookError where it was another one under this id."""
     found = entry.rows(sa.select(table.c.contract, table.c.amount).where(table.c.request == request))
     if found and (found[0]["contract"], found[0]["amount"]) != (contract["id"], amount):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import WORK
 from veilscore.errors import BookError, VeilscoreError
 
@@ -33,7 +33,7 @@ class Recurring:
     """
 
     name: str
-    plan: Callable[[Entry], Iterable[tuple[str, dt.date]]]
+    plan: Callable[[BookEntry], Iterable[tuple[str, dt.date]]]
     run: Callable[[Book, str, dt.date], str]
 
 
@@ -111,11 +111,11 @@ def _is_dead(worker: str) -> bool:
     return False
 
 
-def daily(entry: Entry) -> Iterator[tuple[str, dt.date]]:
+def daily(entry: BookEntry) -> Iterator[tuple[str, dt.date]]:
     """Plan work for all firms once a day."""
     yield "", entry.today
 
 
-def monthly(entry: Entry) -> Iterator[tuple[str, dt.date]]:
+def monthly(entry: BookEntry) -> Iterator[tuple[str, dt.date]]:
     """Plan work for all firms on the first of each month."""
     yield "", entry.today.replace(day=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, FIRMS
 from veilscore.data.ingest import read_table
@@ -75,7 +75,7 @@ def import_consents(book: Book, home: Path, actor: str) -> int:
 
 
 def note_consent(
-    entry: Entry,
+    entry: BookEntry,
     firm: str,
     *,
     document: str,
@@ -103,7 +103,7 @@ def withdraw_consent(book: Book, firm: str, purpose: str, actor: str) -> int:
         )
 
 
-def consent_for(entry: Entry, firm: str, purpose: str) -> Row:
+def consent_for(entry: BookEntry, firm: str, purpose: str) -> Row:
     """Return the consent of a firm for a purpose that lasts longest; BookError if there is none now."""
     found = consents_for(entry, [firm], purpose)
     if firm not in found:
@@ -114,7 +114,7 @@ def consent_for(entry: Entry, firm: str, purpose: str) -> Row:
     return found[firm]
 
 
-def consents_for(entry: Entry, firms: Sequence[str] | None, purpose: str) -> dict[str, Row]:
+def consents_for(entry: BookEntry, firms: Sequence[str] | None, purpose: str) -> dict[str, Row]:
     """Return the consent that lasts longest of each firm that gave one for a purpose; of all firms if None."""
     query = sa.select(CONSENTS).where(
         CONSENTS.c.purpose == purpose, CONSENTS.c.revoked_s.is_(None), CONSENTS.c.expires_s > entry.at_s

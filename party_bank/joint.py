@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import sqlalchemy as sa
 
@@ -19,12 +19,13 @@ from party_bank.book import Book, Row
 from party_bank.book_tables import DECISIONS
 from party_bank.firms import consent_for, consents_for
 from veilscore.errors import BookError, ConfigError, DataError
+from veilscore.terms.settings import parse_json, read_text
 
 ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenedSteps:
     """What a joint decision told.
 
     steps : firm -> step; None where a holder did not know it, or refused.
@@ -42,7 +43,7 @@ class Opening:
 class JointDecision(Protocol):
     """Decides jointly on firms; the same reference with the same firms gives the same answer, released once."""
 
-    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the step of each firm; VeilscoreError where it cannot be done now, which is tried again later."""
         ...
 
@@ -99,7 +100,7 @@ def _asked(ask: Question, firm: str, consent: int | None, basis: str, at_s: floa
     }  # fmt: skip
 
 
-def _opened(row: Row, opening: Opening) -> Row:
+def _opened(row: Row, opening: OpenedSteps) -> Row:
     step = opening.steps[row["firm"]]
     return {
         "id": row["id"],
@@ -115,35 +116,48 @@ def _opened(row: Row, opening: Opening) -> Row:
 
 @dataclass(frozen=True)
 class DecisionsFile:
-    """A joint decision whose steps a job left in a CSV file (columns `id` and `step`, and perhaps `measure`).
+    """A joint decision whose steps a job left in a CSV file (columns `id`, `step`, perhaps `measure`, `*_status`).
 
-    n_steps : of the decision model, for the bits; holders : who takes part.
+    n_steps : of the decision, for the bits; holders : who took part; decision : its name, "" for any.
     """
 
     path: Path
     n_steps: int
     holders: tuple[str, ...]
-    model_sha256: str = ""
+    decision: str = ""
 
-    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
-        """Return the steps in the file; DataError where it has no such columns or values."""
-        del model, purpose, reference  # the file is of one job
+    @classmethod
+    def of_job(cls, folder: Path) -> Self:
+        """Return what a job of task `decide` left in its folder; DataError for another folder."""
+        try:
+            left = parse_json(read_text(folder / "decided.json", "result of a decide job"))
+            return cls(folder / "decisions.csv", len(left["steps"]) - 1, tuple(left["unknown"]), str(left["decision"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder} is no folder of a job of task decide: name HOME/jobs/JOB of the bank") from error
+
+    def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
+        """Return the steps in the file; DataError for another decision's, or without such columns or values.
+
+        A firm that a holder did not know has no step, whatever the job's on_missing made of it.
+        """
+        if self.decision and self.decision != model:
+            raise DataError(f"{self.path} is of decision {self.decision}; {reference} ({purpose}) needs {model}")
         try:
             with self.path.open(encoding="utf-8", newline="") as file:
                 rows = {row["id"]: row for row in csv.DictReader(file)}
             wanted = set(firms)
-            steps = {firm: _step(row["step"], self.n_steps) for firm, row in rows.items() if firm in wanted}
-        except (KeyError, ValueError, UnicodeDecodeError, csv.Error) as error:
+            steps = {firm: _step(row, self.n_steps) for firm, row in rows.items() if firm in wanted}
+        except (KeyError, ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{self.path} needs a column id, and a column step of whole numbers from 0 to {self.n_steps} or empty"
             ) from error
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
-        return Opening(steps, self.model_sha256, self.holders, math.log2(self.n_steps + 1), measures)
+        return OpenedSteps(steps, "", self.holders, math.log2(self.n_steps + 1), measures)
 
 
-def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> Opening:
+def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
     """Stand where a command was given no way to decide jointly: what was opened before is used, nothing is asked."""
     del model
     raise BookError(
@@ -152,10 +166,11 @@ def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, referen
     )
 
 
-def _step(text: str, most: int) -> int | None:
-    if not text.strip():
+def _step(row: Mapping[str, str], most: int) -> int | None:
+    unknown = "unknown" in (value for name, value in row.items() if name and name.endswith("_status"))
+    if unknown or not row["step"].strip():
         return None
-    step = int(text)
+    step = int(row["step"])
     if not 0 <= step <= most:
         raise ValueError(step)
     return step

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry
+from party_bank.book import Book, BookEntry
 from party_bank.book_tables import CONTRACTS
 from party_bank.settings import BankSettings, Product, amount_of, shown_amount
 from veilscore.errors import BookError
@@ -28,7 +28,7 @@ def limit_of(product: Product, step: int | None) -> int:
     return amount_of(product.ladder[step - 1])
 
 
-def firm_exposure(entry: Entry, firm: str, without: int | None = None) -> dict[str, int]:
+def firm_exposure(entry: BookEntry, firm: str, without: int | None = None) -> dict[str, int]:
     """Return what the bank is bound to lend to a firm, by product."""
     query = sa.select(CONTRACTS.c.product, _SUM.label("amount")).where(_BINDING, CONTRACTS.c.firm == firm)
     if without is not None:
@@ -36,7 +36,7 @@ def firm_exposure(entry: Entry, firm: str, without: int | None = None) -> dict[s
     return {row["product"]: int(row["amount"]) for row in entry.rows(query.group_by(CONTRACTS.c.product))}
 
 
-def room(entry: Entry, settings: BankSettings, firm: str, product: str, without: int | None = None) -> int:
+def room(entry: BookEntry, settings: BankSettings, firm: str, product: str, without: int | None = None) -> int:
     """Return how much more may be lent to a firm under a product, in hundredths; never negative.
 
     without : id of a contract that a new one replaces.
@@ -53,7 +53,7 @@ def room(entry: Entry, settings: BankSettings, firm: str, product: str, without:
 
 
 def check_caps(
-    entry: Entry, settings: BankSettings, firm: str, product: str, amount: int, *, without: int | None = None
+    entry: BookEntry, settings: BankSettings, firm: str, product: str, amount: int, *, without: int | None = None
 ) -> None:
     """Refuse an amount that would pass the ladder, the product's cap or the firm's (BookError)."""
     entry.lock_name(f"cap of {product}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import FIRMS, OFFERS
 from party_bank.settings import BankSettings, shown_amount
 from veilscore.errors import BookError
@@ -64,7 +64,7 @@ def look(book: Book, number: str, secret: str) -> Row:
     return offer
 
 
-def checked_offer(entry: Entry, number: str, secret: str) -> Row:
+def checked_offer(entry: BookEntry, number: str, secret: str) -> Row:
     """Return an offer that is open and within its date, whose firm is locked; BookError for a wrong secret too."""
     found = entry.rows(sa.select(OFFERS).where(OFFERS.c.number == number))
     kept = found[0]["secret_sha256"] if found else sha256_of("")

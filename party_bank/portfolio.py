@@ -25,7 +25,7 @@ _TOTAL = "total"
 
 
 @dataclass(frozen=True, repr=False)
-class Candidates:
+class LimitCandidates:
     """Firms that would get a limit, (n,) each.
 
     amount : of each limit, in hundredths, positive; earns : what a year of it earns after expected losses, as a share
@@ -47,7 +47,7 @@ class PortfolioPlan:
         is granted; bound : hundredths a year that no choice of limits can pass.
     """
 
-    candidates: Candidates
+    candidates: LimitCandidates
     granted: Mask
     prices: Mapping[str, float]
     earned: float
@@ -70,7 +70,7 @@ class PortfolioPlan:
 
 
 def plan_portfolio(
-    candidates: Candidates, budget: Budget, used: Mapping[str, int] | None = None, *, limit_s: float = 30.0
+    candidates: LimitCandidates, budget: Budget, used: Mapping[str, int] | None = None, *, limit_s: float = 30.0
 ) -> PortfolioPlan:
     """Choose which limits to grant.
 
@@ -155,7 +155,7 @@ def _solve(
     return np.array(solution.col_value), price, float(solver.getInfo().objective_function_value) * scale
 
 
-def _whole(share: Vector, c: Candidates, taken: Integers, left: Vector) -> Mask:
+def _whole(share: Vector, c: LimitCandidates, taken: Integers, left: Vector) -> Mask:
     """Return which limits are granted whole: all that the solution has whole, and of the split ones what still fits."""
     granted: Mask = share >= _WHOLE
     left = left.copy()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import (
     ALARMS,
@@ -118,7 +118,7 @@ def _own_columns(settings: BankSettings, firm: str, node: NodeConfig) -> Iterato
             yield PortraitField("own data", name, value, f"data set {settings.dataset}", at, node.name)
 
 
-def _lending(entry: Entry, settings: BankSettings, firm: str, bank: str) -> Iterator[PortraitField]:
+def _lending(entry: BookEntry, settings: BankSettings, firm: str, bank: str) -> Iterator[PortraitField]:
     def rows(table: sa.Table) -> list[Row]:
         return entry.rows(sa.select(table).where(table.c.firm == firm).order_by(table.c.id))
 
@@ -149,7 +149,7 @@ def _lending(entry: Entry, settings: BankSettings, firm: str, bank: str) -> Iter
         )
 
 
-def _decided(entry: Entry, settings: BankSettings, firm: str) -> Iterator[PortraitField]:
+def _decided(entry: BookEntry, settings: BankSettings, firm: str) -> Iterator[PortraitField]:
     """Yield steps that were opened, consents, and the bits that are left at each holder."""
     told: dict[str, float] = defaultdict(float)
     for row in entry.rows(sa.select(DECISIONS).where(DECISIONS.c.firm == firm).order_by(DECISIONS.c.id)):
@@ -175,7 +175,7 @@ def _decided(entry: Entry, settings: BankSettings, firm: str) -> Iterator[Portra
         yield PortraitField("bits left", holder, round(max(0.0, left), 2), source, _moment(entry.at_s), holder)
 
 
-def _after(entry: Entry, firm: str, bank: str) -> Iterator[PortraitField]:
+def _after(entry: BookEntry, firm: str, bank: str) -> Iterator[PortraitField]:
     """Yield alarms, renewals and reports."""
     for row in entry.rows(sa.select(ALARMS).where(ALARMS.c.firm == firm).order_by(ALARMS.c.id)):
         text = f"level {row['level']}, {row['status']}" + (f", next: {row['next_step']}" if row["next_step"] else "")

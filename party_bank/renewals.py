@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Entry, Row
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import CONTRACTS, DECISIONS, LINES, RENEWALS
 from party_bank.contracts import carry_over, draft_contract, find_contract, months_after, owed
 from party_bank.firms import consent_for
@@ -20,15 +20,16 @@ from party_bank.joint import JointDecision, Question, decide_jointly
 from party_bank.limits import limit_of, room
 from party_bank.settings import BankSettings, amount_of, shown_amount
 from veilscore.errors import BookError, ConfigError
+from veilscore.terms.decision import Purpose
 
-RENEWAL = "renewal"
+RENEWAL: Purpose = "renewal"
 _SPREAD = 3  # months by which a term may differ from the product's, to end when money comes in
 _LEAST = 3  # months of a term
 
 Inflow = Callable[[str], Sequence[float] | None]
 
 
-def due_contracts(entry: Entry, settings: BankSettings, firm: str = "") -> list[Row]:
+def due_contracts(entry: BookEntry, settings: BankSettings, firm: str = "") -> list[Row]:
     """Return the signed contracts that end within the days of `settings.renewals` and have no finished proposal."""
     rules = settings.renewals
     query = (
@@ -44,10 +45,10 @@ def due_contracts(entry: Entry, settings: BankSettings, firm: str = "") -> list[
     return entry.rows((query.where(CONTRACTS.c.firm == firm) if firm else query).order_by(CONTRACTS.c.ends_on))
 
 
-def plan(settings: BankSettings) -> Callable[[Entry], Iterator[tuple[str, dt.date]]]:
+def plan(settings: BankSettings) -> Callable[[BookEntry], Iterator[tuple[str, dt.date]]]:
     """Return the plan of recurring work: a firm, and the day from which its renewal is prepared."""
 
-    def due(entry: Entry) -> Iterator[tuple[str, dt.date]]:
+    def due(entry: BookEntry) -> Iterator[tuple[str, dt.date]]:
         for contract in due_contracts(entry, settings):
             yield contract["firm"], contract["ends_on"] - dt.timedelta(days=settings.renewals.from_days)
 
@@ -85,7 +86,7 @@ def prepare(
 
 
 def _propose(
-    entry: Entry, settings: BankSettings, old: Row, renewal: Row, decision: Row, inflow: Sequence[float] | None
+    entry: BookEntry, settings: BankSettings, old: Row, renewal: Row, decision: Row, inflow: Sequence[float] | None
 ) -> None:
     product, due = settings.product(old["product"]), owed(entry, old["id"])
     most = min(limit_of(product, decision["step"]), room(entry, settings, old["firm"], old["product"], old["id"]))
@@ -173,7 +174,7 @@ def inflow_of(bookings: Path) -> Inflow:
     return found
 
 
-def _refuse_closed(entry: Entry, contract: Row) -> None:
+def _refuse_closed(entry: BookEntry, contract: Row) -> None:
     if contract["status"] != "signed" or contract["ends_on"] <= entry.today:
         ended = "ended" if contract["status"] == "signed" else contract["status"]
         raise BookError(

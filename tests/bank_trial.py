@@ -14,7 +14,7 @@ from party_bank.book import Book
 from party_bank.book_tables import CONTRACTS, FIRMS, LINES
 from party_bank.contracts import draft_contract, sign
 from party_bank.firms import note_consent
-from party_bank.joint import Opening
+from party_bank.joint import OpenedSteps
 from party_bank.settings import BankSettings
 
 NOON = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC).timestamp()
@@ -97,7 +97,7 @@ class Joint:
     def __call__(self, firms, *, model, purpose, reference):
         self.asked.append((reference, purpose, tuple(firms)))
         found = {firm: self.steps[firm] for firm in firms if firm in self.steps}
-        return Opening(found, "ab" * 32, ("tax", "registry"), 1.6)
+        return OpenedSteps(found, "ab" * 32, ("tax", "registry"), 1.6)
 
 
 def consent(book, firms, *purposes, days=3650):

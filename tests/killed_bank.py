@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, new_url, table_of
 
 from party_bank import applications, campaigns, renewals
-from party_bank.applications import Request, by_ladder
+from party_bank.applications import ApplicationRequest, by_ladder
 from party_bank.book import Book
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, DRAWS, LINES, OFFERS, RENEWALS, REPAYMENTS
@@ -57,9 +57,9 @@ def story(folder: Path, kill_at: int = 0) -> int:
     campaigns.create(book, SETTINGS, "spring", "tax", "test")
     campaigns.run(book, SETTINGS, joint, "spring", KEY, "test")
     number = book.rows(sa.select(OFFERS.c.number).where(OFFERS.c.firm == "A"))[0]["number"]
-    asked = Request("r1", "A", "tax", 6_000_000, 6, number, secret_of(KEY, number))
+    asked = ApplicationRequest("r1", "A", "tax", 6_000_000, 6, number, secret_of(KEY, number))
     contract = applications.apply(book, SETTINGS, joint, by_ladder, asked, "test")["contract"]
-    online = Request("r2", "C", "flow", 1_000_000, 6)
+    online = ApplicationRequest("r2", "C", "flow", 1_000_000, 6)
     joint.steps["C"] = 1
     other = applications.apply(book, SETTINGS, joint, by_ladder, online, "test")["contract"]
     for one in (contract, other):

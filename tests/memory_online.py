@@ -164,10 +164,10 @@ class MemoryBank:
     def keep(self, opening, prepared):
         """Nothing is kept."""
 
-    def pool(self, lead):
+    def pool(self, lead, n=1):
         if lead not in self.pools:
             self.pools[lead] = yield from bank_pool(self.opening(lead, "pool", f"pool{next(self._numbers)}"))
-        if not self.pools[lead].left:
+        if not self.pools[lead].has(n):
             yield from bank_extends(self.pools[lead])
         return self.pools[lead]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 
@@ -13,6 +14,7 @@ from party_bank.book_tables import TRANSITIONS
 from party_bank.offers import secret_of
 from party_bank.settings import BankSettings
 from veilscore.cli import app
+from veilscore.errors import ConfigError
 from veilscore.files.home_key import home_key
 
 TEXT = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
@@ -53,6 +55,17 @@ def test_the_story_runs(bank):
     assert "expire" in said["due --home"][0]
     assert said["due --home"][1] == "nothing is due "
     assert said["book check"] == ["the book balances "]
+
+
+def test_without_the_extra_one_sentence_says_how_to_install_it(monkeypatch):
+    import veilscore.cli.bank
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"segno", "zen"} else real(name))
+    with pytest.raises(
+        ConfigError, match=r"^`veilscore bank` needs segno, zen: run `pip install 'veilscore\[bank\]'`$"
+    ):
+        importlib.reload(veilscore.cli.bank)
 
 
 def test_the_page_has_every_key_and_transition():

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, lend, new_url
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lending_contract import LendingContract, apply, asked
 
-from party_bank import campaigns, policy
+from party_bank import policy
 from party_bank.applications import by_ladder, by_policy
 from party_bank.book import Book
+from party_bank.book_tables import DECISIONS
 from party_bank.joint import DecisionsFile, no_joint_decision
 from party_bank.policy.graph import load_graph
-from party_bank.portfolio import Candidates, plan_portfolio
+from party_bank.portfolio import LimitCandidates, plan_portfolio
 from party_bank.portrait import make_portrait
 from party_bank.renewals import fitted_months, inflow_of
 from party_bank.settings import BankSettings, Budget
@@ -77,7 +79,7 @@ def test_the_admission_policy_judges(fresh):
     found = [apply(fresh, asked(firm), joint, judge, settings) for firm in firms]
     assert [row["status"] for row in found] == ["approved", "declined", "referred"]
     assert [row["reasons"] for row in found[1:]] == [["blacklist"], ["unknown to the bank"]]
-    decided = fresh.rows(campaigns.sa.select(campaigns.DECISIONS))[1]
+    decided = fresh.rows(sa.select(DECISIONS).order_by(DECISIONS.c.id))[1]
     assert (decided["policy"], decided["policy_sha256"]) == ("admission 0", graph.sha256)
     assert decided["policy_row"] == "knock-outs 1, tiers 1"
     assert decided["inputs"]["step"] == 4
@@ -130,7 +132,7 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
     amount = rng.integers(1, 8, n) * 100
     earns = rng.integers(-2, 6, n) / 100
     industry, region = rng.choice(["a", "b", "c"], n), rng.choice(["x", "y"], n)
-    candidates = Candidates([str(k) for k in range(n)], amount, earns, industry.tolist(), region.tolist())
+    candidates = LimitCandidates([str(k) for k in range(n)], amount, earns, industry.tolist(), region.tolist())
     plan = plan_portfolio(candidates, Budget(total=total, industries=industries, regions={"x": 20}))
     caps = {"total": total, "region x": 20, **{f"industry {name}": most for name, most in industries.items()}}
     member = {"total": np.ones(n, bool), "region x": region == "x"}
@@ -140,27 +142,29 @@ def test_a_portfolio_is_within_its_budgets_and_its_prices_prove_it(n, total, see
     worth = sum(plan.prices[name] * member[name] for name in caps)
     dual = sum(plan.prices[name] * most * 100 for name, most in caps.items())
     dual += (amount * np.maximum(0, earns - worth)).sum()
-    assert dual == pytest.approx(plan.bound, abs=1e-6)  # weak duality: no portfolio earns more
-    assert plan.earned <= plan.bound + 1e-6
-    assert plan.earned >= plan.bound - 6 * 700  # at most as many limits are split as there are budgets
+    assert dual == pytest.approx(plan.bound, abs=1e-3)  # weak duality: no portfolio earns more
+    assert plan.earned <= plan.bound + 1e-3
+    assert plan.earned >= plan.bound - 4 * 700 * 0.05 - 1e-6  # at most as many limits are split as there are budgets
     for row in range(n):
         assert plan.reason(row).startswith("yes" if plan.granted[row] else "no")
         assert plan.granted[row] <= (earns[row] >= worth[row] - 1e-9)
 
 
 def test_reasons_name_the_budget_that_is_scarce():
-    rows = Candidates(["A", "B", "C"], np.array([100, 100, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3)
-    plan = plan_portfolio(rows, Budget(total=10, industries={"b": 1}))
+    rows = LimitCandidates(
+        ["A", "B", "C"], np.array([100, 200, 100]), np.array([0.05, 0.02, -0.01]), ["b"] * 3, ["n"] * 3
+    )
+    plan = plan_portfolio(rows, Budget(total=10, industries={"b": 2}))
+    earns = "earns 2.00% of its limit a year"
     assert [plan.reason(row) for row in range(3)] == [
         "yes: earns 5.00% of its limit a year; the budgets it takes are worth 2.00% (industry b)",
-        "no: earns 2.00%, just what".replace("earns 2.00%", "earns 2.00% of its limit a year")
-        + " the budgets are worth (2.00% (industry b)), and its limit no longer fits whole",
+        f"no: {earns}, just what the budgets are worth (2.00% (industry b)), and its limit no longer fits whole",
         "no: earns -1.00% of its limit a year, which is no gain",
     ]
-    with pytest.raises(BookError, match=r"the budget of industry b is 1 and 2\.00 is lent already"):
-        plan_portfolio(rows, Budget(total=10, industries={"b": 1}), {"industry b": 200})
+    with pytest.raises(BookError, match=r"the budget of industry b is 2 and 3\.00 is lent already"):
+        plan_portfolio(rows, Budget(total=10, industries={"b": 2}), {"industry b": 300})
     with pytest.raises(ConfigError, match="positive amount"):
-        plan_portfolio(Candidates(["A"], np.array([0]), np.array([0.1]), ["b"], ["n"]), Budget(total=10))
+        plan_portfolio(LimitCandidates(["A"], np.array([0]), np.array([0.1]), ["b"], ["n"]), Budget(total=10))
 
 
 def test_a_term_ends_when_money_comes_in(tmp_path):
@@ -202,6 +206,24 @@ def test_a_file_of_decisions(tmp_path):
     (tmp_path / "d.csv").write_text("id,step,measure\nA,7,risk\nB,,\nC,0,\n", encoding="utf-8")
     found = DecisionsFile(tmp_path / "d.csv", 7, ("tax",))(["A", "B"], model="m", purpose="proactive", reference="r")
     assert (found.steps, found.measures, found.bits) == ({"A": 7, "B": None}, {"A": "risk"}, 3.0)
+
+
+def test_a_decide_job_leaves_all_that_is_needed(tmp_path):
+    """The form is that of veilscore/tasks/decide_files.py."""
+    text = "id,step,name,tax_status\nA,2,high,ok\nB,1,low,unknown\n"
+    (tmp_path / "decisions.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="result of a decide job not found"):
+        DecisionsFile.of_job(tmp_path)
+    decided = {"decision": "limit", "n_rows": 2, "steps": {"none": 0, "low": 1, "high": 1}, "unknown": {"tax": 1}}
+    (tmp_path / "decided.json").write_text(json.dumps(decided), encoding="utf-8")
+    job = DecisionsFile.of_job(tmp_path)
+    found = job(["A", "B"], model="limit", purpose="proactive", reference="r")
+    assert (found.steps, found.holders, job.n_steps) == ({"A": 2, "B": None}, ("tax",), 2)
+    with pytest.raises(DataError, match=r"is of decision limit; r \(proactive\) needs other"):
+        job(["A"], model="other", purpose="proactive", reference="r")
+    (tmp_path / "decided.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="is no folder of a job of task decide"):
+        DecisionsFile.of_job(tmp_path)
 
 
 def test_the_ladder_says_which_measure_bound():

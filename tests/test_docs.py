@@ -16,7 +16,7 @@ TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 NAMED = re.compile(r"`([\w/]+\.(?:py|yaml|proto|md))`")
 # names in prose of files that a user or a node writes
-WRITTEN = {"node.yaml", "federation.yaml", "submission.yaml", "sandbox.yaml", "main.py"}
+WRITTEN = {"node.yaml", "federation.yaml", "submission.yaml", "bank.yaml", "sandbox.yaml", "main.py"}
 
 
 @cache

@@ -61,6 +61,10 @@ class Bank:
         if self.failure is not None:
             return self.failure
         response = pb.ScoreResponse(request_id=request.request_id, status="scored", model=request.model, score=612.5)
+        if request.output == "decision":
+            response.step, response.steps, response.band, response.measure = 3, 5, "150000", "risk"
+            response.model_version, response.model_sha256 = "job-1", bytes(32)
+            return response
         response.parties.add(party="tax", status="ok", data_time_s=1.0)
         response.reasons.add(party="bank", column="debt", points_lost=3.5, text="debt: high")
         response.step, response.steps, response.band, response.probability_of_default = 7, 32, "A", 0.02
@@ -180,6 +184,27 @@ def test_a_score_by_both_forms_says_the_same(door):
     status, headers, body = door.send(door.desk, json.dumps(ASKED).encode())
     assert (status, ScoreAnswer.model_validate(body)) == (200, answer)
     assert headers["cache-control"] == "no-store"
+
+
+def test_a_decision_by_both_forms_says_the_same(door):
+    with door.client(door.desk) as client:
+        answer = client.decide("firm", "limit", request_id="d-1", on_missing="missing_code")
+        with pytest.raises(ConfigError, match="no averages"):
+            client.decide("firm", "limit", on_missing="neutral")
+    assert (answer.step, answer.name, answer.steps, answer.measure) == (3, "150000", 5, "risk")
+    assert "score" not in type(answer).model_fields
+    (request,) = door.bank.asked
+    assert (request.request_id, request.model, request.output) == ("desk:d-1", "limit", "decision")
+    channel, decide = door.stub(door.desk, "Decide")
+    asked = door_pb2.DecisionAsked(request_id="d-1", firm_id="firm", decision="limit", on_missing="missing_code")
+    with channel:
+        found = door_pb2.DecisionReply.FromString(decide(asked.SerializeToString(), timeout=5))
+    assert (found.step, found.name, found.decision_sha256) == (3, "150000", bytes(32).hex())
+    scores_only = door.let_in("scores-only", may=("score",))
+    wait_for(door, scores_only)
+    with door.client(scores_only) as client, pytest.raises(DoorError, match="this needs: decide"):
+        client.decide("firm", "limit")
+    door.callers.remove("scores-only")
 
 
 def test_who_is_not_admitted_gets_nothing(door, tmp_path):

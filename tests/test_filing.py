@@ -314,6 +314,25 @@ def test_a_rollback_is_in_the_log(tmp_path):
     assert found == [("m", "m-00000000", "m-00000001"), ("m", "m-00000001", "m-00000000")]
 
 
+def test_what_a_screening_kept_is_filed_at_the_end_of_the_job_alone(tmp_path):
+    """One party fails at its end of the step: nobody's kept columns of the earlier screening are replaced."""
+    folder = write(tmp_path / "data", firms(320, seed=7))
+
+    def kept(run):
+        return {p: run.stores[p].path.parents[1] / "screenings" / "wide" / "kept.json" for p in run.job.parties}
+
+    first = open_job(job("screen_features", name="wide"), nodes(folder), tmp_path, keep=True).run()
+    before = {party: path.read_text() for party, path in kept(first).items()}
+    again = open_job(job("screen_features", name="wide", max_columns=1), nodes(folder), tmp_path, keep=True)
+    again.step("align")
+    (again.stores["tax"].path / "screenings").write_text("no folder")
+    with pytest.raises(OSError, match="screenings"):
+        again.step("screen")
+    assert {party: path.read_text() for party, path in kept(again).items()} == before
+    done = open_job(job("screen_features", name="wide", max_columns=1), nodes(folder), tmp_path, keep=True).run()
+    assert all(path.read_text() != before[party] for party, path in kept(done).items())
+
+
 def test_a_process_killed_while_it_files_leaves_one_version_whole(tmp_path):
     stage(tmp_path, "job-1", **OLD)
     stage(tmp_path, "job-2", **NEW)

@@ -15,7 +15,8 @@ import yaml
 from conftest import ROOT
 from consent_issuer import token
 from finished_jobs import finished
-from trial_scoring import copy_of, known_to_all, scoring, set_policy, train
+from trial_decisions import expected, file_decisions
+from trial_scoring import copy_of, known_to_all, scoring
 
 from veilscore.files.private import private_folder
 from veilscore.node.founding import free_ports
@@ -38,13 +39,15 @@ def run(kind, text, folder):
 @pytest.mark.federation
 @pytest.mark.slow
 def test_the_page_works_as_printed(tmp_path):
-    homes = copy_of(finished(train), private_folder(tmp_path / "homes"))
+    homes = copy_of(finished(file_decisions), private_folder(tmp_path / "homes"))
     firm, at = known_to_all(homes)[0], tmp_path / "desk"
     at.mkdir()
     ports = dict(zip(("7443", "7444"), map(str, free_ports(2)), strict=True))
 
     def printed(text):
-        for word, stands in ({FIRM: firm, "joint-best": "firms", "/srv/bank": str(homes / "bank")} | ports).items():
+        for word, stands in (
+            {FIRM: firm, "joint-best": "firms", "proactive-limit": "limit", "/srv/bank": str(homes / "bank")} | ports
+        ).items():
             text = text.replace(word, stands)
         return text
 
@@ -52,19 +55,19 @@ def test_the_page_works_as_printed(tmp_path):
     assert kind == "yaml"
     node = homes / "bank" / "node.yaml"
     node.write_text(yaml.safe_dump(yaml.safe_load(node.read_text()) | yaml.safe_load(section)))
-    set_policy(homes, "tax", disclose_unknown=False)
-    signed = token(firm)
-    kept = import_consent(homes / "bank", signed, "token", "1")
-    assert "loan-desk may ask for: score, band" in run("bash", added, at)
+    kept = import_consent(homes / "bank", token(firm), "token", "1")
+    import_consent(homes / "bank", token(firm, purpose="proactive", tasks=("decide",)), "token", "2")
+    assert "loan-desk may ask for: score, decide" in run("bash", added, at)
 
     async def scenario():
         async with scoring(homes):
             return [await asyncio.to_thread(run, *block, at) for block in asking]
 
-    by_curl, by_client, by_grpc = asyncio.run(scenario())
+    by_curl, by_client, by_grpc, decision = asyncio.run(scenario())
     answer = json.loads(by_curl)
     assert (answer["status"], answer["request_id"], answer["model"]) == ("scored", "application-4711", "firms")
-    assert [(p["party"], p["status"]) for p in answer["parties"]] == [("tax", "not disclosed"), ("registry", "ok")]
+    assert [(p["party"], p["status"]) for p in answer["parties"]] == [("tax", "ok"), ("registry", "not disclosed")]
+    assert int(decision.split()[0]) == expected(homes, "limit")[firm]
     assert by_client.startswith(f"scored {answer['step']} {answer['probability_of_default']} ")
     assert by_grpc.strip() == str(answer["step"])
     assert not kept.exists()  # it served one request and was set aside; the others were repeats

@@ -379,7 +379,10 @@ def fields(kind):
     one = {}
     for f in kind.DESCRIPTOR.fields:
         if f.message_type is not None and f.message_type.GetOptions().map_entry:
-            one[f.name] = st.dictionaries(st.sampled_from([*HOLDERS, "x"]), st.binary(max_size=40), max_size=3)
+            kinds = f.message_type.fields_by_name["value"]
+            values = {kinds.TYPE_BYTES: st.binary(max_size=40), kinds.TYPE_STRING: TEXT}
+            value = values.get(kinds.type, st.integers(0, 2**32 - 1))
+            one[f.name] = st.dictionaries(st.sampled_from([*HOLDERS, "x"]), value, max_size=3)
             continue
         value = {
             f.TYPE_BYTES: BYTES,

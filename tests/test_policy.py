@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from sandbox_home import make_homes, write_code
 
+from veilscore.data.codes import told_name
 from veilscore.errors import VeilscoreError
 from veilscore.keys.identity import load_identity
 from veilscore.node.node import Node
@@ -72,7 +74,8 @@ RULES = {
 }
 # what a step asks of the policy once it has the data or the decision, and what says who decides
 WITH_DATA = {
-    "min_overlap", "min_bin_count", "max_set_size", "publish_column_names", "publish_screening", "allow_order",
+    "min_overlap", "min_bin_count", "max_set_size", "publish_column_names", "display_names", "publish_screening",
+    "allow_order",
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
     "publish_bins", "tell_measure",
@@ -90,6 +93,17 @@ def test_a_preset_sets_what_the_policy_does_not():
     assert not trusted.promises_less()  # of firms it tells no more than the default does
     assert NodePolicy(partner="standard") == NodePolicy()
     assert NodePolicy.model_validate(strict.model_dump()) == strict
+
+
+def test_display_names_stand_for_columns_that_are_not_published():
+    policy = NodePolicy(display_names={"t17": "income"})
+    told = [told_name(name, number, "tax", policy.told_names) for number, name in enumerate(("t17", "t18"), start=1)]
+    assert told == ["income", "tax.c2"]
+    assert told_name("t17", 1, "tax", NodePolicy(publish_column_names=True).told_names) == "t17"
+    assert told_name("t17", 1, "tax", NodePolicy().told_names) == "tax.c1"
+    for names, why in (({"a": "x", "b": "x"}, "same display name"), ({"a": "tax.c3"}, "number of another column")):
+        with pytest.raises(ValidationError, match=why):
+            NodePolicy(display_names=names)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ import pytest
 from conftest import ROOT
 from test_policy_graphs import bank  # noqa: F401 - a fixture
 
+from veilscore.terms.job import parse_job
+
 TEXT = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-SHOW, TEST, GAP, PAST, ACTIVATE, DECIDE, PRICE, MINE = range(8)
+SHOW, TEST, GAP, PAST, ACTIVATE, DECIDE, PRICE, JOB, MINE = range(9)
 CHURN = "annual_rate,churn_A,churn_B\n0.04,0,0\n0.06,0.2,0.1\n0.09,0.5,0.4\n"
 
 
@@ -39,7 +41,7 @@ def run(command, folder):
 
 @pytest.mark.slow
 def test_what_the_page_shows_works_as_printed(folder):
-    assert [language for language, _ in BLOCKS] == ["", "", "", "", "", "python", "", ""]
+    assert [language for language, _ in BLOCKS] == ["", "", "", "", "", "python", "", "yaml", ""]
     run(["sh", "-ec", BLOCKS[SHOW][1]], folder)
     said = run(["sh", "-ec", BLOCKS[TEST][1]], folder)
     assert BLOCKS[GAP][1].strip() in said
@@ -51,4 +53,5 @@ def test_what_the_page_shows_works_as_printed(folder):
     said = run([sys.executable, "-c", BLOCKS[DECIDE][1]], folder)
     assert said.startswith("approve [('knock-outs', 3, ")
     assert "pricing.json: " in run(["sh", "-ec", BLOCKS[PRICE][1]], folder)
+    assert parse_job(BLOCKS[JOB][1]).steps == ("align", "mine", "verify")
     assert BLOCKS[MINE][1].startswith("veilscore bank mining show ")  # tests/test_mining.py runs it after a job

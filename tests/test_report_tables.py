@@ -9,6 +9,9 @@ import pytest
 from local_jobs import firms, run_job
 
 from veilscore.data.excel_file import sheet_as_csv
+from veilscore.models.filed import load_model
+from veilscore.reports.comparison import comparison_of
+from veilscore.reports.page import render
 from veilscore.reports.report import read_report
 from veilscore.reports.tables import tables_of
 from veilscore.reports.workbook import workbook
@@ -70,6 +73,41 @@ def test_a_holder_s_table_has_no_outcome(run):
     folder = run.stores["tax"].path
     assert set(rows_of(folder / "scorecard.csv")[0]) == {"party", "column", "bin", "share"}
     assert not (folder / "coefficients.csv").exists()
+
+
+def test_a_version_is_compared_with_the_one_filed_before_it(run):
+    """Of the same card with one coefficient doubled and one column gone."""
+    home = run.stores["bank"].path.parents[1]
+    card = load_model(home / "models" / "card" / "model.json")
+    first, *rest = card.parts[0].columns
+    parts = (card.parts[0].model_copy(update={"columns": (first.model_copy(update={"coefficient": 2.0}), *rest)}),)
+    made = card.provenance.model_copy(update={"job_id": "card-00000000-0123456789abcdef"})
+    found = comparison_of(home, card.model_copy(update={"parts": parts, "provenance": made}), ())
+    assert found.job_id == run.job_id
+    assert (found.moved[0].column, found.moved[0].before, found.moved[0].now) == (first.name, first.coefficient, 2.0)
+    assert len(found.lost) == sum(c.coefficient is not None for part in card.parts[1:] for c in part.columns)
+    assert found.gained == ()
+    assert found.before["AUC"] == read_report(run.stores["bank"].path / "report.json").evaluations[0].discrimination.auc
+    assert "AUC" not in found.now
+    assert comparison_of(home, card, ()) is None  # it is the only version
+    report = read_report(run.stores["bank"].path / "report.json").changed(comparison=found)
+    assert "Against the last version" in render(report)
+    assert [str(value) for value in tables_of(report)["comparison"][-1][:2]] == [
+        found.moved[-1].party,
+        found.moved[-1].column,
+    ]
+
+
+def test_trends_are_told_of_columns_with_an_order(run):
+    rows = read_report(run.stores["bank"].path / "report.json").model.rows
+    trends = {(row.party, row.column): row.trend for row in rows}
+    assert trends["bank", "limit"] in {"monotone", "not monotone"}
+    assert trends["bank", "product"] == ""  # levels have no order
+    assert {trend for (party, _), trend in trends.items() if party != "bank"} <= {
+        "not told",
+        "monotone",
+        "not monotone",
+    }
 
 
 def test_text_never_becomes_a_formula(run, tmp_path):

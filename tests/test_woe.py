@@ -120,6 +120,19 @@ def test_monotone_woe_is_monotone_and_finite(counts, missing):
     assert (np.diff(ordered) >= 0).all() or (np.diff(ordered) <= 0).all()
 
 
+def test_a_column_of_another_shape_keeps_its_bins_unless_a_trend_is_demanded():
+    """The bad rate falls and rises again: by trend most of what it tells is lost; chance alone makes no shape."""
+    ordered, good = np.array([True]), [400, 500, 600, 500, 400]
+    bad = [300, 150, 80, 150, 300]
+    told = table_of(bad, good, ordered=ordered, monotone="told")
+    forced = table_of(bad, good, ordered=ordered, monotone=True)
+    assert len(set(told.group)) == 5
+    assert told.iv[0] > 1.2 * forced.iv[0]
+    assert len(set(forced.group)) < 5
+    by_chance = table_of([90, 70, 75, 30], [100, 150, 140, 300], ordered=ordered, monotone="told")
+    assert len(set(by_chance.group)) == 3
+
+
 def test_monotone_direction_is_the_data_s():
     falling = table_of([90, 70, 75, 30], [100, 150, 140, 300], ordered=np.array([True]), monotone=True)
     assert (np.diff(falling.woe) <= 0).all()

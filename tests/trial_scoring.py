@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from consent_issuer import ISSUERS, OFTEN, give_list, token_bytes
 from finished_jobs import finished
+from structlog.testing import capture_logs
 
 from coordinator.service import Coordinator
 from veilscore.data.simulate import simulate
@@ -179,7 +180,7 @@ async def scoring(folder: Path, *names: str) -> AsyncIterator[Fabric]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[None]:
-    """Run all nodes in a thread, for commands that this thread gives."""
+    """Run all nodes in a thread, for commands that this thread gives; they log nothing between what commands print."""
     loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
 
     async def work() -> None:
@@ -190,7 +191,7 @@ def served(folder: Path) -> Iterator[None]:
         finally:
             ready.set()
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, capture_logs():
         done = pool.submit(loop.run_until_complete, work())
         ready.wait()
         try:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from veilscore import __version__
 from veilscore.errors import ConfigError, DoorError
-from veilscore.terms.door import HealthAnswer, Problem, ScoreAnswer, ScoreAsked
+from veilscore.terms.door import DecisionAsked, DecisionReply, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
 from veilscore.terms.settings import parse
 
 A = TypeVar("A", bound=BaseModel)
@@ -125,6 +125,32 @@ class DoorClient:
         }
         body = parse(ScoreAsked, asked, "request").model_dump_json(exclude_defaults=True).encode()
         return self._until(ScoreAnswer, "POST", "/v1/scores", body, timeout_s)
+
+    def decide(
+        self,
+        firm_id: str,
+        decision: str,
+        *,
+        request_id: str | None = None,
+        on_missing: Literal["fail", "missing_code"] = "fail",
+        purpose: str = "",
+        features: Mapping[str, str] | None = None,
+        consent: str = "",
+        timeout_s: float = 10.0,
+    ) -> DecisionReply:
+        """Decide on one firm by a filed decision: its step and nothing else; arguments and errors as of `score`."""
+        asked = {
+            "request_id": request_id or secrets.token_hex(16),
+            "firm_id": firm_id,
+            "decision": decision,
+            "on_missing": on_missing,
+            "purpose": purpose,
+            "features": dict(features or {}),
+            "consent": consent,
+            "timeout_s": timeout_s,
+        }
+        body = parse(DecisionAsked, asked, "request").model_dump_json(exclude_defaults=True).encode()
+        return self._until(DecisionReply, "POST", "/v1/decisions", body, timeout_s)
 
     # tries
 

@@ -40,7 +40,9 @@ def apply(
     """Take an application as far as it goes without a person."""
     joint = joint_from(decisions, steps, holders)
     with opened(home, federation) as bank:
-        asked = applications.Request(request, bank.id_of(firm), product, read_amount(amount), months, offer, secret)
+        asked = applications.ApplicationRequest(
+            request, bank.id_of(firm), product, read_amount(amount), months, offer, secret
+        )
         judge = applications.active_judge(bank.home, bank.node.name)
         found = applications.apply(bank.book, bank.settings, joint, judge, asked, bank.actor)
     contract = f", contract {found['contract']}" if found["contract"] else ""

@@ -54,6 +54,7 @@ PANELS = {
             "Plan, run, watch and resume jobs; decide on those proposed to your party.",
             "plan run watch list show cancel resume inbox approve reject",
         ),
+        "decide": Noun("Decide on one firm now: the step of a filed decision, and not the scores behind it."),
         "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
         "sandbox": Noun(
             "Run a modeller's code at the owner of the data; only approved outputs leave.",

@@ -16,6 +16,7 @@ from veilscore.cli.display import megabytes, styled, table
 from veilscore.errors import DataError, RefusedError
 from veilscore.models.best_columns import found_at_auc
 from veilscore.models.curve import expected_errors
+from veilscore.models.design import most_columns
 from veilscore.models.noise_cost import KnownSizes
 from veilscore.node.founding import homes_in
 from veilscore.release.account import YEAR_S
@@ -42,6 +43,7 @@ from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.parameters import Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.privacy import PrivacyRules, in_words, total
 from veilscore.terms.rules import ReleaseRules
+from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Charge
 
 _BADS = (100, 300, 1_000, 3_000)  # how many a hold-out has is not known before the bank's labels are read
@@ -103,12 +105,31 @@ def show_plan(out: Console, plan: Planned) -> None:
     out.print(table("Steps", ("", "step", "parties"), steps))
     _show_cost(out, job, plan.rows)
     _show_learned(out, job)
+    if isinstance(job.parameters, TrainScorecard):
+        _show_limit(out, plan, job.parameters)
     if charges_of(job.parameters):
         _show_charges(out, plan)
         _show_noise(out, plan)
     elif isinstance(job.parameters, ScoreBatch):
         _show_bits(out, plan)
     _refuse_if_known(plan)
+
+
+def _show_limit(out: Console, plan: Planned, p: TrainScorecard) -> None:
+    """Print how many columns of all parties the scorecard has at most."""
+    if p.rows_per_column is None:
+        out.print("Columns of the scorecard: any number (rows_per_column: null).")
+        return
+    try:
+        sizes = plan.sizes()
+    except DataError:
+        sizes = None
+    rarer = None if sizes is None else min(sizes.bads, sizes.train - sizes.bads)
+    most = "" if rarer is None else f", {most_columns(p, rarer):,} of {rarer:,.0f} such rows"
+    out.print(
+        f"Columns of the scorecard: at most one for {p.rows_per_column:g} training rows of the rarer class{most} "
+        "(rows_per_column); those of the highest IV stay."
+    )
 
 
 def _refuse_if_known(plan: Planned) -> None:

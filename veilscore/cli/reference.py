@@ -134,7 +134,8 @@ DecisionModel: {name: limit, purpose: proactive, steps: [50000, 100000], tell_me
 Measure: {model: joint-scorecard, column: room, cutoffs: [560, 600]}
 KnockOut: {party: tax, column: late_filings, is_: [listed], above: 3, up_to: 1}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
-  reason_columns: [turnover], valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
+  display_names: {turnover_2025: income}, reason_columns: [turnover],
+  valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
   publish_bins: [turnover, patents], retired_models: [first-scorecard],
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
   privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}

@@ -65,7 +65,7 @@ def score(
     The firm's record stays encrypted at the holders' keys; the bank learns the step of the score only, or with
     `--output band` the band only.
     """
-    features = dict(_pair(text) for text in feature or [])
+    features = read_features(feature)
     request = control_pb2.ScoreRequest(
         request_id=request_id or secrets.token_hex(8),
         firm_id=firm,
@@ -124,6 +124,11 @@ def show_score(response: control_pb2.ScoreResponse) -> None:
 def shown_points(score: float) -> str:
     """Return points cut after one digit, never rounded up: what is shown lies in the band that the exact score has."""
     return f"{math.floor(score * 10) / 10:.1f}"
+
+
+def read_features(given: list[str] | None) -> dict[str, str]:
+    """Return COLUMN=VALUE words as a mapping; ConfigError for another word."""
+    return dict(_pair(text) for text in given or [])
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -71,6 +71,16 @@ class ColumnMap:
         return tuple(by_bin[i] for i in np.argsort(self.permutation))
 
 
+ToldNames = bool | Mapping[str, str]  # True: as they are; else a display name for some, and numbers for the others
+
+
+def told_name(name: str, number: int, party: str, told: ToldNames) -> str:
+    """Return the name of a party's column as others see it."""
+    if told is True:
+        return name
+    return (told or {}).get(name, f"{party}.c{number}")
+
+
 @dataclass(frozen=True, repr=False)
 class CodeMap:
     """The secret map from a party's values to codes.

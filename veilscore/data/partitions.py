@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from veilscore.arrays import Integers
-from veilscore.data.codes import CodeMap, ColumnMap, permutation_of
+from veilscore.data.codes import CodeMap, ColumnMap, ToldNames, permutation_of, told_name
 from veilscore.data.column_bins import CategoryBins, NumberBins
 from veilscore.wire.randomness import secret_generator
 
@@ -43,14 +43,14 @@ def beside(card: CodeMap, parts: CodeMap) -> CodeMap:
     return replace(parts, columns=columns)
 
 
-def part_names(code_map: CodeMap, party: str, *, names: bool) -> tuple[str, ...]:
-    """Return the name of each coded column as others know it, "column#number"; without `names` columns are numbered."""
+def part_names(code_map: CodeMap, party: str, *, names: ToldNames) -> tuple[str, ...]:
+    """Return the name of each coded column as others know it, "column#number"."""
     count: Counter[str] = Counter()
     places = {name: i for i, name in enumerate(dict.fromkeys(code_map.names), start=1)}
     found = []
     for name in code_map.names:
         count[name] += 1
-        found.append(f"{name if names else f'{party}.c{places[name]}'}#{count[name]}")
+        found.append(f"{told_name(name, places[name], party, names)}#{count[name]}")
     return tuple(found)
 
 

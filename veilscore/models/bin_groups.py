@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_OTHER_SHAPE, _LOST_SHARE = 5.0, 0.15  # deviations of chance, share of the information that a trend may cost
 _CLEAR = 3.0  # standard errors between two bins that are not merged although one is small
 
 
@@ -81,11 +82,30 @@ def merge_small(
     return bins
 
 
-def monotone_bins(bins: list[CountedBin]) -> list[CountedBin]:
-    """Pool adjacent violators until the bad rate rises or falls throughout, whichever keeps more information."""
+def monotone_bins(bins: list[CountedBin], *, always: bool = True) -> list[CountedBin]:
+    """Pool adjacent violators until the bad rate rises or falls throughout, whichever keeps more information.
+
+    always : False leaves the bins as they are where pooling loses much of their information, clearly beyond chance:
+        such a column has another shape, like the term of a loan, and a trend would only spoil it.
+    """
     plain = [b for b in bins if not b.missing]
     missing = [b for b in bins if b.missing]
-    return max((_pooled(plain, sign) for sign in (1.0, -1.0)), key=_information) + missing
+    pooled = max((_pooled(plain, sign) for sign in (1.0, -1.0)), key=_information)
+    return bins if not always and _has_another_shape(plain, pooled) else pooled + missing
+
+
+def _has_another_shape(bins: list[CountedBin], pooled: list[CountedBin]) -> bool:
+    """Return whether pooled bins fit the rows far worse: by the likelihood ratio, and by the share of it lost."""
+    df = len(bins) - len(pooled)
+    all_in_one = CountedBin((), sum(b.bad for b in bins), sum(b.good for b in bins))
+    whole, kept = (2.0 * (_likelihood(some) - _likelihood([all_in_one])) for some in (bins, pooled))
+    lost = whole - kept  # chi-squared with df degrees of freedom, if the trend is true
+    return df > 0 and lost > df + _OTHER_SHAPE * math.sqrt(2.0 * df) and lost - df > _LOST_SHARE * whole
+
+
+def _likelihood(bins: list[CountedBin]) -> float:
+    """Return the logarithm of the likelihood of the rows, each with the rate of its bin."""
+    return sum(n * math.log(n / (b.bad + b.good)) for b in bins for n in (b.bad, b.good) if n > 0)
 
 
 def _pooled(bins: list[CountedBin], sign: float) -> list[CountedBin]:

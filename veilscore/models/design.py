@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Vector
-from veilscore.data.codes import CodeMap
+from veilscore.data.codes import CodeMap, ToldNames, told_name
 from veilscore.errors import JobError
 from veilscore.models.association import cramers_v
 from veilscore.models.calibrate import prior_correction, recalibrate
@@ -74,12 +74,11 @@ class Fitted:
     inflation: Vector | None = None
 
 
-def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: bool, association: bool) -> BinnedColumns:
-    """Describe a party's coded columns as binning needs them; without `names` they are numbered."""
+def columns_of(code_map: CodeMap, codes: Array, *, party: str, names: ToldNames, association: bool) -> BinnedColumns:
+    """Describe a party's coded columns as binning needs them, under the names that it tells."""
     order = code_map.public_order()
-    aliases = code_map.names if names else tuple(f"{party}.c{j + 1}" for j in range(len(order)))
     return BinnedColumns(
-        names=tuple(aliases),
+        names=tuple(told_name(name, j, party, names) for j, name in enumerate(code_map.names, start=1)),
         codes=codes,
         n_codes=code_map.n_codes,
         ordered=np.array([column.kind == "ordered" for column in order]),
@@ -121,7 +120,7 @@ def design(job: Job, counts: dict[str, BinCounts], rows: dict[str, Array]) -> De
     total_good = float(weight.sum()) - total_bad
     columns, tables, chosen, names = {}, {}, {}, []
     for party, c in counts.items():
-        table = counted_woe(c, total_bad, total_good, monotone=bool(p.monotone), missing_bin=p.missing_bin)
+        table = counted_woe(c, total_bad, total_good, monotone=p.monotone, missing_bin=p.missing_bin)
         tables[party] = replace(table, woe=np.clip(table.woe, -MAX_WOE, MAX_WOE)).quantised(bits)
         chosen[party] = select_columns(
             [f"{party}: {name}" for name in c.names],

@@ -24,6 +24,7 @@ from veilscore.files.store import sync_folder, write_atomically, write_text
 
 STAGED = "models"  # below the job's folder
 VERSIONS, IN_USE, SWITCHING, FILED = "versions", "in_use", "switching", "filed.json"
+SCREENINGS, KEPT_COLUMNS = "screenings", "kept.json"  # of a job that screens, and of the home
 EARLIER = "earlier"  # a version that was there before versions were kept, or that was imported
 
 
@@ -50,6 +51,19 @@ def file_model(home: Path, job_id: str, name: str) -> bool:
         _add(staged, folder / VERSIONS / job_id)
         _switch(folder, job_id)
     return True
+
+
+def file_screening(home: Path, job_id: str, name: str) -> None:
+    """File what a screening kept, in place of an earlier one of the name; nothing where the job was none.
+
+    It may be repeated after a crash at any moment: the list of kept columns, which is complete in itself, goes last.
+    """
+    staged, folder = home / "jobs" / job_id / SCREENINGS / name, home / SCREENINGS / name
+    if staged.is_dir():
+        with _told(folder):
+            private_folder(folder)
+            for path in sorted(staged.iterdir(), key=lambda one: one.name == KEPT_COLUMNS):
+                _copy(path, folder)
 
 
 def finish_switches(home: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def woe_table(
     ordered: Mask | None = None,
     missing_code: Integers | None = None,
     min_class_fraction: float = MIN_CLASS_FRACTION,
-    monotone: bool = False,
+    monotone: Literal["told"] | bool = False,
     missing_bin: bool = False,
 ) -> WoeTable:
     """Return the WOE of every cell of one party's columns.
@@ -125,7 +125,8 @@ def woe_table(
     ordered : (d,) whether neighbouring codes are neighbouring values; None: nowhere.
     missing_code : (d,) code of missing values, -1 where unknown; None: unknown everywhere.
     min_class_fraction : a bin below this share of all bad or of all good rows is merged.
-    monotone : merge until WOE rises or falls with the value, in ordered columns; missing stays apart.
+    monotone : merge until WOE rises or falls with the value, in ordered columns; missing stays apart. "told" leaves
+        columns as they are that clearly have another shape.
     missing_bin : whether missing values, where they are known, have a bin of their own however few they are.
     Raises LabelError where one class is empty, DataError where counts do not fit `n_codes`, are negative or not finite.
     """
@@ -153,7 +154,12 @@ def woe_table(
 
 
 def counted_woe(
-    counts: BinCounts, total_bad: float, total_good: float, *, monotone: bool = False, missing_bin: bool = False
+    counts: BinCounts,
+    total_bad: float,
+    total_good: float,
+    *,
+    monotone: Literal["told"] | bool = False,
+    missing_bin: bool = False,
 ) -> WoeTable:
     """Return the WOE of one party's counted columns; the totals are weighted counts over all training rows."""
     return woe_table(
@@ -170,13 +176,19 @@ def counted_woe(
 
 
 def _merged(
-    counts: Vector, least: tuple[float, float], missing: int, *, ordered: bool, monotone: bool, apart: bool
+    counts: Vector,
+    least: tuple[float, float],
+    missing: int,
+    *,
+    ordered: bool,
+    monotone: Literal["told"] | bool,
+    apart: bool,
 ) -> list[CountedBin]:
     """Return the merged bins of one column, from counts (2, n_codes)."""
     filled = [c for c in range(counts.shape[1]) if counts[:, c].sum() > 0 or (ordered and c != missing)]
     bins = [CountedBin((c,), float(counts[0, c]), float(counts[1, c]), missing=c == missing) for c in filled]
     bins = merge_small(bins, least, ordered=ordered, apart=apart)
-    return monotone_bins(bins) if monotone and ordered else bins
+    return monotone_bins(bins, always=monotone is True) if monotone and ordered else bins
 
 
 def _column_woe(

@@ -26,7 +26,7 @@ from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import described, for_ever
 from veilscore.files.store import JobStore
-from veilscore.models.versions import file_model, finish_switches, in_use
+from veilscore.models.versions import file_model, file_screening, finish_switches, in_use
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id
 from veilscore.v1 import control_pb2 as pb
@@ -139,6 +139,7 @@ class Filing:
         """File the job's model once; what a crash leaves between two lines is done again at the next start."""
         if end.get("filed"):
             return
+        file_screening(self._home, entry.job_id, entry.job.name)
         if file_model(self._home, entry.job_id, entry.job.name):
             self._recorder.noted("filed", job_id=entry.job_id)
             self._log.info("model filed", job=entry.job_id)

@@ -19,7 +19,7 @@ from veilscore.data.table import Kind, Table
 from veilscore.errors import ColumnError, ConfigError, JobError, RefusedError, VeilscoreError
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
-from veilscore.models.versions import file_model
+from veilscore.models.versions import file_model, file_screening
 from veilscore.protocols.adding import coordinator_add
 from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
@@ -104,6 +104,7 @@ class LocalRun:
         if step == self.job.steps[-1]:
             for store in self.stores.values():
                 file_model(store.path.parent.parent, self.job_id, self.job.name)
+                file_screening(store.path.parent.parent, self.job_id, self.job.name)
 
     def _spend(self, holder: str, session: Session) -> Callable[[Charge], None]:
         account = account_of(self.stores[holder].path.parent.parent, self.nodes[holder], self.job)

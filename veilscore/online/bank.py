@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -29,6 +30,7 @@ from veilscore.evidence.online_opening import LabelsKept, OnlineArchive, OnlineR
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
+from veilscore.online.bank_decision import BankDecisions, HeldDecision, OwnInputs, ask_of, asked_of, decided
 from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
 from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
@@ -55,6 +57,7 @@ _LEFT_S = 0.005  # until a response has left the machine, before what comes afte
 class _Request:
     """One request at the bank: its role, and what is kept of it after its response has left.
 
+    model, own_codes, note, bands : of a score; decision : of a decision, with what the bank puts in.
     ask : what holders are asked; its id says nothing of the caller's and is the same for a repeat.
     opens : what holders were asked to open, with what led to it; `sent` is the SHA-256 of each message.
     asked : the request's part of the bank's statement.
@@ -62,10 +65,11 @@ class _Request:
 
     digest: bytes
     ask: pb.EncryptRecord
-    model: BankModel
+    model: BankModel | None
     own_codes: CodeArray
     note: str
     bands: Bands | None
+    decision: tuple[HeldDecision, OwnInputs] | None = None
     role: Served[Opened] = field(init=False)
     opens: dict[str, tuple[FirmPart, pb.OpenPartial]] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
@@ -76,12 +80,23 @@ class _Request:
         self.opens[part.holder] = part, request
         self.sent[part.holder] = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
 
+    def response(self, request: pb.ScoreRequest, opened: Opened) -> pb.ScoreResponse:
+        """Return the response with what came out."""
+        if self.decision is not None:
+            return decided(request, *self.decision, opened)
+        if self.model is None:
+            raise VeilscoreError("neither a score nor a decision was asked for")
+        return scored(request, self.model, self.own_codes, self.note, opened, self.bands)
+
     def depends_on(self, holders: Sequence[str]) -> dict[str, Any]:
         """Return what the sum of these holders' parts belongs to, so that it is an answer for the same again.
 
         For trees that is the bank's own codes too, which its factors follow; a band belongs to its cut-offs and to all
         that the bank adds, so always to its own codes.
         """
+        if self.decision is not None or self.model is None:
+            own = "" if self.decision is None else self.decision[1].sha256
+            return {"holders": sorted(holders), "own": own, "bands": self.ask.bands_hash.hex()}
         codes = self.own_codes.astype("<u2").tobytes() if self.model.trees or self.bands is not None else None
         own = "" if codes is None else hashlib.sha256(codes).hexdigest()
         bands = {} if self.bands is None else {"bands": self.bands.sha256.hex()}
@@ -97,6 +112,7 @@ class OnlineBank:
     def __init__(self, home: Path, node: NodeConfig, ledger: Ledger) -> None:
         self._node = node
         self._models = BankModels(home, Origins(home, node, ledger))
+        self._decisions = BankDecisions(home, node, ledger, self._models)
         self._journal = Journal(home / "state" / "online.db")
         self._archive = OnlineArchive(home, node.audit)
         self._archive.start()
@@ -185,7 +201,7 @@ class OnlineBank:
                 of = of or await self._begin(request, digest, limit_s)
             loop.call_later(_SENT_S, self._prepare_statement, of, request)
             opened: Opened = await of.role.ask(CALLER, request, end_s, late)
-            response = scored(request, of.model, of.own_codes, of.note, opened, of.bands)
+            response = of.response(request, opened)
             if opened.taking_part and not opened.before:
                 body = {"together": opened.together, **of.depends_on(opened.taking_part)}
                 self._journal.keep(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
@@ -211,12 +227,14 @@ class OnlineBank:
         return response
 
     async def _begin(self, request: pb.ScoreRequest, digest: bytes, limit_s: float) -> _Request:
+        if request.output == "decision":
+            return await self._begin_decision(request, digest, limit_s)
         base = await self._models.get(request.model)
         bands = bands_of(base, request)
         own_codes, note = await own_record(base, request)
-        model, name = base.of_record(own_codes), f"veilscore/1 online score {self._node.name} {request.request_id}"
+        model = base.of_record(own_codes)
         ask = pb.EncryptRecord(
-            request_id=hashlib.sha256(name.encode()).hexdigest()[:32],
+            request_id=self._id_for_holders(request),
             firm_id=request.firm_id,
             model_hash=model.sha256,
             purpose=request.purpose or model.artefact.provenance.purpose,
@@ -246,6 +264,36 @@ class OnlineBank:
             )
         )
         of.role = Served(role, self._caller)
+        return of
+
+    def _id_for_holders(self, request: pb.ScoreRequest) -> str:
+        """Return an id that says nothing of the caller's and is the same for a repeat."""
+        name = f"veilscore/1 online score {self._node.name} {request.request_id}"
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    async def _begin_decision(self, request: pb.ScoreRequest, digest: bytes, limit_s: float) -> _Request:
+        held = await self._decisions.get(request.model)
+        own = await self._decisions.own(held, request)
+        ask = ask_of(held, request, self._id_for_holders(request))
+        of = _Request(digest, ask, None, np.zeros((1, 0), np.uint16), "", None, (held, own))
+        self._stock.pools.begin(held.holders[0])
+        of.role = Served(
+            bank_score(
+                BankRequest(
+                    ask=ask,
+                    sides={},
+                    decision=asked_of(held, own, self._stock, limit_s / 2),
+                    limit_s=limit_s,
+                    take_spare=lambda _: None,
+                    make_spare=lambda holder: self._made_spare(holder, held.models[holder], limit_s),
+                    pool=self._stock.pools.take,
+                    drop_pool=self._stock.pools.drop,
+                    opened_before=partial(self._opened_before, of),
+                    note=of.noted,
+                )
+            ),
+            self._caller,
+        )
         return of
 
     def _made_spare(self, holder: str, model: BankModel, limit_s: float) -> Protocol[BankSpare]:
@@ -314,6 +362,8 @@ class OnlineBank:
                 self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, of: _Request) -> None:
+        if of.model is None:
+            return
         codes, artefact = of.own_codes.astype("<u2").tobytes().hex(), of.model.artefact
         for part, request in of.opens.values():
             if part.spare is None:

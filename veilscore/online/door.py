@@ -31,8 +31,11 @@ from veilscore.release.consent import Signed
 from veilscore.release.issuer import set_aside, spellings, token_for
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.terms.bands import MOST_STEPS
+from veilscore.terms.decide import Decide
 from veilscore.terms.door import (
     PROBLEMS,
+    DecisionAsked,
+    DecisionReply,
     DoorConfig,
     HealthAnswer,
     PartyAnswer,
@@ -41,10 +44,12 @@ from veilscore.terms.door import (
     ScoreAnswer,
     ScoreAsked,
 )
-from veilscore.terms.settings import Strict, explain
+from veilscore.terms.policy import SCORE_ONLINE
+from veilscore.terms.settings import explain
 from veilscore.v1 import control_pb2 as pb
 
-A = TypeVar("A", bound=Strict)
+A = TypeVar("A", ScoreAsked, DecisionAsked)
+Read = Callable[[], Awaitable[bytes | dict[str, Any]]]
 AnswerScore = Callable[[pb.ScoreRequest], Awaitable[pb.ScoreResponse]]
 _MINUTE_S = 60.0
 # what the bank's side says of a failure -> the kind of problem; of other errors it is "unusable"
@@ -122,32 +127,43 @@ class DoorDesk:
         caller = self.admit(certificate)
         return HealthAnswer(node=self._name, version=__version__, caller=caller.name, may=caller.may)
 
-    async def score(
-        self, certificate: bytes, read: Callable[[], Awaitable[bytes | dict[str, Any]]], most_s: float = float("inf")
-    ) -> ScoreAnswer:
+    async def score(self, certificate: bytes, read: Read, most_s: float = float("inf")) -> ScoreAnswer:
         """Answer one request for a score or band; ProblemError.
 
         read : gives the request, JSON or its fields; it is waited for at most `DoorConfig.read_s`.
         most_s : after which the caller has given up, whatever its request says.
         """
-        with self._noting("score") as noted, self._allowed(certificate, noted) as caller:
-            asked = await self._read(read, ScoreAsked, noted)
+        asked, response = await self._answered("score", certificate, read, ScoreAsked, most_s)
+        return _score_answer(asked, response)
+
+    async def decide(self, certificate: bytes, read: Read, most_s: float = float("inf")) -> DecisionReply:
+        """Answer one request for a decision; as `score`."""
+        asked, response = await self._answered("decide", certificate, read, DecisionAsked, most_s)
+        return _decision_answer(asked, response)
+
+    async def _answered(
+        self, what: str, certificate: bytes, read: Read, model: type[A], most_s: float
+    ) -> tuple[A, pb.ScoreResponse]:
+        with self._noting(what) as noted, self._allowed(certificate, noted) as caller:
+            asked = await self._read(read, model, noted)
             if asked.needs not in caller.may:
                 says = f"{caller.name} may ask for: {', '.join(caller.may)}; this needs: {asked.needs}"
                 raise ProblemError(Problem.of("not-admitted", says, asked.request_id))
             consent, kept = await self._consent(asked)
-            response = await self._answer(_score_request(asked, caller, consent, most_s))
+            request = _request(asked, caller, consent, most_s)
+            response = await self._answer(request)
             if response.status not in {"scored", "fallback"}:
                 raise ProblemError(_problem_of(asked.request_id, response))
             if kept is not None:
                 set_aside(*kept)
-            return _score_answer(asked, response)
+            return asked, response
 
-    async def _consent(self, asked: ScoreAsked) -> tuple[bytes, tuple[Path, Signed] | None]:
+    async def _consent(self, asked: ScoreAsked | DecisionAsked) -> tuple[bytes, tuple[Path, Signed] | None]:
         """Return the firm's token that came along, or one that the bank imported, with its file; ProblemError."""
         if asked.consent:
             return consent_of(asked.consent, asked.request_id), None
-        kept = await asyncio.to_thread(token_for, self._home, spellings(asked.firm_id), time.time())
+        task = Decide.task if isinstance(asked, DecisionAsked) else SCORE_ONLINE
+        kept = await asyncio.to_thread(token_for, self._home, spellings(asked.firm_id), time.time(), task)
         return (b"" if kept is None else kept[1].to_message().SerializeToString()), kept
 
     # a request
@@ -195,7 +211,7 @@ class DoorDesk:
         finally:
             kept.running -= 1
 
-    async def _read(self, read: Callable[[], Awaitable[bytes | dict[str, Any]]], model: type[A], noted: _Noted) -> A:
+    async def _read(self, read: Read, model: type[A], noted: _Noted) -> A:
         try:
             async with asyncio.timeout(self.door.read_s):
                 data = await read()
@@ -240,20 +256,22 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _score_request(asked: ScoreAsked, caller: DoorCaller, consent: bytes, most_s: float) -> pb.ScoreRequest:
-    return pb.ScoreRequest(
+def _request(asked: ScoreAsked | DecisionAsked, caller: DoorCaller, consent: bytes, most_s: float) -> pb.ScoreRequest:
+    request = pb.ScoreRequest(
         request_id=f"{caller.name}:{asked.request_id}",
         firm_id=asked.firm_id,
-        model=asked.model,
         timeout_s=max(0.001, min(asked.timeout_s, most_s)),
         purpose=asked.purpose,
         features=asked.features,
         on_missing=asked.on_missing,
-        n_reasons=asked.reasons,
         consent=consent,
-        output=asked.output,
-        score_steps=0 if asked.steps in {None, MOST_STEPS} else asked.steps,
     )
+    if isinstance(asked, DecisionAsked):
+        request.model, request.output = asked.decision, "decision"
+    else:
+        request.model, request.output, request.n_reasons = asked.model, asked.output, asked.reasons
+        request.score_steps = 0 if asked.steps in {None, MOST_STEPS} else asked.steps or 0
+    return request
 
 
 def consent_of(text: str, request_id: str) -> bytes:
@@ -303,4 +321,20 @@ def _score_answer(asked: ScoreAsked, response: pb.ScoreResponse) -> ScoreAnswer:
                 for r in response.reasons
             ),
         }
+    )
+
+
+def _decision_answer(asked: DecisionAsked, response: pb.ScoreResponse) -> DecisionReply:
+    return DecisionReply(
+        request_id=asked.request_id,
+        status="scored" if response.status == "scored" else "fallback",
+        decision=asked.decision,
+        decision_version=response.model_version,
+        decision_sha256=response.model_sha256.hex(),
+        step=response.step,
+        name=response.band,
+        steps=response.steps,
+        measure=response.measure or None,
+        message=response.message,
+        parties=parties_of(response),
     )

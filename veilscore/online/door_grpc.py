@@ -81,7 +81,7 @@ class GrpcDoor:
         return *self._own, self._callers.roots() or self._own[1]  # gRPC takes no empty trust; nobody else has that key
 
     def _find(self, name: str) -> tuple[Unary, None] | tuple[None, Stream] | None:
-        answers: dict[str, Unary] = {"Score": self._score, "Health": self._health}
+        answers: dict[str, Unary] = {"Score": self._score, "Decide": self._decide, "Health": self._health}
         return (answers[name], None) if name in answers else None
 
     async def _score(self, request: bytes, caller: Caller) -> bytes:
@@ -90,6 +90,13 @@ class GrpcDoor:
 
         answer = partial(self._desk.score, _der(caller), read, caller.remaining_s)
         return await _told(caller, answer, door_pb2.ScoreAnswer)
+
+    async def _decide(self, request: bytes, caller: Caller) -> bytes:
+        async def read() -> dict[str, Any]:
+            return _fields(door_pb2.DecisionAsked, request)
+
+        answer = partial(self._desk.decide, _der(caller), read, caller.remaining_s)
+        return await _told(caller, answer, door_pb2.DecisionReply)
 
     async def _health(self, _request: bytes, caller: Caller) -> bytes:
         return await _told(caller, partial(self._desk.health, _der(caller)), door_pb2.HealthAnswer)

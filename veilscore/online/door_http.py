@@ -36,10 +36,14 @@ _NEVER_KEPT = {"cache-control": "no-store"}
 
 
 def application(desk: DoorDesk) -> Starlette:
-    """Return the application: scores, health, and the description of both."""
+    """Return the application: scores, decisions, health, and the description of all."""
 
     async def score(request: Request) -> Response:
         answer = await desk.score(_certificate(request), lambda: _body(request, desk.door.most_bytes))
+        return JSONResponse(answer.model_dump(mode="json", exclude_none=True), headers=_NEVER_KEPT)
+
+    async def decide(request: Request) -> Response:
+        answer = await desk.decide(_certificate(request), lambda: _body(request, desk.door.most_bytes))
         return JSONResponse(answer.model_dump(mode="json", exclude_none=True), headers=_NEVER_KEPT)
 
     async def health(request: Request) -> Response:
@@ -52,6 +56,7 @@ def application(desk: DoorDesk) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/scores", score, methods=["POST"]),
+            Route("/v1/decisions", decide, methods=["POST"]),
             Route("/v1/health", health, methods=["GET"]),
             Route("/v1/openapi.json", description, methods=["GET"]),
         ],

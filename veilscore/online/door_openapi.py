@@ -8,12 +8,23 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from veilscore.terms.door import PROBLEMS, VERSION, HealthAnswer, Problem, ScoreAnswer, ScoreAsked
+from veilscore.terms.door import (
+    PROBLEMS,
+    VERSION,
+    DecisionAsked,
+    DecisionReply,
+    HealthAnswer,
+    Problem,
+    ScoreAnswer,
+    ScoreAsked,
+)
 
 _REF = "#/components/schemas/{model}"
 _MODELS: tuple[tuple[type[BaseModel], str], ...] = (
     (ScoreAsked, "validation"),
     (ScoreAnswer, "serialization"),
+    (DecisionAsked, "validation"),
+    (DecisionReply, "serialization"),
     (HealthAnswer, "serialization"),
     (Problem, "serialization"),
 )
@@ -28,11 +39,13 @@ def openapi() -> dict[str, Any]:
         "info": {
             "title": "Veilscore door",
             "version": VERSION,
-            "description": "Scores of single firms for the loan systems of a bank. TLS 1.3 with a client certificate, "
-            "always. Within a version fields of answers are added, never changed; readers skip those they do not know.",
+            "description": "Scores of single firms and decisions on them for the loan systems of a bank. TLS 1.3 with "
+            "a client certificate, always. Within a version fields of answers are added, never changed; readers skip "
+            "those that they do not know.",
         },
         "paths": {
             "/v1/scores": {"post": _operation("score", "Score one firm now", ScoreAnswer, ScoreAsked)},
+            "/v1/decisions": {"post": _operation("decide", "Decide on one firm now", DecisionReply, DecisionAsked)},
             "/v1/health": {"get": _operation("health", "Say that the door is open, and to whom", HealthAnswer)},
         },
         "components": {

@@ -27,10 +27,10 @@ from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.models.versions import with_map
+from veilscore.online.holder_decision import HolderDecisions
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
-from veilscore.protocols.adding import parse_partial
 from veilscore.protocols.online import holder_score
 from veilscore.protocols.online_band import lost
 from veilscore.protocols.online_desks import HolderDesk, HolderRecord
@@ -49,6 +49,7 @@ from veilscore.wire.protocol import Protocol
 
 _REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
 _MOST_PARTIES = 1000
+_MOST_SHARE_BYTES = 128  # of a band one number; of a decision one a measure
 
 
 class OnlineHolder:
@@ -62,6 +63,7 @@ class OnlineHolder:
         self._origins = Origins(home, node, ledger)
         self._journal = Journal(home / "state" / "online.db")
         self._guard = SingleGuard(home, node.policy, node.name)
+        self._decisions = HolderDecisions(home, node, ledger, self._origins, self._guard, lambda: self._node.policy)
         self._share_keys = ShareKeys(node.name)
         self._spares = HolderSpares()
         self._roles: OrderedDict[str, Served[None]] = OrderedDict()
@@ -151,7 +153,8 @@ class OnlineHolder:
         parties = tuple(message.with_parties)
         if not 1 < len(parties) < _MOST_PARTIES or parties[0] != self.name or peer.name not in parties[1:]:
             raise ProtocolError(f"{peer.name} sent a part of a band that {self.name} does not lead", party=peer.name)
-        parse_partial(message.partial_share, 1, peer.name)
+        if not 0 < len(message.partial_share) <= _MOST_SHARE_BYTES:
+            raise MessageError("a part for a lead has the wrong size", party=peer.name)
         served = self._roles.get(f"{message.bank}/{message.request_id}")
         if served is None:
             raise lost(self.name)
@@ -205,6 +208,8 @@ class OnlineHolder:
 
     async def _find(self, bank: str, request: pb.EncryptRecord) -> HolderRecord:
         """Return the firm's record, once policy, consent and release control let the request pass; RefusedError."""
+        if request.decision:
+            return await self._decisions.record(bank, request)
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         asked = Request(
             bank=bank,

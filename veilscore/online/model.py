@@ -143,6 +143,15 @@ class BankModels:
             kept = self._models[name] = signature, await self._whole(*paths)
         return kept[1]
 
+    async def at(self, folder: Path) -> BankModel:
+        """Return the model of a folder, of a version in use or not; errors as of `get`."""
+        paths = folder / "model.json", folder / "code_map.json"
+        signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
+        kept = self._models.get(str(folder))
+        if kept is None or kept[0] != signature:
+            kept = self._models[str(folder)] = signature, await self._whole(*paths)
+        return kept[1]
+
     async def _whole(self, model_path: Path, map_path: Path) -> BankModel:
         """Read a model; again after a moment, if model and map did not fit, as while a version is put to use."""
         for _ in range(_TRIES):

@@ -23,7 +23,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.ids import Ids, check_ids, normalise_ids
 from veilscore.data.ingest import read_table
 from veilscore.data.panel import newest
-from veilscore.data.table import Table
+from veilscore.data.table import Column, Table
 from veilscore.errors import ConfigError, SchemaError, StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.tree_paths import HolderBits
@@ -149,6 +149,53 @@ class Records:
             query=dataset.query,
             kinds=dict(self.code_map.kinds),
         )
+
+
+class RowValues:
+    """Looks up a firm's own values of some columns in the bank's data set, in the clear and at the bank alone."""
+
+    def __init__(self, node: NodeConfig, job: Job, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._node, self._job = node, job
+        self._read_at: tuple[object, float] | None = None
+        self._rows: dict[str, int] = {}
+        self._columns: dict[str, Column] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Show the names only: the values stay private."""
+        return f"RowValues({', '.join(self.names)})"
+
+    async def find(self, firm_id: str) -> dict[str, Column] | None:
+        """Return the values (1,) by column, None if there is no such firm; DataError as of `Records.find`."""
+        return await asyncio.to_thread(self._find, firm_id)
+
+    def _find(self, firm_id: str) -> dict[str, Column] | None:
+        dataset = self._node.datasets[self._job.datasets[self._node.name]]
+        now_s = time.monotonic()
+        signature = None if dataset.path is None else _signature(dataset.path)
+        with self._lock:
+            kept = self._read_at
+            aged = kept is None or (dataset.path is None and now_s - kept[1] >= DATABASE_AGE_S)
+            if kept is None or aged or kept[0] != signature:
+                table = read_table(
+                    dataset.source,
+                    dataset.key,
+                    columns=self.names,
+                    normaliser=self._job.parameters.id_normaliser,
+                    rules=dataset,
+                    table=dataset.table,
+                    query=dataset.query,
+                )
+                if table.panel is not None:
+                    table = table.take(newest(table.panel))
+                self._rows = {firm: row for row, firm in enumerate(table.firms.tolist())}
+                self._columns, self._read_at = dict(table.columns), (signature, now_s)
+            normaliser = self._job.parameters.id_normaliser
+            ids = normalise_ids([firm_id], normaliser)
+            check_ids(ids, normaliser, source="the request")
+            row = self._rows.get(str(ids[0]))
+            return None if row is None else {name: self._columns[name][row : row + 1] for name in self.names}
 
 
 def _signature(path: Path) -> object:

@@ -26,7 +26,7 @@ from veilscore.terms.bands import MAX_STEPS, MOST_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 
 DEFAULT_REASONS = 4
-OUTPUTS = ("score", "band", "exact")
+OUTPUTS = ("score", "band", "exact", "decision")
 _Line = tuple[int, str, str, str]  # units lost, party, column, text
 
 
@@ -40,6 +40,8 @@ def check_request(request: pb.ScoreRequest) -> None:
         raise MessageError(f"on_missing is one of {', '.join(ON_MISSING)}")
     if (request.output or "score") not in OUTPUTS:
         raise MessageError(f"output is one of {', '.join(OUTPUTS)}")
+    if request.output == "decision" and request.on_missing == "neutral":
+        raise MessageError("a decision takes no averages: on_missing is fail or missing_code")
     if request.score_steps and ((request.output or "score") != "score" or not 2 <= request.score_steps <= MAX_STEPS):
         raise MessageError(f"score_steps is 2 to {MAX_STEPS}, and of output score alone")
     if not math.isfinite(request.timeout_s) or request.timeout_s < 0:

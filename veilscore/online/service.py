@@ -9,6 +9,8 @@ Reveals  : to the bank, by default one of at most 32 steps of the firm's total; 
            and the cut-offs of the steps. To the lead nothing more than to a holder, as the holders' sum is uniform
            without the bank's masks; to the coordinator nothing. Bank and lead together know the total.
            With a band alone (`output: band`), the band instead and no codes of `reason_columns`.
+           Of a decision (`output: decision`), its step, and the measure that decided where the decision tells it; no
+           total of any measure, no codes, no knock-out (docs/decisions.md).
            With `output: exact`, where holders agreed (`exact_for`), the firm's total, hence what all holders' parts add
            up to, and a holder's part if only one takes part; to the coordinator, when holders score with whom. A bank
            and a coordinator together learn no single part while two honest holders take part.
@@ -32,8 +34,8 @@ Status of a party: ok, not disclosed (answered; does not say whether it knows th
 
 Retries: a response "scored" or "fallback" is kept and given again for its request id, also after a restart. Holders
 open a request id once; a repeat with the same bytes gets the same partial. A request that failed may be repeated
-under its id unless its message asks for a new one. The lead opens one band for a request id: the same labels get the
-same tables, other labels are refused, and after a restart of the lead the request is lost.
+under its id unless its message asks for a new one. The lead opens one band, or one decision, for a request id: the
+same labels get the same tables, other labels are refused, and after a restart of the lead the request is lost.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import digests_of
+from veilscore.evidence.online_opening import OpeningLogged, digests_of
 from veilscore.protocols.adding import pack_partial, parse_partial
 from veilscore.protocols.online_band import (
     CALLS,
@@ -259,7 +259,8 @@ def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
-_Labels, Spares = tuple[LeadPool, Labels, Garbler], tuple[object, ...]
+_Labels = tuple[LeadPool, Labels, Garbler]
+Spares = tuple[object, ...]
 
 
 def _spares_of(request: pb.EncryptRecord | pb.OpenPartial) -> Spares:
@@ -331,8 +332,7 @@ def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
                 answer = yield from _encrypted(desk, bank, request, asked)
             elif isinstance(request, pb.OpenPartial) and asked.record is not None:
                 check_opening(desk, bank, request, asked.record)
-                sha256 = sha256_of(request)
-                leads = _leads(desk, request)
+                sha256, leads = sha256_of(request), _leads(desk, request)
                 if not leads or _spent(desk, bank, request, asked, sha256):
                     opened = yield from _open(desk, bank, request, asked, asked.record)
                     return request, opened, asked.record.opens if leads else None, asked.labels.get(sha256)
@@ -436,7 +436,7 @@ def _open(
         if record.decision is None:
             (spare,) = spares.values()
             own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
-            opening = share_opened(desk.name, bank, request, spare, asked.request, record.model, digests)
+            opening: OpeningLogged = share_opened(desk.name, bank, request, spare, asked.request, record.model, digests)
             data = pack_partial(own % T)
         else:
             found = partials(record.decision, record.parts, spares, answer, request, bank)

@@ -21,14 +21,14 @@ from collections.abc import Mapping
 from veilscore.errors import RefusedError
 from veilscore.evidence.online_opening import PartsOpened, ShareOpened
 from veilscore.protocols.online_desks import BankRequest
-from veilscore.protocols.online_measures import DecisionAsked
+from veilscore.protocols.online_measures import MeasuresAsked
 from veilscore.protocols.online_parts import FirmPart, read_decision_part
-from veilscore.protocols.online_spares import HolderSpare
+from veilscore.protocols.online_spares import BankSpare, HolderSpare
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol, call, together
 
 
-def decision_record(of: BankRequest, asked: DecisionAsked, holder: str, *, fresh: bool) -> Protocol[FirmPart]:
+def decision_record(of: BankRequest, asked: MeasuresAsked, holder: str, *, fresh: bool) -> Protocol[FirmPart]:
     """Bank: ask one holder for the firm's part of all measures; raises what the holder answers instead."""
     spares = {m: s for m in asked.trained(holder) if (s := asked.take_spare(holder, m)) is not None}
     request = pb.EncryptRecord()
@@ -54,12 +54,12 @@ def decision_record(of: BankRequest, asked: DecisionAsked, holder: str, *, fresh
     return part
 
 
-def _put_back(asked: DecisionAsked, holder: str, spares: Mapping[str, object]) -> None:
+def _put_back(asked: MeasuresAsked, holder: str, spares: Mapping[str, BankSpare]) -> None:
     for measure, spare in spares.items():
         asked.put_back(holder, measure, spare)
 
 
-def add_parts(request: pb.OpenPartial, asked: DecisionAsked, part: FirmPart) -> None:
+def add_parts(request: pb.OpenPartial, asked: MeasuresAsked, part: FirmPart) -> None:
     """Bank: name in a request to open all spares of a holder, with the factors of trees."""
     sides = asked.trained(part.holder)
     for measure, spare in part.spares.items():

@@ -10,7 +10,7 @@ from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.errors import MessageError, RefusedError
 from veilscore.evidence.online_opening import OpeningLogged
-from veilscore.protocols.online_measures import DecisionAsked, RecordPart, SingleDecision
+from veilscore.protocols.online_measures import MeasuresAsked, RecordPart, SingleDecision
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
@@ -45,7 +45,7 @@ class BankRequest:
     pool: Callable[..., Protocol[BankPool]]
     own_units: int = 0
     bands: Bands | None = None
-    decision: DecisionAsked | None = None
+    decision: MeasuresAsked | None = None
     coordinator: str = ""
     limit_s: float = 10.0
     put_back: Callable[[str, BankSpare], object] = lambda *_: None

@@ -206,7 +206,7 @@ def pack_shares(numbers: Sequence[int]) -> bytes:
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class DecisionAsked:
+class MeasuresAsked:
     """What the bank's role takes from its node for one decision.
 
     holders : of the decision, the lead first; all of them take part.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from veilscore.errors import MessageError, PeerError
-from veilscore.protocols.online_measures import DecisionAsked
+from veilscore.protocols.online_measures import MeasuresAsked
 from veilscore.protocols.online_spares import BankSpare, Side
 from veilscore.v1 import control_pb2 as pb
 
@@ -83,7 +83,7 @@ def read_part(reply: pb.EncryptedRecord, side: Side, spare: BankSpare, *, fresh:
 
 
 def read_decision_part(
-    reply: pb.EncryptedRecord, asked: DecisionAsked, holder: str, spares: Mapping[str, BankSpare], *, fresh: bool
+    reply: pb.EncryptedRecord, asked: MeasuresAsked, holder: str, spares: Mapping[str, BankSpare], *, fresh: bool
 ) -> FirmPart:
     """Read a holder's answer for all measures of a decision; MessageError for what it cannot say."""
     sent = bool(reply.difference_shares) or bool(reply.mask_shares)

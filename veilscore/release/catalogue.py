@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from veilscore.data.codes import ToldNames, told_name
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.ingest import read_table
 from veilscore.data.published_bins import PublishedBins
@@ -125,7 +126,7 @@ def publish(
         version=dataset_version(home, dataset),
         published_s=int(time.time()),
         n_rows=ROUND_TO * round(table.n_rows / ROUND_TO),
-        columns=_columns(table, f"{node.name}.c", names=policy.publish_column_names),
+        columns=_columns(table, node.name, told=policy.told_names),
         terms=policy.model_dump(mode="json", include=_TERMS) | {"issuers": sorted(policy.consent_issuers)},
         mock=mock,
         bins=() if fixed is None else _bins(fixed, policy.publish_bins),
@@ -142,13 +143,13 @@ def _bins(fixed: FixedBins, columns: Iterable[str]) -> tuple[PublishedBins, ...]
     return tuple(PublishedBins.of(fixed, name) for name in columns if name in fixed.columns)  # others: of another set
 
 
-def _columns(table: Table, alias: str, *, names: bool) -> tuple[PublishedColumn, ...]:
+def _columns(table: Table, party: str, *, told: ToldNames) -> tuple[PublishedColumn, ...]:
     found = []
     for number, (name, kind) in enumerate(sorted(table.kinds.items()), start=1):
         values = table.columns[name]
         gone = np.isnan(values) if kind == "number" else np.equal(values, np.array(None, dtype=object))
         share = round(100 * float(np.mean(gone)))
-        found.append(PublishedColumn(name=name if names else f"{alias}{number}", kind=kind, missing_percent=share))
+        found.append(PublishedColumn(name=told_name(name, number, party, told), kind=kind, missing_percent=share))
     return tuple(found)
 
 

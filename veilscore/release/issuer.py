@@ -176,15 +176,17 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
     return folder / f"{number}.json"
 
 
-def token_for(home: Path, spellings: Sequence[str], now_s: float) -> tuple[Path, Signed] | None:
-    """Return a token in HOME/consents/tokens for scoring a firm online that has not expired; None if there is none.
+def token_for(
+    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online"
+) -> tuple[Path, Signed] | None:
+    """Return a token in HOME/consents/tokens for a task on one firm that has not expired; None if there is none.
 
     spellings : how the firm's id may be written, normalised or not.
     """
     for path in sorted((home / "consents" / "tokens").glob("*.json")):
         signed = Signed.from_text(read_text(path, "consent"), str(path))
         claim = claim_of(signed)
-        fits = "score_online" in claim.scope.tasks and claim.scope.not_before_s <= now_s < claim.scope.expires_s
+        fits = task in claim.scope.tasks and claim.scope.not_before_s <= now_s < claim.scope.expires_s
         if fits and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}:
             return path, signed
     return None

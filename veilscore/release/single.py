@@ -53,9 +53,11 @@ class SingleGuard:
         """Close the ledger."""
         self._ledger.close()
 
-    def check_consent(self, request: EncryptRecord, bank: str, firm: str, model: str) -> Token:
+    def check_consent(
+        self, request: EncryptRecord, bank: str, firm: str, model: str, task: str = SCORE_ONLINE
+    ) -> Token:
         """Verify the consent of this firm (normalised id) that came with a request; RefusedError if it does not do."""
-        ask = Ask(request.purpose, "score_online", bank, model, self._ledger.now_s())
+        ask = Ask(request.purpose, task, bank, model, self._ledger.now_s())
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
     def check_release(

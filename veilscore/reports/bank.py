@@ -15,6 +15,7 @@ from veilscore.models.chained import Chained, source_name
 from veilscore.models.counts import BinCounts, offsets
 from veilscore.models.model import Column, Scorecard
 from veilscore.reports.boosting import boosting_of
+from veilscore.reports.comparison import comparison_of
 from veilscore.reports.data import (
     BinRow,
     ColumnBins,
@@ -42,6 +43,8 @@ from veilscore.tasks.stack import filed_job
 from veilscore.terms.job import Job
 from veilscore.terms.training import TrainScorecard
 
+_LEVEL = 1e-6  # of a WOE: what rounding may move
+
 
 def bank_report(
     store: JobStore, job: Job, *, costs: Iterable[StepCost] = (), parties: Sequence[PartyRow] | None = None
@@ -62,6 +65,9 @@ def bank_report(
         parties=tuple(parties) if parties is not None else _bank_parties(files),
         score_name="points (higher is better)",
         model=_weights(files) if isinstance(files.model, Scorecard) else None,
+        comparison=comparison_of(store.path.parents[1], files.model, fields.get("evaluations", ()))
+        if isinstance(files.model, Scorecard)
+        else None,
         boosting=boosting_of(files),
         selection=selection_of(store),
         bins=tuple(column for part in files.model.parts for column in _bank_bins(files, part.party)),
@@ -153,6 +159,7 @@ def _weights(files: BankFiles) -> ScorecardSection:
                     inflation=inflation.get(f"{part.party}: {column.name}") or None,
                     sign_ok=column.coefficient >= 0 if asked else None,
                     iv=column.iv,
+                    trend=_trend(files, part.party, column),
                     points_low=min(column.points) / scaling.units,
                     points_high=max(column.points) / scaling.units,
                 )
@@ -167,6 +174,16 @@ def _weights(files: BankFiles) -> ScorecardSection:
         pdo=scaling.pdo,
         dropped=tuple(dropped),
     )
+
+
+def _trend(files: BankFiles, party: str, column: Column) -> str:
+    """Say whether a column's WOE rises or falls with its value, as far as its owner tells the order of its bins."""
+    counts = files.counts[party]
+    j = counts.names.index(column.name)
+    if not counts.ordered[j]:
+        return "" if party == files.job.bank or counts.ordered.any() else "not told"
+    steps = np.diff([woe for code, woe in enumerate(column.woe) if code != counts.missing_code[j]])
+    return "monotone" if (steps >= -_LEVEL).all() or (steps <= _LEVEL).all() else "not monotone"
 
 
 def _p_value(column: Column) -> float | None:
@@ -263,6 +280,17 @@ def _scorecard_warnings(files: BankFiles) -> list[str]:
             "or lower C."
         )
     lines += files.design.warnings if files.design is not None else ()
+    shapes = [
+        f"{part.party}: {column.name}"
+        for part in files.model.parts
+        for column in part.columns
+        if column.coefficient is not None and _trend(files, part.party, column) == "not monotone"
+    ]
+    if shapes:
+        lines.append(
+            f"{len(shapes)} columns rise and fall with their value, as a trend would lose much of what they tell: "
+            f"{', '.join(shapes[:10])}{' ...' if len(shapes) > 10 else ''}; monotone: true makes them monotone."
+        )
     wrong = [
         f"{part.party}: {column.name}"
         for part in files.model.parts

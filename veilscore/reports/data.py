@@ -101,6 +101,7 @@ class ModelRow(Part):
     """One column of the scorecard; `sign_ok` is None where no sign was asked for.
 
     p_value : of no effect, by Wald's test; inflation : VIF; both where standard errors were opened.
+    trend : "monotone", "not monotone", or "not told" by its holder; empty where values have no order.
     """
 
     column: str
@@ -111,8 +112,34 @@ class ModelRow(Part):
     inflation: float | None = None
     sign_ok: bool | None = None
     iv: float | None = None
+    trend: str = ""
     points_low: float | None = None
     points_high: float | None = None
+
+
+class MovedColumn(Part):
+    """A column that both versions of a model have, and its coefficient in each."""
+
+    column: str
+    party: str
+    before: float
+    now: float
+
+
+class Comparison(Part):
+    """What is other than in the last version of the model that was filed.
+
+    before, now : by name of the measure; a measure that one of them lacks is missing there.
+    gained, lost : "party: column" of those that only this version, only the last one has.
+    """
+
+    job_id: str
+    trained_at: str
+    before: dict[str, float]
+    now: dict[str, float]
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    moved: tuple[MovedColumn, ...]
 
 
 class Dropped(Part):
@@ -329,6 +356,7 @@ class ReportData(Part):
     calibration: metrics.CalibrationCurve | None = None
     cutoffs: tuple[metrics.CutoffRow, ...] = ()
     model: ScorecardSection | None = None
+    comparison: Comparison | None = None
     boosting: Boosting | None = None
     selection: SelectionSection | None = None
     trees: TreesTaken | None = None
@@ -371,6 +399,7 @@ def _outcome(cell: BinRow) -> bool:
 
 
 BANK_ONLY: Final = (
+    "comparison",
     "evaluations", "improvement", "parity", "distribution", "calibration", "cutoffs", "model", "boosting", "selection",
     "convergence",
 )  # fmt: skip

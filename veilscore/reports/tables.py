@@ -1,4 +1,4 @@
-"""Give the tables of a report to spreadsheets: scorecard.csv and coefficients.csv, and both as report.xlsx.
+"""Give the tables of a report to spreadsheets: scorecard, coefficients and comparison as CSV, and all as report.xlsx.
 
 They have what the page has and no more, as they are made from the same data (`ReportData`).
 """
@@ -38,13 +38,25 @@ def tables_of(report: ReportData) -> dict[str, Rows]:
         )
     if report.model is not None:
         known = [
-            (r.party, r.column, "", *map(_short, (r.coefficient, r.standard_error, r.p_value, r.inflation, r.iv)))
+            (
+                r.party,
+                r.column,
+                "",
+                *map(_short, (r.coefficient, r.standard_error, r.p_value, r.inflation, r.iv)),
+                r.trend,
+            )
             for r in report.model.rows
         ]
-        intercept: list[tuple[Cell, ...]] = [("", "intercept", "", _short(report.model.intercept), *[None] * 4)]
-        left = [(one.party, one.column, one.reason, *[None] * 5) for one in report.model.dropped]
-        titles = ("party", "column", "left_out", "coefficient", "standard_error", "p_value", "vif", "iv")
+        intercept: list[tuple[Cell, ...]] = [("", "intercept", "", _short(report.model.intercept), *[None] * 5)]
+        left = [(one.party, one.column, one.reason, *[None] * 6) for one in report.model.dropped]
+        titles = ("party", "column", "left_out", "coefficient", "standard_error", "p_value", "vif", "iv", "trend")
         tables["coefficients"] = _filled(titles, [*intercept, *known, *left])
+    if report.comparison is not None:
+        tables["comparison"] = _filled(
+            ("party", "column", "last_version", "this_version"),
+            [("", name, report.comparison.before.get(name), value) for name, value in report.comparison.now.items()]
+            + [(m.party, m.column, _short(m.before), _short(m.now)) for m in report.comparison.moved],
+        )
     return tables
 
 

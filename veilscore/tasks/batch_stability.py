@@ -27,6 +27,7 @@ from veilscore.tasks.context import StepContext
 
 MOVING, MOVED = 0.1, 0.25  # Siddiqi (2006): below the first nothing to do, above the second look into it
 _BINS, _GROUPS = 100, 10
+_INDEX = "population_stability_index"  # title of its column
 
 
 def keep_expected(context: StepContext, limits: ArrayLike, counts: ArrayLike) -> None:
@@ -67,7 +68,7 @@ def write_stability(
     body = {"training": model.provenance.job_id, "n_rows": int(found.size), "score": score, "items": rows}
     context.store.save_json("stability", body)
     out = io.StringIO()
-    writer = csv.DictWriter(out, ("kind", "name", "psi", "verdict"), lineterminator="\n")
+    writer = csv.DictWriter(out, ("kind", "name", _INDEX, "verdict"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(context.store.path / "stability.csv", out.getvalue())
@@ -75,7 +76,7 @@ def write_stability(
 
 def _row(kind: str, name: str, psi: float) -> dict[str, Any]:
     verdict = "stable" if psi < MOVING else "moving" if psi < MOVED else "moved"
-    return {"kind": kind, "name": name, "psi": round(psi, 4), "verdict": verdict}
+    return {"kind": kind, "name": name, _INDEX: round(psi, 4), "verdict": verdict}
 
 
 def _of_score(context: StepContext, name: str, found: Integers, limits: Sequence[int] | None) -> dict[str, Any] | None:

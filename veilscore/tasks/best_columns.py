@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Integers, Mask
+from veilscore.data.codes import told_name
 from veilscore.models import screening
 from veilscore.models.best_columns import USUAL_BEST, patterns
 from veilscore.models.screening import ScreenedColumn
@@ -68,8 +69,8 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     aligned_rows = context.store.load_arrays("row_of")
     row_of = aligned_rows["row_of"]
     names = context.feature_names()
-    named = context.node.policy.publish_column_names
-    aliases = list(names) if named else [f"{party}.c{k + 1}" for k in range(len(names))]
+    told = context.node.policy.told_names
+    aliases = [told_name(name, k, party, told) for k, name in enumerate(names, start=1)]
     aligned = context.store.load_json("aligned")
     n_rows, told_rows, among = int(aligned["n_rows"]), int(aligned["told"]), None
     if "firm" in aligned_rows:  # of firms at dates, places are those among the job's rows, of which a firm has few

@@ -95,7 +95,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
             code_map,
             code_map.transform(table).take_rows(row_of).codes,
             party=context.session.party,
-            names=policy.publish_column_names,
+            names=policy.told_names,
             association=p.tells_association and policy.publish_screening,
         )
 

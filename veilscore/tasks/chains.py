@@ -46,7 +46,7 @@ def terms(p: TrainBoosting) -> ChainTerms:
 
 def columns_named(code_map: CodeMap, codes: CodeArray, context: StepContext) -> BinnedColumns:
     """Describe coded columns as others know them: "column#number"."""
-    party, names = context.session.party, context.node.policy.publish_column_names
+    party, names = context.session.party, context.node.policy.told_names
     columns = columns_of(code_map, codes, party=party, names=names, association=False)
     return replace(columns, names=part_names(code_map, party, names=names))
 

@@ -22,7 +22,7 @@ from veilscore.models import screening
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
-from veilscore.models.versions import STAGED, with_map
+from veilscore.models.versions import SCREENINGS, STAGED, with_map
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
 from veilscore.tasks.panel import held_out, rows_taken
@@ -135,7 +135,7 @@ class StepContext:
 
     def screening_folder(self, name: str) -> Path:
         """Return where the party keeps what it kept in a screening."""
-        return self.home() / "screenings" / name
+        return self.home() / SCREENINGS / name
 
     def _kept_columns(self, columns_from: str) -> tuple[str, ...]:
         """Return the party's own names of the columns that a screening kept, named "name" or "name@hash".

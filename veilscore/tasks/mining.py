@@ -180,7 +180,7 @@ def _holder_verify(context: StepContext) -> Protocol[None]:
 
 
 def _coded(context: StepContext, code_map: CodeMap, codes: Array) -> BinnedColumns:
-    names = context.node.policy.publish_column_names
+    names = context.node.policy.told_names
     return columns_of(code_map, codes, party=context.session.party, names=names, association=False)
 
 

@@ -7,13 +7,15 @@ from typing import Literal
 from veilscore.terms.roles import Leak, hidden
 
 _REASONS = "unknown firms and codes of reason columns where policy says so"
-_OPENED: tuple[tuple[Literal["score", "band"], str], ...] = (
+_Opened = Literal["score", "band", "decision"]
+_OPENED: tuple[tuple[_Opened, str], ...] = (
     ("score", "which of a few steps the firm's points are in (32 at most by default)"),
     ("band", "the firm's band"),
+    ("decision", "the firm's step by a filed decision, and the measure that decided where the decision tells it"),
 )
 
 
-def _by_circuit(only: Literal["score", "band"], learns: str) -> tuple[Leak, ...]:
+def _by_circuit(only: _Opened, learns: str) -> tuple[Leak, ...]:
     """Return what goes where a garbled circuit opens a step or a band."""
     return (
         Leak("BandPartial", "lead", "masked", only=only),
@@ -29,6 +31,7 @@ LEARNS: tuple[Leak, ...] = (
     Leak("EncryptedRecord", "bank", "opened", _REASONS, only="score"),
     Leak("EncryptedRecord", "bank", "opened", _REASONS, only="exact"),
     Leak("EncryptedRecord", "bank", "opened", "unknown firms where policy says so", only="band"),
+    Leak("EncryptedRecord", "bank", "opened", "unknown firms where policy says so", only="decision"),
     *hidden("bank", "ciphertext", "PreparedSpare"),
     *hidden("holder", "masked", "FinishSpare", "OpenPartial"),
     *hidden("bank", "public", "HolderKeys"),

@@ -136,7 +136,7 @@ def holder_sums(
     def code(max_bin: int) -> BinnedColumns:
         maps.append(fixed.code_map(table, max_bin, ordered=ordered))
         codes = maps[-1].transform(table).take_rows(row_of).codes
-        names = context.node.policy.publish_column_names
+        names = context.node.policy.told_names
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)

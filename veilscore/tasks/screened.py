@@ -1,7 +1,8 @@
 """Read a party's columns chunk by chunk for a screening, and file its result.
 
     jobs/JOB/screening.json, screening.csv     bank: every column with its figures, kept or dropped and why
-    screenings/NAME/kept.json                  each party: its own names of its kept columns, and the result's hash
+    screenings/NAME/kept.json                  each party: its own names of its kept columns, and the result's hash;
+                                               filed from the job's folder once the job has ended at all parties
 
 A chunk is read, coded, counted and forgotten; what stays of a column is its codes in a sample of rows, and those only
 where a limit of association is set.
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilscore.arrays import Array, Integers, Mask
-from veilscore.data.codes import CodeMap
+from veilscore.data.codes import CodeMap, told_name
 from veilscore.data.table import Table
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
@@ -25,6 +26,7 @@ from veilscore.models import screening
 from veilscore.models.association import associated_pairs, sampled_rows
 from veilscore.models.counts import BinnedColumns, own_counts
 from veilscore.models.screening import MEASURED, MeasuredChunk, ScreenedColumn, ScreeningLimits
+from veilscore.models.versions import SCREENINGS
 from veilscore.protocols.screening import CHUNK_COLUMNS, ColumnChunk
 from veilscore.tasks.context import StepContext, aligned_table
 from veilscore.terms.parameters import ScreenFeatures
@@ -89,10 +91,8 @@ class OwnColumns:
             table, code_map, codes.codes, rows, limits_of(self.context), 0 if own else policy.min_bin_count
         )
         party, published = self.context.session.party, own or policy.publish_screening
-        named = own or policy.publish_column_names
-        aliases = (
-            tuple(table.columns) if named else tuple(f"{party}.c{start + k + 1}" for k in range(len(found.status)))
-        )
+        told = own or policy.told_names
+        aliases = tuple(told_name(name, k, party, told) for k, name in enumerate(table.columns, start=start + 1))
         aligned = codes.take_rows(self.row_of).codes
         measured = self._measured(code_map, aligned, found.status == MEASURED, aliases, tuple(table.columns))
         self._keep_sample(measured, found.status)
@@ -195,7 +195,8 @@ def file_kept(context: StepContext, names: tuple[str, ...], aliases: list[str], 
 
 
 def _file(context: StepContext, name: str, text: str) -> None:
-    folder = context.screening_folder(context.job.name)
-    private_folder(folder)
-    for place in (context.store.path, folder):
+    """Keep a file in the job's folder, and where it is filed from when the job has ended at all parties."""
+    staged = context.store.path / SCREENINGS / context.job.name
+    private_folder(staged)
+    for place in (context.store.path, staged):
         write_text(place / name, text)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Integers, Mask
+from veilscore.data.codes import told_name
 from veilscore.errors import RefusedError
 from veilscore.models import screening
 from veilscore.models.screening import MeasuredChunk, ScreenedColumn
@@ -87,7 +88,7 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
         columns.pairs if context.job.of(ScreenFeatures).max_correlation is not None else None,
     )
     party = context.session.party
-    aliases = list(names) if policy.publish_column_names else [f"{party}.c{k + 1}" for k in range(len(names))]
+    aliases = [told_name(name, k, party, policy.told_names) for k, name in enumerate(names, start=1)]
     file_kept(context, names, aliases, kept, digest)
 
 

@@ -86,7 +86,7 @@ def _holder_bin(context: StepContext, *, fold: int) -> Protocol[None]:
     def fit(train: Mask) -> BinnedColumns:
         if not np.array_equal(train, mask):
             raise MessageError(f"the bank bins other rows than those outside fold {fold}", party=job.bank)
-        names = context.node.policy.publish_column_names
+        names = context.node.policy.told_names
         return columns_of(code_map, rows["codes"], party=context.session.party, names=names, association=False)
 
     policy = context.node.policy

@@ -131,6 +131,23 @@ class ScoreAsked(_Asked):
         return self
 
 
+class DecisionAsked(_Asked):
+    """Asks for one firm's step by a filed decision; `on_missing` is fail or missing_code."""
+
+    decision: str = Field(min_length=1, max_length=100, description="name of the decision filed at the bank's node")
+
+    @property
+    def needs(self) -> May:
+        """Return what a caller must be let do to ask this."""
+        return "decide"
+
+    @model_validator(mode="after")
+    def _no_averages(self) -> Self:
+        if self.on_missing == "neutral":
+            raise ValueError("a decision takes no averages: on_missing is fail or missing_code")
+        return self
+
+
 class _Answer(BaseModel):
     """What a client reads is what this version knows; a later one may add fields."""
 
@@ -176,6 +193,24 @@ class ScoreAnswer(_Answer):
     message: str = ""
     parties: tuple[PartyAnswer, ...] = ()
     reasons: tuple[ReasonAnswer, ...] = ()
+
+
+class DecisionReply(_Answer):
+    """Returns one firm's step by a decision, and nothing else of its totals."""
+
+    request_id: str
+    status: Literal["scored", "fallback"] = Field(
+        description="scored: decided; fallback: a firm that a holder does not know counts there with its missing bins"
+    )
+    decision: str
+    decision_version: str
+    decision_sha256: str
+    step: int = Field(description="number of the step, 0 is none")
+    name: str = Field(description="its name, such as an amount; none at step 0")
+    steps: int = Field(description="how many steps there are beside none")
+    measure: str | None = Field(None, description="which measure decided, where the decision tells it")
+    message: str = ""
+    parties: tuple[PartyAnswer, ...] = ()
 
 
 class HealthAnswer(_Answer):

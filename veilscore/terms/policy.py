@@ -9,6 +9,7 @@ released before) are checked by the step that has it.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from veilscore.terms.privacy import Disclosure, PrivacyRules, best_guess
 from veilscore.terms.rules import PublicKeyHex, ReleaseRules, StandingRule, in_period
 from veilscore.terms.settings import Strict
 
+_NUMBERED = re.compile(r"\.c[0-9]+$|#")  # as columns without a name, and parts of a column, are called
 Partner = Literal["trusted", "standard", "strict"]
 SCORE_ONLINE, SANDBOX = "score_online", "sandbox"  # what is asked of a node besides jobs
 
@@ -88,6 +90,10 @@ class NodePolicy(Strict):
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
+    display_names: dict[ColumnName, ColumnName] = Field(
+        default_factory=dict,
+        description="column: what the bank sees in place of c1 where names are not published, such as what it measures",
+    )
     publish_screening: bool = Field(
         default=True, description="tell missing rate, population stability and associated pairs of columns"
     )
@@ -150,6 +156,20 @@ class NodePolicy(Strict):
             if isinstance(value, dict) and isinstance(data.get(name), dict)
         }
         return {**preset, **data, **deep}
+
+    @property
+    def told_names(self) -> bool | dict[ColumnName, ColumnName]:
+        """Return what is told of the names of columns: True if all are, else the display names of some."""
+        return self.publish_column_names or self.display_names
+
+    @field_validator("display_names")
+    @classmethod
+    def _distinct_names(cls, value: dict[ColumnName, ColumnName]) -> dict[ColumnName, ColumnName]:
+        if len(set(value.values())) != len(value):
+            raise ValueError("two columns have the same display name")
+        if wrong := [name for name in value.values() if _NUMBERED.search(name)]:
+            raise ValueError(f"{wrong[0]!r} reads like the number of another column")
+        return value
 
     @field_validator("consent", mode="before")
     @classmethod

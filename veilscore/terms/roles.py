@@ -26,7 +26,7 @@ class Leak:
     to: PartyRole
     form: Form
     learns: str = "nothing"
-    only: Literal["", "score", "band", "exact"] = ""
+    only: Literal["", "score", "band", "exact", "decision"] = ""
     row: str = ""
 
 

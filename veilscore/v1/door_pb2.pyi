@@ -95,6 +95,59 @@ class ScoreAnswer(_message.Message):
     reasons: _containers.RepeatedCompositeFieldContainer[ReasonAnswer]
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., output: _Optional[str] = ..., score: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., band: _Optional[str] = ..., probability_of_default: _Optional[float] = ..., message: _Optional[str] = ..., parties: _Optional[_Iterable[_Union[PartyAnswer, _Mapping]]] = ..., reasons: _Optional[_Iterable[_Union[ReasonAnswer, _Mapping]]] = ...) -> None: ...
 
+class DecisionAsked(_message.Message):
+    __slots__ = ("request_id", "firm_id", "timeout_s", "on_missing", "purpose", "features", "consent", "decision")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRM_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    ON_MISSING_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    firm_id: str
+    timeout_s: float
+    on_missing: str
+    purpose: str
+    features: _containers.ScalarMap[str, str]
+    consent: str
+    decision: str
+    def __init__(self, request_id: _Optional[str] = ..., firm_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., on_missing: _Optional[str] = ..., purpose: _Optional[str] = ..., features: _Optional[_Mapping[str, str]] = ..., consent: _Optional[str] = ..., decision: _Optional[str] = ...) -> None: ...
+
+class DecisionReply(_message.Message):
+    __slots__ = ("request_id", "status", "decision", "decision_version", "decision_sha256", "step", "name", "steps", "measure", "message", "parties")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    DECISION_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DECISION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    status: str
+    decision: str
+    decision_version: str
+    decision_sha256: str
+    step: int
+    name: str
+    steps: int
+    measure: str
+    message: str
+    parties: _containers.RepeatedCompositeFieldContainer[PartyAnswer]
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[str] = ..., decision: _Optional[str] = ..., decision_version: _Optional[str] = ..., decision_sha256: _Optional[str] = ..., step: _Optional[int] = ..., name: _Optional[str] = ..., steps: _Optional[int] = ..., measure: _Optional[str] = ..., message: _Optional[str] = ..., parties: _Optional[_Iterable[_Union[PartyAnswer, _Mapping]]] = ...) -> None: ...
+
 class HealthAsked(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
