@@ -33,6 +33,7 @@ async def decide(command, request_id, firm, decision="limit", **fields):
 
 
 @pytest.mark.federation
+@pytest.mark.slow
 def test_single_decisions_are_those_of_the_plaintext(filed, homes):
     steps, known = expected(filed, "limit"), set(known_to_all(filed))
     firms = list(steps)
