@@ -195,7 +195,7 @@ def test_examples_are_listed_printed_and_copied(capsys, tmp_path):
         (("scorecard", tmp_path / "x"), "is a job, which is printed"),
         (
             ("nothing", None),
-            "batch, boosting, boosting_exact, scorecard, scorecard_exact, select, stack, stack_exact, default",
+            "batch, boosting, boosting_exact, capacity, decide, decision, scorecard, scorecard_exact, select, stack",
         ),
     ):
         with pytest.raises(ConfigError, match=why):

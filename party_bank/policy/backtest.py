@@ -89,7 +89,7 @@ class Backtest:
 
 
 @dataclass
-class Comparison:
+class PolicyComparison:
     """Champion and challenger on the same firms: (outcome of one, of the other) -> group, and the swap set.
 
     swapped_in : only the challenger approves; swapped_out : only the champion does.
@@ -207,7 +207,7 @@ def backtest(graph: Graph, firms: PastFirms, loss_given_default: float) -> Backt
     return found
 
 
-def compare(champion: Graph, challenger: Graph, firms: PastFirms, loss_given_default: float) -> Comparison:
+def compare(champion: Graph, challenger: Graph, firms: PastFirms, loss_given_default: float) -> PolicyComparison:
     """Compare two policies on the same past firms; the swap set is where only one of them approves."""
     sides = []
     for graph in (champion, challenger):
@@ -217,7 +217,7 @@ def compare(champion: Graph, challenger: Graph, firms: PastFirms, loss_given_def
         if None in sides[-1]:
             raise DataError(f"policy {graph.name!r} cannot decide on all firms: `veilscore policy test` says why")
     yeses = [approval_of(graph)[1] for graph in (champion, challenger)]
-    found = Comparison({}, Group(), Group(), Group(), Group(), blindness(firms))
+    found = PolicyComparison({}, Group(), Group(), Group(), Group(), blindness(firms))
     for one, other, bad, amount, pd in zip(*sides, firms.bad, firms.amounts, firms.pd, strict=True):
         groups = [found.table.setdefault((_text(one), _text(other)), Group())]
         groups += [found.champion] if one == yeses[0] else []
