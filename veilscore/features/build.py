@@ -134,16 +134,15 @@ def build(
     days = (as_of,) if isinstance(as_of, str) else tuple(sorted(set(as_of)))
     with _scratch(path) as scratch, load_events(catalogue, source, scratch=scratch) as events:
         keys = _known_at(events, days)
+        if not keys.n_rows:
+            raise DataError(f"catalogue {catalogue.name}: no event was known before {days[-1]}; choose a later date")
         return _write(events, keys, path, days[-1], fixed_terms, on_column, panel=panel)
 
 
 def _known_at(events: Events, days: Sequence[str]) -> RowKeys:
-    """Return the firms that are known at each day, at that day; DataError if there is none at all."""
+    """Return the firms that are known at each day, at that day."""
     each = [RowKeys.on(events.known_firms(day), day) for day in map(day_number, days)]
-    keys = RowKeys(np.concatenate([one.firms for one in each]), np.concatenate([one.days for one in each]))
-    if not keys.n_rows:
-        raise DataError(f"catalogue {events.catalogue.name}: no event was known before {days[-1]}; choose a later date")
-    return keys
+    return RowKeys(np.concatenate([one.firms for one in each]), np.concatenate([one.days for one in each]))
 
 
 def known_pairs(catalogue: Catalogue, source: Path | str, days: Sequence[str], most: int) -> Panel | None:
@@ -155,6 +154,8 @@ def known_pairs(catalogue: Catalogue, source: Path | str, days: Sequence[str], m
         keys = _known_at(events, days)
         if keys.n_rows > most:
             return None
+        if not keys.n_rows:  # one that has nothing yet stands for none: a refusal would tell of the first event
+            keys = RowKeys.on(np.zeros(1, np.int64), day_number(days[0]))
         return Panel(events.firms[keys.firms], keys.days.astype("datetime64[D]"))
 
 

@@ -50,7 +50,10 @@ def build_pairs(context: StepContext, pairs: Panel, row_of: Integers) -> Integer
         raise RefusedError("the data set has no catalogue of variables any more", party=context.session.party)
     catalogue, path = find_catalogue(dataset.features.catalogue), context.pairs_file
     terms = earlier_terms(dataset.path, catalogue)
-    build_rows(catalogue, dataset.features.source, path, wanted.firms.tolist(), wanted.days.tolist(), fixed_terms=terms)
+    days = wanted.days.tolist()
+    built = build_rows(catalogue, dataset.features.source, path, wanted.firms.tolist(), days, fixed_terms=terms)
+    # not by what the bank's rows hold, or a column of another kind than its bins would refuse, and tell of them
+    context.store.save_json("pairs", {one.name: one.kind for one in built.variables})
     return np.where(row_of >= 0, np.searchsorted(known, row_of), -1)
 
 

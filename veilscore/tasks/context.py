@@ -77,9 +77,9 @@ class StepContext:
         # a column with a meaning that this task does not use is never a feature
         unused = {dataset.label_column, dataset.weight_column, dataset.date_column} - set(special.values())
         unused -= set(dataset.key_columns)  # the day of a row may be its date_column too
-        pairs = self.pairs_file
+        asked = self.pairs_file.is_file()
         table = read_table(
-            pairs if pairs.is_file() else dataset.source,
+            self.pairs_file if asked else dataset.source,
             dataset.key,
             columns=names,
             exclude=(*dataset.exclude, *(chosen.exclude if chosen else ()), *sorted(filter(None, unused))),
@@ -87,7 +87,7 @@ class StepContext:
             rules=dataset,
             table=dataset.table,
             query=dataset.query,
-            kinds=kinds,
+            kinds=JobStore(self.pairs_file.parent).load_json("pairs") | dict(kinds) if asked else kinds,
             **special,
         )
         return rows_taken(table, p) if self.role == "bank" else table
