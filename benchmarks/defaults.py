@@ -1,12 +1,14 @@
 """A scorecard by defaults, in exact mode with partners who tell order and names, on the four sets of ../shared/data.
 
 Each is held against the same job without any of what the defaults choose (`UNCHOSEN`), on the same hold-out, and what
-the defaults promise of its form is looked up: no negative sign, every holder's column monotone or flagged.
+the defaults promise of its form is looked up: no negative sign, every holder's column monotone or flagged. Firms that
+a party does not know are left out, as the pooled figures that they are held against (../shared/data) know them all.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime as dt
 import json
 import sys
@@ -71,26 +73,39 @@ def _report(name: str, split: int, parameters: dict[str, Any]) -> ReportData:
         "datasets": dict.fromkeys(PARTIES, "main"),
         "parameters": {"disclosure": "exact", "holdout_seed": split, **parameters},
     }
-    nodes = {
-        party: NodeConfig(
-            name=party,
-            role="bank" if party == "bank" else "holder",
-            datasets={
-                "main": DatasetConfig(
-                    path=DATA / name / f"{party}.csv",
-                    id_column="uscc",
-                    label_column="default" if party == "bank" else None,
-                )
-            },
-            policy=NodePolicy.model_validate(
-                {"accept": "auto", "partner": "trusted", "consent": "off", "exact_for": {"bank": dt.date.max}}
-            ),
-        )
-        for party in PARTIES
-    }
     with tempfile.TemporaryDirectory() as folder:
-        run = open_job(parse_job(json.dumps(body)), nodes, Path(folder), keep=True).run()
+        _write_common(DATA / name, Path(folder))
+        nodes = {
+            party: NodeConfig(
+                name=party,
+                role="bank" if party == "bank" else "holder",
+                datasets={
+                    "main": DatasetConfig(
+                        path=Path(folder) / f"{party}.csv",
+                        id_column="uscc",
+                        label_column="default" if party == "bank" else None,
+                    )
+                },
+                policy=NodePolicy.model_validate(
+                    {"accept": "auto", "partner": "trusted", "consent": "off", "exact_for": {"bank": dt.date.max}}
+                ),
+            )
+            for party in PARTIES
+        }
+        run = open_job(parse_job(json.dumps(body)), nodes, Path(folder) / "homes", keep=True).run()
         return read_report(run.stores["bank"].path / "report.json")
+
+
+def _write_common(data: Path, folder: Path) -> None:
+    """Write each party's rows of the firms that all of them know."""
+    tables = {}
+    for party in PARTIES:
+        with (data / f"{party}.csv").open(encoding="utf-8", newline="") as file:
+            tables[party] = list(csv.reader(file))
+    common = set.intersection(*({row[rows[0].index("uscc")] for row in rows[1:]} for rows in tables.values()))
+    for party, (titles, *rows) in tables.items():
+        with (folder / f"{party}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([titles, *(row for row in rows if row[titles.index("uscc")] in common)])
 
 
 def _auc(report: ReportData) -> float:
