@@ -50,8 +50,8 @@ def offered(book, step=2):
     return firm, offer_of(book, firm)
 
 
-def asked(firm, offer=None, amount=3_000_000, **changes):
-    on = {"offer": offer["number"], "secret": secret_of(KEY, offer["number"])} if offer else {}
+def asked(firm, row=None, /, amount=3_000_000, **changes):
+    on = {"offer": row["number"], "secret": secret_of(KEY, row["number"])} if row else {}
     values = {"request": f"r-{firm}", "product": "tax", "amount": amount, "months": 6, **on, **changes}
     return ApplicationRequest(firm=firm, **values)
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli_trust import veilscore
 from test_parsers import few
-from trial_decisions import decide_job, decided, expected, file_decisions, run_locally
+from trial_decisions import decide_job, decided, expected, file_decisions, run_decisions
 from trial_scoring import copy_of
 
 from veilscore.errors import ConfigError, IdentityError, RefusedError
@@ -219,22 +219,18 @@ def campaign(tmp_path):
     return folder
 
 
-def steps_of(folder):
-    return {firm: int(row["step"]) for firm, row in decided(folder).items()}
-
-
 def test_a_campaign_on_a_basis_and_a_firm_that_objects(campaign):
     steps = expected(campaign, "limit")
     objects = next(firm for firm, step in steps.items() if step >= 2)
     object_at_the_portal(campaign / "tax", objects, number=2)
     object_at_the_portal(campaign / "registry", objects, number=2)
-    run_locally(campaign, decide_job("limit", "proactive"))
-    found = steps_of(campaign)
+    run = run_decisions(campaign, decide_job("limit", "proactive"))
+    found = {firm: int(row["step"]) for firm, row in decided(campaign, run).items()}
     assert {firm: step for firm, step in found.items() if firm != objects} == {
         firm: step for firm, step in steps.items() if firm != objects
     }
     assert found[objects] <= steps[objects]
-    withheld = json.loads(next((campaign / "tax" / "jobs").glob("batch-*/withheld.json")).read_text())
+    withheld = json.loads((campaign / "tax" / "jobs" / run.job_id / "withheld.json").read_text())
     assert len(withheld["no consent"]) == 1
 
 
@@ -244,9 +240,9 @@ def test_a_campaign_beyond_its_basis(campaign):
         body["basis"]["bits"] = 20  # not what was signed
         path.write_text(json.dumps(body))
     with pytest.raises(RefusedError, match="consent is required"):
-        run_locally(campaign, decide_job("limit", "proactive"))
+        run_decisions(campaign, decide_job("limit", "proactive"))
     with pytest.raises(RefusedError, match="consent is required"):
-        run_locally(campaign, decide_job("told", "proactive"))
+        run_decisions(campaign, decide_job("told", "proactive"))
 
 
 def test_a_list_that_allows_fewer_bits_or_other_holders(campaign):
@@ -255,7 +251,7 @@ def test_a_list_that_allows_fewer_bits_or_other_holders(campaign):
     firms = list(expected(campaign, "limit"))
     give_list(campaign / "bank", firms, purpose="proactive", tasks=("decide",), bits=1.0)
     with pytest.raises(RefusedError, match="consent is required"):  # the bank does not even send it
-        run_locally(campaign, decide_job("limit", "proactive"))
+        run_decisions(campaign, decide_job("limit", "proactive"))
     give_list(campaign / "bank", firms, purpose="proactive", tasks=("decide",), holders=("tax",))
     with pytest.raises(RefusedError, match="does not name registry among its holders"):
-        run_locally(campaign, decide_job("limit", "proactive"))
+        run_decisions(campaign, decide_job("limit", "proactive"))

@@ -118,6 +118,7 @@ def job_of(**changes):
     return decide_job(asked.pop("decision"), asked.pop("purpose"), name="other", **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "error", "says"),
     [
@@ -169,11 +170,7 @@ def watched(homes):
     first = run_decisions(homes, decide_job("alarm", "watch", name="june"))
     with (homes / "data" / "tax.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
-    place = header.index("turnover")
-    lines = [
-        [*line[:place], f"{float(line[place] or 0) * (3 if k % 2 else 0.1):.2f}", *line[place + 1 :]]
-        for k, line in enumerate(lines)
-    ]
+    lines = [[line[0], *lines[k - 7][1:]] for k, line in enumerate(lines)]  # each firm has the record of another
     with (homes / "data" / "tax.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *lines])
     bank = (homes / "data" / "bank.csv").read_text().splitlines()

@@ -258,7 +258,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory):
-    folder, record = tmp_path_factory.mktemp("mined"), Record(None, firms(420, seed=5))
+    folder, record = tmp_path_factory.mktemp("mined"), Record(None, firms(900, seed=5))
     with recording(record):
         data = write(folder / "data", record.parts)
         record.run = open_job(job("mine_rules", segments=2, despite_noise=True), nodes(data), folder, keep=True).run()

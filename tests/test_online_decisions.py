@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from consent_issuer import token_bytes
+from consent_issuer import token, token_bytes
 from finished_jobs import finished
 from trial_decisions import expected, file_decisions
 from trial_scoring import copy_of, known_to_all, score, scoring
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.files.private import private_folder
+from veilscore.release.issuer import import_consent
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,7 @@ async def decide(command, request_id, firm, decision="limit", **fields):
 
 
 @pytest.mark.federation
+@pytest.mark.slow
 def test_single_decisions_are_those_of_the_plaintext(filed, homes):
     steps, known = expected(filed, "limit"), set(known_to_all(filed))
     firms = list(steps)
@@ -44,9 +48,17 @@ def test_single_decisions_are_those_of_the_plaintext(filed, homes):
             later = await decide(command, "later", chosen[0])
             told = await decide(command, "told", chosen[0], decision="told")
             watch = await decide(command, "w", chosen[0], decision="alarm")
-            return found, again, other, later, told, watch
+            words = ["decide", chosen[1], "--decision", "limit", "--on-missing", "missing_code", "--home", str(home)]
+            by_command = await asyncio.to_thread(CliRunner().invoke, app, words, env={"COLUMNS": "200"})
+            spent = await decide(command, "spent", chosen[1], consent=b"")
+            return found, again, other, later, told, watch, by_command, spent
 
-    found, again, other, later, told, watch = asyncio.run(scenario())
+    home = homes / "bank"
+    kept = import_consent(home, token(chosen[1], purpose="proactive", tasks=("decide",)), "token", "1")
+    found, again, other, later, told, watch, by_command, spent = asyncio.run(scenario())
+    assert f"(step {steps[chosen[1]]} of 5)" in by_command.stdout
+    assert not kept.exists()  # it served its one request
+    assert (spent.status, {p.status for p in spent.parties}) == ("failed", {"refused"})
     assert [r.message for r in found if r.status == "failed"] == []
     assert [r.step for r in found] == [steps[firm] for firm in chosen]
     assert len({r.step for r in found}) > 2

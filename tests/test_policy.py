@@ -69,14 +69,16 @@ RULES = {
         {*(p for p in PATHS if "exact" in p), "batch", "step of a batch", "score", "opening"},
     ),
     "holdout_scores": ("refuse", "hold-out", {"exact job", "step of a exact job"}),
+    "retired_models": (["card"], "is retired here", {p for p in FOR_JOBS if "batch" in p}),  # online, with the data
     "disclose_unknown": (False, "which firms it knows", set()),  # below: it depends on what the bank asks for
 }
-# what a step asks of the policy once it has the data, and what says who decides
+# what a step asks of the policy once it has the data or the decision, and what says who decides
 WITH_DATA = {
     "min_overlap", "min_bin_count", "max_set_size", "publish_column_names", "display_names", "publish_screening",
     "allow_order",
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
+    "publish_bins", "tell_measure",
 }  # fmt: skip
 DECIDES = {"accept", "agreements", "partner"}
 

@@ -142,6 +142,7 @@ def test_two_measures_tell_no_more_than_their_least(world):
 # --- another model than the one that was filed -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_measure_of_another_model_is_found_by_the_audit(tmp_path, monkeypatch):
     """The bank's points are its own input: the holders cannot see that they are not the filed ones, the audit does."""
     homes = copy_of(finished(file_decisions), tmp_path)

@@ -58,8 +58,8 @@ PANELS = {
         "score": Noun("Score one firm now: points, band, probability of default, status of every party, reasons."),
         "sandbox": Noun(
             "Run a modeller's code at the owner of the data; only approved outputs leave.",
-            "submit fetch show approve reject run outputs release mock-data "
-            "syft-pack syft-receive syft-return syft-read",
+            "submit fetch show approve reject run outputs release syft-pack syft-receive syft-return syft-read "
+            "mock-data",
         ),
     },
     "Models and reports": {

@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Two stewards of a holder answer for a proactive campaign, in place of single consents."""
+    """Two stewards answer for a proactive campaign, in place of single consents."""
 
 
 @app.command("sign", epilog="Example: veilscore basis sign basis.yaml basis.json --home /srv/anna")

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Decisions: a limit, a tier or an alarm of a firm, and not the score behind it."""
+    """Check decisions before they are filed, and look at those that are."""
 
 
 @app.command("check", epilog="Example: veilscore decision check decision.yaml --federation trial")

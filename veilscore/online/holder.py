@@ -42,7 +42,7 @@ from veilscore.release.single import SingleGuard
 from veilscore.terms.bands import MAX_STEPS, Bands, KeptBands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_to_tell_who_is_known
+from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_retired, refuse_to_tell_who_is_known
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, RoleEndedError, Served
 from veilscore.wire.protocol import Protocol
@@ -256,6 +256,7 @@ class OnlineHolder:
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:
+            refuse_retired(self._node.policy, {"": origin.job.name})
             return origin
         if part_hash:
             what = f"{self.name}'s part of this model is missing, changed or of another version: see its backup"

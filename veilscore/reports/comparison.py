@@ -9,11 +9,11 @@ from veilscore.errors import VeilscoreError
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
 from veilscore.models.versions import versions
-from veilscore.reports.data import Comparison, HoldoutSection, MovedColumn
+from veilscore.reports.data import HoldoutSection, MovedColumn, VersionComparison
 from veilscore.reports.report import read_report
 
 
-def comparison_of(home: Path, model: Scorecard, evaluations: Iterable[HoldoutSection]) -> Comparison | None:
+def comparison_of(home: Path, model: Scorecard, evaluations: Iterable[HoldoutSection]) -> VersionComparison | None:
     """Return how a scorecard differs from the version filed last before it; None if none can be read."""
     filed = [one for one in versions(home, model.name) if one.job_id != model.provenance.job_id]
     earlier = [one for one in filed if (one.folder / "model.json").is_file()]
@@ -28,7 +28,7 @@ def comparison_of(home: Path, model: Scorecard, evaluations: Iterable[HoldoutSec
     job_id = last.provenance.job_id
     before, now = _coefficients(last), _coefficients(model)
     both = [key for key in now if key in before]
-    return Comparison(
+    return VersionComparison(
         job_id=job_id,
         trained_at=last.provenance.trained_at,
         before=_measures(last, _evaluations(home / "jobs" / job_id / "report.json")),

@@ -126,7 +126,7 @@ class MovedColumn(Part):
     now: float
 
 
-class Comparison(Part):
+class VersionComparison(Part):
     """What is other than in the last version of the model that was filed.
 
     before, now : by name of the measure; a measure that one of them lacks is missing there.
@@ -356,7 +356,7 @@ class ReportData(Part):
     calibration: metrics.CalibrationCurve | None = None
     cutoffs: tuple[metrics.CutoffRow, ...] = ()
     model: ScorecardSection | None = None
-    comparison: Comparison | None = None
+    comparison: VersionComparison | None = None
     boosting: Boosting | None = None
     selection: SelectionSection | None = None
     trees: TreesTaken | None = None
