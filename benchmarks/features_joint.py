@@ -4,7 +4,7 @@ exit   : exit within twelve months (court_events): a bank with projects and qual
          a court with enforcement; cross-validated, exact sums, then the default with its noise.
 warning: sales that break off (vat_invoices) by firm and month: the bank has purchases, the tax bureau sales; later
          months than those of training, exact sums, weights of a firm's months add up to 1.
-panel  : failure next year (us_panel) by firm and year, amounts split over three owners, the authors' test firms.
+panel  : failure next year (us_panel) by firm and year, amounts split over three owners, the authors' validation firms.
 Not in the repository: the data (../shared/data); a set that is not there is left out, and said so. In one process.
 """
 
@@ -102,7 +102,7 @@ def panel(_folder: Path) -> tuple[float, str]:
     for one in tables.values():
         one |= dict(zip(PANEL, (rows["firm_id"].astype(str), days), strict=True))
     tables["bank"]["bad"] = rows["fail_next_year"].astype(float)
-    train, test = (np.isin(rows["split"].astype(str), some) for some in (("train", "validation"), ("test",)))
+    train, test = (rows["split"].astype(str) == part for part in ("train", "validation"))
     x, bad = np.column_stack(list(amounts.values())), tables["bank"]["bad"]
     pooled = trees().fit(x[train], bad[train]).predict_proba(x[test])[:, 1]
     usual = {"rows": "firm_dates", "rows_per_firm": 16, **USUAL}
