@@ -63,7 +63,8 @@ def story(folder: Path, kill_at: int = 0) -> int:
     joint.steps["C"] = 1
     other = applications.apply(book, SETTINGS, joint, by_ladder, online, "test")["contract"]
     for one in (contract, other):
-        sign(book, one, "test")
+        if book.rows(sa.select(CONTRACTS.c.status).where(CONTRACTS.c.number == one)) == [{"status": "draft"}]:
+            sign(book, one, "test")  # the first one has ended in a run after its renewal
         draw(book, one, 500_000, f"d-{one}", "test")
     renewals.prepare(book, SETTINGS, joint, contract, "test")
     renewals.accept(book, SETTINGS, contract, "test")

@@ -55,6 +55,7 @@ def fresh(tmp_path):
     book.close()
 
 
+@pytest.mark.slow  # some 50 runs of the story, each with a copy of the book
 def test_killed_at_every_step_the_story_ends_the_same(tmp_path):
     """kill -9 before each commit, then the same calls again: each program run is a fork of one process."""
     worker = Path(__file__).with_name("killed_bank.py")

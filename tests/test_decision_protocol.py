@@ -10,7 +10,7 @@ from memory_decisions import World
 from test_scoring import hostile
 
 from veilscore.errors import MessageError, RefusedError, StateError, VeilscoreError
-from veilscore.protocols import banding
+from veilscore.protocols import banding, decision
 from veilscore.protocols.decision_watch import BankLevels, LeadLevels
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.framing import kind_of
@@ -45,6 +45,7 @@ FAULTS = [
     (pb.DecisionBankRound1, "links", bytes(4 * 150)),
     (pb.DecisionBankRound1, "last", "job"),
     (pb.DecisionHolderRound1, "unknown", b"\xff"),
+    (pb.DecisionHolderRound1, "mask_seed", b"short"),
     (pb.BandHolderPartial, "data", lambda data: data[:-8]),
     (pb.BandHolderPartial, "data", lambda data: b"\xff" * len(data)),
     (pb.BandBankLabels, "data", lambda data: data[:-8]),
@@ -57,6 +58,33 @@ FAULTS = [
 def test_wrong_messages_are_refused(fault):
     with pytest.raises(VeilscoreError):
         WORLD.run(tamper=hostile(*fault), timeout_s=1.0)
+
+
+def sums_at_the_lead(monkeypatch, world):
+    """What the lead adds up of each measure."""
+    found, honest = [], decision._garble
+
+    def garble(session, request, circuit, totals, levels):
+        found[:] = totals
+        return honest(session, request, circuit, totals, levels)
+
+    monkeypatch.setattr(decision, "_garble", garble)
+    steps = world.run()["bank"].steps
+    assert np.array_equal(steps, world.expected()[0])
+    return found
+
+
+def test_the_lead_reads_nothing_of_points_that_others_know(monkeypatch):
+    """Hand-written points and knock-outs of the other holder: uniform at the lead; without masks it reads them."""
+    world = World(12, ("tax", "registry"), 2000, n_trees=1)
+    for total, measure in zip(sums_at_the_lead(monkeypatch, world), world.circuit.measures, strict=True):
+        counts = np.bincount((total.astype(np.int64) * 16) // measure.modulus, minlength=16)
+        assert ((counts - 125.0) ** 2).sum() / 125 < 60
+    monkeypatch.undo()
+    monkeypatch.setattr(decision, "_mask", lambda _session, _holder, _seed, n, _modulus: np.zeros(n, np.uint64))
+    *_, capacity, failures = sums_at_the_lead(monkeypatch, world)
+    assert np.array_equal(capacity, world.by_hand["registry"])
+    assert np.array_equal(failures, -world.failures % 128)
 
 
 def test_different_decisions_at_holders_open_nothing():

@@ -1,4 +1,4 @@
-"""The contract of the bank's book on a PostgreSQL server made for this test."""
+"""The contracts of the bank's book and lending on a PostgreSQL server made for this test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from database_servers import postgres
 from lending_contract import LendingContract
 
 from party_bank.book import Book
+
+pytestmark = pytest.mark.slow  # the same promises are tested on SQLite by `make test`
 
 
 @pytest.fixture(scope="module")

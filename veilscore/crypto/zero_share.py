@@ -84,6 +84,11 @@ def zero_share(party: str, keys: Mapping[str, PairwiseKey], context: bytes, n_re
     return total.astype(np.uint64)
 
 
+def uniform_masks(seed: bytes, context: bytes, n: int, modulus: int) -> Words:
+    """Return masks (n,) uniform in [0, modulus) that two parties draw alike from a secret seed, one context once."""
+    return _stream(hmac.digest(seed, context, "sha256"), n, modulus).astype(np.uint64)
+
+
 def _stream(key: bytes, n: int, modulus: int) -> Integers:
     """Draw n values uniform in [0, modulus) from ChaCha20, by rejection; the same key gives the same."""
     mask = np.uint64((1 << modulus.bit_length()) - 1)

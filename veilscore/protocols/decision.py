@@ -11,6 +11,8 @@ Messages : DecisionBankRound1 -> DecisionHolderRound1, BatchHolderKey (holder to
 Reveals  : to the bank, the step of each firm, and where the decision says so the measure that binds. To a holder, the
            decision (which it accepted by hash) and whether the bank's inputs are those of an earlier batch; in a watch,
            which rows were in last month's. To the lead, nothing more.
+           The lead adds up what the others send. Points that a holder knows itself are no random share, so each holder
+           masks its parts by a seed that the bank alone gets: what the lead adds up is uniform for every measure.
 Assumes  : as `scoring` and `banding`: semi-honest parties; bank and lead together know the totals.
 Aborts   : RefusedError where a holder refuses; MessageError on a message of wrong size, or a step that there is not.
 """
@@ -27,7 +29,7 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.crypto.garbled import Evaluator, Garbler
-from veilscore.crypto.zero_share import PairwiseKey, share_context, zero_share
+from veilscore.crypto.zero_share import PairwiseKey, share_context, uniform_masks, zero_share
 from veilscore.errors import MessageError, RefusedError
 from veilscore.models.boosted import Boosted
 from veilscore.models.trees import Tree
@@ -38,8 +40,9 @@ from veilscore.protocols.scoring import HolderPart, bank_points_share, points_sh
 from veilscore.protocols.tree_scoring import bank_tree_points_share, holder_tree_share
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.wire.randomness import secret_bytes
 
-_HASH_BYTES = 32
+_HASH_BYTES = _SEED_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,14 @@ def bank_decide(
     levels : of a watch; takes the labels of this month's levels.
     Raises RefusedError where a holder refuses, with its reason.
     """
-    unknown = yield from _ask(session, request)
+    unknown, seeds = yield from _ask(session, request)
     parts = []
-    for done, (name, measure) in enumerate(measures.items(), start=1):
-        parts.append((yield from measure.share(_in(session, name))))
+    both = zip(measures.items(), circuit.measures, strict=True)
+    for done, ((name, measure), in_circuit) in enumerate(both, start=1):
+        share = yield from measure.share(_in(session, name))
+        for holder, seed in seeds.items():
+            share = share - _mask(_in(session, name), holder, seed, request.n_rows, in_circuit.modulus).astype(np.int64)
+        parts.append(share)
         yield Progress("measures under encryption", done, len(measures))
     steps = np.empty(request.n_rows, np.int64)
     which = np.empty(request.n_rows, np.int64) if circuit.tell_measure else None
@@ -164,7 +171,8 @@ def bank_decide(
     return Decided(steps, which, unknown)
 
 
-def _ask(session: Session, request: DecisionRequest) -> Protocol[dict[str, Mask | None]]:
+def _ask(session: Session, request: DecisionRequest) -> Protocol[tuple[dict[str, Mask | None], dict[str, bytes]]]:
+    """Announce the batch; return the firms unknown to each holder that says so, and the seed of each holder's masks."""
     for holder in session.holders:
         message = pb.DecisionBankRound1(
             n_samples=request.n_rows,
@@ -175,13 +183,22 @@ def _ask(session: Session, request: DecisionRequest) -> Protocol[dict[str, Mask 
         )
         yield Send(holder, message)
     unknown: dict[str, Mask | None] = {}
+    seeds: dict[str, bytes] = {}
     for holder in session.holders:
         reply = yield from receive(holder, pb.DecisionHolderRound1)
         if not reply.accepted:
             raise RefusedError(f"{holder} refuses to decide: {reply.reason[:200]}", session=session.id, party=holder)
         told = reply.discloses_unknown
         unknown[holder] = shares.bits_from_bytes(reply.unknown, request.n_rows) if told else None
-    return unknown
+        if len(reply.mask_seed) != _SEED_BYTES:
+            raise MessageError("the seed of a holder's masks has the wrong length", session=session.id, party=holder)
+        seeds[holder] = bytes(reply.mask_seed)
+    return unknown, seeds
+
+
+def _mask(session: Session, holder: str, seed: bytes, n_rows: int, modulus: int) -> Words:
+    """Return what a holder adds to its part of the session's measure, and the bank takes off its own: (n_rows,)."""
+    return uniform_masks(seed, session.label("decision masks", holder, session.bank), n_rows, modulus)
 
 
 # --- holder ----------------------------------------------------------------------------------------------------------
@@ -270,14 +287,18 @@ def holder_decide(session: Session, request: DecisionRequest, answer: DecisionAn
         yield Send(session.bank, pb.DecisionHolderRound1(accepted=False, reason=answer.refusal))
         raise RefusedError(f"decisions refused: {answer.refusal}", session=session.id, party=session.party)
     unknown = shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b""
+    seed = secret_bytes(_SEED_BYTES)
     yield Send(
         session.bank,
-        pb.DecisionHolderRound1(accepted=True, discloses_unknown=answer.disclose_unknown, unknown=unknown),
+        pb.DecisionHolderRound1(
+            accepted=True, discloses_unknown=answer.disclose_unknown, unknown=unknown, mask_seed=seed
+        ),
     )
     keys = yield from zero_share_keys(session)
     circuit, parts = answer.circuit, []
     for (name, measure), in_circuit in zip(answer.measures.items(), circuit.measures, strict=True):
         share = yield from measure.share(_in(session, name))
+        share = share + _mask(_in(session, name), session.party, seed, request.n_rows, in_circuit.modulus)
         parts.append(_masked(_in(session, name), request, share, keys, in_circuit.modulus))
     if session.party != session.lead:
         yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(np.stack(parts)))

@@ -203,6 +203,7 @@ _LEARNS = (
     Leak("DecisionBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
     Leak("DecisionBankRound1", "holder", "opened", "in a watch, which rows were in last month's and where"),
     Leak("DecisionHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
+    Leak("DecisionHolderRound1", "bank", "masked"),  # seed of the masks on what goes to the lead
     *hidden("holder", "public", "BatchHolderKey", "BatchBankKey"),
     *hidden("bank", "hint", "BatchHolderHints"),
     *hidden("holder", "ciphertext", "BatchBankQuery", "BatchBankFactors"),

@@ -201,16 +201,18 @@ class DecisionBankRound1(_message.Message):
     def __init__(self, n_samples: _Optional[int] = ..., decision: _Optional[bytes] = ..., inputs_hash: _Optional[bytes] = ..., last: _Optional[str] = ..., links: _Optional[bytes] = ...) -> None: ...
 
 class DecisionHolderRound1(_message.Message):
-    __slots__ = ("accepted", "reason", "discloses_unknown", "unknown")
+    __slots__ = ("accepted", "reason", "discloses_unknown", "unknown", "mask_seed")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    MASK_SEED_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     reason: str
     discloses_unknown: bool
     unknown: bytes
-    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., discloses_unknown: _Optional[bool] = ..., unknown: _Optional[bytes] = ...) -> None: ...
+    mask_seed: bytes
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., discloses_unknown: _Optional[bool] = ..., unknown: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ...) -> None: ...
 
 class DecisionLeadLevels(_message.Message):
     __slots__ = ("part", "parts", "data")
