@@ -48,7 +48,7 @@ async def ask(fabric: Fabric, firm: str, number: str) -> tuple[float, pb.ScoreRe
 
 
 async def measure(
-    folder: Path, steps: dict[str, int], repeats: int, pause_s: float, stock_s: float
+    folder: Path, steps: dict[str, int], repeats: int, pause_s: float, stock_s: float, at_once: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Milliseconds of each request with pauses, and without spares; and how many steps were wrong."""
     firms, times, wrong = iter(steps), {"paced": [], "at once": []}, 0
@@ -56,7 +56,7 @@ async def measure(
         for i in range(5):
             await ask(fabric, next(firms), f"warm-{i}")
         await asyncio.sleep(stock_s)
-        for name, n_requests in (("paced", repeats), ("at once", 300)):
+        for name, n_requests in (("paced", repeats), ("at once", at_once)):
             for i in range(n_requests):
                 firm = next(firms)  # a firm decided on before needs nothing opened: never twice
                 took, response = await ask(fabric, firm, f"{name}-{i}")
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--pause-ms", type=float, default=30)
     parser.add_argument("--stock-s", type=float, default=45, help="idle time in which spares are made")
+    parser.add_argument("--at-once", type=int, default=300, help="requests without pause, more than there are spares")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         kept, homes = Path(name) / "kept", Path(name) / "homes"
@@ -80,7 +81,14 @@ def main() -> None:
         steps = expected(homes, "limit")
         with processes(homes):
             paced, bare, wrong = asyncio.run(
-                measure(homes, steps, arguments.repeats, arguments.pause_ms / 1e3, arguments.stock_s)
+                measure(
+                    homes,
+                    steps,
+                    arguments.repeats,
+                    arguments.pause_ms / 1e3,
+                    arguments.stock_s,
+                    arguments.at_once,
+                )
             )
     p50, p95 = np.percentile(paced, [50, 95])
     print(f"{'requests':<40}{len(paced):>12}")

@@ -256,9 +256,10 @@ class MinedJob:
                 for column, (first, last) in enumerate(pairwise(at)):
                     n = self.found.firms[holder][leaves, first:last].sum(axis=0)
                     b = self.found.bads[holder][leaves, first:last].sum(axis=0)
-                    shrunk = self.found.firms_noise[holder] * math.sqrt(leaves.size)  # so that empty bins are not first
-                    order = np.argsort(-(b + rate * shrunk) / (np.maximum(n, 0.0) + shrunk), kind="stable")
-                    for size in range(1, last - first):
+                    noise = self.found.firms_noise[holder] * math.sqrt(leaves.size)
+                    order = np.argsort(-(b + rate * noise) / (np.maximum(n, 0.0) + noise), kind="stable")
+                    order = order[n[order] > 3 * noise]  # of emptier bins nothing is known
+                    for size in range(1, min(order.size + 1, last - first)):
                         codes = np.sort(order[:size])
                         yield _Candidate(number, holder, column, tuple(codes.tolist()), leaves, codes + first)
 

@@ -219,6 +219,7 @@ def campaign(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_campaign_on_a_basis_and_a_firm_that_objects(campaign):
     steps = expected(campaign, "limit")
     objects = next(firm for firm, step in steps.items() if step >= 2)

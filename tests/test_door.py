@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from veilscore.online.door_callers import DoorCallers, hand_over, server_files
 from veilscore.online.door_grpc import SERVICE
 from veilscore.online.door_openapi import openapi
 from veilscore.online.door_service import Door
+from veilscore.online.service import door_side
 from veilscore.terms import door as terms
 from veilscore.terms.door import PROBLEMS, DoorConfig, Problem, ScoreAnswer, ScoreAsked
 from veilscore.terms.node_config import NodeConfig
@@ -558,6 +560,16 @@ def test_a_door_that_cannot_open_says_why(tmp_path, door):
         client.health(0.3)
     with door.client(door.desk) as client, pytest.raises(ConfigError, match="request_id"):
         client.score("f", "firms", request_id="not an id")
+
+
+def test_without_its_extra_it_says_what_to_install(monkeypatch, tmp_path):
+    for module in ("veilscore.online.door_service", "veilscore.online.door_http"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    node = NodeConfig(name="bank", role="bank", door=DoorConfig())
+    with pytest.raises(ConfigError, match=r"needs starlette: pip install 'veilscore\[door\]'"):
+        door_side(private_folder(tmp_path / "bank"), node, Bank())
+    assert door_side(tmp_path, NodeConfig(name="bank", role="bank"), Bank()) is None
 
 
 def test_curl_gets_a_score(door, tmp_path):

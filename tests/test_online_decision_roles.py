@@ -180,7 +180,7 @@ def test_measures_of_two_firms_in_one_request_open_nothing_of_either():
             return carried(sender, to, message, kind)
 
         case.network._carried = other_firm
-        for k in range(12):
+        for k in range(5):
             opened = await case.bank.score(f"r{k}")
             steps.append(opened.together)
 

@@ -109,7 +109,8 @@ def door_side(home: Path, node: NodeConfig, side: OnlineSide) -> DoorSide | None
     try:
         opened = importlib.import_module("veilscore.online.door_service").Door(home, node, node.door, answer)
     except ModuleNotFoundError as error:
-        if error.name not in {"starlette", "uvicorn", "h11"}:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"starlette", "uvicorn", "h11"}:
             raise
-        raise ConfigError(f"the door needs {error.name}: pip install 'veilscore[door]'") from error
+        raise ConfigError(f"the door needs {package}: pip install 'veilscore[door]'") from error
     return cast("DoorSide", opened)
