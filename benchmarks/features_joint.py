@@ -4,7 +4,7 @@ exit   : exit within twelve months (court_events): a bank with projects and qual
          a court with enforcement; cross-validated, exact sums, then the default with its noise.
 warning: sales that break off (vat_invoices) by firm and month: the bank has purchases, the tax bureau sales; later
          months than those of training, exact sums, weights of a firm's months add up to 1.
-panel  : failure next year (us_panel) by firm and year, amounts split over three owners, the authors' test firms.
+panel  : failure next year (us_panel) by firm and year, amounts split over three owners, the authors' validation firms.
 Not in the repository: the data (../shared/data); a set that is not there is left out, and said so. In one process.
 """
 
@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedKFold
 from veilscore.api import JointBoosting, JointScorecard
 from veilscore.estimator import JointModel
 
-BOUNDS = {"exit": 0.71, "warning": 0.79, "panel": 0.87}
+BOUNDS = {"exit": 0.71, "warning": 0.79, "panel": 0.84}
 FOLDS = 3
 PANEL = ("firm", "day")
 USUAL = {"id_normaliser": "text", "holdout_fraction": 0.0}
@@ -102,12 +102,12 @@ def panel(_folder: Path) -> tuple[float, str]:
     for one in tables.values():
         one |= dict(zip(PANEL, (rows["firm_id"].astype(str), days), strict=True))
     tables["bank"]["bad"] = rows["fail_next_year"].astype(float)
-    train, test = (np.isin(rows["split"].astype(str), some) for some in (("train", "validation"), ("test",)))
+    train, test = (rows["split"].astype(str) == part for part in ("train", "validation"))
     x, bad = np.column_stack(list(amounts.values())), tables["bank"]["bad"]
     pooled = trees().fit(x[train], bad[train]).predict_proba(x[test])[:, 1]
     usual = {"rows": "firm_dates", "rows_per_firm": 16, **USUAL}
     models = {
-        "exact trees": JointBoosting(disclosure="exact", n_estimators=100, max_depth=4, **usual),
+        "exact trees": JointBoosting(disclosure="exact", n_estimators=15, max_depth=3, **usual),
         "private, one date": JointBoosting(rows="firm_dates", despite_noise=True, **USUAL),
         "private scorecard, shared weights": JointScorecard(firm_weight="shared", despite_noise=True, **usual),
     }
