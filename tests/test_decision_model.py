@@ -244,3 +244,11 @@ def test_what_is_accepted_is_in_order(steps, cutoffs):
     assert len(found.cutoffs_of("risk")) == len(found.steps)
     assert list(found.amounts) == sorted(found.amounts)
     assert parse_decision(found.canonical().decode()).sha256 == found.sha256
+
+
+def test_a_knock_out_of_the_bank_alone_has_a_name_where_measures_are_told():
+    """Its bound is numbered after the measures, also where no column of the bank's gives one a name."""
+    told = parse(DecisionModel, {**LIMITS, "tell_measure": True}, "decision")
+    names = told.told_measures
+    assert [told.name_told(which) for which in range(len(names))] == list(names)
+    assert told.name_told(len(names)) == names[0]

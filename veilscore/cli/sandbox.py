@@ -53,14 +53,14 @@ def submit(
     identity, federation = _membership(home)
     submission = make_submission(folder, identity)
     if to is not None:
-        console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}")
+        console().print(f"submitted {submission.sha256} to {write_submission(submission, to).parent}", soft_wrap=True)
         return
     owner = federation.member(submission.manifest.owner).name
     reply = reach(
         find_home(home, None),
         lambda c: c.call(owner, "SubmitCode", message_of(submission), pb.CodeSubmitted, timeout_s=_SEND_S),
     )
-    console().print(f"submitted {reply.submission} to {owner}")
+    console().print(f"submitted {reply.submission} to {owner}", soft_wrap=True)
 
 
 @app.command(epilog="Example: veilscore sandbox fetch code/ --out result/ --home /srv/bank")

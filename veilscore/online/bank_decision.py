@@ -217,7 +217,7 @@ def decided(request: pb.ScoreRequest, held: HeldDecision, own: OwnInputs, opened
     response.output, response.step = "decision", decision.step_of(index)
     response.steps, response.band = decision.n_steps, decision.name_of(response.step)
     if decision.tell_measure:
-        response.measure = decision.told_measures[which]
+        response.measure = decision.name_told(which)
     return response
 
 

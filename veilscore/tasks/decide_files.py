@@ -23,7 +23,7 @@ def write_decisions(store: JobStore, table: Table, decision: DecisionModel, foun
         "name": [decision.name_of(number) for number in numbers],
     }
     if found.which is not None:
-        columns["measure"] = [decision.told_measures[which] for which in found.which.tolist()]
+        columns["measure"] = [decision.name_told(which) for which in found.which.tolist()]
     columns |= {f"{holder}_status": _status(mask, table.n_rows) for holder, mask in found.unknown.items()}
     text = io.StringIO()
     writer = csv.writer(text)

@@ -44,6 +44,8 @@ def _number_or_word(value: Any) -> Any:
         raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
             f"YAML reads this step as {written}; quote words, for example 'yes'"
         )
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("the name of a step holds a character that cannot be printed")
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         value = float(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -262,6 +264,15 @@ class DecisionModel(Strict):
         if not self.tell_measure:
             return ()
         return (*self.models, *(("bound",) if self.columns else ()))
+
+    def name_told(self, which: int) -> str:
+        """Return the name of the measure with a number of the circuit's.
+
+        A knock-out of the bank's own is its bound there; where it has no columns, that counts as the first measure, as
+        knock-outs of holders do.
+        """
+        names = self.told_measures
+        return names[which] if which < len(names) else names[0]
 
     @property
     def bits(self) -> float:
