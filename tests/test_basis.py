@@ -236,7 +236,7 @@ def test_a_campaign_on_a_basis_and_a_firm_that_objects(campaign):
 
 
 def test_a_campaign_beyond_its_basis(campaign):
-    for path in (campaign / "tax" / "consents" / "bases").glob("*.json"):
+    for path in (campaign / "tax" / "consents" / "bases").glob("*/*.json"):
         body = json.loads(path.read_text())
         body["basis"]["bits"] = 20  # not what was signed
         path.write_text(json.dumps(body))
@@ -247,7 +247,7 @@ def test_a_campaign_beyond_its_basis(campaign):
 
 
 def test_a_list_that_allows_fewer_bits_or_other_holders(campaign):
-    for path in campaign.glob("*/consents/bases/*.json"):
+    for path in campaign.glob("*/consents/bases/*/*.json"):
         path.unlink()
     firms = list(expected(campaign, "limit"))
     give_list(campaign / "bank", firms, purpose="proactive", tasks=("decide",), bits=1.0)

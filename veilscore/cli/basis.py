@@ -8,7 +8,7 @@ import typer
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError
-from veilscore.release.basis import FOLDER, SignedBasis, filed
+from veilscore.release.basis import FOLDER, SignedBasis, filed, path_of
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import utc_today
@@ -84,9 +84,8 @@ def withdraw(
     party: PartyOption = None,
 ) -> None:
     """End a basis at once."""
-    folder = find_home(home, federation, party) / FOLDER
-    path = folder / f"{bank}-{decision}.json"
-    if Path(path.name).name != f"{bank}-{decision}.json" or not path.is_file():
+    own = find_home(home, federation, party)
+    if (bank, decision) not in {(one.basis.bank, one.basis.decision) for one in filed(own)}:
         raise ConfigError(f"no basis of {bank[:60]} for {decision[:60]}; `veilscore basis list` shows what there is")
-    path.unlink()
+    path_of(own, bank, decision).unlink()
     console().print(f"the basis of {bank} for {decision} ended")

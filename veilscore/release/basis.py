@@ -4,7 +4,7 @@ It is about one decision of one bank, by its hash, for a population, until a day
 are those that ended every consent at the portal that the basis names: its revocation list reaches every holder by
 itself (`release/revocations.py`). Without such a list the basis is not in force, since nobody could have objected.
 
-HOME/consents/bases/BANK-DECISION.json     at the holder, verified again at each use
+HOME/consents/bases/BANK/DECISION.json     at the holder, verified again at each use
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ class SignedBasis:
         basis = self.verify(node, federation)
         if basis.objections not in node.policy.consent_issuers:
             raise ConfigError(f"objections: {basis.objections!r} is no issuer in the policy's consent_issuers")
-        private_folder(home / FOLDER)
-        return self.write(home / FOLDER / f"{basis.bank}-{basis.decision}.json")
+        path = path_of(home, basis.bank, basis.decision)
+        private_folder(path.parent)
+        return self.write(path)
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,15 @@ class InForce:
             raise RefusedError(f"the basis allows {self.basis.bits:g} bits, and this decision tells {bits:.3g}")
 
 
+def path_of(home: Path, bank: str, decision: str) -> Path:
+    """Return where a holder keeps the basis of a bank for one of its decisions; both are names of the federation's."""
+    return home / FOLDER / bank / f"{decision}.json"
+
+
 def filed(home: Path) -> tuple[SignedBasis, ...]:
     """Return all bases that a holder keeps, whether they hold or not."""
     folder = home / FOLDER
-    return tuple(SignedBasis.read(path) for path in sorted(folder.glob("*.json"))) if folder.is_dir() else ()
+    return tuple(SignedBasis.read(path) for path in sorted(folder.glob("*/*.json"))) if folder.is_dir() else ()
 
 
 def in_force(
@@ -152,7 +158,7 @@ def in_force(
 
     Raises IdentityError or ConfigError where it is damaged, or not signed by two stewards any more.
     """
-    path = home / FOLDER / f"{bank}-{decision}.json"
+    path = path_of(home, bank, decision)
     if not path.is_file():
         return None
     basis = SignedBasis.read(path).verify(node, federation)
