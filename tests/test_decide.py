@@ -285,8 +285,8 @@ def test_attempts_go_on_from_a_month_with_one_set_of_inputs(own, homes, watched)
 
 @pytest.mark.slow
 def test_two_rows_do_not_go_on_from_one(own, homes, watched, monkeypatch):
-    def doubled(context, circuit, ids):
-        levels, links = decide_watch.bank_levels(context, circuit, ids)
+    def doubled(context, filed, ids):
+        levels, links = decide_watch.bank_levels(context, filed, ids)
         links[1] = links[0]
         return levels, links
 
@@ -299,8 +299,8 @@ def test_two_rows_do_not_go_on_from_one(own, homes, watched, monkeypatch):
 def test_a_link_to_another_firm_makes_a_row_unknown(own, homes, watched, monkeypatch):
     """A bank that gives a firm the last level of another one."""
 
-    def swapped(context, circuit, ids):
-        levels, links = decide_watch.bank_levels(context, circuit, ids)
+    def swapped(context, filed, ids):
+        levels, links = decide_watch.bank_levels(context, filed, ids)
         links[[0, 1]] = links[[1, 0]]
         return levels, links
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -71,15 +72,15 @@ class JobStore:
 
     def save_json(self, name: str, value: Any, *, for_people: bool = True) -> Path:
         """Save a JSON-able value in place of what had this name; on one line, not `for_people`, it is much faster."""
-        try:
-            text = json.dumps(
-                value, indent=1 if for_people else None, sort_keys=True, ensure_ascii=False, allow_nan=False
-            )
-        except (TypeError, ValueError) as error:
-            raise StateError(f"{name!r} cannot be stored as JSON: {error}") from error
-        target = self._file(name, ".json")
+        text, target = _json(name, value, 1 if for_people else None), self._file(name, ".json")
         write_atomically(target, lambda file: file.write(text.encode()))
         return target
+
+    def keep_first_json(self, name: str, value: Any) -> Any:
+        """Save a JSON-able value unless there is one of this name; return the one that is kept, the first of many."""
+        text, target = _json(name, value, 1), self._file(name, ".json")
+        write_atomically(target, lambda file: file.write(text.encode()), only_first=True)
+        return self.load_json(name)
 
     def load_json(self, name: str) -> Any:
         """Return the value saved under a name."""
@@ -114,8 +115,13 @@ class JobStore:
         return self.path / f"{name}{suffix}"
 
 
-def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
-    """Write a temporary file beside `target`, sync and rename it: a crash leaves the old file or the new one."""
+def write_atomically(
+    target: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600, only_first: bool = False
+) -> None:
+    """Write a temporary file beside `target`, sync and rename it: a crash leaves the old file or the new one.
+
+    only_first : leave a file that is there as it is, also one that another process has just made.
+    """
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
     except OSError as error:
@@ -126,7 +132,11 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, mode
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        Path(temporary).replace(target)
+        if only_first:
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, target)
+        else:
+            Path(temporary).replace(target)
         sync_folder(target.parent)  # or a loss of power could undo the renaming
     except OSError as error:
         raise _state_error("write", target, error) from error
@@ -141,6 +151,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _json(name: str, value: Any, indent: int | None) -> str:
+    try:
+        return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StateError(f"{name!r} cannot be stored as JSON: {error}") from error
 
 
 def _state_error(verb: str, path: Path, error: Exception) -> StateError:

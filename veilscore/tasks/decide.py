@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from veilscore.protocols.decision import (
 from veilscore.protocols.decision_circuit import DecisionCircuit, MeasureCircuit
 from veilscore.protocols.scoring import HolderPart
 from veilscore.protocols.tree_scoring import bounds
-from veilscore.release.batch import OPENING, BatchOpening, before_sending
+from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.batch import ALIGN_WITH_CONSENT, refuse_unknown
@@ -66,12 +65,12 @@ def _bank_decide(context: StepContext) -> Protocol[None]:
         measures[KNOCK_OUTS] = BankPoints(np.zeros(table.n_rows, np.int64))
     bound = _bound(context, filed, table.n_rows)
     inputs = inputs_digest(context.home(), table.ids.tolist(), np.hstack([*codes, bound[:, None].astype(np.uint8)]))
-    levels, links = bank_levels(context, circuit, table.ids) if p.watch else (None, np.zeros(0, np.int64))
+    levels, links = bank_levels(context, filed, table.ids) if p.watch else (None, np.zeros(0, np.int64))
     request = DecisionRequest(table.n_rows, filed.sha256, inputs, p.last or "", links)
     found = yield from bank_decide(session, request, circuit, measures, bound, levels)
     refuse_unknown(p, found.unknown)
     if levels is not None:
-        keep_bank_levels(context, levels, circuit, table.ids)
+        keep_bank_levels(context, levels, filed, table.ids)
     write_decisions(context.store, table, filed.decision, found)
 
 
@@ -159,12 +158,12 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     answer = DecisionAnswer(circuit, parts.measures(filed, circuit), unknown, policy.disclose_unknown)
     if watch is not None:
         answer = replace(answer, levels=watch.levels)
-    deciding = guard.counted(holder_decide(context.session, request, answer), store, ~unknown, opening)
+    deciding = holder_decide(context.session, request, answer)
     if watch is not None:
-        deciding = before_sending(deciding, OPENING, partial(watch.going_on, context))
-    n_rows = yield from deciding
+        deciding = watch.noted(context, deciding)
+    n_rows = yield from guard.counted(deciding, store, ~unknown, opening)
     if watch is not None:
-        watch.keep(context, circuit.n_steps, ~unknown)
+        watch.keep(context, filed, ~unknown)
     store.save_json("scored", {"n_rows": n_rows, "model": request.decision.hex()})
 
 

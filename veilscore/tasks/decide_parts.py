@@ -14,32 +14,39 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, RefusedError, StateError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision, Pin, map_file, model_file
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import Tree
-from veilscore.models.versions import folders, with_map
+from veilscore.models.versions import versions, with_map
 from veilscore.protocols.decision import HolderCellPoints, HolderMeasure, HolderPoints, HolderTreePoints
 from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.release.batch import BatchOpening
 from veilscore.tasks.context import StepContext, aligned_table, load_code_map, load_trees
 from veilscore.terms.decide import Decide
+from veilscore.terms.decision import FileDecision
 
 KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 
 
 def filed_here(context: StepContext, sha256: bytes) -> tuple[FiledDecision, Path]:
-    """Return the version of the job's decision that the bank applies, and its folder; RefusedError without one."""
-    name = context.job.of(Decide).decision
-    for folder in folders(context.home(), name):
+    """Return the decision that the job's bank filed and applies, and its version's folder; RefusedError without one."""
+    name, ledger = context.job.of(Decide).decision, Ledger(context.home() / "state" / "jobs")
+    for version in versions(context.home(), name):
+        entry = ledger.get(version.job_id)
+        if entry is None or (entry.job.task, entry.job.bank) != (FileDecision.task, context.job.bank):
+            continue
         try:
-            filed = FiledDecision.load(folder)
-        except ConfigError:  # another version, or none
+            filed = FiledDecision.load(version.folder)
+        except ConfigError:  # damaged
             continue
         if filed.sha256 == sha256:
-            return filed, folder
-    raise RefusedError(f"has no such version of decision {name}: file the decision again, with all holders")
+            return filed, version.folder
+    raise RefusedError(
+        f"has no such version of decision {name} that this bank filed: file the decision again, with all holders"
+    )
 
 
 # --- bank ------------------------------------------------------------------------------------------------------------

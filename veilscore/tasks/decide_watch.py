@@ -1,13 +1,15 @@
 """Month after month of a watch: where its labels are kept, which firms are charged, and whether links are true.
 
     jobs/JOB/levels.npz     bank: the label of each bit of each firm's step; lead: both, by the false one and the offset
-    jobs/JOB/watched.json   which decision it was, for which bank; at the bank also the ids, in the order of its rows
+    jobs/JOB/watched.json   which decision it was, by name and hash, for which bank; at the bank also ids, row by row
     jobs/JOB/charged.npz    holder: when each row was charged, as a row and as a firm, and its openings since then
     jobs/JOB/continued.json holder: the one job, with which inputs of the bank's, that went on from this month
 
 A contract year of a firm is charged when its watch begins, and again after a year or after twelve openings. A month is
-continued once, by attempts with the same inputs: from two that go on from the same month with different ones a bank
-would learn more than levels that rise.
+continued once, by attempts of one job with the same inputs: from two that go on from the same month with different
+ones a bank would learn more than levels that rise. Of jobs in flight together the first that sends anything of its
+month goes on, the others are refused. A start is free to attempts of its own job alone, and a new version of a decision
+starts a watch of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +31,17 @@ from veilscore.models.decided import FiledDecision
 from veilscore.protocols.decision import DecisionRequest
 from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.protocols.decision_watch import BankLevels, LeadLevels
+from veilscore.release.batch import OPENING, before_sending
 from veilscore.tasks.context import StepContext
 from veilscore.terms.decide import Decide
 from veilscore.terms.decision import WATCH_MONTHS
+from veilscore.v1 import score_pb2
+from veilscore.wire.protocol import Protocol
 
 LEVELS, WATCHED, CHARGED, CONTINUED = "levels", "watched", "charged", "continued"
 YEAR_S = 365 * 86400.0
+R = TypeVar("R")
+_LEAVES = (score_pb2.DecisionLeadLevels, *OPENING)  # what a month is gone on by
 
 
 def _last_store(context: StepContext, last: str) -> JobStore | None:
@@ -41,29 +50,28 @@ def _last_store(context: StepContext, last: str) -> JobStore | None:
     return JobStore(folder) if (folder / f"{WATCHED}.json").is_file() else None
 
 
-def _same_watch(context: StepContext, store: JobStore, n_steps: int) -> bool:
+def _same_watch(context: StepContext, store: JobStore, filed: FiledDecision) -> bool:
     said = store.load_json(WATCHED)
-    wanted = {"decision": context.job.of(Decide).decision, "bank": context.job.bank, "n_steps": n_steps}
-    return all(said.get(key) == value for key, value in wanted.items())
+    return all(said.get(key) == value for key, value in _said(context, filed).items())
 
 
-def _said(context: StepContext, n_steps: int) -> dict[str, object]:
-    return {"decision": context.job.of(Decide).decision, "bank": context.job.bank, "n_steps": n_steps}
+def _said(context: StepContext, filed: FiledDecision) -> dict[str, object]:
+    return {"decision": context.job.of(Decide).decision, "bank": context.job.bank, "sha256": filed.sha256.hex()}
 
 
 # --- bank ------------------------------------------------------------------------------------------------------------
 
 
-def bank_levels(context: StepContext, circuit: DecisionCircuit, ids: NDArray[np.str_]) -> tuple[BankLevels, Integers]:
+def bank_levels(context: StepContext, filed: FiledDecision, ids: NDArray[np.str_]) -> tuple[BankLevels, Integers]:
     """Bank: return its labels of last month, and each row's number there from 1 on (0: new); none in the first month.
 
     Raises ConfigError where the job before is not of this watch.
     """
-    last = context.job.of(Decide).last
+    circuit, last = DecisionCircuit.of(filed), context.job.of(Decide).last
     if last is None:
         return BankLevels(circuit.step_bits), np.zeros(0, np.int64)
     store = _last_store(context, last)
-    if store is None or not _same_watch(context, store, circuit.n_steps):
+    if store is None or not _same_watch(context, store, filed):
         raise ConfigError(
             f"last: job {last} is no month of this watch here; leave it out to begin anew (which is charged)"
         )
@@ -72,10 +80,10 @@ def bank_levels(context: StepContext, circuit: DecisionCircuit, ids: NDArray[np.
     return BankLevels(circuit.step_bits, store.load_arrays(LEVELS)["labels"]), links
 
 
-def keep_bank_levels(context: StepContext, levels: BankLevels, circuit: DecisionCircuit, ids: NDArray[np.str_]) -> None:
+def keep_bank_levels(context: StepContext, levels: BankLevels, filed: FiledDecision, ids: NDArray[np.str_]) -> None:
     """Bank: keep this month's labels for the next."""
     context.store.save_arrays(LEVELS, labels=levels.labels)
-    context.store.save_json(WATCHED, {**_said(context, circuit.n_steps), "ids": ids.tolist()})
+    context.store.save_json(WATCHED, {**_said(context, filed), "ids": ids.tolist()})
 
 
 # --- holder ----------------------------------------------------------------------------------------------------------
@@ -113,7 +121,7 @@ class HolderWatch:
 
     rows, firms : charged by the bank's rows (for what is refused), and by the firms that are known here.
     wrong : (n_rows,) whose link is to another firm; they count as unknown.
-    inputs : digest of all that the bank puts into this month, its links among it.
+    inputs : digest of the job and of all that the bank puts into this month, its links among it.
     levels : at the lead.
     """
 
@@ -131,7 +139,8 @@ class HolderWatch:
         What is refused follows from the bank's rows alone, never from which firms are known here.
         """
         links = request.links if request.last else np.zeros(request.n_rows, np.int64)
-        inputs = hashlib.sha256(request.inputs + request.last.encode() + links.astype("<u4").tobytes()).digest()
+        jobs = f"{context.job_id}\0{request.last}\0".encode()
+        inputs = hashlib.sha256(request.inputs + jobs + links.astype("<u4").tobytes()).digest()
         if request.last != (context.job.of(Decide).last or ""):
             raise RefusedError("the month before is not the one that the job names")
         circuit, last = DecisionCircuit.of(filed), None
@@ -139,7 +148,7 @@ class HolderWatch:
         rows = firms = Charged(np.zeros(request.n_rows), np.zeros(request.n_rows, np.int64))
         before, offset = None, None
         if request.last:
-            last = _last_month(context, request.last, circuit.n_steps, inputs)
+            last = _last_month(context, request.last, filed, inputs)
             kept = last.load_arrays(CHARGED)
             if links.max() > kept["since"].size or np.unique(links[links > 0]).size < (links > 0).sum():
                 raise RefusedError("links to the month before are not those of rows that it had, each once")
@@ -151,12 +160,17 @@ class HolderWatch:
         levels = LeadLevels(circuit.step_bits, circuit.n_steps, before, offset) if lead else None
         return cls(rows, firms, wrong, inputs, levels, last)
 
-    def going_on(self, context: StepContext) -> None:
-        """Note at the month before what goes on from it, before anything leaves."""
-        if self.last is not None:
-            self.last.save_json(CONTINUED, {"by": context.job_id, "inputs": self.inputs.hex()})
+    def noted(self, context: StepContext, protocol: Protocol[R]) -> Protocol[R]:
+        """Run the protocol of this month, noting what goes on from the one before, before anything of it leaves."""
+        return before_sending(protocol, _LEAVES, partial(self.going_on, context))
 
-    def keep(self, context: StepContext, n_steps: int, known: Mask) -> None:
+    def going_on(self, context: StepContext) -> None:
+        """Note at the month before what goes on from it; RefusedError where something else did in the meantime."""
+        if self.last is not None:
+            said = self.last.keep_first_json(CONTINUED, {"by": context.job_id, "inputs": self.inputs.hex()})
+            _refuse_another(context, self.last, said, self.inputs)
+
+    def keep(self, context: StepContext, filed: FiledDecision, known: Mask) -> None:
         """Keep what the next month needs; known : (n_rows,) the firms whose records counted.
 
         A firm that did not count has told nothing: it is charged when it does.
@@ -171,21 +185,24 @@ class HolderWatch:
         )
         if self.levels is not None:
             context.store.save_arrays(LEVELS, labels=self.levels.labels, offset=self.levels.offset)
-        context.store.save_json(WATCHED, _said(context, n_steps))
+        context.store.save_json(WATCHED, _said(context, filed))
 
 
-def _last_month(context: StepContext, last: str, n_steps: int, inputs: bytes) -> JobStore:
+def _last_month(context: StepContext, last: str, filed: FiledDecision, inputs: bytes) -> JobStore:
     """Return the files of the month before; RefusedError where it is none, or something else goes on from it."""
     store = _last_store(context, last)
-    if store is None or not _same_watch(context, store, n_steps):
+    if store is None or not _same_watch(context, store, filed):
         raise RefusedError(f"job {last} is no month of this watch here; begin it anew (last: null)")
     if (store.path / f"{CONTINUED}.json").is_file():
-        said = store.load_json(CONTINUED)
-        if said["by"] != context.job_id:
-            raise RefusedError(f"job {last} was continued by another one; name that one, or begin anew")
-        if said["inputs"] != inputs.hex():
-            raise RefusedError(f"job {last} was continued with other rows or inputs of the bank's: restore those")
+        _refuse_another(context, store, store.load_json(CONTINUED), inputs)
     return store
+
+
+def _refuse_another(context: StepContext, last: JobStore, said: Any, inputs: bytes) -> None:
+    if said["by"] != context.job_id:
+        raise RefusedError(f"job {last.path.name} was continued by another one; name that one, or begin anew")
+    if said["inputs"] != inputs.hex():
+        raise RefusedError(f"job {last.path.name} was continued with other rows or inputs of the bank's: restore those")
 
 
 def _wrong(store: JobStore, last: JobStore, links: Integers) -> Mask:
