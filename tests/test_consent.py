@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import shutil
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from consent_issuer import ISSUERS, KEY, scope, token, token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, StateError
+from veilscore.online.holder_decision import HolderDecisions
 from veilscore.release.consent import (
     Ask,
     Signed,
@@ -28,6 +31,9 @@ from veilscore.release.consent import (
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import Issuer
 from veilscore.release.ledger import ReleaseLedger
+from veilscore.release.single import SingleGuard
+from veilscore.terms.rules import ReleaseRules
+from veilscore.v1.control_pb2 import EncryptRecord
 
 
 def ask(**changes):
@@ -261,6 +267,35 @@ def test_a_decision_is_held_against_its_consent(changes, says):
     ask = Ask(**asked | {"holder": "tax", "bits": 3.0} | changes)
     assert says in ask.refusal(scope(**DECIDE, models=("limit",)), "the consent")
     assert bool(ask.refusal(scope(**DECIDE, models=("limit",)), "the consent")) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"holders": ("tax",)}, "does not name registry among its holders"),
+        ({"bits": 1.0}, "allows 1 bits, and this decision tells 5"),
+    ],
+)
+def test_a_decision_on_one_firm_is_held_against_its_consent_before_its_record_is_read(tmp_path, changes, says):
+    (tmp_path / "state").mkdir()
+    policy = SimpleNamespace(release=ReleaseRules(), consent="required", consent_issuers=ISSUERS)
+    guard = SingleGuard(tmp_path, policy, "registry")
+    decisions = HolderDecisions(tmp_path, SimpleNamespace(name="registry"), None, None, guard, lambda: policy)
+
+    async def find(firm):
+        raise LookupError(firm)
+
+    records = SimpleNamespace(normalise=str.upper, find=find)
+    filed = SimpleNamespace(decision=SimpleNamespace(name="limit", bits=5.0))
+    held = SimpleNamespace(filed=filed, parts=(SimpleNamespace(records=records),))
+    given = DECIDE | {"purpose": "application", "holders": ("tax", "registry"), "bits": 5.0} | changes
+    request = EncryptRecord(request_id="a", firm_id="firm", purpose="application", consent=token_bytes("FIRM", **given))
+    try:
+        with pytest.raises(RefusedError if says else LookupError, match=says or "FIRM"):
+            asyncio.run(decisions._passed("bank", request, held))
+    finally:
+        guard.close()
 
 
 def test_a_watch_ends_with_its_contract(tmp_path):

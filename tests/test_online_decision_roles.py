@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,17 +14,17 @@ from test_online_roles import Case as ScoreCase
 
 from veilscore.crypto.he import T
 from veilscore.errors import MessageError, RefusedError
-from veilscore.evidence.online_opening import DecisionOpened, PartsOpened
+from veilscore.evidence.online_opening import DecisionOpened, PartsOpened, digests_of
 from veilscore.models.loss import TURN
 from veilscore.protocols.decision_circuit import FAILURES_RING, DecisionCircuit, MeasureCircuit
 from veilscore.protocols.online import bank_score
 from veilscore.protocols.online_desks import BankRequest, HolderRecord
-from veilscore.protocols.online_measures import MeasuresAsked, RecordPart, SingleDecision
+from veilscore.protocols.online_measures import MeasuresAsked, RecordPart, SingleDecision, encrypt_parts
 from veilscore.protocols.online_parts import NotScoredError
 from veilscore.protocols.online_spares import bank_spare
 from veilscore.release.single import Passed
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.calls import Served
+from veilscore.wire.calls import Served, run_calls
 
 HOLDERS = ("tax", "registry")
 NAMES = ("card", "trees", "written", "knock_outs")
@@ -165,6 +166,67 @@ def test_the_lead_reads_nothing_of_points_that_others_know():
         assert (plain[k] - own) % (T, T, TURN, FAILURES_RING)[k] not in seen or k == 3
 
 
+def test_a_log_and_the_leads_shares_tell_no_points():
+    """Whoever has a holder's log tries masks against the digest of its answer: 256 bits of them, not 7 or 24."""
+    case = Case(1, room=3)
+
+    async def scenario(case):
+        for k in range(3):
+            await case.bank.score(f"r{k}")
+
+    case.run(scenario)
+    known_only = RecordPart("knock_outs", points=-1)
+    answers = [m for s, _, m in case.network.seen if s == "registry" and isinstance(m, pb.EncryptedRecord)]
+    logged = [one.messages["EncryptedRecord"] for one in case.holders["registry"].logged]
+    assert [digests_of(m)["EncryptedRecord"] for m in answers] == logged
+    for _ in range(3):  # of a holder without any encrypted cells, whose answer has nothing else that is secret
+        answers.append(pb.EncryptedRecord())
+        assert encrypt_parts("bank", pb.EncryptRecord(), (known_only,), lambda *_: None, answers[-1]) == {}
+        assert [field.name for field, _ in answers[-1].ListFields()] == ["mask_seed"]
+    assert {len(m.mask_seed) for m in answers} == {32}
+    assert len({m.mask_seed for m in answers}) == len(answers)
+
+
+def test_a_record_sent_while_bits_were_left_opens_no_more_once_they_are_used_up():
+    """One request id and two spares: what is counted is the record that is opened, not the one that was sent last."""
+    case = Case(3, room=3)
+    tax, passes, admitted, used_up = case.holders["tax"], [], [], False
+
+    async def find(bank, request):
+        record = await DecisionHolder.find(tax, bank, request)
+        passes.append(replace(record.passed, used_up=used_up))
+        return replace(record, known=not used_up, passed=passes[-1])
+
+    def admit(passed):
+        admitted.append(passed)
+        if not passed.used_up:
+            raise RefusedError("other scores were released meanwhile; use a new request id", party="tax")
+
+    tax.find, tax.admit, answer = find, admit, tax.answer
+
+    async def asked_again(sender, request):
+        nonlocal used_up
+        if isinstance(request, pb.OpenPartial) and not used_up:
+            used_up = True
+            sent = next(m for _, to, m in case.network.seen if to == "tax" and isinstance(m, pb.EncryptRecord))
+            again = pb.EncryptRecord.FromString(sent.SerializeToString())
+            for measure in again.spare_ids:
+                spare = await run_calls(case.bank.make_one("tax", measure), case.bank.caller)
+                again.spare_ids[measure] = spare.spare_id
+            assert (await answer(sender, again)).unknown
+        return await answer(sender, request)
+
+    async def scenario(case):
+        tax.answer = asked_again
+        with pytest.raises(NotScoredError) as failed:
+            await case.bank.score("a", "missing_code")
+        return failed.value.parts["tax"].reason
+
+    assert "other scores were released meanwhile" in case.run(scenario)
+    assert [passed.used_up for passed in passes] == [False, True]
+    assert (admitted, tax.kept) == (passes[:1], {})
+
+
 def test_measures_of_two_firms_in_one_request_open_nothing_of_either():
     """One message names one firm, so a bank can only tell holders different ones: their shares of zero then differ."""
     case = Case(2, room=3)
@@ -262,10 +324,10 @@ def test_refusing_unknown_and_restarted_holders():
 
 def test_answers_for_other_measures_are_refused():
     asked = Case(1).bank.asked
-    good = {"difference_shares": {"card": b"", "trees": b""}, "mask_shares": {"written": 1, "knock_outs": 1}}
+    good = {"difference_shares": {"card": b"", "trees": b""}, "mask_seed": bytes(32)}
     for changes in (
-        {"mask_shares": {"written": 1}},
-        {"mask_shares": {"written": 1, "knock_outs": FAILURES_RING}},
+        {"mask_seed": b""},
+        {"mask_seed": bytes(31)},
         {"difference_shares": {"card": b""}},
         {"difference_shares": {"card": b"", "trees": b"", "x": b""}},
         {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -286,6 +287,36 @@ def test_a_repeated_call_gets_the_same_answer_and_another_is_refused():
         return tax.admitted
 
     assert Case("card", seed=8).run(scenario) == 1
+
+
+def test_a_record_is_opened_as_it_was_let_pass_whatever_was_sent_later():
+    """What a holder counts is what its budget said of the record under the spare that the bank names."""
+
+    async def scenario(case):
+        await case.bank.score("a")
+        sent = {type(m): m for _, to, m in case.network.seen if to == "tax"}
+        tax, find, admitted = case.holders["tax"], case.holders["tax"].find, []
+
+        async def numbered(bank, request):
+            record = await find(bank, request)
+            return replace(record, passed=replace(record.passed, n_columns=int(request.fresh)))
+
+        tax.find, tax.admit = numbered, admitted.append
+        spares = []
+        for fresh in (False, True):
+            await case.bank.make_spares()
+            spares.append(case.bank.stock["tax"].pop().spare_id)
+            asked = changed(sent[pb.EncryptRecord], request_id="b", fresh=fresh, spare_id=spares[-1])
+            assert (await tax.answer("bank", asked)).difference_share
+        opens = changed(sent[pb.OpenPartial], request_id="b")
+        with pytest.raises(RefusedError, match="no record was sent with this spare"):
+            await tax.answer("bank", changed(opens, spare_id="never made"))
+        await tax.answer("bank", changed(opens, spare_id=spares[0]))
+        return [passed.n_columns for passed in admitted], tax.logged[-1]
+
+    admitted, logged = Case("card", seed=8).run(scenario)
+    assert admitted == [0]
+    assert logged.request == "b"
 
 
 def changed(message, **fields):

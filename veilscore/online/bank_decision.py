@@ -143,7 +143,7 @@ class BankDecisions:
                 codes[measure], levels = codes_of_features(records.code_map, own)
                 unseen |= set(levels)
             else:
-                found = await records.find(request.firm_id)
+                found = await records.find(records.normalise(request.firm_id))
                 if not found.known:
                     raise _no_firm()
                 codes[measure] = found.codes

@@ -137,7 +137,7 @@ class HolderDecisions:
     async def _passed(self, bank: str, request: pb.EncryptRecord, held: _Held) -> HolderRecord:
         decision, records = held.filed.decision, held.parts[0].records
         firm = records.normalise(request.firm_id)
-        token = self._guard.check_consent(request, bank, firm, decision.name, Decide.task)
+        token = self._guard.check_consent(request, bank, firm, decision.name, Decide.task, decision.bits)
         found = [await part.records.find(firm) for part in held.parts]
         passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits)
         if passed.used_up and found[0].known:  # which the bank cannot tell of a firm that is unknown

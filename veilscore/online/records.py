@@ -91,21 +91,24 @@ class Records:
     async def find(self, firm_id: str) -> FoundFirm:
         """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
 
-        Raises DataError where the id is malformed or the data set cannot be read.
+        firm_id : normalised (`normalise`) for every firm alike, known or not: time would tell which.
+        Raises DataError where the data set cannot be read.
         """
         index = self._index
         if index is None or not self._is_current(index):
             index = await asyncio.to_thread(self._refresh)
         place = index.place(firm_id)
-        if place is None:  # an id found as it stands needs no normalising, which takes longer than the search
-            place = index.place(self.normalise(firm_id))
         if place is not None:
             return FoundFirm(index.codes[place : place + 1], known=True, data_time_s=index.data_time_s)
         return self.unknown(index.data_time_s)
 
     def unknown(self, data_time_s: float) -> FoundFirm:
         """Return what stands for a firm that the data set has not, or that counts as such."""
-        return FoundFirm(self.code_map.unknown_firms(1).codes, known=False, data_time_s=data_time_s)
+        return FoundFirm(self._unknown, known=False, data_time_s=data_time_s)
+
+    @cached_property
+    def _unknown(self) -> CodeArray:
+        return self.code_map.unknown_firms(1).codes
 
     def _refresh(self) -> _Index:
         with self._lock:

@@ -68,7 +68,7 @@ async def own_record(model: BankModel, request: pb.ScoreRequest) -> tuple[CodeAr
         return codes, f"levels not seen in training: {', '.join(unseen)}" if unseen else ""
     if model.records is None:
         raise PeerError("this node does not know the data set the model was trained on; send the firm's features")
-    found = await model.records.find(request.firm_id)
+    found = await model.records.find(model.records.normalise(request.firm_id))
     if not found.known:
         raise PeerError("the bank's own data set has no such firm; send its features")
     return found.codes, ""

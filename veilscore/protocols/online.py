@@ -27,20 +27,19 @@ Partials and totals are whole points modulo T = `he.T`. A role lives from the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from google.protobuf.message import Message
 
-from veilscore.crypto.garbled import Garbler
 from veilscore.crypto.he import T
-from veilscore.crypto.tweaked_hash import Labels
 from veilscore.crypto.zero_share import share_context, zero_share
 from veilscore.errors import MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.online_opening import OpeningLogged, digests_of
 from veilscore.protocols.adding import pack_partial, parse_partial
+from veilscore.protocols.online_asked import Asked, LeadLabels, SentRecord, spares_of
 from veilscore.protocols.online_band import (
     CALLS,
     BankCircuit,
@@ -55,7 +54,7 @@ from veilscore.protocols.online_decision import add_parts, decision_record, part
 from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord, check_opening
 from veilscore.protocols.online_measures import BankDecision, SingleDecision, encrypt_parts, pack_shares, partials
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
-from veilscore.protocols.online_pool import WIRES, BankPool, LabelsAsked, LeadPool
+from veilscore.protocols.online_pool import WIRES, BankPool, LabelsAsked
 from veilscore.protocols.online_spares import HolderSpare, Side
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
@@ -64,7 +63,6 @@ from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, togethe
 R = TypeVar("R")
 CALLER = "caller"  # in the bank's role, whoever asked its node for the score
 _PATIENCE_S = 120.0  # with what was asked to be opened; the caller's own limit ends it before
-_SENT_KEPT = 8  # records sent under one request id, by calls that were repeated
 
 
 # --- the bank --------------------------------------------------------------------------------------------------------
@@ -259,28 +257,6 @@ def _until_done(parts: Mapping[str, FirmPart], attempt: Callable[[], Protocol[R]
 # --- a holder --------------------------------------------------------------------------------------------------------
 
 
-_Labels = tuple[LeadPool, Labels, Garbler]
-Spares = tuple[object, ...]
-
-
-def _spares_of(request: pb.EncryptRecord | pb.OpenPartial) -> Spares:
-    return request.spare_id, *sorted(request.spare_ids.items())
-
-
-@dataclass(repr=False)
-class _Asked:
-    """What a bank asks for under one request id.
-
-    sent : by spares, these, the answer and the digests of both messages.
-    labels : at the lead of a band, by digest of the OpenPartial that spent them.
-    """
-
-    request: pb.EncryptRecord = field(default_factory=pb.EncryptRecord)
-    record: HolderRecord | None = None
-    sent: dict[Spares, tuple[dict[str, HolderSpare], pb.EncryptedRecord, dict[str, str]]] = field(default_factory=dict)
-    labels: dict[bytes, _Labels] = field(default_factory=dict)
-
-
 def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]:
     """Holder: serve one request id of a bank, until nothing of it has to be kept in memory any more.
 
@@ -315,7 +291,7 @@ def _leads(desk: HolderDesk, request: pb.OpenPartial) -> bool:
     return bool(request.bands_hash) and request.with_parties[0] == desk.name
 
 
-_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | SingleDecision | None, _Labels | None]
+_Found = tuple[pb.OpenPartial, tuple[bytes, bytes], Bands | SingleDecision | None, LeadLabels | None]
 
 
 def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
@@ -323,19 +299,20 @@ def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
 
     None where nothing was sent, so that nothing has to be kept.
     """
-    asked = _Asked()
+    asked = Asked()
     while True:
         request = yield Serve(bank, CALLS)
         answer: Message
         try:
             if isinstance(request, pb.EncryptRecord):
                 answer = yield from _encrypted(desk, bank, request, asked)
-            elif isinstance(request, pb.OpenPartial) and asked.record is not None:
-                check_opening(desk, bank, request, asked.record)
+            elif isinstance(request, pb.OpenPartial) and asked.sent:
+                sent = asked.sent_with(request, desk.name)
+                check_opening(desk, bank, request, sent.record)
                 sha256, leads = sha256_of(request), _leads(desk, request)
-                if not leads or _spent(desk, bank, request, asked, sha256):
-                    opened = yield from _open(desk, bank, request, asked, asked.record)
-                    return request, opened, asked.record.opens if leads else None, asked.labels.get(sha256)
+                if not leads or _spent(desk, bank, request, asked, sent.record, sha256):
+                    opened = yield from _open(desk, bank, request, sent)
+                    return request, opened, sent.record.opens if leads else None, asked.labels.get(sha256)
                 answer = pb.OpenedPartial(no_pool=True)
             else:
                 raise lost(desk.name)
@@ -347,7 +324,9 @@ def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
             return None
 
 
-def _spent(desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, sha256: bytes) -> bool:
+def _spent(
+    desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: Asked, record: HolderRecord, sha256: bytes
+) -> bool:
     """Spend the transfers that a bank names, so that nobody else can; False where the lead has lost the pool.
 
     It comes before the part is opened: what fails later is asked for again with the same bytes.
@@ -356,24 +335,22 @@ def _spent(desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, 
         pool = desk.pool(bank, request.pool_id)
         if pool is None:
             return False
-        decision = None if asked.record is None else asked.record.decision
-        n_wires = WIRES if decision is None else decision.n_wires
+        n_wires = WIRES if record.decision is None else record.decision.n_wires
         asked.labels[sha256] = pool, *pool.labels(request.circuit, request.choices_share, n_wires)
     return True
 
 
-def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _Asked) -> Protocol[pb.EncryptedRecord]:
+def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: Asked) -> Protocol[pb.EncryptedRecord]:
     """Send the record of a firm under a spare, or less where it need not be opened."""
     check_record(request, bank)
     record = yield from work(partial(desk.find, bank, request))
-    if asked.record is not None and _same(request) != _same(asked.request):
-        raise RefusedError("this request id was used here already; use a new one", party=desk.name)
+    asked.check_same(request, desk.name)
     if not record.known and request.on_missing == "fail":
         return pb.EncryptedRecord(unknown=True, discloses_unknown=True, data_time_s=record.data_time_s)
-    if _spares_of(request) in asked.sent:  # a spare serves one record: the same difference
-        spares, answer, _ = asked.sent[_spares_of(request)]
-        asked.sent[_spares_of(request)] = spares, answer, digests_of(request, answer)
-        return answer
+    sent = asked.sent.get(spares_of(request))
+    if sent is not None:  # a spare serves one record: the same difference
+        asked.keep(replace(sent, request=request))
+        return sent.answer
     answer = pb.EncryptedRecord(
         unknown=not record.known and desk.discloses_unknown,
         discloses_unknown=desk.discloses_unknown,
@@ -388,10 +365,7 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: _A
     taken = _take_spares(desk, bank, request, record, answer)
     if taken is None:
         return pb.EncryptedRecord(no_spare=True)
-    asked.request, asked.record = request, record
-    asked.sent[_spares_of(request)] = taken, answer, digests_of(request, answer)
-    while len(asked.sent) > _SENT_KEPT:
-        del asked.sent[next(iter(asked.sent))]
+    asked.keep(SentRecord(request, record, taken, answer))
     return answer
 
 
@@ -400,7 +374,7 @@ def _take_spares(
 ) -> dict[str, HolderSpare] | None:
     """Put what leaves of a record into the answer; return the spares by measure ("" of a score), None without one."""
     if record.decision is not None:
-        return encrypt_parts(bank, request, record.decision, record.parts, desk.take_spare, answer)
+        return encrypt_parts(bank, request, record.parts, desk.take_spare, answer)
     found = desk.take_spare(bank, request.spare_id, request.map_hash + request.part_hash)
     if found is None:
         return None
@@ -408,27 +382,18 @@ def _take_spares(
     return {"": found}
 
 
-def _same(request: pb.EncryptRecord) -> tuple[object, ...]:
-    """Return what is the same in all calls for a record under one request id."""
-    part = request.map_hash, request.part_hash
-    return request.firm_id, request.model_hash, request.on_missing, request.bands_hash, *part
-
-
-def _open(
-    desk: HolderDesk, bank: str, request: pb.OpenPartial, asked: _Asked, record: HolderRecord
-) -> Protocol[tuple[bytes, bytes]]:
+def _open(desk: HolderDesk, bank: str, request: pb.OpenPartial, sent: SentRecord) -> Protocol[tuple[bytes, bytes]]:
     """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
     parties = tuple(request.with_parties)
     keys = yield from desk.share_keys(parties, dict(request.share_key_ids))
-    if _spares_of(request) not in asked.sent or keys is None:
-        why = "another holder was restarted since" if keys is None else "no record was sent with this spare"
-        raise RefusedError(f"{why}; use a new request id", party=desk.name)
-    spares, answer, digests = asked.sent[_spares_of(request)]
-    key, sha256, model_hash = f"{bank}/{request.request_id}", sha256_of(request), asked.request.model_hash
-    digests = {**digests, **digests_of(request)}
+    if keys is None:
+        raise RefusedError("another holder was restarted since; use a new request id", party=desk.name)
+    asked, record, spares = sent.request, sent.record, sent.spares
+    key, sha256 = f"{bank}/{request.request_id}", sha256_of(request)
+    digests = digests_of(asked, sent.answer, request)
 
     def share_of(measure: str, modulus: int) -> int:
-        bound = model_hash + request.bands_hash + measure.encode()
+        bound = asked.model_hash + request.bands_hash + measure.encode()
         context = share_context(key, parties, bound, record.firm.encode())
         return int(zero_share(desk.name, keys, context, 1, modulus)[0])
 
@@ -436,13 +401,13 @@ def _open(
         if record.decision is None:
             (spare,) = spares.values()
             own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
-            opening: OpeningLogged = share_opened(desk.name, bank, request, spare, asked.request, record.model, digests)
+            opening: OpeningLogged = share_opened(desk.name, bank, request, spare, asked, record.model, digests)
             data = pack_partial(own % T)
         else:
-            found = partials(record.decision, record.parts, spares, answer, request, bank)
+            found = partials(record.decision, record.parts, spares, sent.answer, request, bank)
             moduli = record.decision.modulus
             data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
-            opening = parts_opened(desk.name, bank, request, spares, asked.request, record.model, digests)
+            opening = parts_opened(desk.name, bank, request, spares, asked, record.model, digests)
         desk.admit(record.passed)
         desk.log(opening)
         return desk.keep(key, sha256, data)

@@ -4,8 +4,8 @@ Source   : roles and messages of `veilscore.protocols.online`; the circuit of `d
 Parties  : the bank (points, its own bound of the firm; evaluates), holders, the first of them as lead (garbles).
 Messages : as of a band. EncryptRecord names one firm, one decision and a spare for each measure in which the holder has
            encrypted cells, so that measures of different firms cannot be said; EncryptedRecord has the differences of
-           all of them, and what masks points that the holder knows itself. BandPartial has one number a measure, each
-           in its ring and with a share of zero of its own; one OpenPartial opens one circuit.
+           all of them, and the seed of what masks points that the holder knows itself. BandPartial has one number a
+           measure, each in its ring and with a share of zero of its own; one OpenPartial opens one circuit.
 Reveals  : to the bank, the step (a number of reached cut-offs), and the measure that decided where the decision tells
            it. To a holder, the decision and that the firm is decided on. To the lead nothing more: what it adds up is
            uniform without the bank's masks and the other holders'.

@@ -1,8 +1,9 @@
 """Says what single decisions are made of: a firm's part of each measure, at its holder and at the bank.
 
 A measure of a trained model is shared as a score is: cells under a spare, modulo `he.T`. Of a model that is written by
-hand, and of knock-outs, the holder knows its own points. It masks them with a number that it tells the bank, so that
-the lead, who adds up what all holders have, reads nothing of them.
+hand, and of knock-outs, the holder knows its own points. It masks them with numbers that follow from a seed of 256
+bits, which it tells the bank alone, so that the lead, who adds up what all holders have, reads nothing of them: not
+from a copy of the holder's log either, since no trial finds the seed of a digest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from veilscore.crypto import shares
 from veilscore.crypto.garbled import GATE_BYTES, Garbler
 from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
+from veilscore.crypto.zero_share import uniform_masks
 from veilscore.errors import MessageError
 from veilscore.models.decided import FiledDecision
 from veilscore.models.loss import TURN
@@ -26,10 +28,11 @@ from veilscore.protocols.online_pool import WIRES, BankPool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
-from veilscore.wire.randomness import secret_bytes
+from veilscore.wire.randomness import SEED_BYTES, secret_bytes
 
 KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 _NUMBER_BYTES = 8
+_MASKS = b"veilscore/1 masks of a single decision\0"
 
 
 @lru_cache(maxsize=64)
@@ -155,7 +158,6 @@ class RecordPart:
 def encrypt_parts(
     bank: str,
     request: pb.EncryptRecord,
-    decision: SingleDecision,
     parts: Sequence[RecordPart],
     take_spare: Callable[[str, str, bytes], HolderSpare | None],
     answer: pb.EncryptedRecord,
@@ -171,11 +173,14 @@ def encrypt_parts(
     for part in parts:
         if part.cells is not None:
             answer.difference_shares[part.measure] = spares[part.measure].difference(part.cells)
-        else:  # rings of points are powers of two
-            answer.mask_shares[part.measure] = (
-                int.from_bytes(secret_bytes(8), "little") % decision.modulus[part.measure]
-            )
+    if any(part.cells is None for part in parts):
+        answer.mask_seed = secret_bytes(SEED_BYTES)
     return spares
+
+
+def _mask(seed: bytes, measure: str, modulus: int) -> int:
+    """Return what a holder adds to the points that it knows, and the bank takes off; each answer has its own seed."""
+    return int(uniform_masks(seed, _MASKS + measure.encode(), 1, modulus)[0])
 
 
 def partials(
@@ -192,8 +197,8 @@ def partials(
         if part.cells is not None:
             found[part.measure] = spares[part.measure].partial(request.factors_shares.get(part.measure, b""), bank)
         else:
-            masked = part.points + answer.mask_shares[part.measure]
-            found[part.measure] = masked % decision.modulus[part.measure]
+            modulus = decision.modulus[part.measure]
+            found[part.measure] = (part.points + _mask(answer.mask_seed, part.measure, modulus)) % modulus
     return found
 
 
@@ -238,13 +243,11 @@ class MeasuresAsked:
     def masks_of(self, reply: pb.EncryptedRecord, spares: Mapping[str, BankSpare], holder: str) -> dict[str, int]:
         """Return what the bank has to take off for a holder by measure; MessageError for an answer that cannot be."""
         trained, known = self.trained(holder), {m for m, holders in self.known.items() if holder in holders}
-        if set(reply.difference_shares) != set(trained) or set(reply.mask_shares) != known:
+        if set(reply.difference_shares) != set(trained):
             raise MessageError("a holder answered for other measures than it has a part in", party=holder)
-        masks = {}
-        for measure in known:
-            masks[measure] = int(reply.mask_shares[measure])
-            if masks[measure] >= self.decision.modulus[measure]:
-                raise MessageError("a holder's mask is out of range", party=holder)
+        if len(reply.mask_seed) != (SEED_BYTES if known else 0):
+            raise MessageError("the seed of a holder's masks has the wrong length", party=holder)
+        masks = {measure: _mask(reply.mask_seed, measure, self.decision.modulus[measure]) for measure in known}
         for measure, side in trained.items():
             masks[measure] = spares[measure].mask_of(reply.difference_shares[measure], side.cells, holder)
         return masks

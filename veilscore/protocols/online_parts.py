@@ -86,7 +86,7 @@ def read_decision_part(
     reply: pb.EncryptedRecord, asked: MeasuresAsked, holder: str, spares: Mapping[str, BankSpare], *, fresh: bool
 ) -> FirmPart:
     """Read a holder's answer for all measures of a decision; MessageError for what it cannot say."""
-    sent = bool(reply.difference_shares) or bool(reply.mask_shares)
+    sent = bool(reply.difference_shares) or bool(reply.mask_seed)
     if not sent and not reply.released_as:
         if not reply.unknown:
             raise MessageError("a holder sent neither a record nor why not", party=holder)

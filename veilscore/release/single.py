@@ -54,10 +54,13 @@ class SingleGuard:
         self._ledger.close()
 
     def check_consent(
-        self, request: EncryptRecord, bank: str, firm: str, model: str, task: str = SCORE_ONLINE
+        self, request: EncryptRecord, bank: str, firm: str, model: str, task: str = SCORE_ONLINE, bits: float = 0.0
     ) -> Token:
-        """Verify the consent of this firm (normalised id) that came with a request; RefusedError if it does not do."""
-        ask = Ask(request.purpose, task, bank, model, self._ledger.now_s())
+        """Verify the consent of this firm (normalised id) that came with a request; RefusedError if it does not do.
+
+        bits : what a decision tells; a consent to decisions allows so many, and names this holder.
+        """
+        ask = Ask(request.purpose, task, bank, model, self._ledger.now_s(), holder=self._name, bits=bits)
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
     def check_release(

@@ -385,7 +385,7 @@ class ReasonCode(_message.Message):
     def __init__(self, column: _Optional[int] = ..., code: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncryptedRecord(_message.Message):
-    __slots__ = ("unknown", "no_spare", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as", "difference_shares", "mask_shares")
+    __slots__ = ("unknown", "no_spare", "discloses_unknown", "without_others", "share_key_id", "reason_codes", "data_time_s", "difference_share", "released_as", "difference_shares", "mask_seed")
     class DifferenceSharesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -393,13 +393,6 @@ class EncryptedRecord(_message.Message):
         key: str
         value: bytes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
-    class MaskSharesEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: int
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     NO_SPARE_FIELD_NUMBER: _ClassVar[int]
     DISCLOSES_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -410,7 +403,7 @@ class EncryptedRecord(_message.Message):
     DIFFERENCE_SHARE_FIELD_NUMBER: _ClassVar[int]
     RELEASED_AS_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_SHARES_FIELD_NUMBER: _ClassVar[int]
-    MASK_SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASK_SEED_FIELD_NUMBER: _ClassVar[int]
     unknown: bool
     no_spare: bool
     discloses_unknown: bool
@@ -421,8 +414,8 @@ class EncryptedRecord(_message.Message):
     difference_share: bytes
     released_as: str
     difference_shares: _containers.ScalarMap[str, bytes]
-    mask_shares: _containers.ScalarMap[str, int]
-    def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ..., difference_shares: _Optional[_Mapping[str, bytes]] = ..., mask_shares: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    mask_seed: bytes
+    def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ..., difference_shares: _Optional[_Mapping[str, bytes]] = ..., mask_seed: _Optional[bytes] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
     __slots__ = ("spare_id", "map_hash", "part_hash", "commitment")
