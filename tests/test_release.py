@@ -9,7 +9,7 @@ import pytest
 
 from veilscore.errors import RefusedError, StateError
 from veilscore.release.budget import ReleaseBudget, how_often, models_of
-from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, ONLINE, Release, ReleaseLedger, firms_by_bits
+from veilscore.release.ledger import BATCH, DAY_S, EVALUATION, EXACT_BITS, ONLINE, Release, ReleaseLedger, firms_by_bits
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.rules import ReleaseRules
 
@@ -319,7 +319,9 @@ def test_batches_and_requests_share_the_bits_of_a_year(ledger, clock):
     with pytest.raises(RefusedError, match="more than 10 bits would be told within a year"):
         rules.check_batch(coarse(ledger, range(40), "b3", model="m5"))
     rules.check_batch(coarse(ledger, range(40), "b3", model="m5", bank="other"))
-    rules.check_batch(replace(coarse(ledger, range(40), "b3", model="m5"), bits=25.0))  # exact scores are agreed apart
+    rules.check_batch(
+        replace(coarse(ledger, range(40), "b3", model="m5"), bits=EXACT_BITS)
+    )  # exact scores are agreed apart
     clock.now_s += 366 * DAY_S
     rules.admit(coarse(ledger, range(40), "b3", model="m5"))
 

@@ -138,7 +138,7 @@ def _show_bits(out: Console, home: Path, rules: ReleaseRules) -> None:
 
 
 def _bits(release: Release) -> str:
-    return "exact" if release.bits >= EXACT_BITS else f"{release.bits:.1f}"
+    return "exact" if release.bits == EXACT_BITS else f"{release.bits:.1f}"
 
 
 def _mu(mu2: float) -> str:

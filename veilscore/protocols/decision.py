@@ -311,7 +311,7 @@ def holder_decide(session: Session, request: DecisionRequest, answer: DecisionAn
 def _masked(
     session: Session, request: DecisionRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int
 ) -> Words:
-    # a bank that tells holders different decisions, rows or inputs gets numbers that are uniform
+    # a bank that tells holders different decisions, rows, inputs or consent lists gets numbers that are uniform
     told = request.inputs + request.last.encode() + request.links.astype("<u4").tobytes()
     context = share_context(session.id, session.holders, request.decision, told)
     masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)

@@ -329,8 +329,8 @@ def lead_share(
 
 
 def _masked(session: Session, request: BatchRequest, share: Words, keys: dict[str, PairwiseKey], modulus: int) -> Words:
-    # a bank that tells holders different rows or cut-offs gets numbers that are uniform
-    scored = request.model_hash + request.cut_offs, shares.bits_to_bytes(request.rows)
+    # a bank that tells holders different rows, inputs, consent lists or cut-offs gets numbers that are uniform
+    scored = request.model_hash + request.inputs + request.cut_offs, shares.bits_to_bytes(request.rows)
     context = share_context(session.id, session.holders, *scored)
     masked: Words = (share + zero_share(session.party, keys, context, share.size, modulus)) % np.uint64(modulus)
     return masked

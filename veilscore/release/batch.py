@@ -14,6 +14,8 @@ Aborts   : RefusedError at the holder, told to the others without a firm or a co
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,20 +111,13 @@ def bank_send_lists(session: Session, lists: Sequence[bytes]) -> Protocol[None]:
         yield from send_parts(holder, score_pb2.BatchConsent, data)
 
 
-def holder_receive_lists(
-    session: Session, gate: ConsentGate, ask: Ask, *, may_lack: bool = False
-) -> Protocol[tuple[Consent, ...]]:
-    """Receive and verify the lists at a holder; RefusedError where one is not for this batch, or none is there.
-
-    may_lack : there may be none, because a basis covers the batch.
-    """
+def holder_receive_lists(session: Session) -> Protocol[tuple[bytes, ...]]:
+    """Receive the bank's lists at a holder, which has yet to verify them."""
     data = yield from receive_parts_within(session.bank, score_pb2.BatchConsent, MAX_BYTES)
     n = int.from_bytes(data[:_COUNT_BYTES], "little")
     if n > MAX_LISTS:
         raise MessageError(f"{n} consent lists, at most {MAX_LISTS}", party=session.bank)
-    if may_lack and n == 0:
-        return ()
-    return gate.check_lists(unpack_fields(data[_COUNT_BYTES:], n), ask)
+    return unpack_fields(data[_COUNT_BYTES:], n)
 
 
 def before_sending(protocol: Protocol[R], kinds: tuple[type[Message], ...], act: Callable[[], None]) -> Protocol[R]:
@@ -155,7 +150,7 @@ class BatchOpening:
     bits : the most that is told of a firm, where `bands` do not say so; in a watch, in a contract year.
     firms : in a month of a watch, the rows whose firms are charged if they are known; `rows` are those that count for
         what is refused; both are where a contract year begins, and `codes` are of `firms` alone.
-    inputs : the bank's digest of what it puts into a batch itself.
+    inputs : digest of what the bank puts into a batch (`BatchGuard.put_in`).
     codes : (n_scored, n_columns) of the holder, once they are known.
     """
 
@@ -187,15 +182,21 @@ class BatchGuard:
         self._counts = policy.release.control == "on"
         self._needed = not self._training and policy.consent == "required"
         self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
+        self._lists: tuple[bytes, ...] = ()  # as the bank sent them, until they are kept
         self._basis: InForce | None = None  # what covers firms without a list, once it is held against the decision
         self._log = structlog.get_logger("veilscore.release").bind(party=session.party, session=session.id)
 
     def receive_consents(self) -> Protocol[tuple[Consent, ...]]:
-        """Return, before alignment, the bank's lists, verified; training needs none."""
+        """Return, before alignment, the bank's lists, verified; training needs none.
+
+        RefusedError where one is not for this batch, or none is there and no basis covers the batch.
+        """
         if self._training:
             return ()
-        ask, may_lack = replace(ask_of(self._job), holder=self._session.party), self._basis_now() is not None
-        return (yield from holder_receive_lists(self._session, self._gate, ask, may_lack=may_lack))
+        self._lists = yield from holder_receive_lists(self._session)
+        if not self._lists and self._basis_now() is not None:
+            return ()
+        return self._gate.check_lists(self._lists, replace(ask_of(self._job), holder=self._session.party))
 
     def _basis_now(self) -> InForce | None:
         """Return the basis that two stewards filed for this decision, if there is one and it holds today."""
@@ -238,11 +239,27 @@ class BatchGuard:
         covered = np.zeros((len(consents), row_of.size), bool)
         for number, consent in enumerate(consents):
             covered[number, known] = consent.covers(ids[row_of[known]].tolist())
-        store.save_arrays("covered", by_list=covered)
+        sent = b"".join(sorted({hashlib.sha256(one).digest() for one in self._lists}))  # in whatever order they came
+        store.save_arrays("covered", by_list=covered, lists=np.frombuffer(hashlib.sha256(sent).digest(), np.uint8))
         kept = [
             {"id": c.id, "expires_s": c.scope.expires_s, "salt": c.salt.hex(), "bits": c.scope.bits} for c in consents
         ]
         store.save_json("consents", kept)
+
+    def put_in(self, store: JobStore, inputs: bytes) -> bytes:
+        """Return a digest of `inputs` and of what else the bank chose that other holders' parts depend on.
+
+        A repeat is free where it stays the same: with a list less, or another data set, another holder would not know
+        a firm whose record here is as before, and the outcome would tell of that record anew. It holds what the bank
+        itself stated and nothing that this holder knows, since refusals follow from it.
+        """
+        if not inputs:
+            return b""
+        job, lists = self._job, store.load_arrays("covered")["lists"].tobytes()
+        chosen = json.dumps([job.purpose, sorted(job.holders), sorted(job.datasets.items())])
+        return hashlib.sha256(
+            b"veilscore/put in/v1" + hashlib.sha256(inputs).digest() + lists + chosen.encode()
+        ).digest()
 
     def consented(self, store: JobStore, ids: Ids, row_of: Integers) -> Integers:
         """Return `row_of` with the firms as unknown that have no consent now; `ids` reads those of `keep`."""
@@ -344,7 +361,7 @@ class BatchGuard:
             code_map=counted_map(opening.code_map, cut_offs),
             firms=firms,
             band=self._job.parameters.opens == "band",
-            bits=min(EXACT_BITS, n_opened * (opening.bits if bands is None else bands.bits)),
+            bits=n_opened * (opening.bits if bands is None else bands.bits),
             rows=np.unique(saved["rows"][rows]),
             inputs=inputs,
             records=records,

@@ -8,7 +8,9 @@ unknown (`used_up`) and the holder's own people learn of it. A single firm, whos
 what was asked of it singly, known or not; batches that a known firm was in only make it unknown (`single_used_up`).
 
 Bits add up over batches and requests: what was opened of a firm within a year, and log2 of the values of the next
-step or band. The same model, cut-offs, inputs of the bank and record give what was opened before, which is free.
+step or band, times its dates. The same model, cut-offs, record, and all that the bank puts in (its own inputs, its
+consent lists, all parties' data sets: `release/batch.py`) give what was opened before, which is free. That other
+holders know the same firms with the same records as then, this holder does not see (`docs/threat_model.md`).
 
 A score is one linear functional of a firm's codes. With as many functionals as a holder has columns, chosen well, the
 codes themselves follow by elimination, so a firm is released by far fewer models than there are columns. The same

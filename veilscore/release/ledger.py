@@ -17,6 +17,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
+import math
 import secrets
 import threading
 import time
@@ -43,7 +44,8 @@ BATCH = "batch"
 ONLINE = "online"
 WATCH = "watch"  # a month of one; its firms are those whose contract year begins
 HOUR_S, DAY_S = 3600.0, 86400.0
-EXACT_BITS = 25.0  # of a score that is not in steps: what the ring of totals holds
+EXACT_BITS = math.inf  # of a score that is not in steps; no sum of bounded bits reaches it
+_EXACT_BEFORE = 25.0  # what stood for it in older files
 
 _SCHEMA_VERSION = 1
 _TABLES = (
@@ -93,7 +95,8 @@ class Release:
     firms : (n,) keyed hashes of the firms that the holder knows, in order, each once.
     record : digest of a single firm's codes, to tell a repeat from changed data; empty for batches.
     band : bands alone are opened; not kept.
-    bits : the most that it tells of a single firm: of a band or a step, log2 of how many there are.
+    bits : the most that it tells of a single firm: of a band or a step, log2 of how many there are, at each of its
+        dates; EXACT_BITS of exact scores.
     rows : (m,) the bank's digests of all firms of a batch or hold-out, known here or not, in order, each once.
     inputs : of a batch, the bank's digest of what it put in itself; empty otherwise.
     records : (n,) of a batch, digests of the firms' codes with `inputs`, in the order of `firms`; empty otherwise.
@@ -318,6 +321,8 @@ class ReleaseLedger:
             firms, submitted, records = (
                 np.frombuffer(data, "<u8").astype(np.uint64) for data in (hashes, digests, packed)
             )
+            if bits == _EXACT_BEFORE and (kind == ONLINE or inputs):  # dates of a firm, which added up to it, have none
+                bits = EXACT_BITS
             release = Release(
                 kind, bank, reference, model, code_map, firms, record, at_s,
                 bits=bits, rows=submitted, inputs=bytes(inputs), records=records,

@@ -175,6 +175,7 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive(context.session, row_of.size)
     code_map, guard = context.code_map(request.map_hash), context.guard()
+    request = replace(request, inputs=guard.put_in(store, request.inputs))
     trees: tuple[Tree, ...] = ()
     refusal, codes = "", np.zeros((0, 0), np.uint8)
     map_hash, n_columns = bytes.fromhex(code_map.hash), len(code_map.n_codes)

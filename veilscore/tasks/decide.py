@@ -126,6 +126,7 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     p, store, policy, guard = context.job.of(Decide), context.store, context.node.policy, context.guard()
     row_of = store.load_arrays("row_of")["row_of"]
     request = yield from holder_receive_decision(context.session, row_of.size)
+    request = replace(request, inputs=guard.put_in(store, request.inputs))
     try:
         filed, folder = filed_here(context, request.decision)
         _refuse(context, p, filed, request.n_rows)
