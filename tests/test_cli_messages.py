@@ -40,6 +40,7 @@ DOES_SOMETHING = (
     (["explain"], ()),
     (["simulate"], ("[/bold]",)),
     (["dataset", "describe"], ("file",)),
+    (["door", "openapi"], ()),
 )
 NONSENSE = ("[/bold]", "[red]\u00e4\u2026", "\udcff", ":warning:")
 
