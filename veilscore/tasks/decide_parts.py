@@ -33,10 +33,13 @@ KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 
 def filed_here(context: StepContext, sha256: bytes) -> tuple[FiledDecision, Path]:
     """Return the decision that the job's bank filed and applies, and its version's folder; RefusedError without one."""
-    name, ledger = context.job.of(Decide).decision, Ledger(context.home() / "state" / "jobs")
+    name, accepted = context.job.of(Decide).decision, context.home() / "state" / "jobs"
+    # a node has a ledger of jobs; where all parties are in one process there is none, and one bank
+    ledger = Ledger(accepted) if accepted.is_dir() else None
     for version in versions(context.home(), name):
-        entry = ledger.get(version.job_id)
-        if entry is None or (entry.job.task, entry.job.bank) != (FileDecision.task, context.job.bank):
+        entry = None if ledger is None else ledger.get(version.job_id)
+        by = None if entry is None else (entry.job.task, entry.job.bank)
+        if ledger is not None and by != (FileDecision.task, context.job.bank):
             continue
         try:
             filed = FiledDecision.load(version.folder)
