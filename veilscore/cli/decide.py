@@ -1,23 +1,16 @@
 """`veilscore decide`: the step of one firm by a filed decision, now."""
 
 import secrets
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from veilscore.cli.connection import Connection, reach
 from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
-from veilscore.cli.score import read_features
-from veilscore.release.consent import Signed
-from veilscore.release.issuer import set_aside, spellings, token_for
+from veilscore.cli.score import answer_to, read_features
 from veilscore.terms.decide import Decide
-from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
-
-_PATIENCE_S = 5.0  # beyond the request's own timeout, for the answer to come back
 
 app = typer.Typer()
 
@@ -59,20 +52,7 @@ def decide(
         features=read_features(feature),
         output="decision",
     )
-    own, kept = find_home(home, federation), None
-    if consent is not None:
-        request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
-    else:
-        kept = token_for(own, spellings(firm), time.time(), Decide.task)
-        request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
-
-    async def ask(connection: Connection) -> control_pb2.ScoreResponse:
-        wait_s = timeout + _PATIENCE_S
-        return await connection.call(connection.node, "Score", request, control_pb2.ScoreResponse, wait_s)
-
-    response = reach(own, ask)
-    if kept is not None and response.status in {"scored", "fallback"}:
-        set_aside(*kept)
+    response = answer_to(request, find_home(home, federation), consent, Decide.task)
     show_decision(response)
 
 

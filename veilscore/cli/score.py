@@ -15,6 +15,7 @@ from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
 from veilscore.release.issuer import set_aside, spellings, token_for
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
+from veilscore.terms.policy import SCORE_ONLINE
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
 
@@ -77,22 +78,32 @@ def score(
         output=output,
         score_steps=0 if steps == MOST_STEPS else steps,
     )
-    own = find_home(home, federation)
+    response = answer_to(request, find_home(home, federation), consent)
+    show_score(response)
+
+
+def answer_to(
+    request: control_pb2.ScoreRequest, own: Path, consent: Path | None, task: str = SCORE_ONLINE
+) -> control_pb2.ScoreResponse:
+    """Ask the bank's node about one firm, with its consent, and return the answer; a token that was used is set aside.
+
+    consent : file of the firm's token; None: one that was imported, for this task.
+    """
     kept = None
     if consent is not None:
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
-        kept = token_for(own, spellings(firm), time.time())
+        kept = token_for(own, spellings(request.firm_id), time.time(), task)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:
-        wait_s = timeout + _PATIENCE_S
+        wait_s = request.timeout_s + _PATIENCE_S
         return await connection.call(connection.node, "Score", request, control_pb2.ScoreResponse, wait_s)
 
     response = reach(own, ask)
     if kept is not None and response.status in {"scored", "fallback"}:
         set_aside(*kept)
-    show_score(response)
+    return response
 
 
 def show_score(response: control_pb2.ScoreResponse) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 from veilscore.arrays import CodeArray
 from veilscore.data.notation import MISSING, WHITE, plain_number
 from veilscore.errors import ConfigError, DataError, PeerError
+from veilscore.evidence.filings import filed_by
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision, bank_bound, bank_columns, load_decision
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
 from veilscore.models.versions import folders
-from veilscore.online.holder_decision import filed_by, holders_of
+from veilscore.online.holder_decision import holders_of
 from veilscore.online.model import BankModel, BankModels, codes_of_features
 from veilscore.online.records import Records, RowValues, load_map
 from veilscore.online.response import unscored

@@ -17,40 +17,25 @@ import numpy as np
 import structlog
 
 from veilscore.arrays import CodeArray
-from veilscore.errors import ConfigError, IdError, MessageError, PeerError, RefusedError, VeilscoreError
+from veilscore.errors import IdError, MessageError, PeerError, RefusedError, VeilscoreError
+from veilscore.evidence.filings import filed_by
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision
 from veilscore.models.hand_written import WrittenPart
-from veilscore.models.versions import versions, with_map
+from veilscore.models.versions import with_map
 from veilscore.online.records import FoundFirm, Origin, Origins, Records, load_map
 from veilscore.protocols.online_desks import HolderRecord
 from veilscore.protocols.online_measures import KNOCK_OUTS, RecordPart, SingleDecision
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.release.single import SingleGuard
 from veilscore.terms.decide import Decide
-from veilscore.terms.decision import DecisionModel, FileDecision
+from veilscore.terms.decision import DecisionModel
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_retired, refuse_to_tell_who_is_known
+from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request, refuse_to_tell_who_is_known, refuse_untold
 from veilscore.v1 import control_pb2 as pb
 
 _KEPT = 64  # decisions
-
-
-def filed_by(home: Path, ledger: Ledger, name: str, sha256: bytes) -> tuple[FiledDecision, Job, Path] | None:
-    """Return a version of a decision, the job that filed it, and its folder; None if this party has no such version."""
-    if not name or Path(name).name != name:
-        return None
-    for version in versions(home, name):
-        entry = ledger.get(version.job_id)
-        try:
-            filed = FiledDecision.load(version.folder)
-        except ConfigError:  # of another version, which has another file, or damaged
-            continue
-        accepted = entry is not None and entry.status == "accepted" and entry.job.task == FileDecision.task
-        if filed.sha256 == sha256 and accepted and entry is not None:
-            return filed, entry.job, version.folder
-    return None
 
 
 def holders_of(filed: FiledDecision, job: Job) -> tuple[str, ...]:
@@ -223,10 +208,7 @@ def _may_decide(policy: NodePolicy, decision: DecisionModel, purpose: str) -> No
         raise RefusedError("a watch is decided month by month, for all its firms: use task decide")
     if purpose != decision.purpose:
         raise RefusedError(f"decision {decision.name} is for the purpose {decision.purpose}, not {purpose[:60]!r}")
-    refuse_retired(policy, decision.models)
-    policy.release.allow_values(decision.outcomes)
-    if decision.tell_measure and not policy.tell_measure:
-        raise RefusedError("does not let decisions tell which measure decided")
+    refuse_untold(policy, decision)
 
 
 def _side_by_side(found: list[FoundFirm]) -> CodeArray:

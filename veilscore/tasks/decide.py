@@ -38,7 +38,7 @@ from veilscore.tasks.decide_parts import KNOCK_OUTS, OwnParts, filed_here, own_m
 from veilscore.tasks.decide_watch import HolderWatch, bank_levels, keep_bank_levels
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed, no_openings
 from veilscore.terms.decide import Decide
-from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
+from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known, refuse_untold
 from veilscore.terms.roles import Leak, hidden
 from veilscore.wire.protocol import Protocol
 
@@ -171,12 +171,9 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
 def _refuse(context: StepContext, p: Decide, filed: FiledDecision, n_rows: int) -> None:
     """Refuse what policy and job do not allow of the decision that the bank names."""
     decision, policy = filed.decision, context.node.policy
-    policy.release.allow_values(decision.outcomes)
+    refuse_untold(policy, decision)
     if decision.watch:
         policy.release.allow_watch(decision.bits, n_rows)
-    refuse_retired(policy, decision.models)
-    if decision.tell_measure and not policy.tell_measure:
-        raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
     if decision.purpose != context.job.purpose:
         raise RefusedError(f"decision {decision.name} is for {decision.purpose}, not for this job's purpose")
     if decision.watch != p.watch or (p.outcomes is not None and decision.outcomes > p.outcomes):

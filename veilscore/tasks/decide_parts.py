@@ -5,6 +5,7 @@ models/DECISION/model-MEASURE.json, map-MEASURE.json     bank: model and own cod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, RefusedError, StateError
+from veilscore.evidence.filings import filed_by
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision, Pin, map_file, model_file
 from veilscore.models.filed import load_model
@@ -26,27 +28,24 @@ from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.release.batch import BatchOpening
 from veilscore.tasks.context import StepContext, aligned_table, load_code_map, load_trees
 from veilscore.terms.decide import Decide
-from veilscore.terms.decision import FileDecision
 
 KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 
 
 def filed_here(context: StepContext, sha256: bytes) -> tuple[FiledDecision, Path]:
     """Return the decision that the job's bank filed and applies, and its version's folder; RefusedError without one."""
-    name, accepted = context.job.of(Decide).decision, context.home() / "state" / "jobs"
-    # a node has a ledger of jobs; where all parties are in one process there is none, and one bank
-    ledger = Ledger(accepted) if accepted.is_dir() else None
-    for version in versions(context.home(), name):
-        entry = None if ledger is None else ledger.get(version.job_id)
-        by = None if entry is None else (entry.job.task, entry.job.bank)
-        if ledger is not None and by != (FileDecision.task, context.job.bank):
-            continue
-        try:
-            filed = FiledDecision.load(version.folder)
-        except ConfigError:  # damaged
-            continue
-        if filed.sha256 == sha256:
-            return filed, version.folder
+    name, home = context.job.of(Decide).decision, context.home()
+    accepted = home / "state" / "jobs"
+    if accepted.is_dir():
+        found = filed_by(home, Ledger(accepted), name, sha256, bank=context.job.bank)
+        if found is not None:
+            return found[0], found[2]
+    else:  # all parties are in one process: there is one bank
+        for version in versions(home, name):
+            with contextlib.suppress(ConfigError):  # damaged
+                filed = FiledDecision.load(version.folder)
+                if filed.sha256 == sha256:
+                    return filed, version.folder
     raise RefusedError(
         f"has no such version of decision {name} that this bank filed: file the decision again, with all holders"
     )

@@ -30,7 +30,7 @@ from veilscore.tasks.written import (
 )
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.decision import DecisionModel, FileDecision, KnockOut
-from veilscore.terms.policy import NodePolicy, refuse_retired
+from veilscore.terms.policy import NodePolicy, refuse_untold
 from veilscore.terms.roles import Leak, Learned
 from veilscore.wire.protocol import Protocol
 
@@ -157,11 +157,9 @@ def _keep(context: StepContext, filed: FiledDecision) -> bytes:
 
 def _refuse_outcomes(policy: NodePolicy, p: FileDecision) -> None:
     decision = p.decision
-    policy.release.allow_values(decision.outcomes)
+    refuse_untold(policy, decision)
     if decision.watch:
         policy.release.allow_watch(decision.bits, policy.release.min_batch)
-    if decision.tell_measure and not policy.tell_measure:
-        raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
 
 
 FILE = Step(
@@ -186,7 +184,6 @@ FILE = Step(
     },
     refusals=(
         _refuse_outcomes,
-        lambda policy, p: refuse_retired(policy, p.decision.models),
         lambda policy, p: refuse_unpublished(policy, (one.column for one in p.decision.knock_outs)),
     ),
 )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from veilscore.errors import RefusedError
+from veilscore.terms.decision import DecisionModel
 from veilscore.terms.job import known_tasks
 from veilscore.terms.parameters import PARAMETERS, ColumnName, Name, Output
 from veilscore.terms.privacy import Disclosure, PrivacyRules, best_guess
@@ -259,6 +260,14 @@ def refuse_to_tell_who_is_known(policy: NodePolicy, on_missing: str) -> None:
     """Refuse `on_missing: fail`, which tells the firms that are unknown, unless the policy does."""
     if on_missing == "fail" and not policy.disclose_unknown:
         raise RefusedError("does not say which firms it knows; set on_missing: missing_code")
+
+
+def refuse_untold(policy: NodePolicy, decision: DecisionModel) -> None:
+    """Refuse a decision that tells more than the policy lets one tell, or applies a retired model."""
+    policy.release.allow_values(decision.outcomes)
+    refuse_retired(policy, decision.models)
+    if decision.tell_measure and not policy.tell_measure:
+        raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")
 
 
 def refuse_retired(policy: NodePolicy, models: Mapping[str, str]) -> None:
