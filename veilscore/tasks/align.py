@@ -17,7 +17,7 @@ from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
 from veilscore.tasks.panel import checked_firms, firm_numbers
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
 from veilscore.terms.parameters import AppliesModel, Parameters, Sampled
-from veilscore.terms.roles import Leak, Learned
+from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.wire.protocol import Protocol, interleave
 
 ALIGNED = {"aligned.json": "align"}  # what steps after it read
@@ -127,14 +127,16 @@ ALIGN = Step(
     spends=no_openings,
     learns=(
         COMMITTED,
-        Leak(
-            "AlignBankRound1",
-            "holder",
-            "masked",
-            "number of firms in the bank's job; where single firms or exact sums are opened, which rows came before",
-        ),
         Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set, padded to thousands"),
-        Leak("AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),
+        Leak("AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
+        *hidden("bank", "masked", "AlignHolderStore"),
+        Leak(
+            "AlignBankRound2",
+            "holder",
+            "opened",
+            "where single firms or exact sums are opened, which rows came before; which of its firms are in the bank's "
+            "job, and their rows",
+        ),
         Leak("AlignHolderRound2", "bank", "public", "whether the bank has firms enough for the holder"),
     ),
     tells_besides={
