@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from veilscore.crypto import blake2b, linear_code, okvs, oprf
 from veilscore.crypto.bit_matrix import to_columns, to_rows
 from veilscore.errors import IdError, MessageError, SecretReuseError
+from veilscore.protocols.align import _match
 from veilscore.wire.randomness import seeded
 
 RNG = np.random.default_rng(11)
@@ -239,3 +240,11 @@ def test_misuse_is_refused():
         oprf.Receiver(b"test", ["a", "a"], 2)
     assert repr(receiver) == "<Receiver>"
     assert repr(sender) == "<Sender>"
+
+
+def test_values_that_begin_alike_are_told_apart():
+    theirs = np.array([[5, 1], [7, 2], [5, 3], [9, 9]], np.uint64)
+    own = np.array([[5, 3], [9, 8], [7, 2], [5, 1]], np.uint64)
+    assert _match(theirs, own, "bank").tolist() == [3, 2, 0, -1]
+    with pytest.raises(MessageError, match="same id twice"):
+        _match(np.array([[5, 1], [5, 3], [5, 1]], np.uint64), own, "bank")

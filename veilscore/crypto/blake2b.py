@@ -66,10 +66,11 @@ def keyed_state(key: bytes, digest_bytes: int) -> Words:
 
 def hash_texts(texts: Sequence[str], key: bytes) -> Words:
     """Return the digests of texts that are not empty, 32 bytes as four words each: (n, 4)."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-    out = np.empty((len(encoded), 4), np.uint64)
-    _hash_pieces(np.frombuffer(b"".join(encoded), np.uint8), ends, keyed_state(key, 32), out)
+    joined = "".join(texts)
+    pieces = texts if joined.isascii() else [text.encode() for text in texts]
+    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(texts)))
+    out = np.empty((len(texts), 4), np.uint64)
+    _hash_pieces(np.frombuffer(joined.encode(), np.uint8), ends, keyed_state(key, 32), out)
     return out
 
 

@@ -76,7 +76,7 @@ class Receiver:
         self._label, self._n = label, n_padded
         self._offerer = Offerer(label, LENGTH)
         self._columns: tuple[Columns, Columns] | None = None
-        self._rows = np.empty((okvs.n_slots(n_padded), LENGTH // WORD), np.uint64)
+        self._rows = _empty_rows(okvs.n_slots(n_padded))
         self._part = 0
         for _ in range(_KEYS_TRIED):
             self.key = secret_bytes(KEY_BYTES)
@@ -141,7 +141,7 @@ class Sender:
         chosen = np.unpackbits(self._secret.view(np.uint8), bitorder="little").astype(bool)
         self._choices, self._columns = choose(label, point, chosen)
         self._chosen = np.where(chosen, ~np.uint64(0), np.uint64(0))[:, None]
-        self._rows = np.empty((okvs.n_slots(n_padded), LENGTH // WORD), np.uint64)
+        self._rows = _empty_rows(okvs.n_slots(n_padded))
         self._part = 0
 
     def __repr__(self) -> str:
@@ -179,6 +179,13 @@ class Sender:
         code = np.zeros((-(-DIMENSION // 8) * 8, LENGTH // WORD), np.uint64)
         code[:DIMENSION] = linear_code.ROWS & self._secret
         return _values(self._label, digests_of(self._label, self._key, ids), self._rows, linear_code.tables(code))
+
+
+def _empty_rows(n: int) -> Words:
+    """Return room for n rows of 64 bytes, each in one line of the cache."""
+    room = np.empty(LENGTH // WORD * (n + 1), np.uint64)
+    start = -room.ctypes.data % (LENGTH // 8) // 8
+    return room[start:][: LENGTH // WORD * n].reshape(n, -1)
 
 
 def _values(label: bytes, digests: Words, rows: Words, code: Words) -> Words:

@@ -218,16 +218,19 @@ def _from_bytes(data: bytes) -> Words:
 
 def _match(theirs: Words, own: Words, bank: str) -> Integers:
     """Return for each of the bank's values (n, 2) the holder's row that has it, or -1."""
-    order = np.lexsort((theirs[:, 1], theirs[:, 0]))
-    theirs = theirs[order]
+    order, mine = np.argsort(theirs[:, 0]), np.argsort(own[:, 0])
+    first = theirs[order, 0]
+    if (first[1:] == first[:-1]).any():  # of a million values two begin alike once in 2^25 times, three never
+        order = np.lexsort((theirs[:, 1], theirs[:, 0]))
+    theirs, own = theirs[order], own[mine]
     if (theirs[1:] == theirs[:-1]).all(axis=1).any():
         raise MessageError("the bank's set has the same id twice", party=bank)
     row_of = np.full(len(theirs), -1, np.int64)
-    place = np.searchsorted(theirs[:, 0], own[:, 0])
-    for after in range(2):  # of a million values two begin alike once in 2^25 times, three never
+    place = np.searchsorted(first, own[:, 0])
+    for after in range(2):
         at = np.minimum(place + after, len(theirs) - 1)
         found = (theirs[at] == own).all(axis=1)
-        row_of[order[at[found]]] = np.flatnonzero(found)
+        row_of[order[at[found]]] = mine[found]
     return row_of
 
 
