@@ -36,7 +36,7 @@ def import_all() -> None:
             names += [m.name for m in pkgutil.walk_packages(found.submodule_search_locations, f"{package}.")]
     for name in names:
         if not name.endswith(PROGRAMS):
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):  # an extra that is not installed, said in whatever words
                 importlib.import_module(name)
     pack(np.zeros((1, 1), np.uint32), (2,))  # numba imports more when it compiles or loads its first function
 
