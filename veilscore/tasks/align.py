@@ -21,7 +21,8 @@ from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.wire.protocol import Protocol, interleave
 
 ALIGNED = {"aligned.json": "align"}  # what steps after it read
-ID_S = 121e-6 / 2  # of an id at a side
+ID_S = 2.5e-6  # of an id at a side
+BASE_S = 0.1  # of the base transfers with a holder
 FEW_KNOWN = 0.1  # of the bank's firms; fewer known ones look like another kind of id
 
 
@@ -112,8 +113,9 @@ def _few_known(context: StepContext, known: int, n_rows: int) -> list[str]:
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    ids = sum(sizes.bank + k for k in sizes.holders)
-    return Cost(ID_S * ids + 0.3, 32.0 * (ids + sum(sizes.holders)))
+    n_holders, of_holders = len(sizes.holders), sum(sizes.holders)
+    seconds = ID_S * (sizes.bank * n_holders + of_holders) + BASE_S * n_holders + 0.2
+    return Cost(seconds, 12.0 * sizes.bank * n_holders + 80.0 * of_holders + 40e3 * n_holders)
 
 
 ALIGN = Step(
