@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from party_bank.alarms import last_job
 from party_bank.book import Book
 from party_bank.book_tables import HISTORY
 from party_bank.joint import DecisionsFile, OpenedSteps
@@ -63,7 +64,12 @@ class BatchJoint:
             raise ConfigError(f"{self._path} is no job of task decide with decision: {model}, which bank.yaml names")
         if job.purpose != purpose or job.bank != self._config.name:
             raise ConfigError(f"{self._path} needs purpose: {purpose} and bank: {self._config.name}")
-        return with_model_version(job, self._node.home)
+        job = with_model_version(job, self._node.home)
+        if not job.of(Decide).watch:
+            return job
+        with self._book.writing(self._actor) as entry:  # a month of a watch goes on from the one before
+            last = {"last": last_job(entry)}
+        return job.model_copy(update={"parameters": job.parameters.model_copy(update=last)})
 
     def _submit(self, job: Job, firms: Sequence[str], reference: str) -> str:
         self._write(job.datasets[self._config.name], set(firms), job.parameters.id_normaliser)

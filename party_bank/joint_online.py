@@ -59,7 +59,7 @@ class OnlineJoint:
             response.model_sha256.hex(),
             tuple(party.party for party in response.parties if party.party != self._node.name),
             math.log2(outcomes),
-            {firm: response.measure} if response.measure else {},
+            measures={firm: response.measure} if response.measure else {},
         )
 
     def _answer(

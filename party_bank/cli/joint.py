@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from party_bank.alarms import WATCH
 from party_bank.cli.homes import OpenBank
-from party_bank.joint import DecisionsFile, JointDecision, no_joint_decision
+from party_bank.joint import DecisionsFile, JointDecision, OpenedSteps, no_joint_decision
 from party_bank.own_node import OwnNode
 from veilscore.cli.display import console
 from veilscore.errors import ConfigError
@@ -40,27 +41,38 @@ def joint_decision(
     online: bool = False,
     job: Path | None = None,
 ) -> Iterator[JointDecision]:
-    """Give the joint decision that the options name, or one that refuses to ask; a connection ends with the block."""
-    if sum((decisions is not None, online, job is not None)) > 1:
-        raise ConfigError("give one of --decisions, --online and --job")
+    """Give the joint decision that the options name, or one that refuses to ask; a connection ends with the block.
+
+    Of `due`, online and job may stand together: the job is then for the alarms, and what is about one firm is online.
+    """
+    if decisions is not None and (online or job is not None):
+        raise ConfigError("give --decisions, or the way to decide now, not both")
     if decisions is not None:
         yield _of_file(decisions, steps, holders)
-    elif online:
-        from party_bank.joint_online import OnlineJoint  # noqa: PLC0415 - loads numpy
-
+    elif online or job is not None:
         with OwnNode(bank.home) as node:
-            yield OnlineJoint(bank.book, node)
-    elif job is not None:
-        from party_bank.joint_batch import BatchJoint  # noqa: PLC0415 - loads the models
-
-        if bank.settings.dataset is None:
-            raise ConfigError("bank.yaml names no data set whose rows the job takes: write dataset: main")
-        with OwnNode(bank.home) as node:
-            yield BatchJoint(
-                bank.book, node, bank.node, job, source=bank.settings.dataset, actor=bank.actor, told=_tell
-            )
+            yield _decided_now(bank, node, job, online=online)
     else:
         yield no_joint_decision
+
+
+def _decided_now(bank: OpenBank, node: OwnNode, job: Path | None, *, online: bool) -> JointDecision:
+    from party_bank.joint_batch import BatchJoint  # noqa: PLC0415 - loads the models
+    from party_bank.joint_online import OnlineJoint  # noqa: PLC0415 - loads numpy
+
+    one = OnlineJoint(bank.book, node)
+    if job is None:
+        return one
+    if bank.settings.dataset is None:
+        raise ConfigError("bank.yaml names no data set whose rows the job takes: write dataset: main")
+    source, actor = bank.settings.dataset, bank.actor
+    many = BatchJoint(bank.book, node, bank.node, job, source=source, actor=actor, told=_tell)
+
+    def decide(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
+        way = one if online and purpose != WATCH else many
+        return way(firms, model=model, purpose=purpose, reference=reference)
+
+    return decide
 
 
 def _of_file(decisions: Path, steps: int, holders: str) -> DecisionsFile:
