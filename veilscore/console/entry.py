@@ -31,8 +31,7 @@ def login(visit: Visit) -> Response:
         by_certificate, _ = visit.desk.home.person_of(shown_certificate(visit.request))
     except IdentityError:
         by_certificate = ""
-    oidc = visit.desk.home.config.console.oidc is not None
-    return visit.show("login.html", to=to, by_certificate=by_certificate, oidc=oidc)
+    return visit.show("login.html", to=to, by_certificate=by_certificate)
 
 
 def begin(visit: Visit) -> Response:

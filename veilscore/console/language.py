@@ -33,7 +33,7 @@ WORDS = tuple(  # words of the product that pages show by themselves
             noted("operator"), noted("account_manager"), noted("in force"), noted("not in force"), noted("ended"),
             noted("valid"), noted("not valid now"), noted("begun"), noted("waits"), noted("proposed"), noted("batch"),
             noted("online"), noted("watch"), noted("evaluation"), noted("train"), noted("holdout"), noted("all"),
-            noted("passkey"), noted("certificate"), noted("oidc"), noted("retry"),
+            noted("passkey"), noted("certificate"), noted("retry"),
         ),
     )
 )  # fmt: skip

@@ -42,7 +42,7 @@ _TABLES = (
 class Session:
     """One person's stay, from entering to leaving.
 
-    entered_by : passkey, certificate or oidc.
+    entered_by : passkey or certificate.
     certificate : fingerprint of the client certificate that the session is bound to; "" of others.
     csrf : what its forms carry.
     """
