@@ -81,7 +81,7 @@ def test_headers_of_every_answer(tax):
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
-        assert (answer.header("x-content-type-options"), answer.header("referrer-policy")) == ("nosniff", "no-referrer")
+        assert (answer.header("x-content-type-options"), answer.header("referrer-policy")) == ("nosniff", "same-origin")
         assert answer.header("cache-control") == "no-store"
         assert re.fullmatch(r"[0-9a-f]{16}", answer.header("x-request-id"))
         assert not re.search(r"<script(?! src=)|<style|\son\w+=|\sstyle=|javascript:", answer.text)

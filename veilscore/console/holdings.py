@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def account_page(visit: Visit) -> Response:
         rules=rules,
         release=home.config.policy.release,
         months=months[::-1][:60],
-        chart=drawn(release_chart(months)),
+        chart=drawn(release_chart(months, visit.told)),
     )
 
 
@@ -169,7 +169,7 @@ def _account(account: Account) -> dict[str, Any]:
     }
 
 
-def release_chart(months: tuple[MonthOfReleases, ...]) -> Chart | None:
+def release_chart(months: tuple[MonthOfReleases, ...], told: Callable[[str], str]) -> Chart | None:
     """Draw how many firms' scores, bands or steps were released in each of the last 24 months."""
     if not months:
         return None
@@ -178,9 +178,11 @@ def release_chart(months: tuple[MonthOfReleases, ...]) -> Chart | None:
         firms[one.month] += one.firms
     last = utc_today().replace(day=1)
     names = [_month_before(last, back) for back in range(23, -1, -1)]
-    chart = Chart("Firms in what was released, by month", "months before this one", "firms")
-    chart.bars([float(n - 23) for n in range(24)], [float(firms[name]) for name in names], 0.7, "joint")
-    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, None), False, True, 8
+    title, axis = told(noted("Firms in what was released, by month")), told(noted("months before this one"))
+    chart = Chart(title, axis, told(noted("firms")))
+    counts = [float(firms[name]) for name in names]
+    chart.bars([float(n - 23) for n in range(24)], counts, 0.7, "joint")
+    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(5.0, 1.1 * max(counts))), False, True, 8
     chart.y_format = lambda value, _: f"{value:,.0f}"
     return chart
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -51,7 +52,7 @@ async def overview(visit: Visit) -> Response:
         running=[job for job in jobs if job.status in {"running", "waiting", "accepted"}][:8],
         last=[job for job in jobs if job.status in ENDED][:5],
         counts=Counter(job.status for job in jobs),
-        jobs_chart=drawn(_jobs_chart(jobs)),
+        jobs_chart=drawn(_jobs_chart(jobs, visit.told)),
         sees=bool(visit.roles & SEES),
         runs=running_pid(home.path) is not None,
         said=said,
@@ -69,7 +70,7 @@ def _facts(visit: Visit) -> dict[str, Any]:
             (one.name, one.bank, math.sqrt(one.left()), one.rules.year, one.left() / one.rules.year**2)
             for one in (found if kept else ())
         ],
-        "release_chart": drawn(release_chart(months)),
+        "release_chart": drawn(release_chart(months, visit.told)),
         "entries": len(home.log),
         "head_s": home.log.head.get("time_ms", 0) / 1000,
         "warnings": warnings(visit) if visit.roles & {OPERATOR, AUDITOR} else [],
@@ -78,15 +79,18 @@ def _facts(visit: Visit) -> dict[str, Any]:
     }
 
 
-def _jobs_chart(jobs: list[SeenJob]) -> Chart | None:
+def _jobs_chart(jobs: list[SeenJob], told: Callable[[str], str]) -> Chart | None:
     """Draw how many jobs came in each of the last twelve weeks."""
     if not jobs:
         return None
     now_s, week_s = time.time(), 7 * 86400.0
     weeks = Counter(int((now_s - job.at_s) // week_s) for job in jobs)
-    chart = Chart("Jobs by week", "weeks before this one", "jobs")
-    chart.bars([float(-n) for n in range(11, -1, -1)], [float(weeks[n]) for n in range(11, -1, -1)], 0.7, "joint")
-    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, None), False, True, 6
+    names = (told(noted("Jobs by week")), told(noted("weeks before this one")), told(noted("jobs")))
+    chart = Chart(*names)
+    counts = [float(weeks[n]) for n in range(11, -1, -1)]
+    chart.bars([float(-n) for n in range(11, -1, -1)], counts, 0.7, "joint")
+    # at least five jobs high, so that no tick stands between whole numbers
+    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(5.0, 1.1 * max(counts))), False, True, 6
     chart.y_format = lambda value, _: f"{value:.0f}"
     return chart
 
