@@ -49,6 +49,7 @@ SOLE_IMPORTERS = {
     "syft_job": "veilscore.sandbox.syft_envelope",
     "highspy": "party_bank.portfolio",
     "segno": "party_bank.offers",
+    "authlib": "veilscore.console.oidc",
     "uvicorn": "veilscore.fabric.https",
     "webauthn": "veilscore.console.passkeys",
 }

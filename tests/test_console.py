@@ -125,6 +125,13 @@ def test_a_form_of_another_session_does_nothing(tax, token):
     assert victim.get("/").status == 200
 
 
+def test_each_form_carries_the_token_of_its_session(tax, folder):
+    browser = tax.browser("all")
+    for path in ("/", "/me", "/log", f"/jobs/{proposed(folder / 'tax', purpose='forms')}"):
+        page = browser.get(path).text
+        assert page.count('method="post"') == page.count(f'name="csrf" value="{browser.csrf}"') >= 2, path
+
+
 def test_too_much_and_what_cannot_be_read(tax):
     browser = tax.browser("stella")
     assert browser.post("/me/sessions", x="y" * 70_000).status == 413
@@ -204,9 +211,9 @@ def test_lists_are_searched_and_paged_at_the_server(tmp_path):
     try:
         browser = opened.browser("stella")
         text = browser.get("/jobs?page=2").text
-        assert len(re.findall(r"<td>purpose \d\d</td>", text)) == 5
+        assert len(re.findall(r">purpose \d\d</td>", text)) == 5
         assert "51 to 55 of 55" in text
-        assert re.findall(r"<td>(purpose \d\d)</td>", browser.get("/jobs?q=PURPOSE+17").text) == ["purpose 17"]
+        assert re.findall(r">(purpose \d\d)</td>", browser.get("/jobs?q=PURPOSE+17").text) == ["purpose 17"]
         assert "No job fits" in browser.get("/jobs?status=done").text
         for number in ("0", "-1", "x", "99999999", "\u0665"):
             assert browser.get(f"/jobs?page={number}").status == 200

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -131,6 +132,10 @@ def visiting(chromium, town, party, person="", **settings):
     try:
         yield page
         assert [text for text in wrong if "Failed to load resource" not in text] == []
+    except Exception:
+        page.screenshot(path=SHOTS / "failed.png", full_page=True)
+        print(page.url, wrong, page.inner_text("body"))  # noqa: T201 - pytest shows it with the failure
+        raise
     finally:
         context.close()
 
@@ -154,10 +159,10 @@ def test_a_link_makes_a_passkey_which_opens_the_console(town, chromium):
         page.wait_for_url("**/")
         assert page.get_by_role("heading", name="Overview").is_visible()
         page.get_by_role("button", name="Leave").click()
-        page.wait_for_url("**/login?done=left")
+        page.wait_for_url(re.compile(r"/login\?done=left$"))
         page.screenshot(path=SHOTS / "login.png")
         page.goto("/accounts")
-        page.wait_for_url("**/login?next=%2Faccounts")
+        page.wait_for_url(re.compile(r"/login\?next=%2Faccounts$"))
         page.get_by_role("button", name="Enter with a passkey").click()
         page.wait_for_url("**/accounts")
         page.get_by_role("button", name="Leave").click()
@@ -182,7 +187,7 @@ def test_a_steward_approves_a_job_watches_it_and_sees_the_budget(town, chromium)
         page.screenshot(path=SHOTS / "job-waiting.png", full_page=True)
         page.get_by_label("Reason, which the bank may read").fill("as agreed <b>in May</b>")
         page.get_by_role("button", name="Approve").click()
-        page.wait_for_url("**?done=approved")
+        page.wait_for_url(re.compile(r"\?done=approved$"))
         page.wait_for_selector("h1 .badge.done", timeout=60_000)  # by the events, without a click
         page.screenshot(path=SHOTS / "job-done.png", full_page=True)
         page.get_by_role("link", name="Accounts").click()

@@ -26,9 +26,9 @@ from party_bank.console.open_book import OpenBook, like
 from party_bank.limits import product_exposure
 from party_bank.portrait import Portrait, make_portrait
 from party_bank.settings import amount_of
-from veilscore.console.desk import drawn
+from veilscore.console.desk import Visit, drawn
 from veilscore.console.language import noted
-from veilscore.console.page import Page, Visit
+from veilscore.console.page import Page
 from veilscore.errors import BookError
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.reports.svg import Chart

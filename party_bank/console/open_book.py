@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from party_bank.book import Book, Row
 from party_bank.settings import FILE, BankSettings, load_settings
+from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome, WhileUnchanged
-from veilscore.console.page import PAGE_ROWS, Listing, Visit
+from veilscore.console.page import PAGE_ROWS, Listing
 from veilscore.data.ids import normalise_ids
 
 

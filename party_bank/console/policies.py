@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from party_bank.policy.check import check
 from party_bank.policy.versions import EYES, Policies
+from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
-from veilscore.console.page import Page, Visit
-from veilscore.errors import ConfigError
+from veilscore.console.page import Page
 from veilscore.terms.people import AUDITOR, MODELLER, STEWARD
 
 SEES = frozenset({MODELLER, STEWARD, AUDITOR})
@@ -29,7 +30,7 @@ class PolicyPages:
         """Show one version: its tables, findings and words."""
         name, number = visit.part("name"), visit.part("version")
         if not (number.isascii() and number.isdigit() and len(number) < 9):
-            raise ConfigError("a version is a number")
+            raise HTTPException(404, "a version is a number")
         graph = self._policies.graph(name, int(number))
         found = next(one for one in self._policies.versions(name) if one.version == int(number))
         tables = []

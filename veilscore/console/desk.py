@@ -1,29 +1,34 @@
-"""What all pages of a running console share: home, store, link, passkeys, texts, templates."""
+"""What all pages of a running console share (home, store, link, texts, templates), and one visit to one of them."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import structlog
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.responses import HTMLResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from veilscore import __version__
 from veilscore.console.counts import RequestCounts
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import LANGUAGES, Locale, catalogue, noted
 from veilscore.console.link import NodeLink
-from veilscore.console.page import Page, Site, Visit
+from veilscore.console.page import OidcEntry, Page, Site
 from veilscore.console.passkeys import Passkeys
-from veilscore.console.store import ConsoleStore
+from veilscore.console.store import ConsoleSession, ConsoleStore
+from veilscore.errors import RefusedError
 from veilscore.reports.svg import Chart
 
+_MOST_PAGE = 1_000_000
 DONE = {  # what a page says after a redirect
     "approved": noted("The job was approved. The answer is signed and in the log."),
     "rejected": noted("The job was rejected. The answer is signed and in the log."),
@@ -44,7 +49,7 @@ STATIC = {  # all files that a browser gets, by name; nothing else is looked up
 class ConsoleDesk:
     """Holds one console while it runs.
 
-    pages : all pages of this node; sites : what institutions added.
+    pages : all pages of this node; sites : what institutions added; oidc : the provider, where there is one.
     """
 
     def __init__(
@@ -56,9 +61,10 @@ class ConsoleDesk:
         origin: str,
         pages: Sequence[Page],
         sites: Sequence[Site] = (),
+        oidc: OidcEntry | None = None,
     ) -> None:
         self.home, self.store, self.link, self.passkeys, self.origin = home, store, link, passkeys, origin
-        self.pages, self.sites = tuple(pages), tuple(sites)
+        self.pages, self.sites, self.oidc = tuple(pages), tuple(sites), oidc
         self.requests = RequestCounts()
         self.log = structlog.get_logger("veilscore.console").bind(party=home.name)
         self.static = {name: files("veilscore.console").joinpath("static", name).read_bytes() for name in STATIC}
@@ -129,6 +135,67 @@ class ConsoleDesk:
             )
         )
         return HTMLResponse(html, status)
+
+
+@dataclass
+class Visit:
+    """One request, as its handler sees it.
+
+    session : None where nobody entered; roles : what the person may do here.
+    subject : what an act is about, for the log; the handler sets it.
+    """
+
+    desk: ConsoleDesk
+    request: Request
+    request_id: str
+    language: str
+    session: ConsoleSession | None = None
+    roles: frozenset[str] = frozenset()
+    form: Mapping[str, str] = field(default_factory=dict, repr=False)
+    data: Any = field(default=None, repr=False)
+    subject: str = ""
+    person_override: str = ""
+
+    @property
+    def person(self) -> str:
+        """Return who asks; "" where nobody entered."""
+        return self.session.person if self.session is not None else self.person_override
+
+    @property
+    def locale(self) -> Locale:
+        """Return how figures and dates are written."""
+        return Locale(self.language, dt.UTC)
+
+    def part(self, name: str) -> str:
+        """Return a part of the path."""
+        return str(self.request.path_params[name])
+
+    def asked(self, name: str, most: int = 200) -> str:
+        """Return a word of the query, cut to a length; "" where it is missing."""
+        return self.request.query_params.get(name, "").strip()[:most]
+
+    def page_number(self) -> int:
+        """Return which page of a list is asked for, from 1."""
+        text = self.asked("page", 7)
+        return min(max(int(text), 1), _MOST_PAGE) if text.isascii() and text.isdigit() else 1
+
+    def told(self, text: str) -> str:
+        """Return a text of the console in the person's language."""
+        return self.desk.told(self.language, text)
+
+    def show(self, template: str, http_status: int = 200, /, **content: Any) -> Response:
+        """Return a page made of a template."""
+        return self.desk.show(self, template, http_status, content)
+
+    def go_to(self, path: str, done: str = "") -> Response:
+        """Return a redirect to a page of this console, which then says what was done (a key of `desk.DONE`)."""
+        return RedirectResponse(path + (f"?{urlencode({'done': done})}" if done else ""), 303)
+
+
+def needed(visit: Visit, *roles: str) -> None:
+    """Refuse an act within a page that only some of those who see it may do."""
+    if not visit.roles & set(roles):
+        raise RefusedError(f"this needs the role {' or '.join(sorted(roles))} at this node")
 
 
 def drawn(chart: Chart | None) -> Markup:

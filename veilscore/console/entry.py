@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import urllib.parse
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from veilscore.console.desk import Visit
 from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE, shown_certificate
 from veilscore.console.language import LANGUAGES
-from veilscore.console.page import ANY_PERSON, ANYBODY, Page, Visit
+from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.errors import IdentityError, RefusedError
 from veilscore.terms.people import OPERATOR, PERSON_ROLES
 
+OIDC_COOKIE = "__Host-oidc"
 _YEAR_S = 365 * 86400
 
 
@@ -31,7 +33,8 @@ def login(visit: Visit) -> Response:
         by_certificate, _ = visit.desk.home.person_of(shown_certificate(visit.request))
     except IdentityError:
         by_certificate = ""
-    return visit.show("login.html", to=to, by_certificate=by_certificate)
+    oidc = visit.desk.oidc is not None
+    return visit.show("login.html", to=to, by_certificate=by_certificate, oidc=oidc)
 
 
 def begin(visit: Visit) -> Response:
@@ -51,6 +54,28 @@ def by_certificate(visit: Visit) -> Response:
     to = safe_path(visit.form.get("next", ""))
     person, fingerprint = visit.desk.home.person_of(shown_certificate(visit.request))
     return entered(visit, person, "certificate", visit.go_to(to), fingerprint)
+
+
+def oidc_begin(visit: Visit) -> Response:
+    """Send the browser to the party's own OpenID provider."""
+    if visit.desk.oidc is None:
+        raise RefusedError("this console has no OpenID provider (console.oidc in node.yaml)")
+    url, secret = visit.desk.oidc.begin(safe_path(visit.asked("next", 500)))
+    response = RedirectResponse(url, 303)
+    # lax: the provider's redirect back comes from another site
+    response.set_cookie(OIDC_COOKIE, secret, max_age=600, secure=True, httponly=True, samesite="lax", path="/")
+    return response
+
+
+def oidc_finish(visit: Visit) -> Response:
+    """Let in whom the provider names; the page goes on by itself, since a strict cookie needs a page of this site."""
+    if visit.desk.oidc is None:
+        raise RefusedError("this console has no OpenID provider (console.oidc in node.yaml)")
+    secret = visit.request.cookies.get(OIDC_COOKIE, "")
+    person, to = visit.desk.oidc.finish(secret, visit.asked("state", 200), visit.asked("code", 2000))
+    response = entered(visit, person, "oidc", visit.show("entered.html", to=to))
+    response.delete_cookie(OIDC_COOKIE, secure=True, httponly=True, samesite="lax")
+    return response
 
 
 def invited(visit: Visit) -> Response:
@@ -173,6 +198,8 @@ PAGES = (
     Page("/login/begin", begin, ANYBODY, "POST", kind="data", attempts=True),
     Page("/login/finish", finish, ANYBODY, "POST", act="enter by passkey", kind="data", attempts=True),
     Page("/login/certificate", by_certificate, ANYBODY, "POST", act="enter by certificate", attempts=True),
+    Page("/login/oidc", oidc_begin, ANYBODY, attempts=True),
+    Page("/login/oidc/back", oidc_finish, ANYBODY, act="enter by oidc", attempts=True),
     Page("/enter", invited, ANYBODY),
     Page("/enter/begin", register_begin, ANYBODY, "POST", kind="data", attempts=True),
     Page("/enter/finish", register_finish, ANYBODY, "POST", act="make a passkey", kind="data", attempts=True),

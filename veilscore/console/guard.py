@@ -27,11 +27,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from veilscore.console.desk import ConsoleDesk
+from veilscore.console.desk import ConsoleDesk, Visit
 from veilscore.console.language import LANGUAGES, wanted
 from veilscore.console.limits import RateLimit
-from veilscore.console.page import ANYBODY, Page, Visit
-from veilscore.console.store import Session
+from veilscore.console.page import ANYBODY, Page
+from veilscore.console.store import ConsoleSession
 from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError, VeilscoreError
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
@@ -164,7 +164,7 @@ class Guard:
                 f"this needs the role {' or '.join(sorted(may))} at {self._desk.home.name}; {session.person} has {has}"
             )
 
-    def _same_certificate(self, request: Request, session: Session) -> bool:
+    def _same_certificate(self, request: Request, session: ConsoleSession) -> bool:
         """Return whether a session that was entered by a certificate still shows it, and it is still that person's."""
         if not session.certificate:
             return True

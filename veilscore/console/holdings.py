@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from veilscore.console.desk import drawn
+from veilscore.console.desk import Visit, drawn
 from veilscore.console.language import noted
-from veilscore.console.page import Page, Visit, page_of
-from veilscore.errors import ConfigError, VeilscoreError
+from veilscore.console.page import Page, page_of
+from veilscore.errors import VeilscoreError
 from veilscore.release.account import FILE, Account, accounts
 from veilscore.release.basis import filed
 from veilscore.release.consent import Signed, body_of, claim_of
@@ -81,7 +82,7 @@ def dataset(visit: Visit) -> Response:
     """Show one data set: its columns as they are read, and its fixed bins; no value of a row."""
     home, name = visit.desk.home, visit.part("name")
     if name not in home.config.datasets:
-        raise ConfigError(f"there is no data set of that name here; there are: {', '.join(home.config.datasets)}")
+        raise HTTPException(404, "there is no data set of that name here")
     entry = home.config.datasets[name]
     words = visit.asked("q").lower()
     columns = [one for one in _columns(entry) if words in one[0].lower()]

@@ -17,9 +17,10 @@ from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
+from veilscore.console.desk import Visit, needed
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
-from veilscore.console.page import Page, Visit, needed, page_of
+from veilscore.console.page import Page, page_of
 from veilscore.errors import JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import bins_charge, charges_by_step, leakage_table
@@ -104,7 +105,8 @@ async def seen(visit: Visit) -> list[SeenJob]:
     return jobs
 
 
-async def _one(visit: Visit) -> SeenJob:
+async def seen_job(visit: Visit) -> SeenJob:
+    """Return the job that the path names; JobError where there is none, or the person may not see it."""
     wanted = visit.part("job")
     visit.subject = wanted[:120]
     for job in await seen(visit):
@@ -128,7 +130,7 @@ async def listing(visit: Visit) -> Response:
 
 async def one(visit: Visit) -> Response:
     """Show one job."""
-    job = await _one(visit)
+    job = await seen_job(visit)
     whole: pb.JobInfo | None = None
     if visit.desk.home.role != "holder":  # a holder is shown none by the coordinator
         try:
@@ -151,6 +153,7 @@ async def one(visit: Visit) -> Response:
         and whole is not None
         and whole.submitted_by == visit.person
         and whole.status not in ENDED,
+        report=(visit.desk.home.path / "jobs" / job.job_id / "report.html").is_file(),
         live=(job.status if whole is None else whole.status) not in ENDED,
         **content,
     )
@@ -213,7 +216,7 @@ def _revealed(visit: Visit, job: SeenJob) -> dict[str, Any]:
 
 async def decide(visit: Visit) -> Response:
     """Approve or reject a job, as `veilscore job approve` does; the node signs the answer."""
-    job = await _one(visit)
+    job = await seen_job(visit)
     answer, reason = visit.form.get("answer", ""), visit.form.get("reason", "").strip()[:120]
     if answer not in {"approve", "reject"}:
         raise JobError("say which: approve or reject")
@@ -228,7 +231,7 @@ async def decide(visit: Visit) -> Response:
 
 async def cancel(visit: Visit) -> Response:
     """Cancel an own job at the coordinator and all parties."""
-    job = await _one(visit)
+    job = await seen_job(visit)
     info = await visit.desk.link.coordinator("Show", pb.JobRef(job_id=job.job_id), pb.JobInfo)
     needed(visit, MODELLER)
     if info.submitted_by != visit.person:
@@ -244,7 +247,7 @@ _streams: dict[str, int] = {}
 
 async def events(visit: Visit) -> Response:
     """Send the progress of a job as server-sent events until it or the session ends."""
-    job = await _one(visit)
+    job = await seen_job(visit)
     if _streams.get(visit.person, 0) >= _MOST_STREAMS:
         raise RefusedError(f"{_MOST_STREAMS} pages of yours follow jobs already: close one")
 

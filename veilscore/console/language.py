@@ -34,6 +34,8 @@ WORDS = tuple(  # words of the product that pages show by themselves
             noted("valid"), noted("not valid now"), noted("begun"), noted("waits"), noted("proposed"), noted("batch"),
             noted("online"), noted("watch"), noted("evaluation"), noted("train"), noted("holdout"), noted("all"),
             noted("passkey"), noted("certificate"), noted("retry"),
+            noted("in use"),
+            noted("oidc"),
         ),
     )
 )  # fmt: skip

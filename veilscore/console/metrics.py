@@ -17,9 +17,10 @@ from pathlib import Path
 
 from starlette.responses import PlainTextResponse, Response
 
+from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
 from veilscore.console.jobs import statuses_of
-from veilscore.console.page import ANYBODY, Page, Visit
+from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import FOLDER
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.console_acts import METHOD, Pulse

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from starlette.responses import Response
 
+from veilscore.console.desk import Visit
 from veilscore.console.language import noted
-from veilscore.console.page import PAGE_ROWS, Listing, Page, Visit, page_of
+from veilscore.console.page import PAGE_ROWS, Listing, Page, page_of
 from veilscore.errors import EvidenceError, VeilscoreError
 from veilscore.evidence.documents import FederationKeys
 from veilscore.evidence.heads import SignedHead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import ipaddress
 import signal
 import ssl
@@ -13,6 +14,7 @@ from pathlib import Path
 from veilscore.console.desk import ConsoleDesk
 from veilscore.console.home import ConsoleHome
 from veilscore.console.link import NodeLink, hand_over_acts
+from veilscore.console.page import OidcEntry
 from veilscore.console.passkeys import Passkeys
 from veilscore.console.site import application, pages_of, sites_of
 from veilscore.console.store import FOLDER, ConsoleStore
@@ -65,8 +67,10 @@ class RunningConsole:
         self.port = self._server.port or self._config.port
         origin = self._config.origin_at(self.port)
         passkeys = Passkeys(self.store, self._config.rp_id, origin, self.home.name)
-        sites = sites_of(self.home)
-        self.desk = ConsoleDesk(self.home, self.store, self.link, passkeys, origin, pages_of(self.home, sites), sites)
+        sites, oidc = sites_of(self.home), oidc_of(self._config, origin)
+        self.desk = ConsoleDesk(
+            self.home, self.store, self.link, passkeys, origin, pages_of(self.home, sites), sites, oidc
+        )
         self._app = application(self.desk, self._config, hosts_of(self._config, self.port))
         self._work = [
             asyncio.create_task(hand_over_acts(self.link, self.store, self.home.name)),
@@ -101,6 +105,19 @@ class RunningConsole:
         if roots != self._roots:
             self._server.trust(roots)
             self._roots = roots
+
+
+def oidc_of(config: ConsoleConfig, origin: str) -> OidcEntry | None:
+    """Return the way in by the party's own provider, where the configuration names one; loads an extra."""
+    if config.oidc is None:
+        return None
+    try:
+        entry: OidcEntry = importlib.import_module("veilscore.console.oidc").OidcLogin(config.oidc, origin)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"authlib", "requests", "joserfc"}:
+            raise
+        raise ConfigError(f"console.oidc needs {error.name}: run `pip install 'veilscore[oidc]'`") from error
+    return entry
 
 
 def hosts_of(config: ConsoleConfig, port: int) -> frozenset[str]:

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from veilscore.console import entry, holdings, jobs, metrics, proofs, standing
-from veilscore.console.desk import STATIC, ConsoleDesk
+from veilscore.console import entry, holdings, jobs, metrics, models, proofs, standing
+from veilscore.console.desk import STATIC, ConsoleDesk, Visit
 from veilscore.console.guard import Guard
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
-from veilscore.console.page import ANYBODY, Page, Site, Visit
+from veilscore.console.page import ANYBODY, Page, Site
 from veilscore.errors import ConfigError
 from veilscore.terms.console import ConsoleConfig
 
@@ -38,6 +38,7 @@ def static(visit: Visit) -> Response:
 _PAGES = (
     *standing.PAGES,
     *jobs.PAGES,
+    *models.PAGES,
     *holdings.PAGES,
     *proofs.PAGES,
     *entry.PAGES,

@@ -14,11 +14,11 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from veilscore import __version__
-from veilscore.console.desk import drawn
+from veilscore.console.desk import Visit, drawn
 from veilscore.console.holdings import release_chart
 from veilscore.console.jobs import ENDED, SEES, SeenJob, seen
 from veilscore.console.language import noted
-from veilscore.console.page import ANY_PERSON, ANYBODY, Page, Visit
+from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.console.proofs import heads_seen
 from veilscore.errors import PeerError, VeilscoreError
 from veilscore.evidence.recorder import FOLDER

@@ -39,10 +39,10 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Session:
+class ConsoleSession:
     """One person's stay, from entering to leaving.
 
-    entered_by : passkey or certificate.
+    entered_by : passkey, certificate or oidc.
     certificate : fingerprint of the client certificate that the session is bound to; "" of others.
     csrf : what its forms carry.
     """
@@ -179,16 +179,18 @@ class ConsoleStore:
 
     # sessions
 
-    def begin(self, person: str, entered_by: str, certificate: str = "") -> tuple[str, Session]:
+    def begin(self, person: str, entered_by: str, certificate: str = "") -> tuple[str, ConsoleSession]:
         """Begin a session; returns the secret of its cookie, which is always a new one, and the session."""
         secret, now_s = secrets.token_urlsafe(32), self.clock()
-        session = Session(person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, _sha256(secret))
+        session = ConsoleSession(
+            person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, _sha256(secret)
+        )
         self._all("DELETE FROM sessions WHERE began_s < ? OR seen_s < ?", now_s - self._whole_s, now_s - self._idle_s)
         row = (session.key, person, entered_by, certificate, session.csrf, now_s, now_s)
         self._all("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
         return secret, session
 
-    def session(self, secret: str, *, touch: bool = True) -> Session | None:
+    def session(self, secret: str, *, touch: bool = True) -> ConsoleSession | None:
         """Return the session of a cookie, None where it is unknown or over; `touch` counts as a request of it."""
         key, now_s = _sha256(secret), self.clock()
         row = self._one(
@@ -196,7 +198,8 @@ class ConsoleStore:
         )
         if row is None:
             return None
-        found = Session(*row, key)
+        person, entered_by, certificate, csrf, began_s, seen_s = row
+        found = ConsoleSession(person, entered_by, certificate, csrf, began_s, seen_s, key)
         if now_s - found.began_s > self._whole_s or now_s - found.seen_s > self._idle_s:
             self.end(found)
             return None
@@ -204,7 +207,7 @@ class ConsoleStore:
             self._all("UPDATE sessions SET seen_s = ? WHERE id_sha256 = ?", now_s, key)
         return found
 
-    def end(self, session: Session) -> None:
+    def end(self, session: ConsoleSession) -> None:
         """End a session."""
         self._all("DELETE FROM sessions WHERE id_sha256 = ?", session.key)
 
@@ -212,7 +215,7 @@ class ConsoleStore:
         """End all sessions of a person; return how many there were."""
         return len(self._all("DELETE FROM sessions WHERE person = ? RETURNING 1", person))
 
-    def sessions(self, person: str = "") -> tuple[Session, ...]:
+    def sessions(self, person: str = "") -> tuple[ConsoleSession, ...]:
         """Return the sessions that are not over, of one person or of all."""
         now_s = self.clock()
         rows = self._all(
@@ -223,7 +226,7 @@ class ConsoleStore:
             person,
             person,
         )
-        return tuple(Session(*row) for row in rows)
+        return tuple(ConsoleSession(*row) for row in rows)
 
     # what people did
 

@@ -1,4 +1,4 @@
-"""What node.yaml says of the console: where it listens, how long a session lasts, whose certificates name people."""
+"""What node.yaml says of the console: where it listens, how long a session lasts, who else vouches for people."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from veilscore.terms.door import Fingerprint, HostName
-from veilscore.terms.settings import Strict
+from veilscore.terms.settings import Strict, VariableName
 
 Origin = Annotated[str, Field(pattern=r"^https://[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$")]
+
+
+class OidcConfig(Strict):
+    """Lets people enter by the party's own OpenID provider; their roles stay those of node.yaml."""
+
+    issuer: str = Field(pattern=r"^https://[^\s]{1,300}$", description="the provider's issuer, https")
+    client_id: str = Field(min_length=1, max_length=200, description="id of this console at the provider")
+    client_secret_env: VariableName = Field(description="environment variable with the client's secret")
+    claim: str = Field(
+        default="preferred_username",
+        pattern=r"^[a-z_]{1,40}$",
+        description="claim of the id token that names a person as `people` does",
+    )
+    ca: Path | None = Field(default=None, description="PEM of the authority of the provider's TLS; null: the system's")
 
 
 class ConsoleConfig(Strict):
@@ -38,6 +52,7 @@ class ConsoleConfig(Strict):
     refused: tuple[Fingerprint, ...] = Field(
         default=(), description="SHA-256 of certificates of client_ca that are not admitted any more"
     )
+    oidc: OidcConfig | None = Field(default=None, description="the party's own OpenID provider; null: none")
     idle_minutes: float = Field(default=20, gt=0, le=480, description="a session ends so long after its last request")
     session_hours: float = Field(default=10, gt=0, le=24, description="and so long after it began, whatever happens")
     per_minute: int = Field(default=300, ge=10, le=100_000, description="requests of one address in a minute")
@@ -64,4 +79,9 @@ class ConsoleConfig(Strict):
     def below(self, home: Path) -> ConsoleConfig:
         """Return it with relative paths put below a home."""
         paths = {name: getattr(self, name) for name in ("certificate", "key", "client_ca")}
-        return self.model_copy(update={name: None if p is None else home / p for name, p in paths.items()})
+        oidc = self.oidc
+        if oidc is not None and oidc.ca is not None:
+            oidc = oidc.model_copy(update={"ca": home / oidc.ca})
+        return self.model_copy(
+            update={"oidc": oidc, **{name: None if p is None else home / p for name, p in paths.items()}}
+        )
