@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 import ssl
 
 import pytest
+import yaml
+from conftest import ROOT
 from console_visits import ORIGIN, OpenedConsole, SoftKey, with_people
 from trial_federation import make_homes
+from typer.testing import CliRunner
 
+from veilscore.cli import app
 from veilscore.cli import console as command
+from veilscore.console import serve
 from veilscore.console.limits import RateLimit
 from veilscore.console.serve import invitation
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import create_identity
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.settings import parse
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +222,21 @@ def test_invitations_by_the_command(folder, capsys):
     assert "stella" in capsys.readouterr().out
     command.forget(person="stella", home=folder / "tax")
     assert "passkeys of stella removed" in capsys.readouterr().out
+
+
+def test_the_page_says_what_there_is(folder, monkeypatch):
+    """docs/console.md: its commands run as printed, but for the one that serves, and its configuration is one."""
+    text = (ROOT / "docs" / "console.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    (settings,) = (yaml.safe_load(body) for kind, body in blocks if kind == "yaml")
+    node = parse(NodeConfig, {"name": "tax", "role": "holder"} | settings, "docs/console.md")
+    with_people(folder / "tax", {name: list(roles) for name, roles in node.people.items()}, port=node.console.port)
+    served, lines = [], [line for kind, body in blocks if kind == "sh" for line in body.splitlines()]
+    monkeypatch.setattr(serve, "serve_console", lambda home, _told: served.append(home))
+    for line in lines:
+        program, *words = shlex.split(line.replace("/srv/tax", str(folder / "tax")), comments=True)
+        if program == "veilscore":
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, (line, done.output, done.exception)
+    assert served == [folder / "tax"]
+    assert "veilscore console forget --person anna" in text
