@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gettext
+import importlib
+import io
 import re
 
 import pytest
+from conftest import ROOT
 from console_visits import JSON, ORIGIN, PEOPLE, OpenedConsole, with_people
 from trial_federation import JOB, commanding, make_homes, open_trial, running, submit, until
 
@@ -240,6 +243,21 @@ def test_two_languages_on_every_page(tax, folder):
     assert "Enter the console" in fresh.get("/login", accept_language="zh-CN").text
     assert fresh.post("/language", to="../x").status == 303
     assert fresh.cookies["__Host-language"] == "en"
+
+
+def test_every_text_has_a_translation_that_is_compiled(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    messages = importlib.import_module("messages")
+    for folder in messages.FOLDERS:
+        text, compiled, without = messages.updated(folder)
+        path = messages.place(folder)
+        assert without == []
+        assert path.read_bytes() == text, "run `make messages`"
+        kept, made = (
+            gettext.GNUTranslations(io.BytesIO(data)) for data in (path.with_suffix(".mo").read_bytes(), compiled)
+        )
+        texts = [catalogue._catalog.items() - {("", catalogue.gettext(""))} for catalogue in (kept, made)]
+        assert texts[0] == texts[1], "run `make messages`"
 
 
 def test_figures_by_locale():

@@ -6,6 +6,7 @@ and compiles it to .mo, which is what runs. Exit code 1 where a text has no tran
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
+_NEVER = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (ROOT / "veilscore" / "console", ROOT / "party_bank" / "console")
 METHODS = [("**.py", "python"), ("**/templates/**.html", "jinja2")]
@@ -41,6 +43,7 @@ def updated(folder: Path) -> tuple[bytes, bytes, list[str]]:
             catalog = read_po(file, locale="zh_Hans_CN")
     catalog.update(texts_of(folder), no_fuzzy_matching=True)
     catalog.obsolete.clear()
+    catalog.creation_date = catalog.revision_date = _NEVER  # so that the same texts make the same file
     text, compiled = io.BytesIO(), io.BytesIO()
     write_po(text, catalog, sort_output=True, no_location=True, omit_header=True, width=0)
     write_mo(compiled, catalog)
