@@ -120,7 +120,8 @@ class Guard:
             return self._to_entry(visit)
         status, says = _told(error)
         if isinstance(error, VeilscoreError) and not isinstance(error, NoEntryError):
-            self._note(visit, page, f"{'refused' if status == 403 else 'failed'}: {says}")
+            # what other errors say may name a firm, which no log does
+            self._note(visit, page, f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}")
         if not says and status == 500:
             self._desk.log.error("page failed", request=visit.request_id, **described(error))
         response = self._error(visit, page, status, says)

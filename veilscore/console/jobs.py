@@ -1,7 +1,8 @@
 """Jobs: the list, one job with what it reveals and costs, its progress as it runs, and the steward's decision.
 
 Who sees which: a steward and an auditor all jobs that this node was asked to take part in (as `veilscore job inbox`), a
-modeller those that were submitted in the person's own name (as `veilscore job list` at the coordinator).
+modeller those that were submitted in the person's own name (as `veilscore job list` at the coordinator), and at the
+coordinator an auditor all.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ async def seen(visit: Visit) -> list[SeenJob]:
         return []  # a modeller submits at a bank; a holder is told nobody's name
     listed = (await visit.desk.link.coordinator("List", pb.Empty(), pb.JobList)).jobs
     local = {one.job_id: one for one in found}
-    every = coordinator and bool(visit.roles & {STEWARD, AUDITOR})
+    every = coordinator and AUDITOR in visit.roles
     jobs = []
     for info in reversed(listed):
         if every or info.submitted_by == visit.person:
@@ -264,6 +265,8 @@ async def events(visit: Visit) -> Response:
             return
         finally:
             _streams[visit.person] -= 1
+            if not _streams[visit.person]:
+                del _streams[visit.person]
         yield b"event: over\ndata: {}\n\n"
 
     return StreamingResponse(sent(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
