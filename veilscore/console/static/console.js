@@ -10,7 +10,6 @@ if (followed) {
   const source = new EventSource(followed.dataset.events);
   const row = (step) => [...followed.querySelectorAll("[data-step]")].find((one) => one.dataset.step === step);
   const ended = new Set(["done", "failed", "refused", "cancelled"]);
-  let first = true;
   source.onmessage = (message) => {
     const event = JSON.parse(message.data);
     const place = event.step ? row(event.step) : null;
@@ -21,9 +20,9 @@ if (followed) {
       const count = event.total > 1 ? ` ${event.done} / ${event.total}` : "";
       place.querySelector("[data-text]").textContent = (event.party ? event.party + ": " : "") + (event.text || event.status) + count;
       if (live) live.textContent = event.step + count;
-    } else if (event.status && !event.step) {
-      if (!first && ended.has(event.status)) { source.close(); window.location.reload(); }
-      first = false;
+    } else if (!event.step && ended.has(event.status)) {
+      source.close();
+      setTimeout(() => window.location.reload(), 500);
     }
   };
   source.addEventListener("over", () => source.close());
