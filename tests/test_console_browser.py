@@ -206,9 +206,9 @@ def test_a_steward_approves_a_job_watches_it_and_sees_the_budget(town, chromium)
 
 
 def pages_of(town, party):
-    desk = town.consoles[party].desk
-    firm = f"/firms/{FIRM}"
-    return [page.path for page in desk.pages if page.name] + ["/me", "/login", "/nothing"] + [firm] * (party == "bank")
+    paths = [page.path for page in town.consoles[party].desk.pages if page.name] + ["/me", "/login", "/nothing"]
+    details = (f"/firms/{FIRM}", "/campaigns/spring", "/applications/w-0", "/policies/admission/1")
+    return [*paths, "/data/main", *(details if party == "bank" else ())]
 
 
 @pytest.mark.parametrize("party", ["tax", "bank", "coordinator"])
