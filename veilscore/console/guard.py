@@ -32,7 +32,7 @@ from veilscore.console.language import LANGUAGES, wanted
 from veilscore.console.limits import RateLimit
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import ConsoleSession
-from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError, VeilscoreError
+from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreError
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
@@ -249,7 +249,7 @@ def _told(error: Exception) -> tuple[int, str]:
         return 400, "the request ended within itself"  # nobody reads it
     if not isinstance(error, VeilscoreError):
         return 500, ""
-    for kinds, status in ((NoEntryError, 401), ((RefusedError, IdentityError), 403), ((StateError, ConfigError), 500)):
+    for kinds, status in ((NoEntryError, 401), ((RefusedError, IdentityError), 403), (StateError, 500)):
         if isinstance(error, kinds):
             return status, error.message
     return 422, error.message
