@@ -138,7 +138,7 @@ class Words:
         value = self._value(fact, locale)
         if fact.days is None:
             return value
-        return f"{fact.days}天内{value}" if locale == "zh" else f"{value} in {fact.days} days"
+        return f"{value}（{fact.days}天内）" if locale == "zh" else f"{value} ({fact.days} days)"
 
     def _value(self, fact: Fact, locale: Locale) -> str:
         value = fact.value
