@@ -1,4 +1,4 @@
-"""Credit reports of 100 firms of simulated life, English and Chinese: what is filled from sources, traced, and how fast.
+"""Credit reports of 100 firms of simulated life in two languages: what is filled from sources, traced, and how fast.
 
 Variables are built from the events of five owners; holders' sections are written at home, signed, and checked at the
 bank; the book has an application and a contract of each firm. No joint decision is run: its steps are made of the
@@ -40,7 +40,7 @@ SHARE, BOUND_S = 0.8, 2.0
 
 
 def lived(folder: Path) -> tuple[ReportWorld, dict[str, float]]:
-    """A federation with the variables of simulated firms; of FIRMS that borrow and are alive, the hazard at that day."""
+    """A federation with variables of simulated firms; the last hazard of FIRMS that borrowed and did not fail."""
     simulate_life(folder / "life", 1_000, 11)
     with duckdb.connect() as db:
         rows = db.execute(

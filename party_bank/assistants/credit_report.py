@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -126,11 +126,13 @@ class ReportAssistant:
     """Writes reports at one bank.
 
     shelf : where holders' sections are, with the bank's home and node.
+    drafting : adds a language model's sentences, where one is asked for (`language_model.draft`).
     """
 
     book: Book
     settings: BankSettings
     shelf: SectionShelf
+    drafting: Callable[[CreditReport], CreditReport] | None = None
 
     def own(self, firms: Sequence[str]) -> OwnRows | None:
         """Return the bank's own variables of firms, read once for a batch."""
@@ -155,6 +157,7 @@ class ReportAssistant:
         report = CreditReport(
             firm=firm, bank=bank, made=today, facts=tuple(facts), left_out=left_out, changed=tuple(changed)
         )
+        report = report if self.drafting is None else self.drafting(report)
         return report, self._keep(report, actor)
 
     def latest(self, firm: str) -> CreditReport | None:
@@ -169,14 +172,10 @@ class ReportAssistant:
         path = folder / f"credit-{report.made.isoformat()}-{number:04d}.json"
         text = report.model_dump_json(indent=1)
         write_text(path, text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        where = str(path.relative_to(self.shelf.home))
         with self.book.writing(actor) as entry:
-            row = {
-                "firm": report.firm,
-                "kind": KIND,
-                "path": str(path.relative_to(self.shelf.home)),
-                "as_of": report.made,
-            }
-            entry.add(REPORTS, **row, sha256=hashlib.sha256(text.encode()).hexdigest())
+            entry.add(REPORTS, firm=report.firm, kind=KIND, path=where, as_of=report.made, sha256=digest)
         return path
 
 

@@ -19,9 +19,13 @@ from veilscore.reports.figures import figure_in
 
 def render_page(report: CreditReport, locale: Locale) -> str:
     """Return the page; StateError where a figure on it is no fact, which would be an error of this program."""
-    page = _environment().get_template("report.html.j2").render(r=speak(report, locale))
+    return refuse_untraced(page_environment().get_template("report.html.j2").render(r=speak(report, locale)))
+
+
+def refuse_untraced(page: str) -> str:
+    """Return a page as it is; StateError where a figure on it leads to no source."""
     if untraced := untraced_figures(page):
-        raise StateError(f"the report is not shown: {len(untraced)} figures have no source, first {untraced[0][:60]!r}")
+        raise StateError(f"the page is not shown: {len(untraced)} figures have no source, first {untraced[0][:60]!r}")
     return page
 
 
@@ -69,7 +73,8 @@ class _Reader(HTMLParser):
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return the templates of pages; what is put in is escaped."""
     return Environment(
         loader=PackageLoader("party_bank.assistants", "templates"),
         autoescape=True,

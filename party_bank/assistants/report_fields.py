@@ -13,6 +13,7 @@ from veilscore.reports.section_fields import section_fields
 from veilscore.terms.settings import Strict, parse, parse_yaml
 
 FILE = "report_fields.yaml"
+STEPS = "next_steps"  # what rules propose after a loan, which is no field of the report
 
 
 class ReportField(Strict):
@@ -84,7 +85,11 @@ class ReportFields(Strict):
         named += [name for rule in self.proposals for name in (rule.fact, *rule.with_)]
         if strange := set(named) - known:
             raise ValueError(f"nobody tells {', '.join(sorted(strange))}")
-        if strange := {rule.field for rule in self.proposals} - {field.key for field in self.fields if field.person}:
+        if (
+            strange := {rule.field for rule in self.proposals}
+            - {field.key for field in self.fields if field.person}
+            - {STEPS}
+        ):
             raise ValueError(f"no person's field is called {', '.join(sorted(strange))}")
         return self
 

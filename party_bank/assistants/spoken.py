@@ -116,7 +116,7 @@ class SpokenReport:
 def speak(report: CreditReport, locale: Locale) -> SpokenReport:
     """Put a report into one language."""
     facts = (*report.facts, *_about(report))
-    speaker = _Speaker(report, facts, locale)
+    speaker = Speaker(report, facts, locale)
     sections = tuple(
         SpokenSection(section.title.get(locale), tuple(speaker.field(field) for field in section.fields))
         for section in report_fields().sections
@@ -127,7 +127,7 @@ def speak(report: CreditReport, locale: Locale) -> SpokenReport:
     )
     return SpokenReport(
         locale=locale,
-        heading=speaker.pieces([name for name in ("firm.name", "firm.id") if name in report.by_name], bare=True),
+        heading=speaker.heading(),
         summary=speaker.pieces(["report.made", "report.filled"]),
         sections=sections,
         sources=(*(source_line(fact, report_fields().spoken, locale) for fact in facts), *quoted),
@@ -147,17 +147,20 @@ def source_line(fact: Fact, words: Words, locale: Locale) -> SourceLine:
     )
 
 
-class _Speaker:
+class Speaker:
     """Makes the sentences of one report in one language."""
 
     def __init__(self, report: CreditReport, facts: Sequence[Fact], locale: Locale) -> None:
         self._report, self._locale, self._words = report, locale, report_fields().spoken
         self._guard = Guard(report.firm, facts, self._words, locale, report.quotes)
 
-    def pieces(self, names: Sequence[str], lead: str = "", *, bare: bool = False) -> tuple[Piece, ...]:
-        """Return the sentence that a template makes of facts; bare : values alone."""
-        if bare:
-            return self._guard.written(" ".join(f"{{{{fact:{name}}}}}" for name in names))
+    def heading(self) -> tuple[Piece, ...]:
+        """Return the firm's name and id."""
+        known = [name for name in ("firm.name", "firm.id") if name in self._report.by_name]
+        return self._guard.written(" ".join(f"{{{{fact:{name}}}}}" for name in known))
+
+    def pieces(self, names: Sequence[str], lead: str = "") -> tuple[Piece, ...]:
+        """Return the sentence that a template makes of facts."""
         template = _environment().get_template(f"facts.{self._locale}.j2")
         text = template.render(
             names=names,

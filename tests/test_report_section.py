@@ -1,0 +1,256 @@
+"""Holders' sections: what consent and policy allow, what a bank can choose to read, and what the bank checks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+import yaml
+from report_world import HOLDERS, drawn_features, quick_world
+
+from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, SchemaError
+from veilscore.keys.identity import create_identity
+from veilscore.release.issuer import import_consent
+from veilscore.release.scope import Scope
+from veilscore.reports.section import SignedSection
+from veilscore.reports.section_fields import section_fields
+
+QUARTER_S = 93 * 86400
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return quick_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def world(made, tmp_path):
+    """A copy of the homes, which a test may change."""
+    shutil.copytree(made.folder, tmp_path / "copy")
+    return replace(made, folder=tmp_path / "copy")
+
+
+def set_policy(world, party, **changes):
+    path = world.home(party) / "node.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["policy"] |= changes
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def written(world, consent, firms=None, holder="tax", **more):
+    return world.desk(holder, **more).write(consent, firms or world.firms[:1], "main")
+
+
+def taken(world, signed, **more):
+    return world.shelf(**more).take(signed.write(world.folder / "section.json"))
+
+
+def test_a_section_tells_what_consent_and_policy_list_and_nothing_else(world):
+    consent = world.consent(world.firms[:1], fields=["tax.turnover", "tax.customers", "court.cases"])
+    set_policy(world, "tax", report_fields=["tax.turnover", "tax.paid"])
+    (signed,) = written(world, consent)
+    assert list(signed.section.told) == ["tax.turnover"]
+    assert set(written(world, consent, holder="court")[0].section.told) == {"court.cases"}
+    with pytest.raises(RefusedError, match="lists no field"):
+        written(world, consent, holder="bureau")
+    set_policy(world, "tax", report_fields=[])
+    with pytest.raises(RefusedError, match="names no report_fields"):
+        written(world, consent)
+
+
+def test_what_is_told_is_a_published_code_and_no_value(world):
+    (signed,) = written(world, world.consent(world.firms[:1]))
+    fields = section_fields().of_catalogue("tax")
+    assert set(signed.section.told) == set(fields)
+    for name, one in signed.section.told.items():
+        assert one.code is None or 0 <= one.code < fields[name].n_codes
+    facts = signed.section.facts()
+    assert {fact.owner for fact in facts} == {"tax"}
+    assert all("signed by tax" in fact.source.reference for fact in facts)
+
+
+def test_a_repeat_says_the_same_whatever_was_built_since(world):
+    consent = world.consent(world.firms[:1])
+    (first,) = written(world, consent)
+    drawn_features(world, seed=2)
+    (again,) = written(world, consent)
+    assert again.section == first.section
+    another = world.consent(world.firms[:1])
+    assert written(world, another)[0].section.told == first.section.told
+    later = lambda: time.time() + QUARTER_S  # noqa: E731
+    new = world.consent(world.firms[:1], now_s=later())
+    assert written(world, new, clock=later)[0].section.told != first.section.told
+
+
+def test_fields_split_over_many_consents_read_one_record(world):
+    """A bank that asks field by field, with new data between, has no more than one consent to all would give."""
+    names = sorted(section_fields().of_catalogue("tax"))
+    (whole,) = written(world, world.consent(world.firms[:1], fields=names[:8]))
+    drawn_features(world, seed=3)
+    parts = {}
+    for name in names:
+        parts |= written(world, world.consent(world.firms[:1], fields=[name]))[0].section.told
+    assert {name: parts[name] for name in names[:8]} == whole.section.told
+    (told,) = world.desk("tax").told()
+    assert (told.bank, told.firms, told.sections, told.fields) == ("bank", 1, 17, 16)
+    assert told.bits == pytest.approx(sum(one.bits for one in section_fields().of_catalogue("tax").values()))
+
+
+def test_a_firm_that_the_holder_does_not_know_is_told_as_unknown(world):
+    stranger = "91310000MA1K35TQ6F"
+    (signed,) = written(world, world.consent([stranger]), [stranger])
+    assert {one.code for one in signed.section.told.values()} == {None}
+    assert signed.section.facts() == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"holders": ["registry"]}, "does not name tax"),
+        ({"days": -0.00001}, "expired"),
+    ],
+)
+def test_a_consent_to_something_else_is_refused(world, given, why):
+    if "days" in given:
+        consent = world.consent(world.firms[:1], now_s=time.time() - 10 * 86400, days=1)
+    else:
+        consent = world.consent(world.firms[:1], **given)
+    with pytest.raises(RefusedError, match=why):
+        written(world, consent)
+
+
+def test_another_firms_consent_a_forged_one_and_a_revoked_one_are_refused(world):
+    one, two = world.firms[:2]
+    consent = world.consent([one])
+    with pytest.raises(RefusedError, match="another firm"):
+        written(world, consent, [two])
+    with pytest.raises(RefusedError, match="not this firm"):
+        written(world, world.consent(world.firms[:2]), [world.firms[2]])
+    forged = type(consent)(consent.body.replace(b'"tax.paid",', b""), consent.signature, consent.commitments)
+    with pytest.raises(RefusedError, match="changed"):
+        written(world, forged)
+    import_consent(world.home("tax"), world.issuer.revoke(firms=[one]), "revocations", "1")
+    with pytest.raises(RefusedError, match="revoked"):
+        written(world, consent)
+
+
+def test_a_token_for_one_request_serves_one_quarter(world):
+    consent = world.consent(world.firms[:1], once=True, days=200)
+    assert written(world, consent)[0].section == written(world, consent)[0].section
+    with pytest.raises(RefusedError, match="used for another request"):
+        written(world, consent, clock=lambda: time.time() + QUARTER_S)
+
+
+def test_the_policy_is_asked_as_on_every_path(world):
+    consent = world.consent(world.firms[:1])
+    set_policy(world, "tax", purposes=["credit"])
+    with pytest.raises(RefusedError, match="purpose 'report'"):
+        written(world, consent)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fields": ()}, {"holders": ()}, {"bank": ""}, {"purpose": "credit"}, {"tasks": ("report_section", "decide")},
+        {"tasks": ("decide",), "bits": 1.0}, {"fields": ("tax.turnover",) * 2}, {"bits": 2.0},
+    ],
+)  # fmt: skip
+def test_a_consent_to_sections_names_bank_holders_and_fields(wrong):
+    good = {"purpose": "report", "tasks": ("report_section",), "bank": "bank", "holders": ("tax",), "expires_s": 9.0}
+    Scope(**good, fields=("tax.turnover",))
+    with pytest.raises(ParameterError, match="consent"):
+        Scope(**(good | {"fields": ("tax.turnover",)} | wrong))
+
+
+# at the bank
+
+
+def test_the_bank_takes_a_section_and_the_same_again(world):
+    (signed,) = written(world, world.consent(world.firms[:1]))
+    assert taken(world, signed) == taken(world, signed)
+    facts, left_out = world.shelf().facts(world.firms[0])
+    assert (len(facts), left_out) == (len([one for one in signed.section.told.values() if one.code is not None]), ())
+    assert world.shelf().facts(world.firms[1]) == ((), ())
+
+
+def changed(signed, **changes):
+    content = json.loads(signed.to_text())
+    content["section"] |= changes
+    return SignedSection.from_text(json.dumps(content), "a file")
+
+
+def test_a_changed_section_or_one_by_another_key_is_refused(world, tmp_path):
+    (signed,) = written(world, world.consent(world.firms[:1]))
+    for changes in (
+        {"firm": world.firms[1]},
+        {"period": "2020Q1", "told": {"tax.paid": {"code": 1, "as_of": "2020-01-01"}}},
+    ):
+        with pytest.raises(IdentityError, match="signature"):
+            taken(world, changed(signed, **changes))
+    thief = create_identity(tmp_path / "thief", "tax", "holder")
+    with pytest.raises(IdentityError, match="signature"):
+        taken(world, SignedSection.sign(signed.section, thief))
+
+
+def resigned(world, signed, **changes):
+    """A section that the holder itself signed although it may not."""
+    return SignedSection.sign(changed(signed, **changes).section, world.desk("tax")._identity)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "why"),
+    [
+        ({"bank": "other"}, RefusedError, "written for other"),
+        ({"consent": "ab" * 16}, RefusedError, "is not here"),
+        ({"period": "2999Q1"}, RefusedError, "not begun"),
+        ({"fields_sha256": "ab" * 32}, SchemaError, "another version"),
+        ({"told": {"tax.paid": {"code": 999, "as_of": "2026-01-01"}}}, SchemaError, "not published"),
+        ({"told": {"court.cases": {"code": 1, "as_of": "2026-01-01"}}}, SchemaError, "not published"),
+    ],
+)
+def test_what_a_holder_may_not_say_is_refused_although_it_signed(world, changes, error, why):
+    (signed,) = written(world, world.consent(world.firms[:1]))
+    with pytest.raises(error, match=why):
+        taken(world, resigned(world, signed, **changes))
+
+
+def test_more_than_the_consent_lists_and_another_firm_are_refused_although_signed(world):
+    (signed,) = written(world, world.consent(world.firms[:1], fields=["tax.turnover"]))
+    with pytest.raises(IdentityError, match="does not list"):
+        taken(world, resigned(world, signed, told={"tax.paid": {"code": 1, "as_of": "2026-01-01"}}))
+    with pytest.raises(RefusedError, match="another firm"):
+        taken(world, resigned(world, signed, firm=world.firms[1]))
+
+
+def test_a_consent_that_ended_ends_the_section_in_later_reports(world):
+    firm = world.firms[0]
+    (signed,) = written(world, world.consent([firm], days=30))
+    taken(world, signed)
+    facts, left_out = world.shelf(lambda: time.time() + 31 * 86400).facts(firm)
+    assert facts == ()
+    assert "expired" in left_out[0]
+    import_consent(world.home("bank"), world.issuer.revoke(firms=[firm]), "revocations", "1")
+    assert "revoked" in world.shelf().facts(firm)[1][0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"section": {}, "signature": "00"}', "[" * 70_000, "\x00"])
+def test_what_is_no_section_is_one_sentence(text):
+    with pytest.raises(ConfigError, match="is no section"):
+        SignedSection.from_text(text, "a file")
+
+
+def test_the_published_fields_are_of_shipped_variables_and_coarse():
+    from veilscore.features.catalogue import find_catalogue
+    from veilscore.features.expansion import expand
+
+    published = section_fields()
+    for catalogue in HOLDERS:
+        known = {one.name for one in expand(find_catalogue(catalogue))}
+        fields = published.of_catalogue(catalogue)
+        assert {variable for one in fields.values() for variable in one.variables} <= known
+        assert all(one.n_codes <= 8 for one in fields.values())
+        for one in fields.values():
+            assert len({str(one.value_of(code)) for code in range(one.n_codes)}) == one.n_codes
