@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from party_bank.assistants.bank_facts import OwnRows, alarm_facts, bank_facts, read_own
+from party_bank.assistants.extracts import SourceText, quotes_of
 from party_bank.assistants.report_fields import ReportField, report_fields
 from party_bank.assistants.sections import SectionShelf, folder_of
 from party_bank.book import Book
@@ -138,10 +139,13 @@ class ReportAssistant:
         """Return the bank's own variables of firms, read once for a batch."""
         return read_own(self.settings, self.shelf.node, firms)
 
-    def write(self, firm: str, actor: str, own: OwnRows | None = None) -> tuple[CreditReport, Path]:
+    def write(
+        self, firm: str, actor: str, own: OwnRows | None = None, texts: Sequence[SourceText] = ()
+    ) -> tuple[CreditReport, Path]:
         """Write a report on a firm and keep it; returns it and its file.
 
         own : of `own`, where many reports are written; read here if left out.
+        texts : of the bank's own, whose sentences about risks are quoted.
         """
         bank = self.shelf.node.name
         own = self.own([firm]) if own is None else own
@@ -155,7 +159,13 @@ class ReportAssistant:
         changed = () if before is None else changes(before.by_name, {fact.name: fact for fact in facts})
         facts += _of_reports(bank, firm, today, before, len(changed))
         report = CreditReport(
-            firm=firm, bank=bank, made=today, facts=tuple(facts), left_out=left_out, changed=tuple(changed)
+            firm=firm,
+            bank=bank,
+            made=today,
+            facts=tuple(facts),
+            quotes=tuple(quote for number, text in enumerate(texts) for quote in quotes_of(firm, number, text)),
+            left_out=left_out,
+            changed=tuple(changed),
         )
         report = report if self.drafting is None else self.drafting(report)
         return report, self._keep(report, actor)

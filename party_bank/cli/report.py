@@ -53,16 +53,16 @@ def _assistant(
         yield bank, ReportAssistant(bank.book, bank.settings, shelf, drafting)
 
 
-@app.command("take", epilog="Example: veilscore bank report take out/section-tax-*.json --home /srv/bank")
+@app.command("take", epilog="Example: veilscore bank report take sections --home /srv/bank")
 def take(
-    files: Annotated[list[Path], typer.Argument(help="Sections that holders signed.")],
+    files: Annotated[list[Path], typer.Argument(help="Sections that holders signed, or a folder with them.")],
     *,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Check holders' sections (signature, firm, consent, date) and keep them for reports."""
     with _assistant(home, federation) as (_, assistant):
-        for file in files:
+        for file in (one for given in files for one in (sorted(given.glob("*.json")) if given.is_dir() else [given])):
             console().print(f"taken: {assistant.shelf.take(file)}", soft_wrap=True)
 
 
@@ -70,13 +70,20 @@ def take(
 def write(
     firm: FirmArgument,
     *,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML (source, owner, as_of, text): what it says of risks is quoted; may be repeated."),
+    ] = None,
     draft: DraftOption = False,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Write a report on a firm, keep it, and show it as pages in English and Chinese."""
+    from party_bank.assistants.extracts import read_source  # noqa: PLC0415
+
+    texts = [read_source(path) for path in text or ()]
     with _assistant(home, federation, draft=draft) as (bank, assistant):
-        report, path = assistant.write(bank.id_of(firm), bank.actor)
+        report, path = assistant.write(bank.id_of(firm), bank.actor, texts=texts)
     for page in _pages(report, path.parent, path.stem):
         console().print(str(page), soft_wrap=True)
     coverage = report.coverage
