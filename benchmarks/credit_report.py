@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -26,6 +27,7 @@ from report_world import HOLDERS, ReportWorld, make_world
 
 from party_bank import applications, contracts
 from party_bank.assistants.page import render_page, untraced_figures
+from party_bank.assistants.report_fields import report_fields
 from party_bank.book import Book
 from party_bank.firms import note_consent, put_firms
 from party_bank.joint import OpenedSteps
@@ -102,6 +104,7 @@ def main() -> None:
             print(f"a section, written, signed, checked and kept: {1e3 * each_s:.1f} ms")
             assistant = world.assistant(book)
             shares, parts, times, untraced, figures = [], [], [], 0, 0
+            empty: Counter[str] = Counter()
             own = assistant.own(world.firms)
             for firm in world.firms:
                 start = time.perf_counter()
@@ -112,6 +115,7 @@ def main() -> None:
                 figures += sum(page.count('class="fact"') for page in pages)
                 coverage = report.coverage
                 shares.append(coverage.share)
+                empty.update(field.key for field in report_fields().fields if not report.known(field))
                 parts.append(coverage.known_parts / coverage.parts)
     share, slowest = statistics.mean(shares), max(times)
     print(
@@ -119,6 +123,7 @@ def main() -> None:
     )
     print(f"{statistics.mean(parts):.1%} of all that fields ask for; {figures:,} figures, {untraced} without a source;")
     print(f"a report in both languages {statistics.median(times):.2f} s (p50), {slowest:.2f} s at most")
+    print("fields left empty, reports: " + ", ".join(f"{key} {n}" for key, n in empty.most_common()))
     holds = share >= SHARE and not untraced and slowest <= BOUND_S
     emit("credit_report", slowest, "s", BOUND_S, holds, share=share, share_goal=SHARE, least_share=min(shares),
          parts=statistics.mean(parts), untraced=untraced, figures=figures, median_s=statistics.median(times),

@@ -113,11 +113,11 @@ def make_world(folder: Path, firms: list[str]) -> ReportWorld:
     return ReportWorld(folder, firms)
 
 
-def drawn_features(world: ReportWorld, as_of: str = "2026-09-30", seed: int = 1) -> None:
+def drawn_features(world: ReportWorld, parties=("bank", *HOLDERS), as_of: str = "2026-09-30", seed: int = 1) -> None:
     """Write variables of the kinds that sections need, drawn without any life behind them."""
     rng = np.random.default_rng(seed)
     n = len(world.firms)
-    for party in ("bank", *HOLDERS):
+    for party in parties:
         columns = {}
         for field in section_fields().of_catalogue(party).values():
             for name in field.variables:

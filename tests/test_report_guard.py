@@ -135,7 +135,7 @@ def test_a_template_with_a_figure_or_unknown_fact_is_refused():
 
 
 @given(st.text(max_size=300) | st.text(alphabet="{}fact:quotx.urnoe_ ,。一5\ud800\u200b", max_size=120))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_text_has_an_answer_and_no_free_text_is_verified(text):
     for guard in GUARDS.values():
         for sentence in guard.check(text):
@@ -189,6 +189,7 @@ def test_a_value_that_is_not_of_its_unit_is_no_fact(value, unit):
 
 class _Liar(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body go in one packet
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -191,10 +191,10 @@ def _proposal(entry: BookEntry, settings: BankSettings, make: _Maker, row: Row) 
     day = day_of(row["decided_s"])
     ladder = Source(kind="settings", reference=f"bank.yaml, products.{product}, step {row['step']}")
     yield make.fact("decision.limit", limit / HUNDREDTHS, "money", day, ladder)
+    free = min(limit, room(entry, settings, make.firm, product))
+    source = Source(kind="calculation", reference=f"step {row['step']} of {product}, within what caps leave")
+    yield make.fact("proposal.limit", free / HUNDREDTHS, "money", today, source)
     if limit:
-        free = min(limit, room(entry, settings, make.firm, product))
-        source = Source(kind="calculation", reference=f"step {row['step']} of {product}, within what caps leave")
-        yield make.fact("proposal.limit", free / HUNDREDTHS, "money", today, source)
         yield make.fact("proposal.rate", terms.rate_bp / 10_000, "percent", today, ladder)
         yield make.fact("proposal.months", terms.months, "months", today, ladder)
 

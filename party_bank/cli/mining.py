@@ -93,8 +93,8 @@ def explain(
     for number, pieces in enumerate(found.sentences(locale), start=1):
         console().print(f"{number}. {''.join(piece.text for piece in pieces)}", soft_wrap=True, markup=False)
     console().print(
-        f"{len(found.rules)} rules. `veilscore bank mining show {folder.name} --out rules.json` writes them as candidate "
-        "rows; put one into a policy, try it with `veilscore policy test` and `compare`, and let two stewards activate it."
+        f"{len(found.rules)} rules. `veilscore bank mining show {folder.name} --out rules.json` writes candidate rows; "
+        "put one into a policy, try it with `veilscore policy test` and `compare`, and let two stewards activate it."
     )
 
 

@@ -11,7 +11,7 @@ import duckdb
 
 from veilscore.data.text_file import file_literal
 from veilscore.errors import ConfigError, RefusedError, StateError
-from veilscore.features.catalogue import find_catalogue
+from veilscore.features.catalogue import Catalogue, find_catalogue
 from veilscore.terms.node_config import DatasetConfig
 
 
@@ -27,16 +27,17 @@ def footer(path: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in rows}
 
 
-def check_built(dataset: DatasetConfig, named: str) -> None:
-    """Refuse a data set whose file was not built from the catalogue that node.yaml names now (RefusedError)."""
+def check_built(dataset: DatasetConfig, named: str) -> Catalogue | None:
+    """Return the catalogue of a data set, None if it has none; RefusedError if its file was built from another one."""
     if dataset.features is None or dataset.path is None:
-        return
+        return None
     try:
-        wanted = find_catalogue(dataset.features.catalogue).hash
+        wanted = find_catalogue(dataset.features.catalogue)
     except ConfigError:
         raise RefusedError(f"the catalogue of {named} cannot be read; `veilscore features plan` says why") from None
-    if footer(dataset.path).get("veilscore.catalogue") != wanted:
+    if footer(dataset.path).get("veilscore.catalogue") != wanted.hash:
         raise RefusedError(f"{named} is not built from its catalogue; run `veilscore features build` there")
+    return wanted
 
 
 def read_firms(

@@ -27,7 +27,7 @@ _LETTERS = re.compile(r"[^a-z]+")
 _SPACED = re.compile(r"(?:\b[a-z]\b[^a-z]{1,3}){2,}[a-z]\b")
 _CHINESE_FIGURES = frozenset("两双半俩仨倍翻廿卅卌皕几元圆些多")
 # numerals in words that count nothing; what is left of a text without them holds no numeral
-_COUNT_NOTHING = re.compile("进一步|一般|一致|统一|一直|一旦|唯一")
+_COUNT_NOTHING = re.compile("进一步|零售|一般|一致|统一|一直|一旦|唯一")
 _HAN = re.compile(r"[㐀-䶿一-鿿]")
 _PLAIN_CATEGORIES = {"Lu", "Ll", "Lo", "Zs", "Po", "Pd", "Ps", "Pe", "Pi", "Pf", "Pc"}
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.features.built import check_built, read_firms
-from veilscore.features.catalogue import find_catalogue
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 from veilscore.keys.identity import Identity
 from veilscore.release.consent import Signed, body_of, claim_of
@@ -93,7 +92,7 @@ class SectionDesk:
         with self._database() as db:
             rows = []
             for firm, key in zip(firms, keys, strict=True):
-                found = values.get(firm, {})
+                found = values.get(firm)
                 new = {name: {"code": one.code_of(found), "as_of": as_of.isoformat()} for name, one in fields.items()}
                 rows.append((firm, _kept(db, (scope.bank, key, period), number, new, now_s)))
         about = {"holder": self._node.name, "bank": scope.bank, "catalogue": catalogue, "consent": number}
@@ -124,13 +123,13 @@ class SectionDesk:
 
     def _built(self, dataset: str) -> tuple[DatasetConfig, str]:
         entry = self._node.datasets.get(dataset)
-        if entry is None or entry.features is None or entry.path is None:
+        catalogue = None if entry is None else check_built(entry, f"data set {dataset!r}")
+        if entry is None or catalogue is None:
             raise ConfigError(
                 f"{self._node.name} has no data set {dataset[:60]!r} with `features`: a section is made of "
                 "variables of a catalogue (`veilscore features build`)"
             )
-        check_built(entry, f"data set {dataset!r}")
-        return entry, find_catalogue(entry.features.catalogue).name
+        return entry, catalogue.name
 
     def _fields(self, scope: Scope, catalogue: str) -> dict[str, SectionField]:
         """Return what consent, policy and catalogue allow together."""

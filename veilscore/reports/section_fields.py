@@ -36,6 +36,7 @@ class SectionField(Strict):
     names: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
     flag: bool = False
+    absent: float | None = None
     en: str
     zh: str
 
@@ -65,8 +66,13 @@ class SectionField(Strict):
         """Return the most that it tells, "not known" included."""
         return math.log2(self.n_codes + 1)
 
-    def code_of(self, values: Values) -> int | None:
-        """Return the number of the bin or level of a firm's variables; None where it is not known."""
+    def code_of(self, values: Values | None) -> int | None:
+        """Return the number of the bin or level of a firm's variables; None where it is not known.
+
+        values : None of a firm of which the owner has no event.
+        """
+        if values is None:
+            return None if self.absent is None else self._code(self.absent)
         found = [values.get(name) for name in self.variables]
         if self.levels:
             return self.levels.index(str(found[0])) if found[0] in self.levels else None
@@ -74,8 +80,9 @@ class SectionField(Strict):
         if len(numbers) < len(found) or (self.ratio and not numbers[1]):
             return None
         number = numbers[0] / numbers[1] if self.ratio else numbers[0] - numbers[1] if self.minus else numbers[0]
-        if not math.isfinite(number):
-            return None
+        return self._code(number) if math.isfinite(number) else None
+
+    def _code(self, number: float) -> int:
         return int(number > 0) if self.flag else bisect.bisect_right(self.edges, number / self.per)
 
     def value_of(self, code: int) -> bool | str | Span:
