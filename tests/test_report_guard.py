@@ -135,7 +135,7 @@ def test_a_template_with_a_figure_or_unknown_fact_is_refused():
 
 
 @given(st.text(max_size=300) | st.text(alphabet="{}fact:quotx.urnoe_ ,。一5\ud800\u200b", max_size=120))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_text_has_an_answer_and_no_free_text_is_verified(text):
     for guard in GUARDS.values():
         for sentence in guard.check(text):
@@ -343,7 +343,7 @@ def lies(server, model, n, seed):
 
 def test_nothing_wrong_gets_through_and_what_is_true_does(liar):
     server, model = liar
-    assert lies(server, model, 90, 1) > 30
+    assert lies(server, model, 45, 1) > 15
     path, key, asked = server.asked[0]
     assert (path, key, asked["model"]) == ("/v1/chat/completions", "Bearer secret-key", "liar")
     assert "secret-key" not in repr(model)

@@ -22,15 +22,31 @@ QUARTER_S = 93 * 86400
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def founded(tmp_path_factory):
     return quick_world(tmp_path_factory.mktemp("world"))
 
 
+def copy_of(world, folder):
+    shutil.copytree(world.folder, folder)
+    return replace(world, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def made(founded, tmp_path_factory):
+    """Homes that several tests share, which count nothing in them."""
+    return copy_of(founded, tmp_path_factory.mktemp("made") / "copy")
+
+
 @pytest.fixture
-def world(made, tmp_path):
-    """A copy of the homes, which a test may change."""
-    shutil.copytree(made.folder, tmp_path / "copy")
-    return replace(made, folder=tmp_path / "copy")
+def world(founded, tmp_path):
+    """Homes that a test may change."""
+    return copy_of(founded, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def signed(made):
+    """A section of the tax bureau that the first firm of `made` consented to; the bank has the consent."""
+    return written(made, made.consent(made.firms[:1]))[0]
 
 
 def set_policy(world, party, **changes):
@@ -61,8 +77,7 @@ def test_a_section_tells_what_consent_and_policy_list_and_nothing_else(world):
         written(world, consent)
 
 
-def test_what_is_told_is_a_published_code_and_no_value(world):
-    (signed,) = written(world, world.consent(world.firms[:1]))
+def test_what_is_told_is_a_published_code_and_no_value(signed):
     fields = section_fields().of_catalogue("tax")
     assert set(signed.section.told) == set(fields)
     for name, one in signed.section.told.items():
@@ -99,16 +114,16 @@ def test_fields_split_over_many_consents_read_one_record(world):
     assert told.bits == pytest.approx(sum(one.bits for one in section_fields().of_catalogue("tax").values()))
 
 
-def test_a_firm_that_the_holder_does_not_know_is_told_as_unknown(world):
+def test_a_firm_that_the_holder_does_not_know_is_told_as_unknown(made):
     stranger = "91310000MA1K35TQ6F"
-    (signed,) = written(world, world.consent([stranger]), [stranger])
+    (signed,) = written(made, made.consent([stranger]), [stranger])
     assert {one.code for one in signed.section.told.values()} == {None}
     assert signed.section.facts() == ()
 
 
-def test_where_an_owner_records_what_happened_no_event_is_told_as_none(world):
+def test_where_an_owner_records_what_happened_no_event_is_told_as_none(made):
     stranger = "91310000MA1K35TQ6F"
-    (signed,) = written(world, world.consent([stranger]), [stranger], holder="court")
+    (signed,) = written(made, made.consent([stranger]), [stranger], holder="court")
     assert {one.code for one in signed.section.told.values()} == {0}
     facts = {fact.name: fact.value for fact in signed.section.facts()}
     assert facts["court.dishonest"] is False
@@ -122,13 +137,13 @@ def test_where_an_owner_records_what_happened_no_event_is_told_as_none(world):
         ({"days": -0.00001}, "expired"),
     ],
 )
-def test_a_consent_to_something_else_is_refused(world, given, why):
+def test_a_consent_to_something_else_is_refused(made, given, why):
     if "days" in given:
-        consent = world.consent(world.firms[:1], now_s=time.time() - 10 * 86400, days=1)
+        consent = made.consent(made.firms[:1], now_s=time.time() - 10 * 86400, days=1)
     else:
-        consent = world.consent(world.firms[:1], **given)
+        consent = made.consent(made.firms[:1], **given)
     with pytest.raises(RefusedError, match=why):
-        written(world, consent)
+        written(made, consent)
 
 
 def test_another_firms_consent_a_forged_one_and_a_revoked_one_are_refused(world):
@@ -177,12 +192,11 @@ def test_a_consent_to_sections_names_bank_holders_and_fields(wrong):
 # at the bank
 
 
-def test_the_bank_takes_a_section_and_the_same_again(world):
-    (signed,) = written(world, world.consent(world.firms[:1]))
-    assert taken(world, signed) == taken(world, signed)
-    facts, left_out = world.shelf().facts(world.firms[0])
+def test_the_bank_takes_a_section_and_the_same_again(made, signed):
+    assert taken(made, signed) == taken(made, signed)
+    facts, left_out = made.shelf().facts(made.firms[0])
     assert (len(facts), left_out) == (len([one for one in signed.section.told.values() if one.code is not None]), ())
-    assert world.shelf().facts(world.firms[1]) == ((), ())
+    assert made.shelf().facts(made.firms[1]) == ((), ())
 
 
 def changed(signed, **changes):
@@ -191,17 +205,16 @@ def changed(signed, **changes):
     return SignedSection.from_text(json.dumps(content), "a file")
 
 
-def test_a_changed_section_or_one_by_another_key_is_refused(world, tmp_path):
-    (signed,) = written(world, world.consent(world.firms[:1]))
+def test_a_changed_section_or_one_by_another_key_is_refused(made, signed, tmp_path):
     for changes in (
-        {"firm": world.firms[1]},
+        {"firm": made.firms[1]},
         {"period": "2020Q1", "told": {"tax.paid": {"code": 1, "as_of": "2020-01-01"}}},
     ):
         with pytest.raises(IdentityError, match="signature"):
-            taken(world, changed(signed, **changes))
+            taken(made, changed(signed, **changes))
     thief = create_identity(tmp_path / "thief", "tax", "holder")
     with pytest.raises(IdentityError, match="signature"):
-        taken(world, SignedSection.sign(signed.section, thief))
+        taken(made, SignedSection.sign(signed.section, thief))
 
 
 def resigned(world, signed, **changes):
@@ -220,18 +233,17 @@ def resigned(world, signed, **changes):
         ({"told": {"court.cases": {"code": 1, "as_of": "2026-01-01"}}}, SchemaError, "not published"),
     ],
 )
-def test_what_a_holder_may_not_say_is_refused_although_it_signed(world, changes, error, why):
-    (signed,) = written(world, world.consent(world.firms[:1]))
+def test_what_a_holder_may_not_say_is_refused_although_it_signed(made, signed, changes, error, why):
     with pytest.raises(error, match=why):
-        taken(world, resigned(world, signed, **changes))
+        taken(made, resigned(made, signed, **changes))
 
 
-def test_more_than_the_consent_lists_and_another_firm_are_refused_although_signed(world):
-    (signed,) = written(world, world.consent(world.firms[:1], fields=["tax.turnover"]))
+def test_more_than_the_consent_lists_and_another_firm_are_refused_although_signed(made):
+    (signed,) = written(made, made.consent(made.firms[:1], fields=["tax.turnover"]))
     with pytest.raises(IdentityError, match="does not list"):
-        taken(world, resigned(world, signed, told={"tax.paid": {"code": 1, "as_of": "2026-01-01"}}))
+        taken(made, resigned(made, signed, told={"tax.paid": {"code": 1, "as_of": "2026-01-01"}}))
     with pytest.raises(RefusedError, match="another firm"):
-        taken(world, resigned(world, signed, firm=world.firms[1]))
+        taken(made, resigned(made, signed, firm=made.firms[1]))
 
 
 def test_a_consent_that_ended_ends_the_section_in_later_reports(world):

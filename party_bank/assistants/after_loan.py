@@ -22,7 +22,7 @@ _WORDS: dict[Locale, dict[str, str]] = {
         "steps": "Next steps, proposed by rules from facts; a person decides",
         "before": "Before",
         "now": "Now",
-        "nothing": "Nothing to show.",
+        "nothing": "Empty.",
     },
     "zh": {
         "title": "贷后报告",

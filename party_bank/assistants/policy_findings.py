@@ -118,14 +118,8 @@ def explain_rules(
 
 def _examples(mined: MinedJob, rule: MinedRule, firms: Sequence[str], most: int = 3) -> tuple[str, ...]:
     """Return a few of the bank's own firms that meet its side of a rule."""
-    leaves = next(
-        (
-            node["leaves"]
-            for node in mined.nodes
-            if dict(node["conditions"]) == {k: list(v) for k, v in rule.own.items()}
-        ),
-        [],
-    )
+    own = {name: list(codes) for name, codes in rule.own.items()}
+    leaves = [leaf for node in mined.nodes if node["conditions"] == own for leaf in node["leaves"]]
     rows = np.flatnonzero(np.isin(mined.rows["segment"], leaves))[:most]
     return tuple(firms[row] for row in rows.tolist()) if len(firms) == mined.rows["segment"].size else ()
 

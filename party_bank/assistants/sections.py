@@ -18,7 +18,7 @@ from veilscore.release.consent import Signed, commit_one, read_consent
 from veilscore.release.revocations import RevocationLists
 from veilscore.release.scope import REPORT, SECTION, Ask
 from veilscore.reports.facts import Fact
-from veilscore.reports.section import Section, SignedSection, period_of
+from veilscore.reports.section import HolderSection, SignedSection, period_of
 from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.settings import read_text
@@ -51,7 +51,7 @@ class SectionShelf:
         private_folder(folder)
         return signed.write(folder / f"{section.holder}-{section.consent}-{section.period}.json")
 
-    def checked(self, signed: SignedSection) -> Section:
+    def checked(self, signed: SignedSection) -> HolderSection:
         """Return what a section says if everything about it holds now.
 
         Raises IdentityError, RefusedError or SchemaError with what does not.
@@ -83,7 +83,7 @@ class SectionShelf:
                     newest[fact.name] = fact
         return tuple(newest.values()), tuple(left_out)
 
-    def _check_consent(self, section: Section) -> None:
+    def _check_consent(self, section: HolderSection) -> None:
         """Refuse a section that the firm's own consent does not cover now, field by field."""
         issuers = dict(self.node.policy.consent_issuers)
         if not issuers:

@@ -31,8 +31,8 @@ def write_word(report: CreditReport, locale: Locale, path: Path, template: Path 
     template : of the bank, with the tags of docxtpl.
     """
     try:
-        import docx  # noqa: PLC0415 - comes with docxtpl
         import docxtpl  # noqa: PLC0415 - an extra of the installation
+        from docx.opc.exceptions import PackageNotFoundError  # noqa: PLC0415 - comes with docxtpl
     except ImportError:
         raise ConfigError(_MISSING) from None
     spoken = speak(report, locale)
@@ -41,7 +41,7 @@ def write_word(report: CreditReport, locale: Locale, path: Path, template: Path 
     environment = SandboxedEnvironment(autoescape=True, undefined=StrictUndefined)
     try:
         document.render(content_of(spoken), environment, autoescape=True)
-    except (TemplateError, docx.opc.exceptions.PackageNotFoundError, ValueError, KeyError, OSError) as error:
+    except (TemplateError, PackageNotFoundError, ValueError, KeyError, OSError) as error:
         raise ConfigError(f"the Word template {template or ''} cannot be filled in: {error}") from error
     out = io.BytesIO()
     document.save(out)

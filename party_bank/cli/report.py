@@ -18,7 +18,7 @@ from veilscore.errors import BookError, ConfigError
 if TYPE_CHECKING:
     from party_bank.assistants.credit_report import CreditReport, ReportAssistant
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank report write 9131... --home /srv/bank")
 FirmArgument = Annotated[str, typer.Argument(help="The firm's id.")]
 LocaleOption = Annotated[Literal["en", "zh"], typer.Option(help="Language.")]
 DraftOption = Annotated[

@@ -149,6 +149,7 @@ LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
 NodeConfig: {door: {port: 7443, names: [door.bank.example]},
+  language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
   state_password_env: STATE_PASSWORD, datasets: {main: {path: firms.csv, id_column: uscc}},

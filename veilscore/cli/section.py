@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Write sections of credit reports at the holder, in published bins, under the firm's own consent."""
+    """A holder's section of a credit report: what it may tell, write it, count it."""
 
 
 @app.command("fields", epilog="Example: veilscore section fields tax")

@@ -93,7 +93,8 @@ class Guard:
     ) -> None:
         self._facts = {fact.name: fact for fact in facts}
         self._quotes = {quote.name: quote for quote in quotes}
-        if any(one.firm != firm for one in (*self._facts.values(), *self._quotes.values())):
+        named = {one.firm for one in self._facts.values()} | {one.firm for one in self._quotes.values()}
+        if named - {firm}:
             raise ParameterError("a text about a firm was given another firm's facts")
         self._words, self._locale = words, locale
 

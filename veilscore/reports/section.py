@@ -41,7 +41,7 @@ class ToldCode(Strict):
     as_of: dt.date
 
 
-class Section(Strict):
+class HolderSection(Strict):
     """What a holder tells a bank of one firm.
 
     told : by field; period : in which it was written; fields_sha256 : version of the published fields.
@@ -107,7 +107,7 @@ class Section(Strict):
 class _Form(Strict):
     """A signed section as its file has it."""
 
-    section: Section
+    section: HolderSection
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,80}$")]
 
 
@@ -115,11 +115,11 @@ class _Form(Strict):
 class SignedSection:
     """A section with its holder's signature; nothing of it is trusted before `verify`."""
 
-    section: Section
+    section: HolderSection
     signature: bytes
 
     @classmethod
-    def sign(cls, section: Section, identity: Identity) -> Self:
+    def sign(cls, section: HolderSection, identity: Identity) -> Self:
         """Sign a section with the holder's own key."""
         return cls(section, identity.sign(section.canonical(), SIGNED_AS))
 
@@ -146,7 +146,7 @@ class SignedSection:
         write_text(path, self.to_text())
         return path
 
-    def verify(self, federation: Federation, now_s: float | None = None) -> Section:
+    def verify(self, federation: Federation, now_s: float | None = None) -> HolderSection:
         """Return the section if a key of the holder that it names, accepted now, signed it; IdentityError else."""
         member = federation.member(self.section.holder)
         if member.role != "holder":

@@ -29,7 +29,7 @@ from veilscore.release.consent import Signed, body_of, claim_of
 from veilscore.release.gate import ConsentGate
 from veilscore.release.ledger import LEDGER, ReleaseLedger
 from veilscore.release.scope import REPORT, SECTION, Ask, Scope
-from veilscore.reports.section import Section, SignedSection, period_of
+from veilscore.reports.section import HolderSection, SignedSection, period_of
 from veilscore.reports.section_fields import SectionField, section_fields
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import Request
@@ -97,7 +97,9 @@ class SectionDesk:
                 rows.append((firm, _kept(db, (scope.bank, key, period), number, new, now_s)))
         about = {"holder": self._node.name, "bank": scope.bank, "catalogue": catalogue, "consent": number}
         about |= {"period": period, "fields_sha256": section_fields().sha256}
-        sections = (Section.model_validate_json(json.dumps({**about, "firm": firm, "told": one})) for firm, one in rows)
+        sections = (
+            HolderSection.model_validate_json(json.dumps({**about, "firm": firm, "told": one})) for firm, one in rows
+        )
         return tuple(SignedSection.sign(section, self._identity) for section in sections)
 
     def told(self) -> tuple[ToldSections, ...]:
