@@ -15,10 +15,12 @@ from typing import Protocol, Self
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Row
-from party_bank.book_tables import DECISIONS
+from party_bank.book import Book, BookEntry, Row
+from party_bank.book_check import covers
+from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.firms import consent_for, consents_for
 from veilscore.errors import BookError, ConfigError, DataError
+from veilscore.terms.decision import WATCH_MONTHS
 from veilscore.terms.settings import parse_json, read_text
 
 ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
@@ -29,7 +31,9 @@ class OpenedSteps:
     """What a joint decision told.
 
     steps : firm -> step; None where a holder did not know it, or refused.
-    model_sha256 : of the decision model; holders : who is charged; bits : to each, of each firm.
+    model_sha256 : of the decision model; holders : who is charged; bits : to each, of each firm (of a watch, once a
+        contract year).
+    job : the job that opened them, "" where none is known.
     measures : firm -> the measure that bound, where holders let it be told.
     """
 
@@ -37,6 +41,7 @@ class OpenedSteps:
     model_sha256: str = ""
     holders: tuple[str, ...] = ()
     bits: float = 0.0
+    job: str = ""
     measures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -69,19 +74,18 @@ def decide_jointly(
     with book.writing(actor) as entry:
         found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
         if not found and firms:
-            given = {} if basis else consents_for(entry, firms, ask.kind)
-            for firm in firms if not basis else ():
-                if firm not in given:
-                    consent_for(entry, firm, ask.kind)  # says what is missing
-            consents = {firm: row["id"] for firm, row in given.items()}
-            entry.add_all(DECISIONS, [_asked(ask, firm, consents.get(firm), basis, entry.at_s) for firm in firms])
-            found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
-    if any(row["outcome"] == ASKED for row in found.values()):
-        opening = joint(sorted(found), model=ask.model, purpose=ask.kind, reference=ask.reference)
-        missing = found.keys() - opening.steps.keys()
+            given = {} if basis else _consents_of(entry, firms, ask.kind)
+            entry.add_all(DECISIONS, [_asked(ask, firm, given.get(firm), basis, entry.at_s) for firm in firms])
+        elif not basis:
+            _renew_consents(entry, ask, [row for row in found.values() if row["outcome"] == ASKED])
+        found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+    waiting = sorted(firm for firm, row in found.items() if row["outcome"] == ASKED)
+    if waiting:
+        opening = joint(waiting, model=found[waiting[0]]["model"], purpose=ask.kind, reference=ask.reference)
+        missing = set(waiting) - opening.steps.keys()
         if missing:
             raise DataError(
-                f"the joint decision {ask.reference} lacks {len(missing)} of {len(found)} firms: nothing was taken "
+                f"the joint decision {ask.reference} lacks {len(missing)} of {len(waiting)} firms: nothing was taken "
                 "over; give the steps of all firms that were asked for"
             )
         with book.writing(actor) as entry:
@@ -89,6 +93,33 @@ def decide_jointly(
             entry.change_all(DECISIONS, [_opened(row, opening) for row in fresh])
             found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
     return found
+
+
+def _consents_of(entry: BookEntry, firms: Sequence[str], kind: str) -> dict[str, int]:
+    """Return the id of each firm's consent; BookError where one gave none."""
+    given = consents_for(entry, firms, kind)
+    for firm in (one for one in firms if one not in given):
+        consent_for(entry, firm, kind)  # says what is missing
+    return {firm: row["id"] for firm, row in given.items()}
+
+
+def _renew_consents(entry: BookEntry, ask: Question, waiting: Sequence[Row]) -> None:
+    """Hold what was asked and not answered against the consents of now: one may have ended, or another been given.
+
+    Of many firms, one whose consent has ended is left out as unknown; of one alone BookError says so.
+    """
+    firms = [row["firm"] for row in waiting]
+    given = consents_for(entry, firms, ask.kind) if firms else {}
+    noted = {row["id"]: row for row in entry.rows(sa.select(CONSENTS).where(CONSENTS.c.purpose == ask.kind))}
+    for row in waiting:
+        firm, before, now = row["firm"], noted.get(row["consent"]), given.get(row["firm"])
+        if now is None and len(firms) == 1:
+            consent_for(entry, firm, ask.kind)  # says what is missing
+        elif now is None:
+            why = ["its consent ended before it was decided on"]
+            entry.change(DECISIONS, row["id"], outcome=UNKNOWN, reasons=why, decided_by="consent")
+        elif before is None or not covers(before, firm, ask.kind, entry.at_s):
+            entry.change(DECISIONS, row["id"], consent=now["id"], decided_s=entry.at_s)
 
 
 def _asked(ask: Question, firm: str, consent: int | None, basis: str, at_s: float) -> Row:
@@ -110,6 +141,7 @@ def _opened(row: Row, opening: OpenedSteps) -> Row:
         "model_sha256": opening.model_sha256,
         "holders": list(opening.holders),
         "bits": opening.bits,
+        "inputs": {**row["inputs"], **({"job": opening.job} if opening.job else {})},
         "outcome": UNKNOWN if step is None else OPENED,
     }
 
@@ -119,19 +151,22 @@ class DecisionsFile:
     """A joint decision whose steps a job left in a CSV file (columns `id`, `step`, perhaps `measure`, `*_status`).
 
     n_steps : of the decision, for the bits; holders : who took part; decision : its name, "" for any.
+    job : its id, "" where the file is no job's.
     """
 
     path: Path
     n_steps: int
     holders: tuple[str, ...]
     decision: str = ""
+    job: str = ""
 
     @classmethod
     def of_job(cls, folder: Path) -> Self:
         """Return what a job of task `decide` left in its folder; DataError for another folder."""
         try:
             left = parse_json(read_text(folder / "decided.json", "result of a decide job"))
-            return cls(folder / "decisions.csv", len(left["steps"]) - 1, tuple(left["unknown"]), str(left["decision"]))
+            holders, decision = tuple(left["unknown"]), str(left["decision"])
+            return cls(folder / "decisions.csv", len(left["steps"]) - 1, holders, decision, folder.resolve().name)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder} is no folder of a job of task decide: name HOME/jobs/JOB of the bank") from error
 
@@ -154,7 +189,9 @@ class DecisionsFile:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
-        return OpenedSteps(steps, "", self.holders, math.log2(self.n_steps + 1), measures)
+        n = self.n_steps
+        outcomes = math.comb(WATCH_MONTHS + n, n) if purpose == "watch" else n + 1  # of a watch, those of a whole year
+        return OpenedSteps(steps, "", self.holders, math.log2(outcomes), self.job, measures)
 
 
 def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from party_bank.book import BookEntry, Row, day_of
-from party_bank.book_tables import ALARMS, APPLICATIONS, CONTRACTS, DECISIONS, LINES, RENEWALS
+from party_bank.book_tables import ALARMS, APPLICATIONS, CASES, CONTRACTS, DECISIONS, LINES, RENEWALS
 from party_bank.contracts import owed
 from party_bank.limits import limit_of, room
 from party_bank.settings import HUNDREDTHS, BankSettings
@@ -100,16 +100,16 @@ def bank_facts(
 
 
 def alarm_facts(entry: BookEntry, bank: str, firm: str, since: dt.date | None) -> tuple[Fact, ...]:
-    """Return the firm's alarms since a day (None: all) as facts: how many, the highest level, the next step."""
+    """Return the firm's alarms since a day (None: all): how many, the highest level, the next step of its open case."""
     make = _Maker(firm, bank, "CNY")
     query = sa.select(ALARMS).where(ALARMS.c.firm == firm).order_by(ALARMS.c.level.desc(), ALARMS.c.id.desc())
     rows = entry.rows(query if since is None else query.where(ALARMS.c.month >= since.replace(day=1)))
     found = [make.book("after.alarms", len(rows), "count", entry.today, "alarms")]
     if rows:
-        where = f"alarm {rows[0]['id']}"
-        found.append(make.book("after.level", rows[0]["level"], "points", rows[0]["month"], where))
-        if rows[0]["next_step"]:
-            found.append(make.book("after.next_step", rows[0]["next_step"], "text", rows[0]["month"], where))
+        found.append(make.book("after.level", rows[0]["level"], "points", rows[0]["month"], f"alarm {rows[0]['id']}"))
+    for case in entry.rows(sa.select(CASES).where(CASES.c.firm == firm, CASES.c.status == "open")):
+        where = f"case {case['id']}, by {case['due_on'].isoformat()}"
+        found.append(make.book("after.next_step", case["next_step"] or "look at it", "text", entry.today, where))
     return tuple(found)
 
 
@@ -218,7 +218,9 @@ def _request(entry: BookEntry, make: _Maker) -> Iterator[Fact]:
 def _review(entry: BookEntry, settings: BankSettings, make: _Maker) -> Iterator[Fact]:
     """Yield when somebody has to look again: a renewal that is due, or the first day on which one can be."""
     open_renewals = sa.select(RENEWALS).where(RENEWALS.c.firm == make.firm, RENEWALS.c.status.in_(("due", "proposed")))
-    days = [(row["due_on"], f"renewal {row['id']}") for row in entry.rows(open_renewals)]
+    cases = sa.select(CASES).where(CASES.c.firm == make.firm, CASES.c.status == "open")
+    days = [(row["due_on"], f"case {row['id']}") for row in entry.rows(cases)]
+    days += [(row["due_on"], f"renewal {row['id']}") for row in entry.rows(open_renewals)]
     signed = sa.select(CONTRACTS).where(CONTRACTS.c.firm == make.firm, CONTRACTS.c.status == "signed")
     before = dt.timedelta(days=settings.renewals.from_days)
     days += [(row["ends_on"] - before, f"contract {row['number']}") for row in entry.rows(signed)]

@@ -77,7 +77,7 @@ PANELS = {
     "The bank": {
         "bank": Noun(
             "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
-            "mining book portrait limits campaign application contract renewal report due",
+            "mining book portrait limits campaign application contract renewal report warning due",
         ),
     },
     "Trust": {

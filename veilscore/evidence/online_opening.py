@@ -23,7 +23,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -35,7 +35,6 @@ from veilscore.errors import EvidenceError, MessageError, StateError
 from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, digest
 from veilscore.evidence.opening import software
 from veilscore.files.private import private_folder
-from veilscore.models.model import ScoreModel
 from veilscore.terms.bands import MAX_STEPS
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
@@ -299,8 +298,8 @@ class OnlineArchive:
             with self._lock:
                 self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
 
-    def keep(self, record: OnlineRecord, reply: Message, model: ScoreModel) -> None:
-        """Keep what was opened, and what the holder had answered; StateError if the disk does not take it."""
+    def keep(self, record: OnlineRecord, reply: Message, save_model: Callable[[Path], object]) -> None:
+        """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
         if not self._max_bytes:
             return
         path = self._folder / MODELS / f"{record.model}.json"
@@ -308,7 +307,7 @@ class OnlineArchive:
         with self._lock:
             if not path.exists():
                 _make(path.parent)
-                model.save(path)
+                save_model(path)
             self._write(f"{name}.reply", reply.SerializeToString())
             self._write(f"{name}.json", record.to_bytes())
 

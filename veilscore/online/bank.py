@@ -390,4 +390,4 @@ class OnlineBank:
                 share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
                 labels=labels,
             )
-            self._archive.keep(record, part.reply, artefact)
+            self._archive.keep(record, part.reply, artefact.save)
