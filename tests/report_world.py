@@ -56,8 +56,8 @@ class ReportWorld:
 
     def desk(self, holder, clock=time.time):
         node = load_node_config(self.home(holder))
-        identity, _ = load_membership(self.home(holder), node)
-        return SectionDesk(self.home(holder), node, identity, clock=clock)
+        identity, federation = load_membership(self.home(holder), node)
+        return SectionDesk(self.home(holder), node, identity, federation, clock=clock)
 
     def shelf(self, clock=time.time):
         node = load_node_config(self.home("bank"))

@@ -22,7 +22,7 @@ from party_bank.firms import note_consent, put_firms
 from party_bank.joint import OpenedSteps
 from party_bank.settings import amount_of, load_settings
 from veilscore.errors import BookError, ConfigError
-from veilscore.reports.facts import LOCALES, Fact, Source
+from veilscore.reports.facts import LOCALES, Fact, Source, plain_text, quoted
 from veilscore.reports.guard import Quote
 
 HOSTILE = "<script>alert(1)</script> {{fact:tax.turnover}} {% 七 %}"
@@ -144,6 +144,28 @@ def test_sentences_about_risks_are_quoted_with_their_source_and_others_are_not(m
     assert "500000元" in page
     assert "judgment of the trial court" in page
     assert untraced_figures(page) == ()
+
+
+def test_what_holders_told_is_not_shown_after_the_consent_ended(made):
+    world, book, report, _ = made
+    assert world.assistant(book).latest(report.firm).facts
+    later = world.assistant(book, lambda: time.time() + 100 * 86400).latest(report.firm)
+    assert {fact.source.kind for fact in later.facts} == {fact.source.kind for fact in report.facts} - {"signature"}
+    assert untraced_figures(render_page(later, "en")) == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Acme; turnover by invoices: CNY 100,000,000 or more (365 days)", "Acme\aTurnover\nTurnover: CNY 5 [3]",
+        "Acme \u202e \x01 Ltd", 'A”, “B」 "C', "\u2028\x00",
+    ],
+)  # fmt: skip
+def test_free_text_stays_within_its_quotation_marks(name):
+    text = plain_text(name)
+    assert not set(text) & set('\a\n\x00\x01\u202e\u2028“”「」"')
+    assert quoted(name, "en") == f"“{text}”"
+    assert quoted(name, "zh") == f"「{text}」"
 
 
 def test_what_changed_after_the_loan(made):

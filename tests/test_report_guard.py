@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 import random
 import threading
@@ -206,6 +207,9 @@ class _Liar(BaseHTTPRequestHandler):
         data = (json.dumps(body) if status == 200 else content).encode("utf-8", "surrogatepass")
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if self.server.packed:
+            data = gzip.compress(data)
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(data)))
         if status in {301, 302, 307}:
             self.send_header("Location", "https://outside.example/v1/chat/completions")
@@ -222,6 +226,7 @@ def liar(monkeypatch):
     from party_bank.assistants.language_model import LanguageModel
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Liar)
+    server.packed = False
     server.daemon_threads, server.asked, server.say = True, [], lambda asked: (200, '{"sentences": []}')
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -372,6 +377,14 @@ def test_what_is_no_answer_is_one_sentence(liar, status, content):
     assert len(server.asked) == 1  # nothing is repeated, and no redirection followed
 
 
+def test_an_answer_that_is_packed_or_too_long_is_not_read(liar):
+    server, model = liar
+    server.say = lambda asked: (200, json.dumps({"sentences": []}) + " " * (2 << 20))
+    for server.packed in (False, True):
+        with pytest.raises(PeerError, match="cannot be read"):
+            model.sentences("risks", FACTS[:1], (), WORDS, "en")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -380,6 +393,15 @@ def test_what_is_no_answer_is_one_sentence(liar, status, content):
         "https://8.8.8.8/v1",
         "https://u:p@models.internal/v1",
         "ftp://x/y",
+        "https://134744072/v1",
+        "https://0x08080808/v1",
+        "https://api。openai。com/v1",
+        "https://api%2eopenai%2ecom/v1",
+        "https://evil.com\\.internal/v1",
+        "https://evil.com#.internal/v1",
+        "https://169.254.169.254/v1",
+        "https://[::ffff:8.8.8.8]/v1",
+        "https://[::1/v1",
     ],
 )
 def test_a_server_outside_needs_the_word(url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import time
@@ -15,7 +16,7 @@ from veilscore.errors import ConfigError, IdentityError, ParameterError, Refused
 from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import import_consent
 from veilscore.release.scope import Scope
-from veilscore.reports.section import SignedSection
+from veilscore.reports.section import SignedSection, period_of
 from veilscore.reports.section_fields import section_fields
 
 QUARTER_S = 93 * 86400
@@ -146,6 +147,20 @@ def test_a_consent_to_something_else_is_refused(made, given, why):
         written(made, consent)
 
 
+def test_what_is_allowed_now_is_told_also_where_more_was_before(world):
+    consent = world.consent(world.firms[:1])
+    assert len(written(world, consent)[0].section.told) == 16
+    set_policy(world, "tax", report_fields=["tax.customers"])
+    assert list(written(world, consent)[0].section.told) == ["tax.customers"]
+    with pytest.raises(IdentityError, match="no member 'nobody'"):
+        written(world, world.consent(world.firms[:1], bank="nobody"))
+    with pytest.raises(RefusedError, match="no bank of this federation"):
+        written(world, world.consent(world.firms[:1], bank="court"))
+    drawn_features(world, ["tax"], as_of="2999-01-01")
+    with pytest.raises(RefusedError, match="a day to come"):
+        written(world, consent)
+
+
 def test_another_firms_consent_a_forged_one_and_a_revoked_one_are_refused(world):
     one, two = world.firms[:2]
     consent = world.consent([one])
@@ -244,6 +259,33 @@ def test_more_than_the_consent_lists_and_another_firm_are_refused_although_signe
         taken(made, resigned(made, signed, told={"tax.paid": {"code": 1, "as_of": "2026-01-01"}}))
     with pytest.raises(RefusedError, match="another firm"):
         taken(made, resigned(made, signed, firm=made.firms[1]))
+
+
+def test_a_holder_tells_its_own_catalogue_alone_and_no_day_to_come(made, signed):
+    told = {"court.dishonest": {"code": 1, "as_of": "2026-01-01"}}
+    with pytest.raises(RefusedError, match="not its own here"):
+        taken(made, resigned(made, signed, catalogue="court", told=told))
+    today = dt.datetime.now(dt.UTC).date()
+    ahead = [
+        today + dt.timedelta(days=n) for n in (1, 0) if period_of(today + dt.timedelta(days=n)) == period_of(today)
+    ]
+    told = {"tax.paid": {"code": 1, "as_of": ahead[0].isoformat()}}
+    if ahead[0] > today:
+        with pytest.raises(RefusedError, match="days to come"):
+            taken(made, resigned(made, signed, told=told))
+
+
+def test_where_two_holders_tell_a_field_neither_is_used(world):
+    firm = world.firms[0]
+    world.sections(world.consent([firm]), [firm])
+    (signed,) = written(world, world.consent([firm]))
+    told = {"court.dishonest": {"code": 1, "as_of": "2026-10-01"}}
+    shelf = replace(world.shelf(), tells={"tax": ("tax", "court")})
+    shelf.take(resigned(world, signed, catalogue="court", told=told).write(world.folder / "x.json"))
+    facts, left_out = shelf.facts(firm)
+    assert "court.dishonest" not in {fact.name for fact in facts}
+    assert left_out == ("court.dishonest: more than one holder tells it, so none is used",)
+    assert {"tax.turnover", "court.cases"} <= {fact.name for fact in facts}
 
 
 def test_a_consent_that_ended_ends_the_section_in_later_reports(world):

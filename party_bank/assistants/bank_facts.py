@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from party_bank.assistants.report_fields import report_fields
 from party_bank.book import BookEntry, Row, day_of
 from party_bank.book_tables import ALARMS, APPLICATIONS, CASES, CONTRACTS, DECISIONS, LINES, RENEWALS
 from party_bank.contracts import owed
@@ -18,7 +19,7 @@ from party_bank.limits import limit_of, room
 from party_bank.settings import HUNDREDTHS, BankSettings
 from veilscore.errors import BookError, ConfigError
 from veilscore.features.built import read_firms
-from veilscore.reports.facts import Fact, Source, Unit
+from veilscore.reports.facts import Fact, Source, Unit, plain_text
 from veilscore.terms.node_config import NodeConfig
 
 # fact -> variable of the shipped catalogue `bank`, unit, window
@@ -118,8 +119,9 @@ def _firm(make: _Maker, about: Row) -> Iterator[Fact]:
     where = f"firms, row {about['id']}"
     yield make.book("firm.id", make.firm, "text", since, where)
     for key in ("name", "industry", "region"):
-        if about[key]:
-            unit: Unit = "level" if key == "industry" else "text"
+        if plain_text(about[key]):
+            # an industry that is no level of ours is free text, like a name
+            unit: Unit = "level" if key == "industry" and about[key] in report_fields().spoken.levels else "text"
             yield make.book(f"firm.{key}", about[key], unit, since, where)
     yield make.book("account.since", since, "date", since, where)
 

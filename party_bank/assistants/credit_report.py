@@ -171,9 +171,25 @@ class ReportAssistant:
         return report, self._keep(report, actor)
 
     def latest(self, firm: str) -> CreditReport | None:
-        """Return the newest report on a firm that is kept; None if there is none."""
+        """Return the newest report on a firm as it may be shown now; None if there is none.
+
+        What a holder told is left out once its section may not be used any more, such as after the consent ended.
+        """
         paths = sorted(folder_of(self.shelf.home, firm).glob("credit-*.json"))
-        return read_report(paths[-1]) if paths else None
+        if not paths:
+            return None
+        report, standing = read_report(paths[-1]), self.shelf.standing(firm)
+        kept = [f for f in report.facts if f.source.kind != "signature" or f.source.reference in standing]
+        if len(kept) == len(report.facts):
+            return report
+        gone = {fact.name for fact in report.facts} - {fact.name for fact in kept}
+        drafts = tuple(
+            draft.model_copy(
+                update={"sentences": tuple(one for one in draft.sentences if not gone & {p.name for p in one})}
+            )
+            for draft in report.drafts
+        )
+        return report.model_copy(update={"facts": tuple(kept), "drafts": drafts})
 
     def _keep(self, report: CreditReport, actor: str) -> Path:
         folder = folder_of(self.shelf.home, report.firm)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.settings import Strict, parse_json
 
 DRAFTED = ("covenants", "risks", "mitigants")
-_MOST_SENTENCES, _MOST_TOKENS = 8, 2000
+_MOST_SENTENCES, _MOST_TOKENS, _MOST_BYTES = 8, 2000, 1 << 20
 _RULES = """You choose facts for the field "{field}" of a credit report and join them into sentences in {language}.
 Write each fact as its label followed by its placeholder, for example: {example}
 Join them only by these words: {joining}. Write no digit, number word, unit, judgement or word of your own: such a
@@ -87,29 +88,39 @@ class LanguageModel:
             {"role": "system", "content": rules},
             {"role": "user", "content": json.dumps({"facts": told, "quotes": cited}, ensure_ascii=False)},
         ]
+        request = {"temperature": 0, "max_tokens": _MOST_TOKENS, "response_format": {"type": "json_object"}}
         try:
-            answer = self._client.chat.completions.create(
-                model=self.config.model,
-                messages=asked,
-                temperature=0,
-                max_tokens=_MOST_TOKENS,
-                response_format={"type": "json_object"},
-            )
-            content = answer.choices[0].message.content or ""
-            return ModelAnswer.model_validate(parse_json(content)).sentences
+            with self._client.chat.completions.with_streaming_response.create(
+                model=self.config.model, messages=asked, extra_headers={"Accept-Encoding": "identity"}, **request
+            ) as response:
+                answer = parse_json(self._read(response))
+            return ModelAnswer.model_validate(parse_json(answer["choices"][0]["message"]["content"])).sentences
         except self._failed as error:
             raise PeerError(
                 f"the language model at {self.config.url} gave no answer ({type(error).__name__}): is it running?"
             ) from error
-        except (ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValidationError, ValueError, LookupError, TypeError) as error:
             raise PeerError(f"the language model at {self.config.url} answered what cannot be read") from error
+
+    def _read(self, response: Any) -> bytes:
+        """Return the body of an answer; ValueError where it is packed, too long, or comes too slowly."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("the answer is packed")
+        body, until = bytearray(), time.monotonic() + self.config.timeout_s
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > _MOST_BYTES or time.monotonic() > until:
+                raise ValueError("the answer is too long or too slow")
+        return bytes(body)
 
 
 def draft(report: CreditReport, model: LanguageModel, locale: Locale) -> CreditReport:
     """Return the report with the model's sentences in its person's fields, as far as the guard verifies them."""
     words = report_fields().spoken
-    guard = Guard(report.firm, report.facts, words, locale, report.quotes)
-    facts = [fact for fact in report.facts if fact.unit != "text"]  # free text of anybody does not steer a model
+    facts = [
+        fact for fact in report.facts if fact.unit != "text"
+    ]  # free text of anybody steers no model, and is not its
+    guard = Guard(report.firm, facts, words, locale, report.quotes)
     drafts = [one for one in report.drafts if one.locale != locale]
     for key in DRAFTED:
         found = [

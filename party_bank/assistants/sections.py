@@ -1,15 +1,16 @@
 """Holders' sections at the bank: checked (signature, firm, consent, date) before a word of them is used.
 
-HOME/reports/FIRM/sections/HOLDER-CONSENT-QUARTER.json     as the holder signed it; FIRM is a digest of the firm's id
+HOME/reports/FIRM/sections/HOLDER-CATALOGUE-CONSENT-QUARTER.json   as it was signed; FIRM is a digest of the firm's id
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from veilscore.errors import ConfigError, IdentityError, RefusedError, VeilscoreError
@@ -36,12 +37,14 @@ class SectionShelf:
     """The sections that a bank has.
 
     clock : seconds since the epoch.
+    tells : holder -> catalogues whose fields it may tell (bank.yaml); one that is not named tells that of its name.
     """
 
     home: Path
     node: NodeConfig
     federation: Federation
     clock: Callable[[], float] = time.time
+    tells: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def take(self, path: Path) -> Path:
         """Check a section that a holder sent and keep it; returns where. The same one again changes nothing."""
@@ -49,7 +52,7 @@ class SectionShelf:
         section = self.checked(signed)
         folder = folder_of(self.home, section.firm) / "sections"
         private_folder(folder)
-        return signed.write(folder / f"{section.holder}-{section.consent}-{section.period}.json")
+        return signed.write(folder / f"{section.holder}-{section.catalogue}-{section.consent}-{section.period}.json")
 
     def checked(self, signed: SignedSection) -> HolderSection:
         """Return what a section says if everything about it holds now.
@@ -62,6 +65,13 @@ class SectionShelf:
         today = dt.datetime.fromtimestamp(self.clock(), dt.UTC).date()
         if section.period > period_of(today):
             raise RefusedError(f"the section of {section.holder} is of a quarter that has not begun: check the clocks")
+        if any(one.as_of > today for one in section.told.values()):
+            raise RefusedError(f"the section of {section.holder} tells of days to come: check the clocks")
+        if section.catalogue not in self.tells.get(section.holder, (section.holder,)):
+            raise RefusedError(
+                f"{section.holder} tells fields of the catalogue {section.catalogue}, which is not its own here: if it "
+                "is, name it under sections in bank.yaml"
+            )
         self._check_consent(section)
         section.facts()
         return section
@@ -69,7 +79,8 @@ class SectionShelf:
     def facts(self, firm: str) -> tuple[tuple[Fact, ...], tuple[str, ...]]:
         """Return what holders tell of a firm, the newest section of each field, and why sections were left out."""
         newest: dict[str, Fact] = {}
-        left_out = []
+        left_out: list[str] = []
+        twice: set[str] = set()
         for path in sorted((folder_of(self.home, firm) / "sections").glob("*.json")):
             try:
                 section = self.checked(SignedSection.read(path))
@@ -79,9 +90,21 @@ class SectionShelf:
                 left_out.append(f"{path.name}: {error.message}")
                 continue
             for fact in section.facts():
-                if fact.name not in newest or newest[fact.name].as_of <= fact.as_of:
+                before = newest.setdefault(fact.name, fact)
+                if before.owner != fact.owner:
+                    twice.add(fact.name)
+                elif before.as_of <= fact.as_of:
                     newest[fact.name] = fact
-        return tuple(newest.values()), tuple(left_out)
+        left_out += [f"{name}: more than one holder tells it, so none is used" for name in sorted(twice)]
+        return tuple(fact for name, fact in newest.items() if name not in twice), tuple(left_out)
+
+    def standing(self, firm: str) -> frozenset[str]:
+        """Return the references of all sections of a firm that may be used now."""
+        found = set()
+        for path in (folder_of(self.home, firm) / "sections").glob("*.json"):
+            with contextlib.suppress(VeilscoreError):
+                found |= {fact.source.reference for fact in self.checked(SignedSection.read(path)).facts()}
+        return frozenset(found)
 
     def _check_consent(self, section: HolderSection) -> None:
         """Refuse a section that the firm's own consent does not cover now, field by field."""

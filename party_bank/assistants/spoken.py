@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from party_bank.assistants.credit_report import CreditReport
 from party_bank.assistants.report_fields import ReportField, report_fields
-from veilscore.reports.facts import Fact, Locale, Source, Words, shown_date
+from veilscore.reports.facts import Fact, Locale, Source, Words, plain_text, quoted, shown_date
 from veilscore.reports.guard import Guard, Piece
 
 State = Literal["filled", "proposal", "open", "unknown"]
@@ -122,7 +122,14 @@ def speak(report: CreditReport, locale: Locale) -> SpokenReport:
         for section in report_fields().sections
     )
     quoted = tuple(
-        SourceLine(one.name, one.source, one.text, shown_date(one.as_of, locale), one.owner, one.source)
+        SourceLine(
+            one.name,
+            quoted(one.source, locale),
+            quoted(one.text, locale),
+            shown_date(one.as_of, locale),
+            quoted(one.owner, locale),
+            quoted(one.source, locale),
+        )
         for one in report.quotes
     )
     return SpokenReport(
@@ -143,7 +150,7 @@ def source_line(fact: Fact, words: Words, locale: Locale) -> SourceLine:
         value=words.render(fact, locale),
         as_of=shown_date(fact.as_of, locale),
         owner=fact.owner,
-        source=f"{_KINDS[fact.source.kind][locale]}: {fact.source.reference}",
+        source=f"{_KINDS[fact.source.kind][locale]}: {plain_text(fact.source.reference)}",
     )
 
 

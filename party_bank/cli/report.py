@@ -49,7 +49,7 @@ def _assistant(
                 raise ConfigError("--draft needs the bank's own server: name it under language_model in node.yaml")
             model = stack.enter_context(contextlib.closing(LanguageModel(bank.node.language_model)))
             drafting = functools.partial(draft_all, model=model)
-        shelf = SectionShelf(bank.home, bank.node, members)
+        shelf = SectionShelf(bank.home, bank.node, members, tells=bank.settings.sections)
         yield bank, ReportAssistant(bank.book, bank.settings, shelf, drafting)
 
 

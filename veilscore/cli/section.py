@@ -60,11 +60,11 @@ def write(
 
     own = find_home(home, federation, party)
     node = load_node_config(own)
-    identity, _ = load_membership(own, node)
+    identity, members = load_membership(own, node)
     signed = Signed.from_text(read_text(consent, "consent document"), str(consent))
     ids = normalise_ids(firm, normaliser)
     check_ids(ids, normaliser, source="--firm")
-    sections = SectionDesk(own, node, identity).write(signed, [str(one) for one in ids], dataset)
+    sections = SectionDesk(own, node, identity, members).write(signed, [str(one) for one in ids], dataset)
     private_folder(folder)
     for number, one in enumerate(sections, start=1):
         path = one.write(folder / f"section-{node.name}-{one.section.sha256[:16]}.json")
@@ -78,10 +78,10 @@ def told(*, home: HomeOption = None, federation: FederationOption = None, party:
 
     own = find_home(home, federation, party)
     node = load_node_config(own)
-    identity, _ = load_membership(own, node)
+    identity, members = load_membership(own, node)
     rows = (
         (one.period, one.bank, one.firms, one.sections, one.fields, f"{one.bits:.1f}")
-        for one in SectionDesk(own, node, identity).told()
+        for one in SectionDesk(own, node, identity, members).told()
     )
     heads = ("quarter", "bank", "firms", "sections", "fields of a firm at most", "bits of a firm at most")
     console().print(table(f"Sections written by {node.name}", heads, rows))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -34,6 +35,17 @@ _COUNTS: Mapping[Locale, tuple[str, str]] = {
     "zh": ("{low}至{high}", "{low}及以上"),
 }
 _MOST_FIGURE = 1e15
+_QUOTED: Mapping[Locale, str] = {"en": "“{}”", "zh": "「{}」"}
+_MARKS = dict.fromkeys('“”„‟"「」『』«»‹›〝〞＂', "'")
+
+
+def plain_text(text: str) -> str:
+    """Return free text of anybody as one line that cannot leave its quotation marks.
+
+    Controls, formats and separators (new lines, marks of direction) become spaces, quotation marks become apostrophes.
+    """
+    signs = (" " if unicodedata.category(sign)[0] in "CZ" else _MARKS.get(sign, sign) for sign in text)
+    return " ".join("".join(signs).split())
 
 
 class Span(Strict):
@@ -82,6 +94,8 @@ class Fact(Strict):
     def _dates(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("unit") == "date" and isinstance(data.get("value"), str):
             return {**data, "value": dt.date.fromisoformat(data["value"])}
+        if isinstance(data, dict) and data.get("unit") in {"text", "level"} and isinstance(data.get("value"), str):
+            return {**data, "value": plain_text(data["value"])}
         return data
 
     @model_validator(mode="after")
@@ -148,10 +162,15 @@ class Words:
             return shown_date(value, locale)
         if isinstance(value, str):
             known = self.levels.get(value) if fact.unit == "level" else None
-            return value if known is None else known.get(locale)
+            return quoted(value, locale) if known is None else known.get(locale)
         if isinstance(value, Span):
             return _span(value, fact, locale)
         return _figure(value, fact, locale)
+
+
+def quoted(text: str, locale: Locale) -> str:
+    """Return free text in quotation marks, so that nobody takes it for a figure or words of the report."""
+    return _QUOTED[locale].format(plain_text(text))
 
 
 def shown_date(day: dt.date, locale: Locale) -> str:

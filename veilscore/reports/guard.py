@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import Field
 
 from veilscore.errors import ParameterError
-from veilscore.reports.facts import Fact, FactName, Locale, Words
+from veilscore.reports.facts import Fact, FactName, Locale, Words, quoted
 from veilscore.reports.figures import figure_in
 from veilscore.terms.settings import Strict
 
@@ -125,8 +125,7 @@ class Guard:
             shown = self._words.render(self._facts[part.text], self._locale)
             return Piece(kind="fact", text=shown, name=part.text)
         if part.kind == "quote" and part.text in self._quotes:
-            marks = "“{}”" if self._locale == "en" else "「{}」"
-            return Piece(kind="quote", text=marks.format(self._quotes[part.text].text), name=part.text)
+            return Piece(kind="quote", text=quoted(self._quotes[part.text].text, self._locale), name=part.text)
         return None
 
     def _judge(self, parts: list[_Part]) -> Sentence:

@@ -4,7 +4,7 @@ What a bank could choose to read more is bounded. The bins are published, and so
 of the holder's own build. Of a firm, a bank and a quarter, a field keeps the code and day with which it was first told,
 whatever consent asks again: repeating, or splitting fields over many consents, reads one record once a quarter.
 
-HOME/state/sections.db has a row for each firm, consent and quarter; firms are keyed hashes there, as in the ledger.
+HOME/state/sections.db has each field as it was told; firms are keyed hashes there, as in the ledger.
 """
 
 from __future__ import annotations
@@ -31,15 +31,21 @@ from veilscore.release.ledger import LEDGER, ReleaseLedger
 from veilscore.release.scope import REPORT, SECTION, Ask, Scope
 from veilscore.reports.section import HolderSection, SignedSection, period_of
 from veilscore.reports.section_fields import SectionField, section_fields
+from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.policy import Request
 
 FILE = "state/sections.db"
 ALL = "all"
 _TABLES = (
+    # what was told first of each field
+    """CREATE TABLE IF NOT EXISTS told (bank VARCHAR(80) NOT NULL, firm VARCHAR(16) NOT NULL,
+    period VARCHAR(6) NOT NULL, field VARCHAR(120) NOT NULL, code INTEGER,
+    as_of VARCHAR(10) NOT NULL, at_s DOUBLE NOT NULL,
+    PRIMARY KEY (bank, firm, period, field))""",
     """CREATE TABLE IF NOT EXISTS sections (bank VARCHAR(80) NOT NULL, firm VARCHAR(16) NOT NULL,
-    consent VARCHAR(32) NOT NULL, period VARCHAR(6) NOT NULL, told TEXT NOT NULL,
-    at_s DOUBLE NOT NULL, PRIMARY KEY (bank, firm, consent, period))""",
+    period VARCHAR(6) NOT NULL, consent VARCHAR(32) NOT NULL, catalogue VARCHAR(40) NOT NULL, at_s DOUBLE NOT NULL,
+    PRIMARY KEY (bank, firm, period, consent, catalogue))""",
 )
 
 
@@ -62,11 +68,18 @@ class SectionDesk:
     """
 
     def __init__(
-        self, home: Path, node: NodeConfig, identity: Identity, *, clock: Callable[[], float] = time.time
+        self,
+        home: Path,
+        node: NodeConfig,
+        identity: Identity,
+        federation: Federation,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if node.role != "holder":
             raise ConfigError(f"{home} is the home of a {node.role}; sections are written at a holder's")
-        self._home, self._node, self._identity, self._clock = home, node, identity, clock
+        self._home, self._node, self._identity, self._federation = home, node, identity, federation
+        self._clock = clock
 
     def write(self, consent: Signed, firms: Sequence[str], dataset: str) -> tuple[SignedSection, ...]:
         """Return a signed section of each firm (normalised ids), or refuse all.
@@ -81,6 +94,8 @@ class SectionDesk:
         today = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
         asked = Request(bank=scope.bank, purpose=REPORT, task=SECTION, dataset=dataset)
         self._node.policy.allows(asked, self._node.name, today)
+        if self._federation.member(scope.bank).role != "bank":
+            raise RefusedError(f"{scope.bank[:60]} is no bank of this federation")
         fields = self._fields(scope, catalogue)
         period, number = period_of(today), claim_of(consent).id
         with contextlib.closing(ReleaseLedger(self._home / LEDGER, clock=self._clock)) as ledger:
@@ -88,13 +103,17 @@ class SectionDesk:
                 self._verify(consent, firm, ledger, f"section/{scope.bank}/{period}/{number}")
             names = {variable for one in fields.values() for variable in one.variables}
             as_of, values = read_firms(entry.path or Path(), names, firms)
+            if as_of > today:
+                raise RefusedError(f"data set {dataset!r} is as of {as_of}, a day to come: build it as of a day before")
             keys = [f"{key:016x}" for key in ledger.firms(firms).tolist()]
         with self._database() as db:
             rows = []
             for firm, key in zip(firms, keys, strict=True):
-                found = values.get(firm)
-                new = {name: {"code": one.code_of(found), "as_of": as_of.isoformat()} for name, one in fields.items()}
-                rows.append((firm, _kept(db, (scope.bank, key, period), number, new, now_s)))
+                found, at = values.get(firm), (scope.bank, key, period)
+                db.execute("INSERT OR IGNORE INTO sections VALUES (?, ?, ?, ?, ?, ?)", (*at, number, catalogue, now_s))
+                new = [(*at, name, one.code_of(found), as_of.isoformat(), now_s) for name, one in fields.items()]
+                db.executemany("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?, ?, ?, ?)", new)  # what was told stays
+                rows.append((firm, _told(db, at, fields)))
         about = {"holder": self._node.name, "bank": scope.bank, "catalogue": catalogue, "consent": number}
         about |= {"period": period, "fields_sha256": section_fields().sha256}
         sections = (
@@ -106,12 +125,12 @@ class SectionDesk:
         """Return what was told so far, by quarter and bank, the latest first."""
         published = section_fields().fields
         with self._database() as db:
-            rows = db.execute("SELECT period, bank, firm, told FROM sections ORDER BY period DESC, bank").fetchall()
+            rows = db.execute("SELECT period, bank, firm, field FROM told ORDER BY period DESC, bank").fetchall()
+            counts = db.execute("SELECT period, bank, count(*) FROM sections GROUP BY period, bank").fetchall()
+        sections = {(period, bank): int(n) for period, bank, n in counts}
         by: dict[tuple[str, str], dict[str, set[str]]] = {}
-        sections: dict[tuple[str, str], int] = {}
-        for period, bank, firm, text in rows:
-            by.setdefault((period, bank), {}).setdefault(firm, set()).update(json.loads(text))
-            sections[period, bank] = sections.get((period, bank), 0) + 1
+        for period, bank, firm, name in rows:
+            by.setdefault((period, bank), {}).setdefault(firm, set()).add(name)
         return tuple(
             ToldSections(
                 *at,
@@ -182,18 +201,8 @@ class SectionDesk:
                 db.close()
 
 
-def _kept(
-    db: sqlite3.Connection, at: tuple[str, str, str], consent: str, new: Mapping[str, Any], now_s: float
-) -> dict[str, Any]:
-    """Return what a section tells, each field as when it was first told in this quarter, and write it down."""
-    before = db.execute(
-        "SELECT consent, told FROM sections WHERE bank = ? AND firm = ? AND period = ? ORDER BY at_s", at
-    ).fetchall()
-    mine = dict(new)
-    for number, text in before:
-        earlier: dict[str, Any] = json.loads(text)
-        if number == consent:
-            return earlier
-        mine = {name: earlier.get(name, one) for name, one in mine.items()}
-    db.execute("INSERT INTO sections VALUES (?, ?, ?, ?, ?, ?)", (*at[:2], consent, at[2], json.dumps(mine), now_s))
-    return mine
+def _told(db: sqlite3.Connection, at: tuple[str, str, str], fields: Mapping[str, SectionField]) -> dict[str, Any]:
+    """Return what a section tells: of the fields that are allowed now, each as it was first told in this quarter."""
+    rows = db.execute("SELECT field, code, as_of FROM told WHERE bank = ? AND firm = ? AND period = ?", at).fetchall()
+    found = {name: {"code": code, "as_of": day} for name, code, day in rows}
+    return {name: found[name] for name in fields}

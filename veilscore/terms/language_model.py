@@ -7,6 +7,7 @@ unless the bank says the word, and a connection without TLS unless it stays on t
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from pydantic import Field, model_validator
 
 from veilscore.terms.settings import Strict, VariableName
 
+_HOST = re.compile(
+    r"(?=.*[a-z])(?!0x)[a-z0-9-]+(\.[a-z0-9-]+)*"
+)  # a letter in it, so that it is no number of an address
 _INSIDE = (".internal", ".local", ".lan", ".intranet", ".corp", ".home.arpa")
 
 
@@ -31,10 +35,15 @@ class LanguageModelConfig(Strict):
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
-        parts = urlsplit(self.url)
-        host = parts.hostname or ""
-        if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password or parts.query:
-            raise ValueError("url: write http(s)://HOST/..., without a name, a password or a query")
+        try:
+            parts = urlsplit(self.url)
+            host = parts.hostname or ""
+        except ValueError:
+            raise ValueError("url: write http(s)://HOST/...") from None
+        plain = self.url.isascii() and not set(self.url) & set("\\%@#? \t\r\n")
+        named = _address(host) is not None or _HOST.fullmatch(host) is not None
+        if parts.scheme not in {"http", "https"} or not plain or not named:
+            raise ValueError("url: write http(s)://HOST/..., a plain name or address, without a password or a query")
         if parts.scheme == "http" and not _is_here(host):
             raise ValueError("url: plain http is for a server on this machine; use https")
         if self.outside == "refused" and not (_is_here(host) or _is_inside(host)):
@@ -47,9 +56,10 @@ class LanguageModelConfig(Strict):
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_here(host: str) -> bool:
@@ -60,5 +70,6 @@ def _is_here(host: str) -> bool:
 def _is_inside(host: str) -> bool:
     address = _address(host)
     if address is not None:
-        return address.is_private and not address.is_unspecified
+        special = address.is_unspecified or address.is_link_local or address.is_reserved or address.is_multicast
+        return address.is_private and not special
     return "." not in host or host.endswith(_INSIDE)
