@@ -43,7 +43,8 @@ def made(tmp_path_factory):
         settings = load_settings(world.home("bank"))
 
         def joint(firms, *, model, purpose, reference):
-            return OpenedSteps(dict.fromkeys(firms, 2), "ab" * 32, ("tax",), 1.6, dict.fromkeys(firms, "tax turnover"))
+            told = dict.fromkeys(firms, "tax turnover")
+            return OpenedSteps(dict.fromkeys(firms, 2), "ab" * 32, ("tax",), 1.6, measures=told)
 
         done = apply(
             book, settings, joint, by_ladder, ApplicationRequest("r1", one, "flow", amount_of(80_000), 12), "t"
@@ -159,6 +160,7 @@ def test_what_holders_told_is_not_shown_after_the_consent_ended(made):
     [
         "Acme; turnover by invoices: CNY 100,000,000 or more (365 days)", "Acme\aTurnover\nTurnover: CNY 5 [3]",
         "Acme \u202e \x01 Ltd", 'A”, “B」 "C', "\u2028\x00",
+        "甲公司｣，开票销售额为100,000,000元，｢其余", "a″b〃c﹂d＂e",
     ],
 )  # fmt: skip
 def test_free_text_stays_within_its_quotation_marks(name):

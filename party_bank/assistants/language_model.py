@@ -88,7 +88,11 @@ class LanguageModel:
             {"role": "system", "content": rules},
             {"role": "user", "content": json.dumps({"facts": told, "quotes": cited}, ensure_ascii=False)},
         ]
-        request = {"temperature": 0, "max_tokens": _MOST_TOKENS, "response_format": {"type": "json_object"}}
+        request: dict[str, Any] = {
+            "temperature": 0,
+            "max_tokens": _MOST_TOKENS,
+            "response_format": {"type": "json_object"},
+        }
         try:
             with self._client.chat.completions.with_streaming_response.create(
                 model=self.config.model, messages=asked, extra_headers={"Accept-Encoding": "identity"}, **request

@@ -69,10 +69,14 @@ class PolicyFindings:
         words = _words(len(self.rules))
         guard = Guard(_ALL, self.facts, words, locale)
         joint, end = ("; ", ".") if locale == "en" else ("；", "。")
-        found = []
+        known, found = {fact.name for fact in self.facts}, []
         for number in range(1, len(self.rules) + 1):
             name = f"rule.r{number}"
-            told = joint.join(f"{words.label(f'{name}_{key}', locale)}: {{{{fact:{name}_{key}}}}}" for key in _FIGURES)
+            told = joint.join(
+                f"{words.label(f'{name}_{key}', locale)}: {{{{fact:{name}_{key}}}}}"
+                for key in _FIGURES
+                if f"{name}_{key}" in known
+            )
             found.append(guard.written(_SENTENCES[locale].replace("NAME", name) + told + end))
         return tuple(found)
 
@@ -93,7 +97,7 @@ def explain_rules(
             "firms": round(rule.found.firms),
             "bads": round(rule.found.bads),
             "lift": round(rule.found.lift, 2),
-            "held_lift": round(rule.held.lift, 2) if np.isfinite(rule.held.lift) else 0.0,
+            "held_lift": round(rule.held.lift, 2) if np.isfinite(rule.held.lift) else None,
             "least_lift": round(rule.held.least_lift, 2),
             "caught": round(rule.held.share_of_bads, 3),
             "saved": round(rule.held.saved, 2),
@@ -111,6 +115,7 @@ def explain_rules(
         facts += [
             Fact.model_validate({**about, "name": f"rule.r{number}_{key}", "value": value, "unit": _FIGURES[key][2]})
             for key, value in figures.items()
+            if value is not None  # of a rule that takes no held-out firm nothing is said
         ]
         found.append(RuleFinding(rule, tuple(facts), _examples(mined, rule, firms), row, rule.knock_out()))
     return PolicyFindings(job, tuple(found))

@@ -36,7 +36,7 @@ _COUNTS: Mapping[Locale, tuple[str, str]] = {
 }
 _MOST_FIGURE = 1e15
 _QUOTED: Mapping[Locale, str] = {"en": "“{}”", "zh": "「{}」"}
-_MARKS = dict.fromkeys('“”„‟"「」『』«»‹›〝〞＂', "'")
+_MARKS = frozenset('"„‟“”「」『』″‶〃ˮ״〝〞〟')  # and whatever is one of them in another width
 
 
 def plain_text(text: str) -> str:
@@ -44,8 +44,14 @@ def plain_text(text: str) -> str:
 
     Controls, formats and separators (new lines, marks of direction) become spaces, quotation marks become apostrophes.
     """
-    signs = (" " if unicodedata.category(sign)[0] in "CZ" else _MARKS.get(sign, sign) for sign in text)
+    signs = (" " if unicodedata.category(sign)[0] in "CZ" else "'" if _is_mark(sign) else sign for sign in text)
     return " ".join("".join(signs).split())
+
+
+def _is_mark(sign: str) -> bool:
+    return unicodedata.category(sign) in {"Pi", "Pf"} or not _MARKS.isdisjoint(
+        sign + unicodedata.normalize("NFKC", sign)
+    )
 
 
 class Span(Strict):
