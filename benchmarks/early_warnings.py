@@ -63,13 +63,16 @@ tables:
     categories: {timely: [timely, late]}}
 variables:
   - {table: bookings, of: amount, where: {direction: [in]}, windows: [90d], aggregate: [sum, growth]}
-  - {table: bookings, of: amount, where: {direction: [out]}, windows: [90d], aggregate: [sum]}
-  - {table: balances, of: balance, windows: [90d, 180d], aggregate: [latest, mean, min, trend]}
+  - {table: bookings, of: amount, windows: [90d, 180d], aggregate: [sum]}
+  - {table: balances, of: balance, windows: [35d, 90d, 365d], aggregate: [mean]}
+  - {table: balances, of: balance, windows: [180d], aggregate: [min, trend]}
   - {table: balances, of: overdraft_days, windows: [90d, 180d], aggregate: [mean, max]}
   - {table: repayments, where: {timely: [late]}, windows: [90d, 180d], aggregate: [count, days_since]}
   - {table: repayments, of: days_late, windows: [90d, 180d], aggregate: [sum]}
 derived:
-  - {name: cover, ratio: ["balances.balance.mean.90d", "bookings.amount.sum.90d[direction=out]"]}
+  - {name: cover, ratio: ["balances.balance.mean.90d", "bookings.amount.sum.180d"]}
+  - {name: balance_now, ratio: ["balances.balance.mean.35d", "balances.balance.mean.365d"]}
+  - {name: balance_lately, ratio: ["balances.balance.mean.90d", "balances.balance.mean.365d"]}
 """,
     "tax": """
 tables:
@@ -79,13 +82,15 @@ tables:
     numbers: [declared, paid, days_late], categories: {timely: [timely, late]}}
 variables:
   - {table: invoices, of: amount, where: {side: [out], status: [valid]}, windows: [90d], aggregate: [sum, growth]}
-  - {table: filings, of: declared, windows: [90d, 180d, 365d], aggregate: [mean, growth]}
-  - {table: filings, of: declared, windows: [365d], aggregate: [trend]}
+  - {table: filings, of: declared, windows: [60d, 100d, 365d], aggregate: [mean]}
+  - {table: filings, of: declared, windows: [100d, 180d], aggregate: [growth]}
+  - {table: filings, of: declared, windows: [180d, 365d], aggregate: [trend]}
   - {table: filings, of: days_late, windows: [90d, 180d, 365d], aggregate: [sum, max]}
   - {table: filings, where: {timely: [late]}, windows: [90d, 180d], aggregate: [count, days_since]}
   - {table: filings, of: paid, windows: [180d], aggregate: [mean]}
 derived:
-  - {name: recent_sales, ratio: ["filings.declared.mean.90d", "filings.declared.mean.365d"]}
+  - {name: sales_now, ratio: ["filings.declared.mean.60d", "filings.declared.mean.365d"]}
+  - {name: sales_lately, ratio: ["filings.declared.mean.100d", "filings.declared.mean.365d"]}
 """,
     "registry": """
 tables:
@@ -104,6 +109,7 @@ variables:
 derived:
   - {name: leverage, ratio: [annual_reports.liabilities.latest.all, annual_reports.assets.latest.all]}
   - {name: profit_margin, ratio: [annual_reports.profit.latest.all, annual_reports.revenue.latest.all]}
+  - {name: revenue_a_head, ratio: [annual_reports.revenue.latest.all, annual_reports.employees.latest.all]}
 """,
     "court": """
 tables:
