@@ -177,16 +177,17 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
 
 
 def token_for(
-    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online"
+    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online", purpose: str = ""
 ) -> tuple[Path, Signed] | None:
     """Return a token in HOME/consents/tokens for a task on one firm that has not expired; None if there is none.
 
-    spellings : how the firm's id may be written, normalised or not.
+    spellings : how the firm's id may be written, normalised or not; purpose : that it is for, "" for any.
     """
     for path in sorted((home / "consents" / "tokens").glob("*.json")):
         signed = Signed.from_text(read_text(path, "consent"), str(path))
         claim = claim_of(signed)
         fits = task in claim.scope.tasks and claim.scope.not_before_s <= now_s < claim.scope.expires_s
+        fits = fits and purpose in {"", claim.scope.purpose}
         if fits and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}:
             return path, signed
     return None
