@@ -52,6 +52,9 @@ SOLE_IMPORTERS = {
     "authlib": "veilscore.console.oidc",
     "uvicorn": "veilscore.fabric.https",
     "webauthn": "veilscore.console.passkeys",
+    "openai": "party_bank.assistants.language_model",
+    "docxtpl": "party_bank.assistants.word",
+    "typst": "party_bank.assistants.pdf",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}

@@ -12,6 +12,7 @@ from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.console import ConsoleConfig
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
@@ -226,10 +227,16 @@ class NodeConfig(Strict):
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
     console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
 
+    language_model: LanguageModelConfig | None = Field(
+        default=None, description="bank: its own server that drafts sentences made of facts; null: none does"
+    )
+
     @model_validator(mode="after")
     def _door_of_a_bank(self) -> Self:
         if self.door is not None and self.role != "bank":
             raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        if self.language_model is not None and self.role != "bank":
+            raise ValueError(f"language_model: a bank's node has one, this is a {self.role}'s")
         return self
 
     def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
