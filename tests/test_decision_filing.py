@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_jobs import HOLDERS, PARTIES, job
 from test_parsers import few
+from typer.testing import CliRunner
 from written_models import PUBLISH, Written, file_capacity, filing
 
+from veilscore.cli import app
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, MessageError, RefusedError
+from veilscore.evidence.filings import made_for
+from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.models.decided import (
     FiledDecision,
     Pins,
@@ -26,7 +30,7 @@ from veilscore.models.decided import (
 )
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
-from veilscore.models.versions import roll_back, versions
+from veilscore.models.versions import versions
 from veilscore.node.local import open_job
 from veilscore.tasks.context import load_code_map
 from veilscore.tasks.table import answer_to
@@ -129,8 +133,11 @@ def test_versions_and_rollback(homes):
     other = file(homes, limits(homes, steps=[100_000, 600_000]))
     assert [one.job_id for one in versions(home, "limit")] == [first.job_id, other.job_id]
     assert load_decision(home, "limit").decision.amounts == (100_000, 600_000)
-    roll_back(home, "limit")
+    said = CliRunner().invoke(app, ["decision", "rollback", "limit", "--home", str(home)], env={"COLUMNS": "200"})
+    assert first.job_id in said.stdout
     assert load_decision(home, "limit").decision.amounts == (100_000, 500_000)
+    with pytest.raises(ConfigError, match="no decision 'capacity' is filed here"):
+        CliRunner().invoke(app, ["decision", "rollback", "capacity", "--home", str(home)], catch_exceptions=False)
 
 
 def refused(where, decision, error=RefusedError):
@@ -155,6 +162,25 @@ def test_a_model_that_is_gone_is_refused(homes):
     assert "measure capacity: tax has no model capacity any more: train it again" in said
 
 
+def test_a_model_of_another_bank_is_refused(homes):
+    """At a node whose ledger says for which bank a model was made; a batch holds its decision against it as well."""
+    home = homes.folder / "homes" / "tax"
+    job = filing(limits(homes)).model_copy(update={"name": "capacity"})
+    for bank in ("other", "bank"):
+        (version,) = versions(home, "capacity")
+        ledger = Ledger(home / "state" / "jobs")
+        if ledger.get(version.job_id) is not None:
+            shutil.rmtree(home / "state" / "jobs")
+            ledger = Ledger(home / "state" / "jobs")
+        ledger._save(LedgerEntry(version.job_id, job.model_copy(update={"bank": bank}), "accepted", "", 0.0))
+        assert made_for(home, ledger, "capacity", version.folder) == bank
+        assert made_for(home, ledger, "capacity", home / "models" / "capacity") == bank
+        if bank == "other":
+            assert "measure capacity: tax has model capacity of another bank" in refused(homes, limits(homes))
+        else:
+            file(homes, limits(homes))
+
+
 def test_a_model_that_is_retired_is_refused_at_once(homes):
     nodes = homes.nodes
     tax = nodes["tax"].model_copy(
@@ -163,6 +189,8 @@ def test_a_model_that_is_retired_is_refused_at_once(homes):
     answer = answer_to(filing(limits(homes)), tax)
     assert answer.status == "refused"
     assert "tax: measure capacity: model 'capacity' is retired here" in answer.reason
+    tax = tax.model_copy(update={"policy": tax.policy.model_copy(update={"retired_models": ("limit",)})})
+    assert "decision 'limit' is retired here" in answer_to(filing(limits(homes)), tax).reason
     scoring = job("score_batch", name="batch", model="capacity", on_missing="missing_code")
     assert "model 'capacity' is retired here" in answer_to(scoring, tax).reason
 

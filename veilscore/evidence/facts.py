@@ -11,6 +11,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import StateError, VeilscoreError
 from veilscore.evidence.documents import canonical, digest
 from veilscore.evidence.receipt import Scores, ScoreTree, commitment
+from veilscore.models.decided import FILE, FiledDecision
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 
@@ -63,9 +64,11 @@ def _consent(folder: Path) -> str:
 
 
 def _model(folder: Path, kept: Path, job: Job) -> str:
-    """Return the hash of the model made or applied, where this party sees it."""
+    """Return the hash of the model made or applied, or of the decision filed, where this party sees it."""
     if job.task.startswith("train"):
         return str((_json(folder / "model.json") or {}).get("sha256", ""))
+    if (kept / FILE).is_file():
+        return FiledDecision.load(kept).sha256.hex()
     seen = _json(folder / "scored.json") or {}
     return str(seen.get("model") or (_json(kept / "model.json") or {}).get("sha256", ""))
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import ssl
 import time
+from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from veilscore.errors import ConfigError
-from veilscore.fabric.connections import HANDSHAKE_S
 from veilscore.online.door import DoorDesk, ProblemError
+from veilscore.online.door_listener import DoorListener
 from veilscore.online.door_openapi import openapi
 from veilscore.terms.door import DoorConfig, Problem
 
@@ -89,8 +90,8 @@ def _answer(problem: Problem, after_s: int = 0) -> Response:
     headers = dict(_NEVER_KEPT)
     if after_s:
         headers["retry-after"] = str(after_s)
-    if problem.kind in {"slow", "too-large", "wrong-type"}:
-        headers["connection"] = "close"  # what is left of the body is not read
+    if problem.kind in {"slow", "too-large", "wrong-type", "not-admitted"}:
+        headers["connection"] = "close"  # what is left of the body is not read; who is not admitted keeps no place
     return JSONResponse(problem.body(), problem.status, headers, media_type="application/problem+json")
 
 
@@ -116,20 +117,26 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 class _Connection(H11Protocol):
     """One connection of a caller: gives its certificate to the application, and ends it where it says nothing."""
 
-    read_s = 10.0
-    most = 256
+    door: DoorConfig
+    of_certificate: Counter[bytes]  # connections that are open, of all callers
+    certificate = b""
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        self.app_state = {**self.app_state, "certificate": certificate}
-        if len(self.connections) > self.most:
+        self.certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        self.app_state = {**self.app_state, "certificate": self.certificate}
+        self.of_certificate[self.certificate] += 1
+        of_one = self.of_certificate[self.certificate]
+        if len(self.connections) > self.door.connections or of_one > self.door.connections_of_one:
             transport.close()
         self._waits(waits=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._waits(waits=False)
+        self.of_certificate[self.certificate] -= 1
+        if not self.of_certificate[self.certificate]:
+            del self.of_certificate[self.certificate]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -152,7 +159,7 @@ class _Connection(H11Protocol):
     def _waits(self, *, waits: bool) -> None:
         """Give the first lines of a request their time, from the connection or from their first byte on."""
         if waits and self._waiting is None:
-            self._waiting = self.loop.call_later(self.read_s, self.transport.close)
+            self._waiting = self.loop.call_later(self.door.read_s, self.transport.close)
         elif not waits and self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -180,7 +187,7 @@ class HttpDoor:
             timeout_keep_alive=int(_IDLE_S),
         )
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._listener: DoorListener | None = None
         self.port: int | None = None
 
     def trust(self, roots: bytes) -> None:
@@ -195,28 +202,22 @@ class HttpDoor:
     async def start(self) -> None:
         """Listen; ConfigError if the address cannot be bound."""
         self._config.load()
-        door = self._door
-        kind = type("_Connection", (_Connection,), {"read_s": door.read_s, "most": door.connections})
-        loop = asyncio.get_running_loop()
+        door, loop = self._door, asyncio.get_running_loop()
+        kind = type("_Connection", (_Connection,), {"door": door, "of_certificate": Counter()})
         self.tick()
+        self._listener = DoorListener(
+            self._tls, lambda: kind(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+        )
         try:
-            self._server = await loop.create_server(
-                lambda: kind(config=self._config, server_state=self._state, app_state={}, _loop=loop),
-                door.host,
-                door.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=HANDSHAKE_S,
-            )
+            self.port = self._listener.start(door.host, door.port)
         except OSError as error:
             raise _not_bound(door, door.port) from error
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, give running requests some time, close all."""
-        if self._server is None:
+        if self._listener is None:
             return
-        self._server.close()
+        await self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -225,7 +226,7 @@ class HttpDoor:
             task.cancel()
         for connection in list(self._state.connections):
             connection.transport.abort()
-        self._server = None
+        self._listener = None
 
 
 def _not_bound(door: DoorConfig, port: int) -> ConfigError:
