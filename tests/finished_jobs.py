@@ -69,7 +69,7 @@ def _state(folder: Path) -> str:
 @functools.cache
 def _code_of(maker: Path) -> str:
     """Return the digest of all that decides what becomes of a folder: product, tests' helpers, packages, Python."""
-    from veilscore.release.binding import code_digest  # imports most of the product, which few tests need
+    from veilscore.files.digests import code_digest  # imports most of the product, which few tests need
 
     helpers = [path for path in TESTS.rglob("*.py") if not path.name.startswith("test_")]
     digest = hashlib.sha256(f"{code_digest()} {sys.version}".encode())

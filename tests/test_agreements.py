@@ -13,11 +13,12 @@ from local_jobs import job as batch_job
 from trial_federation import SCORECARD, commanding, make_homes, open_trial, running, show, submit, toy_job, watch
 
 from veilscore.errors import ConfigError, IdentityError, ProtocolError, RefusedError
+from veilscore.files.digests import code_digest
 from veilscore.keys.identity import load_identity
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.release import binding
-from veilscore.release.binding import bound_now, check_bound, code_digest, with_model_version
+from veilscore.release.binding import bound_now, check_bound, with_model_version
 from veilscore.release.catalogue import publish, read_published, verify_published
 from veilscore.tasks.table import answer_to
 from veilscore.terms import policy as node_policy

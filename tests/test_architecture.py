@@ -161,7 +161,7 @@ def test_veilscore_imports_no_institution_and_they_never_each_other():
 
 
 def test_what_was_approved_is_all_that_runs():
-    from veilscore.release.binding import PACKAGES
+    from veilscore.files.digests import PACKAGES
 
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert set(PACKAGES) == packages == {"veilscore", *INSTITUTIONS}

@@ -38,7 +38,7 @@ def filed(home):
 def chosen(home, task="decide", purpose="", name="limit", firm="firm 1"):
     """The number under which the chosen token was imported."""
     now_s = time.time()
-    found = token_for(home, (firm,), now_s, task, asks_of(home, "bank", name, purpose, now_s, task))
+    found = token_for(home, (firm,), now_s, task, lambda: asks_of(home, "bank", name, purpose, now_s, task))
     return None if found is None else found[0].stem
 
 

@@ -22,7 +22,7 @@ from veilscore.lattice.ring import pack
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("veilscore", "coordinator", "party_bank", "party_court", "party_tax", "party_registry")
 LATER = ("sqlalchemy.dialects.sqlite", "sklearn.linear_model")  # imported when first used
-PROGRAMS = ("__main__", "bootstrap")  # run when imported
+PROGRAMS = ("__main__", "bootstrap", "migrations.env")  # run when imported, the last by alembic alone
 TESTS = ("numba/tests", "numba/cuda/tests", "numpy/[!_]*/tests")  # 8 MB; numpy.testing imports those of numpy/_core
 AS_SOURCE = ("rbcl",)  # 5.6 MB of byte code would save 50 ms, once a job
 
@@ -36,7 +36,7 @@ def import_all() -> None:
             names += [m.name for m in pkgutil.walk_packages(found.submodule_search_locations, f"{package}.")]
     for name in names:
         if not name.endswith(PROGRAMS):
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):  # an extra that is not installed, said in whatever words
                 importlib.import_module(name)
     pack(np.zeros((1, 1), np.uint32), (2,))  # numba imports more when it compiles or loads its first function
 

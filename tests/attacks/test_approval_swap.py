@@ -19,10 +19,11 @@ from trial_federation import JOB, commanding, make_homes, open_trial, running
 
 import veilscore
 from veilscore.errors import JobError, RefusedError, StateError
+from veilscore.files.digests import code_digest
 from veilscore.files.store import JobStore
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.release.binding import bound_now, check_bound, code_digest
+from veilscore.release.binding import bound_now, check_bound
 from veilscore.terms.job import new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
@@ -150,7 +151,7 @@ def test_code_swapped_after_approval(home, tmp_path):
     shutil.copytree(Path(veilscore.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def digest_there():
-        command = [sys.executable, "-c", "from veilscore.release.binding import code_digest; print(code_digest())"]
+        command = [sys.executable, "-c", "from veilscore.files.digests import code_digest; print(code_digest())"]
         environment = {**os.environ, "PYTHONPATH": str(package.parent)}
         done = subprocess.run(command, env=environment, cwd=package.parent, check=True, capture_output=True, text=True)
         return done.stdout.strip()

@@ -41,11 +41,11 @@ from veilscore.evidence.opening import (
 )
 from veilscore.evidence.receipt import StepEntry, Traffic, digest_of
 from veilscore.evidence.witness import Attempt
+from veilscore.files.digests import file_digest
 from veilscore.files.store import JobStore
 from veilscore.keys.identity import utc_time
 from veilscore.models.filed import load_model
 from veilscore.protocols.commitment import bank_committed
-from veilscore.release.binding import file_digest
 from veilscore.tasks.context import StepContext
 from veilscore.tasks.table import may_read, reads_of, role_of, step_of
 from veilscore.terms.job import Job, check_job_id

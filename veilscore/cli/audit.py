@@ -23,7 +23,7 @@ from veilscore.evidence.online_opening import PartOpened, PoolRecord, record_of
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.witness import Witnesses
-from veilscore.release.binding import file_digest
+from veilscore.files.digests import file_digest
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.node_config import load_node_config
 

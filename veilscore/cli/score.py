@@ -3,6 +3,7 @@
 import math
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +96,7 @@ def answer_to(
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
         bank, now_s = load_node_config(own).name, time.time()
-        asks = asks_of(own, bank, request.model, request.purpose, now_s, task)
+        asks = partial(asks_of, own, bank, request.model, request.purpose, now_s, task)
         kept = token_for(own, spellings(request.firm_id), now_s, task, asks)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 

@@ -11,11 +11,11 @@ from veilscore.data.codes import CodeMap
 from veilscore.errors import StateError, VeilscoreError
 from veilscore.evidence.documents import canonical, digest
 from veilscore.evidence.receipt import Scores, ScoreTree, commitment
-from veilscore.models.decided import FILE, FiledDecision
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 
 SCORES_FILE = "scores.csv"
+_DECISION = "decision.json"  # of `models.decided`, whose models load compiled kernels
 _KEPT = {".json", ".npz", ".csv", ".parquet"}
 
 
@@ -67,8 +67,8 @@ def _model(folder: Path, kept: Path, job: Job) -> str:
     """Return the hash of the model made or applied, or of the decision filed, where this party sees it."""
     if job.task.startswith("train"):
         return str((_json(folder / "model.json") or {}).get("sha256", ""))
-    if (kept / FILE).is_file():
-        return FiledDecision.load(kept).sha256.hex()
+    if filed := _json(kept / _DECISION):
+        return str(filed.get("sha256", ""))
     seen = _json(folder / "scored.json") or {}
     return str(seen.get("model") or (_json(kept / "model.json") or {}).get("sha256", ""))
 

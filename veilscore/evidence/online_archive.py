@@ -16,7 +16,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -25,11 +25,10 @@ from veilscore.errors import StateError
 from veilscore.evidence.documents import digest
 from veilscore.evidence.online_opening import DecisionRecord, OnlineOpening, OnlineRecord, PoolRecord, decision_name
 from veilscore.files.private import private_folder
-from veilscore.models.decided import FiledDecision
-from veilscore.models.model import ScoreModel
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 
+Save = Callable[[Path], object]
 FOLDER, MODELS, DECISIONS, KEYS, POOLS = "audit/online", "models", "decisions", "keys", "pools"
 _DAY_S = 86400.0
 _ROOM = 0.9  # of the bound that is left when it was passed: files are looked through seldom
@@ -77,42 +76,44 @@ class OnlineArchive:
             with self._lock:
                 self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
 
-    def keep(self, record: OnlineRecord, reply: Message, model: ScoreModel) -> None:
-        """Keep what was opened, and what the holder had answered; StateError if the disk does not take it."""
+    def keep(self, record: OnlineRecord, reply: Message, save_model: Save) -> None:
+        """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
         if not self._max_bytes:
             return
         name = record.opening.commitment.hex()
         with self._lock:
-            self._keep_model(model)
+            self._keep_once(f"{MODELS}/{record.model}.json", save_model)
             self._write(f"{name}.reply", reply.SerializeToString())
             self._write(f"{name}.json", record.to_bytes())
 
     def keep_decision(
-        self, record: DecisionRecord, holder: str, reply: Message, filed: FiledDecision, models: Iterable[ScoreModel]
+        self, record: DecisionRecord, holder: str, reply: Message, save: Save, save_models: Mapping[str, Save]
     ) -> None:
-        """Keep what a holder opened of a decision, with its spares under one name; StateError if the disk does not."""
+        """Keep what a holder opened of a decision, with its spares under one name; StateError if the disk is full.
+
+        save, save_models : write the decision into a folder, and each of its models, by SHA-256, into a file.
+        """
         if not self._max_bytes:
             return
         name, folder = decision_name(record.request, holder), self._folder / DECISIONS / record.decision
         with self._lock:
-            for model in models:
-                self._keep_model(model)
+            for sha256, save_model in save_models.items():
+                self._keep_once(f"{MODELS}/{sha256}.json", save_model)
             if not folder.exists():
                 _make(folder)
-                filed.save(folder)
+                save(folder)
             for measure, opening in record.spares.items():
                 with contextlib.suppress(FileNotFoundError):  # it is there already, or as old as what is forgotten
-                    (self._folder / f"{opening.commitment.hex()}.spare").replace(
-                        self._folder / f"{name}.{measure}.spare"
-                    )
+                    spare = self._folder / f"{opening.commitment.hex()}.spare"
+                    spare.replace(self._folder / f"{name}.{measure}.spare")
             self._write(f"{name}.reply", reply.SerializeToString())
             self._write(f"{name}.json", record.to_bytes())
 
-    def _keep_model(self, model: ScoreModel) -> None:
-        path = self._folder / MODELS / f"{model.sha256.hex()}.json"
+    def _keep_once(self, name: str, save: Save) -> None:
+        path = self._folder / name
         if not path.exists():
             _make(path.parent)
-            model.save(path)
+            save(path)
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""

@@ -31,10 +31,10 @@ from pydantic import Field
 from veilscore import __version__
 from veilscore.errors import EvidenceError, SecretReuseError, StateError
 from veilscore.evidence.documents import Count, Digest, Document, Party, Text, Time
+from veilscore.files.digests import code_digest, file_digest
 from veilscore.files.home_key import home_key
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
-from veilscore.release.binding import code_digest, file_digest
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import AuditRules, NodeConfig
 from veilscore.wire.protocol import Session

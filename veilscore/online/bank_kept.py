@@ -38,7 +38,7 @@ class OpenedPart:
             steps=tuple(self.ask.step_limits),
             **self._common(codes),
         )
-        archive.keep(record, self.part.reply, model.artefact)
+        archive.keep(record, self.part.reply, model.artefact.save)
 
     def keep_decision(self, archive: OnlineArchive, held: HeldDecision, own: OwnInputs) -> None:
         """Keep what was opened of a decision; StateError if the disk does not take it."""
@@ -50,7 +50,8 @@ class OpenedPart:
             **self._common(""),
         )
         models = [*(model.artefact for model in held.models.values()), *held.written.values()]
-        archive.keep_decision(record, self.part.holder, self.part.reply, held.filed, models)
+        saved = {model.sha256.hex(): model.save for model in models}
+        archive.keep_decision(record, self.part.holder, self.part.reply, held.filed.save, saved)
 
     def _common(self, own_codes: str) -> dict[str, Any]:
         labels = None

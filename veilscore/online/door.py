@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -166,7 +167,7 @@ class DoorDesk:
 
         def choose() -> tuple[Path, Signed] | None:
             now_s, name = time.time(), asked.decision if isinstance(asked, DecisionAsked) else asked.model
-            asks = asks_of(self._home, self._name, name, asked.purpose, now_s, task)
+            asks = partial(asks_of, self._home, self._name, name, asked.purpose, now_s, task)
             return token_for(self._home, spellings(asked.firm_id), now_s, task, asks)
 
         kept = await asyncio.to_thread(choose)

@@ -7,17 +7,15 @@ only whether two jobs ran on the same version.
 
 from __future__ import annotations
 
-import functools
-import glob
 import hashlib
 import hmac
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from veilscore.errors import RefusedError
 from veilscore.features.catalogue import find_catalogue
+from veilscore.files.digests import code_digest, file_digest
 from veilscore.files.home_key import home_key
 from veilscore.models.decided import FILE as DECISION_FILE
 from veilscore.models.decided import FiledDecision
@@ -29,30 +27,7 @@ from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import AppliesModel, ScoreBatch
 from veilscore.terms.sizing import SizeDecision
 
-PACKAGES = (
-    "veilscore",
-    "coordinator",
-    "party_bank",
-    "party_court",
-    "party_registry",
-    "party_tax",
-)  # those of pyproject.toml
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
-_PIECE = 1 << 20  # bytes read at a time
-
-
-@functools.cache
-def code_digest() -> str:
-    """Return a SHA-256 over the sources of every package that runs, as they were at this process's first call."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)  # a wheel may leave an institution out
-        for root in () if spec is None else spec.submodule_search_locations or ():
-            for found in sorted(glob.glob("**/*.py", root_dir=root, recursive=True, include_hidden=True)):  # noqa: PTH207
-                # pathlib does not follow links, and an installed wheel has files where a checkout has links.
-                name, content = f"{package}/{Path(found).as_posix()}".encode(), (Path(root) / found).read_bytes()
-                digest.update(len(name).to_bytes(8, "little") + name + len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
 
 
 def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
@@ -138,21 +113,6 @@ def _dataset_digest(salt: bytes, dataset: DatasetConfig) -> str:
     if dataset.path is None or not dataset.path.is_file():
         return _salted(salt, meaning)
     return _salted(salt, meaning + file_digest(dataset.path))
-
-
-def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's bytes, which are read once while time, size and inode stay."""
-    status = path.stat()
-    return _file_digest(path, (status.st_mtime_ns, status.st_size, status.st_ino))
-
-
-@functools.lru_cache(maxsize=64)
-def _file_digest(path: Path, _version: tuple[int, ...]) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.digest()
 
 
 def _salted(salt: bytes, data: bytes) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError, DataError
 from veilscore.files.private import private_folder
-from veilscore.models.decided import load_decision
-from veilscore.models.filed import load_model
 from veilscore.release.consent import Ask, Claim, Signed, claim_of, commit
 from veilscore.terms.decide import Decide
 from veilscore.terms.settings import read_text
@@ -21,6 +19,9 @@ def asks_of(home: Path, bank: str, name: str, purpose: str, now_s: float, task: 
 
     name : of the model or decision; purpose : empty for that which it was made for.
     """
+    from veilscore.models.decided import load_decision  # noqa: PLC0415 - loads compiled kernels
+    from veilscore.models.filed import load_model  # noqa: PLC0415
+
     with contextlib.suppress(ConfigError):
         if task != Decide.task:
             purpose = purpose or load_model(home / "models" / name / "model.json").provenance.purpose
@@ -32,7 +33,7 @@ def asks_of(home: Path, bank: str, name: str, purpose: str, now_s: float, task: 
 
 
 def token_for(
-    home: Path, spellings: Sequence[str], now_s: float, task: str, asks: Sequence[Ask]
+    home: Path, spellings: Sequence[str], now_s: float, task: str, asks: Callable[[], Sequence[Ask]]
 ) -> tuple[Path, Signed] | None:
     """Return the token in HOME/consents/tokens that covers what is asked of a firm; None if it gave none for the task.
 
@@ -40,18 +41,24 @@ def token_for(
     holder's refusal then says what it lacks.
 
     spellings : how the firm's id may be written, normalised or not.
+    asks : what is asked (`asks_of`), where there is a choice.
     """
     found = [
-        (any(ask.refusal(claim.scope, "") for ask in asks), claim.scope.expires_s, path, signed)
+        (path, signed, claim)
         for path, signed, claim in _kept(home)
         if task in claim.scope.tasks
         and claim.scope.not_before_s <= now_s < claim.scope.expires_s
         and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}
     ]
-    if not found:
-        return None
-    _, _, path, signed = min(found, key=lambda one: one[:3])
-    return path, signed
+    if len(found) > 1:
+        asked = asks()
+
+        def fitness(one: tuple[Path, Signed, Claim]) -> tuple[bool, float]:
+            scope = one[2].scope
+            return any(ask.refusal(scope, "") for ask in asked), scope.expires_s
+
+        found.sort(key=fitness)
+    return found[0][:2] if found else None
 
 
 def _kept(home: Path) -> Iterator[tuple[Path, Signed, Claim]]:
