@@ -92,7 +92,7 @@ def test_a_bank_sizes_a_campaign_without_any_consent(homes, run):
     plain = {decision.name_of(k): list(steps.values()).count(k) for k in range(decision.n_steps + 1)}
     for party, of in said.items():
         assert (of["decision"], of["n_rows"]) == ("limit", len(steps))
-        assert list(of["steps"]) == list(plain)
+        assert set(of["steps"]) == set(plain)
         assert max(abs(of["steps"][name] - plain[name]) for name in plain) < 6 * of["noise"], party
     sigma = sensitivity() / 0.5
     assert [round(said[p]["noise"] / sigma, 1) for p in said] == [1.0, 1.0, 1.4]  # tax leads: it knows its own noise
