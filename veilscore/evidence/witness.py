@@ -101,7 +101,7 @@ class Witnesses:
                 self.answered.setdefault(answer.job_id, set()).add(answer.request)
             elif kind == "job":
                 self._state(head.party, JobStatement.parse(data))
-            elif kind in _OF_KIND:
+            elif isinstance(kind, str) and kind in _OF_KIND:
                 self._opened[head.party, data] = _OF_KIND[kind].read(head.party, body)
             elif kind == "step_bound":
                 bound = StepBound.parse(data)
