@@ -28,7 +28,7 @@ from veilscore.models.decided import (
 )
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
-from veilscore.models.versions import versions
+from veilscore.models.versions import roll_back, versions
 from veilscore.node.local import open_job
 from veilscore.tasks.context import load_code_map
 from veilscore.tasks.table import answer_to
