@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_jobs import HOLDERS, PARTIES, job
 from test_parsers import few
-from written_models import PUBLISH, Written, file_capacity, filing
+from written_models import PUBLISH, Written, capacity, file_capacity, filing
 
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, MessageError, RefusedError
@@ -160,15 +160,15 @@ def test_a_model_that_is_gone_is_refused(homes):
 def test_a_model_of_another_bank_is_refused(homes):
     """At a node whose ledger says for which bank a model was made; a batch holds its decision against it as well."""
     home = homes.folder / "homes" / "tax"
-    job = filing(limits(homes)).model_copy(update={"name": "capacity"})
+    made = job("write_model", name="capacity", **capacity())
     for bank in ("other", "bank"):
         (version,) = versions(home, "capacity")
         ledger = Ledger(home / "state" / "jobs")
         if ledger.get(version.job_id) is not None:
             shutil.rmtree(home / "state" / "jobs")
             ledger = Ledger(home / "state" / "jobs")
-        changes = {"bank": bank, "datasets": dict.fromkeys((bank, *job.holders), "d")}
-        ledger._save(LedgerEntry(version.job_id, job.model_copy(update=changes), "accepted", "", 0.0))
+        changes = {"bank": bank, "datasets": dict.fromkeys((bank, *made.holders), "d")}
+        ledger._save(LedgerEntry(version.job_id, made.model_copy(update=changes), "accepted", "", 0.0))
         assert made_for(home, ledger, "capacity", version.folder) == bank
         assert made_for(home, ledger, "capacity", home / "models" / "capacity") == bank
         if bank == "other":
