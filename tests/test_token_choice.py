@@ -38,7 +38,9 @@ def filed(home):
 def chosen(home, task="decide", purpose="", name="limit", firm="firm 1"):
     """The number under which the chosen token was imported."""
     now_s = time.time()
-    found = token_for(home, (firm,), now_s, task, lambda: asks_of(home, "bank", name, purpose, now_s, task))
+    found = token_for(
+        home, (firm,), now_s, task, lambda: asks_of(home, "bank", name, purpose, now_s, task), purpose=purpose
+    )
     return None if found is None else found[0].stem
 
 
@@ -65,6 +67,7 @@ def test_the_token_that_covers_purpose_holders_bits_and_term_is_chosen(tmp_path)
     assert chosen(tmp_path, firm="firm 2") == "7"
     assert chosen(tmp_path, task="score_online", name="card") == "8"
     assert chosen(tmp_path, firm="firm 3") is None
+    assert chosen(tmp_path, purpose="report") is None
 
 
 def test_a_damaged_token_of_another_firm_is_no_hindrance(tmp_path):

@@ -13,7 +13,7 @@ import typer
 from party_bank import alarms
 from party_bank.book_tables import case_number
 from party_bank.cli.homes import OpenBank, opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, StepsOption, joint_decision
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.errors import ConfigError
@@ -123,12 +123,12 @@ def run(
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    job: JobOption = None,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Enter this month's alarms and open their cases; again, it does what is left."""
-    joint = joint_from(decisions, steps, holders)
-    with opened(home, federation) as bank:
+    with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, job=job) as joint:
         month = bank.book.today()
         ended = alarms.run(bank.book, bank.settings, joint, month, bank.actor)
     console().print(table(f"Alarms of {month:%Y-%m}", ("outcome", "firms"), sorted(ended.items())))

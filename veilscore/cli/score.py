@@ -97,7 +97,7 @@ def answer_to(
     else:
         bank, now_s = load_node_config(own).name, time.time()
         asks = partial(asks_of, own, bank, request.model, request.purpose, now_s, task)
-        kept = token_for(own, spellings(request.firm_id), now_s, task, asks)
+        kept = token_for(own, spellings(request.firm_id), now_s, task, asks, purpose=request.purpose)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:

@@ -168,7 +168,7 @@ class DoorDesk:
         def choose() -> tuple[Path, Signed] | None:
             now_s, name = time.time(), asked.decision if isinstance(asked, DecisionAsked) else asked.model
             asks = partial(asks_of, self._home, self._name, name, asked.purpose, now_s, task)
-            return token_for(self._home, spellings(asked.firm_id), now_s, task, asks)
+            return token_for(self._home, spellings(asked.firm_id), now_s, task, asks, purpose=asked.purpose)
 
         kept = await asyncio.to_thread(choose)
         return (b"" if kept is None else kept[1].to_message().SerializeToString()), kept

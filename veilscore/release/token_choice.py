@@ -33,9 +33,17 @@ def asks_of(home: Path, bank: str, name: str, purpose: str, now_s: float, task: 
 
 
 def token_for(
-    home: Path, spellings: Sequence[str], now_s: float, task: str, asks: Callable[[], Sequence[Ask]]
+    home: Path,
+    spellings: Sequence[str],
+    now_s: float,
+    task: str,
+    asks: Callable[[], Sequence[Ask]],
+    *,
+    purpose: str = "",
 ) -> tuple[Path, Signed] | None:
-    """Return the token in HOME/consents/tokens that covers what is asked of a firm; None if it gave none for the task.
+    """Return the token in HOME/consents/tokens that covers what is asked of a firm.
+
+    None if it gave none for the task and purpose ("": any).
 
     Of several that cover it, that which ends first. Where none does, one of the firm's for the task all the same: the
     holder's refusal then says what it lacks.
@@ -47,6 +55,7 @@ def token_for(
         (path, signed, claim)
         for path, signed, claim in _kept(home)
         if task in claim.scope.tasks
+        and purpose in {"", claim.scope.purpose}
         and claim.scope.not_before_s <= now_s < claim.scope.expires_s
         and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}
     ]
