@@ -160,7 +160,8 @@ def test_a_model_that_is_gone_is_refused(homes):
 def test_a_model_of_another_bank_is_refused(homes):
     """At a node whose ledger says for which bank a model was made; a batch holds its decision against it as well."""
     home = homes.folder / "homes" / "tax"
-    made = job("write_model", name="capacity", **capacity())
+    asked = capacity()
+    made = job("write_model", name="capacity", **asked | {"columns": {p: asked["columns"][p] for p in HOLDERS}})
     for bank in ("other", "bank"):
         (version,) = versions(home, "capacity")
         ledger = Ledger(home / "state" / "jobs")
