@@ -49,12 +49,12 @@ SOLE_IMPORTERS = {
     "syft_job": "veilscore.sandbox.syft_envelope",
     "highspy": "party_bank.portfolio",
     "segno": "party_bank.offers",
-    "authlib": "veilscore.console.oidc",
-    "uvicorn": "veilscore.fabric.https",
-    "webauthn": "veilscore.console.passkeys",
     "openai": "party_bank.assistants.language_model",
     "docxtpl": "party_bank.assistants.word",
     "typst": "party_bank.assistants.pdf",
+    "authlib": "veilscore.console.oidc",
+    "uvicorn": "veilscore.fabric.https",
+    "webauthn": "veilscore.console.passkeys",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}
