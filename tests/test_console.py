@@ -48,7 +48,7 @@ def paths_of(opened):
             for page in opened.pages]  # fmt: skip
 
 
-@pytest.mark.parametrize("party", ["tax", "bank", "coordinator"])
+@pytest.mark.parametrize("party", ["tax", "bank", pytest.param("coordinator", marks=pytest.mark.slow)])
 def test_every_page_by_every_role(folder, party):
     """The table of pages is the only truth: each path x each role, and nobody, is let in or refused by it."""
     opened = OpenedConsole(with_people(folder / party, per_minute=100_000, entries_per_minute=1000))
@@ -313,6 +313,8 @@ def test_what_machines_ask(tax):
 # --- a node behind it ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.federation
 def test_a_steward_approves_on_a_real_node_and_the_log_has_it(tmp_path):
     homes = make_homes(tmp_path, tax={"accept": "manual"})
     with_people(homes / "tax")
