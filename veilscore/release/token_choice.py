@@ -9,7 +9,8 @@ from pathlib import Path
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError, DataError
 from veilscore.files.private import private_folder
-from veilscore.release.consent import Ask, Claim, Signed, claim_of, commit
+from veilscore.release.consent import Claim, Signed, claim_of, commit
+from veilscore.release.scope import Ask
 from veilscore.terms.decide import Decide
 from veilscore.terms.settings import read_text
 
