@@ -1,4 +1,4 @@
-"""Accepts the connections of the door's HTTP and shakes hands, so that whoever is slow holds no place of a caller.
+"""Accepts connections for HTTP over TLS and shakes hands, so that whoever is slow holds nobody else's place.
 
 asyncio's own server takes as many connections as come and counts them after TLS alone. Here a bound on what has not
 shaken hands yet comes first: of an address that has too many, or of all where there are too many, the oldest goes, as
@@ -22,7 +22,7 @@ _BACKLOG = 128
 _AGAIN_S = 0.5  # after no connection could be taken, as where descriptors are used up
 
 
-class DoorListener:
+class HttpsListener:
     """Listens at one address.
 
     context : TLS; make : gives the protocol of one connection, which begins when hands are shaken.
