@@ -12,8 +12,8 @@ import pytest
 from test_door import ASKED, Opened
 from test_silent_connections import still_open
 
-from veilscore.fabric import https_listener
-from veilscore.fabric.https_listener import ARRIVING_MOST
+from veilscore.fabric import tls_listener
+from veilscore.fabric.tls_listener import ARRIVING_MOST
 
 OF_ONE = 4
 
@@ -71,15 +71,15 @@ def test_silent_strangers_hold_a_bounded_number_of_places_and_nobody_elses(door)
     before = n_descriptors()
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(one) for one in strangers(door, 150)]
-        until("too many", lambda: still_open(held) <= https_listener.WITHOUT_CALL_MOST)
-        assert door.door._http._listener.arriving <= https_listener.WITHOUT_CALL_MOST
-        assert n_descriptors() - before <= 150 + https_listener.WITHOUT_CALL_MOST + 4
+        until("too many", lambda: still_open(held) <= tls_listener.WITHOUT_CALL_MOST)
+        assert door.door._http._listener.arriving <= tls_listener.WITHOUT_CALL_MOST
+        assert n_descriptors() - before <= 150 + tls_listener.WITHOUT_CALL_MOST + 4
         assert still_open(held[:100]) == 0  # the oldest went
         assert asks(door, door.folder, "through-strangers") == "scored"
 
 
 def test_a_stranger_that_says_a_byte_now_and_then_is_cut(door, monkeypatch):
-    monkeypatch.setattr(https_listener, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(tls_listener, "HANDSHAKE_S", 0.5)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(one) for one in strangers(door, 6)]
         began_s = time.monotonic()
@@ -117,7 +117,7 @@ def test_who_was_removed_is_told_so_and_keeps_no_place(door):
 
 
 def test_of_many_addresses_the_oldest_goes():
-    made = https_listener.HttpsListener(None, None)
+    made = tls_listener.TlsListener(None, None)
     ended = []
 
     class Task:

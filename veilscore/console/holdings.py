@@ -260,7 +260,7 @@ def consents(visit: Visit) -> Response:
         required=config.policy.consent == "required",
         lists=lists,
         said=said,
-        bases=[(one.basis, sorted(one.signatures)) for *_, one in filed(home.path) if one is not None],
+        bases=filed(home.path),
         today=utc_today(),
     )
 

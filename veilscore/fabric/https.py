@@ -1,7 +1,8 @@
 """Serves HTTP over TLS 1.3 by uvicorn, for the bank's door and for the console (their extras).
 
 uvicorn gives no client certificate to an application and waits for ever for a request's first lines; both are mended
-in `_Connection`. It is driven here without its own server, which would take the process's signals.
+in `_Connection`. It is driven here without its own server, which would take the process's signals and does not bound
+handshakes, as `TlsListener` does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from veilscore.errors import ConfigError
-from veilscore.fabric.https_listener import HttpsListener
+from veilscore.fabric.tls_listener import TlsListener
 
 _HEADER_BYTES = 16_384
 _IDLE_S = 75.0  # between the requests of a connection
@@ -37,7 +38,7 @@ class HttpsPlace:
     what : "door" or "console", which is also the section of node.yaml that errors name.
     certificate, key, passphrase : files of the server's certificate, with its chain, and of its key.
     clients : whether a client must show a certificate (CERT_REQUIRED) or may (CERT_OPTIONAL).
-    read_s : seconds for the first lines of a request; connections : at one time, and of one certificate.
+    read_s : seconds for the first lines of a request; connections : at one time, of_one : with one client certificate.
     """
 
     what: str
@@ -49,14 +50,16 @@ class HttpsPlace:
     clients: ssl.VerifyMode = ssl.CERT_REQUIRED
     read_s: float = 10.0
     connections: int = 256
-    connections_of_one: int = 32
+    of_one: int = 256
 
 
 class _Connection(H11Protocol):
     """One connection: gives its client's certificate to the application (b"" without), and ends it if it is silent."""
 
-    place: HttpsPlace
-    of_certificate: Counter[bytes]  # connections that are open, of all clients
+    read_s = 10.0
+    most = 256
+    most_of_one = 256
+    of_certificate: Counter[bytes]  # connections that are open, of all clients that show one
     certificate = b""
     malformed: Malformed = staticmethod(lambda text: ("text/plain; charset=utf-8", text.encode()))
     _waiting: asyncio.TimerHandle | None = None
@@ -65,17 +68,18 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self.certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
         self.app_state = {**self.app_state, "certificate": self.certificate}
-        self.of_certificate[self.certificate] += 1
-        too_many = bool(self.certificate) and self.of_certificate[self.certificate] > self.place.connections_of_one
-        if too_many or len(self.connections) > self.place.connections:
+        if self.certificate:
+            self.of_certificate[self.certificate] += 1
+        if len(self.connections) > self.most or self.of_certificate[self.certificate] > self.most_of_one:
             transport.close()
         self._waits(waits=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._waits(waits=False)
-        self.of_certificate[self.certificate] -= 1
-        if not self.of_certificate[self.certificate]:
-            del self.of_certificate[self.certificate]
+        if self.certificate:
+            self.of_certificate[self.certificate] -= 1
+            if not self.of_certificate[self.certificate]:
+                del self.of_certificate[self.certificate]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +101,7 @@ class _Connection(H11Protocol):
     def _waits(self, *, waits: bool) -> None:
         """Give the first lines of a request their time, from the connection or from their first byte on."""
         if waits and self._waiting is None:
-            self._waiting = self.loop.call_later(self.place.read_s, self.transport.close)
+            self._waiting = self.loop.call_later(self.read_s, self.transport.close)
         elif not waits and self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -125,12 +129,13 @@ class HttpsServer:
             h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_keep_alive=int(_IDLE_S),
         )
-        own: dict[str, Any] = {"place": place, "of_certificate": Counter()}
+        own: dict[str, Any] = {"read_s": place.read_s, "most": place.connections, "most_of_one": place.of_one}
+        own["of_certificate"] = Counter()
         if malformed is not None:
             own["malformed"] = staticmethod(malformed)
         self._kind = type("_Connection", (_Connection,), own)
         self._state = ServerState()
-        self._listener: HttpsListener | None = None
+        self._listener: TlsListener | None = None
         self.port: int | None = None
 
     def trust(self, roots: bytes) -> None:
@@ -147,7 +152,7 @@ class HttpsServer:
         self._config.load()
         place, loop = self._place, asyncio.get_running_loop()
         self.tick()
-        self._listener = HttpsListener(
+        self._listener = TlsListener(
             self._tls, lambda: self._kind(config=self._config, server_state=self._state, app_state={}, _loop=loop)
         )
         try:

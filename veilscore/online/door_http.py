@@ -115,7 +115,7 @@ class HttpDoor(HttpsServer):
             passphrase,
             read_s=door.read_s,
             connections=door.connections,
-            connections_of_one=door.connections_of_one,
+            of_one=door.connections_of_one,
         )
         super().__init__(application(desk), place, _malformed)
 

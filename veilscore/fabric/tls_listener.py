@@ -1,4 +1,4 @@
-"""Accepts connections for HTTP over TLS and shakes hands, so that whoever is slow holds nobody else's place.
+"""Accepts connections over TLS and shakes hands, so that whoever is slow holds no place of a client.
 
 asyncio's own server takes as many connections as come and counts them after TLS alone. Here a bound on what has not
 shaken hands yet comes first: of an address that has too many, or of all where there are too many, the oldest goes, as
@@ -22,7 +22,7 @@ _BACKLOG = 128
 _AGAIN_S = 0.5  # after no connection could be taken, as where descriptors are used up
 
 
-class HttpsListener:
+class TlsListener:
     """Listens at one address.
 
     context : TLS; make : gives the protocol of one connection, which begins when hands are shaken.
@@ -71,7 +71,7 @@ class HttpsListener:
             await asyncio.sleep(0)  # many that come at once do not keep the others from being served
 
     async def _shake_hands(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # ssl.SSLError and timeouts among them: a stranger, or an unknown caller
+        with contextlib.suppress(OSError):  # ssl.SSLError and timeouts among them: a stranger, or an unknown client
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make,
                 connection,
