@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +15,8 @@ import structlog
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, VeilscoreError
-from veilscore.evidence.online_opening import OnlineArchive, OnlineOpening, Use, draw_opening
+from veilscore.evidence.online_archive import OnlineArchive
+from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare
@@ -47,6 +48,10 @@ class HolderSpares:
         spare = self._spares.get((bank, spare_id))
         return self._spares.pop((bank, spare_id)) if spare is not None and spare.part == part else None
 
+    def counts(self) -> dict[str, int]:
+        """Return how many spares there are by bank."""
+        return dict(Counter(bank for bank, _ in self._spares))
+
 
 class BankSpares:
     """Keeps the bank's spares by holder and model."""
@@ -73,6 +78,10 @@ class BankSpares:
         kept = self._stock.get((holder, model.artefact.name))
         if kept is not None:
             kept[1].clear()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many spares there are by holder and model, as "holder/model"."""
+        return {f"{holder}/{model}": len(stock) for (holder, model), (_, stock) in self._stock.items()}
 
     def most_wanted(self) -> tuple[str, BankModel, int] | None:
         """Return holder and model with the smallest stock, and its size; None if all are full."""
