@@ -50,7 +50,7 @@ from veilscore.tasks.task import EXACT
 from veilscore.terms.job import known_tasks
 from veilscore.terms.mining import MineRules
 from veilscore.terms.parameters import PARAMETERS, Sampled
-from veilscore.v1.align_pb2 import AlignBankRound1
+from veilscore.v1.align_pb2 import AlignBankRound2
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Charge, Send, Session
 
@@ -391,7 +391,7 @@ def test_no_firm_comes_twice_where_rows_are_firms():
     with pytest.raises(IdError, match="35 duplicate"):
         make_table(firms, {"x": np.arange(38.0)}, normaliser="text")
     sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
-    limits = AlignLimits(size_step=10, workers=1)
+    limits = AlignLimits(size_step=10)
     with pytest.raises(IdError, match="more than once"):
         next(bank_align(sessions["bank"], "tax", firms.tolist(), limits))
     roles = {
@@ -403,14 +403,14 @@ def test_no_firm_comes_twice_where_rows_are_firms():
 
 
 def months(session, limits):
-    """A bank that sends the point of its last firm again and again, one for each month."""
+    """A bank that sends the value of one firm again and again, one for each month."""
     role, answer = bank_align(session, "tax", [f"firm {k}" for k in range(38)], limits), None
     while True:
         try:
             command = role.send(answer)
         except StopIteration as stop:
             return stop.value
-        if isinstance(command, Send) and isinstance(command.message, AlignBankRound1):
-            points = command.message.points
-            command.message.points = points[:32] * 36 + points[36 * 32 :]
+        if isinstance(command, Send) and isinstance(command.message, AlignBankRound2):
+            values = command.message.data
+            command.message.data = values[:12] * 36 + values[36 * 12 :]
         answer = yield command

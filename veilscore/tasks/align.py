@@ -17,11 +17,12 @@ from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
 from veilscore.tasks.panel import checked_firms, firm_numbers
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
 from veilscore.terms.parameters import AppliesModel, Parameters, Sampled
-from veilscore.terms.roles import Leak, Learned
+from veilscore.terms.roles import Leak, Learned, hidden
 from veilscore.wire.protocol import Protocol, interleave
 
 ALIGNED = {"aligned.json": "align"}  # what steps after it read
-ID_S = 121e-6 / 2  # of an id at a side
+ID_S = 2.5e-6  # of an id at a side
+BASE_S = 0.1  # of the base transfers with a holder
 FEW_KNOWN = 0.1  # of the bank's firms; fewer known ones look like another kind of id
 
 
@@ -112,8 +113,9 @@ def _few_known(context: StepContext, known: int, n_rows: int) -> list[str]:
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    ids = sum(sizes.bank + k for k in sizes.holders)
-    return Cost(ID_S * ids + 0.3, 32.0 * (ids + sum(sizes.holders)))
+    n_holders, of_holders = len(sizes.holders), sum(sizes.holders)
+    seconds = ID_S * (sizes.bank * n_holders + of_holders) + BASE_S * n_holders + 0.2
+    return Cost(seconds, 12.0 * sizes.bank * n_holders + 80.0 * of_holders + 40e3 * n_holders)
 
 
 ALIGN = Step(
@@ -127,14 +129,16 @@ ALIGN = Step(
     spends=no_openings,
     learns=(
         COMMITTED,
-        Leak(
-            "AlignBankRound1",
-            "holder",
-            "masked",
-            "number of firms in the bank's job; where single firms or exact sums are opened, which rows came before",
-        ),
         Leak("AlignHolderRound1", "bank", "masked", "number of firms in the holder's data set, padded to thousands"),
-        Leak("AlignBankRound2", "holder", "opened", "which of its firms are in the bank's job, and their rows"),
+        Leak("AlignBankRound1", "holder", "masked", "number of firms in the bank's job"),
+        *hidden("bank", "masked", "AlignHolderStore"),
+        Leak(
+            "AlignBankRound2",
+            "holder",
+            "opened",
+            "where single firms or exact sums are opened, which rows came before; which of its firms are in the bank's "
+            "job, and their rows",
+        ),
         Leak("AlignHolderRound2", "bank", "public", "whether the bank has firms enough for the holder"),
     ),
     tells_besides={
