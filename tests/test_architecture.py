@@ -48,6 +48,9 @@ SOLE_IMPORTERS = {
     "syft_job": "veilscore.sandbox.syft_envelope",
     "highspy": "party_bank.portfolio",
     "segno": "party_bank.offers",
+    "openai": "party_bank.assistants.language_model",
+    "docxtpl": "party_bank.assistants.word",
+    "typst": "party_bank.assistants.pdf",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}

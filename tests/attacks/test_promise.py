@@ -44,7 +44,7 @@ from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
 from veilscore.tasks import mining, private_stack
 from veilscore.tasks import residual as card_tasks
-from veilscore.tasks.panel import checked_firms, digests_by_firm, refuse_split_firms, shared_weights
+from veilscore.tasks.panel import checked_firms, digests_by_firm, numbered_once, refuse_split_firms, shared_weights
 from veilscore.tasks.table import FIRST_BINS, charges_of
 from veilscore.tasks.task import EXACT
 from veilscore.terms.job import known_tasks
@@ -353,20 +353,33 @@ def test_months_of_a_firm_that_share_its_weight_move_sums_as_one_row_does():
 
 
 def aligned(numbers, firms, *, rows_per_firm=36):
-    """What a holder makes of the bank's numbers of its rows' firms; it knows the rows whose firm is not empty."""
+    """Which rows a holder takes for known by the bank's numbers of firms; it knows those whose firm is not empty."""
     row_of = np.where(np.array([bool(f) for f in firms]), np.arange(len(firms)), -1)
     p = job(disclosure="private", rows="firm_dates", rows_per_firm=rows_per_firm).parameters
-    return checked_firms(np.array(numbers), row_of, np.array(firms), p, "bank")
+    return (numbered_once(checked_firms(np.array(numbers), p, "bank"), row_of, np.array(firms)) >= 0).tolist()
 
 
-def test_a_bank_that_hides_that_rows_are_of_one_firm_is_refused():
-    assert aligned([0, 0, 1, 2, 2], ["a", "a", "b", "", ""]).tolist() == [0, 0, 1, 2, 2]
-    for numbers in ([0, 1, 2], [0, 0, 0]):  # one firm as two, two as one
-        with pytest.raises(MessageError, match="of several"):
-            aligned(numbers, ["a", "a", "b"])
+def test_a_firm_whose_months_are_numbered_as_of_several_firms_is_unknown():
+    """No error: only a known firm would cause it, so that a bank would learn who is known."""
+    assert aligned([0, 0, 1, 2, 2], ["a", "a", "b", "", ""]) == [True, True, True, False, False]
+    assert aligned([0, 1, 2], ["a", "a", "b"]) == [False, False, True]
+    assert aligned([0, 1, 2], ["", "", "b"]) == [False, False, True]
+    assert aligned([0, 0, 0], ["a", "a", "b"]) == [True, True, True]  # counted as one: less than they are
     for numbers in ([1, 1, 0], [0, 2, 2], [5, 5, 6]):
         with pytest.raises(MessageError, match="in the order"):
             aligned(numbers, ["", "", ""])
+
+
+def test_whether_a_firm_is_known_moves_rows_of_that_firm_alone():
+    """However a bank numbers rows: else the noise for one firm's rows would have to hide those of others too."""
+    rng = np.random.default_rng(12)
+    for _ in range(300):
+        firms, numbers = rng.integers(0, 5, 12), np.unique(rng.integers(0, 6, 12), return_inverse=True)[1]
+        order = np.argsort(np.unique(numbers, return_index=True)[1])
+        numbers = np.argsort(order)[numbers]  # in the order in which they come
+        names = np.array(["a", "b", "c", "d", "e"])[firms]
+        with_it, without = (np.array(aligned(numbers, np.where(names == gone, "", names))) for gone in ("", "c"))
+        assert (with_it == without)[names != "c"].all()
 
 
 def test_refusals_of_panels_do_not_tell_who_is_known():

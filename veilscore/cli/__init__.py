@@ -70,11 +70,14 @@ PANELS = {
         "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show"),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
+        "section": Noun(
+            "A holder's section of a credit report: what it may tell, write it, count it.", "fields write told"
+        ),
     },
     "The bank": {
         "bank": Noun(
             "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
-            "mining book portrait limits campaign application contract renewal warning due",
+            "mining book portrait limits campaign application contract renewal report warning due",
         ),
     },
     "Trust": {

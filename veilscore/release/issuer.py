@@ -27,7 +27,6 @@ from veilscore.files.store import write_atomically, write_text
 from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
     Consent,
-    Scope,
     Signed,
     claim_of,
     commit,
@@ -36,6 +35,7 @@ from veilscore.release.consent import (
     issue_token,
     read_consent,
 )
+from veilscore.release.scope import Scope
 from veilscore.terms.settings import parse_json, read_text
 
 FIRMS_FILE = "revoked_firms.json"

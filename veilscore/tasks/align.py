@@ -14,7 +14,7 @@ from veilscore.release.batch import bank_send_lists, lists_in
 from veilscore.release.pseudonyms import row_digests, size_offset
 from veilscore.tasks.asked_dates import build_pairs, pairs_of
 from veilscore.tasks.context import StepContext, digest_of_ids, files_of_columns
-from veilscore.tasks.panel import checked_firms, firm_numbers
+from veilscore.tasks.panel import checked_firms, firm_numbers, numbered_once
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, no_openings
 from veilscore.terms.parameters import AppliesModel, Parameters, Sampled
 from veilscore.terms.roles import Leak, Learned, hidden
@@ -85,17 +85,18 @@ def _holder_align(context: StepContext) -> Protocol[None]:
         dated=panel is not None,
         limits=limits,
     )
-    firms, row_of = {}, result.row_of
+    firms, row_of, split = {}, result.row_of, 0
     if panel is not None and result.firm is not None:
-        p, bank = context.job.parameters, context.job.bank
-        firms["firm"] = checked_firms(result.firm, row_of, panel.firms, p, bank)
+        firms["firm"] = checked_firms(result.firm, context.job.parameters, context.job.bank)
+        row_of = numbered_once(result.firm, row_of, panel.firms)
+        split = int(((row_of < 0) & (result.row_of >= 0)).sum())
     if pairs is not None:
         row_of = build_pairs(context, pairs, row_of)
         table = context.table()
     guard.keep(context.store, consents, table.firms, row_of, result.digests)
     context.store.save_arrays("row_of", row_of=row_of, **firms)
     known = int((row_of >= 0).sum())
-    warnings = [*table.warnings, *_few_known(context, known, row_of.size)]
+    warnings = [*table.warnings, *_few_known(context, known, row_of.size), *_split(context, split)]
     told = limits.padded(ids.size, offset)
     context.store.save_json(
         "aligned",
@@ -108,6 +109,15 @@ def _few_known(context: StepContext, known: int, n_rows: int) -> list[str]:
     if known >= FEW_KNOWN * n_rows:
         return []
     text = f"only {known} of the bank's {n_rows} firms are in this data set: check that both use the same kind of id"
+    structlog.get_logger("veilscore.tasks.align").warning(text, party=context.session.party, job=context.job_id)
+    return [text]
+
+
+def _split(context: StepContext, n_rows: int) -> list[str]:
+    """Warn the holder's own people, and nobody else, of rows that were left out since a bank split firms."""
+    if not n_rows:
+        return []
+    text = f"{n_rows} rows count as unknown: the bank numbers rows of one firm as of several firms; ask it why"
     structlog.get_logger("veilscore.tasks.align").warning(text, party=context.session.party, job=context.job_id)
     return [text]
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from veilscore.errors import ConfigError, RefusedError
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
@@ -224,10 +225,16 @@ class NodeConfig(Strict):
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
 
+    language_model: LanguageModelConfig | None = Field(
+        default=None, description="bank: its own server that drafts sentences made of facts; null: none does"
+    )
+
     @model_validator(mode="after")
     def _door_of_a_bank(self) -> Self:
         if self.door is not None and self.role != "bank":
             raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        if self.language_model is not None and self.role != "bank":
+            raise ValueError(f"language_model: a bank's node has one, this is a {self.role}'s")
         return self
 
     def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
