@@ -122,7 +122,7 @@ def write_bank_data(homes: Path, life: Path) -> dict[str, dt.date | None]:
         later = f"SELECT uscc, min(defaulted_on) AS day FROM defaults WHERE defaulted_on >= '{NOW}' GROUP BY uscc"
         borrowers = db.sql(f"SELECT uscc, day FROM b_now LEFT JOIN ({later}) USING (uscc)").fetchall()
         prospects = db.sql(
-            "SELECT uscc, 'Firm ' || right(uscc, 4), industry, legal_form, substr(uscc, 3, 1) FROM register "
+            "SELECT uscc, 'Firm ' || right(uscc, 4), industry, 'region ' || substr(uscc, 3, 2), 'desk ' || substr(uscc, 4, 1) FROM register "
             f"ANTI JOIN (SELECT uscc FROM loans UNION SELECT uscc FROM defaults) USING (uscc) ORDER BY uscc "
             f"LIMIT {CONSENTING}"
         ).fetchall()
@@ -219,7 +219,7 @@ def apply_by_code(homes: Path) -> tuple[str, str]:
     at_desk("bank", "application", "apply", firm, *asked, "--federation", homes, secrets=secret)
     at_desk("bank", "contract", "sign", "C0000001", "--federation", homes)
     at_desk("bank", "contract", "draw", "C0000001", "20000", "--request", "draw-1", "--federation", homes)
-    say(f"From the scan to the money: {time.monotonic() - began:.0f} s. Nothing was released again.")
+    say(f"From the scan to the money: {time.monotonic() - began:.1f} s. Nothing was released again.")
     return firm, "C0000001"
 
 
@@ -245,7 +245,7 @@ def renew(homes: Path, of: tuple[str, str]) -> None:
     began = time.monotonic()
     at_desk("bank", "renewal", "prepare", contract, "--online", "--federation", homes)
     at_desk("bank", "renewal", "accept", contract, "--federation", homes)
-    say(f"From the check to the new contract: {time.monotonic() - began:.0f} s.")
+    say(f"From the check to the new contract: {time.monotonic() - began:.1f} s.")
 
 
 def alarm(homes: Path, borrowers: dict[str, dt.date | None]) -> None:
