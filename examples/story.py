@@ -122,7 +122,8 @@ def write_bank_data(homes: Path, life: Path) -> dict[str, dt.date | None]:
         later = f"SELECT uscc, min(defaulted_on) AS day FROM defaults WHERE defaulted_on >= '{NOW}' GROUP BY uscc"
         borrowers = db.sql(f"SELECT uscc, day FROM b_now LEFT JOIN ({later}) USING (uscc)").fetchall()
         prospects = db.sql(
-            "SELECT uscc, 'Firm ' || right(uscc, 4), industry, 'region ' || substr(uscc, 3, 2), 'desk ' || substr(uscc, 4, 1) FROM register "
+            "SELECT uscc, 'Firm ' || right(uscc, 4), industry, 'region ' || substr(uscc, 3, 2), "
+            "'desk ' || substr(uscc, 4, 1) FROM register "
             f"ANTI JOIN (SELECT uscc FROM loans UNION SELECT uscc FROM defaults) USING (uscc) ORDER BY uscc "
             f"LIMIT {CONSENTING}"
         ).fetchall()
