@@ -295,7 +295,7 @@ def meet(year: Year) -> Firms:
         long = {"expires_s": time.time() + YEARS_S}
         consent_to_offers(homes, asked, **long)
         give_tokens(homes, online_, "application", **long)
-        give_tokens(homes, (*offered[:3], *online_[:2]), "renewal", **long)
+        give_tokens(homes, (*offered[:3], *online_[:2], online_[3]), "renewal", **long)
         note_all(homes, book)
     return Firms(offered, asked, online_, steps)
 

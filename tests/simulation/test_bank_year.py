@@ -52,7 +52,7 @@ def test_a_year_of_a_bank_with_faults(tmp_path):
     single = [row for row in opened if row["kind"] in {"application", "renewal"}]
     waiting = [row for row in decisions if row["outcome"] == "asked"]
     book.close()
-    assert len(single) == 10
+    assert len(single) == 11
     assert [row["kind"] for row in waiting] == ["application"]  # its consent was withdrawn
 
     for holder in ("tax", "registry"):
