@@ -22,6 +22,7 @@ from veilscore.features.catalogue import (
     VariableGroup,
 )
 from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.console import ConsoleConfig, OidcConfig
 from veilscore.terms.decision import DecisionModel, KnockOut, Measure
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.federation import Federation, Member
@@ -59,6 +60,8 @@ TITLES: dict[type[BaseModel], str] = {
     AuditRules: "audit in node.yaml",
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
+    ConsoleConfig: "console in node.yaml",
+    OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
     ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
@@ -77,7 +80,7 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig, LanguageModelConfig),
+    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig, ConsoleConfig, OidcConfig, LanguageModelConfig),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
@@ -148,7 +151,12 @@ StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: 
 LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env: MODEL_KEY}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
-NodeConfig: {door: {port: 7443, names: [door.bank.example]},
+ConsoleConfig: {names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
+  key: /etc/tax/console-key.pem, client_ca: /etc/tax/people.pem, refused: [*digest],
+  oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
+OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
+  ca: /etc/tax/login-ca.pem}
+NodeConfig: {console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.terms.console import ConsoleConfig
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.language_model import LanguageModelConfig
@@ -18,7 +19,7 @@ from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.training import Training
 
-PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+PersonRole = Literal["modeller", "steward", "auditor", "operator", "account_manager"]
 
 
 def _without_password(url: str) -> str:
@@ -224,6 +225,7 @@ class NodeConfig(Strict):
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
+    console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
 
     language_model: LanguageModelConfig | None = Field(
         default=None, description="bank: its own server that drafts sentences made of facts; null: none does"
@@ -275,6 +277,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
         update={
             "datasets": datasets,
             "door": None if config.door is None else config.door.below(home),
+            "console": config.console.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }
