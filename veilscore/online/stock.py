@@ -15,7 +15,8 @@ import structlog
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, VeilscoreError
-from veilscore.evidence.online_opening import OnlineArchive, OnlineOpening, Use, draw_opening
+from veilscore.evidence.online_archive import OnlineArchive
+from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare
