@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from veilscore.data.ids import check_ids, normalise_ids
+from veilscore.data.ids import normalise_one
 from veilscore.errors import ConfigError, DataError, StateError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically, write_text
@@ -197,9 +197,7 @@ def spellings(firm: str) -> tuple[str, ...]:
     found = [firm]
     for normaliser in ("uscc", "text"):
         with contextlib.suppress(DataError):
-            ids = normalise_ids([firm], normaliser)
-            check_ids(ids, normaliser)
-            found.append(str(ids[0]))
+            found.append(normalise_one(firm, normaliser))
     return tuple(found)
 
 
