@@ -314,12 +314,16 @@ class OnlineArchive:
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
         path = self._folder / name
-        _make(path.parent)
+        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            part = path.with_name(path.name + ".part")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            try:
+                descriptor = os.open(part, flags, 0o600)
+            except FileNotFoundError:  # looking at each folder above takes longer than the file itself
+                _make(path.parent)
+                descriptor = os.open(part, flags, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            part.replace(path)
+            os.replace(part, path)  # noqa: PTH105 - as above
         except OSError as error:
             raise _failed(path, error) from error
         self._size += len(data)
