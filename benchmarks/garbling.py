@@ -16,10 +16,11 @@ from unittest.mock import patch
 import numpy as np
 from result import emit
 
-from veilscore.crypto import aes, half_gates, oblivious
+from veilscore.crypto import aes, half_gates
 from veilscore.crypto.circuits import to_bits
 from veilscore.crypto.garbled import Evaluator, Garbler
 from veilscore.crypto.he import T
+from veilscore.crypto.parities import draw_coefficients, parities
 from veilscore.crypto.transfer_pool import PoolReceiver, PoolSender
 from veilscore.crypto.tweaked_hash import TweakedHash
 from veilscore.protocols.banding import BandCircuit
@@ -83,8 +84,9 @@ def main() -> None:
             fast, slow = both_paths(rounds, bits * n, work)
             show(f"{name}, ns an AND {side}", fast, slow)
             figures[f"{name}, {side}, ns an AND"] = {"with": fast, "without": slow}
-    columns, point = labels(128, 513).reshape(128, -1), labels()
-    fast, slow = both_paths(rounds, 128 * 512, lambda: oblivious._parities(point, columns))  # noqa: SLF001
+    columns = labels(128, 513).reshape(128, -1)
+    drawn = draw_coefficients(b"bench", 0, columns)
+    fast, slow = both_paths(rounds, 128 * 512, lambda: parities(drawn, columns))
     show("parities of transfers, ns a coefficient of 128 bits", fast, slow)
     figures["parities, ns a coefficient"] = {"with": fast, "without": slow}
 

@@ -10,8 +10,10 @@ import sqlalchemy as sa
 
 from party_bank.book import Book, Row
 from party_bank.book_tables import (
+    ALARMS,
     APPLICATIONS,
     CAMPAIGNS,
+    CASES,
     CONSENTS,
     CONTRACTS,
     DECISIONS,
@@ -23,6 +25,7 @@ from party_bank.book_tables import (
     RENEWALS,
     REPAYMENTS,
     TRANSITIONS,
+    case_number,
     metadata,
 )
 
@@ -31,7 +34,7 @@ def check_book(book: Book) -> list[str]:
     """Return what is wrong, a sentence each; empty if the book balances."""
     rows = {name: {row["id"]: row for row in book.rows(sa.select(table))} for name, table in metadata.tables.items()}
     history = sorted(rows.pop(HISTORY.name).values(), key=lambda entry: int(entry["id"]))
-    return [*_history(rows, history), *_moves(history), *_money(rows), *_permitted(rows)]
+    return [*_history(rows, history), *_moves(history), *_money(rows), *_permitted(rows), *_warned(rows)]
 
 
 def _history(rows: dict[str, dict[int, Row]], history: list[Row]) -> Iterator[str]:
@@ -104,6 +107,20 @@ def _permitted(rows: dict[str, dict[int, Row]]) -> Iterator[str]:
         for number, row in rows[table.name].items():
             if row["status"] in {"approved", "proposed", "accepted"} and row["decision"] is None:
                 yield f"{table.name} {number} is {row['status']} without a decision"
+
+
+def _warned(rows: dict[str, dict[int, Row]]) -> Iterator[str]:
+    """Yield alarms that their decisions or cases do not bear out, and cases that ended without a word."""
+    for number, alarm in rows[ALARMS.name].items():
+        decision, case = rows[DECISIONS.name][alarm["decision"]], rows[CASES.name][alarm["case"]]
+        if (decision["firm"], case["firm"]) != (alarm["firm"], alarm["firm"]):
+            yield f"alarm {number} is of another firm than its decision or case"
+        if decision["step"] != alarm["level"]:
+            yield f"alarm {number} is of level {alarm['level']} and its decision of step {decision['step']}"
+    for number, case in rows[CASES.name].items():
+        if (case["status"] == "closed") != bool(case["feedback"]):
+            word = "with" if case["feedback"] else "without"
+            yield f"case {case_number(number)} is {case['status']} {word} a word of what was found"
 
 
 def covers(consent: Row, firm: str, purpose: str, at_s: float) -> bool:

@@ -195,17 +195,34 @@ REPAYMENTS = _table(
     _day("paid_on"),
     sa.CheckConstraint("amount > 0", "positive_repayment"),
 )
+CASES = _table(
+    "cases",
+    _firm(),
+    _text("manager"),  # whose work it is: who looked after the firm when it was opened
+    sa.Column("level", sa.Integer, nullable=False),  # the highest of its alarms
+    _text("status", 20),  # open, closed
+    _text("next_step", 400),
+    _day("due_on"),  # by when the next step is to be done
+    _at("opened_s"),
+    _at("closed_s", nullable=True),
+    _text("feedback", 20),  # "" while open; true, false, other: a label for the next training
+    _text("note", 400),
+)
+sa.Index(
+    "one_open_case",
+    CASES.c.firm,
+    unique=True,
+    sqlite_where=CASES.c.status == "open",
+    postgresql_where=CASES.c.status == "open",
+)
 ALARMS = _table(
     "alarms",
     _firm(),
-    _to("lines", "line"),
+    _to("cases", "case", index=True),
     _to("decisions", "decision", unique=True),
     _day("month"),
     sa.Column("level", sa.Integer, nullable=False),
-    _text("status", 20),  # open, closed
-    _text("next_step", 400),
-    _text("feedback", 20),  # "", justified, mistaken: a label for the next training
-    sa.UniqueConstraint("line", "month"),
+    sa.UniqueConstraint("firm", "month"),
 )
 REPORTS = _table(
     "reports",
@@ -237,3 +254,8 @@ HISTORY = _table(  # rows are added and never changed: triggers of the database 
     sa.Column("subject_id", sa.Integer, nullable=False),
     sa.Column("content", sa.JSON, nullable=False),
 )
+
+
+def case_number(case: int) -> str:
+    """Return the number of a case as people write it."""
+    return f"W{case:07d}"

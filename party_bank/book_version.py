@@ -12,7 +12,7 @@ from party_bank.book_tables import metadata
 from veilscore.errors import ConfigError, StateError
 from veilscore.files.database import open_engine, reason
 
-VERSIONS = ("0001",)  # in order; each is a file in migrations/versions
+VERSIONS = ("0001", "0002")  # in order; each is a file in migrations/versions
 _TABLE = "book_version"
 _LOCK = 0x766273  # of PostgreSQL: one process at a time makes the tables
 _MIGRATIONS = Path(__file__).with_name("migrations")

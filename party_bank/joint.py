@@ -19,6 +19,7 @@ from party_bank.book import Book, Row
 from party_bank.book_tables import DECISIONS
 from party_bank.firms import consent_for, consents_for
 from veilscore.errors import BookError, ConfigError, DataError
+from veilscore.terms.decision import WATCH_MONTHS
 from veilscore.terms.settings import parse_json, read_text
 
 ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
@@ -29,7 +30,9 @@ class OpenedSteps:
     """What a joint decision told.
 
     steps : firm -> step; None where a holder did not know it, or refused.
-    model_sha256 : of the decision model; holders : who is charged; bits : to each, of each firm.
+    model_sha256 : of the decision model; holders : who is charged; bits : to each, of each firm (of a watch, once a
+        contract year).
+    job : the job that opened them, "" where none is known.
     measures : firm -> the measure that bound, where holders let it be told.
     """
 
@@ -37,6 +40,7 @@ class OpenedSteps:
     model_sha256: str = ""
     holders: tuple[str, ...] = ()
     bits: float = 0.0
+    job: str = ""
     measures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -110,6 +114,7 @@ def _opened(row: Row, opening: OpenedSteps) -> Row:
         "model_sha256": opening.model_sha256,
         "holders": list(opening.holders),
         "bits": opening.bits,
+        "inputs": {**row["inputs"], **({"job": opening.job} if opening.job else {})},
         "outcome": UNKNOWN if step is None else OPENED,
     }
 
@@ -119,19 +124,22 @@ class DecisionsFile:
     """A joint decision whose steps a job left in a CSV file (columns `id`, `step`, perhaps `measure`, `*_status`).
 
     n_steps : of the decision, for the bits; holders : who took part; decision : its name, "" for any.
+    job : its id, "" where the file is no job's.
     """
 
     path: Path
     n_steps: int
     holders: tuple[str, ...]
     decision: str = ""
+    job: str = ""
 
     @classmethod
     def of_job(cls, folder: Path) -> Self:
         """Return what a job of task `decide` left in its folder; DataError for another folder."""
         try:
             left = parse_json(read_text(folder / "decided.json", "result of a decide job"))
-            return cls(folder / "decisions.csv", len(left["steps"]) - 1, tuple(left["unknown"]), str(left["decision"]))
+            holders, decision = tuple(left["unknown"]), str(left["decision"])
+            return cls(folder / "decisions.csv", len(left["steps"]) - 1, holders, decision, folder.resolve().name)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder} is no folder of a job of task decide: name HOME/jobs/JOB of the bank") from error
 
@@ -154,7 +162,9 @@ class DecisionsFile:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
-        return OpenedSteps(steps, "", self.holders, math.log2(self.n_steps + 1), measures)
+        n = self.n_steps
+        outcomes = math.comb(WATCH_MONTHS + n, n) if purpose == "watch" else n + 1  # of a watch, those of a whole year
+        return OpenedSteps(steps, "", self.holders, math.log2(outcomes), self.job, measures)
 
 
 def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:

@@ -21,6 +21,7 @@ from party_bank.book_check import covers
 from party_bank.book_tables import (
     ALARMS,
     APPLICATIONS,
+    CASES,
     CONSENTS,
     CONTRACTS,
     DECISIONS,
@@ -28,6 +29,7 @@ from party_bank.book_tables import (
     OFFERS,
     RENEWALS,
     REPORTS,
+    case_number,
 )
 from party_bank.contracts import owed
 from party_bank.limits import firm_exposure, room
@@ -176,10 +178,15 @@ def _decided(entry: BookEntry, settings: BankSettings, firm: str) -> Iterator[Po
 
 
 def _after(entry: BookEntry, firm: str, bank: str) -> Iterator[PortraitField]:
-    """Yield alarms, renewals and reports."""
+    """Yield alarms, cases, renewals and reports."""
     for row in entry.rows(sa.select(ALARMS).where(ALARMS.c.firm == firm).order_by(ALARMS.c.id)):
-        text = f"level {row['level']}, {row['status']}" + (f", next: {row['next_step']}" if row["next_step"] else "")
-        yield PortraitField("alarms", f"line {row['line']}", text, "book, watch", row["month"].isoformat(), bank)
+        case = f"book, case {case_number(row['case'])}"
+        yield PortraitField("alarms", "watch", f"level {row['level']}", case, row["month"].isoformat(), bank)
+    for row in entry.rows(sa.select(CASES).where(CASES.c.firm == firm).order_by(CASES.c.id)):
+        ended = f"closed, {row['feedback']}" + (f": {row['note']}" if row["note"] else "")
+        text = f"open, next by {row['due_on']}: {row['next_step']}" if row["status"] == "open" else ended
+        at_s = row["opened_s"] if row["closed_s"] is None else row["closed_s"]
+        yield PortraitField("cases", case_number(row["id"]), text, "book", _moment(at_s), row["manager"] or bank)
     for row in entry.rows(sa.select(RENEWALS).where(RENEWALS.c.firm == firm).order_by(RENEWALS.c.id)):
         text = f"{row['status']}, {shown_amount(row['amount'])} for {row['months']} months"
         yield PortraitField("renewals", f"line {row['line']}", text, "book", row["due_on"].isoformat(), bank)

@@ -69,6 +69,74 @@ class RenewalRules(Strict):
         return self
 
 
+class AlarmLevel(Strict):
+    """Says what a level of the watch means: how many firms it disturbs, and what is done for them."""
+
+    name: str = Field(min_length=1, max_length=60, description="name of the level, as the decision has it")
+    share: float = Field(
+        gt=0, le=0.5, description="share of the firms under watch that are below its cut-off in a month"
+    )
+    next_step: str = Field(min_length=1, max_length=400, description="what the account manager does")
+    within_days: int = Field(default=10, ge=1, le=365, description="by when")
+
+
+class OverdueTable(Strict):
+    """Names the bank's table of firms that fell overdue."""
+
+    path: Path = Field(description="CSV, Parquet or Excel file; a relative path begins at the home")
+    firm: str = Field(default="uscc", description="column with the ids of firms")
+    day: str = Field(default="overdue_on", description="column with the day")
+    after_days: int = Field(
+        default=0,
+        ge=0,
+        le=366,
+        description="how many days overdue a firm was on that day: it was known then, not before",
+    )
+    cured: str | None = Field(default=None, description="column with the day on which it had paid; empty: not yet")
+
+
+class LoanTable(Strict):
+    """Names a table of what the bank lends besides the contracts of the book, such as loans older than it."""
+
+    path: Path = Field(description="CSV, Parquet or Excel file; a relative path begins at the home")
+    firm: str = Field(default="uscc", description="column with the ids of firms")
+    begins: str = Field(default="drawn_on", description="column with the day from which it is owed")
+    ends: str = Field(default="due_on", description="column with the day from which it no longer is")
+
+
+class WarningRules(Strict):
+    """Says what early warnings foretell, how many firms they may disturb, and from which tables they learn."""
+
+    months: int = Field(default=3, ge=1, le=24, description="a warning is of a firm that falls overdue within so many")
+    levels: tuple[AlarmLevel, ...] = Field(
+        default=(
+            AlarmLevel(name="look", share=0.10, next_step="look at its account, call the owner", within_days=10),
+            AlarmLevel(name="act", share=0.02, next_step="visit it; agree on repayment or security", within_days=3),
+        ),
+        min_length=1,
+        max_length=8,
+        description="levels of the watch, the mildest first",
+    )
+    overdue: OverdueTable | None = Field(default=None, description="firms that fell overdue: the label, and reports")
+    loans: LoanTable | None = Field(default=None, description="loans beside the contracts of the book")
+    dataset: Name | None = Field(
+        default=None, description="data set of node.yaml with features and id_columns, whose file `warning rows` writes"
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        shares, names = [level.share for level in self.levels], [level.name for level in self.levels]
+        if shares != sorted(set(shares), reverse=True):
+            raise ValueError("shares of levels must fall: the mildest level, of most firms, comes first")
+        if len(set(names)) < len(names):
+            raise ValueError("two levels have one name")
+        return self
+
+    def of_level(self, level: int) -> AlarmLevel:
+        """Return what a level of the watch means; a decision of more levels has the last one's meaning for them."""
+        return self.levels[min(level, len(self.levels)) - 1]
+
+
 class Budget(Strict):
     """Bounds what is lent in new limits at one time; what is not named is bounded by the total alone."""
 
@@ -95,6 +163,7 @@ class BankSettings(Strict):
         default_factory=dict, description="bits of a firm that each holder tells in a year, as its steward said"
     )
     renewals: RenewalRules = Field(default=RenewalRules(), description="when contracts that end are looked at")
+    warnings: WarningRules = Field(default=WarningRules(), description="early warnings: levels, label, tables")
 
     def product(self, name: str) -> Product:
         """Return a product; ConfigError names those there are."""

@@ -26,7 +26,7 @@ SETTINGS = BankSettings.model_validate(
         },
         "firm_cap": 220_000,
         "bits_per_year": {"tax": 10, "registry": 10},
-        "decisions": {"proactive": "limit", "application": "limit", "renewal": "renew"},
+        "decisions": {"proactive": "limit", "application": "limit", "renewal": "renew", "watch": "watch"},
     }
 )
 

@@ -15,11 +15,22 @@ from pathlib import Path
 import sqlalchemy as sa
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, new_url, table_of
 
-from party_bank import applications, campaigns, renewals
+from party_bank import alarms, applications, campaigns, renewals
 from party_bank.applications import ApplicationRequest, by_ladder
 from party_bank.book import Book
 from party_bank.book_check import check_book
-from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, DRAWS, LINES, OFFERS, RENEWALS, REPAYMENTS
+from party_bank.book_tables import (
+    ALARMS,
+    APPLICATIONS,
+    CASES,
+    CONTRACTS,
+    DECISIONS,
+    DRAWS,
+    LINES,
+    OFFERS,
+    RENEWALS,
+    REPAYMENTS,
+)
 from party_bank.contracts import draw, sign
 from party_bank.offers import expire, secret_of
 
@@ -66,6 +77,8 @@ def story(folder: Path, kill_at: int = 0) -> int:
         if book.rows(sa.select(CONTRACTS.c.status).where(CONTRACTS.c.number == one)) == [{"status": "draft"}]:
             sign(book, one, "test")  # the first one has ended in a run after its renewal
         draw(book, one, 500_000, f"d-{one}", "test")
+    alarms.run(book, SETTINGS, joint, book.today(), "test")
+    alarms.settle(book, "W0000001", "true", "lost a customer", "li")
     renewals.prepare(book, SETTINGS, joint, contract, "test")
     renewals.accept(book, SETTINGS, contract, "test")
     clock.days(31)
@@ -78,8 +91,9 @@ def story(folder: Path, kill_at: int = 0) -> int:
 def outcome(folder: Path) -> dict[str, list]:
     """What the book says at the end, without times and numbers."""
     book = Book(f"sqlite:///{folder / 'book.db'}", clock=Clock())
-    keys = ("firm", "product", "state", "status", "amount", "step", "outcome", "kind", "months", "reference")
-    tables = (LINES, OFFERS, DECISIONS, APPLICATIONS, CONTRACTS, DRAWS, REPAYMENTS, RENEWALS)
+    keys = ("firm", "product", "state", "status", "amount", "step", "outcome", "kind", "months", "reference", "level",
+            "feedback", "bits")  # fmt: skip
+    tables = (LINES, OFFERS, DECISIONS, APPLICATIONS, CONTRACTS, DRAWS, REPAYMENTS, RENEWALS, ALARMS, CASES)
     found = {t.name: sorted(str([row.get(key) for key in keys]) for row in table_of(book, t)) for t in tables}
     found["check"] = check_book(book)
     book.close()
@@ -104,7 +118,7 @@ def main() -> None:
     start.mkdir()
     book = Book(new_url(start), clock=Clock())
     add_firms(book, FIRMS)
-    consent(book, FIRMS, "proactive", "application", "renewal")
+    consent(book, FIRMS, "proactive", "application", "renewal", "watch")
     book.close()
 
     whole = Path(shutil.copytree(start, base / "whole"))

@@ -19,10 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from party_bank import book_version
 from party_bank.book import Book
 from party_bank.book_check import check_book
-from party_bank.book_tables import CONTRACTS, LENT, LINES, STATES, TRANSITIONS
+from party_bank.book_tables import CASES, CONTRACTS, LENT, LINES, STATES, TRANSITIONS
 from party_bank.contracts import draft_contract, draw, end, months_after, repay, sign
 from party_bank.settings import BankSettings, load_settings, read_amount, shown_amount
 from veilscore.errors import BookError, ConfigError, StateError
+from veilscore.files.database import open_engine
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +184,36 @@ def test_a_newer_book_is_refused(tmp_path):
             action(url)
 
 
-def test_an_older_book_is_upgraded_when_asked(tmp_path, monkeypatch):
-    url = new_url(tmp_path)
-    monkeypatch.setattr(book_version, "VERSIONS", ("0001", "0002"))
+def of_version(tmp_path, version):
+    """A book as an earlier program made it."""
+    from alembic import command
+    from alembic.config import Config
+
+    url = f"sqlite:///{tmp_path / 'book.db'}"
+    with open_engine(url, "book.url").begin() as db:
+        config = Config(attributes={"connection": db, "version_table": "book_version"})
+        config.set_main_option("script_location", str(Path(book_version.__file__).with_name("migrations")))
+        command.upgrade(config, version)
+    return url
+
+
+def test_an_older_book_is_upgraded_when_asked(tmp_path):
+    url = of_version(tmp_path, "0001")
     with pytest.raises(StateError, match=r"older than this program: .* `veilscore bank book upgrade`"):
         Book(url)
-    assert book_version.upgrade(url) == ("0001", "0002")  # alembic's head is 0001: nothing to do
+    assert book_version.upgrade(url) == ("0001", book_version.VERSIONS[-1])
+    book = Book(url)
+    assert book.rows(sa.select(CASES)) == []
+    book.close()
+
+
+def test_an_older_book_with_alarms_of_somebody_else_is_kept(tmp_path):
+    url = of_version(tmp_path, "0001")
+    with sqlite3.connect(tmp_path / "book.db") as db:
+        db.execute("INSERT INTO alarms VALUES (1, 'F', 1, 1, '2026-01-01', 1, 'open', '', '')")
+    db.close()
+    with pytest.raises(StateError, match="the book has alarms that this program did not write"):
+        book_version.upgrade(url)
 
 
 def test_foreign_tables_are_refused(tmp_path):

@@ -28,7 +28,8 @@ def bank(tmp_path, monkeypatch):
     (tmp_path / "bank" / "node.yaml").write_text("{name: bank, role: bank}\n", encoding="utf-8")
     (settings,) = [text for kind, text in BLOCKS if kind == "yaml"]
     (tmp_path / "bank" / "bank.yaml").write_text(settings, encoding="utf-8")
-    for name, text in zip(("firms.csv", "decisions.csv"), (t for kind, t in BLOCKS if kind == "csv"), strict=True):
+    names = ("firms.csv", "decisions.csv", "watched.csv", "levels.csv", "overdue.csv")
+    for name, text in zip(names, (t for kind, t in BLOCKS if kind == "csv"), strict=True):
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setenv("OFFER_SECRET", secret_of(home_key(tmp_path / "bank"), "O0000001"))
     return tmp_path
@@ -42,7 +43,16 @@ def test_the_story_runs(bank):
         done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "250", "TERM": "dumb"})
         assert done.exit_code == 0, f"{command}: {done.output} {done.exception}"
         said.setdefault(" ".join(words[2:4]), []).append(re.sub(r"\s+", " ", done.stdout))
-    assert said["book consents"] == ["8 consents added "]
+    assert said["book consents"] == ["8 consents added ", "1 consents added "]
+    assert said["warning firms"] == ["id F002 "]
+    assert re.search(r"watched +. +1 ", said["warning run"][0])
+    assert said["warning run"][0] == said["warning run"][1]
+    assert "look at its account" in said["warning list"][0]
+    assert said["warning settle"] == ["case W0000001: closed, true "]
+    assert said["warning report"] == [
+        "no month is over yet: one is 3 months after its levels were told 1 alarms; cases closed: true 1; open: 0 "
+    ]
+    assert "drawn to watched" in said["book history"][0].replace("from drawn, to watched", "drawn to watched")
     assert said["campaign create"] == ["campaign spring: 4 candidates "]
     assert said["campaign candidates"] == ["id F001 F002 F003 F004 "]
     run = re.sub(r"[^\w ]", "", said["campaign run"][0])

@@ -281,3 +281,17 @@ def test_real_data_equal_the_reference(name):
             np.testing.assert_array_equal(table.columns[column], values)
         if party == "bank":
             np.testing.assert_array_equal(table.label, expected["label"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_many_rows_stay_in_the_order_of_the_file(tmp_path, ending):
+    """Two threads read them; a step that reads other columns again must find the same rows at the same place."""
+    n, path = 160_000, tmp_path / f"many.{ending}"
+    levels = ", ".join(f"printf('level %d {'of many ' * 8}', (i + {j}) % 5) AS level{j}" for j in range(2))
+    with duckdb.connect() as database:
+        rows = f"SELECT printf('f%06d', i) AS id, i % 7 AS x, {levels} FROM range({n}) t(i)"  # noqa: S608 - no input
+        database.execute(f"COPY ({rows}) TO '{path}'")
+    table = read_table(path, "id", None, normaliser="text")
+    assert table.ids.tolist() == [f"f{i:06d}" for i in range(n)]
+    assert (table.columns["x"] == np.arange(n) % 7).all()
+    assert [level[6] for level in table.columns["level0"].tolist()] == [str(i % 5) for i in range(n)]

@@ -78,8 +78,9 @@ WORDS = {  # kinds that carry shares, each uniform without the receiver's own: f
     "BatchCoordinatorTotal": ("data", TURN),
     "BandHolderPartial": ("data", TURN),
 }
-POINTS = ("AlignBankRound1", "AlignHolderRound1", "AlignBankRound2", "BandLeadBase", "BoostPoints")
-BYTES = ("BandBankLabels", "BandLeadTables", "BoostChoices")  # kinds whose data is uniform: labels and garbled tables
+POINTS = ("AlignBankRound1", "AlignHolderRound1", "BandLeadBase", "BoostPoints")
+# kinds whose data is uniform: labels, garbled tables, masked stores
+BYTES = ("BandBankLabels", "BandLeadTables", "BoostChoices", "AlignHolderStore")
 SEED_BYTES = 32
 DEVIATES = 9.0  # with 63 degrees of freedom a false alarm in about 10^10
 
@@ -535,7 +536,9 @@ def test_points_are_uniform(record):
 def test_hidden_bits_and_tables_are_uniform(which, request):
     found = request.getfixturevalue(which)
     present = {entry.kind for _, entry, _ in found.everything()} & {*BYTES}
-    assert present == ({"BandBankLabels", "BandLeadTables"} if which == "banded" else {"BoostChoices"})
+    assert present - {"AlignHolderStore"} == (
+        {"BandBankLabels", "BandLeadTables"} if which == "banded" else {"BoostChoices"}
+    )
     for kind in present:
         data = b"".join(message.data for _, entry, message in found.everything() if entry.kind == kind)
         assert_uniform(np.frombuffer(data, np.uint8), 256, kind)
@@ -965,6 +968,8 @@ def test_the_choice_of_splits_sends_nothing_but_what_hides(boosted):
     seen = sum(sealed.unpacked.values()) + sum(len(data) for found in sealed.garbled.values() for data in found)
     other = 0
     for _, entry, message in sealed.everything():
+        if entry.kind == "AlignHolderStore":
+            continue
         for name in PACKED.get(entry.kind, ("data",) if entry.kind in BYTES else ()):
             value = getattr(message, name)
             other += sum(map(len, [value] if isinstance(value, bytes) else value))

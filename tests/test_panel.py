@@ -229,7 +229,7 @@ def test_a_job_has_variables_made_at_its_firms_own_dates(tmp_path):
 @pytest.mark.parametrize(("firm", "dated"), [(None, True), (np.array([0, 0, 1]), False)])
 def test_a_bank_and_a_holder_whose_rows_are_not_alike_do_not_align(firm, dated):
     sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
-    limits = AlignLimits(size_step=10, workers=1)
+    limits = AlignLimits(size_step=10)
     roles = {
         "bank": bank_align(sessions["bank"], "tax", ["a@1", "a@2", "b@1"], limits, firm=firm),
         "tax": holder_align(sessions["tax"], ["a@1", "b@1"], dated=dated, limits=limits),

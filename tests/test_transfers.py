@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import rbcl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilscore.crypto import aes, oblivious, transfer_pool
+from veilscore.crypto import aes, group, parities, transfer_pool
 from veilscore.crypto.circuits import add, exceeds, from_bits, to_bits
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.crypto.transfer_pool import PoolReceiver, PoolSender, extension_bytes
@@ -48,31 +49,35 @@ def test_a_changed_byte_of_the_choices_is_refused(place):
         sender.extend(bytes(message), (100,))
 
 
-def test_the_point_follows_from_every_byte_sent():
+def test_coefficients_follow_from_every_byte_sent():
     data = np.arange(12, dtype=np.uint64).reshape(3, 4)
     other = data.copy()
     other[2, 3] ^= np.uint64(1)
-    points = {
-        oblivious._point(*drawn_by).tobytes()
+    seen = {
+        parities.draw_coefficients(*drawn_by).tobytes()
         for drawn_by in ((b"l", 0, data), (b"m", 0, data), (b"l", 1, data), (b"l", 0, other))
     }
-    assert len(points) == 4
-    assert np.array_equal(oblivious._point(b"l", 0, data), oblivious._point(b"l", 0, data.copy()))
+    assert len(seen) == 4
+    assert np.array_equal(parities.draw_coefficients(b"l", 0, data), parities.draw_coefficients(b"l", 0, data.copy()))
+
+
+def frozen(*shape):
+    return np.frombuffer(RNG.bytes(8 * int(np.prod(shape))), "<u8").reshape(shape)
 
 
 def test_parities_are_masked_and_linear():
     """Equal bits under equal keys: the parities differ as the random words do."""
-    point, columns = RNG.integers(0, 1 << 64, 2, np.uint64), RNG.integers(0, 1 << 64, (3, 7), np.uint64)
-    first, other = oblivious._parities(point, columns), columns.copy()
+    drawn, columns = frozen(3, 2), RNG.integers(0, 1 << 64, (3, 7), np.uint64)
+    first, other = parities.parities(drawn, columns), columns.copy()
     other[:, 5:] ^= np.uint64(1)
-    assert np.array_equal(oblivious._parities(point, other) ^ first, np.ones_like(first))
-    both = oblivious._parities(point, (columns[0] ^ columns[1])[None])
+    assert np.array_equal(parities.parities(drawn, other) ^ first, np.ones_like(first))
+    both = parities.parities(drawn, (columns[0] ^ columns[1])[None])
     assert np.array_equal(both[0], first[0] ^ first[1])
 
 
 @pytest.mark.parametrize("n_words", [1, 2, 5, 8])
 @pytest.mark.parametrize("instructions", [True, False])
-def test_parities_are_a_polynomial_over_the_field(n_words, instructions, monkeypatch):
+def test_parities_are_sums_over_the_field(n_words, instructions, monkeypatch):
     """Against carry-less arithmetic on Python integers, with instructions for it and by table."""
     if instructions and not aes.has_clmul():
         pytest.skip("no carry-less multiplication here")
@@ -86,12 +91,11 @@ def test_parities_are_a_polynomial_over_the_field(n_words, instructions, monkeyp
             product ^= (1 << k | 0x87 << k - 128) if product >> k & 1 else 0
         return product
 
-    point, columns = RNG.integers(0, 1 << 64, 2, np.uint64), RNG.integers(0, 1 << 64, (3, n_words + 2), np.uint64)
-    at = int(point[0]) | int(point[1]) << 64
-    for column, found in zip(columns.tolist(), oblivious._parities(point, columns).tolist(), strict=True):
+    drawn, columns = frozen((n_words + 1) // 2, 2), RNG.integers(0, 1 << 64, (3, n_words + 2), np.uint64)
+    for column, found in zip(columns.tolist(), parities.parities(drawn, columns).tolist(), strict=True):
         value, words = 0, column[:n_words] + [0] * (n_words % 2)
-        for low, high in zip(words[::2], words[1::2], strict=True):
-            value = times(value ^ low ^ high << 64, at)
+        for (a, b), low, high in zip(drawn.tolist(), words[::2], words[1::2], strict=True):
+            value ^= times(low | high << 64, a | b << 64)
         assert found[0] | found[1] << 64 == value ^ column[-2] ^ column[-1] << 64
 
 
@@ -298,7 +302,9 @@ def test_a_receiver_is_replayed_from_its_seed():
     other_seed = PoolReceiver(b"pool", os.urandom(32))
     other_seed.accept(sender.choices())
     assert other_seed.extend(128) != first[1]
-    assert PoolReceiver(b"other", seed).base() != base
+    other_names = PoolReceiver(b"other", seed)
+    other_names.accept(sender.choices())
+    assert other_names.extend(128) != first[1]
 
 
 def test_neither_requests_nor_extensions_tell_bits():
@@ -348,3 +354,20 @@ def test_a_pool_is_small_and_quick():
     started = time.process_time()
     sender.extend(receiver.extend(n), n)
     assert time.process_time() - started < 0.5 * n / 1000 * 2  # half of a millisecond for 1,000 on each side
+
+
+def test_scalar_is_hidden_destroyed_and_not_copied():
+    points = group.parse_points(b"".join(rbcl.crypto_core_ristretto255_from_hash(bytes([k] * 64)) for k in (1, 2)), 2)
+    with group.Scalar() as scalar:
+        raised = group.raise_points(points, scalar)
+        assert "secret" in repr(scalar)
+        secret = scalar.reveal_to_kernel()
+        expected = rbcl.crypto_scalarmult_ristretto255(secret.tobytes(), points[0].tobytes())
+        base = rbcl.crypto_scalarmult_ristretto255_base(secret.tobytes())
+        assert group.raise_generator(scalar).tobytes() == base
+    assert raised[0].tobytes() == expected
+    assert not secret.any()
+    with pytest.raises(SecretReuseError):
+        group.raise_points(points, scalar)
+    with pytest.raises(SecretReuseError):
+        scalar.__reduce__()

@@ -45,7 +45,7 @@ def bank(context: StepContext) -> Protocol[None]:
     fault(step, context)
     for number, peer in enumerate(holders):
         yield Progress(f"ask {peer}", number, len(holders))
-        yield Send(peer, align_pb2.AlignBankRound1(part=0, parts=1, n_ids=3, points=os.urandom(96)))
+        yield Send(peer, align_pb2.AlignBankRound1(n_ids=3, points=os.urandom(96)))
         answer = yield from receive(peer, align_pb2.AlignHolderRound2)
         if not answer.accepted:
             raise RefusedError(answer.reason, party=peer)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from veilscore.arrays import Integers
+from veilscore.data.panel import newest
+from veilscore.data.table import Table
 from veilscore.data.table_source import Source
 from veilscore.errors import ConfigError
 from veilscore.estimator import BANK, COORDINATOR, JointModel
@@ -71,11 +74,17 @@ class Decision:
         """Say what it decides by."""
         return f"Decision({self.model.name!r}, {len(self.model.steps)} steps)"
 
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Return the names of the holders, the lead first."""
+        holders: tuple[str, ...] = self._models[0]._ready().job.holders  # noqa: SLF001 - a friend of the estimators
+        return holders
+
     def decide(self, bank: Source, parties: Mapping[str, Source] | None = None) -> Integers:
         """Return the number of the step of each of the bank's rows, (n,); 0 is none.
 
         bank, parties : as in `predict_proba` of the estimators. Of a watch each call is the next month: levels, which
-            stand in place of steps, only rise.
+            stand in place of steps, only rise. Of models on firms at dates, each firm is decided on at its newest one.
         """
         fitted = [model._ready() for model in self._models]  # noqa: SLF001 - a friend of the estimators
         first, policy = fitted[0], self._models[0]._policy()  # noqa: SLF001
@@ -86,7 +95,8 @@ class Decision:
         if set(holders) != set(kinds) - {BANK} or any(set(one.kinds) != set(kinds) for one in fitted):
             raise ConfigError(f"the models of decision {self.model.name} and parties must have the same holders")
         tables = {
-            party: first.reader.again(party, source, kinds[party]) for party, source in {BANK: bank, **holders}.items()
+            party: _one_row_a_firm(first.reader.again(party, source, kinds[party]))
+            for party, source in {BANK: bank, **holders}.items()
         }
         published = tuple(dict.fromkeys(one.column for one in self.model.knock_outs))
         policy = policy.model_copy(update={"publish_bins": published, "tell_measure": True})
@@ -133,3 +143,11 @@ class Decision:
     def names(self, steps: Iterable[int]) -> tuple[str, ...]:
         """Return the names of steps by number."""
         return tuple(self.model.name_of(int(step)) for step in steps)
+
+
+def _one_row_a_firm(table: Table) -> Table:
+    """Return a table with one row a firm, of firms at dates the newest, so that months of a watch link by firm."""
+    if table.panel is None:
+        return table
+    latest = table.take(newest(table.panel))
+    return replace(latest, ids=latest.firms, panel=None)

@@ -181,7 +181,7 @@ def test_another_firm_at_one_holder_than_at_the_others(honest, monkeypatch):
         patch.setattr(align, "bank_align", mixed)
         run.step("align")
     run.step("score")
-    named(audit(run), "align.1", "AlignBankRound1 number", "to registry")
+    named(audit(run), "align.1", "AlignBankRound2 number", "to registry")
 
 
 def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypatch):

@@ -127,8 +127,7 @@ def aligned(n_firms, *, limits, offset):
         "tax": holder_align(sessions["tax"], ids, offset=offset, limits=limits),
     }
     done = simulate(roles, sessions, transcripts=transcripts)
-    points = b"".join(m.points for e, m in transcripts["bank"].messages if e.kind == "AlignHolderRound1")
-    return done, np.frombuffer(points, np.uint8).reshape(-1, 32)
+    return done, b"".join(m.data for e, m in transcripts["bank"].messages if e.kind == "AlignHolderStore")
 
 
 @pytest.mark.parametrize("step", [1, 1000], ids=["unpadded", "default"])
@@ -150,13 +149,15 @@ def test_where_a_step_ends_is_known_to_the_holder_alone(tmp_path):
     )  # 0.4 expected, at offset 0 of 1,000; without an offset all 400 would show it if the size were 1000
 
 
-def test_dummies_look_like_firms_and_match_none():
-    done, points = aligned(40, limits=AlignLimits(size_step=400, workers=1), offset=3)
-    assert points.shape == (400, 32)
-    assert done["tax"].row_of.tolist() == [0, -1]
-    assert len(np.unique(points, axis=0)) == 400
-    bits = np.unpackbits(points[:, :31], axis=1).mean(axis=0)
-    assert np.abs(np.delete(bits, 7) - 0.5).max() < 0.13  # sd 0.025 a bit; bit 0 of the first byte is always 0
+def test_a_store_does_not_show_how_many_firms_are_in_it():
+    limits, seen = AlignLimits(size_step=400), {}
+    for n_firms in (1, 40, 380):
+        done, store = aligned(n_firms, limits=limits, offset=3)
+        assert done["tax"].row_of.tolist() == [0, -1]
+        bits = np.unpackbits(np.frombuffer(store, np.uint8))
+        assert abs(bits.mean() - 0.5) < 3 / np.sqrt(bits.size)
+        seen[len(store)] = n_firms
+    assert len(seen) == 1
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

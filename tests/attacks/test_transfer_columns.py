@@ -95,7 +95,7 @@ def test_inconsistent_columns_give_nothing():
 
 
 def test_without_the_comparison_they_give_the_offset_and_every_share(monkeypatch):
-    monkeypatch.setattr(oblivious, "_parities", lambda _, columns: np.zeros((len(columns), 2), np.uint64))
+    monkeypatch.setattr(oblivious, "parities", lambda _, columns: np.zeros((len(columns), 2), np.uint64))
     receiver, sender = two_pools()
     offset = attack(receiver, sender)
     assert np.array_equal(offset, sender._offset)

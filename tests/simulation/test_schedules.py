@@ -34,7 +34,7 @@ IDS = [f"firm{k}" for k in range(40)]
 
 
 def align(**options):
-    limits = AlignLimits(part_size=8, size_step=1, workers=1)
+    limits = AlignLimits(part_size=8, size_step=1)
     sessions = {p: Session("job/align/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
     roles = {
         "bank": bank_align(sessions["bank"], "tax", IDS, limits),
@@ -250,7 +250,7 @@ def test_repeats_everywhere_do_no_harm():
 
 STRANGE = (
     align_pb2.AlignHolderRound2(accepted=True),
-    align_pb2.AlignBankRound1(part=0, parts=1, n_ids=1, points=bytes(32)),
+    align_pb2.AlignBankRound1(n_ids=1, points=bytes(512 * 32)),
     scorecard_pb2.BinHolderHints(part=0, parts=1, data=b"x"),
     scorecard_pb2.BinBankRound1(n_samples=1, train_mask=b"\1", n_train=1),
     scorecard_pb2.TrainBankStep(finished=True),

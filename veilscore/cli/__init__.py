@@ -74,7 +74,7 @@ PANELS = {
     "The bank": {
         "bank": Noun(
             "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
-            "mining book portrait limits campaign application contract renewal due",
+            "mining book portrait limits campaign application contract renewal warning due",
         ),
     },
     "Trust": {

@@ -1,18 +1,14 @@
 """The prime-order group ristretto255, on whole arrays of points.
 
 Source: RFC 9496; the arithmetic is libsodium's (constant time), called from compiled loops that hold no
-interpreter lock, so threads share the work. Security notion: decisional Diffie-Hellman. It does *not* hide
-how many points there are, nor protect a scalar from whoever can read this process's memory.
+interpreter lock. Security notion: computational Diffie-Hellman. It does *not* hide how
+many points there are, nor protect a scalar from whoever can read this process's memory.
 
 Points are uint8 arrays of shape (n, 32), the canonical encodings of RFC 9496; the identity is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, Self
 
 import llvmlite.binding as llvm
@@ -37,15 +33,13 @@ POINT_BYTES = 32
 DIGEST_BYTES = 64
 ORDER = 2**252 + 27742317777372353535851937790883648493
 
-_PARALLEL_FROM = 1024  # points; below, starting threads costs more than it saves
-
 llvm.load_library_permanently(lib_path)
 _sodium.sodium_init()
 remove_file(lib_path)  # rbcl unpacks its library into a temporary file at each import and leaves it there
 
 _p = types.voidptr
 _scalarmult = types.ExternalFunction("crypto_scalarmult_ristretto255", types.int32(_p, _p, _p))
-_from_hash = types.ExternalFunction("crypto_core_ristretto255_from_hash", types.int32(_p, _p))
+_scalarmult_base = types.ExternalFunction("crypto_scalarmult_ristretto255_base", types.int32(_p, _p))
 _is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
 
 
@@ -59,14 +53,9 @@ def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     return bad
 
 
-@kernel("(u1[:,::1], Array(u1, 2, 'C', True))")
-def _hash_rows(out: Any, digests: Any) -> int:
-    """Out[i] = the point of the 64-byte digests[i]."""
-    bad = 0
-    for i in range(len(digests)):
-        if _from_hash(out[i].ctypes, digests[i].ctypes) != 0:
-            bad += 1
-    return bad
+@kernel("(u1[:,::1], u1[::1])")
+def _raise_base(out: Any, scalar: Any) -> None:
+    _scalarmult_base(out[0].ctypes, scalar.ctypes)  # fails for the scalar 0 alone
 
 
 @kernel("(Array(u1, 2, 'C', True),)")
@@ -125,50 +114,30 @@ class Scalar:
         return self._bytes
 
 
-def _in_threads(
-    loop: Callable[..., int], arrays: Sequence[NDArray[np.uint8]], extra: tuple[Any, ...], workers: int
-) -> int:
-    """Run `loop` over slices of the arrays' rows; returns the sum of its results."""
-    n = len(arrays[0])
-    if workers < 2 or n < _PARALLEL_FROM:
-        return loop(*arrays, *extra)
-    cuts = [n * i // workers for i in range(workers + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        parts = [pool.submit(loop, *(a[low:high] for a in arrays), *extra) for low, high in pairwise(cuts)]
-        return sum(part.result() for part in parts)
-
-
-def hash_to_group(label: bytes, ids: Sequence[str], *, workers: int = 1) -> NDArray[np.uint8]:
-    """Points of SHA-512(label || id), with no known discrete logarithm between them.
-
-    label : self-delimiting domain-separation label.
-    ids : normalised ids.
-    Returns uint8 (n, 32).
-    """
-    # one C call an id; the 16 us of group arithmetic that follow are in compiled code
-    digests = b"".join([hashlib.sha512(label + i.encode()).digest() for i in ids])
-    out = np.empty((len(ids), POINT_BYTES), np.uint8)
-    _in_threads(_hash_rows, (out, np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)), (), workers)
+def raise_generator(scalar: Scalar) -> NDArray[np.uint8]:
+    """Return the power of the group's generator: uint8 (1, 32)."""
+    out = np.empty((1, POINT_BYTES), np.uint8)
+    _raise_base(out, scalar.reveal_to_kernel())
     return out
 
 
-def raise_points(points: NDArray[np.uint8], scalar: Scalar, *, workers: int = 1) -> NDArray[np.uint8]:
+def raise_points(points: NDArray[np.uint8], scalar: Scalar) -> NDArray[np.uint8]:
     """points[i]^scalar for all i.
 
     points : uint8 (n, 32).
     Raises MessageError: a point is not canonical, not on the curve, or the identity.
     """
     out = np.empty_like(points)
-    _refuse(_in_threads(_raise_rows, (out, points), (scalar.reveal_to_kernel(),), workers))
+    _refuse(_raise_rows(out, points, scalar.reveal_to_kernel()))
     return out
 
 
-def check_points(points: NDArray[np.uint8], *, workers: int = 1) -> None:
+def check_points(points: NDArray[np.uint8]) -> None:
     """Refuse encodings that are not canonical, not on the curve, or the identity.
 
     Raises MessageError: if there is one.
     """
-    _refuse(_in_threads(_count_invalid, (points,), (), workers))
+    _refuse(_count_invalid(points))
 
 
 def parse_points(data: bytes, n: int) -> NDArray[np.uint8]:

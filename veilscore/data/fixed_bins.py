@@ -134,7 +134,12 @@ class FixedBins:
                 continue
             columns.append(ColumnMap(name, bins, permutation_of(bins, generator, ordered=ordered), counts))
         if not columns:
-            raise DataError(f"no column of {table.source} has more than one bin")
+            raise DataError(
+                f"no column of {table.source} has more than one bin: counts of bins are noised, here by about "
+                f"{self.sigma:.0f} firms, as {len(self.columns)} columns share what bins may tell of a firm; keep "
+                "fewer columns in the data set (`exclude` in node.yaml, or a smaller catalogue) or have more firms, "
+                "and make new bins (veilscore dataset bins)"
+            )
         return CodeMap(tuple(columns), dropped, kinds, ordered=ordered, sizes=sizes)
 
     def merged_edges(self, name: str, max_bin: int) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -164,13 +165,15 @@ def build_rows(
     source: Path | str,
     path: Path,
     firms: Sequence[str],
-    days: Sequence[Any],
+    days: Sequence[Any] | Array,
     *,
     fixed_terms: Terms | None = None,
+    more: Mapping[str, Array] | None = None,
 ) -> Built:
     """Build the variables of firms at their own dates (a panel) and write PATH, whose key is (uscc, as_of).
 
     firms, days : (n,) ids and dates; a firm without any event has a row of zeros and missing values.
+    more : columns of the owner's own beside them, such as a label, each (n,).
     """
     days_of = np.asarray(days, dtype="datetime64[D]").astype(np.int64)
     if not len(days_of):
@@ -179,7 +182,7 @@ def build_rows(
         ids = normalise_ids(np.asarray(firms, dtype=object), catalogue.id_normaliser)
         latest = str(np.datetime64(int(days_of.max()), "D"))
         keys = RowKeys(events.codes_of(ids), days_of)
-        return _write(events, keys, path, latest, fixed_terms, None, panel=True, ids=ids)
+        return _write(events, keys, path, latest, fixed_terms, None, panel=True, ids=ids, more=more or {})
 
 
 def _write(
@@ -192,6 +195,7 @@ def _write(
     *,
     panel: bool,
     ids: Array | None = None,
+    more: Mapping[str, Array] = MappingProxyType({}),
 ) -> Built:
     catalogue = events.catalogue
     # of a panel, terms are chosen by what was known at its first date, so that none is chosen by later texts
@@ -211,6 +215,8 @@ def _write(
             out.add(FIRM_COLUMN, (events.firms[keys.firms] if ids is None else ids).astype(object))
             if panel:
                 out.add(DAY_COLUMN, keys.days.astype("datetime64[D]"))
+            for name, values in more.items():
+                out.add(name, values)
             for one, values in compute(events, keys, variables, terms):
                 out.add(one.name, values)
                 written.append(one)

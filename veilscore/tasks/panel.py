@@ -63,23 +63,35 @@ def shared_weights(weight: Array, firm: Integers, train: Mask) -> Array:
 # --- at a holder -----------------------------------------------------------------------------------------------------
 
 
-def checked_firms(sent: Integers, row_of: Integers, firms: Ids, p: Parameters, bank: str) -> Integers:
+def checked_firms(sent: Integers, p: Parameters, bank: str) -> Integers:
     """Return the bank's numbers of the firms of its rows (n,); MessageError where they are not what they should be.
 
-    row_of : (n,) own row of each of the bank's rows, -1 where unknown; firms : (n_own,) own firms.
+    Nothing here looks at own rows: an error that depended on them would tell the bank which of its firms are known.
     """
     first = np.unique(sent, return_index=True)
     if sent.size and (not np.array_equal(first[0], np.arange(first[0].size)) or (np.diff(first[1]) < 0).any()):
         raise MessageError("firms of rows are not numbered in the order in which they come", party=bank)
-    known = row_of >= 0
-    pairs = np.unique(np.stack([sent[known], numbered(firms[row_of[known]])]), axis=1)
-    if any(np.unique(side).size != pairs.shape[1] for side in pairs):
-        raise MessageError("rows of one firm are numbered as of several, or of several as of one", party=bank)
     if isinstance(p, Sampled) and most_rows(sent) > p.rows_per_firm:
         raise RefusedError(
             f"a firm has {most_rows(sent)} rows in the bank's job; the job says rows_per_firm: {p.rows_per_firm}"
         )
     return sent
+
+
+def numbered_once(sent: Integers, row_of: Integers, firms: Ids) -> Integers:
+    """Return `row_of` (n,) with the rows of an own firm unknown where the bank numbers them as of several firms.
+
+    Such a firm would be counted as several, and noise is for the rows of one. Whether a firm's rows count so depends on
+    that firm's own record alone: one that two firms share a number with stays, since that only counts less for both.
+    row_of : own row of each of the bank's rows, -1 where unknown; firms : (n_own,) own firms.
+    """
+    known = np.flatnonzero(row_of >= 0)
+    own = numbered(firms[row_of[known]])
+    pairs = np.unique(np.stack([own, sent[known]]), axis=1)
+    several = np.bincount(pairs[0], minlength=1) > 1
+    kept: Integers = row_of.copy()
+    kept[known[several[own]]] = -1
+    return kept
 
 
 def refuse_split_firms(firm: Integers, train: Mask, party: str) -> None:

@@ -44,6 +44,10 @@ class Decide(AppliesModel):
     def _last_of_a_watch(self) -> Self:
         if self.last is not None and not self.watch:
             raise ValueError("last names the month before of a watch: set watch: true, or leave it out")
+        if self.watch and self.rows == "firm_dates":
+            raise ValueError(
+                "months of a watch are linked by firm: take data sets with one row a firm, as of this month's date"
+            )
         return self
 
     @property

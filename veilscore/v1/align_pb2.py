@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18veilscore/v1/align.proto\x12\x0cveilscore.v1\"\x81\x01\n\x0f\x41lignBankRound1\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05n_ids\x18\x03 \x01(\x04\x12\x0e\n\x06points\x18\x04 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x05 \x01(\x0c\x12\x12\n\ndigest_key\x18\x06 \x01(\x0c\x12\r\n\x05\x66irms\x18\x07 \x01(\x0c\"O\n\x11\x41lignHolderRound1\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\r\n\x05n_ids\x18\x03 \x01(\x04\x12\x0e\n\x06points\x18\x04 \x01(\x0c\">\n\x0f\x41lignBankRound2\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0e\n\x06points\x18\x03 \x01(\x0c\"5\n\x11\x41lignHolderRound2\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18veilscore/v1/align.proto\x12\x0cveilscore.v1\"F\n\x11\x41lignHolderRound1\x12\r\n\x05n_ids\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x01(\x0c\x12\x12\n\ndigest_key\x18\x03 \x01(\x0c\"0\n\x0f\x41lignBankRound1\x12\r\n\x05n_ids\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x01(\x0c\"=\n\x10\x41lignHolderStore\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"p\n\x0f\x41lignBankRound2\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x04 \x01(\x0c\x12\x12\n\ndigest_key\x18\x05 \x01(\x0c\x12\r\n\x05\x66irms\x18\x06 \x01(\x0c\"5\n\x11\x41lignHolderRound2\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'veilscore.v1.align_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALIGNBANKROUND1']._serialized_start=43
-  _globals['_ALIGNBANKROUND1']._serialized_end=172
-  _globals['_ALIGNHOLDERROUND1']._serialized_start=174
-  _globals['_ALIGNHOLDERROUND1']._serialized_end=253
-  _globals['_ALIGNBANKROUND2']._serialized_start=255
-  _globals['_ALIGNBANKROUND2']._serialized_end=317
-  _globals['_ALIGNHOLDERROUND2']._serialized_start=319
-  _globals['_ALIGNHOLDERROUND2']._serialized_end=372
+  _globals['_ALIGNHOLDERROUND1']._serialized_start=42
+  _globals['_ALIGNHOLDERROUND1']._serialized_end=112
+  _globals['_ALIGNBANKROUND1']._serialized_start=114
+  _globals['_ALIGNBANKROUND1']._serialized_end=162
+  _globals['_ALIGNHOLDERSTORE']._serialized_start=164
+  _globals['_ALIGNHOLDERSTORE']._serialized_end=225
+  _globals['_ALIGNBANKROUND2']._serialized_start=227
+  _globals['_ALIGNBANKROUND2']._serialized_end=339
+  _globals['_ALIGNHOLDERROUND2']._serialized_start=341
+  _globals['_ALIGNHOLDERROUND2']._serialized_end=394
 # @@protoc_insertion_point(module_scope)

@@ -4,45 +4,49 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class AlignBankRound1(_message.Message):
-    __slots__ = ("part", "parts", "n_ids", "points", "digests", "digest_key", "firms")
-    PART_FIELD_NUMBER: _ClassVar[int]
-    PARTS_FIELD_NUMBER: _ClassVar[int]
+class AlignHolderRound1(_message.Message):
+    __slots__ = ("n_ids", "points", "digest_key")
     N_IDS_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_KEY_FIELD_NUMBER: _ClassVar[int]
+    n_ids: int
+    points: bytes
+    digest_key: bytes
+    def __init__(self, n_ids: _Optional[int] = ..., points: _Optional[bytes] = ..., digest_key: _Optional[bytes] = ...) -> None: ...
+
+class AlignBankRound1(_message.Message):
+    __slots__ = ("n_ids", "points")
+    N_IDS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    n_ids: int
+    points: bytes
+    def __init__(self, n_ids: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+
+class AlignHolderStore(_message.Message):
+    __slots__ = ("part", "parts", "data")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    data: bytes
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class AlignBankRound2(_message.Message):
+    __slots__ = ("part", "parts", "data", "digests", "digest_key", "firms")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_KEY_FIELD_NUMBER: _ClassVar[int]
     FIRMS_FIELD_NUMBER: _ClassVar[int]
     part: int
     parts: int
-    n_ids: int
-    points: bytes
+    data: bytes
     digests: bytes
     digest_key: bytes
     firms: bytes
-    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ..., digests: _Optional[bytes] = ..., digest_key: _Optional[bytes] = ..., firms: _Optional[bytes] = ...) -> None: ...
-
-class AlignHolderRound1(_message.Message):
-    __slots__ = ("part", "parts", "n_ids", "points")
-    PART_FIELD_NUMBER: _ClassVar[int]
-    PARTS_FIELD_NUMBER: _ClassVar[int]
-    N_IDS_FIELD_NUMBER: _ClassVar[int]
-    POINTS_FIELD_NUMBER: _ClassVar[int]
-    part: int
-    parts: int
-    n_ids: int
-    points: bytes
-    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., n_ids: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
-
-class AlignBankRound2(_message.Message):
-    __slots__ = ("part", "parts", "points")
-    PART_FIELD_NUMBER: _ClassVar[int]
-    PARTS_FIELD_NUMBER: _ClassVar[int]
-    POINTS_FIELD_NUMBER: _ClassVar[int]
-    part: int
-    parts: int
-    points: bytes
-    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., data: _Optional[bytes] = ..., digests: _Optional[bytes] = ..., digest_key: _Optional[bytes] = ..., firms: _Optional[bytes] = ...) -> None: ...
 
 class AlignHolderRound2(_message.Message):
     __slots__ = ("accepted", "reason")

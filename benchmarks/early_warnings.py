@@ -1,0 +1,382 @@
+"""Early warnings: which share of the firms that fall overdue is warned, within which alarm budget (`NAME=warnings`).
+
+life : simulated life, five parties, default (private) models. Variables of ends of months by a short catalogue of each
+       owner; rows of the second year train, months of the third are watched. Cut-offs are read off the noised hold-out
+       (`party_bank.alarm_budget`). Compared at as many alarms a month: the bank's own trees without noise, and the true
+       hazard of the month that ends, which nobody has. Bound: 90 % of the coverage of that hazard at each budget.
+us   : failure within the next year (us_panel), firm-years of the authors' validation firms, three owners, exact.
+vat  : sales that break off (vat_invoices), later firm-months, two owners, exact; a break-off is dated six months after
+       the first month-begin that it follows.
+Totals of held-out rows are opened here by exact batches, which a bank does not get, to try all cut-offs at once; a
+decision opens the same comparisons. All parties run in one process. What is not in ../shared/data is left out.
+The file has another name than the benchmark, since `warnings` is a module of the standard library.
+
+    python benchmarks/early_warnings.py [life] [us] [vat] [--firms 100000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime as dt
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from features_accuracy import DATA, trees, vat_months
+from features_joint import OWNERS, PANEL
+from result import emit
+from sklearn.metrics import roc_auc_score
+
+from party_bank.alarm_budget import alarm_cutoffs
+from party_bank.book import Book
+from party_bank.settings import BankSettings
+from party_bank.warning_report import WatchedRows, budget_for, measure, riskiest
+from party_bank.warning_rows import OverdueFirms, at_risk, labelled, no_feedback, overdue_of, owing_of
+from veilscore.api import JointBoosting, JointScorecard
+from veilscore.data.life import HOLDERS, simulate_life
+from veilscore.estimator import BANK, JointModel
+from veilscore.features.build import build_rows
+from veilscore.features.catalogue import Catalogue
+from veilscore.node.local import run_on_tables
+from veilscore.terms.settings import parse, parse_yaml
+
+BUDGETS = (0.20, 0.10, 0.05, 0.02)
+BOUND = 0.9
+FIRMS, SEED = 12_000, 7
+TRAINED_BY, MONTHS = dt.date(2024, 12, 31), 3
+WATCHED = [f"2025-{month:02d}" for month in range(1, 10)]  # their three months are over when the simulation ends
+RULES = {"months": MONTHS, "overdue": {"path": "defaults.parquet", "day": "defaulted_on", "after_days": 90},
+         "loans": {"path": "loans.parquet"}}  # fmt: skip
+CATALOGUES = {
+    "bank": """
+tables:
+  bookings: {source: bookings.parquet, firm: uscc, time: booked_on, known_after: 0d, numbers: [amount],
+    categories: {direction: [in, out]}}
+  balances: {source: balances.parquet, firm: uscc, time: month_end, known_after: 1d, numbers: [balance, overdraft_days]}
+  repayments: {source: repayments.parquet, firm: uscc, time: due_on, known: paid_on, numbers: [days_late],
+    categories: {timely: [timely, late]}}
+variables:
+  - {table: bookings, of: amount, where: {direction: [in]}, windows: [90d], aggregate: [sum, growth]}
+  - {table: bookings, of: amount, where: {direction: [out]}, windows: [90d], aggregate: [sum]}
+  - {table: balances, of: balance, windows: [90d, 180d], aggregate: [latest, mean, min, trend]}
+  - {table: balances, of: overdraft_days, windows: [90d, 180d], aggregate: [mean, max]}
+  - {table: repayments, where: {timely: [late]}, windows: [90d, 180d], aggregate: [count, days_since]}
+  - {table: repayments, of: days_late, windows: [90d, 180d], aggregate: [sum]}
+derived:
+  - {name: cover, ratio: ["balances.balance.mean.90d", "bookings.amount.sum.90d[direction=out]"]}
+""",
+    "tax": """
+tables:
+  invoices: {source: invoices.parquet, firm: uscc, time: issued_on, known: reported_on, key: [invoice_no],
+    numbers: [amount], categories: {side: [out, in], status: [valid, void, red]}}
+  filings: {source: filings.parquet, firm: uscc, time: period_end, known: filed_on, planned: [due_on],
+    numbers: [declared, paid, days_late], categories: {timely: [timely, late]}}
+variables:
+  - {table: invoices, of: amount, where: {side: [out], status: [valid]}, windows: [90d], aggregate: [sum, growth]}
+  - {table: filings, of: declared, windows: [90d, 180d, 365d], aggregate: [mean, growth]}
+  - {table: filings, of: declared, windows: [365d], aggregate: [trend]}
+  - {table: filings, of: days_late, windows: [90d, 180d, 365d], aggregate: [sum, max]}
+  - {table: filings, where: {timely: [late]}, windows: [90d, 180d], aggregate: [count, days_since]}
+  - {table: filings, of: paid, windows: [180d], aggregate: [mean]}
+derived:
+  - {name: recent_sales, ratio: ["filings.declared.mean.90d", "filings.declared.mean.365d"]}
+""",
+    "registry": """
+tables:
+  firms: {source: firms.parquet, firm: uscc, time: established_on, known: recorded_on, numbers: [capital],
+    categories: {industry: [trade, manufacturing, construction, transport, software, catering, farming, services]}}
+  changes: {source: changes.parquet, firm: uscc, time: changed_on, known: recorded_on}
+  penalties: {source: penalties.parquet, firm: uscc, time: decided_on, known: published_on}
+  annual_reports: {source: annual_reports.parquet, firm: uscc, time: year_end, known: filed_on,
+    numbers: [revenue, profit, assets, liabilities, employees]}
+variables:
+  - {table: firms, of: industry, windows: [all], aggregate: [latest]}
+  - {table: firms, of: capital, windows: [all], aggregate: [latest]}
+  - {table: changes, windows: [180d, 365d], aggregate: [count]}
+  - {table: penalties, windows: [365d, all], aggregate: [count]}
+  - {table: annual_reports, of: [revenue, profit, assets, liabilities, employees], windows: [all], aggregate: [latest]}
+derived:
+  - {name: leverage, ratio: [annual_reports.liabilities.latest.all, annual_reports.assets.latest.all]}
+  - {name: profit_margin, ratio: [annual_reports.profit.latest.all, annual_reports.revenue.latest.all]}
+""",
+    "court": """
+tables:
+  cases: {source: cases.parquet, firm: uscc, time: filed_on, known: published_on, categories: {role: [defendant]}}
+  enforcement: {source: enforcement.parquet, firm: uscc, time: ordered_on, known: published_on}
+variables:
+  - {table: cases, where: {role: [defendant]}, windows: [180d, 365d], aggregate: [count, days_since]}
+  - {table: enforcement, windows: [365d], aggregate: [count, days_since]}
+""",
+    "bureau": """
+tables:
+  lines: {source: trade_lines.parquet, firm: uscc, time: reported_on, known: received_on,
+    numbers: [limit_amount, balance, overdue_days]}
+  enquiries: {source: enquiries.parquet, firm: uscc, time: asked_on, known: received_on}
+variables:
+  - {table: lines, of: [limit_amount, balance, overdue_days], windows: [120d, 365d], aggregate: [sum]}
+  - {table: lines, of: balance, windows: [120d], aggregate: [growth]}
+  - {table: enquiries, windows: [30d, 90d, 180d], aggregate: [count]}
+derived:
+  - {name: "utilisation.{window}", windows: [120d, 365d],
+     ratio: ["lines.balance.sum.{window}", "lines.limit_amount.sum.{window}"]}
+""",
+}
+Tables = dict[str, dict[str, Any]]
+
+
+def totals(model: JointModel, tables: Tables) -> np.ndarray:
+    """Return the exact totals of rows, in units: what only all parties together have, here in one process."""
+    fitted = model._ready()  # noqa: SLF001 - of the package
+    read = {party: fitted.reader.again(party, one, fitted.kinds[party]) for party, one in tables.items()}
+    asked = {"model": fitted.job.name, "output": "exact", "on_missing": "missing_code", "min_batch": 1, "dates": "all",
+             "rows": "firm_dates", "id_normaliser": fitted.job.training.id_normaliser}  # fmt: skip
+    run = run_on_tables(
+        model._job("score_batch", fitted.job.holders, asked), read, fitted.home, policy=model._policy()  # noqa: SLF001
+    )  # fmt: skip
+    with (run.stores[BANK].path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return np.array([float(row["score"]) for row in csv.DictReader(file)])
+
+
+class Trial:
+    """Rows that are watched, with what befalls them, and whom the others would warn."""
+
+    def __init__(self, rows: WatchedRows, overdue: OverdueFirms, months: int, others: Mapping[str, np.ndarray]) -> None:
+        self.rows, self.overdue, self.months, self.others = rows, overdue, months, others
+
+    def show(self, name: str, model: JointModel, score: np.ndarray) -> tuple[dict[float, float], float]:
+        """Print a line a budget; return coverage against the true hazard by budget, and the budget for 90 %."""
+        home = model._ready().home / BANK / "models" / model.name  # noqa: SLF001 - of the package
+        against = {}
+        for share, cutoff in zip(BUDGETS, alarm_cutoffs(home, BUDGETS), strict=True):
+            late = score < cutoff
+            found = measure(self.rows, late, self.overdue, self.months)
+            rest = []
+            for other, risk in self.others.items():
+                same = measure(self.rows, riskiest(risk, self.rows.days, late), self.overdue, self.months)
+                rest.append(f"{other} {same.coverage:.0%} ({same.disturbed:.0%})")
+                if other == "true hazard":
+                    against[share] = found.coverage / same.coverage
+            print(
+                f"  {name:<6} budget {share:>4.0%} (met {found.budget:.1%}): warned {found.coverage:.0%} of "
+                f"{found.overdue}, lead {found.lead_months:.1f} months, good firms disturbed {found.disturbed:.0%}; "
+                f"{', '.join(rest)}",
+                flush=True,
+            )
+        reach = {n: budget_for(r, self.rows, self.overdue, self.months, 0.9) for n, r in self.others.items()}
+        own = budget_for(-score, self.rows, self.overdue, self.months, 0.9)
+        text = ", ".join(f"{other} {value:.0%}" for other, value in reach.items())
+        print(f"  {name:<6} 90 % of the firms overdue are reached with a budget of {own:.0%}; {text}", flush=True)
+        return against, own
+
+
+# --- simulated life ---------------------------------------------------------------------------------------------------
+
+
+def read_columns(path: Path) -> dict[str, Any]:
+    found = duckdb.execute(f"SELECT * FROM '{path}'").fetchnumpy()
+    return {
+        name: np.where(np.ma.getmaskarray(v), None, v.astype(object)) if v.dtype.kind == "O"
+        else np.ma.filled(v.astype(float), np.nan) if v.dtype.kind in "iuf" else np.asarray(v)
+        for name, v in found.items()
+    }  # fmt: skip
+
+
+def variables(folder: Path, firms: np.ndarray, days: np.ndarray) -> Tables:
+    """Return each owner's variables of rows, built at the owner as of their days."""
+    tables: Tables = {}
+    for party in HOLDERS:
+        form = {"name": party, **parse_yaml(CATALOGUES[party], party)}
+        made = build_rows(
+            parse(Catalogue, form, party), folder / party, folder / f"{party}.rows.parquet", firms.tolist(), days
+        )
+        tables[party] = read_columns(made.path)
+    return tables
+
+
+def encoded(columns: Mapping[str, Any]) -> np.ndarray:
+    """Return all columns as numbers, for models in the clear."""
+    found = []
+    for name, values in columns.items():
+        if name not in {"uscc", "as_of", "bad"}:
+            given = np.asarray(values)
+            is_text = given.dtype == object
+            found.append(np.unique(given.astype(str), return_inverse=True)[1] if is_text else given.astype(float))
+    return np.column_stack(found)
+
+
+def true_hazard(folder: Path, rows: WatchedRows) -> np.ndarray:
+    """Return the hazard of the month that ends at each row's day."""
+    months = "SELECT DISTINCT month FROM truth"
+    truth = duckdb.execute(
+        f"WITH truth AS (FROM '{folder}/truth/hazard.parquet') SELECT uscc, month::DATE AS m, hazard FROM truth "
+        f"WHERE month IN ({months}) AND month >= DATE '{WATCHED[0]}-01'"
+    ).fetchnumpy()
+    known = {
+        (firm, str(month)): value
+        for firm, month, value in zip(
+            truth["uscc"], truth["m"].astype("datetime64[M]"), truth["hazard"].tolist(), strict=True
+        )
+    }
+    return np.array([
+        known[firm, str(month)]
+        for firm, month in zip(rows.firms.tolist(), rows.days.astype("datetime64[M]"), strict=True)
+    ])  # fmt: skip
+
+
+def life(folder: Path, n_firms: int) -> tuple[dict[float, float], dict[str, Any]]:
+    simulate_life(folder, n_firms, SEED)
+    settings = BankSettings.model_validate({"warnings": RULES})
+    book = Book(f"sqlite:///{folder / 'book.db'}")
+    owing, overdue = owing_of(book, settings, folder / "bank"), overdue_of(settings, folder / "bank")
+    book.close()
+    train = labelled(owing, overdue, settings.warnings, TRAINED_BY, no_feedback(), most=12)
+    ends = (np.array(WATCHED, "datetime64[M]") + 1).astype("datetime64[D]") - np.timedelta64(1, "D")
+    each = [at_risk(owing, overdue, day) for day in ends]
+    rows = WatchedRows(np.concatenate(each), np.repeat(ends, [firms.size for firms in each]))
+    print(
+        f"  {n_firms:,} firms; {train.firms.size:,} firm-months of {np.unique(train.firms).size:,} firms train, "
+        f"{int(train.overdue.sum()):,} overdue within {MONTHS} months; {rows.firms.size:,} firm-months are watched",
+        flush=True,
+    )
+    fit, test = variables(folder, train.firms, train.days), variables(folder, rows.firms, rows.days)
+    x, own = (np.column_stack([encoded(fit[p]) for p in parties]) for parties in (HOLDERS, (BANK,)))
+    clear = {"pooled, no noise": (x, np.column_stack([encoded(test[p]) for p in HOLDERS])),
+             "bank only": (own, encoded(test[BANK]))}  # fmt: skip
+    others = {"true hazard": true_hazard(folder, rows)}
+    for name, (given, asked) in clear.items():
+        plain = trees(min_child_weight=20, colsample_bytree=0.5).fit(given, train.overdue)
+        others[name] = plain.predict_proba(asked)[:, 1]
+    trial = Trial(rows, overdue, MONTHS, others)
+    fit[BANK]["bad"] = train.overdue
+    usual = {"rows": "firm_dates", "despite_noise": True}
+    models: dict[str, JointModel] = {
+        "card": JointScorecard(name="card", rows_per_firm=12, firm_weight="shared", **usual),
+        "trees": JointBoosting(name="trees", **usual),
+    }
+    ratios: dict[str, dict[float, float]] = {}
+    figures: dict[str, Any] = {"firms": n_firms}
+    for name, model in models.items():
+        start = time.perf_counter()
+        model.fit(fit[BANK], {p: fit[p] for p in HOLDERS if p != BANK}, id=("uscc", "as_of"), label="bad")
+        held = model.report_.data.evaluations[-1].discrimination.auc
+        score = totals(model, test)
+        ratios[name], reach = trial.show(name, model, score)
+        took = time.perf_counter() - start
+        print(f"  {name:<6} AUC of the hold-out {held:.3f}, {took:.0f} s", flush=True)
+        figures |= {f"{name} reaches 90 % with": round(reach, 3), f"{name} hold-out AUC": round(held, 4)}
+        figures[f"{name} against true hazard"] = {f"{share:.0%}": round(r, 3) for share, r in ratios[name].items()}
+    best = max(models, key=lambda name: figures[f"{name} hold-out AUC"])  # chosen without the months that are watched
+    return ratios[best], figures | {"chosen": best}
+
+
+# --- real sets --------------------------------------------------------------------------------------------------------
+
+
+def real(
+    tables: Tables, bad: np.ndarray, train: np.ndarray, test: np.ndarray, overdue: OverdueFirms, months: int,
+    models: Mapping[str, JointModel],
+) -> dict[str, Any]:  # fmt: skip
+    """Train on some rows, watch others; print the figures of each model against the bank's own trees."""
+
+    def part(which: np.ndarray) -> Tables:
+        return {party: {n: v[which] for n, v in one.items()} for party, one in tables.items()}
+
+    firms, days = (np.asarray(tables[BANK][name])[test] for name in PANEL)
+    rows = WatchedRows(firms.astype(str), days.astype("datetime64[D]"))
+    own = np.column_stack([v for n, v in tables[BANK].items() if n not in PANEL])
+    plain = trees().fit(own[train], bad[train])
+    trial = Trial(rows, overdue, months, {"bank only": plain.predict_proba(own[test])[:, 1]})
+    fit, asked = part(train), part(test)
+    fit[BANK]["bad"] = bad[train].astype(float)
+    figures = {}
+    for name, model in models.items():
+        start = time.perf_counter()
+        model.fit(fit[BANK], {p: one for p, one in fit.items() if p != BANK}, id=PANEL, label="bad")
+        score = totals(model, asked)
+        _, reach = trial.show(name, model, score)
+        found = roc_auc_score(bad[test], -score)
+        print(f"  {name:<6} AUC {found:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+        figures |= {f"{name} AUC": round(found, 4), f"{name} reaches 90 % with": round(reach, 3)}
+    return figures
+
+
+def us(_folder: Path, _n_firms: int) -> tuple[dict[float, float], dict[str, Any]]:
+    found = duckdb.execute(f"SELECT * FROM '{DATA}/us_panel/firm_years.parquet' ORDER BY firm_id, fyear").fetchnumpy()
+    never = {"firm_id", "fyear", "split", "failed_firm", "fail_next_year", "years_to_last"}
+    owner = {name: party for party, some in OWNERS.items() for name in some}
+    tables: Tables = {party: {} for party in ("bank", "tax", "registry")}
+    for name, values in found.items():
+        if name not in never:
+            tables[owner.get(name, "registry")][name] = np.ma.filled(values.astype(float), np.nan)
+    firms, year = found["firm_id"].astype(str), np.asarray(found["fyear"]).astype(int)
+    days = np.array([f"{one}-12-31" for one in year.tolist()])
+    for one in tables.values():
+        one |= dict(zip(PANEL, (firms, days), strict=True))
+    bad = np.asarray(found["fail_next_year"]).astype(int)
+    train, test = (found["split"].astype(str) == part for part in ("train", "validation"))
+    fell = np.array([f"{one + 1}-06-30" for one in year[bad == 1].tolist()], "datetime64[D]")
+    never_cured = np.full(fell.size, np.datetime64("9999-12-31"))
+    overdue = OverdueFirms(firms[bad == 1], fell, fell, never_cured)
+    usual = {"rows": "firm_dates", "rows_per_firm": 16, "id_normaliser": "text", "disclosure": "exact"}
+    models = {
+        "card": JointScorecard(name="card", firm_weight="shared", **usual),
+        "trees": JointBoosting(name="trees", n_estimators=15, max_depth=3, **usual),
+    }
+    print(f"  {train.sum():,} firm-years train, {test.sum():,} are watched")
+    return {}, real(tables, bad, train, test, overdue, 12, models)
+
+
+def vat(folder: Path, _n_firms: int) -> tuple[dict[float, float], dict[str, Any]]:
+    names, firms, at, x, bad = vat_months(folder)
+    tables: Tables = {"bank": {}, "tax": {}}
+    for name, column in zip(names, x.T, strict=True):
+        tables["bank" if "side=in" in name or "_in." in name else "tax"][name] = column
+    for one in tables.values():
+        one |= dict(zip(PANEL, (firms, at.astype(str)), strict=True))
+    train, test = at < np.datetime64("2018-10-01"), at >= np.datetime64("2019-03-01")
+    first: dict[str, np.datetime64] = {}
+    for firm, day in zip(firms[test & (bad == 1)].tolist(), at[test & (bad == 1)], strict=True):
+        first.setdefault(firm, day)
+    fell = (np.array(list(first.values())).astype("datetime64[M]") + 6).astype("datetime64[D]")
+    overdue = OverdueFirms(np.array(list(first)), fell, fell, np.full(fell.size, np.datetime64("9999-12-31")))
+    usual = {"rows": "firm_dates", "rows_per_firm": 12, "id_normaliser": "text", "disclosure": "exact"}
+    models = {"card": JointScorecard(name="card", firm_weight="shared", max_bin=8, **usual)}
+    print(f"  {train.sum():,} firm-months of {len(set(firms[train]))} firms train, {test.sum():,} are watched")
+    return {}, real(tables, bad, train, test, overdue, 6, models)
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    trials: dict[str, tuple[str | None, Callable[[Path, int], tuple[dict[float, float], dict[str, Any]]]]] = {
+        "life": (None, life),
+        "us": ("us_panel", us),
+        "vat": ("vat_invoices", vat),
+    }
+    parser = argparse.ArgumentParser(description="Coverage of early warnings by alarm budget.")
+    parser.add_argument("trials", nargs="*", choices=[[], *trials], help="default all")
+    parser.add_argument("--firms", type=int, default=FIRMS, help="of simulated life")
+    asked = parser.parse_args()
+    worst, figures = float("nan"), {}
+    for name in asked.trials or trials:
+        data, task = trials[name]
+        if data is not None and not (DATA / data).is_dir():
+            print(f"{name}: left out, {DATA / data} is not there")
+            continue
+        start = time.perf_counter()
+        print(name, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            against, figures[name] = task(Path(folder), asked.firms)
+        if against:
+            worst = min(against.values())
+        print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    emit("warnings", round(worst, 3), "of the coverage of the true hazard", BOUND, not worst < BOUND, **figures)
+
+
+if __name__ == "__main__":
+    main()
