@@ -85,12 +85,12 @@ def one_cell(patch, party="tax"):
     """Points on a single cell of one holder: the total tells whether the firm has that code."""
     honest_evaluated = online_spares._evaluated
 
-    def evaluated(context, prepared, side, random, opening):
+    def evaluated(context, prepared, side, random, opening, n):
         if side.party == party:
-            points = np.zeros(side.cells.size if random is None else random.size, np.int64)
+            points = np.zeros(side.cells.size if random is None else random.shape[1], np.int64)
             points[0] = 1
-            side, random = replace(side, encoded=encode_points(points)), None
-        return honest_evaluated(context, prepared, side, random, opening)
+            side, random = replace(side, encoded=encode_points(points, n)), None
+        return honest_evaluated(context, prepared, side, random, opening, n)
 
     patch.setattr(online_spares, "_evaluated", evaluated)
 

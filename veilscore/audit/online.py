@@ -41,6 +41,7 @@ from veilscore.evidence.online_opening import (
     ShareOpened,
     Use,
     digests_of,
+    place_of,
     software_online,
 )
 from veilscore.models.boosted import Boosted
@@ -52,7 +53,7 @@ from veilscore.protocols.online_band import BankCircuit
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
-from veilscore.protocols.online_spares import Side, bank_spare
+from veilscore.protocols.online_spares import Side, bank_spares, spare_ids
 from veilscore.terms.bands import MAX_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
@@ -132,7 +133,7 @@ class OnlineAudit:
         self._folder, self._trained = home / FOLDER, trained
         self._opened = tuple(opened)
         self._uses = Counter(_used(one) for one in (*self._opened, *bands))
-        self._seeds: Counter[str] = Counter()
+        self._seeds: dict[str, set[bytes]] = {}
         self._models: dict[str, ScoreModel] = {}
         self._keys: dict[str, PublicContext] = {}
 
@@ -153,8 +154,14 @@ class OnlineAudit:
     def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
         """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
         record = self._record(one)
-        self._check_opening(one, record.opening, record.request, "spare", one.spare)
-        answers = [self._answer(one, pb.PreparedSpare, "spare"), self._answer(one, pb.EncryptedRecord, "reply")]
+        self._check_opening(one, record.opening, record.request, "spare", record.opening.id)
+        if one.spare not in spare_ids(record.opening.id, record.n_spares):
+            raise Differs("the bank was committed to the opening of another record")
+        place = place_of(one.commitment, one.spare)
+        answers = [
+            self._answer(one, pb.PreparedSpare, f"{one.commitment}.spare"),
+            self._answer(one, pb.EncryptedRecord, f"{place}.reply"),
+        ]
         secrets = _Secrets(record.opening, self._public_keys(one))
         model, job = self._model(one.model, one.holder)
         if record.model != one.model:
@@ -163,7 +170,7 @@ class OnlineAudit:
         sides = whole.of_record(_own_codes(model, record.own_codes)[None]) if isinstance(model, Boosted) else whole
         _check_part(model, one, record)
         told = f"model {one.model[:16]}..., which {one.holder} was told{_hint(record.opening)}"
-        part = replay(_one_part(record, one.holder, sides.holders, secrets), _Exchange(one, answers, told))
+        part = replay(_one_part(record, one, sides.holders, secrets), _Exchange(one, answers, told))
         own = ", by the codes of its own columns that the bank states" if record.own_codes else ""
         detail = f"points of model {one.model[:16]}... (job {job}) under spare {one.spare[:8]}..., as logged by "
         return f"{detail}{one.holder}{own}", record, part
@@ -208,10 +215,10 @@ class OnlineAudit:
 
     # what was kept, all of it claims
 
-    def _record(self, one: OpeningLogged) -> OnlineRecord:
+    def _record(self, one: ShareOpened) -> OnlineRecord:
         if not one.messages:
             raise Unknown(f"{one.holder} logged no messages of the bank: it ran an earlier version")
-        return self._kept(one.commitment + ".json", OnlineRecord)
+        return self._kept(place_of(one.commitment, one.spare) + ".json", OnlineRecord)
 
     def _pool(self, one: BandOpened) -> PoolRecord:
         if not one.pool:
@@ -224,10 +231,10 @@ class OnlineAudit:
         except (EvidenceError, OSError) as error:
             _missing_or_changed(error, "the bank kept no opening of it, or deleted it", "the opening")
 
-    def _answer(self, one: OpeningLogged, kind: type[M], suffix: str) -> M:
+    def _answer(self, one: OpeningLogged, kind: type[M], name: str) -> M:
         """Return what a holder had answered, as it was kept; `_Exchange` compares it."""
         try:
-            return kind.FromString((self._folder / f"{one.commitment}.{suffix}").read_bytes())
+            return kind.FromString((self._folder / name).read_bytes())
         except (DecodeError, OSError) as error:
             what = f"the {kind.__name__} kept"
             _missing_or_changed(error, f"the bank did not keep what {one.holder} sent", what)
@@ -237,22 +244,23 @@ class OnlineAudit:
             raise Differs(f"the opening is not the one that {one.holder} logged a commitment to: it was changed")
         if (opening.bank, opening.holder, opening.use, opening.id) != (one.bank, one.holder, use, ident):
             raise Differs("the bank was committed to the opening of another record")
-        if self._uses[_used(one)] > 1 or self._seed_counts()[opening.seed] > 1:
+        if self._uses[_used(one)] > 1 or len(self._drawn_from(opening.seed)) > 1:
             raise Differs("the seed is that of another score or holder too; a seed serves one")
         if request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
 
-    def _seed_counts(self) -> Counter[str]:
-        """Count how often each seed occurs in all that the bank kept."""
+    def _drawn_from(self, seed: str) -> set[bytes]:
+        """Return the commitments to a seed in all that the bank kept."""
         if not self._seeds:
             self._count(OnlineRecord, self._folder.glob("*.json"))
             self._count(PoolRecord, (self._folder / POOLS).glob("*"))
-        return self._seeds
+        return self._seeds.get(seed, set())
 
     def _count(self, kind: type[OnlineRecord | PoolRecord], paths: Iterable[Path]) -> None:
         for path in paths:
             with contextlib.suppress(EvidenceError, OSError):  # shown where its score is drawn
-                self._seeds[kind.parse(path.read_bytes()).opening.seed] += 1
+                opening = kind.parse(path.read_bytes()).opening
+                self._seeds.setdefault(opening.seed, set()).add(opening.commitment)
 
     def _public_keys(self, one: ShareOpened) -> PublicContext:
         if one.keys not in self._keys:
@@ -291,7 +299,9 @@ class OnlineAudit:
 # --- the bank's roles, of one part and one pool -----------------------------------------------------------------------
 
 
-def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: _Secrets) -> Protocol[FirmPart]:
+def _one_part(
+    record: OnlineRecord, one: ShareOpened, sides: Mapping[str, Side], secrets: _Secrets
+) -> Protocol[FirmPart]:
     ask = pb.EncryptRecord(
         request_id=record.request,
         model_hash=bytes.fromhex(record.model),
@@ -300,8 +310,9 @@ def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secr
         bands_hash=bytes.fromhex(record.bands),
         step_limits=record.steps,
     )
-    side = sides[holder]
-    spare = yield from bank_spare(secrets, side, side.cells.size, record.opening.id)
+    side, n, holder = sides[one.holder], record.n_spares, one.holder
+    spares = yield from bank_spares(secrets, side, side.cells.size, record.opening.id, n)
+    spare = spares[spare_ids(record.opening.id, n).index(one.spare)]
     of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spare, make_spare=_none_made, pool=_none_made)
     part = yield from bank_record(of, holder, fresh=record.fresh)
     share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
@@ -330,7 +341,7 @@ def _made(pool: PoolRecord) -> pb.MadePool:
 
 def _used(one: OpeningLogged) -> tuple[str, str]:
     """Return what serves one score: a spare, or a circuit of a pool."""
-    return one.commitment, one.circuit if isinstance(one, BandOpened) else ""
+    return one.commitment, one.circuit if isinstance(one, BandOpened) else one.spare
 
 
 def _none_made(holder: str) -> NoReturn:

@@ -1,13 +1,14 @@
 """What bank and holders keep of online scores so that an auditor can run the bank's role again (docs/adr/0017).
 
-    HOME/audit/online/COMMITMENT.json    of one spare that was used: seed, model, what was asked and opened (secret)
-                      COMMITMENT.spare   what the holder had sent for the spare; of an unused spare this alone
-                      COMMITMENT.reply   what it had answered with the spare
+    HOME/audit/online/PLACE.json         of one spare that was used: seed, model, what was asked and opened (secret)
+                      PLACE.reply        what the holder had answered with the spare
+                      COMMITMENT.spare   what it had sent for spares that were made together; of unused ones this alone
                       pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
                       models/HASH.json   models that were evaluated
                       keys/HASH          holders' public keys
 
-A commitment goes to the holder before it answers under it. Before it opens, the holder logs it with the digests of the
+PLACE is the commitment; of one of several spares that were made together, with its number behind it (`place_of`). A
+commitment goes to the holder before it answers under it. Before it opens, the holder logs it with the digests of the
 messages between the two (`ShareOpened`, `BandOpened`). The bank's files are written after the response has left,
 without waiting for the disk: a score whose file a crash or the bound on disk took cannot be audited, and is shown so.
 """
@@ -95,7 +96,7 @@ class LabelsKept(Document):
 class OnlineRecord(Document):
     """What was opened for one score at one holder.
 
-    opening : of the spare that was used.
+    opening : of the spare that was used; `spare` is its id, and `n_spares` how many were made with it.
     request, model : id as the holder knows the request; SHA-256 of the model.
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
     purpose, on_missing, fresh, bands, steps : as in the EncryptRecord; of the firm and its consent nothing is kept.
@@ -116,6 +117,8 @@ class OnlineRecord(Document):
     parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
     share_keys: dict[Party, Digest]
     labels: LabelsKept | None
+    spare: str = Field(default="", max_length=200)
+    n_spares: int = Field(default=1, ge=1, le=1 << 16)
 
 
 class PoolRecord(Document):
@@ -124,6 +127,12 @@ class PoolRecord(Document):
     kind: Literal["online_pool"] = "online_pool"
     opening: OnlineOpening
     made: Hex
+
+
+def place_of(commitment: str, spare_id: str) -> str:
+    """Return the name of the files of one spare: of several that were made together each has its number."""
+    number = spare_id.rpartition(".")[2] if "." in spare_id else ""
+    return f"{commitment}.{number}" if number.isdecimal() else commitment
 
 
 @functools.cache
@@ -273,8 +282,9 @@ class OnlineArchive:
         """Forget what is too old, and what spares that died with the process before had been sent."""
         if not self._folder.is_dir():
             return
+        used = {path.name.partition(".")[0] for path in self._folder.glob("*.json")}
         for path in self._folder.glob("*.spare"):
-            if not path.with_suffix(".json").exists():
+            if path.stem not in used:
                 path.unlink(missing_ok=True)
         self._forget()
 
@@ -303,7 +313,7 @@ class OnlineArchive:
         if not self._max_bytes:
             return
         path = self._folder / MODELS / f"{record.model}.json"
-        name = record.opening.commitment.hex()
+        name = place_of(record.opening.commitment.hex(), record.spare)
         with self._lock:
             if not path.exists():
                 _make(path.parent)
