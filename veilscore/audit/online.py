@@ -341,7 +341,9 @@ def _made(pool: PoolRecord) -> pb.MadePool:
 
 def _used(one: OpeningLogged) -> tuple[str, str]:
     """Return what serves one score: a spare, or a circuit of a pool."""
-    return one.commitment, one.circuit if isinstance(one, BandOpened) else one.spare
+    if isinstance(one, BandOpened):
+        return one.commitment, one.circuit
+    return one.commitment, one.spare if isinstance(one, ShareOpened) else ""
 
 
 def _none_made(holder: str) -> NoReturn:
