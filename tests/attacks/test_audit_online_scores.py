@@ -20,7 +20,7 @@ from trial_scoring import copy_of, train_trees
 from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
-from veilscore.evidence.online_opening import FOLDER, POOLS
+from veilscore.evidence.online_opening import FOLDER, POOLS, place_of
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
@@ -65,6 +65,11 @@ def bank(honest, tmp_path):
 def attacked(homes, *, model="firms", spared=0, n_firms=2):
     """Scores of a bank as it is patched by now."""
     return released(homes, known(homes, n_firms), model=model, spared=spared, honest=False)
+
+
+def kept_of(one):
+    """Name of what the bank kept of one opening."""
+    return f"{place_of(one.commitment, one.spare)}.json"
 
 
 def named(findings, holder, *words):
@@ -171,7 +176,10 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
     bank, band = homes / "bank", logs.bands[1]  # with spares
     part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
-    path, pool = bank / FOLDER / f"{part.commitment}.json", bank / FOLDER / POOLS / band.commitment
+    path, pool = (
+        bank / FOLDER / f"{place_of(part.commitment, part.spare)}.json",
+        bank / FOLDER / POOLS / band.commitment,
+    )
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
     changes = {
         "choices of labels to tax": lambda b: b["labels"].update(own_codes=codes.astype("<u2").tobytes().hex()),
@@ -330,7 +338,10 @@ def test_nothing_is_opened_without_a_commitment_from_before_it(homes, monkeypatc
 )
 def test_an_opening_that_was_changed(honest, bank, field, value):
     for one in logged(honest):
-        rewrite(bank / FOLDER / f"{one.commitment}.json", lambda body: body["opening"].update({field: value}))
+        rewrite(
+            bank / FOLDER / kept_of(one),
+            lambda body: body["opening"].update({field: value}),
+        )
     found = {f.verdict: f for f in audit(honest, bank)}
     assert list(found) == ["differs"]
     assert "it was changed" in found["differs"].detail
@@ -379,7 +390,7 @@ def test_own_codes_that_were_changed(honest, bank):
     for codes, word in (((n_codes - 1), "OpenPartial"), (n_codes, "none that the model has"), (n_codes[1:], "none")):
         found = []
         for one in opened:
-            path = bank / FOLDER / f"{one.commitment}.json"
+            path = bank / FOLDER / kept_of(one)
             rewrite(path, lambda body, codes=codes: body.update(own_codes=codes.astype("<u2").tobytes().hex()))
             made = {one.model: {"job": frozenset({"tax", "registry"})}}
             found.append(OnlineAudit(bank, opened, made).finding(one))
@@ -389,7 +400,7 @@ def test_own_codes_that_were_changed(honest, bank):
 
 def test_every_changed_byte_of_an_opening_is_found(honest, bank):
     one = logged(honest, "tax")[0]
-    path = bank / FOLDER / f"{one.commitment}.json"
+    path = bank / FOLDER / kept_of(one)
     whole = path.read_bytes()
     made = {one.model: {"job": frozenset({"tax", "registry"})}}
     assert OnlineAudit(bank, [one], made).finding(one).verdict == "confirmed"

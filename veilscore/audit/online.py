@@ -73,7 +73,7 @@ class _Exchange:
 
     def __init__(self, one: OpeningLogged, answers: Sequence[Message], told: str) -> None:
         self._one, self._told = one, told
-        self._answers = {type(answer): answer for answer in answers}
+        self._packs = {type(answer): answer for answer in answers}
 
     def sent(self, to: str, message: Message) -> None:
         """Compare a call with what the holder logged of it."""
@@ -85,7 +85,7 @@ class _Exchange:
         """Return the answer that the bank kept, which has to be the one that the holder logged."""
         if kind in _NOT_LOGGED:
             return kind()
-        answer = self._answers[kind]
+        answer = self._packs[kind]
         if digests_of(answer).items() <= self._one.messages.items():
             return answer
         raise Differs(f"the {kind.__name__} kept is not what {sender} sent: it was changed after the score")
@@ -133,6 +133,10 @@ class OnlineAudit:
         self._folder, self._trained = home / FOLDER, trained
         self._opened = tuple(opened)
         self._uses = Counter(_used(one) for one in (*self._opened, *bands))
+        # spares of one opening were made together, from one answer of the holder
+        self._packs: dict[str, set[str]] = {}
+        for part in self._opened:
+            self._packs.setdefault(part.commitment, set()).add(part.messages.get(pb.PreparedSpare.__name__, ""))
         self._seeds: dict[str, set[bytes]] = {}
         self._models: dict[str, ScoreModel] = {}
         self._keys: dict[str, PublicContext] = {}
@@ -154,9 +158,9 @@ class OnlineAudit:
     def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
         """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
         record = self._record(one)
-        self._check_opening(one, record.opening, record.request, "spare", record.opening.id)
-        if one.spare not in spare_ids(record.opening.id, record.n_spares):
-            raise Differs("the bank was committed to the opening of another record")
+        known = one.spare in spare_ids(record.opening.id, record.n_spares)
+        ident = record.opening.id if known and record.spare == (one.spare if record.n_spares > 1 else "") else one.spare
+        self._check_opening(one, record.opening, record.request, "spare", ident)
         place = place_of(one.commitment, one.spare)
         answers = [
             self._answer(one, pb.PreparedSpare, f"{one.commitment}.spare"),
@@ -244,7 +248,8 @@ class OnlineAudit:
             raise Differs(f"the opening is not the one that {one.holder} logged a commitment to: it was changed")
         if (opening.bank, opening.holder, opening.use, opening.id) != (one.bank, one.holder, use, ident):
             raise Differs("the bank was committed to the opening of another record")
-        if self._uses[_used(one)] > 1 or len(self._drawn_from(opening.seed)) > 1:
+        several = len(self._packs.get(one.commitment, ())) > 1 or len(self._drawn_from(opening.seed)) > 1
+        if several or self._uses[_used(one)] > 1:
             raise Differs("the seed is that of another score or holder too; a seed serves one")
         if request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")

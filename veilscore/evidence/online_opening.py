@@ -33,7 +33,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from veilscore.errors import EvidenceError, MessageError, StateError
-from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, digest
+from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, canonical, digest
 from veilscore.evidence.opening import software
 from veilscore.files.private import private_folder
 from veilscore.terms.bands import MAX_STEPS
@@ -96,7 +96,8 @@ class LabelsKept(Document):
 class OnlineRecord(Document):
     """What was opened for one score at one holder.
 
-    opening : of the spare that was used; `spare` is its id, and `n_spares` how many were made with it.
+    opening : of the spare that was used.
+    n_spares, spare : how many were made with it; its id, where that is not the opening's, as there are several.
     request, model : id as the holder knows the request; SHA-256 of the model.
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
     purpose, on_missing, fresh, bands, steps : as in the EncryptRecord; of the firm and its consent nothing is kept.
@@ -119,6 +120,13 @@ class OnlineRecord(Document):
     labels: LabelsKept | None
     spare: str = Field(default="", max_length=200)
     n_spares: int = Field(default=1, ge=1, le=1 << 16)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical form; of a spare that was made alone it is that of earlier versions."""
+        body = self.model_dump(mode="json")
+        if self.n_spares == 1:
+            del body["spare"], body["n_spares"]
+        return canonical(body)
 
 
 class PoolRecord(Document):

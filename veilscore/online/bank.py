@@ -389,7 +389,7 @@ class OnlineBank:
                 parties=tuple(request.with_parties),
                 share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
                 labels=labels,
-                spare=part.spare.spare_id,
+                spare=part.spare.spare_id if part.spare.n_spares > 1 else "",
                 n_spares=part.spare.n_spares,
             )
             self._archive.keep(record, part.reply, artefact.save)
