@@ -11,7 +11,7 @@ SET_UP = $(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 1
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --processor-time 20
 
-.PHONY: demo test slow check lint bench protos clean setup lock sbom
+.PHONY: demo test slow check lint bench protos messages clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -66,6 +66,10 @@ $(VENV)/.tools: tools/requirements.txt
 # Generated code is committed; run this after a change under protos/.
 protos: $(VENV)/.dev
 	$(PY) -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. protos/veilscore/v1/*.proto
+
+# Texts of the console's pages into its catalogues, and these into what runs; both are committed.
+messages: $(VENV)/.dev
+	$(PY) tools/messages.py
 
 clean:
 	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache build dist sbom.json *.egg-info

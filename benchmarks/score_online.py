@@ -35,8 +35,8 @@ from veilscore.models.steps import steps_of
 from veilscore.node.founding import PORTAL, DataFiles, found_federation
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
-from veilscore.release.consent import Scope
 from veilscore.release.issuer import Issuer, import_consent
+from veilscore.release.scope import Scope
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import parse_job

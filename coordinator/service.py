@@ -15,6 +15,7 @@ from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, EvidenceError, RefusedError
+from veilscore.evidence.console_acts import serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
@@ -35,6 +36,7 @@ from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import Session
 
 _SUBMITTERS = {"bank", "operator"}
+_READERS = {*_SUBMITTERS, "coordinator"}  # its own console reads what it keeps
 _SIGN_TIMES, _SIGN_PAUSE_S = 3, 0.3
 
 
@@ -71,6 +73,7 @@ class Coordinator:
         self.evidence = EvidenceRecorder(
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
+        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role)
         self._allowed, self._crossing = authoriser(self.config), asyncio.Lock()
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
 
@@ -83,8 +86,8 @@ class Coordinator:
     def _register(self, totals: Totals) -> None:
         for method, roles, request, handler in (
             ("Submit", _SUBMITTERS, control_pb2.SubmitJob, self._submit),
-            ("List", _SUBMITTERS, control_pb2.Empty, self._list),
-            ("Show", _SUBMITTERS, control_pb2.JobRef, self._show),
+            ("List", _READERS, control_pb2.Empty, self._list),
+            ("Show", _READERS, control_pb2.JobRef, self._show),
             ("CancelJob", _SUBMITTERS, control_pb2.JobRef, self._cancel),
             ("Resume", _SUBMITTERS, control_pb2.JobRef, self._resume),
             ("JobEnded", {"bank", "holder"}, control_pb2.JobRef, self._job_ended),
@@ -93,7 +96,7 @@ class Coordinator:
             ("Ping", set(ROLES), control_pb2.Empty, _ping),
         ):
             self.fabric.register(method, roles, request, handler)
-        self.fabric.register("WatchJob", _SUBMITTERS, control_pb2.JobRef, self._watch, stream=True)
+        self.fabric.register("WatchJob", _READERS, control_pb2.JobRef, self._watch, stream=True)
 
     def _authorise(self, method: str, peer: Member) -> None:
         self._allowed(method, peer)
@@ -250,6 +253,7 @@ def _job_info(row: JobRow, steps: tuple[StepRow, ...], acceptances: dict[str, Ac
         error=row.error,
         created_s=row.created_s,
         job_yaml=row.yaml,
+        submitted_by=row.submitted_by,
         steps=[_step_info(step) for step in steps],
         acceptances=[
             control_pb2.Acceptance(

@@ -13,7 +13,8 @@ from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, FIRMS
 from veilscore.data.ingest import read_table
 from veilscore.errors import BookError, DataError
-from veilscore.release.consent import PURPOSES, Signed, body_of, claim_of, commit
+from veilscore.release.consent import Signed, body_of, claim_of, commit
+from veilscore.release.scope import PURPOSES
 from veilscore.terms.settings import read_text
 
 ABOUT = ("name", "industry", "region", "manager")

@@ -15,8 +15,9 @@ from typing import Protocol, Self
 
 import sqlalchemy as sa
 
-from party_bank.book import Book, Row
-from party_bank.book_tables import DECISIONS
+from party_bank.book import Book, BookEntry, Row
+from party_bank.book_check import covers
+from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.firms import consent_for, consents_for
 from veilscore.errors import BookError, ConfigError, DataError
 from veilscore.terms.decision import WATCH_MONTHS
@@ -73,19 +74,18 @@ def decide_jointly(
     with book.writing(actor) as entry:
         found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
         if not found and firms:
-            given = {} if basis else consents_for(entry, firms, ask.kind)
-            for firm in firms if not basis else ():
-                if firm not in given:
-                    consent_for(entry, firm, ask.kind)  # says what is missing
-            consents = {firm: row["id"] for firm, row in given.items()}
-            entry.add_all(DECISIONS, [_asked(ask, firm, consents.get(firm), basis, entry.at_s) for firm in firms])
-            found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
-    if any(row["outcome"] == ASKED for row in found.values()):
-        opening = joint(sorted(found), model=ask.model, purpose=ask.kind, reference=ask.reference)
-        missing = found.keys() - opening.steps.keys()
+            given = {} if basis else _consents_of(entry, firms, ask.kind)
+            entry.add_all(DECISIONS, [_asked(ask, firm, given.get(firm), basis, entry.at_s) for firm in firms])
+        elif not basis:
+            _renew_consents(entry, ask, [row for row in found.values() if row["outcome"] == ASKED])
+        found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+    waiting = sorted(firm for firm, row in found.items() if row["outcome"] == ASKED)
+    if waiting:
+        opening = joint(waiting, model=found[waiting[0]]["model"], purpose=ask.kind, reference=ask.reference)
+        missing = set(waiting) - opening.steps.keys()
         if missing:
             raise DataError(
-                f"the joint decision {ask.reference} lacks {len(missing)} of {len(found)} firms: nothing was taken "
+                f"the joint decision {ask.reference} lacks {len(missing)} of {len(waiting)} firms: nothing was taken "
                 "over; give the steps of all firms that were asked for"
             )
         with book.writing(actor) as entry:
@@ -93,6 +93,33 @@ def decide_jointly(
             entry.change_all(DECISIONS, [_opened(row, opening) for row in fresh])
             found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
     return found
+
+
+def _consents_of(entry: BookEntry, firms: Sequence[str], kind: str) -> dict[str, int]:
+    """Return the id of each firm's consent; BookError where one gave none."""
+    given = consents_for(entry, firms, kind)
+    for firm in (one for one in firms if one not in given):
+        consent_for(entry, firm, kind)  # says what is missing
+    return {firm: row["id"] for firm, row in given.items()}
+
+
+def _renew_consents(entry: BookEntry, ask: Question, waiting: Sequence[Row]) -> None:
+    """Hold what was asked and not answered against the consents of now: one may have ended, or another been given.
+
+    Of many firms, one whose consent has ended is left out as unknown; of one alone BookError says so.
+    """
+    firms = [row["firm"] for row in waiting]
+    given = consents_for(entry, firms, ask.kind) if firms else {}
+    noted = {row["id"]: row for row in entry.rows(sa.select(CONSENTS).where(CONSENTS.c.purpose == ask.kind))}
+    for row in waiting:
+        firm, before, now = row["firm"], noted.get(row["consent"]), given.get(row["firm"])
+        if now is None and len(firms) == 1:
+            consent_for(entry, firm, ask.kind)  # says what is missing
+        elif now is None:
+            why = ["its consent ended before it was decided on"]
+            entry.change(DECISIONS, row["id"], outcome=UNKNOWN, reasons=why, decided_by="consent")
+        elif before is None or not covers(before, firm, ask.kind, entry.at_s):
+            entry.change(DECISIONS, row["id"], consent=now["id"], decided_s=entry.at_s)
 
 
 def _asked(ask: Question, firm: str, consent: int | None, basis: str, at_s: float) -> Row:

@@ -162,6 +162,10 @@ class BankSettings(Strict):
     bits_per_year: dict[Name, float] = Field(
         default_factory=dict, description="bits of a firm that each holder tells in a year, as its steward said"
     )
+    sections: dict[Name, tuple[Name, ...]] = Field(
+        default_factory=dict,
+        description="catalogues whose fields a holder tells in sections of reports; not named: that of its own name",
+    )
     renewals: RenewalRules = Field(default=RenewalRules(), description="when contracts that end are looked at")
     warnings: WarningRules = Field(default=WarningRules(), description="early warnings: levels, label, tables")
 

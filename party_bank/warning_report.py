@@ -30,6 +30,7 @@ from veilscore.arrays import Array, Integers, Mask, Vector
 from veilscore.data.ids import Ids, normalise_ids
 from veilscore.data.ingest import read_table
 from veilscore.errors import DataError
+from veilscore.reports.svg import DASHED, Chart, percent
 
 _MONTH_DAYS = 365.25 / 12
 
@@ -150,6 +151,24 @@ def _reach(days: Days, months: int) -> Days:
 
 def _share(part: Any, whole: Any) -> float:
     return float(part) / float(whole) if whole else float("nan")
+
+
+def months_chart(figures: WarningFigures) -> Chart:
+    """Draw by month the share of firms at a level, and of those overdue within the horizon the share warned."""
+    text = f"Share of firms at a level, and of those overdue within {figures.horizon_months} months, by month"
+    chart = Chart(text, "month", "share of firms")
+    n = [float(number) for number in range(1, len(figures.months) + 1)]
+    ahead = [(x, month) for x, month in zip(n, figures.months, strict=True) if month.overdue]
+    chart.line(
+        n, [m.alarmed / m.watched for m in figures.months], "other", label="all: alarm budget", dash=DASHED, dots=2
+    )
+    if ahead:
+        warned = [month.warned / month.overdue for _, month in ahead]
+        chart.line([x for x, _ in ahead], warned, "joint", label="overdue soon: warned", dots=2)
+    days = [month.day[:7] for month in figures.months]
+    chart.x_format = lambda x, _: days[min(len(days), max(1, round(x))) - 1]
+    chart.whole_x, chart.y_limits, chart.y_format = True, (0, 1.02), percent
+    return chart
 
 
 # --- of a bank's own book ---------------------------------------------------------------------------------------------

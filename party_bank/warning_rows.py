@@ -96,9 +96,9 @@ def no_feedback() -> CaseFeedback:
 
 
 def labelled(
-    owing: Owing, overdue: OverdueFirms, rules: WarningRules, as_of: dt.date, feedback: CaseFeedback, *, most: int = 120
+    owing: Owing, overdue: OverdueFirms, rules: WarningRules, as_of: dt.date, feedback: CaseFeedback, *, most: int = 60
 ) -> LabelledRows:
-    """Return the rows whose outcome is known on a day, at ends of months, the latest `most` months of them.
+    """Return the rows whose outcome is known on a day, at ends of months, the latest `most` of those that are over.
 
     A firm is in a row while it owes and is not overdue already. Raises DataError where there is none, or none of either
     class.
@@ -108,15 +108,17 @@ def labelled(
     said = feedback.ends <= today
     owed = owing.begins[owing.begins <= today]
     rows: list[tuple[Ids, np.datetime64, Vector]] = []
-    for day in _ends_of_months(owed.min(), as_of)[-most:] if owed.size else ():
-        reach = np.datetime64(months_after(dt.date.fromisoformat(str(day)), rules.months))
+    days = _ends_of_months(owed.min(), as_of) if owed.size else []
+    reaches = {day: np.datetime64(months_after(dt.date.fromisoformat(str(day)), rules.months)) for day in days}
+    over = [day for day in days if reaches[day] + np.timedelta64(lag, "D") <= today]
+    for day in days[max(0, len(over) - most) :]:
+        reach = reaches[day]
         firms = at_risk(owing, happened, day)
         falls = np.isin(firms, happened.firms[(happened.begins > day) & (happened.begins <= reach)])
         here = said & (feedback.begins <= day) & (day <= feedback.ends)
         true, false, other = (np.isin(firms, feedback.firms[here & (feedback.word == word)]) for word in FEEDBACK)
-        closed = reach + np.timedelta64(lag, "D") <= today
         # before that, a firm overdue is known and one that stays good is not: both wait, lest bads be too many
-        known = falls | ~other if closed else true | false
+        known = falls | ~other if day in over else true | false
         rows.append((firms[known], day, (falls | true)[known].astype(np.float64)))
     made = LabelledRows(
         np.concatenate([firms for firms, _, _ in rows] or [np.zeros(0, "<U1")]),

@@ -6,7 +6,8 @@ import time
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from veilscore.release.consent import Scope, issue_list, issue_token
+from veilscore.release.consent import issue_list, issue_token
+from veilscore.release.scope import Scope
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ISSUERS = {"portal": KEY.public_key().public_bytes_raw().hex()}

@@ -11,7 +11,7 @@ from alarm_contract import AlarmContract, owing
 from bank_trial import SETTINGS, Clock, new_url, table_of
 
 from party_bank import alarms
-from party_bank.alarm_budget import alarm_cutoffs
+from party_bank.alarm_budget import alarm_cutoffs, decision_job
 from party_bank.book import Book
 from party_bank.book_tables import ALARMS, DECISIONS
 from party_bank.in_process import DecisionInProcess
@@ -20,6 +20,7 @@ from veilscore.api import Decision, JointScorecard
 from veilscore.errors import ConfigError, DataError
 from veilscore.models.decided import load_decision
 from veilscore.terms.decide import Decide
+from veilscore.terms.job import parse_job
 from veilscore.terms.settings import parse
 
 
@@ -72,8 +73,12 @@ def test_a_hazard_of_a_notebook_raises_alarms_within_its_budget(tmp_path):
     options = {"rows": "firm_dates", "rows_per_firm": 2, "disclosure": "exact", "id_normaliser": "text", "max_bin": 5}
     card = JointScorecard(name="hazard", **options).fit(bank, {"tax": tax}, id=("firm", "as_of"), label="bad")
     shares = [level.share for level in SETTINGS.warnings.levels]
-    cutoffs = alarm_cutoffs(card._fitted.home / "bank" / "models" / "hazard", shares)
+    filed = card._fitted.home / "bank" / "models" / "hazard"
+    cutoffs = alarm_cutoffs(filed, shares)
     assert cutoffs[0] > cutoffs[1]
+    job = parse_job(decision_job("bank", {"bank": "now", "tax": "now"}, SETTINGS, filed))
+    assert job.parameters.decision.cutoffs_of("hazard") == tuple(sorted(cutoffs))
+    assert job.parameters.decision.steps == ("look", "act")
     form = {"name": "watch", "purpose": "watch", "watch": True, "steps": ["look", "act"]}
     watch = Decision({**form, "measures": {"hazard": {"model": "hazard", "cutoffs": cutoffs}}}, card)
     months = {alarms.reference_of(dt.date(2026, 11, 1)): world("2026-10-31"),

@@ -214,6 +214,16 @@ def test_peer_set_over_the_cap_is_refused():
         simulate(roles, both, timeout_s=5.0)
 
 
+def test_a_set_that_is_not_padded_is_refused():
+    both = sessions()
+    roles = {
+        "bank": bank_align(both["bank"], "tax", ["a"], AlignLimits(size_step=10)),
+        "tax": holder_align(both["tax"], list("abcdefgh"), limits=SMALL),
+    }
+    with pytest.raises(MessageError, match="8 ids is not padded to a multiple of 10"):
+        simulate(roles, both, timeout_s=5.0)
+
+
 IDENTITY = bytes(32)
 NOT_CANONICAL = b"\xff" * 32
 ODD = b"\x01" + bytes(31)

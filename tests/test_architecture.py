@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__", "compile"),
     ("cli",),
+    ("console",),
     ("api", "client"),
     ("decider",),
     ("estimator",),
@@ -48,6 +49,12 @@ SOLE_IMPORTERS = {
     "syft_job": "veilscore.sandbox.syft_envelope",
     "highspy": "party_bank.portfolio",
     "segno": "party_bank.offers",
+    "openai": "party_bank.assistants.language_model",
+    "docxtpl": "party_bank.assistants.word",
+    "typst": "party_bank.assistants.pdf",
+    "authlib": "veilscore.console.oidc",
+    "uvicorn": "veilscore.fabric.https",
+    "webauthn": "veilscore.console.passkeys",
 }
 PURE = {"protocols", "lattice", "crypto"}
 IMPURE_MODULES = {"os", "pathlib", "asyncio", "sqlite3"}
@@ -119,7 +126,7 @@ def veilscore_modules():
 def test_every_room_has_a_row():
     assert {room(name) for name in veilscore_modules()} <= set(ROW_OF)
     folders = {room(name) for name, path in modules().items() if path.parent.parent == ROOT / "veilscore"}
-    assert len(folders) <= 20
+    assert len(folders) <= 21
 
 
 def test_imports_run_downwards():

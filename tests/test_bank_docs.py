@@ -7,6 +7,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 from conftest import ROOT
 from typer.testing import CliRunner
 
@@ -16,6 +17,8 @@ from party_bank.settings import BankSettings
 from veilscore.cli import app
 from veilscore.errors import ConfigError
 from veilscore.files.home_key import home_key
+from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.settings import parse
 
 TEXT = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
@@ -26,7 +29,11 @@ def bank(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bank").mkdir(mode=0o700)
     (tmp_path / "bank" / "node.yaml").write_text("{name: bank, role: bank}\n", encoding="utf-8")
-    (settings,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    settings, node = [text for kind, text in BLOCKS if kind == "yaml"]
+    assert set(parse(NodeConfig, {"name": "bank", "role": "bank", **yaml.safe_load(node)}, "node").datasets) == {
+        "main",
+        "batch",
+    }
     (tmp_path / "bank" / "bank.yaml").write_text(settings, encoding="utf-8")
     names = ("firms.csv", "decisions.csv", "watched.csv", "levels.csv", "overdue.csv")
     for name, text in zip(names, (t for kind, t in BLOCKS if kind == "csv"), strict=True):

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, StateError
 from veilscore.online.holder_decision import HolderDecisions
 from veilscore.release.consent import (
-    Ask,
     Signed,
     body_of,
     claim_of,
@@ -31,6 +30,7 @@ from veilscore.release.consent import (
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import Issuer
 from veilscore.release.ledger import ReleaseLedger
+from veilscore.release.scope import Ask
 from veilscore.release.single import SingleGuard
 from veilscore.terms.rules import ReleaseRules
 from veilscore.v1.control_pb2 import EncryptRecord

@@ -11,11 +11,12 @@ from trial_federation import commanding, make_homes, open_trial, running, until
 
 from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.release import revocation_watch
-from veilscore.release.consent import Ask, claim_of, issue_list, issue_revocations, read_revocations
+from veilscore.release.consent import claim_of, issue_list, issue_revocations, read_revocations
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.release.ledger import ReleaseLedger
 from veilscore.release.revocations import RevocationLists
+from veilscore.release.scope import Ask
 from veilscore.v1 import control_pb2 as pb
 
 

@@ -13,7 +13,7 @@ from bank_trial import SETTINGS, Clock, new_url
 from party_bank.book import Book
 from party_bank.contracts import months_after
 from party_bank.settings import BankSettings
-from party_bank.warning_report import WatchedRows, budget_for, foretold, measure, report, riskiest
+from party_bank.warning_report import WatchedRows, budget_for, foretold, measure, months_chart, report, riskiest
 from party_bank.warning_rows import OverdueFirms
 from veilscore.errors import DataError
 
@@ -126,6 +126,9 @@ def test_the_report_of_a_book(tmp_path):
     assert found.joint.lead_months == pytest.approx(45 / 30.4375)
     assert (found.bank_only.budget, found.bank_only.coverage, found.bank_only.warned) == (0.5, 0.5, 1)
     assert [month.watched for month in found.joint.months] == [4, 4]
+    drawn = months_chart(found.joint).to_svg()
+    assert "overdue soon: warned" in drawn
+    assert f"{told[0]:%Y-%m}" in drawn
     body = json.loads(json.dumps(found.as_json()))
     assert body["joint"]["months"][0]["alarmed"] == 2
     assert body["bank_only"]["good"] == 2

@@ -20,6 +20,7 @@ NOUNS: dict[str, str] = {
     "application": "Take applications, and let a person decide on those that were referred.",
     "contract": "Sign contracts, and note what is drawn and repaid under them.",
     "renewal": "Prepare renewals of contracts that end soon, and accept them for the firm.",
+    "report": "Write credit reports from facts and holders' sections, and say what changed after a loan.",
     "warning": "Early warnings: rows to learn from, levels within a budget, monthly alarms, cases, report.",
     "due": "Do what is due, once, however often it is called.",
 }

@@ -6,7 +6,7 @@ import typer
 
 from party_bank import applications
 from party_bank.cli.homes import opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, OnlineOption, StepsOption, joint_decision
 from party_bank.settings import read_amount, shown_amount
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
@@ -34,12 +34,12 @@ def apply(
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    online: OnlineOption = False,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
-    """Take an application as far as it goes without a person."""
-    joint = joint_from(decisions, steps, holders)
-    with opened(home, federation) as bank:
+    """Take an application as far as it goes without a person; the same again goes on where it was."""
+    with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, online=online) as joint:
         asked = applications.ApplicationRequest(
             request, bank.id_of(firm), product, read_amount(amount), months, offer, secret
         )

@@ -9,7 +9,7 @@ import typer
 
 from party_bank import campaigns, offers
 from party_bank.cli.homes import opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, StepsOption, joint_decision
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.files.home_key import home_key
@@ -49,21 +49,19 @@ def candidates(name: Name, *, home: HomeOption = None, federation: FederationOpt
     writer.writerows([("id",), *((firm,) for firm in firms)])
 
 
-@app.command(
-    "run", epilog="Example: veilscore bank campaign run spring --decisions decisions.csv --steps 7 --holders tax"
-)
+@app.command("run", epilog="Example: veilscore bank campaign run spring --job decide.yaml --home /srv/bank")
 def run(
     name: Name,
     *,
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    job: JobOption = None,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Make offers of what a joint decision told, within caps and budget; again, it does what is left."""
-    joint = joint_from(decisions, steps, holders)
-    with opened(home, federation) as bank:
+    with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, job=job) as joint:
         ended = campaigns.run(bank.book, bank.settings, joint, name, home_key(bank.home), bank.actor)
     console().print(table(f"Campaign {name}", ("outcome", "firms"), sorted(ended.items())))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from party_bank.cli.homes import opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, OnlineOption, StepsOption, joint_decision
 from party_bank.due import do_due, open_work
 from party_bank.recurring import tasks
 from veilscore.cli.display import console, table
@@ -24,6 +24,8 @@ def due(
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    online: OnlineOption = False,
+    job: JobOption = None,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
@@ -31,9 +33,11 @@ def due(
 
     Exit code 1 if something failed, which the next call tries again.
     """
-    joint = joint_from(decisions, steps, holders)
     out = console()
-    with opened(home, federation) as bank:
+    with (
+        opened(home, federation) as bank,
+        joint_decision(bank, decisions, steps, holders, online=online, job=job) as joint,
+    ):
         if date:
             bank.book.confirm_date(_day(date), bank.actor)
         work = tasks(bank.settings, joint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,10 +50,7 @@ def show(
     from party_bank.mining import MinedJob  # noqa: PLC0415 - loads numpy
 
     bank = find_home(home, federation)
-    folders = sorted(path for path in (bank / "jobs").glob(f"{job}*") if (path / "held.npz").is_file())
-    if not folders:
-        raise ConfigError(f"no finished mining job here begins with {job[:64]!r}; `veilscore job list` shows all jobs")
-    folder = max(folders, key=lambda path: path.stat().st_mtime)
+    folder = _folder(bank, job)
     mined = MinedJob(folder)
     money = mined.money(loss_given_default, margin, _amounts(bank, folder, amount))
     rules = mined.rules(money, most=most, least_firms=least_firms, least_lift=least_lift)
@@ -70,6 +67,42 @@ def show(
     if out is not None:
         out.write_text(json.dumps([_candidate(mined, rule) for rule in rules], indent=1, ensure_ascii=False))
         console().print(f"candidates: {out}")
+
+
+@app.command("explain", epilog="Example: veilscore bank mining explain mined-rules --locale zh --federation trial")
+def explain(
+    job: Annotated[str, typer.Argument(help="The mining job's id or how it begins.")],
+    *,
+    locale: Annotated[Literal["en", "zh"], typer.Option(help="Language.")] = "en",
+    loss_given_default: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that is lost.")] = 0.45,
+    margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that a good firm brings.")] = 0.03,
+    most: Annotated[int, typer.Option(min=1, max=100, help="Rules at most.")] = 10,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+) -> None:
+    """Say what mining found in sentences, each figure a fact of the job, with what to do to make a rule a policy."""
+    from party_bank.assistants.policy_findings import explain_rules  # noqa: PLC0415 - loads numpy
+    from party_bank.mining import MinedJob  # noqa: PLC0415
+    from veilscore.terms.policy import utc_today  # noqa: PLC0415
+
+    bank = find_home(home, federation)
+    folder = _folder(bank, job)
+    mined = MinedJob(folder)
+    money = mined.money(loss_given_default, margin)
+    found = explain_rules(mined, folder.name, money, most=most, today=utc_today(), owner="bank")
+    for number, pieces in enumerate(found.sentences(locale), start=1):
+        console().print(f"{number}. {''.join(piece.text for piece in pieces)}", soft_wrap=True, markup=False)
+    console().print(
+        f"{len(found.rules)} rules. `veilscore bank mining show {folder.name} --out rules.json` writes candidate rows; "
+        "put one into a policy, try it with `veilscore policy test` and `compare`, and let two stewards activate it."
+    )
+
+
+def _folder(bank: Path, job: str) -> Path:
+    folders = sorted(path for path in (bank / "jobs").glob(f"{job}*") if (path / "held.npz").is_file())
+    if not folders:
+        raise ConfigError(f"no finished mining job here begins with {job[:64]!r}; `veilscore job list` shows all jobs")
+    return max(folders, key=lambda path: path.stat().st_mtime)
 
 
 def _row(mined: MinedJob, number: int, rule: MinedRule) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import typer
 
 from party_bank import renewals
 from party_bank.cli.homes import opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, OnlineOption, StepsOption, joint_decision
 from party_bank.settings import shown_amount
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
@@ -29,19 +29,19 @@ def list_(*, home: HomeOption = None, federation: FederationOption = None) -> No
     console().print(table("Renewals due", ("contract", "firm", "product", "limit", "ends"), rows))
 
 
-@app.command("prepare", epilog="Example: veilscore bank renewal prepare C0000001 --decisions d.csv --holders tax")
+@app.command("prepare", epilog="Example: veilscore bank renewal prepare C0000001 --online --home /srv/bank")
 def prepare(
     number: Number,
     *,
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    online: OnlineOption = False,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Check a firm jointly and propose a renewal."""
-    joint = joint_from(decisions, steps, holders)
-    with opened(home, federation) as bank:
+    with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, online=online) as joint:
         found = renewals.prepare(bank.book, bank.settings, joint, number, bank.actor)
         currency = bank.settings.currency
     proposed = f": {shown_amount(found['amount'])} {currency} for {found['months']} months" if found["amount"] else ""

@@ -13,7 +13,7 @@ import typer
 from party_bank import alarms
 from party_bank.book_tables import case_number
 from party_bank.cli.homes import OpenBank, opened
-from party_bank.cli.joint import DecisionsOption, HoldersOption, StepsOption, joint_from
+from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, StepsOption, joint_decision
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.errors import ConfigError
@@ -123,12 +123,12 @@ def run(
     decisions: DecisionsOption = None,
     steps: StepsOption = 31,
     holders: HoldersOption = "",
+    job: JobOption = None,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Enter this month's alarms and open their cases; again, it does what is left."""
-    joint = joint_from(decisions, steps, holders)
-    with opened(home, federation) as bank:
+    with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, job=job) as joint:
         month = bank.book.today()
         ended = alarms.run(bank.book, bank.settings, joint, month, bank.actor)
     console().print(table(f"Alarms of {month:%Y-%m}", ("outcome", "firms"), sorted(ended.items())))
@@ -204,17 +204,21 @@ def report(
         typer.Option(help="Risk by the bank's present means, to compare: uscc, month (its first day), risk."),
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write it as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the months, as SVG.")] = None,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
     """Show coverage, budget, lead and good firms disturbed, of months whose outcome is known."""
-    from party_bank.warning_report import report as make  # noqa: PLC0415 - loads numpy
+    from party_bank.warning_report import months_chart  # noqa: PLC0415 - loads numpy
+    from party_bank.warning_report import report as make  # noqa: PLC0415
     from veilscore.files.store import write_text  # noqa: PLC0415
 
     with opened(home, federation) as bank:
         found = make(bank.book, bank.settings, bank.home, own)
     if as_json is not None:
         write_text(as_json, json.dumps(found.as_json(), indent=1))
+    if plot is not None and found.joint is not None:
+        months_chart(found.joint).save(plot)
     out, rules = console(), bank.settings.warnings
     both = [(name, f) for name, f in (("joint", found.joint), ("bank only", found.bank_only)) if f is not None]
     heads = ("by", "firm-months", "alarm budget", "overdue", "warned before", "lead, months", "good firms", "disturbed")

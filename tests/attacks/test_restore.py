@@ -24,11 +24,12 @@ from veilscore.node.node import Node
 from veilscore.node.restored import restore_home
 from veilscore.node.state import mend
 from veilscore.release.account import FILE, Account
-from veilscore.release.consent import Ask, body_of, issue_revocations
+from veilscore.release.consent import body_of, issue_revocations
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import import_consent
 from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger
 from veilscore.release.revocations import RevocationLists
+from veilscore.release.scope import Ask
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.v1 import control_pb2
 from veilscore.wire.protocol import Charge

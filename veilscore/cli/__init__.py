@@ -46,6 +46,9 @@ PANELS = {
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
         "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
         "door": Noun("How loan systems reach a bank's node: who may call, and how.", "add list remove openapi"),
+        "console": Noun(
+            "Serve a node's pages to its own people, over TLS, until it is stopped.", "invite forget people"
+        ),
         "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
         "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
     },
@@ -70,11 +73,14 @@ PANELS = {
         "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show"),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
+        "section": Noun(
+            "A holder's section of a credit report: what it may tell, write it, count it.", "fields write told"
+        ),
     },
     "The bank": {
         "bank": Noun(
             "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
-            "mining book portrait limits campaign application contract renewal warning due",
+            "mining book portrait limits campaign application contract renewal report warning due",
         ),
     },
     "Trust": {

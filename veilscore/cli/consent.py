@@ -13,8 +13,9 @@ from veilscore.cli.files import write_bytes
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
-from veilscore.release.consent import SCORES, Scope, Signed, body_of, claim_of
+from veilscore.release.consent import Signed, body_of, claim_of
 from veilscore.release.issuer import Issuer, import_consent
+from veilscore.release.scope import SCORES, Scope
 from veilscore.terms.settings import read_text
 
 IssuerFolder = Annotated[Path, typer.Argument(help="Folder with the issuer's key.", metavar="ISSUER")]
@@ -44,11 +45,16 @@ def issue(
     bank: Annotated[str, typer.Option(help="Only for this bank; default any.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Only for this model; may be repeated; default any.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="score_online, score_batch, or decide; default both kinds of scores.")
+        list[str] | None,
+        typer.Option(help="score_online, score_batch, decide, or report_section; default both kinds of scores."),
     ] = None,
     holder: Annotated[list[str] | None, typer.Option(help="Of decisions: whose data; may be repeated.")] = None,
     bits: Annotated[float, typer.Option(help="Of decisions: most bits that one tells; a watch, in a year.")] = 0.0,
     contract: Annotated[str, typer.Option(help="Of a watch: the credit contract with which the consent ends.")] = "",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a credit report's sections: a field (`veilscore section fields`); may be repeated."),
+    ] = None,
     days: Annotated[float, typer.Option(min=0.001, help="Validity from now on.")] = 30.0,
     reusable: Annotated[bool, typer.Option("--reusable", help="A token for many requests; default one.")] = False,
     normaliser: Annotated[str, typer.Option(help="Kind of id, as in jobs.")] = "uscc",
@@ -69,6 +75,7 @@ def issue(
         holders=tuple(holder or ()),
         bits=bits,
         contract=contract,
+        fields=tuple(field or ()),
     )
     issuer = Issuer.load(folder)
     if firm is not None:

@@ -22,11 +22,13 @@ from veilscore.features.catalogue import (
     VariableGroup,
 )
 from veilscore.keys.rotation import KeyStatement
+from veilscore.terms.console import ConsoleConfig, OidcConfig
 from veilscore.terms.decision import DecisionModel, KnockOut, Measure
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.federation import Federation, Member
 from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, NodeConfig, NodeLimits
 from veilscore.terms.parameters import PARAMETERS, AppliesModel, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
@@ -57,6 +59,9 @@ TITLES: dict[type[BaseModel], str] = {
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
     DoorConfig: "door in node.yaml",
+    LanguageModelConfig: "language_model in node.yaml",
+    ConsoleConfig: "console in node.yaml",
+    OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
     ReadingRules: "how columns are read, in datasets.NAME",
     EventSource: "features in datasets.NAME",
@@ -75,7 +80,7 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig),
+    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig, ConsoleConfig, OidcConfig, LanguageModelConfig),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
@@ -136,16 +141,23 @@ KnockOut: {party: tax, column: late_filings, is_: [listed], above: 3, up_to: 1}
 NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard, score_batch], banks: [bank],
   display_names: {turnover_2025: income}, reason_columns: [turnover],
   valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
-  publish_bins: [turnover, patents], retired_models: [first-scorecard],
+  publish_bins: [turnover, patents], report_fields: [tax.turnover, tax.late_share], retired_models: [first-scorecard],
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
   privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}
 PrivacyRules: {job: 0.3, year: 0.9}
 ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
+LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env: MODEL_KEY}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
-NodeConfig: {door: {port: 7443, names: [door.bank.example]},
+ConsoleConfig: {names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
+  key: /etc/tax/console-key.pem, client_ca: /etc/tax/people.pem, refused: [*digest],
+  oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
+OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
+  ca: /etc/tax/login-ca.pem}
+NodeConfig: {console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
+  language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
   state_password_env: STATE_PASSWORD, datasets: {main: {path: firms.csv, id_column: uscc}},

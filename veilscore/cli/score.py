@@ -93,7 +93,7 @@ def answer_to(
     if consent is not None:
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
-        kept = token_for(own, spellings(request.firm_id), time.time(), task)
+        kept = token_for(own, spellings(request.firm_id), time.time(), task, request.purpose)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:

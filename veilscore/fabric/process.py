@@ -45,13 +45,13 @@ class Service(Protocol):
         """End what runs and close all connections."""
 
 
-def log_to(home: Path) -> None:
-    """Write JSON lines to home/log/node.log (10 MB a file, five kept)."""
+def log_to(home: Path, name: str = "node.log") -> None:
+    """Write JSON lines to home/log/NAME (10 MB a file, five kept), which no other process writes."""
     folder = home / "log"
     try:
-        os.close(private_file(private_folder(folder) / "node.log"))
+        os.close(private_file(private_folder(folder) / name))
         handler = logging.handlers.RotatingFileHandler(
-            folder / "node.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+            folder / name, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
         )
     except OSError as error:
         raise StateError(f"log folder {folder} cannot be written: {error.strerror}") from error

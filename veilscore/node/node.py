@@ -17,6 +17,7 @@ from typing import Literal
 import structlog
 
 from veilscore.errors import ConfigError, JobError, PeerError, RefusedError, VeilscoreError
+from veilscore.evidence.console_acts import Pulse, serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import FIRST_CALL_S, HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
@@ -88,6 +89,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
+        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role, self._pulse)
         self.door = door_side(self.home, self.config, self._online)
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
@@ -97,6 +99,9 @@ class Node:
         if self.config.role == "holder":
             issuers = dict(self.config.policy.consent_issuers)
             self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
+
+    def _pulse(self) -> Pulse:
+        return Pulse(running=len(self._runs), spares=self._online.spares())
 
     def _policy_changed(self) -> None:
         self._online.policy_changed()

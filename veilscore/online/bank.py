@@ -138,6 +138,10 @@ class OnlineBank:
     def policy_changed(self) -> None:
         """Do nothing: each request goes by the policy that the node's configuration has then."""
 
+    def spares(self) -> dict[str, int]:
+        """Return how many spares there are, by "holder/model"."""
+        return self._stock.spares.counts()
+
     async def start(self) -> None:
         """Write receipts left over from the previous run."""
 

@@ -163,7 +163,9 @@ class DoorDesk:
         if asked.consent:
             return consent_of(asked.consent, asked.request_id), None
         task = Decide.task if isinstance(asked, DecisionAsked) else SCORE_ONLINE
-        kept = await asyncio.to_thread(token_for, self._home, spellings(asked.firm_id), time.time(), task)
+        kept = await asyncio.to_thread(
+            token_for, self._home, spellings(asked.firm_id), time.time(), task, asked.purpose
+        )
         return (b"" if kept is None else kept[1].to_message().SerializeToString()), kept
 
     # a request

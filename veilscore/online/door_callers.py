@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict
@@ -175,17 +175,34 @@ def hand_over(folder: Path, name: str, days: float, server: bytes) -> bytes:
     return certificate
 
 
-def server_files(home: Path, node: NodeConfig, door: DoorConfig) -> tuple[Path, Path, str | None]:
-    """Return certificate, key and passphrase of the door's server; they are made at first use.
+class ServedTo(Protocol):
+    """What a section of node.yaml says of the certificate of its server."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return host names and addresses by which it is reached."""
+
+    @property
+    def certificate(self) -> Path | None:
+        """Return a certificate of the party's own, or None."""
+
+    @property
+    def key(self) -> Path | None:
+        """Return its key, or None."""
+
+
+def server_files(home: Path, node: NodeConfig, served: ServedTo, what: str = FOLDER) -> tuple[Path, Path, str | None]:
+    """Return certificate, key and passphrase of a server; they are made at first use, in HOME/`what`.
+
+    what : "door" or "console".
     Raises ConfigError where they cannot be read, or the certificate lacks a name of the configuration.
     """
-    if door.certificate is not None and door.key is not None:
-        return door.certificate, door.key, None
-    folder = home / FOLDER
+    if served.certificate is not None and served.key is not None:
+        return served.certificate, served.key, None
+    folder = home / what
     source = node.key.open(home)
     if not (folder / CERTIFICATE).exists():
-        key, certificate = make_certificate(f"door of {node.name}", door.names, "server", _SERVER_DAYS)
+        key, certificate = make_certificate(f"{what} of {node.name}", served.names, "server", _SERVER_DAYS)
         try:
             private_folder(folder)
             wrapped = (folder / WRAPPED_FILE).exists()  # by a program, which wraps a passphrase once
@@ -194,12 +211,12 @@ def server_files(home: Path, node: NodeConfig, door: DoorConfig) -> tuple[Path, 
             write_atomically(folder / CERTIFICATE, lambda file: file.write(certificate))
         except OSError as error:
             raise StateError(f"{folder} cannot be written: {error.strerror}") from error
-    pem = read_text(folder / CERTIFICATE, "certificate of the door").encode()
-    missing = set(door.names) - hosts_of(pem)
+    pem = read_text(folder / CERTIFICATE, f"certificate of the {what}").encode()
+    missing = set(served.names) - hosts_of(pem)
     if missing:
         raise ConfigError(
-            f"the door's certificate does not name {', '.join(sorted(missing))}: move {folder / CERTIFICATE} and "
+            f"the {what}'s certificate does not name {', '.join(sorted(missing))}: move {folder / CERTIFICATE} and "
             f"{folder / KEY} away, start again, and give callers the new certificate"
         )
-    encrypted = "ENCRYPTED" in read_text(folder / KEY, "key of the door")
+    encrypted = "ENCRYPTED" in read_text(folder / KEY, f"key of the {what}")
     return folder / CERTIFICATE, folder / KEY, source.secret(folder) if encrypted else None

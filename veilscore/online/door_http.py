@@ -1,37 +1,21 @@
-"""The door's HTTP: JSON over TLS 1.3 with client certificates, by Starlette and uvicorn (the extra `door`).
-
-uvicorn gives no client certificate to an application and waits for ever for a request's first lines; both are mended
-in `_Connection`. It is driven here without its own server, which would take the node's signals.
-"""
+"""The door's HTTP: JSON over TLS 1.3 with client certificates, by Starlette and uvicorn (the extra `door`)."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
-import time
-from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
-import h11
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
-from veilscore.errors import ConfigError
-from veilscore.fabric.connections import HANDSHAKE_S
+from veilscore.fabric.https import HttpsPlace, HttpsServer
 from veilscore.online.door import DoorDesk, ProblemError
 from veilscore.online.door_openapi import openapi
-from veilscore.terms.door import DoorConfig, Problem
+from veilscore.terms.door import Problem
 
-_HEADER_BYTES = 16_384
-_IDLE_S = 75.0  # between the requests of a connection
 _NEVER_KEPT = {"cache-control": "no-store"}
 
 
@@ -113,52 +97,7 @@ async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it: the caller closed the connection within its request
 
 
-class _Connection(H11Protocol):
-    """One connection of a caller: gives its certificate to the application, and ends it where it says nothing."""
-
-    read_s = 10.0
-    most = 256
-    _waiting: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        self.app_state = {**self.app_state, "certificate": certificate}
-        if len(self.connections) > self.most:
-            transport.close()
-        self._waits(waits=True)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._waits(waits=False)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._waits(waits=self.conn.their_state is h11.IDLE and not self.transport.is_closing())
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no request of HTTP with problem details, as everything else is."""
-        body = json.dumps(Problem.of("malformed", msg).body()).encode()
-        headers = [("content-type", "application/problem+json"), ("connection", "close")]
-        headers.append(("content-length", str(len(body))))
-        for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-    def _waits(self, *, waits: bool) -> None:
-        """Give the first lines of a request their time, from the connection or from their first byte on."""
-        if waits and self._waiting is None:
-            self._waiting = self.loop.call_later(self.read_s, self.transport.close)
-        elif not waits and self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-
-class HttpDoor:
+class HttpDoor(HttpsServer):
     """Listens for callers.
 
     desk : answers them.
@@ -166,84 +105,20 @@ class HttpDoor:
     """
 
     def __init__(self, desk: DoorDesk, certificate: Path, key: Path, passphrase: str | None) -> None:
-        self._door = desk.door
-        self._tls = _tls(certificate, key, passphrase)
-        self._config = Config(
-            application(desk),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-            h11_max_incomplete_event_size=_HEADER_BYTES,
-            timeout_keep_alive=int(_IDLE_S),
+        door = desk.door
+        place = HttpsPlace(
+            "door",
+            door.host,
+            door.port,
+            certificate,
+            key,
+            passphrase,
+            read_s=door.read_s,
+            connections=door.connections,
         )
-        self._state = ServerState()
-        self._server: asyncio.Server | None = None
-        self.port: int | None = None
-
-    def trust(self, roots: bytes) -> None:
-        """Let callers with these certificates (PEM) through TLS from now on, besides those of before."""
-        if roots:
-            self._tls.load_verify_locations(cadata=roots.decode())
-
-    def tick(self) -> None:
-        """Renew the header that says what time it is."""
-        self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-
-    async def start(self) -> None:
-        """Listen; ConfigError if the address cannot be bound."""
-        self._config.load()
-        door = self._door
-        kind = type("_Connection", (_Connection,), {"read_s": door.read_s, "most": door.connections})
-        loop = asyncio.get_running_loop()
-        self.tick()
-        try:
-            self._server = await loop.create_server(
-                lambda: kind(config=self._config, server_state=self._state, app_state={}, _loop=loop),
-                door.host,
-                door.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=HANDSHAKE_S,
-            )
-        except OSError as error:
-            raise _not_bound(door, door.port) from error
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no more connections, give running requests some time, close all."""
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=grace_s)
-        for task in list(self._state.tasks):
-            task.cancel()
-        for connection in list(self._state.connections):
-            connection.transport.abort()
-        self._server = None
+        super().__init__(application(desk), place, _malformed)
 
 
-def _not_bound(door: DoorConfig, port: int) -> ConfigError:
-    return ConfigError(
-        f"the door cannot listen on {door.host}:{port}: the port is in use, or the host is not this machine; see the "
-        "door section of node.yaml"
-    )
-
-
-def _tls(certificate: Path, key: Path, passphrase: str | None) -> ssl.SSLContext:
-    """Return what TLS of the server is: 1.3 alone, a client certificate always, and no resumption without one."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0
-    try:
-        context.load_cert_chain(certificate, key, password=passphrase or "")
-    except (OSError, ssl.SSLError, ValueError) as error:
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or "damaged, or a wrong passphrase"
-        raise ConfigError(f"certificate {certificate} and key {key} of the door cannot be used: {why}") from error
-    return context
+def _malformed(text: str) -> tuple[str, bytes]:
+    """Return problem details for what is no request of HTTP, as for everything else."""
+    return "application/problem+json", json.dumps(Problem.of("malformed", text).body()).encode()

@@ -105,6 +105,10 @@ class OnlineHolder:
         fabric.register("BandPartial", {"holder"}, pb.BandPartial, self._band_partial)
         fabric.register("ShareKey", {"holder"}, pb.ShareKey, self._share_keys.answer)
 
+    def spares(self) -> dict[str, int]:
+        """Return how many spares there are, by bank."""
+        return self._spares.counts()
+
     def policy_changed(self) -> None:
         """Go by the policy that the node's configuration has now; requests that are at work keep their desk."""
         policy = self._node.policy

@@ -63,6 +63,9 @@ class OnlineSide(Protocol):
     def policy_changed(self) -> None:
         """Go by the policy that the node's configuration has now."""
 
+    def spares(self) -> dict[str, int]:
+        """Return how many spares there are: at a bank by "holder/model", at a holder by bank."""
+
     async def start(self) -> None:
         """Finish what the previous run left over; the log is open."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -47,6 +47,10 @@ class HolderSpares:
         spare = self._spares.get((bank, spare_id))
         return self._spares.pop((bank, spare_id)) if spare is not None and spare.part == part else None
 
+    def counts(self) -> dict[str, int]:
+        """Return how many spares there are by bank."""
+        return dict(Counter(bank for bank, _ in self._spares))
+
 
 class BankSpares:
     """Keeps the bank's spares by holder and model."""
@@ -73,6 +77,10 @@ class BankSpares:
         kept = self._stock.get((holder, model.artefact.name))
         if kept is not None:
             kept[1].clear()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many spares there are by holder and model, as "holder/model"."""
+        return {f"{holder}/{model}": len(stock) for (holder, model), (_, stock) in self._stock.items()}
 
     def most_wanted(self) -> tuple[str, BankModel, int] | None:
         """Return holder and model with the smallest stock, and its size; None if all are full."""

@@ -103,6 +103,10 @@ def bank_align(
     label = session.label("align", session.bank, holder)
     hello = yield from receive(holder, AlignHolderRound1)
     _check_size(hello.n_ids, limits.max_ids + 2 * limits.size_step, holder)
+    if hello.n_ids % limits.size_step:  # a store for few ids has room for many times as many
+        raise MessageError(
+            f"a set of {hello.n_ids} ids is not padded to a multiple of {limits.size_step}", party=holder
+        )
     sender = oprf.Sender(label, hello.n_ids, hello.digest_key, hello.points)
     yield Send(holder, AlignBankRound1(n_ids=len(ids), points=sender.choices()))
     stored, parts, name = oprf.n_parts(hello.n_ids), limits.parts(len(ids)), f"aligning with {holder}"

@@ -24,8 +24,8 @@ from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Identity
-from veilscore.release.consent import BITS_SLACK
 from veilscore.release.revocations import RevocationLists
+from veilscore.release.scope import BITS_SLACK
 from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import Name

@@ -34,7 +34,7 @@ from veilscore.models.decided import load_decision
 from veilscore.release.basis import FOLDER as BASES
 from veilscore.release.basis import InForce, in_force
 from veilscore.release.budget import ReleaseBudget
-from veilscore.release.consent import BITS_SLACK, Ask, Consent, Signed, body_of, claim_of
+from veilscore.release.consent import Consent, Signed, body_of, claim_of
 from veilscore.release.gate import MAX_LISTS, ConsentGate
 from veilscore.release.ledger import (
     BATCH,
@@ -47,6 +47,7 @@ from veilscore.release.ledger import (
     counted_map,
 )
 from veilscore.release.pseudonyms import RowDigests, firm_digest
+from veilscore.release.scope import BITS_SLACK, Ask
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import load_federation
 from veilscore.terms.job import Job

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -29,77 +29,21 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Mask, Words
 from veilscore.errors import ConfigError, IdentityError, MessageError, ParameterError
-from veilscore.terms.decision import Purpose
+from veilscore.release.scope import LATEST_S, Scope
 from veilscore.terms.settings import parse_json
 from veilscore.v1 import control_pb2
 
-SCORES = ("score_online", "score_batch")  # what a consent covers that names no task
-TASKS = (*SCORES, "decide")
-PURPOSES: tuple[str, ...] = get_args(Purpose)  # of decisions; scores are for whatever their job says
 SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_FIRMS = 1 << 24
 MAX_BODY_BYTES = 1 << 20
 _LEAST_REVOKED = 64  # commitments in every revocation list
-_LATEST_S = 253_402_300_799.0  # the end of the year 9999, and of the calendar
-_MOST_BITS = 20.0
-BITS_SLACK = 1e-3  # of a bit
 _LABEL = b"veilscore/1 consent firm"
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Says what a firm agreed to.
-
-    purpose : compared word for word with that of the job or request.
-    tasks : out of `TASKS`.
-    bank : name of the bank; empty for any.
-    models : names of models or decisions; empty for any.
-    not_before_s, expires_s : seconds since the epoch.
-    holders : of a consent to decisions, whose data may be used.
-    bits : of a consent to decisions, the most that one of them may tell; in a watch, all of a contract year.
-    contract : of a consent to a watch, the credit contract with which it ends.
-    """
-
-    purpose: str
-    tasks: tuple[str, ...] = SCORES
-    bank: str = ""
-    models: tuple[str, ...] = ()
-    not_before_s: float = 0.0
-    expires_s: float = 0.0
-    holders: tuple[str, ...] = ()
-    bits: float = 0.0
-    contract: str = ""
-
-    def __post_init__(self) -> None:
-        texts = (self.purpose, self.bank, self.contract, *self.tasks, *self.models, *self.holders)
-        if not self.purpose or not self.tasks or any(not isinstance(t, str) or len(t) > 200 for t in texts):
-            raise ParameterError("a consent names a purpose and tasks, each of 1 to 200 characters")
-        unknown = set(self.tasks) - set(TASKS)
-        if unknown:
-            raise ParameterError(f"a consent names an unknown task; known: {', '.join(TASKS)}")
-        if not 0 <= self.not_before_s < self.expires_s <= _LATEST_S:
-            raise ParameterError("a consent expires after it begins, before the year 10000")
-        self._check_decisions()
-
-    def _check_decisions(self) -> None:
-        """Refuse what is wrong in a consent to decisions, whose purposes are a closed list."""
-        if "decide" not in self.tasks:
-            if self.holders or self.bits or self.contract:
-                raise ParameterError("holders, bits and a contract are of a consent to decisions (task decide)")
-            return
-        if self.purpose not in PURPOSES:
-            raise ParameterError(f"a consent to decisions is for one of the purposes {', '.join(PURPOSES)}")
-        if self.tasks != ("decide",) or not self.holders or not 0 < self.bits <= _MOST_BITS:
-            raise ParameterError(
-                f"a consent to decisions names no other task, its holders, and bits above 0, at most {_MOST_BITS}"
-            )
-        if bool(self.contract) != (self.purpose == "watch"):
-            raise ParameterError("a consent to a watch names the contract that it ends with, and no other consent does")
-
-
 _STATED = tuple(f.name for f in fields(Scope))
-_OF_DECISIONS = {"holders": (), "bits": 0.0, "contract": ""}  # not stated by consents to scores
+_SEVERAL = ("tasks", "models", "holders", "fields")
+_NOT_OF_ALL = ("holders", "bits", "contract", "fields")  # stated where a consent has them
 
 
 @dataclass(frozen=True)
@@ -120,8 +64,8 @@ class Claim:
     def of(cls, body: dict[str, Any]) -> Self:
         """Return what a body says; MessageError where a field is missing or cannot be."""
         try:
-            stated: dict[str, Any] = {n: body[n] for n in _STATED if n in body or n not in _OF_DECISIONS}
-            several: dict[str, Any] = {n: tuple(stated[n]) for n in ("tasks", "models", "holders") if n in stated}
+            stated: dict[str, Any] = {n: body[n] for n in _STATED if n in body or n not in _NOT_OF_ALL}
+            several: dict[str, Any] = {n: tuple(stated[n]) for n in _SEVERAL if n in stated}
             scope = Scope(**stated | several)
             salt, once, number = bytes.fromhex(body["salt"]), body["once"], body["id"]
         except (KeyError, TypeError, ValueError, ParameterError) as error:
@@ -129,44 +73,6 @@ class Claim:
         if len(salt) != SALT_BYTES or not isinstance(once, bool) or not isinstance(number, str) or len(number) != 32:
             raise MessageError("a consent has a field of the wrong size")
         return cls(scope, salt, once, number)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Says what a bank wants to do now, to be held against a scope.
-
-    holder, bits : of a decision, where the holder itself asks: its name, and what the decision tells.
-    """
-
-    purpose: str
-    task: str
-    bank: str
-    model: str
-    now_s: float
-    holder: str = ""
-    bits: float = 0.0
-
-    def refusal(self, scope: Scope, what: str) -> str:
-        """Return why `scope` does not allow this, in words that the bank may learn; "" if it does."""
-        for holds, text in (
-            (scope.purpose == self.purpose, f"is for another purpose than {self.purpose[:60]!r}"),
-            (self.task in scope.tasks, f"does not cover task {self.task}"),
-            (scope.bank in {"", self.bank}, f"was not given to {self.bank}"),
-            (not scope.models or self.model in scope.models, f"does not cover model {self.model[:60]!r}"),
-            (
-                self.task != "decide" or self.holder in {"", *scope.holders},
-                f"does not name {self.holder[:60]} among its holders",
-            ),
-            (
-                self.task != "decide" or self.bits <= scope.bits + BITS_SLACK,
-                f"allows {scope.bits:g} bits, and this decision tells {self.bits:.3g}",
-            ),
-            (scope.not_before_s <= self.now_s, "is not valid yet"),
-            (self.now_s < scope.expires_s, "has expired"),
-        ):
-            if not holds:
-                return f"{what} {text}"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -341,8 +247,7 @@ def issue_revocations(
 
 def _body(scope: Scope, salt: bytes, *, once: bool) -> dict[str, Any]:
     stated = {name: getattr(scope, name) for name in _STATED}
-    if "decide" not in scope.tasks:
-        stated = {name: value for name, value in stated.items() if name not in _OF_DECISIONS}
+    stated = {name: value for name, value in stated.items() if value or name not in _NOT_OF_ALL}
     return {**stated, "id": secrets.token_hex(16), "once": once, "salt": salt.hex()}
 
 
@@ -383,7 +288,7 @@ def read_revocations(signed: Signed, issuers: dict[str, str]) -> Revocations:
     revoked, issued_s = body.get("revoked"), body.get("issued_s")
     if not isinstance(revoked, list) or not all(isinstance(r, str) for r in revoked):
         raise MessageError("a revocation list has no list of ids")
-    if not isinstance(issued_s, (int, float)) or not 0 <= issued_s <= _LATEST_S:
+    if not isinstance(issued_s, (int, float)) or not 0 <= issued_s <= LATEST_S:
         raise MessageError("a revocation list does not say when it was issued")
     number, salt = body.get("number", 0), body.get("salt", "")
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from veilscore.arrays import Mask
 from veilscore.errors import IdentityError, MessageError, RefusedError
-from veilscore.release.consent import Ask, Consent, Signed, commit, is_in, read_consent
+from veilscore.release.consent import Consent, Signed, commit, is_in, read_consent
 from veilscore.release.ledger import ReleaseLedger
 from veilscore.release.revocations import RevocationLists
+from veilscore.release.scope import Ask
 
 MAX_LISTS = 64
 

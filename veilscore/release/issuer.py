@@ -27,7 +27,6 @@ from veilscore.files.store import write_atomically, write_text
 from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
     Consent,
-    Scope,
     Signed,
     claim_of,
     commit,
@@ -36,6 +35,7 @@ from veilscore.release.consent import (
     issue_token,
     read_consent,
 )
+from veilscore.release.scope import Scope
 from veilscore.terms.settings import parse_json, read_text
 
 FIRMS_FILE = "revoked_firms.json"
@@ -177,16 +177,17 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
 
 
 def token_for(
-    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online"
+    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online", purpose: str = ""
 ) -> tuple[Path, Signed] | None:
     """Return a token in HOME/consents/tokens for a task on one firm that has not expired; None if there is none.
 
-    spellings : how the firm's id may be written, normalised or not.
+    spellings : how the firm's id may be written, normalised or not; purpose : that it is for, "" for any.
     """
     for path in sorted((home / "consents" / "tokens").glob("*.json")):
         signed = Signed.from_text(read_text(path, "consent"), str(path))
         claim = claim_of(signed)
         fits = task in claim.scope.tasks and claim.scope.not_before_s <= now_s < claim.scope.expires_s
+        fits = fits and purpose in {"", claim.scope.purpose}
         if fits and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}:
             return path, signed
     return None

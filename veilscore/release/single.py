@@ -7,9 +7,9 @@ from pathlib import Path
 
 from veilscore.arrays import CodeArray
 from veilscore.release.budget import ReleaseBudget
-from veilscore.release.consent import Ask
 from veilscore.release.gate import ConsentGate, Token
 from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger, counted_map
+from veilscore.release.scope import Ask
 from veilscore.terms.policy import SCORE_ONLINE, NodePolicy, Request
 from veilscore.v1.control_pb2 import EncryptRecord
 

@@ -9,15 +9,17 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from veilscore.errors import ConfigError, RefusedError
+from veilscore.terms.console import ConsoleConfig
 from veilscore.terms.door import DoorConfig
 from veilscore.terms.key_settings import KeyConfig
+from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.training import Training
 
-PersonRole = Literal["modeller", "steward", "auditor", "operator"]
+PersonRole = Literal["modeller", "steward", "auditor", "operator", "account_manager"]
 
 
 def _without_password(url: str) -> str:
@@ -223,11 +225,18 @@ class NodeConfig(Strict):
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
+    console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
+
+    language_model: LanguageModelConfig | None = Field(
+        default=None, description="bank: its own server that drafts sentences made of facts; null: none does"
+    )
 
     @model_validator(mode="after")
     def _door_of_a_bank(self) -> Self:
         if self.door is not None and self.role != "bank":
             raise ValueError(f"door: a bank's node has one, this is a {self.role}'s")
+        if self.language_model is not None and self.role != "bank":
+            raise ValueError(f"language_model: a bank's node has one, this is a {self.role}'s")
         return self
 
     def take_rules(self, newer: NodeConfig) -> tuple[str, ...]:
@@ -268,6 +277,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
         update={
             "datasets": datasets,
             "door": None if config.door is None else config.door.below(home),
+            "console": config.console.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }

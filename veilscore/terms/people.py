@@ -18,7 +18,8 @@ MODELLER: PersonRole = "modeller"  # submits jobs, scores, reads the results of 
 STEWARD: PersonRole = "steward"  # approves and rejects, keeps policies, consent and the ledger
 AUDITOR: PersonRole = "auditor"  # reads logs, receipts and all jobs, changes nothing
 OPERATOR: PersonRole = "operator"  # starts and stops nodes, keeps keys
-PERSON_ROLES: tuple[PersonRole, ...] = (MODELLER, STEWARD, AUDITOR, OPERATOR)
+ACCOUNT_MANAGER: PersonRole = "account_manager"  # bank: works campaigns, applications and renewals, in the console
+PERSON_ROLES: tuple[PersonRole, ...] = (MODELLER, STEWARD, AUDITOR, OPERATOR, ACCOUNT_MANAGER)
 
 _ANY_MEMBER = frozenset({"any member"})  # gives nothing away and changes nothing that is not signed itself
 _NODES_ONLY: frozenset[str] = frozenset()
@@ -44,7 +45,8 @@ ACCESS: dict[str, frozenset[str]] = {
     "AskOutputs": _ANY_MEMBER,
     # online scoring at the bank
     "Score": frozenset({MODELLER}),
-    # between nodes
+    # between nodes, and a node's own console
+    "Console": _NODES_ONLY,
     "Propose": _NODES_ONLY,
     "Cancel": _NODES_ONLY,
     "RunStep": _NODES_ONLY,
@@ -79,9 +81,9 @@ def is_own(node: NodeConfig, peer: Member) -> bool:
 
 
 def sees_job(node: NodeConfig, peer: Member, bank: str, submitted_by: str) -> bool:
-    """Return whether the caller may see a job at this coordinator: its bank, its submitter, or an auditor."""
+    """Return whether the caller may see a job at this coordinator: itself, its bank, its submitter, or an auditor."""
     if peer.role != "operator":
-        return peer.name == bank
+        return peer.name in {bank, node.name}
     roles = roles_of(node, peer.name)
     return AUDITOR in roles or (MODELLER in roles and peer.name == submitted_by)
 

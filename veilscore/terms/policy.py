@@ -117,6 +117,11 @@ class NodePolicy(Strict):
         description="columns whose bins (edges or levels, no counts) a bank may learn, to write points and knock-outs "
         "for them",
     )
+    report_fields: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="fields of a credit report's section (`veilscore section fields`) that it tells of a firm whose "
+        "consent lists them; all: every one; empty: it writes no sections",
+    )
     tell_measure: bool = Field(
         default=False, description="let decisions tell the bank which measure decided, beside the step"
     )

@@ -197,7 +197,7 @@ class StepInfo(_message.Message):
     def __init__(self, step: _Optional[str] = ..., status: _Optional[str] = ..., attempt: _Optional[int] = ..., seconds: _Optional[float] = ..., party_status: _Optional[_Mapping[str, str]] = ..., party_done: _Optional[_Mapping[str, StepDone]] = ...) -> None: ...
 
 class JobInfo(_message.Message):
-    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml", "receipt")
+    __slots__ = ("job_id", "name", "task", "status", "error", "steps", "acceptances", "created_s", "job_yaml", "receipt", "submitted_by")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +208,7 @@ class JobInfo(_message.Message):
     CREATED_S_FIELD_NUMBER: _ClassVar[int]
     JOB_YAML_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     name: str
     task: str
@@ -218,7 +219,8 @@ class JobInfo(_message.Message):
     created_s: float
     job_yaml: str
     receipt: str
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ..., receipt: _Optional[str] = ...) -> None: ...
+    submitted_by: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., task: _Optional[str] = ..., status: _Optional[str] = ..., error: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[StepInfo, _Mapping]]] = ..., acceptances: _Optional[_Iterable[_Union[Acceptance, _Mapping]]] = ..., created_s: _Optional[float] = ..., job_yaml: _Optional[str] = ..., receipt: _Optional[str] = ..., submitted_by: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("job_id", "party", "step", "text", "done", "total", "status")

@@ -1,0 +1,75 @@
+"""The bank's own node, reached over the fabric with the identity of its home, as the command line reaches it.
+
+One connection stays open from the first call to `close`, since making one takes longer than a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from google.protobuf.message import Message
+
+from veilscore.fabric.fabric import Fabric
+from veilscore.terms.membership import load_membership
+from veilscore.terms.node_config import load_node_config
+from veilscore.wire.inbox import WireLimits
+
+M = TypeVar("M", bound=Message)
+_CONNECT_S = 15.0
+
+
+class OwnNode:
+    """Calls the node of a bank's home, and the coordinator; for one thread that runs no event loop.
+
+    home : with the bank's identity; nothing is opened before the first call.
+    Raises ConfigError where the home is no node's, PeerError where the node cannot be reached.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._runner = asyncio.Runner()
+        self._fabric: Fabric | None = None
+        self.name = self.coordinator = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._fabric is not None:
+            self._runner.run(self._fabric.stop(0.1))
+            self._fabric = None
+        self._runner.close()
+
+    def ask(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
+        """Call the own node once and return its reply."""
+        return self._runner.run(self._call(method, request, reply, timeout_s, at_coordinator=False))
+
+    def ask_coordinator(self, method: str, request: Message, reply: type[M]) -> M:
+        """Call the coordinator once and return its reply."""
+        return self._runner.run(self._call(method, request, reply, _CONNECT_S, at_coordinator=True))
+
+    async def _call(
+        self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
+    ) -> M:
+        if self._fabric is None:
+            node = load_node_config(self.home)
+            identity, federation = load_membership(self.home, node)
+            limits = WireLimits(connect_timeout_s=_CONNECT_S)
+            self._fabric = Fabric(identity, federation, accept_session=_refuse_session, limits=limits)
+            self.name, self.coordinator = node.works_at or identity.name, federation.coordinator.name
+        peer = self.coordinator if at_coordinator else self.name
+        return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)
+
+
+def _refuse_session(_session: str, _sender: str) -> bool:
+    """Refuse: who only calls takes part in no protocol."""
+    return False

@@ -1,0 +1,120 @@
+"""`veilscore console`: pages of a node for its own people, in a browser; who may enter."""
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from veilscore.cli.display import console as terminal
+from veilscore.cli.display import moment, styled, table
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.errors import ConfigError
+
+app = typer.Typer(
+    invoke_without_command=True, epilog="Example: veilscore console --home /srv/tax", subcommand_metavar="[COMMAND]"
+)
+PersonOption = Annotated[str, typer.Option("--person", help="Who, as `people` in node.yaml has the name.")]
+_NEEDED = ("h11", "starlette", "uvicorn", "webauthn")
+
+
+def _check_installed() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the console needs {', '.join(missing)}: run `pip install 'veilscore[console]'`")
+
+
+@app.callback()
+def serve(
+    context: typer.Context,
+    *,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Serve a node's pages to its own people, over TLS, until it is stopped."""
+    _check_installed()
+    if context.invoked_subcommand is not None:
+        return
+    from veilscore.console.serve import RunningConsole, serve_console  # noqa: PLC0415 - loads every protocol
+
+    own = find_home(home, federation, party)
+
+    def told(running: RunningConsole) -> None:
+        out = terminal()
+        out.print(f"console of {running.home.name}: {running.desk.origin}", soft_wrap=True)
+        out.print(f"its certificate, for browsers to trust: {running.certificate}", soft_wrap=True)
+        out.print("let somebody in: `veilscore console invite --person NAME`; stop with Ctrl-C", soft_wrap=True)
+
+    serve_console(own, told)
+
+
+@app.command("invite", epilog="Example: veilscore console invite --person anna --home /srv/tax")
+def invite(
+    *,
+    person: PersonOption,
+    hours: Annotated[float, typer.Option(min=0.1, max=168, help="How long the link works.")] = 24,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Print a link by which a person makes a passkey, once; whoever has the link is that person."""
+    from veilscore.console.serve import invitation  # noqa: PLC0415 - loads every protocol
+
+    own: Path = find_home(home, federation, party)
+    link = invitation(own, person, hours)
+    terminal().print(link, soft_wrap=True, highlight=False)
+    terminal(stderr=True).print(
+        f"for {person}, once, until {moment(time.time() + hours * 3600)}: hand it over on a safe way", soft_wrap=True
+    )
+
+
+@app.command("forget", epilog="Example: veilscore console forget --person anna --home /srv/tax")
+def forget(
+    *,
+    person: PersonOption,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Remove a person's passkeys, links and sessions at once, as when a device was lost."""
+    from veilscore.console.store import ConsoleStore  # noqa: PLC0415 - loads what reads databases
+
+    store = ConsoleStore(find_home(home, federation, party))
+    try:
+        count = store.forget(person)
+        store.note("(command line)", "forget", person, "done")
+    finally:
+        store.close()
+    terminal().print(f"{count} passkeys of {person} removed; the role stays until node.yaml says otherwise")
+
+
+@app.command("people", epilog="Example: veilscore console people --home /srv/tax")
+def people(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
+    """List who may enter, with roles, passkeys and open sessions."""
+    from veilscore.console.home import ConsoleHome  # noqa: PLC0415 - loads what reads homes
+    from veilscore.console.store import ConsoleStore  # noqa: PLC0415
+
+    own = ConsoleHome(find_home(home, federation, party))
+    store = ConsoleStore(own.path)
+    try:
+        made, open_ = store.people(), [session.person for session in store.sessions()]
+    finally:
+        store.close()
+    names = sorted({*own.config.people, *own.config.operators})
+    rows = [
+        (
+            name,
+            ", ".join(sorted(own.roles(name))),
+            made.get(name, (0, None))[0],
+            open_.count(name),
+            moment(used) if (used := made.get(name, (0, None))[1]) else "",
+        )
+        for name in names
+    ]
+    terminal().print(
+        table(f"People of {own.name}", ("person", "roles", "passkeys", "sessions", "passkey last used"), rows)
+    )
+    if not names:
+        terminal().print(styled("nobody: name people and roles under `people` in {}", str(own.path / "node.yaml")))

@@ -1,0 +1,142 @@
+"""Passkeys: the only file that imports webauthn (py_webauthn).
+
+Source  : W3C Web Authentication, level 2.
+Protects: who enters holds the authenticator and proved to it who they are (user verification is required); a passkey
+          answers this origin alone, so no other site can use it; a challenge is used once, within minutes, by the
+          browser that got it.
+Does not: know which make of authenticator it is: no attestation is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from webauthn import (
+    generate_authentication_options,
+    generate_registration_options,
+    options_to_json,
+    verify_authentication_response,
+    verify_registration_response,
+)
+from webauthn.helpers import base64url_to_bytes
+from webauthn.helpers.exceptions import WebAuthnException
+from webauthn.helpers.structs import (
+    AuthenticatorSelectionCriteria,
+    PublicKeyCredentialDescriptor,
+    ResidentKeyRequirement,
+    UserVerificationRequirement,
+)
+
+from veilscore.console.store import ConsoleStore
+from veilscore.errors import IdentityError
+
+_CHALLENGE_S = 300.0
+_MOST_CHALLENGES = 1000
+_UNREADABLE = (WebAuthnException, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class _Challenge:
+    challenge: bytes
+    token: str
+    until_s: float
+
+
+class Passkeys:
+    """Makes and checks passkeys for one origin.
+
+    rp_id : host name that they are bound to; origin : of the console's pages; node : whose console it is.
+    """
+
+    def __init__(
+        self, store: ConsoleStore, rp_id: str, origin: str, node: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._rp_id, self._origin, self._node, self._clock = store, rp_id, origin, node, clock
+        self._challenges: OrderedDict[str, _Challenge] = OrderedDict()
+
+    def to_register(self, token: str) -> tuple[str, dict[str, Any]]:
+        """Return a key for the browser's cookie, and what it makes a passkey of; IdentityError for a used-up link."""
+        person = self._store.invited(token)
+        if person is None:
+            raise IdentityError("this link was used or is over: ask for a new one (`veilscore console invite`)")
+        options = generate_registration_options(
+            rp_id=self._rp_id,
+            rp_name=f"Veilscore, {self._node}",
+            user_id=hashlib.sha256(f"veilscore console\0{self._node}\0{person}".encode()).digest(),
+            user_name=person,
+            authenticator_selection=AuthenticatorSelectionCriteria(
+                resident_key=ResidentKeyRequirement.REQUIRED, user_verification=UserVerificationRequirement.REQUIRED
+            ),
+            exclude_credentials=[
+                PublicKeyCredentialDescriptor(id=one.credential) for one in self._store.passkeys(person)
+            ],
+        )
+        return self._expect(options.challenge, token), json.loads(options_to_json(options))
+
+    def registered(self, cookie: str, token: str, credential: Any) -> str:
+        """Keep a new passkey and use the link up; returns whose it is. IdentityError or RefusedError."""
+        expected = self._expected(cookie)
+        if expected.token != token or not token:
+            raise IdentityError("this passkey was made for another link: open the link again")
+        try:
+            made = verify_registration_response(
+                credential=credential,
+                expected_challenge=expected.challenge,
+                expected_rp_id=self._rp_id,
+                expected_origin=self._origin,
+                require_user_verification=True,
+            )
+        except _UNREADABLE as error:
+            raise IdentityError("the passkey cannot be used: make it anew, or take another device") from error
+        return self._store.keep_passkey(token, made.credential_id, made.credential_public_key, made.sign_count)
+
+    def to_enter(self) -> tuple[str, dict[str, Any]]:
+        """Return a key for the browser's cookie, and what it has a passkey sign."""
+        options = generate_authentication_options(
+            rp_id=self._rp_id, user_verification=UserVerificationRequirement.REQUIRED
+        )
+        return self._expect(options.challenge, ""), json.loads(options_to_json(options))
+
+    def entered(self, cookie: str, credential: Any) -> str:
+        """Return who signed; IdentityError says no more than that it was nobody."""
+        expected = self._expected(cookie)
+        nobody = "this passkey opens nothing here: take the one that you made for this console"
+        try:
+            passkey = self._store.passkey(base64url_to_bytes(credential["rawId"]))
+            if passkey is None or expected.token:
+                raise IdentityError(nobody)
+            found = verify_authentication_response(
+                credential=credential,
+                expected_challenge=expected.challenge,
+                expected_rp_id=self._rp_id,
+                expected_origin=self._origin,
+                credential_public_key=passkey.public_key,
+                credential_current_sign_count=passkey.sign_count,
+                require_user_verification=True,
+            )
+        except _UNREADABLE as error:
+            raise IdentityError(nobody) from error
+        if not self._store.passkey_used(passkey, found.new_sign_count):
+            raise IdentityError(nobody)  # used twice at once: one of the two may be a copy
+        return passkey.person
+
+    def _expect(self, challenge: bytes, token: str) -> str:
+        now_s, cookie = self._clock(), secrets.token_urlsafe(32)
+        self._challenges[cookie] = _Challenge(challenge, token, now_s + _CHALLENGE_S)
+        while len(self._challenges) > _MOST_CHALLENGES:
+            self._challenges.popitem(last=False)
+        return cookie
+
+    def _expected(self, cookie: str) -> _Challenge:
+        """Return the challenge of a browser and forget it, so that it is used once."""
+        found = self._challenges.pop(cookie, None)
+        if found is None or found.until_s < self._clock():
+            raise IdentityError("this took too long, or was done already: begin again")
+        return found

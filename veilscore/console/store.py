@@ -1,0 +1,253 @@
+"""Keeps who may enter the console and who is in it: HOME/console/console.db.
+
+Invitations and sessions stand in it as SHA-256 of their secrets, so that the file lets nobody in. What people did waits
+here until the node has written it into its own log (`acts.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veilscore.errors import RefusedError
+from veilscore.files.sqlite_file import open_sqlite, told, transaction
+
+FOLDER = "console"
+FILE = "console.db"
+MOST_PASSKEYS = 10
+_TOUCH_S = 15.0  # how often a session's last request is written down
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS invitations (token_sha256 BLOB NOT NULL PRIMARY KEY, person VARCHAR(80) NOT NULL,
+    expires_s DOUBLE NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS passkeys (credential BLOB NOT NULL PRIMARY KEY, person VARCHAR(80) NOT NULL,
+    public_key BLOB NOT NULL, sign_count INTEGER NOT NULL, made_s DOUBLE NOT NULL, used_s DOUBLE)""",
+    """CREATE TABLE IF NOT EXISTS sessions (id_sha256 BLOB NOT NULL PRIMARY KEY, person VARCHAR(80) NOT NULL,
+    entered_by VARCHAR(20) NOT NULL, certificate VARCHAR(64) NOT NULL, csrf VARCHAR(64) NOT NULL,
+    began_s DOUBLE NOT NULL, seen_s DOUBLE NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS acts (number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at_s DOUBLE NOT NULL,
+    body TEXT NOT NULL, logged INTEGER NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS waiting_acts ON acts (number) WHERE logged = 0",
+)
+
+
+@dataclass(frozen=True)
+class ConsoleSession:
+    """One person's stay, from entering to leaving.
+
+    entered_by : passkey, certificate or oidc.
+    certificate : fingerprint of the client certificate that the session is bound to; "" of others.
+    csrf : what its forms carry.
+    """
+
+    person: str
+    entered_by: str
+    certificate: str
+    csrf: str = field(repr=False)
+    began_s: float
+    seen_s: float
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """A person's public key of WebAuthn."""
+
+    credential: bytes
+    person: str
+    public_key: bytes = field(repr=False)
+    sign_count: int
+    made_s: float
+    used_s: float | None
+
+
+class ConsoleStore:
+    """Opens the file for one process; calls from any thread go one after the other.
+
+    idle_s, whole_s : how long a session lasts after its last request, and at most.
+    Raises StateError from every method where the file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        idle_s: float = 1200.0,
+        whole_s: float = 36_000.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = home / FOLDER / FILE
+        self._idle_s, self._whole_s, self.clock = idle_s, whole_s, clock
+        self._lock = threading.Lock()
+        with self._told():
+            self._db = open_sqlite(self._path, _TABLES)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def _told(self) -> Any:
+        return told(f"console's file {self._path}", "move it away: people are then invited anew")
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._told():
+            return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        found = self._all(query, *values)
+        return found[0] if found else None
+
+    # invitations
+
+    def invite(self, person: str, hours: float) -> str:
+        """Return the secret of a link by which this person may make a passkey, once, within these hours."""
+        token = secrets.token_urlsafe(32)
+        now_s = self.clock()
+        self._all("DELETE FROM invitations WHERE expires_s < ?", now_s)
+        self._all("INSERT INTO invitations VALUES (?, ?, ?)", _sha256(token), person, now_s + hours * 3600)
+        return token
+
+    def invited(self, token: str) -> str | None:
+        """Return whom an invitation is for, None if it is used, over or unknown."""
+        found = self._one(
+            "SELECT person FROM invitations WHERE token_sha256 = ? AND expires_s >= ?", _sha256(token), self.clock()
+        )
+        return None if found is None else str(found[0])
+
+    # passkeys
+
+    def passkeys(self, person: str) -> tuple[Passkey, ...]:
+        """Return a person's passkeys, the oldest first."""
+        rows = self._all(f"SELECT {_PASSKEY} FROM passkeys WHERE person = ? ORDER BY made_s", person)  # noqa: S608
+        return tuple(Passkey(*row) for row in rows)
+
+    def passkey(self, credential: bytes) -> Passkey | None:
+        """Return the passkey of a credential's id."""
+        row = self._one(f"SELECT {_PASSKEY} FROM passkeys WHERE credential = ?", credential)  # noqa: S608
+        return None if row is None else Passkey(*row)
+
+    def keep_passkey(self, token: str, credential: bytes, public_key: bytes, sign_count: int) -> str:
+        """Keep a new passkey and use the invitation up, both or neither; returns whose it is.
+
+        Raises RefusedError where the invitation was used meanwhile, the key is known, or there are too many.
+        """
+        with self._lock, self._told(), transaction(self._db):
+            used = self._db.execute(
+                "DELETE FROM invitations WHERE token_sha256 = ? AND expires_s >= ? RETURNING person",
+                (_sha256(token), self.clock()),
+            ).fetchall()
+            if not used:
+                raise RefusedError("this link was used or is over: ask for a new one (`veilscore console invite`)")
+            person = str(used[0][0])
+            count = self._db.execute("SELECT COUNT(*) FROM passkeys WHERE person = ?", (person,)).fetchone()[0]
+            if count >= MOST_PASSKEYS:
+                raise RefusedError(f"{person} has {count} passkeys already: remove one first")
+            try:
+                row = (credential, person, public_key, sign_count, self.clock(), None)
+                self._db.execute("INSERT INTO passkeys VALUES (?, ?, ?, ?, ?, ?)", row)
+            except sqlite3.IntegrityError:
+                raise RefusedError("this passkey is known here already: enter with it") from None
+        return person
+
+    def passkey_used(self, passkey: Passkey, sign_count: int) -> bool:
+        """Write down a use; False where another one came between, with the same or a later count."""
+        query = "UPDATE passkeys SET sign_count = ?, used_s = ? WHERE credential = ? AND sign_count = ? RETURNING 1"
+        return bool(self._all(query, sign_count, self.clock(), passkey.credential, passkey.sign_count))
+
+    def forget_passkey(self, person: str, credential: bytes) -> bool:
+        """Remove one passkey of a person; return whether there was one."""
+        query = "DELETE FROM passkeys WHERE person = ? AND credential = ? RETURNING 1"
+        return bool(self._all(query, person, credential))
+
+    def forget(self, person: str) -> int:
+        """Remove all passkeys, invitations and sessions of a person; return how many passkeys there were."""
+        with self._lock, self._told(), transaction(self._db):
+            for table in ("invitations", "sessions"):
+                self._db.execute(f"DELETE FROM {table} WHERE person = ?", (person,))  # noqa: S608 - fixed words
+            return self._db.execute("DELETE FROM passkeys WHERE person = ?", (person,)).rowcount
+
+    def people(self) -> dict[str, tuple[int, float | None]]:
+        """Return how many passkeys each person has, and when one was used last."""
+        rows = self._all("SELECT person, COUNT(*), MAX(used_s) FROM passkeys GROUP BY person ORDER BY person")
+        return {person: (count, used_s) for person, count, used_s in rows}
+
+    # sessions
+
+    def begin(self, person: str, entered_by: str, certificate: str = "") -> tuple[str, ConsoleSession]:
+        """Begin a session; returns the secret of its cookie, which is always a new one, and the session."""
+        secret, now_s = secrets.token_urlsafe(32), self.clock()
+        session = ConsoleSession(
+            person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, _sha256(secret)
+        )
+        self._all("DELETE FROM sessions WHERE began_s < ? OR seen_s < ?", now_s - self._whole_s, now_s - self._idle_s)
+        row = (session.key, person, entered_by, certificate, session.csrf, now_s, now_s)
+        self._all("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
+        return secret, session
+
+    def session(self, secret: str, *, touch: bool = True) -> ConsoleSession | None:
+        """Return the session of a cookie, None where it is unknown or over; `touch` counts as a request of it."""
+        key, now_s = _sha256(secret), self.clock()
+        row = self._one(
+            "SELECT person, entered_by, certificate, csrf, began_s, seen_s FROM sessions WHERE id_sha256 = ?", key
+        )
+        if row is None:
+            return None
+        person, entered_by, certificate, csrf, began_s, seen_s = row
+        found = ConsoleSession(person, entered_by, certificate, csrf, began_s, seen_s, key)
+        if now_s - found.began_s > self._whole_s or now_s - found.seen_s > self._idle_s:
+            self.end(found)
+            return None
+        if touch and now_s - found.seen_s > min(_TOUCH_S, self._idle_s / 4):
+            self._all("UPDATE sessions SET seen_s = ? WHERE id_sha256 = ?", now_s, key)
+        return found
+
+    def end(self, session: ConsoleSession) -> None:
+        """End a session."""
+        self._all("DELETE FROM sessions WHERE id_sha256 = ?", session.key)
+
+    def end_all(self, person: str) -> int:
+        """End all sessions of a person; return how many there were."""
+        return len(self._all("DELETE FROM sessions WHERE person = ? RETURNING 1", person))
+
+    def sessions(self, person: str = "") -> tuple[ConsoleSession, ...]:
+        """Return the sessions that are not over, of one person or of all."""
+        now_s = self.clock()
+        rows = self._all(
+            "SELECT person, entered_by, certificate, csrf, began_s, seen_s, id_sha256 FROM sessions "
+            "WHERE began_s >= ? AND seen_s >= ? AND (? = '' OR person = ?) ORDER BY began_s",
+            now_s - self._whole_s,
+            now_s - self._idle_s,
+            person,
+            person,
+        )
+        return tuple(ConsoleSession(*row) for row in rows)
+
+    # what people did
+
+    def note(self, person: str, what: str, subject: str, outcome: str) -> None:
+        """Write down what somebody did; it is on disk when this returns."""
+        now_s = self.clock()
+        body = {"person": person[:80], "act": what, "subject": subject[:200], "outcome": outcome[:400]}
+        self._all("INSERT INTO acts (at_s, body, logged) VALUES (?, ?, 0)", now_s, json.dumps(body, ensure_ascii=False))
+
+    def not_logged(self, most: int = 100) -> list[tuple[int, float, dict[str, str]]]:
+        """Return acts that the node's log does not have yet, the oldest first: number, time and what it was."""
+        rows = self._all("SELECT number, at_s, body FROM acts WHERE logged = 0 ORDER BY number LIMIT ?", most)
+        return [(number, at_s, json.loads(body)) for number, at_s, body in rows]
+
+    def logged(self, number: int) -> None:
+        """Note that the node's log has an act."""
+        self._all("UPDATE acts SET logged = 1 WHERE number = ?", number)
+
+
+_PASSKEY = "credential, person, public_key, sign_count, made_s, used_s"
+
+
+def _sha256(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
