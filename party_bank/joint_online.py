@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from party_bank.own_node import OwnNode
 from veilscore.errors import BookError, VeilscoreError
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Signed
-from veilscore.release.issuer import set_aside, spellings, token_for
+from veilscore.release.token_choice import asks_of, set_aside, spellings, token_for
 from veilscore.terms.decide import Decide
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
@@ -49,7 +50,7 @@ class OnlineJoint:
             raise BookError(f"{reference} is about {len(firms):,} firms: run a job for them (task decide)")
         (firm,) = firms
         outcomes = load_decision(self._node.home, model).decision.outcomes
-        kept = self._token(firm, purpose, reference)
+        kept = self._token(firm, model, purpose, reference)
         response = self._answer(firm, model, purpose, reference, kept)
         if kept is not None and kept[0].parent.name == "tokens":
             set_aside(*kept)
@@ -84,7 +85,7 @@ class OnlineJoint:
             raise BookError(f"{reference} is kept and not decided yet, as {_why(response)}: do the same again")
         return response
 
-    def _token(self, firm: str, purpose: str, reference: str) -> _Kept | None:
+    def _token(self, firm: str, model: str, purpose: str, reference: str) -> _Kept | None:
         """Return the token that the book names for this question, else another one of the firm, with its file."""
         named = self._book.rows(
             sa.select(CONSENTS.c.document)
@@ -95,7 +96,9 @@ class OnlineJoint:
         unused, used = ([folder / kind / f"{row['document']}.json" for row in named] for kind in ("tokens", "used"))
         for path in (one for one in unused if one.is_file()):
             return path, _signed(path)
-        other = token_for(self._node.home, spellings(firm), time.time(), Decide.task, purpose)
+        now_s, task, home = time.time(), Decide.task, self._node.home
+        asks = partial(asks_of, home, self._node.name, model, purpose, now_s, task)
+        other = token_for(home, spellings(firm), now_s, task, asks, purpose=purpose)
         if other is None:  # a repeat, whose token went with the first request: it may go with the same one again
             for path in (one for one in used if one.is_file()):
                 return path, _signed(path)

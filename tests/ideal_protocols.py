@@ -19,7 +19,7 @@ from veilscore.crypto import shares
 from veilscore.crypto.circuits import to_bits
 from veilscore.crypto.garbled import Plain
 from veilscore.lattice.params import T
-from veilscore.protocols import best_columns, chains, curve, residual
+from veilscore.protocols import best_columns, chains, curve, decision_counts, residual
 from veilscore.protocols.boosting_nodes import subtract
 from veilscore.v1 import boosting_pb2, screening_pb2
 from veilscore.v1 import score_pb2 as pb
@@ -258,6 +258,30 @@ def _lead_garbled(session, share, circuit, release):
     yield from release(SimpleNamespace(decoding=lambda _word: bits), None)
 
 
+class _Open(Plain):
+    """Stands for a garbler: its own inputs are as they are."""
+
+    def own(self, bits):
+        return bits
+
+
+def _bank_evaluated(session, bits, _gates, _run, read, *, begin=None, ahead=1):
+    yield Send(session.lead, pb.BandBankLabels(data=np.packbits(bits).tobytes()))
+    message = yield from receive(session.lead, pb.BandLeadTables)
+    colours = np.frombuffer(message.data, bool).reshape(-1, bits.shape[1])
+    decoded = SimpleNamespace(decode=lambda _word, _none: colours)
+    yield from read(slice(0, bits.shape[1]), decoded, np.zeros((*colours.shape, 1)))
+
+
+def _lead_garbles(session, shape, run, release, begin=None):
+    message = yield from receive(session.bank, pb.BandBankLabels)
+    theirs = np.unpackbits(np.frombuffer(message.data, np.uint8), count=shape[0] * shape[1]).astype(bool)
+    found = run(_Open(), theirs.reshape(shape), slice(0, shape[1]))
+    bits = _RNG.random(found.shape) < 0.5
+    yield Send(session.bank, pb.BandLeadTables(data=(found ^ bits).tobytes()))
+    yield from release(slice(0, shape[1]), SimpleNamespace(decoding=lambda _word: bits), None)
+
+
 # --- the best columns ------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +357,12 @@ _IDEAL = {
         "bit_products": _products,
         "bank_garbled": _bank_garbled,
         "lead_garbled": _lead_garbled,
+    },
+    decision_counts: {
+        "bit_setup": _setup,
+        "bit_products": _products,
+        "bank_evaluated": _bank_evaluated,
+        "lead_garbles": _lead_garbles,
     },
 }
 _REAL = {module: {name: getattr(module, name) for name in names} for module, names in _IDEAL.items()}

@@ -90,14 +90,17 @@ class World:
         return decided(self.limits, self.totals(), self.bound, knock_outs=True, last=last)
 
     def bank(self, session, request=None, levels=None):
+        return bank_decide(session, request or self.request, self.circuit, self.measures(), self.bound, levels)
+
+    def measures(self):
+        """What the bank has of each measure."""
         part_of_tax = HolderPart(N_CODES["tax"], self.points, b"")
-        measures = {
+        return {
             "trees": BankTreePoints(self.trees, self.codes["bank"], self.grown),
             "card": BankPoints(self.own, {"tax": part_of_tax}),
             "capacity": BankPoints(self.by_hand["bank"]),
             "knock_outs": BankPoints(np.zeros(self.n_rows, np.int64)),
         }
-        return bank_decide(session, request or self.request, self.circuit, measures, self.bound, levels)
 
     def answer(self, name, *, refusal="", levels=None):
         nothing, last = np.zeros(self.n_rows, np.int64), name == self.holders[-1]

@@ -29,6 +29,8 @@ from veilscore.models.split_search import Ranked
 from veilscore.protocols.best_columns import PatternChunk, bank_best, holder_best
 from veilscore.protocols.chains import bank_chains, holder_chain
 from veilscore.protocols.curve import bank_counts, lead_counts
+from veilscore.protocols.decision_circuit import DecisionCircuit, MeasureCircuit
+from veilscore.protocols.decision_counts import bank_step_counts, lead_step_counts
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.terms.privacy import best_guess
 from veilscore.wire.memory import simulate
@@ -233,6 +235,20 @@ def counts(which, charge, totals, bad, limits, *, modulus=TURN, run=drive, spend
     }
     found, _ = run(roles, session, {"tax": spend})
     expected = [curve.plain_counts(one, bad, limits) for one in totals]
+    return ratio(found["bank"], *expected, charge.sigma(curve.sensitivity()))
+
+
+def steps(which, charge, totals, bound, *, limits=(0,), run=drive, spend=lambda _: None):
+    """Firms by step of a decision of one measure; totals : two arrays (n,), as of `counts`; bound : (n,) the bank's."""
+    session, circuit = sessions("size"), DecisionCircuit((MeasureCircuit(limits, TURN),))
+    lead = uniform(len(bound)) % np.uint64(TURN)
+    roles = {
+        "bank": bank_step_counts(session["bank"], circuit, [totals[which] - lead.astype(np.int64)], bound),
+        "tax": lead_step_counts(session["tax"], circuit, [lead], charge),
+    }
+    found, _ = run(roles, session, {"tax": spend})
+    reached = [np.minimum(np.searchsorted(limits, one, side="right"), bound) for one in totals]
+    expected = [np.bincount(one, minlength=len(limits) + 1).astype(float) for one in reached]
     return ratio(found["bank"], *expected, charge.sigma(curve.sensitivity()))
 
 

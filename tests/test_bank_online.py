@@ -35,8 +35,8 @@ from party_bank.joint_online import OnlineJoint
 from party_bank.own_node import OwnNode
 from veilscore.cli import app
 from veilscore.errors import BookError, ConfigError, DataError, PeerError
-from veilscore.release.issuer import token_for
 from veilscore.release.ledger import LEDGER, ONLINE, ReleaseLedger
+from veilscore.release.token_choice import token_for
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2 as pb
 
@@ -206,8 +206,8 @@ def test_what_is_asked_again_has_the_same_id_and_the_consent_of_now(fresh, tmp_p
 def test_a_token_is_chosen_by_its_purpose(tmp_path):
     ids = {purpose: give_tokens(tmp_path, ["A"], purpose)["A"] for purpose in ("application", "proactive", "renewal")}
     for purpose, ident in ids.items():
-        assert token_for(tmp_path / "bank", ["A"], time.time(), "decide", purpose)[0].stem == ident
-    assert token_for(tmp_path / "bank", ["A"], time.time(), "decide", "report") is None
+        assert token_for(tmp_path / "bank", ["A"], time.time(), "decide", tuple, purpose=purpose)[0].stem == ident
+    assert token_for(tmp_path / "bank", ["A"], time.time(), "decide", tuple, purpose="report") is None
 
 
 @pytest.mark.parametrize(

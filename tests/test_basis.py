@@ -23,7 +23,7 @@ from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.keys.identity import create_identity
 from veilscore.models.decided import load_decision
 from veilscore.node.founding import write_node_config
-from veilscore.release.basis import Basis, SignedBasis, filed, in_force
+from veilscore.release.basis import Basis, SignedBasis, filed, in_force, path_of
 from veilscore.release.consent import issue_revocations
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import load_node_config
@@ -119,9 +119,17 @@ def test_it_holds_for_one_decision_of_one_bank_until_its_end(made, two):
     assert now_in_force(made, dt.date(2027, 2, 1)) is None
     assert now_in_force(made, bank="other") is None
     assert now_in_force(made, decision="other") is None
-    veilscore("basis", "withdraw", "bank", "limit", "--home", made / "tax")
+    other = path_of(made / "tax", "other-bank", "limit")
+    other.parent.mkdir()
+    other.write_text("cut")
+    assert "damaged" in veilscore("basis", "list", "--home", made / "tax")
+    veilscore("basis", "withdraw", "bank", "limit", "--home", made / "tax")  # a damaged one beside it is no hindrance
     assert now_in_force(made) is None
+    assert filed(made / "tax") == (("other-bank", "limit", None),)
+    veilscore("basis", "withdraw", "other-bank", "limit", "--home", made / "tax")
     assert not filed(made / "tax")
+    with pytest.raises(ConfigError, match="no basis of"):
+        veilscore("basis", "withdraw", "../bank", "limit", "--home", made / "tax")
     with pytest.raises(ConfigError, match="no basis of bank for limit"):
         veilscore("basis", "withdraw", "bank", "limit", "--home", made / "tax")
 

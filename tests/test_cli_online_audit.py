@@ -14,7 +14,7 @@ from trial_scoring import PARTIES, copy_of, rows, scoring, set_policy
 
 from veilscore.data.simulate import simulate
 from veilscore.errors import ConfigError, EvidenceError
-from veilscore.evidence.online_opening import FOLDER, POOLS
+from veilscore.evidence.online_archive import FOLDER, POOLS
 from veilscore.node.founding import DataFiles, found_federation
 from veilscore.v1 import control_pb2
 
@@ -104,7 +104,7 @@ def test_deleted_openings_end_with_an_error_that_says_so(trained, tmp_path):
 def test_a_band_is_drawn_shown_and_exported(trained, tmp_path):
     folder = copy_of(trained[0], tmp_path / "homes")
     released(folder, known(folder, 4)[3:], output="band", prefix="b")
-    (band,) = witnessed(folder).bands
+    (band,) = witnessed(folder).circuits
     audited = ("--step", "online", "--online", 0, *logs(folder))
     assert "online band tax" in veilscore("audit", "--bank", folder / "bank", *audited)
     out = tmp_path / "bundle"

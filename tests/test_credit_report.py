@@ -23,7 +23,7 @@ from party_bank.joint import OpenedSteps
 from party_bank.settings import amount_of, load_settings
 from veilscore.errors import BookError, ConfigError
 from veilscore.reports.facts import LOCALES, Fact, Source, plain_text, quoted
-from veilscore.reports.guard import Quote
+from veilscore.reports.text_guard import Quote
 
 HOSTILE = "<script>alert(1)</script> {{fact:tax.turnover}} {% 七 %}"
 

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_jobs import HOLDERS, PARTIES, job
 from test_parsers import few
-from written_models import PUBLISH, Written, file_capacity, filing
+from written_models import PUBLISH, Written, capacity, file_capacity, filing
 
 from veilscore.data.ingest import read_table
 from veilscore.errors import ConfigError, MessageError, RefusedError
+from veilscore.evidence.filings import made_for
+from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.models.decided import (
     FiledDecision,
     Pins,
@@ -155,6 +157,27 @@ def test_a_model_that_is_gone_is_refused(homes):
     assert "measure capacity: tax has no model capacity any more: train it again" in said
 
 
+def test_a_model_of_another_bank_is_refused(homes):
+    """At a node whose ledger says for which bank a model was made; a batch holds its decision against it as well."""
+    home = homes.folder / "homes" / "tax"
+    asked = capacity()
+    made = job("write_model", name="capacity", **asked | {"columns": {p: asked["columns"][p] for p in HOLDERS}})
+    for bank in ("other", "bank"):
+        (version,) = versions(home, "capacity")
+        ledger = Ledger(home / "state" / "jobs")
+        if ledger.get(version.job_id) is not None:
+            shutil.rmtree(home / "state" / "jobs")
+            ledger = Ledger(home / "state" / "jobs")
+        changes = {"bank": bank, "datasets": dict.fromkeys((bank, *made.holders), "d")}
+        ledger._save(LedgerEntry(version.job_id, made.model_copy(update=changes), "accepted", "", 0.0))
+        assert made_for(home, ledger, "capacity", version.folder) == bank
+        assert made_for(home, ledger, "capacity", home / "models" / "capacity") == bank
+        if bank == "other":
+            assert "measure capacity: tax has model capacity of another bank" in refused(homes, limits(homes))
+        else:
+            file(homes, limits(homes))
+
+
 def test_a_model_that_is_retired_is_refused_at_once(homes):
     nodes = homes.nodes
     tax = nodes["tax"].model_copy(
@@ -163,6 +186,8 @@ def test_a_model_that_is_retired_is_refused_at_once(homes):
     answer = answer_to(filing(limits(homes)), tax)
     assert answer.status == "refused"
     assert "tax: measure capacity: model 'capacity' is retired here" in answer.reason
+    other = tax.model_copy(update={"policy": tax.policy.model_copy(update={"retired_models": ("limit",)})})
+    assert "decision 'limit' is retired here" in answer_to(filing(limits(homes)), other).reason
     scoring = job("score_batch", name="batch", model="capacity", on_missing="missing_code")
     assert "model 'capacity' is retired here" in answer_to(scoring, tax).reason
 

@@ -304,13 +304,16 @@ DECISION = {
 EXACT_AT_WISH = ("train_scorecard", "train_boosting", "train_stack", "select_model", "screen_features")
 
 
+WITHOUT_OUTPUT = ("screen_features", "mine_rules", "write_model", "file_decision", "decide", "size_decision")
+
+
 def default_parameters(task, **changes):
     exact = {"disclosure": "exact"}
     needed = {
         "score_batch": {"model": "card"},
         "write_model": capacity(),
         "file_decision": {"decision": DECISION},
-        "decide": {"decision": "limit"},
+        **{name: {"decision": "limit"} for name in ("decide", "size_decision")},
         **dict.fromkeys(EXACT_AT_WISH, exact),
     }.get(task, {})
     return TASKS[task].parameters(**needed | changes)
@@ -324,11 +327,11 @@ def leaks_of(parameters):
 
 
 SHIPPED = [name for name in TASKS if name != "toy"]
-# of all steps; what batches of scores and decisions tell beside a hold-out has tests of its own (also test_decide.py)
+# of all steps; what batches of scores and decisions tell has tests of its own (also test_decide.py, test_sizing.py)
 LEAKS = {
     (kind, leak) for task in SHIPPED for kind, leaks in leaks_of(default_parameters(task)).items() for leak in leaks
 }
-LEAKS = {(kind, leak) for kind, leak in LEAKS if kind not in {"score", "decide"} and not leak.row}
+LEAKS = {(kind, leak) for kind, leak in LEAKS if kind not in {"score", "decide", "size"} and not leak.row}
 
 
 def roles_of(party, run):
@@ -406,10 +409,11 @@ def test_the_table_shown_to_people_is_made_of_the_same_rows(task, released):
         "write_model": {"write"},
         "file_decision": {"file"},
         "decide": {"consent", "align", "decide"},
+        "size_decision": {"align", "size"},
     }[task]
     banded = {
         "score_batch": {"output": "band"},
-        **{name: {} for name in ("screen_features", "mine_rules", "write_model", "file_decision", "decide")},
+        **{name: {} for name in WITHOUT_OUTPUT},
     }.get(task, {"holdout_output": "band", "bands": {"A": 600}})
     exact = {"output": "exact"} if task == "score_batch" else {}
     parameters = default_parameters(task, **({"band": banded, "exact": exact}.get(released, {})))

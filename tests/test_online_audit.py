@@ -15,7 +15,8 @@ from trial_scoring import STACK, copy_of, rows, score, scoring, set_policy, trai
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.errors import EvidenceError
-from veilscore.evidence.online_opening import FOLDER, OnlineArchive, ShareOpened, draw_opening
+from veilscore.evidence.online_archive import FOLDER, OnlineArchive
+from veilscore.evidence.online_opening import ShareOpened, draw_opening
 from veilscore.protocols import online_spares
 from veilscore.terms.node_config import AuditRules
 

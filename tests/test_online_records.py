@@ -11,8 +11,10 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import read_table
 from veilscore.errors import IdError
 from veilscore.online import records as module
+from veilscore.online.holder_decision import HolderDecisions, _OwnPart
 from veilscore.online.records import Records
 from veilscore.online.response import own_record
+from veilscore.release.single import Passed
 from veilscore.terms.node_config import DatasetConfig
 from veilscore.v1 import control_pb2 as pb
 
@@ -41,6 +43,29 @@ def test_unknown_firms_take_no_more_work_than_known_ones(records, monkeypatch):
         steps.clear()
         found = asyncio.run(records.find(records.normalise(firm)))
         assert (found.known, len(steps)) == (firm == KNOWN, 1)
+
+
+def test_a_budget_that_is_used_up_takes_the_same_work_for_unknown_firms(records, tmp_path):
+    """A firm that the ledger is through with is checked again as unknown, and noted, whether known here or not."""
+    asked = []
+
+    def check_release(*of):
+        asked.append(of)
+        return Passed(None, None, 1, used_up=True)
+
+    guard = SimpleNamespace(check_consent=lambda *_: None, check_release=check_release)
+    (tmp_path / "state").mkdir()
+    desk = HolderDecisions(tmp_path, SimpleNamespace(name="tax"), None, None, guard, lambda: None)
+    desk._log = SimpleNamespace(warning=lambda *_, **said: asked.append(said))
+    part = _OwnPart("capacity", records, points=SimpleNamespace(units=lambda _codes: [0]))
+    filed = SimpleNamespace(decision=SimpleNamespace(name="limit", bits=3.0), holders=("tax",))
+    held = SimpleNamespace(filed=filed, job=SimpleNamespace(holders=("tax",)), single=None, parts=(part,))
+    for firm in (KNOWN, UNKNOWN):
+        asked.clear()
+        found = asyncio.run(desk._passed("bank", pb.EncryptRecord(firm_id=firm), held))
+        assert not found.known
+        assert [type(one) for one in asked] == [tuple, dict, tuple]
+        assert asked[1]["known"] == (firm == KNOWN)
 
 
 def test_the_bank_finds_its_own_firm_in_any_spelling(records):

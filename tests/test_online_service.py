@@ -28,7 +28,7 @@ from veilscore.errors import (
     RefusedError,
     StateError,
 )
-from veilscore.evidence import online_opening
+from veilscore.evidence import online_archive
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
@@ -229,7 +229,7 @@ def test_an_opening_is_kept_for_the_audit_though_its_receipt_fails(trained, home
                 return await score(command, "a", trained.known[0])
 
     assert asyncio.run(scenario()).status == "scored"
-    assert len(list((homes / "bank" / online_opening.FOLDER).glob("*.json"))) == 2
+    assert len(list((homes / "bank" / online_archive.FOLDER).glob("*.json"))) == 2
     with pytest.raises(EvidenceError):
         online_receipt(homes / "bank", "a")
     asyncio.run(start_and_stop(homes))

@@ -345,6 +345,18 @@ def test_a_repeat_is_free_where_nothing_changed(ledger):
     assert not rules.used_up(coarse(ledger, range(40), "e", codes=(2, 2))).size
 
 
+def test_online_each_opening_is_charged_also_of_the_same_record(ledger):
+    """Another holder's data, or what the bank puts in, may have changed: the same record then tells more."""
+    rules = budget(ledger, **MANY)
+    for k in range(2):
+        rules.admit(replace(single(ledger, "m1", f"r{k}", firm=1), bits=5.0))
+    again = replace(single(ledger, "m1", "r2", firm=1), bits=5.0)
+    assert rules.check_single(again, fresh=False).endswith("r1")  # what was opened before is free
+    with pytest.raises(RefusedError, match=r"10\.0 bits of this firm were told within a year"):
+        rules.check_single(again, fresh=True)
+    assert firms_by_bits(ledger.releases(0.0)) == {"bank": {10.0: 1}}
+
+
 def test_bits_are_those_of_plain_python(ledger):
     rng, told = np.random.default_rng(8), {}
     rules = budget(ledger, bits_per_year=12, **MANY)

@@ -45,7 +45,7 @@ def released(
         async with scoring(homes) as command:
             for number, firm in enumerate(firms):
                 if spared and number == len(firms) - spared:
-                    await _stocked(spared)
+                    await stocked(spared)
                 asked = {"model": model, "on_missing": "missing_code", "output": output}
                 response = await score(command, f"{prefix}{number}", firm, **asked)
                 assert not honest or response.status in {"scored", "fallback"}, response
@@ -58,7 +58,7 @@ def released(
 made: list[int] = []
 
 
-async def _stocked(n: int) -> None:
+async def stocked(n: int) -> None:
     """Wait until the bank of this process has made so many spares with each holder."""
     for _ in range(300):
         if len(made) >= n * len(HOLDERS):
@@ -95,5 +95,5 @@ def audit(
     """Findings of all opened parts, in the order of the logs: first the tax bureau's; then those of bands."""
     logs = witnessed(homes, *holders)
     made_by = {one.model: {"job": frozenset(HOLDERS)} for one in logs.opened} if trained else {}
-    found = OnlineAudit(bank or homes / "bank", logs.opened, made_by, logs.bands)
-    return [found.finding(one) for one in (*logs.opened, *logs.bands)]
+    found = OnlineAudit(bank or homes / "bank", logs.opened, made_by, logs.circuits)
+    return [found.finding(one) for one in (*logs.opened, *logs.circuits)]

@@ -11,7 +11,7 @@ from party_bank.assistants.page import page_environment, refuse_untraced
 from party_bank.assistants.report_fields import report_fields
 from party_bank.assistants.spoken import PAGE_WORDS, SourceLine, Speaker, source_line
 from veilscore.reports.facts import Fact, Locale
-from veilscore.reports.guard import Piece
+from veilscore.reports.text_guard import Piece
 
 _ALARMS = ("after.alarms", "after.level", "after.next_step", "after.next_review")
 _WORDS: dict[Locale, dict[str, str]] = {

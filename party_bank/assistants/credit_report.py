@@ -26,7 +26,7 @@ from veilscore.errors import ConfigError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.reports.facts import Fact, Locale, Source
-from veilscore.reports.guard import Piece, Quote
+from veilscore.reports.text_guard import Piece, Quote
 from veilscore.terms.settings import Strict, parse, parse_json, read_text
 
 KIND = "credit"

@@ -15,7 +15,7 @@ from pydantic import Field
 from veilscore.errors import ConfigError
 from veilscore.features.catalogue import TermGroup
 from veilscore.features.lexicon import events_in, patterns, shipped_lexicon, tokeniser
-from veilscore.reports.guard import Quote
+from veilscore.reports.text_guard import Quote
 from veilscore.terms.settings import Strict, load
 
 MOST = 3  # sentences of a text

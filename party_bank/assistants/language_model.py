@@ -18,7 +18,7 @@ from party_bank.assistants.credit_report import CreditReport, DraftedText
 from party_bank.assistants.report_fields import report_fields
 from veilscore.errors import ConfigError, PeerError
 from veilscore.reports.facts import LOCALES, Fact, Locale, Words
-from veilscore.reports.guard import Guard, Quote
+from veilscore.reports.text_guard import Quote, TextGuard
 from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.settings import Strict, parse_json
 
@@ -124,7 +124,7 @@ def draft(report: CreditReport, model: LanguageModel, locale: Locale) -> CreditR
     facts = [
         fact for fact in report.facts if fact.unit != "text"
     ]  # free text of anybody steers no model, and is not its
-    guard = Guard(report.firm, facts, words, locale, report.quotes)
+    guard = TextGuard(report.firm, facts, words, locale, report.quotes)
     drafts = [one for one in report.drafts if one.locale != locale]
     for key in DRAFTED:
         found = [

@@ -15,7 +15,7 @@ import numpy as np
 from party_bank.mining import MinedJob, MinedRule, Money
 from party_bank.policy.tables import Row
 from veilscore.reports.facts import Fact, Locale, Source, Unit, Wording, Words
-from veilscore.reports.guard import Guard, Piece
+from veilscore.reports.text_guard import Piece, TextGuard
 
 _ALL = "all firms"  # whom facts of a job are about
 _FIGURES: Mapping[str, tuple[str, str, Unit]] = {
@@ -67,7 +67,7 @@ class PolicyFindings:
     def sentences(self, locale: Locale) -> tuple[tuple[Piece, ...], ...]:
         """Return a sentence for each rule, made by a template and checked like any other."""
         words = _words(len(self.rules))
-        guard = Guard(_ALL, self.facts, words, locale)
+        guard = TextGuard(_ALL, self.facts, words, locale)
         joint, end = ("; ", ".") if locale == "en" else ("；", "。")
         known, found = {fact.name for fact in self.facts}, []
         for number in range(1, len(self.rules) + 1):

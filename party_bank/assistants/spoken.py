@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from party_bank.assistants.credit_report import CreditReport
 from party_bank.assistants.report_fields import ReportField, report_fields
 from veilscore.reports.facts import Fact, Locale, Source, Words, plain_text, quoted, shown_date
-from veilscore.reports.guard import Guard, Piece
+from veilscore.reports.text_guard import Piece, TextGuard
 
 State = Literal["filled", "proposal", "open", "unknown"]
 Sentences = tuple[tuple[Piece, ...], ...]
@@ -159,7 +159,7 @@ class Speaker:
 
     def __init__(self, report: CreditReport, facts: Sequence[Fact], locale: Locale) -> None:
         self._report, self._locale, self._words = report, locale, report_fields().spoken
-        self._guard = Guard(report.firm, facts, self._words, locale, report.quotes)
+        self._guard = TextGuard(report.firm, facts, self._words, locale, report.quotes)
 
     def heading(self) -> tuple[Piece, ...]:
         """Return the firm's name and id."""

@@ -20,7 +20,7 @@ from party_bank.assistants.spoken import SpokenReport, speak
 from veilscore.errors import ConfigError
 from veilscore.files.store import write_atomically
 from veilscore.reports.facts import Locale
-from veilscore.reports.guard import Piece
+from veilscore.reports.text_guard import Piece
 
 _MISSING = "a Word document needs docxtpl: run `pip install 'veilscore[assistants]'`"
 

@@ -20,7 +20,8 @@ from trial_scoring import copy_of, train_trees
 from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
-from veilscore.evidence.online_opening import FOLDER, POOLS, place_of
+from veilscore.evidence.online_archive import FOLDER, POOLS
+from veilscore.evidence.online_opening import place_of
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
@@ -174,12 +175,9 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     logs = witnessed(homes)
     made = {one.model: {"job": frozenset({"tax", "registry"})} for one in logs.opened}
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
-    bank, band = homes / "bank", logs.bands[1]  # with spares
+    bank, band = homes / "bank", logs.circuits[1]  # with spares
     part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
-    path, pool = (
-        bank / FOLDER / f"{place_of(part.commitment, part.spare)}.json",
-        bank / FOLDER / POOLS / band.commitment,
-    )
+    path, pool = bank / FOLDER / kept_of(part), bank / FOLDER / POOLS / band.commitment
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
     changes = {
         "choices of labels to tax": lambda b: b["labels"].update(own_codes=codes.astype("<u2").tobytes().hex()),
@@ -191,7 +189,7 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     }
 
     def differs(words):
-        found = OnlineAudit(bank, logs.opened, made, logs.bands).finding(band)
+        found = OnlineAudit(bank, logs.opened, made, logs.circuits).finding(band)
         assert (found.verdict, found.party) == ("differs", "bank"), words
         assert words in found.detail
 
@@ -217,10 +215,10 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
         differs(words)
         pool.write_bytes(whole)
     pool.unlink()
-    assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
+    assert OnlineAudit(bank, logs.opened, made, logs.circuits).finding(band).verdict == "cannot be audited"
     pool.write_bytes(whole)
     path.unlink()
-    assert OnlineAudit(bank, logs.opened, made, logs.bands).finding(band).verdict == "cannot be audited"
+    assert OnlineAudit(bank, logs.opened, made, logs.circuits).finding(band).verdict == "cannot be audited"
 
 
 def test_a_model_that_no_job_made(homes, monkeypatch):
@@ -338,10 +336,7 @@ def test_nothing_is_opened_without_a_commitment_from_before_it(homes, monkeypatc
 )
 def test_an_opening_that_was_changed(honest, bank, field, value):
     for one in logged(honest):
-        rewrite(
-            bank / FOLDER / kept_of(one),
-            lambda body: body["opening"].update({field: value}),
-        )
+        rewrite(bank / FOLDER / kept_of(one), lambda body: body["opening"].update({field: value}))
     found = {f.verdict: f for f in audit(honest, bank)}
     assert list(found) == ["differs"]
     assert "it was changed" in found["differs"].detail

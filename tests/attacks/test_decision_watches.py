@@ -19,7 +19,7 @@ from veilscore.protocols.decision import DecisionRequest
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.ledger import WATCH, Release, ReleaseLedger
 from veilscore.tasks.decide_parts import filed_here
-from veilscore.tasks.decide_watch import CHARGED, CONTINUED, HolderWatch, bank_levels
+from veilscore.tasks.decide_watch import CHARGED, CONTINUED, HolderWatch, bank_levels, read_before
 from veilscore.terms.decide import Decide
 from veilscore.terms.decision import DecisionModel
 from veilscore.terms.job import parse_job
@@ -30,6 +30,7 @@ from veilscore.wire.protocol import Send
 N = 40
 ROWS = np.arange(1, N + 1, dtype=np.uint64)
 LINKS = np.arange(1, N + 1)
+READ_NOW = np.ones(N, bool), {"a": np.zeros((N, 1), np.uint8)}
 JUNE, JULY, OTHER = (f"watch-00000000-{number:016x}" for number in range(3))
 
 
@@ -122,9 +123,34 @@ def test_nothing_of_a_second_month_leaves(home, kind):
 
     first, second = context(home, JULY, JUNE), context(home, OTHER, JUNE)
     months = begun(first), begun(second)
-    assert isinstance(months[0].noted(first, sending()).send(None), Send)
+    assert isinstance(months[0].noted(first, sending(), *READ_NOW).send(None), Send)
     with pytest.raises(RefusedError, match="was continued by another one"):
-        months[1].noted(second, sending()).send(None)
+        months[1].noted(second, sending(), *READ_NOW).send(None)
+    assert read_before(second) is None
+
+
+def test_a_later_attempt_goes_by_what_the_first_one_read(home):
+    """Records that changed in between would tell the bank another level for nothing."""
+
+    def sending():
+        yield Send("bank", pb.BandHolderPartial())
+        return N
+
+    def attempt(known, codes):
+        month = begun(july)
+        run = month.noted(july, sending(), known, {"file": codes})
+        run.send(None)
+        run.close()
+
+    july = context(home, JULY, JUNE)
+    assert read_before(july) is None
+    known, codes = ROWS > 7, np.arange(N, dtype=np.uint8)[:, None]
+    attempt(known, codes)
+    for _ in range(2):
+        found = read_before(july)
+        assert (found[0].tolist(), list(found[1])) == (known.tolist(), ["file"])
+        assert (found[1]["file"] == codes).all()
+        attempt(~known, codes + 1)
 
 
 # --- begun twice -----------------------------------------------------------------------------------------------------
@@ -178,12 +204,12 @@ def file_by(home, bank):
 def test_a_batch_applies_no_decision_that_another_bank_filed(home):
     file_by(home, "bank2")
     with pytest.raises(RefusedError, match="no such version of decision alarm that this bank filed"):
-        filed_here(context(home, JULY), alarm().sha256)
-    filed, folder = filed_here(context(home, JULY, bank="bank2"), alarm().sha256)
+        filed_here(context(home, JULY), "alarm", alarm().sha256)
+    filed, folder = filed_here(context(home, JULY, bank="bank2"), "alarm", alarm().sha256)
     assert filed == alarm()
     assert (folder / FILE).is_file()
     file_by(home, "bank")  # the same decision, which both filed
-    assert filed_here(context(home, JULY), alarm().sha256)[0] == alarm()
+    assert filed_here(context(home, JULY), "alarm", alarm().sha256)[0] == alarm()
 
 
 def test_a_new_version_of_a_decision_begins_a_new_watch(home):

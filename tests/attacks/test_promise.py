@@ -28,6 +28,7 @@ from neighbours import (
     leaves,
     ratio,
     real,
+    steps,
     withstands,
 )
 
@@ -42,7 +43,7 @@ from veilscore.protocols.align import AlignLimits, bank_align, holder_align
 from veilscore.tasks import best_columns as screening
 from veilscore.tasks import chains as chain_tasks
 from veilscore.tasks import curve as curve_tasks
-from veilscore.tasks import mining, private_stack
+from veilscore.tasks import mining, private_stack, sizing
 from veilscore.tasks import residual as card_tasks
 from veilscore.tasks.panel import checked_firms, digests_by_firm, numbered_once, refuse_split_firms, shared_weights
 from veilscore.tasks.table import FIRST_BINS, charges_of
@@ -119,6 +120,15 @@ def draw_curve(which):
     """The firm is in the lowest step or the highest."""
     totals = tuple(np.array([total, 10, 20]) for total in (-500, 500))
     return {"curve": counts(which, CURVE, totals, np.array([True, False, False]), (-100, 100))}
+
+
+SIZING = sizing.charge_of(job("size_decision", decision="limit").parameters.model_copy(update={"mu": MU}))
+
+
+def draw_steps(which):
+    """The bank's own bound keeps all firms but one from every step: the counts are about that one alone."""
+    totals = tuple(np.array([total, 10, 20, 30]) for total in (-500, 500))
+    return {SIZING.opening: steps(which, SIZING, totals, np.array([1, 0, 0, 0]))}
 
 
 STACK = job("train_stack", disclosure="private").parameters.model_copy(update={"mu": MU})
@@ -210,6 +220,7 @@ CHARGED = {
     **{charge.opening: charge for charge in SEGMENTS.values()},
     "leaves": TERMS.charge,
     "curve": CURVE,
+    SIZING.opening: SIZING,
     "bins": Charge("bins", "all", BINS_MU**2),
     "columns": COLUMNS,
     "stack cells": STACK_CARD["cells"],
@@ -223,6 +234,7 @@ AUDITS = {
     "moments of opposite signs": Audit(draw_opposite_signs, 1000, least_mu2=CHARGES["moments"].mu2),
     "leaves": Audit(draw_leaves),
     "curve": Audit(draw_curve),
+    "counts by step": Audit(draw_steps, 1000),
     "bins": Audit(draw_bins, least=0.85, least_mu2=BINS_MU**2),  # ten of the eleven counts that are charged
     "best column": Audit(draw_best_column, 1000, least=0.55),  # two outcomes: less area under the same point of a curve
     "cells of a stack": Audit(draw_card_of_a_stack, 1000, least_mu2=STACK_CARD["cells"].mu2),
@@ -251,10 +263,11 @@ def audited(audit, n):
 def test_every_opening_that_a_job_is_charged_for_has_an_audit():
     """An opening with a new name fails here until there is a line for it above."""
     noised = [task for task in known_tasks() if "mu" in PARAMETERS[task].model_fields]
-    assert len(noised) == 6
+    assert len(noised) == 7
     at_wish = [task for task in noised if "disclosure" in PARAMETERS[task].model_fields]
     jobs = [job(task, disclosure=disclosure) for task in at_wish for disclosure in ("exact", "private")]
-    jobs += [job(task) for task in noised if task not in at_wish]
+    needed = {"size_decision": {"decision": "limit"}}
+    jobs += [job(task, **needed.get(task, {})) for task in noised if task not in at_wish]
     jobs.append(job(disclosure="private", reuse="card"))
     named = {charge.opening for one in jobs for charge in charges_of(one.parameters)} | {FIRST_BINS[0].opening}
     assert named <= CHARGED.keys() | ELSEWHERE.keys()
@@ -298,6 +311,7 @@ def test_ideal_encryption_gives_what_the_real_gives():
         lambda which, run: fit(which, quiet, worlds, [3, 3], np.arange(6) / 6, *rows, run=run)["moments"],
         lambda which, run: leaves(which, terms, worlds, [3, 3], chain_rows(*rows), run=run),
         lambda which, run: counts(which, quiet["curve"], totals, bad, (-100, 15, 100), run=run),
+        lambda which, run: steps(which, quiet[SIZING.opening], totals, np.array([2, 1]), limits=(0, 15), run=run),
     )
     for draw in ways:
         for which in (0, 1):

@@ -15,9 +15,9 @@ from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_
 from veilscore.errors import StateError
 from veilscore.release.account import FILE, YEAR_S, Account, accounts
 from veilscore.release.batch import WITHHELD
-from veilscore.release.issuer import spellings
 from veilscore.release.ledger import DAY_S, EXACT_BITS, LEDGER, Release, ReleaseLedger, firms_by_bits
 from veilscore.release.pseudonyms import firm_digest
+from veilscore.release.token_choice import spellings
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.privacy import best_guess, total
 from veilscore.terms.rules import ReleaseRules

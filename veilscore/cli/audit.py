@@ -17,8 +17,9 @@ from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.kept_receipts import kept_id
 from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.online_opening import FOLDER as ONLINE_FOLDER
-from veilscore.evidence.online_opening import KEYS, MODELS, POOLS, OnlineRecord, PoolRecord, ShareOpened
+from veilscore.evidence.online_archive import DECISIONS, KEYS, MODELS, POOLS
+from veilscore.evidence.online_archive import FOLDER as ONLINE_FOLDER
+from veilscore.evidence.online_opening import PartOpened, PoolRecord, record_of
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.witness import Witnesses
@@ -118,13 +119,13 @@ def _show(title: str, findings: list[Finding]) -> list[Finding]:
     return findings
 
 
-def _audited_online(home: Path, witnesses: Witnesses, scores: list[ShareOpened], requests: set[str]) -> list[Finding]:
+def _audited_online(home: Path, witnesses: Witnesses, scores: list[PartOpened], requests: set[str]) -> list[Finding]:
     from veilscore.audit.online import OnlineAudit  # noqa: PLC0415 - loads the encryption library, slow
 
-    online = OnlineAudit(home, witnesses.opened, witnesses.trained, witnesses.bands)
+    online = OnlineAudit(home, witnesses.opened, witnesses.made_by, witnesses.circuits)
     banks = {one.bank for one in scores}
     found = [online.finding(one) for one in scores if one.request in requests]
-    return found + [online.finding(b) for b in witnesses.bands if b.bank in banks and b.request in requests]
+    return found + [online.finding(c) for c in witnesses.circuits if c.bank in banks and c.request in requests]
 
 
 def _bank_of(home: Path) -> str | None:
@@ -207,28 +208,10 @@ def export(
 
 
 def _export_online(home: Path, out: Path, requests: set[str]) -> None:
-    """Copy openings of online scores, the models, holders' keys, and all receipts: they show who made the models."""
-    source, target = home / ONLINE_FOLDER, out / ONLINE_FOLDER
-    count = 0
+    """Copy openings of online scores and decisions, models, holders' keys, and receipts: they show who made them."""
     try:
         out.mkdir(mode=0o700, parents=True)
-        target.mkdir(parents=True)
-        pools = set()
-        for path in source.glob("*.json"):
-            if requests:
-                record = OnlineRecord.parse(path.read_bytes())
-                if record.request not in requests:
-                    continue
-                pools.add("" if record.labels is None else record.labels.pool)
-            for file in source.glob(f"{path.stem}.*"):
-                shutil.copy2(file, target / file.name)
-            count += 1
-        for name in (MODELS, KEYS):
-            shutil.copytree(source / name, target / name)
-        (target / POOLS).mkdir()
-        for path in (source / POOLS).glob("*"):
-            if not requests or PoolRecord.parse(path.read_bytes()).opening.id in pools:
-                shutil.copy2(path, target / POOLS / path.name)
+        count = _copy_openings(home / ONLINE_FOLDER, out / ONLINE_FOLDER, requests)
         if (home / FOLDER / "receipts").is_dir():
             shutil.copytree(home / FOLDER / "receipts", out / FOLDER / "receipts")
         (out / FOLDER).mkdir(exist_ok=True)
@@ -236,6 +219,29 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}: {error.filename}") from error
     console().print(f"written: {out!s}, openings of {count} parts of scores. Whoever has it can decrypt those.")
+
+
+def _copy_openings(source: Path, target: Path, requests: set[str]) -> int:
+    """Copy the openings of these requests (empty: of all) with what they need; return of how many parts they are."""
+    target.mkdir(parents=True)
+    pools, count = set(), 0
+    for path in source.glob("*.json"):
+        if requests:
+            record = record_of(path.read_bytes())
+            if record.request not in requests:
+                continue
+            pools.add("" if record.labels is None else record.labels.pool)
+        for file in source.glob(f"{path.stem}.*"):
+            shutil.copy2(file, target / file.name)
+        count += 1
+    for name in (MODELS, DECISIONS, KEYS):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+    (target / POOLS).mkdir()
+    for path in (source / POOLS).glob("*"):
+        if not requests or PoolRecord.parse(path.read_bytes()).opening.id in pools:
+            shutil.copy2(path, target / POOLS / path.name)
+    return count
 
 
 def _add_data(home: Path, folder: Path) -> None:

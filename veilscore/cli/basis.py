@@ -58,18 +58,15 @@ def list_bases(*, home: HomeOption = None, federation: FederationOption = None, 
     """List what a holder may be asked for without single consents, by whom it was signed, and until when."""
     own = find_home(home, federation, party)
     today = utc_today()
-    rows = [
-        (
-            one.basis.bank,
-            one.basis.decision,
-            f"{one.basis.bits:g}",
-            one.basis.ends.isoformat() if today <= one.basis.ends else f"ended {one.basis.ends.isoformat()}",
-            one.basis.population,
-            one.basis.legal_ground,
-            ", ".join(sorted(one.signatures)),
-        )
-        for one in filed(own)
-    ]
+    rows = []
+    for bank, decision, signed in filed(own):
+        if signed is None:
+            rows.append((bank, decision, "", "damaged: withdraw it, or file it again", "", "", ""))
+            continue
+        one, ends = signed.basis, signed.basis.ends.isoformat()
+        until = ends if today <= one.ends else f"ended {ends}"
+        by = ", ".join(sorted(signed.signatures))
+        rows.append((bank, decision, f"{one.bits:g}", until, one.population, one.legal_ground, by))
     heads = ("bank", "decision", "bits", "until", "population", "legal ground", "signed by")
     console().print(table(str(own / FOLDER), heads, rows))
 
@@ -85,7 +82,8 @@ def withdraw(
 ) -> None:
     """End a basis at once."""
     own = find_home(home, federation, party)
-    if (bank, decision) not in {(one.basis.bank, one.basis.decision) for one in filed(own)}:
+    path = path_of(own, bank, decision)
+    if any(Path(name).name != name for name in (bank, decision)) or not path.is_file():
         raise ConfigError(f"no basis of {bank[:60]} for {decision[:60]}; `veilscore basis list` shows what there is")
-    path_of(own, bank, decision).unlink()
+    path.unlink()  # whatever it says: a damaged one, which nothing goes by, ends too
     console().print(f"the basis of {bank} for {decision} ended")

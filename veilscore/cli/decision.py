@@ -12,7 +12,7 @@ from veilscore.models.decided import FILE, FiledDecision, load_decision
 from veilscore.models.decision_check import Measured, check
 from veilscore.models.filed import load_model
 from veilscore.models.stability import EXPECTED, load_expected
-from veilscore.models.versions import versions
+from veilscore.models.versions import roll_back, versions
 from veilscore.terms.decision import NONE, DecisionModel, KnockOut, parse_decision
 from veilscore.terms.settings import read_text
 
@@ -93,6 +93,22 @@ def show_decision(
     out.print(table("Versions of models", ("measure", "model", "kind", "hash", "holders with a part"), rows))
     filings = [(one.job_id, moment(one.filed_s), "in use" if one.in_use else "") for one in versions(own, name)]
     out.print(table("Versions of the decision", ("job", "filed", ""), filings))
+
+
+@app.command("rollback", epilog="Example: veilscore decision rollback proactive-limit --home /srv/bank")
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of the decision: the name of the job that filed it.")],
+    *,
+    to: Annotated[str | None, typer.Option("--to", help="Id of the job whose version; default the one before.")] = None,
+    home: HomeOption = None,
+    federation: FederationOption = None,
+) -> None:
+    """Put an earlier version of a decision to use at the bank; holders keep all and go by the one that it names."""
+    own = find_home(home, federation)
+    load_decision(own, name)  # not a model of this name
+    done = roll_back(own, name, to)
+    in_use = load_decision(own, name)
+    console().print(f"{name}: the version of {done.job_id} is in use, hash {in_use.sha256.hex()}", soft_wrap=True)
 
 
 def _show_form(decision: DecisionModel) -> None:

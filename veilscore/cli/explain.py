@@ -50,6 +50,7 @@ _SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("score_batch", {"model": "card", "output": "exact"}),
     ("decide", {"decision": "limit", "outcomes": 8}),
     ("decide", {"decision": "alarm", "watch": True, "outcomes": 3}),
+    ("size_decision", {"decision": "limit"}),
     ("score_batch", {"model": "card", "output": "band", "bands": {"A": 600, "B": 550, "C": 500}}),
     ("write_model", {"columns": {"tax": {"turnover": {"edges": [0], "points": [0, 1]}}}}),
     ("file_decision", {"decision": _DECISION}),

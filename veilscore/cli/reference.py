@@ -126,6 +126,7 @@ ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, outpu
   model_sha256: *digest}
 Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
   last: alarm-6652f0a1-9f86d081884c7d65}
+SizeDecision: {decision: proactive-limit, decision_sha256: *digest}
 ScreenFeatures: {max_columns: 40}
 MineRules: {segments: 4}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}

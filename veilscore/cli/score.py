@@ -3,6 +3,7 @@
 import math
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,8 +14,9 @@ from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
-from veilscore.release.issuer import set_aside, spellings, token_for
+from veilscore.release.token_choice import asks_of, set_aside, spellings, token_for
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
+from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import SCORE_ONLINE
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
@@ -93,7 +95,9 @@ def answer_to(
     if consent is not None:
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
-        kept = token_for(own, spellings(request.firm_id), time.time(), task, request.purpose)
+        bank, now_s = load_node_config(own).name, time.time()
+        asks = partial(asks_of, own, bank, request.model, request.purpose, now_s, task)
+        kept = token_for(own, spellings(request.firm_id), now_s, task, asks, purpose=request.purpose)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:

@@ -260,7 +260,7 @@ def consents(visit: Visit) -> Response:
         required=config.policy.consent == "required",
         lists=lists,
         said=said,
-        bases=[(one.basis, sorted(one.signatures)) for one in filed(home.path)],
+        bases=filed(home.path),
         today=utc_today(),
     )
 

@@ -15,6 +15,7 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 
 SCORES_FILE = "scores.csv"
+_DECISION = "decision.json"  # of `models.decided`, whose models load compiled kernels
 _KEPT = {".json", ".npz", ".csv", ".parquet"}
 
 
@@ -63,9 +64,11 @@ def _consent(folder: Path) -> str:
 
 
 def _model(folder: Path, kept: Path, job: Job) -> str:
-    """Return the hash of the model made or applied, where this party sees it."""
+    """Return the hash of the model made or applied, or of the decision filed, where this party sees it."""
     if job.task.startswith("train"):
         return str((_json(folder / "model.json") or {}).get("sha256", ""))
+    if filed := _json(kept / _DECISION):
+        return str(filed.get("sha256", ""))
     seen = _json(folder / "scored.json") or {}
     return str(seen.get("model") or (_json(kept / "model.json") or {}).get("sha256", ""))
 

@@ -1,4 +1,4 @@
-"""Which job filed a version of a decision at a party, by the party's own ledger of jobs."""
+"""Which job filed a version of a model or decision at a party, for which bank, by the party's own ledger of jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from pathlib import Path
 from veilscore.errors import ConfigError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision
-from veilscore.models.versions import versions
+from veilscore.models.versions import in_use, versions
 from veilscore.terms.decision import FileDecision
 from veilscore.terms.job import Job
+
+
+def made_for(home: Path, ledger: Ledger, name: str, folder: Path) -> str | None:
+    """Return the bank whose job made the version of a model in a folder (of `versions.with_map`); None if unknown.
+
+    What was never filed as a version, or earlier, counts as of the newest job of its name.
+    """
+    job_id = in_use(home).get(name, "") if folder == home / "models" / name else folder.name
+    entry = ledger.get(job_id)
+    if entry is None:
+        named = [one for one in ledger.entries() if one.job.name == name and one.status == "accepted"]
+        entry = named[-1] if named else None
+    return None if entry is None else entry.job.bank
 
 
 def filed_by(

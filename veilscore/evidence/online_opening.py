@@ -1,51 +1,34 @@
-"""What bank and holders keep of online scores so that an auditor can run the bank's role again (docs/adr/0017).
+"""What bank and holders write down of online scores and decisions so that an auditor can run the bank's role again.
 
-    HOME/audit/online/PLACE.json         of one spare that was used: seed, model, what was asked and opened (secret)
-                      PLACE.reply        what the holder had answered with the spare
-                      COMMITMENT.spare   what it had sent for spares that were made together; of unused ones this alone
-                      pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
-                      models/HASH.json   models that were evaluated
-                      keys/HASH          holders' public keys
-
-PLACE is the commitment; of one of several spares that were made together, with its number behind it (`place_of`). A
-commitment goes to the holder before it answers under it. Before it opens, the holder logs it with the digests of the
-messages between the two (`ShareOpened`, `BandOpened`). The bank's files are written after the response has left,
-without waiting for the disk: a score whose file a crash or the bound on disk took cannot be audited, and is shown so.
+Source: docs/adr/0017. A commitment goes to the holder before it answers under it. Before it opens, the holder logs it
+with the digests of the messages between the two (`LOGGED`). The bank's records (`veilscore.evidence.online_archive`)
+are written after the response has left, without waiting for the disk: a score whose file a crash or the bound on disk
+took cannot be audited, and is shown so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import os
 import re
 import secrets
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from google.protobuf.message import Message
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
-from veilscore.errors import EvidenceError, MessageError, StateError
-from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, canonical, digest
+from veilscore.errors import EvidenceError, MessageError
+from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, digest
 from veilscore.evidence.opening import software
-from veilscore.files.private import private_folder
 from veilscore.terms.bands import MAX_STEPS
-from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import SEED_BYTES
 
-FOLDER, MODELS, KEYS, POOLS = "audit/online", "models", "keys", "pools"
 COMMITMENT_BYTES = 32
 _DOMAIN = b"veilscore/1 online opening\0"
-_DAY_S = 86400.0
-_ROOM = 0.9  # of the bound that is left when it was passed: files are looked through seldom
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGESTS = ("model", "commitment", "keys", "bands", "decision")  # of what holders log, where they are there
 Hex = Annotated[str, Field(max_length=1 << 20, pattern=r"^([0-9a-f]{2})*$")]
@@ -58,6 +41,7 @@ class OnlineOpening(Document):
     use : what it is for, a spare or a pool of transfers; `id` is that of the spare or pool.
     seed : of all that the bank draws for it; never of another.
     software : versions that the same bytes need.
+    n_spares : how many are made together under it; a form without it, as of earlier versions, is of one.
     """
 
     kind: Literal["online_opening"] = "online_opening"
@@ -67,6 +51,14 @@ class OnlineOpening(Document):
     id: Text
     seed: Digest = Field(repr=False)
     software: dict[Text, Text]
+    n_spares: int = Field(default=1, ge=1, le=1 << 16)
+
+    @model_serializer(mode="wrap")
+    def _form(self, form: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = form(self)
+        if self.n_spares == 1:
+            del body["n_spares"]
+        return body
 
     @property
     def commitment(self) -> bytes:
@@ -80,11 +72,11 @@ class OnlineOpening(Document):
 
 
 class LabelsKept(Document):
-    """What the bank asked the lead of a band for.
+    """What the bank asked the lead of a band or decision for.
 
-    pool, circuit : id of the pool, and which of its circuits.
-    choices : bits of its share, each xor the random bit of its transfer.
-    own_codes : the bank's own codes, 2 bytes each: its share follows from them.
+    pool, circuit : id of the pool, and which of its circuits; of a decision the first of them.
+    choices : bits of what it puts in, each xor the random bit of its transfer.
+    own_codes : of a band the bank's own codes, 2 bytes each: its share follows from them.
     """
 
     pool: Text
@@ -93,40 +85,76 @@ class LabelsKept(Document):
     own_codes: Hex = Field(repr=False)
 
 
-class OnlineRecord(Document):
+class _Kept(Document):
+    """Base of what the bank keeps of what one holder opened.
+
+    request : id as the holder knows it.
+    purpose, on_missing, fresh : as in the EncryptRecord; of the firm and its consent nothing is kept.
+    parties, share_keys : with whom the holder was to open, and with which keys, as in the OpenPartial.
+    labels : at the lead of a band or decision.
+    """
+
+    request: Text
+    purpose: Text
+    on_missing: Text
+    fresh: bool
+    parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
+    share_keys: dict[Party, Digest]
+    labels: LabelsKept | None
+
+
+class OnlineRecord(_Kept):
     """What was opened for one score at one holder.
 
     opening : of the spare that was used.
-    n_spares, spare : how many were made with it; its id, where that is not the opening's, as there are several.
-    request, model : id as the holder knows the request; SHA-256 of the model.
+    model : SHA-256 of the model.
     own_codes : the bank's own codes, 2 bytes each, where its replies follow from them: for trees.
-    purpose, on_missing, fresh, bands, steps : as in the EncryptRecord; of the firm and its consent nothing is kept.
-    parties, share_keys : with whom the holder was to open, and with which keys, as in the OpenPartial.
-    labels : at the lead of a band.
+    bands, steps : as in the EncryptRecord.
     """
 
     kind: Literal["online_record"] = "online_record"
     opening: OnlineOpening
-    request: Text
     model: Digest
     own_codes: Hex = Field(repr=False)
-    purpose: Text
-    on_missing: Text
-    fresh: bool
     bands: DigestOrNone
     steps: Annotated[tuple[int, ...], Field(max_length=MAX_STEPS)]
-    parties: Annotated[tuple[Party, ...], Field(max_length=1000)]
-    share_keys: dict[Party, Digest]
-    labels: LabelsKept | None
-    spare: str = Field(default="", max_length=200)
-    n_spares: int = Field(default=1, ge=1, le=1 << 16)
 
-    def to_bytes(self) -> bytes:
-        """Return the canonical form; of a spare that was made alone it is that of earlier versions."""
-        body = self.model_dump(mode="json")
-        if self.n_spares == 1:
-            del body["spare"], body["n_spares"]
-        return canonical(body)
+    @property
+    def openings(self) -> tuple[OnlineOpening, ...]:
+        """Return the openings of all spares that were used."""
+        return (self.opening,)
+
+
+class DecisionRecord(_Kept):
+    """What was opened for one decision at one holder.
+
+    spares : measure -> opening of its spare, of the measures in which the holder has encrypted cells.
+    decision : SHA-256 of the decision.
+    own_codes : measure -> the bank's own codes, 2 bytes each.
+    bound : index that its own columns and knock-outs allowed the firm.
+    """
+
+    kind: Literal["online_decision"] = "online_decision"
+    spares: dict[Text, OnlineOpening]
+    decision: Digest
+    own_codes: dict[Text, Hex] = Field(repr=False)
+    bound: int = Field(ge=0, repr=False)
+
+    @property
+    def openings(self) -> tuple[OnlineOpening, ...]:
+        """Return the openings of all spares that were used."""
+        return tuple(self.spares.values())
+
+
+def record_of(data: bytes) -> OnlineRecord | DecisionRecord:
+    """Read what was kept of a score or a decision; EvidenceError where it is neither."""
+    of_decision = b'"kind":"online_decision"' in data
+    return DecisionRecord.parse(data) if of_decision else OnlineRecord.parse(data)
+
+
+def decision_name(request: str, holder: str) -> str:
+    """Return under which name the bank keeps what a holder opened of a decision."""
+    return digest(f"veilscore/1 decision {request} {holder}".encode())
 
 
 class PoolRecord(Document):
@@ -137,22 +165,22 @@ class PoolRecord(Document):
     made: Hex
 
 
-def place_of(commitment: str, spare_id: str) -> str:
-    """Return the name of the files of one spare: of several that were made together each has its number."""
-    number = spare_id.rpartition(".")[2] if "." in spare_id else ""
-    return f"{commitment}.{number}" if number.isdecimal() else commitment
-
-
 @functools.cache
 def software_online() -> dict[str, str]:
     """Return the versions of what computes here, the encryption library included."""
     return {**software(), "tenseal": importlib.metadata.version("tenseal")}
 
 
-def draw_opening(bank: str, holder: str, use: Use, ident: str) -> OnlineOpening:
+def draw_opening(bank: str, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
     """Draw the opening of one reply, before the holder is asked."""
-    seed = secrets.token_hex(SEED_BYTES)
-    return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software_online())
+    seed, software = secrets.token_hex(SEED_BYTES), software_online()
+    return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software, n_spares=n_spares)
+
+
+def place_of(commitment: str, spare_id: str) -> str:
+    """Return under which name the bank keeps a spare that was used: of several made together, with its number."""
+    number = spare_id.rpartition(".")[2] if "." in spare_id else ""
+    return f"{commitment}.{number}" if number.isdecimal() else commitment
 
 
 def check_commitment(commitment: bytes, bank: str) -> None:
@@ -244,13 +272,22 @@ class BandOpened(OpeningLogged):
     bands: str
 
 
+class SpareLogged(Document):
+    """What a holder logs of the spare of one measure, as `ShareOpened` of a score's."""
+
+    part: Hex
+    spare: Text
+    keys: Digest
+    commitment: Digest
+
+
 @dataclass(frozen=True, kw_only=True)
 class PartsOpened(OpeningLogged):
     """What a holder logs before its parts of a decision leave it; `commitment` is empty.
 
     decision : SHA-256, as the bank told it and as it is filed here.
-    parts : JSON, measure -> part, spare, keys and commitment as of `ShareOpened`, where cells were encrypted. Messages
-        of its spare stand under their kind and the name of the measure.
+    parts : JSON, measure -> `SpareLogged`, where cells were encrypted. Messages of its spare stand under their kind and
+        the name of the measure.
     """
 
     kind = "decision_part_opened"
@@ -258,6 +295,23 @@ class PartsOpened(OpeningLogged):
     parts: str
     named: str = ""
     purpose: str = ""
+
+    @classmethod
+    def read(cls, holder: str, body: Mapping[str, Any]) -> Self:
+        """Read an entry; EvidenceError also where what it says of spares cannot be read."""
+        found = super().read(holder, body)
+        found.spares  # noqa: B018 - it checks
+        return found
+
+    @property
+    def spares(self) -> dict[str, SpareLogged]:
+        """Return what was logged of each measure's spare; EvidenceError if it cannot be read."""
+        try:
+            return _SPARES.validate_json(self.parts)
+        except ValueError as error:
+            raise EvidenceError(
+                f"{self.holder}'s log holds unreadable parts of a decision", party=self.holder
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,111 +324,7 @@ class DecisionOpened(OpeningLogged):
     decision: str
 
 
-# --- what the bank keeps ---------------------------------------------------------------------------------------------
-
-
-class OnlineArchive:
-    """Keeps the bank's files for audits of online scores up to a bound, beyond which the oldest go.
-
-    home : of the bank.
-    rules : `audit` in node.yaml: days, and online_mb together.
-    """
-
-    def __init__(self, home: Path, rules: AuditRules) -> None:
-        self._folder, self._rules = home / FOLDER, rules
-        self._max_bytes = rules.online_mb << 20
-        self._size = 0
-        self._lock = threading.RLock()
-
-    def start(self) -> None:
-        """Forget what is too old, and what spares that died with the process before had been sent."""
-        if not self._folder.is_dir():
-            return
-        used = {path.name.partition(".")[0] for path in self._folder.glob("*.json")}
-        for path in self._folder.glob("*.spare"):
-            if path.stem not in used:
-                path.unlink(missing_ok=True)
-        self._forget()
-
-    def keep_spare(self, opening: OnlineOpening, prepared: pb.PreparedSpare, keys: bytes) -> None:
-        """Keep what a holder sent for a spare, and its public keys; StateError if the disk does not take it."""
-        if self._max_bytes:
-            path = self._folder / KEYS / digest(keys)
-            with self._lock:
-                self._write(f"{opening.commitment.hex()}.spare", prepared.SerializeToString())
-                if path.exists():
-                    path.touch()
-                else:
-                    self._write(f"{KEYS}/{path.name}", keys)
-                if self._size > self._max_bytes:
-                    self._forget()
-
-    def keep_pool(self, opening: OnlineOpening, made: pb.MadePool) -> None:
-        """Keep what an auditor needs of a pool; StateError if the disk does not take it."""
-        if self._max_bytes:
-            record = PoolRecord(opening=opening, made=made.SerializeToString().hex())
-            with self._lock:
-                self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
-
-    def keep(self, record: OnlineRecord, reply: Message, save_model: Callable[[Path], object]) -> None:
-        """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
-        if not self._max_bytes:
-            return
-        path = self._folder / MODELS / f"{record.model}.json"
-        name = place_of(record.opening.commitment.hex(), record.spare)
-        with self._lock:
-            if not path.exists():
-                _make(path.parent)
-                save_model(path)
-            self._write(f"{name}.reply", reply.SerializeToString())
-            self._write(f"{name}.json", record.to_bytes())
-
-    def _write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
-        path = self._folder / name
-        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        try:
-            try:
-                descriptor = os.open(part, flags, 0o600)
-            except FileNotFoundError:  # looking at each folder above takes longer than the file itself
-                _make(path.parent)
-                descriptor = os.open(part, flags, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(part, path)  # noqa: PTH105 - as above
-        except OSError as error:
-            raise _failed(path, error) from error
-        self._size += len(data)
-
-    def _forget(self) -> None:
-        """Delete what is too old, and the oldest until there is room."""
-        with self._lock, contextlib.suppress(OSError):
-            oldest_s = time.time() - self._rules.days * _DAY_S
-            folders = self._folder, self._folder / KEYS, self._folder / POOLS
-            files = [p for folder in folders for p in folder.glob("*") if p.is_file()]
-            found = sorted((stat.st_mtime, stat.st_size, path) for path in files for stat in (path.stat(),))
-            self._size = sum(size for _, size, _ in found)
-            bound = self._max_bytes if self._size <= self._max_bytes else int(_ROOM * self._max_bytes)
-            for time_s, size, path in found:
-                if time_s >= oldest_s and self._size <= bound:
-                    break
-                if time_s < oldest_s or path.parent == self._folder:
-                    path.unlink(missing_ok=True)
-                    self._size -= size
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and those above it, for the owner alone."""
-    try:
-        if not folder.parent.is_dir():
-            _make(folder.parent)
-        private_folder(folder)
-    except OSError as error:
-        raise _failed(folder, error) from error
-
-
-def _failed(path: Path, error: OSError) -> StateError:
-    return StateError(
-        f"cannot keep what an auditor needs of an online score at {path}: {error.strerror}; free space, or keep less "
-        "(audit in node.yaml)"
-    )
+PartOpened = ShareOpened | PartsOpened
+CircuitOpened = BandOpened | DecisionOpened
+LOGGED: tuple[type[PartOpened | CircuitOpened], ...] = (ShareOpened, PartsOpened, BandOpened, DecisionOpened)
+_SPARES = TypeAdapter(dict[str, SpareLogged])

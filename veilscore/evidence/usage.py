@@ -16,8 +16,9 @@ from typing import Any
 from veilscore.errors import EvidenceError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.online_opening import ShareOpened
-from veilscore.release.ledger import BATCH, EVALUATION, LEDGER, ReleaseLedger
+from veilscore.evidence.online_opening import PartsOpened, ShareOpened
+from veilscore.release.ledger import BATCH, EVALUATION, LEDGER, WATCH, ReleaseLedger
+from veilscore.terms.decide import Decide
 from veilscore.terms.privacy import total
 from veilscore.terms.settings import parse_json
 from veilscore.wire.protocol import Charge
@@ -67,8 +68,9 @@ class _Counted:
             charge = Charge(entry["opening"], entry["rows"], float(entry["mu2"]))
             self.charges[entry["job_id"]].append(charge)
             self.last[entry["job_id"]] = (month, entry["bank"])
-        elif entry.get("kind") == ShareOpened.kind:
-            purpose, model = entry.get("purpose") or NOT_NOTED, entry.get("named") or str(entry["model"])[:12]
+        elif (kind := entry.get("kind")) in {ShareOpened.kind, PartsOpened.kind}:
+            sha256 = str(entry["model" if kind == ShareOpened.kind else "decision"])
+            purpose, model = entry.get("purpose") or NOT_NOTED, entry.get("named") or sha256[:12]
             self.add(month, entry["bank"], purpose, model, singles=1)
 
 
@@ -96,14 +98,15 @@ def usage(home: Path) -> tuple[Use, ...]:
                 job_id, rows = one.reference.split("/")[1], int(one.rows.size or one.firms.size)
                 if one.kind == EVALUATION:
                     counted.add(month_of(one.at_s), one.bank, *_named(jobs, job_id), held_out=rows)
-                elif one.kind == BATCH:
+                elif one.kind in {BATCH, WATCH}:
                     counted.add(month_of(one.at_s), one.bank, *_named(jobs, job_id), batches=1, firms=rows)
     return tuple(sorted(counted.uses.values()))
 
 
 def _named(jobs: Ledger, job_id: str) -> tuple[str, str]:
-    """Return purpose and model of a job: of a batch the model that it applied, else its own name."""
+    """Return purpose and model of a job: of a batch the model or decision that it applied, else its own name."""
     known = jobs.get(job_id)
     if known is None:
         return NOT_NOTED, job_id[:40]
-    return known.job.purpose, str(getattr(known.job.parameters, "model", known.job.name))
+    p = known.job.parameters
+    return known.job.purpose, p.decision if isinstance(p, Decide) else str(getattr(p, "model", known.job.name))

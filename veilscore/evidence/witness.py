@@ -9,13 +9,15 @@ from typing import Any
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import scan
-from veilscore.evidence.online_opening import BandOpened, ShareOpened
+from veilscore.evidence.online_opening import LOGGED, BandOpened, CircuitOpened, DecisionOpened, PartOpened
 from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepBound, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.terms.job import Job
 from veilscore.terms.settings import parse_json
 
 Attempt = tuple[str, int]
+_OF_KIND = {kind.kind: kind for kind in LOGGED}
+_MAKING = frozenset({"evaluate", "choose", "write", "file"})  # steps that end with a model or decision
 
 
 def _body(data: bytes, party: str) -> dict[str, Any]:
@@ -45,29 +47,28 @@ class Witnesses:
         self.bound: dict[str, dict[Attempt, str]] = {}
         self.begun: dict[str, dict[Attempt, set[str]]] = {}
         self.charged: dict[str, dict[Attempt, tuple[int, str]]] = {}
-        self._opened: dict[tuple[str, bytes], ShareOpened] = {}  # by party and entry: a log may be given twice
-        self._bands: dict[tuple[str, bytes], BandOpened] = {}
+        self._opened: dict[tuple[str, bytes], PartOpened | CircuitOpened] = {}  # by party, entry: a log may come twice
         self._made: dict[str, str] = {}
         self._in_job: dict[str, set[str]] = {}
         self.parties: set[str] = set()
 
     @property
-    def opened(self) -> list[ShareOpened]:
-        """Return the parts of online scores that holders opened."""
-        return list(self._opened.values())
+    def opened(self) -> list[PartOpened]:
+        """Return the parts of online scores and decisions that holders opened."""
+        return [one for one in self._opened.values() if not isinstance(one, (BandOpened, DecisionOpened))]
 
     @property
-    def bands(self) -> list[BandOpened]:
-        """Return the bands of single firms that leads opened."""
-        return list(self._bands.values())
+    def circuits(self) -> list[CircuitOpened]:
+        """Return the circuits of single firms that leads opened, of bands and of decisions."""
+        return [one for one in self._opened.values() if isinstance(one, (BandOpened, DecisionOpened))]
 
     def made_in(self, job_id: str) -> str | None:
-        """Return the SHA-256 of the model that a job made by the bank's statement."""
+        """Return the SHA-256 of the model or decision that a job made by the bank's statement."""
         return self._made.get(job_id)
 
     @property
-    def trained(self) -> dict[str, dict[str, frozenset[str]]]:
-        """Return, by SHA-256 of a model, the jobs that made it by the bank's statement, with the parties of each."""
+    def made_by(self) -> dict[str, dict[str, frozenset[str]]]:
+        """Return, by SHA-256 of a model or decision, the jobs that made it as the bank states, with their parties."""
         found: dict[str, dict[str, frozenset[str]]] = {}
         for job_id, model in self._made.items():
             found.setdefault(model, {})[job_id] = frozenset(self._in_job[job_id])
@@ -100,10 +101,8 @@ class Witnesses:
                 self.answered.setdefault(answer.job_id, set()).add(answer.request)
             elif kind == "job":
                 self._state(head.party, JobStatement.parse(data))
-            elif kind == ShareOpened.kind:
-                self._opened[head.party, data] = ShareOpened.read(head.party, body)
-            elif kind == BandOpened.kind:
-                self._bands[head.party, data] = BandOpened.read(head.party, body)
+            elif isinstance(kind, str) and kind in _OF_KIND:
+                self._opened[head.party, data] = _OF_KIND[kind].read(head.party, body)
             elif kind == "step_bound":
                 bound = StepBound.parse(data)
                 self.bound.setdefault(bound.job_id, {})[bound.step, bound.attempt] = bound.commitment
@@ -142,8 +141,8 @@ class Witnesses:
         if statement.party != party:
             raise EvidenceError(f"{party}'s log holds a statement of {statement.party}", party=party)
         self._in_job.setdefault(statement.job_id, set()).add(party)
-        trained = any(entry.step in {"evaluate", "choose"} for entry in statement.steps)
-        if statement.role == "bank" and statement.model and trained:
+        makes = any(entry.step in _MAKING for entry in statement.steps)
+        if statement.role == "bank" and statement.model and makes:
             self._made[statement.job_id] = statement.model
 
     def _add(self, party: str, entry: StepEntry) -> None:

@@ -32,7 +32,7 @@ _PIECES = 256  # calls or replies of one message
 O = TypeVar("O", bound=Message)  # noqa: E741 - one call or one reply
 
 
-class Line(Interface):
+class BothWays(Interface):
     """A stream to a peer, one message a turn."""
 
     async def write(self, data: bytes) -> None:
@@ -91,7 +91,7 @@ class Batches:
     begin : opens a stream.
     """
 
-    def __init__(self, begin: Callable[[], Line], member: Member) -> None:
+    def __init__(self, begin: Callable[[], BothWays], member: Member) -> None:
         self._begin, self._member = begin, member
         self._stream: _Stream | None = None
 
@@ -105,7 +105,7 @@ class Batches:
 class _Stream:
     """One stream, until it ends; calls without a reply then fail with what ended it."""
 
-    def __init__(self, line: Line, member: Member) -> None:
+    def __init__(self, line: BothWays, member: Member) -> None:
         self._line, self._member = line, member
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[wire_pb2.OneReply]] = {}
@@ -169,7 +169,7 @@ async def serve(
 ) -> None:
     """Answer the calls of one stream until it ends; those that run then are given up, as there is no caller any more.
 
-    receive, write : of the stream, as of a `Line`.
+    receive, write : of the stream, as of a `BothWays`.
     read : checks the caller, then parses a message.
     answer : checks and answers one call; it raises nothing.
     """

@@ -222,7 +222,7 @@ class GrpcServer:
 
 
 class GrpcLine:
-    """A stream of messages both ways (`batches.Line`)."""
+    """A stream of messages both ways (`batches.BothWays`)."""
 
     def __init__(self, call: Any, failures: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         self._call, self._failures = call, failures

@@ -1,7 +1,8 @@
 """Serves HTTP over TLS 1.3 by uvicorn, for the bank's door and for the console (their extras).
 
 uvicorn gives no client certificate to an application and waits for ever for a request's first lines; both are mended
-in `_Connection`. It is driven here without its own server, which would take the process's signals.
+in `_Connection`. It is driven here without its own server, which would take the process's signals and does not bound
+handshakes, as `TlsListener` does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -21,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from veilscore.errors import ConfigError
-from veilscore.fabric.connections import HANDSHAKE_S
+from veilscore.fabric.tls_listener import TlsListener
 
 _HEADER_BYTES = 16_384
 _IDLE_S = 75.0  # between the requests of a connection
@@ -36,7 +38,7 @@ class HttpsPlace:
     what : "door" or "console", which is also the section of node.yaml that errors name.
     certificate, key, passphrase : files of the server's certificate, with its chain, and of its key.
     clients : whether a client must show a certificate (CERT_REQUIRED) or may (CERT_OPTIONAL).
-    read_s : seconds for the first lines of a request; connections : at one time.
+    read_s : seconds for the first lines of a request; connections : at one time, of_one : with one client certificate.
     """
 
     what: str
@@ -48,6 +50,7 @@ class HttpsPlace:
     clients: ssl.VerifyMode = ssl.CERT_REQUIRED
     read_s: float = 10.0
     connections: int = 256
+    of_one: int = 256
 
 
 class _Connection(H11Protocol):
@@ -55,19 +58,28 @@ class _Connection(H11Protocol):
 
     read_s = 10.0
     most = 256
+    most_of_one = 256
+    of_certificate: Counter[bytes]  # connections that are open, of all clients that show one
+    certificate = b""
     malformed: Malformed = staticmethod(lambda text: ("text/plain; charset=utf-8", text.encode()))
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
-        self.app_state = {**self.app_state, "certificate": certificate}
-        if len(self.connections) > self.most:
+        self.certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+        self.app_state = {**self.app_state, "certificate": self.certificate}
+        if self.certificate:
+            self.of_certificate[self.certificate] += 1
+        if len(self.connections) > self.most or self.of_certificate[self.certificate] > self.most_of_one:
             transport.close()
         self._waits(waits=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._waits(waits=False)
+        if self.certificate:
+            self.of_certificate[self.certificate] -= 1
+            if not self.of_certificate[self.certificate]:
+                del self.of_certificate[self.certificate]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -117,12 +129,13 @@ class HttpsServer:
             h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_keep_alive=int(_IDLE_S),
         )
-        own: dict[str, Any] = {"read_s": place.read_s, "most": place.connections}
+        own: dict[str, Any] = {"read_s": place.read_s, "most": place.connections, "most_of_one": place.of_one}
+        own["of_certificate"] = Counter()
         if malformed is not None:
             own["malformed"] = staticmethod(malformed)
         self._kind = type("_Connection", (_Connection,), own)
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._listener: TlsListener | None = None
         self.port: int | None = None
 
     def trust(self, roots: bytes) -> None:
@@ -137,27 +150,21 @@ class HttpsServer:
     async def start(self) -> None:
         """Listen; ConfigError if the address cannot be bound."""
         self._config.load()
-        place = self._place
-        loop = asyncio.get_running_loop()
+        place, loop = self._place, asyncio.get_running_loop()
         self.tick()
+        self._listener = TlsListener(
+            self._tls, lambda: self._kind(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+        )
         try:
-            self._server = await loop.create_server(
-                lambda: self._kind(config=self._config, server_state=self._state, app_state={}, _loop=loop),
-                place.host,
-                place.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=HANDSHAKE_S,
-            )
+            self.port = self._listener.start(place.host, place.port)
         except OSError as error:
             raise _not_bound(place) from error
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, give running requests some time, close all."""
-        if self._server is None:
+        if self._listener is None:
             return
-        self._server.close()
+        await self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -166,7 +173,7 @@ class HttpsServer:
             task.cancel()
         for connection in list(self._state.connections):
             connection.transport.abort()
-        self._server = None
+        self._listener = None
 
 
 def _not_bound(place: HttpsPlace) -> ConfigError:

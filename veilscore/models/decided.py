@@ -23,6 +23,7 @@ from veilscore.terms.parameters import Name
 from veilscore.terms.settings import parse_json
 
 FILE = "decision.json"
+KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 DECISION, HAND_WRITTEN, TRAINED = "decision", "hand-written model", "trained model"  # what may be filed under a name
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -99,6 +100,22 @@ class FiledDecision(Pins):
     def holders_of(self, measure: str) -> tuple[str, ...]:
         """Return the holders that have a part in a measure."""
         return tuple(sorted(self.pins[measure].maps))
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Return the holders that have a part in any measure, by name."""
+        return tuple(sorted({holder for pin in self.pins.values() for holder in pin.maps} | set(self.knock_outs)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the measures in the order of the circuit: by name, and the knock-outs last where there are any."""
+        return (*sorted(self.pins), *([KNOCK_OUTS] if self.knock_outs else ()))
+
+    @property
+    def known_points(self) -> dict[str, tuple[str, ...]]:
+        """Return the holders that know their own points, by measure: of hand-written models and of knock-outs."""
+        found = {measure: self.holders_of(measure) for measure, pin in self.pins.items() if pin.written}
+        return found | ({KNOCK_OUTS: tuple(sorted(self.knock_outs))} if self.knock_outs else {})
 
     def save(self, folder: Path) -> None:
         """Write decision.json with its hash, whole or not at all."""

@@ -26,11 +26,12 @@ from google.protobuf.message import DecodeError
 from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import LabelsKept, OnlineArchive, OnlineRecord
+from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.online.bank_decision import BankDecisions, HeldDecision, OwnInputs, ask_of, asked_of, decided
+from veilscore.online.bank_kept import OpenedPart
 from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
 from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
@@ -366,34 +367,9 @@ class OnlineBank:
                 self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, of: _Request) -> None:
-        if of.model is None:
-            return
-        codes, artefact = of.own_codes.astype("<u2").tobytes().hex(), of.model.artefact
         for part, request in of.opens.values():
-            if part.spare is None:
-                continue
-            labels = None
-            if request.pool_id:
-                labels = LabelsKept(
-                    pool=request.pool_id,
-                    circuit=request.circuit,
-                    choices=request.choices_share.hex(),
-                    own_codes=codes,
-                )
-            record = OnlineRecord(
-                opening=part.spare.opening,
-                request=of.ask.request_id,
-                model=of.model.sha256.hex(),
-                own_codes=codes if of.model.trees else "",
-                purpose=of.ask.purpose,
-                on_missing=of.ask.on_missing,
-                fresh=part.fresh,
-                bands=of.ask.bands_hash.hex(),
-                steps=tuple(of.ask.step_limits),
-                parties=tuple(request.with_parties),
-                share_keys={party: key.hex() for party, key in request.share_key_ids.items()},
-                labels=labels,
-                spare=part.spare.spare_id if part.spare.n_spares > 1 else "",
-                n_spares=part.spare.n_spares,
-            )
-            self._archive.keep(record, part.reply, artefact.save)
+            opened = OpenedPart(of.ask, part, request)
+            if of.decision is not None:
+                opened.keep_decision(self._archive, *of.decision)
+            elif of.model is not None:
+                opened.keep_score(self._archive, of.model, of.own_codes)

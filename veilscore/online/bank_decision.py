@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
 from veilscore.models.versions import folders
 from veilscore.online.holder_decision import holders_of
-from veilscore.online.model import BankModel, BankModels, codes_of_features
+from veilscore.online.model import BankModel, BankModels, ModelSides, codes_of_features
 from veilscore.online.records import Records, RowValues, load_map
 from veilscore.online.response import unscored
 from veilscore.online.stock import BankStock
@@ -31,6 +31,8 @@ from veilscore.protocols.online_parts import Opened
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
+
+S = TypeVar("S", bound=ModelSides)
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,12 +53,6 @@ class HeldDecision:
     records: Mapping[str, Records]
     values: RowValues | None
     holders: tuple[str, ...] = ()
-
-    @property
-    def known(self) -> dict[str, tuple[str, ...]]:
-        """Return the holders that know their own points, by measure."""
-        found = {m: tuple(pin.maps) for m, pin in self.filed.pins.items() if pin.written}
-        return {**found, "knock_outs": tuple(self.filed.knock_outs)} if self.filed.knock_outs else found
 
 
 @dataclass(frozen=True, repr=False)
@@ -168,11 +164,18 @@ class BankDecisions:
         return int(bank_bound(held.filed.decision, self._node.name, columns, 1)[0])
 
 
+def measures_of(
+    trained: Mapping[str, S], written: Mapping[str, Scorecard], codes: Mapping[str, CodeArray]
+) -> tuple[dict[str, S], dict[str, int]]:
+    """Return trained models for one record, and the bank's own units of all measures, from its codes by measure."""
+    of_record = {measure: model.of_record(codes[measure]) for measure, model in trained.items()}
+    units = {measure: model.own_units(codes[measure]) for measure, model in of_record.items()}
+    return of_record, units | {m: int(model.own_units(codes[m])[0]) for m, model in written.items()}
+
+
 def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: float) -> MeasuresAsked:
     """Return what the bank's role takes for one decision."""
-    of_record = {measure: model.of_record(own.codes[measure]) for measure, model in held.models.items()}
-    units = {measure: model.own_units(own.codes[measure]) for measure, model in of_record.items()}
-    units |= {m: int(model.own_units(own.codes[m])[0]) for m, model in held.written.items()}
+    of_record, units = measures_of(held.models, held.written, own.codes)
 
     def make(holder: str, measure: str) -> Any:
         stock.spares.drop(holder, held.models[measure])  # what is in stock, if anything, the holder has lost
@@ -182,7 +185,7 @@ def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: floa
         decision=held.single,
         holders=held.holders,
         sides={measure: model.holders for measure, model in of_record.items()},
-        known=held.known,
+        known=held.filed.known_points,
         own=units,
         bound=own.bound,
         take_spare=lambda holder, measure: stock.spares.take(holder, held.models[measure]),

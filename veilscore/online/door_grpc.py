@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from pydantic import BaseModel
 
 from veilscore.errors import ConfigError
+from veilscore.fabric.connections import Callers
 from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unary
 from veilscore.online.door import DoorDesk, ProblemError
 from veilscore.online.door_callers import DoorCallers
@@ -48,6 +50,7 @@ class GrpcDoor:
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"key {key} of the door cannot be read: damaged, or a wrong passphrase") from error
         self._served: object = None
+        self._connections = Callers()
         limits = WireLimits(control_bytes=desk.door.most_bytes)
         self._server = GrpcServer(self._find, None, self._pems, limits, SERVICE)
         self.port: int | None = None
@@ -68,6 +71,10 @@ class GrpcDoor:
                 "port is in use, or the host is not this machine"
             ) from error
 
+    def cut_silent(self) -> int:
+        """Shut down connections that made no call, and return how many (`fabric.connections`)."""
+        return 0 if self.port is None else self._connections.cut_silent(self.port)
+
     async def stop(self, grace_s: float) -> None:
         """Give running requests some time, then close all connections."""
         await self._server.stop(grace_s)
@@ -84,26 +91,28 @@ class GrpcDoor:
         answers: dict[str, Unary] = {"Score": self._score, "Decide": self._decide, "Health": self._health}
         return (answers[name], None) if name in answers else None
 
+    def _seen(self, caller: Caller) -> bytes:
+        """Note that a connection says something, and return the certificate (DER) of its caller."""
+        certificate = ssl.PEM_cert_to_DER_cert(caller.certificate.decode())
+        self._connections.seen(hashlib.sha256(certificate).hexdigest(), caller.address)
+        return certificate
+
     async def _score(self, request: bytes, caller: Caller) -> bytes:
         async def read() -> dict[str, Any]:
             return _fields(door_pb2.ScoreAsked, request)
 
-        answer = partial(self._desk.score, _der(caller), read, caller.remaining_s)
+        answer = partial(self._desk.score, self._seen(caller), read, caller.remaining_s)
         return await _told(caller, answer, door_pb2.ScoreAnswer)
 
     async def _decide(self, request: bytes, caller: Caller) -> bytes:
         async def read() -> dict[str, Any]:
             return _fields(door_pb2.DecisionAsked, request)
 
-        answer = partial(self._desk.decide, _der(caller), read, caller.remaining_s)
+        answer = partial(self._desk.decide, self._seen(caller), read, caller.remaining_s)
         return await _told(caller, answer, door_pb2.DecisionReply)
 
     async def _health(self, _request: bytes, caller: Caller) -> bytes:
-        return await _told(caller, partial(self._desk.health, _der(caller)), door_pb2.HealthAnswer)
-
-
-def _der(caller: Caller) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(caller.certificate.decode())
+        return await _told(caller, partial(self._desk.health, self._seen(caller)), door_pb2.HealthAnswer)
 
 
 def _fields(kind: type[Message], data: bytes) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def _answer(problem: Problem, after_s: int = 0) -> Response:
     headers = dict(_NEVER_KEPT)
     if after_s:
         headers["retry-after"] = str(after_s)
-    if problem.kind in {"slow", "too-large", "wrong-type"}:
-        headers["connection"] = "close"  # what is left of the body is not read
+    if problem.kind in {"slow", "too-large", "wrong-type", "not-admitted"}:
+        headers["connection"] = "close"  # what is left of the body is not read; who is not admitted keeps no place
     return JSONResponse(problem.body(), problem.status, headers, media_type="application/problem+json")
 
 
@@ -115,6 +115,7 @@ class HttpDoor(HttpsServer):
             passphrase,
             read_s=door.read_s,
             connections=door.connections,
+            of_one=door.connections_of_one,
         )
         super().__init__(application(desk), place, _malformed)
 

@@ -58,6 +58,8 @@ class Door:
 
     async def _look(self) -> None:
         self._http.tick()
+        if self._grpc is not None and (n_cut := self._grpc.cut_silent()):
+            self._log.warning("silent connections cut", connections=n_cut)
         signature = self._callers.signature()
         if signature != self._trusted:
             self._http.trust(self._callers.roots())

@@ -239,9 +239,11 @@ class OnlineHolder:
             reasons = () if alone else self._reason_codes(origin, found)
             bits = EXACT_BITS if bands is None else bands.bits + _bits_of(origin, reasons)
             passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
-            if passed.used_up and found.known:  # by batches, which the bank cannot tell of a firm that is unknown
+            if passed.used_up:  # the same work for a firm that is unknown anyway: time would tell which
                 self._log.warning(
-                    "a firm is scored as unknown: its release budget is used up", firm=firm_digest(self._home, firm)
+                    "a firm is scored as unknown: its release budget is used up",
+                    firm=firm_digest(self._home, firm),
+                    known=found.known,
                 )
                 found = origin.records.unknown(found.data_time_s)
                 reasons = () if alone else self._reason_codes(origin, found)

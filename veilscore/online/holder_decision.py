@@ -20,12 +20,12 @@ from veilscore.arrays import CodeArray
 from veilscore.errors import IdError, MessageError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.filings import filed_by
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.models.decided import FiledDecision
+from veilscore.models.decided import KNOCK_OUTS, FiledDecision
 from veilscore.models.hand_written import WrittenPart
 from veilscore.models.versions import with_map
 from veilscore.online.records import FoundFirm, Origin, Origins, Records, load_map
 from veilscore.protocols.online_desks import HolderRecord
-from veilscore.protocols.online_measures import KNOCK_OUTS, RecordPart, SingleDecision
+from veilscore.protocols.online_measures import RecordPart, SingleDecision
 from veilscore.release.pseudonyms import firm_digest
 from veilscore.release.single import SingleGuard
 from veilscore.terms.decide import Decide
@@ -40,8 +40,7 @@ _KEPT = 64  # decisions
 
 def holders_of(filed: FiledDecision, job: Job) -> tuple[str, ...]:
     """Return the holders that have a part in a decision, in the order of the job that filed it; the lead is first."""
-    having = {holder for pin in filed.pins.values() for holder in pin.maps} | set(filed.knock_outs)
-    return tuple(holder for holder in job.holders if holder in having)
+    return tuple(holder for holder in job.holders if holder in filed.holders)
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,9 +124,11 @@ class HolderDecisions:
         token = self._guard.check_consent(request, bank, firm, decision.name, Decide.task, decision.bits)
         found = [await part.records.find(firm) for part in held.parts]
         passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits)
-        if passed.used_up and found[0].known:  # which the bank cannot tell of a firm that is unknown
+        if passed.used_up:  # the same work for a firm that is unknown anyway: time would tell which
             self._log.warning(
-                "a firm is decided on as unknown: its release budget is used up", firm=firm_digest(self._home, firm)
+                "a firm is decided on as unknown: its release budget is used up",
+                firm=firm_digest(self._home, firm),
+                known=found[0].known,
             )
             found = [p.records.unknown(f.data_time_s) for p, f in zip(held.parts, found, strict=True)]
             passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits)
@@ -159,9 +160,10 @@ class HolderDecisions:
 
     async def _held_of(self, filed: FiledDecision, job: Job, folder: Path) -> _Held:
         parts = []
-        for measure, pin in sorted(filed.pins.items()):
-            map_sha256 = pin.maps.get(self.name)
-            if map_sha256 is None:
+        for measure in filed.names:
+            pin = filed.pins.get(measure)
+            map_sha256 = None if pin is None else pin.maps.get(self.name)
+            if pin is None or map_sha256 is None:
                 continue
             own = await asyncio.to_thread(with_map, self._home, pin.model, map_sha256)
             if own is None:

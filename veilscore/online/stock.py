@@ -15,7 +15,8 @@ import structlog
 
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import PeerError, VeilscoreError
-from veilscore.evidence.online_opening import OnlineArchive, OnlineOpening, Use, draw_opening
+from veilscore.evidence.online_archive import OnlineArchive
+from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare, bank_spares, spares_together
@@ -170,9 +171,9 @@ class BankStock:
         self._refill: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=name)
 
-    def opening(self, holder: str, use: Use, ident: str) -> OnlineOpening:
+    def opening(self, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
         """Draw what the next reply to a holder is bound to."""
-        return draw_opening(self._name, holder, use, ident)
+        return draw_opening(self._name, holder, use, ident, n_spares)
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
         """Return the public keys of a holder, asked for once for each of its starts."""

@@ -39,7 +39,7 @@ from veilscore.protocols.decision_watch import BankLevels, LeadLevels
 from veilscore.protocols.scoring import HolderPart, bank_points_share, points_share, zero_share_keys
 from veilscore.protocols.tree_scoring import bank_tree_points_share, holder_tree_share
 from veilscore.v1 import score_pb2 as pb
-from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.wire.protocol import Charge, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 from veilscore.wire.randomness import secret_bytes
 
 _HASH_BYTES = _SEED_BYTES = 32
@@ -136,15 +136,7 @@ def bank_decide(
     levels : of a watch; takes the labels of this month's levels.
     Raises RefusedError where a holder refuses, with its reason.
     """
-    unknown, seeds = yield from _ask(session, request)
-    parts = []
-    both = zip(measures.items(), circuit.measures, strict=True)
-    for done, ((name, measure), in_circuit) in enumerate(both, start=1):
-        share = yield from measure.share(_in(session, name))
-        for holder, seed in seeds.items():
-            share = share - _mask(_in(session, name), holder, seed, request.n_rows, in_circuit.modulus).astype(np.int64)
-        parts.append(share)
-        yield Progress("measures under encryption", done, len(measures))
+    unknown, parts = yield from bank_totals(session, request, circuit, measures)
     steps = np.empty(request.n_rows, np.int64)
     which = np.empty(request.n_rows, np.int64) if circuit.tell_measure else None
 
@@ -169,6 +161,22 @@ def bank_decide(
     bits = circuit.bank_bits(parts, bound)
     yield from bank_evaluated(session, bits, circuit.gates(last=levels is not None), run, read, begin=begin)
     return Decided(steps, which, unknown)
+
+
+def bank_totals(
+    session: Session, request: DecisionRequest, circuit: DecisionCircuit, measures: Mapping[str, BankMeasure]
+) -> Protocol[tuple[dict[str, Mask | None], list[Integers]]]:
+    """Bank: announce a batch, and return the firms unknown to holders, and its share of each measure's totals."""
+    unknown, seeds = yield from _ask(session, request)
+    parts = []
+    both = zip(measures.items(), circuit.measures, strict=True)
+    for done, ((name, measure), in_circuit) in enumerate(both, start=1):
+        share = yield from measure.share(_in(session, name))
+        for holder, seed in seeds.items():
+            share = share - _mask(_in(session, name), holder, seed, request.n_rows, in_circuit.modulus).astype(np.int64)
+        parts.append(share)
+        yield Progress("measures under encryption", done, len(measures))
+    return unknown, parts
 
 
 def _ask(session: Session, request: DecisionRequest) -> Protocol[tuple[dict[str, Mask | None], dict[str, bytes]]]:
@@ -283,6 +291,19 @@ def holder_decide(session: Session, request: DecisionRequest, answer: DecisionAn
 
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
+    totals = yield from holder_totals(session, request, answer)
+    if totals is not None and answer.circuit is not None:
+        yield from _garble(session, request, answer.circuit, totals, answer.levels)
+    return request.n_rows
+
+
+def holder_totals(
+    session: Session, request: DecisionRequest, answer: DecisionAnswer, charge: Charge | None = None
+) -> Protocol[list[Words] | None]:
+    """Holder: answer a batch; the lead returns the holders' shares of each measure's totals, the others None.
+
+    charge : of what the lead will open, which holders write down before their shares leave; the lead does it itself.
+    """
     if answer.refusal or answer.circuit is None:
         yield Send(session.bank, pb.DecisionHolderRound1(accepted=False, reason=answer.refusal))
         raise RefusedError(f"decisions refused: {answer.refusal}", session=session.id, party=session.party)
@@ -300,12 +321,12 @@ def holder_decide(session: Session, request: DecisionRequest, answer: DecisionAn
         share = yield from measure.share(_in(session, name))
         share = share + _mask(_in(session, name), session.party, seed, request.n_rows, in_circuit.modulus)
         parts.append(_masked(_in(session, name), request, share, keys, in_circuit.modulus))
-    if session.party != session.lead:
-        yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(np.stack(parts)))
-    else:
-        totals = yield from _add_up(session, circuit, parts)
-        yield from _garble(session, request, circuit, totals, answer.levels)
-    return request.n_rows
+    if session.party == session.lead:
+        return (yield from _add_up(session, circuit, parts))
+    if charge is not None:
+        yield charge
+    yield from send_parts(session.lead, pb.BandHolderPartial, shares.shares_to_bytes(np.stack(parts)))
+    return None
 
 
 def _masked(

@@ -6,7 +6,7 @@ A step is 0 (none) or one of 1..n. A knock-out is a measure whose cut-offs are a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,12 +18,17 @@ from veilscore.crypto.circuits import constant, exceeds, from_bits, lookup, to_b
 from veilscore.crypto.garbled import Plain
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.params import SCORE_T
-from veilscore.models.decided import FiledDecision
+from veilscore.models.decided import KNOCK_OUTS, FiledDecision, Pin
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import MAX_LIMITS, BandCircuit
 
 MAX_MEASURES = 9  # with a holder in it, knock-outs among them
 FAILURES_RING = 1 << 7  # of the knock-outs, whose total is how many hold, below zero
+
+
+def ring_of_batch(pin: Pin) -> int:
+    """Return the ring that the totals of a model are shared in when many firms are scored."""
+    return SCORE_T if pin.trees else TURN
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,17 @@ class DecisionCircuit:
             raise ParameterError("knock-outs alone have no measure to tell: set tell_measure: false")
 
     @classmethod
-    def of(cls, filed: FiledDecision) -> DecisionCircuit:
-        """Return the circuit of a batch: measures by name, each in the ring that its model is scored in."""
-        measures = [MeasureCircuit(pin.limits, SCORE_T if pin.trees else TURN) for _, pin in sorted(filed.pins.items())]
-        if filed.knock_outs:
-            measures.append(MeasureCircuit((0,) * filed.decision.n_steps, FAILURES_RING))
+    def of(cls, filed: FiledDecision, ring: Callable[[Pin], int] = ring_of_batch) -> DecisionCircuit:
+        """Return the circuit of a decision, its measures in the order of `filed.names`.
+
+        ring : of the shares of a pinned model's total; default that which its batches are scored in.
+        """
+        measures = [
+            MeasureCircuit((0,) * filed.decision.n_steps, FAILURES_RING)
+            if name == KNOCK_OUTS
+            else MeasureCircuit(filed.pins[name].limits, ring(filed.pins[name]))
+            for name in filed.names
+        ]
         return cls(tuple(measures), bool(filed.knock_outs), filed.decision.tell_measure)
 
     @property

@@ -23,14 +23,13 @@ from veilscore.crypto.zero_share import uniform_masks
 from veilscore.errors import MessageError
 from veilscore.models.decided import FiledDecision
 from veilscore.models.loss import TURN
-from veilscore.protocols.decision_circuit import FAILURES_RING, DecisionCircuit, MeasureCircuit
+from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.protocols.online_pool import WIRES, BankPool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, Side
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
 from veilscore.wire.randomness import SEED_BYTES, secret_bytes
 
-KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 _NUMBER_BYTES = 8
 _MASKS = b"veilscore/1 masks of a single decision\0"
 
@@ -55,14 +54,7 @@ class SingleDecision:
     @classmethod
     def of(cls, filed: FiledDecision) -> SingleDecision:
         """Return the form of a filed decision that all parties work out for themselves."""
-        names, n_steps = sorted(filed.pins), filed.decision.n_steps
-        measures = [MeasureCircuit(filed.pins[n].limits, TURN if filed.pins[n].written else T) for n in names]
-        if filed.knock_outs:
-            names.append(KNOCK_OUTS)
-            measures.append(MeasureCircuit((0,) * n_steps, FAILURES_RING))
-        told = filed.decision.tell_measure
-        circuit = DecisionCircuit(tuple(measures), knock_outs=bool(filed.knock_outs), tell_measure=told)
-        return cls(filed.sha256, tuple(names), circuit)
+        return cls(filed.sha256, filed.names, DecisionCircuit.of(filed, lambda pin: TURN if pin.written else T))
 
     @property
     def modulus(self) -> dict[str, int]:

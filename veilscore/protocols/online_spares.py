@@ -98,7 +98,7 @@ class Side:
 class BankSecrets(Interface):
     """What the bank's node draws and keeps for its replies to holders."""
 
-    def opening(self, holder: str, use: Use, ident: str) -> OnlineOpening:
+    def opening(self, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
         """Draw what the next reply to a holder is bound to."""
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
@@ -110,16 +110,12 @@ class BankSecrets(Interface):
 
 @dataclass(frozen=True)
 class BankSpare:
-    """The bank's half: its mask modulo T, for trees its random numbers a (n_cells,), and what it was bound to.
-
-    n_spares : how many were made with it under the same opening.
-    """
+    """The bank's half: its mask modulo T, for trees its random numbers a (n_cells,), and what it was bound to."""
 
     spare_id: str
     mask: int = field(repr=False)
     random: Integers | None = field(repr=False)
     opening: OnlineOpening = field(repr=False)
-    n_spares: int = 1
 
     def mask_of(self, difference: bytes, cells: Integers, holder: str) -> int:
         """Return what the bank has to take off the total, by the holder's difference; `cells` are points or factors."""
@@ -161,7 +157,7 @@ def bank_spares(
     n_cells : of the holder; for trees the points of a record are not known yet, so random ones stand for them.
     limit_s : how long the holder may take for an answer.
     """
-    opening, random = secrets.opening(side.party, "spare", ident), None
+    opening, random = secrets.opening(side.party, "spare", ident, n), None
     if side.part_hash:
         random = random_factors(opening.seed_bytes, n * n_cells).reshape(n, n_cells)
     asked = pb.PrepareSpare(
@@ -175,7 +171,7 @@ def bank_spares(
     yield from work(lambda: secrets.keep(opening, prepared))
     yield from call(side.party, pb.FinishSpare(spare_id=ident, evaluated_enc=reply), pb.Empty, limit_s)
     return tuple(
-        BankSpare(spare_id, int(masks[k]), None if random is None else random[k], opening, n)
+        BankSpare(spare_id, int(masks[k]), None if random is None else random[k], opening)
         for k, spare_id in enumerate(spare_ids(ident, n))
     )
 

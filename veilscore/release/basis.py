@@ -9,6 +9,7 @@ HOME/consents/bases/BANK/DECISION.json     at the holder, verified again at each
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from dataclasses import dataclass, field, replace
@@ -145,10 +146,15 @@ def path_of(home: Path, bank: str, decision: str) -> Path:
     return home / FOLDER / bank / f"{decision}.json"
 
 
-def filed(home: Path) -> tuple[SignedBasis, ...]:
-    """Return all bases that a holder keeps, whether they hold or not."""
-    folder = home / FOLDER
-    return tuple(SignedBasis.read(path) for path in sorted(folder.glob("*/*.json"))) if folder.is_dir() else ()
+def filed(home: Path) -> tuple[tuple[str, str, SignedBasis | None], ...]:
+    """Return bank, decision and basis of all that a holder keeps, whether they hold or not; None for a damaged one."""
+    found: list[tuple[str, str, SignedBasis | None]] = []
+    for path in sorted((home / FOLDER).glob("*/*.json")):
+        read = None
+        with contextlib.suppress(ConfigError):
+            read = SignedBasis.read(path)
+        found.append((path.parent.name, path.stem, read))
+    return tuple(found)
 
 
 def in_force(

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 from pathlib import Path
+from typing import Any
 
 from veilscore.errors import RefusedError
 from veilscore.features.catalogue import find_catalogue
@@ -24,6 +25,7 @@ from veilscore.terms.decide import Decide
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.terms.parameters import AppliesModel, ScoreBatch
+from veilscore.terms.sizing import SizeDecision
 
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 
@@ -35,7 +37,7 @@ def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
     bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
     if name in node.datasets:
         bound["dataset"] = _dataset_digest(salt, node.datasets[name])
-    if isinstance(job.parameters, AppliesModel):
+    if isinstance(job.parameters, AppliesModel | SizeDecision):
         bound["model"] = _model_digest(home, job.parameters.applied)
     return bound
 
@@ -46,13 +48,14 @@ def with_model_version(job: Job, home: Path) -> Job:
     It stays as it is where it names one, or there is none.
     """
     p = job.parameters
-    if not isinstance(p, AppliesModel) or p.applied_sha256 is not None:
+    if not isinstance(p, AppliesModel | SizeDecision) or p.applied_sha256 is not None:
         return job
     folder = home / "models" / p.applied
-    if isinstance(p, Decide) and (folder / DECISION_FILE).is_file():
+    if isinstance(p, Decide | SizeDecision) and (folder / DECISION_FILE).is_file():
         filed = FiledDecision.load(folder)
-        decision = filed.decision
-        said = {"decision_sha256": filed.sha256.hex(), "outcomes": decision.outcomes, "watch": decision.watch}
+        said: dict[str, Any] = {"decision_sha256": filed.sha256.hex()}
+        if isinstance(p, Decide):
+            said |= {"outcomes": filed.decision.outcomes, "watch": filed.decision.watch}
     elif isinstance(p, ScoreBatch) and (folder / "model.json").is_file():
         said = {"model_sha256": load_model(folder / "model.json").sha256.hex()}
     else:

@@ -20,8 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from veilscore.data.ids import normalise_one
-from veilscore.errors import ConfigError, DataError, StateError
+from veilscore.errors import ConfigError, StateError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically, write_text
 from veilscore.keys.identity import check_name, passphrase_from_environment
@@ -29,7 +28,6 @@ from veilscore.release.consent import (
     Consent,
     Signed,
     claim_of,
-    commit,
     issue_list,
     issue_revocations,
     issue_token,
@@ -174,40 +172,6 @@ def import_consent(home: Path, signed: Signed, kind: str, number: str) -> Path:
         raise StateError(f"{folder} cannot be made: {os.strerror(error.errno or 0)}") from error
     write_text(folder / f"{number}.json", signed.to_text())
     return folder / f"{number}.json"
-
-
-def token_for(
-    home: Path, spellings: Sequence[str], now_s: float, task: str = "score_online", purpose: str = ""
-) -> tuple[Path, Signed] | None:
-    """Return a token in HOME/consents/tokens for a task on one firm that has not expired; None if there is none.
-
-    spellings : how the firm's id may be written, normalised or not; purpose : that it is for, "" for any.
-    """
-    for path in sorted((home / "consents" / "tokens").glob("*.json")):
-        signed = Signed.from_text(read_text(path, "consent"), str(path))
-        claim = claim_of(signed)
-        fits = task in claim.scope.tasks and claim.scope.not_before_s <= now_s < claim.scope.expires_s
-        fits = fits and purpose in {"", claim.scope.purpose}
-        if fits and signed.commitments in {row.tobytes() for row in commit(claim.salt, spellings)}:
-            return path, signed
-    return None
-
-
-def spellings(firm: str) -> tuple[str, ...]:
-    """Return how a firm's id may be written: as it stands, and as each kind of id that it can be."""
-    found = [firm]
-    for normaliser in ("uscc", "text"):
-        with contextlib.suppress(DataError):
-            found.append(normalise_one(firm, normaliser))
-    return tuple(found)
-
-
-def set_aside(path: Path, signed: Signed) -> None:
-    """Move a token that served its one request to HOME/consents/used; a reusable one stays."""
-    if claim_of(signed).once:
-        used = path.parent.parent / "used"
-        private_folder(used)
-        path.replace(used / path.name)
 
 
 def _json(path: Path, kind: type[J]) -> J:

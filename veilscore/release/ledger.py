@@ -122,14 +122,16 @@ class Release:
 
 
 def firms_by_bits(releases: Iterable[Release]) -> dict[str, Counter[float]]:
-    """Return, by bank, of how many firms how many bits were told; the same opening twice counts once, exact ones not.
+    """Return, by bank, of how many firms how many bits were told; exact ones do not count.
+
+    A batch with nothing changed counts once, as in the budget; of a single firm each opening does.
 
     releases : of the time that counts.
     """
     told: dict[str, dict[tuple[int, object], float]] = defaultdict(dict)
     for r in releases:
         if r.kind != EVALUATION and r.bits < EXACT_BITS:
-            records = r.records.tolist() if r.records.size else [r.record or r.reference] * r.firms.size
+            records = r.records.tolist() if r.records.size else [r.reference] * r.firms.size
             for firm, record in zip(r.firms.tolist(), records, strict=True):
                 told[r.bank][firm, (r.model, r.code_map, record)] = r.bits
     by_bank: dict[str, Counter[float]] = {}

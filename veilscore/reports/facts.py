@@ -1,6 +1,7 @@
 """Facts: all that a text may say of a firm, each with unit, day, owner and source, rendered in English and Chinese.
 
-A figure in a report is a rendered fact and nothing else (`reports/guard.py`). A holder's fact is a bin, never a value.
+A figure in a report is a rendered fact and nothing else (`reports/text_guard.py`). A holder's fact is a bin, never a
+value.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.parameters import AppliesModel, Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.settings import parse_json
+from veilscore.terms.sizing import SizeDecision
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
@@ -116,7 +117,7 @@ class StepContext:
         p = self.job.parameters
         if isinstance(p, ScoreBatch):
             return tuple(self.code_map().kinds)
-        if isinstance(p, AppliesModel):
+        if isinstance(p, AppliesModel | SizeDecision):
             return ()  # for the ids alone: each measure of a decision has columns of its own
         if isinstance(p, ScreenFeatures):
             return self.feature_names()[:1]  # for the ids alone: the others are read chunk by chunk

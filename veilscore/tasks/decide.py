@@ -13,7 +13,7 @@ from veilscore.data.table import Kind, Table
 from veilscore.errors import ConfigError, DataError, RefusedError, SchemaError
 from veilscore.files.home_key import FILE as HOME_KEY
 from veilscore.models.boosted import Boosted
-from veilscore.models.decided import FiledDecision, Pin, bank_bound, bank_columns
+from veilscore.models.decided import KNOCK_OUTS, FiledDecision, Pin, bank_bound, bank_columns
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.protocols.decision import (
     BankMeasure,
@@ -34,8 +34,8 @@ from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.batch import ALIGN_WITH_CONSENT, refuse_unknown
 from veilscore.tasks.context import StepContext, aligned_table
 from veilscore.tasks.decide_files import write_decisions
-from veilscore.tasks.decide_parts import KNOCK_OUTS, OwnParts, filed_here, own_model
-from veilscore.tasks.decide_watch import HolderWatch, bank_levels, keep_bank_levels
+from veilscore.tasks.decide_parts import OwnParts, filed_here, own_model
+from veilscore.tasks.decide_watch import HolderWatch, bank_levels, keep_bank_levels, read_before
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed, no_openings
 from veilscore.terms.decide import Decide
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known, refuse_untold
@@ -51,19 +51,17 @@ _ROW_BYTES, _ROW_S = 19_000, 1.5e-4  # of a firm in 31 steps by such models, one
 
 def _bank_decide(context: StepContext) -> Protocol[None]:
     p, session = context.job.of(Decide), context.session
-    filed = _filed_at_bank(context, p)
+    filed = filed_at_bank(context, p.decision, p.decision_sha256)
+    if filed.decision.watch != p.watch:
+        raise ConfigError(
+            f"decision {p.decision} is {'a' if filed.decision.watch else 'no'} watch: set watch accordingly"
+        )
     table = aligned_table(context)
     if table.n_rows < p.min_batch:
         raise DataError(f"{table.n_rows} firms are fewer than min_batch {p.min_batch}")
-    circuit, measures, codes = DecisionCircuit.of(filed), dict[str, BankMeasure](), list[CodeArray]()
-    for (name, pin), in_circuit in zip(sorted(filed.pins.items()), circuit.measures, strict=False):
-        model, code_map = own_model(context, filed.decision.name, name, pin)
-        coded, _ = code_map.transform_with_report(aligned_table(context, kinds=code_map.kinds))
-        codes.append(coded.codes)
-        measures[name] = _bank_measure(session.holders, pin, model, coded.codes, in_circuit)
-    if filed.knock_outs:
-        measures[KNOCK_OUTS] = BankPoints(np.zeros(table.n_rows, np.int64))
-    bound = _bound(context, filed, table.n_rows)
+    circuit = DecisionCircuit.of(filed)
+    measures, codes = bank_measures(context, filed, circuit)
+    bound = bound_of(context, filed, table.n_rows)
     inputs = inputs_digest(context.home(), table.ids.tolist(), np.hstack([*codes, bound[:, None].astype(np.uint8)]))
     levels, links = bank_levels(context, filed, table.ids) if p.watch else (None, np.zeros(0, np.int64))
     request = DecisionRequest(table.n_rows, filed.sha256, inputs, p.last or "", links)
@@ -74,26 +72,39 @@ def _bank_decide(context: StepContext) -> Protocol[None]:
     write_decisions(context.store, table, filed.decision, found)
 
 
-def _filed_at_bank(context: StepContext, p: Decide) -> FiledDecision:
+def filed_at_bank(context: StepContext, name: str, sha256: str | None) -> FiledDecision:
     """Return the decision in use; ConfigError where it is not the one that the job names, or not for its parties."""
-    filed, job = FiledDecision.load(context.home() / "models" / p.decision), context.job
-    decision = filed.decision
-    if p.decision_sha256 not in {None, filed.sha256.hex()}:
+    filed, job = FiledDecision.load(context.home() / "models" / name), context.job
+    if sha256 not in {None, filed.sha256.hex()}:
         raise ConfigError(
-            f"decision {p.decision} is in use in another version than the job names: go back to that version "
+            f"decision {name} is in use in another version than the job names: go back to that version "
             "(veilscore decision rollback), or submit the job again"
         )
-    if decision.purpose != job.purpose:
-        raise ConfigError(f"purpose: decision {p.decision} is for {decision.purpose}, the job for {job.purpose[:60]!r}")
-    if decision.watch != p.watch:
-        raise ConfigError(f"decision {p.decision} is {'a' if decision.watch else 'no'} watch: set watch accordingly")
-    needed = {holder for pin in filed.pins.values() for holder in pin.maps} | set(filed.knock_outs)
-    if needed != set(job.holders):
+    if filed.decision.purpose != job.purpose:
+        raise ConfigError(f"purpose: decision {name} is for {filed.decision.purpose}, the job for {job.purpose[:60]!r}")
+    if set(filed.holders) != set(job.holders):
         raise ConfigError(
-            f"decision {p.decision} is over {', '.join(sorted(needed))}, the job has {', '.join(sorted(job.holders))}: "
+            f"decision {name} is over {', '.join(filed.holders)}, the job has {', '.join(sorted(job.holders))}: "
             "name these holders and no others"
         )
     return filed
+
+
+def bank_measures(
+    context: StepContext, filed: FiledDecision, circuit: DecisionCircuit
+) -> tuple[dict[str, BankMeasure], list[CodeArray]]:
+    """Return what the bank runs each measure of the circuit with, and its own codes, of each model (n_rows, d)."""
+    measures, codes = dict[str, BankMeasure](), list[CodeArray]()
+    for name, in_circuit in zip(filed.names, circuit.measures, strict=True):
+        if name == KNOCK_OUTS:
+            measures[name] = BankPoints(np.zeros(aligned_table(context).n_rows, np.int64))
+            continue
+        pin = filed.pins[name]
+        model, code_map = own_model(context, filed.decision.name, name, pin)
+        coded, _ = code_map.transform_with_report(aligned_table(context, kinds=code_map.kinds))
+        codes.append(coded.codes)
+        measures[name] = _bank_measure(context.session.holders, pin, model, coded.codes, in_circuit)
+    return measures, codes
 
 
 def _bank_measure(
@@ -110,7 +121,7 @@ def _bank_measure(
     return BankPoints(model.own_units(codes), looked_up)
 
 
-def _bound(context: StepContext, filed: FiledDecision, n_rows: int) -> Integers:
+def bound_of(context: StepContext, filed: FiledDecision, n_rows: int) -> Integers:
     """Return the highest step that the bank's own columns and knock-outs allow each firm, (n_rows,)."""
     decision, bank = filed.decision, context.job.bank
     kinds: dict[str, Kind] = dict.fromkeys(decision.columns.values(), "number")
@@ -128,7 +139,7 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     request = yield from holder_receive_decision(context.session, row_of.size)
     request = replace(request, inputs=guard.put_in(store, request.inputs))
     try:
-        filed, folder = filed_here(context, request.decision)
+        filed, folder = filed_here(context, p.decision, request.decision)
         _refuse(context, p, filed, request.n_rows)
         parts = OwnParts.load(context, filed, folder)
         watch = HolderWatch.begin(context, filed, request) if p.watch else None
@@ -147,21 +158,27 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
         refused = DecisionAnswer(None, {}, nobody, disclose_unknown=False, refusal=error.message)
         yield from holder_decide(context.session, request, refused)
         return
-    table: Table = aligned_table(context)
-    if watch is not None:
-        row_of = guard.withhold(store, "link to another firm last month", lambda: table.firms, row_of, watch.wrong)
-    row_of = guard.consented(store, lambda: table.firms, row_of)
-    parts = parts.coded(context, row_of)
-    opening = parts.opened(opening)
-    row_of = guard.within_budget(store, lambda: table.firms, row_of, opening)
-    parts.forget(row_of < 0)
-    circuit, unknown = DecisionCircuit.of(filed), row_of < 0
+    read = None if watch is None else read_before(context)
+    if read is not None:
+        unknown, parts = ~read[0], parts.with_codes(read[1])
+        opening = parts.opened(opening)
+    else:
+        table: Table = aligned_table(context)
+        if watch is not None:
+            row_of = guard.withhold(store, "link to another firm last month", lambda: table.firms, row_of, watch.wrong)
+        row_of = guard.consented(store, lambda: table.firms, row_of)
+        parts = parts.coded(context, row_of)
+        opening = parts.opened(opening)
+        row_of = guard.within_budget(store, lambda: table.firms, row_of, opening)
+        unknown = row_of < 0
+        parts.forget(unknown)
+    circuit = DecisionCircuit.of(filed)
     answer = DecisionAnswer(circuit, parts.measures(filed, circuit), unknown, policy.disclose_unknown)
     if watch is not None:
         answer = replace(answer, levels=watch.levels)
     deciding = holder_decide(context.session, request, answer)
     if watch is not None:
-        deciding = watch.noted(context, deciding)
+        deciding = watch.noted(context, deciding, ~unknown, parts.codes)
     n_rows = yield from guard.counted(deciding, store, ~unknown, opening)
     if watch is not None:
         watch.keep(context, filed, ~unknown)
@@ -183,10 +200,11 @@ def _refuse(context: StepContext, p: Decide, filed: FiledDecision, n_rows: int) 
 # --- the step --------------------------------------------------------------------------------------------------------
 
 
-def _cost(_p: Decide, sizes: Sizes) -> Cost:
+def cost_of(sizes: Sizes, *, more_bytes: float = 0.0) -> Cost:
+    """Return what usual measures and the circuit take; more_bytes : of a firm."""
     m = len(sizes.holders)
     looked_up = _MODELS * m * (USUAL_CELLS + sizes.bank / 2048) * 4096 * 16.0
-    return costed(looked_up + _ROW_BYTES * sizes.bank, _ROW_S * m * sizes.bank)
+    return costed(looked_up + (_ROW_BYTES + more_bytes) * sizes.bank, _ROW_S * m * sizes.bank)
 
 
 def _refuse_many_outcomes(policy: NodePolicy, p: Decide) -> None:
@@ -194,13 +212,7 @@ def _refuse_many_outcomes(policy: NodePolicy, p: Decide) -> None:
         policy.release.allow_values(p.outcomes)
 
 
-_LEARNS = (
-    COMMITTED,
-    Leak("DecisionBankRound1", "holder", "opened", "which decision, by hash"),
-    Leak("DecisionBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
-    Leak("DecisionBankRound1", "holder", "opened", "in a watch, which rows were in last month's and where"),
-    Leak("DecisionHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
-    Leak("DecisionHolderRound1", "bank", "masked"),  # seed of the masks on what goes to the lead
+HIDDEN = (
     *hidden("holder", "public", "BatchHolderKey", "BatchBankKey"),
     *hidden("bank", "hint", "BatchHolderHints"),
     *hidden("holder", "ciphertext", "BatchBankQuery", "BatchBankFactors"),
@@ -208,7 +220,17 @@ _LEARNS = (
     *hidden("lead", "masked", "BandHolderPartial", "BandBankLabels"),
     *hidden("lead", "public", "BandBankBase"),
     *hidden("bank", "masked", "BandLeadBase"),
-    *hidden("bank", "ciphertext", "BandLeadTables", "DecisionLeadLevels"),
+    *hidden("bank", "ciphertext", "BandLeadTables"),
+)
+_LEARNS = (
+    COMMITTED,
+    Leak("DecisionBankRound1", "holder", "opened", "which decision, by hash"),
+    Leak("DecisionBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
+    Leak("DecisionBankRound1", "holder", "opened", "in a watch, which rows were in last month's and where"),
+    Leak("DecisionHolderRound1", "bank", "opened", "whether it takes part; unknown firms where policy says so"),
+    Leak("DecisionHolderRound1", "bank", "masked"),  # seed of the masks on what goes to the lead
+    *HIDDEN,
+    *hidden("bank", "ciphertext", "DecisionLeadLevels"),
     Leak("BandLeadDecoding", "bank", "opened", "step of each firm, which measure decided where the decision tells it"),
 )
 
@@ -223,7 +245,7 @@ DECIDE = Step(
         HOME_KEY,
         *((f"jobs/{p.last}/levels.npz", f"jobs/{p.last}/watched.json") if p.last else ()),
     ),
-    cost=_cost,
+    cost=lambda _p, sizes: cost_of(sizes),
     spends=no_openings,
     bits=lambda p: p.bits,
     learns=_LEARNS,

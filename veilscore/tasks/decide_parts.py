@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, RefusedError, StateError
-from veilscore.evidence.filings import filed_by
+from veilscore.evidence.filings import filed_by, made_for
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.models.decided import FiledDecision, Pin, map_file, model_file
+from veilscore.models.decided import KNOCK_OUTS, FiledDecision, Pin, map_file, model_file
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
 from veilscore.models.model import ScoreModel
@@ -27,14 +28,11 @@ from veilscore.protocols.decision import HolderCellPoints, HolderMeasure, Holder
 from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.release.batch import BatchOpening
 from veilscore.tasks.context import StepContext, aligned_table, load_code_map, load_trees
-from veilscore.terms.decide import Decide
-
-KNOCK_OUTS = "knock_outs"  # no measure has this name (terms/decision.py)
 
 
-def filed_here(context: StepContext, sha256: bytes) -> tuple[FiledDecision, Path]:
+def filed_here(context: StepContext, name: str, sha256: bytes) -> tuple[FiledDecision, Path]:
     """Return the decision that the job's bank filed and applies, and its version's folder; RefusedError without one."""
-    name, home = context.job.of(Decide).decision, context.home()
+    home = context.home()
     accepted = home / "state" / "jobs"
     if accepted.is_dir():
         found = filed_by(home, Ledger(accepted), name, sha256, bank=context.job.bank)
@@ -109,9 +107,9 @@ class OwnParts:
         """
         party = context.session.party
         parts = {
-            measure: _pinned(context, measure, pin, pin.maps[party])
-            for measure, pin in sorted(filed.pins.items())
-            if party in pin.maps
+            measure: _pinned(context, measure, filed.pins[measure], filed.pins[measure].maps[party])
+            for measure in filed.names
+            if measure in filed.pins and party in filed.pins[measure].maps
         }
         if party in filed.knock_outs:
             points, code_map = WrittenPart.load(folder), load_code_map(folder.parent, folder.name)
@@ -141,6 +139,15 @@ class OwnParts:
             found[name] = replace(part, codes=np.array(coded.take_rows(row_of).codes))
         return OwnParts(found)
 
+    @property
+    def codes(self) -> dict[str, CodeArray]:
+        """Return the codes of all rows by measure."""
+        return {name: part.codes for name, part in self.parts.items()}
+
+    def with_codes(self, codes: Mapping[str, CodeArray]) -> OwnParts:
+        """Return the parts with codes that were read before, by measure."""
+        return OwnParts({name: replace(part, codes=codes[name]) for name, part in self.parts.items()})
+
     def opened(self, opening: BatchOpening) -> BatchOpening:
         """Return an opening with the codes of all parts side by side, of the rows whose firms are charged."""
         return replace(opening, codes=np.hstack([part.codes for part in self.parts.values()])[opening.firm_rows])
@@ -152,10 +159,9 @@ class OwnParts:
 
     def measures(self, filed: FiledDecision, circuit: DecisionCircuit) -> dict[str, HolderMeasure]:
         """Return what each measure of the circuit is run with here, a share of zero where there is no part."""
-        names = [*sorted(filed.pins), *([KNOCK_OUTS] if filed.knock_outs else [])]
         n_rows = next(iter(self.parts.values())).codes.shape[0]
         found: dict[str, HolderMeasure] = {}
-        for name, measure in zip(names, circuit.measures, strict=True):
+        for name, measure in zip(filed.names, circuit.measures, strict=True):
             part = self.parts.get(name)
             if part is None:
                 found[name] = HolderPoints(np.zeros(n_rows, np.int64), measure.modulus)
@@ -164,12 +170,20 @@ class OwnParts:
         return found
 
 
+def made_for_bank(context: StepContext, name: str, folder: Path) -> bool:
+    """Return whether the version of a model in a folder here was made for the bank of the job."""
+    home, accepted = context.home(), context.home() / "state" / "jobs"
+    if not accepted.is_dir():  # all parties are in one process: there is one bank
+        return True
+    return made_for(home, Ledger(accepted), name, folder) == context.job.bank
+
+
 def _pinned(context: StepContext, measure: str, pin: Pin, map_sha256: str) -> OwnPart:
     folder = with_map(context.home(), pin.model, map_sha256)
-    if folder is None:
+    if folder is None or not made_for_bank(context, pin.model, folder):
         raise RefusedError(
-            f"measure {measure}: has no such version of model {pin.model} any more: restore it from backup, or train "
-            "it again and file the decision anew"
+            f"measure {measure}: has no such version of model {pin.model} of this bank (any more): restore it from "
+            "backup, or train it again and file the decision anew"
         )
     code_map = load_code_map(folder.parent, folder.name)
     if pin.written:

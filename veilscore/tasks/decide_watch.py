@@ -4,26 +4,28 @@
     jobs/JOB/watched.json   which decision it was, by name and hash, for which bank; at the bank also ids, row by row
     jobs/JOB/charged.npz    holder: when each row was charged, as a row and as a firm, and its openings since then
     jobs/JOB/continued.json holder: the one job, with which inputs of the bank's, that went on from this month
+    jobs/JOB/read.npz       holder: the codes of all rows that the first attempt opened anything of
 
 A contract year of a firm is charged when its watch begins, and again after a year or after twelve openings. A month is
 continued once, by attempts of one job with the same inputs: from two that go on from the same month with different
 ones a bank would learn more than levels that rise. Of jobs in flight together the first that sends anything of its
-month goes on, the others are refused. A start is free to attempts of its own job alone, and a new version of a decision
-starts a watch of its own.
+month goes on, the others are refused. A later attempt goes by what the first one read, since records that changed in
+between (of a database, whose changes nothing shows, or with a consent) would give another level for nothing. A start is
+free to attempts of its own job alone, and a new version of a decision starts a watch of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from veilscore.arrays import Integers, Mask, Vector
+from veilscore.arrays import CodeArray, Integers, Mask, Vector
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.errors import ConfigError, RefusedError, StateError
 from veilscore.files.store import JobStore
@@ -38,7 +40,8 @@ from veilscore.terms.decision import WATCH_MONTHS
 from veilscore.v1 import score_pb2
 from veilscore.wire.protocol import Protocol
 
-LEVELS, WATCHED, CHARGED, CONTINUED = "levels", "watched", "charged", "continued"
+LEVELS, WATCHED, CHARGED, CONTINUED, READ = "levels", "watched", "charged", "continued", "read"
+_CODES = "codes "  # before the name of a measure
 YEAR_S = 365 * 86400.0
 R = TypeVar("R")
 _LEAVES = (score_pb2.DecisionLeadLevels, *OPENING)  # what a month is gone on by
@@ -160,9 +163,20 @@ class HolderWatch:
         levels = LeadLevels(circuit.step_bits, circuit.n_steps, before, offset) if lead else None
         return cls(rows, firms, wrong, inputs, levels, last)
 
-    def noted(self, context: StepContext, protocol: Protocol[R]) -> Protocol[R]:
-        """Run the protocol of this month, noting what goes on from the one before, before anything of it leaves."""
-        return before_sending(protocol, _LEAVES, partial(self.going_on, context))
+    def noted(
+        self, context: StepContext, protocol: Protocol[R], known: Mask, codes: Mapping[str, CodeArray]
+    ) -> Protocol[R]:
+        """Run the protocol of this month, noting before anything of it leaves what goes on, and what was read for it.
+
+        known : (n_rows,) rows whose records count; codes : of all rows by measure.
+        """
+
+        def note() -> None:
+            self.going_on(context)
+            if read_before(context) is None:
+                context.store.save_arrays(READ, known=known, **{_CODES + name: one for name, one in codes.items()})
+
+        return before_sending(protocol, _LEAVES, note)
 
     def going_on(self, context: StepContext) -> None:
         """Note at the month before what goes on from it; RefusedError where something else did in the meantime."""
@@ -186,6 +200,14 @@ class HolderWatch:
         if self.levels is not None:
             context.store.save_arrays(LEVELS, labels=self.levels.labels, offset=self.levels.offset)
         context.store.save_json(WATCHED, _said(context, filed))
+
+
+def read_before(context: StepContext) -> tuple[Mask, dict[str, CodeArray]] | None:
+    """Return which rows counted, and codes by measure, as an earlier attempt read them; None for the first."""
+    if not (context.store.path / f"{READ}.npz").is_file():
+        return None
+    kept = context.store.load_arrays(READ)
+    return kept.pop("known"), {name.removeprefix(_CODES): codes for name, codes in kept.items()}
 
 
 def _last_month(context: StepContext, last: str, filed: FiledDecision, inputs: bytes) -> JobStore:

@@ -18,6 +18,7 @@ from veilscore.models.model import ScoreModel
 from veilscore.models.versions import versions, with_map
 from veilscore.protocols.filing import bank_file, holder_file
 from veilscore.tasks.context import StepContext, load_code_map, load_trees
+from veilscore.tasks.decide_parts import made_for_bank
 from veilscore.tasks.task import Cost, Step, Task, no_openings
 from veilscore.tasks.written import (
     CODE_MAP,
@@ -109,6 +110,12 @@ def _check_pin(context: StepContext, decision: DecisionModel, measure: str, pin:
     if map_sha256 is None:
         return
     folder = with_map(home, pin.model, map_sha256)
+    if folder is not None and not made_for_bank(context, pin.model, folder):
+        raise RefusedError(
+            f"measure {measure}: {party} has model {pin.model} of another bank: take a model that this bank trained "
+            "or wrote",
+            party=party,
+        )
     if folder is None:
         filed = bool(versions(home, pin.model)) or (home / "models" / pin.model).is_dir()
         why = (

@@ -25,6 +25,7 @@ from veilscore.tasks import (
     scorecard,
     screening,
     selection,
+    sizing,
     stack,
     written,
 )
@@ -54,6 +55,7 @@ TASKS: dict[str, Task] = {
         written.TASK,
         decision_filing.TASK,
         decide.TASK,
+        sizing.TASK,
     )
 }
 

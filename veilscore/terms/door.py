@@ -52,6 +52,9 @@ class DoorConfig(Strict):
     per_minute: int = Field(default=600, ge=1, le=100_000, description="requests of one caller in a minute")
     at_once: int = Field(default=16, ge=1, le=1000, description="requests of one caller at one time")
     connections: int = Field(default=256, ge=1, le=10_000, description="connections of HTTP at one time")
+    connections_of_one: int = Field(
+        default=32, ge=1, le=10_000, description="connections of HTTP at one time with one certificate"
+    )
     most_bytes: int = Field(default=65_536, ge=1024, le=1 << 20, description="longest body of a request, bytes")
     read_s: float = Field(default=10.0, gt=0, le=120, description="seconds in which a whole request has to arrive")
 

@@ -23,6 +23,7 @@ from veilscore.terms.mining import MineRules  # noqa: F401 - enters its task in 
 from veilscore.terms.parameters import PARAMETERS, ChosenColumns, Name, Parameters, Sampled
 from veilscore.terms.selection import SelectModel  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
+from veilscore.terms.sizing import SizeDecision  # noqa: F401 - enters its task in PARAMETERS
 from veilscore.terms.training import Candidate, TrainBoosting, Training
 from veilscore.terms.written import WriteModel  # noqa: F401 - enters its task in PARAMETERS
 

@@ -126,7 +126,7 @@ class NodePolicy(Strict):
         default=False, description="let decisions tell the bank which measure decided, beside the step"
     )
     retired_models: tuple[Name, ...] = Field(
-        default=(), description="models of which it answers no version any more, in scores and decisions"
+        default=(), description="models and decisions of which it answers no version any more"
     )
     reason_columns: tuple[ColumnName, ...] = Field(default=(), description="columns that reason codes may name")
     online_scoring: bool = Field(default=True, description="answer online scores of single firms")
@@ -268,8 +268,10 @@ def refuse_to_tell_who_is_known(policy: NodePolicy, on_missing: str) -> None:
 
 
 def refuse_untold(policy: NodePolicy, decision: DecisionModel) -> None:
-    """Refuse a decision that tells more than the policy lets one tell, or applies a retired model."""
+    """Refuse a decision that tells more than the policy lets one tell, is retired, or applies a retired model."""
     policy.release.allow_values(decision.outcomes)
+    if decision.name in policy.retired_models:
+        raise RefusedError(f"decision {decision.name!r} is retired here (retired_models): file another one")
     refuse_retired(policy, decision.models)
     if decision.tell_measure and not policy.tell_measure:
         raise RefusedError("does not let decisions tell which measure decided; set tell_measure: false")

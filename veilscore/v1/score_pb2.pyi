@@ -214,6 +214,12 @@ class DecisionHolderRound1(_message.Message):
     mask_seed: bytes
     def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ..., discloses_unknown: _Optional[bool] = ..., unknown: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ...) -> None: ...
 
+class DecisionBankCounts(_message.Message):
+    __slots__ = ("counts",)
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class DecisionLeadLevels(_message.Message):
     __slots__ = ("part", "parts", "data")
     PART_FIELD_NUMBER: _ClassVar[int]

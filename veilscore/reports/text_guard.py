@@ -82,7 +82,7 @@ class _Part:
     text: str
 
 
-class Guard:
+class TextGuard:
     """Checks texts about one firm in one language.
 
     facts, quotes : of this firm alone; ParameterError where one is another's.

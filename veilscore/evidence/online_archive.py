@@ -1,0 +1,179 @@
+"""Keeps at the bank what an auditor needs of online scores and decisions (docs/adr/0017).
+
+HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what was asked and opened (secret); its PLACE is
+                   the commitment, with its number behind it where several were made together
+PLACE.reply        what the holder had answered with the spare
+COMMITMENT.spare   what it had sent for all spares that were made together; of unused ones this alone
+OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures
+pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
+models/HASH.json   models that were evaluated
+decisions/HASH     decisions that were opened
+keys/HASH          holders' public keys
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from veilscore.errors import StateError
+from veilscore.evidence.documents import digest
+from veilscore.evidence.online_opening import (
+    DecisionRecord,
+    OnlineOpening,
+    OnlineRecord,
+    PoolRecord,
+    decision_name,
+    place_of,
+)
+from veilscore.files.private import private_folder
+from veilscore.terms.node_config import AuditRules
+from veilscore.v1 import control_pb2 as pb
+
+Save = Callable[[Path], object]
+FOLDER, MODELS, DECISIONS, KEYS, POOLS = "audit/online", "models", "decisions", "keys", "pools"
+_DAY_S = 86400.0
+_ROOM = 0.9  # of the bound that is left when it was passed: files are looked through seldom
+
+
+class OnlineArchive:
+    """Keeps the bank's files for audits of online scores up to a bound, beyond which the oldest go.
+
+    home : of the bank.
+    rules : `audit` in node.yaml: days, and online_mb together.
+    """
+
+    def __init__(self, home: Path, rules: AuditRules) -> None:
+        self._folder, self._rules = home / FOLDER, rules
+        self._max_bytes = rules.online_mb << 20
+        self._size = 0
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Forget what is too old, and what spares that died with the process before had been sent."""
+        if not self._folder.is_dir():
+            return
+        used = {path.name.partition(".")[0] for path in self._folder.glob("*.json")}
+        for path in self._folder.glob("*.spare"):
+            if path.name.partition(".")[0] not in used:
+                path.unlink(missing_ok=True)
+        self._forget()
+
+    def keep_spare(self, opening: OnlineOpening, prepared: pb.PreparedSpare, keys: bytes) -> None:
+        """Keep what a holder sent for a spare, and its public keys; StateError if the disk does not take it."""
+        if self._max_bytes:
+            path = self._folder / KEYS / digest(keys)
+            with self._lock:
+                self._write(f"{opening.commitment.hex()}.spare", prepared.SerializeToString())
+                if path.exists():
+                    path.touch()
+                else:
+                    self._write(f"{KEYS}/{path.name}", keys)
+                if self._size > self._max_bytes:
+                    self._forget()
+
+    def keep_pool(self, opening: OnlineOpening, made: pb.MadePool) -> None:
+        """Keep what an auditor needs of a pool; StateError if the disk does not take it."""
+        if self._max_bytes:
+            record = PoolRecord(opening=opening, made=made.SerializeToString().hex())
+            with self._lock:
+                self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
+
+    def keep(self, record: OnlineRecord, spare_id: str, reply: Message, save_model: Save) -> None:
+        """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
+        if not self._max_bytes:
+            return
+        name = place_of(record.opening.commitment.hex(), spare_id)
+        with self._lock:
+            self._keep_once(f"{MODELS}/{record.model}.json", save_model)
+            self._write(f"{name}.reply", reply.SerializeToString())
+            self._write(f"{name}.json", record.to_bytes())
+
+    def keep_decision(
+        self, record: DecisionRecord, holder: str, reply: Message, save: Save, save_models: Mapping[str, Save]
+    ) -> None:
+        """Keep what a holder opened of a decision, with its spares under one name; StateError if the disk is full.
+
+        save, save_models : write the decision into a folder, and each of its models, by SHA-256, into a file.
+        """
+        if not self._max_bytes:
+            return
+        name, folder = decision_name(record.request, holder), self._folder / DECISIONS / record.decision
+        with self._lock:
+            for sha256, save_model in save_models.items():
+                self._keep_once(f"{MODELS}/{sha256}.json", save_model)
+            if not folder.exists():
+                _make(folder)
+                save(folder)
+            for measure, opening in record.spares.items():
+                with contextlib.suppress(FileNotFoundError):  # it is there already, or as old as what is forgotten
+                    spare = self._folder / f"{opening.commitment.hex()}.spare"
+                    kept = self._folder / f"{name}.{measure}.spare"
+                    if opening.n_spares == 1:
+                        spare.replace(kept)
+                    elif not kept.exists():
+                        kept.hardlink_to(spare)  # the other spares need it too
+            self._write(f"{name}.reply", reply.SerializeToString())
+            self._write(f"{name}.json", record.to_bytes())
+
+    def _keep_once(self, name: str, save: Save) -> None:
+        path = self._folder / name
+        if not path.exists():
+            _make(path.parent)
+            save(path)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
+        path = self._folder / name
+        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            try:
+                descriptor = os.open(part, flags, 0o600)
+            except FileNotFoundError:  # looking at each folder above takes longer than the file itself
+                _make(path.parent)
+                descriptor = os.open(part, flags, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(part, path)  # noqa: PTH105 - as above
+        except OSError as error:
+            raise _failed(path, error) from error
+        self._size += len(data)
+
+    def _forget(self) -> None:
+        """Delete what is too old, and the oldest until there is room."""
+        with self._lock, contextlib.suppress(OSError):
+            oldest_s = time.time() - self._rules.days * _DAY_S
+            folders = self._folder, self._folder / KEYS, self._folder / POOLS
+            files = [p for folder in folders for p in folder.glob("*") if p.is_file()]
+            found = sorted((stat.st_mtime, stat.st_size, path) for path in files for stat in (path.stat(),))
+            self._size = sum(size for _, size, _ in found)
+            bound = self._max_bytes if self._size <= self._max_bytes else int(_ROOM * self._max_bytes)
+            for time_s, size, path in found:
+                if time_s >= oldest_s and self._size <= bound:
+                    break
+                if time_s < oldest_s or path.parent == self._folder:
+                    path.unlink(missing_ok=True)
+                    self._size -= size
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, for the owner alone."""
+    try:
+        if not folder.parent.is_dir():
+            _make(folder.parent)
+        private_folder(folder)
+    except OSError as error:
+        raise _failed(folder, error) from error
+
+
+def _failed(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"cannot keep what an auditor needs of an online score at {path}: {error.strerror}; free space, or keep less "
+        "(audit in node.yaml)"
+    )
