@@ -1,7 +1,7 @@
 """Keeps at the bank what an auditor needs of online scores and decisions (docs/adr/0017).
 
-HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what was asked and opened (secret); its PLACE is
-                   the commitment, with its number behind it where several were made together
+HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what was asked and opened (secret). PLACE is
+                   its commitment, with its number behind it where several were made together
 PLACE.reply        what the holder had answered with the spare
 COMMITMENT.spare   what it had sent for all spares that were made together; of unused ones this alone
 OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures
