@@ -61,7 +61,7 @@ def made_home(folder: Path, port: int) -> Path:
     home = folder / "bank"
     node = yaml.safe_load((home / "node.yaml").read_text(encoding="utf-8"))
     roles = ["modeller", "steward", "auditor", "operator", "account_manager"]
-    node["people"] = {f"person{n}": roles for n in range(PEOPLE)}
+    node["people"] = {f"person{n}": list(roles) for n in range(PEOPLE)}
     node["console"] = {"port": port, "per_minute": 100_000, "session_hours": 24, "idle_minutes": 480}
     (home / "node.yaml").write_text(yaml.safe_dump(node), encoding="utf-8")
     settings = {"id_normaliser": "text", "products": {"flow": {"ladder": [50_000, 100_000], "rate_bp": 435}}}
