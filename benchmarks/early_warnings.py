@@ -50,7 +50,7 @@ from veilscore.terms.settings import parse, parse_yaml
 
 BUDGETS = (0.20, 0.10, 0.05, 0.02)
 BOUND = 0.9
-FIRMS, SEED = 12_000, 11
+FIRMS, SEED = 20_000, 11
 TRAINED_BY, MONTHS = dt.date(2024, 12, 31), 3
 WATCHED = [f"2025-{month:02d}" for month in range(1, 10)]  # their three months are over when the simulation ends
 RULES = {"months": MONTHS, "overdue": {"path": "defaults.parquet", "day": "defaulted_on", "after_days": 90},

@@ -167,6 +167,7 @@ def months_chart(figures: WarningFigures) -> Chart:
         chart.line([x for x, _ in ahead], warned, "joint", label="overdue soon: warned", dots=2)
     days = [month.day[:7] for month in figures.months]
     chart.x_format = lambda x, _: days[min(len(days), max(1, round(x))) - 1]
+    chart.legend = "upper right"
     chart.whole_x, chart.y_limits, chart.y_format = True, (0, 1.02), percent
     return chart
 

@@ -34,12 +34,12 @@ class WatchJoint(Joint):
         return OpenedSteps(found.steps, found.model_sha256, found.holders, 6.5, self.job or f"job-of-{reference}")
 
 
-def owing(book, n, manager="li", *, watched=True):
+def owing(book, n, manager="li", *, watched=True, limit=5_000_000):
     """Firms that drew on a contract and, unless told otherwise, consented to a watch."""
     firms = [f"A{next(_firms):05d}" for _ in range(n)]
     add_firms(book, firms, manager)
     for firm in firms:
-        draw(book, lend(book, firm, 5_000_000), 100_000, f"draw-{firm}", "test")
+        draw(book, lend(book, firm, limit), 100_000, f"draw-{firm}", "test")
     if watched:
         consent(book, firms, "watch")
     return firms

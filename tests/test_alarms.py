@@ -57,12 +57,12 @@ def test_a_hazard_of_a_notebook_raises_alarms_within_its_budget(tmp_path):
     """Panel rows train, the hold-out sets cut-offs, a watch is asked month by month, the book takes its levels."""
     rng, clock = np.random.default_rng(5), Clock()
     book = Book(new_url(tmp_path), clock=clock)
-    firms = np.array(owing(book, 300))
+    firms = np.array(owing(book, 300, limit=100_000))
     first, second = "2026-09-30", "2026-10-31"
 
     def world(day):
         own, other = rng.normal(size=firms.size), rng.normal(size=firms.size)
-        bad = rng.random(firms.size) < 1 / (1 + np.exp(2 - own - 1.5 * other))
+        bad = rng.random(firms.size) < 1 / (1 + np.exp(1 - own - 1.5 * other))
         key = {"firm": firms, "as_of": [day] * firms.size}
         return {**key, "own": own, "bad": bad.astype(float)}, {**key, "other": other}
 
