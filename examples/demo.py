@@ -1,4 +1,6 @@
-"""The main job on real data: four processes on loopback, one joint scorecard, one report.
+"""The main job on real data, and a bank's story on simulated firms: real processes on loopback, nothing pooled.
+
+First four processes train one joint scorecard on real data; then six tell what a bank does with such scores (story.py).
 
 A bank, a tax bureau and a business registry, each with its own keys and data, align their clients, train a scorecard
 from noised sums and measure it by a noised curve under a coordinator. On the way a steward approves the job, the
@@ -10,8 +12,6 @@ clear and compares.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import story
 import yaml
 from parity import Private, compare_private, job_store
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from typed import ROOT, console, say, veilscore
 
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
     from veilscore.terms.job import Job
     from veilscore.terms.parameters import Parameters
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTIES = {"bank": "bank", "tax": "holder", "registry": "holder"}
 MIXED_RADIX, MOST_RECORDS = "mixed-radix", 1 << 23  # what fits into one total
-console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def main() -> int:
@@ -88,6 +87,11 @@ def main() -> int:
     )
     for party, store in stores.items():
         console.print(f"  as {party} sees it: {store.path / 'report.html'}")
+    console.print(f"So far {time.monotonic() - began:.0f} s.")
+    try:
+        story.tell(folder / "story")
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
     console.print(f"The demonstration took {time.monotonic() - began:.0f} s.")
     return 0
 
@@ -163,32 +167,6 @@ def show_refused_holdout(folder: Path, job: Path) -> None:
     path.write_text(yaml.safe_dump(single, sort_keys=False), encoding="utf-8")
     say("A refused hold-out of one firm: beside the noise nothing would be left of it, and without noise its record.")
     veilscore("job", "run", path, "--federation", folder, fails=True, until="job failed")
-
-
-def veilscore(*words: object, fails: bool = False, until: str = "") -> None:
-    """Run a command as a user would type it, and show what it prints (up to the line that begins with `until`).
-
-    CalledProcessError unless it ends as it should.
-    """
-    shown = [str(word).replace(f"{ROOT}/", "") for word in words]
-    console.print(f"\n[bold cyan]$ veilscore {shlex.join(shown)}[/bold cyan]", highlight=False)
-    environment = dict(os.environ)
-    if not sys.stdout.isatty():
-        environment |= {"COLUMNS": "110", "TERM": "xterm"}
-    command = [sys.executable, "-m", "veilscore", *map(str, words)]
-    output = subprocess.PIPE if until else None
-    done = subprocess.run(command, check=False, env=environment, stdout=output, text=True)
-    for line in (done.stdout or "").splitlines():
-        console.print(line, markup=False, highlight=False)
-        if line.startswith(until):
-            break
-    if (done.returncode != 0) != fails:
-        raise subprocess.CalledProcessError(done.returncode or 1, done.args)
-
-
-def say(text: str) -> None:
-    """Explain what comes next."""
-    console.print(f"\n[bold]{text}[/bold]")
 
 
 def prepare_homes(folder: Path, bank: duckdb.DuckDBPyRelation) -> None:

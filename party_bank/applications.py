@@ -123,15 +123,17 @@ def apply(
     _check(settings, asked)
     with book.writing(actor) as entry:
         application = _find(entry, asked) or _receive(entry, asked)
+    decision: Row | None = None
     if application["decision"] is None:
         ask = Question(APPLICATION, settings.decisions[APPLICATION], f"application/{asked.request}")
         decision = decide_jointly(book, joint, ask, [asked.firm], actor)[asked.firm]
-        with book.writing(actor) as entry:
-            entry.change(APPLICATIONS, application["id"], APPLICATIONS.c.decision.is_(None), decision=decision["id"])
-            entry.change(DECISIONS, decision["id"], line=application["line"])
     with book.writing(actor) as entry:
         entry.lock_firm(asked.firm)
         application = _one(entry, APPLICATIONS, application["id"])
+        if application["decision"] is None and decision is not None:
+            entry.change(APPLICATIONS, application["id"], decision=decision["id"])
+            entry.change(DECISIONS, decision["id"], line=application["line"])
+            application = _one(entry, APPLICATIONS, application["id"])
         if application["status"] == RECEIVED:
             _judge(entry, settings, judge, application)
         return _shown(entry, application["id"])

@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,3 +184,39 @@ def test_a_node_keeps_its_code_in_its_home(installation, tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, PACKED)
     assert str(home / "cache") in done.stderr
     assert [p.name.partition("-")[0] for p in home.rglob(f"*{kernels.SUFFIX}")] == ["ring._pack"]
+
+
+def test_two_threads_may_be_the_first_to_call_a_kernel_strictly():
+    signature, began = "i8(i8)", threading.Barrier(2)
+    made = kernels.Kernel(_SlowDispatcher(), (signature,))
+
+    def call():
+        began.wait()
+        return made.called_strictly(1)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [each.result() for each in [pool.submit(call) for _ in range(2)]] == [2, 2]
+
+
+class _SlowDispatcher:
+    """Compiles slowly, and refuses to once it was told not to, as numba's does."""
+
+    def __init__(self):
+        self.closed, self.py_func = False, call_nothing
+
+    def compile(self, _signature):
+        if self.closed:
+            raise RuntimeError("compilation disabled")
+        time.sleep(0.05)
+        if self.closed:
+            raise RuntimeError("compilation disabled")
+
+    def disable_compile(self):
+        self.closed = True
+
+    def __call__(self, value):
+        return value + 1
+
+
+def call_nothing(value):
+    return value

@@ -20,6 +20,7 @@ import pickle
 import stat
 import sys
 import tempfile
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -90,6 +91,7 @@ class Kernel:
 
     def __init__(self, dispatcher: Any, signatures: tuple[str, ...], needs: Callable[[], bool] | None = None) -> None:
         self.dispatcher, self._needs, self._closed = dispatcher, needs, False
+        self._closing = threading.Lock()
         self.signatures = tuple(normalize_signature(text)[0] for text in signatures)
         self.name = f"{dispatcher.py_func.__module__}.{dispatcher.py_func.__qualname__}"
 
@@ -108,10 +110,12 @@ class Kernel:
     def called_strictly(self, *values: Any) -> Any:
         """Call with the declared types; others are converted, or TypeError."""
         if not self._closed:
-            for signature in self.signatures:
-                self.dispatcher.compile(signature)
-            self.dispatcher.disable_compile()
-            self._closed = True
+            with self._closing:  # steps of two jobs run in threads of their own, and the second must not compile then
+                if not self._closed:
+                    for signature in self.signatures:
+                        self.dispatcher.compile(signature)
+                    self.dispatcher.disable_compile()
+                    self._closed = True
         return self.dispatcher(*values)
 
     def compile(self, signature: tuple[Any, ...]) -> None:
