@@ -231,7 +231,8 @@ def _copy_openings(source: Path, target: Path, requests: set[str]) -> int:
             if record.request not in requests:
                 continue
             pools.add("" if record.labels is None else record.labels.pool)
-        for file in source.glob(f"{path.stem}.*"):
+        together = path.name.partition(".")[0] + ".spare"  # what the holder had sent for all spares made with it
+        for file in {*source.glob(f"{path.stem}.*"), *source.glob(together)}:
             shutil.copy2(file, target / file.name)
         count += 1
     for name in (MODELS, DECISIONS, KEYS):
