@@ -152,8 +152,8 @@ class MemoryBank:
         self.stock, self.contexts, self.opens, self.before = {holder: [] for holder in sides}, {}, {}, None
         self.pools, self._numbers = {}, itertools.count()
 
-    def opening(self, holder, use, ident):
-        return draw_opening("bank", holder, use, ident)
+    def opening(self, holder, use, ident, n_spares=1):
+        return draw_opening("bank", holder, use, ident, n_spares)
 
     def context(self, holder, keys_id):
         if keys_id not in self.contexts:

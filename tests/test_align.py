@@ -47,7 +47,7 @@ def align(bank_ids, tax_ids, *, limits=SMALL, min_rows=0, id_="job/align/1", tim
 def outcomes(bank_ids, tax_ids, *, tamper=None, **holder_options):
     """Result or error of each side."""
     both = sessions()
-    network = MemoryNetwork(timeout_s=5.0, tamper=tamper)
+    network = MemoryNetwork(timeout_s=20.0, tamper=tamper)
 
     async def both_sides():
         return await asyncio.gather(
@@ -166,7 +166,7 @@ def with_digests(values, key_id=b"k" * 32, *, counted=True, ids=("a", "b", "c", 
         "bank": bank_align(both["bank"], "tax", ids, SMALL, digests=digests),
         "tax": holder_align(both["tax"], ["c"], counted=counted, limits=SMALL),
     }
-    return simulate(roles, both, timeout_s=5.0)["tax"].digests
+    return simulate(roles, both, timeout_s=20.0)["tax"].digests
 
 
 def test_digests_of_rows_come_in_row_order():
@@ -211,7 +211,7 @@ def test_peer_set_over_the_cap_is_refused():
         "tax": holder_align(both["tax"], list("abcdefgh"), limits=SMALL),
     }
     with pytest.raises(MessageError, match="over the limit of 7"):
-        simulate(roles, both, timeout_s=5.0)
+        simulate(roles, both, timeout_s=20.0)
 
 
 def test_a_set_that_is_not_padded_is_refused():
@@ -221,7 +221,7 @@ def test_a_set_that_is_not_padded_is_refused():
         "tax": holder_align(both["tax"], list("abcdefgh"), limits=SMALL),
     }
     with pytest.raises(MessageError, match="8 ids is not padded to a multiple of 10"):
-        simulate(roles, both, timeout_s=5.0)
+        simulate(roles, both, timeout_s=20.0)
 
 
 IDENTITY = bytes(32)
@@ -282,7 +282,7 @@ PLACES = {
 
 def align_under(tamper):
     ids = [f"firm{i}" for i in range(10)]
-    return align(ids, ids, tamper=tamper, timeout_s=2.0)
+    return align(ids, ids, tamper=tamper)
 
 
 @pytest.mark.parametrize(

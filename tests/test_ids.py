@@ -13,6 +13,7 @@ from veilscore.data.ids import (
     duplicate_rows,
     malformed_uscc,
     normalise_ids,
+    normalise_one,
     normalise_uscc,
     uscc_from_stems,
 )
@@ -37,6 +38,38 @@ def test_spellings_become_one():
     full_width = "".join(chr(ord(letter) + 0xFEE0) for letter in KNOWN)
     spelled = [KNOWN, KNOWN.lower(), f"  {KNOWN}\n", full_width]
     assert set(normalise_uscc(np.array(spelled, dtype=object)).tolist()) == {KNOWN}
+
+
+def one_by_arrays(text, normaliser):
+    try:
+        ids = normalise_ids([text], normaliser)
+        check_ids(ids, normaliser, source="the request")
+        return str(ids[0])
+    except IdError as error:
+        return error.message
+
+
+def one_alone(text, normaliser):
+    try:
+        return normalise_one(text, normaliser)
+    except IdError as error:
+        return error.message
+
+
+letters = st.sampled_from([*"09aZ.+eE='\"-~ \t\x1c\x7f\0\u3000\u200b\uff11企", "A1", ".0", KNOWN[:17], "000000", "5"])
+
+
+@given(st.lists(letters, max_size=8).map("".join) | st.sampled_from([KNOWN, KNOWN.lower(), f"\u3000{KNOWN} "]))
+def test_a_single_id_gets_the_spelling_and_the_refusal_of_the_array_code(text):
+    for normaliser in ("uscc", "text"):
+        assert one_alone(text, normaliser) == one_by_arrays(text, normaliser)
+
+
+@given(stems)
+def test_a_single_code_is_spelled_and_refused_as_in_a_column(stem):
+    right = str(uscc_from_stems(np.array([stem]))[0])
+    for text in (right, right.lower(), right[:-1] + USCC_ALPHABET[(USCC_ALPHABET.index(right[-1]) + 7) % 31]):
+        assert one_alone(text, "uscc") == one_by_arrays(text, "uscc")
 
 
 @given(stems, st.integers(0, 16), st.integers(1, 30))

@@ -17,6 +17,7 @@ from veilscore.audit.online import OnlineAudit
 from veilscore.errors import EvidenceError
 from veilscore.evidence.online_archive import FOLDER, OnlineArchive
 from veilscore.evidence.online_opening import ShareOpened, draw_opening
+from veilscore.protocols import online_spares
 from veilscore.terms.node_config import AuditRules
 
 
@@ -131,6 +132,7 @@ def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
 
 def test_unused_spares_are_forgotten_at_the_next_start(homes, monkeypatch):
     counted(monkeypatch, 2)
+    monkeypatch.setattr(online_spares, "MOST_SPARES", 1)  # so that more are made than used
     released(homes, known(homes, 2), spared=1)
     kept = homes / "bank" / FOLDER
     assert len(list(kept.glob("*.json"))) == len(list(kept.glob("*.reply"))) == 4

@@ -55,12 +55,25 @@ def pair():
     lead = LeadPool.of("bank", "tax", bank.asked, 0)
     bank.accept(lead.made)
     lead.extend(bank.extend())
+    bank.agreed()
     return bank, lead
 
 
 @pytest.fixture(scope="module")
 def pool():
     return pair()
+
+
+def test_no_circuit_is_taken_before_the_lead_has_its_transfers():
+    """Requests went on while a message of transfers was on its way, and took circuits that the lead refused."""
+    bank = BankPool(draw_opening("bank", "tax", "pool", os.urandom(8).hex()))
+    lead = LeadPool.of("bank", "tax", bank.asked, 0)
+    bank.accept(lead.made)
+    message = bank.extend()
+    assert (bank.left, bank.has()) == (0, False)
+    lead.extend(message)
+    bank.agreed()
+    assert (bank.left, bank.has()) == (CIRCUITS, True)
 
 
 def shares_of(total):
@@ -72,6 +85,7 @@ def opened(pool, total, bands):
     bank, lead = pool
     if not bank.left:
         lead.extend(bank.extend())
+        bank.agreed()
     mine, theirs = shares_of(total)
     circuit = BankCircuit(bank, bank.take(), mine, bands)
     return circuit.open(*garble(*lead.labels(circuit.asked.circuit, circuit.asked.choices), theirs, bands))

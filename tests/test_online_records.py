@@ -36,8 +36,8 @@ def test_unknown_firms_take_no_more_work_than_known_ones(records, monkeypatch):
     """An id that is not found was looked up in another spelling too, and its codes were made anew."""
     assert [asyncio.run(records.find(firm)).known for firm in (KNOWN, UNKNOWN)] == [True, False]
     steps, unknown_firms = [], CodeMap.unknown_firms
-    normalise_ids = module.normalise_ids
-    monkeypatch.setattr(module, "normalise_ids", lambda *args: steps.append(args) or normalise_ids(*args))
+    normalise_one = module.normalise_one
+    monkeypatch.setattr(module, "normalise_one", lambda *args: steps.append(args) or normalise_one(*args))
     monkeypatch.setattr(CodeMap, "unknown_firms", lambda *args: steps.append(args) or unknown_firms(*args))
     for firm in (KNOWN, UNKNOWN):
         steps.clear()

@@ -42,6 +42,7 @@ from veilscore.online.bank import OnlineBank
 from veilscore.online.model import codes_of_features
 from veilscore.online.records import load_map
 from veilscore.online.stock import BankSpares
+from veilscore.protocols import online_spares
 from veilscore.protocols.online_spares import HolderSpare
 from veilscore.terms.federation import load_federation
 from veilscore.v1 import control_pb2 as pb
@@ -457,6 +458,7 @@ def test_restarts_within_a_request_need_a_new_id(trained, homes):
 def test_spares_give_the_same_scores(trained, homes, monkeypatch):
     monkeypatch.setattr(online_stock, "_IDLE_S", 0.01)
     monkeypatch.setattr(online_stock, "SPARES", 3)
+    monkeypatch.setattr(online_spares, "MOST_SPARES", 1)  # none more than that are made together
     used, made, at_once = [], [], []
     add, difference, made_spare = BankSpares.add, HolderSpare.difference, OnlineBank._made_spare
     monkeypatch.setattr(OnlineBank, "_made_spare", lambda *arguments: at_once.append(1) or made_spare(*arguments))

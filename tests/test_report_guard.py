@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import gzip
 import json
@@ -358,6 +359,41 @@ def test_nothing_wrong_gets_through_and_what_is_true_does(liar):
 def test_nothing_wrong_gets_through_in_a_thousand_cases(liar):
     server, model = liar
     assert lies(server, model, 1000, 2) > 300
+
+
+@pytest.mark.slow
+def test_a_report_is_drafted_by_command_with_what_is_verified_alone(liar, tmp_path):
+    from report_world import quick_world
+    from typer.testing import CliRunner
+
+    from party_bank.firms import put_firms
+    from veilscore.cli import app
+
+    server, _ = liar
+    world = quick_world(tmp_path, 1)
+    (firm,) = world.firms
+    with contextlib.closing(world.book()) as book:
+        put_firms(book, [{"firm": firm, "name": "A", "industry": "trade", "region": "n", "manager": "li"}], "t")
+    server.say = lambda asked: (
+        200,
+        json.dumps({"sentences": ["Inflow of accounts: {{fact:account.inflow}}.", "It is 5."]}),
+    )
+    words = ["bank", "report", "write", firm, "--draft", "--federation", str(tmp_path / "trial")]
+    assert "language_model in node.yaml" in str(CliRunner().invoke(app, words).exception)
+    with (world.home("bank") / "node.yaml").open("a", encoding="utf-8") as file:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        file.write(
+            json.dumps({"language_model": {"url": url, "model": "liar"}})[1:-1].replace(
+                '"language_model":', "language_model:"
+            )
+            + "\n"
+        )
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (path,) = (world.home("bank") / "reports").glob("*/credit-*.en.html")
+    page = path.read_text(encoding="utf-8")
+    assert page.count("language model liar") == 3
+    assert "It is" not in page
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def speak(report: CreditReport, locale: Locale) -> SpokenReport:
         SpokenSection(section.title.get(locale), tuple(speaker.field(field) for field in section.fields))
         for section in report_fields().sections
     )
-    quoted = tuple(
+    cited = tuple(
         SourceLine(
             one.name,
             quoted(one.source, locale),
@@ -137,7 +137,7 @@ def speak(report: CreditReport, locale: Locale) -> SpokenReport:
         heading=speaker.heading(),
         summary=speaker.pieces(["report.made", "report.filled"]),
         sections=sections,
-        sources=(*(source_line(fact, report_fields().spoken, locale) for fact in facts), *quoted),
+        sources=(*(source_line(fact, report_fields().spoken, locale) for fact in facts), *cited),
         left_out=report.left_out,
     )
 

@@ -9,11 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from party_bank import applications, campaigns, offers, renewals
+from party_bank import alarms, applications, campaigns, offers, renewals
 from party_bank.book_tables import (
     ALARMS,
     APPLICATIONS,
     CAMPAIGNS,
+    CASES,
     CONTRACTS,
     DECISIONS,
     FIRMS,
@@ -21,6 +22,7 @@ from party_bank.book_tables import (
     OFFERS,
     RENEWALS,
     STATES,
+    case_number,
 )
 from party_bank.console.open_book import OpenBook, like
 from party_bank.limits import product_exposure
@@ -42,13 +44,14 @@ WORDS = tuple(
     map(
         noted,
         (
-            noted("prospect"), noted("offered"), noted("applied"), noted("approved"), noted("drawn"), noted("watched"),
-            noted("renewed"), noted("closed"), noted("received"), noted("referred"), noted("declined"), noted("open"),
-            noted("expired"), noted("withdrawn"), noted("due"), noted("lapsed"), noted("draft"), noted("signed"),
-            noted("asked"), noted("unknown"), noted("contacted"), noted("scanned"), noted("firm"), noted("own data"),
-            noted("lines"), noted("offers"), noted("applications"), noted("contracts"), noted("exposure"),
-            noted("room"), noted("decisions"), noted("consents"), noted("bits left"), noted("alarms"),
-            noted("renewals"), noted("reports"), noted("active"), noted("filed"),
+            noted("prospect"), noted("offered"), noted("applied"), noted("approved"), noted("drawn"),
+            noted("watched"), noted("renewed"), noted("closed"), noted("received"), noted("referred"),
+            noted("declined"), noted("open"), noted("expired"), noted("withdrawn"), noted("due"), noted("lapsed"),
+            noted("draft"), noted("signed"), noted("asked"), noted("unknown"), noted("contacted"), noted("scanned"),
+            noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
+            noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
+            noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
+            noted("false"), noted("other"), noted("filed"),
         ),
     )
 )  # fmt: skip
@@ -280,21 +283,32 @@ class LendingPages:
         return visit.go_to("/renewals", "saved")
 
     def alarm_list(self, visit: Visit) -> Response:
-        """Show alarms, the newest month first."""
-        status = visit.asked("status", 20)
-        query = sa.select(ALARMS, FIRMS.c.name, FIRMS.c.manager, LINES.c.product).join(
-            FIRMS, FIRMS.c.firm == ALARMS.c.firm
-        )
-        query = query.join(LINES, LINES.c.id == ALARMS.c.line)
-        query = query.where(ALARMS.c.status == status) if status else query
+        """Show the cases that alarms opened, the most urgent first, with what is to be done by when."""
+        status, manager = visit.asked("status", 20), visit.asked("manager", 80)
+        latest = sa.select(sa.func.max(ALARMS.c.month)).where(ALARMS.c.case == CASES.c.id).scalar_subquery()
+        query = sa.select(CASES, FIRMS.c.name, latest.label("month")).join(FIRMS, FIRMS.c.firm == CASES.c.firm)
+        query = query.where(CASES.c.status == status) if status else query
+        query = query.where(CASES.c.manager == manager) if manager else query
+        order = (CASES.c.status.desc(), CASES.c.level.desc(), CASES.c.due_on, CASES.c.id)
         return visit.show(
             "bank/alarms.html",
-            alarms=self._open.listing(
-                visit, query, (ALARMS.c.month.desc(), ALARMS.c.level.desc(), ALARMS.c.id), status=status
-            ),
+            alarms=self._open.listing(visit, query, order, status=status, manager=manager),
             status=status,
             statuses=("open", "closed"),
+            manager=manager,
+            managers=self._choices("manager"),
+            feedback=alarms.FEEDBACK,
+            works=bool(visit.roles & LENDS),
+            case_number=case_number,
         )
+
+    def settle_alarm(self, visit: Visit) -> Response:
+        """Close a case with what the account manager found, which is a label for the next training."""
+        number = visit.form.get("number", "")[:20]
+        visit.subject = f"case {number}"
+        note = visit.form.get("note", "").strip()
+        alarms.settle(self._open.book, number, visit.form.get("feedback", ""), note, visit.person)
+        return visit.go_to("/alarms", "saved")
 
 
 def _grouped(portrait: Portrait) -> dict[str, list[Any]]:
@@ -334,5 +348,6 @@ def pages(open_: OpenBook) -> tuple[Page, ...]:
         Page("/campaigns/{name}/contacted", own.contacted, LENDS, "POST", act="note a contact", roles=bank),
         Page("/renewals", own.renewal_list, SEES, name=noted("Renewals"), section=_SECTION, roles=bank),
         Page("/renewals/accept", own.accept_renewal, LENDS, "POST", act="accept a renewal", roles=bank),
+        Page("/alarms/settle", own.settle_alarm, LENDS, "POST", act="close a case", roles=bank),
         Page("/alarms", own.alarm_list, SEES, name=noted("Alarms"), section=_SECTION, roles=bank),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from party_bank.policy.check import check
+from party_bank.policy.check import PolicyFinding, check
+from party_bank.policy.graph import Graph
 from party_bank.policy.versions import EYES, Policies
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
@@ -21,6 +22,7 @@ class PolicyPages:
 
     def __init__(self, home: ConsoleHome) -> None:
         self._policies = Policies(home.path)
+        self._checked: dict[str, list[PolicyFinding]] = {}  # a version never changes, and its check takes long
 
     def versions(self, visit: Visit) -> Response:
         """Show all versions of all policies, the newest first."""
@@ -47,10 +49,15 @@ class PolicyPages:
             "bank/policy.html",
             one=found,
             tables=tables,
-            findings=check(graph),
+            findings=self._findings(graph),
             eyes=EYES,
             home=visit.desk.home.path.name,
         )
+
+    def _findings(self, graph: Graph) -> list[PolicyFinding]:
+        if graph.sha256 not in self._checked:
+            self._checked[graph.sha256] = check(graph)
+        return self._checked[graph.sha256]
 
 
 def pages(home: ConsoleHome) -> tuple[Page, ...]:

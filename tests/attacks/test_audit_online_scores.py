@@ -21,6 +21,7 @@ from veilscore.audit.online import OnlineAudit
 from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
 from veilscore.evidence.online_archive import FOLDER, POOLS
+from veilscore.evidence.online_opening import place_of
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
@@ -67,6 +68,11 @@ def attacked(homes, *, model="firms", spared=0, n_firms=2):
     return released(homes, known(homes, n_firms), model=model, spared=spared, honest=False)
 
 
+def kept_of(one):
+    """Name of what the bank kept of one opening."""
+    return f"{place_of(one.commitment, one.spare)}.json"
+
+
 def named(findings, holder, *words):
     """All that this holder opened differs, by the bank."""
     mine = [f for f in findings if f.step == f"online {holder}"]
@@ -85,12 +91,12 @@ def one_cell(patch, party="tax"):
     """Points on a single cell of one holder: the total tells whether the firm has that code."""
     honest_evaluated = online_spares._evaluated
 
-    def evaluated(context, prepared, side, random, opening):
+    def evaluated(context, prepared, side, random, opening, n):
         if side.party == party:
-            points = np.zeros(side.cells.size if random is None else random.size, np.int64)
+            points = np.zeros(side.cells.size if random is None else random.shape[1], np.int64)
             points[0] = 1
-            side, random = replace(side, encoded=encode_points(points)), None
-        return honest_evaluated(context, prepared, side, random, opening)
+            side, random = replace(side, encoded=encode_points(points, n)), None
+        return honest_evaluated(context, prepared, side, random, opening, n)
 
     patch.setattr(online_spares, "_evaluated", evaluated)
 
@@ -171,7 +177,7 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
     bank, band = homes / "bank", logs.circuits[1]  # with spares
     part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
-    path, pool = bank / FOLDER / f"{part.commitment}.json", bank / FOLDER / POOLS / band.commitment
+    path, pool = bank / FOLDER / kept_of(part), bank / FOLDER / POOLS / band.commitment
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
     changes = {
         "choices of labels to tax": lambda b: b["labels"].update(own_codes=codes.astype("<u2").tobytes().hex()),
@@ -330,7 +336,7 @@ def test_nothing_is_opened_without_a_commitment_from_before_it(homes, monkeypatc
 )
 def test_an_opening_that_was_changed(honest, bank, field, value):
     for one in logged(honest):
-        rewrite(bank / FOLDER / f"{one.commitment}.json", lambda body: body["opening"].update({field: value}))
+        rewrite(bank / FOLDER / kept_of(one), lambda body: body["opening"].update({field: value}))
     found = {f.verdict: f for f in audit(honest, bank)}
     assert list(found) == ["differs"]
     assert "it was changed" in found["differs"].detail
@@ -379,7 +385,7 @@ def test_own_codes_that_were_changed(honest, bank):
     for codes, word in (((n_codes - 1), "OpenPartial"), (n_codes, "none that the model has"), (n_codes[1:], "none")):
         found = []
         for one in opened:
-            path = bank / FOLDER / f"{one.commitment}.json"
+            path = bank / FOLDER / kept_of(one)
             rewrite(path, lambda body, codes=codes: body.update(own_codes=codes.astype("<u2").tobytes().hex()))
             made = {one.model: {"job": frozenset({"tax", "registry"})}}
             found.append(OnlineAudit(bank, opened, made).finding(one))
@@ -389,7 +395,7 @@ def test_own_codes_that_were_changed(honest, bank):
 
 def test_every_changed_byte_of_an_opening_is_found(honest, bank):
     one = logged(honest, "tax")[0]
-    path = bank / FOLDER / f"{one.commitment}.json"
+    path = bank / FOLDER / kept_of(one)
     whole = path.read_bytes()
     made = {one.model: {"job": frozenset({"tax", "registry"})}}
     assert OnlineAudit(bank, [one], made).finding(one).verdict == "confirmed"

@@ -35,6 +35,7 @@ from veilscore.evidence.online_opening import (
     PartOpened,
     PartsOpened,
     ShareOpened,
+    place_of,
 )
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import ScoreModel
@@ -44,7 +45,7 @@ from veilscore.protocols.online_band import BankCircuit
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import LabelsAsked
-from veilscore.protocols.online_spares import Side, bank_spare
+from veilscore.protocols.online_spares import Side, bank_spares
 from veilscore.terms.bands import MAX_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
@@ -95,13 +96,14 @@ class OnlineAudit:
 
     def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
         """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
-        record = self._kept.record(one, one.commitment, OnlineRecord)
-        self._kept.check_opening(one, record.opening, "spare", one.spare, (one.commitment, ""))
+        place = place_of(one.commitment, one.spare)
+        record = self._kept.record(one, place, OnlineRecord)
+        number = self._kept.check_spare(one, record.opening, one.spare, one.commitment)
         if record.request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
         answers = [
             self._kept.answer(one, pb.PreparedSpare, f"{one.commitment}.spare"),
-            self._kept.answer(one, pb.EncryptedRecord, f"{one.commitment}.reply"),
+            self._kept.answer(one, pb.EncryptedRecord, f"{place}.reply"),
         ]
         secrets = Secrets(record.opening, self._kept.public_keys(one.holder, one.keys))
         model, job = self._kept.model(one.model, one.holder)
@@ -111,7 +113,7 @@ class OnlineAudit:
         sides = whole.of_record(own_codes(model, record.own_codes)[None]) if isinstance(model, Boosted) else whole
         _check_part(model, one, record)
         told = f"model {one.model[:16]}..., which {one.holder} was told{hint(record.opening)}"
-        part = replay(_one_part(record, one.holder, sides.holders, secrets), Exchange(one, answers, told))
+        part = replay(_one_part(record, number, one.holder, sides.holders, secrets), Exchange(one, answers, told))
         own = ", by the codes of its own columns that the bank states" if record.own_codes else ""
         detail = f"points of model {one.model[:16]}... (job {job}) under spare {one.spare[:8]}..., as logged by "
         return f"{detail}{one.holder}{own}", record, part
@@ -148,7 +150,9 @@ class OnlineAudit:
 # --- the bank's role of one part -----------------------------------------------------------------------------------
 
 
-def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secrets: Secrets) -> Protocol[FirmPart]:
+def _one_part(
+    record: OnlineRecord, number: int, holder: str, sides: Mapping[str, Side], secrets: Secrets
+) -> Protocol[FirmPart]:
     ask = pb.EncryptRecord(
         request_id=record.request,
         model_hash=bytes.fromhex(record.model),
@@ -158,8 +162,8 @@ def _one_part(record: OnlineRecord, holder: str, sides: Mapping[str, Side], secr
         step_limits=record.steps,
     )
     side = sides[holder]
-    spare = yield from bank_spare(secrets, side, side.cells.size, record.opening.id)
-    of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spare, make_spare=none_made, pool=none_made)
+    spares = yield from bank_spares(secrets, side, side.cells.size, record.opening.id, record.opening.n_spares)
+    of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spares[number], make_spare=none_made, pool=none_made)
     part = yield from bank_record(of, holder, fresh=record.fresh)
     share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
     kept = record.labels

@@ -39,7 +39,7 @@ from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_measures import BankDecision, MeasuresAsked, SingleDecision
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import LabelsAsked
-from veilscore.protocols.online_spares import BankSpare, bank_spare
+from veilscore.protocols.online_spares import BankSpare, bank_spares
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
 
@@ -155,15 +155,15 @@ class DecisionReplay:
             raise Differs(f"the bank kept spares of other measures than {one.holder} logged, or the decision has there")
         for measure, said in logged.items():
             opening, pin, side = record.spares[measure], filed.pins[measure], trained[measure]
-            self._kept.check_opening(one, opening, "spare", said.spare, (said.commitment, ""))
+            number = self._kept.check_spare(one, opening, said.spare, said.commitment)
             if said.part != pin.maps[one.holder] + pin.trees.get(one.holder, ""):
                 raise Differs(f"measure {measure}: {one.holder} was asked for another part than the decision's")
             name = f"{decision_name(one.request, one.holder)}.{measure}.spare"
             answer = self._kept.answer(one, pb.PreparedSpare, name)
             secrets = Secrets(opening, self._kept.public_keys(one.holder, said.keys))
             told = f"measure {measure} of decision {one.decision[:16]}...{hint(opening)}"
-            role = bank_spare(secrets, side, side.cells.size, opening.id)
-            found[measure] = replay(role, Exchange(one, [answer], told, measure))
+            role = bank_spares(secrets, side, side.cells.size, opening.id, opening.n_spares)
+            found[measure] = replay(role, Exchange(one, [answer], told, measure))[number]
         return found
 
 

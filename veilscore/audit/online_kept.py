@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -39,6 +40,7 @@ from veilscore.models.decided import FiledDecision
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
+from veilscore.protocols.online_spares import spare_ids
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
 
@@ -86,7 +88,7 @@ class Secrets:
     kept: OnlineOpening
     keys: PublicContext
 
-    def opening(self, _holder: str, _use: Use, _ident: str) -> OnlineOpening:
+    def opening(self, _holder: str, _use: Use, _ident: str, _n_spares: int = 1) -> OnlineOpening:
         """Give the opening that was kept."""
         return self.kept
 
@@ -114,8 +116,13 @@ class OnlineKept:
         made_by: Mapping[str, Mapping[str, frozenset[str]]],
     ) -> None:
         self._folder, self._made_by = home / FOLDER, made_by
+        opened = tuple(opened)
         self._uses = Counter(use for one in opened for use in _uses_of(one))
-        self._seeds: Counter[str] = Counter()
+        # spares of one opening were made together, from one answer of the holder
+        self._answers: dict[str, set[str]] = {}
+        for commitment, answer in chain.from_iterable(map(_answers_of, opened)):
+            self._answers.setdefault(commitment, set()).add(answer)
+        self._seeds: dict[str, set[bytes]] = {}
         self._models: dict[str, ScoreModel] = {}
         self._keys: dict[str, PublicContext] = {}
 
@@ -150,24 +157,33 @@ class OnlineKept:
     def check_opening(
         self, one: OpeningLogged, opening: OnlineOpening, use: Use, ident: str, used: tuple[str, str]
     ) -> None:
-        """Hold an opening against the commitment that a holder logged (`used`, with the circuit of a pool)."""
+        """Hold an opening against the commitment that a holder logged (`used`, with the spare, or the circuit)."""
         if opening.commitment.hex() != used[0]:
             raise Differs(f"the opening is not the one that {one.holder} logged a commitment to: it was changed")
         if (opening.bank, opening.holder, opening.use, opening.id) != (one.bank, one.holder, use, ident):
             raise Differs("the bank was committed to the opening of another record")
-        if self._uses[used] > 1 or self._seed_counts()[opening.seed] > 1:
+        several = len(self._answers.get(used[0], ())) > 1 or len(self._drawn_from(opening.seed)) > 1
+        if several or self._uses[used] > 1:
             raise Differs("the seed is that of another score or holder too; a seed serves one")
 
-    def _seed_counts(self) -> Counter[str]:
-        """Count how often each seed occurs in all that the bank kept."""
+    def check_spare(self, one: OpeningLogged, opening: OnlineOpening, spare_id: str, commitment: str) -> int:
+        """Hold a spare's opening against what a holder logged of it; return its number among those made together."""
+        ids = spare_ids(opening.id, opening.n_spares)
+        ident = opening.id if spare_id in ids else spare_id
+        self.check_opening(one, opening, "spare", ident, (commitment, spare_id))
+        return ids.index(spare_id)
+
+    def _drawn_from(self, seed: str) -> set[bytes]:
+        """Return the commitments to a seed in all that the bank kept."""
         if not self._seeds:
             for path in (*self._folder.glob("*.json"), *(self._folder / POOLS).glob("*")):
                 with contextlib.suppress(EvidenceError, OSError):  # shown where its score is drawn
                     data = path.read_bytes()
                     of_pool = path.parent.name == POOLS
                     openings = (PoolRecord.parse(data).opening,) if of_pool else record_of(data).openings
-                    self._seeds.update(opening.seed for opening in openings)
-        return self._seeds
+                    for opening in openings:
+                        self._seeds.setdefault(opening.seed, set()).add(opening.commitment)
+        return self._seeds.get(seed, set())
 
     def public_keys(self, holder: str, keys: str) -> PublicContext:
         """Return the public keys of a holder that it logged the SHA-256 of."""
@@ -285,8 +301,16 @@ def _uses_of(one: PartOpened | CircuitOpened) -> list[tuple[str, str]]:
     if isinstance(one, (BandOpened, DecisionOpened)):
         return [(one.commitment, one.circuit)]
     if isinstance(one, PartsOpened):
-        return [(spare.commitment, "") for spare in one.spares.values()]
-    return [(one.commitment, "")]
+        return [(spare.commitment, spare.spare) for spare in one.spares.values()]
+    return [(one.commitment, one.spare)]
+
+
+def _answers_of(one: PartOpened | CircuitOpened) -> list[tuple[str, str]]:
+    """Return the commitments of the spares that were used, and digests of what the holder had answered for them."""
+    kind = pb.PreparedSpare.__name__
+    if isinstance(one, PartsOpened):
+        return [(spare.commitment, one.messages.get(f"{kind} {m}", "")) for m, spare in one.spares.items()]
+    return [(one.commitment, one.messages.get(kind, ""))] if isinstance(one, ShareOpened) else []
 
 
 def _missing_or_changed(error: Exception, missing: str, what: str) -> NoReturn:

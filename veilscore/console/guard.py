@@ -60,7 +60,7 @@ class NoEntryError(IdentityError):
     """Nobody entered, or the session is over."""
 
 
-class Guard:
+class PageGuard:
     """Serves each page of the table.
 
     config : the console's section of node.yaml, as it was at the start; hosts : that it answers to.

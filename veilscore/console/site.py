@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from veilscore.console import entry, holdings, jobs, metrics, models, proofs, standing
 from veilscore.console.desk import STATIC, ConsoleDesk, Visit
-from veilscore.console.guard import Guard
+from veilscore.console.guard import PageGuard
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
 from veilscore.console.page import ANYBODY, Page, Site
@@ -71,7 +71,7 @@ def pages_of(home: ConsoleHome, sites: Sequence[Site]) -> tuple[Page, ...]:
 
 def application(desk: ConsoleDesk, config: ConsoleConfig, hosts: frozenset[str]) -> Starlette:
     """Return the application of a desk."""
-    guard = Guard(desk, config, hosts)
+    guard = PageGuard(desk, config, hosts)
     by_path: dict[str, dict[str, Page]] = {}
     for page in desk.pages:
         by_path.setdefault(page.path, {})[page.method] = page

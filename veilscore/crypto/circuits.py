@@ -6,6 +6,7 @@ Each function takes an engine of `veilscore.crypto.garbled` and words (first axi
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,17 +63,22 @@ def lookup(engine: Engine, address: Any, table: Integers, n_bits: int) -> Any:
     for bit in address[1:]:
         products = engine.conjunction(np.broadcast_to(bit, (len(monomials), *bit.shape)), np.stack(monomials))
         monomials = [*monomials, bit, *products]
-    normal_form = to_bits(table.astype(np.uint64), n_bits)
-    for i in range(len(address)):  # Moebius transform: truth table to coefficients of monomials
-        folded = normal_form.reshape(n_bits, -1, 2, 1 << i)
-        folded[:, :, 1] ^= folded[:, :, 0]
     every, zero = np.stack(monomials), address[0] ^ address[0]
     one = engine.invert(zero)
     found = []
-    for coefficients in normal_form.astype(bool):
-        base = one if coefficients[0] else zero
-        found.append(np.bitwise_xor.reduce(every[coefficients[1:]], axis=0, initial=0) ^ base)
+    for inverted, terms in _normal_form(table.astype("<u8").tobytes(), n_bits):
+        found.append(np.bitwise_xor.reduce(every[terms], axis=0, initial=0) ^ (one if inverted else zero))
     return np.stack(found)
+
+
+@lru_cache(maxsize=1024)
+def _normal_form(table: bytes, n_bits: int) -> tuple[tuple[bool, Integers], ...]:
+    """Return for each bit of a public table its constant and which monomials it adds up; kept, as it takes longest."""
+    form = to_bits(np.frombuffer(table, "<u8"), n_bits)
+    for i in range(form.shape[1].bit_length() - 1):  # Moebius transform: truth table to coefficients of monomials
+        folded = form.reshape(n_bits, -1, 2, 1 << i)
+        folded[:, :, 1] ^= folded[:, :, 0]
+    return tuple((bool(bit[0]), np.flatnonzero(bit[1:])) for bit in form)
 
 
 def log_table(fraction_bits: int) -> Integers:

@@ -34,6 +34,11 @@ from veilscore.wire.randomness import derived, seeded
 _USED_SLOTS = N_SLOTS - 1  # one stays free for a random weight (`he.encode_weights`)
 
 
+def records_of_one(n_cells: int, most: int) -> int:
+    """Return how many records fit one ciphertext, at most so many; 1 where one takes several."""
+    return min(max(1, _USED_SLOTS // n_cells), most)
+
+
 def n_ciphertexts(n_records: int, n_cells: int) -> int:
     """Return the number of ciphertexts that hold the cells of all records, one record after the other."""
     if n_records < 1 or n_cells < 1:
@@ -80,14 +85,16 @@ class EncodedPoints:
 def encode_points(points: NDArray[np.integer], n_records: int = 1) -> EncodedPoints:
     """Bank: encode the points of a holder's cells.
 
-    points : whole points (n_cells,), either sign, below T/2 in size.
+    points : whole points (n_cells,) of all records, or (n_records, n_cells); either sign, below T/2 in size.
     """
-    if points.ndim != 1 or np.abs(points.astype(np.int64)).max(initial=0) > T // 2:
+    n_cells = points.shape[-1]
+    fits = points.shape in {(n_cells,), (n_records, n_cells)}
+    if not fits or np.abs(points.astype(np.int64)).max(initial=0) > T // 2:
         raise ParameterError(f"points are one whole number a cell, at most {T // 2} in size")
-    count = n_ciphertexts(n_records, len(points))
-    tiled = np.tile(points.astype(np.int64) % T, n_records).astype(np.uint64)
+    count = n_ciphertexts(n_records, n_cells)
+    tiled = np.broadcast_to(points.astype(np.int64) % T, (n_records, n_cells)).astype(np.uint64).ravel()
     cuts = [tiled[i * _USED_SLOTS : (i + 1) * _USED_SLOTS] for i in range(count)]
-    return EncodedPoints(n_records, len(points), tuple(encode_weights(cut) for cut in cuts))
+    return EncodedPoints(n_records, n_cells, tuple(encode_weights(cut) for cut in cuts))
 
 
 def check_points_fit(tables: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]], base_points: int = 0) -> None:

@@ -1,8 +1,9 @@
 """Keeps at the bank what an auditor needs of online scores and decisions (docs/adr/0017).
 
-HOME/audit/online/COMMITMENT.json    of one spare that was used: seed, model, what was asked and opened (secret)
-COMMITMENT.spare   what the holder had sent for the spare; of an unused spare this alone
-COMMITMENT.reply   what it had answered with the spare
+HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what was asked and opened (secret). PLACE is
+                   its commitment, with its number behind it where several were made together
+PLACE.reply        what the holder had answered with the spare
+COMMITMENT.spare   what it had sent for all spares that were made together; of unused ones this alone
 OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures
 pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
 models/HASH.json   models that were evaluated
@@ -23,7 +24,14 @@ from google.protobuf.message import Message
 
 from veilscore.errors import StateError
 from veilscore.evidence.documents import digest
-from veilscore.evidence.online_opening import DecisionRecord, OnlineOpening, OnlineRecord, PoolRecord, decision_name
+from veilscore.evidence.online_opening import (
+    DecisionRecord,
+    OnlineOpening,
+    OnlineRecord,
+    PoolRecord,
+    decision_name,
+    place_of,
+)
 from veilscore.files.private import private_folder
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
@@ -51,8 +59,9 @@ class OnlineArchive:
         """Forget what is too old, and what spares that died with the process before had been sent."""
         if not self._folder.is_dir():
             return
+        used = {path.name.partition(".")[0] for path in self._folder.glob("*.json")}
         for path in self._folder.glob("*.spare"):
-            if not path.with_name(path.name.partition(".")[0] + ".json").exists():
+            if path.name.partition(".")[0] not in used:
                 path.unlink(missing_ok=True)
         self._forget()
 
@@ -76,11 +85,11 @@ class OnlineArchive:
             with self._lock:
                 self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
 
-    def keep(self, record: OnlineRecord, reply: Message, save_model: Save) -> None:
+    def keep(self, record: OnlineRecord, spare_id: str, reply: Message, save_model: Save) -> None:
         """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
         if not self._max_bytes:
             return
-        name = record.opening.commitment.hex()
+        name = place_of(record.opening.commitment.hex(), spare_id)
         with self._lock:
             self._keep_once(f"{MODELS}/{record.model}.json", save_model)
             self._write(f"{name}.reply", reply.SerializeToString())
@@ -105,7 +114,11 @@ class OnlineArchive:
             for measure, opening in record.spares.items():
                 with contextlib.suppress(FileNotFoundError):  # it is there already, or as old as what is forgotten
                     spare = self._folder / f"{opening.commitment.hex()}.spare"
-                    spare.replace(self._folder / f"{name}.{measure}.spare")
+                    kept = self._folder / f"{name}.{measure}.spare"
+                    if opening.n_spares == 1:
+                        spare.replace(kept)
+                    elif not kept.exists():
+                        kept.hardlink_to(spare)  # the other spares need it too
             self._write(f"{name}.reply", reply.SerializeToString())
             self._write(f"{name}.json", record.to_bytes())
 
@@ -118,12 +131,16 @@ class OnlineArchive:
     def _write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
         path = self._folder / name
-        _make(path.parent)
+        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            part = path.with_name(path.name + ".part")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            try:
+                descriptor = os.open(part, flags, 0o600)
+            except FileNotFoundError:  # looking at each folder above takes longer than the file itself
+                _make(path.parent)
+                descriptor = os.open(part, flags, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            part.replace(path)
+            os.replace(part, path)  # noqa: PTH105 - as above
         except OSError as error:
             raise _failed(path, error) from error
         self._size += len(data)

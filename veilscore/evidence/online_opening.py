@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from google.protobuf.message import Message
-from pydantic import Field, TypeAdapter
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from veilscore.errors import EvidenceError, MessageError
 from veilscore.evidence.documents import Digest, DigestOrNone, Document, Party, Text, digest
@@ -41,6 +41,7 @@ class OnlineOpening(Document):
     use : what it is for, a spare or a pool of transfers; `id` is that of the spare or pool.
     seed : of all that the bank draws for it; never of another.
     software : versions that the same bytes need.
+    n_spares : how many are made together under it; a form without it, as of earlier versions, is of one.
     """
 
     kind: Literal["online_opening"] = "online_opening"
@@ -50,6 +51,14 @@ class OnlineOpening(Document):
     id: Text
     seed: Digest = Field(repr=False)
     software: dict[Text, Text]
+    n_spares: int = Field(default=1, ge=1, le=1 << 16)
+
+    @model_serializer(mode="wrap")
+    def _form(self, form: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = form(self)
+        if self.n_spares == 1:
+            del body["n_spares"]
+        return body
 
     @property
     def commitment(self) -> bytes:
@@ -162,10 +171,16 @@ def software_online() -> dict[str, str]:
     return {**software(), "tenseal": importlib.metadata.version("tenseal")}
 
 
-def draw_opening(bank: str, holder: str, use: Use, ident: str) -> OnlineOpening:
+def draw_opening(bank: str, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
     """Draw the opening of one reply, before the holder is asked."""
-    seed = secrets.token_hex(SEED_BYTES)
-    return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software_online())
+    seed, software = secrets.token_hex(SEED_BYTES), software_online()
+    return OnlineOpening(bank=bank, holder=holder, use=use, id=ident, seed=seed, software=software, n_spares=n_spares)
+
+
+def place_of(commitment: str, spare_id: str) -> str:
+    """Return under which name the bank keeps a spare that was used: of several made together, with its number."""
+    number = spare_id.rpartition(".")[2] if "." in spare_id else ""
+    return f"{commitment}.{number}" if number.isdecimal() else commitment
 
 
 def check_commitment(commitment: bytes, bank: str) -> None:

@@ -25,7 +25,9 @@ from veilscore.errors import (
     PeerError,
     VeilscoreError,
 )
+from veilscore.fabric import batches
 from veilscore.fabric.connections import Callers
+from veilscore.fabric.failures import INTERNAL, status_of, text_of, told
 from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unary
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
@@ -93,7 +95,13 @@ class Fabric:
         self._callers = Callers()
         self._authorise = authorise
         self._served: object = None
-        self._server = GrpcServer(self._find, self._serve_deliver, self._tls_of_next_connection, self.limits)
+        self._server = GrpcServer(
+            self._find,
+            self._serve_deliver,
+            self._tls_of_next_connection,
+            self.limits,
+            talk=lambda name: self._serve_batches if name == batches.STREAM else None,
+        )
         self._log = structlog.get_logger("veilscore.fabric").bind(party=self.name)
         self.register("Hello", set(ROLES), control_pb2.Hello, self._hello)
 
@@ -212,6 +220,33 @@ class Fabric:
             failure = error
         return await self._abort(caller, failure)
 
+    async def _serve_batches(self, caller: Caller) -> None:
+        """Answer small calls that come over one stream (batches.py), each checked as one of its own."""
+
+        def read(data: bytes) -> wire_pb2.CallBatch:
+            return parse(wire_pb2.CallBatch, data, self._check_caller(caller, ROLES).name)
+
+        async def answer(call: wire_pb2.OneCall) -> wire_pb2.OneReply:
+            method = self._methods.get(call.method) if call.method in batches.BATCHED else None
+            if method is None:
+                return wire_pb2.OneReply(status="UNIMPLEMENTED", text="no such call over this stream")
+            try:
+                peer = self._admit(caller, method)
+                reply = await method.handler(parse(method.request_type, call.request, peer.name), peer)
+                return wire_pb2.OneReply(reply=reply.SerializeToString())
+            except Exception as failure:  # noqa: BLE001 - nothing may reach a peer but the table's errors
+                error, internal = self._failed(failure)
+                status = INTERNAL if internal else status_of(error)
+                return wire_pb2.OneReply(status=status, text=text_of(error), error=told(error, self.name))
+
+        try:
+            await batches.serve(caller.piece, caller.write, read, answer)
+        except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
+            failure = error
+        else:
+            return
+        await self._abort(caller, failure)
+
     async def _serve_stream(self, method: _Method, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
         try:
             peer = self._admit(caller, method)
@@ -257,15 +292,17 @@ class Fabric:
 
     async def _abort(self, caller: Caller, failure: Exception) -> bytes:
         """End a call with the table's status and what the caller needs to rebuild the error."""
-        known = isinstance(failure, VeilscoreError)
+        error, internal = self._failed(failure)
+        return await caller.refuse(error, self.name, internal=internal)
+
+    def _failed(self, failure: Exception) -> tuple[VeilscoreError, bool]:
+        """Return the error that the caller learns of, and whether it is one outside the tree, which the log has."""
         if isinstance(failure, IdentityError):
             self._log.warning("refused", reason=failure.message)
-        if not isinstance(failure, VeilscoreError):
-            self._log.error("internal error", **described(failure))
-        error = (
-            failure if isinstance(failure, VeilscoreError) else PeerError(f"internal error, see the log of {self.name}")
-        )
-        return await caller.refuse(error, self.name, internal=not known)
+        if isinstance(failure, VeilscoreError):
+            return failure, False
+        self._log.error("internal error", **described(failure))
+        return PeerError(f"internal error, see the log of {self.name}"), True
 
     # --- as a client ---
 

@@ -70,6 +70,11 @@ def status_of(error: VeilscoreError) -> str:
     return next(_STATUS_OF_ERROR[cls] for cls in type(error).__mro__ if cls in _STATUS_OF_ERROR)
 
 
+def text_of(error: VeilscoreError) -> str:
+    """Return the words that go with a status."""
+    return f"{type(error).__name__}: {error.message[:200]}"
+
+
 def told(error: VeilscoreError, party: str) -> bytes:
     """Return what the caller needs to rebuild an error; `party` is where it arose if it does not say."""
     body = {

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 # gRPC for Python has no setting for the lowest version of TLS. Its list of cipher suites concerns TLS 1.2 alone (that
@@ -24,7 +25,7 @@ import grpc  # noqa: E402 - after the line above
 
 from veilscore.errors import ConfigError, VeilscoreError  # noqa: E402
 from veilscore.fabric.connections import HANDSHAKE_S, most_connections  # noqa: E402
-from veilscore.fabric.failures import INTERNAL, failure_of, status_of, told  # noqa: E402
+from veilscore.fabric.failures import INTERNAL, failure_of, status_of, text_of, told  # noqa: E402
 from veilscore.terms.federation import Member  # noqa: E402
 from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
 from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
@@ -59,9 +60,9 @@ class Caller:
     def __init__(self, context: Any) -> None:
         self._context = context
 
-    @property
+    @cached_property
     def certificate(self) -> bytes:
-        """Return the PEM of the certificate that TLS has checked."""
+        """Return the PEM of the certificate that TLS has checked, the same as long as the call lasts."""
         return next(iter(self._context.auth_context().get("x509_pem_cert", ())), b"")
 
     @property
@@ -84,11 +85,14 @@ class Caller:
         read = await self._context.read()
         return None if read is grpc.aio.EOF else read
 
+    async def write(self, data: bytes) -> None:
+        """Send a message of a streamed reply."""
+        await self._context.write(data)
+
     async def refuse(self, failure: VeilscoreError, party: str, *, internal: bool) -> bytes:
         """End the call with an error of the tree."""
         code = grpc.StatusCode[INTERNAL if internal else status_of(failure)]
-        text = f"{type(failure).__name__}: {failure.message[:200]}"
-        await self._context.abort(code, text, ((_ERROR_KEY, told(failure, party)),))
+        await self._context.abort(code, text_of(failure), ((_ERROR_KEY, told(failure, party)),))
         return b""
 
     async def end(self, status: str, text: str, problem: bytes) -> bytes:
@@ -106,6 +110,7 @@ class GrpcServer:
 
     find : method -> its handler, as one that replies or one that streams; None if there is none.
     deliver : takes a streamed request; None where the service has none.
+    talk : method -> what takes and answers messages as long as they come; None if it is none of these.
     tls : own key and what is trusted; None if the same as for the last connection.
     service : name of the service, with its package.
     """
@@ -117,7 +122,9 @@ class GrpcServer:
         tls: Callable[[], Pems | None],
         limits: WireLimits,
         service: str = SERVICE,
+        talk: Callable[[str], Callable[[Caller], Awaitable[object]] | None] = lambda _: None,
     ) -> None:
+        self._talk = talk
         self._find, self._deliver, self._tls, self._limits = find, deliver, tls, limits
         self._name = service
         self._server: Any = None
@@ -176,13 +183,9 @@ class GrpcServer:
         service, _, name = details.method.lstrip("/").rpartition("/")
         if service != self._name:
             return None
-        take = self._deliver
-        if name == "Deliver" and take is not None:
-
-            async def deliver(_pieces: Any, context: Any) -> bytes:
-                return await take(Caller(context))
-
-            return grpc.stream_unary_rpc_method_handler(deliver)
+        streamed = self._streamed(name)
+        if streamed is not None:
+            return streamed
         found = self._find(name)
         if found is None:
             return None
@@ -199,6 +202,44 @@ class GrpcServer:
                 yield reply
 
         return grpc.unary_stream_rpc_method_handler(answers)
+
+    def _streamed(self, name: str) -> Any:
+        """Find what takes a request in pieces, or many of them; None if the call is not of these."""
+        take, talk = self._deliver, self._talk(name)
+        if name == "Deliver" and take is not None:
+
+            async def deliver(_pieces: Any, context: Any) -> bytes:
+                return await take(Caller(context))
+
+            return grpc.stream_unary_rpc_method_handler(deliver)
+        if talk is not None:
+
+            async def converse(_messages: Any, context: Any) -> None:
+                await talk(Caller(context))
+
+            return grpc.stream_stream_rpc_method_handler(converse)
+        return None
+
+
+class GrpcLine:
+    """A stream of messages both ways (`batches.BothWays`)."""
+
+    def __init__(self, call: Any, failures: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._call, self._failures = call, failures
+
+    async def write(self, data: bytes) -> None:
+        """Send a message; raises what ended the stream."""
+        await self._call.write(data)
+
+    async def read(self) -> bytes | None:
+        """Return the next message, None at the end; `CallFailure` where the stream broke."""
+        with self._failures():
+            read = await self._call.read()
+        return None if read is grpc.aio.EOF else read
+
+    def close(self) -> None:
+        """End the stream."""
+        self._call.cancel()
 
 
 class GrpcConnection:
@@ -234,6 +275,11 @@ class GrpcConnection:
         with self._failures():
             stub = self._channel.unary_unary(f"/{SERVICE}/{method}")
             return bytes(await stub(request, timeout=timeout_s, metadata=self._metadata))
+
+    def line(self, method: str) -> GrpcLine:
+        """Open a stream of messages both ways."""
+        call = self._channel.stream_stream(f"/{SERVICE}/{method}")(metadata=self._metadata)
+        return GrpcLine(call, self._failures)
 
     async def stream(self, method: str, request: bytes, timeout_s: float | None) -> AsyncGenerator[bytes, None]:
         """Call and yield the replies as they come."""

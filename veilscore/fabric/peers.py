@@ -8,18 +8,20 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from veilscore.errors import ConfigError, PeerError
+from veilscore.fabric.batches import BATCHED, STREAM, Batches
 from veilscore.fabric.failures import CallFailure, cut_or
 from veilscore.fabric.grpc_channel import GrpcConnection
 from veilscore.fabric.handshake import Handshake
 from veilscore.terms.federation import Member
 from veilscore.v1 import control_pb2
 from veilscore.wire.framing import parse
-from veilscore.wire.inbox import WireLimits
+from veilscore.wire.inbox import MIB, WireLimits
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
@@ -34,8 +36,13 @@ class Peer:
     pinned: frozenset[str] = frozenset()
     greeted: bool = False
     greeting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    batches: Batches = field(init=False)
     calls: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Small calls go over one stream of the connection."""
+        self.batches = Batches(partial(self.connection.line, STREAM), self.member)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -125,7 +132,8 @@ class Peers:
         data = request.SerializeToString()
 
         async def attempt(peer: Peer, remaining_s: float) -> M:
-            return parse(reply_type, await peer.connection.unary(method, data, remaining_s), peer_name)
+            call = peer.batches.call if method in BATCHED and len(data) <= MIB else peer.connection.unary
+            return parse(reply_type, await call(method, data, remaining_s), peer_name)
 
         return await self.retrying(peer_name, attempt, timeout_s, retry=retry)
 
@@ -164,7 +172,8 @@ class Peers:
             self._handshake.check_callee(peer.member)
             try:
                 with peer.in_use():
-                    await self._greet(peer, max(end_s - time.monotonic(), 0.01))
+                    if not peer.greeted:
+                        await self._greet(peer, max(end_s - time.monotonic(), 0.01))
                     return await attempt(peer, max(end_s - time.monotonic(), 0.01))
             except asyncio.CancelledError as error:
                 raise cut_or(error, peer.member) from error

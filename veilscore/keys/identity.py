@@ -77,6 +77,8 @@ class Certificate:
     def check_valid(self, now_s: float) -> None:
         """Refuse a certificate that is expired or not yet valid at `now_s`, in seconds since the epoch."""
         now = utc_time(now_s)
+        if self.not_before <= now <= self.not_after:
+            return
         period = f"valid from {self.not_before:%Y-%m-%d %H:%M} to {self.not_after:%Y-%m-%d %H:%M} UTC"
         today = f"this node's clock says {now:%Y-%m-%d %H:%M}"
         if now > self.not_after:
@@ -85,12 +87,10 @@ class Certificate:
                 f"{self.name} and put its certificate into the federation file of every member",
                 party=self.name,
             )
-        if now < self.not_before:
-            raise IdentityError(
-                f"certificate of {self.name} is not valid yet ({period}, {today}): check the clocks of both "
-                "nodes, or wait",
-                party=self.name,
-            )
+        raise IdentityError(
+            f"certificate of {self.name} is not valid yet ({period}, {today}): check the clocks of both nodes, or wait",
+            party=self.name,
+        )
 
     def verify(self, data: bytes, signature: bytes, purpose: str) -> None:
         """Check a signature by `Identity.sign`; IdentityError unless it is this node's for this data and purpose."""

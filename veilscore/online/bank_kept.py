@@ -38,7 +38,7 @@ class OpenedPart:
             steps=tuple(self.ask.step_limits),
             **self._common(codes),
         )
-        archive.keep(record, self.part.reply, model.artefact.save)
+        archive.keep(record, self.part.spare.spare_id, self.part.reply, model.artefact.save)
 
     def keep_decision(self, archive: OnlineArchive, held: HeldDecision, own: OwnInputs) -> None:
         """Keep what was opened of a decision; StateError if the disk does not take it."""

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Vector
+from veilscore.arrays import CodeArray, Integers, Vector
 from veilscore.crypto import he
 from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, encode_points
 from veilscore.data.codes import CodeMap
@@ -28,7 +28,7 @@ from veilscore.models.model import PartyPart, Scorecard, ScoreModel
 from veilscore.models.steps import steps_of
 from veilscore.models.tree_paths import BankTrees
 from veilscore.online.records import Origins, Records, load_map
-from veilscore.protocols.online_spares import Side
+from veilscore.protocols.online_spares import Side, spares_together
 from veilscore.terms.bands import Bands
 
 _TRIES, _AGAIN_S = 3, 0.05
@@ -61,9 +61,7 @@ class ModelSides:
         hashes = artefact.holder_sha256 if isinstance(artefact, Boosted) else {}
         if not trees:
             check_points_fit([(p.points, p.n_codes) for p in artefact.parts], artefact.base_points)
-        sides = {
-            p.party: _side(p, None if trees else encode_points(p.points), hashes.get(p.party, "")) for p in holders
-        }
+        sides = {p.party: _side(p, None if trees else _encoded(p.points), hashes.get(p.party, "")) for p in holders}
         return ModelSides(artefact, _side(own, None), sides, trees, own_trees)
 
     def own_units(self, codes: CodeArray) -> int:
@@ -202,6 +200,10 @@ def bank_trees(model: Boosted) -> dict[str, BankTrees | BankChain]:
         )
         for part in holders
     }
+
+
+def _encoded(points: Integers) -> EncodedPoints:
+    return encode_points(points, spares_together(points.size))
 
 
 def _side(part: PartyPart, encoded: EncodedPoints | None, part_hash: str = "") -> Side:

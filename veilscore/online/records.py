@@ -20,7 +20,7 @@ import numpy as np
 from veilscore.arrays import CodeArray, Words
 from veilscore.crypto.encrypted_cells import one_hot
 from veilscore.data.codes import CodeMap
-from veilscore.data.ids import Ids, check_ids, normalise_ids
+from veilscore.data.ids import Ids, normalise_one
 from veilscore.data.ingest import read_table
 from veilscore.data.panel import newest
 from veilscore.data.table import Column, Table
@@ -84,9 +84,7 @@ class Records:
 
     def normalise(self, firm_id: str) -> str:
         """Return the firm id in the spelling of the job; IdError if it is malformed."""
-        ids = normalise_ids([firm_id], self._job.parameters.id_normaliser)
-        check_ids(ids, self._job.parameters.id_normaliser, source="the request")
-        return str(ids[0])
+        return normalise_one(firm_id, self._job.parameters.id_normaliser)
 
     async def find(self, firm_id: str) -> FoundFirm:
         """Look one firm up; reads the data set in a thread if it changed since (seconds for a large one).
@@ -194,10 +192,7 @@ class RowValues:
                     table = table.take(newest(table.panel))
                 self._rows = {firm: row for row, firm in enumerate(table.firms.tolist())}
                 self._columns, self._read_at = dict(table.columns), (signature, now_s)
-            normaliser = self._job.parameters.id_normaliser
-            ids = normalise_ids([firm_id], normaliser)
-            check_ids(ids, normaliser, source="the request")
-            row = self._rows.get(str(ids[0]))
+            row = self._rows.get(normalise_one(firm_id, self._job.parameters.id_normaliser))
             return None if row is None else {name: self._columns[name][row : row + 1] for name in self.names}
 
 

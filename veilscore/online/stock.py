@@ -19,14 +19,14 @@ from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
-from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare
+from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare, bank_spares, spares_together
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, run_calls
 from veilscore.wire.protocol import Protocol, call, work
 from veilscore.wire.randomness import secret_bytes
 
 SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
-LOW = 32  # from here on spares are made although requests keep coming
+LOW = 64  # from here on spares are made although requests keep coming
 _HELD = 4096  # spares at a holder, all banks and models
 _IDLE_S = 0.2  # without a request, before spares are made
 
@@ -171,9 +171,9 @@ class BankStock:
         self._refill: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=name)
 
-    def opening(self, holder: str, use: Use, ident: str) -> OnlineOpening:
+    def opening(self, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
         """Draw what the next reply to a holder is bound to."""
-        return draw_opening(self._name, holder, use, ident)
+        return draw_opening(self._name, holder, use, ident, n_spares)
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
         """Return the public keys of a holder, asked for once for each of its starts."""
@@ -192,10 +192,12 @@ class BankStock:
 
     def make_spare(self, holder: str, model: BankModel, limit_s: float = 10.0) -> Protocol[BankSpare]:
         """Make a spare with a holder for a model, whatever record it will serve."""
-        side, n_cells = model.holders[holder], 0
-        if side.part_hash:
-            n_cells = max(1, model.trees[holder].n_bits)
-        return bank_spare(self, side, n_cells, secret_bytes(16).hex(), limit_s)
+        return bank_spare(self, model.holders[holder], _n_cells(model, holder), secret_bytes(16).hex(), limit_s)
+
+    def _make_spares(self, holder: str, model: BankModel) -> Protocol[tuple[BankSpare, ...]]:
+        """Make as many at once as fit into one message."""
+        n_cells = _n_cells(model, holder)
+        return bank_spares(self, model.holders[holder], n_cells, secret_bytes(16).hex(), spares_together(n_cells))
 
     def _pool(self, lead: str) -> Protocol[BankPool]:
         pool = yield from bank_pool(self.opening(lead, "pool", secret_bytes(16).hex()))
@@ -220,8 +222,15 @@ class BankStock:
                     await asyncio.sleep(_IDLE_S / 10)
                     continue
                 if model is not None:
-                    self.spares.add(holder, model, await run_calls(self.make_spare(holder, model), self._caller))
+                    for spare in await run_calls(self._make_spares(holder, model), self._caller):
+                        self.spares.add(holder, model, spare)
                 if self.pools.wanted:
                     await self.pools.grown(self.pools.wanted)
         except VeilscoreError as error:
             self._log.warning("no spares", error=type(error).__name__, message=error.message)
+
+
+def _n_cells(model: BankModel, holder: str) -> int:
+    """Return how many numbers of a holder stand for a record."""
+    side = model.holders[holder]
+    return max(1, model.trees[holder].n_bits) if side.part_hash else side.cells.size

@@ -61,7 +61,7 @@ class BankPool:
         self.made = pb.MadePool()
         names = names_of(opening.bank, opening.holder, opening.id)
         self._receiver = PoolReceiver(names, opening.seed_bytes)
-        self._next = 0
+        self._next, self._agreed = 0, 0
 
     def __repr__(self) -> str:
         """Show how many circuits there are."""
@@ -70,7 +70,7 @@ class BankPool:
     @property
     def left(self) -> int:
         """Return how many circuits can be taken."""
-        return self._receiver.made // WIRES - self._next
+        return self._agreed // WIRES - self._next
 
     @property
     def full(self) -> bool:
@@ -91,9 +91,13 @@ class BankPool:
         """Make transfers; the lead has to get each message, in order."""
         return pb.ExtendPool(pool_id=self.opening.id, transfers=self._receiver.extend(EXTENSION))
 
+    def agreed(self) -> None:
+        """Count what was made for circuits: the lead has got it, and not before, as requests go on meanwhile."""
+        self._agreed = self._receiver.made
+
     def has(self, n: int = 1) -> bool:
         """Return whether n circuits of one message can be taken."""
-        return self._first(n) + n <= self._receiver.made // WIRES
+        return self._first(n) + n <= self._agreed // WIRES
 
     def take(self, n: int = 1) -> int:
         """Return the number of a circuit that was not taken before, or of the first of n whose wires serve one."""
@@ -127,6 +131,7 @@ def bank_extends(pool: BankPool) -> Protocol[None]:
     """Bank: make the transfers of more circuits; after an error the pool is of no use."""
     message = yield from work(pool.extend)
     yield from call(pool.opening.holder, message, pb.Empty)
+    pool.agreed()
 
 
 # --- the lead --------------------------------------------------------------------------------------------------------

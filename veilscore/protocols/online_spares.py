@@ -4,6 +4,8 @@ Source   : correlated randomness in the manner of Beaver 1991, over sums of encr
 Parties  : the bank, one holder.
 Messages : PrepareSpare -> PreparedSpare: the holder encrypts r, uniform modulo T in every cell, under its own key.
            FinishSpare -> Empty: the bank's points on it, masked; the holder opens and keeps s = sum of points r + mask.
+           One ciphertext has room for many records, so up to 40 spares are made together for the cost of one; each has
+           slots, r, mask and id of its own, and all are under one commitment.
            With the request, the holder sends d = x - r for its one-hot cells x; the bank takes sum of points d and its
            mask off the total. The holder's partial is s plus its zero-share.
            For trees the bank's factors c depend on the record, so the points of a spare are random numbers a, uniform
@@ -35,6 +37,7 @@ from veilscore.crypto.encrypted_cells import (
     evaluate,
     make_blinds,
     open_partial,
+    records_of_one,
 )
 from veilscore.crypto.he import PublicContext, SecretContext, T, uniform_slots
 from veilscore.errors import MessageError, SecretReuseError
@@ -43,6 +46,7 @@ from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, Serve, call, work
 from veilscore.wire.randomness import derived, seeded
 
+MOST_SPARES = 40  # made together: 25 ms and 285 kB a message pair, as one alone
 _CELL_BYTES = 4
 _HASH_BYTES = 32
 
@@ -94,7 +98,7 @@ class Side:
 class BankSecrets(Interface):
     """What the bank's node draws and keeps for its replies to holders."""
 
-    def opening(self, holder: str, use: Use, ident: str) -> OnlineOpening:
+    def opening(self, holder: str, use: Use, ident: str, n_spares: int = 1) -> OnlineOpening:
         """Draw what the next reply to a holder is bound to."""
 
     def context(self, holder: str, keys_id: bytes) -> Protocol[PublicContext]:
@@ -122,42 +126,74 @@ class BankSpare:
         return b"" if self.random is None else ((cells - self.random) % T).astype("<u4").tobytes()
 
 
+def spares_together(n_cells: int) -> int:
+    """Return how many spares of so many cells are made together."""
+    return records_of_one(n_cells, MOST_SPARES)
+
+
+def spare_ids(ident: str, n: int) -> tuple[str, ...]:
+    """Return the ids of spares that are made together under one."""
+    return (ident,) if n == 1 else tuple(f"{ident}.{k}" for k in range(n))
+
+
 def random_factors(seed: bytes, n: int) -> Integers:
-    """Draw what stands for the factors of a record in a spare for trees, (n,) uniform modulo T, from the seed."""
+    """Draw what stands for the factors of records in spares for trees, (n,) uniform modulo T, from the seed."""
     return seeded(derived(seed, "factors"), lambda: uniform_slots(n)).astype(np.int64)
 
 
 def bank_spare(
     secrets: BankSecrets, side: Side, n_cells: int, spare_id: str, limit_s: float = 10.0
 ) -> Protocol[BankSpare]:
-    """Bank: make a spare with a holder.
+    """Bank: make a spare with a holder; see `bank_spares`."""
+    (spare,) = yield from bank_spares(secrets, side, n_cells, spare_id, 1, limit_s)
+    return spare
+
+
+def bank_spares(
+    secrets: BankSecrets, side: Side, n_cells: int, ident: str, n: int, limit_s: float = 10.0
+) -> Protocol[tuple[BankSpare, ...]]:
+    """Bank: make n spares with a holder.
 
     n_cells : of the holder; for trees the points of a record are not known yet, so random ones stand for them.
     limit_s : how long the holder may take for an answer.
     """
-    opening, random = secrets.opening(side.party, "spare", spare_id), None
+    opening, random = secrets.opening(side.party, "spare", ident, n), None
     if side.part_hash:
-        random = random_factors(opening.seed_bytes, n_cells)
+        random = random_factors(opening.seed_bytes, n * n_cells).reshape(n, n_cells)
     asked = pb.PrepareSpare(
-        spare_id=spare_id, map_hash=side.map_hash, part_hash=side.part_hash, commitment=opening.commitment
+        spare_id=ident, map_hash=side.map_hash, part_hash=side.part_hash, commitment=opening.commitment
     )
+    if n > 1:
+        asked.n_spares = n
     prepared = yield from call(side.party, asked, pb.PreparedSpare, limit_s)
     context = yield from secrets.context(side.party, prepared.keys_id)
-    done = yield from work(partial(_evaluated, context, prepared, side, random, opening))
+    reply, masks = yield from work(partial(_evaluated, context, prepared, side, random, opening, n))
     yield from work(lambda: secrets.keep(opening, prepared))
-    yield from call(side.party, pb.FinishSpare(spare_id=spare_id, evaluated_enc=done[0]), pb.Empty, limit_s)
-    return BankSpare(spare_id, done[1], random, opening)
+    yield from call(side.party, pb.FinishSpare(spare_id=ident, evaluated_enc=reply), pb.Empty, limit_s)
+    return tuple(
+        BankSpare(spare_id, int(masks[k]), None if random is None else random[k], opening)
+        for k, spare_id in enumerate(spare_ids(ident, n))
+    )
 
 
 def _evaluated(
-    context: PublicContext, prepared: pb.PreparedSpare, side: Side, random: Integers | None, opening: OnlineOpening
-) -> tuple[tuple[bytes, ...], int]:
-    """Return the bank's masked reply, and its mask."""
-    lifted = side.cells if random is None else np.where(random > T // 2, random - T, random)
-    points = encode_points(lifted) if random is not None or side.encoded is None else side.encoded
+    context: PublicContext,
+    prepared: pb.PreparedSpare,
+    side: Side,
+    random: Integers | None,
+    opening: OnlineOpening,
+    n: int,
+) -> tuple[tuple[bytes, ...], Words]:
+    """Return the bank's masked reply, and its masks (n,)."""
+    if random is not None:
+        points = encode_points(np.where(random > T // 2, random - T, random), n)
+    elif side.encoded is not None and side.encoded.n_records == n:
+        points = side.encoded
+    else:
+        points = encode_points(side.cells, n)
     query = tuple(prepared.ciphertext_enc)
     done = evaluate(context, query, points, make_blinds(context, opening.seed_bytes, len(query)))
-    return done.reply, int(done.mask_total[0])
+    return done.reply, done.mask_total
 
 
 # --- a holder --------------------------------------------------------------------------------------------------------
@@ -204,27 +240,32 @@ def holder_spare(
     n_cells_of: Callable[[str, pb.PrepareSpare], Coroutine[Any, Any, int]],
     keep: Callable[[str, HolderSpare], None],
 ) -> Protocol[None]:
-    """Holder: make its side of one spare.
+    """Holder: make its side of one spare, or of as many as the bank asks for.
 
     secret : gives its keys; makes them at the first use, which takes time.
     n_cells_of : cells of the part that a bank asks a spare for; RefusedError where there is none, or policy forbids it.
-    keep : takes the spare into the stock.
+    keep : takes a spare into the stock.
     """
     asked = yield Serve(bank, (pb.PrepareSpare, pb.FinishSpare))
     if not isinstance(asked, pb.PrepareSpare):
         raise MessageError("no such spare, or it was finished already", party=bank)
     check_commitment(asked.commitment, bank)
     n_cells = yield from work(partial(n_cells_of, bank, asked))
-    random = uniform_slots(n_cells)
-    query = yield from work(lambda: encrypt_cells(secret(), random[None]))
+    n = asked.n_spares or 1
+    if n > spares_together(n_cells):
+        raise MessageError(f"{n} spares were asked for at once, at most {spares_together(n_cells)} fit", party=bank)
+    random = uniform_slots(n * n_cells).reshape(n, n_cells)
+    query = yield from work(lambda: encrypt_cells(secret(), random))
     prepared = pb.PreparedSpare(ciphertext_enc=query, keys_id=secret().keys_id)
     yield Send(bank, prepared)
     finish: pb.FinishSpare = yield Serve(bank, (pb.FinishSpare,))
-    zero = np.zeros(1, np.uint64)
-    opened = yield from work(lambda: int(open_partial(secret(), finish.evaluated_enc, 1, n_cells, zero)[0]))
+    zero = np.zeros(n, np.uint64)
+    opened = yield from work(lambda: open_partial(secret(), finish.evaluated_enc, n, n_cells, zero))
     messages = digests_of(asked, prepared, finish)
     part = asked.map_hash + asked.part_hash
-    keep(bank, HolderSpare(asked.spare_id, part, random, opened, prepared.keys_id, asked.commitment, messages))
+    for k, spare_id in enumerate(spare_ids(asked.spare_id, n)):
+        one = HolderSpare(spare_id, part, random[k], int(opened[k]), prepared.keys_id, asked.commitment, messages)
+        keep(bank, one)
     yield Send(bank, pb.Empty())
 
 

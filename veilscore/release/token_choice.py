@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from veilscore.data.ids import check_ids, normalise_ids
+from veilscore.data.ids import normalise_one
 from veilscore.errors import ConfigError, DataError
 from veilscore.files.private import private_folder
 from veilscore.release.consent import Claim, Signed, claim_of, commit
@@ -83,9 +83,7 @@ def spellings(firm: str) -> tuple[str, ...]:
     found = [firm]
     for normaliser in ("uscc", "text"):
         with contextlib.suppress(DataError):
-            ids = normalise_ids([firm], normaliser)
-            check_ids(ids, normaliser)
-            found.append(str(ids[0]))
+            found.append(normalise_one(firm, normaliser))
     return tuple(found)
 
 

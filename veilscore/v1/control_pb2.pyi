@@ -420,16 +420,18 @@ class EncryptedRecord(_message.Message):
     def __init__(self, unknown: _Optional[bool] = ..., no_spare: _Optional[bool] = ..., discloses_unknown: _Optional[bool] = ..., without_others: _Optional[bool] = ..., share_key_id: _Optional[bytes] = ..., reason_codes: _Optional[_Iterable[_Union[ReasonCode, _Mapping]]] = ..., data_time_s: _Optional[float] = ..., difference_share: _Optional[bytes] = ..., released_as: _Optional[str] = ..., difference_shares: _Optional[_Mapping[str, bytes]] = ..., mask_seed: _Optional[bytes] = ...) -> None: ...
 
 class PrepareSpare(_message.Message):
-    __slots__ = ("spare_id", "map_hash", "part_hash", "commitment")
+    __slots__ = ("spare_id", "map_hash", "part_hash", "commitment", "n_spares")
     SPARE_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_HASH_FIELD_NUMBER: _ClassVar[int]
     PART_HASH_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    N_SPARES_FIELD_NUMBER: _ClassVar[int]
     spare_id: str
     map_hash: bytes
     part_hash: bytes
     commitment: bytes
-    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    n_spares: int
+    def __init__(self, spare_id: _Optional[str] = ..., map_hash: _Optional[bytes] = ..., part_hash: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., n_spares: _Optional[int] = ...) -> None: ...
 
 class PreparedSpare(_message.Message):
     __slots__ = ("ciphertext_enc", "keys_id")

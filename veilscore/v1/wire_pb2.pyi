@@ -6,9 +6,10 @@ from veilscore.v1 import boosting_pb2 as _boosting_pb2
 from veilscore.v1 import chains_pb2 as _chains_pb2
 from veilscore.v1 import screening_pb2 as _screening_pb2
 from veilscore.v1 import stacking_pb2 as _stacking_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -262,3 +263,41 @@ class Ack(_message.Message):
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     duplicate: bool
     def __init__(self, duplicate: _Optional[bool] = ...) -> None: ...
+
+class CallBatch(_message.Message):
+    __slots__ = ("calls",)
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[OneCall]
+    def __init__(self, calls: _Optional[_Iterable[_Union[OneCall, _Mapping]]] = ...) -> None: ...
+
+class OneCall(_message.Message):
+    __slots__ = ("number", "method", "request", "timeout_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    method: str
+    request: bytes
+    timeout_s: float
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class ReplyBatch(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[OneReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[OneReply, _Mapping]]] = ...) -> None: ...
+
+class OneReply(_message.Message):
+    __slots__ = ("number", "reply", "status", "text", "error")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    reply: bytes
+    status: str
+    text: str
+    error: bytes
+    def __init__(self, number: _Optional[int] = ..., reply: _Optional[bytes] = ..., status: _Optional[str] = ..., text: _Optional[str] = ..., error: _Optional[bytes] = ...) -> None: ...
