@@ -153,7 +153,7 @@ def lay_files(page, folder):
 @pytest.mark.federation
 def test_the_demonstration_shows_what_the_readme_says(tmp_path):
     folder = tmp_path / "demo-run"
-    said = shown(run([sys.executable, ROOT / "examples" / "demo.py", "--folder", folder], ROOT)).replace(
+    said = shown(run([sys.executable, ROOT / "examples" / "demo.py", "--folder", folder], ROOT, timeout_s=550)).replace(
         shown(str(folder)), "demo-run"
     )
     printed = [block.text for block in of_page("README.md") if block.text.startswith("$ ")]
