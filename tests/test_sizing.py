@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
 from finished_jobs import finished
 from memory_decisions import World
 from trial_audit import audit
@@ -153,3 +155,11 @@ def test_counts_are_of_firms_each_once():
     with pytest.raises(Exception, match="use rows: firms"):
         parse_job(size(rows="firm_dates"))
     assert charge_of(SizeDecision(decision="limit", mu=0.4)) == Charge("counts by step", "all", 0.4**2)
+
+
+def test_the_page_shows_a_job_that_is_one():
+    """docs/decisions.md, with the parties that every job names."""
+    shown = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    parties = {"name": "size", "purpose": "proactive", "bank": "bank", "holders": ["tax"]}
+    job = parse_job(json.dumps({**parties, "datasets": {"bank": "main", "tax": "main"}, **yaml.safe_load(shown)}))
+    assert job.of(SizeDecision).tell_holders
