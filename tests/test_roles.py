@@ -1,4 +1,7 @@
-"""Pages for people, in English and Chinese: the same headings, points and commands, and every command exists."""
+"""Pages for people, in English and Chinese: the same headings, points, blocks and commands, which exist.
+
+README's blocks are run by test_documented.py; the Chinese page has the same.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,15 @@ def test_every_command_of_a_page_exists(page):
         assert not getattr(command, "commands", {}) or command.invoke_without_command, line
         options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def test_the_chinese_readme_is_in_step():
+    """The same headings, blocks, rows of tables and linked pages."""
+    english = (ROOT / "README.md").read_text(encoding="utf-8")
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    blocks = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+    assert blocks.findall(chinese) == blocks.findall(english)
+    for form in (r"^#+ ", r"^\| ?", r"\]\((?!docs/roles|README)([^)]+)\)"):
+        found = [re.findall(form, blocks.sub("", text), re.MULTILINE) for text in (english, chinese)]
+        assert found[0] == found[1], form
+    assert len(CHINESE.findall(chinese)) > 1000
