@@ -69,6 +69,7 @@ def test_a_release_is_confirmed_with_the_model_that_was_approved(trained):
     assert model[:16] in found["score.1"].detail
 
 
+@pytest.mark.slow
 def test_bands_without_scores_are_confirmed(tmp_path):
     run = audited_run(tmp_path, bands={"A": 520, "B": 480}, holdout_output="band", **QUICK).run()
     found = audit(run)
@@ -89,6 +90,7 @@ def test_every_step_of_honest_boosting_and_of_its_release_is_confirmed(options, 
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+@pytest.mark.slow
 def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path):
     asked = {"disclosure": "private", "n_estimators": 4, "max_depth": 2, "holdout_fraction": 0.4}
     configs = nodes(write(tmp_path / "data", firms(900)))
@@ -100,6 +102,7 @@ def test_every_step_of_private_boosting_and_of_its_release_is_confirmed(tmp_path
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
+@pytest.mark.slow
 def test_a_refit_of_what_was_opened_is_confirmed(tmp_path):
     asked = {"disclosure": "private", "holdout_fraction": 0.4}
     first = audited_run(tmp_path, parts=firms(900), **asked).run()
@@ -165,6 +168,7 @@ def test_a_sampled_step_brings_the_steps_that_it_goes_on_from(trained):
     assert list(audit(trained, "align")) == ["align.1"]
 
 
+@pytest.mark.slow
 def test_an_attempt_that_failed_and_the_one_that_went_on_from_it_are_confirmed(tmp_path):
     run = audited_run(tmp_path, **QUICK)
     for step in ("align", "bin"):
@@ -196,6 +200,7 @@ def test_digests_of_failed_attempts_reach_back_to_the_first_message():
     assert traffic_of(Transcript(entries=entries))[0].earlier == ()
 
 
+@pytest.mark.slow
 def test_an_attempt_that_the_bank_gave_up_is_confirmed_up_to_there(tmp_path, monkeypatch):
     from veilscore.tasks import scorecard
 
@@ -411,6 +416,7 @@ with JobAudit(home, job_id, job_of(home, job_id), logged) as audit:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_with_other_hashes_of_strings_confirms_too(trained):
     from trial_audit import bank_home, logged
 
@@ -438,6 +444,7 @@ def test_content_of_a_send_is_all_that_a_commitment_shows(trained):
 # --- attempts that were killed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_attempt_is_told_apart_from_a_missing_opening(tmp_path):
     """Tax was killed while it trained: its log has the beginning alone, and what it was about to open."""
     run = audited_run(tmp_path, **QUICK)

@@ -369,6 +369,7 @@ def test_a_batch_under_a_band_policy(trained):
     }
 
 
+@pytest.mark.slow
 def test_a_model_without_bands_and_bands_named_in_the_batch(tmp_path):
     folder = write(tmp_path / "data", firms(300, seed=22))
     run = open_job(job(holdout_fraction=0, max_openings=4), nodes(folder), tmp_path).run()
@@ -465,6 +466,7 @@ def assert_holdout_in_bands(run):
     assert np.unique(found).size > 1
 
 
+@pytest.mark.slow
 def test_boosted_trees_in_bands(tmp_path):
     folder = write(tmp_path / "data", firms(400, seed=23))
     asked = {"n_estimators": 4, "max_depth": 2, "learning_rate": 1, "bands": CUTS, "holdout_output": "band"}
@@ -510,6 +512,7 @@ def test_what_a_job_in_bands_costs_and_tells_is_known_before():
         assert other.parties_of("evaluate") == other.parties_of("score") == other.parties
 
 
+@pytest.mark.slow
 def test_bands_count_by_model_and_cut_offs(trained, tmp_path):
     """The same bands again are a repeat; other cut-offs, or the score, are another model, of which two are allowed."""
     home = tmp_path / "homes"

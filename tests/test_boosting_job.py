@@ -313,6 +313,7 @@ def heard(run, attempt, *parties, kind, sender=None):
     ]
 
 
+@pytest.mark.slow
 def test_a_holder_that_leaves_between_trees_and_the_job_goes_on(tmp_path):
     run = open_run(tmp_path, n_estimators=5, keep=True)
     skip_align(run)

@@ -89,6 +89,7 @@ def approval_and_a_failed_job(trial, job):
         veilscore("job", "reject", "toy", "--home", trial / "tax")
 
 
+@pytest.mark.slow
 @pytest.mark.federation
 def test_a_whole_job_and_one_that_waits_for_approval_and_fails(careless_shell, trial, job):
     try:

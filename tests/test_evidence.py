@@ -365,6 +365,7 @@ def test_other_kinds_behind_the_last_head_are_not_signed_after_a_crash(tmp_path)
     log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_later", [False, True])
 def test_process_killed_while_it_writes_loses_nothing_acknowledged(tmp_path, head_later):
     program = (
@@ -456,7 +457,7 @@ def test_threads_append_in_some_order(tmp_path):
 def test_both_ends_compute_the_same_digest():
     first, second = Transcript(), Transcript()
     for number in range(3):
-        message = align_pb2.AlignBankRound1(part=number, parts=3, points=bytes(96))
+        message = align_pb2.AlignBankRound1(n_ids=number, points=bytes(96))
         first.add("s", "bank", "tax", number, message, b"payload%d" % number)
         second.add("s", "bank", "tax", number, message, b"payload%d" % number)
     second.add("s", "tax", "registry", 0, message, b"other")

@@ -6,6 +6,7 @@ import json
 
 import duckdb
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,7 @@ groups = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(groups, min_size=1, max_size=2), st.integers(0, 5))
 def test_every_aggregate_equals_plain_sql(tmp_path, asked, seed):

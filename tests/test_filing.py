@@ -138,6 +138,7 @@ def test_versions_go_back_and_forth_and_what_was_there_before_is_kept(tmp_path):
 # --- a job -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_at_evaluate_changes_no_model_and_a_bank_that_went_back_scores_with_the_old(tmp_path):
     """Holders answer by the version whose code map the bank's model names, in the same columns or in others."""
     configs = nodes(write(tmp_path / "data", firms(420)), holder_policy={"consent": "off"})
@@ -333,6 +334,7 @@ def test_what_a_screening_kept_is_filed_at_the_end_of_the_job_alone(tmp_path):
     assert all(path.read_text() != before[party] for party, path in kept(done).items())
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_files_leaves_one_version_whole(tmp_path):
     stage(tmp_path, "job-1", **OLD)
     stage(tmp_path, "job-2", **NEW)

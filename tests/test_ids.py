@@ -131,6 +131,7 @@ def test_duplicates_equal_a_plain_search(words):
     assert duplicate_rows(np.array(words, dtype="<U2")).tolist() == expected
 
 
+@pytest.mark.slow
 def test_a_million_ids_stay_as_they_are():
     ids = random_ids(1_000_000).astype(object)
     normal = normalise_uscc(ids)

@@ -283,6 +283,7 @@ def test_real_data_equal_the_reference(name):
             np.testing.assert_array_equal(table.label, expected["label"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_many_rows_stay_in_the_order_of_the_file(tmp_path, ending):
     """Two threads read them; a step that reads other columns again must find the same rows at the same place."""

@@ -153,6 +153,7 @@ def run_read_only(installation: Path, temporary: Path | None, *words: str) -> su
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_read_only_installation_without_a_home_keeps_its_code_in_a_temporary_folder(installation, tmp_path):
     version = run_read_only(installation, tmp_path, "-c", COMMAND, "--version")
     assert (version.returncode, version.stderr) == (0, "")

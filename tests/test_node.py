@@ -197,6 +197,7 @@ def test_lost_party_comes_back(tmp_path):
     assert steps[-2:] == [("bin", "done"), ("score", "done")]
 
 
+@pytest.mark.slow
 def test_party_that_stays_away_fails_the_job_with_advice(tmp_path):
     async def scenario():
         nodes = open_trial(make_homes(tmp_path), "bank", "tax", "coordinator")

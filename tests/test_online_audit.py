@@ -80,6 +80,7 @@ def test_honest_bands_and_steps_are_confirmed_with_and_without_spares(homes, mon
     assert all("give the log of registry" in f.detail for f in alone if "band" in f.step)
 
 
+@pytest.mark.slow
 def test_a_band_with_averages_instead_of_a_holder_is_confirmed(homes, monkeypatch):
     counted(monkeypatch, 0)
     for holder in ("tax", "registry"):
@@ -96,6 +97,7 @@ def test_a_band_with_averages_instead_of_a_holder_is_confirmed(homes, monkeypatc
     ]
 
 
+@pytest.mark.slow
 def test_a_request_that_failed_and_went_on_is_confirmed(homes):
     """Holders opened, the coordinator was away, and the bank was restarted in between."""
     firm = known(homes, 1)[0]

@@ -328,6 +328,7 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_cut_offs_that_were_not_accepted_or_not_kept(trained, homes):
     kept = homes / "registry" / "models" / "firms" / "bands.json"
     firm, band = trained.known[3], {"output": "band"}

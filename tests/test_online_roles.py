@@ -443,6 +443,7 @@ def test_holders_answer_any_message_or_refuse_it(data):
     Case("card", bands=data.draw(st.sampled_from([None, BANDS])), seed=11).run(scenario)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_the_bank_takes_any_answer_or_refuses_it(data):

@@ -411,6 +411,7 @@ def answers(journal):
         return db.execute("SELECT count(*) FROM answered").fetchone()[0]
 
 
+@pytest.mark.slow
 def test_interrupted_opening_goes_on_under_its_id(trained, homes):
     firm, other = trained.known[:2]
 
@@ -434,6 +435,7 @@ def test_interrupted_opening_goes_on_under_its_id(trained, homes):
     assert over.units == trained.units[other]
 
 
+@pytest.mark.slow
 def test_restarts_within_a_request_need_a_new_id(trained, homes):
     firm = trained.known[0]
 

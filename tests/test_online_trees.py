@@ -125,6 +125,7 @@ def band_numbers(trained, units):
     return Bands.of(trained.model.bands, trained.model.scaling.units).index(np.array(units)).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["trained", STACKED])
 def test_bands_with_and_without_spares(which, tmp_path, request, monkeypatch):
     """Of trees and of a stack: those of the totals of a batch, and no total comes with them."""

@@ -78,7 +78,7 @@ WITH_DATA = {
     "allow_order",
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
-    "publish_bins", "tell_measure",
+    "publish_bins", "tell_measure", "report_fields",
 }  # fmt: skip
 DECIDES = {"accept", "agreements", "partner"}
 

@@ -348,6 +348,7 @@ def test_connection_of_a_revoked_key_is_closed_not_only_refused(made, base):
 # nodes
 
 
+@pytest.mark.slow
 def test_jobs_run_before_during_and_after_a_rotation(tmp_path):
     homes = make_homes(tmp_path)
     before = load_identity(homes / "tax" / "identity").fingerprint
@@ -388,6 +389,7 @@ def test_jobs_run_before_during_and_after_a_rotation(tmp_path):
         assert federation.member("tax").fingerprint == after, name
 
 
+@pytest.mark.slow
 def test_node_that_was_down_learns_of_the_new_key(tmp_path):
     homes = make_homes(tmp_path)
 

@@ -252,6 +252,7 @@ def test_few_missing_values_are_told_as_none(tmp_path):
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_screening_goes_on(tmp_path, parts, screened):
     folder = write(tmp_path / "data", parts)
     policy = {"publish_column_names": True}

@@ -249,6 +249,7 @@ def test_population_bad_rate_and_bands(tmp_path):
     assert [model.band(score) for score in (580.0, 579.9, 540.0, 539.9)] == ["A", "B", "B", "below all bands"]
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes(tmp_path):
     folder = write(tmp_path / "data", firms(seed=9))
     run = open_job(job(holdout_fraction=0), nodes(folder), tmp_path)

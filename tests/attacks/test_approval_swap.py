@@ -130,6 +130,7 @@ def test_model_taken_away_or_added_after_approval(home):
         )
 
 
+@pytest.mark.slow
 def test_model_that_the_bank_trained_anew_after_approval(tmp_path):
     """Real batch: approved with the version of the first training, run with that of the second."""
     folder = write(tmp_path / "data", firms(300, seed=3))

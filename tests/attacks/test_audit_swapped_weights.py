@@ -184,6 +184,7 @@ def test_another_firm_at_one_holder_than_at_the_others(honest, monkeypatch):
     named(audit(run), "align.1", "AlignBankRound2 number", "to registry")
 
 
+@pytest.mark.slow
 def test_other_leaves_in_boosting_and_in_its_release(boosted, tmp_path, monkeypatch):
     for step in ("align", "bin"):
         boosted.step(step)

@@ -175,6 +175,7 @@ def test_a_bank_that_shifts_its_own_inputs_gets_ten_bits_a_year(attack, monkeypa
         attack.run(policy)
 
 
+@pytest.mark.slow
 def test_a_record_that_changed_is_charged_and_refuses_nothing(attack):
     """The bank's inputs stay, one record at tax changes twice: then the firm counts as unknown there."""
     policy = DEFAULT | {"release": {"repeats_per_model": 9}}

@@ -91,6 +91,7 @@ def test_a_stranger_that_says_a_byte_now_and_then_is_cut(door, monkeypatch):
         assert 0.3 < time.monotonic() - began_s < 2
 
 
+@pytest.mark.slow
 def test_a_caller_has_its_own_places_and_not_anothers(door):
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(shaken(door, door.folder)) for _ in range(3 * OF_ONE)]

@@ -173,6 +173,7 @@ def test_the_overlap_refuses_nothing(card, tmp_path):
     assert seen[0][0] != "refused"
 
 
+@pytest.mark.slow
 def test_the_smallest_batch_is_one_of_rows(card, tmp_path):
     seen = []
     for world in both(card, tmp_path, policy={"min_overlap": 1, "release": {}}):
@@ -183,6 +184,7 @@ def test_the_smallest_batch_is_one_of_rows(card, tmp_path):
     assert "fewer than 30 firms" in seen[0][1][1]
 
 
+@pytest.mark.slow
 def test_the_smallest_difference_is_one_of_rows(card, tmp_path):
     """A second batch leaves out 29 firms that tax knows, one that it does not, and the victim or another stranger."""
     seen = []

@@ -85,6 +85,7 @@ def search(homes, monkeypatch):
     return low, high, refusal, asyncio.run(truth())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", [OFF, BAND_ONLY], ids=["off", "default"])
 def test_shifting_the_banks_share_from_request_to_request(homes, monkeypatch, release):
     set_release(homes, release)

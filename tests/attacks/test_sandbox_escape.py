@@ -270,6 +270,7 @@ def test_memory_in_full_sockets():
     assert outcome.status == "memory"
 
 
+@pytest.mark.slow
 def test_memory_between_two_looks(monkeypatch):
     """The kernel's own group holds where nobody looks; made where this machine lets this user make one."""
     if next(writable_groups(Path("/proc/self")), None) is None:

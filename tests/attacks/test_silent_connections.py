@@ -54,6 +54,7 @@ def still_open(sockets):
     return n_open
 
 
+@pytest.mark.slow
 def test_a_node_serves_through_more_silent_connections_than_it_has_descriptors(tmp_path):
     home = make_homes(tmp_path) / "tax"
 
@@ -91,6 +92,7 @@ def test_a_node_serves_through_more_silent_connections_than_it_has_descriptors(t
             one.close()
 
 
+@pytest.mark.slow
 def test_the_last_of_them_are_cut_when_their_time_is_over(monkeypatch):
     """TLS done or not: who makes no call is cut; who called stays, however long it is silent afterwards."""
     monkeypatch.setattr(connections, "WITHOUT_CALL_S", 1.0)
@@ -127,6 +129,7 @@ async def pong(_request, _peer):
     return control_pb2.Empty()
 
 
+@pytest.mark.slow
 def test_the_oldest_of_an_address_go_first_and_the_handshake_has_its_own_limit():
     async def scenario():
         tax = make_fabric("tax")

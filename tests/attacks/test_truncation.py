@@ -158,6 +158,7 @@ def test_an_offer_of_another_history_leaves_a_proof_and_a_foreign_one_nothing(fo
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_heads_offered_while_a_job_is_signed_cost_it_no_receipt(folder):
     """An offer between the rounds would outrun the proofs, and its owner would look like one with two histories."""
 
