@@ -102,9 +102,9 @@ class LanguageModel:
         except self._failed as error:
             raise PeerError(
                 f"the language model at {self.config.url} gave no answer ({type(error).__name__}): is it running?"
-            ) from error
-        except (ValidationError, ValueError, LookupError, TypeError) as error:
-            raise PeerError(f"the language model at {self.config.url} answered what cannot be read") from error
+            ) from None  # a server may echo the key, which a traceback would show
+        except (ValidationError, ValueError, LookupError, TypeError):
+            raise PeerError(f"the language model at {self.config.url} answered what cannot be read") from None
 
     def _read(self, response: Any) -> bytes:
         """Return the body of an answer; ValueError where it is packed, too long, or comes too slowly."""
