@@ -1,9 +1,8 @@
-"""The contracts of the bank's book, lending and alarms on a PostgreSQL server made for this test."""
+"""The contracts of the bank's book and lending on a PostgreSQL server made for this test."""
 
 from __future__ import annotations
 
 import pytest
-from alarm_contract import AlarmContract
 from bank_trial import Clock
 from book_contract import BookContract
 from database_servers import postgres
@@ -33,10 +32,6 @@ def book(url, clock):
 
 
 class TestLending(LendingContract):
-    pass
-
-
-class TestAlarms(AlarmContract):
     pass
 
 

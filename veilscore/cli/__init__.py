@@ -70,7 +70,9 @@ PANELS = {
             "Look at, export and import models, and go back to earlier versions.",
             "list show export import versions rollback",
         ),
-        "decision": Noun("Check decisions before they are filed, and look at those that are.", "check list show rollback"),
+        "decision": Noun(
+            "Check decisions before they are filed, and look at those that are.", "check list show rollback"
+        ),
         "screening": Noun("Look at what a screening job found.", "show"),
         "report": Noun("Complete a finished job's report with times and bytes, and say where it is."),
         "section": Noun(
