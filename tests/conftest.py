@@ -15,6 +15,16 @@ from veilscore.node import founding
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+LONGEST = {
+    "test_workflow.py",
+    "test_leakage.py",
+    "test_documented.py",
+    "test_promise.py",
+    "test_online_service.py",
+    "test_online_bands.py",
+    "test_console_browser.py",
+    "test_bank_year.py",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "cache"):
         raise pytest.UsageError("finished jobs are kept in pytest's cache folder: leave its plugin cacheprovider on")
     keep_in(config.cache.mkdir("finished-jobs"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker has one of them left when the other is done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # stable: all else stays in its order
 
 
 def require(condition: object, reason: str) -> None:
