@@ -41,6 +41,7 @@ DOES_SOMETHING = (
     (["simulate"], ("[/bold]",)),
     (["dataset", "describe"], ("file",)),
     (["door", "openapi"], ()),
+    (["section", "fields"], ()),
 )
 NONSENSE = ("[/bold]", "[red]\u00e4\u2026", "\udcff", ":warning:")
 

@@ -32,7 +32,10 @@ def show_fields(
     found = published.of_catalogue(catalogue) if catalogue else published.fields
     if not found:
         raise ConfigError(f"no fields of a catalogue {catalogue[:40]!r}; there are: bureau, court, registry, tax")
-    rows = ((name, one.en, " | ".join(one.variables), one.n_codes, f"{one.bits:.1f}") for name, one in found.items())
+    rows = (
+        (name, f"{one.en} / {one.zh}", " | ".join(one.variables), one.n_codes, f"{one.bits:.1f}")
+        for name, one in found.items()
+    )
     console().print(table("Published fields", ("field", "says", "of", "values", "bits at most"), rows))
 
 
