@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import click
 from rich.console import Console
 
 from veilscore.cli import app
@@ -52,7 +51,7 @@ def at_desk(*words: object, secrets: dict[str, str] | None = None) -> None:
     with mock.patch.dict(os.environ, _environment() | (secrets or {})):
         try:
             code = app([str(word) for word in words], standalone_mode=False) or 0
-        except (click.ClickException, VeilscoreError) as error:
+        except VeilscoreError as error:
             console.print(str(error), markup=False, highlight=False)
             code = 2
     if code:
