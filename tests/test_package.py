@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import tomllib
 import venv
 import zipfile
 from email.parser import Parser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,25 @@ def test_an_unfit_machine_is_refused_in_one_sentence(hidden):
         check=False,
     )
     assert done.stderr.splitlines()[-1].startswith("ImportError: Veilscore ")
+
+
+def test_the_demonstration_imports_what_its_set_up_installs():
+    """This environment has more: without a look here, a fresh machine would be the first to tell."""
+    lock = (ROOT / "requirements-demo.lock").read_text(encoding="utf-8")
+    pinned = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    owners, left, seen = packages_distributions(), {"demo"}, set()
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    while left - seen:
+        seen.add(stem := min(left - seen))
+        nodes = list(ast.walk(ast.parse((ROOT / "examples" / f"{stem}.py").read_text(encoding="utf-8"))))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        for name in {name.partition(".")[0] for name in names} - packages - sys.stdlib_module_names:
+            if (ROOT / "examples" / f"{name}.py").exists():
+                left.add(name)
+            else:
+                assert {one.lower().replace("_", "-") for one in owners.get(name, [name])} & pinned, f"{stem}: {name}"
+    assert {"demo", "story", "typed"} <= seen
 
 
 def test_examples_are_listed_printed_and_copied(capsys, tmp_path):
