@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from page_story import typed
 from report_world import drawn_features, make_world
-from typer.testing import CliRunner
 
 from party_bank.assistants.page import untraced_figures
-from veilscore.cli import app
 from veilscore.data.simulate import firm_ids
 from veilscore.reports.section_fields import section_fields
 from veilscore.terms.node_config import NodeConfig
@@ -34,13 +32,7 @@ def trial(tmp_path, monkeypatch):
 
 
 def test_the_story_runs(trial):
-    said = {}
-    for command in "".join(text for kind, text in BLOCKS if kind == "sh").splitlines():
-        words = shlex.split(command)
-        assert words[0] == "veilscore"
-        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "250", "TERM": "dumb"})
-        assert done.exit_code == 0, f"{command}: {done.output} {done.exception}"
-        said[" ".join(words[1:4])] = re.sub(r"\s+", " ", done.stdout)
+    said = {" ".join(words[:3]): text for words, text in typed(BLOCKS)}
     assert "3 fields for bank" in said["section write report.json"] or "2 fields" in said["section write report.json"]
     assert said["bank report take"].count("taken:") == 2
     assert re.search(r"[\d.]+ of 63 fields filled from sources", said["bank report write"])

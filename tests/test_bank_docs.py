@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 
 import pytest
 import yaml
 from conftest import ROOT
-from typer.testing import CliRunner
+from page_story import typed
 
 from party_bank.book_tables import TRANSITIONS
 from party_bank.offers import secret_of
 from party_bank.settings import BankSettings
-from veilscore.cli import app
 from veilscore.errors import ConfigError
 from veilscore.files.home_key import home_key
 from veilscore.terms.node_config import NodeConfig
@@ -44,12 +42,8 @@ def bank(tmp_path, monkeypatch):
 
 def test_the_story_runs(bank):
     said = {}
-    for command in "".join(text for kind, text in BLOCKS if kind == "sh").splitlines():
-        words = shlex.split(command)
-        assert words[0] == "veilscore"
-        done = CliRunner().invoke(app, words[1:], env={"COLUMNS": "250", "TERM": "dumb"})
-        assert done.exit_code == 0, f"{command}: {done.output} {done.exception}"
-        said.setdefault(" ".join(words[2:4]), []).append(re.sub(r"\s+", " ", done.stdout))
+    for words, text in typed(BLOCKS):
+        said.setdefault(" ".join(words[1:3]), []).append(text)
     assert said["book consents"] == ["8 consents added ", "1 consents added "]
     assert said["warning firms"] == ["id F002 "]
     assert re.search(r"watched +. +1 ", said["warning run"][0])

@@ -1,14 +1,12 @@
 """`veilscore bank campaign`: proactive credit from candidates to offers, lists and the funnel."""
 
-import csv
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from party_bank import campaigns, offers
-from party_bank.cli.homes import opened
+from party_bank.cli.homes import opened, print_firms
 from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, StepsOption, joint_decision
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
@@ -45,8 +43,7 @@ def candidates(name: Name, *, home: HomeOption = None, federation: FederationOpt
     """Print the ids of the firms to decide on, as CSV."""
     with opened(home, federation) as bank:
         firms = campaigns.candidates(bank.book, name)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerows([("id",), *((firm,) for firm in firms)])
+    print_firms(firms)
 
 
 @app.command("run", epilog="Example: veilscore bank campaign run spring --job decide.yaml --home /srv/bank")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import getpass
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +47,8 @@ def opened(home: Path | None, federation: Path | None) -> Iterator[OpenBank]:
         yield OpenBank(own, node, settings, book, getpass.getuser()[:80])
     finally:
         book.close()
+
+
+def print_firms(ids: Iterable[str]) -> None:
+    """Print ids of firms as a CSV with a header, whatever the terminal is."""
+    csv.writer(sys.stdout, lineterminator="\n").writerows([("id",), *((firm,) for firm in ids)])

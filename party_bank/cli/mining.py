@@ -31,15 +31,20 @@ _HEADS = (
     "confirmed",
 )
 
+MiningJob = Annotated[str, typer.Argument(help="The mining job's id or how it begins.")]
+LossOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that is lost.")]
+MarginOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that a good firm brings.")]
+MostOption = Annotated[int, typer.Option(min=1, max=100, help="Rules at most.")]
+
 
 @app.command("show", epilog="Example: veilscore bank mining show mined-rules --amount loan_amount --federation trial")
 def show(
-    job: Annotated[str, typer.Argument(help="The mining job's id or how it begins.")],
+    job: MiningJob,
     *,
     amount: Annotated[str | None, typer.Option(help="The bank's column with amounts of loans; 1 each without.")] = None,
-    loss_given_default: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that is lost.")] = 0.45,
-    margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that a good firm brings.")] = 0.03,
-    most: Annotated[int, typer.Option(min=1, max=100, help="Rules at most.")] = 10,
+    loss_given_default: LossOption = 0.45,
+    margin: MarginOption = 0.03,
+    most: MostOption = 10,
     least_firms: Annotated[float, typer.Option(min=1.0, help="Firms that a rule takes at least.")] = 100.0,
     least_lift: Annotated[float, typer.Option(min=1.0, help="Lift that a rule has at least.")] = 1.5,
     out: Annotated[Path | None, typer.Option("--out", help="JSON with candidate knock-outs and table rows.")] = None,
@@ -71,12 +76,12 @@ def show(
 
 @app.command("explain", epilog="Example: veilscore bank mining explain mined-rules --locale zh --federation trial")
 def explain(
-    job: Annotated[str, typer.Argument(help="The mining job's id or how it begins.")],
+    job: MiningJob,
     *,
     locale: Annotated[Literal["en", "zh"], typer.Option(help="Language.")] = "en",
-    loss_given_default: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that is lost.")] = 0.45,
-    margin: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of a loan that a good firm brings.")] = 0.03,
-    most: Annotated[int, typer.Option(min=1, max=100, help="Rules at most.")] = 10,
+    loss_given_default: LossOption = 0.45,
+    margin: MarginOption = 0.03,
+    most: MostOption = 10,
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from party_bank.cli.homes import OpenBank, opened
 from veilscore.cli.display import console, table
+from veilscore.cli.files import read_firms
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.errors import BookError, ConfigError
 
@@ -127,7 +128,7 @@ def batch(
     """Write reports on many firms; a firm that cannot be written about is named, and the others are written."""
     from veilscore.errors import VeilscoreError  # noqa: PLC0415
 
-    wanted = _ids(firms, column)
+    wanted = read_firms(firms, column)
     rows: list[tuple[str, str, str]] = []
     with _assistant(home, federation, draft=draft) as (bank, assistant):
         ids = [bank.id_of(one) for one in wanted]
@@ -191,16 +192,3 @@ def _show(report: CreditReport, out: Path, kind: str, locale: Literal["en", "zh"
         from party_bank.assistants.pdf import write_pdf  # noqa: PLC0415
 
         write_pdf(report, locale, out)
-
-
-def _ids(path: Path, column: str | None) -> list[str]:
-    import csv  # noqa: PLC0415
-
-    from veilscore.terms.settings import read_text  # noqa: PLC0415
-
-    reader = csv.reader(read_text(path, "file of firms").splitlines())
-    header = next(reader, [])
-    if column is not None and column not in header:
-        raise ConfigError(f"{path} has no column {column!r}; it has {', '.join(header)[:200]}")
-    place = 0 if column is None else header.index(column)
-    return [row[place] for row in reader if len(row) > place]

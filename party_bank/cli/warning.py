@@ -1,9 +1,7 @@
 """`veilscore bank warning`: early warnings, from rows to learn from to the report of what they were good for."""
 
-import csv
 import datetime as dt
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ import typer
 
 from party_bank import alarms
 from party_bank.book_tables import case_number
-from party_bank.cli.homes import OpenBank, opened
+from party_bank.cli.homes import OpenBank, opened, print_firms
 from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, StepsOption, joint_decision
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
@@ -112,7 +110,7 @@ def firms(
 
             named = _datasets(bank, dataset, holder)
             write_text(job, month_job(bank.node.name, named, bank.settings, today, last))
-    csv.writer(sys.stdout, lineterminator="\n").writerows([("id",), *((firm,) for firm in found)])
+    print_firms(found)
     if silent:
         typer.echo(f"{silent:,} more owe and gave no consent to a watch", err=True)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lying_parties import flip_columns, sending_other_values
 
 from veilscore.crypto import linear_code, okvs, oprf
 from veilscore.crypto.bit_matrix import to_columns, to_rows
 from veilscore.errors import MessageError
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
-from veilscore.v1.align_pb2 import AlignBankRound2
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Send, Session
+from veilscore.wire.protocol import Session
 from veilscore.wire.randomness import seeded
 
 LABEL = b"attack"
@@ -32,21 +32,6 @@ def two_sides(ids, n_padded):
     return receiver, sender
 
 
-def cheat(receiver, flips):
-    """Make the receiver's next part flip bits (slots, 512) of what it says of slots, and hide it as well as it can."""
-    words = np.packbits(np.ascontiguousarray(flips.T), axis=1, bitorder="little").view(np.uint64)
-
-    class Columns:
-        honest = receiver._columns[1]
-
-        def read(self, n_words):
-            read = self.honest.read(n_words).copy()
-            read[:, : words.shape[1]] ^= words
-            return read
-
-    receiver._columns = receiver._columns[0], Columns()
-
-
 def one_flip(slot, column, *, n_padded=SLOTS_FOR):
     flips = np.zeros((okvs.n_slots(n_padded), 512), bool)
     flips[slot, column] = True
@@ -61,7 +46,7 @@ def attack(receiver, sender):
     firms = np.flatnonzero(used[places].min(axis=1) == 1)[:512]
     slots = places[firms, used[places[firms]].argmin(axis=1)]
     flips = one_flip(slots, np.arange(512))
-    cheat(receiver, flips)
+    flip_columns(receiver, flips.T)
     sender.take(receiver.next_part())
     # the bank's value at a firm is the holder's own, unless the wrong bit went in
     bits = (sender.values(KNOWN) != receiver.values()).any(axis=1)[firms]
@@ -102,7 +87,7 @@ def test_one_guessed_bit_passes_for_half_of_all_secrets():
     asked = []
     for seed in range(6):
         receiver, sender = seeded(bytes([seed]) * 32, lambda: two_sides(["a"], 10))
-        cheat(receiver, one_flip(3, 5, n_padded=10))
+        flip_columns(receiver, one_flip(3, 5, n_padded=10).T)
         part = receiver.next_part()
         asked.append(bool(int(sender._secret[0]) >> 5 & 1))
         if asked[-1]:
@@ -117,7 +102,7 @@ def test_one_guessed_bit_passes_for_half_of_all_secrets():
 def test_many_columns_do_not_pass(columns):
     """As many as the code's distance: with those, another store would be as good."""
     receiver, sender = two_sides(["a"], 10)
-    cheat(receiver, one_flip(3, list(columns), n_padded=10))
+    flip_columns(receiver, one_flip(3, list(columns), n_padded=10).T)
     with pytest.raises(MessageError, match="do not agree"):
         sender.take(receiver.next_part())
 
@@ -154,19 +139,11 @@ def run(change):
     """Align with a bank whose values are changed; returns what the holder has, and what it sends."""
     sessions = {party: Session("job/align/1", party, "bank", ("tax",)) for party in ("bank", "tax")}
     limits, transcripts = AlignLimits(size_step=10), {}
-
-    def bank():
-        role, answer = bank_align(sessions["bank"], "tax", [f"firm {k}" for k in range(20)], limits), None
-        while True:
-            try:
-                command = role.send(answer)
-            except StopIteration as stop:
-                return stop.value
-            if isinstance(command, Send) and isinstance(command.message, AlignBankRound2):
-                command.message.data = change(command.message.data)
-            answer = yield command
-
-    roles = {"bank": bank(), "tax": holder_align(sessions["tax"], ["firm 3", "x"], limits=limits)}
+    bank = bank_align(sessions["bank"], "tax", [f"firm {k}" for k in range(20)], limits)
+    roles = {
+        "bank": sending_other_values(bank, change),
+        "tax": holder_align(sessions["tax"], ["firm 3", "x"], limits=limits),
+    }
     done = simulate(roles, sessions, transcripts=transcripts)
     sent = [(e.kind, e.size_bytes) for e, _ in transcripts["bank"].messages if e.sender == "tax"]
     return done["tax"].row_of.tolist(), sent, transcripts["bank"].messages[-1][1].accepted

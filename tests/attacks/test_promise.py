@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ideal_protocols import drive, use_ideal, use_real
 from local_jobs import job
+from lying_parties import sending_other_values
 from neighbours import (
     SURE,
     best_set,
@@ -51,9 +52,8 @@ from veilscore.tasks.task import EXACT
 from veilscore.terms.job import known_tasks
 from veilscore.terms.mining import MineRules
 from veilscore.terms.parameters import PARAMETERS, Sampled
-from veilscore.v1.align_pb2 import AlignBankRound2
 from veilscore.wire.memory import simulate
-from veilscore.wire.protocol import Charge, Send, Session
+from veilscore.wire.protocol import Charge, Session
 
 CARD = job(disclosure="private", holdout_scores=False).parameters
 TREES = job("train_boosting", disclosure="private").parameters
@@ -432,13 +432,5 @@ def test_no_firm_comes_twice_where_rows_are_firms():
 
 def months(session, limits):
     """A bank that sends the value of one firm again and again, one for each month."""
-    role, answer = bank_align(session, "tax", [f"firm {k}" for k in range(38)], limits), None
-    while True:
-        try:
-            command = role.send(answer)
-        except StopIteration as stop:
-            return stop.value
-        if isinstance(command, Send) and isinstance(command.message, AlignBankRound2):
-            values = command.message.data
-            command.message.data = values[:12] * 36 + values[36 * 12 :]
-        answer = yield command
+    role = bank_align(session, "tax", [f"firm {k}" for k in range(38)], limits)
+    return sending_other_values(role, lambda values: values[:12] * 36 + values[36 * 12 :])

@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 import pytest
+from lying_parties import flip_columns
 
 from veilscore.crypto import oblivious
 from veilscore.crypto.circuits import to_bits
@@ -22,21 +23,6 @@ RNG = np.random.default_rng(3)
 SECRET = RNG.integers(0, 1 << 24, 1).astype(np.uint64)
 
 
-def cheat(receiver, flipped):
-    """Make the receiver's next message flip bits (128, n) of what each column says, and hide it as well as it can."""
-    words = np.packbits(flipped, axis=1, bitorder="little").view(np.uint64)
-
-    class Columns:
-        honest = receiver._columns[1]
-
-        def read(self, n_words):
-            read = self.honest.read(n_words).copy()
-            read[:, : words.shape[1]] ^= words
-            return read
-
-    receiver._columns = receiver._columns[0], Columns()
-
-
 def two_pools():
     receiver = PoolReceiver(b"attack", os.urandom(32))
     sender = PoolSender(b"attack", receiver.base())
@@ -46,7 +32,7 @@ def two_pools():
 
 def attack(receiver, sender):
     """Return the offset: transfer k differs in column k alone, so that its label tells bit k of the offset."""
-    cheat(receiver._receiver, np.eye(WIDTH, dtype=bool))
+    flip_columns(receiver._receiver, np.eye(WIDTH, dtype=bool))
     sender.extend(receiver.extend(WIDTH), WIDTH)
     found = np.zeros(WIDTH, bool)
     for k in range(WIDTH):
@@ -111,7 +97,7 @@ def test_one_guessed_bit_passes_for_half_of_all_offsets():
         receiver, sender = two_pools()
         flipped = np.zeros((WIDTH, 64), bool)
         flipped[5, 3] = True
-        cheat(receiver._receiver, flipped)
+        flip_columns(receiver._receiver, flipped)
         message = receiver.extend(128)
         asked.append(bool(int(sender._offset[0]) >> 5 & 1))
         if asked[-1]:
@@ -127,7 +113,7 @@ def test_many_columns_do_not_pass(columns):
     receiver, sender = two_pools()
     flipped = np.zeros((WIDTH, 64), bool)
     flipped[list(columns), 3] = True
-    cheat(receiver._receiver, flipped)
+    flip_columns(receiver._receiver, flipped)
     with pytest.raises(MessageError, match="do not agree"):
         sender.extend(receiver.extend(64), 64)
 

@@ -25,6 +25,7 @@ from veilscore.audit.online_kept import (
     logged_parts,
     none_made,
     own_codes,
+    part_again,
 )
 from veilscore.audit.replay import Differs, Finding, Unknown, Verdict, replay
 from veilscore.evidence.online_opening import (
@@ -40,11 +41,10 @@ from veilscore.evidence.online_opening import (
 from veilscore.models.boosted import Boosted
 from veilscore.models.model import ScoreModel
 from veilscore.online.model import ModelSides
-from veilscore.protocols.online import bank_opens, bank_record, own_share
+from veilscore.protocols.online import own_share
 from veilscore.protocols.online_band import BankCircuit
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart
-from veilscore.protocols.online_pool import LabelsAsked
 from veilscore.protocols.online_spares import Side, bank_spares
 from veilscore.terms.bands import MAX_STEPS, Bands
 from veilscore.v1 import control_pb2 as pb
@@ -164,13 +164,7 @@ def _one_part(
     side = sides[holder]
     spares = yield from bank_spares(secrets, side, side.cells.size, record.opening.id, record.opening.n_spares)
     of = BankRequest(ask=ask, sides=sides, take_spare=lambda _: spares[number], make_spare=none_made, pool=none_made)
-    part = yield from bank_record(of, holder, fresh=record.fresh)
-    share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
-    kept = record.labels
-    # the choices are held against the share once all parts of the band are known
-    asked = None if kept is None else LabelsAsked(kept.pool, kept.circuit, bytes.fromhex(kept.choices))
-    yield from bank_opens(of, part, record.parties, share_keys, asked)
-    return part
+    return (yield from part_again(of, holder, record))
 
 
 def _check_part(model: ScoreModel, one: ShareOpened, record: OnlineRecord) -> None:

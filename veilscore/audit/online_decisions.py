@@ -21,6 +21,7 @@ from veilscore.audit.online_kept import (
     logged_parts,
     none_made,
     own_codes,
+    part_again,
 )
 from veilscore.audit.replay import Differs, Unknown, replay
 from veilscore.evidence.online_opening import (
@@ -34,11 +35,9 @@ from veilscore.models.decided import FiledDecision
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.online.bank_decision import measures_of
 from veilscore.online.model import ModelSides
-from veilscore.protocols.online import bank_opens, bank_record
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_measures import BankDecision, MeasuresAsked, SingleDecision
 from veilscore.protocols.online_parts import FirmPart
-from veilscore.protocols.online_pool import LabelsAsked
 from veilscore.protocols.online_spares import BankSpare, bank_spares
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.protocol import Protocol
@@ -192,13 +191,7 @@ def _one_part(
         pool=none_made,
         decision=replace(asked, take_spare=lambda _, measure: spares[measure]),
     )
-    part = yield from bank_record(of, holder, fresh=record.fresh)
-    share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
-    kept = record.labels
-    # the choices are held against the shares once all parts of the decision are known
-    labels = None if kept is None else LabelsAsked(kept.pool, kept.circuit, bytes.fromhex(kept.choices))
-    yield from bank_opens(of, part, record.parties, share_keys, labels)
-    return part
+    return (yield from part_again(of, holder, record))
 
 
 def _hints(record: DecisionRecord) -> str:

@@ -24,8 +24,10 @@ from veilscore.evidence.online_opening import (
     BandOpened,
     CircuitOpened,
     DecisionOpened,
+    DecisionRecord,
     LabelsKept,
     OnlineOpening,
+    OnlineRecord,
     OpeningLogged,
     PartOpened,
     PartsOpened,
@@ -39,6 +41,9 @@ from veilscore.evidence.online_opening import (
 from veilscore.models.decided import FiledDecision
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
+from veilscore.protocols.online import bank_opens, bank_record
+from veilscore.protocols.online_desks import BankRequest
+from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, LabelsAsked, bank_extends, bank_pool
 from veilscore.protocols.online_spares import spare_ids
 from veilscore.v1 import control_pb2 as pb
@@ -234,6 +239,17 @@ class OnlineKept:
         if job is None:
             raise Unknown(f"no receipt or log given shows a job with {holder} that {what}")
         return job
+
+
+def part_again(of: BankRequest, holder: str, record: OnlineRecord | DecisionRecord) -> Protocol[FirmPart]:
+    """Take the bank's role at one holder again, from the record to the opening, by what the bank kept of both."""
+    part = yield from bank_record(of, holder, fresh=record.fresh)
+    share_keys = {party: bytes.fromhex(key) for party, key in record.share_keys.items()}
+    kept = record.labels
+    # the choices are held against the shares once all parts are known
+    asked = None if kept is None else LabelsAsked(kept.pool, kept.circuit, bytes.fromhex(kept.choices))
+    yield from bank_opens(of, part, record.parties, share_keys, asked)
+    return part
 
 
 def _pool_again(pool: PoolRecord, circuit: int) -> Protocol[BankPool]:

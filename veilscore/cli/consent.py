@@ -1,6 +1,5 @@
 """`veilscore consent`: keygen, issue, revoke, list (an issuer's), import (a bank's or a holder's)."""
 
-import csv
 import shlex
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from veilscore.cli.display import console, moment, table
-from veilscore.cli.files import write_bytes
+from veilscore.cli.files import read_firms, write_bytes
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.data.ids import check_ids, normalise_ids
 from veilscore.errors import ConfigError
@@ -81,7 +80,7 @@ def issue(
     if firm is not None:
         signed = issuer.token(_normalised([firm], normaliser, "--firm")[0], scope, once=not reusable)
     else:
-        signed = issuer.list(_normalised(_column(firms or Path(), column), normaliser, str(firms)), scope)
+        signed = issuer.list(_normalised(read_firms(firms or Path(), column), normaliser, str(firms)), scope)
     write_bytes(file, signed.to_text().encode())
     console().print(f"{body_of(signed)['kind']} {claim_of(signed).id} in {file}", soft_wrap=True)
 
@@ -152,12 +151,3 @@ def _normalised(ids: list[str], normaliser: str, source: str) -> list[str]:
     found = normalise_ids(ids, normaliser)
     check_ids(found, normaliser, source=source)
     return [str(one) for one in found]
-
-
-def _column(path: Path, column: str | None) -> list[str]:
-    reader = csv.reader(read_text(path, "file of firms").splitlines())
-    header = next(reader, [])
-    if column is not None and column not in header:
-        raise ConfigError(f"{path} has no column {column!r}; it has {', '.join(header)[:200]}")
-    place = 0 if column is None else header.index(column)
-    return [row[place] for row in reader if len(row) > place]

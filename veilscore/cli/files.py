@@ -1,9 +1,11 @@
 """Files that a user names: read and written whole, with one sentence where that cannot be."""
 
+import csv
 from pathlib import Path
 
 from veilscore.cli.display import console
 from veilscore.errors import ConfigError, EvidenceError
+from veilscore.terms.settings import read_text
 
 _MOST_BYTES = 16 << 20
 
@@ -28,3 +30,13 @@ def write_bytes(path: Path, data: bytes, *, say: bool = False) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     if say:
         console().print(f"written: {path!s}")
+
+
+def read_firms(path: Path, column: str | None) -> list[str]:
+    """Return the ids in one column of a CSV, the first if none is named; ConfigError where it is not there."""
+    reader = csv.reader(read_text(path, "file of firms").splitlines())
+    header = next(reader, [])
+    if column is not None and column not in header:
+        raise ConfigError(f"{path} has no column {column!r}; it has {', '.join(header)[:200]}")
+    place = 0 if column is None else header.index(column)
+    return [row[place] for row in reader if len(row) > place]

@@ -30,7 +30,7 @@ from veilscore.terms.job import Job, known_tasks
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.node_config import AuditRules, DatasetConfig, EventSource, NodeConfig, NodeLimits
-from veilscore.terms.parameters import PARAMETERS, AppliesModel, ChosenColumns, Parameters, Sampled
+from veilscore.terms.parameters import PARAMETERS, AppliesDecision, AppliesModel, ChosenColumns, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
@@ -44,6 +44,7 @@ TITLES: dict[type[BaseModel], str] = {
     Sampled: "parameters of every task that bins columns",
     Training: "parameters of every training task",
     AppliesModel: "parameters of every task that applies what was filed",
+    AppliesDecision: "parameters of every task that applies a filed decision",
     **{PARAMETERS[task]: f"parameters of {task}" for task in known_tasks()},
     ChosenColumns: "columns.PARTY of a job's parameters",
     WrittenColumn: "columns.PARTY.COLUMN of write_model",
@@ -124,14 +125,12 @@ SelectModel: {scorecard_grid: {C: [0.1, 1.0]}, boosting_grid: {max_depth: [3, 4]
   kinds: [scorecard, boosting, stack]}
 ScoreBatch: {dates: all, model: joint-scorecard, on_missing: missing_code, output: band, bands: {A: 640, B: 600},
   model_sha256: *digest}
-Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, watch: true,
-  last: alarm-6652f0a1-9f86d081884c7d65}
-SizeDecision: {decision: proactive-limit, decision_sha256: *digest}
+Decide: {outcomes: 8, watch: true, last: alarm-0a1b2c3d-0123456789abcdef}
+AppliesDecision: {decision: proactive-limit, decision_sha256: *digest}
 ScreenFeatures: {max_columns: 40}
 MineRules: {segments: 4}
 WriteModel: {unit: 1000, base: 50000, columns: {tax: {turnover: {edges: [1000000], points: [0, 100000]}}}}
 WrittenColumn: {edges: [0, 2], points: [0, 500000, 2000000], levels: {biotech: 1000000, software: 500000}}
-Decide: {decision: proactive-limit, decision_sha256: *digest, outcomes: 8, last: alarm-0a1b2c3d-0123456789abcdef}
 FileDecision: {decision: {name: limit, purpose: proactive, steps: [50000, 100000],
   measures: {risk: {model: joint-scorecard, cutoffs: [560, 600]}}}}
 DecisionModel: {name: limit, purpose: proactive, steps: [50000, 100000], tell_measure: true, watch: true,
@@ -248,7 +247,7 @@ def everything() -> Iterator[tuple[str, list[Section]]]:
     for subject, models in SUBJECTS.items():
         every = [*models]
         if subject == "job":
-            shared = (Parameters, Sampled, Training, AppliesModel)
+            shared = (Parameters, Sampled, Training, AppliesModel, AppliesDecision)
             every[1:1] = dict.fromkeys((*shared, *(model for task in known_tasks() for model in _lineage(task))))
         yield subject, [_section(model) for model in every]
 

@@ -129,6 +129,11 @@ def bank_counts(
         own = shares.add(own, (mine & colour).sum(axis=-1, dtype=np.uint64))
 
     yield from bank_garbled(session, total, circuit, count, ahead=0)
+    return (yield from bank_receives_counts(session, own))
+
+
+def bank_receives_counts(session: Session, own: Words) -> Protocol[Vector]:
+    """Bank: add the lead's shares of noised counts to its own, of any shape, and return the counts."""
     message = yield from receive(session.lead, pb.CurveLeadCounts)
     theirs = shares.shares_from_bytes(message.counts, own.shape)
     counts: Vector = np.ldexp(shares.from_ring(shares.add(_with_bits(own), theirs)), -COUNT_BITS)
@@ -170,6 +175,11 @@ def lead_counts(session: Session, total: Words, charge: Charge, modulus: int) ->
         own = shares.add(own, shares.sum_shares(products.reshape(_CLASSES, *bits.shape)))
 
     yield from lead_garbled(session, total, circuit, count)
+    yield from lead_opens_counts(session, own, charge)
+
+
+def lead_opens_counts(session: Session, own: Words, charge: Charge) -> Protocol[None]:
+    """Lead: charge what its shares of counts, of any shape, are opened for, and send them with the noise of that."""
     yield charge
     opened = noised(_with_bits(own), charge.sigma(sensitivity()), COUNT_BITS)
     yield Send(session.bank, pb.CurveLeadCounts(counts=shares.shares_to_bytes(opened)))

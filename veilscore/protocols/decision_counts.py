@@ -32,7 +32,7 @@ from veilscore.lattice.params import T
 from veilscore.models.curve import sensitivity
 from veilscore.protocols.banding import bank_evaluated, lead_garbles
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
-from veilscore.protocols.curve import COUNT_BITS
+from veilscore.protocols.curve import COUNT_BITS, bank_receives_counts, lead_opens_counts
 from veilscore.protocols.decision import (
     BankMeasure,
     DecisionAnswer,
@@ -41,7 +41,6 @@ from veilscore.protocols.decision import (
     holder_totals,
 )
 from veilscore.protocols.decision_circuit import DecisionCircuit
-from veilscore.protocols.residual import noised
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import Charge, Protocol, Send, Session, receive
 
@@ -117,10 +116,7 @@ def bank_step_counts(
 
     bits = circuit.bank_bits(parts, bound)
     yield from bank_evaluated(session, bits, steps.gates(), run, count, ahead=0)
-    message = yield from receive(session.lead, pb.CurveLeadCounts)
-    theirs = shares.shares_from_bytes(message.counts, own.shape)
-    counts: Vector = np.ldexp(shares.from_ring(shares.add(_with_bits(own), theirs)), -COUNT_BITS)
-    return counts
+    return (yield from bank_receives_counts(session, own))
 
 
 # --- holder ----------------------------------------------------------------------------------------------------------
@@ -168,10 +164,4 @@ def lead_step_counts(
         own = shares.add(own, shares.sum_shares(products.reshape(found.shape)))
 
     yield from lead_garbles(session, (steps.n_bank_bits, totals[0].size), run, count)
-    yield charge
-    opened = noised(_with_bits(own), charge.sigma(sensitivity()), COUNT_BITS)
-    yield Send(session.bank, pb.CurveLeadCounts(counts=shares.shares_to_bytes(opened)))
-
-
-def _with_bits(counts: Words) -> Words:
-    return shares.scale(counts, np.array(1 << COUNT_BITS))
+    yield from lead_opens_counts(session, own, charge)

@@ -24,8 +24,7 @@ from veilscore.models.versions import folders
 from veilscore.terms.decide import Decide
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import DatasetConfig, NodeConfig
-from veilscore.terms.parameters import AppliesModel, ScoreBatch
-from veilscore.terms.sizing import SizeDecision
+from veilscore.terms.parameters import AppliesDecision, AppliesFiled, ScoreBatch
 
 NAMES = {"code": "code", "dataset": "data set version", "model": "model version"}  # a policy may change meanwhile
 
@@ -37,7 +36,7 @@ def bound_now(home: Path, node: NodeConfig, job: Job) -> dict[str, str]:
     bound = {"code": code_digest(), "policy": _salted(salt, node.policy.model_dump_json().encode())}
     if name in node.datasets:
         bound["dataset"] = _dataset_digest(salt, node.datasets[name])
-    if isinstance(job.parameters, AppliesModel | SizeDecision):
+    if isinstance(job.parameters, AppliesFiled):
         bound["model"] = _model_digest(home, job.parameters.applied)
     return bound
 
@@ -48,10 +47,10 @@ def with_model_version(job: Job, home: Path) -> Job:
     It stays as it is where it names one, or there is none.
     """
     p = job.parameters
-    if not isinstance(p, AppliesModel | SizeDecision) or p.applied_sha256 is not None:
+    if not isinstance(p, AppliesFiled) or p.applied_sha256 is not None:
         return job
     folder = home / "models" / p.applied
-    if isinstance(p, Decide | SizeDecision) and (folder / DECISION_FILE).is_file():
+    if isinstance(p, AppliesDecision) and (folder / DECISION_FILE).is_file():
         filed = FiledDecision.load(folder)
         said: dict[str, Any] = {"decision_sha256": filed.sha256.hex()}
         if isinstance(p, Decide):

@@ -29,9 +29,8 @@ from veilscore.tasks.panel import held_out, rows_taken
 from veilscore.terms.bands import KeptBands
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import AppliesModel, Sampled, ScoreBatch, ScreenFeatures
+from veilscore.terms.parameters import AppliesFiled, AppliesModel, Sampled, ScoreBatch, ScreenFeatures
 from veilscore.terms.settings import parse_json
-from veilscore.terms.sizing import SizeDecision
 from veilscore.terms.training import Training
 from veilscore.wire.protocol import Session
 
@@ -117,7 +116,7 @@ class StepContext:
         p = self.job.parameters
         if isinstance(p, ScoreBatch):
             return tuple(self.code_map().kinds)
-        if isinstance(p, AppliesModel | SizeDecision):
+        if isinstance(p, AppliesFiled):
             return ()  # for the ids alone: each measure of a decision has columns of its own
         if isinstance(p, ScreenFeatures):
             return self.feature_names()[:1]  # for the ids alone: the others are read chunk by chunk

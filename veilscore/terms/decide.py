@@ -8,21 +8,17 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from veilscore.terms.decision import WATCH_MONTHS
-from veilscore.terms.parameters import AppliesModel, Name, Output
+from veilscore.terms.parameters import AppliesDecision, AppliesModel, Output
 
 MOST_OUTCOMES = 640  # of any decision: 63 steps and none, each with the one of ten measures that decided
 
 
-class Decide(AppliesModel):
+class Decide(AppliesDecision, AppliesModel):
     """Opens to the bank the step of a filed decision that each firm of its data set reaches: steps align, decide."""
 
     task: ClassVar[str] = "decide"
-    decision: Name = Field(description="name of the decision: that of the job that filed it")
     on_missing: Literal["fail", "missing_code"] = Field(
         "missing_code", description="a firm that a holder does not know: fail, or use the bin of missing values"
-    )
-    decision_sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the decision; null: the one in the bank's home"
     )
     outcomes: int | None = Field(
         default=None,
@@ -49,16 +45,6 @@ class Decide(AppliesModel):
                 "months of a watch are linked by firm: take data sets with one row a firm, as of this month's date"
             )
         return self
-
-    @property
-    def applied(self) -> str:
-        """Return the decision's name."""
-        return self.decision
-
-    @property
-    def applied_sha256(self) -> str | None:
-        """Return the decision's version."""
-        return self.decision_sha256
 
     @property
     def opens(self) -> Output:

@@ -173,7 +173,40 @@ class Sampled(Parameters):
         return self
 
 
-class AppliesModel(Parameters):
+class AppliesFiled(Parameters):
+    """Parameters of every task that applies what an earlier job filed: a model or a decision."""
+
+    @property
+    def applied(self) -> str:
+        """Return the name under which what is applied is filed."""
+        raise NotImplementedError
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the version that is applied, if the job names one."""
+        raise NotImplementedError
+
+
+class AppliesDecision(AppliesFiled):
+    """Names the decision that a task applies."""
+
+    decision: Name = Field(description="name of the decision: that of the job that filed it")
+    decision_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the decision; null: the one in the bank's home"
+    )
+
+    @property
+    def applied(self) -> str:
+        """Return the decision's name."""
+        return self.decision
+
+    @property
+    def applied_sha256(self) -> str | None:
+        """Return the decision's version."""
+        return self.decision_sha256
+
+
+class AppliesModel(AppliesFiled):
     """Every task that applies to the bank's firms what was filed before has these too."""
 
     on_missing: Literal["fail", "missing_code"] = Field(
@@ -185,16 +218,6 @@ class AppliesModel(Parameters):
         "of which each costs a firm's bits",
     )
     min_batch: int = Field(default=30, ge=1, description="with fewer firms the job is refused")
-
-    @property
-    def applied(self) -> str:
-        """Return the name under which what is applied is filed."""
-        raise NotImplementedError
-
-    @property
-    def applied_sha256(self) -> str | None:
-        """Return the version that is applied, if the job names one."""
-        raise NotImplementedError
 
 
 class ScoreBatch(AppliesModel):

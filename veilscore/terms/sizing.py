@@ -6,35 +6,21 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from veilscore.terms.parameters import Name, Parameters
+from veilscore.terms.parameters import AppliesDecision
 from veilscore.terms.privacy import Mu
 
 
-class SizeDecision(Parameters):
+class SizeDecision(AppliesDecision):
     """Opens noised counts by step of a filed decision over the firms of the bank's data set: steps align, size.
 
     No firm's step is opened, so that no firm has to consent; the counts cost the account of each holder.
     """
 
     task: ClassVar[str] = "size_decision"
-    decision: Name = Field(description="name of the decision: that of the job that filed it")
-    decision_sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="version of the decision; null: the one in the bank's home"
-    )
     mu: Mu = 0.3
     tell_holders: bool = Field(
         default=False, description="whether holders get the counts too, with noise of the bank's own on top"
     )
-
-    @property
-    def applied(self) -> str:
-        """Return the decision's name."""
-        return self.decision
-
-    @property
-    def applied_sha256(self) -> str | None:
-        """Return the decision's version."""
-        return self.decision_sha256
 
     @property
     def steps(self) -> tuple[str, ...]:
