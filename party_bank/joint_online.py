@@ -7,9 +7,7 @@ holders release a firm once for it. The firm's token is the one that the book na
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,7 +19,7 @@ from party_bank.own_node import OwnNode
 from veilscore.errors import BookError, VeilscoreError
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Signed
-from veilscore.release.token_choice import asks_of, set_aside, spellings, token_for
+from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.decide import Decide
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
@@ -96,9 +94,7 @@ class OnlineJoint:
         unused, used = ([folder / kind / f"{row['document']}.json" for row in named] for kind in ("tokens", "used"))
         for path in (one for one in unused if one.is_file()):
             return path, _signed(path)
-        now_s, task, home = time.time(), Decide.task, self._node.home
-        asks = partial(asks_of, home, self._node.name, model, purpose, now_s, task)
-        other = token_for(home, spellings(firm), now_s, task, asks, purpose=purpose)
+        other = token_of(self._node.home, self._node.name, firm, model, purpose, Decide.task)
         if other is None:  # a repeat, whose token went with the first request: it may go with the same one again
             for path in (one for one in used if one.is_file()):
                 return path, _signed(path)

@@ -17,6 +17,7 @@ from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import import_consent
 from veilscore.release.scope import Scope
 from veilscore.reports.section import SignedSection, period_of
+from veilscore.reports.section_desk import told_sections
 from veilscore.reports.section_fields import section_fields
 
 QUARTER_S = 93 * 86400
@@ -110,7 +111,7 @@ def test_fields_split_over_many_consents_read_one_record(world):
     for some in (names[:2], names[2:8], names[8:]):
         parts |= written(world, world.consent(world.firms[:1], fields=some))[0].section.told
     assert {name: parts[name] for name in names[:8]} == whole.section.told
-    (told,) = world.desk("tax").told()
+    (told,) = told_sections(world.home("tax"))
     assert (told.bank, told.firms, told.sections, told.fields) == ("bank", 1, 4, 16)
     assert told.bits == pytest.approx(sum(one.bits for one in section_fields().of_catalogue("tax").values()))
 

@@ -2,8 +2,6 @@
 
 import math
 import secrets
-import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +12,7 @@ from veilscore.cli.display import coloured, console, line, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed
-from veilscore.release.token_choice import asks_of, set_aside, spellings, token_for
+from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.bands import MAX_STEPS, MOST_STEPS
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.policy import SCORE_ONLINE
@@ -95,9 +93,8 @@ def answer_to(
     if consent is not None:
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
-        bank, now_s = load_node_config(own).name, time.time()
-        asks = partial(asks_of, own, bank, request.model, request.purpose, now_s, task)
-        kept = token_for(own, spellings(request.firm_id), now_s, task, asks, purpose=request.purpose)
+        bank = load_node_config(own).name
+        kept = token_of(own, bank, request.firm_id, request.model, request.purpose, task)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:

@@ -74,14 +74,14 @@ def write(
 @app.command("told", epilog="Example: veilscore section told --home /srv/tax")
 def told(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
     """Show how many firms, sections and fields each bank was told in each quarter, and the bits of a firm at most."""
-    from veilscore.reports.section_desk import SectionDesk  # noqa: PLC0415
+    from veilscore.reports.section_desk import told_sections  # noqa: PLC0415
 
     own = find_home(home, federation, party)
     node = load_node_config(own)
-    identity, members = load_membership(own, node)
+    if node.role != "holder":
+        raise ConfigError(f"{own} is the home of a {node.role}; sections are written at a holder's")
     rows = (
-        (one.period, one.bank, one.firms, one.sections, one.fields, f"{one.bits:.1f}")
-        for one in SectionDesk(own, node, identity, members).told()
+        (one.period, one.bank, one.firms, one.sections, one.fields, f"{one.bits:.1f}") for one in told_sections(own)
     )
     heads = ("quarter", "bank", "firms", "sections", "fields of a firm at most", "bits of a firm at most")
     console().print(table(f"Sections written by {node.name}", heads, rows))

@@ -85,7 +85,7 @@ class EncodedPoints:
 def encode_points(points: NDArray[np.integer], n_records: int = 1) -> EncodedPoints:
     """Bank: encode the points of a holder's cells.
 
-    points : whole points (n_cells,) of all records, or (n_records, n_cells); either sign, below T/2 in size.
+    points : whole points (n_cells,), alike for every record, or (n_records, n_cells); either sign, below T/2 in size.
     """
     n_cells = points.shape[-1]
     fits = points.shape in {(n_cells,), (n_records, n_cells)}

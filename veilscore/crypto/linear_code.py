@@ -54,7 +54,8 @@ def generator_polynomial() -> int:
 
 def _generator_rows() -> Words:
     """Return the codewords of single bits: (76, 8)."""
-    rows = [generator_polynomial() << k for k in range(DIMENSION)]
+    polynomial = generator_polynomial()
+    rows = [polynomial << k for k in range(DIMENSION)]
     words = [row | row.bit_count() % 2 << _ORDER for row in rows]
     return np.frombuffer(b"".join(word.to_bytes(LENGTH // 8, "little") for word in words), "<u8").reshape(DIMENSION, -1)
 

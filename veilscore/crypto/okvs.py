@@ -63,7 +63,7 @@ def dense_bits(digest: Any) -> Any:
 @inlined
 def value_of(digest: Any) -> Any:
     """Return the value of a digest (4,): 64 bits and 12."""
-    return digest[3], digest[1] >> np.uint64(64 - 12)
+    return digest[3], digest[1] >> np.uint64(64 - _HIGH_BITS)
 
 
 def encode(digests: Words, segment: int) -> Words | None:

@@ -133,7 +133,7 @@ class _Survey:
 
 @contextmanager
 def open_database(zone: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield an empty database that keeps rows in their order; moments have their day in a zone, wherever it stands.
+    """Yield an empty database that keeps rows in order. Moments have their day in a zone, wherever the machine stands.
 
     A long IN is not made a join, which two threads answer in any order: rows of one query would differ from those of
     the next, and the columns of a frame from each other.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from veilscore.errors import ConfigError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import FiledDecision
-from veilscore.models.versions import in_use, versions
+from veilscore.models.versions import Version, in_use, versions
 from veilscore.terms.decision import FileDecision
 from veilscore.terms.job import Job
 
@@ -32,18 +34,21 @@ def filed_by(
 
     bank : whose job it has to be; None: any.
     """
-    if not name or Path(name).name != name:
-        return None
-    for version in versions(home, name):
+    for filed, version in filed_versions(home, name, sha256):
         entry = ledger.get(version.job_id)
         if entry is None or entry.status != "accepted" or entry.job.task != FileDecision.task:
             continue
-        if bank not in {None, entry.job.bank}:
-            continue
-        try:
-            filed = FiledDecision.load(version.folder)
-        except ConfigError:  # of another version, which has another file, or damaged
-            continue
-        if filed.sha256 == sha256:
+        if bank in {None, entry.job.bank}:
             return filed, entry.job, version.folder
     return None
+
+
+def filed_versions(home: Path, name: str, sha256: bytes) -> Iterator[tuple[FiledDecision, Version]]:
+    """Yield the versions of a decision in a home that have this hash; a damaged one is passed over."""
+    if not name or Path(name).name != name:
+        return
+    for version in versions(home, name):
+        with contextlib.suppress(ConfigError):  # of another version, which has another file, or damaged
+            filed = FiledDecision.load(version.folder)
+            if filed.sha256 == sha256:
+                yield filed, version

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 
+from veilscore.data.text_columns import quoted
 from veilscore.data.text_file import file_literal
 from veilscore.errors import ConfigError, RefusedError, StateError
 from veilscore.features.catalogue import Catalogue, find_catalogue
@@ -53,7 +54,7 @@ def read_firms(
             file = f"read_parquet({file_literal(path)})"
             columns = [str(row[0]) for row in database.execute(f"DESCRIBE SELECT * FROM {file}").fetchall()]
             chosen = [name for name in columns if name in names]
-            listed = "".join(f', "{name.replace(chr(34), 2 * chr(34))}"' for name in chosen)
+            listed = "".join(f", {quoted(name)}" for name in chosen)
             newest = "QUALIFY row_number() OVER (PARTITION BY uscc ORDER BY as_of DESC) = 1"
             kept = newest if "as_of" in columns else ""
             rows = database.execute(

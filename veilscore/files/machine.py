@@ -1,4 +1,4 @@
-"""Asks the machine what the kernels need: processors, files in memory, and which process this is."""
+"""Asks the machine what the kernels need: files in memory, and which process this is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_id() -> int:

@@ -196,7 +196,7 @@ def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: floa
 
 def ask_of(held: HeldDecision, request: pb.ScoreRequest, request_id: str) -> pb.EncryptRecord:
     """Return what each holder is asked, but for its spares."""
-    sha256, decision = held.filed.sha256, held.filed.decision
+    sha256, decision = held.single.sha256, held.filed.decision
     return pb.EncryptRecord(
         request_id=request_id,
         firm_id=request.firm_id,
@@ -217,7 +217,7 @@ def decided(request: pb.ScoreRequest, held: HeldDecision, own: OwnInputs, opened
     unknown = [h for h in opened.taking_part if opened.parts[h].status == "unknown"]
     notes = [*own.notes, *(f"{h} does not know the firm: its bins of missing values" for h in unknown)]
     response = unscored(request, "fallback" if unknown else "scored", "; ".join(notes), None, opened.parts)
-    response.model_version, response.model_sha256 = held.version, held.filed.sha256
+    response.model_version, response.model_sha256 = held.version, held.single.sha256
     response.output, response.step = "decision", decision.step_of(index)
     response.steps, response.band = decision.n_steps, decision.name_of(response.step)
     if decision.tell_measure:

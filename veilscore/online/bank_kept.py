@@ -44,13 +44,14 @@ class OpenedPart:
         """Keep what was opened of a decision; StateError if the disk does not take it."""
         record = DecisionRecord(
             spares={measure: spare.opening for measure, spare in self.part.spares.items()},
-            decision=held.filed.sha256.hex(),
+            decision=held.single.sha256.hex(),
             own_codes={measure: _hex(codes) for measure, codes in own.codes.items()},
             bound=own.bound,
             **self._common(""),
         )
-        models = [*(model.artefact for model in held.models.values()), *held.written.values()]
-        saved = {model.sha256.hex(): model.save for model in models}
+        models = {measure: model.artefact for measure, model in held.models.items()} | dict(held.written)
+        # by the pinned hashes, which were compared when the models were loaded: to work one out takes the whole model
+        saved = {held.filed.pins[measure].model_sha256: model.save for measure, model in models.items()}
         archive.keep_decision(record, self.part.holder, self.part.reply, held.filed.save, saved)
 
     def _common(self, own_codes: str) -> dict[str, Any]:

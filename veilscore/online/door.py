@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from veilscore.online.door_callers import DoorCaller, DoorCallers
 from veilscore.online.response import plain
 from veilscore.release.consent import Signed
 from veilscore.release.pseudonyms import firm_digest
-from veilscore.release.token_choice import asks_of, set_aside, spellings, token_for
+from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.bands import MOST_STEPS
 from veilscore.terms.decide import Decide
 from veilscore.terms.door import (
@@ -166,9 +165,8 @@ class DoorDesk:
         task = Decide.task if isinstance(asked, DecisionAsked) else SCORE_ONLINE
 
         def choose() -> tuple[Path, Signed] | None:
-            now_s, name = time.time(), asked.decision if isinstance(asked, DecisionAsked) else asked.model
-            asks = partial(asks_of, self._home, self._name, name, asked.purpose, now_s, task)
-            return token_for(self._home, spellings(asked.firm_id), now_s, task, asks, purpose=asked.purpose)
+            name = asked.decision if isinstance(asked, DecisionAsked) else asked.model
+            return token_of(self._home, self._name, asked.firm_id, name, asked.purpose, task)
 
         kept = await asyncio.to_thread(choose)
         return (b"" if kept is None else kept[1].to_message().SerializeToString()), kept

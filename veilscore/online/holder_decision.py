@@ -18,7 +18,7 @@ import structlog
 
 from veilscore.arrays import CodeArray
 from veilscore.errors import IdError, MessageError, PeerError, RefusedError, VeilscoreError
-from veilscore.evidence.filings import filed_by
+from veilscore.evidence.filings import filed_by, made_for
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.models.decided import KNOCK_OUTS, FiledDecision
 from veilscore.models.hand_written import WrittenPart
@@ -170,6 +170,8 @@ class HolderDecisions:
                 raise self._lost(f"measure {measure}: has no such version of model {pin.model} any more")
             records = Records(self._node, job, load_map(own / "code_map.json"))
             if pin.written:
+                if await asyncio.to_thread(made_for, self._home, self._ledger, pin.model, own) != job.bank:
+                    raise self._lost(f"measure {measure}: its points of model {pin.model} are another bank's")
                 parts.append(_OwnPart(measure, records, points=self._points(own, map_sha256, measure)))
                 continue
             trees = pin.trees.get(self.name, "")

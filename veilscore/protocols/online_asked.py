@@ -26,7 +26,7 @@ def spares_of(request: pb.EncryptRecord | pb.OpenPartial) -> Spares:
 class SentRecord:
     """A record that was sent.
 
-    request, answer : the last call for it, and what each of them got.
+    request : the last call for this record; answer : what every call for it got.
     record : with what it was let pass for.
     spares : by measure ("" of a score), what hides it.
     """

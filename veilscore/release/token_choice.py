@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from veilscore.data.ids import normalise_one
@@ -33,6 +35,16 @@ def asks_of(home: Path, bank: str, name: str, purpose: str, now_s: float, task: 
     return ()
 
 
+def token_of(home: Path, bank: str, firm: str, name: str, purpose: str, task: str) -> tuple[Path, Signed] | None:
+    """Return the token, with its file, under which the bank asks about a firm now; None if it imported none.
+
+    name : of the model or decision; purpose : empty for any.
+    """
+    now_s = time.time()
+    asks = partial(asks_of, home, bank, name, purpose, now_s, task)
+    return token_for(home, spellings(firm), now_s, task, asks, purpose=purpose)
+
+
 def token_for(
     home: Path,
     spellings: Sequence[str],
@@ -44,7 +56,7 @@ def token_for(
 ) -> tuple[Path, Signed] | None:
     """Return the token in HOME/consents/tokens that covers what is asked of a firm.
 
-    None if it gave none for the task and purpose ("": any).
+    None if the firm gave no token for this task and purpose (an empty purpose fits any).
 
     Of several that cover it, that which ends first. Where none does, one of the firm's for the task all the same: the
     holder's refusal then says what it lacks.

@@ -88,7 +88,8 @@ class SectionDesk:
         dataset : of node.yaml, built from a shipped catalogue.
         Raises RefusedError where policy or consent does not allow it.
         """
-        scope = claim_of(consent).scope
+        claim = claim_of(consent)
+        scope, number = claim.scope, claim.id
         entry, catalogue = self._built(dataset)
         now_s = self._clock()
         today = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
@@ -97,16 +98,15 @@ class SectionDesk:
         if self._federation.member(scope.bank).role != "bank":
             raise RefusedError(f"{scope.bank[:60]} is no bank of this federation")
         fields = self._fields(scope, catalogue)
-        period, number = period_of(today), claim_of(consent).id
+        period = period_of(today)
         with contextlib.closing(ReleaseLedger(self._home / LEDGER, clock=self._clock)) as ledger:
-            for firm in firms:
-                self._verify(consent, firm, ledger, f"section/{scope.bank}/{period}/{number}")
+            self._verify(consent, firms, ledger, f"section/{scope.bank}/{period}/{number}")
             names = {variable for one in fields.values() for variable in one.variables}
             as_of, values = read_firms(entry.path or Path(), names, firms)
             if as_of > today:
                 raise RefusedError(f"data set {dataset!r} is as of {as_of}, a day to come: build it as of a day before")
             keys = [f"{key:016x}" for key in ledger.firms(firms).tolist()]
-        with self._database() as db:
+        with _database(self._home) as db:
             rows = []
             for firm, key in zip(firms, keys, strict=True):
                 found, at = values.get(firm), (scope.bank, key, period)
@@ -120,27 +120,6 @@ class SectionDesk:
             HolderSection.model_validate_json(json.dumps({**about, "firm": firm, "told": one})) for firm, one in rows
         )
         return tuple(SignedSection.sign(section, self._identity) for section in sections)
-
-    def told(self) -> tuple[ToldSections, ...]:
-        """Return what was told so far, by quarter and bank, the latest first."""
-        published = section_fields().fields
-        with self._database() as db:
-            rows = db.execute("SELECT period, bank, firm, field FROM told ORDER BY period DESC, bank").fetchall()
-            counts = db.execute("SELECT period, bank, count(*) FROM sections GROUP BY period, bank").fetchall()
-        sections = {(period, bank): int(n) for period, bank, n in counts}
-        by: dict[tuple[str, str], dict[str, set[str]]] = {}
-        for period, bank, firm, name in rows:
-            by.setdefault((period, bank), {}).setdefault(firm, set()).add(name)
-        return tuple(
-            ToldSections(
-                *at,
-                firms=len(firms),
-                sections=sections[at],
-                fields=max(map(len, firms.values())),
-                bits=max(sum(published[name].bits for name in names if name in published) for names in firms.values()),
-            )
-            for at, firms in by.items()
-        )
 
     def _built(self, dataset: str) -> tuple[DatasetConfig, str]:
         entry = self._node.datasets.get(dataset)
@@ -171,34 +150,57 @@ class SectionDesk:
             )
         return found
 
-    def _verify(self, consent: Signed, firm: str, ledger: ReleaseLedger, reference: str) -> None:
-        """Refuse a consent that is not this firm's, for this, now; use up a token for one request."""
+    def _verify(self, consent: Signed, firms: Sequence[str], ledger: ReleaseLedger, reference: str) -> None:
+        """Refuse a consent that is not these firms', for this, now; use up a token for one request."""
         scope = claim_of(consent).scope
         gate = ConsentGate(self._home, required=True, issuers=dict(self._node.policy.consent_issuers))
         ask = Ask(REPORT, SECTION, scope.bank, "", self._clock(), self._node.name)
         data = consent.to_message().SerializeToString()
         if body_of(consent)["kind"] == "token":
-            token = gate.check_token(data, firm, ask, ledger, reference)
-            if token.spend is not None:
-                ledger.spend(token.spend, reference)
+            for firm in firms:
+                token = gate.check_token(data, firm, ask, ledger, reference)
+                if token.spend is not None:
+                    ledger.spend(token.spend, reference)
             return
         (found,) = gate.check_lists([data], ask)
-        ids = np.array([firm])
-        if not found.covers(ids.tolist()).all():
+        if not found.covers(list(firms)).all():
             raise RefusedError("the consent is not this firm's")
-        if gate.revoked_of(found.id, found.salt, ids).any():
+        if gate.revoked_of(found.id, found.salt, np.array(firms)).any():
             raise RefusedError("the firm's consent was revoked")
 
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        where = f"record of sections {self._home / FILE}"
-        with told(where, "restore the file from backup; no section is written meanwhile"):
-            db = open_sqlite(self._home / FILE, _TABLES)
-            try:
-                with transaction(db):
-                    yield db
-            finally:
-                db.close()
+
+def told_sections(home: Path) -> tuple[ToldSections, ...]:
+    """Return what a holder told so far, by quarter and bank, the latest first."""
+    published = section_fields().fields
+    with _database(home) as db:
+        rows = db.execute("SELECT period, bank, firm, field FROM told ORDER BY period DESC, bank").fetchall()
+        counts = db.execute("SELECT period, bank, count(*) FROM sections GROUP BY period, bank").fetchall()
+    sections = {(period, bank): int(n) for period, bank, n in counts}
+    by: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for period, bank, firm, name in rows:
+        by.setdefault((period, bank), {}).setdefault(firm, set()).add(name)
+    return tuple(
+        ToldSections(
+            *at,
+            firms=len(firms),
+            sections=sections[at],
+            fields=max(map(len, firms.values())),
+            bits=max(sum(published[name].bits for name in names if name in published) for names in firms.values()),
+        )
+        for at, firms in by.items()
+    )
+
+
+@contextlib.contextmanager
+def _database(home: Path) -> Iterator[sqlite3.Connection]:
+    where = f"record of sections {home / FILE}"
+    with told(where, "restore the file from backup; no section is written meanwhile"):
+        db = open_sqlite(home / FILE, _TABLES)
+        try:
+            with transaction(db):
+                yield db
+        finally:
+            db.close()
 
 
 def _told(db: sqlite3.Connection, at: tuple[str, str, str], fields: Mapping[str, SectionField]) -> dict[str, Any]:

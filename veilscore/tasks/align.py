@@ -146,8 +146,8 @@ ALIGN = Step(
             "AlignBankRound2",
             "holder",
             "opened",
-            "where single firms or exact sums are opened, which rows came before; which of its firms are in the bank's "
-            "job, and their rows",
+            "which of its firms are in the bank's job, and their rows; where single firms or exact sums are opened, "
+            "which of the bank's rows came before",
         ),
         Leak("AlignHolderRound2", "bank", "public", "whether the bank has firms enough for the holder"),
     ),

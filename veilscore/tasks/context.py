@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from veilscore.data.codes import CodeMap
 from veilscore.data.ingest import list_columns, read_table
 from veilscore.data.table import Kind, Table
 from veilscore.errors import ConfigError, DataError, SchemaError
+from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.opening import Opening
 from veilscore.files.private import private_folder
 from veilscore.files.store import JobStore, write_text
@@ -91,6 +93,15 @@ class StepContext:
             **special,
         )
         return rows_taken(table, p) if self.role == "bank" else table
+
+    @functools.cached_property
+    def jobs(self) -> Ledger | None:
+        """Return the jobs that this party took part in, as they were first asked for in this step.
+
+        None where all parties are in one process, which keeps no such record: there is one bank then.
+        """
+        accepted = self.home() / "state" / "jobs"
+        return Ledger(accepted) if accepted.is_dir() else None
 
     @property
     def pairs_file(self) -> Path:

@@ -60,7 +60,7 @@ def _bank_decide(context: StepContext) -> Protocol[None]:
     if table.n_rows < p.min_batch:
         raise DataError(f"{table.n_rows} firms are fewer than min_batch {p.min_batch}")
     circuit = DecisionCircuit.of(filed)
-    measures, codes = bank_measures(context, filed, circuit)
+    measures, codes = bank_measures(context, filed, circuit, table.n_rows)
     bound = bound_of(context, filed, table.n_rows)
     inputs = inputs_digest(context.home(), table.ids.tolist(), np.hstack([*codes, bound[:, None].astype(np.uint8)]))
     levels, links = bank_levels(context, filed, table.ids) if p.watch else (None, np.zeros(0, np.int64))
@@ -91,13 +91,13 @@ def filed_at_bank(context: StepContext, name: str, sha256: str | None) -> FiledD
 
 
 def bank_measures(
-    context: StepContext, filed: FiledDecision, circuit: DecisionCircuit
+    context: StepContext, filed: FiledDecision, circuit: DecisionCircuit, n_rows: int
 ) -> tuple[dict[str, BankMeasure], list[CodeArray]]:
     """Return what the bank runs each measure of the circuit with, and its own codes, of each model (n_rows, d)."""
     measures, codes = dict[str, BankMeasure](), list[CodeArray]()
     for name, in_circuit in zip(filed.names, circuit.measures, strict=True):
         if name == KNOCK_OUTS:
-            measures[name] = BankPoints(np.zeros(aligned_table(context).n_rows, np.int64))
+            measures[name] = BankPoints(np.zeros(n_rows, np.int64))
             continue
         pin = filed.pins[name]
         model, code_map = own_model(context, filed.decision.name, name, pin)

@@ -5,7 +5,6 @@ models/DECISION/model-MEASURE.json, map-MEASURE.json     bank: model and own cod
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,14 +15,13 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask
 from veilscore.data.codes import CodeMap
 from veilscore.errors import ConfigError, RefusedError, StateError
-from veilscore.evidence.filings import filed_by, made_for
-from veilscore.evidence.job_ledger import Ledger
+from veilscore.evidence.filings import filed_by, filed_versions, made_for
 from veilscore.models.decided import KNOCK_OUTS, FiledDecision, Pin, map_file, model_file
 from veilscore.models.filed import load_model
 from veilscore.models.hand_written import WrittenPart
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import Tree
-from veilscore.models.versions import versions, with_map
+from veilscore.models.versions import with_map
 from veilscore.protocols.decision import HolderCellPoints, HolderMeasure, HolderPoints, HolderTreePoints
 from veilscore.protocols.decision_circuit import DecisionCircuit
 from veilscore.release.batch import BatchOpening
@@ -32,18 +30,12 @@ from veilscore.tasks.context import StepContext, aligned_table, load_code_map, l
 
 def filed_here(context: StepContext, name: str, sha256: bytes) -> tuple[FiledDecision, Path]:
     """Return the decision that the job's bank filed and applies, and its version's folder; RefusedError without one."""
-    home = context.home()
-    accepted = home / "state" / "jobs"
-    if accepted.is_dir():
-        found = filed_by(home, Ledger(accepted), name, sha256, bank=context.job.bank)
-        if found is not None:
-            return found[0], found[2]
-    else:  # all parties are in one process: there is one bank
-        for version in versions(home, name):
-            with contextlib.suppress(ConfigError):  # damaged
-                filed = FiledDecision.load(version.folder)
-                if filed.sha256 == sha256:
-                    return filed, version.folder
+    home, jobs = context.home(), context.jobs
+    if jobs is None:
+        for filed, version in filed_versions(home, name, sha256):
+            return filed, version.folder
+    elif found := filed_by(home, jobs, name, sha256, bank=context.job.bank):
+        return found[0], found[2]
     raise RefusedError(
         f"has no such version of decision {name} that this bank filed: file the decision again, with all holders"
     )
@@ -107,9 +99,9 @@ class OwnParts:
         """
         party = context.session.party
         parts = {
-            measure: _pinned(context, measure, filed.pins[measure], filed.pins[measure].maps[party])
-            for measure in filed.names
-            if measure in filed.pins and party in filed.pins[measure].maps
+            measure: _pinned(context, measure, pin, pin.maps[party])
+            for measure, pin in sorted(filed.pins.items())
+            if party in pin.maps
         }
         if party in filed.knock_outs:
             points, code_map = WrittenPart.load(folder), load_code_map(folder.parent, folder.name)
@@ -172,10 +164,7 @@ class OwnParts:
 
 def made_for_bank(context: StepContext, name: str, folder: Path) -> bool:
     """Return whether the version of a model in a folder here was made for the bank of the job."""
-    home, accepted = context.home(), context.home() / "state" / "jobs"
-    if not accepted.is_dir():  # all parties are in one process: there is one bank
-        return True
-    return made_for(home, Ledger(accepted), name, folder) == context.job.bank
+    return context.jobs is None or made_for(context.home(), context.jobs, name, folder) == context.job.bank
 
 
 def _pinned(context: StepContext, measure: str, pin: Pin, map_sha256: str) -> OwnPart:

@@ -11,7 +11,7 @@ continued once, by attempts of one job with the same inputs: from two that go on
 ones a bank would learn more than levels that rise. Of jobs in flight together the first that sends anything of its
 month goes on, the others are refused. A later attempt goes by what the first one read, since records that changed in
 between (of a database, whose changes nothing shows, or with a consent) would give another level for nothing. A start is
-free to attempts of its own job alone, and a new version of a decision starts a watch of its own.
+free to attempts of its own job alone (others are charged), and a new version of a decision starts a watch of its own.
 """
 
 from __future__ import annotations

@@ -81,8 +81,9 @@ def checked_firms(sent: Integers, p: Parameters, bank: str) -> Integers:
 def numbered_once(sent: Integers, row_of: Integers, firms: Ids) -> Integers:
     """Return `row_of` (n,) with the rows of an own firm unknown where the bank numbers them as of several firms.
 
-    Such a firm would be counted as several, and noise is for the rows of one. Whether a firm's rows count so depends on
-    that firm's own record alone: one that two firms share a number with stays, since that only counts less for both.
+    Such a firm would be counted as several, and noise is for the rows of one. Whether a firm's rows are left out
+    depends on that firm's own record alone. Two firms under one number both stay: counted as one, they count less.
+
     row_of : own row of each of the bank's rows, -1 where unknown; firms : (n_own,) own firms.
     """
     known = np.flatnonzero(row_of >= 0)

@@ -39,7 +39,7 @@ def _bank_size(context: StepContext) -> Protocol[None]:
     p = context.job.of(SizeDecision)
     filed = filed_at_bank(context, p.decision, p.decision_sha256)
     n_rows, circuit = aligned_table(context).n_rows, DecisionCircuit.of(filed)
-    measures, _ = bank_measures(context, filed, circuit)
+    measures, _ = bank_measures(context, filed, circuit, n_rows)
     bound, request = bound_of(context, filed, n_rows), DecisionRequest(n_rows, filed.sha256, NO_INPUTS)
     counts = yield from bank_size(
         context.session, request, circuit, measures, bound, charge_of(p), tell_holders=p.tell_holders
