@@ -72,6 +72,7 @@ class OnlineAudit:
         self._opened = tuple(opened)
         self._kept = OnlineKept(home, (*self._opened, *circuits), made_by)
         self._decisions = DecisionReplay(self._kept, self._opened)
+        self._again: dict[int, tuple[str, OnlineRecord, FirmPart]] = {}  # by opening: for itself, and for its band
 
     def finding(self, one: PartOpened | CircuitOpened) -> Finding:
         """Audit one holder's opening for one score or decision, or a lead's of one circuit."""
@@ -95,7 +96,12 @@ class OnlineAudit:
         return self._band(one) if isinstance(one, BandOpened) else self._part(one)[0]
 
     def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
-        """Run the bank's role of one holder's part again; return what was compared, what was kept, and the part."""
+        """Run the bank's role of one holder's part again, once; return what was compared, what was kept, the part."""
+        if id(one) not in self._again:
+            self._again[id(one)] = self._run(one)
+        return self._again[id(one)]
+
+    def _run(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
         place = place_of(one.commitment, one.spare)
         record = self._kept.record(one, place, OnlineRecord)
         number = self._kept.check_spare(one, record.opening, one.spare, one.commitment)

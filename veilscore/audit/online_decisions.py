@@ -76,9 +76,15 @@ class DecisionReplay:
     def __init__(self, kept: OnlineKept, opened: Iterable[PartOpened]) -> None:
         self._kept, self._opened = kept, [one for one in opened if isinstance(one, PartsOpened)]
         self._sides: dict[str, ModelSides] = {}
+        self._again: dict[int, _Part] = {}  # by opening: a part is looked at for itself, and for its circuit
 
     def part(self, one: PartsOpened) -> _Part:
-        """Run the bank's role at one holder again; raises Differs or Unknown."""
+        """Run the bank's role at one holder again, once; raises Differs or Unknown."""
+        if id(one) not in self._again:
+            self._again[id(one)] = self._part(one)
+        return self._again[id(one)]
+
+    def _part(self, one: PartsOpened) -> _Part:
         name = decision_name(one.request, one.holder)
         record = self._kept.record(one, name, DecisionRecord)
         if (record.request, record.decision) != (one.request, one.decision):

@@ -21,9 +21,7 @@ from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
 from veilscore.evidence.documents import Document
 from veilscore.evidence.online_archive import DECISIONS, FOLDER, KEYS, MODELS, POOLS
 from veilscore.evidence.online_opening import (
-    BandOpened,
     CircuitOpened,
-    DecisionOpened,
     DecisionRecord,
     LabelsKept,
     OnlineOpening,
@@ -140,7 +138,7 @@ class OnlineKept:
     def pool(self, one: CircuitOpened) -> PoolRecord:
         """Return what the bank kept of the pool that a lead's circuit is from."""
         if not one.pool:
-            raise Unknown(f"{one.holder} logged no pool of transfers for this band: it ran an earlier version")
+            raise Unknown(f"{one.holder} logged no pool of transfers for this circuit: it ran an earlier version")
         pool = self._kept(f"{POOLS}/{one.commitment}", PoolRecord)
         self.check_opening(one, pool.opening, "pool", one.pool, (one.commitment, one.circuit))
         return pool
@@ -174,7 +172,8 @@ class OnlineKept:
     def check_spare(self, one: OpeningLogged, opening: OnlineOpening, spare_id: str, commitment: str) -> int:
         """Hold a spare's opening against what a holder logged of it; return its number among those made together."""
         ids = spare_ids(opening.id, opening.n_spares)
-        ident = opening.id if spare_id in ids else spare_id
+        # of several made together each has its number behind the id of all, which alone is none of them
+        ident = opening.id if spare_id in ids else f"not {opening.id}"
         self.check_opening(one, opening, "spare", ident, (commitment, spare_id))
         return ids.index(spare_id)
 
@@ -288,7 +287,7 @@ def logged_parts(one: CircuitOpened, opened: Iterable[L]) -> dict[str, L]:
     """Return what the holders of a circuit logged of their parts, by holder; Unknown without the lead's own."""
     logged = {part.holder: part for part in opened if (part.bank, part.request) == (one.bank, one.request)}
     if one.holder not in logged:
-        raise Unknown(f"{one.holder} logged no part of its own for this band")
+        raise Unknown(f"{one.holder} logged no part of its own for this circuit")
     return logged
 
 
@@ -314,7 +313,7 @@ def none_made(holder: str, *_: object) -> NoReturn:
 
 def _uses_of(one: PartOpened | CircuitOpened) -> list[tuple[str, str]]:
     """Return what serves one score: a spare, or a circuit of a pool."""
-    if isinstance(one, (BandOpened, DecisionOpened)):
+    if isinstance(one, CircuitOpened):
         return [(one.commitment, one.circuit)]
     if isinstance(one, PartsOpened):
         return [(spare.commitment, spare.spare) for spare in one.spares.values()]

@@ -25,7 +25,7 @@ GOOD: tuple[Verdict, ...] = ("confirmed", "killed")  # nothing is wrong or missi
 class Finding:
     """What came out for one attempt.
 
-    job_id, step : of an online score its request id as holders know it, and "online" with the holder.
+    job_id, step : of an online score or decision its request id as holders know it, and "online" with the holder.
     party : who is to blame where it differs; else the bank.
     detail : what differs, or why there is no answer; of a confirmed attempt, what was compared.
     """

@@ -218,7 +218,9 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
         shutil.copy2(home / FOLDER / LOG_FILE, out / FOLDER / LOG_FILE)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}: {error.filename}") from error
-    console().print(f"written: {out!s}, openings of {count} parts of scores. Whoever has it can decrypt those.")
+    console().print(
+        f"written: {out!s}, openings of {count} parts of scores and decisions. Whoever has it can decrypt those."
+    )
 
 
 def _copy_openings(source: Path, target: Path, requests: set[str]) -> int:

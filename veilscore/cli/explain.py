@@ -28,7 +28,7 @@ Beyond its own data, by honest execution. *How much* bounds what the bank learns
 no bound.
 """
 _NEEDED = {"model", "bands", "columns", "decision"}  # parameters that do not change who learns what
-_ONLINE: tuple[Literal["score", "band", "exact"], ...] = ("score", "band", "exact")
+_ONLINE: tuple[Literal["score", "band", "exact", "decision"], ...] = ("score", "band", "exact", "decision")
 _DECISION = {
     "name": "limit",
     "purpose": "proactive",

@@ -2,7 +2,7 @@
 
 Messages: Console, from the node's own identity alone (EvidenceCall): "note" with an act as JSON, answered when it is on
           disk; "pulse", answered with counts that only the running node knows.
-Reveals : nothing to others: entries stay at the node; its heads show that there are more.
+Reveals : entries go where a copy of the log goes (docs/evidence.md); to others its heads show that there are more.
 
 An act may come twice where the console was stopped between the node's answer and its own note of it; its number tells.
 """

@@ -4,7 +4,8 @@ HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what wa
                    its commitment, with its number behind it where several were made together
 PLACE.reply        what the holder had answered with the spare
 COMMITMENT.spare   what it had sent for all spares that were made together; of unused ones this alone
-OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures
+OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures. OPENED is
+                   `decision_name` of the request and the holder
 pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
 models/HASH.json   models that were evaluated
 decisions/HASH     decisions that were opened

@@ -9,7 +9,7 @@ from typing import Any
 from veilscore.errors import EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.log import scan
-from veilscore.evidence.online_opening import LOGGED, BandOpened, CircuitOpened, DecisionOpened, PartOpened
+from veilscore.evidence.online_opening import LOGGED, CircuitOpened, PartOpened
 from veilscore.evidence.receipt import JobReceipt, JobStatement, SignedAnswer, StepBound, StepEntry
 from veilscore.evidence.verify import verify_job, verify_log
 from veilscore.terms.job import Job
@@ -55,12 +55,12 @@ class Witnesses:
     @property
     def opened(self) -> list[PartOpened]:
         """Return the parts of online scores and decisions that holders opened."""
-        return [one for one in self._opened.values() if not isinstance(one, (BandOpened, DecisionOpened))]
+        return [one for one in self._opened.values() if isinstance(one, PartOpened)]
 
     @property
     def circuits(self) -> list[CircuitOpened]:
         """Return the circuits of single firms that leads opened, of bands and of decisions."""
-        return [one for one in self._opened.values() if isinstance(one, (BandOpened, DecisionOpened))]
+        return [one for one in self._opened.values() if isinstance(one, CircuitOpened)]
 
     def made_in(self, job_id: str) -> str | None:
         """Return the SHA-256 of the model or decision that a job made by the bank's statement."""

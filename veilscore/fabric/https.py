@@ -56,9 +56,7 @@ class HttpsPlace:
 class _Connection(H11Protocol):
     """One connection: gives its client's certificate to the application (b"" without), and ends it if it is silent."""
 
-    read_s = 10.0
-    most = 256
-    most_of_one = 256
+    place: HttpsPlace
     of_certificate: Counter[bytes]  # connections that are open, of all clients that show one
     certificate = b""
     malformed: Malformed = staticmethod(lambda text: ("text/plain; charset=utf-8", text.encode()))
@@ -70,7 +68,7 @@ class _Connection(H11Protocol):
         self.app_state = {**self.app_state, "certificate": self.certificate}
         if self.certificate:
             self.of_certificate[self.certificate] += 1
-        if len(self.connections) > self.most or self.of_certificate[self.certificate] > self.most_of_one:
+        if len(self.connections) > self.place.connections or self.of_certificate[self.certificate] > self.place.of_one:
             transport.close()
         self._waits(waits=True)
 
@@ -101,7 +99,7 @@ class _Connection(H11Protocol):
     def _waits(self, *, waits: bool) -> None:
         """Give the first lines of a request their time, from the connection or from their first byte on."""
         if waits and self._waiting is None:
-            self._waiting = self.loop.call_later(self.read_s, self.transport.close)
+            self._waiting = self.loop.call_later(self.place.read_s, self.transport.close)
         elif not waits and self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -129,8 +127,7 @@ class HttpsServer:
             h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_keep_alive=int(_IDLE_S),
         )
-        own: dict[str, Any] = {"read_s": place.read_s, "most": place.connections, "most_of_one": place.of_one}
-        own["of_certificate"] = Counter()
+        own: dict[str, Any] = {"place": place, "of_certificate": Counter()}
         if malformed is not None:
             own["malformed"] = staticmethod(malformed)
         self._kind = type("_Connection", (_Connection,), own)

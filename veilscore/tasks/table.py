@@ -35,7 +35,7 @@ from veilscore.tasks.noise import named_columns, sizes_at_bank
 from veilscore.tasks.task import EXACT, Cost, Sizes, Step, Task
 from veilscore.terms.job import Job
 from veilscore.terms.node_config import NodeConfig
-from veilscore.terms.parameters import Output, Parameters, Sampled
+from veilscore.terms.parameters import OnlineOutput, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy, Request
 from veilscore.terms.privacy import BITS_ONLINE, in_bits, total
 from veilscore.terms.roles import Leak, Learned
@@ -136,13 +136,13 @@ def _how_much(steps: Sequence[Step], p: Parameters) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def online_table(opens: Output) -> Learned:
-    """Return who learns what when a single firm is scored."""
+def online_table(opens: OnlineOutput) -> Learned:
+    """Return who learns what when a single firm is scored or decided on."""
     row = learned_by_row((("online", leak) for leak in online.LEARNS), opens)[0]
     return replace(row, how_much=in_bits(BITS_ONLINE[opens]))
 
 
-def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: Output) -> tuple[Learned, ...]:
+def learned_by_row(leaks: Iterable[tuple[str, Leak]], opens: OnlineOutput) -> tuple[Learned, ...]:
     """Return a row of the table for each name of a row, from all that is said of its messages."""
     rows: dict[str, dict[str, list[str]]] = {}
     for row, leak in leaks:

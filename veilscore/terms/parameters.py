@@ -21,6 +21,7 @@ ScreeningName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(@[0-9a-f]{
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 # score: one of few steps; exact: the total; curve: noised counts by step of the score, and nothing of a row
 Output = Literal["score", "band", "exact", "curve"]
+OnlineOutput = Output | Literal["decision"]
 MOST_ROWS_PER_FIRM = 120  # ten years of months
 MOST_DAYS = 120
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
