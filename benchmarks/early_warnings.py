@@ -228,10 +228,9 @@ def encoded(columns: Mapping[str, Any]) -> np.ndarray:
 
 def true_hazard(folder: Path, rows: WatchedRows) -> np.ndarray:
     """Return the hazard of the month that ends at each row's day."""
-    months = "SELECT DISTINCT month FROM truth"
     truth = duckdb.execute(
         f"WITH truth AS (FROM '{folder}/truth/hazard.parquet') SELECT uscc, month::DATE AS m, hazard FROM truth "
-        f"WHERE month IN ({months}) AND month >= DATE '{WATCHED[0]}-01'"
+        f"WHERE month >= DATE '{WATCHED[0]}-01'"
     ).fetchnumpy()
     known = {
         (firm, str(month)): value

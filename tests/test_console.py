@@ -18,6 +18,7 @@ from trial_federation import JOB, commanding, make_homes, open_trial, running, s
 from veilscore.console import jobs
 from veilscore.console.entry import safe_path
 from veilscore.console.language import Locale, catalogue, wanted
+from veilscore.console.metrics import metrics_token
 from veilscore.console.page import ANYBODY, page_of
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import LOG_FILE, scan
@@ -308,6 +309,21 @@ def test_what_machines_ask(tax):
     assert stranger.get("/health").json() == {"status": "ok"}
     answer = stranger.get("/ready")
     assert (answer.status, answer.json()) == (503, {"status": "not ready"})  # no node runs on this home
+
+
+def test_metrics_are_for_the_token_operators_and_auditors_and_name_nobody(tax):
+    token, jobs_here = metrics_token(tax.home.path), [job.job_id for job in tax.home.jobs()]
+    assert jobs_here
+    for browser, shown in ((tax.browser(), ""), (tax.browser(), "Bearer guessed"), (tax.browser("stella"), "")):
+        assert browser.get("/metrics", **({"authorization": shown} if shown else {})).status == 403
+    answers = [tax.browser().get("/metrics", authorization=f"Bearer {token}")]
+    answers += [tax.browser(person).get("/metrics") for person in ("otto", "ada")]
+    for answer in answers:
+        assert answer.status == 200
+        assert "veilscore_node_up 0" in answer.text  # no node runs on this home
+        assert [
+            name for name in (*PEOPLE, FIRM, *jobs_here) if name in set(re.findall(r'"([^"]*)"', answer.text))
+        ] == []
 
 
 # --- a node behind it ------------------------------------------------------------------------------------------------

@@ -60,8 +60,6 @@ def main() -> int:
     """Write both files of each folder."""
     missing = []
     for folder in FOLDERS:
-        if not folder.is_dir():
-            continue
         text, compiled, without = updated(folder)
         path = place(folder)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,8 +50,6 @@ class PolicyPages:
             one=found,
             tables=tables,
             findings=self._findings(graph),
-            eyes=EYES,
-            home=visit.desk.home.path.name,
         )
 
     def _findings(self, graph: Graph) -> list[PolicyFinding]:

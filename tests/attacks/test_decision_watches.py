@@ -46,9 +46,10 @@ def context(home, job_id, last=None, party="registry", bank="bank"):
     asked = Decide(decision="alarm", watch=True, last=last)
     store = JobStore(home / "jobs" / job_id)
     store.save_arrays("firms", firms=ROWS, rows=ROWS)
+    accepted = home / "state" / "jobs"
     return SimpleNamespace(
         home=lambda: home, job_id=job_id, store=store, session=SimpleNamespace(party=party, lead="tax"),
-        job=SimpleNamespace(of=lambda _task: asked, bank=bank),
+        job=SimpleNamespace(of=lambda _task: asked, bank=bank), jobs=Ledger(accepted) if accepted.is_dir() else None,
     )  # fmt: skip
 
 

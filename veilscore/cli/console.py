@@ -93,28 +93,21 @@ def forget(
 @app.command("people", epilog="Example: veilscore console people --home /srv/tax")
 def people(*, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None) -> None:
     """List who may enter, with roles, passkeys and open sessions."""
-    from veilscore.console.home import ConsoleHome  # noqa: PLC0415 - loads what reads homes
+    from veilscore.console.home import ConsoleHome, people_of  # noqa: PLC0415 - loads what reads homes
     from veilscore.console.store import ConsoleStore  # noqa: PLC0415
 
     own = ConsoleHome(find_home(home, federation, party))
     store = ConsoleStore(own.path)
     try:
-        made, open_ = store.people(), [session.person for session in store.sessions()]
+        found = people_of(own, store)
     finally:
         store.close()
-    names = sorted({*own.config.people, *own.config.operators})
     rows = [
-        (
-            name,
-            ", ".join(sorted(own.roles(name))),
-            made.get(name, (0, None))[0],
-            open_.count(name),
-            moment(used) if (used := made.get(name, (0, None))[1]) else "",
-        )
-        for name in names
+        (name, ", ".join(roles), passkeys, sessions, moment(used) if used else "")
+        for name, roles, passkeys, used, sessions in found
     ]
     terminal().print(
         table(f"People of {own.name}", ("person", "roles", "passkeys", "sessions", "passkey last used"), rows)
     )
-    if not names:
+    if not found:
         terminal().print(styled("nobody: name people and roles under `people` in {}", str(own.path / "node.yaml")))

@@ -25,7 +25,6 @@ from veilscore.console.link import NodeLink
 from veilscore.console.page import OidcEntry, Page, Site
 from veilscore.console.passkeys import Passkeys
 from veilscore.console.store import ConsoleSession, ConsoleStore
-from veilscore.errors import RefusedError
 from veilscore.reports.svg import Chart
 
 _MOST_PAGE = 1_000_000
@@ -190,12 +189,6 @@ class Visit:
     def go_to(self, path: str, done: str = "") -> Response:
         """Return a redirect to a page of this console, which then says what was done (a key of `desk.DONE`)."""
         return RedirectResponse(path + (f"?{urlencode({'done': done})}" if done else ""), 303)
-
-
-def needed(visit: Visit, *roles: str) -> None:
-    """Refuse an act within a page that only some of those who see it may do."""
-    if not visit.roles & set(roles):
-        raise RefusedError(f"this needs the role {' or '.join(sorted(roles))} at this node")
 
 
 def drawn(chart: Chart | None) -> Markup:

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from veilscore.console.desk import Visit
 from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE, shown_certificate
+from veilscore.console.home import people_of
 from veilscore.console.language import LANGUAGES
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.errors import IdentityError, RefusedError
@@ -169,13 +170,7 @@ def forget_passkey(visit: Visit) -> Response:
 
 def people(visit: Visit) -> Response:
     """Show who has a role here, by node.yaml, with passkeys and sessions."""
-    config, store = visit.desk.home.config, visit.desk.store
-    made, open_ = store.people(), [session.person for session in store.sessions()]
-    names = sorted({*config.people, *config.operators})
-    rows = [
-        (name, sorted(visit.desk.home.roles(name)), *made.get(name, (0, None)), open_.count(name)) for name in names
-    ]
-    return visit.show("people.html", people=rows)
+    return visit.show("people.html", people=people_of(visit.desk.home, visit.desk.store))
 
 
 def _token(visit: Visit) -> str:

@@ -69,9 +69,6 @@ def _dataset(home: Path, name: str, entry: DatasetConfig) -> dict[str, Any]:
         "size": size,
         "changed_s": changed_s,
         "account": entry.account or name,
-        "label": entry.label_column,
-        "weight": entry.weight_column,
-        "date": entry.date_column,
         "excluded": entry.exclude,
         "catalogue": "" if entry.features is None else Path(entry.features.catalogue).name,
         "bins": version,
@@ -218,9 +215,7 @@ def agreements(visit: Visit) -> Response:
         for name, field in NodePolicy.model_fields.items()
         if name not in {"agreements", "partner"} and getattr(policy, name) != getattr(usual, name)
     ]
-    return visit.show(
-        "agreements.html", policy=policy, rules=rules, changed=changed, less=policy.promises_less(), today=today
-    )
+    return visit.show("agreements.html", policy=policy, rules=rules, changed=changed, less=policy.promises_less())
 
 
 def _shown(value: Any) -> str:
@@ -237,7 +232,8 @@ def _shown(value: Any) -> str:
 def consents(visit: Visit) -> Response:
     """Show consents, revocation lists and bases that this node keeps; a firm is named in none of them."""
     home, kind = visit.desk.home, visit.asked("kind", 10)
-    names = [(one, path) for one, path in _documents(home.path) if not kind or one == kind]
+    every = list(_documents(home.path))
+    names = [(one, path) for one, path in every if not kind or one == kind]
     listing = page_of(names, visit.page_number(), {"kind": kind})
     rows = [_consent(one, path) for one, path in listing.rows]
     config, lists, said = home.config, [], ""
@@ -255,7 +251,7 @@ def consents(visit: Visit) -> Response:
         rows=rows,
         kinds=_KINDS,
         kind=kind,
-        counts=Counter(one for one, _ in _documents(home.path)),
+        counts=Counter(one for one, _ in every),
         issuers=sorted(config.policy.consent_issuers.items()),
         required=config.policy.consent == "required",
         lists=lists,
@@ -294,9 +290,7 @@ def _consent(kind: str, path: Path) -> dict[str, Any]:
         "tasks": scope.tasks,
         "bank": scope.bank,
         "firms": len(signed.commitments) // 32,
-        "once": claim.once,
         "bits": scope.bits,
-        "from_s": scope.not_before_s,
         "to_s": scope.expires_s,
         "valid": scope.not_before_s <= now_s < scope.expires_s,
     }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from veilscore.console.store import ConsoleStore
 from veilscore.errors import IdentityError, StateError
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
 from veilscore.evidence.log import LOG_FILE
@@ -196,3 +197,10 @@ class LogIndex:
 def _read(file: Any, at: int, size: int) -> bytes:
     file.seek(at)
     return bytes(file.read(size))
+
+
+def people_of(home: ConsoleHome, store: ConsoleStore) -> list[tuple[str, list[str], int, float | None, int]]:
+    """Return who has a role, by node.yaml: name, roles, number of passkeys, when one was last used, open sessions."""
+    made, open_ = store.people(), [session.person for session in store.sessions()]
+    names = sorted({*home.config.people, *home.config.operators})
+    return [(name, sorted(home.roles(name)), *made.get(name, (0, None)), open_.count(name)) for name in names]

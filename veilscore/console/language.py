@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import gettext as gnu
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -130,8 +129,3 @@ class Locale:
                 return f"{sign}{whole / 10_000:,.2f}".rstrip("0").rstrip(".") + "万元"
             return f"{sign}{whole:,}" + (f".{cents:02}" if cents else "") + "元"
         return f"{currency} {sign}{whole:,}" + (f".{cents:02}" if cents else "")
-
-
-def listed(words: Sequence[str], language: str) -> str:
-    """Join words as a language does."""
-    return ("、" if language == "zh" else ", ").join(words)

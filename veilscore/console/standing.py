@@ -1,4 +1,4 @@
-"""How a node stands: the overview, the page of its health, and what machines ask: /health, /ready, /metrics."""
+"""How a node stands: the overview, the page of its health, and what machines ask: /health, /ready."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veilscore.console.jobs import ENDED, SEES, SeenJob, seen
 from veilscore.console.language import noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.console.proofs import heads_seen
-from veilscore.errors import PeerError, VeilscoreError
+from veilscore.errors import VeilscoreError
 from veilscore.evidence.recorder import FOLDER
 from veilscore.fabric.process import running_pid
 from veilscore.keys.identity import RECOVERY_FILE
@@ -62,20 +62,18 @@ async def overview(visit: Visit) -> Response:
 
 def _facts(visit: Visit) -> dict[str, Any]:
     home = visit.desk.home
-    found = accounts(home.path / FILE, home.config.policy.privacy) if home.role == "holder" else ()
-    kept = visit.roles & {STEWARD, AUDITOR}
-    months = released_by_month(home.path) if home.role == "holder" and kept else ()
+    kept = home.role == "holder" and visit.roles & {STEWARD, AUDITOR}
+    found = [(one, one.left()) for one in accounts(home.path / FILE, home.config.policy.privacy)] if kept else []
+    months = released_by_month(home.path) if kept else ()
     return {
         "accounts": [
-            (one.name, one.bank, math.sqrt(one.left()), one.rules.year, one.left() / one.rules.year**2)
-            for one in (found if kept else ())
+            (one.name, one.bank, math.sqrt(left), one.rules.year, left / one.rules.year**2) for one, left in found
         ],
         "release_chart": drawn(release_chart(months, visit.told)),
         "entries": len(home.log),
         "head_s": home.log.head.get("time_ms", 0) / 1000,
         "warnings": warnings(visit) if visit.roles & {OPERATOR, AUDITOR} else [],
         "members": len(home.federation.members),
-        "sessions": len(visit.desk.store.sessions()),
     }
 
 
@@ -144,8 +142,6 @@ async def _answers(visit: Visit, member: Member) -> tuple[bool, str]:
     began_s = time.monotonic()
     try:
         await visit.desk.link.call(member.name, "Ping", pb.Empty(), pb.Empty, timeout_s=_PING_S)
-    except PeerError as error:
-        return False, error.message
     except VeilscoreError as error:
         return False, error.message
     return True, f"{1000 * (time.monotonic() - began_s):.0f} ms"

@@ -1,7 +1,7 @@
 """Keeps who may enter the console and who is in it: HOME/console/console.db.
 
 Invitations and sessions stand in it as SHA-256 of their secrets, so that the file lets nobody in. What people did waits
-here until the node has written it into its own log (`acts.py`).
+here until the node has written it into its own log (`link.py`).
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ class ConsoleStore:
         self._all("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
         return secret, session
 
-    def session(self, secret: str, *, touch: bool = True) -> ConsoleSession | None:
-        """Return the session of a cookie, None where it is unknown or over; `touch` counts as a request of it."""
+    def session(self, secret: str) -> ConsoleSession | None:
+        """Return the session of a cookie, which goes on by this request; None where it is unknown or over."""
         key, now_s = _sha256(secret), self.clock()
         row = self._one(
             "SELECT person, entered_by, certificate, csrf, began_s, seen_s FROM sessions WHERE id_sha256 = ?", key
@@ -203,17 +203,13 @@ class ConsoleStore:
         if now_s - found.began_s > self._whole_s or now_s - found.seen_s > self._idle_s:
             self.end(found)
             return None
-        if touch and now_s - found.seen_s > min(_TOUCH_S, self._idle_s / 4):
+        if now_s - found.seen_s > min(_TOUCH_S, self._idle_s / 4):
             self._all("UPDATE sessions SET seen_s = ? WHERE id_sha256 = ?", now_s, key)
         return found
 
     def end(self, session: ConsoleSession) -> None:
         """End a session."""
         self._all("DELETE FROM sessions WHERE id_sha256 = ?", session.key)
-
-    def end_all(self, person: str) -> int:
-        """End all sessions of a person; return how many there were."""
-        return len(self._all("DELETE FROM sessions WHERE person = ? RETURNING 1", person))
 
     def sessions(self, person: str = "") -> tuple[ConsoleSession, ...]:
         """Return the sessions that are not over, of one person or of all."""
